@@ -1,0 +1,192 @@
+"""Plans: one module per operation. A store and its sources in, a `Plan` out; no data is read that does not steer it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from plans.memory import Memory
+from vczstore.errors import VczstoreError
+from vczstore.stores.edits import Edit
+
+if TYPE_CHECKING:
+    import cubed
+    from cubed.core.plan import FinalizedPlan
+    from zarr.abc.store import Store as ZarrStore
+
+    from vczstore.stores import Store
+
+__all__ = ["Check", "Memory", "Plan", "Write"]
+
+
+class Check(Protocol):
+    """Something about the data that has to hold before the first write."""
+
+    def cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+        """Look for violations in tasks, over ranges of rows. What is found is reported with the tag."""
+
+    def zarr(self) -> Iterator[Any]:
+        """The same in a plain loop: everything that was found."""
+
+    def error(self, found: Any) -> VczstoreError:
+        """What to tell the user about a violation. Of several, the smallest is told."""
+
+
+class Write(Protocol):
+    """What happens to one array, in three implementations that agree."""
+
+    name: str
+
+    @property
+    def encoded_chunks(self) -> int:
+        """How many chunks are copied as they are."""
+
+    @property
+    def decoded_chunks(self) -> int:
+        """How many chunks are encoded anew."""
+
+    @property
+    def bytes_read(self) -> int:
+        """At most so many bytes are read, counted decoded."""
+
+    @property
+    def bytes_written(self) -> int:
+        """At most so many bytes are written, counted decoded."""
+
+    def cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Cubed arrays over blocks of chunks, whose computing writes to the store."""
+
+    def xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """The same by way of xarray and cubed-xarray."""
+
+    def zarr(self, store: "ZarrStore") -> None:
+        """The plain reference: zarr-python alone, chunk by chunk."""
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """
+    One operation compiled against one state of one store. Immutable; knows nothing of executors.
+
+    Attributes
+    ----------
+    operation
+        Its name.
+    store
+        The store that it is for.
+    base
+        The `Vcz.state` of the store that it was compiled against. It runs against no other.
+    checks
+        What has to hold before the first write, and is too large for the driver to look at.
+    writes
+        What happens to the chunks of each array.
+    edits
+        What the driver writes itself, in the order that is safe where nothing is transactional.
+    memory
+        What a task may use.
+    counts
+        What the operation does, in numbers, for people and for the history. Never a sample ID.
+    """
+
+    operation: str
+    store: "Store"
+    base: str
+    checks: tuple[Check, ...]
+    writes: tuple[Write, ...]
+    edits: tuple[Edit, ...]
+    memory: Memory
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def encoded_chunks(self) -> int:
+        """How many chunks are copied as they are."""
+        return sum(w.encoded_chunks for w in self.writes)
+
+    @property
+    def decoded_chunks(self) -> int:
+        """How many chunks are encoded anew."""
+        return sum(w.decoded_chunks for w in self.writes)
+
+    @property
+    def bytes_read(self) -> int:
+        """At most so many bytes are read, counted decoded."""
+        return sum(w.bytes_read for w in self.writes)
+
+    @property
+    def bytes_written(self) -> int:
+        """At most so many bytes are written, counted decoded."""
+        return sum(w.bytes_written for w in self.writes)
+
+    def cubed_checks(self) -> "FinalizedPlan | None":
+        """
+        The checks as one Cubed plan, None if there are none.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a task needs more memory than it is allowed.
+        """
+        from plans import chunks
+
+        return chunks.compile_plan([a for i, c in enumerate(self.checks) for a in c.cubed(self.memory, i)], self.operation)
+
+    def cubed_writes(self, store: "ZarrStore", *, through_xarray: bool = False) -> "FinalizedPlan | None":
+        """
+        The writes as one Cubed plan, None if there are none.
+
+        Parameters
+        ----------
+        store
+            Where the tasks read and write: a transaction's.
+        through_xarray
+            Whether arrays are read, joined and selected by xarray.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a task needs more memory than it is allowed.
+        """
+        from plans import chunks
+
+        if through_xarray:
+            targets = [a for w in self.writes for a in w.xarray(store, self.memory)]
+        else:
+            targets = [a for w in self.writes for a in w.cubed(store, self.memory)]
+        return chunks.compile_plan(targets, self.operation)
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        plans = [self.cubed_checks(), self.cubed_writes(_nowhere())]
+        tasks = sum(p.num_tasks for p in plans if p is not None)
+        return tasks, max([p.max_projected_mem for p in plans if p is not None], default=0)
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks Cubed makes of it, checks included."""
+        return self._sizes[0]
+
+    @property
+    def projected_mem(self) -> int:
+        """What the largest task is projected to need, in bytes."""
+        return self._sizes[1]
+
+    def visualize(self, filename: str, **options: Any) -> Any:
+        """Draw the Cubed plan; see ``cubed.visualize``. Needs graphviz and pydot."""
+        plan = self.cubed_writes(_nowhere())
+        if plan is None:
+            raise VczstoreError(f"{self.operation}: there is nothing to do, and nothing to draw")
+        return plan.visualize(filename, **options)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n:,} {what}" for what, n in self.counts.items())
+        return (
+            f"<Plan {self.operation} {self.store.label}: {counts}; {self.encoded_chunks:,} chunks copied as they are, "
+            f"{self.decoded_chunks:,} encoded anew; {len(self.writes)} arrays, {len(self.checks)} checks>"
+        )
+
+
+def _nowhere() -> "ZarrStore":
+    """A store to compile against when nothing is going to run."""
+    from zarr.storage import MemoryStore
+
+    return MemoryStore()

@@ -1,0 +1,326 @@
+"""Blocks of chunks as Cubed arrays: how a plan reads, maps and writes them.
+
+A plan is made of three kinds of array: a *source* (`read`) whose blocks come from a reader, maps (Cubed's own), and a
+*sink* (`write`) whose blocks go to a view. Both stand either for decoded values, or for the grid of an array whose
+elements are encoded chunks. Cubed fuses the three into one operation, and every task reports to the driver what it
+has written.
+
+This is the only module that touches Cubed's private interfaces of arrays and plans.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import cubed
+import networkx as nx
+import numpy as np
+import zarr
+from cubed.core.ops import blockwise
+from cubed.core.plan import FinalizedPlan
+from cubed.primitive.blockwise import apply_blockwise
+from cubed.storage.zarr import LazyZarrArray
+from zarr.abc.store import Store as ZarrStore
+
+from plans.columns import Blocks, Columns
+from vczstore import arrays
+from vczstore.errors import MemoryLimitError
+
+
+@dataclass
+class TaskReport:
+    """
+    What one task has done. It travels from worker to driver, so it stays small.
+
+    Attributes
+    ----------
+    chunks
+        How many chunks (shards, where there are shards) were written, or cleared.
+    encoded_bytes, decoded_bytes
+        How much was written as it was, and how much was encoded anew.
+    found
+        What a scan has found.
+    store
+        The store that was written to.
+    peak_mem
+        The most memory that the task's process had used when the task ended, in bytes; 0 if not measured.
+    """
+
+    chunks: int = 0
+    encoded_bytes: int = 0
+    decoded_bytes: int = 0
+    found: list[Any] = field(default_factory=list)
+    store: ZarrStore | None = None
+    peak_mem: int = 0
+
+
+_report: ContextVar[TaskReport] = ContextVar("vczstore_task_report")
+
+
+def run_task(coords: list[int], *, config: Any) -> TaskReport:
+    """Run one task of an operation as Cubed would, and say what it has done."""
+    token = _report.set(TaskReport())
+    try:
+        apply_blockwise(coords, config=config)
+        return _report.get()
+    finally:
+        _report.reset(token)
+
+
+# ---- sources and sinks ----------------------------------------------------------------------
+
+
+class Reader(Protocol):
+    """What a source reads. It is sent to workers."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the blocks."""
+
+    @property
+    def blocks(self) -> Blocks:
+        """The length of each block along each axis."""
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Produce one block; `index` counts blocks along each axis."""
+
+
+def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0) -> cubed.Array:
+    """
+    A Cubed array of a reader's blocks.
+
+    Parameters
+    ----------
+    reader
+        What produces the blocks.
+    spec
+        Of the plan.
+    extra_mem
+        What producing one block takes beside the block itself, in bytes.
+    """
+    return cubed.map_blocks(
+        _read_block, dtype=reader.dtype, chunks=reader.blocks, spec=spec, reader=reader, extra_projected_mem=extra_mem
+    )
+
+
+def _read_block(_: np.ndarray, *, reader: Reader, block_id: tuple[int, ...]) -> np.ndarray:
+    return reader.block(block_id)
+
+
+class View(LazyZarrArray):
+    """Where Cubed puts blocks. It is there already, so creating and opening it do nothing."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, block: tuple[int, ...]) -> None:
+        super().__init__(None, shape, dtype, block)
+
+    def create(self, mode: str | None = None) -> "View":
+        """Nothing to create."""
+        return self
+
+    def open(self) -> "View":
+        """Nothing to open."""
+        return self
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Take one block."""
+        raise TypeError(f"{type(self).__name__} takes no blocks")
+
+
+def write(values: cubed.Array, view: View) -> cubed.Array:
+    """A Cubed array whose computing puts the blocks of `values` into a view of the same shape and blocks."""
+    axes = tuple(range(values.ndim))
+    return blockwise(
+        _same, axes, values, axes, dtype=values.dtype, align_arrays=False, target_store=view, fusable_with_successors=False
+    )
+
+
+def _same(block: np.ndarray) -> np.ndarray:
+    return block
+
+
+def compile_plan(targets: Sequence[cubed.Array], operation: str) -> FinalizedPlan | None:
+    """
+    Turn written arrays into one plan whose tasks report to the driver.
+
+    Returns
+    -------
+    FinalizedPlan or None
+        None if there is nothing to do: Cubed has no empty plan.
+
+    Raises
+    ------
+    MemoryLimitError
+        If a task is projected to need more memory than it is allowed.
+    """
+    if not targets:
+        return None
+    plan = cubed.plan(*targets)
+    for _, op in plan.ops_exceeding_memory:
+        needed = f"{math.ceil(op.projected_mem / 1e6)}MB"
+        raise MemoryLimitError(
+            f"{operation}: a task needs {needed} of memory, and {math.floor(op.allowed_mem / 1e6)}MB are allowed; "
+            f"give it --allowed-mem {needed}"
+        )
+    dag = nx.MultiDiGraph(plan.dag)
+    dag.remove_nodes_from([name for name in ("create-arrays", "arrays") if name in dag and not _intermediates(dag)])
+    for _, node in dag.nodes(data=True):
+        if "pipeline" in node and node["pipeline"].function is apply_blockwise:
+            node["pipeline"] = dataclasses.replace(node["pipeline"], function=run_task)
+    return FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
+
+
+def _intermediates(dag: nx.MultiDiGraph) -> bool:
+    """Whether Cubed itself has arrays to create, between operations that it could not fuse."""
+    targets = [node.get("target") for _, node in dag.nodes(data=True)]
+    return any(isinstance(t, LazyZarrArray) and not isinstance(t, View) for t in targets)
+
+
+class _Reports(cubed.Callback):
+    """Hands the reports of tasks on, as they end."""
+
+    def __init__(self, on_report: Callable[[TaskReport], None]) -> None:
+        self.on_report = on_report
+
+    def on_compute_start(self, event: Any) -> None:
+        """Nothing to do."""
+
+    def on_compute_end(self, event: Any) -> None:
+        """Nothing to do."""
+
+    def on_task_end(self, event: cubed.TaskEndEvent) -> None:
+        """Hand on a report, with the memory that the task's process had used by then."""
+        if isinstance(event.result, TaskReport):
+            event.result.peak_mem = event.peak_measured_mem_end or 0
+            self.on_report(event.result)
+
+
+def execute(plan: FinalizedPlan, executor: Any, on_report: Callable[[TaskReport], None]) -> None:
+    """Run a plan on a Cubed executor; `on_report` is called in the driver, once for each task that succeeds."""
+    plan.execute(executor=executor, callbacks=[_Reports(on_report)])
+
+
+# ---- chunks as they are ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncodedReader:
+    """The encoded chunks of some columns: an array of objects over the grid, None where a chunk is absent."""
+
+    array: zarr.Array
+    columns: Columns
+    dtype: np.dtype = np.dtype(object)
+
+    @property
+    def blocks(self) -> Blocks:
+        """In chunks."""
+        return self.columns.grid_blocks
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """The bytes of the chunks of one block."""
+        cells = self.columns.cells(index)
+        where, coords = zip(*self.columns.coords(cells), strict=True)
+        values = np.empty([len(r) for r in cells], dtype=object)
+        for at, value in zip(where, arrays.get_encoded(self.array, coords), strict=True):
+            values[at] = value
+        return values
+
+
+class EncodedView(View):
+    """Where encoded chunks are put, over the grid; a None clears what lay there."""
+
+    def __init__(self, array: zarr.Array, columns: Columns) -> None:
+        super().__init__(columns.grid, np.dtype(object), columns.block)
+        self.array = array
+        self.columns = columns
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Write one block of encoded chunks."""
+        cells = [range(s.start, s.stop) for s in key]
+        chunks = [(coords, values[where]) for where, coords in self.columns.coords(cells)]
+        arrays.set_encoded(self.array, chunks)
+        report = _report.get()
+        report.chunks += len(chunks)
+        report.encoded_bytes += sum(len(value) for _, value in chunks if value is not None)
+        report.store = self.array.store
+
+
+def copy_encoded(
+    source: zarr.Array, source_columns: Columns, target: zarr.Array, columns: Columns, spec: cubed.Spec
+) -> cubed.Array:
+    """Copy chunk columns as they are; both sides have the same grid and blocks."""
+    chunk_bytes = math.prod(columns.chunks) * arrays.element_bytes(target)
+    # read and written as one object each, hardly ever larger than decoded
+    extra = 2 * math.prod(columns.block) * chunk_bytes
+    return write(read(EncodedReader(source, source_columns), spec, extra_mem=extra), EncodedView(target, columns))
+
+
+# ---- values ---------------------------------------------------------------------------------
+
+
+class DecodedView(View):
+    """Where decoded values are put, columns side by side."""
+
+    def __init__(self, array: zarr.Array, columns: Columns) -> None:
+        super().__init__(columns.shape, array.dtype, columns.block_shape)
+        self.array = array
+        self.columns = columns
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Encode and write one block."""
+        cells = self.columns.cells_of(key)
+        for here, there in self.columns.runs(cells):
+            self.array[there] = values[here]
+        report = _report.get()
+        report.chunks += math.prod(len(r) for r in cells)
+        report.decoded_bytes += values.nbytes
+        report.store = self.array.store
+
+
+def decode_mem(array: zarr.Array, n_chunks: int) -> int:
+    """What it takes to decode so many chunks of an array at once, encoded and decoded, in bytes."""
+    return 2 * n_chunks * math.prod(arrays.outer_chunks(array)) * arrays.element_bytes(array)
+
+
+# ---- scans ----------------------------------------------------------------------------------
+
+
+class FoundView(View):
+    """Takes what a scan has found to the driver, in the tasks' reports, with the number of the scan."""
+
+    def __init__(self, n_tasks: int, tag: int) -> None:
+        super().__init__((n_tasks,), np.dtype(object), (1,))
+        self.tag = tag
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Keep what was found in one block; None is nothing."""
+        _report.get().found.extend((self.tag, value) for value in values if value is not None)
+
+
+@dataclass(frozen=True)
+class ScanReader:
+    """Looks at one range of rows after the other, and returns an object for each: what was found, or None."""
+
+    look: Callable[[slice], Any]
+    n_rows: int
+    rows_per_task: int
+    dtype: np.dtype = np.dtype(object)
+
+    @property
+    def blocks(self) -> Blocks:
+        """One element for each task."""
+        return ((1,) * math.ceil(self.n_rows / self.rows_per_task),)
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Look at the rows of one task."""
+        start = index[0] * self.rows_per_task
+        values = np.empty(1, dtype=object)
+        values[0] = self.look(slice(start, min(self.n_rows, start + self.rows_per_task)))
+        return values
+
+
+def scan(reader: ScanReader, spec: cubed.Spec, tag: int, *, extra_mem: int) -> cubed.Array:
+    """A scan as a Cubed array: one element for each task, None where nothing was found."""
+    return write(read(reader, spec, extra_mem=extra_mem), FoundView(len(reader.blocks[0]), tag))

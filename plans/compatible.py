@@ -1,0 +1,342 @@
+"""When a source fits a store: from metadata at once, from data in tasks over ranges of variants."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from plans.columns import TASK_BYTES
+from plans.memory import Memory
+from vczstore import arrays
+from vczstore.errors import IncompatibleError, SampleError, VczstoreError
+from vczstore.vcz import REMOVED, SAMPLES, Vcz, dimensions, listing
+
+if TYPE_CHECKING:
+    import cubed
+
+SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
+"""What makes a variant the same variant."""
+TABLES = ("contig_id", "filter_id")
+"""What variants refer to by number."""
+
+
+# ---- samples --------------------------------------------------------------------------------
+
+
+def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
+    """
+    Check that no sample comes in twice.
+
+    Raises
+    ------
+    SampleError
+        If a source has no samples, has one twice or removed ones, or a sample is in the store or another source.
+    """
+    seen = {sample: store.label for sample in store.sample_ids if sample != REMOVED}
+    for source in sources:
+        if source.n_samples == 0:
+            raise SampleError(f"{operation}: {source.label} has no samples; leave it out")
+        mine: set[str] = set()
+        for sample in source.sample_ids:
+            if sample in mine and sample != REMOVED:
+                raise SampleError(f"{operation}: {source.label} has sample {sample!r} twice; rename one of them")
+            mine.add(sample)
+        if REMOVED in mine:
+            raise SampleError(
+                f"{operation}: {source.label} has removed samples (empty IDs), which cannot be appended; "
+                "append a copy that is made without them"
+            )
+        doubled = [sample for sample in source.sample_ids if sample in seen]
+        if doubled:
+            where = seen[doubled[0]]
+            raise SampleError(
+                f"{operation}: {len(doubled)} of the samples of {source.label} are in {where} already: "
+                f"{listing(doubled)}; remove them there, or leave them out"
+            )
+        seen.update(dict.fromkeys(mine, source.label))
+
+
+# ---- metadata -------------------------------------------------------------------------------
+
+
+def check_metadata(operation: str, store: Vcz, source: Vcz) -> None:
+    """
+    Check all that the metadata of two VCZs tell: versions, variants, tables, fields, dimensions, dtypes.
+
+    Raises
+    ------
+    IncompatibleError
+        For the first thing that differs.
+    """
+    versions = [vcz.attributes.get("vcf_zarr_version") for vcz in (store, source)]
+    if None not in versions and versions[0] != versions[1]:
+        raise IncompatibleError(
+            f"{operation}: {source.label} has vcf_zarr_version {versions[1]}, the store has {versions[0]}; "
+            "convert the source with the version of the store"
+        )
+    if source.n_variants != store.n_variants:
+        raise IncompatibleError(
+            f"{operation}: {source.label} has {source.n_variants:,} variants, the store has {store.n_variants:,}; "
+            "both need the same variants, in the same order"
+        )
+    for name in SITE_FIELDS:
+        for vcz in (store, source):
+            if name not in vcz.arrays:
+                raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be compared")
+    for name in TABLES:
+        _check_table(operation, store, source, name)
+    _check_fields(operation, store, source)
+    for name, theirs in source.samples_arrays.items():
+        ours = store.samples_arrays.get(name)
+        if ours is not None:
+            _check_field(operation, source.label, name, ours, theirs)
+
+
+def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
+    if name not in store.arrays or name not in source.arrays:
+        return
+    ours, theirs = (list(vcz.arrays[name][...]) for vcz in (store, source))
+    if ours != theirs:
+        pairs = zip([*ours, None], [*theirs, None], strict=False)
+        i, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise IncompatibleError(
+            f"{operation}: {source.label} has {name} {listing([b])} at {i}, the store has {listing([a])}; "
+            f"both need the same {name}, in the same order"
+        )
+
+
+def _check_fields(operation: str, store: Vcz, source: Vcz) -> None:
+    ours, theirs = set(store.samples_arrays), set(source.samples_arrays)
+    if ours - theirs:
+        raise IncompatibleError(
+            f"{operation}: {source.label} lacks {listing(sorted(ours - theirs))}, which the store has; "
+            "make the source with these fields"
+        )
+    if theirs - ours and store.n_samples:
+        raise IncompatibleError(
+            f"{operation}: {source.label} has {listing(sorted(theirs - ours))}, which the store lacks; "
+            "make the source without these fields"
+        )
+
+
+def _check_field(operation: str, label: str, name: str, ours: zarr.Array, theirs: zarr.Array) -> None:
+    def refuse(what: str, of_source: object, of_store: object, way_out: str) -> IncompatibleError:
+        return IncompatibleError(
+            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}"
+        )
+
+    names, their_names = dimensions(ours), dimensions(theirs)
+    if ours.ndim != theirs.ndim:
+        raise refuse("dimensions", their_names, names, "make the source with the store's Number for this field")
+    if names != their_names:
+        raise refuse("dimensions", their_names, names, "both need the same dimensions, in the same order")
+    for dimension, n, m in zip(names, ours.shape, theirs.shape, strict=True):
+        if dimension != SAMPLES and n != m:
+            way_out = (
+                "both need the same ploidy" if dimension == "ploidy" else f"make the source with the store's {dimension}"
+            )
+            raise refuse(f"{dimension} of", m, n, way_out)
+    if not _may_fit(theirs.dtype, ours.dtype):
+        raise refuse("dtype", theirs.dtype, ours.dtype, "make the source with the store's dtype")
+
+
+def _is_string(dtype: np.dtype) -> bool:
+    return dtype.kind in "OTU"
+
+
+def fits(source: np.dtype, store: np.dtype) -> bool:
+    """
+    Whether every value of one dtype is a value of another, missing values included.
+
+    >>> fits(np.dtype("i1"), np.dtype("i2")), fits(np.dtype("i2"), np.dtype("i1"))
+    (True, False)
+    >>> fits(np.dtype("f4"), np.dtype("f8"))  # the payload of a missing value would be lost
+    False
+    """
+    if source == store:
+        return True
+    if _is_string(source) and _is_string(store):
+        return store.kind != "U" or (source.kind == "U" and source.itemsize <= store.itemsize)
+    if source.kind in "iu" and store.kind in "iu":
+        return np.can_cast(source, store, "safe")
+    return source.kind == store.kind == "S" and source.itemsize <= store.itemsize
+
+
+def _may_fit(source: np.dtype, store: np.dtype) -> bool:
+    integers = source.kind in "iu" and store.kind in "iu"
+    strings = (_is_string(source) and _is_string(store)) or source.kind == store.kind == "S"
+    return fits(source, store) or integers or strings
+
+
+# ---- data -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SameVariants:
+    """
+    A source has the store's variants: the same contig, position and alleles in every row.
+
+    Encoded chunks are compared first, and decoded only where they differ. Alleles may be padded with empty
+    strings to different widths.
+    """
+
+    operation: str
+    store: Vcz
+    source: Vcz
+
+    def look(self, rows: slice) -> int | None:
+        """The first of some variants that differs, None if none does."""
+        return min((i for name in SITE_FIELDS if (i := self._differs(name, rows)) is not None), default=None)
+
+    def _differs(self, name: str, rows: slice) -> int | None:
+        ours, theirs = self.store.arrays[name], self.source.arrays[name]
+        chunk = arrays.outer_chunks(ours)[0]
+        if (
+            arrays.outer_chunks(ours) == arrays.outer_chunks(theirs)
+            and ours.shape == theirs.shape
+            and rows.start % chunk == 0
+            and arrays.same_encoding(ours, theirs)
+        ):
+            others = arrays.grid(ours.shape, arrays.outer_chunks(ours))[1:]
+            cells = [(i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)]
+            a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
+            if all(_same_bytes(x, y) for x, y in zip(a, b, strict=True)):
+                return None
+        differs = _unequal_rows(ours[rows], theirs[rows])
+        return None if not differs.any() else rows.start + int(np.argmax(differs))
+
+    @property
+    def rows_per_task(self) -> int:
+        """Whole chunks of either side, and about `TASK_BYTES` of them."""
+        sides = [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
+        chunk = max(arrays.outer_chunks(a)[0] for a in sides)
+        row_bytes = sum(64 * math.prod(a.shape[1:]) for a in sides)
+        return chunk * max(1, min(TASK_BYTES // (chunk * row_bytes), math.ceil(self.store.n_variants / chunk / 4)))
+
+    def cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+        """Scan in tasks."""
+        from plans import chunks
+
+        if not self.store.n_variants:
+            return []
+        sides = [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
+        extra = sum(
+            chunks.decode_mem(a, math.ceil(self.rows_per_task / arrays.outer_chunks(a)[0])) for a in sides
+        )
+        reader = chunks.ScanReader(self.look, self.store.n_variants, self.rows_per_task)
+        return [chunks.scan(reader, memory.spec(), tag, extra_mem=extra)]
+
+    def zarr(self) -> Iterator[int]:
+        """Look at one range after the other."""
+        for rows in _ranges(self.store.n_variants, self.rows_per_task):
+            if (found := self.look(rows)) is not None:
+                yield found
+
+    def error(self, found: int) -> VczstoreError:
+        """Name the variant on both sides."""
+        a, b = self._site(self.store, found), self._site(self.source, found)
+        return IncompatibleError(
+            f"{self.operation}: variant {found} of {self.source.label} is {b}, in the store it is {a}; "
+            "both need the same variants, in the same order"
+        )
+
+    @staticmethod
+    def _site(vcz: Vcz, row: int) -> str:
+        contig = vcz.arrays["variant_contig"][row : row + 1][0]
+        position = vcz.arrays["variant_position"][row : row + 1][0]
+        alleles = [str(a) for a in vcz.arrays["variant_allele"][row : row + 1].ravel() if a != ""]
+        names = vcz.arrays["contig_id"][...] if "contig_id" in vcz.arrays else []
+        name = names[int(contig)] if 0 <= int(contig) < len(names) else contig
+        return f"{name}:{position} {listing(alleles[:1])}/{','.join(alleles[1:])[:60] or '.'}"
+
+
+def _same_bytes(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    return len(a) == len(b) and bool(np.array_equal(a.as_numpy_array(), b.as_numpy_array()))
+
+
+def _unequal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Which rows differ; strings may be padded to different widths."""
+    if a.ndim == 2 and a.shape[1] != b.shape[1]:
+        width = max(a.shape[1], b.shape[1])
+        a, b = (np.pad(x.astype(object), ((0, 0), (0, width - x.shape[1])), constant_values="") for x in (a, b))
+    return np.asarray((a != b).reshape(len(a), -1).any(axis=1))
+
+
+@dataclass(frozen=True)
+class FitsDtype:
+    """Every value of a source's array is a value of the store's narrower dtype."""
+
+    operation: str
+    label: str
+    name: str
+    array: zarr.Array
+    dtype: np.dtype
+
+    def look(self, rows: slice) -> tuple[int, Any] | None:
+        """The first row and value of some rows that does not fit, None if all do."""
+        chunks, shape = arrays.outer_chunks(self.array), self.array.shape
+        found = []
+        for cell in np.ndindex(arrays.grid(shape, chunks)[1:]):
+            rest = [slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(cell, chunks[1:], shape[1:], strict=True)]
+            values = self.array[(rows, *rest)]
+            if (bad := self._unfit(values)).any():
+                first = np.unravel_index(int(np.argmax(bad)), bad.shape)
+                found.append((rows.start + int(first[0]), str(values[first])))
+        return min(found, default=None)
+
+    def _unfit(self, values: np.ndarray) -> np.ndarray:
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            return (values < limits.min) | (values > limits.max)
+        room = self.dtype.itemsize // (4 if self.dtype.kind == "U" else 1)
+        return np.strings.str_len(values if values.dtype.kind in "TUS" else values.astype("T")) > room
+
+    @property
+    def rows_per_task(self) -> int:
+        """Whole chunks, and about `TASK_BYTES` of them."""
+        chunk = arrays.outer_chunks(self.array)[0]
+        row_bytes = 8 * math.prod(self.array.shape[1:])
+        return chunk * max(1, min(TASK_BYTES // (chunk * row_bytes), math.ceil(self.array.shape[0] / chunk / 4)))
+
+    def cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+        """Scan in tasks."""
+        from plans import chunks
+
+        rows = math.ceil(self.rows_per_task / arrays.outer_chunks(self.array)[0])
+        reader = chunks.ScanReader(self.look, self.array.shape[0], self.rows_per_task)
+        return [chunks.scan(reader, memory.spec(), tag, extra_mem=2 * chunks.decode_mem(self.array, rows))]
+
+    def zarr(self) -> Iterator[tuple[int, Any]]:
+        """Look at one range after the other."""
+        for rows in _ranges(self.array.shape[0], self.rows_per_task):
+            if (found := self.look(rows)) is not None:
+                yield found
+
+    def error(self, found: tuple[int, Any]) -> VczstoreError:
+        """Name the value."""
+        return IncompatibleError(
+            f"{self.operation}: {self.name} of {self.label} has dtype {self.array.dtype} and the value {found[1]} in "
+            f"row {found[0]}, which the store's {self.dtype} cannot hold; make the store or the source anew with one dtype"
+        )
+
+
+def _ranges(n: int, step: int) -> Iterator[slice]:
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def data_checks(operation: str, store: Vcz, source: Vcz) -> list[SameVariants | FitsDtype]:
+    """What has to be looked up in the data of a store and a source whose metadata fit."""
+    checks: list[SameVariants | FitsDtype] = [SameVariants(operation, store, source)]
+    for name, theirs in source.samples_arrays.items():
+        ours = store.samples_arrays.get(name)
+        if ours is not None and not fits(theirs.dtype, ours.dtype):
+            checks.append(FitsDtype(operation, source.label, name, theirs, ours.dtype))
+    return checks
+
+

@@ -1,0 +1,161 @@
+"""Copy: a store on plain Zarr, of either format, becomes the first commit of an Icechunk repository.
+
+Chunks whose bytes format 3 can decode are copied as they are, which is nearly always; the others are encoded anew.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zarr
+
+from plans import Memory, Plan
+from plans.append import chunk_regions
+from plans.columns import Columns, block_of
+from plans.remove import ColumnReader
+from vczstore import arrays
+from vczstore.arrays import ArrayV3Metadata, UnsupportedCodecError
+from vczstore.stores import Store
+from vczstore.stores.edits import WriteDocuments
+from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
+
+if TYPE_CHECKING:
+    import cubed
+    from zarr.abc.store import Store as ZarrStore
+
+MANIFEST_CHUNKS = 20_000
+"""About how many chunk references one manifest holds: some 100 kB to rewrite when one of them changes."""
+
+
+def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
+    """
+    Compile the copy of a VCZ.
+
+    Parameters
+    ----------
+    source
+        What is copied.
+    place, base
+        The repository, and the snapshot that it is at.
+    memory
+        What a task may use.
+    """
+    operation = "copy-store-to-icechunk"
+    source.require_whole(operation)
+    writes = tuple(CopyArray.of(name, array, memory) for name, array in source.arrays.items())
+    root = {"zarr_format": 3, "node_type": "group", "attributes": dict(source.attributes)}
+    documents = {f"{w.name}/zarr.json": arrays.documents(w.target.metadata)["zarr.json"] for w in writes}
+    return Plan(
+        operation=operation,
+        store=place,
+        base=base,
+        checks=(),
+        writes=writes,
+        edits=(WriteDocuments({"zarr.json": root, **documents}),),
+        memory=memory,
+        counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
+    )
+
+
+def columns_per_manifest(source: Vcz) -> int:
+    """How many chunk columns share a manifest, for `MANIFEST_CHUNKS` references in it."""
+    rows = 1
+    for array in source.arrays.values():
+        names = dimensions(array)
+        if SAMPLES in names and VARIANTS in names:
+            rows = max(rows, arrays.grid(array.shape, arrays.outer_chunks(array))[names.index(VARIANTS)])
+    return max(1, MANIFEST_CHUNKS // rows)
+
+
+@dataclass(frozen=True)
+class CopyArray:
+    """
+    The copy of one array.
+
+    Attributes
+    ----------
+    name
+        Of the array.
+    source, target
+        The array as it is, and as it will be, in format 3.
+    columns
+        All of it.
+    """
+
+    name: str
+    source: zarr.Array
+    target: zarr.Array
+    columns: Columns
+
+    @classmethod
+    def of(cls, name: str, source: zarr.Array, memory: Memory) -> "CopyArray":
+        """Find the format 3 metadata of an array."""
+        target = arrays.from_metadata(_format_3(source), source.store, name)
+        chunks = arrays.outer_chunks(target)
+        chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
+        block = block_of(arrays.grid(target.shape, chunks), chunk_bytes, memory.room)
+        return cls(name, source, target, Columns(target.shape, chunks, None, (), block))
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether chunks are copied as they are."""
+        return arrays.same_encoding(self.source, self.target)
+
+    @property
+    def encoded_chunks(self) -> int:
+        """All of them, or none."""
+        return self.columns.n_chunks if self.is_encoded else 0
+
+    @property
+    def decoded_chunks(self) -> int:
+        """None of them, or all."""
+        return 0 if self.is_encoded else self.columns.n_chunks
+
+    @property
+    def bytes_read(self) -> int:
+        """The array, decoded."""
+        return math.prod(self.source.shape) * arrays.element_bytes(self.source)
+
+    @property
+    def bytes_written(self) -> int:
+        """The array, decoded."""
+        return self.bytes_read
+
+    def cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Copy the chunks as they are, or decode and encode them."""
+        from plans import chunks
+
+        if not self.columns.n_chunks:
+            return []
+        target = arrays.planned(self.target, store=store)
+        if self.is_encoded:
+            return [chunks.copy_encoded(self.source, self.columns, target, self.columns, memory.spec())]
+        reader = ColumnReader(self.source, self.columns)
+        values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
+        return [chunks.write(values, chunks.DecodedView(target, self.columns))]
+
+    def xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Let xarray read the array."""
+        from plans import through_xarray
+
+        if not self.columns.n_chunks:
+            return []
+        target = arrays.planned(self.target, store=store)
+        return through_xarray.write(through_xarray.variable(self.source, memory), target, self.columns)
+
+    def zarr(self, store: "ZarrStore") -> None:
+        """Assign chunk by chunk."""
+        target = arrays.planned(self.target, store=store)
+        for region in chunk_regions(target, {}):
+            target[region] = self.source[region]
+
+
+def _format_3(array: zarr.Array) -> ArrayV3Metadata:
+    if array.metadata.zarr_format == 3:
+        return array.metadata
+    try:
+        return arrays.as_format_3(array.metadata, dimension_names=dimensions(array))
+    except UnsupportedCodecError:
+        return arrays.default_format_3(array, dimension_names=dimensions(array))
+
+

@@ -1,0 +1,212 @@
+"""Remove: the values of samples become missing, and their IDs empty, which readers of VCZ skip.
+
+Only the chunk columns that hold the samples are read and written, each once, however many samples it holds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from plans import Memory, Plan
+from plans.append import chunk_regions
+from plans.columns import Blocks, Columns, block_of
+from vczstore import arrays
+from vczstore.errors import SampleError
+from vczstore.stores import Store
+from vczstore.stores.edits import SetItems
+from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, missing_value, positions_of, samples_axis
+
+if TYPE_CHECKING:
+    import cubed
+    from zarr.abc.store import Store as ZarrStore
+
+
+def compile_remove(place: Store, samples: Sequence[str], memory: Memory) -> Plan:
+    """
+    Compile the removal of samples from a store.
+
+    Parameters
+    ----------
+    place
+        The store.
+    samples
+        The IDs of the samples. One that is named twice is removed once.
+    memory
+        What a task may use.
+
+    Raises
+    ------
+    SampleError
+        If no samples are named, or some are not there: all of these are named, and nothing is done.
+    """
+    operation = "remove"
+    store = place.open()
+    store.require_whole(operation)
+    if not samples:
+        raise SampleError(f"{operation}: no samples named; give sample IDs, or a file of them with --samples-file")
+    positions, unknown = positions_of(store, list(dict.fromkeys(samples)))
+    if unknown:
+        raise SampleError(
+            f"{operation}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was removed, "
+            "vcztools query -l lists the samples"
+        )
+    writes = tuple(
+        RemoveFromArray.of(name, array, positions, memory)
+        for name, array in store.samples_arrays.items()
+        if name != SAMPLE_ID
+    )
+    return Plan(
+        operation=operation,
+        store=place,
+        base=store.state,
+        checks=(),
+        writes=writes,
+        edits=(SetItems(store.arrays[SAMPLE_ID], positions, REMOVED),),
+        memory=memory,
+        counts={"samples removed": len(positions)},
+    )
+
+
+@dataclass(frozen=True)
+class RemoveFromArray:
+    """
+    The removal of samples from one array.
+
+    Attributes
+    ----------
+    name
+        Of the array.
+    array
+        As it is; its shape stays.
+    positions
+        Of the samples, increasing.
+    value
+        What stands for "missing".
+    columns
+        The chunk columns that hold the samples.
+    """
+
+    name: str
+    array: zarr.Array
+    positions: np.ndarray
+    value: Any
+    columns: Columns
+
+    @classmethod
+    def of(cls, name: str, array: zarr.Array, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":
+        """Find the columns that hold the samples."""
+        axis = samples_axis(array)
+        assert axis is not None
+        chunks = arrays.outer_chunks(array)
+        touched = tuple(int(c) for c in np.unique(positions // chunks[axis]))
+        grid = [len(touched) if i == axis else n for i, n in enumerate(arrays.grid(array.shape, chunks))]
+        block = block_of(grid, math.prod(chunks) * arrays.element_bytes(array), memory.room)
+        columns = Columns(array.shape, chunks, axis, touched, block)
+        return cls(name, array, positions, missing_value(name, array), columns)
+
+    @property
+    def encoded_chunks(self) -> int:
+        """None: every chunk changes."""
+        return 0
+
+    @property
+    def decoded_chunks(self) -> int:
+        """How many chunks are encoded anew."""
+        return self.columns.n_chunks
+
+    @property
+    def bytes_read(self) -> int:
+        """The columns, decoded."""
+        return math.prod(self.columns.shape) * arrays.element_bytes(self.array)
+
+    @property
+    def bytes_written(self) -> int:
+        """The columns, decoded."""
+        return self.bytes_read
+
+    def cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Read the columns, blank the samples, write the columns."""
+        import cubed
+
+        from plans import chunks
+
+        if not self.columns.n_chunks:
+            return []
+        array = arrays.planned(self.array, store=store)
+        reader = ColumnReader(array, self.columns)
+        values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
+        blanked = cubed.map_blocks(
+            _blank, values, dtype=array.dtype, positions=self.positions, value=self.value, columns=self.columns
+        )
+        return [chunks.write(blanked, chunks.DecodedView(array, self.columns))]
+
+    def xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Let xarray select the columns, and choose between old and missing values."""
+        from plans import through_xarray
+
+        if not self.columns.n_chunks:
+            return []
+        array = arrays.planned(self.array, store=store)
+        columns = through_xarray.select(through_xarray.variable(array, memory), self.columns)
+        blanked = through_xarray.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)
+        return through_xarray.write(blanked, array, self.columns)
+
+    def zarr(self, store: "ZarrStore") -> None:
+        """Assign the missing value, chunk by chunk."""
+        array = arrays.planned(self.array, store=store)
+        axis, chunk = self.columns.axis, self.columns.chunks[self.columns.axis or 0]
+        assert axis is not None
+        for column in self.columns.columns:
+            for region in chunk_regions(array, {axis: range(column * chunk, min(array.shape[axis], (column + 1) * chunk))}):
+                values = array[region]
+                here = self.positions[self.positions // chunk == column] - region[axis].start
+                values[(*([slice(None)] * axis), here)] = self.value
+                array[region] = values
+
+
+@dataclass(frozen=True)
+class ColumnReader:
+    """The values of some chunk columns, side by side."""
+
+    array: zarr.Array
+    columns: Columns
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The array's."""
+        return self.array.dtype
+
+    @property
+    def blocks(self) -> Blocks:
+        """In elements."""
+        return self.columns.blocks
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Read one block, run by run."""
+        values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
+        for here, there in self.columns.regions(index):
+            values[here] = self.array[there]
+        return values
+
+    def decode_mem(self) -> int:
+        """What it takes to read a block: its chunks, as far as zarr reads them at once, and a copy of it."""
+        from plans import chunks
+
+        n_chunks = min(math.prod(self.columns.block), arrays.READS_AT_ONCE)
+        return chunks.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(self.array)
+
+
+def _blank(
+    values: np.ndarray, *, positions: np.ndarray, value: Any, columns: Columns, block_id: tuple[int, ...]
+) -> np.ndarray:
+    """The block with the missing value at the positions that it holds."""
+    axis = columns.axis
+    assert axis is not None
+    for here, there in columns.regions(block_id):
+        inside = positions[(positions >= there[axis].start) & (positions < there[axis].stop)]
+        values[(*here[:axis], inside - there[axis].start + here[axis].start)] = value
+    return values

@@ -1,0 +1,50 @@
+"""vczstore: append, remove, tag and copy samples of a VCF Zarr store, as Cubed plans in one atomic commit.
+
+The public names are imported when they are first used, so that ``vczstore --help`` does not wait for cubed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vczstore.api import (
+        append,
+        copy_store_to_icechunk,
+        delete_tag,
+        info,
+        plan_append,
+        plan_remove,
+        remove,
+        run,
+        tag,
+        tags,
+    )
+    from vczstore.errors import VczstoreError
+    from vczstore.execution import Result
+
+__all__ = [
+    "Result",
+    "VczstoreError",
+    "append",
+    "copy_store_to_icechunk",
+    "delete_tag",
+    "info",
+    "plan_append",
+    "plan_remove",
+    "remove",
+    "run",
+    "tag",
+    "tags",
+]
+
+_HOMES = {"Result": "vczstore.execution", "VczstoreError": "vczstore.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'vczstore' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "vczstore.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,5 @@
+"""``python -m vczstore``."""
+
+from vczstore.cli import main
+
+main()

@@ -1,0 +1,301 @@
+"""The operations: open the store, compile a plan, run it, commit."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import executors
+from plans import Memory, Plan
+from vczstore.describe import Info, describe
+from vczstore.errors import OptionError, TagError
+from vczstore.execution import Progress, Result, run_plan
+from vczstore.sizes import parse_size
+from vczstore.stores import Place, Store, check_backend, local_path, open_store
+
+if TYPE_CHECKING:
+    from vczstore.stores.icechunk import IcechunkStore
+
+IMPLS = ("cubed", "zarr", "xarray")
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    How an operation finds its stores and runs; the same for all operations, in Python and on the command line.
+
+    Attributes
+    ----------
+    backend_storage
+        The store's backend: ``zarr``, ``obstore``, ``fsspec`` or ``icechunk``. Found out when None.
+    storage_options
+        Passed on to the backend that opens the store's URL.
+    impl
+        ``cubed``; ``zarr``, which is plain and slow; or ``xarray``, which goes through xarray and cubed-xarray.
+    executor
+        ``single-threaded``, ``threads`` or ``processes``.
+    max_workers
+        How many tasks run at once; one for each core by default.
+    allowed_mem, reserved_mem
+        What a task may use, and what of it is Python's own: bytes, or a string such as ``"2GB"``.
+    work_dir
+        A folder for intermediate data. Only ``impl="xarray"`` has any.
+    progress
+        Told of every task that ends, for a progress bar.
+    """
+
+    backend_storage: str | None = None
+    storage_options: Mapping[str, Any] | None = None
+    impl: str = "cubed"
+    executor: str = "threads"
+    max_workers: int | None = None
+    allowed_mem: int | str | None = None
+    reserved_mem: int | str | None = None
+    work_dir: str | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_backend(self.backend_storage)
+        if self.impl not in IMPLS:
+            raise OptionError(f"no implementation {self.impl!r}; choose one of {', '.join(IMPLS)}")
+        if self.executor not in executors.NAMES:
+            raise OptionError(f"no executor {self.executor!r}; choose one of {', '.join(executors.NAMES)}")
+        if self.max_workers is not None and self.max_workers < 1:
+            raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
+
+    @property
+    def memory(self) -> Memory:
+        """What a task may use."""
+        default = Memory()
+        allowed = default.allowed if self.allowed_mem is None else parse_size(self.allowed_mem)
+        reserved = default.reserved if self.reserved_mem is None else parse_size(self.reserved_mem)
+        if allowed <= reserved:
+            raise OptionError(
+                f"{allowed:,} bytes of allowed memory leave nothing beside the {reserved:,} that Python itself "
+                f"takes; allow at least {2 * reserved:,}"
+            )
+        return Memory(allowed, reserved, self.work_dir)
+
+    def store(self, place: Place) -> Store:
+        """Open the store that is edited."""
+        return open_store(place, backend_storage=self.backend_storage, storage_options=self.storage_options)
+
+
+# ---- append, remove, copy -------------------------------------------------------------------
+
+
+def append(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
+    """
+    Append the samples of one or more VCZs to a store, in one commit.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    sources
+        The same; appended in this order, never written to. They need the store's variants, in its order.
+    dry_run
+        Check everything, write nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    VczstoreError
+        If anything does not fit. Nothing has been changed then.
+
+    Examples
+    --------
+    >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
+    """
+    opts = Options(**options)
+    return _run(_plan_append(store, sources, opts), opts, dry_run=dry_run)
+
+
+def plan_append(store: Place, *sources: Place, **options: Any) -> Plan:
+    """Compile an append without running it; see `append` and `run`."""
+    return _plan_append(store, sources, Options(**options))
+
+
+def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
+    from plans.append import compile_append
+
+    return compile_append(opts.store(store), [open_store(source).open() for source in sources], opts.memory)
+
+
+def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False, **options: Any) -> Result:
+    """
+    Remove samples from a store: their values become missing and their IDs empty, in one commit.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    samples
+        One sample ID, or several.
+    dry_run
+        Check everything, write nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    SampleError
+        If some of the samples are not there. All of these are named, and no sample is removed.
+    """
+    opts = Options(**options)
+    return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+
+
+def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
+    """Compile a removal without running it; see `remove` and `run`."""
+    return _plan_remove(store, samples, Options(**options))
+
+
+def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> Plan:
+    from plans.remove import compile_remove
+
+    return compile_remove(opts.store(store), [samples] if isinstance(samples, str) else list(samples), opts.memory)
+
+
+def copy_store_to_icechunk(
+    source: Place, store: str | Path, *, overwrite: bool = False, dry_run: bool = False, **options: Any
+) -> Result:
+    """
+    Copy a VCZ on plain Zarr, of format 2 or 3, into an Icechunk repository, in one commit.
+
+    Parameters
+    ----------
+    source
+        What is copied. ``backend_storage`` and ``storage_options`` speak of the store; the source's are found out.
+    store
+        A path or URL for the repository.
+    overwrite
+        Let the copy replace what an existing repository holds. Its history stays, and with it the old data.
+    dry_run
+        Check everything, create nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        If there is something at the path already, and `overwrite` is not given.
+    """
+    from plans.copy import columns_per_manifest, compile_copy
+    from vczstore.stores.icechunk import IcechunkStore
+
+    opts = Options(**{"backend_storage": "icechunk", **options})
+    if opts.backend_storage != "icechunk":
+        raise OptionError(f"copy-store-to-icechunk: the new store is on icechunk, not {opts.backend_storage}")
+    vcz = open_store(source).open()
+    url, storage_options = os.fspath(store), opts.storage_options or {}
+    path = local_path(url)
+    exists = IcechunkStore.exists(url, storage_options)
+    if not exists and path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OptionError(f"copy-store-to-icechunk: {url} exists, and is no Icechunk repository; choose another path")
+    if exists:
+        place = IcechunkStore.at_url(url, storage_options)
+        if not overwrite and not place.is_empty:
+            raise OptionError(
+                f"copy-store-to-icechunk: {url} holds a repository already; choose another path, or --overwrite it"
+            )
+        return _run(compile_copy(vcz, place, place.head, opts.memory), opts, dry_run=dry_run)
+    if dry_run:
+        nowhere = IcechunkStore.in_memory(url)
+        return _run(compile_copy(vcz, nowhere, nowhere.head, opts.memory), opts, dry_run=True)
+    place = IcechunkStore.create(url, storage_options, columns_per_manifest(vcz))
+    return _run(compile_copy(vcz, place, place.head, opts.memory), opts, dry_run=False)
+
+
+def run(plan: Plan, **options: Any) -> Result:
+    """
+    Run a plan that was compiled before, on any executor.
+
+    Parameters
+    ----------
+    plan
+        From `plan_append` or `plan_remove`.
+    options
+        ``impl``, ``executor``, ``max_workers`` and ``progress`` of `Options`.
+
+    Raises
+    ------
+    StaleError
+        If the store has changed since the plan was compiled.
+    """
+    return _run(plan, Options(**options), dry_run=False)
+
+
+def _run(plan: Plan, opts: Options, *, dry_run: bool) -> Result:
+    return run_plan(
+        plan, impl=opts.impl, executor=opts.executor, max_workers=opts.max_workers, progress=opts.progress, dry_run=dry_run
+    )
+
+
+# ---- tags and information -------------------------------------------------------------------
+
+
+def tags(store: Place, **options: Any) -> dict[str, str]:
+    """The snapshot of each tag of a store, by name."""
+    return _repository(store, Options(**options)).tags()
+
+
+def tag(store: Place, name: str, **options: Any) -> str:
+    """
+    Name the store's present state.
+
+    Returns
+    -------
+    str
+        The snapshot.
+
+    Raises
+    ------
+    TagError
+        If the name is taken, was taken once, or the store is on plain Zarr.
+    """
+    if not name or not name.isprintable() or "/" in name:
+        raise TagError(f"tag: {name!r} is no name for a tag; use printable characters without /")
+    return _repository(store, Options(**options)).create_tag(name)
+
+
+def delete_tag(store: Place, name: str, **options: Any) -> None:
+    """
+    Delete a tag. What it names stays; its name cannot be given again.
+
+    Raises
+    ------
+    TagError
+        If there is no such tag.
+    """
+    _repository(store, Options(**options)).delete_tag(name)
+
+
+def _repository(store: Place, opts: Options) -> "IcechunkStore":
+    from vczstore.stores.plain import PlainStore
+
+    place = opts.store(store)
+    if isinstance(place, PlainStore):
+        raise TagError(
+            f"tag: {place.label} is plain Zarr, which has no tags; "
+            f"vczstore copy-store-to-icechunk {place.label} NEW_STORE makes a store that has"
+        )
+    return cast("IcechunkStore", place)
+
+
+def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
+    """
+    What is in a store, from its metadata and its sample IDs.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    at
+        A tag or snapshot; the present by default.
+    options
+        ``backend_storage`` and ``storage_options`` of `Options`.
+    """
+    return describe(Options(**options).store(store), at)

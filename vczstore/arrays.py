@@ -1,0 +1,335 @@
+"""Zarr arrays as vczstore sees them: planned shapes, encoded chunks, format 2 read as format 3.
+
+This is the only module that touches zarr-python's private interfaces.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.core.array import AsyncArray
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.core.metadata.v3 import RegularChunkGridMetadata
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore, StorePath
+
+type Document = dict[str, Any]
+"""A metadata document: a ``zarr.json``, or a ``.zarray`` as stored."""
+
+CONCURRENCY = 32
+"""How many requests one task keeps in flight on a store that answers asynchronously."""
+
+READS_AT_ONCE = 10
+"""How many chunks zarr decodes at once for one selection: its ``async.concurrency``, as it comes."""
+
+_BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+
+
+class UnsupportedCodecError(ValueError):
+    """A format 2 codec has no counterpart in format 3 that decodes the same bytes."""
+
+
+# ---- arrays ---------------------------------------------------------------------------------
+
+
+def planned(array: zarr.Array, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> zarr.Array:
+    """
+    The array as it will be: in another store, with another shape, without touching storage.
+
+    Parameters
+    ----------
+    array
+        An array as it lies in its store.
+    store
+        The store of the result, the array's own by default.
+    shape
+        The shape of the result, the array's own by default.
+
+    Returns
+    -------
+    zarr.Array
+        Chunks written to it land where they belong once the stored shape has followed.
+    """
+    metadata = array.metadata
+    if shape is not None and shape != array.shape:
+        metadata = metadata.update_shape(shape)
+    return from_metadata(metadata, store or array.store, array.path)
+
+
+def from_metadata(metadata: ArrayV2Metadata | ArrayV3Metadata, store: Store, path: str) -> zarr.Array:
+    """
+    An array of which only the metadata need exist.
+
+    Chunks of nothing but the fill value are left out (and deleted where they were), as zarr does by default,
+    whatever its global configuration says. Two fill values are kept from that: NaN, because zarr takes one NaN
+    for another and VCF Zarr tells them apart by their payload; and null, because zarr-python 2 reads an absent
+    chunk as uninitialised memory then.
+    """
+    keep = metadata.fill_value is None or _is_nan(metadata.fill_value)
+    return zarr.Array(
+        AsyncArray(metadata=metadata, store_path=StorePath(store, path), config={"write_empty_chunks": keep})
+    )
+
+
+def outer_chunks(array: zarr.Array) -> tuple[int, ...]:
+    """The shape of what one stored object holds: a shard where the array has shards, else a chunk."""
+    return tuple(array.shards or array.chunks)
+
+
+def grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
+    """
+    The number of chunks along each axis.
+
+    >>> grid((10, 5), (4, 5))
+    (3, 1)
+    """
+    return tuple(math.ceil(n / c) for n, c in zip(shape, chunks, strict=True))
+
+
+def element_bytes(array: zarr.Array) -> int:
+    """The decoded size of an element, in bytes. A string counts 64: 16, and what does not fit in there."""
+    return 64 if array.dtype.kind in "OT" else int(array.dtype.itemsize)
+
+
+def has_regular_grid(array: zarr.Array) -> bool:
+    """Whether all chunks of the array have one shape, as the VCF Zarr specification presumes."""
+    metadata = array.metadata
+    return isinstance(metadata, ArrayV2Metadata) or isinstance(metadata.chunk_grid, RegularChunkGridMetadata)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+# ---- encoded chunks -------------------------------------------------------------------------
+
+
+def chunk_key(array: zarr.Array, coords: Sequence[int]) -> str:
+    """The key of a chunk (of a shard, where there are shards) in the array's store."""
+    name = array.metadata.encode_chunk_key(tuple(int(c) for c in coords))
+    return f"{array.path}/{name}" if array.path else name
+
+
+def get_encoded(array: zarr.Array, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
+    """The bytes of chunks as they lie in the store, None for those that are absent."""
+    return get_many(array.store, [chunk_key(array, c) for c in coords])
+
+
+def set_encoded(array: zarr.Array, chunks: Iterable[tuple[Sequence[int], Buffer | None]]) -> None:
+    """Write chunks as they are, and delete those that are None."""
+    set_many(array.store, [(chunk_key(array, c), value) for c, value in chunks])
+
+
+def get_many(store: Store, keys: Sequence[str]) -> list[Buffer | None]:
+    """Read several objects, at most `CONCURRENCY` at a time."""
+    prototype = default_buffer_prototype()
+    if isinstance(store, LocalStore | MemoryStore):  # no event loop in between: twice as fast on a disk
+        return [store.get_sync(key, prototype=prototype) for key in keys]
+
+    async def get(key: str, slots: asyncio.Semaphore) -> Buffer | None:
+        async with slots:
+            return await store.get(key, prototype)
+
+    async def get_all() -> list[Buffer | None]:
+        slots = asyncio.Semaphore(CONCURRENCY)
+        return await asyncio.gather(*(get(key, slots) for key in keys))
+
+    return sync(get_all())
+
+
+def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
+    """Write several objects, at most `CONCURRENCY` at a time; delete those that are None."""
+    if isinstance(store, LocalStore | MemoryStore):
+        for key, value in items:
+            if value is None:
+                store.delete_sync(key)
+            else:
+                store.set_sync(key, value)
+        return
+
+    async def put(key: str, value: Buffer | None, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            if value is None:
+                await store.delete(key)
+            else:
+                await store.set(key, value)
+
+    async def put_all() -> None:
+        slots = asyncio.Semaphore(CONCURRENCY)
+        await asyncio.gather(*(put(key, value, slots) for key, value in items))
+
+    sync(put_all())
+
+
+def stored_bytes(store: Store) -> int | None:
+    """The size of all objects of a store in this machine's folders or memory; None elsewhere, where it is a listing."""
+    return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
+
+
+# ---- metadata documents ---------------------------------------------------------------------
+
+
+def read_json(store: Store, key: str) -> Document | None:
+    """A metadata document, None where there is none."""
+    (value,) = get_many(store, [key])
+    return None if value is None else json.loads(value.to_bytes())
+
+
+def write_json(store: Store, key: str, document: Document) -> None:
+    """Write a metadata document."""
+    value = default_buffer_prototype().buffer.from_bytes(json.dumps(document, indent=2).encode())
+    set_many(store, [(key, value)])
+
+
+def metadata_key(path: str, zarr_format: int) -> str:
+    """The key of the document that holds an array's shape."""
+    return f"{path}/{'zarr.json' if zarr_format == 3 else '.zarray'}"
+
+
+def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document]:
+    """The documents that a new array needs, by name."""
+    buffers = metadata.to_buffer_dict(default_buffer_prototype())
+    return {name: json.loads(value.to_bytes()) for name, value in buffers.items()}
+
+
+def encoding(metadata: ArrayV2Metadata | ArrayV3Metadata) -> Document:
+    """
+    What decides over the bytes of a chunk: all metadata but shape, names, attributes and chunk keys.
+
+    Format 2 is put in the terms of format 3, so that encodings of both formats can be compared.
+    """
+    if isinstance(metadata, ArrayV2Metadata):
+        metadata = as_format_3(metadata)
+    document = documents(metadata)["zarr.json"]
+    for key in ("shape", "attributes", "dimension_names", "chunk_key_encoding", "storage_transformers"):
+        document.pop(key, None)
+    return document
+
+
+def same_encoding(a: zarr.Array, b: zarr.Array) -> bool:
+    """Whether a chunk of one array is, byte for byte, a chunk of the other."""
+    try:
+        return encoding(a.metadata) == encoding(b.metadata)
+    except UnsupportedCodecError:
+        return a.metadata.zarr_format == b.metadata.zarr_format == 2 and _v2_encoding(a) == _v2_encoding(b)
+
+
+def _v2_encoding(array: zarr.Array) -> Document:
+    document = documents(array.metadata)[".zarray"]
+    for key in ("shape", "dimension_separator"):
+        document.pop(key, None)
+    return document
+
+
+def as_format_3(
+    metadata: ArrayV2Metadata, *, dimension_names: Sequence[str | None] | None = None
+) -> ArrayV3Metadata:
+    """
+    The format 3 metadata that decode the chunks of a format 2 array as they are.
+
+    Parameters
+    ----------
+    metadata
+        Of a C-ordered, little-endian array, with VLenUTF8 as its only filter, if any.
+    dimension_names
+        One for each axis.
+
+    Raises
+    ------
+    UnsupportedCodecError
+        For an order, byte order, filter or compressor that format 3 cannot express.
+    """
+    document = documents(metadata)[".zarray"]
+    native = metadata.dtype.to_native_dtype()
+    filters = [f["id"] for f in document["filters"] or ()]
+    if document["order"] != "C" and metadata.ndim > 1:
+        raise UnsupportedCodecError("order F")
+    if native.byteorder == ">":
+        raise UnsupportedCodecError("big-endian")
+    if filters == ["vlen-utf8"]:
+        data_type: Any = "string"
+        codecs: list[Document] = [{"name": "vlen-utf8"}]
+    elif not filters:
+        data_type = metadata.dtype.to_json(zarr_format=3)
+        multi_byte = native.itemsize > 1
+        codecs = [{"name": "bytes", "configuration": {"endian": "little"}} if multi_byte else {"name": "bytes"}]
+    else:
+        raise UnsupportedCodecError(f"filters {filters}")
+    if document["compressor"]:
+        codecs.append(_compressor_of_format_3(document["compressor"], native))
+    fill_value = metadata.fill_value if metadata.fill_value is not None else metadata.dtype.default_scalar()
+    return ArrayV3Metadata.from_dict(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(metadata.shape),
+            "data_type": data_type,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(metadata.chunks)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": metadata.dtype.to_json_scalar(fill_value, zarr_format=3),
+            "codecs": codecs,
+            "attributes": {k: v for k, v in metadata.attributes.items() if k != "_ARRAY_DIMENSIONS"},
+            "dimension_names": None if dimension_names is None else list(dimension_names),
+        }
+    )
+
+
+def _compressor_of_format_3(config: Document, native: np.dtype) -> Document:
+    match config["id"]:
+        case "blosc" if config["shuffle"] in (0, 1, 2):
+            return {
+                "name": "blosc",
+                "configuration": {
+                    # a frame says itself how it was shuffled: typesize matters to writers only
+                    "typesize": 1 if native.kind in "OT" else native.itemsize,
+                    "cname": config["cname"],
+                    "clevel": config["clevel"],
+                    "shuffle": _BLOSC_SHUFFLES[config["shuffle"]],
+                    "blocksize": config.get("blocksize", 0),
+                },
+            }
+        case "zstd":
+            configuration = {"level": config["level"], "checksum": config.get("checksum", False)}
+            return {"name": "zstd", "configuration": configuration}
+        case "gzip":
+            return {"name": "gzip", "configuration": {"level": config["level"]}}
+    raise UnsupportedCodecError(f"compressor {config['id']}")
+
+
+
+
+def as_format_2(
+    array: zarr.Array, shape: tuple[int, ...], *, dimension_names: Sequence[str | None]
+) -> ArrayV2Metadata:
+    """Format 2 metadata for the values of a format 3 array, with zarr's default compressor."""
+    created = zarr.create_array(
+        MemoryStore(),
+        shape=shape,
+        dtype=array.dtype,
+        chunks=array.chunks,
+        fill_value=array.fill_value,
+        zarr_format=2,
+        attributes={**array.attrs, "_ARRAY_DIMENSIONS": list(dimension_names)},
+    )
+    return created.metadata
+
+
+def default_format_3(array: zarr.Array, *, dimension_names: Sequence[str | None]) -> ArrayV3Metadata:
+    """Format 3 metadata for the values of a format 2 array whose chunks have to be encoded anew."""
+    created = zarr.create_array(
+        MemoryStore(),
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=array.chunks,
+        fill_value=array.fill_value,
+        zarr_format=3,
+        attributes={k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"},
+        dimension_names=list(dimension_names),
+    )
+    return created.metadata

@@ -1,0 +1,45 @@
+"""The errors a user can meet: one line each, naming operation, field, both values and the way out."""
+
+
+class VczstoreError(ValueError):
+    """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
+
+
+class NotAStoreError(VczstoreError):
+    """There is no VCZ where one was expected."""
+
+
+class DamagedStoreError(VczstoreError):
+    """A VCZ contradicts itself, for instance in its number of samples."""
+
+
+class IncompatibleError(VczstoreError):
+    """A source does not fit the store: variants, fields, dtypes or dimensions differ."""
+
+
+class SampleError(VczstoreError):
+    """Sample IDs are unknown, doubled or already present."""
+
+
+class OptionError(VczstoreError):
+    """An option does not exist, or does not fit the others."""
+
+
+class MissingDependencyError(VczstoreError):
+    """An optional package is needed and not installed."""
+
+
+class MemoryLimitError(VczstoreError):
+    """A task would need more memory than it is allowed."""
+
+
+class StaleError(VczstoreError):
+    """The store has changed since a plan was compiled against it, or while it ran."""
+
+
+class TagError(VczstoreError):
+    """A tag exists already, does not exist, or cannot exist on this backend."""
+
+
+class StorageError(VczstoreError):
+    """Storage refused to read or write."""

@@ -1,0 +1,229 @@
+"""Where a VCZ lives, and how what is written to it becomes visible: one module per kind of place.
+
+`open_store` is the one place where a path, URL or object becomes a `Store`; operations see the Protocol only.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+
+from zarr.abc.store import Store as ZarrStore
+
+from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError
+from vczstore.stores.edits import Edit
+from vczstore.vcz import Vcz
+
+if TYPE_CHECKING:
+    from icechunk import Repository
+
+type Place = str | Path | ZarrStore | "Repository"
+"""What a user may call a store by."""
+
+Backend = Literal["zarr", "obstore", "fsspec", "icechunk"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+
+
+class Snapshot(NamedTuple):
+    """One entry of a store's history."""
+
+    id: str
+    time: str
+    message: str
+
+
+class Transaction(Protocol):
+    """What makes the writes of one plan visible at once, or not at all."""
+
+    store: ZarrStore
+    """What the tasks read and write. It survives pickling; what comes back is handed to `collect`."""
+
+    def collect(self, store: ZarrStore) -> None:
+        """Take in what a task has written to the store it was sent. Called once for each task that succeeds."""
+
+    def commit(self, message: str, metadata: Mapping[str, Any]) -> str | None:
+        """
+        Make everything visible.
+
+        Parameters
+        ----------
+        message, metadata
+            For the history, where the place keeps one. They outlive any removal: no sample ID belongs there.
+
+        Returns
+        -------
+        str or None
+            The new snapshot's ID, None where there are no snapshots.
+        """
+
+
+class Store(Protocol):
+    """A place that holds one VCZ."""
+
+    label: str
+    """How messages call it."""
+    backend: str
+    """One of `BACKENDS`."""
+    atomic: bool
+    """Whether a commit is all or nothing. Where it is not, the order of writes keeps readers on the old samples."""
+    pickles: bool
+    """Whether other processes can reach it."""
+
+    def open(self, at: str | None = None) -> Vcz:
+        """
+        Read the metadata of the VCZ, as it is now or as it was at a tag or snapshot.
+
+        Raises
+        ------
+        NotAStoreError
+            If there is no VCZ.
+        """
+
+    def tags(self) -> dict[str, str]:
+        """The snapshot of each tag, by name. None where there are no tags."""
+
+    def history(self, limit: int) -> list[Snapshot]:
+        """The latest snapshots, newest first. None where there is no history."""
+
+    def stored_bytes(self) -> int | None:
+        """The size of what is stored, in bytes, older snapshots included; None if it is not cheap to say."""
+
+    def transaction(self, base: str, edits: Sequence[Edit]) -> AbstractContextManager[Transaction]:
+        """
+        Begin to write. Leaving without `Transaction.commit` leaves readers where they were.
+
+        Parameters
+        ----------
+        base
+            The `Vcz.state` that the writes were planned against.
+        edits
+            What the driver itself writes, in the order that is safe where nothing is transactional.
+
+        Raises
+        ------
+        StaleError
+            If the store is in another state by now.
+        """
+
+
+def open_store(
+    place: Place, *, backend_storage: str | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Store:
+    """
+    Turn what a user calls a store by into a `Store`. Nothing is created.
+
+    Parameters
+    ----------
+    place
+        A path, a URL, a Zarr store (in memory too) or an Icechunk repository.
+    backend_storage
+        One of `BACKENDS`; found out when None.
+    storage_options
+        Passed on to the backend that opens a URL.
+
+    Raises
+    ------
+    NotAStoreError
+        If nothing is there.
+    OptionError
+        If the options do not fit the place.
+    MissingDependencyError
+        If the backend is not installed.
+    """
+    from vczstore.stores.plain import PlainStore
+
+    check_backend(backend_storage)
+    options = dict(storage_options or {})
+    if not isinstance(place, str | os.PathLike):
+        if options:
+            raise OptionError("storage options go with a URL, not with a store that is open already")
+        if isinstance(place, ZarrStore):
+            return PlainStore(place, label=f"<{type(place).__name__}>", backend="zarr")
+        if type(place).__module__.startswith("icechunk"):
+            from vczstore.stores.icechunk import IcechunkStore
+
+            return IcechunkStore(place, label="<Icechunk repository>")
+        raise OptionError(f"a store is a path, a URL, a Zarr store or an Icechunk repository, not {type(place).__name__}")
+
+    url = os.fspath(place)
+    path = local_path(url)
+    backend = backend_storage or _detect(url, path, options)
+    if backend == "icechunk":
+        from vczstore.stores.icechunk import IcechunkStore
+
+        return IcechunkStore.at_url(url, options)
+    if path is not None and not path.exists():
+        raise NotAStoreError(f"{url}: no such file or directory")
+    return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
+
+
+def check_backend(backend_storage: str | None) -> None:
+    """Raise an `OptionError` for a backend that does not exist."""
+    if backend_storage is not None and backend_storage not in BACKENDS:
+        raise OptionError(f"no backend {backend_storage!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def local_path(url: str) -> Path | None:
+    """
+    The local path that a URL or path stands for, None if it is elsewhere.
+
+    >>> local_path("file:///data/a.vcz"), local_path("s3://bucket/a.vcz")
+    (PosixPath('/data/a.vcz'), None)
+    """
+    if url.startswith("file://"):
+        return Path(url.removeprefix("file://"))
+    return None if "://" in url else Path(url)
+
+
+def _detect(url: str, path: Path | None, options: Mapping[str, Any]) -> str:
+    if path is not None:
+        if options:
+            raise OptionError(f"{url}: a local store takes no storage options")
+        is_repository = (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
+        return "icechunk" if is_repository else "zarr"
+    from vczstore.arrays import get_many
+
+    # a repository's objects are its own; a Zarr group has its document at the top
+    top = get_many(_zarr_store(url, path, "obstore", options), ["zarr.json", ".zgroup"])
+    if any(document is not None for document in top):
+        return "obstore"
+    return "icechunk"
+
+
+def _zarr_store(url: str, path: Path | None, backend: str, options: Mapping[str, Any]) -> ZarrStore:
+    import zarr.storage
+
+    if backend == "zarr":
+        if path is None:
+            raise OptionError(f"{url}: a URL needs --backend-storage obstore, fsspec or icechunk")
+        return zarr.storage.LocalStore(path, read_only=True)
+    absolute = url if "://" in url else Path(url).resolve().as_uri()
+    if backend == "fsspec":
+        require("fsspec", "fsspec")
+        return zarr.storage.FsspecStore.from_url(absolute, storage_options=dict(options), read_only=True)
+    obstore_store = require("obstore.store", "obstore")
+    try:
+        return zarr.storage.ObjectStore(obstore_store.from_url(absolute, **options), read_only=True)
+    except Exception as error:  # obstore's own errors, whose classes differ by version
+        raise OptionError(f"{url}: obstore cannot open it ({str(error).splitlines()[0]})") from error
+
+
+def require(module: str, extra: str) -> Any:
+    """
+    Import an optional package.
+
+    Raises
+    ------
+    MissingDependencyError
+        With the line that installs it.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependencyError(
+            f"{package} is not installed; get it with: pip install 'vczstore[{extra}]'"
+        ) from error

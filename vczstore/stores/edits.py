@@ -1,0 +1,90 @@
+"""What the driver itself writes: shapes, new arrays, blanked sample IDs. Small, few, and in a safe order.
+
+Where nothing is transactional the order is the safety: an edit that a reader notices comes after all it
+depends on. Documents are changed in place, member by member, so that what vczstore does not know about
+them survives, and what zarr-python 2.18 wrote stays readable to it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+
+from vczstore import arrays
+from vczstore.arrays import Document
+
+
+class Edit(Protocol):
+    """A small change to a store's metadata, or to ``sample_id``."""
+
+    def apply(self, store: Store) -> None:
+        """Make the change. Making it twice is making it once."""
+
+
+@dataclass(frozen=True)
+class SetShape:
+    """An array takes another shape: what was written beyond its edge becomes visible."""
+
+    path: str
+    zarr_format: int
+    shape: tuple[int, ...]
+
+    def apply(self, store: Store) -> None:
+        """Change the array's own document."""
+        key = arrays.metadata_key(self.path, self.zarr_format)
+        document = arrays.read_json(store, key)
+        if document is None:
+            raise FileNotFoundError(key)
+        if document["shape"] != list(self.shape):
+            arrays.write_json(store, key, {**document, "shape": list(self.shape)})
+
+
+@dataclass(frozen=True)
+class WriteDocuments:
+    """A new array or group comes into being: documents by key, in the order in which they are written."""
+
+    documents: Mapping[str, Document]
+
+    def apply(self, store: Store) -> None:
+        """Write the documents."""
+        for key, document in self.documents.items():
+            arrays.write_json(store, key, document)
+
+
+@dataclass(frozen=True)
+class SetItems:
+    """Elements of a one-dimensional array change, such as the IDs of removed samples."""
+
+    array: zarr.Array
+    positions: np.ndarray
+    value: object
+
+    def apply(self, store: Store) -> None:
+        """Rewrite the chunks that hold the elements."""
+        arrays.planned(self.array, store=store).set_orthogonal_selection(self.positions, self.value)
+
+
+@dataclass(frozen=True)
+class Consolidate:
+    """Consolidated metadata, where a store has them, follow the documents they are a copy of."""
+
+    paths: tuple[str, ...]
+    zarr_format: int
+
+    def apply(self, store: Store) -> None:
+        """Copy the documents of the named arrays into the consolidated metadata."""
+        key = "zarr.json" if self.zarr_format == 3 else ".zmetadata"
+        document = arrays.read_json(store, key)
+        whole = document and (document.get("consolidated_metadata") if self.zarr_format == 3 else document)
+        if not document or not whole:
+            return
+        names = ("zarr.json",) if self.zarr_format == 3 else (".zarray", ".zattrs")
+        for path in self.paths:
+            for name in names:
+                current = arrays.read_json(store, f"{path}/{name}")
+                if current is not None:
+                    whole["metadata"][path if self.zarr_format == 3 else f"{path}/{name}"] = current
+        arrays.write_json(store, key, document)

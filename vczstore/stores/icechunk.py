@@ -1,0 +1,242 @@
+"""A VCZ in an Icechunk repository: every operation is one commit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import icechunk
+from zarr.abc.store import Store as ZarrStore
+
+from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError, TagError
+from vczstore.stores import Snapshot, local_path
+from vczstore.stores.edits import Edit
+from vczstore.vcz import Vcz
+
+BRANCH = "main"
+LOCK = ".vczstore.lock"
+"""In a repository's folder: icechunk's local storage loses commits that are made at once."""
+
+
+@dataclass(frozen=True)
+class IcechunkStore:
+    """A VCZ on the main branch of a repository."""
+
+    repository: icechunk.Repository
+    label: str
+    folder: Path | None = None
+    """Where the repository lies, if on this machine: its commits are serialised by a file lock there."""
+    backend: str = "icechunk"
+    atomic: bool = True
+    pickles: bool = True
+
+    @classmethod
+    def at_url(cls, url: str, options: Mapping[str, Any]) -> "IcechunkStore":
+        """Open an existing repository."""
+        storage, folder = _storage(url, options)
+        if folder is not None and not folder.exists():
+            raise NotAStoreError(f"{url}: no such file or directory")
+        try:
+            return cls(icechunk.Repository.open(storage), label=url, folder=folder)
+        except icechunk.RepositoryNotFoundError as error:
+            raise NotAStoreError(
+                f"{url}: there is no Icechunk repository here; make one with: "
+                f"vczstore copy-store-to-icechunk SOURCE {url}"
+            ) from error
+        except icechunk.IcechunkError as error:
+            raise StorageError(f"{url}: {_reason(error)}") from error
+
+    @classmethod
+    def create(cls, url: str, options: Mapping[str, Any], samples_chunks: int) -> "IcechunkStore":
+        """
+        Open a repository, or create one that holds nothing yet.
+
+        Parameters
+        ----------
+        url, options
+            Where.
+        samples_chunks
+            How many chunk columns have their chunk references in one manifest. A commit rewrites every
+            manifest that it touches: split along the samples axis, an append rewrites the last one and adds
+            its own, whatever the size of the store.
+        """
+        storage, folder = _storage(url, options)
+        dimension = icechunk.ManifestSplitDimCondition.DimensionName("^samples$")
+        splitting = icechunk.ManifestSplittingConfig.from_dict(
+            {icechunk.ManifestSplitCondition.AnyArray(): {dimension: samples_chunks}}
+        )
+        config = icechunk.RepositoryConfig.default()
+        config.manifest = icechunk.ManifestConfig(splitting=splitting)
+        try:
+            repository = icechunk.Repository.open_or_create(storage, config=config)
+            repository.save_config()
+        except icechunk.IcechunkError as error:
+            raise StorageError(f"{url}: {_reason(error)}") from error
+        return cls(repository, label=url, folder=folder)
+
+    @classmethod
+    def in_memory(cls, label: str) -> "IcechunkStore":
+        """A repository to plan against, where there is none yet."""
+        return cls(icechunk.Repository.create(icechunk.in_memory_storage()), label=label)
+
+    @classmethod
+    def exists(cls, url: str, options: Mapping[str, Any]) -> bool:
+        """Whether there is a repository."""
+        storage, folder = _storage(url, options)
+        return (folder is None or folder.exists()) and icechunk.Repository.exists(storage)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever committed to it."""
+        history = self.repository.ancestry(branch=BRANCH)
+        next(iter(history))
+        return next(iter(history), None) is None
+
+    @property
+    def head(self) -> str:
+        """The snapshot that readers see."""
+        return str(self.repository.lookup_branch(BRANCH))
+
+    def open(self, at: str | None = None) -> Vcz:
+        """Read the metadata at the branch's head, a tag or a snapshot."""
+        if at is None:
+            session = self.repository.readonly_session(BRANCH)
+        elif at in self.repository.list_tags():
+            session = self.repository.readonly_session(tag=at)
+        else:
+            try:
+                session = self.repository.readonly_session(snapshot_id=at)
+            except icechunk.IcechunkError as error:
+                raise TagError(f"{self.label} has no tag or snapshot {at!r}; vczstore tag lists the tags") from error
+        return Vcz.read(session.store, self.label, snapshot=str(session.snapshot_id))
+
+    @contextmanager
+    def transaction(self, base: str, edits: Sequence[Edit]) -> Iterator["IcechunkTransaction"]:
+        """
+        Begin one commit.
+
+        The edits are made first: chunks written through a fork that does not know the new shapes yet would be
+        dropped without a word.
+        """
+        session = self.repository.writable_session(BRANCH)
+        if session.snapshot_id != base:
+            raise StaleError(f"{self.label} has changed since the plan was made; plan again")
+        for edit in edits:
+            edit.apply(session.store)
+        yield IcechunkTransaction(session, session.fork().store, self)
+
+    def tags(self) -> dict[str, str]:
+        """The snapshot of every tag, by name."""
+        names = sorted(self.repository.list_tags())
+        return {name: str(self.repository.lookup_tag(name)) for name in names}
+
+    def create_tag(self, name: str) -> str:
+        """Name the branch's head; returns its snapshot."""
+        head = self.head
+        try:
+            with self.lock():
+                self.repository.create_tag(name, snapshot_id=head)
+        except icechunk.AlreadyExistsError as error:
+            taken = "was used and deleted before, and Icechunk never gives a name twice" if (
+                name not in self.repository.list_tags()
+            ) else f"exists already, on snapshot {self.repository.lookup_tag(name)}"
+            raise TagError(f"tag: {name!r} {taken}; choose another name") from error
+        except icechunk.IcechunkError as error:
+            raise TagError(f"tag: {name!r}: {_reason(error)}") from error
+        return head
+
+    def delete_tag(self, name: str) -> None:
+        """Delete a tag; its snapshot stays."""
+        try:
+            with self.lock():
+                self.repository.delete_tag(name)
+        except icechunk.NotFoundError as error:
+            raise TagError(f"tag: {self.label} has no tag {name!r}; vczstore tag {self.label} lists them") from error
+
+    def history(self, limit: int) -> list[Snapshot]:
+        """The latest snapshots, newest first."""
+        entries = []
+        for info in self.repository.ancestry(branch=BRANCH):
+            entries.append(Snapshot(str(info.id), info.written_at.isoformat(timespec="seconds"), info.message))
+            if len(entries) == limit:
+                break
+        return entries
+
+    def stored_bytes(self) -> int | None:
+        """The bytes of all chunks of all snapshots, where that takes no reading of a remote history."""
+        if self.folder is None:
+            return None
+        stats = self.repository.chunk_storage_stats()
+        return int(stats.native_bytes + stats.inlined_bytes)
+
+    def lock(self) -> Any:
+        """What serialises commits where the storage does not."""
+        if self.folder is None:
+            return nullcontext()
+        from filelock import FileLock
+
+        return FileLock(self.folder / LOCK)
+
+
+@dataclass(frozen=True)
+class IcechunkTransaction:
+    """A writable session, and the fork of it that the tasks write to."""
+
+    session: icechunk.Session
+    store: ZarrStore
+    place: IcechunkStore
+
+    def collect(self, store: ZarrStore) -> None:
+        """
+        Merge the fork that a task sends back.
+
+        Tasks in this process write to the one fork that was made here; it is merged once, at the commit:
+        to merge it after each task would be quadratic.
+        """
+        if store is not self.store:
+            self.session.merge(store.session)
+
+    def commit(self, message: str, metadata: Mapping[str, Any]) -> str:
+        """Commit; a store that moved on in the meantime is left as it is."""
+        if self.store.session.has_uncommitted_changes:
+            self.session.merge(self.store.session)
+        try:
+            with self.place.lock():
+                return str(self.session.commit(message, metadata=dict(metadata)))
+        except icechunk.ConflictError as error:
+            raise StaleError(
+                f"{self.place.label} was changed by somebody else while this ran; nothing was committed, run it again"
+            ) from error
+        except icechunk.IcechunkError as error:
+            raise StorageError(f"{self.place.label}: {_reason(error)}") from error
+
+
+def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Path | None]:
+    """The storage that a URL names, and its folder if it is on this machine. Credentials come from the environment."""
+    path = local_path(url)
+    if path is not None:
+        if options:
+            raise OptionError(f"{url}: a local Icechunk repository takes no storage options")
+        return icechunk.local_filesystem_storage(str(path.resolve())), path.resolve()
+    parts = urlsplit(url)
+    prefix = parts.path.strip("/")
+    try:
+        match parts.scheme:
+            case "s3":
+                return icechunk.s3_storage(bucket=parts.netloc, prefix=prefix, **{"from_env": True, **options}), None
+            case "gs":
+                return icechunk.gcs_storage(bucket=parts.netloc, prefix=prefix, **{"from_env": True, **options}), None
+            case "az":
+                container, _, prefix = prefix.partition("/")
+                return icechunk.azure_storage(
+                    account=parts.netloc, container=container, prefix=prefix, **{"from_env": True, **options}
+                ), None
+    except TypeError as error:
+        raise OptionError(f"{url}: {error}") from error
+    raise OptionError(f"{url}: no Icechunk storage for {parts.scheme}://; use a path, s3://, gs:// or az://")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,74 @@
+"""A VCZ on plain Zarr, format 2 or 3: no transactions, so the order of writes keeps readers safe."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from zarr.abc.store import Store as ZarrStore
+from zarr.storage import MemoryStore
+
+from vczstore.arrays import stored_bytes
+from vczstore.errors import OptionError, StaleError
+from vczstore.stores import Snapshot
+from vczstore.stores.edits import Edit
+from vczstore.vcz import Vcz
+
+
+@dataclass(frozen=True)
+class PlainStore:
+    """A VCZ whose chunks and metadata are objects of their own."""
+
+    zarr_store: ZarrStore
+    label: str
+    backend: str
+    atomic: bool = False
+
+    @property
+    def pickles(self) -> bool:
+        """Other processes reach all places but this process's own memory."""
+        return not isinstance(self.zarr_store, MemoryStore)
+
+    def open(self, at: str | None = None) -> Vcz:
+        """Read the metadata; plain Zarr has no other moment than now."""
+        if at is not None:
+            raise OptionError(
+                f"info: {self.label} is plain Zarr, which has no tag or snapshot {at!r}; "
+                f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that keeps them"
+            )
+        return Vcz.read(self.zarr_store.with_read_only(True), self.label)
+
+    def tags(self) -> dict[str, str]:
+        """None: plain Zarr has no tags."""
+        return {}
+
+    def history(self, limit: int) -> list[Snapshot]:
+        """None: plain Zarr has no history."""
+        return []
+
+    def stored_bytes(self) -> int | None:
+        """The size of all objects, where that takes no listing of a remote place."""
+        return stored_bytes(self.zarr_store)
+
+    @contextmanager
+    def transaction(self, base: str, edits: Sequence[Edit]) -> Iterator["PlainTransaction"]:
+        """Chunks are written at once, beyond the shapes that readers see; the edits come with the commit."""
+        if self.open().state != base:
+            raise StaleError(f"{self.label} has changed since the plan was made; plan again")
+        yield PlainTransaction(self.zarr_store.with_read_only(False), edits)
+
+
+@dataclass(frozen=True)
+class PlainTransaction:
+    """The edits that reveal what the tasks have written."""
+
+    store: ZarrStore
+    edits: Sequence[Edit]
+
+    def collect(self, store: ZarrStore) -> None:
+        """Nothing to take in: what a task has written lies in the store."""
+
+    def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
+        """Make the edits in their order."""
+        for edit in self.edits:
+            edit.apply(self.store)

@@ -1,0 +1,254 @@
+"""What a VCZ is: its dimensions, its fields, its missing values, and when two of them fit together.
+
+Only metadata and ``sample_id`` are read here; no array with a ``variants`` axis ever is.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.errors import NodeTypeValidationError
+
+from vczstore import arrays
+from vczstore.errors import DamagedStoreError, NotAStoreError
+
+SAMPLES = "samples"
+VARIANTS = "variants"
+SAMPLE_ID = "sample_id"
+REMOVED = ""
+"""The ID that takes a removed sample's place: readers of VCZ skip it."""
+
+INT_MISSING = -1
+STR_MISSING = "."
+FLOAT32_MISSING = np.array([0x7F800001], dtype="u4").view("f4")[0]
+FLOAT32_FILL = np.array([0x7F800002], dtype="u4").view("f4")[0]
+
+
+def dimensions(array: zarr.Array) -> tuple[str | None, ...]:
+    """The names of an array's axes, from its attributes (format 2) or its metadata (format 3)."""
+    names = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
+    names = names or getattr(array.metadata, "dimension_names", None)
+    return tuple(names) if names else (None,) * array.ndim
+
+
+def samples_axis(array: zarr.Array) -> int | None:
+    """Which axis of an array is the ``samples`` dimension, None if none is. Its name decides, nothing else."""
+    names = dimensions(array)
+    return names.index(SAMPLES) if SAMPLES in names else None
+
+
+def missing_value(name: str, array: zarr.Array) -> Any:
+    """
+    What stands for "no value" in a field.
+
+    VCF Zarr specification 0.4, "Missing and fill values": integers −1, strings ``"."``, floats a NaN with
+    the payload of 0x7F800001, booleans False, but True in a ``*_mask``. Unsigned integers have no missing
+    value there; they get the array's fill value, or 0.
+    """
+    match array.dtype.kind:
+        case "i":
+            return array.dtype.type(INT_MISSING)
+        case "f":
+            return FLOAT32_MISSING if array.dtype.itemsize == 4 else array.dtype.type("nan")
+        case "b":
+            return np.bool_(name.endswith("_mask"))
+        case "u":
+            return array.dtype.type(array.fill_value or 0)
+        case "S":
+            return STR_MISSING.encode()
+        case _:
+            return STR_MISSING
+
+
+@dataclass(frozen=True)
+class Vcz:
+    """
+    The metadata of a VCZ at one moment.
+
+    Attributes
+    ----------
+    label
+        How messages call it: a path, a URL, or the kind of store.
+    store
+        Where its arrays are read.
+    arrays
+        All arrays of its root group, by name.
+    attributes
+        The attributes of its root group.
+    zarr_format
+        2 or 3.
+    snapshot
+        The Icechunk snapshot it was read from, None on plain Zarr.
+    """
+
+    label: str
+    store: Store
+    arrays: Mapping[str, zarr.Array]
+    attributes: Mapping[str, Any]
+    zarr_format: int
+    snapshot: str | None = None
+
+    @classmethod
+    def read(cls, store: Store, label: str, *, snapshot: str | None = None) -> "Vcz":
+        """
+        Read the metadata of a VCZ.
+
+        Consolidated metadata are ignored: they go stale when an array is resized.
+
+        Raises
+        ------
+        NotAStoreError
+            If there is no Zarr group, or it is not a VCZ.
+        DamagedStoreError
+            If the metadata of an array cannot be read.
+        """
+        try:
+            group = zarr.open_group(store, mode="r", use_consolidated=False)
+        except (FileNotFoundError, NodeTypeValidationError) as error:
+            raise NotAStoreError(f"{label}: there is no Zarr group here; make a VCZ with vcf2zarr") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedStoreError(f"{label}: the root metadata cannot be read ({_first_line(error)})") from error
+        try:
+            members = dict(sorted(group.arrays()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedStoreError(f"{label}: the metadata of an array cannot be read ({_first_line(error)})") from error
+        vcz = cls(label, store, members, dict(group.attrs), group.metadata.zarr_format, snapshot)
+        for name in (SAMPLE_ID, "variant_position"):
+            if name not in members:
+                raise NotAStoreError(f"{label}: not a VCZ, it has no array {name}; make one with vcf2zarr")
+        if samples_axis(members[SAMPLE_ID]) != 0 or members[SAMPLE_ID].ndim != 1:
+            raise NotAStoreError(
+                f"{label}: not a VCZ, sample_id has dimensions {dimensions(members[SAMPLE_ID])}, not ('samples',)"
+            )
+        return vcz
+
+    @property
+    def n_samples(self) -> int:
+        """The length of ``sample_id``, removed samples included: it alone says how many samples a reader sees."""
+        return int(self.arrays[SAMPLE_ID].shape[0])
+
+    @property
+    def n_variants(self) -> int:
+        """The length of the variants axis."""
+        return int(self.arrays["variant_position"].shape[0])
+
+    @cached_property
+    def sample_ids(self) -> np.ndarray:
+        """The sample IDs, as an object array of ``str``; ``""`` where a sample was removed."""
+        try:
+            values = self.arrays[SAMPLE_ID][...]
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise DamagedStoreError(f"{self.label}: sample_id cannot be decoded ({_first_line(error)})") from error
+        return np.asarray(values).astype(object)
+
+    @cached_property
+    def samples_arrays(self) -> dict[str, zarr.Array]:
+        """The arrays that have a ``samples`` dimension, by name, ``sample_id`` last."""
+        found = {n: a for n, a in self.arrays.items() if samples_axis(a) is not None and n != SAMPLE_ID}
+        return {**found, SAMPLE_ID: self.arrays[SAMPLE_ID]}
+
+    @cached_property
+    def state(self) -> str:
+        """What tells this state of the store from any other: its snapshot, or a digest of what an edit changes."""
+        if self.snapshot is not None:
+            return self.snapshot
+        digest = hashlib.blake2b(digest_size=16)
+        for name, array in self.samples_arrays.items():
+            documents = arrays.documents(array.metadata)
+            digest.update(json.dumps([name, documents], sort_keys=True).encode())
+        for sample in self.sample_ids:
+            digest.update(str(sample).encode() + b"\0")
+        return digest.hexdigest()
+
+    def resized(self, n_samples: int) -> dict[str, zarr.Array]:
+        """The arrays with a ``samples`` dimension as they will be with another number of samples."""
+        result = {}
+        for name, array in self.samples_arrays.items():
+            axis = samples_axis(array)
+            shape = tuple(n_samples if i == axis else n for i, n in enumerate(array.shape))
+            result[name] = arrays.planned(array, shape=shape)
+        return result
+
+    def at(self, store: Store) -> "Vcz":
+        """The same metadata, with the arrays read from another store."""
+        return replace(self, store=store, arrays={n: arrays.planned(a, store=store) for n, a in self.arrays.items()})
+
+    def require_whole(self, operation: str, *, interrupted_at: int | None = None) -> None:
+        """
+        Check that the arrays agree on their dimensions.
+
+        Parameters
+        ----------
+        operation
+            For the message.
+        interrupted_at
+            The number of samples that the operation will reach. Arrays that have it already, from the first
+            by name on, are what a stopped run of the same operation left behind, and are taken for whole.
+
+        Raises
+        ------
+        DamagedStoreError
+            If arrays disagree on the number of samples or variants, or have two samples axes.
+        """
+        lengths = {}
+        for name, array in self.samples_arrays.items():
+            if dimensions(array).count(SAMPLES) > 1:
+                raise DamagedStoreError(f"{operation}: {self.label}: {name} has two samples dimensions")
+            if not arrays.has_regular_grid(array):
+                raise DamagedStoreError(f"{operation}: {self.label}: {name} has chunks of different sizes")
+            lengths[name] = array.shape[samples_axis(array) or 0]
+        others = [n for name, n in lengths.items() if name != SAMPLE_ID]
+        ahead = [n == interrupted_at for n in others]
+        stopped = interrupted_at is not None and ahead == sorted(ahead, reverse=True)
+        for name, length in lengths.items():
+            if length != self.n_samples and not (stopped and length == interrupted_at):
+                raise DamagedStoreError(
+                    f"{operation}: {self.label} is damaged: {name} has {length} samples, sample_id has "
+                    f"{self.n_samples}; if an append was interrupted here, run that append again"
+                )
+        for name, array in self.arrays.items():
+            names = dimensions(array)
+            if VARIANTS in names and array.shape[names.index(VARIANTS)] != self.n_variants:
+                raise DamagedStoreError(
+                    f"{operation}: {self.label} is damaged: {name} has {array.shape[names.index(VARIANTS)]} "
+                    f"variants, variant_position has {self.n_variants}; restore it from a copy"
+                )
+
+
+def listing(names: Iterable[object], limit: int = 10) -> str:
+    """
+    Names for a message: not more than a reader takes in.
+
+    >>> listing(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    names = [str(name) for name in names]
+    shown = [name if len(name) <= 60 else name[:57] + "..." for name in names[:limit]]
+    text = ", ".join(name if name.isprintable() else repr(name) for name in shown)
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+
+
+def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """
+    Where samples are in a VCZ.
+
+    Returns
+    -------
+    positions : numpy.ndarray of int64
+        Sorted, one for each known sample.
+    unknown : list of str
+        The samples that are not there, in the order given.
+    """
+    where = {sample: i for i, sample in enumerate(vcz.sample_ids) if sample != REMOVED}
+    unknown = [sample for sample in samples if sample not in where]
+    return np.array(sorted(where[s] for s in samples if s in where), dtype="i8"), unknown
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
