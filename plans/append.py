@@ -226,7 +226,7 @@ class AppendArray:
         if not every:
             return []
         start = every[0] * arrays.outer_chunks(self.target)[self.axis]
-        parts = [through_xarray.variable(arrays.planned(self.before, store=store), memory, samples_from=start)]
+        parts = [through_xarray.variable(arrays.planned(self.before, store=store), memory, slice(start, self.old))]
         parts += [through_xarray.variable(part, memory) for part in self.parts]
         joined = through_xarray.concat([p for p in parts if p.size], self.target.dtype)
         return through_xarray.write(joined, arrays.planned(self.target, store=store), self._columns(every))

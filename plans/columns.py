@@ -17,7 +17,7 @@ TASK_BYTES = 64 * 2**20
 """About how many decoded bytes one task moves: enough to make its own cost vanish."""
 TASK_CHUNKS = 1000
 """At most so many chunks in a task, however small they are."""
-MIN_TASKS = 32
+MIN_TASKS = 8
 """Rather smaller tasks than fewer of them: workers should all have something to do."""
 
 

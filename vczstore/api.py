@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import executors
 from plans import Memory, Plan
+from vczstore.choices import IMPLS
 from vczstore.describe import Info, describe
 from vczstore.errors import OptionError, TagError
 from vczstore.execution import Progress, Result, run_plan
@@ -16,8 +17,6 @@ from vczstore.stores import Place, Store, check_backend, local_path, open_store
 
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkStore
-
-IMPLS = ("cubed", "zarr", "xarray")
 
 
 @dataclass(frozen=True)

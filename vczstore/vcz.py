@@ -115,7 +115,7 @@ class Vcz:
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedStoreError(f"{label}: the root metadata cannot be read ({_first_line(error)})") from error
         try:
-            members = dict(sorted(group.arrays()))
+            members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedStoreError(f"{label}: the metadata of an array cannot be read ({_first_line(error)})") from error
         vcz = cls(label, store, members, dict(group.attrs), group.metadata.zarr_format, snapshot)

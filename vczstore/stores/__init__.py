@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zarr.abc.store import Store as ZarrStore
 
+from vczstore.choices import BACKENDS
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError
 from vczstore.stores.edits import Edit
 from vczstore.vcz import Vcz
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 type Place = str | Path | ZarrStore | "Repository"
 """What a user may call a store by."""
-
-Backend = Literal["zarr", "obstore", "fsspec", "icechunk"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
 class Snapshot(NamedTuple):

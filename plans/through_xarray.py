@@ -1,0 +1,72 @@
+"""Arrays by way of xarray and cubed-xarray: opened, selected, joined and blanked by xarray, computed by Cubed.
+
+An implementation for those who work in xarray, and a witness that the plans of this package say what they mean. It decodes
+every chunk, and re-chunks through storage where chunks do not fall together.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cubed
+import numpy as np
+import xarray as xr
+import zarr
+
+from plans import Memory, chunks
+from plans.columns import Columns
+from vczstore.vcz import SAMPLES
+
+
+def variable(array: zarr.Array, memory: Memory, samples: slice | None = None) -> xr.DataArray:
+    """
+    One array of a store as an ``xarray.DataArray`` of a Cubed array, raw: nothing is masked, scaled or decoded as CF.
+
+    Parameters
+    ----------
+    array
+        Which; its name and store are used, its shape is not.
+    memory
+        What a task may use.
+    samples
+        A range of samples; all by default.
+    """
+    dataset = xr.open_zarr(
+        array.store, chunks=None, consolidated=False, decode_cf=False, create_default_indexes=False
+    )
+    values = dataset[array.path]
+    if samples is not None:
+        values = values.isel({SAMPLES: samples})
+    return values.chunk(chunked_array_type="cubed", from_array_kwargs={"spec": memory.spec()})
+
+
+def concat(parts: Sequence[xr.DataArray], dtype: np.dtype) -> xr.DataArray:
+    """Arrays side by side on the samples axis, in one dtype."""
+    parts = [part.astype(dtype) if part.dtype != dtype else part for part in parts]
+    return parts[0] if len(parts) == 1 else xr.concat(parts, dim=SAMPLES, coords="minimal", compat="override")
+
+
+def select(values: xr.DataArray, columns: Columns) -> xr.DataArray:
+    """The samples of some chunk columns."""
+    return values.isel({SAMPLES: columns.positions()})
+
+
+def blank(values: xr.DataArray, removed: np.ndarray, missing: Any) -> xr.DataArray:
+    """The missing value where a sample is removed, and the old one elsewhere."""
+    mask = xr.DataArray(removed, dims=[SAMPLES])
+    return xr.apply_ufunc(
+        _choose, values, mask, kwargs={"missing": missing}, dask="parallelized", output_dtypes=[values.dtype]
+    )
+
+
+def _choose(values: np.ndarray, removed: np.ndarray, *, missing: Any) -> np.ndarray:
+    chosen = values.copy()
+    chosen[np.broadcast_to(removed, values.shape)] = missing
+    return chosen
+
+
+def write(values: xr.DataArray, target: zarr.Array, columns: Columns) -> list[cubed.Array]:
+    """What writes an array to some chunk columns of a target."""
+    data = values.data
+    if data.chunks != columns.blocks:
+        data = data.rechunk(columns.block_shape)
+    return [chunks.write(data, chunks.DecodedView(target, columns))]

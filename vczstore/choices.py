@@ -1,0 +1,4 @@
+"""The names a user chooses from. Here, so that the command line knows them without importing what they name."""
+
+BACKENDS = ("zarr", "obstore", "fsspec", "icechunk")
+IMPLS = ("cubed", "zarr", "xarray")

@@ -1,0 +1,322 @@
+"""The command line: parse, call, print. No logic.
+
+Nothing but click is imported until a command runs, so that ``--help`` is quick.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import executors
+from vczstore.choices import BACKENDS, IMPLS
+
+if TYPE_CHECKING:
+    from vczstore.describe import Info
+    from vczstore.execution import Progress, Result
+
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Commands in the order in which they are written."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Group, name="vczstore", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vczstore")
+def main() -> None:
+    """Append, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
+
+
+# ---- options --------------------------------------------------------------------------------
+
+
+def _storage_options(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+_STORE = (
+    click.option(
+        "--backend-storage",
+        "--zarr-backend-storage",
+        type=click.Choice(BACKENDS),
+        help="Backend of the store; found out when left out.",
+    ),
+    click.option(
+        "--storage-option",
+        "storage_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_storage_options,
+        help="Passed on to the backend that opens a URL; VALUE is read as JSON where it is JSON. Repeatable.",
+    ),
+)
+_RUN = (
+    click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
+    click.option(
+        "--executor", type=click.Choice(executors.NAMES), default="threads", show_default=True, help="What runs the tasks."
+    ),
+    click.option("--max-workers", type=click.IntRange(min=1), help="Tasks that run at once; one for each core by default."),
+    click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB.  [default: 2GB]"),
+    click.option("--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."),
+    click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; write nothing."),
+    click.option("-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"),
+)
+_OUTPUT = (
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    click.option("-v", "--verbose", count=True, help="Say more; twice for still more."),
+)
+
+
+def _options(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command groups of options, and turn errors into one line and an exit status."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(*args: Any, verbose: int, **kwargs: Any) -> None:
+            _log(verbose)
+            with _errors(verbose):
+                command(*args, **kwargs)
+
+        for option in reversed([o for group in groups for o in group]):
+            run = option(run)
+        return run
+
+    return decorate
+
+
+def _log(verbose: int) -> None:
+    # icechunk reads this when it is imported
+    os.environ.setdefault("ICECHUNK_LOG", ("off", "warn", "info")[min(verbose, 2)])
+    if verbose:
+        import logging
+
+        logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, stream=sys.stderr)
+
+
+@contextmanager
+def _errors(verbose: int) -> Iterator[None]:
+    def terminate(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except click.ClickException:
+        raise
+    except KeyboardInterrupt as error:
+        click.secho(str(error) or "interrupted; nothing was written", fg="yellow", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if verbose:
+            raise
+        from vczstore.errors import VczstoreError
+
+        text = " ".join((str(error) or type(error).__name__).split())
+        if not isinstance(error, VczstoreError | OSError):
+            text = f"unexpected {type(error).__name__}: {text[:300]}; --verbose shows where"
+        click.echo(f"{click.style('Error:', fg='red')} {text}", err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _progress(show: bool | None) -> "Iterator[Progress | None]":
+    """A progress bar on standard error, if it is a terminal or the user wants one."""
+    if not (sys.stderr.isatty() if show is None else show):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield update
+
+
+# ---- commands -------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("store")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_options(_STORE, _RUN, _OUTPUT)
+def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Append the samples of one or more VCZs, in their order."""
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.append(store, *sources, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("sample_ids", metavar="[SAMPLE_ID]...", nargs=-1)
+@click.option(
+    "-S", "--samples-file", type=click.File(encoding="utf-8"), help="File of sample IDs, one in a line; - is standard input."
+)
+@_options(_STORE, _RUN, _OUTPUT)
+def remove(
+    store: str, sample_ids: tuple[str, ...], samples_file: Any, progress: bool | None, as_json: bool, **options: Any
+) -> None:
+    """Overwrite samples with missing values, and blank their IDs."""
+    from vczstore import api
+
+    if not sample_ids and samples_file is None:
+        raise click.UsageError("Name SAMPLE_IDs, or a file of them with --samples-file.")
+    lines = [] if samples_file is None else samples_file.read().splitlines()
+    samples = [*sample_ids, *(line.strip() for line in lines if line.strip())]
+    with _progress(progress) as bar:
+        result = api.remove(store, samples, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("name", required=False)
+@click.option("-d", "--delete", is_flag=True, help="Delete the tag. Its name cannot be given again.")
+@_options(_STORE, _OUTPUT)
+def tag(store: str, name: str | None, delete: bool, as_json: bool, **options: Any) -> None:
+    """List the tags of a store, or name its present state."""
+    from vczstore import api
+
+    if name is None:
+        if delete:
+            raise click.UsageError("Name the tag to delete.")
+        found = api.tags(store, **options)
+        lines = [f"{name}\t{snapshot}" for name, snapshot in found.items()]
+        click.echo(json.dumps(found) if as_json else "\n".join(lines), nl=bool(found) or as_json)
+    elif delete:
+        api.delete_tag(store, name, **options)
+        _say({"deleted": name}, f"deleted tag {name}", as_json)
+    else:
+        snapshot = api.tag(store, name, **options)
+        _say({"tag": name, "snapshot": snapshot}, f"tagged {snapshot} as {name}", as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--at", metavar="TAG|SNAPSHOT", help="Look at the store as it was then.")
+@_options(_STORE, _OUTPUT)
+def info(store: str, at: str | None, as_json: bool, **options: Any) -> None:
+    """Show what is in a store: samples, variants, chunks, tags, history."""
+    from vczstore import api
+
+    found = api.info(store, at=at, **options)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        _print_info(found)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("store")
+@click.option("--overwrite", is_flag=True, help="Replace what the repository holds. Its history stays.")
+@_options(_STORE, _RUN, _OUTPUT)
+def copy_store_to_icechunk(source: str, store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Copy a VCZ on plain Zarr into an Icechunk repository."""
+    from vczstore import api
+
+    options["backend_storage"] = options["backend_storage"] or "icechunk"
+    with _progress(progress) as bar:
+        result = api.copy_store_to_icechunk(source, store, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.option("--directory", default="vczstore-demo", show_default=True, help="Where the demo's stores are made.")
+@_options(_OUTPUT)
+def demo(directory: str, as_json: bool) -> None:
+    """Make a small cohort, append two batches to it, remove a sample and tag a release."""
+    from vczstore import demo as module
+
+    shown = module.run(directory)
+    if as_json:
+        click.echo(json.dumps(shown))
+
+
+# ---- printing -------------------------------------------------------------------------------
+
+
+def _say(value: Mapping[str, Any], text: str, as_json: bool) -> None:
+    click.echo(json.dumps(value) if as_json else text)
+
+
+def _show(result: "Result", as_json: bool) -> None:
+    """What was done, or would be done."""
+    from vczstore.sizes import human_size
+
+    plan = result.plan
+    would = {
+        "chunks_encoded": plan.encoded_chunks,
+        "chunks_decoded": plan.decoded_chunks,
+        "bytes_read_at_most": plan.bytes_read,
+        "bytes_written_at_most": plan.bytes_written,
+    }
+    if as_json:
+        dry = {} if result.committed else {"plan": {**would, "tasks": plan.tasks, "projected_mem": plan.projected_mem}}
+        click.echo(json.dumps({**result.as_dict(), **dry}))
+        return
+    counts = ", ".join(f"{n:,} {what}" for what, n in result.counts.items())
+    head = click.style(f"{result.operation} {result.store}:", bold=True)
+    if not result.committed:
+        click.echo(f"{head} {counts} (dry run, nothing was written)")
+        click.echo(f"  chunks  {plan.encoded_chunks:,} copied as they are, {plan.decoded_chunks:,} encoded anew")
+        click.echo(f"  reads   at most {human_size(plan.bytes_read)} (decoded)")
+        click.echo(f"  writes  at most {human_size(plan.bytes_written)} (decoded)")
+        click.echo(f"  tasks   {plan.tasks:,}, the largest is projected to need {human_size(plan.projected_mem)}")
+        return
+    snapshot = f", snapshot {result.snapshot}" if result.snapshot else ""
+    click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}")
+
+
+def _print_info(found: "Info") -> None:
+    from vczstore.sizes import human_size
+
+    removed = f" ({found.removed_samples:,} removed)" if found.removed_samples else ""
+    chunks = "none" if found.samples_chunk_size is None else f"{found.variants_chunk_size:,} variants x {found.samples_chunk_size:,} samples"
+    stored = "" if found.stored_bytes is None else f", {human_size(found.stored_bytes)} stored"
+    rows = {
+        "store": f"{found.store} ({found.backend}, Zarr format {found.zarr_format}, VCF Zarr {found.vcf_zarr_version or 'of no version'})",
+        "samples": f"{found.samples:,}{removed}",
+        "variants": f"{found.variants:,}",
+        "chunks": chunks,
+        "fields": ", ".join(found.fields),
+        "bytes": f"{human_size(found.decoded_bytes)} decoded{stored}",
+    }
+    if found.snapshot:
+        rows["snapshot"] = found.snapshot
+        rows["tags"] = ", ".join(found.tags) or "none"
+    for name, value in rows.items():
+        click.echo(f"{click.style(f'{name:<10}', bold=True)}{value}")
+    for i, entry in enumerate(found.history):
+        click.echo(f"{click.style('history' if i == 0 else '', bold=True):<10}".ljust(10) + f"{entry['time']}  {entry['id']}  {entry['message']}")
