@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from plans.memory import Memory
 from vczstore.errors import VczstoreError
+from vczstore.stores import require
 from vczstore.stores.edits import Edit
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class Plan:
         from plans import chunks
 
         if through_xarray:
+            require("cubed_xarray", "xarray")
             targets = [a for w in self.writes for a in w.xarray(store, self.memory)]
         else:
             targets = [a for w in self.writes for a in w.cubed(store, self.memory)]

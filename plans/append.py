@@ -226,9 +226,11 @@ class AppendArray:
         if not every:
             return []
         start = every[0] * arrays.outer_chunks(self.target)[self.axis]
-        parts = [through_xarray.variable(arrays.planned(self.before, store=store), memory, slice(start, self.old))]
-        parts += [through_xarray.variable(part, memory) for part in self.parts]
-        joined = through_xarray.concat([p for p in parts if p.size], self.target.dtype)
+        parts = [through_xarray.variable(part, memory) for part in self.parts]
+        if start < self.old:
+            before = arrays.planned(self.before, store=store)
+            parts.insert(0, through_xarray.variable(before, memory, slice(start, self.old)))
+        joined = through_xarray.concat(parts, self.target.dtype)
         return through_xarray.write(joined, arrays.planned(self.target, store=store), self._columns(every))
 
     def zarr(self, store: "ZarrStore") -> None:

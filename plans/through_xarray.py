@@ -40,7 +40,8 @@ def variable(array: zarr.Array, memory: Memory, samples: slice | None = None) ->
 
 
 def concat(parts: Sequence[xr.DataArray], dtype: np.dtype) -> xr.DataArray:
-    """Arrays side by side on the samples axis, in one dtype."""
+    """Arrays side by side on the samples axis, in one dtype; fixed-width strings, whose width xarray forgets, in any."""
+    dtype = np.dtypes.StringDType() if dtype.kind == "U" else dtype
     parts = [part.astype(dtype) if part.dtype != dtype else part for part in parts]
     return parts[0] if len(parts) == 1 else xr.concat(parts, dim=SAMPLES, coords="minimal", compat="override")
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,8 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
     async def put(key: str, value: Buffer | None, slots: asyncio.Semaphore) -> None:
         async with slots:
             if value is None:
-                await store.delete(key)
+                with suppress(FileNotFoundError):  # fsspec minds, other stores do not
+                    await store.delete(key)
             else:
                 await store.set(key, value)
 

@@ -199,6 +199,7 @@ def _zarr_store(url: str, path: Path | None, backend: str, options: Mapping[str,
     absolute = url if "://" in url else Path(url).resolve().as_uri()
     if backend == "fsspec":
         require("fsspec", "fsspec")
+        options = options if path is None else {"auto_mkdir": True}
         return zarr.storage.FsspecStore.from_url(absolute, storage_options=dict(options), read_only=True)
     obstore_store = require("obstore.store", "obstore")
     try:

@@ -1,0 +1,172 @@
+"""Cohorts to measure on: VCZs of Zarr format 3, the same bytes for the same parameters, written chunk by chunk."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+
+SEED = 20_260_101
+REVISION = 1
+"""Part of the name of every cached store: raise it when other bytes are written."""
+
+CHUNK = 1_000
+"""Variants in a chunk, and samples in a chunk."""
+
+CLEVEL = 7
+CALLS = {
+    "call_genotype": ("i1", ("variants", "samples", "ploidy")),
+    "call_genotype_phased": ("bool", ("variants", "samples")),
+    "call_DP": ("i1", ("variants", "samples")),
+    "call_GQ": ("i1", ("variants", "samples")),
+}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """
+    A VCZ to be made.
+
+    Attributes
+    ----------
+    variants, samples
+        How many. Cohorts of as many variants have the same variants.
+    first
+        The number of the first sample: cohorts that are to be joined need different ones.
+    calls
+        ``real``: every call drawn on its own. ``tiled``: the first chunk over and over, which is made quickly.
+        ``alike``: the same, and samples alike, which is small. ``none``: no chunk is there.
+    ids_chunk
+        Sample IDs in a chunk.
+    """
+
+    variants: int
+    samples: int
+    first: int = 0
+    calls: Literal["real", "tiled", "alike", "none"] = "real"
+    ids_chunk: int = CHUNK
+
+    def make(self, folder: Path) -> Path:
+        """Write the VCZ below a folder, unless it is there already."""
+        name = f"{self.calls}-{self.variants}x{self.samples}-from-{self.first}-ids-{self.ids_chunk}-r{REVISION}.vcz"
+        path, unfinished = folder / name, folder / f"{name}.unfinished"
+        if not path.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            self._write(unfinished)
+            unfinished.rename(path)
+        return path
+
+    def ids(self) -> list[str]:
+        """The sample IDs."""
+        return [f"HG{i:08d}" for i in range(self.first, self.first + self.samples)]
+
+    def _write(self, path: Path) -> None:
+        root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4", "source": "tests.benchmarks"})
+        _put(root, "sample_id", np.array(self.ids(), dtype="T"), ("samples",), (self.ids_chunk,))
+        _put(root, "contig_id", np.array(["chr20"], dtype="T"), ("contigs",), (1,))
+        _put(root, "filter_id", np.array(["PASS"], dtype="T"), ("filters",), (1,))
+        _put(root, "variant_contig", np.zeros(self.variants, "i1"), ("variants",), (CHUNK,))
+        positions = np.cumsum(np.random.default_rng(SEED).integers(1, 60, self.variants), dtype="i4")
+        _put(root, "variant_position", positions, ("variants",), (CHUNK,))
+        bases = np.random.default_rng(SEED).integers(0, 4, self.variants)
+        alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in (0, 2)], axis=1).astype("T")
+        _put(root, "variant_allele", alleles, ("variants", "alleles"), (CHUNK, 2))
+        sizes = {"variants": self.variants, "samples": self.samples, "ploidy": 2}
+        for name, (dtype, dimensions) in CALLS.items():
+            shape = tuple(sizes[d] for d in dimensions)
+            _create(root, name, shape, dtype, dimensions, (CHUNK, CHUNK, 2)[: len(shape)])
+        if self.calls == "real":
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda start: self._write_rows(root, start), range(0, self.variants, CHUNK)))
+        elif self.calls != "none":
+            self._write_tiles(root)
+
+    def _write_rows(self, root: zarr.Group, start: int) -> None:
+        stop = min(start + CHUNK, self.variants)
+        for name, values in _calls(self.first, start, stop - start, self.samples).items():
+            root[name][start:stop] = values
+
+    def _write_tiles(self, root: zarr.Group) -> None:
+        values = _calls(self.first, 0, CHUNK, CHUNK)
+        if self.calls == "alike":
+            values = {name: np.repeat(v[:, :1], CHUNK, axis=1) for name, v in values.items()}
+        n_rows, n_columns = (math.ceil(n / CHUNK) for n in (self.variants, self.samples))
+        for name in CALLS:
+            array = root[name]
+            array[:CHUNK, :CHUNK] = values[name][: self.variants, : self.samples]
+            folder = Path(str(array.store.root), array.path)
+            first, *others = (
+                folder / array.metadata.encode_chunk_key((i, j, 0)[: array.ndim])
+                for i, j in itertools.product(range(n_rows), range(n_columns))
+            )
+            for other in others:
+                other.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(first, other)
+
+
+def _calls(first: int, start: int, n_variants: int, n_samples: int) -> dict[str, np.ndarray]:
+    """Calls of some variants: most alleles rare, a few calls missing, depths around 30, most qualities at their cap."""
+    sites, rng = np.random.default_rng([SEED, start]), np.random.default_rng([SEED, first, start])
+    shape = (n_variants, n_samples)
+    frequency = sites.beta(0.15, 1.5, n_variants).astype("f4")
+    doubtful = sites.beta(0.3, 3, n_variants).astype("f4")
+    genotype = (rng.random((*shape, 2), dtype="f4") < frequency[:, None, None]).astype("i1")
+    genotype[rng.random(shape, dtype="f4") < 0.002] = -1
+    phased = (genotype[..., 0] != genotype[..., 1]) & (rng.random(shape, dtype="f4") < 0.3)
+    depth = np.minimum(rng.poisson(30, shape), 127).astype("i1")
+    tail = 3 * rng.integers(5, 33, shape, dtype="i1")
+    quality = np.where(rng.random(shape, dtype="f4") < doubtful[:, None], tail, np.int8(99))
+    return {"call_genotype": genotype, "call_genotype_phased": phased, "call_DP": depth, "call_GQ": quality}
+
+
+def _create(
+    root: zarr.Group, name: str, shape: tuple[int, ...], dtype: Any, dimensions: tuple[str, ...], chunks: tuple[int, ...]
+) -> zarr.Array:
+    compressor = BloscCodec(cname="zstd", clevel=CLEVEL, shuffle="bitshuffle")
+    return root.create_array(
+        name, shape=shape, dtype=dtype, chunks=chunks, dimension_names=dimensions, compressors=compressor
+    )
+
+
+def _put(
+    root: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...], chunks: tuple[int, ...]
+) -> None:
+    _create(root, name, values.shape, values.dtype, dimensions, chunks)[...] = values
+
+
+# ---- copies, and what is written to them ----------------------------------------------------
+
+
+@contextmanager
+def fresh_copy(store: Path, folder: Path) -> Iterator[Path]:
+    """A copy of a store that lies on the disk, for one measurement."""
+    copy = folder / f"{uuid4().hex}.vcz"
+    shutil.copytree(store, copy)
+    os.sync()
+    try:
+        yield copy
+    finally:
+        shutil.rmtree(copy)
+
+
+def stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """What tells, for each file below a folder, whether it was written since; its size comes last."""
+    found = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
+    return {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in found}
+
+
+def written_since(before: dict[Path, tuple[int, int, int]], folder: Path) -> dict[Path, int]:
+    """The size of each file that is new or was written to, by its path in the folder."""
+    return {path.relative_to(folder): now[-1] for path, now in stamps(folder).items() if now != before.get(path)}

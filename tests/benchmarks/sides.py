@@ -1,0 +1,100 @@
+"""The two packages that are compared: ours in this environment, the peer in one of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PEER = "vczstore==0.1.0"
+PEER_OVERRIDE = "ruranges-py ; sys_platform == 'never'\n"
+"""vcztools names it, and it has no wheel; without it vcztools uses pyranges."""
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One package: the interpreter of its environment, and the module of each operation."""
+
+    python: Path
+    modules: Mapping[str, str]
+
+    def command(self, *args: object) -> float:
+        """Run the side's ``vczstore`` command; returns the seconds of the whole process."""
+        command = [str(self.python.with_name("vczstore")), *map(str, args)]
+        started = time.perf_counter()
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment(), check=False
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command[:5])} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
+        return seconds
+
+    def versions(self, packages: Sequence[str]) -> dict[str, str]:
+        """The versions of installed packages, by name."""
+        script = "import sys, json, importlib.metadata as m; print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))"
+        done = subprocess.run([self.python, "-P", "-c", script, *packages], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+
+class Worker:
+    """A process of one side that repeats calls with everything imported."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.process = subprocess.Popen(
+            [side.python, "-P", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
+        )
+
+    def call(self, operation: str, *args: Any, **options: Any) -> dict[str, Any]:
+        """Make one call; returns its ``seconds``, and the ``peak_rss`` of the process."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        values = [a if isinstance(a, list) else str(a) for a in args]
+        self.process.stdin.write(json.dumps([self.side.modules[operation], operation, values, options]) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{operation} of {self.side.modules[operation]} failed; see above")
+        return json.loads(answer)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+
+def ours() -> Side:
+    """The package of this environment."""
+    return Side(Path(sys.executable), {"append": "vczstore.api", "remove": "vczstore.api"})
+
+
+def peer(folder: Path) -> Side:
+    """The peer, installed below a folder unless it is there already, on the zarr and numcodecs of this environment."""
+    pins = [f"{package}=={version(package)}" for package in ("zarr", "numcodecs")]
+    place = folder / "-".join([PEER, *pins, f"python-{sys.version_info.major}.{sys.version_info.minor}"])
+    side = Side(place / "bin" / "python", {"append": "vczstore.append", "remove": "vczstore.remove"})
+    if not (place / "ready").exists():
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "-q", "--clear", "-p", sys.executable, place], check=True)
+        override = place / "override.txt"
+        override.write_text(PEER_OVERRIDE)
+        install = [*uv, "pip", "install", "-q", "--compile-bytecode", "--python", side.python, "--override", override]
+        subprocess.run([*install, PEER, "pyranges", *pins], check=True)
+        (place / "ready").touch()
+    return side
+
+
+def _environment() -> dict[str, str]:
+    """Bytecode is cached on both sides, whatever is set here."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

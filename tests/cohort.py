@@ -1,0 +1,184 @@
+"""Cohorts for the tests: VCZs of every dtype, made and read with zarr-python alone, and a NumPy model of what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+MISSING = np.array([0x7F800001], "u4").view("f4")[0]
+FILL = np.array([0x7F800002], "u4").view("f4")[0]
+
+DIMENSIONS = {
+    "sample_id": ("samples",),
+    "sample_sex": ("samples",),
+    "sample_pca": ("samples", "components"),
+    "contig_id": ("contigs",),
+    "filter_id": ("filters",),
+    "variant_contig": ("variants",),
+    "variant_position": ("variants",),
+    "variant_allele": ("variants", "alleles"),
+    "variant_AC": ("variants",),
+    "call_genotype": ("variants", "samples", "ploidy"),
+    "call_genotype_mask": ("variants", "samples", "ploidy"),
+    "call_genotype_phased": ("variants", "samples"),
+    "call_DP": ("variants", "samples"),
+    "call_AD": ("variants", "samples", "alleles"),
+    "call_GL": ("variants", "samples", "genotypes"),
+    "call_FT": ("variants", "samples"),
+    "call_FC": ("variants", "samples", "FORMAT_FC_dim"),
+    "dosage": ("variants", "samples"),
+    "local_matrix": ("variants", "samples", "alleles", "ploidy"),
+}
+"""Every array of a cohort: 1-D to 4-D, with and without ``call_`` before its name."""
+
+
+def make_arrays(n_variants: int, samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of a cohort. Variants are the same for all seeds, calls are not."""
+    n, v = len(samples), n_variants
+    sites, rng = np.random.default_rng(99), np.random.default_rng([seed, n])
+
+    def text(size: tuple[int, ...]) -> np.ndarray:
+        return rng.choice(np.array(["", ".", "PASS", "q10;s50", "héllo", "x" * 40], dtype=object), size)
+
+    gl = rng.normal(size=(v, n, 3)).astype("f4")
+    gl[rng.random(gl.shape) < 0.2] = MISSING
+    gl[rng.random(gl.shape) < 0.1] = FILL
+    genotype = rng.integers(-2, 3, (v, n, 2)).astype("i1")
+    return {
+        "sample_id": np.array(list(samples), dtype=object),
+        "sample_sex": rng.integers(-1, 3, n).astype("i1"),
+        "sample_pca": rng.normal(size=(n, 4)).astype("f4"),
+        "contig_id": np.array(["chr1", "chrX"], dtype=object),
+        "filter_id": np.array(["PASS", "q10"], dtype=object),
+        "variant_contig": np.sort(sites.integers(0, 2, v)).astype("i1"),
+        "variant_position": np.arange(1, v + 1, dtype="i4") * 10,
+        "variant_allele": np.stack([sites.choice(list("AC"), v), sites.choice(list("GT"), v)], axis=1).astype(object),
+        "variant_AC": sites.integers(0, 9, v).astype("i2"),
+        "call_genotype": genotype,
+        "call_genotype_mask": genotype < 0,
+        "call_genotype_phased": rng.random((v, n)) < 0.5,
+        "call_DP": rng.integers(-1, 3000, (v, n)).astype("i2"),
+        "call_AD": rng.integers(-2, 99, (v, n, 2)).astype("i4"),
+        "call_GL": gl,
+        "call_FT": text((v, n)),
+        "call_FC": rng.choice(np.array(list(".ACGT"), dtype="U1"), (v, n, 2)),
+        "dosage": rng.random((v, n)).astype("f4"),
+        "local_matrix": rng.integers(-1, 4, (v, n, 2, 2)).astype("i1"),
+    }
+
+
+def write_vcz(
+    place: Path | str | zarr.abc.store.Store,
+    arrays: dict[str, np.ndarray],
+    *,
+    zarr_format: int = 3,
+    variants_chunk: int = 4,
+    samples_chunk: int = 3,
+    shards: tuple[int, int] | None = None,
+    compressors: object = "auto",
+    fill_values: dict[str, object] | None = None,
+    consolidated: bool = False,
+    skip_empty: bool = False,
+) -> None:
+    """Write arrays as a VCZ; `shards` counts chunks along variants and samples."""
+    attributes = {"vcf_zarr_version": "0.4", "source": "tests"}
+    root = zarr.create_group(place, zarr_format=zarr_format, attributes=attributes)
+    width = {"variants": variants_chunk, "samples": samples_chunk}
+    for name, values in arrays.items():
+        dims = DIMENSIONS[name]
+        chunks = tuple(width.get(d, max(1, n)) for d, n in zip(dims, values.shape, strict=True))
+        options: dict[str, object] = {"compressors": compressors}
+        if zarr_format == 3:
+            options["dimension_names"] = dims
+            if shards and "samples" in dims and "variants" in dims:
+                factor = dict(zip(("variants", "samples"), shards, strict=True))
+                options["shards"] = tuple(c * factor.get(d, 1) for d, c in zip(dims, chunks, strict=True))
+        else:
+            options["attributes"] = {"_ARRAY_DIMENSIONS": list(dims)}
+        if fill_values and name in fill_values:
+            options["fill_value"] = fill_values[name]
+        array = root.create_array(
+            name,
+            shape=values.shape,
+            dtype="string" if values.dtype.kind in "OT" else values.dtype,
+            chunks=chunks,
+            config={"write_empty_chunks": not skip_empty},
+            **options,
+        )
+        if values.size:
+            array[...] = values
+    if consolidated:
+        zarr.consolidate_metadata(place, zarr_format=zarr_format)
+
+
+def read_vcz(place: Path | str | zarr.abc.store.Store) -> dict[str, np.ndarray]:
+    """Everything that is in a VCZ, read with zarr-python."""
+    group = zarr.open_group(place, mode="r", use_consolidated=False)
+    return {name: np.asarray(array[...]) for name, array in group.arrays()}
+
+
+def icechunk_store(path: Path | str) -> zarr.abc.store.Store:
+    """The main branch of a repository, as a Zarr store to read, opened with icechunk alone."""
+    import icechunk
+
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
+    return repository.readonly_session("main").store
+
+
+def expected_append(old: dict[str, np.ndarray], *batches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model of an append: concatenation along the samples axis."""
+    result = dict(old)
+    for name, values in old.items():
+        if "samples" in DIMENSIONS[name]:
+            axis = DIMENSIONS[name].index("samples")
+            parts = [values, *(b[name].astype(values.dtype) for b in batches)]
+            result[name] = np.concatenate(parts, axis=axis)
+    return result
+
+
+def expected_remove(old: dict[str, np.ndarray], samples: Sequence[str]) -> dict[str, np.ndarray]:
+    """The model of a removal: missing values by the VCF Zarr specification."""
+    where = np.isin(old["sample_id"].astype(object), list(samples))
+    result = dict(old)
+    for name, values in old.items():
+        if "samples" in DIMENSIONS[name]:
+            axis = DIMENSIONS[name].index("samples")
+            missing = {"i": -1, "f": MISSING, "b": name.endswith("_mask")}.get(values.dtype.kind, ".")
+            changed = values.copy()
+            changed[(*([slice(None)] * axis), where)] = "" if name == "sample_id" else missing
+            result[name] = changed
+    return result
+
+
+def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Equal bit for bit, NaN payloads included; strings by value."""
+    assert sorted(actual) == sorted(expected)
+    for name, values in expected.items():
+        found = actual[name]
+        assert found.shape == values.shape, name
+        if values.dtype.kind == "f":
+            assert found.dtype == values.dtype, name
+            np.testing.assert_array_equal(found.view("u4"), values.view("u4"), err_msg=name)
+        elif values.dtype.kind in "OTU":
+            np.testing.assert_array_equal(found.astype(object), values.astype(object), err_msg=name)
+        else:
+            assert found.dtype == values.dtype, name
+            np.testing.assert_array_equal(found, values, err_msg=name)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Every file below a folder and a hash of what is in it: for "byte for byte as before"."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def ids(start: int, n: int) -> list[str]:
+    """Sample IDs."""
+    return [f"S{i:04d}" for i in range(start, start + n)]

@@ -1,0 +1,97 @@
+"""What the tests share: the ways a store is kept and an operation is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+os.environ.setdefault("ICECHUNK_LOG", "off")
+
+import vczstore
+from tests import cohort
+
+KINDS = ("format2_legacy", "format2", "format3", "icechunk")
+"""How a store is kept. The first is written by zarr-python 2.18, with consolidated metadata."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a store is kept, and how operations on it are run."""
+
+    kind: str
+    impl: str
+    executor: str = "threads"
+
+    @property
+    def id(self) -> str:
+        """Carries ``zarr``, ``cubed``, ``xarray``, ``icechunk`` or ``icechunk_cubed``, so that ``-k`` selects a row."""
+        head = {"zarr": "icechunk_zarr"}.get(self.impl, f"icechunk_{self.impl}")
+        name = head if self.kind == "icechunk" else f"{self.kind}-{self.impl}"
+        return name if self.impl == "zarr" else f"{name}-{self.executor}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For the Python API."""
+        return {"impl": self.impl, "executor": self.executor, "max_workers": 2}
+
+    def make(self, folder: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
+        """Make a store of this kind; returns its path."""
+        store = folder / "store.vcz"
+        if self.kind == "icechunk":
+            cohort.write_vcz(folder / "plain.vcz", arrays, **layout)
+            vczstore.copy_store_to_icechunk(folder / "plain.vcz", store, impl="zarr")
+        elif self.kind == "format2_legacy":
+            raise ValueError("made by the fixture legacy_zarr")
+        else:
+            cohort.write_vcz(store, arrays, zarr_format=2 if self.kind == "format2" else 3, **layout)
+        return store
+
+    def read(self, store: Path) -> dict[str, np.ndarray]:
+        """Everything in the store, not read by vczstore."""
+        return cohort.read_vcz(cohort.icechunk_store(store) if self.kind == "icechunk" else store)
+
+
+IMPLS = ("zarr", "cubed", "xarray")
+WAYS = [Way(kind, impl) for kind in ("format2", "format3", "icechunk") for impl in IMPLS]
+
+
+@pytest.fixture(params=WAYS, ids=[way.id for way in WAYS])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each way to keep a store with each implementation, on threads."""
+    return request.param
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A format 3 store of 7 samples and a batch of 4, 10 variants, chunks of 4 x 3: ragged on both axes."""
+    arrays, batch = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 4), seed=1)
+    cohort.write_vcz(tmp_path / "store.vcz", arrays)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    return tmp_path / "store.vcz", tmp_path / "batch.vcz", arrays, batch
+
+
+@pytest.fixture(scope="session")
+def legacy_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has zarr-python 2.18, made once for all workers."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
+    folder = shared / "zarr-python-2.18"
+    python = folder / "bin" / "python"
+    uv = [sys.executable, "-m", "uv"]
+    with FileLock(shared / "zarr-python-2.18.lock"):
+        if not (folder / "ready").exists():
+            subprocess.run([*uv, "venv", "-q", "-p", sys.executable, folder], check=True)
+            packages = ["zarr>=2.18,<2.19", "numcodecs<0.16", "numpy<2.3"]
+            subprocess.run([*uv, "pip", "install", "-q", "--python", python, *packages], check=True)
+            (folder / "ready").touch()
+    return python
+
+

@@ -1,0 +1,268 @@
+"""VCFs for the tests, and the tools that judge what becomes of them: bcftools, bio2zarr and vcztools."""
+
+from __future__ import annotations
+
+import io
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import pysam
+import pysam.bcftools
+
+TYPES = ("Integer", "Float", "Character", "String")
+NUMBERS = ("1", "2", "A", "R", "G", ".")
+LONGEST_LIST = 4
+"""Of a field with ``Number=.``. Every part has one: bio2zarr makes the dimension as long as the longest list it sees."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A VCF, and how its samples are dealt out: the first part becomes the store, the others are appended."""
+
+    make: Callable[[], str]
+    parts: tuple[tuple[str, ...], ...]
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """All samples, in the order of the VCF."""
+        return tuple(chain.from_iterable(self.parts))
+
+
+def _deal(prefix: str, *sizes: int) -> tuple[tuple[str, ...], ...]:
+    names = iter([f"{prefix}{i:05}" for i in range(1, sum(sizes) + 1)])
+    return tuple(tuple(next(names) for _ in range(size)) for size in sizes)
+
+
+# ---- text -----------------------------------------------------------------------------------
+
+
+def _header(samples: Sequence[str], *definitions: str) -> list[str]:
+    return [
+        "##fileformat=VCFv4.3",
+        '##FILTER=<ID=PASS,Description="All filters passed">',
+        '##FILTER=<ID=q10,Description="Quality below 10">',
+        '##FILTER=<ID=s50,Description="Less than half of the samples have data">',
+        "##contig=<ID=chr1,length=248956422>",
+        "##contig=<ID=chrX,length=156040895>",
+        *definitions,
+        "\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *samples]),
+    ]
+
+
+_GT = '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">'
+
+
+def _fields() -> str:
+    """
+    Every FORMAT Type with every Number, whole values and elements missing, and genotypes of every kind.
+
+    vcztools leaves a field out of a record in which no sample has it, and bcftools does not; so the first sample
+    has all of them. What the first samples of the parts have in the first record makes all parts equally wide.
+    """
+    rng = random.Random(1)
+    parts = FIELDS.parts
+    starts = {part[0] for part in parts}
+    names = {f"{kind[0]}{'D' if number == '.' else number}": (kind, number) for kind in TYPES for number in NUMBERS}
+    info = {
+        "AC": "Number=A,Type=Integer",
+        "AF": "Number=A,Type=Float",
+        "DB": "Number=0,Type=Flag",
+        "XC": "Number=1,Type=Character",
+        "XS": "Number=.,Type=String",
+    }
+    definitions = [f'##INFO=<ID={name},{what},Description="{what}">' for name, what in info.items()]
+    definitions += [_GT]
+    definitions += [
+        f'##FORMAT=<ID={name},Number={number},Type={kind},Description="{kind} of {number}">'
+        for name, (kind, number) in sorted(names.items())
+    ]
+    lines = _header(FIELDS.samples, *definitions)
+    genotypes = ["0/1", "1|0", "./.", ".|.", "./1", "0|.", "1/1", "0|0"]
+    for row in range(14):
+        alts = ["A", "GT"] if row % 3 == 0 else ["A"]
+        sizes = {"1": 1, "2": 2, "A": len(alts), "R": len(alts) + 1, "G": 6 if len(alts) == 2 else 3, ".": LONGEST_LIST}
+        # from the sixth record on some fields are there, in the last but one there is only GT, in the last nothing
+        present = sorted(names) if row < 6 else sorted(rng.sample(sorted(names), 8))
+        present = ["GT", *present] if row < 12 else ["GT"] if row == 12 else []
+        columns = []
+        for sample in FIELDS.samples:
+            whole = sample == FIELDS.samples[0] or (row == 0 and sample in starts)
+            values = []
+            for name in present:
+                if name == "GT":
+                    values.append("0/1" if whole else rng.choice(genotypes))
+                else:
+                    kind, number = names[name]
+                    wide = sample in parts[0]
+                    values.append(_values(rng, kind, sizes[number], number == ".", wide=wide, whole=whole))
+            columns.append(":".join(values) or ".")
+        known = {
+            "AC": ",".join(str(rng.randrange(9)) for _ in alts),
+            "AF": ",".join(str(rng.choice([0.125, 0.5, 1e-05])) for _ in alts),
+            "DB": None,
+            "XC": rng.choice("xyz"),
+            "XS": ",".join(rng.sample(["a", "bc", "def"], rng.randrange(1, 4))),
+        }
+        chosen = [name for name in known if rng.random() < 0.6]
+        text = ";".join(name if known[name] is None else f"{name}={known[name]}" for name in chosen)
+        filters = ("PASS", "q10", "q10;s50", ".")[row % 4]
+        quality = (".", "30", "29.5")[row % 3]
+        fixed = ["chr1" if row < 9 else "chrX", str(100 + row), f"rs{row}" if row % 2 else ".", "G", ",".join(alts)]
+        lines.append("\t".join([*fixed, quality, filters, text or ".", ":".join(present) or ".", *columns]))
+    return "\n".join(lines) + "\n"
+
+
+def _values(rng: random.Random, kind: str, size: int, is_list: bool, *, wide: bool, whole: bool) -> str:
+    """One FORMAT value of one sample; `whole` leaves nothing missing, `wide` takes integers that need two bytes."""
+    if not whole and rng.random() < 0.2:
+        return "."
+    if is_list and not whole:
+        size = rng.randrange(1, size + 1)
+    integers = [300, -300, 32767, 7] if wide else [0, 1, -3, 127, -100]
+    choices = {
+        "Integer": [str(i) for i in integers],
+        "Float": ["0.5", "-1.25", "3.14159", "1e-05", "2.5e+10", "0"],
+        "Character": list("abcXYZ+"),
+        "String": ["a", "bc", "klmnop", "x%3Ay", "0", "a longer one"],
+    }[kind]
+    # an element that is missing beside others that are not
+    return ",".join("." if not whole and size > 1 and rng.random() < 0.2 else rng.choice(choices) for _ in range(size))
+
+
+def _ploidy(example: Example, genotypes: Sequence[str], seed: int) -> str:
+    """Genotypes of any ploidy. The first samples of the parts have the highest in the first record."""
+    rng = random.Random(seed)
+    starts = {part[0] for part in example.parts}
+    lines = _header(example.samples, _GT)
+    for row in range(20):
+        alleles = "T\tC,G" if row % 4 == 0 else "T\tC"
+        columns = [
+            genotypes[0] if row == 0 and sample in starts else rng.choice(genotypes) for sample in example.samples
+        ]
+        lines.append("\t".join(["chrX", str(10 + row), ".", alleles, ".", "PASS", ".", "GT", *columns]))
+    return "\n".join(lines) + "\n"
+
+
+def _mixed_ploidy() -> str:
+    return _ploidy(MIXED_PLOIDY, ["0/1", "0", "1", "1|1", ".", "./.", "0|1", "./1"], seed=2)
+
+
+def _triploid() -> str:
+    return _ploidy(TRIPLOID, ["0/1/1", "0|0|1", "./././".rstrip("/"), "1/1/1", "0/./1", "1|1|0"], seed=3)
+
+
+def _calls() -> str:
+    """What callers write: GT:AD:DP:GQ:PL, trailing fields dropped where there is no call."""
+    rng = random.Random(4)
+    definitions = [
+        '##INFO=<ID=AC,Number=A,Type=Integer,Description="Allele count">',
+        '##INFO=<ID=AN,Number=1,Type=Integer,Description="Called alleles">',
+        '##INFO=<ID=DP,Number=1,Type=Integer,Description="Depth">',
+        '##INFO=<ID=MQ,Number=1,Type=Float,Description="Mapping quality">',
+        _GT,
+        '##FORMAT=<ID=AD,Number=R,Type=Integer,Description="Depth of each allele">',
+        '##FORMAT=<ID=DP,Number=1,Type=Integer,Description="Depth">',
+        '##FORMAT=<ID=GQ,Number=1,Type=Integer,Description="Genotype quality">',
+        '##FORMAT=<ID=PL,Number=G,Type=Integer,Description="Likelihoods">',
+    ]
+    lines = _header(CALLS.samples, *definitions)
+    narrow = set(CALLS.parts[-1])  # whose depths fit a byte, and become wider in the store
+    starts = {part[0] for part in CALLS.parts}
+    for row in range(60):
+        n_alleles = 3 if row % 7 == 0 else 2
+        columns, alleles = [], []
+        for sample in CALLS.samples:
+            if rng.random() < 0.1 and not (row == 0 and sample in starts):
+                columns.append(rng.choice(["./.", f"./.:{','.join(['0'] * n_alleles)}:0"]))
+                continue
+            a, b = sorted(rng.randrange(n_alleles) for _ in range(2))
+            depths = [rng.randrange(30 if sample in narrow else 200) for _ in range(n_alleles)]
+            if row == 0 and sample not in narrow:
+                depths[0] = 300
+            likelihoods = [rng.randrange(3000) for _ in range(n_alleles * (n_alleles + 1) // 2)]
+            if row == 0:
+                likelihoods[1] = 2999
+            likelihoods[b * (b + 1) // 2 + a] = 0
+            alleles += [a, b]
+            separator = rng.choice("/|")
+            call = [f"{a}{separator}{b}", ",".join(map(str, depths)), sum(depths), rng.randrange(100)]
+            columns.append(":".join(map(str, [*call, ",".join(map(str, likelihoods))])))
+        counts = ",".join(str(alleles.count(i)) for i in range(1, n_alleles))
+        info = f"AC={counts};AN={len(alleles)};DP={rng.randrange(5000)};MQ={rng.choice(['60', '59.25', '37.5'])}"
+        contig, quality = "chr1" if row < 45 else "chrX", rng.choice(["50", "812.75", "."])
+        fixed = [contig, str(1000 + 37 * row), ".", "A", "C,AG" if n_alleles == 3 else "C", quality]
+        lines.append("\t".join([*fixed, rng.choice(["PASS", "q10"]), info, "GT:AD:DP:GQ:PL", *columns]))
+    return "\n".join(lines) + "\n"
+
+
+FIELDS = Example(_fields, _deal("F", 3, 1, 2))
+MIXED_PLOIDY = Example(_mixed_ploidy, _deal("M", 3, 4))
+TRIPLOID = Example(_triploid, _deal("T", 2, 3))
+CALLS = Example(_calls, _deal("C", 10, 7, 6))
+EXAMPLES = {"fields": FIELDS, "mixed_ploidy": MIXED_PLOIDY, "triploid": TRIPLOID, "calls": CALLS}
+
+
+# ---- tools ----------------------------------------------------------------------------------
+
+
+def write_vcf(path: Path, text: str) -> Path:
+    """Write a VCF, compressed and indexed; `path` ends with ``.vcf.gz``."""
+    with pysam.BGZFile(str(path), "wb") as file:
+        file.write(text.encode())
+    pysam.tabix_index(str(path), preset="vcf", force=True)
+    return path
+
+
+def split_by_samples(vcf: Path, samples: Sequence[str], out: Path) -> Path:
+    """The VCF of some samples, made by bcftools; INFO stays as it is."""
+    pysam.bcftools.view(
+        "--no-version", "--no-update", "-Oz", "-o", str(out), "-s", ",".join(samples), str(vcf), catch_stdout=False
+    )
+    pysam.tabix_index(str(out), preset="vcf", force=True)
+    return out
+
+
+def bcftools_records(vcf: Path, *, without: Sequence[str] = ()) -> list[str]:
+    """The line of column names and the records as bcftools writes them, without some samples; INFO stays as it is."""
+    subset = ["-s", "^" + ",".join(without)] if without else []
+    text = pysam.bcftools.view("--no-version", "--no-update", *subset, str(vcf))
+    return records(text)
+
+
+def records(text: str) -> list[str]:
+    """The line of column names and the records of a VCF."""
+    return [line for line in text.splitlines() if not line.startswith("##")]
+
+
+def to_vcz(vcf: Path, out: Path, zarr_format: int, variants_chunk: int | None, samples_chunk: int | None) -> Path:
+    """Convert with bio2zarr, in this process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # bio2zarr's and zarr-python's own affair
+        from bio2zarr.vcf import convert
+
+        convert(
+            [vcf],
+            out,
+            zarr_format=zarr_format,
+            variants_chunk_size=variants_chunk,
+            samples_chunk_size=samples_chunk,
+            worker_processes=0,
+        )
+    return out
+
+
+def vcztools_view(store: Path, *, icechunk: bool = False) -> str:
+    """The store as vcztools shows it, without the header line that names version and time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vcztools' own affair
+        import vcztools
+
+        text = io.StringIO()
+        root = vcztools.open_zarr(store, backend_storage="icechunk" if icechunk else None)
+        with vcztools.VczReader(root) as reader:
+            vcztools.write_vcf(reader, text, no_version=True)
+    return text.getvalue()
