@@ -12,7 +12,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
@@ -101,7 +108,10 @@ class LocalExecutor(DagExecutor):
         pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(
-        self, pool: Executor, todo: Iterator[tuple[str, Callable[..., Any]]], callbacks: Sequence[Callback] | None
+        self,
+        pool: Executor,
+        todo: Iterator[tuple[str, Callable[..., Any]]],
+        callbacks: Sequence[Callback] | None,
     ) -> None:
         running: dict[Future[Any], tuple[str, Callable[..., Any], int, float]] = {}
 
@@ -194,7 +204,10 @@ class ProcessesExecutor(LocalExecutor):
     def pool(self) -> Executor:
         """Start the processes."""
         return ProcessPoolExecutor(
-            self.max_workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(os.getpid(),)
+            self.max_workers,
+            mp_context=get_context("spawn"),
+            initializer=_begin_worker,
+            initargs=(os.getpid(),),
         )
 
     def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Callable[..., Any]]:

@@ -23,10 +23,10 @@ __all__ = ["Check", "Memory", "Plan", "Write"]
 class Check(Protocol):
     """Something about the data that has to hold before the first write."""
 
-    def cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """Look for violations in tasks, over ranges of rows. What is found is reported with the tag."""
 
-    def zarr(self) -> Iterator[Any]:
+    def by_zarr(self) -> Iterator[Any]:
         """The same in a plain loop: everything that was found."""
 
     def error(self, found: Any) -> VczstoreError:
@@ -36,7 +36,9 @@ class Check(Protocol):
 class Write(Protocol):
     """What happens to one array, in three implementations that agree."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the array."""
 
     @property
     def encoded_chunks(self) -> int:
@@ -54,13 +56,13 @@ class Write(Protocol):
     def bytes_written(self) -> int:
         """At most so many bytes are written, counted decoded."""
 
-    def cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Cubed arrays over blocks of chunks, whose computing writes to the store."""
 
-    def xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """The same by way of xarray and cubed-xarray."""
 
-    def zarr(self, store: "ZarrStore") -> None:
+    def by_zarr(self, store: "ZarrStore") -> None:
         """The plain reference: zarr-python alone, chunk by chunk."""
 
 
@@ -129,7 +131,9 @@ class Plan:
         """
         from plans import chunks
 
-        return chunks.compile_plan([a for i, c in enumerate(self.checks) for a in c.cubed(self.memory, i)], self.operation)
+        return chunks.compile_plan(
+            [a for i, c in enumerate(self.checks) for a in c.by_cubed(self.memory, i)], self.operation
+        )
 
     def cubed_writes(self, store: "ZarrStore", *, through_xarray: bool = False) -> "FinalizedPlan | None":
         """
@@ -151,9 +155,9 @@ class Plan:
 
         if through_xarray:
             require("cubed_xarray", "xarray")
-            targets = [a for w in self.writes for a in w.xarray(store, self.memory)]
+            targets = [a for w in self.writes for a in w.by_xarray(store, self.memory)]
         else:
-            targets = [a for w in self.writes for a in w.cubed(store, self.memory)]
+            targets = [a for w in self.writes for a in w.by_cubed(store, self.memory)]
         return chunks.compile_plan(targets, self.operation)
 
     @cached_property

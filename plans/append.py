@@ -1,8 +1,8 @@
 """Append: the samples of one or more sources become the last samples of a store.
 
-The store's sample axis is a row of chunks of one width. Columns of a source that fall on that grid, and whose encoding is
-the store's, are copied as they are. The others, the store's ragged last column among them, are decoded, joined, cut on the
-store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
+The store's sample axis is a row of chunks of one width. Columns of a source that fall on that grid, and whose
+encoding is the store's, are copied as they are. The others, the store's ragged last column among them, are decoded,
+joined, cut on the store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
+from zarr.types import AnyArray
 
 from plans import Memory, Plan
 from plans.columns import Blocks, Columns, Copied, block_of, split_columns
@@ -65,15 +65,15 @@ def compile_append(place: Store, sources: Sequence[Vcz], memory: Memory) -> Plan
     # 2. what happens to each array
     targets = store.resized(new)
     writes = tuple(
-        AppendArray.of(name, store.samples_arrays[name], target, [s.samples_arrays[name] for s in sources], old, memory)
+        AppendArray.of(
+            name, store.samples_arrays[name], target, [s.samples_arrays[name] for s in sources], old=old, memory=memory
+        )
         for name, target in targets.items()
     )
 
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
     edits: list[Edit] = [
-        WriteDocuments(
-            {f"{name}/{key}": doc for key, doc in arrays.documents(targets[name].metadata).items()}
-        )
+        WriteDocuments({f"{name}/{key}": doc for key, doc in arrays.documents(targets[name].metadata).items()})
         if name in created
         else SetShape(targets[name].path, store.zarr_format, targets[name].shape)
         for name in targets
@@ -102,7 +102,7 @@ def _with_new_arrays(store: Vcz, source: Vcz) -> tuple[Vcz, frozenset[str]]:
     return replace(store, arrays={**store.arrays, **added}), frozenset(missing)
 
 
-def _empty_like(array: zarr.Array, store: Vcz, name: str) -> zarr.Array:
+def _empty_like(array: AnyArray, store: Vcz, name: str) -> AnyArray:
     """An array of the store's format without samples, encoded as one of a source where the formats allow."""
     axis = samples_axis(array)
     shape = tuple(0 if i == axis else n for i, n in enumerate(array.shape))
@@ -138,9 +138,9 @@ class AppendArray:
     """
 
     name: str
-    before: zarr.Array
-    target: zarr.Array
-    parts: tuple[zarr.Array, ...]
+    before: AnyArray
+    target: AnyArray
+    parts: tuple[AnyArray, ...]
     old: int
     axis: int
     copied: tuple[Copied, ...]
@@ -151,9 +151,10 @@ class AppendArray:
     def of(
         cls,
         name: str,
-        before: zarr.Array,
-        target: zarr.Array,
-        parts: Sequence[zarr.Array],
+        before: AnyArray,
+        target: AnyArray,
+        parts: Sequence[AnyArray],
+        *,
         old: int,
         memory: Memory,
     ) -> "AppendArray":
@@ -171,7 +172,7 @@ class AppendArray:
         block = block_of(grid, chunk_bytes, memory.room, prefer=prefer)
         return cls(name, before, target, tuple(parts), old, axis, tuple(copied), decoded, block)
 
-    def _columns(self, columns: tuple[int, ...], array: zarr.Array | None = None) -> Columns:
+    def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
         array = self.target if array is None else array
         return Columns(array.shape, arrays.outer_chunks(array), self.axis, columns, self.block)
 
@@ -198,7 +199,7 @@ class AppendArray:
         """At most the columns that hold new samples."""
         return self.bytes_read
 
-    def cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Copy columns as they are where possible; decode, join and encode the others."""
         from plans import chunks
 
@@ -218,7 +219,7 @@ class AppendArray:
             result.append(chunks.write(values, chunks.DecodedView(target, columns)))
         return result
 
-    def xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Let xarray join the ragged column and the sources."""
         from plans import through_xarray
 
@@ -233,7 +234,7 @@ class AppendArray:
         joined = through_xarray.concat(parts, self.target.dtype)
         return through_xarray.write(joined, arrays.planned(self.target, store=store), self._columns(every))
 
-    def zarr(self, store: "ZarrStore") -> None:
+    def by_zarr(self, store: "ZarrStore") -> None:
         """Assign the samples of each source, chunk by chunk of the store."""
         target = arrays.planned(self.target, store=store)
         start = self.old
@@ -250,7 +251,7 @@ class AppendArray:
 class Joined:
     """The old array and its sources side by side on the samples axis, cut into the blocks of some columns."""
 
-    parts: tuple[zarr.Array, ...]
+    parts: tuple[AnyArray, ...]
     columns: Columns
     dtype: np.dtype
 
@@ -272,7 +273,10 @@ class Joined:
                 if first < last:
                     shift = here[axis].start - there[axis].start
                     to, of = list(here), list(there)
-                    to[axis], of[axis] = slice(first + shift, last + shift), slice(first - start, last - start)
+                    to[axis], of[axis] = (
+                        slice(first + shift, last + shift),
+                        slice(first - start, last - start),
+                    )
                     values[tuple(to)] = part[tuple(of)]
                 start = stop
         return values
@@ -289,7 +293,7 @@ class Joined:
         return needed + math.prod(self.columns.block_shape) * arrays.element_bytes(self.parts[0])
 
 
-def chunk_regions(array: zarr.Array, within: dict[int, range]) -> Iterator[tuple[slice, ...]]:
+def chunk_regions(array: AnyArray, within: dict[int, range]) -> Iterator[tuple[slice, ...]]:
     """The regions of an array's chunks, cut to a range along some axes; one that is empty yields nothing."""
     chunks = arrays.outer_chunks(array)
     ranges = [within.get(i, range(n)) for i, n in enumerate(array.shape)]
@@ -299,5 +303,3 @@ def chunk_regions(array: zarr.Array, within: dict[int, range]) -> Iterator[tuple
         yield tuple(
             slice(max(r.start, i * c), min(r.stop, (i + 1) * c)) for i, r, c in zip(at, ranges, chunks, strict=True)
         )
-
-

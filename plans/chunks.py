@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import cubed
 import networkx as nx
 import numpy as np
-import zarr
 from cubed.core.ops import blockwise
 from cubed.core.plan import FinalizedPlan
 from cubed.primitive.blockwise import apply_blockwise
 from cubed.storage.zarr import LazyZarrArray
 from zarr.abc.store import Store as ZarrStore
+from zarr.types import AnyArray
 
 from plans.columns import Blocks, Columns
 from vczstore import arrays
@@ -102,7 +102,12 @@ def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0) -> cubed.Array
         What producing one block takes beside the block itself, in bytes.
     """
     return cubed.map_blocks(
-        _read_block, dtype=reader.dtype, chunks=reader.blocks, spec=spec, reader=reader, extra_projected_mem=extra_mem
+        _read_block,
+        dtype=reader.dtype,
+        chunks=reader.blocks,
+        spec=spec,
+        reader=reader,
+        extra_projected_mem=extra_mem,
     )
 
 
@@ -133,7 +138,14 @@ def write(values: cubed.Array, view: View) -> cubed.Array:
     """A Cubed array whose computing puts the blocks of `values` into a view of the same shape and blocks."""
     axes = tuple(range(values.ndim))
     return blockwise(
-        _same, axes, values, axes, dtype=values.dtype, align_arrays=False, target_store=view, fusable_with_successors=False
+        _same,
+        axes,
+        values,
+        axes,
+        dtype=values.dtype,
+        align_arrays=False,
+        target_store=view,
+        fusable_with_successors=False,
     )
 
 
@@ -209,9 +221,13 @@ def execute(plan: FinalizedPlan, executor: Any, on_report: Callable[[TaskReport]
 class EncodedReader:
     """The encoded chunks of some columns: an array of objects over the grid, None where a chunk is absent."""
 
-    array: zarr.Array
+    array: AnyArray
     columns: Columns
-    dtype: np.dtype = np.dtype(object)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """An element is the bytes of a chunk."""
+        return np.dtype(object)
 
     @property
     def blocks(self) -> Blocks:
@@ -222,8 +238,10 @@ class EncodedReader:
         """The bytes of the chunks of one block."""
         cells = self.columns.cells(index)
         where, coords = zip(*self.columns.coords(cells), strict=True)
+        encoded = arrays.get_encoded(self.array, coords)
+        arrays.check_frames(self.array, coords, encoded)
         values = np.empty([len(r) for r in cells], dtype=object)
-        for at, value in zip(where, arrays.get_encoded(self.array, coords), strict=True):
+        for at, value in zip(where, encoded, strict=True):
             values[at] = value
         return values
 
@@ -231,7 +249,7 @@ class EncodedReader:
 class EncodedView(View):
     """Where encoded chunks are put, over the grid; a None clears what lay there."""
 
-    def __init__(self, array: zarr.Array, columns: Columns) -> None:
+    def __init__(self, array: AnyArray, columns: Columns) -> None:
         super().__init__(columns.grid, np.dtype(object), columns.block)
         self.array = array
         self.columns = columns
@@ -248,7 +266,7 @@ class EncodedView(View):
 
 
 def copy_encoded(
-    source: zarr.Array, source_columns: Columns, target: zarr.Array, columns: Columns, spec: cubed.Spec
+    source: AnyArray, source_columns: Columns, target: AnyArray, columns: Columns, spec: cubed.Spec
 ) -> cubed.Array:
     """Copy chunk columns as they are; both sides have the same grid and blocks."""
     chunk_bytes = math.prod(columns.chunks) * arrays.element_bytes(target)
@@ -263,7 +281,7 @@ def copy_encoded(
 class DecodedView(View):
     """Where decoded values are put, columns side by side."""
 
-    def __init__(self, array: zarr.Array, columns: Columns) -> None:
+    def __init__(self, array: AnyArray, columns: Columns) -> None:
         super().__init__(columns.shape, array.dtype, columns.block_shape)
         self.array = array
         self.columns = columns
@@ -279,7 +297,7 @@ class DecodedView(View):
         report.store = self.array.store
 
 
-def decode_mem(array: zarr.Array, n_chunks: int) -> int:
+def decode_mem(array: AnyArray, n_chunks: int) -> int:
     """What it takes to decode so many chunks of an array at once, encoded and decoded, in bytes."""
     return 2 * n_chunks * math.prod(arrays.outer_chunks(array)) * arrays.element_bytes(array)
 
@@ -306,7 +324,11 @@ class ScanReader:
     look: Callable[[slice], Any]
     n_rows: int
     rows_per_task: int
-    dtype: np.dtype = np.dtype(object)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """An element is what was found."""
+        return np.dtype(object)
 
     @property
     def blocks(self) -> Blocks:

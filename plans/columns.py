@@ -157,7 +157,9 @@ def _cut(n: int, size: int) -> tuple[int, ...]:
     return tuple(min(size, n - i) for i in range(0, n, size))
 
 
-def block_of(grid: Sequence[int], chunk_bytes: int, room: int, *, prefer: Sequence[int] | None = None) -> tuple[int, ...]:
+def block_of(
+    grid: Sequence[int], chunk_bytes: int, room: int, *, prefer: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """
     How many chunks along each axis one task takes.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
+from zarr.types import AnyArray
 
 from plans.columns import TASK_BYTES
 from plans.memory import Memory
@@ -98,7 +98,7 @@ def check_metadata(operation: str, store: Vcz, source: Vcz) -> None:
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
     if name not in store.arrays or name not in source.arrays:
         return
-    ours, theirs = (list(vcz.arrays[name][...]) for vcz in (store, source))
+    ours, theirs = (list(np.asarray(vcz.arrays[name][...])) for vcz in (store, source))
     if ours != theirs:
         pairs = zip([*ours, None], [*theirs, None], strict=False)
         i, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
@@ -122,7 +122,7 @@ def _check_fields(operation: str, store: Vcz, source: Vcz) -> None:
         )
 
 
-def _check_field(operation: str, label: str, name: str, ours: zarr.Array, theirs: zarr.Array) -> None:
+def _check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
     def refuse(what: str, of_source: object, of_store: object, way_out: str) -> IncompatibleError:
         return IncompatibleError(
             f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}"
@@ -136,7 +136,9 @@ def _check_field(operation: str, label: str, name: str, ours: zarr.Array, theirs
     for dimension, n, m in zip(names, ours.shape, theirs.shape, strict=True):
         if dimension != SAMPLES and n != m:
             way_out = (
-                "both need the same ploidy" if dimension == "ploidy" else f"make the source with the store's {dimension}"
+                "both need the same ploidy"
+                if dimension == "ploidy"
+                else f"make the source with the store's {dimension}"
             )
             raise refuse(f"{dimension} of", m, n, way_out)
     if not _may_fit(theirs.dtype, ours.dtype):
@@ -201,11 +203,13 @@ class SameVariants:
             and arrays.same_encoding(ours, theirs)
         ):
             others = arrays.grid(ours.shape, arrays.outer_chunks(ours))[1:]
-            cells = [(i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)]
+            cells = [
+                (i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)
+            ]
             a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
             if all(_same_bytes(x, y) for x, y in zip(a, b, strict=True)):
                 return None
-        differs = _unequal_rows(ours[rows], theirs[rows])
+        differs = _unequal_rows(np.asarray(ours[rows]), np.asarray(theirs[rows]))
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     @property
@@ -216,20 +220,18 @@ class SameVariants:
         row_bytes = sum(64 * math.prod(a.shape[1:]) for a in sides)
         return chunk * max(1, min(TASK_BYTES // (chunk * row_bytes), math.ceil(self.store.n_variants / chunk / 4)))
 
-    def cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """Scan in tasks."""
         from plans import chunks
 
         if not self.store.n_variants:
             return []
         sides = [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
-        extra = sum(
-            chunks.decode_mem(a, math.ceil(self.rows_per_task / arrays.outer_chunks(a)[0])) for a in sides
-        )
+        extra = sum(chunks.decode_mem(a, math.ceil(self.rows_per_task / arrays.outer_chunks(a)[0])) for a in sides)
         reader = chunks.ScanReader(self.look, self.store.n_variants, self.rows_per_task)
         return [chunks.scan(reader, memory.spec(), tag, extra_mem=extra)]
 
-    def zarr(self) -> Iterator[int]:
+    def by_zarr(self) -> Iterator[int]:
         """Look at one range after the other."""
         for rows in _ranges(self.store.n_variants, self.rows_per_task):
             if (found := self.look(rows)) is not None:
@@ -245,12 +247,11 @@ class SameVariants:
 
     @staticmethod
     def _site(vcz: Vcz, row: int) -> str:
-        contig = vcz.arrays["variant_contig"][row : row + 1][0]
-        position = vcz.arrays["variant_position"][row : row + 1][0]
-        alleles = [str(a) for a in vcz.arrays["variant_allele"][row : row + 1].ravel() if a != ""]
-        names = vcz.arrays["contig_id"][...] if "contig_id" in vcz.arrays else []
-        name = names[int(contig)] if 0 <= int(contig) < len(names) else contig
-        return f"{name}:{position} {listing(alleles[:1])}/{','.join(alleles[1:])[:60] or '.'}"
+        contig, position, alleles = (np.asarray(vcz.arrays[name][row : row + 1]).ravel() for name in SITE_FIELDS)
+        names = np.asarray(vcz.arrays["contig_id"][...]) if "contig_id" in vcz.arrays else np.empty(0)
+        number, present = int(contig[0]), [str(a) for a in alleles if a != ""]
+        name = names[number] if 0 <= number < len(names) else number
+        return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}"
 
 
 def _same_bytes(a: Any, b: Any) -> bool:
@@ -274,7 +275,7 @@ class FitsDtype:
     operation: str
     label: str
     name: str
-    array: zarr.Array
+    array: AnyArray
     dtype: np.dtype
 
     def look(self, rows: slice) -> tuple[int, Any] | None:
@@ -283,7 +284,7 @@ class FitsDtype:
         found = []
         for cell in np.ndindex(arrays.grid(shape, chunks)[1:]):
             rest = [slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(cell, chunks[1:], shape[1:], strict=True)]
-            values = self.array[(rows, *rest)]
+            values = np.asarray(self.array[(rows, *rest)])
             if (bad := self._unfit(values)).any():
                 first = np.unravel_index(int(np.argmax(bad)), bad.shape)
                 found.append((rows.start + int(first[0]), str(values[first])))
@@ -303,7 +304,7 @@ class FitsDtype:
         row_bytes = 8 * math.prod(self.array.shape[1:])
         return chunk * max(1, min(TASK_BYTES // (chunk * row_bytes), math.ceil(self.array.shape[0] / chunk / 4)))
 
-    def cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """Scan in tasks."""
         from plans import chunks
 
@@ -311,7 +312,7 @@ class FitsDtype:
         reader = chunks.ScanReader(self.look, self.array.shape[0], self.rows_per_task)
         return [chunks.scan(reader, memory.spec(), tag, extra_mem=2 * chunks.decode_mem(self.array, rows))]
 
-    def zarr(self) -> Iterator[tuple[int, Any]]:
+    def by_zarr(self) -> Iterator[tuple[int, Any]]:
         """Look at one range after the other."""
         for rows in _ranges(self.array.shape[0], self.rows_per_task):
             if (found := self.look(rows)) is not None:
@@ -321,7 +322,7 @@ class FitsDtype:
         """Name the value."""
         return IncompatibleError(
             f"{self.operation}: {self.name} of {self.label} has dtype {self.array.dtype} and the value {found[1]} in "
-            f"row {found[0]}, which the store's {self.dtype} cannot hold; make the store or the source anew with one dtype"
+            f"row {found[0]}, which the store's {self.dtype} cannot hold; make either anew with one dtype"
         )
 
 
@@ -338,5 +339,3 @@ def data_checks(operation: str, store: Vcz, source: Vcz) -> list[SameVariants | 
         if ours is not None and not fits(theirs.dtype, ours.dtype):
             checks.append(FitsDtype(operation, source.label, name, theirs, ours.dtype))
     return checks
-
-

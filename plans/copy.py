@@ -5,16 +5,16 @@ Chunks whose bytes format 3 can decode are copied as they are, which is nearly a
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import zarr
+from zarr.types import AnyArray
 
 from plans import Memory, Plan
 from plans.append import chunk_regions
 from plans.columns import Columns, block_of
 from plans.remove import ColumnReader
 from vczstore import arrays
-from vczstore.arrays import ArrayV3Metadata, UnsupportedCodecError
+from vczstore.arrays import UnsupportedCodecError
 from vczstore.stores import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
@@ -83,12 +83,12 @@ class CopyArray:
     """
 
     name: str
-    source: zarr.Array
-    target: zarr.Array
+    source: AnyArray
+    target: AnyArray
     columns: Columns
 
     @classmethod
-    def of(cls, name: str, source: zarr.Array, memory: Memory) -> "CopyArray":
+    def of(cls, name: str, source: AnyArray, memory: Memory) -> "CopyArray":
         """Find the format 3 metadata of an array."""
         target = arrays.from_metadata(_format_3(source), source.store, name)
         chunks = arrays.outer_chunks(target)
@@ -121,7 +121,7 @@ class CopyArray:
         """The array, decoded."""
         return self.bytes_read
 
-    def cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Copy the chunks as they are, or decode and encode them."""
         from plans import chunks
 
@@ -134,7 +134,7 @@ class CopyArray:
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
         return [chunks.write(values, chunks.DecodedView(target, self.columns))]
 
-    def xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Let xarray read the array."""
         from plans import through_xarray
 
@@ -143,19 +143,17 @@ class CopyArray:
         target = arrays.planned(self.target, store=store)
         return through_xarray.write(through_xarray.variable(self.source, memory), target, self.columns)
 
-    def zarr(self, store: "ZarrStore") -> None:
+    def by_zarr(self, store: "ZarrStore") -> None:
         """Assign chunk by chunk."""
         target = arrays.planned(self.target, store=store)
         for region in chunk_regions(target, {}):
             target[region] = self.source[region]
 
 
-def _format_3(array: zarr.Array) -> ArrayV3Metadata:
+def _format_3(array: AnyArray) -> Any:
     if array.metadata.zarr_format == 3:
         return array.metadata
     try:
         return arrays.as_format_3(array.metadata, dimension_names=dimensions(array))
     except UnsupportedCodecError:
         return arrays.default_format_3(array, dimension_names=dimensions(array))
-
-

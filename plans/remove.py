@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
+from zarr.types import AnyArray
 
 from plans import Memory, Plan
 from plans.append import chunk_regions
@@ -18,7 +18,7 @@ from vczstore import arrays
 from vczstore.errors import SampleError
 from vczstore.stores import Store
 from vczstore.stores.edits import SetItems
-from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, missing_value, positions_of, samples_axis
+from vczstore.vcz import REMOVED, SAMPLE_ID, listing, missing_value, positions_of, samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -91,13 +91,13 @@ class RemoveFromArray:
     """
 
     name: str
-    array: zarr.Array
+    array: AnyArray
     positions: np.ndarray
     value: Any
     columns: Columns
 
     @classmethod
-    def of(cls, name: str, array: zarr.Array, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":
+    def of(cls, name: str, array: AnyArray, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":
         """Find the columns that hold the samples."""
         axis = samples_axis(array)
         assert axis is not None
@@ -128,7 +128,7 @@ class RemoveFromArray:
         """The columns, decoded."""
         return self.bytes_read
 
-    def cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Read the columns, blank the samples, write the columns."""
         import cubed
 
@@ -140,11 +140,16 @@ class RemoveFromArray:
         reader = ColumnReader(array, self.columns)
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
         blanked = cubed.map_blocks(
-            _blank, values, dtype=array.dtype, positions=self.positions, value=self.value, columns=self.columns
+            _blank,
+            values,
+            dtype=array.dtype,
+            positions=self.positions,
+            value=self.value,
+            columns=self.columns,
         )
         return [chunks.write(blanked, chunks.DecodedView(array, self.columns))]
 
-    def xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Let xarray select the columns, and choose between old and missing values."""
         from plans import through_xarray
 
@@ -155,14 +160,16 @@ class RemoveFromArray:
         blanked = through_xarray.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)
         return through_xarray.write(blanked, array, self.columns)
 
-    def zarr(self, store: "ZarrStore") -> None:
+    def by_zarr(self, store: "ZarrStore") -> None:
         """Assign the missing value, chunk by chunk."""
         array = arrays.planned(self.array, store=store)
         axis, chunk = self.columns.axis, self.columns.chunks[self.columns.axis or 0]
         assert axis is not None
         for column in self.columns.columns:
-            for region in chunk_regions(array, {axis: range(column * chunk, min(array.shape[axis], (column + 1) * chunk))}):
-                values = array[region]
+            for region in chunk_regions(
+                array, {axis: range(column * chunk, min(array.shape[axis], (column + 1) * chunk))}
+            ):
+                values = np.asarray(array[region])
                 here = self.positions[self.positions // chunk == column] - region[axis].start
                 values[(*([slice(None)] * axis), here)] = self.value
                 array[region] = values
@@ -172,7 +179,7 @@ class RemoveFromArray:
 class ColumnReader:
     """The values of some chunk columns, side by side."""
 
-    array: zarr.Array
+    array: AnyArray
     columns: Columns
 
     @property
@@ -197,7 +204,9 @@ class ColumnReader:
         from plans import chunks
 
         n_chunks = min(math.prod(self.columns.block), arrays.READS_AT_ONCE)
-        return chunks.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(self.array)
+        return chunks.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
+            self.array
+        )
 
 
 def _blank(

@@ -1,7 +1,7 @@
 """Arrays by way of xarray and cubed-xarray: opened, selected, joined and blanked by xarray, computed by Cubed.
 
-An implementation for those who work in xarray, and a witness that the plans of this package say what they mean. It decodes
-every chunk, and re-chunks through storage where chunks do not fall together.
+An implementation for those who work in xarray, and a witness that the plans of this package say what they mean.
+It decodes every chunk, and re-chunks through storage where chunks do not fall together.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from typing import Any
 import cubed
 import numpy as np
 import xarray as xr
-import zarr
+from zarr.types import AnyArray
 
 from plans import Memory, chunks
 from plans.columns import Columns
 from vczstore.vcz import SAMPLES
 
 
-def variable(array: zarr.Array, memory: Memory, samples: slice | None = None) -> xr.DataArray:
+def variable(array: AnyArray, memory: Memory, samples: slice | None = None) -> xr.DataArray:
     """
     One array of a store as an ``xarray.DataArray`` of a Cubed array, raw: nothing is masked, scaled or decoded as CF.
 
@@ -30,9 +30,7 @@ def variable(array: zarr.Array, memory: Memory, samples: slice | None = None) ->
     samples
         A range of samples; all by default.
     """
-    dataset = xr.open_zarr(
-        array.store, chunks=None, consolidated=False, decode_cf=False, create_default_indexes=False
-    )
+    dataset = xr.open_zarr(array.store, chunks=None, consolidated=False, decode_cf=False, create_default_indexes=False)
     values = dataset[array.path]
     if samples is not None:
         values = values.isel({SAMPLES: samples})
@@ -40,7 +38,7 @@ def variable(array: zarr.Array, memory: Memory, samples: slice | None = None) ->
 
 
 def concat(parts: Sequence[xr.DataArray], dtype: np.dtype) -> xr.DataArray:
-    """Arrays side by side on the samples axis, in one dtype; fixed-width strings, whose width xarray forgets, in any."""
+    """Arrays side by side on the samples axis, in one dtype; U strings, whose width xarray forgets, in T."""
     dtype = np.dtypes.StringDType() if dtype.kind == "U" else dtype
     parts = [part.astype(dtype) if part.dtype != dtype else part for part in parts]
     return parts[0] if len(parts) == 1 else xr.concat(parts, dim=SAMPLES, coords="minimal", compat="override")
@@ -65,7 +63,7 @@ def _choose(values: np.ndarray, removed: np.ndarray, *, missing: Any) -> np.ndar
     return chosen
 
 
-def write(values: xr.DataArray, target: zarr.Array, columns: Columns) -> list[cubed.Array]:
+def write(values: xr.DataArray, target: AnyArray, columns: Columns) -> list[cubed.Array]:
     """What writes an array to some chunk columns of a target."""
     data = values.data
     if data.chunks != columns.blocks:

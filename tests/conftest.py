@@ -93,5 +93,3 @@ def legacy_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
             subprocess.run([*uv, "pip", "install", "-q", "--python", python, *packages], check=True)
             (folder / "ready").touch()
     return python
-
-

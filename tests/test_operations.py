@@ -16,7 +16,10 @@ from tests.conftest import Way
 @pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
 def test_append(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, n))
-    batches = [cohort.make_arrays(10, cohort.ids(n, 5), seed=1), cohort.make_arrays(10, cohort.ids(n + 5, 4), seed=2)]
+    batches = [
+        cohort.make_arrays(10, cohort.ids(n, 5), seed=1),
+        cohort.make_arrays(10, cohort.ids(n + 5, 4), seed=2),
+    ]
     store = way.make(tmp_path, old)
     for i, batch in enumerate(batches):
         cohort.write_vcz(tmp_path / f"batch{i}.vcz", batch)
@@ -51,7 +54,12 @@ def test_append_from_other_layouts(way: Way, tmp_path: Path, zarr_format: int) -
     old, batch = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 8), seed=1)
     store = way.make(tmp_path, old)
     cohort.write_vcz(
-        tmp_path / "batch.vcz", batch, zarr_format=zarr_format, variants_chunk=7, samples_chunk=5, compressors=None
+        tmp_path / "batch.vcz",
+        batch,
+        zarr_format=zarr_format,
+        variants_chunk=7,
+        samples_chunk=5,
+        compressors=None,
     )
     before = {n: (a.chunks, a.compressors) for n, a in zarr.open_group(_zarr(way, store), mode="r").arrays()}
     vczstore.append(store, tmp_path / "batch.vcz", **way.options)
@@ -97,7 +105,9 @@ def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
     assert changed == {f"{name}/zarr.json" for name in samples_arrays}
     assert result.plan.decoded_chunks == 0
     # 10 variants in chunks of 4 are three rows of chunks
-    assert len(after) - len(before) == sum(3 if "variants" in cohort.DIMENSIONS[n] else 1 for n in samples_arrays)
+    assert len(after) - len(before) == sum(
+        3 if "variants" in cohort.DIMENSIONS[n] else 1 for n in samples_arrays
+    )
 
 
 @pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
@@ -171,7 +181,9 @@ def test_backends(tmp_path: Path, backend: str) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
     store = tmp_path / "store.vcz"
-    vczstore.append(store if backend == "zarr" else store.as_uri(), tmp_path / "batch.vcz", backend_storage=backend)
+    vczstore.append(
+        store if backend == "zarr" else store.as_uri(), tmp_path / "batch.vcz", backend_storage=backend
+    )
     vczstore.remove(str(store), ["S0005"], backend_storage=backend)
     expected = cohort.expected_remove(cohort.expected_append(old, batch), ["S0005"])
     cohort.assert_same(cohort.read_vcz(store), expected)

@@ -229,7 +229,12 @@ def run(plan: Plan, **options: Any) -> Result:
 
 def _run(plan: Plan, opts: Options, *, dry_run: bool) -> Result:
     return run_plan(
-        plan, impl=opts.impl, executor=opts.executor, max_workers=opts.max_workers, progress=opts.progress, dry_run=dry_run
+        plan,
+        impl=opts.impl,
+        executor=opts.executor,
+        max_workers=opts.max_workers,
+        progress=opts.progress,
+        dry_run=dry_run,
     )
 
 

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -19,6 +19,7 @@ from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.metadata.v3 import RegularChunkGridMetadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.types import AnyArray
 
 type Document = dict[str, Any]
 """A metadata document: a ``zarr.json``, or a ``.zarray`` as stored."""
@@ -42,7 +43,7 @@ class UnsupportedCodecError(ValueError):
 # ---- arrays ---------------------------------------------------------------------------------
 
 
-def planned(array: zarr.Array, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> zarr.Array:
+def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> AnyArray:
     """
     The array as it will be: in another store, with another shape, without touching storage.
 
@@ -57,7 +58,7 @@ def planned(array: zarr.Array, *, store: Store | None = None, shape: tuple[int, 
 
     Returns
     -------
-    zarr.Array
+    AnyArray
         Chunks written to it land where they belong once the stored shape has followed.
     """
     metadata = array.metadata
@@ -66,7 +67,7 @@ def planned(array: zarr.Array, *, store: Store | None = None, shape: tuple[int, 
     return from_metadata(metadata, store or array.store, array.path)
 
 
-def from_metadata(metadata: ArrayV2Metadata | ArrayV3Metadata, store: Store, path: str) -> zarr.Array:
+def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     """
     An array of which only the metadata need exist.
 
@@ -82,7 +83,7 @@ def from_metadata(metadata: ArrayV2Metadata | ArrayV3Metadata, store: Store, pat
         )
 
 
-def outer_chunks(array: zarr.Array) -> tuple[int, ...]:
+def outer_chunks(array: AnyArray) -> tuple[int, ...]:
     """The shape of what one stored object holds: a shard where the array has shards, else a chunk."""
     return tuple(array.shards or array.chunks)
 
@@ -97,12 +98,12 @@ def grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.ceil(n / c) for n, c in zip(shape, chunks, strict=True))
 
 
-def element_bytes(array: zarr.Array) -> int:
+def element_bytes(array: AnyArray) -> int:
     """The decoded size of an element, in bytes. A string counts 64: 16, and what does not fit in there."""
     return 64 if array.dtype.kind in "OT" else int(array.dtype.itemsize)
 
 
-def has_regular_grid(array: zarr.Array) -> bool:
+def has_regular_grid(array: AnyArray) -> bool:
     """Whether all chunks of the array have one shape, as the VCF Zarr specification presumes."""
     metadata = array.metadata
     return isinstance(metadata, ArrayV2Metadata) or isinstance(metadata.chunk_grid, RegularChunkGridMetadata)
@@ -115,18 +116,47 @@ def _is_nan(value: Any) -> bool:
 # ---- encoded chunks -------------------------------------------------------------------------
 
 
-def chunk_key(array: zarr.Array, coords: Sequence[int]) -> str:
+def chunk_key(array: AnyArray, coords: Sequence[int]) -> str:
     """The key of a chunk (of a shard, where there are shards) in the array's store."""
     name = array.metadata.encode_chunk_key(tuple(int(c) for c in coords))
     return f"{array.path}/{name}" if array.path else name
 
 
-def get_encoded(array: zarr.Array, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
+def get_encoded(array: AnyArray, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
     """The bytes of chunks as they lie in the store, None for those that are absent."""
     return get_many(array.store, [chunk_key(array, c) for c in coords])
 
 
-def set_encoded(array: zarr.Array, chunks: Iterable[tuple[Sequence[int], Buffer | None]]) -> None:
+class DamagedChunkError(ValueError):
+    """The bytes of a chunk cannot be those that were written."""
+
+
+def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Sequence[Buffer | None]) -> None:
+    """
+    Check that encoded chunks are as long as they say: what is copied without decoding may be cut off as well.
+
+    Blosc frames tell their size; other encodings are taken as they are.
+
+    Raises
+    ------
+    DamagedChunkError
+        Naming the first chunk that is not.
+    """
+    compressors = array.compressors
+    if array.shards or not compressors or "Blosc" not in type(compressors[-1]).__name__:
+        return
+    for at, value in zip(coords, values, strict=True):
+        if value is None:
+            continue
+        # c-blosc's header: the length of the frame in the last four of its 16 bytes
+        said = int.from_bytes(value[12:16].to_bytes(), "little") if len(value) >= 16 else 16
+        if said != len(value):
+            raise DamagedChunkError(
+                f"chunk {chunk_key(array, at)} of the source is damaged: it has {len(value):,} bytes, of {said:,}"
+            )
+
+
+def set_encoded(array: AnyArray, chunks: Iterable[tuple[Sequence[int], Buffer | None]]) -> None:
     """Write chunks as they are, and delete those that are None."""
     set_many(array.store, [(chunk_key(array, c), value) for c, value in chunks])
 
@@ -218,7 +248,7 @@ def encoding(metadata: ArrayV2Metadata | ArrayV3Metadata) -> Document:
     return document
 
 
-def same_encoding(a: zarr.Array, b: zarr.Array) -> bool:
+def same_encoding(a: AnyArray, b: AnyArray) -> bool:
     """Whether a chunk of one array is, byte for byte, a chunk of the other."""
     try:
         return encoding(a.metadata) == encoding(b.metadata)
@@ -226,16 +256,14 @@ def same_encoding(a: zarr.Array, b: zarr.Array) -> bool:
         return a.metadata.zarr_format == b.metadata.zarr_format == 2 and _v2_encoding(a) == _v2_encoding(b)
 
 
-def _v2_encoding(array: zarr.Array) -> Document:
+def _v2_encoding(array: AnyArray) -> Document:
     document = documents(array.metadata)[".zarray"]
     for key in ("shape", "dimension_separator"):
         document.pop(key, None)
     return document
 
 
-def as_format_3(
-    metadata: ArrayV2Metadata, *, dimension_names: Sequence[str | None] | None = None
-) -> ArrayV3Metadata:
+def as_format_3(metadata: ArrayV2Metadata, *, dimension_names: Sequence[str | None] | None = None) -> ArrayV3Metadata:
     """
     The format 3 metadata that decode the chunks of a format 2 array as they are.
 
@@ -308,11 +336,7 @@ def _compressor_of_format_3(config: Document, native: np.dtype) -> Document:
     raise UnsupportedCodecError(f"compressor {config['id']}")
 
 
-
-
-def as_format_2(
-    array: zarr.Array, shape: tuple[int, ...], *, dimension_names: Sequence[str | None]
-) -> ArrayV2Metadata:
+def as_format_2(array: AnyArray, shape: tuple[int, ...], *, dimension_names: Sequence[str | None]) -> ArrayV2Metadata:
     """Format 2 metadata for the values of a format 3 array, with zarr's default compressor."""
     created = zarr.create_array(
         MemoryStore(),
@@ -323,10 +347,11 @@ def as_format_2(
         zarr_format=2,
         attributes={**array.attrs, "_ARRAY_DIMENSIONS": list(dimension_names)},
     )
-    return created.metadata
+    metadata: Any = created.metadata
+    return metadata
 
 
-def default_format_3(array: zarr.Array, *, dimension_names: Sequence[str | None]) -> ArrayV3Metadata:
+def default_format_3(array: AnyArray, *, dimension_names: Sequence[str | None]) -> ArrayV3Metadata:
     """Format 3 metadata for the values of a format 2 array whose chunks have to be encoded anew."""
     created = zarr.create_array(
         MemoryStore(),
@@ -338,4 +363,5 @@ def default_format_3(array: zarr.Array, *, dimension_names: Sequence[str | None]
         attributes={k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"},
         dimension_names=list(dimension_names),
     )
-    return created.metadata
+    metadata: Any = created.metadata
+    return metadata

@@ -72,13 +72,28 @@ _STORE = (
 _RUN = (
     click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
     click.option(
-        "--executor", type=click.Choice(executors.NAMES), default="threads", show_default=True, help="What runs the tasks."
+        "--executor",
+        type=click.Choice(executors.NAMES),
+        default="threads",
+        show_default=True,
+        help="What runs the tasks.",
     ),
-    click.option("--max-workers", type=click.IntRange(min=1), help="Tasks that run at once; one for each core by default."),
+    click.option(
+        "--max-workers",
+        type=click.IntRange(min=1),
+        help="Tasks that run at once; one for each core by default.",
+    ),
     click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB.  [default: 2GB]"),
-    click.option("--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."),
+    click.option(
+        "--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."
+    ),
     click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; write nothing."),
-    click.option("-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"),
+    click.option(
+        "-P/-Q",
+        "--progress/--no-progress",
+        default=None,
+        help="Show progress, or do not.  [default: on a terminal]",
+    ),
 )
 _OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
@@ -147,9 +162,22 @@ def _progress(show: bool | None) -> "Iterator[Progress | None]":
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
@@ -181,11 +209,19 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.argument("store")
 @click.argument("sample_ids", metavar="[SAMPLE_ID]...", nargs=-1)
 @click.option(
-    "-S", "--samples-file", type=click.File(encoding="utf-8"), help="File of sample IDs, one in a line; - is standard input."
+    "-S",
+    "--samples-file",
+    type=click.File(encoding="utf-8"),
+    help="File of sample IDs, one in a line; - is standard input.",
 )
 @_options(_STORE, _RUN, _OUTPUT)
 def remove(
-    store: str, sample_ids: tuple[str, ...], samples_file: Any, progress: bool | None, as_json: bool, **options: Any
+    store: str,
+    sample_ids: tuple[str, ...],
+    samples_file: Any,
+    progress: bool | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Overwrite samples with missing values, and blank their IDs."""
     from vczstore import api
@@ -303,7 +339,11 @@ def _print_info(found: "Info") -> None:
     from vczstore.sizes import human_size
 
     removed = f" ({found.removed_samples:,} removed)" if found.removed_samples else ""
-    chunks = "none" if found.samples_chunk_size is None else f"{found.variants_chunk_size:,} variants x {found.samples_chunk_size:,} samples"
+    chunks = (
+        "none"
+        if found.samples_chunk_size is None
+        else f"{found.variants_chunk_size:,} variants x {found.samples_chunk_size:,} samples"
+    )
     stored = "" if found.stored_bytes is None else f", {human_size(found.stored_bytes)} stored"
     rows = {
         "store": f"{found.store} ({found.backend}, Zarr format {found.zarr_format}, VCF Zarr {found.vcf_zarr_version or 'of no version'})",
@@ -319,4 +359,5 @@ def _print_info(found: "Info") -> None:
     for name, value in rows.items():
         click.echo(f"{click.style(f'{name:<10}', bold=True)}{value}")
     for i, entry in enumerate(found.history):
-        click.echo(f"{click.style('history' if i == 0 else '', bold=True):<10}".ljust(10) + f"{entry['time']}  {entry['id']}  {entry['message']}")
+        head = click.style(f"{'history' if i == 0 else '':<10}", bold=True)
+        click.echo(f"{head}{entry['time']}  {entry['id']}  {entry['message']}")

@@ -11,7 +11,10 @@ import zarr
 from zarr.codecs import BloscCodec
 
 N_VARIANTS = 1000
-FIRST, BATCHES = ["NA00001", "NA00002", "NA00003", "NA00004"], [["NA00005", "NA00006"], ["NA00007", "NA00008", "NA00009"]]
+FIRST, BATCHES = (
+    ["NA00001", "NA00002", "NA00003", "NA00004"],
+    [["NA00005", "NA00006"], ["NA00007", "NA00008", "NA00009"]],
+)
 REMOVED, TAG = "NA00002", "release-1"
 
 
@@ -30,6 +33,7 @@ def run(directory: str) -> dict[str, Any]:
         The folder, and the samples after each step.
     """
     from vczstore import api
+    from vczstore.stores import open_store
 
     folder = _free(Path(directory))
     click.secho(f"A cohort of {len(FIRST)} samples, and two batches, in {folder}/", bold=True)
@@ -38,11 +42,11 @@ def run(directory: str) -> dict[str, Any]:
     for path, samples in zip([cohort, *batches], [FIRST, *BATCHES], strict=True):
         make_vcz(path, samples)
     steps: list[tuple[list[str], Any]] = [
-        (["copy-store-to-icechunk", str(cohort), str(store)], lambda: api.copy_store_to_icechunk(cohort, store)),
-        *(
-            (["append", str(store), str(batch)], lambda batch=batch: api.append(store, batch))
-            for batch in batches
+        (
+            ["copy-store-to-icechunk", str(cohort), str(store)],
+            lambda: api.copy_store_to_icechunk(cohort, store),
         ),
+        *((["append", str(store), str(batch)], lambda batch=batch: api.append(store, batch)) for batch in batches),
         (["remove", str(store), REMOVED], lambda: api.remove(store, REMOVED)),
         (["tag", str(store), TAG], lambda: api.tag(store, TAG)),
     ]
@@ -50,11 +54,13 @@ def run(directory: str) -> dict[str, Any]:
     before: list[str] = []
     for command, call in steps:
         call()
-        after = [s for s in api.open_store(store).open().sample_ids if s]
+        after = [s for s in open_store(store).open().sample_ids if s]
         _show(command, before, after)
         shown.append({"command": shlex.join(["vczstore", *command]), "before": before, "after": after})
         before = after
-    click.echo(f"\nThe release stays as it is, whatever comes: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}")
+    click.echo(
+        f"\nThe release stays as it is, whatever comes: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}"
+    )
     click.echo(f"Every step was one commit:                {click.style(f'vczstore info {store}', fg='cyan')}")
     return {"directory": str(folder), "steps": shown}
 
@@ -77,7 +83,9 @@ def _name(sample: str, stays: bool, colour: str) -> str:
     return sample if stays else click.style(sample, fg=colour, bold=True)
 
 
-def make_vcz(path: Path, samples: Sequence[str], *, n_variants: int = N_VARIANTS, chunks: tuple[int, int] = (500, 2)) -> None:
+def make_vcz(
+    path: Path, samples: Sequence[str], *, n_variants: int = N_VARIANTS, chunks: tuple[int, int] = (500, 2)
+) -> None:
     """
     Write a small VCZ of made-up genotypes, the same variants each time.
 
@@ -107,10 +115,20 @@ def make_vcz(path: Path, samples: Sequence[str], *, n_variants: int = N_VARIANTS
         ("filter_id", np.array(["PASS"], dtype="T"), (1,), ("filters",)),
         ("variant_contig", np.zeros(n_variants, "i1"), (variants,), ("variants",)),
         ("variant_position", np.arange(1, n_variants + 1, dtype="i4") * 100, (variants,), ("variants",)),
-        ("variant_allele", np.stack([reference, alternate], axis=1).astype("T"), (variants, 2), ("variants", "alleles")),
+        (
+            "variant_allele",
+            np.stack([reference, alternate], axis=1).astype("T"),
+            (variants, 2),
+            ("variants", "alleles"),
+        ),
         ("variant_filter", np.ones((n_variants, 1), bool), (variants, 1), ("variants", "filters")),
         ("call_genotype", genotype, (variants, by_sample, 2), ("variants", "samples", "ploidy")),
-        ("call_genotype_phased", np.ones(genotype.shape[:2], bool), (variants, by_sample), ("variants", "samples")),
+        (
+            "call_genotype_phased",
+            np.ones(genotype.shape[:2], bool),
+            (variants, by_sample),
+            ("variants", "samples"),
+        ),
         ("call_genotype_mask", genotype < 0, (variants, by_sample, 2), ("variants", "samples", "ploidy")),
         ("call_DP", depth, (variants, by_sample), ("variants", "samples")),
     ]

@@ -139,7 +139,7 @@ def _check(plan: Plan, engine: "_Engine | None") -> None:
     """Raise the error of the first check that finds something."""
     found: list[tuple[int, Any]] = []
     if engine is None:
-        found = [(i, first) for i, check in enumerate(plan.checks) for first in check.zarr()]
+        found = [(i, first) for i, check in enumerate(plan.checks) for first in check.by_zarr()]
     else:
         engine.execute("checking", plan.cubed_checks(), lambda report: found.extend(report.found))
     if found:
@@ -158,7 +158,7 @@ def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", *, th
     """
     if engine is None:
         for write in plan.writes:
-            write.zarr(transaction.store)
+            write.by_zarr(transaction.store)
         return
 
     def on_report(report: "TaskReport") -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.errors import NodeTypeValidationError
+from zarr.types import AnyArray
 
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, NotAStoreError
@@ -30,24 +31,24 @@ FLOAT32_MISSING = np.array([0x7F800001], dtype="u4").view("f4")[0]
 FLOAT32_FILL = np.array([0x7F800002], dtype="u4").view("f4")[0]
 
 
-def dimensions(array: zarr.Array) -> tuple[str | None, ...]:
+def dimensions(array: AnyArray) -> tuple[str | None, ...]:
     """The names of an array's axes, from its attributes (format 2) or its metadata (format 3)."""
-    names = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
+    names: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
     names = names or getattr(array.metadata, "dimension_names", None)
     return tuple(names) if names else (None,) * array.ndim
 
 
-def samples_axis(array: zarr.Array) -> int | None:
+def samples_axis(array: AnyArray) -> int | None:
     """Which axis of an array is the ``samples`` dimension, None if none is. Its name decides, nothing else."""
     names = dimensions(array)
     return names.index(SAMPLES) if SAMPLES in names else None
 
 
-def missing_value(name: str, array: zarr.Array) -> Any:
+def missing_value(name: str, array: AnyArray) -> Any:
     """
     What stands for "no value" in a field.
 
-    VCF Zarr specification 0.4, "Missing and fill values": integers −1, strings ``"."``, floats a NaN with
+    VCF Zarr specification 0.4, "Missing and fill values": integers -1, strings ``"."``, floats a NaN with
     the payload of 0x7F800001, booleans False, but True in a ``*_mask``. Unsigned integers have no missing
     value there; they get the array's fill value, or 0.
     """
@@ -89,7 +90,7 @@ class Vcz:
 
     label: str
     store: Store
-    arrays: Mapping[str, zarr.Array]
+    arrays: Mapping[str, AnyArray]
     attributes: Mapping[str, Any]
     zarr_format: int
     snapshot: str | None = None
@@ -117,7 +118,9 @@ class Vcz:
         try:
             members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
         except (ValueError, TypeError, KeyError) as error:
-            raise DamagedStoreError(f"{label}: the metadata of an array cannot be read ({_first_line(error)})") from error
+            raise DamagedStoreError(
+                f"{label}: the metadata of an array cannot be read ({_first_line(error)})"
+            ) from error
         vcz = cls(label, store, members, dict(group.attrs), group.metadata.zarr_format, snapshot)
         for name in (SAMPLE_ID, "variant_position"):
             if name not in members:
@@ -148,7 +151,7 @@ class Vcz:
         return np.asarray(values).astype(object)
 
     @cached_property
-    def samples_arrays(self) -> dict[str, zarr.Array]:
+    def samples_arrays(self) -> dict[str, AnyArray]:
         """The arrays that have a ``samples`` dimension, by name, ``sample_id`` last."""
         found = {n: a for n, a in self.arrays.items() if samples_axis(a) is not None and n != SAMPLE_ID}
         return {**found, SAMPLE_ID: self.arrays[SAMPLE_ID]}
@@ -166,7 +169,7 @@ class Vcz:
             digest.update(str(sample).encode() + b"\0")
         return digest.hexdigest()
 
-    def resized(self, n_samples: int) -> dict[str, zarr.Array]:
+    def resized(self, n_samples: int) -> dict[str, AnyArray]:
         """The arrays with a ``samples`` dimension as they will be with another number of samples."""
         result = {}
         for name, array in self.samples_arrays.items():
@@ -228,10 +231,10 @@ def listing(names: Iterable[object], limit: int = 10) -> str:
     >>> listing(["a", "b", "c"], limit=2)
     'a, b and 1 more'
     """
-    names = [str(name) for name in names]
-    shown = [name if len(name) <= 60 else name[:57] + "..." for name in names[:limit]]
-    text = ", ".join(name if name.isprintable() else repr(name) for name in shown)
-    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+    texts = [str(name) for name in names]
+    shown = [text if len(text) <= 60 else text[:57] + "..." for text in texts[:limit]]
+    joined = ", ".join(text if text.isprintable() else repr(text) for text in shown)
+    return joined if len(texts) <= limit else f"{joined} and {len(texts) - limit} more"
 
 
 def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str]]:

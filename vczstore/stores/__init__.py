@@ -34,8 +34,9 @@ class Snapshot(NamedTuple):
 class Transaction(Protocol):
     """What makes the writes of one plan visible at once, or not at all."""
 
-    store: ZarrStore
-    """What the tasks read and write. It survives pickling; what comes back is handed to `collect`."""
+    @property
+    def store(self) -> ZarrStore:
+        """What the tasks read and write. It survives pickling; what comes back is handed to `collect`."""
 
     def collect(self, store: ZarrStore) -> None:
         """Take in what a task has written to the store it was sent. Called once for each task that succeeds."""
@@ -59,14 +60,21 @@ class Transaction(Protocol):
 class Store(Protocol):
     """A place that holds one VCZ."""
 
-    label: str
-    """How messages call it."""
-    backend: str
-    """One of `BACKENDS`."""
-    atomic: bool
-    """Whether a commit is all or nothing. Where it is not, the order of writes keeps readers on the old samples."""
-    pickles: bool
-    """Whether other processes can reach it."""
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+
+    @property
+    def backend(self) -> str:
+        """One of `BACKENDS`."""
+
+    @property
+    def atomic(self) -> bool:
+        """Whether a commit is all or nothing. Where it is not, the order of writes keeps readers on the old samples."""
+
+    @property
+    def pickles(self) -> bool:
+        """Whether other processes can reach it."""
 
     def open(self, at: str | None = None) -> Vcz:
         """
@@ -142,7 +150,9 @@ def open_store(
             from vczstore.stores.icechunk import IcechunkStore
 
             return IcechunkStore(place, label="<Icechunk repository>")
-        raise OptionError(f"a store is a path, a URL, a Zarr store or an Icechunk repository, not {type(place).__name__}")
+        raise OptionError(
+            f"a store is a path, a URL, a Zarr store or an Icechunk repository, not {type(place).__name__}"
+        )
 
     url = os.fspath(place)
     path = local_path(url)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import zarr
 from zarr.abc.store import Store
+from zarr.types import AnyArray
 
 from vczstore import arrays
 from vczstore.arrays import Document
@@ -58,9 +58,9 @@ class WriteDocuments:
 class SetItems:
     """Elements of a one-dimensional array change, such as the IDs of removed samples."""
 
-    array: zarr.Array
+    array: AnyArray
     positions: np.ndarray
-    value: object
+    value: str
 
     def apply(self, store: Store) -> None:
         """Rewrite the chunks that hold the elements."""

@@ -139,9 +139,11 @@ class IcechunkStore:
             with self.lock():
                 self.repository.create_tag(name, snapshot_id=head)
         except icechunk.AlreadyExistsError as error:
-            taken = "was used and deleted before, and Icechunk never gives a name twice" if (
-                name not in self.repository.list_tags()
-            ) else f"exists already, on snapshot {self.repository.lookup_tag(name)}"
+            taken = (
+                "was used and deleted before, and Icechunk never gives a name twice"
+                if (name not in self.repository.list_tags())
+                else f"exists already, on snapshot {self.repository.lookup_tag(name)}"
+            )
             raise TagError(f"tag: {name!r} {taken}; choose another name") from error
         except icechunk.IcechunkError as error:
             raise TagError(f"tag: {name!r}: {_reason(error)}") from error
@@ -185,7 +187,7 @@ class IcechunkTransaction:
     """A writable session, and the fork of it that the tasks write to."""
 
     session: icechunk.Session
-    store: ZarrStore
+    store: icechunk.IcechunkStore
     place: IcechunkStore
 
     def collect(self, store: ZarrStore) -> None:
@@ -196,6 +198,7 @@ class IcechunkTransaction:
         to merge it after each task would be quadratic.
         """
         if store is not self.store:
+            assert isinstance(store, icechunk.IcechunkStore)
             self.session.merge(store.session)
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str:

@@ -1,0 +1,194 @@
+"""What rests on private interfaces of cubed, zarr and icechunk: these fail loudly when one of them changes."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import cubed
+import numpy as np
+import pytest
+import zarr
+
+import executors
+import vczstore
+from plans import Memory, chunks
+from plans.columns import Columns
+from plans.remove import ColumnReader
+from tests import cohort
+from vczstore import arrays
+from vczstore.errors import MemoryLimitError
+
+
+def _array(tmp_path: Path, shape: tuple[int, ...] = (10, 7), chunks_: tuple[int, ...] = (4, 3)) -> zarr.Array:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=shape, chunks=chunks_, dtype="i4")
+    array[...] = np.arange(array.size).reshape(shape)
+    return zarr.open_array(tmp_path / "a.zarr")
+
+
+def _copy(tmp_path: Path, columns: Columns, source: zarr.Array) -> tuple[zarr.Array, cubed.Array]:
+    target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
+    values = chunks.read(ColumnReader(source, columns), Memory().spec())
+    return target, chunks.write(values + 1, chunks.DecodedView(target, columns))
+
+
+def test_source_map_and_sink_become_one_operation(tmp_path: Path) -> None:
+    source = _array(tmp_path)
+    target, written = _copy(tmp_path, Columns(source.shape, source.chunks, 1, (0, 2), (2, 1)), source)
+    plan = chunks.compile_plan([written], "test")
+    assert plan is not None
+    operations = [n for n, d in plan.dag.nodes(data=True) if "pipeline" in d]
+    assert len(operations) == 1, "cubed no longer fuses what is read, mapped and written"
+    assert plan.num_tasks == 4
+    reports: list[chunks.TaskReport] = []
+    chunks.execute(plan, executors.create("single-threaded"), reports.append)
+    assert sum(r.chunks for r in reports) == 6
+    expected = np.where(np.isin(np.arange(7), [0, 1, 2, 6]), source[...] + 1, 0)
+    np.testing.assert_array_equal(target[...], expected)
+
+
+@pytest.mark.parametrize("name", executors.NAMES)
+def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
+    source = _array(tmp_path)
+    target, written = _copy(tmp_path, Columns(source.shape, source.chunks, None, (), (1, 1)), source)
+    plan = chunks.compile_plan([written], "test")
+    assert plan is not None
+    reports: list[chunks.TaskReport] = []
+    engine = executors.create(name, max_workers=2)
+    chunks.execute(plan, engine, reports.append)
+    engine.close()
+    assert [r.chunks for r in reports] == [1] * 9
+    assert sum(r.decoded_bytes for r in reports) == source.nbytes
+    assert all(r.peak_mem > 10_000_000 for r in reports)
+    np.testing.assert_array_equal(target[...], source[...] + 1)
+
+
+def test_planning_computes_nothing(tmp_path: Path) -> None:
+    """Neither compiling nor showing a plan runs a task or writes a byte."""
+    source = _array(tmp_path)
+    target, written = _copy(tmp_path, Columns(source.shape, source.chunks, None, (), (1, 1)), source)
+    before = cohort.digest(tmp_path)
+    with cubed.raise_if_computes():
+        chunks.compile_plan([written], "test")
+    assert cohort.digest(tmp_path) == before
+    assert not target[...].any()
+
+
+def test_a_task_that_needs_too_much_is_refused(tmp_path: Path) -> None:
+    source = _array(tmp_path, (1000, 1000), (1000, 1000))
+    columns = Columns(source.shape, source.chunks, None, (), (1, 1))
+    target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
+    spec = Memory(allowed=101_000_000, reserved=100_000_000).spec()
+    written = chunks.write(
+        chunks.read(ColumnReader(source, columns), spec), chunks.DecodedView(target, columns)
+    )
+    with pytest.raises(
+        MemoryLimitError, match=r"test: a task needs 1\d\dMB of memory, and 101MB are allowed"
+    ):
+        chunks.compile_plan([written], "test")
+
+
+def test_a_planned_array_writes_beyond_the_shape_that_readers_see(tmp_path: Path) -> None:
+    stored = _array(tmp_path)
+    planned = arrays.planned(stored, shape=(10, 12))
+    planned[:, 7:] = 5
+    assert zarr.open_array(tmp_path / "a.zarr").shape == (10, 7)
+    stored.resize((10, 12))
+    assert (zarr.open_array(tmp_path / "a.zarr")[:, 7:] == 5).all()
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_the_synchronous_pipeline_is_used_and_survives_pickling(tmp_path: Path, zarr_format: int) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(4,), chunks=(2,), dtype="i1", zarr_format=zarr_format)[
+        ...
+    ] = [1, 2, 3, 4]
+    array = arrays.planned(zarr.open_array(tmp_path / "a.zarr"))
+    copy = pickle.loads(pickle.dumps(array))
+    for each in (array, copy):
+        assert type(each._async_array.codec_pipeline).__name__ == arrays.CODEC_PIPELINE.rpartition(".")[2]
+        assert each[...].tolist() == [1, 2, 3, 4]
+
+
+def test_zarr_decodes_as_many_chunks_at_once_as_memory_is_planned_for() -> None:
+    assert zarr.config.get("async.concurrency") == arrays.READS_AT_ONCE
+
+
+def _configs() -> list[dict]:
+    from numcodecs import Blosc, GZip, Zstd
+
+    codecs = [None, Zstd(level=3), GZip(level=2)]
+    codecs += [
+        Blosc(cname=c, clevel=4, shuffle=s) for c in ("lz4", "zstd", "zlib", "blosclz") for s in (0, 1, 2)
+    ]
+    return [{"compressors": codec} for codec in codecs]
+
+
+@pytest.mark.parametrize("config", _configs(), ids=lambda c: str(c["compressors"]))
+@pytest.mark.parametrize("dtype", ["i1", "<i4", "f4", "?", "U3", "string"])
+def test_format_2_chunks_are_format_3_chunks(config: dict, dtype: str) -> None:
+    """The metadata made for format 3 decode the very bytes that format 2 wrote."""
+    values = np.array([[0, 1, 2], [3, 0, 1], [1, 1, 5]])
+    values = values.astype("U1").astype("O") if dtype == "string" else values.astype(dtype)
+    old = zarr.create_array(
+        zarr.storage.MemoryStore(), shape=(3, 3), chunks=(2, 2), dtype=dtype, zarr_format=2, **config
+    )
+    old[...] = values
+    store = zarr.storage.MemoryStore()
+    new = arrays.from_metadata(arrays.as_format_3(old.metadata, dimension_names=("a", None)), store, "x")
+    assert arrays.same_encoding(old, new)
+    cells = list(np.ndindex(2, 2))
+    arrays.set_encoded(new, list(zip(cells, arrays.get_encoded(old, cells), strict=True)))
+    for name, document in arrays.documents(new.metadata).items():
+        arrays.write_json(store, f"x/{name}", document)
+    read = zarr.open_array(store, path="x")
+    np.testing.assert_array_equal(read[...].astype(object), old[...].astype(object))
+    assert read.metadata.dimension_names == ("a", None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"order": "F"}, {"dtype": ">i4"}, {"filters": "delta"}, {"compressors": "lzma"}]
+)
+def test_what_format_3_cannot_express_is_said(options: dict) -> None:
+    from numcodecs import LZMA, Delta
+
+    if "filters" in options:
+        options = {"filters": [Delta(dtype="i4")]}
+    if "compressors" in options:
+        options = {"compressors": LZMA()}
+    old = zarr.create_array(
+        zarr.storage.MemoryStore(), shape=(3, 3), zarr_format=2, **{"dtype": "i4", **options}
+    )
+    with pytest.raises(arrays.UnsupportedCodecError):
+        arrays.as_format_3(old.metadata)
+
+
+def test_what_format_3_cannot_express_is_copied_decoded(tmp_path: Path) -> None:
+    made = cohort.make_arrays(10, cohort.ids(0, 7))
+    cohort.write_vcz(tmp_path / "plain.vcz", made, zarr_format=2)
+    group = zarr.open_group(tmp_path / "plain.vcz", zarr_format=2)
+    attributes = dict(group["call_AD"].attrs)
+    group.create_array(
+        "call_AD", shape=(10, 7, 2), chunks=(4, 3, 2), dtype=">i4", overwrite=True, attributes=attributes
+    )
+    group["call_AD"][...] = made["call_AD"]
+    result = vczstore.copy_store_to_icechunk(tmp_path / "plain.vcz", tmp_path / "repository")
+    assert result.plan.decoded_chunks == 9
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "repository")), made)
+
+
+def test_a_fork_is_small_and_what_it_sends_back_is_its_own(tmp_path: Path) -> None:
+    """Two copies of one fork write different chunks; both are in the commit."""
+    import icechunk
+
+    repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repository")))
+    session = repository.writable_session("main")
+    zarr.create_array(session.store, name="a", shape=(4,), chunks=(1,), dtype="i1")
+    store = session.fork().store
+    sent = pickle.dumps(store)
+    assert len(sent) < 5000
+    for i in range(2):
+        copy = pickle.loads(sent)
+        zarr.open_array(copy, path="a")[i] = i + 1
+        session.merge(pickle.loads(pickle.dumps(copy)).session)
+    session.commit("test")
+    assert zarr.open_array(repository.readonly_session("main").store, path="a")[...].tolist() == [1, 2, 0, 0]

@@ -1,0 +1,128 @@
+"""Planning is pure: properties over many shapes, in microseconds each."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plans.columns import Columns, block_of, split_columns
+from vczstore.arrays import grid
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> Columns:
+    shape = tuple(draw(st.lists(st.integers(1, 13), min_size=1, max_size=3)))
+    chunks = tuple(draw(st.integers(1, 5)) for _ in shape)
+    axis = draw(st.sampled_from([None, *range(len(shape))]))
+    chosen: tuple[int, ...] = ()
+    if axis is not None:
+        n = math.ceil(shape[axis] / chunks[axis])
+        chosen = tuple(sorted(draw(st.sets(st.integers(0, n - 1), min_size=1))))
+    block = tuple(draw(st.integers(1, 4)) for _ in shape)
+    return Columns(shape, chunks, axis, chosen, block)
+
+
+@given(columns())
+def test_blocks_cover_the_columns_once(c: Columns) -> None:
+    """Every element of the chosen columns is in one region of one block; others are in none."""
+    seen = np.zeros(c.array_shape, int)
+    here_seen = np.zeros(c.shape, int)
+    starts = [np.concatenate([[0], np.cumsum(b)]) for b in c.blocks]
+    for index in np.ndindex(*(len(b) for b in c.blocks)):
+        for here, there in c.regions(index):
+            assert [s.stop - s.start for s in here] == [s.stop - s.start for s in there]
+            seen[there] += 1
+            here_seen[
+                tuple(
+                    slice(starts[i][n] + s.start, starts[i][n] + s.stop)
+                    for i, (n, s) in enumerate(zip(index, here, strict=True))
+                )
+            ] += 1
+    expected = np.zeros(c.array_shape, int)
+    for _, coords in c.coords([range(n) for n in c.grid]):
+        expected[tuple(slice(i * w, (i + 1) * w) for i, w in zip(coords, c.chunks, strict=True))] += 1
+    np.testing.assert_array_equal(seen, expected)
+    assert seen.max() == 1
+    assert (here_seen == 1).all()
+
+
+@given(columns())
+def test_blocks_are_what_cubed_expects(c: Columns) -> None:
+    """Regular blocks that add up, in elements and in chunks, and as many tasks as blocks."""
+    assert tuple(sum(b) for b in c.blocks) == c.shape
+    assert tuple(sum(b) for b in c.grid_blocks) == c.grid
+    assert all(len(set(b[:-1])) <= 1 for b in c.blocks)
+    assert c.n_tasks == math.prod(len(b) for b in c.blocks) == math.prod(len(b) for b in c.grid_blocks)
+    assert tuple(b[0] for b in c.blocks) == c.block_shape
+
+
+@given(columns())
+def test_a_region_knows_its_cells(c: Columns) -> None:
+    """The slices that Cubed writes a block to lead back to the block's chunks."""
+    for index in np.ndindex(*(len(b) for b in c.blocks)):
+        region = tuple(slice(sum(b[:i]), sum(b[: i + 1])) for i, b in zip(index, c.blocks, strict=True))
+        assert c.cells_of(region) == c.cells(index)
+
+
+@given(columns())
+def test_positions(c: Columns) -> None:
+    """The positions of the columns' samples are those of their regions."""
+    if c.axis is not None:
+        runs = [there[c.axis] for _, there in c.runs([range(n) for n in c.grid])]
+        assert c.positions().tolist() == [i for run in runs for i in range(run.start, run.stop)]
+
+
+@given(
+    st.lists(st.integers(1, 10**7), min_size=1, max_size=4),
+    st.integers(1, 10**9),
+    st.integers(1, 10**11),
+    st.none() | st.lists(st.integers(1, 100), min_size=4, max_size=4),
+)
+def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list[int] | None) -> None:
+    """A block lies in the grid, and in memory unless one chunk alone is too large."""
+    block = block_of(shape, chunk_bytes, room, prefer=None if prefer is None else prefer[: len(shape)])
+    assert all(1 <= b <= n for b, n in zip(block, shape, strict=True))
+    assert math.prod(block) * chunk_bytes <= max(room, chunk_bytes)
+
+
+@st.composite
+def appends(draw: st.DrawFn) -> tuple[int, list[int], int, list[bool]]:
+    incoming = draw(st.lists(st.integers(1, 25), min_size=1, max_size=5))
+    return (
+        draw(st.integers(0, 30)),
+        incoming,
+        draw(st.integers(1, 8)),
+        [draw(st.booleans()) for _ in incoming],
+    )
+
+
+@given(appends())
+def test_split_columns(case: tuple[int, list[int], int, list[bool]]) -> None:
+    """Every column that changes is written once; what is copied is the source's column, whole and in place."""
+    old, incoming, width, same = case
+    copied, decoded = split_columns(old, incoming, width, same)
+    total = old + sum(incoming)
+    targets = [c for item in copied for c in item.columns] + list(decoded)
+    assert sorted(targets) == list(range(old // width, grid((total,), (width,))[0]))
+    # the model: who owns each sample
+    owner = [(-1, i) for i in range(old)] + [(s, i) for s, n in enumerate(incoming) for i in range(n)]
+    for item in copied:
+        assert same[item.source]
+        for source_column, column in zip(item.source_columns, item.columns, strict=True):
+            mine = owner[column * width : (column + 1) * width]
+            n = incoming[item.source]
+            theirs = [
+                (item.source, i) for i in range(source_column * width, min(n, (source_column + 1) * width))
+            ]
+            assert mine == theirs
+    for column in decoded:
+        mine = owner[column * width : (column + 1) * width]
+        source = mine[0][0]
+        whole = source >= 0 and same[source] and mine[0][1] % width == 0
+        last = (column + 1) * width >= total
+        alone = {s for s, _ in mine} == {source} and (len(mine) == width or last)
+        # nothing that could have been copied is decoded
+        assert not (whole and alone)

@@ -1,0 +1,112 @@
+"""Random stores and random sequences of operations against the NumPy model, bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from tests import cohort
+
+layouts = st.fixed_dictionaries(
+    {
+        "variants_chunk": st.integers(1, 9),
+        "samples_chunk": st.integers(1, 7),
+        "shards": st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        "skip_empty": st.booleans(),
+    }
+)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> tuple[dict, list]:
+    """A store's layout, and what happens to it: batches of one or more sources, and removals of present samples."""
+    n_variants = draw(st.integers(1, 8))
+    present = cohort.ids(0, draw(st.integers(1, 9)))
+    start = {
+        "n_variants": n_variants,
+        "samples": list(present),
+        "layout": draw(layouts),
+        "seed": draw(st.integers(0, 99)),
+    }
+    events: list[tuple] = []
+    fresh = len(present)
+    for _ in range(draw(st.integers(1, 4))):
+        if present and draw(st.booleans()):
+            gone = draw(st.lists(st.sampled_from(present), min_size=1, unique=True))
+            events.append(("remove", gone))
+            present = [s for s in present if s not in gone]
+        else:
+            batches = []
+            for _ in range(draw(st.integers(1, 3))):
+                n = draw(st.integers(1, 8))
+                same = draw(st.booleans())
+                batches.append(
+                    (
+                        cohort.ids(fresh, n),
+                        start["layout"] if same else draw(layouts),
+                        draw(st.sampled_from([2, 3])),
+                    )
+                )
+                present += cohort.ids(fresh, n)
+                fresh += n
+            events.append(("append", batches))
+    return start, events
+
+
+def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) -> None:
+    start, events = story
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = cohort.make_arrays(start["n_variants"], start["samples"], seed=start["seed"])
+        store = folder / "store.vcz"
+        cohort.write_vcz(store, model, **start["layout"])
+        if icechunk:
+            vczstore.copy_store_to_icechunk(store, folder / "repository")
+            store = folder / "repository"
+        for i, (what, details) in enumerate(events):
+            if what == "remove":
+                vczstore.remove(store, details, impl=impl, executor=executor)
+                model = cohort.expected_remove(model, details)
+                continue
+            paths = []
+            for j, (samples, layout, zarr_format) in enumerate(details):
+                batch = cohort.make_arrays(start["n_variants"], samples, seed=100 * i + j)
+                paths.append(folder / f"batch-{i}-{j}.vcz")
+                layout = layout if zarr_format == 3 else {**layout, "shards": None}
+                cohort.write_vcz(paths[-1], batch, zarr_format=zarr_format, **layout)
+                model = cohort.expected_append(model, batch)
+            vczstore.append(store, *paths, impl=impl, executor=executor)
+        place: zarr.abc.store.Store | Path = cohort.icechunk_store(store) if icechunk else store
+        cohort.assert_same(cohort.read_vcz(place), model)
+
+
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@few
+@given(stories())
+def test_cubed(story: tuple[dict, list]) -> None:
+    _tell(story, icechunk=False, impl="cubed", executor="threads")
+
+
+@few
+@given(stories())
+def test_icechunk_cubed(story: tuple[dict, list]) -> None:
+    _tell(story, icechunk=True, impl="cubed", executor="single-threaded")
+
+
+@few
+@given(stories())
+def test_zarr(story: tuple[dict, list]) -> None:
+    _tell(story, icechunk=False, impl="zarr", executor="threads")
+
+
+@settings(few, max_examples=10)
+@given(stories())
+def test_xarray(story: tuple[dict, list]) -> None:
+    _tell(story, icechunk=False, impl="xarray", executor="threads")
