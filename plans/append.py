@@ -169,7 +169,14 @@ class AppendArray:
         widest = [max(arrays.outer_chunks(p)[i] for p in parts) for i in range(target.ndim)]
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
         chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
-        block = block_of(grid, chunk_bytes, memory.room, prefer=prefer)
+        room = memory.room
+        while True:
+            block = block_of(grid, chunk_bytes, room, prefer=prefer)
+            columns = Columns(target.shape, chunks, axis, decoded, block)
+            decoding = Joined((before, *parts), columns, target.dtype).decode_mem() if decoded else 0
+            if memory.holds(math.prod(block) * chunk_bytes, decoding) or math.prod(block) == 1:
+                break
+            room //= 2
         return cls(name, before, target, tuple(parts), old, axis, tuple(copied), decoded, block)
 
     def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
@@ -283,13 +290,11 @@ class Joined:
 
     def decode_mem(self) -> int:
         """What it takes to read a block: the chunks of the parts that overlap it, as far as zarr reads them at once."""
-        from plans import chunks
-
         needed = 0
         for part in self.parts:
             lengths = zip(self.columns.block_shape, arrays.outer_chunks(part), part.shape, strict=True)
             overlapped = math.prod(min(math.ceil(b / c) + 1, math.ceil(n / c)) for b, c, n in lengths)
-            needed = max(needed, chunks.decode_mem(part, min(overlapped, arrays.READS_AT_ONCE)))
+            needed = max(needed, arrays.decode_mem(part, min(overlapped, arrays.READS_AT_ONCE)))
         return needed + math.prod(self.columns.block_shape) * arrays.element_bytes(self.parts[0])
 
 

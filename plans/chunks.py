@@ -297,11 +297,6 @@ class DecodedView(View):
         report.store = self.array.store
 
 
-def decode_mem(array: AnyArray, n_chunks: int) -> int:
-    """What it takes to decode so many chunks of an array at once, encoded and decoded, in bytes."""
-    return 2 * n_chunks * math.prod(arrays.outer_chunks(array)) * arrays.element_bytes(array)
-
-
 # ---- scans ----------------------------------------------------------------------------------
 
 

@@ -227,7 +227,7 @@ class SameVariants:
         if not self.store.n_variants:
             return []
         sides = [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
-        extra = sum(chunks.decode_mem(a, math.ceil(self.rows_per_task / arrays.outer_chunks(a)[0])) for a in sides)
+        extra = sum(arrays.decode_mem(a, math.ceil(self.rows_per_task / arrays.outer_chunks(a)[0])) for a in sides)
         reader = chunks.ScanReader(self.look, self.store.n_variants, self.rows_per_task)
         return [chunks.scan(reader, memory.spec(), tag, extra_mem=extra)]
 
@@ -310,7 +310,7 @@ class FitsDtype:
 
         rows = math.ceil(self.rows_per_task / arrays.outer_chunks(self.array)[0])
         reader = chunks.ScanReader(self.look, self.array.shape[0], self.rows_per_task)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=2 * chunks.decode_mem(self.array, rows))]
+        return [chunks.scan(reader, memory.spec(), tag, extra_mem=2 * arrays.decode_mem(self.array, rows))]
 
     def by_zarr(self) -> Iterator[tuple[int, Any]]:
         """Look at one range after the other."""

@@ -8,7 +8,7 @@ DEFAULT_RESERVED = 300_000_000
 """What Python, zarr, cubed and icechunk take before a task has read a byte; measured in tests/test_memory.py."""
 
 WORKING_COPIES = 4
-"""A task that decodes holds at most: the block, one copy of it being cut or cast, and twice that in writing it."""
+"""How often Cubed counts the block that a task reads and writes: both sides, each with a copy in storage."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ class Memory:
 
     @property
     def room(self) -> int:
-        """The bytes of a block that one task can work on."""
-        return max(1, (self.allowed - self.reserved) // (WORKING_COPIES + 2))
+        """The bytes of a block that one task can work on, if decoding it takes as much as Cubed counts for it."""
+        return max(1, (self.allowed - self.reserved) // (2 * WORKING_COPIES))
+
+    def holds(self, block: int, decoding: int) -> bool:
+        """Whether a task can work on a block of so many bytes, if producing it takes so many beside."""
+        return WORKING_COPIES * block + decoding <= self.allowed - self.reserved
 
     def spec(self) -> Any:
         """The same in Cubed's words, a ``cubed.Spec``."""

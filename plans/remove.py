@@ -201,10 +201,8 @@ class ColumnReader:
 
     def decode_mem(self) -> int:
         """What it takes to read a block: its chunks, as far as zarr reads them at once, and a copy of it."""
-        from plans import chunks
-
         n_chunks = min(math.prod(self.columns.block), arrays.READS_AT_ONCE)
-        return chunks.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
+        return arrays.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
             self.array
         )
 

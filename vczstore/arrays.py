@@ -103,6 +103,11 @@ def element_bytes(array: AnyArray) -> int:
     return 64 if array.dtype.kind in "OT" else int(array.dtype.itemsize)
 
 
+def decode_mem(array: AnyArray, n_chunks: int) -> int:
+    """What it takes to decode so many chunks of an array at once, encoded and decoded, in bytes."""
+    return 2 * n_chunks * math.prod(outer_chunks(array)) * element_bytes(array)
+
+
 def has_regular_grid(array: AnyArray) -> bool:
     """Whether all chunks of the array have one shape, as the VCF Zarr specification presumes."""
     metadata = array.metadata
@@ -347,8 +352,7 @@ def as_format_2(array: AnyArray, shape: tuple[int, ...], *, dimension_names: Seq
         zarr_format=2,
         attributes={**array.attrs, "_ARRAY_DIMENSIONS": list(dimension_names)},
     )
-    metadata: Any = created.metadata
-    return metadata
+    return cast(ArrayV2Metadata, created.metadata)
 
 
 def default_format_3(array: AnyArray, *, dimension_names: Sequence[str | None]) -> ArrayV3Metadata:
@@ -363,5 +367,4 @@ def default_format_3(array: AnyArray, *, dimension_names: Sequence[str | None]) 
         attributes={k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"},
         dimension_names=list(dimension_names),
     )
-    metadata: Any = created.metadata
-    return metadata
+    return cast(ArrayV3Metadata, created.metadata)

@@ -344,9 +344,10 @@ def _print_info(found: "Info") -> None:
         if found.samples_chunk_size is None
         else f"{found.variants_chunk_size:,} variants x {found.samples_chunk_size:,} samples"
     )
+    version = found.vcf_zarr_version or "of no version"
     stored = "" if found.stored_bytes is None else f", {human_size(found.stored_bytes)} stored"
     rows = {
-        "store": f"{found.store} ({found.backend}, Zarr format {found.zarr_format}, VCF Zarr {found.vcf_zarr_version or 'of no version'})",
+        "store": f"{found.store} ({found.backend}, Zarr format {found.zarr_format}, VCF Zarr {version})",
         "samples": f"{found.samples:,}{removed}",
         "variants": f"{found.variants:,}",
         "chunks": chunks,

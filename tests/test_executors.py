@@ -1,0 +1,163 @@
+"""Executors: retries, failures that end things, workers that die, and scheduling that stays linear."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import psutil
+import pytest
+from cubed.runtime.types import Callback, CubedPipeline
+
+import executors
+from executors.local import GRACE, QUEUED_PER_WORKER, ThreadsExecutor, WorkerDiedError
+
+
+def _dag(function: Callable[..., Any], n: int) -> nx.MultiDiGraph:
+    """A plan of one operation, as an executor sees it."""
+    dag = nx.MultiDiGraph()
+    dag.add_node("op", pipeline=CubedPipeline(function, "op", [[i] for i in range(n)], None))
+    return dag
+
+
+class Ends(Callback):
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+
+    def on_task_end(self, event: Any) -> None:
+        self.results.append(event.result)
+
+
+def _run(name: str, function: Callable[..., Any], n: int, **options: Any) -> list[Any]:
+    engine, ends = executors.create(name, **options), Ends()
+    try:
+        engine.execute_dag(_dag(function, n), callbacks=[ends])
+    finally:
+        engine.close()
+    return ends.results
+
+
+@pytest.mark.parametrize("name", executors.NAMES)
+def test_every_task_runs_once(name: str) -> None:
+    def task(coords: list[int], *, config: None) -> int:  # noqa: ARG001
+        return coords[0]
+
+    assert sorted(_run(name, task, 50)) == list(range(50))
+
+
+@pytest.mark.parametrize("name", executors.NAMES)
+def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
+    def task(coords: list[int], *, config: None) -> int:  # noqa: ARG001
+        attempts = tmp_path / str(coords[0])
+        with attempts.open("a") as file:
+            file.write("x")
+        if coords[0] == 3 and attempts.stat().st_size < 3:
+            raise OSError("the network is away")
+        return coords[0]
+
+    assert sorted(_run(name, task, 6, retries=2)) == list(range(6))
+    assert [(tmp_path / str(i)).stat().st_size for i in range(6)] == [1, 1, 1, 3, 1, 1]
+
+
+@pytest.mark.parametrize("name", executors.NAMES)
+def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
+    """When the error reaches the caller, no task is running, and of those queued none ever begins."""
+
+    def task(coords: list[int], *, config: None) -> None:  # noqa: ARG001
+        (tmp_path / str(coords[0])).touch()
+        time.sleep(0.05)
+        if coords[0] == 2:
+            raise ValueError("task 2")
+
+    with pytest.raises(ValueError, match="task 2"):
+        _run(name, task, 200, retries=0, max_workers=2)
+    began = len(list(tmp_path.iterdir()))
+    assert began < 20
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) == began
+
+
+def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
+    def task(coords: list[int], *, config: None) -> None:  # noqa: ARG001
+        if coords[0] == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    started = time.monotonic()
+    with pytest.raises(WorkerDiedError, match="a worker process was killed"):
+        _run("processes", task, 100, max_workers=2)
+    assert time.monotonic() - started < 30
+    assert not [c for c in psutil.Process().children() if "vczstore" in " ".join(c.cmdline())]
+
+
+def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import os, time
+        from pathlib import Path
+        from tests.test_executors import _run
+
+        def task(coords, *, config):
+            (Path({str(tmp_path)!r}) / str(os.getpid())).touch()
+            time.sleep(60)
+
+        if __name__ == "__main__":
+            _run("processes", task, 4, max_workers=2)
+        """
+    )
+    file = tmp_path / "driver.py"
+    file.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    driver = subprocess.Popen([sys.executable, file], env=environment)
+    workers: list[int] = []
+    deadline = time.monotonic() + 60
+    while len(workers) < 2 and time.monotonic() < deadline:
+        workers = [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]
+        time.sleep(0.1)
+    assert len(workers) == 2
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs([psutil.Process(w) for w in workers if psutil.pid_exists(w)], timeout=GRACE + 5)
+    assert not alive
+
+
+def test_few_tasks_wait_in_the_pool() -> None:
+    """However many tasks there are, the scheduler looks at a handful of futures at a time."""
+    waiting: list[int] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            future = super().submit(fn, *args, **kwargs)
+            waiting.append(self._work_queue.qsize())
+            return future
+
+    class Engine(ThreadsExecutor):
+        def pool(self) -> Counting:
+            return Counting(self.max_workers)
+
+    def task(coords: list[int], *, config: None) -> None:
+        pass
+
+    engine = Engine(max_workers=2)
+    engine.execute_dag(_dag(task, 500))
+    engine.close()
+    assert len(waiting) == 500
+    assert max(waiting) <= 2 * QUEUED_PER_WORKER
+
+
+def test_importing_executors_imports_no_engine() -> None:
+    code = "import sys, executors; print([m for m in ('cubed', 'numpy', 'zarr', 'icechunk') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_unknown_executor() -> None:
+    with pytest.raises(executors.UnknownExecutorError, match="no executor 'thread'; choose one of single-threaded"):
+        executors.create("thread")

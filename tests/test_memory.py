@@ -1,0 +1,103 @@
+"""Memory is bounded: what a task takes is projected, and what is projected is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import vczstore
+from plans import Memory
+from vczstore.execution import Result
+
+VARIANTS, SAMPLES, CHUNKS = 16_000, 1500, (1000, 1000)
+
+pytestmark = pytest.mark.slow
+
+
+def _vcz(path: Path, first: int, n: int, *, dtype: str = "i4", chunks: tuple[int, int] = CHUNKS) -> Path:
+    """One field of 16,000 variants, so that the chunks of a block are far larger than anything else in memory."""
+    root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
+
+    def add(name: str, values: np.ndarray, dims: tuple[str, ...], width: tuple[int, ...]) -> None:
+        kind = "string" if values.dtype.kind == "O" else values.dtype
+        array = root.create_array(name, shape=values.shape, dtype=kind, chunks=width, dimension_names=dims)
+        array[...] = values
+
+    add("sample_id", np.array([f"S{i}" for i in range(first, first + n)], dtype="O"), ("samples",), (1000,))
+    add("variant_contig", np.zeros(VARIANTS, "i1"), ("variants",), (1000,))
+    add("variant_position", np.arange(VARIANTS, dtype="i4"), ("variants",), (1000,))
+    add("variant_allele", np.full((VARIANTS, 2), "A", dtype="O"), ("variants", "alleles"), (1000, 2))
+    calls = root.create_array(
+        "call_DP", shape=(VARIANTS, n), dtype=dtype, chunks=chunks, dimension_names=("variants", "samples")
+    )
+    for start in range(0, VARIANTS, 1000):
+        # not compressible to nothing: the encoded bytes count too
+        calls[start : start + 1000] = np.random.default_rng(start).integers(0, 100, (1000, n))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    _vcz(folder / "batch.vcz", SAMPLES, 1000)
+    _vcz(folder / "wide.vcz", SAMPLES, 1000, dtype="i8")
+    _vcz(folder / "other-chunks.vcz", SAMPLES, 1000, chunks=(1700, 300))
+    return folder
+
+
+def _one_process() -> dict[str, object]:
+    return {"executor": "processes", "max_workers": 1}
+
+
+def _check(result: Result, kind: str) -> None:
+    plan = result.plan
+    assert result.peak_mem is not None
+    assert result.peak_mem <= plan.projected_mem <= plan.memory.allowed, kind
+    # the data, and not Python alone, were measured
+    assert result.peak_mem > 150_000_000, kind
+
+
+@pytest.mark.parametrize("source", ["batch", "wide", "other-chunks"])
+@pytest.mark.parametrize("n", [1000, SAMPLES], ids=["aligned", "ragged"])
+def test_append(folder: Path, tmp_path: Path, source: str, n: int) -> None:
+    store = _vcz(tmp_path / "store.vcz", 0, n)
+    result = vczstore.append(store, folder / f"{source}.vcz", **_one_process())
+    assert (result.plan.decoded_chunks > 0) == (source != "batch" or n == SAMPLES)
+    _check(result, "append")
+
+
+def test_remove(tmp_path: Path) -> None:
+    _check(vczstore.remove(_vcz(tmp_path / "store.vcz", 0, SAMPLES), ["S3", "S1200"], **_one_process()), "remove")
+
+
+def test_copy(folder: Path, tmp_path: Path) -> None:
+    _check(vczstore.copy_store_to_icechunk(folder / "batch.vcz", tmp_path / "repository", **_one_process()), "copy")
+
+
+def test_what_is_reserved_is_enough(tmp_path: Path) -> None:
+    """A worker that has hardly any data to work on stays within the memory that is set aside for Python."""
+    from tests import cohort
+
+    cohort.write_vcz(tmp_path / "a.vcz", cohort.make_arrays(4, cohort.ids(0, 2)))
+    cohort.write_vcz(tmp_path / "b.vcz", cohort.make_arrays(4, cohort.ids(2, 2)))
+    vczstore.copy_store_to_icechunk(tmp_path / "a.vcz", tmp_path / "repository")
+    result = vczstore.append(tmp_path / "repository", tmp_path / "b.vcz", **_one_process())
+    assert result.peak_mem is not None
+    assert result.peak_mem <= Memory().reserved
+
+
+def test_less_memory_means_smaller_tasks(folder: Path, tmp_path: Path) -> None:
+    """A quarter of the memory is enough, with smaller blocks; the result does not depend on it."""
+    store = _vcz(tmp_path / "store.vcz", 0, SAMPLES)
+    plan = vczstore.plan_append(store, folder / "batch.vcz", allowed_mem="400MB")
+    roomy = vczstore.plan_append(store, folder / "batch.vcz")
+    assert plan.projected_mem <= 400_000_000 < roomy.projected_mem
+    assert plan.tasks > roomy.tasks
+    result = vczstore.run(plan, **_one_process())
+    assert result.peak_mem is not None
+    assert result.peak_mem <= plan.projected_mem
+    added = zarr.open_array(store, path="call_DP")[:, SAMPLES:]
+    np.testing.assert_array_equal(added, zarr.open_array(folder / "batch.vcz", path="call_DP")[...])
