@@ -183,12 +183,21 @@ class Plan:
             raise VczstoreError(f"{self.operation}: there is nothing to do, and nothing to draw")
         return plan.visualize(filename, **options)
 
+    @property
+    def summary(self) -> str:
+        """The counts in words, such as "2 sources, 1 sample added"."""
+        return ", ".join(_count(n, what) for what, n in self.counts.items())
+
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n:,} {what}" for what, n in self.counts.items())
         return (
-            f"<Plan {self.operation} {self.store.label}: {counts}; {self.encoded_chunks:,} chunks copied as they are, "
-            f"{self.decoded_chunks:,} encoded anew; {len(self.writes)} arrays, {len(self.checks)} checks>"
+            f"<Plan {self.operation} {self.store.label}: {self.summary}; {self.encoded_chunks:,} chunks copied "
+            f"as they are, {self.decoded_chunks:,} encoded anew; {len(self.writes)} arrays, {len(self.checks)} checks>"
         )
+
+
+def _count(n: int, what: str) -> str:
+    noun, _, rest = what.partition(" ")
+    return f"{n:,} {noun.removesuffix('s') if n == 1 else noun} {rest}".strip()
 
 
 def _nowhere() -> "ZarrStore":

@@ -16,7 +16,7 @@ from plans.remove import ColumnReader
 from vczstore import arrays
 from vczstore.arrays import UnsupportedCodecError
 from vczstore.stores import Store
-from vczstore.stores.edits import WriteDocuments
+from vczstore.stores.edits import Clear, WriteDocuments
 from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
     source
         What is copied.
     place, base
-        The repository, and the snapshot that it is at.
+        The repository, and the snapshot that it is at. What it holds there is replaced.
     memory
         What a task may use.
     """
@@ -51,7 +51,7 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
         base=base,
         checks=(),
         writes=writes,
-        edits=(WriteDocuments({"zarr.json": root, **documents}),),
+        edits=(Clear(), WriteDocuments({"zarr.json": root, **documents}),),
         memory=memory,
         counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
     )

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-os.environ.setdefault("ICECHUNK_LOG", "off")
 
 import vczstore
 from tests import cohort

@@ -213,6 +213,11 @@ def stored_bytes(store: Store) -> int | None:
     return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
 
 
+def clear(store: Store) -> None:
+    """Delete all objects of a store."""
+    sync(store.clear())
+
+
 # ---- metadata documents ---------------------------------------------------------------------
 
 

@@ -119,11 +119,11 @@ def _options(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[...,
 
 
 def _log(verbose: int) -> None:
-    # icechunk reads this when it is imported
-    os.environ.setdefault("ICECHUNK_LOG", ("off", "warn", "info")[min(verbose, 2)])
     if verbose:
         import logging
 
+        # icechunk reads this when it is imported
+        os.environ.setdefault("ICECHUNK_LOG", "warn" if verbose == 1 else "info")
         logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, stream=sys.stderr)
 
 
@@ -145,7 +145,9 @@ def _errors(verbose: int) -> Iterator[None]:
         sys.exit(1)
     except Exception as error:
         if verbose:
-            raise
+            import traceback
+
+            traceback.print_exc()
         from vczstore.errors import VczstoreError
 
         text = " ".join((str(error) or type(error).__name__).split())
@@ -322,7 +324,7 @@ def _show(result: "Result", as_json: bool) -> None:
         dry = {} if result.committed else {"plan": {**would, "tasks": plan.tasks, "projected_mem": plan.projected_mem}}
         click.echo(json.dumps({**result.as_dict(), **dry}))
         return
-    counts = ", ".join(f"{n:,} {what}" for what, n in result.counts.items())
+    counts = plan.summary
     head = click.style(f"{result.operation} {result.store}:", bold=True)
     if not result.committed:
         click.echo(f"{head} {counts} (dry run, nothing was written)")

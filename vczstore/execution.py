@@ -112,7 +112,7 @@ def run_plan(
         if not dry_run:
             with plan.store.transaction(plan.base, plan.edits) as transaction:
                 _write(plan, transaction, engine, through_xarray=impl == "xarray")
-                snapshot = transaction.commit(_message(plan), _metadata(plan))
+                snapshot = transaction.commit(f"{plan.operation}: {plan.summary}", _metadata(plan))
     except VczstoreError:
         raise
     except KeyboardInterrupt as error:
@@ -205,11 +205,6 @@ class _Engine:
                 self.progress(what, totals["tasks"] - before, plan.num_tasks)
 
         chunks.execute(plan, self.executor, on_task)
-
-
-def _message(plan: Plan) -> str:
-    counts = ", ".join(f"{n} {what}" for what, n in plan.counts.items())
-    return f"{plan.operation}: {counts}"
 
 
 def _metadata(plan: Plan) -> dict[str, Any]:

@@ -25,6 +25,15 @@ class Edit(Protocol):
 
 
 @dataclass(frozen=True)
+class Clear:
+    """All that a store holds goes. Only for stores whose edits are part of a transaction."""
+
+    def apply(self, store: Store) -> None:
+        """Delete every array and group."""
+        arrays.clear(store)
+
+
+@dataclass(frozen=True)
 class SetShape:
     """An array takes another shape: what was written beyond its edge becomes visible."""
 

@@ -1,5 +1,6 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -218,6 +219,9 @@ class IcechunkTransaction:
 
 def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Path | None]:
     """The storage that a URL names, and its folder if it is on this machine. Credentials come from the environment."""
+    if "ICECHUNK_LOG" not in os.environ:
+        # its warning about commits at once on a local file system is answered by the lock
+        icechunk.set_logs_filter("error")
     path = local_path(url)
     if path is not None:
         if options:
