@@ -89,6 +89,8 @@ class Plan:
         What a task may use.
     counts
         What the operation does, in numbers, for people and for the history. Never a sample ID.
+    preparations
+        What the driver writes before all else, and no reader notices: new arrays without samples.
     """
 
     operation: str
@@ -99,6 +101,7 @@ class Plan:
     edits: tuple[Edit, ...]
     memory: Memory
     counts: Mapping[str, int] = field(default_factory=dict)
+    preparations: tuple[Edit, ...] = ()
 
     @property
     def encoded_chunks(self) -> int:

@@ -8,18 +8,18 @@ joined, cut on the store's grid and encoded. Nothing else is read or written, so
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans import Memory, Plan
-from plans.columns import Blocks, Columns, Copied, block_of, split_columns
+from plans.columns import Blocks, Columns, Copied, split_columns
 from plans.compatible import check_metadata, check_samples, data_checks
 from vczstore import arrays
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
-from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
+from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
 from vczstore.vcz import SAMPLE_ID, Vcz, dimensions, samples_axis
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def compile_append(place: Store, sources: Sequence[Vcz], memory: Memory) -> Plan
     old, new = store.n_samples, store.n_samples + sum(incoming)
 
     # 1. everything is whole, and fits
+    if _waits_for_consolidation(store, sources):
+        return _consolidation(place, store, memory)
     store.require_whole(operation, interrupted_at=None if store.snapshot else new)
     for source in sources:
         source.require_whole(operation)
@@ -63,54 +65,58 @@ def compile_append(place: Store, sources: Sequence[Vcz], memory: Memory) -> Plan
         check_metadata(operation, store, source)
 
     # 2. what happens to each array
-    targets = store.resized(new)
+    # (a stopped append may have left arrays longer than sample_id says)
+    before, after = store.resized(old), store.resized(new)
     writes = tuple(
-        AppendArray.of(
-            name, store.samples_arrays[name], target, [s.samples_arrays[name] for s in sources], old=old, memory=memory
-        )
-        for name, target in targets.items()
+        AppendArray.of(name, before[name], after[name], [s.samples_arrays[name] for s in sources], old, memory)
+        for name in after
     )
 
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
-    edits: list[Edit] = [
-        WriteDocuments({f"{name}/{key}": doc for key, doc in arrays.documents(targets[name].metadata).items()})
-        if name in created
-        else SetShape(targets[name].path, store.zarr_format, targets[name].shape)
-        for name in targets
-    ]
-    edits.append(Consolidate(tuple(targets), store.zarr_format))
+    shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in after.items()]
     return Plan(
         operation=operation,
         store=place,
         base=base,
         checks=tuple(check for source in sources for check in data_checks(operation, store, source)),
         writes=writes,
-        edits=tuple(edits),
+        preparations=tuple(WriteDocuments.of(store.arrays[name]) for name in created),
+        edits=(*shapes, Consolidate(tuple(after), store.zarr_format)),
         memory=memory,
         counts={"sources": len(sources), "samples added": new - old},
     )
 
 
-def _with_new_arrays(store: Vcz, source: Vcz) -> tuple[Vcz, frozenset[str]]:
+def _waits_for_consolidation(store: Vcz, sources: Sequence[Vcz]) -> bool:
+    """Whether an append of these sources was stopped just before its last edit."""
+    incoming = [sample for source in sources for sample in source.sample_ids]
+    is_there = 0 < len(incoming) <= store.n_samples and list(store.sample_ids[-len(incoming) :]) == incoming
+    return is_there and Consolidate(tuple(store.samples_arrays), store.zarr_format).is_due(store.store)
+
+
+def _consolidation(place: Store, store: Vcz, memory: Memory) -> Plan:
+    """What remains of an append that was stopped just before its last edit."""
+    edits = (Consolidate(tuple(store.samples_arrays), store.zarr_format),)
+    counts = {"samples added": 0, "stopped append completed": 1}
+    return Plan("append", place, store.state, checks=(), writes=(), edits=edits, memory=memory, counts=counts)
+
+
+def _with_new_arrays(store: Vcz, source: Vcz) -> tuple[Vcz, list[str]]:
     """A store without samples takes over the fields that its first source has, and it has not."""
     if store.n_samples:
-        return store, frozenset()
+        return store, []
     missing = set(source.samples_arrays) - set(store.samples_arrays)
     if set(store.samples_arrays) == {SAMPLE_ID}:
         missing.add(SAMPLE_ID)  # made for no samples, so its chunks are of no use
     added = {name: _empty_like(source.samples_arrays[name], store, name) for name in missing}
-    return replace(store, arrays={**store.arrays, **added}), frozenset(missing)
+    return replace(store, arrays={**store.arrays, **added}), sorted(missing)
 
 
 def _empty_like(array: AnyArray, store: Vcz, name: str) -> AnyArray:
     """An array of the store's format without samples, encoded as one of a source where the formats allow."""
     axis = samples_axis(array)
     shape = tuple(0 if i == axis else n for i, n in enumerate(array.shape))
-    metadata: Any = array.metadata.update_shape(shape)
-    if metadata.zarr_format == 2 and store.zarr_format == 3:
-        metadata = arrays.as_format_3(metadata, dimension_names=dimensions(array))
-    elif metadata.zarr_format == 3 and store.zarr_format == 2:
-        metadata = arrays.as_format_2(array, shape, dimension_names=dimensions(array))
+    metadata = arrays.in_format(array, store.zarr_format, shape=shape, dimension_names=dimensions(array))
     return arrays.from_metadata(metadata, store.store, name)
 
 
@@ -154,7 +160,6 @@ class AppendArray:
         before: AnyArray,
         target: AnyArray,
         parts: Sequence[AnyArray],
-        *,
         old: int,
         memory: Memory,
     ) -> "AppendArray":
@@ -169,14 +174,12 @@ class AppendArray:
         widest = [max(arrays.outer_chunks(p)[i] for p in parts) for i in range(target.ndim)]
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
         chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
-        room = memory.room
-        while True:
-            block = block_of(grid, chunk_bytes, room, prefer=prefer)
+
+        def decoding(block: tuple[int, ...]) -> int:
             columns = Columns(target.shape, chunks, axis, decoded, block)
-            decoding = Joined((before, *parts), columns, target.dtype).decode_mem() if decoded else 0
-            if memory.holds(math.prod(block) * chunk_bytes, decoding) or math.prod(block) == 1:
-                break
-            room //= 2
+            return Joined((before, *parts), columns, target.dtype).decode_mem() if decoded else 0
+
+        block = memory.fit("append", grid, chunk_bytes, decoding, prefer=prefer)
         return cls(name, before, target, tuple(parts), old, axis, tuple(copied), decoded, block)
 
     def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
@@ -250,7 +253,9 @@ class AppendArray:
             for region in chunk_regions(target, {self.axis: range(start, stop)}):
                 inside = list(region)
                 inside[self.axis] = slice(region[self.axis].start - start, region[self.axis].stop - start)
-                target[region] = part[tuple(inside)]
+                values = arrays.read(part, tuple(inside))
+                with arrays.naming(self.name):
+                    target[region] = values
             start = stop
 
 
@@ -284,7 +289,7 @@ class Joined:
                         slice(first + shift, last + shift),
                         slice(first - start, last - start),
                     )
-                    values[tuple(to)] = part[tuple(of)]
+                    values[tuple(to)] = arrays.read(part, tuple(of))
                 start = stop
         return values
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import cubed
@@ -26,6 +27,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans.columns import Blocks, Columns
+from plans.memory import memory_message
 from vczstore import arrays
 from vczstore.errors import MemoryLimitError
 
@@ -60,11 +62,12 @@ class TaskReport:
 _report: ContextVar[TaskReport] = ContextVar("vczstore_task_report")
 
 
-def run_task(coords: list[int], *, config: Any) -> TaskReport:
-    """Run one task of an operation as Cubed would, and say what it has done."""
+def run_task(coords: list[int], *, config: Any, about: str) -> TaskReport:
+    """Run one task of an operation as Cubed would, and say what it has done; an error names what it was about."""
     token = _report.set(TaskReport())
     try:
-        apply_blockwise(coords, config=config)
+        with arrays.naming(about):
+            apply_blockwise(coords, config=config)
         return _report.get()
     finally:
         _report.reset(token)
@@ -171,16 +174,19 @@ def compile_plan(targets: Sequence[cubed.Array], operation: str) -> FinalizedPla
         return None
     plan = cubed.plan(*targets)
     for _, op in plan.ops_exceeding_memory:
-        needed = f"{math.ceil(op.projected_mem / 1e6)}MB"
-        raise MemoryLimitError(
-            f"{operation}: a task needs {needed} of memory, and {math.floor(op.allowed_mem / 1e6)}MB are allowed; "
-            f"give it --allowed-mem {needed}"
-        )
+        raise MemoryLimitError(memory_message(operation, op.projected_mem, op.allowed_mem))
     dag = nx.MultiDiGraph(plan.dag)
     dag.remove_nodes_from([name for name in ("create-arrays", "arrays") if name in dag and not _intermediates(dag)])
-    for _, node in dag.nodes(data=True):
+    about = {
+        ancestor: view.array.path
+        for name, view in dag.nodes(data="target")
+        if isinstance(view, EncodedView | DecodedView)
+        for ancestor in nx.ancestors(dag, name)
+    }
+    for name, node in dag.nodes(data=True):
         if "pipeline" in node and node["pipeline"].function is apply_blockwise:
-            node["pipeline"] = dataclasses.replace(node["pipeline"], function=run_task)
+            function = partial(run_task, about=about.get(name, operation))
+            node["pipeline"] = dataclasses.replace(node["pipeline"], function=function)
     return FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
 
 

@@ -1,7 +1,7 @@
 """When a source fits a store: from metadata at once, from data in tasks over ranges of variants."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,28 +35,35 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
     SampleError
         If a source has no samples, has one twice or removed ones, or a sample is in the store or another source.
     """
-    seen = {sample: store.label for sample in store.sample_ids if sample != REMOVED}
+    owner: dict[str, str] = {}
     for source in sources:
         if source.n_samples == 0:
             raise SampleError(f"{operation}: {source.label} has no samples; leave it out")
         mine: set[str] = set()
         for sample in source.sample_ids:
-            if sample in mine and sample != REMOVED:
+            if sample == REMOVED:
+                raise SampleError(
+                    f"{operation}: {source.label} has removed samples (empty IDs), which cannot be appended; "
+                    "append a copy that is made without them"
+                )
+            if sample in mine:
                 raise SampleError(f"{operation}: {source.label} has sample {sample!r} twice; rename one of them")
             mine.add(sample)
-        if REMOVED in mine:
-            raise SampleError(
-                f"{operation}: {source.label} has removed samples (empty IDs), which cannot be appended; "
-                "append a copy that is made without them"
-            )
-        doubled = [sample for sample in source.sample_ids if sample in seen]
-        if doubled:
-            where = seen[doubled[0]]
-            raise SampleError(
-                f"{operation}: {len(doubled)} of the samples of {source.label} are in {where} already: "
-                f"{listing(doubled)}; remove them there, or leave them out"
-            )
-        seen.update(dict.fromkeys(mine, source.label))
+        _refuse_doubled(operation, sorted(mine & owner.keys()), source.label, owner)
+        owner.update(dict.fromkeys(mine, source.label))
+    present = [sample for sample in store.sample_ids if sample in owner]
+    if present:
+        label = owner[present[0]]
+        mine_present = [sample for sample in present if owner[sample] == label]
+        _refuse_doubled(operation, mine_present, label, dict.fromkeys(present, store.label))
+
+
+def _refuse_doubled(operation: str, samples: Sequence[str], label: str, owner: Mapping[str, str]) -> None:
+    if samples:
+        raise SampleError(
+            f"{operation}: {len(samples):,} of the samples of {label} are in {owner[samples[0]]} already: "
+            f"{listing(samples)}; remove them there, or leave them out"
+        )
 
 
 # ---- metadata -------------------------------------------------------------------------------
@@ -98,7 +105,7 @@ def check_metadata(operation: str, store: Vcz, source: Vcz) -> None:
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
     if name not in store.arrays or name not in source.arrays:
         return
-    ours, theirs = (list(np.asarray(vcz.arrays[name][...])) for vcz in (store, source))
+    ours, theirs = (list(vcz.table(name)) for vcz in (store, source))
     if ours != theirs:
         pairs = zip([*ours, None], [*theirs, None], strict=False)
         i, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
@@ -209,7 +216,7 @@ class SameVariants:
             a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
             if all(_same_bytes(x, y) for x, y in zip(a, b, strict=True)):
                 return None
-        differs = _unequal_rows(np.asarray(ours[rows]), np.asarray(theirs[rows]))
+        differs = _unequal_rows(arrays.read(ours, (rows,)), arrays.read(theirs, (rows,)))
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     @property
@@ -247,8 +254,10 @@ class SameVariants:
 
     @staticmethod
     def _site(vcz: Vcz, row: int) -> str:
-        contig, position, alleles = (np.asarray(vcz.arrays[name][row : row + 1]).ravel() for name in SITE_FIELDS)
-        names = np.asarray(vcz.arrays["contig_id"][...]) if "contig_id" in vcz.arrays else np.empty(0)
+        contig, position, alleles = (
+            arrays.read(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
+        )
+        names = vcz.table("contig_id") if "contig_id" in vcz.arrays else np.empty(0)
         number, present = int(contig[0]), [str(a) for a in alleles if a != ""]
         name = names[number] if 0 <= number < len(names) else number
         return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}"
@@ -284,7 +293,7 @@ class FitsDtype:
         found = []
         for cell in np.ndindex(arrays.grid(shape, chunks)[1:]):
             rest = [slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(cell, chunks[1:], shape[1:], strict=True)]
-            values = np.asarray(self.array[(rows, *rest)])
+            values = arrays.read(self.array, (rows, *rest))
             if (bad := self._unfit(values)).any():
                 first = np.unravel_index(int(np.argmax(bad)), bad.shape)
                 found.append((rows.start + int(first[0]), str(values[first])))

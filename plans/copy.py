@@ -5,16 +5,15 @@ Chunks whose bytes format 3 can decode are copied as they are, which is nearly a
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zarr.types import AnyArray
 
 from plans import Memory, Plan
 from plans.append import chunk_regions
-from plans.columns import Columns, block_of
+from plans.columns import Columns
 from plans.remove import ColumnReader
 from vczstore import arrays
-from vczstore.arrays import UnsupportedCodecError
 from vczstore.stores import Store
 from vczstore.stores.edits import Clear, WriteDocuments
 from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
@@ -51,7 +50,10 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
         base=base,
         checks=(),
         writes=writes,
-        edits=(Clear(), WriteDocuments({"zarr.json": root, **documents}),),
+        edits=(
+            Clear(),
+            WriteDocuments({"zarr.json": root, **documents}),
+        ),
         memory=memory,
         counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
     )
@@ -90,10 +92,16 @@ class CopyArray:
     @classmethod
     def of(cls, name: str, source: AnyArray, memory: Memory) -> "CopyArray":
         """Find the format 3 metadata of an array."""
-        target = arrays.from_metadata(_format_3(source), source.store, name)
+        metadata = arrays.in_format(source, 3, shape=source.shape, dimension_names=dimensions(source))
+        target = arrays.from_metadata(metadata, source.store, name)
         chunks = arrays.outer_chunks(target)
         chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
-        block = block_of(arrays.grid(target.shape, chunks), chunk_bytes, memory.room)
+        grid = arrays.grid(target.shape, chunks)
+
+        def decoding(block: tuple[int, ...]) -> int:
+            return ColumnReader(source, Columns(target.shape, chunks, None, (), block)).decode_mem()
+
+        block = memory.fit("copy-store-to-icechunk", grid, chunk_bytes, decoding)
         return cls(name, source, target, Columns(target.shape, chunks, None, (), block))
 
     @property
@@ -147,13 +155,4 @@ class CopyArray:
         """Assign chunk by chunk."""
         target = arrays.planned(self.target, store=store)
         for region in chunk_regions(target, {}):
-            target[region] = self.source[region]
-
-
-def _format_3(array: AnyArray) -> Any:
-    if array.metadata.zarr_format == 3:
-        return array.metadata
-    try:
-        return arrays.as_format_3(array.metadata, dimension_names=dimensions(array))
-    except UnsupportedCodecError:
-        return arrays.default_format_3(array, dimension_names=dimensions(array))
+            target[region] = arrays.read(self.source, region)

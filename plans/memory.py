@@ -1,7 +1,12 @@
 """What a task may use."""
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from plans.columns import block_of
+from vczstore.errors import MemoryLimitError
 
 DEFAULT_ALLOWED = 2_000_000_000
 DEFAULT_RESERVED = 300_000_000
@@ -30,17 +35,54 @@ class Memory:
     reserved: int = DEFAULT_RESERVED
     work_dir: str | None = None
 
-    @property
-    def room(self) -> int:
-        """The bytes of a block that one task can work on, if decoding it takes as much as Cubed counts for it."""
-        return max(1, (self.allowed - self.reserved) // (2 * WORKING_COPIES))
+    def fit(
+        self,
+        operation: str,
+        grid: Sequence[int],
+        chunk_bytes: int,
+        decoding: Callable[[tuple[int, ...]], int],
+        *,
+        prefer: Sequence[int] | None = None,
+    ) -> tuple[int, ...]:
+        """
+        Find how many chunks along each axis one task takes, so that it stays within what is allowed.
 
-    def holds(self, block: int, decoding: int) -> bool:
-        """Whether a task can work on a block of so many bytes, if producing it takes so many beside."""
-        return WORKING_COPIES * block + decoding <= self.allowed - self.reserved
+        Parameters
+        ----------
+        operation
+            For the message.
+        grid, chunk_bytes, prefer
+            As in `block_of`.
+        decoding
+            What producing a block takes beside the block itself, in bytes.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a single chunk is too much.
+        """
+        free = self.allowed - self.reserved
+        room = free // WORKING_COPIES
+        while True:
+            block = block_of(grid, chunk_bytes, room, prefer=prefer)
+            needed = WORKING_COPIES * math.prod(block) * chunk_bytes + decoding(block)
+            if needed <= free:
+                return block
+            if math.prod(block) == 1:
+                raise MemoryLimitError(memory_message(operation, self.reserved + needed, self.allowed))
+            room //= 2
 
     def spec(self) -> Any:
         """The same in Cubed's words, a ``cubed.Spec``."""
         import cubed
 
         return cubed.Spec(self.work_dir, allowed_mem=self.allowed, reserved_mem=self.reserved)
+
+
+def memory_message(operation: str, needed: int, allowed: int) -> str:
+    """What to tell a user whose tasks are not allowed enough memory."""
+    megabytes = math.ceil(needed / 1e6)
+    return (
+        f"{operation}: a task needs {megabytes}MB of memory, and {math.floor(allowed / 1e6)}MB are allowed; "
+        f"give it --allowed-mem {megabytes}MB"
+    )

@@ -13,7 +13,7 @@ from zarr.types import AnyArray
 
 from plans import Memory, Plan
 from plans.append import chunk_regions
-from plans.columns import Blocks, Columns, block_of
+from plans.columns import Blocks, Columns
 from vczstore import arrays
 from vczstore.errors import SampleError
 from vczstore.stores import Store
@@ -104,9 +104,13 @@ class RemoveFromArray:
         chunks = arrays.outer_chunks(array)
         touched = tuple(int(c) for c in np.unique(positions // chunks[axis]))
         grid = [len(touched) if i == axis else n for i, n in enumerate(arrays.grid(array.shape, chunks))]
-        block = block_of(grid, math.prod(chunks) * arrays.element_bytes(array), memory.room)
-        columns = Columns(array.shape, chunks, axis, touched, block)
-        return cls(name, array, positions, missing_value(name, array), columns)
+        chunk_bytes = math.prod(chunks) * arrays.element_bytes(array)
+
+        def columns(block: tuple[int, ...]) -> Columns:
+            return Columns(array.shape, chunks, axis, touched, block)
+
+        block = memory.fit("remove", grid, chunk_bytes, lambda b: ColumnReader(array, columns(b)).decode_mem())
+        return cls(name, array, positions, missing_value(name, array), columns(block))
 
     @property
     def encoded_chunks(self) -> int:
@@ -169,7 +173,7 @@ class RemoveFromArray:
             for region in chunk_regions(
                 array, {axis: range(column * chunk, min(array.shape[axis], (column + 1) * chunk))}
             ):
-                values = np.asarray(array[region])
+                values = arrays.read(array, region)
                 here = self.positions[self.positions // chunk == column] - region[axis].start
                 values[(*([slice(None)] * axis), here)] = self.value
                 array[region] = values
@@ -196,7 +200,7 @@ class ColumnReader:
         """Read one block, run by run."""
         values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
         for here, there in self.columns.regions(index):
-            values[here] = self.array[there]
+            values[here] = arrays.read(self.array, there)
         return values
 
     def decode_mem(self) -> int:

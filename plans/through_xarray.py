@@ -10,10 +10,12 @@ from typing import Any
 import cubed
 import numpy as np
 import xarray as xr
+import zarr
 from zarr.types import AnyArray
 
 from plans import Memory, chunks
 from plans.columns import Columns
+from vczstore.errors import MemoryLimitError
 from vczstore.vcz import SAMPLES
 
 
@@ -30,8 +32,15 @@ def variable(array: AnyArray, memory: Memory, samples: slice | None = None) -> x
     samples
         A range of samples; all by default.
     """
-    dataset = xr.open_zarr(array.store, chunks=None, consolidated=False, decode_cf=False, create_default_indexes=False)
-    values = dataset[array.path]
+    others = set(zarr.open_group(array.store, mode="r", use_consolidated=False).array_keys()) - {array.path}
+    values = xr.open_zarr(
+        array.store,
+        chunks=None,
+        consolidated=False,
+        decode_cf=False,
+        create_default_indexes=False,
+        drop_variables=others,
+    )[array.path]
     if samples is not None:
         values = values.isel({SAMPLES: samples})
     return values.chunk(chunked_array_type="cubed", from_array_kwargs={"spec": memory.spec()})
@@ -67,5 +76,8 @@ def write(values: xr.DataArray, target: AnyArray, columns: Columns) -> list[cube
     """What writes an array to some chunk columns of a target."""
     data = values.data
     if data.chunks != columns.blocks:
-        data = data.rechunk(columns.block_shape)
+        try:
+            data = data.rechunk(columns.block_shape)
+        except ValueError as error:  # Cubed's, which names no operation
+            raise MemoryLimitError(f"{target.path}: {error}; give it more with --allowed-mem") from error
     return [chunks.write(data, chunks.DecodedView(target, columns))]

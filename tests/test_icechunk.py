@@ -67,7 +67,7 @@ def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
 def test_a_writer_that_comes_second_commits_nothing(store: Path, tmp_path: Path) -> None:
     place = IcechunkStore.at_url(str(store), {})
     plan = vczstore.plan_append(store, _batch(tmp_path, 7, 3))
-    with place.transaction(plan.base, plan.edits) as transaction:
+    with place.transaction(plan.base, plan.preparations, plan.edits) as transaction:
         vczstore.remove(store, "S0001")
         head = place.head
         with pytest.raises(StaleError, match="was changed by somebody else while this ran; nothing was committed"):

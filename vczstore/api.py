@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,10 +10,10 @@ import executors
 from plans import Memory, Plan
 from vczstore.choices import IMPLS
 from vczstore.describe import Info, describe
-from vczstore.errors import OptionError, TagError
+from vczstore.errors import IncompatibleError, OptionError, TagError
 from vczstore.execution import Progress, Result, run_plan
 from vczstore.sizes import parse_size
-from vczstore.stores import Place, Store, check_backend, local_path, open_store
+from vczstore.stores import Place, Store, check_backend, is_repository, local_path, open_store
 
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkStore
@@ -120,7 +120,18 @@ def plan_append(store: Place, *sources: Place, **options: Any) -> Plan:
 def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.append import compile_append
 
+    for source in sources:
+        if _same_place(store, source):
+            raise IncompatibleError(f"append: {source} is the store itself; name another source")
     return compile_append(opts.store(store), [open_store(source).open() for source in sources], opts.memory)
+
+
+def _same_place(a: Place, b: Place) -> bool:
+    paths = [local_path(os.fspath(p)) if isinstance(p, str | os.PathLike) else None for p in (a, b)]
+    if None in paths:
+        return a is b
+    first, second = cast("list[Path]", paths)
+    return first.exists() and second.exists() and first.samefile(second)
 
 
 def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False, **options: Any) -> Result:
@@ -191,21 +202,22 @@ def copy_store_to_icechunk(
     vcz = open_store(source).open()
     url, storage_options = os.fspath(store), opts.storage_options or {}
     path = local_path(url)
-    exists = IcechunkStore.exists(url, storage_options)
-    if not exists and path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())) and not is_repository(path):
         raise OptionError(f"copy-store-to-icechunk: {url} exists, and is no Icechunk repository; choose another path")
-    if exists:
+    if IcechunkStore.exists(url, storage_options):
         place = IcechunkStore.at_url(url, storage_options)
         if not overwrite and not place.is_empty:
             raise OptionError(
                 f"copy-store-to-icechunk: {url} holds a repository already; choose another path, or --overwrite it"
             )
         return _run(compile_copy(vcz, place, place.head, opts.memory), opts, dry_run=dry_run)
-    if dry_run:
-        nowhere = IcechunkStore.in_memory(url)
-        return _run(compile_copy(vcz, nowhere, nowhere.head, opts.memory), opts, dry_run=True)
-    place = IcechunkStore.create(url, storage_options, columns_per_manifest(vcz))
-    return _run(compile_copy(vcz, place, place.head, opts.memory), opts, dry_run=False)
+    # planned before anything is created
+    nowhere = IcechunkStore.in_memory(url)
+    plan = compile_copy(vcz, nowhere, nowhere.head, opts.memory)
+    if not dry_run:
+        place = IcechunkStore.create(url, storage_options, columns_per_manifest(vcz))
+        plan = replace(plan, store=place, base=place.head)
+    return _run(plan, opts, dry_run=dry_run)
 
 
 def run(plan: Plan, **options: Any) -> Result:

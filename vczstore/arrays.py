@@ -6,8 +6,8 @@ This is the only module that touches zarr-python's private interfaces.
 import asyncio
 import json
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import numpy as np
@@ -118,6 +118,48 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
+class DamagedChunkError(ValueError):
+    """The bytes of a chunk cannot be those that were written."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """
+    Let what fails within say what it was about: zarr and its codecs do not.
+
+    Raises
+    ------
+    DamagedChunkError
+        In place of an error of a codec.
+    """
+    try:
+        yield
+    except DamagedChunkError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DamagedChunkError(f"a chunk of {what} cannot be decoded ({reason})") from error
+
+
+def read(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
+    """
+    Decode a region of an array.
+
+    Raises
+    ------
+    DamagedChunkError
+        If a chunk cannot be decoded.
+    """
+    with naming(f"{array.path} in {place(array.store)}"):
+        return np.asarray(array[region])
+
+
+def place(store: Store) -> str:
+    """How messages call a Zarr store: its path or URL, or else its kind."""
+    text = str(store)
+    return text.removeprefix("file://") if "://" in text else f"<{type(store).__name__}>"
+
+
 # ---- encoded chunks -------------------------------------------------------------------------
 
 
@@ -130,10 +172,6 @@ def chunk_key(array: AnyArray, coords: Sequence[int]) -> str:
 def get_encoded(array: AnyArray, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
     """The bytes of chunks as they lie in the store, None for those that are absent."""
     return get_many(array.store, [chunk_key(array, c) for c in coords])
-
-
-class DamagedChunkError(ValueError):
-    """The bytes of a chunk cannot be those that were written."""
 
 
 def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Sequence[Buffer | None]) -> None:
@@ -156,9 +194,8 @@ def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Seque
         # c-blosc's header: the length of the frame in the last four of its 16 bytes
         said = int.from_bytes(value[12:16].to_bytes(), "little") if len(value) >= 16 else 16
         if said != len(value):
-            raise DamagedChunkError(
-                f"chunk {chunk_key(array, at)} of the source is damaged: it has {len(value):,} bytes, of {said:,}"
-            )
+            where = f"{chunk_key(array, at)} in {place(array.store)}"
+            raise DamagedChunkError(f"chunk {where} is cut off: it has {len(value):,} bytes of {said:,}")
 
 
 def set_encoded(array: AnyArray, chunks: Iterable[tuple[Sequence[int], Buffer | None]]) -> None:
@@ -346,30 +383,33 @@ def _compressor_of_format_3(config: Document, native: np.dtype) -> Document:
     raise UnsupportedCodecError(f"compressor {config['id']}")
 
 
-def as_format_2(array: AnyArray, shape: tuple[int, ...], *, dimension_names: Sequence[str | None]) -> ArrayV2Metadata:
-    """Format 2 metadata for the values of a format 3 array, with zarr's default compressor."""
+def in_format(
+    array: AnyArray, zarr_format: int, *, shape: tuple[int, ...], dimension_names: Sequence[str | None]
+) -> ArrayV2Metadata | ArrayV3Metadata:
+    """
+    Metadata for the values of an array in a format that may be another, and with another shape.
+
+    The encoding stays the same if the format is the same, or format 3 can express it; else it is zarr's default.
+    """
+    metadata = array.metadata.update_shape(shape)
+    if metadata.zarr_format == zarr_format:
+        return metadata
+    if isinstance(metadata, ArrayV2Metadata):
+        with suppress(UnsupportedCodecError):
+            return as_format_3(metadata, dimension_names=dimension_names)
+    attributes = {k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"}
+    options: Document = {"dimension_names": list(dimension_names)}
+    if zarr_format == 2:
+        attributes["_ARRAY_DIMENSIONS"] = list(dimension_names)
+        options = {}
     created = zarr.create_array(
         MemoryStore(),
         shape=shape,
         dtype=array.dtype,
         chunks=array.chunks,
         fill_value=array.fill_value,
-        zarr_format=2,
-        attributes={**array.attrs, "_ARRAY_DIMENSIONS": list(dimension_names)},
+        zarr_format=cast(Any, zarr_format),
+        attributes=attributes,
+        **options,
     )
-    return cast(ArrayV2Metadata, created.metadata)
-
-
-def default_format_3(array: AnyArray, *, dimension_names: Sequence[str | None]) -> ArrayV3Metadata:
-    """Format 3 metadata for the values of a format 2 array whose chunks have to be encoded anew."""
-    created = zarr.create_array(
-        MemoryStore(),
-        shape=array.shape,
-        dtype=array.dtype,
-        chunks=array.chunks,
-        fill_value=array.fill_value,
-        zarr_format=3,
-        attributes={k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"},
-        dimension_names=list(dimension_names),
-    )
-    return cast(ArrayV3Metadata, created.metadata)
+    return created.metadata

@@ -110,7 +110,7 @@ def run_plan(
     try:
         _check(plan, engine)
         if not dry_run:
-            with plan.store.transaction(plan.base, plan.edits) as transaction:
+            with plan.store.transaction(plan.base, plan.preparations, plan.edits) as transaction:
                 _write(plan, transaction, engine, through_xarray=impl == "xarray")
                 snapshot = transaction.commit(f"{plan.operation}: {plan.summary}", _metadata(plan))
     except VczstoreError:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.errors import NodeTypeValidationError
+from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError
 from zarr.types import AnyArray
 
 from vczstore import arrays
-from vczstore.errors import DamagedStoreError, NotAStoreError
+from vczstore.errors import DamagedStoreError, NotAStoreError, StorageError
 
 SAMPLES = "samples"
 VARIANTS = "variants"
@@ -107,20 +107,21 @@ class Vcz:
         NotAStoreError
             If there is no Zarr group, or it is not a VCZ.
         DamagedStoreError
-            If the metadata of an array cannot be read.
+            If metadata make no sense.
+        StorageError
+            If they cannot be read.
         """
+        what = "the root metadata"
         try:
             group = zarr.open_group(store, mode="r", use_consolidated=False)
-        except (FileNotFoundError, NodeTypeValidationError) as error:
-            raise NotAStoreError(f"{label}: there is no Zarr group here; make a VCZ with vcf2zarr") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedStoreError(f"{label}: the root metadata cannot be read ({_first_line(error)})") from error
-        try:
+            what = "the metadata of an array"
             members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedStoreError(
-                f"{label}: the metadata of an array cannot be read ({_first_line(error)})"
-            ) from error
+        except (GroupNotFoundError, NodeTypeValidationError, ContainsArrayError) as error:
+            raise NotAStoreError(f"{label}: there is no Zarr group here; make a VCZ with vcf2zarr") from error
+        except OSError as error:
+            raise StorageError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DamagedStoreError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
         vcz = cls(label, store, members, dict(group.attrs), group.metadata.zarr_format, snapshot)
         for name in (SAMPLE_ID, "variant_position"):
             if name not in members:
@@ -144,11 +145,23 @@ class Vcz:
     @cached_property
     def sample_ids(self) -> np.ndarray:
         """The sample IDs, as an object array of ``str``; ``""`` where a sample was removed."""
+        return self.table(SAMPLE_ID).astype(object)
+
+    def table(self, name: str) -> np.ndarray:
+        """
+        All of an array without a ``variants`` axis: sample IDs, contigs, filters.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it cannot be decoded.
+        """
         try:
-            values = self.arrays[SAMPLE_ID][...]
+            return np.asarray(self.arrays[name][...])
+        except OSError as error:
+            raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
         except (RuntimeError, ValueError, TypeError) as error:
-            raise DamagedStoreError(f"{self.label}: sample_id cannot be decoded ({_first_line(error)})") from error
-        return np.asarray(values).astype(object)
+            raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({_first_line(error)})") from error
 
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:
@@ -165,8 +178,10 @@ class Vcz:
         for name, array in self.samples_arrays.items():
             documents = arrays.documents(array.metadata)
             digest.update(json.dumps([name, documents], sort_keys=True).encode())
-        for sample in self.sample_ids:
-            digest.update(str(sample).encode() + b"\0")
+        ids = self.arrays[SAMPLE_ID]
+        chunks = list(np.ndindex(arrays.grid(ids.shape, arrays.outer_chunks(ids))))
+        for chunk in arrays.get_encoded(ids, chunks):
+            digest.update(b"absent" if chunk is None else chunk.to_bytes())
         return digest.hexdigest()
 
     def resized(self, n_samples: int) -> dict[str, AnyArray]:
@@ -233,7 +248,7 @@ def listing(names: Iterable[object], limit: int = 10) -> str:
     """
     texts = [str(name) for name in names]
     shown = [text if len(text) <= 60 else text[:57] + "..." for text in texts[:limit]]
-    joined = ", ".join(text if text.isprintable() else repr(text) for text in shown)
+    joined = ", ".join(text if text and text.isprintable() else repr(text) for text in shown)
     return joined if len(texts) <= limit else f"{joined} and {len(texts) - limit} more"
 
 
@@ -244,13 +259,14 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
     Returns
     -------
     positions : numpy.ndarray of int64
-        Sorted, one for each known sample.
+        Increasing, of all samples with these IDs.
     unknown : list of str
         The samples that are not there, in the order given.
     """
-    where = {sample: i for i, sample in enumerate(vcz.sample_ids) if sample != REMOVED}
-    unknown = [sample for sample in samples if sample not in where]
-    return np.array(sorted(where[s] for s in samples if s in where), dtype="i8"), unknown
+    wanted = set(samples) - {REMOVED}
+    positions = [i for i, sample in enumerate(vcz.sample_ids) if sample in wanted]
+    known = {vcz.sample_ids[i] for i in positions}
+    return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
 
 
 def _first_line(error: BaseException) -> str:

@@ -95,7 +95,9 @@ class Store(Protocol):
     def stored_bytes(self) -> int | None:
         """The size of what is stored, in bytes, older snapshots included; None if it is not cheap to say."""
 
-    def transaction(self, base: str, edits: Sequence[Edit]) -> AbstractContextManager[Transaction]:
+    def transaction(
+        self, base: str, preparations: Sequence[Edit], edits: Sequence[Edit]
+    ) -> AbstractContextManager[Transaction]:
         """
         Begin to write. Leaving without `Transaction.commit` leaves readers where they were.
 
@@ -103,8 +105,10 @@ class Store(Protocol):
         ----------
         base
             The `Vcz.state` that the writes were planned against.
+        preparations
+            What the driver writes before the tasks run, and no reader notices.
         edits
-            What the driver itself writes, in the order that is safe where nothing is transactional.
+            What the driver writes to make everything visible, in the order that is safe where nothing is transactional.
 
         Raises
         ------
@@ -156,6 +160,8 @@ def open_store(
 
     url = os.fspath(place)
     path = local_path(url)
+    if path is not None and options:
+        raise OptionError(f"{url}: a local store takes no storage options")
     backend = backend_storage or _detect(url, path, options)
     if backend == "icechunk":
         from vczstore.stores.icechunk import IcechunkStore
@@ -184,12 +190,14 @@ def local_path(url: str) -> Path | None:
     return None if "://" in url else Path(url)
 
 
+def is_repository(path: Path) -> bool:
+    """Whether a folder looks like an Icechunk repository; icechunk itself need not be imported for that."""
+    return (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
+
+
 def _detect(url: str, path: Path | None, options: Mapping[str, Any]) -> str:
     if path is not None:
-        if options:
-            raise OptionError(f"{url}: a local store takes no storage options")
-        is_repository = (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
-        return "icechunk" if is_repository else "zarr"
+        return "icechunk" if is_repository(path) else "zarr"
     from vczstore.arrays import get_many
 
     # a repository's objects are its own; a Zarr group has its document at the top

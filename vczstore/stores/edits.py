@@ -5,6 +5,7 @@ depends on. Documents are changed in place, member by member, so that what vczst
 them survives, and what zarr-python 2.18 wrote stays readable to it.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,6 +58,11 @@ class WriteDocuments:
 
     documents: Mapping[str, Document]
 
+    @classmethod
+    def of(cls, array: AnyArray) -> "WriteDocuments":
+        """The documents of a new array."""
+        return cls({f"{array.path}/{name}": doc for name, doc in arrays.documents(array.metadata).items()})
+
     def apply(self, store: Store) -> None:
         """Write the documents."""
         for key, document in self.documents.items():
@@ -85,15 +91,30 @@ class Consolidate:
 
     def apply(self, store: Store) -> None:
         """Copy the documents of the named arrays into the consolidated metadata."""
-        key = "zarr.json" if self.zarr_format == 3 else ".zmetadata"
-        document = arrays.read_json(store, key)
-        whole = document and (document.get("consolidated_metadata") if self.zarr_format == 3 else document)
-        if not document or not whole:
-            return
+        stored, current = self._documents(store)
+        if current is not None and stored != current:
+            arrays.write_json(store, self._key, current)
+
+    def is_due(self, store: Store) -> bool:
+        """Whether consolidated metadata differ from the documents they are a copy of."""
+        stored, current = self._documents(store)
+        return current is not None and stored != current
+
+    @property
+    def _key(self) -> str:
+        return "zarr.json" if self.zarr_format == 3 else ".zmetadata"
+
+    def _documents(self, store: Store) -> tuple[Document | None, Document | None]:
+        """What is stored, and what should be; None where a store has no consolidated metadata."""
+        stored = arrays.read_json(store, self._key)
+        current = copy.deepcopy(stored)
+        inner = current and (current.get("consolidated_metadata") if self.zarr_format == 3 else current)
+        if not inner:
+            return stored, None
         names = ("zarr.json",) if self.zarr_format == 3 else (".zarray", ".zattrs")
         for path in self.paths:
             for name in names:
-                current = arrays.read_json(store, f"{path}/{name}")
-                if current is not None:
-                    whole["metadata"][path if self.zarr_format == 3 else f"{path}/{name}"] = current
-        arrays.write_json(store, key, document)
+                document = arrays.read_json(store, f"{path}/{name}")
+                if document is not None:
+                    inner["metadata"][path if self.zarr_format == 3 else f"{path}/{name}"] = document
+        return stored, current

@@ -31,7 +31,11 @@ class IcechunkStore:
     """Where the repository lies, if on this machine: its commits are serialised by a file lock there."""
     backend: str = "icechunk"
     atomic: bool = True
-    pickles: bool = True
+
+    @property
+    def pickles(self) -> bool:
+        """Other processes reach all places but this process's own memory."""
+        return "type: in-memory" not in str(self.repository.storage)
 
     @classmethod
     def at_url(cls, url: str, options: Mapping[str, Any]) -> "IcechunkStore":
@@ -114,7 +118,9 @@ class IcechunkStore:
         return Vcz.read(session.store, self.label, snapshot=str(session.snapshot_id))
 
     @contextmanager
-    def transaction(self, base: str, edits: Sequence[Edit]) -> Iterator["IcechunkTransaction"]:
+    def transaction(
+        self, base: str, preparations: Sequence[Edit], edits: Sequence[Edit]
+    ) -> Iterator["IcechunkTransaction"]:
         """
         Begin one commit.
 
@@ -124,7 +130,7 @@ class IcechunkStore:
         session = self.repository.writable_session(BRANCH)
         if session.snapshot_id != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
-        for edit in edits:
+        for edit in (*preparations, *edits):
             edit.apply(session.store)
         yield IcechunkTransaction(session, session.fork().store, self)
 
@@ -224,8 +230,6 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
         icechunk.set_logs_filter("error")
     path = local_path(url)
     if path is not None:
-        if options:
-            raise OptionError(f"{url}: a local Icechunk repository takes no storage options")
         return icechunk.local_filesystem_storage(str(path.resolve())), path.resolve()
     parts = urlsplit(url)
     prefix = parts.path.strip("/")

@@ -51,11 +51,16 @@ class PlainStore:
         return stored_bytes(self.zarr_store)
 
     @contextmanager
-    def transaction(self, base: str, edits: Sequence[Edit]) -> Iterator["PlainTransaction"]:
+    def transaction(
+        self, base: str, preparations: Sequence[Edit], edits: Sequence[Edit]
+    ) -> Iterator["PlainTransaction"]:
         """Chunks are written at once, beyond the shapes that readers see; the edits come with the commit."""
         if self.open().state != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
-        yield PlainTransaction(self.zarr_store.with_read_only(False), edits)
+        store = self.zarr_store.with_read_only(False)
+        for edit in preparations:
+            edit.apply(store)
+        yield PlainTransaction(store, edits)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,208 @@
+"""Every kind of store x every implementation x every executor: append and remove, bit for bit as in the NumPy model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from filelock import FileLock
+
+import vczstore
+from tests import cohort
+from tests.conftest import IMPLS, KINDS, Way
+
+type Arrays = dict[str, np.ndarray]
+
+LEGACY = "format2_legacy"
+N_VARIANTS, VARIANTS_CHUNK, SAMPLES_CHUNK = 10, 4, 3
+OLD, BATCHES = cohort.ids(0, 7), (cohort.ids(7, 5), cohort.ids(12, 4))
+"""7 samples in chunks of 3, then 5 and 4: the first batch begins in the ragged column, the second on a boundary."""
+GONE = ["S0013", "S0000", "S0006", "S0007", "S0002"]
+"""From the store and both batches, and from whole, shared and neighbouring chunk columns."""
+
+
+def _rows(*executors: str) -> list[Way]:
+    """Of impl zarr there is one row for each kind, whatever the executors: it has no tasks."""
+    return [Way(kind, impl, executor) for kind in KINDS for impl in ("cubed", "xarray") for executor in executors]
+
+
+IN_PROCESS = [*(Way(kind, "zarr") for kind in KINDS), *_rows("single-threaded", "threads")]
+IN_PROCESSES = _rows("processes")
+
+
+# ---- stores ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """zarr-python 2.18, in an environment of its own."""
+
+    python: Path
+    folder: Path
+
+    def _run(self, *args: object) -> None:
+        script = Path(__file__).with_name("legacy.py")
+        subprocess.run([self.python, script, *args], check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+
+    def write(self, store: Path, samples: list[str], seed: int) -> None:
+        """A store of `cohort.make_arrays`; each is written once for all workers, and copied."""
+        original = self.folder / f"{samples[0]}-{len(samples)}-{seed}.vcz"
+        with FileLock(f"{original}.lock"):
+            if not (original / ".zmetadata").exists():
+                arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
+                saved = original.with_suffix(".npz")
+                np.savez(saved, **{n: v.astype("U") if v.dtype.kind == "O" else v for n, v in arrays.items()})
+                layout = original.with_suffix(".json")
+                layout.write_text(json.dumps({name: self._layout(name, values) for name, values in arrays.items()}))
+                self._run("write", saved, layout, original)
+        shutil.copytree(original, store)
+
+    @staticmethod
+    def _layout(name: str, values: np.ndarray) -> dict[str, object]:
+        dimensions, width = cohort.DIMENSIONS[name], {"variants": VARIANTS_CHUNK, "samples": SAMPLES_CHUNK}
+        return {
+            "dimensions": dimensions,
+            "chunks": [width.get(d, n) for d, n in zip(dimensions, values.shape, strict=True)],
+            "is_string": values.dtype.kind == "O",
+        }
+
+    def read(self, store: Path) -> tuple[Arrays, Arrays]:
+        """Everything in a store as zarr-python 2.18 reads it, through the consolidated metadata and without them."""
+        saved = store.with_suffix(".read.npz")
+        self._run("read", store, saved)
+        with np.load(saved) as arrays:
+            return tuple(
+                {name.removeprefix(how): arrays[name] for name in arrays if name.startswith(how)}
+                for how in ("consolidated/", "plain/")
+            )
+
+
+@pytest.fixture(scope="session")
+def legacy(legacy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Legacy:
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "legacy"
+    folder.mkdir(exist_ok=True)
+    return Legacy(legacy_python, folder)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A store and the batches for it, on disk and as the model has them."""
+
+    way: Way
+    store: Path
+    batches: tuple[Path, ...]
+    old: Arrays
+    incoming: tuple[Arrays, ...]
+    legacy: Legacy | None
+
+    def assert_holds(self, expected: Arrays) -> None:
+        """The store holds this, whoever reads it."""
+        cohort.assert_same(self.way.read(self.store), expected)
+        if self.legacy is not None:
+            for found in self.legacy.read(self.store):
+                cohort.assert_same(found, expected)
+            group = zarr.open_group(self.store, mode="r", use_consolidated=True)
+            cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, expected)
+
+
+type MakeCohort = Callable[[Way], Cohort]
+
+
+@pytest.fixture
+def make_cohort(tmp_path: Path, request: pytest.FixtureRequest) -> MakeCohort:
+    """Makes a store of a kind and two batches, the second of the other format where the kind is not legacy."""
+
+    def make(way: Way) -> Cohort:
+        arrays = [cohort.make_arrays(N_VARIANTS, samples, seed=i) for i, samples in enumerate([OLD, *BATCHES])]
+        places = [tmp_path / "batch1.vcz", tmp_path / "batch2.vcz"]
+        legacy: Legacy | None = None
+        if way.kind == LEGACY:
+            legacy = request.getfixturevalue("legacy")
+            store = tmp_path / "store.vcz"
+            legacy.write(store, OLD, 0)
+            legacy.write(places[0], BATCHES[0], 1)
+        else:
+            store = way.make(tmp_path, arrays[0], variants_chunk=VARIANTS_CHUNK, samples_chunk=SAMPLES_CHUNK)
+            cohort.write_vcz(places[0], arrays[1], zarr_format=2 if way.kind == "format2" else 3)
+        cohort.write_vcz(places[1], arrays[2], zarr_format=3 if way.kind == "format2" else 2)
+        return Cohort(way, store, tuple(places), arrays[0], tuple(arrays[1:]), legacy)
+
+    return make
+
+
+# ---- tests ----------------------------------------------------------------------------------
+
+
+def _check(result: vczstore.Result, way: Way, counts: dict[str, int]) -> None:
+    assert result.committed
+    assert result.counts == counts
+    assert (result.snapshot is not None) == (way.kind == "icechunk")
+    assert (result.tasks is None) == (way.impl == "zarr")
+
+
+def _append(made: Cohort) -> Arrays:
+    before = [cohort.digest(batch) for batch in made.batches]
+    result = vczstore.append(made.store, *made.batches, **made.way.options)
+    _check(result, made.way, {"sources": 2, "samples added": 9})
+    assert [cohort.digest(batch) for batch in made.batches] == before
+    return cohort.expected_append(made.old, *made.incoming)
+
+
+def _remove(made: Cohort, present: Arrays, gone: list[str]) -> Arrays:
+    result = vczstore.remove(made.store, gone, **made.way.options)
+    _check(result, made.way, {"samples removed": len(gone)})
+    return cohort.expected_remove(present, gone)
+
+
+@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+def test_append(way: Way, make_cohort: MakeCohort) -> None:
+    made = make_cohort(way)
+    made.assert_holds(_append(made))
+
+
+@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+def test_remove(way: Way, make_cohort: MakeCohort) -> None:
+    made = make_cohort(way)
+    made.assert_holds(_remove(made, made.old, ["S0006", "S0000", "S0002"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", IN_PROCESSES, ids=lambda way: way.id)
+def test_append_and_remove(way: Way, make_cohort: MakeCohort) -> None:
+    """In one test, because processes take long to start."""
+    made = make_cohort(way)
+    appended = _append(made)
+    made.assert_holds(_remove(made, appended, GONE))
+
+
+def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:
+    """What the rows of the legacy kind rest on: what zarr-python 2.18 wrote differs from what zarr-python 3 writes."""
+    made = make_cohort(Way(LEGACY, "zarr"))
+    made.assert_holds(made.old)
+    assert (made.store / ".zmetadata").exists()
+    assert (made.store / "call_AD" / "0" / "2" / "0").exists()
+    assert (made.store / "call_DP" / "0.2").exists()
+    document = json.loads((made.store / "sample_id" / ".zarray").read_text())
+    assert document["fill_value"] == 0
+    assert document["filters"] == [{"id": "vlen-utf8"}]
+    assert document["dimension_separator"] == "/"
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_legacy_store_moves_to_icechunk(make_cohort: MakeCohort, tmp_path: Path, impl: str) -> None:
+    """With chunks that format 3 decodes and others that it does not; and a legacy batch comes after it."""
+    made = make_cohort(Way(LEGACY, "zarr"))
+    moved = Way("icechunk", impl)
+    vczstore.copy_store_to_icechunk(made.store, tmp_path / "moved.vcz", **moved.options)
+    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), made.old)
+    vczstore.append(tmp_path / "moved.vcz", made.batches[0], **moved.options)
+    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), cohort.expected_append(made.old, made.incoming[0]))
