@@ -202,13 +202,16 @@ class ProcessesExecutor(LocalExecutor):
         return "processes"
 
     def pool(self) -> Executor:
-        """Start the processes."""
-        return ProcessPoolExecutor(
-            self.max_workers,
-            mp_context=get_context("spawn"),
-            initializer=_begin_worker,
-            initargs=(os.getpid(),),
+        """Start the processes. An interrupt is the driver's business, from their first moment on."""
+        pool = ProcessPoolExecutor(
+            self.max_workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(os.getpid(),)
         )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pool.submit(int)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pool
 
     def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Callable[..., Any]]:
         """The operation is pickled once; a task unpickles its own, so that what it writes is its own too."""
@@ -241,8 +244,7 @@ class _PickledTask:
 
 
 def _begin_worker(driver: int) -> None:
-    """In each worker: leave interrupts to the driver, and end when the driver has."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In each worker: end when the driver has."""
 
     def watch() -> None:
         while os.getppid() == driver:

@@ -109,7 +109,7 @@ def _with_new_arrays(store: Vcz, source: Vcz) -> tuple[Vcz, list[str]]:
     if set(store.samples_arrays) == {SAMPLE_ID}:
         missing.add(SAMPLE_ID)  # made for no samples, so its chunks are of no use
     added = {name: _empty_like(source.samples_arrays[name], store, name) for name in missing}
-    return replace(store, arrays={**store.arrays, **added}), sorted(missing)
+    return replace(store, arrays=dict(sorted({**store.arrays, **added}.items()))), sorted(missing)
 
 
 def _empty_like(array: AnyArray, store: Vcz, name: str) -> AnyArray:

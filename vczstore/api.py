@@ -122,7 +122,7 @@ def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
 
     for source in sources:
         if _same_place(store, source):
-            raise IncompatibleError(f"append: {source} is the store itself; name another source")
+            raise IncompatibleError(f"append: {source} is the store {store} itself; name another source")
     return compile_append(opts.store(store), [open_store(source).open() for source in sources], opts.memory)
 
 

@@ -250,6 +250,11 @@ def stored_bytes(store: Store) -> int | None:
     return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
 
 
+def is_empty(store: Store, prefix: str) -> bool:
+    """Whether a store has no objects of a prefix."""
+    return sync(store.is_empty(prefix))
+
+
 def clear(store: Store) -> None:
     """Delete all objects of a store."""
     sync(store.clear())

@@ -213,7 +213,7 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.option(
     "-S",
     "--samples-file",
-    type=click.File(encoding="utf-8"),
+    type=click.File(encoding="utf-8-sig"),
     help="File of sample IDs, one in a line; - is standard input.",
 )
 @_options(_STORE, _RUN, _OUTPUT)
@@ -230,7 +230,12 @@ def remove(
 
     if not sample_ids and samples_file is None:
         raise click.UsageError("Name SAMPLE_IDs, or a file of them with --samples-file.")
-    lines = [] if samples_file is None else samples_file.read().splitlines()
+    try:
+        lines = [] if samples_file is None else samples_file.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise click.ClickException(
+            f"remove: {samples_file.name} is no UTF-8 text; give one sample ID in a line"
+        ) from error
     samples = [*sample_ids, *(line.strip() for line in lines if line.strip())]
     with _progress(progress) as bar:
         result = api.remove(store, samples, progress=bar, **options)
@@ -297,7 +302,7 @@ def demo(directory: str, as_json: bool) -> None:
     """Make a small cohort, append two batches to it, remove a sample and tag a release."""
     from vczstore import demo as module
 
-    shown = module.run(directory)
+    shown = module.run(directory, err=as_json)
     if as_json:
         click.echo(json.dumps(shown))
 

@@ -18,7 +18,7 @@ FIRST, BATCHES = (
 REMOVED, TAG = "NA00002", "release-1"
 
 
-def run(directory: str) -> dict[str, Any]:
+def run(directory: str, *, err: bool = False) -> dict[str, Any]:
     """
     Make a cohort, and show each step with the command that a user would type for it.
 
@@ -26,6 +26,8 @@ def run(directory: str) -> dict[str, Any]:
     ----------
     directory
         Where the stores are made; a number is added if it exists.
+    err
+        Whether to print on standard error.
 
     Returns
     -------
@@ -36,7 +38,7 @@ def run(directory: str) -> dict[str, Any]:
     from vczstore.stores import open_store
 
     folder = _free(Path(directory))
-    click.secho(f"A cohort of {len(FIRST)} samples, and two batches, in {folder}/", bold=True)
+    click.secho(f"A cohort of {len(FIRST)} samples, and two batches, in {folder}/", bold=True, err=err)
     cohort, store = folder / "cohort.vcz", folder / "cohort.icechunk"
     batches = [folder / f"batch-{i + 1}.vcz" for i in range(len(BATCHES))]
     for path, samples in zip([cohort, *batches], [FIRST, *BATCHES], strict=True):
@@ -55,13 +57,14 @@ def run(directory: str) -> dict[str, Any]:
     for command, call in steps:
         call()
         after = [s for s in open_store(store).open().sample_ids if s]
-        _show(command, before, after)
+        _show(command, before, after, err)
         shown.append({"command": shlex.join(["vczstore", *command]), "before": before, "after": after})
         before = after
     click.echo(
-        f"\nThe release stays as it is, whatever comes: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}"
+        f"\nThe release stays as it is, whatever comes: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}",
+        err=err,
     )
-    click.echo(f"Every step was one commit:                {click.style(f'vczstore info {store}', fg='cyan')}")
+    click.echo(f"Every step was one commit: {click.style(f'vczstore info {store}', fg='cyan')}", err=err)
     return {"directory": str(folder), "steps": shown}
 
 
@@ -73,10 +76,10 @@ def _free(path: Path) -> Path:
     return candidate
 
 
-def _show(command: Sequence[str], before: Sequence[str], after: Sequence[str]) -> None:
-    click.echo(f"\n$ {click.style(shlex.join(['vczstore', *command]), fg='cyan')}")
-    click.echo(f"  before  {' '.join(_name(s, s in after, 'red') for s in before) or 'no store'}")
-    click.echo(f"  after   {' '.join(_name(s, s in before, 'green') for s in after)}")
+def _show(command: Sequence[str], before: Sequence[str], after: Sequence[str], err: bool) -> None:
+    click.echo(f"\n$ {click.style(shlex.join(['vczstore', *command]), fg='cyan')}", err=err)
+    click.echo(f"  before  {' '.join(_name(s, s in after, 'red') for s in before) or 'no store'}", err=err)
+    click.echo(f"  after   {' '.join(_name(s, s in before, 'green') for s in after)}", err=err)
 
 
 def _name(sample: str, stays: bool, colour: str) -> str:

@@ -5,6 +5,8 @@ Only metadata and ``sample_id`` are read here; no array with a ``variants`` axis
 
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError
+from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError, ZarrUserWarning
 from zarr.types import AnyArray
 
 from vczstore import arrays
@@ -115,7 +117,7 @@ class Vcz:
         try:
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             what = "the metadata of an array"
-            members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
+            members = _members(group)
         except (GroupNotFoundError, NodeTypeValidationError, ContainsArrayError) as error:
             raise NotAStoreError(f"{label}: there is no Zarr group here; make a VCZ with vcf2zarr") from error
         except OSError as error:
@@ -267,6 +269,19 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
     positions = [i for i, sample in enumerate(vcz.sample_ids) if sample in wanted]
     known = {vcz.sample_ids[i] for i in positions}
     return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
+
+
+def _members(group: zarr.Group) -> dict[str, AnyArray]:
+    """The arrays of a group, by name; other files that lie there are nobody's business."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ZarrUserWarning)
+        members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
+    for warning in caught:
+        # zarr takes a key that a document lacks for a member that the group lacks
+        name = re.match("Object at (.*) is not recognized", str(warning.message))
+        if name and arrays.is_empty(group.store, name[1]):
+            raise KeyError(f"{name[1]} is missing")
+    return members
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zarr.abc.store import Store as ZarrStore
 
 from vczstore.choices import BACKENDS
-from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError
+from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, StorageError
 from vczstore.stores.edits import Edit
 from vczstore.vcz import Vcz
 
@@ -140,6 +140,8 @@ def open_store(
         If the options do not fit the place.
     MissingDependencyError
         If the backend is not installed.
+    StorageError
+        If it may not be read.
     """
     from vczstore.stores.plain import PlainStore
 
@@ -162,13 +164,16 @@ def open_store(
     path = local_path(url)
     if path is not None and options:
         raise OptionError(f"{url}: a local store takes no storage options")
-    backend = backend_storage or _detect(url, path, options)
-    if backend == "icechunk":
-        from vczstore.stores.icechunk import IcechunkStore
+    try:
+        backend = backend_storage or _detect(url, path, options)
+        if backend == "icechunk":
+            from vczstore.stores.icechunk import IcechunkStore
 
-        return IcechunkStore.at_url(url, options)
-    if path is not None and not path.exists():
-        raise NotAStoreError(f"{url}: no such file or directory")
+            return IcechunkStore.at_url(url, options)
+        if path is not None and not path.exists():
+            raise NotAStoreError(f"{url}: no such file or directory")
+    except OSError as error:
+        raise StorageError(f"{url}: cannot be read ({error.strerror or error})") from error
     return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
 
 
