@@ -723,7 +723,7 @@ BROKEN = {
     "binary": lambda text: b"\xff\xfe\x00" * 20,
     "list": lambda text: b"[1, 2]",
     "null": lambda text: b"null",
-    "without a key": lambda text: text.replace(b'"node_type"', b'"kind"').replace(b'"zarr_format"', b'"format"'),
+    "without a key": lambda text: text.replace(b'"node_type"', b'"kind"').replace(b'"dtype"', b'"kind"'),
 }
 
 

@@ -250,9 +250,13 @@ def stored_bytes(store: Store) -> int | None:
     return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
 
 
-def is_empty(store: Store, prefix: str) -> bool:
-    """Whether a store has no objects of a prefix."""
-    return sync(store.is_empty(prefix))
+def names(store: Store) -> set[str]:
+    """What lies at the top of a store, whatever it is."""
+
+    async def collect() -> set[str]:
+        return {name async for name in store.list_dir("")}
+
+    return sync(collect())
 
 
 def clear(store: Store) -> None:

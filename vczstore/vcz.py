@@ -279,7 +279,7 @@ def _members(group: zarr.Group) -> dict[str, AnyArray]:
     for warning in caught:
         # zarr takes a key that a document lacks for a member that the group lacks
         name = re.match("Object at (.*) is not recognized", str(warning.message))
-        if name and arrays.is_empty(group.store, name[1]):
+        if name and name[1] not in arrays.names(group.store):
             raise KeyError(f"{name[1]} is missing")
     return members
 
