@@ -85,7 +85,7 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
         cohort.assert_same(cohort.read_vcz(place), model)
 
 
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @few
@@ -106,7 +106,7 @@ def test_zarr(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=False, impl="zarr", executor="threads")
 
 
-@settings(few, max_examples=10)
+@settings(few, max_examples=8)
 @given(stories())
 def test_xarray(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=False, impl="xarray", executor="threads")
