@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-MANIFEST_CHUNKS = 20_000
-"""About how many chunk references one manifest holds: some 100 kB to rewrite when one of them changes."""
+MANIFEST_CHUNKS = 1000
+"""About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
 
 
 def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:

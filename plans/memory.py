@@ -15,6 +15,9 @@ DEFAULT_RESERVED = 300_000_000
 WORKING_COPIES = 4
 """How often Cubed counts the block that a task reads and writes: both sides, each with a copy in storage."""
 
+SLACK = 1000
+"""Bytes for the block numbers that Cubed counts beside the blocks."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -61,7 +64,7 @@ class Memory:
         MemoryLimitError
             If a single chunk is too much.
         """
-        free = self.allowed - self.reserved
+        free = self.allowed - self.reserved - SLACK
         room = free // WORKING_COPIES
         while True:
             block = block_of(grid, chunk_bytes, room, prefer=prefer)
@@ -69,7 +72,7 @@ class Memory:
             if needed <= free:
                 return block
             if math.prod(block) == 1:
-                raise MemoryLimitError(memory_message(operation, self.reserved + needed, self.allowed))
+                raise MemoryLimitError(memory_message(operation, self.reserved + needed + SLACK, self.allowed))
             room //= 2
 
     def spec(self) -> Any:

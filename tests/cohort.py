@@ -1,4 +1,4 @@
-"""Cohorts for the tests: VCZs of every dtype, made and read with zarr-python alone, and a NumPy model of what is in them."""
+"""Cohorts for the tests: VCZs of every dtype, written and read with zarr-python alone, and a NumPy model of them."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def make_arrays(n_variants: int, samples: Sequence[str], *, seed: int = 0) -> di
         "filter_id": np.array(["PASS", "q10"], dtype=object),
         "variant_contig": np.sort(sites.integers(0, 2, v)).astype("i1"),
         "variant_position": np.arange(1, v + 1, dtype="i4") * 10,
-        "variant_allele": np.stack([sites.choice(list("AC"), v), sites.choice(list("GT"), v)], axis=1).astype(
-            object
-        ),
+        "variant_allele": np.stack([sites.choice(list("AC"), v), sites.choice(list("GT"), v)], axis=1).astype(object),
         "variant_AC": sites.integers(0, 9, v).astype("i2"),
         "call_genotype": genotype,
         "call_genotype_mask": genotype < 0,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-
 import vczstore
 from tests import cohort
 
@@ -48,7 +47,7 @@ class Way:
             cohort.write_vcz(folder / "plain.vcz", arrays, **layout)
             vczstore.copy_store_to_icechunk(folder / "plain.vcz", store, impl="zarr")
         elif self.kind == "format2_legacy":
-            raise ValueError("made by the fixture legacy_zarr")
+            raise ValueError("made by zarr-python 2.18, in tests/test_matrix.py")
         else:
             cohort.write_vcz(store, arrays, zarr_format=2 if self.kind == "format2" else 3, **layout)
         return store

@@ -79,12 +79,8 @@ def test_a_task_that_needs_too_much_is_refused(tmp_path: Path) -> None:
     columns = Columns(source.shape, source.chunks, None, (), (1, 1))
     target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
     spec = Memory(allowed=101_000_000, reserved=100_000_000).spec()
-    written = chunks.write(
-        chunks.read(ColumnReader(source, columns), spec), chunks.DecodedView(target, columns)
-    )
-    with pytest.raises(
-        MemoryLimitError, match=r"test: a task needs 1\d\dMB of memory, and 101MB are allowed"
-    ):
+    written = chunks.write(chunks.read(ColumnReader(source, columns), spec), chunks.DecodedView(target, columns))
+    with pytest.raises(MemoryLimitError, match=r"test: a task needs 1\d\dMB of memory, and 101MB are allowed"):
         chunks.compile_plan([written], "test")
 
 
@@ -99,9 +95,12 @@ def test_a_planned_array_writes_beyond_the_shape_that_readers_see(tmp_path: Path
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_the_synchronous_pipeline_is_used_and_survives_pickling(tmp_path: Path, zarr_format: int) -> None:
-    zarr.create_array(tmp_path / "a.zarr", shape=(4,), chunks=(2,), dtype="i1", zarr_format=zarr_format)[
-        ...
-    ] = [1, 2, 3, 4]
+    zarr.create_array(tmp_path / "a.zarr", shape=(4,), chunks=(2,), dtype="i1", zarr_format=zarr_format)[...] = [
+        1,
+        2,
+        3,
+        4,
+    ]
     array = arrays.planned(zarr.open_array(tmp_path / "a.zarr"))
     copy = pickle.loads(pickle.dumps(array))
     for each in (array, copy):
@@ -117,9 +116,7 @@ def _configs() -> list[dict]:
     from numcodecs import Blosc, GZip, Zstd
 
     codecs = [None, Zstd(level=3), GZip(level=2)]
-    codecs += [
-        Blosc(cname=c, clevel=4, shuffle=s) for c in ("lz4", "zstd", "zlib", "blosclz") for s in (0, 1, 2)
-    ]
+    codecs += [Blosc(cname=c, clevel=4, shuffle=s) for c in ("lz4", "zstd", "zlib", "blosclz") for s in (0, 1, 2)]
     return [{"compressors": codec} for codec in codecs]
 
 
@@ -145,9 +142,7 @@ def test_format_2_chunks_are_format_3_chunks(config: dict, dtype: str) -> None:
     assert read.metadata.dimension_names == ("a", None)
 
 
-@pytest.mark.parametrize(
-    "options", [{"order": "F"}, {"dtype": ">i4"}, {"filters": "delta"}, {"compressors": "lzma"}]
-)
+@pytest.mark.parametrize("options", [{"order": "F"}, {"dtype": ">i4"}, {"filters": "delta"}, {"compressors": "lzma"}])
 def test_what_format_3_cannot_express_is_said(options: dict) -> None:
     from numcodecs import LZMA, Delta
 
@@ -155,9 +150,7 @@ def test_what_format_3_cannot_express_is_said(options: dict) -> None:
         options = {"filters": [Delta(dtype="i4")]}
     if "compressors" in options:
         options = {"compressors": LZMA()}
-    old = zarr.create_array(
-        zarr.storage.MemoryStore(), shape=(3, 3), zarr_format=2, **{"dtype": "i4", **options}
-    )
+    old = zarr.create_array(zarr.storage.MemoryStore(), shape=(3, 3), zarr_format=2, **{"dtype": "i4", **options})
     with pytest.raises(arrays.UnsupportedCodecError):
         arrays.as_format_3(old.metadata)
 

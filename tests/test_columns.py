@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plans.columns import Columns, block_of, split_columns
+from plans.memory import SLACK, WORKING_COPIES, Memory
 from vczstore.arrays import grid
+from vczstore.errors import MemoryLimitError
 
 
 @st.composite
@@ -88,6 +91,22 @@ def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list
     assert math.prod(block) * chunk_bytes <= max(room, chunk_bytes)
 
 
+@given(st.integers(1, 10**6), st.integers(1, 50), st.floats(0, 4))
+def test_what_fits_is_not_refused_by_cubed(chunk_bytes: int, n: int, decoding: float) -> None:
+    """Cubed counts a few bytes more than the blocks: a block that fits to the byte has to leave room for them."""
+    free = WORKING_COPIES * chunk_bytes * n + int(decoding * chunk_bytes * n) + SLACK
+    memory = Memory(allowed=300_000_000 + free, reserved=300_000_000)
+    block = memory.fit("test", (1000,), chunk_bytes, lambda b: int(decoding * chunk_bytes * b[0]))
+    needed = WORKING_COPIES * block[0] * chunk_bytes + int(decoding * chunk_bytes * block[0])
+    assert needed <= free - SLACK
+
+
+def test_a_chunk_that_does_not_fit_is_refused() -> None:
+    memory = Memory(allowed=301_000_000, reserved=300_000_000)
+    with pytest.raises(MemoryLimitError, match="test: a task needs 305MB of memory, and 301MB are allowed"):
+        memory.fit("test", (5, 5), 1_000_000, lambda block: 999_000)
+
+
 @st.composite
 def appends(draw: st.DrawFn) -> tuple[int, list[int], int, list[bool]]:
     incoming = draw(st.lists(st.integers(1, 25), min_size=1, max_size=5))
@@ -114,9 +133,7 @@ def test_split_columns(case: tuple[int, list[int], int, list[bool]]) -> None:
         for source_column, column in zip(item.source_columns, item.columns, strict=True):
             mine = owner[column * width : (column + 1) * width]
             n = incoming[item.source]
-            theirs = [
-                (item.source, i) for i in range(source_column * width, min(n, (source_column + 1) * width))
-            ]
+            theirs = [(item.source, i) for i in range(source_column * width, min(n, (source_column + 1) * width))]
             assert mine == theirs
     for column in decoded:
         mine = owner[column * width : (column + 1) * width]

@@ -1278,6 +1278,7 @@ def test_append_stopped_after_each_edit(tmp_path: Path, stopped: Stopped) -> Non
     """Until sample_id follows, readers see the old samples; and the same append completes it from anywhere."""
     template, sources, old, expected = stopped.make(tmp_path)
     n_new = len(expected["sample_id"])
+    step = 1 if stopped.impl == "zarr" else 3
     k, n_edits = 0, 1
     while k <= n_edits:
         store = shutil.copytree(template, tmp_path / f"store{k}.vcz")
@@ -1297,7 +1298,7 @@ def test_append_stopped_after_each_edit(tmp_path: Path, stopped: Stopped) -> Non
             cohort.assert_same(read(store), expected)
         if stopped.consolidated and k != n_edits - 1:  # for which see the next test but one
             assert set(consolidated_samples(store).values()) == {n_new}, k
-        k += 1
+        k += step
     assert n_edits > len(FIELDS) - 6
 
 

@@ -48,7 +48,7 @@ def _run(name: str, function: Callable[..., Any], n: int, **options: Any) -> lis
 
 @pytest.mark.parametrize("name", executors.NAMES)
 def test_every_task_runs_once(name: str) -> None:
-    def task(coords: list[int], *, config: None) -> int:  # noqa: ARG001
+    def task(coords: list[int], *, config: None) -> int:
         return coords[0]
 
     assert sorted(_run(name, task, 50)) == list(range(50))
@@ -56,7 +56,7 @@ def test_every_task_runs_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", executors.NAMES)
 def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
-    def task(coords: list[int], *, config: None) -> int:  # noqa: ARG001
+    def task(coords: list[int], *, config: None) -> int:
         attempts = tmp_path / str(coords[0])
         with attempts.open("a") as file:
             file.write("x")
@@ -72,7 +72,7 @@ def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
 def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
     """When the error reaches the caller, no task is running, and of those queued none ever begins."""
 
-    def task(coords: list[int], *, config: None) -> None:  # noqa: ARG001
+    def task(coords: list[int], *, config: None) -> None:
         (tmp_path / str(coords[0])).touch()
         time.sleep(0.05)
         if coords[0] == 2:
@@ -87,7 +87,7 @@ def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
-    def task(coords: list[int], *, config: None) -> None:  # noqa: ARG001
+    def task(coords: list[int], *, config: None) -> None:
         if coords[0] == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -155,7 +155,8 @@ def test_few_tasks_wait_in_the_pool() -> None:
 
 def test_importing_executors_imports_no_engine() -> None:
     code = "import sys, executors; print([m for m in ('cubed', 'numpy', 'zarr', 'icechunk') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_unknown_executor() -> None:

@@ -77,8 +77,8 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
             for j, (samples, layout, zarr_format) in enumerate(details):
                 batch = cohort.make_arrays(start["n_variants"], samples, seed=100 * i + j)
                 paths.append(folder / f"batch-{i}-{j}.vcz")
-                layout = layout if zarr_format == 3 else {**layout, "shards": None}
-                cohort.write_vcz(paths[-1], batch, zarr_format=zarr_format, **layout)
+                shards = layout["shards"] if zarr_format == 3 else None
+                cohort.write_vcz(paths[-1], batch, **{**layout, "zarr_format": zarr_format, "shards": shards})
                 model = cohort.expected_append(model, batch)
             vczstore.append(store, *paths, impl=impl, executor=executor)
         place: zarr.abc.store.Store | Path = cohort.icechunk_store(store) if icechunk else store

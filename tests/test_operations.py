@@ -105,9 +105,7 @@ def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
     assert changed == {f"{name}/zarr.json" for name in samples_arrays}
     assert result.plan.decoded_chunks == 0
     # 10 variants in chunks of 4 are three rows of chunks
-    assert len(after) - len(before) == sum(
-        3 if "variants" in cohort.DIMENSIONS[n] else 1 for n in samples_arrays
-    )
+    assert len(after) - len(before) == sum(3 if "variants" in cohort.DIMENSIONS[n] else 1 for n in samples_arrays)
 
 
 @pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
@@ -181,9 +179,7 @@ def test_backends(tmp_path: Path, backend: str) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
     store = tmp_path / "store.vcz"
-    vczstore.append(
-        store if backend == "zarr" else store.as_uri(), tmp_path / "batch.vcz", backend_storage=backend
-    )
+    vczstore.append(store if backend == "zarr" else store.as_uri(), tmp_path / "batch.vcz", backend_storage=backend)
     vczstore.remove(str(store), ["S0005"], backend_storage=backend)
     expected = cohort.expected_remove(cohort.expected_append(old, batch), ["S0005"])
     cohort.assert_same(cohort.read_vcz(store), expected)

@@ -1,4 +1,4 @@
-"""Cohorts to measure on: VCZs of Zarr format 3, the same bytes for the same parameters, written chunk by chunk."""
+"""Cohorts to measure on: VCZs of Zarr format 3. The same parameters give the same bytes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from uuid import uuid4
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
+from zarr.types import AnyArray
 
 SEED = 20_260_101
 REVISION = 1
@@ -46,7 +47,7 @@ class Cohort:
     first
         The number of the first sample: cohorts that are to be joined need different ones.
     calls
-        ``real``: every call drawn on its own. ``tiled``: the first chunk over and over, which is made quickly.
+        ``real``: every call drawn on its own. ``tiled``: the first chunk over and over, which is quick to make.
         ``alike``: the same, and samples alike, which is small. ``none``: no chunk is there.
     ids_chunk
         Sample IDs in a chunk.
@@ -60,7 +61,8 @@ class Cohort:
 
     def make(self, folder: Path) -> Path:
         """Write the VCZ below a folder, unless it is there already."""
-        name = f"{self.calls}-{self.variants}x{self.samples}-from-{self.first}-ids-{self.ids_chunk}-r{REVISION}.vcz"
+        shape = f"{self.variants}x{self.samples}"
+        name = f"{self.calls}-{shape}-from-{self.first}-ids-{self.ids_chunk}-r{REVISION}.vcz"
         path, unfinished = folder / name, folder / f"{name}.unfinished"
         if not path.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -84,29 +86,29 @@ class Cohort:
         alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in (0, 2)], axis=1).astype("T")
         _put(root, "variant_allele", alleles, ("variants", "alleles"), (CHUNK, 2))
         sizes = {"variants": self.variants, "samples": self.samples, "ploidy": 2}
+        calls: dict[str, AnyArray] = {}
         for name, (dtype, dimensions) in CALLS.items():
             shape = tuple(sizes[d] for d in dimensions)
-            _create(root, name, shape, dtype, dimensions, (CHUNK, CHUNK, 2)[: len(shape)])
+            calls[name] = _create(root, name, shape, dtype, dimensions, (CHUNK, CHUNK, 2)[: len(shape)])
         if self.calls == "real":
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(lambda start: self._write_rows(root, start), range(0, self.variants, CHUNK)))
+                list(pool.map(lambda start: self._write_rows(calls, start), range(0, self.variants, CHUNK)))
         elif self.calls != "none":
-            self._write_tiles(root)
+            self._write_tiles(calls, path)
 
-    def _write_rows(self, root: zarr.Group, start: int) -> None:
+    def _write_rows(self, calls: dict[str, AnyArray], start: int) -> None:
         stop = min(start + CHUNK, self.variants)
         for name, values in _calls(self.first, start, stop - start, self.samples).items():
-            root[name][start:stop] = values
+            calls[name][start:stop] = values
 
-    def _write_tiles(self, root: zarr.Group) -> None:
+    def _write_tiles(self, calls: dict[str, AnyArray], path: Path) -> None:
         values = _calls(self.first, 0, CHUNK, CHUNK)
         if self.calls == "alike":
             values = {name: np.repeat(v[:, :1], CHUNK, axis=1) for name, v in values.items()}
         n_rows, n_columns = (math.ceil(n / CHUNK) for n in (self.variants, self.samples))
-        for name in CALLS:
-            array = root[name]
+        for name, array in calls.items():
             array[:CHUNK, :CHUNK] = values[name][: self.variants, : self.samples]
-            folder = Path(str(array.store.root), array.path)
+            folder = path / name
             first, *others = (
                 folder / array.metadata.encode_chunk_key((i, j, 0)[: array.ndim])
                 for i, j in itertools.product(range(n_rows), range(n_columns))
@@ -117,7 +119,7 @@ class Cohort:
 
 
 def _calls(first: int, start: int, n_variants: int, n_samples: int) -> dict[str, np.ndarray]:
-    """Calls of some variants: most alleles rare, a few calls missing, depths around 30, most qualities at their cap."""
+    """Calls of some variants: most alleles rare, few calls missing, depths around 30, most qualities capped."""
     sites, rng = np.random.default_rng([SEED, start]), np.random.default_rng([SEED, first, start])
     shape = (n_variants, n_samples)
     frequency = sites.beta(0.15, 1.5, n_variants).astype("f4")
@@ -132,17 +134,20 @@ def _calls(first: int, start: int, n_variants: int, n_samples: int) -> dict[str,
 
 
 def _create(
-    root: zarr.Group, name: str, shape: tuple[int, ...], dtype: Any, dimensions: tuple[str, ...], chunks: tuple[int, ...]
-) -> zarr.Array:
+    root: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    dimensions: tuple[str, ...],
+    chunks: tuple[int, ...],
+) -> AnyArray:
     compressor = BloscCodec(cname="zstd", clevel=CLEVEL, shuffle="bitshuffle")
     return root.create_array(
         name, shape=shape, dtype=dtype, chunks=chunks, dimension_names=dimensions, compressors=compressor
     )
 
 
-def _put(
-    root: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...], chunks: tuple[int, ...]
-) -> None:
+def _put(root: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...], chunks: tuple[int, ...]) -> None:
     _create(root, name, values.shape, values.dtype, dimensions, chunks)[...] = values
 
 

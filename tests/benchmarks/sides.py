@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-PEER = "vczstore==0.1.0"
+PEER_VERSION = "0.1.0"
 PEER_OVERRIDE = "ruranges-py ; sys_platform == 'never'\n"
 """vcztools names it, and it has no wheel; without it vcztools uses pyranges."""
 
@@ -41,9 +41,22 @@ class Side:
 
     def versions(self, packages: Sequence[str]) -> dict[str, str]:
         """The versions of installed packages, by name."""
-        script = "import sys, json, importlib.metadata as m; print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))"
-        done = subprocess.run([self.python, "-P", "-c", script, *packages], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
+        script = "import json, sys, importlib.metadata as m; print(json.dumps([m.version(p) for p in sys.argv[1:]]))"
+        done = subprocess.run(
+            [self.python, "-P", "-c", script, *packages],
+            capture_output=True,
+            text=True,
+            env=_environment(),
+            check=True,
+        )
+        return dict(zip(packages, json.loads(done.stdout), strict=True))
+
+
+class Call(NamedTuple):
+    """What one call took, and the most memory that its process had had by its end, in bytes."""
+
+    seconds: float
+    peak_rss: int
 
 
 class Worker:
@@ -52,11 +65,15 @@ class Worker:
     def __init__(self, side: Side) -> None:
         self.side = side
         self.process = subprocess.Popen(
-            [side.python, "-P", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
+            [side.python, "-P", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(),
         )
 
-    def call(self, operation: str, *args: Any, **options: Any) -> dict[str, Any]:
-        """Make one call; returns its ``seconds``, and the ``peak_rss`` of the process."""
+    def call(self, operation: str, *args: object, **options: object) -> Call:
+        """Make one call."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         values = [a if isinstance(a, list) else str(a) for a in args]
@@ -65,7 +82,7 @@ class Worker:
         answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError(f"{operation} of {self.side.modules[operation]} failed; see above")
-        return json.loads(answer)
+        return Call(**json.loads(answer))
 
     def __enter__(self) -> Worker:
         return self
@@ -80,21 +97,32 @@ def ours() -> Side:
 
 
 def peer(folder: Path) -> Side:
-    """The peer, installed below a folder unless it is there already, on the zarr and numcodecs of this environment."""
+    """The peer, installed below a folder unless it is there already, with the zarr and numcodecs that we use."""
     pins = [f"{package}=={version(package)}" for package in ("zarr", "numcodecs")]
-    place = folder / "-".join([PEER, *pins, f"python-{sys.version_info.major}.{sys.version_info.minor}"])
+    python = ".".join(map(str, sys.version_info[:2]))
+    place = folder / f"peer-{PEER_VERSION}-zarr-{version('zarr')}-python-{python}"
     side = Side(place / "bin" / "python", {"append": "vczstore.append", "remove": "vczstore.remove"})
     if not (place / "ready").exists():
-        uv = [sys.executable, "-m", "uv"]
+        uv: list[str | Path] = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "-q", "--clear", "-p", sys.executable, place], check=True)
         override = place / "override.txt"
         override.write_text(PEER_OVERRIDE)
-        install = [*uv, "pip", "install", "-q", "--compile-bytecode", "--python", side.python, "--override", override]
-        subprocess.run([*install, PEER, "pyranges", *pins], check=True)
+        install = [
+            *uv,
+            "pip",
+            "install",
+            "-q",
+            "--compile-bytecode",
+            "--python",
+            side.python,
+            "--override",
+            override,
+        ]
+        subprocess.run([*install, f"vczstore=={PEER_VERSION}", "pyranges", *pins], check=True)
         (place / "ready").touch()
     return side
 
 
 def _environment() -> dict[str, str]:
-    """Bytecode is cached on both sides, whatever is set here."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    """No setting of Python's: one side must not import the other, and both cache bytecode."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

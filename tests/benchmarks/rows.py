@@ -1,0 +1,324 @@
+"""What is measured: each function yields rows of the table. What is compared runs in turn, on fresh copies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from numcodecs import Blosc
+
+import vczstore
+from plans import Plan
+from tests.benchmarks.data import CHUNK, CLEVEL, Cohort, fresh_copy, stamps, written_since
+from tests.benchmarks.report import Row, Samples
+from tests.benchmarks.sides import Side, Worker
+from vczstore.sizes import parse_size
+
+FAR = 10_000_000
+"""The number of the first sample of every batch."""
+
+MANY = 100
+"""How many samples are removed at once."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """
+    How much is measured.
+
+    Attributes
+    ----------
+    variants, samples, batch
+        Of the store, and of what is appended to it.
+    repeats, quick_repeats
+        Repetitions of what takes seconds, and of what takes less.
+    scaling, scaling_variants
+        Samples of the stores that an append should cost the same on, and their variants.
+    memory_variants
+        Variants where memory is measured.
+    """
+
+    variants: int = 50_000
+    samples: int = 4_000
+    batch: int = 1_000
+    repeats: int = 5
+    quick_repeats: int = 15
+    scaling: tuple[int, ...] = (4_000, 40_000, 400_000)
+    scaling_variants: int = 5_000
+    memory_variants: int = 200_000
+
+    def __str__(self) -> str:
+        return (
+            f"{self.variants:,} variants x {self.samples:,} samples, chunks of {CHUNK:,} x {CHUNK:,}, "
+            f"medians of {self.repeats}, in turn; for --help and stores of different sizes (of "
+            f"{self.scaling_variants:,} variants) of {self.quick_repeats}; memory on {self.memory_variants:,} variants"
+        )
+
+
+QUICK = Sizes(
+    variants=2_000,
+    samples=2_000,
+    repeats=1,
+    quick_repeats=1,
+    scaling=(4_000, 40_000),
+    scaling_variants=2_000,
+    memory_variants=10_000,
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Both sides, the sizes, a folder for data that are kept, and one for data that are not."""
+
+    ours: Side
+    peer: Side
+    sizes: Sizes
+    cache: Path
+    work: Path
+
+    def cohort(self, samples: int) -> Path:
+        """A store of so many samples."""
+        return Cohort(self.sizes.variants, samples).make(self.cache)
+
+    def batch(self) -> Path:
+        """What is appended."""
+        return Cohort(self.sizes.variants, self.sizes.batch, first=FAR).make(self.cache)
+
+    def icechunk(self, store: Path) -> Path:
+        """The store in an Icechunk repository, made anew in every run: its layout is ours to change."""
+        repository = self.work / f"{store.name}.icechunk"
+        vczstore.copy_store_to_icechunk(store, repository)
+        return repository
+
+    def whole(self, side: Side, operation: str, store: Path, *args: object) -> float:
+        """The seconds of the whole process of a command on a fresh copy of a store."""
+        with fresh_copy(store, self.work) as copy:
+            return side.command(operation, copy, *args)
+
+    def inside(self, worker: Worker, operation: str, store: Path, *args: object) -> float:
+        """The seconds of a call on a fresh copy of a store."""
+        with fresh_copy(store, self.work) as copy:
+            return worker.call(operation, copy, *args).seconds
+
+
+def in_turn[Name](repeats: int, runs: Mapping[Name, Callable[[], float]]) -> dict[Name, Samples]:
+    """Repeat rounds of all runs. One more goes ahead, which imports, fills caches, and does not count."""
+    rounds = [{name: run() for name, run in runs.items()} for _ in range(repeats + 1)]
+    return {name: [figures[name] for figures in rounds[1:]] for name in runs}
+
+
+# ---- append ---------------------------------------------------------------------------------
+
+
+def append(bench: Bench) -> Iterator[Row]:
+    """Append to a store whose last chunk is full: chunks are copied as they are."""
+    store, batch = bench.cohort(bench.sizes.samples), bench.batch()
+    repository = bench.icechunk(store)
+    with Worker(bench.ours) as ours, Worker(bench.peer) as peer:
+        runs = {
+            "ours, whole": partial(bench.whole, bench.ours, "append", store, batch),
+            "peer, whole": partial(bench.whole, bench.peer, "append", store, batch),
+            "icechunk, whole": partial(bench.whole, bench.ours, "append", repository, batch),
+            "ours, in-process": partial(bench.inside, ours, "append", store, batch),
+            "peer, in-process": partial(bench.inside, peer, "append", store, batch),
+            "icechunk, in-process": partial(bench.inside, ours, "append", repository, batch),
+            "floor": partial(_copy_seconds, batch, bench.work),
+        }
+        found = in_turn(bench.sizes.repeats, runs)
+    name = f"append {bench.sizes.batch:,}, aligned"
+    for how, target, icechunk_target in (("whole", 0.8, None), ("in-process", 0.7, 1.2)):
+        plain, icechunk = found[f"ours, {how}"], found[f"icechunk, {how}"]
+        yield Row(name, how, plain, "peer", found[f"peer, {how}"], target, floor=found["floor"])
+        yield Row(f"{name}, on Icechunk", how, icechunk, "ours on plain Zarr", plain, icechunk_target)
+
+
+def append_unaligned(bench: Bench) -> Iterator[Row]:
+    """Append to a store whose last chunk is half full: two columns are decoded and encoded."""
+    store, batch = bench.cohort(bench.sizes.samples - CHUNK // 2), bench.batch()
+    touched = [*_column(store, bench.sizes.samples // CHUNK - 1), *_column(batch, 0)]
+    with Worker(bench.ours) as ours, Worker(bench.peer) as peer:
+        runs = {
+            "ours, whole": partial(bench.whole, bench.ours, "append", store, batch),
+            "peer, whole": partial(bench.whole, bench.peer, "append", store, batch),
+            "ours, in-process": partial(bench.inside, ours, "append", store, batch),
+            "peer, in-process": partial(bench.inside, peer, "append", store, batch),
+            "floor": partial(_recode_seconds, touched, bench.work),
+        }
+        found = in_turn(bench.sizes.repeats, runs)
+    name = f"append {bench.sizes.batch:,}, in mid-chunk"
+    for how, target in (("whole", 0.8), ("in-process", 0.9)):
+        yield Row(name, how, found[f"ours, {how}"], "peer", found[f"peer, {how}"], target, floor=found["floor"])
+
+
+# ---- remove ---------------------------------------------------------------------------------
+
+
+def remove(bench: Bench) -> Iterator[Row]:
+    """Remove one sample, and many of one chunk column, which the peer removes one by one."""
+    store, column = bench.cohort(bench.sizes.samples), bench.sizes.samples // CHUNK // 2
+    samples = Cohort(bench.sizes.variants, bench.sizes.samples).ids()[column * CHUNK :][:MANY]
+    touched = _column(store, column)
+    with Worker(bench.ours) as ours, Worker(bench.peer) as peer:
+        runs = {
+            "ours, whole": partial(bench.whole, bench.ours, "remove", store, samples[0]),
+            "peer, whole": partial(bench.whole, bench.peer, "remove", store, samples[0]),
+            "many, whole": partial(bench.whole, bench.ours, "remove", store, *samples),
+            "ours, in-process": partial(bench.inside, ours, "remove", store, samples[0]),
+            "peer, in-process": partial(bench.inside, peer, "remove", store, samples[0]),
+            "many, in-process": partial(bench.inside, ours, "remove", store, samples),
+            "floor": partial(_recode_seconds, touched, bench.work),
+        }
+        found = in_turn(bench.sizes.repeats, runs)
+    floor = found["floor"]
+    for how, target in (("whole", 0.8), ("in-process", 1.0)):
+        yield Row("remove 1", how, found[f"ours, {how}"], "peer", found[f"peer, {how}"], target, floor=floor)
+    for how in ("whole", "in-process"):
+        many, one = found[f"many, {how}"], found[f"ours, {how}"]
+        yield Row(f"remove {MANY} of one chunk column", how, many, "ours, 1 sample", one, 1.2, floor=floor)
+    many, one = found["many, whole"], found["peer, whole"]
+    yield Row(f"remove {MANY} of one chunk column", "whole", many, "peer, one by one", one, 0.03, times=MANY)
+
+
+# ---- the command itself ---------------------------------------------------------------------
+
+
+def command_line(bench: Bench) -> Iterator[Row]:
+    """How soon the command line answers."""
+    runs = {"ours": partial(bench.ours.command, "--help"), "peer": partial(bench.peer.command, "--help")}
+    found = in_turn(bench.sizes.quick_repeats, runs)
+    yield Row("vczstore --help", "whole", found["ours"], "peer", found["peer"], target_seconds=0.25)
+
+
+# ---- scaling --------------------------------------------------------------------------------
+
+
+def scaling(bench: Bench) -> Iterator[Row]:
+    """Append the same batch to ever larger stores: it should cost the same."""
+    variants, ids_chunk, sizes = bench.sizes.scaling_variants, 10_000, bench.sizes.scaling
+    batch = Cohort(variants, bench.sizes.batch, first=FAR, ids_chunk=ids_chunk).make(bench.work)
+    plain = {n: Cohort(variants, n, calls="none", ids_chunk=ids_chunk).make(bench.work) for n in sizes}
+    stores = {("plain Zarr", n): store for n, store in plain.items()}
+    stores |= {("Icechunk", n): bench.icechunk(store) for n, store in plain.items()}
+    written: dict[tuple[str, int], dict[Path, int]] = {}
+    with Worker(bench.ours) as worker:
+
+        def inside(place: tuple[str, int]) -> float:
+            with fresh_copy(stores[place], bench.work) as copy:
+                before = stamps(copy)
+                seconds = worker.call("append", copy, batch).seconds
+                written[place] = written_since(before, copy)
+                return seconds
+
+        runs = {(place, "time, in-process"): partial(inside, place) for place in stores}
+        runs |= {
+            (place, "time, whole"): partial(bench.whole, bench.ours, "append", store, batch)
+            for place, store in stores.items()
+        }
+        found = in_turn(bench.sizes.quick_repeats, runs)
+    for place, files in written.items():
+        found[place, "bytes written"] = [float(sum(files.values()))]
+        found[place, "bytes of the commit"] = [_commit(files)]
+    for backend, figures in (
+        ("plain Zarr", ("time, whole", "time, in-process", "bytes written")),
+        ("Icechunk", ("time, whole", "time, in-process", "bytes written", "bytes of the commit")),
+    ):
+        for measured in figures:
+            by_size = {n: found[(backend, n), measured] for n in sizes}
+            yield from _growth(f"append {bench.sizes.batch:,} on {backend}", measured, by_size)
+    full = {n: [_commit_to_full_store(bench, n, batch, ids_chunk)] for n in sizes}
+    yield from _growth(f"append {bench.sizes.batch:,} on Icechunk, every chunk there", "bytes of the commit", full)
+
+
+def _growth(operation: str, measured: str, by_size: Mapping[int, Samples]) -> Iterator[Row]:
+    base, *others = by_size
+    unit = "B" if "bytes" in measured else "s"
+    for n in others:
+        yield Row(f"{operation}, to {n:,}", measured, by_size[n], f"to {base:,}", by_size[base], 1.1, unit=unit)
+
+
+def _commit(files: Mapping[Path, int]) -> float:
+    """What an Icechunk commit writes beside the chunks."""
+    return float(sum(size for path, size in files.items() if path.parts[0] != "chunks"))
+
+
+def _commit_to_full_store(bench: Bench, samples: int, batch: Path, ids_chunk: int) -> float:
+    """The commit of an append to a repository whose manifests refer to a chunk for every cell of the grid."""
+    full = Cohort(bench.sizes.scaling_variants, samples, calls="alike", ids_chunk=ids_chunk)
+    repository = bench.icechunk(full.make(bench.work))
+    before = stamps(repository)
+    vczstore.append(repository, batch)
+    return _commit(written_since(before, repository))
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """The most memory of an append in mid-chunk, and of a removal, on arrays that do not fit in it."""
+    limits, workers = {"allowed_mem": "420MB", "reserved_mem": "300MB"}, 2
+    variants = bench.sizes.memory_variants
+    store = Cohort(variants, 3 * CHUNK // 2, calls="tiled").make(bench.work)
+    batch = Cohort(variants, bench.sizes.batch, first=FAR, calls="tiled").make(bench.work)
+    sample = Cohort(variants, 1).ids()[0]
+    cases: list[tuple[str, str, Callable[..., Plan], object]] = [
+        (f"append {bench.sizes.batch:,}, in mid-chunk", "append", vczstore.plan_append, batch),
+        ("remove 1", "remove", vczstore.plan_remove, sample),
+    ]
+    for name, operation, compiled, what in cases:
+        plan = compiled(store, what, **limits)
+        reserved = parse_size(limits["reserved_mem"])
+        bound = float(reserved + workers * (plan.projected_mem - reserved))
+        with Worker(bench.ours) as worker:
+            peak = [float(worker.call(operation, store, what, **limits, max_workers=workers).peak_rss)]
+        yield Row(name, "peak memory", peak, f"projected, {workers} workers", [bound], 1.0, unit="B")
+        yield Row(name, "peak memory", peak, "arrays touched", [float(plan.bytes_read)], unit="B")
+
+
+# ---- floors ---------------------------------------------------------------------------------
+
+
+def _copy_seconds(folder: Path, work: Path) -> float:
+    with TemporaryDirectory(dir=work) as to:
+        os.sync()
+        started = perf_counter()
+        subprocess.run(["cp", "-r", folder, to], check=True)
+        return perf_counter() - started
+
+
+def _column(store: Path, column: int) -> list[Path]:
+    """The files of one chunk column of all calls."""
+    found = (path for row in store.glob("call_*/c/*") for path in (row / f"{column}", row / f"{column}" / "0"))
+    return sorted(path for path in found if path.is_file())
+
+
+def _recode_seconds(files: Sequence[Path], work: Path) -> float:
+    """Decode and encode the chunks in files on all cores."""
+    codec = Blosc("zstd", CLEVEL, Blosc.BITSHUFFLE)
+    with TemporaryDirectory(dir=work) as to, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+
+        def recode(i: int) -> None:
+            values = codec.decode(files[i].read_bytes())
+            Path(to, str(i)).write_bytes(codec.encode(values))
+
+        os.sync()
+        started = perf_counter()
+        list(pool.map(recode, range(len(files))))
+        return perf_counter() - started
+
+
+MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
+    "append": append,
+    "append-unaligned": append_unaligned,
+    "remove": remove,
+    "help": command_line,
+    "scaling": scaling,
+    "memory": memory,
+}
+"""By the name that ``--only`` takes."""
