@@ -22,7 +22,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import Any
 
 import cloudpickle
@@ -206,9 +206,12 @@ class ProcessesExecutor(LocalExecutor):
         pool = ProcessPoolExecutor(
             self.max_workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(os.getpid(),)
         )
+        # started first, because it unblocks the signal in the thread that starts it
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            pool.submit(int)
+            for _ in range(self.max_workers):  # the pool starts one process for each
+                pool.submit(int)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pool

@@ -10,10 +10,12 @@ This is the only module that touches Cubed's private interfaces of arrays and pl
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import cubed
@@ -48,7 +50,7 @@ class TaskReport:
     store
         The store that was written to.
     peak_mem
-        The most memory that the task's process had used when the task ended, in bytes; 0 if not measured.
+        The most memory that the task's process had used when the task ended, in bytes.
     """
 
     chunks: int = 0
@@ -68,9 +70,28 @@ def run_task(coords: list[int], *, config: Any, about: str) -> TaskReport:
     try:
         with arrays.naming(about):
             apply_blockwise(coords, config=config)
-        return _report.get()
+        report = _report.get()
+        report.peak_mem = peak_mem()
+        return report
     finally:
         _report.reset(token)
+
+
+def peak_mem() -> int:
+    """
+    The most memory that this process has used, in bytes.
+
+    Linux's own high-water mark where there is one: what ``getrusage`` says begins at the peak of the process
+    that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if match:
+            return int(match[1]) * 1024
+    from cubed.utils import peak_measured_mem
+
+    return int(peak_measured_mem())
 
 
 # ---- sources and sinks ----------------------------------------------------------------------
@@ -209,9 +230,8 @@ class _Reports(cubed.Callback):
         """Nothing to do."""
 
     def on_task_end(self, event: cubed.TaskEndEvent) -> None:
-        """Hand on a report, with the memory that the task's process had used by then."""
+        """Hand on a report."""
         if isinstance(event.result, TaskReport):
-            event.result.peak_mem = event.peak_measured_mem_end or 0
             self.on_report(event.result)
 
 

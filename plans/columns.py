@@ -177,10 +177,10 @@ def block_of(
 
     Examples
     --------
-    Chunks of 2 MB, one chunk column of 1,000: 31 in a task, as far as `TASK_BYTES` go.
+    Chunks of 2 MB, one chunk column of 1,000: 33 in a task, as far as `TASK_BYTES` go.
 
     >>> block_of((1000, 1, 1), 2_000_000, 2_000_000_000)
-    (31, 1, 1)
+    (33, 1, 1)
 
     Memory for three of them:
 

@@ -138,6 +138,10 @@ def _errors(verbose: int) -> Iterator[None]:
     except click.ClickException:
         raise
     except KeyboardInterrupt as error:
+        import logging
+
+        # it would tell of zarr's reads that nobody waits for any more
+        logging.getLogger("asyncio").disabled = True
         click.secho(str(error) or "interrupted; nothing was written", fg="yellow", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
