@@ -73,11 +73,6 @@ class Columns:
         return math.prod(self.grid)
 
     @property
-    def n_tasks(self) -> int:
-        """How many blocks there are."""
-        return math.prod(grid(self.grid, self.block))
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """How many elements there are along each axis, columns side by side."""
         shape = list(self.array_shape)

@@ -8,7 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,6 @@ REMOVED = ""
 INT_MISSING = -1
 STR_MISSING = "."
 FLOAT32_MISSING = np.array([0x7F800001], dtype="u4").view("f4")[0]
-FLOAT32_FILL = np.array([0x7F800002], dtype="u4").view("f4")[0]
 
 
 def dimensions(array: AnyArray) -> tuple[str | None, ...]:
@@ -194,10 +193,6 @@ class Vcz:
             shape = tuple(n_samples if i == axis else n for i, n in enumerate(array.shape))
             result[name] = arrays.planned(array, shape=shape)
         return result
-
-    def at(self, store: Store) -> "Vcz":
-        """The same metadata, with the arrays read from another store."""
-        return replace(self, store=store, arrays={n: arrays.planned(a, store=store) for n, a in self.arrays.items()})
 
     def require_whole(self, operation: str, *, interrupted_at: int | None = None) -> None:
         """
