@@ -51,8 +51,8 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
             mine.add(sample)
         _refuse_doubled(operation, sorted(mine & owner.keys()), source.label, owner)
         owner.update(dict.fromkeys(mine, source.label))
-    present = [sample for sample in store.sample_ids if sample in owner]
-    if present:
+    if not owner.keys().isdisjoint(store.sample_ids.tolist()):
+        present = [sample for sample in store.sample_ids if sample in owner]
         label = owner[present[0]]
         mine_present = [sample for sample in present if owner[sample] == label]
         _refuse_doubled(operation, mine_present, label, dict.fromkeys(present, store.label))

@@ -146,11 +146,11 @@ class Vcz:
     @cached_property
     def sample_ids(self) -> np.ndarray:
         """The sample IDs, as an object array of ``str``; ``""`` where a sample was removed."""
-        return self.table(SAMPLE_ID).astype(object)
+        return self.table(SAMPLE_ID)
 
     def table(self, name: str) -> np.ndarray:
         """
-        All of an array without a ``variants`` axis: sample IDs, contigs, filters.
+        All of an array of strings without a ``variants`` axis: sample IDs, contigs, filters.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class Vcz:
             If it cannot be decoded.
         """
         try:
-            return np.asarray(self.arrays[name][...])
+            return arrays.read_strings(self.arrays[name])
         except OSError as error:
             raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
         except (RuntimeError, ValueError, TypeError) as error:
@@ -261,7 +261,7 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
         The samples that are not there, in the order given.
     """
     wanted = set(samples) - {REMOVED}
-    positions = [i for i, sample in enumerate(vcz.sample_ids) if sample in wanted]
+    positions = [i for i, sample in enumerate(vcz.sample_ids.tolist()) if sample in wanted]
     known = {vcz.sample_ids[i] for i in positions}
     return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
 

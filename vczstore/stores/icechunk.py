@@ -14,11 +14,14 @@ from zarr.abc.store import Store as ZarrStore
 from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError, TagError
 from vczstore.stores import Snapshot, local_path
 from vczstore.stores.edits import Edit
-from vczstore.vcz import Vcz
+from vczstore.vcz import SAMPLE_ID, Vcz
 
 BRANCH = "main"
 LOCK = ".vczstore.lock"
 """In a repository's folder: icechunk's local storage loses commits that are made at once."""
+
+SAMPLE_ID_CHUNKS = 4
+"""How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,18 @@ class IcechunkStore:
         url, options
             Where.
         samples_chunks
-            How many chunk columns have their chunk references in one manifest. A commit rewrites every
+            How many chunk columns of a field have their chunk references in one manifest. A commit rewrites every
             manifest that it touches: split along the samples axis, an append rewrites the last one and adds
             its own, whatever the size of the store.
         """
         storage, folder = _storage(url, options)
         dimension = icechunk.ManifestSplitDimCondition.DimensionName("^samples$")
+        condition = icechunk.ManifestSplitCondition
         splitting = icechunk.ManifestSplittingConfig.from_dict(
-            {icechunk.ManifestSplitCondition.AnyArray(): {dimension: samples_chunks}}
+            {
+                condition.name_matches(f"^{SAMPLE_ID}$"): {dimension: SAMPLE_ID_CHUNKS},
+                condition.AnyArray(): {dimension: samples_chunks},
+            }
         )
         config = icechunk.RepositoryConfig.default()
         config.manifest = icechunk.ManifestConfig(splitting=splitting)
