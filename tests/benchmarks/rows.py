@@ -52,7 +52,7 @@ class Sizes:
     quick_repeats: int = 15
     scaling: tuple[int, ...] = (4_000, 40_000, 400_000)
     scaling_variants: int = 5_000
-    memory_variants: int = 200_000
+    memory_variants: int = 1_000_000
 
     def __str__(self) -> str:
         return (
