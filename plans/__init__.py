@@ -9,6 +9,7 @@ from plans.memory import Memory
 from vczstore.errors import VczstoreError
 from vczstore.stores import require
 from vczstore.stores.edits import Edit
+from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
     import cubed
@@ -89,6 +90,8 @@ class Plan:
         What a task may use.
     counts
         What the operation does, in numbers, for people and for the history. Never a sample ID.
+    after
+        The store as the plan will leave it.
     preparations
         What the driver writes before all else, and no reader notices: new arrays without samples.
     """
@@ -100,6 +103,7 @@ class Plan:
     writes: tuple[Write, ...]
     edits: tuple[Edit, ...]
     memory: Memory
+    after: Vcz
     counts: Mapping[str, int] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()
 

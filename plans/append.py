@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
 
-def compile_append(place: Store, sources: Sequence[Vcz], memory: Memory) -> Plan:
+def compile_append(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory) -> Plan:
     """
     Compile the append of sources to a store.
 
     Parameters
     ----------
-    place
-        The store.
+    place, store
+        The store: where it is, and the state that it will be in.
     sources
         What comes in, in this order. All have the store's variants.
     memory
@@ -46,7 +46,6 @@ def compile_append(place: Store, sources: Sequence[Vcz], memory: Memory) -> Plan
         If anything that metadata and sample IDs tell does not fit.
     """
     operation = "append"
-    store = place.open()
     if not sources:
         raise VczstoreError(f"{operation}: no sources given; name the VCZs whose samples come in")
     incoming = [source.n_samples for source in sources]
@@ -83,12 +82,15 @@ def compile_append(place: Store, sources: Sequence[Vcz], memory: Memory) -> Plan
         preparations=tuple(WriteDocuments.of(store.arrays[name]) for name in created),
         edits=(*shapes, Consolidate(tuple(after), store.zarr_format)),
         memory=memory,
+        after=store.planned(after, np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])),
         counts={"sources": len(sources), "samples added": new - old},
     )
 
 
 def _waits_for_consolidation(store: Vcz, sources: Sequence[Vcz]) -> bool:
     """Whether an append of these sources was stopped just before its last edit."""
+    if store.planned_ids is not None:
+        return False
     incoming = [sample for source in sources for sample in source.sample_ids]
     is_there = 0 < len(incoming) <= store.n_samples and list(store.sample_ids[-len(incoming) :]) == incoming
     return is_there and Consolidate(tuple(store.samples_arrays), store.zarr_format).is_due(store.store)
@@ -98,7 +100,17 @@ def _consolidation(place: Store, store: Vcz, memory: Memory) -> Plan:
     """What remains of an append that was stopped just before its last edit."""
     edits = (Consolidate(tuple(store.samples_arrays), store.zarr_format),)
     counts = {"samples added": 0, "stopped append completed": 1}
-    return Plan("append", place, store.state, checks=(), writes=(), edits=edits, memory=memory, counts=counts)
+    return Plan(
+        operation="append",
+        store=place,
+        base=store.state,
+        checks=(),
+        writes=(),
+        edits=edits,
+        memory=memory,
+        after=store,
+        counts=counts,
+    )
 
 
 def _with_new_arrays(store: Vcz, source: Vcz) -> tuple[Vcz, list[str]]:

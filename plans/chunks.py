@@ -11,6 +11,7 @@ This is the only module that touches Cubed's private interfaces of arrays and pl
 import dataclasses
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class TaskReport:
         The store that was written to.
     peak_mem
         The most memory that the task's process had used when the task ended, in bytes.
+    start, end
+        When it ran, in seconds since the epoch by the worker's clock.
     """
 
     chunks: int = 0
@@ -59,6 +62,8 @@ class TaskReport:
     found: list[Any] = field(default_factory=list)
     store: ZarrStore | None = None
     peak_mem: int = 0
+    start: float = field(default_factory=time.time)
+    end: float = 0.0
 
 
 _report: ContextVar[TaskReport] = ContextVar("vczstore_task_report")
@@ -71,7 +76,7 @@ def run_task(coords: list[int], *, config: Any, about: str) -> TaskReport:
         with arrays.naming(about):
             apply_blockwise(coords, config=config)
         report = _report.get()
-        report.peak_mem = peak_mem()
+        report.peak_mem, report.end = peak_mem(), time.time()
         return report
     finally:
         _report.reset(token)

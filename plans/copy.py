@@ -55,6 +55,7 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
             WriteDocuments({"zarr.json": root, **documents}),
         ),
         memory=memory,
+        after=source,
         counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
     )
 

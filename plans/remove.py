@@ -18,21 +18,21 @@ from vczstore import arrays
 from vczstore.errors import SampleError
 from vczstore.stores import Store
 from vczstore.stores.edits import SetItems
-from vczstore.vcz import REMOVED, SAMPLE_ID, listing, missing_value, positions_of, samples_axis
+from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, missing_value, positions_of, samples_axis
 
 if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
 
-def compile_remove(place: Store, samples: Sequence[str], memory: Memory) -> Plan:
+def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
     Compile the removal of samples from a store.
 
     Parameters
     ----------
-    place
-        The store.
+    place, store
+        The store: where it is, and the state that it will be in.
     samples
         The IDs of the samples. One that is named twice is removed once.
     memory
@@ -44,7 +44,6 @@ def compile_remove(place: Store, samples: Sequence[str], memory: Memory) -> Plan
         If no samples are named, or some are not there: all of these are named, and nothing is done.
     """
     operation = "remove"
-    store = place.open()
     store.require_whole(operation)
     if not samples:
         raise SampleError(f"{operation}: no samples named; give sample IDs, or a file of them with --samples-file")
@@ -54,6 +53,8 @@ def compile_remove(place: Store, samples: Sequence[str], memory: Memory) -> Plan
             f"{operation}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was removed, "
             "vcztools query -l lists the samples"
         )
+    blanked = store.sample_ids.copy()
+    blanked[positions] = REMOVED
     writes = tuple(
         RemoveFromArray.of(name, array, positions, memory)
         for name, array in store.samples_arrays.items()
@@ -67,6 +68,7 @@ def compile_remove(place: Store, samples: Sequence[str], memory: Memory) -> Plan
         writes=writes,
         edits=(SetItems(store.arrays[SAMPLE_ID], positions, REMOVED),),
         memory=memory,
+        after=store.planned({}, blanked),
         counts={"samples removed": len(positions)},
     )
 

@@ -67,11 +67,12 @@ def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
 def test_a_writer_that_comes_second_commits_nothing(store: Path, tmp_path: Path) -> None:
     place = IcechunkStore.at_url(str(store), {})
     plan = vczstore.plan_append(store, _batch(tmp_path, 7, 3))
-    with place.transaction(plan.base, plan.preparations, plan.edits) as transaction:
+    transaction = place.transaction(plan.base)
+    with transaction.step(plan.preparations, plan.edits):
         vczstore.remove(store, "S0001")
         head = place.head
-        with pytest.raises(StaleError, match="was changed by somebody else while this ran; nothing was committed"):
-            transaction.commit("append", {})
+    with pytest.raises(StaleError, match="was changed by somebody else while this ran; nothing was committed"):
+        transaction.commit("append", {})
     assert place.head == head
     expected = cohort.expected_remove(cohort.make_arrays(10, cohort.ids(0, 7)), ["S0001"])
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), expected)

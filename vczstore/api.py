@@ -123,7 +123,8 @@ def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     for source in sources:
         if _same_place(store, source):
             raise IncompatibleError(f"append: {source} is the store {store} itself; name another source")
-    return compile_append(opts.store(store), [open_store(source).open() for source in sources], opts.memory)
+    place = opts.store(store)
+    return compile_append(place, place.open(), [open_store(source).open() for source in sources], opts.memory)
 
 
 def _same_place(a: Place, b: Place) -> bool:
@@ -166,7 +167,8 @@ def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> P
 def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> Plan:
     from plans.remove import compile_remove
 
-    return compile_remove(opts.store(store), [samples] if isinstance(samples, str) else list(samples), opts.memory)
+    place = opts.store(store)
+    return compile_remove(place, place.open(), [samples] if isinstance(samples, str) else list(samples), opts.memory)
 
 
 def copy_store_to_icechunk(

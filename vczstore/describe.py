@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def describe(place: Store, at: str | None = None) -> Info:
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
         stored_bytes=place.stored_bytes(),
         tags=place.tags(),
-        history=[s._asdict() for s in place.history(HISTORY)],
+        history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(place.history(), HISTORY)],
     )
 
 

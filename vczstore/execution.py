@@ -1,10 +1,11 @@
-"""Running a plan: check, begin a transaction, write, commit. The only place where plans and executors meet."""
+"""Running plans: check, begin a transaction, write, commit. The only place where plans and executors meet."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executors
 from plans import Plan
@@ -22,6 +23,14 @@ type Progress = Callable[[str, int, int], None]
 
 class Interrupted(KeyboardInterrupt):
     """The user has stopped an operation. The message says what state the store is in."""
+
+
+class TaskTime(NamedTuple):
+    """When a task ran, in seconds since the epoch, and the most memory that its process had used by then, in bytes."""
+
+    start: float
+    end: float
+    peak_mem: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ class Result:
         Chunks written or cleared, bytes copied as they were, and bytes encoded anew (counted before encoding).
     peak_mem
         The most memory that the process of a task has used, in bytes.
+    timeline
+        When each task ran.
     """
 
     operation: str
@@ -64,157 +75,214 @@ class Result:
     encoded_bytes: int | None = None
     decoded_bytes: int | None = None
     peak_mem: int | None = None
+    timeline: Sequence[TaskTime] = field(default=(), repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the plan, for JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "plan"}
+        """Everything but the plan and the timeline, for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline")}
         return {**values, "counts": dict(self.counts)}
 
 
-def run_plan(
-    plan: Plan,
+def run_plan(plan: Plan, **options: Any) -> Result:
+    """Run one plan; see `run_plans`."""
+    metadata = {"operation": plan.operation, **plan.counts}
+    (result,) = run_plans([plan], f"{plan.operation}: {plan.summary}", metadata, **options)
+    return result
+
+
+def run_plans(
+    plans: Sequence[Plan],
+    message: str,
+    metadata: Mapping[str, Any],
     *,
     impl: str = "cubed",
     executor: str = "threads",
     max_workers: int | None = None,
     progress: Progress | None = None,
     dry_run: bool = False,
-) -> Result:
+    before_commit: Callable[[], None] | None = None,
+) -> list[Result]:
     """
-    Run a plan: its checks, then its writes in one transaction.
+    Run plans for one store, each compiled against what the one before it leaves: all checks first, then all writes.
 
     Parameters
     ----------
-    plan
-        What to do.
+    plans
+        What to do; at least one.
+    message, metadata
+        For the history.
     impl, executor, max_workers, progress
         As in `vczstore.api.Options`.
     dry_run
         Stop after the checks.
+    before_commit
+        Called when everything is written, and may still refuse.
+
+    Returns
+    -------
+    list of Result
+        One for each plan.
 
     Raises
     ------
     VczstoreError
-        If a check finds something, the store has changed, or storage fails. Readers see the old samples then.
+        If a check finds something, the store has changed, or storage fails. Nothing is committed then; on plain
+        Zarr, readers see what the plans that were finished have done.
     Interrupted
         On a keyboard interrupt.
     """
-    started = time.perf_counter()
-    if executor == "processes" and impl != "zarr" and not plan.store.pickles:
+    store = plans[0].store
+    if executor == "processes" and impl != "zarr" and not store.pickles:
         raise OptionError(
-            f"{plan.operation}: {plan.store.label} is in this process's memory, which other processes cannot reach; "
+            f"{plans[0].operation}: {store.label} is in this process's memory, which other processes cannot reach; "
             "use the executor threads"
         )
     engine = None if impl == "zarr" else _Engine(executor, max_workers, progress)
-    snapshot = None
+    plan, snapshot, visible = plans[0], None, 0
+    runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
     try:
-        _check(plan, engine)
+        for plan, run in zip(plans, runs, strict=True):
+            with run.timed():
+                _check(plan, engine, run)
         if not dry_run:
-            with plan.store.transaction(plan.base, plan.preparations, plan.edits) as transaction:
-                _write(plan, transaction, engine, through_xarray=impl == "xarray")
-                snapshot = transaction.commit(f"{plan.operation}: {plan.summary}", _metadata(plan))
+            plan = plans[0]
+            transaction = store.transaction(plan.base)
+            for plan, run in zip(plans, runs, strict=True):
+                with run.timed():
+                    _write(plan, transaction, engine, run, through_xarray=impl == "xarray")
+                visible += not store.atomic
+            if before_commit is not None:
+                before_commit()
+            snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
     except VczstoreError:
         raise
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{plan.operation}: interrupted; {_state(plan)}") from error
+        raise Interrupted(f"{plan.operation}: interrupted; {_state(plan, visible)}") from error
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StorageError(f"{plan.operation}: {plan.store.label}: {reason}; {_state(plan)}") from error
+        raise StorageError(f"{plan.operation}: {store.label}: {reason}; {_state(plan, visible)}") from error
     finally:
         if engine is not None:
             engine.close()
-    return Result(
-        operation=plan.operation,
-        store=plan.store.label,
-        committed=not dry_run,
-        snapshot=snapshot,
-        counts=plan.counts,
-        seconds=time.perf_counter() - started,
-        plan=plan,
-        **({} if engine is None else engine.totals),
+    return [
+        Result(
+            operation=plan.operation,
+            store=store.label,
+            committed=not dry_run,
+            snapshot=snapshot,
+            counts=plan.counts,
+            seconds=run.seconds,
+            plan=plan,
+            timeline=run.timeline,
+            **({} if engine is None else run.totals),
+        )
+        for plan, run in zip(plans, runs, strict=True)
+    ]
+
+
+@dataclass
+class _Run:
+    """What the tasks of one plan add up to; `which` tells it from others in the progress that is shown."""
+
+    which: str
+    seconds: float = 0.0
+    totals: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("tasks", "chunks", "encoded_bytes", "decoded_bytes", "peak_mem"), 0)
     )
+    timeline: list[TaskTime] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time that passes within."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+    def add(self, report: "TaskReport") -> None:
+        """Count one task."""
+        self.totals["tasks"] += 1
+        for name in ("chunks", "encoded_bytes", "decoded_bytes"):
+            self.totals[name] += getattr(report, name)
+        self.totals["peak_mem"] = max(self.totals["peak_mem"], report.peak_mem)
+        self.timeline.append(TaskTime(report.start, report.end, report.peak_mem))
 
 
-def _check(plan: Plan, engine: "_Engine | None") -> None:
+def _check(plan: Plan, engine: "_Engine | None", run: _Run) -> None:
     """Raise the error of the first check that finds something."""
     found: list[tuple[int, Any]] = []
     if engine is None:
         found = [(i, first) for i, check in enumerate(plan.checks) for first in check.by_zarr()]
     else:
-        engine.execute("checking", plan.cubed_checks(), lambda report: found.extend(report.found))
+        engine.execute("checking", plan.cubed_checks(), run, lambda report: found.extend(report.found))
     if found:
         i, first = min(found)
         raise plan.checks[i].error(first)
 
 
-def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", *, through_xarray: bool) -> None:
+def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: _Run, *, through_xarray: bool) -> None:
     """
-    Write all chunks.
+    Write all chunks of one plan, and its edits.
 
     Raises
     ------
     StorageError
         If the tasks have written more or fewer chunks than planned: nothing may be committed then.
     """
-    if engine is None:
-        for write in plan.writes:
-            write.by_zarr(transaction.store)
-        return
 
     def on_report(report: "TaskReport") -> None:
         if report.store is not None:
             transaction.collect(report.store)
 
-    engine.execute("writing", plan.cubed_writes(transaction.store, through_xarray=through_xarray), on_report)
-    planned = plan.encoded_chunks + plan.decoded_chunks
-    if engine.totals["chunks"] != planned:
-        raise StorageError(
-            f"{plan.operation}: tasks report {engine.totals['chunks']:,} chunks written, {planned:,} were planned; "
-            f"{_state(plan)}"
-        )
+    with transaction.step(plan.preparations, plan.edits) as store:
+        if engine is None:
+            for write in plan.writes:
+                write.by_zarr(store)
+            return
+        engine.execute("writing", plan.cubed_writes(store, through_xarray=through_xarray), run, on_report)
+        planned = plan.encoded_chunks + plan.decoded_chunks
+        if run.totals["chunks"] != planned:
+            raise StorageError(
+                f"{plan.operation}: tasks report {run.totals['chunks']:,} chunks written, {planned:,} were planned; "
+                f"{_state(plan)}"
+            )
 
 
 class _Engine:
-    """Cubed on an executor, and what the reports of its tasks add up to."""
+    """Cubed on an executor."""
 
     def __init__(self, executor: str, max_workers: int | None, progress: Progress | None) -> None:
         self.executor = executors.create(executor, max_workers=max_workers)
         self.progress = progress
-        self.totals = dict.fromkeys(("tasks", "chunks", "encoded_bytes", "decoded_bytes", "peak_mem"), 0)
 
     def close(self) -> None:
         """End workers that wait for more."""
         if hasattr(self.executor, "close"):
             self.executor.close()
 
-    def execute(self, what: str, plan: "FinalizedPlan | None", on_report: Callable[["TaskReport"], None]) -> None:
+    def execute(
+        self, what: str, plan: "FinalizedPlan | None", run: _Run, on_report: Callable[["TaskReport"], None]
+    ) -> None:
         """Run one Cubed plan, if there is anything to do."""
         if plan is None:
             return
         from plans import chunks
 
-        totals, before = self.totals, self.totals["tasks"]
+        before = run.totals["tasks"]
 
         def on_task(report: "TaskReport") -> None:
             on_report(report)
-            totals["tasks"] += 1
-            for name in ("chunks", "encoded_bytes", "decoded_bytes"):
-                totals[name] += getattr(report, name)
-            totals["peak_mem"] = max(totals["peak_mem"], report.peak_mem)
+            run.add(report)
             if self.progress is not None:
-                self.progress(what, totals["tasks"] - before, plan.num_tasks)
+                self.progress(f"{what}{run.which}", run.totals["tasks"] - before, plan.num_tasks)
 
         chunks.execute(plan, self.executor, on_task)
 
 
-def _metadata(plan: Plan) -> dict[str, Any]:
-    """For the history: what was done, in numbers, by which version."""
-    return {"vczstore": {"operation": plan.operation, **plan.counts, "version": version("vczstore")}}
-
-
-def _state(plan: Plan) -> str:
+def _state(plan: Plan, visible: int = 0) -> str:
+    """What state the store is in when a plan did not end well, after so many plans that are visible."""
     if plan.store.atomic:
         return "nothing was committed, the store is as it was"
-    if plan.operation == "remove":
-        return "some values of the samples may be missing already; run the same command again to complete it"
-    return "readers see the old samples; run the same command again to complete it"
+    before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
+    if plan.operation in ("remove", "update"):
+        return f"{before}some values of the samples may have changed already; run the same command again to complete it"
+    return f"{before}readers see the old samples; run the same command again to complete it"

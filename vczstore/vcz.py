@@ -8,7 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -87,6 +87,8 @@ class Vcz:
         2 or 3.
     snapshot
         The Icechunk snapshot it was read from, None on plain Zarr.
+    planned_ids
+        The sample IDs of a state that a plan will leave, and that nobody can read yet; see `planned`.
     """
 
     label: str
@@ -95,6 +97,7 @@ class Vcz:
     attributes: Mapping[str, Any]
     zarr_format: int
     snapshot: str | None = None
+    planned_ids: np.ndarray | None = None
 
     @classmethod
     def read(cls, store: Store, label: str, *, snapshot: str | None = None) -> "Vcz":
@@ -146,7 +149,7 @@ class Vcz:
     @cached_property
     def sample_ids(self) -> np.ndarray:
         """The sample IDs, as an object array of ``str``; ``""`` where a sample was removed."""
-        return self.table(SAMPLE_ID)
+        return self.table(SAMPLE_ID) if self.planned_ids is None else self.planned_ids
 
     def table(self, name: str) -> np.ndarray:
         """
@@ -184,6 +187,10 @@ class Vcz:
         for chunk in arrays.get_encoded(ids, chunks):
             digest.update(b"absent" if chunk is None else chunk.to_bytes())
         return digest.hexdigest()
+
+    def planned(self, arrays: Mapping[str, AnyArray], sample_ids: np.ndarray) -> "Vcz":
+        """The VCZ as an operation will leave it, so that the next one can be planned before anything runs."""
+        return replace(self, arrays=dict(sorted({**self.arrays, **arrays}.items())), planned_ids=sample_ids)
 
     def resized(self, n_samples: int) -> dict[str, AnyArray]:
         """The arrays with a ``samples`` dimension as they will be with another number of samples."""

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -24,19 +24,33 @@ type Place = str | Path | ZarrStore | "Repository"
 
 
 class Snapshot(NamedTuple):
-    """One entry of a store's history."""
+    """One entry of a store's history; `metadata` is what `Transaction.commit` was given."""
 
     id: str
     time: str
     message: str
+    metadata: Mapping[str, Any]
 
 
 class Transaction(Protocol):
-    """What makes the writes of one plan visible at once, or not at all."""
+    """What makes the writes of one or more plans visible at once, or, on plain Zarr, plan by plan in a safe order."""
 
-    @property
-    def store(self) -> ZarrStore:
-        """What the tasks read and write. It survives pickling; what comes back is handed to `collect`."""
+    def step(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> AbstractContextManager[ZarrStore]:
+        """
+        Write what one plan writes; it sees what the plans before it have written.
+
+        Parameters
+        ----------
+        preparations
+            What the driver writes before the tasks run, and no reader notices.
+        edits
+            What the driver writes to make everything visible, in the order that is safe where nothing is transactional.
+
+        Returns
+        -------
+        context manager of zarr.abc.store.Store
+            What the tasks read and write. It survives pickling; what comes back is handed to `collect`.
+        """
 
     def collect(self, store: ZarrStore) -> None:
         """Take in what a task has written to the store it was sent. Called once for each task that succeeds."""
@@ -89,26 +103,20 @@ class Store(Protocol):
     def tags(self) -> dict[str, str]:
         """The snapshot of each tag, by name. None where there are no tags."""
 
-    def history(self, limit: int) -> list[Snapshot]:
-        """The latest snapshots, newest first. None where there is no history."""
+    def history(self) -> Iterator[Snapshot]:
+        """All snapshots, newest first. None where there is no history."""
 
     def stored_bytes(self) -> int | None:
         """The size of what is stored, in bytes, older snapshots included; None if it is not cheap to say."""
 
-    def transaction(
-        self, base: str, preparations: Sequence[Edit], edits: Sequence[Edit]
-    ) -> AbstractContextManager[Transaction]:
+    def transaction(self, base: str) -> Transaction:
         """
-        Begin to write. Leaving without `Transaction.commit` leaves readers where they were.
+        Begin to write. Without `Transaction.commit` readers stay where they were, or after the last whole step.
 
         Parameters
         ----------
         base
             The `Vcz.state` that the writes were planned against.
-        preparations
-            What the driver writes before the tasks run, and no reader notices.
-        edits
-            What the driver writes to make everything visible, in the order that is safe where nothing is transactional.
 
         Raises
         ------

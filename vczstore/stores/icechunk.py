@@ -124,22 +124,12 @@ class IcechunkStore:
                 raise TagError(f"{self.label} has no tag or snapshot {at!r}; vczstore tag lists the tags") from error
         return Vcz.read(session.store, self.label, snapshot=str(session.snapshot_id))
 
-    @contextmanager
-    def transaction(
-        self, base: str, preparations: Sequence[Edit], edits: Sequence[Edit]
-    ) -> Iterator["IcechunkTransaction"]:
-        """
-        Begin one commit.
-
-        The edits are made first: chunks written through a fork that does not know the new shapes yet would be
-        dropped without a word.
-        """
+    def transaction(self, base: str) -> "IcechunkTransaction":
+        """Begin one commit."""
         session = self.repository.writable_session(BRANCH)
         if session.snapshot_id != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
-        for edit in (*preparations, *edits):
-            edit.apply(session.store)
-        yield IcechunkTransaction(session, session.fork().store, self)
+        return IcechunkTransaction(session, self)
 
     def tags(self) -> dict[str, str]:
         """The snapshot of every tag, by name."""
@@ -171,14 +161,11 @@ class IcechunkStore:
         except icechunk.NotFoundError as error:
             raise TagError(f"tag: {self.label} has no tag {name!r}; vczstore tag {self.label} lists them") from error
 
-    def history(self, limit: int) -> list[Snapshot]:
-        """The latest snapshots, newest first."""
-        entries = []
+    def history(self) -> Iterator[Snapshot]:
+        """All snapshots, newest first."""
         for info in self.repository.ancestry(branch=BRANCH):
-            entries.append(Snapshot(str(info.id), info.written_at.isoformat(timespec="seconds"), info.message))
-            if len(entries) == limit:
-                break
-        return entries
+            written = info.written_at.isoformat(timespec="seconds")
+            yield Snapshot(str(info.id), written, info.message, dict(info.metadata))
 
     def stored_bytes(self) -> int | None:
         """The bytes of all chunks of all snapshots, where that takes no reading of a remote history."""
@@ -196,29 +183,42 @@ class IcechunkStore:
         return FileLock(self.folder / LOCK)
 
 
-@dataclass(frozen=True)
+@dataclass
 class IcechunkTransaction:
-    """A writable session, and the fork of it that the tasks write to."""
+    """A writable session, and the fork of it that the tasks of the present step write to."""
 
     session: icechunk.Session
-    store: icechunk.IcechunkStore
     place: IcechunkStore
+    fork: icechunk.IcechunkStore | None = None
+
+    @contextmanager
+    def step(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> Iterator[ZarrStore]:
+        """
+        Fork the session for the tasks of one plan, and merge what they have written into it.
+
+        The edits are made first: chunks written through a fork that does not know the new shapes yet would be
+        dropped without a word.
+        """
+        for edit in (*preparations, *edits):
+            edit.apply(self.session.store)
+        fork = self.fork = self.session.fork().store
+        yield fork
+        if fork.session.has_uncommitted_changes:
+            self.session.merge(fork.session)
 
     def collect(self, store: ZarrStore) -> None:
         """
         Merge the fork that a task sends back.
 
-        Tasks in this process write to the one fork that was made here; it is merged once, at the commit:
+        Tasks in this process write to the one fork that was made here; it is merged once, when the step ends:
         to merge it after each task would be quadratic.
         """
-        if store is not self.store:
+        if store is not self.fork:
             assert isinstance(store, icechunk.IcechunkStore)
             self.session.merge(store.session)
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str:
         """Commit; a store that moved on in the meantime is left as it is."""
-        if self.store.session.has_uncommitted_changes:
-            self.session.merge(self.store.session)
         try:
             with self.place.lock():
                 return str(self.session.commit(message, metadata=dict(metadata)))

@@ -42,38 +42,38 @@ class PlainStore:
         """None: plain Zarr has no tags."""
         return {}
 
-    def history(self, limit: int) -> list[Snapshot]:
+    def history(self) -> Iterator[Snapshot]:
         """None: plain Zarr has no history."""
-        return []
+        return iter(())
 
     def stored_bytes(self) -> int | None:
         """The size of all objects, where that takes no listing of a remote place."""
         return stored_bytes(self.zarr_store)
 
-    @contextmanager
-    def transaction(
-        self, base: str, preparations: Sequence[Edit], edits: Sequence[Edit]
-    ) -> Iterator["PlainTransaction"]:
-        """Chunks are written at once, beyond the shapes that readers see; the edits come with the commit."""
+    def transaction(self, base: str) -> "PlainTransaction":
+        """Begin to write to the store itself."""
         if self.open().state != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
-        store = self.zarr_store.with_read_only(False)
-        for edit in preparations:
-            edit.apply(store)
-        yield PlainTransaction(store, edits)
+        return PlainTransaction(self.zarr_store.with_read_only(False))
 
 
 @dataclass(frozen=True)
 class PlainTransaction:
-    """The edits that reveal what the tasks have written."""
+    """Each step becomes visible when it ends."""
 
     store: ZarrStore
-    edits: Sequence[Edit]
+
+    @contextmanager
+    def step(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> Iterator[ZarrStore]:
+        """Chunks are written at once, beyond the shapes that readers see; the edits come last, in their order."""
+        for edit in preparations:
+            edit.apply(self.store)
+        yield self.store
+        for edit in edits:
+            edit.apply(self.store)
 
     def collect(self, store: ZarrStore) -> None:
         """Nothing to take in: what a task has written lies in the store."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
-        """Make the edits in their order."""
-        for edit in self.edits:
-            edit.apply(self.store)
+        """Nothing to do: every step is visible already."""
