@@ -3,6 +3,7 @@
 An engine's library is imported only when the engine is asked for, and nothing happens at import.
 """
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,11 +12,11 @@ if TYPE_CHECKING:
 NAMES = ("single-threaded", "threads", "processes")
 
 
-class UnknownExecutorError(ValueError):
-    """There is no executor of that name."""
+class ExecutorOptionError(ValueError):
+    """There is no executor of that name, or it has no such option."""
 
 
-def create(name: str, *, max_workers: int | None = None, retries: int = 2) -> "DagExecutor":
+def create(name: str, **options: Any) -> "DagExecutor":
     """
     Make an executor.
 
@@ -23,22 +24,30 @@ def create(name: str, *, max_workers: int | None = None, retries: int = 2) -> "D
     ----------
     name
         One of `NAMES`.
-    max_workers
-        How many tasks run at once; one for each core by default.
-    retries
-        How often a task that failed is tried again.
+    options
+        ``max_workers``, how many tasks run at once (one for each core by default; not of ``single-threaded``), and
+        ``retries``, how often a task that failed is tried again (2 by default).
 
     Raises
     ------
-    UnknownExecutorError
-        If there is no such executor.
+    ExecutorOptionError
+        If there is no such executor, or no such option.
     """
-    if name not in NAMES:
-        raise UnknownExecutorError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
-    from executors.local import ProcessesExecutor, SingleThreadedExecutor, ThreadsExecutor
+    from executors import local
 
-    options: dict[str, Any] = {"retries": retries}
-    if name == "single-threaded":
-        return SingleThreadedExecutor(**options)
-    engine = ThreadsExecutor if name == "threads" else ProcessesExecutor
-    return engine(max_workers=max_workers, **options)
+    match name:
+        case "single-threaded":
+            options.pop("max_workers", None)
+            engine: type[DagExecutor] = local.SingleThreadedExecutor
+        case "threads":
+            engine = local.ThreadsExecutor
+        case "processes":
+            engine = local.ProcessesExecutor
+        case _:
+            raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
+    known = set(inspect.signature(engine).parameters)
+    if unknown := sorted(set(options) - known):
+        raise ExecutorOptionError(
+            f"the executor {name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    return engine(**options)

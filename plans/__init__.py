@@ -50,6 +50,10 @@ class Write(Protocol):
         """How many chunks are encoded anew."""
 
     @property
+    def chunks_read(self) -> int:
+        """At most so many chunks are read."""
+
+    @property
     def bytes_read(self) -> int:
         """At most so many bytes are read, counted decoded."""
 
@@ -116,6 +120,11 @@ class Plan:
     def decoded_chunks(self) -> int:
         """How many chunks are encoded anew."""
         return sum(w.decoded_chunks for w in self.writes)
+
+    @property
+    def chunks_read(self) -> int:
+        """At most so many chunks are read, those of checks aside."""
+        return sum(w.chunks_read for w in self.writes)
 
     @property
     def bytes_read(self) -> int:

@@ -53,7 +53,7 @@ def compile_append(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
 
     # 1. everything is whole, and fits
     if _waits_for_consolidation(store, sources):
-        return _consolidation(place, store, memory)
+        return complete_append(place, store, memory)
     store.require_whole(operation, interrupted_at=None if store.snapshot else new)
     for source in sources:
         source.require_whole(operation)
@@ -96,8 +96,8 @@ def _waits_for_consolidation(store: Vcz, sources: Sequence[Vcz]) -> bool:
     return is_there and Consolidate(tuple(store.samples_arrays), store.zarr_format).is_due(store.store)
 
 
-def _consolidation(place: Store, store: Vcz, memory: Memory) -> Plan:
-    """What remains of an append that was stopped just before its last edit."""
+def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
+    """Compile what remains of an append that was stopped when its samples were visible already."""
     edits = (Consolidate(tuple(store.samples_arrays), store.zarr_format),)
     counts = {"samples added": 0, "stopped append completed": 1}
     return Plan(
@@ -207,6 +207,13 @@ class AppendArray:
     def decoded_chunks(self) -> int:
         """How many chunks are encoded anew."""
         return self._columns(self.decoded).n_chunks
+
+    @property
+    def chunks_read(self) -> int:
+        """The chunks of the sources, and of the store's ragged column."""
+        ragged = self.old % arrays.outer_chunks(self.target)[self.axis] > 0
+        rows = [n for i, n in enumerate(arrays.grid(self.target.shape, arrays.outer_chunks(self.target))) if i != self.axis]
+        return ragged * math.prod(rows) + sum(math.prod(arrays.grid(p.shape, arrays.outer_chunks(p))) for p in self.parts)
 
     @property
     def bytes_read(self) -> int:

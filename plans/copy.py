@@ -121,6 +121,11 @@ class CopyArray:
         return 0 if self.is_encoded else self.columns.n_chunks
 
     @property
+    def chunks_read(self) -> int:
+        """As many as are written."""
+        return self.encoded_chunks + self.decoded_chunks
+
+    @property
     def bytes_read(self) -> int:
         """The array, decoded."""
         return math.prod(self.source.shape) * arrays.element_bytes(self.source)

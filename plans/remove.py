@@ -125,6 +125,11 @@ class RemoveFromArray:
         return self.columns.n_chunks
 
     @property
+    def chunks_read(self) -> int:
+        """As many as are written."""
+        return self.encoded_chunks + self.decoded_chunks
+
+    @property
     def bytes_read(self) -> int:
         """The columns, decoded."""
         return math.prod(self.columns.shape) * arrays.element_bytes(self.array)

@@ -160,5 +160,5 @@ def test_importing_executors_imports_no_engine() -> None:
 
 
 def test_unknown_executor() -> None:
-    with pytest.raises(executors.UnknownExecutorError, match="no executor 'thread'; choose one of single-threaded"):
+    with pytest.raises(executors.ExecutorOptionError, match="no executor 'thread'; choose one of single-threaded"):
         executors.create("thread")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         copy_store_to_icechunk,
         delete_tag,
         info,
+        log,
         plan_append,
         plan_remove,
         remove,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from vczstore.errors import VczstoreError
     from vczstore.execution import Result
+    from vczstore.job import plan_job, run_job
 
 __all__ = [
     "Result",
@@ -29,15 +31,23 @@ __all__ = [
     "copy_store_to_icechunk",
     "delete_tag",
     "info",
+    "log",
     "plan_append",
+    "plan_job",
     "plan_remove",
     "remove",
     "run",
+    "run_job",
     "tag",
     "tags",
 ]
 
-_HOMES = {"Result": "vczstore.execution", "VczstoreError": "vczstore.errors"}
+_HOMES = {
+    "Result": "vczstore.execution",
+    "VczstoreError": "vczstore.errors",
+    "plan_job": "vczstore.job",
+    "run_job": "vczstore.job",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The operations: open the store, compile a plan, run it, commit."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -291,16 +291,51 @@ def delete_tag(store: Place, name: str, **options: Any) -> None:
     _repository(store, Options(**options)).delete_tag(name)
 
 
-def _repository(store: Place, opts: Options) -> "IcechunkStore":
+def _repository(store: Place, opts: Options, operation: str = "tag") -> "IcechunkStore":
     from vczstore.stores.plain import PlainStore
 
     place = opts.store(store)
     if isinstance(place, PlainStore):
         raise TagError(
-            f"tag: {place.label} is plain Zarr, which has no tags; "
+            f"{operation}: {place.label} is plain Zarr, which has no {'tags' if operation == 'tag' else 'history'}; "
             f"vczstore copy-store-to-icechunk {place.label} NEW_STORE makes a store that has"
         )
     return cast("IcechunkStore", place)
+
+
+def log(store: Place, **options: Any) -> Iterator[dict[str, Any]]:
+    """
+    The history of a store, newest first.
+
+    Yields
+    ------
+    dict
+        ``snapshot``, ``time`` (ISO 8601, UTC), ``message``, ``operation``, ``steps`` (what each has done, in
+        numbers), ``job`` (the id of the job, None for a single operation), ``versions``, ``tags``.
+
+    Raises
+    ------
+    TagError
+        If the store is on plain Zarr, which keeps no history.
+    """
+    place = _repository(store, Options(**options), "log")
+    names: dict[str, list[str]] = {}
+    for name, snapshot in place.tags().items():
+        names.setdefault(snapshot, []).append(name)
+    for entry in place.history():
+        said = dict(entry.metadata.get("vczstore", {}))
+        versions = {"vczstore": said.pop("version"), **said.pop("versions", {})} if "version" in said else {}
+        operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
+        yield {
+            "snapshot": entry.id,
+            "time": entry.time,
+            "message": entry.message,
+            "operation": operation,
+            "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
+            "job": job,
+            "versions": versions,
+            "tags": names.get(entry.id, []),
+        }
 
 
 def info(store: Place, *, at: str | None = None, **options: Any) -> Info:

@@ -5,10 +5,13 @@ This is the only module that touches zarr-python's private interfaces.
 
 import asyncio
 import copy
+import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +23,7 @@ from zarr.core.dtype import VariableLengthUTF8
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.metadata.v3 import RegularChunkGridMetadata
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
 from zarr.types import AnyArray
 
 type Document = dict[str, Any]
@@ -272,6 +275,43 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
 def stored_bytes(store: Store) -> int | None:
     """The size of all objects of a store in this machine's folders or memory; None elsewhere, where it is a listing."""
     return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
+
+
+def fingerprint(store: Store) -> str:
+    """
+    What changes when any object of a store does. No object is read, but in memory.
+
+    It is a digest of keys, sizes and, where storage tells them, times of change or entity tags.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for entry in sorted(_entries(store)):
+        digest.update(repr(entry).encode())
+    return digest.hexdigest()
+
+
+def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
+    match store:
+        case LocalStore():
+            for folder, _, files in os.walk(store.root):
+                for file in files:
+                    path = Path(folder, file)
+                    stat = path.stat()
+                    yield path.relative_to(store.root).as_posix(), stat.st_size, stat.st_mtime_ns
+        case ObjectStore():
+            for batch in store.store.list():
+                for entry in batch:
+                    yield entry["path"], entry["size"], entry["e_tag"] or str(entry["last_modified"])
+        case _:
+
+            async def keys() -> list[str]:
+                return [key async for key in store.list()]
+
+            for key in sync(keys()):
+                if isinstance(store, MemoryStore):
+                    (value,) = get_many(store, [key])
+                    yield key, None if value is None else hashlib.blake2b(value.to_bytes()).hexdigest(), None
+                else:
+                    yield key, sync(store.getsize(key)), None
 
 
 def names(store: Store) -> set[str]:

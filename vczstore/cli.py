@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,8 @@ from vczstore.choices import BACKENDS, IMPLS
 if TYPE_CHECKING:
     from vczstore.describe import Info
     from vczstore.execution import Progress, Result
+    from vczstore.job import JobResult
+    from vczstore.report import Report
 
 INTERRUPTED = 130
 
@@ -157,11 +160,12 @@ def _errors(verbose: int) -> Iterator[None]:
             traceback.print_exc()
         from vczstore.errors import VczstoreError
 
+        status = error.exit_status if isinstance(error, VczstoreError) else 1
         text = " ".join((str(error) or type(error).__name__).split())
         if not isinstance(error, VczstoreError | OSError):
             text = f"unexpected {type(error).__name__}: {text[:300]}; --verbose shows where"
         click.echo(f"{click.style('Error:', fg='red')} {text}", err=True)
-        sys.exit(1)
+        sys.exit(status)
 
 
 @contextmanager
@@ -302,6 +306,111 @@ def copy_store_to_icechunk(source: str, store: str, progress: bool | None, as_js
     _show(result, as_json)
 
 
+_JOB = (
+    click.argument("file", metavar="FILE"),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Takes the place of what the file says, such as --set store=other.vcz. Repeatable.",
+    ),
+    click.option("--executor", metavar="NAME|FILE", help="What runs the tasks."),
+    click.option("--max-workers", type=click.IntRange(min=1), help="Tasks that run at once."),
+    click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB."),
+    click.option("--work-dir", metavar="DIR", help="Folder for intermediate data."),
+)
+
+
+def _overrides(overrides: tuple[str, ...], **flags: Any) -> list[str]:
+    """The flags of a command as more of its --set; those that are not given say nothing."""
+    given = {name.replace("_", "-"): value for name, value in flags.items() if value is not None}
+    return [*overrides, *(f"{name}={json.dumps(value)}" for name, value in given.items())]
+
+
+@main.command()
+@click.option("--svg", type=click.Path(dir_okay=False, writable=True), help="Draw the plan into this file.")
+@_options(_JOB, _OUTPUT)
+def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
+    """Compile a job file and show what it would do; write nothing."""
+    from vczstore import job, report
+
+    described = job.describe_job(job.plan_job(file, _overrides(**flags)))
+    if svg:
+        Path(svg).write_text(report.plan_svg(described), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(described))
+    else:
+        _print_job(described)
+
+
+@main.command()
+@click.option("--report", type=click.Path(file_okay=False), metavar="DIR", help="Leave report.json and report.html here.")
+@click.option(
+    "--if-busy",
+    type=click.Choice(["wait", "exit"]),
+    default="exit",
+    show_default=True,
+    help="What to do while another job runs on the store; exit has status 3.",
+)
+@click.option("-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]")
+@_options(_JOB, _OUTPUT)
+def run(
+    file: str, report: str | None, if_busy: str, progress: bool | None, as_json: bool, **flags: Any
+) -> None:
+    """Do what a job file says and no earlier run has done, in one commit.
+
+    Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage, or no job file; 3 busy; 4 conflict with another
+    writer. Nothing is committed unless it is 0.
+    """
+    from vczstore import job
+    from vczstore.errors import VczstoreError
+
+    try:
+        with _progress(progress) as bar:
+            result = job.run_job(file, _overrides(**flags), wait=if_busy == "wait", report=report, progress=bar)
+    except VczstoreError as error:
+        if as_json:
+            click.echo(json.dumps({"status": "failed", "error": str(error), "exit_status": error.exit_status}))
+        raise
+    if as_json:
+        click.echo(json.dumps(result.as_dict()))
+    else:
+        _print_result(result)
+
+
+@main.command()
+@click.argument("store")
+@_options(_STORE, _OUTPUT)
+def log(store: str, as_json: bool, **options: Any) -> None:
+    """Show the history of a store: when, what, in which numbers, by which versions."""
+    from vczstore import api
+
+    entries = api.log(store, **options)
+    if as_json:
+        click.echo(json.dumps(list(entries)))
+        return
+    for entry in entries:
+        head = click.style(entry["snapshot"], fg="yellow")
+        tags = "".join(click.style(f" ({name})", fg="green") for name in entry["tags"])
+        click.echo(f"{head}{tags}  {entry['time']}  {entry['message']}")
+        made = [f"{name} {number}" for name, number in entry["versions"].items()]
+        if entry["job"] or made:
+            click.echo(click.style("  " + ", ".join([*([f"job {entry['job']}"] if entry["job"] else []), *made]), dim=True))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of job files.
+
+    With it in a file, an editor completes and checks job files that begin with the comment
+    # yaml-language-server: $schema=FILE
+    """
+    from vczstore import jobfile
+
+    click.echo(json.dumps(jobfile.schema(), indent=2))
+
+
 @main.command()
 @click.option("--directory", default="vczstore-demo", show_default=True, help="Where the demo's stores are made.")
 @_options(_OUTPUT)
@@ -347,6 +456,45 @@ def _show(result: "Result", as_json: bool) -> None:
         return
     snapshot = f", snapshot {result.snapshot}" if result.snapshot else ""
     click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}")
+
+
+def _print_job(described: "Report") -> None:
+    """What a job will do."""
+    from vczstore.sizes import human_size
+
+    job = described["job"]
+    click.echo(f"{click.style(job['store'], bold=True)}  job {job['id']}, on {job['executor']}")
+    visible = "in one commit" if job["atomic"] else "one by one, each safe to stop: plain Zarr has no transactions"
+    click.echo(f"  steps become visible {visible}")
+    for i, step in enumerate(described["steps"], 1):
+        head = click.style(f"{i}. {step['operation']}", bold=True)
+        click.echo(f"{head}: {step['summary']}; {step['samples_before']:,} samples before, {step['samples_after']:,} after")
+        click.echo(f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded anew")
+        click.echo(f"   reads     at most {human_size(step['bytes_read'])} (decoded), {step['get_requests']:,} GET")
+        click.echo(f"   writes    at most {human_size(step['bytes_written'])} (decoded), {step['put_requests']:,} PUT")
+        click.echo(f"   tasks     {step['tasks']:,}, the largest is projected to need {human_size(step['projected_mem'])}")
+    for name in job["tags"]:
+        click.echo(f"{click.style('tag', bold=True)}: {name}")
+    if not described["steps"] and not job["tags"]:
+        click.echo("nothing to do: all of it is applied already")
+    elif described["estimate"] is not None:
+        found = described["estimate"]
+        dollars = "" if found["dollars"] is None else f", ${found['dollars']:.4f} at list prices of {found['date']}"
+        click.echo(f"{click.style('estimate', bold=True)}: {found['seconds']:.1f} s{dollars}")
+
+
+def _print_result(result: "JobResult") -> None:
+    """What a job has done."""
+    at = f", snapshot {result.snapshot}" if result.snapshot else ""
+    head = click.style(f"job {result.id} on {result.store}:", bold=True)
+    if result.status == "nothing to do":
+        click.echo(f"{head} already applied{at}")
+        return
+    for done in result.results:
+        click.echo(f"{click.style(f'{done.operation}:', bold=True)} {done.plan.summary} in {done.seconds:.2f} s")
+    for name in result.tags:
+        click.echo(f"{click.style('tag:', bold=True)} {name}")
+    click.echo(f"{head} done{at}")
 
 
 def _print_info(found: "Info") -> None:

@@ -4,6 +4,8 @@
 class VczstoreError(ValueError):
     """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
 
+    exit_status = 1
+
 
 class NotAStoreError(VczstoreError):
     """There is no VCZ where one was expected."""
@@ -35,6 +37,8 @@ class MemoryLimitError(VczstoreError):
 
 class StaleError(VczstoreError):
     """The store has changed since a plan was compiled against it, or while it ran."""
+
+    exit_status = 4
 
 
 class TagError(VczstoreError):

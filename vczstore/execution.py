@@ -97,6 +97,7 @@ def run_plans(
     *,
     impl: str = "cubed",
     executor: str = "threads",
+    executor_options: Mapping[str, Any] | None = None,
     max_workers: int | None = None,
     progress: Progress | None = None,
     dry_run: bool = False,
@@ -113,6 +114,8 @@ def run_plans(
         For the history.
     impl, executor, max_workers, progress
         As in `vczstore.api.Options`.
+    executor_options
+        Of this executor.
     dry_run
         Stop after the checks.
     before_commit
@@ -137,7 +140,8 @@ def run_plans(
             f"{plans[0].operation}: {store.label} is in this process's memory, which other processes cannot reach; "
             "use the executor threads"
         )
-    engine = None if impl == "zarr" else _Engine(executor, max_workers, progress)
+    options = {"max_workers": max_workers, **(executor_options or {})}
+    engine = None if impl == "zarr" else _Engine(executor, options, progress)
     plan, snapshot, visible = plans[0], None, 0
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
     try:
@@ -250,8 +254,11 @@ def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: 
 class _Engine:
     """Cubed on an executor."""
 
-    def __init__(self, executor: str, max_workers: int | None, progress: Progress | None) -> None:
-        self.executor = executors.create(executor, max_workers=max_workers)
+    def __init__(self, executor: str, options: Mapping[str, Any], progress: Progress | None) -> None:
+        try:
+            self.executor = executors.create(executor, **options)
+        except executors.ExecutorOptionError as error:
+            raise OptionError(str(error)) from error
         self.progress = progress
 
     def close(self) -> None:

@@ -176,10 +176,21 @@ class Vcz:
     @cached_property
     def state(self) -> str:
         """What tells this state of the store from any other: its snapshot, or a digest of what an edit changes."""
-        if self.snapshot is not None:
-            return self.snapshot
+        return self.snapshot or self._digest(self.samples_arrays)
+
+    @cached_property
+    def identity(self) -> str:
+        """Which batch of samples it is, wherever it lies: a digest of its arrays' metadata and of its sample IDs."""
+        return self._digest(self.arrays)
+
+    @cached_property
+    def stamp(self) -> str:
+        """What tells two states of a batch apart, without reading chunks: its snapshot, or its objects' times and sizes."""
+        return self.snapshot or arrays.fingerprint(self.store)
+
+    def _digest(self, members: Mapping[str, AnyArray]) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for name, array in self.samples_arrays.items():
+        for name, array in members.items():
             documents = arrays.documents(array.metadata)
             digest.update(json.dumps([name, documents], sort_keys=True).encode())
         ids = self.arrays[SAMPLE_ID]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from numcodecs import Blosc
 
 import vczstore
 from plans import Plan
-from tests.benchmarks.data import CHUNK, CLEVEL, Cohort, fresh_copy, stamps, written_since
+from tests.benchmarks.data import CALLS, CHUNK, CLEVEL, Cohort, fresh_copy, stamps, written_since
 from tests.benchmarks.report import Row, Samples
 from tests.benchmarks.sides import Side, Worker
 from vczstore.sizes import parse_size
@@ -281,6 +282,49 @@ def memory(bench: Bench) -> Iterator[Row]:
         yield Row(name, "peak memory", peak, "arrays touched", [float(plan.bytes_read)], unit="B")
 
 
+# ---- jobs -----------------------------------------------------------------------------------
+
+
+def jobs(bench: Bench) -> Iterator[Row]:
+    """Ten batches in one job against ten appends; the same job again; a job of a million chunks, compiled."""
+    sizes, n = bench.sizes, 10
+    store = bench.icechunk(Cohort(sizes.scaling_variants, sizes.samples, calls="tiled").make(bench.work))
+    each = sizes.batch // n
+    batches = [Cohort(sizes.scaling_variants, each, first=FAR + i * each).make(bench.work) for i in range(n)]
+
+    def job(copy: Path) -> Path:
+        file = copy.with_suffix(".yaml")
+        steps = "".join(f"  - append: {batch}\n" for batch in batches)
+        file.write_text(f"store: {copy}\nsteps:\n{steps}")
+        return file
+
+    def one_by_one() -> float:
+        with fresh_copy(store, bench.work) as copy:
+            return sum(bench.ours.command("append", copy, batch) for batch in batches)
+
+    def together() -> float:
+        with fresh_copy(store, bench.work) as copy:
+            return bench.ours.command("run", job(copy))
+
+    def again() -> float:
+        with fresh_copy(store, bench.work) as copy:
+            file = job(copy)
+            bench.ours.command("run", file)
+            return bench.ours.command("run", file)
+
+    found = in_turn(sizes.repeats, {"one by one": one_by_one, "together": together, "again": again})
+    yield Row(f"{n} appends in one job", "whole", found["together"], f"{n} commands", found["one by one"], 0.5)
+    yield Row(f"the same job again, {n} sources", "whole", found["again"], "the first run", found["together"], target_seconds=1.0)
+    columns = 1_000_000 // (math.ceil(sizes.scaling_variants / CHUNK) * len(CALLS))
+    many = Cohort(sizes.scaling_variants, columns * CHUNK, first=FAR, calls="none", ids_chunk=100_000).make(bench.work)
+    file = bench.work / "million.yaml"
+    file.write_text(f"store: {store}\nsteps:\n  - append: {many}\n")
+    with Worker(bench.ours) as worker:
+        call = worker.call("plan_job", file)
+    yield Row("compile a job of 1,000,000 chunks", "in-process", [call.seconds], "target", [10.0], 1.0)
+    yield Row("compile a job of 1,000,000 chunks", "peak memory", [float(call.peak_rss)], "target", [5e8], 1.0, unit="B")
+
+
 # ---- floors ---------------------------------------------------------------------------------
 
 
@@ -320,5 +364,6 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "help": command_line,
     "scaling": scaling,
     "memory": memory,
+    "jobs": jobs,
 }
 """By the name that ``--only`` takes."""

@@ -93,7 +93,7 @@ class Worker:
 
 def ours() -> Side:
     """The package of this environment."""
-    return Side(Path(sys.executable), {"append": "vczstore.api", "remove": "vczstore.api"})
+    return Side(Path(sys.executable), {"append": "vczstore.api", "remove": "vczstore.api", "plan_job": "vczstore.job"})
 
 
 def peer(folder: Path) -> Side:

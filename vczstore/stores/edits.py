@@ -8,7 +8,7 @@ them survives, and what zarr-python 2.18 wrote stays readable to it.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from zarr.abc.store import Store
@@ -80,6 +80,29 @@ class SetItems:
     def apply(self, store: Store) -> None:
         """Rewrite the chunks that hold the elements."""
         arrays.planned(self.array, store=store).set_orthogonal_selection(self.positions, self.value)
+
+
+@dataclass(frozen=True)
+class SetAttribute:
+    """One attribute of the root group takes another value; in consolidated metadata too, where a store has them."""
+
+    name: str
+    value: Any
+    zarr_format: int
+
+    def apply(self, store: Store) -> None:
+        """Change the root's own document, and its copy."""
+        if self.zarr_format == 3:
+            document = arrays.read_json(store, "zarr.json") or {}
+            attributes = {**document.get("attributes", {}), self.name: self.value}
+            arrays.write_json(store, "zarr.json", {**document, "attributes": attributes})
+            return
+        attributes = {**(arrays.read_json(store, ".zattrs") or {}), self.name: self.value}
+        arrays.write_json(store, ".zattrs", attributes)
+        consolidated = arrays.read_json(store, ".zmetadata")
+        if consolidated is not None:
+            consolidated["metadata"][".zattrs"] = attributes
+            arrays.write_json(store, ".zmetadata", consolidated)
 
 
 @dataclass(frozen=True)

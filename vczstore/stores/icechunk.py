@@ -136,9 +136,9 @@ class IcechunkStore:
         names = sorted(self.repository.list_tags())
         return {name: str(self.repository.lookup_tag(name)) for name in names}
 
-    def create_tag(self, name: str) -> str:
-        """Name the branch's head; returns its snapshot."""
-        head = self.head
+    def create_tag(self, name: str, snapshot: str | None = None) -> str:
+        """Name a snapshot, the branch's head by default; returns it."""
+        head = snapshot or self.head
         try:
             with self.lock():
                 self.repository.create_tag(name, snapshot_id=head)

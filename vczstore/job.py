@@ -1,0 +1,559 @@
+"""Jobs: several steps on one store, compiled once, run in one transaction, each done exactly once."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from plans import Memory, Plan
+from plans.append import compile_append, complete_append
+from plans.remove import compile_remove
+from plans.update import compile_update, split_known
+from vczstore.api import Options
+from vczstore.errors import IncompatibleError, TagError, VczstoreError
+from vczstore.estimate import estimate
+from vczstore.execution import Progress, Result, run_plans
+from vczstore.jobfile import Append, Job, Remove, Tag, Update, expand_sources, load, read_samples
+from vczstore.ledger import Ledger, removal_digest
+from vczstore.report import Report, StepReport, write_report
+from vczstore.stores import Store, open_store
+from vczstore.stores.icechunk import IcechunkStore
+from vczstore.stores.lock import job_lock
+from vczstore.vcz import REMOVED, Vcz, positions_of
+
+type Status = Literal["done", "nothing to do"]
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """
+    One step of a job, compiled against what the steps before it leave.
+
+    Attributes
+    ----------
+    operation
+        ``append``, ``update`` or ``remove``.
+    sources
+        The batches that come in, as messages call them.
+    plans
+        What there is to do; nothing if it was done before.
+    already_applied
+        How many batches, or lists of samples, an earlier run has dealt with.
+    samples_before, samples_after
+        How many samples are present.
+    """
+
+    operation: str
+    sources: tuple[str, ...]
+    plans: tuple[Plan, ...]
+    already_applied: int
+    samples_before: int
+    samples_after: int
+
+
+@dataclass(frozen=True)
+class CompiledJob:
+    """
+    A job compiled against one state of its store: one object that runs on any executor. See `compile_job`.
+
+    Attributes
+    ----------
+    job
+        What the file says.
+    store
+        The store.
+    base
+        The `Vcz.state` that it was compiled against.
+    steps
+        All steps but tags.
+    tags
+        What the job's snapshot is going to be called.
+    id
+        What tells this job from others: a digest of its steps, and of the states of its sources.
+    memory
+        What a task may use.
+    """
+
+    job: Job
+    store: Store
+    base: str
+    steps: tuple[CompiledStep, ...]
+    tags: tuple[str, ...]
+    id: str
+    memory: Memory
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans of all steps, in their order."""
+        return tuple(plan for step in self.steps for plan in step.plans)
+
+    @property
+    def summary(self) -> str:
+        """What there is to do, in words."""
+        done = [f"{plan.operation} ({plan.summary})" for plan in self.plans]
+        return ", ".join([*done, *(f"tag {name}" for name in self.tags)]) or "nothing to do"
+
+    @cached_property
+    def applied_in(self) -> str | None:
+        """The snapshot in which an earlier run of this very job has left the store; None where none is known."""
+        return next((s.id for s in self.store.history() if s.metadata.get("vczstore", {}).get("job") == self.id), None)
+
+    def __repr__(self) -> str:
+        return f"<CompiledJob {self.id} {self.store.label}: {self.summary}>"
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """
+    What a job has done.
+
+    Attributes
+    ----------
+    status
+        ``done``, or ``nothing to do`` if earlier runs have done it all.
+    id, store
+        Which job, and on which store.
+    snapshot
+        The new snapshot, or that in which the job was applied before; None on plain Zarr.
+    tags
+        The tags that were made.
+    results
+        What each plan has done.
+    job
+        What was run.
+    """
+
+    status: Status
+    id: str
+    store: str
+    snapshot: str | None
+    tags: tuple[str, ...]
+    results: tuple[Result, ...]
+    job: CompiledJob = field(repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "status": self.status,
+            "job": self.id,
+            "store": self.store,
+            "snapshot": self.snapshot,
+            "tags": list(self.tags),
+            "steps": [result.as_dict() for result in self.results],
+        }
+
+
+# ---- from a file ----------------------------------------------------------------------------
+
+
+def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob:
+    """
+    Compile a job file. Nothing is written.
+
+    Parameters
+    ----------
+    file
+        The job file; ``-`` is standard input.
+    overrides
+        ``KEY=VALUE`` each, such as ``"executor=processes"``: they take the place of what the file says.
+
+    Raises
+    ------
+    JobFileError
+        If the file is no job.
+    VczstoreError
+        If a step cannot work.
+
+    Examples
+    --------
+    >>> plan_job("nightly.yaml", ["executor=processes"])  # doctest: +SKIP
+    <CompiledJob 5b0f... cohort.icechunk: append (1 source, 3 samples added), tag release-1>
+    """
+    return compile_job(load(file, overrides))
+
+
+def run_job(
+    file: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    wait: bool = False,
+    report: str | Path | None = None,
+    progress: Progress | None = None,
+) -> JobResult:
+    """
+    Do what a job file says and no earlier run has done, in one transaction.
+
+    Parameters
+    ----------
+    file, overrides
+        As in `plan_job`.
+    wait
+        Wait while another job runs on the store.
+    report
+        A folder for ``report.json`` and ``report.html``.
+    progress
+        Told of every task that ends.
+
+    Raises
+    ------
+    BusyError
+        If another job runs on the store, and `wait` is False.
+    StaleError
+        If something else has changed the store while the job ran.
+    VczstoreError
+        If the file is no job, a step cannot work, a check finds something, or storage fails. Nothing has been
+        committed then; on plain Zarr, the steps that were finished are done.
+    """
+    job = load(file, overrides)
+    _open(job)  # a store that is not there needs no lock
+    with job_lock(job.store.url, job.store.storage_options, wait=wait) as lock:
+        compiled = compile_job(job)
+        try:
+            result = run_compiled(compiled, progress=progress, before_commit=lock.check)
+        except (VczstoreError, KeyboardInterrupt) as error:
+            if report is not None:
+                write_report(Path(report), describe_job(compiled, error=str(error)))
+            raise
+    if report is not None:
+        write_report(Path(report), describe_job(compiled, result))
+    return result
+
+
+# ---- compiling ------------------------------------------------------------------------------
+
+
+def compile_job(job: Job) -> CompiledJob:
+    """
+    Compile every step of a job against the state that the steps before it will leave. Nothing is written.
+
+    Parameters
+    ----------
+    job
+        What a job file says.
+
+    Raises
+    ------
+    VczstoreError
+        If a step cannot work.
+    """
+    place, memory = _open(job)
+    compiler = _Compiler(place, place.open(), memory)
+    for step in job.steps:
+        match step:
+            case Append():
+                compiler.append(expand_sources(step), step.on_duplicate)
+            case Update():
+                compiler.update(expand_sources(step), insert=step.insert)
+            case Remove():
+                compiler.remove(read_samples(step), missing_ok=step.missing_ok)
+            case Tag():
+                compiler.tag(step.name)
+    compiled = compiler.finish(job)
+    for plan in compiled.plans:
+        _ = plan.projected_mem  # raises if a task needs more memory than it is allowed
+    return compiled
+
+
+def _open(job: Job) -> tuple[Store, Memory]:
+    options = Options(
+        backend_storage=job.store.backend_storage,
+        storage_options=job.store.storage_options,
+        allowed_mem=job.allowed_mem,
+        reserved_mem=job.reserved_mem,
+        work_dir=job.work_dir,
+    )
+    return options.store(job.store.url), options.memory
+
+
+class _Compiler:
+    """The state that the steps so far will leave, and what they are."""
+
+    def __init__(self, place: Store, vcz: Vcz, memory: Memory) -> None:
+        self.place, self.vcz, self.memory = place, vcz, memory
+        self.base, self.present = vcz.state, _present(vcz)
+        self.ledger = Ledger.of(vcz)
+        self.steps: list[CompiledStep] = []
+        self.tags: list[str] = []
+        self.said: list[Any] = []
+        """What the job's id is made of."""
+
+    def append(self, urls: Sequence[str], on_duplicate: str) -> None:
+        """Samples come in; those of batches that have come in before are left alone."""
+        sources, fresh = self._open("append", urls, on_duplicate)
+        self.said.append(["append", on_duplicate, _states(sources)])
+        for source in fresh:
+            if self.ledger.knows(source) and on_duplicate == "error" and source.identity not in self.ledger.pending:
+                raise IncompatibleError(
+                    f"append: {source.label} has changed since it was appended; replace its samples with an update "
+                    "step, or set on-duplicate: skip or replace"
+                )
+        plans: list[Plan] = []
+        stopped = sorted(
+            (s for s in fresh if s.identity in self.ledger.pending),
+            key=lambda s: list(self.ledger.pending).index(s.identity),
+        )
+        if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
+            # a run was stopped after its samples had become visible
+            plans.append(self._recorded(complete_append(self.place, self.vcz, self.memory), stopped))
+            stopped = []
+        for group in (stopped, [s for s in fresh if s.identity not in self.ledger.pending]):
+            plans += self._bring_in(group, on_duplicate)
+        self._add("append", sources, plans, len(sources) - len(fresh))
+
+    def _bring_in(self, group: Sequence[Vcz], on_duplicate: str) -> list[Plan]:
+        """Plans for batches that have not come in yet."""
+        if not group:
+            return []
+        known, new = list[Vcz](), list(group)
+        if on_duplicate != "error":
+            split = [split_known(self.vcz, source) for source in group]
+            new = [s.select(rest) for s, (_, rest) in zip(group, split, strict=True) if len(rest)]
+            known = [s.select(there) for s, (there, _) in zip(group, split, strict=True) if len(there)]
+        compiled: list[Callable[[], Plan]] = []
+        if known and on_duplicate == "replace":
+            compiled.append(lambda: compile_update(self.place, self.vcz, known, self.memory))
+        if new:
+            compiled.append(lambda: compile_append(self.place, self.vcz, new, self.memory))
+        plans = []
+        for i, compile_plan in enumerate(compiled):
+            plan = compile_plan()
+            plans.append(self._recorded(plan, group) if i == len(compiled) - 1 else plan)
+            self.vcz = plan.after
+        return plans
+
+    def _recorded(self, plan: Plan, sources: Sequence[Vcz]) -> Plan:
+        """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
+        zarr_format = self.vcz.zarr_format
+        begun = () if self.place.atomic else (self.ledger.begun(sources).edit(zarr_format),)
+        self.ledger = self.ledger.with_sources(sources)
+        return replace(
+            plan, preparations=(*plan.preparations, *begun), edits=(*plan.edits, self.ledger.edit(zarr_format))
+        )
+
+    def update(self, urls: Sequence[str], *, insert: bool) -> None:
+        """Samples are replaced by those of other batches."""
+        sources, fresh = self._open("update", urls, "replace")
+        self.said.append(["update", insert, _states(sources)])
+        plans: list[Plan] = []
+        if fresh and insert:
+            plans = self._bring_in(fresh, "replace")
+        elif fresh:
+            plan = compile_update(self.place, self.vcz, fresh, self.memory)
+            plans = [self._recorded(plan, fresh)]
+            self.vcz = plan.after
+        self._add("update", sources, plans, len(sources) - len(fresh))
+
+    def remove(self, samples: Sequence[str], *, missing_ok: bool) -> None:
+        """Samples are removed; a list that was removed before is not asked for again."""
+        wanted = list(dict.fromkeys(samples))
+        self.said.append(["remove", missing_ok, removal_digest(wanted)])
+        positions, unknown = positions_of(self.vcz, wanted)
+        known = wanted
+        if unknown and (missing_ok or self.ledger.has_removal(wanted)):
+            known = [str(sample) for sample in self.vcz.sample_ids[positions]]
+        if not wanted and missing_ok:
+            known = []
+        plans: list[Plan] = []
+        if known or not (unknown or missing_ok):
+            plan = compile_remove(self.place, self.vcz, known, self.memory)
+            self.ledger = self.ledger.with_removal(wanted)
+            plans = [replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format)))]
+            self.vcz = plan.after
+        self._add("remove", (), plans, int(not plans))
+
+    def tag(self, name: str) -> None:
+        """The job's snapshot gets a name."""
+        tags = self.place.tags()
+        if not isinstance(self.place, IcechunkStore):
+            raise TagError(
+                f"tag: {self.place.label} is plain Zarr, which has no tags; vczstore copy-store-to-icechunk "
+                f"{self.place.label} NEW_STORE makes a store that has, or leave the step out"
+            )
+        self.said.append(["tag", name])
+        if name not in tags:
+            self.tags.append(name)
+        elif any(step.plans for step in self.steps):
+            raise TagError(
+                f"tag: {name!r} exists already, on snapshot {tags[name]}, and this job changes the store; "
+                "give the step another name, such as one with a date: release-${DATE}"
+            )
+
+    def finish(self, job: Job) -> CompiledJob:
+        """All of it."""
+        text = json.dumps(self.said, sort_keys=True).encode()
+        return CompiledJob(
+            job=job,
+            store=self.place,
+            base=self.base,
+            steps=tuple(self.steps),
+            tags=tuple(self.tags),
+            id=hashlib.blake2b(text, digest_size=12).hexdigest(),
+            memory=self.memory,
+        )
+
+    def _open(self, operation: str, urls: Sequence[str], on_duplicate: str) -> tuple[list[Vcz], list[Vcz]]:
+        """All sources of a step, and those that have not come in."""
+        sources = [open_store(url).open() for url in urls]
+        return sources, [source for source in sources if not self.ledger.has(source)]
+
+    def _add(self, operation: str, sources: Sequence[Vcz], plans: Sequence[Plan], already_applied: int) -> None:
+        labels, before = tuple(source.label for source in sources), self.present
+        self.present = _present(self.vcz) if plans else before
+        self.steps.append(CompiledStep(operation, labels, tuple(plans), already_applied, before, self.present))
+
+
+# ---- reporting ------------------------------------------------------------------------------
+
+
+def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: str | None = None) -> Report:
+    """
+    A job for people and machines: what it will do, or what it has done.
+
+    Parameters
+    ----------
+    compiled
+        The job.
+    result
+        What running it has done; None before, and if it failed.
+    error
+        Why it failed.
+    """
+    status = "failed" if error else "planned" if result is None else result.status
+    results = {id(r.plan): r for r in result.results} if result is not None else {}
+    began = min((t.start for r in results.values() for t in r.timeline), default=0.0)
+    steps = [_describe_plan(step, plan, results.get(id(plan)), began) for step in compiled.steps for plan in step.plans]
+    job = compiled.job
+    workers = job.max_workers or len(os.sched_getaffinity(0))
+    return {
+        "job": {
+            "id": compiled.id,
+            "file": str(job.path),
+            "store": compiled.store.label,
+            "backend": compiled.store.backend,
+            "executor": job.executor.name,
+            "status": status,
+            "started": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds") if began else None,
+            "seconds": sum(r.seconds for r in results.values()) if result is not None else None,
+            "base": compiled.base,
+            "snapshot": None if result is None else result.snapshot,
+            "tags": list(compiled.tags),
+            "atomic": compiled.store.atomic,
+            "error": error,
+        },
+        "versions": versions(),
+        "memory": {"allowed": compiled.memory.allowed, "reserved": compiled.memory.reserved},
+        "steps": steps,
+        "estimate": estimate(steps, job.executor.name, workers=workers, remote="://" in job.store.url).as_dict(),
+    }
+
+
+def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began: float) -> StepReport:
+    return {
+        "operation": plan.operation,
+        "summary": plan.summary,
+        "counts": dict(plan.counts),
+        "sources": list(step.sources),
+        "samples_before": step.samples_before,
+        "samples_after": step.samples_after,
+        "already_applied": step.already_applied,
+        "encoded_chunks": plan.encoded_chunks,
+        "decoded_chunks": plan.decoded_chunks,
+        "tasks": plan.tasks,
+        "projected_mem": plan.projected_mem,
+        "measured_mem": result and result.peak_mem,
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
+        "encoded_bytes": result and result.encoded_bytes,
+        "decoded_bytes": result and result.decoded_bytes,
+        "get_requests": plan.chunks_read,
+        "put_requests": plan.encoded_chunks + plan.decoded_chunks + len(plan.edits),
+        "seconds": result and result.seconds,
+        "timeline": [
+            {"operation": plan.operation, "start": t.start - began, "end": t.end - began, "peak_mem": t.peak_mem}
+            for t in (() if result is None else result.timeline)
+        ],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What a commit and a report say of the software."""
+    return {package: version(package) for package in ("vczstore", "cubed", "icechunk", "numpy", "zarr")}
+
+
+# ---- running --------------------------------------------------------------------------------
+
+
+def run_compiled(
+    compiled: CompiledJob,
+    *,
+    progress: Progress | None = None,
+    before_commit: Callable[[], None] | None = None,
+) -> JobResult:
+    """
+    Run a job that is compiled: on Icechunk in one commit, on plain Zarr step by step.
+
+    Parameters
+    ----------
+    compiled
+        From `compile_job`.
+    progress
+        Told of every task that ends.
+    before_commit
+        Called when everything is written, and may still refuse.
+
+    Raises
+    ------
+    StaleError
+        If the store has changed since the job was compiled.
+    VczstoreError
+        If a check finds something, or storage fails.
+    """
+    plans, job, snapshot = compiled.plans, compiled.job, None
+    results: list[Result] = []
+    if plans:
+        metadata = {
+            "operation": "run",
+            "job": compiled.id,
+            "steps": [{"operation": plan.operation, **plan.counts} for plan in plans],
+            "versions": versions(),
+        }
+        results = run_plans(
+            plans,
+            f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in plans)}",
+            metadata,
+            executor=job.executor.name,
+            executor_options=job.executor.options,
+            max_workers=job.max_workers,
+            progress=progress,
+            before_commit=before_commit,
+        )
+        snapshot = results[-1].snapshot
+    elif isinstance(compiled.store, IcechunkStore):
+        snapshot = compiled.applied_in or compiled.store.head
+    for name in compiled.tags:
+        cast("IcechunkStore", compiled.store).create_tag(name, snapshot)
+    return JobResult(
+        status="done" if plans or compiled.tags else "nothing to do",
+        id=compiled.id,
+        store=compiled.store.label,
+        snapshot=snapshot,
+        tags=compiled.tags,
+        results=tuple(results),
+        job=compiled,
+    )
+
+
+def _states(sources: Sequence[Vcz]) -> list[tuple[str, str]]:
+    return [(source.identity, source.stamp) for source in sources]
+
+
+def _present(vcz: Vcz) -> int:
+    return int(np.count_nonzero(vcz.sample_ids != REMOVED))
