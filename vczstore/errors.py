@@ -5,6 +5,7 @@ class VczstoreError(ValueError):
     """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
 
     exit_status = 1
+    """What the command line exits with."""
 
 
 class NotAStoreError(VczstoreError):
@@ -47,3 +48,9 @@ class TagError(VczstoreError):
 
 class StorageError(VczstoreError):
     """Storage refused to read or write."""
+
+
+class BusyError(VczstoreError):
+    """Another job holds the lock of the store."""
+
+    exit_status = 3

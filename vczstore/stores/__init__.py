@@ -232,9 +232,28 @@ def _zarr_store(url: str, path: Path | None, backend: str, options: Mapping[str,
         require("fsspec", "fsspec")
         options = options if path is None else {"auto_mkdir": True}
         return zarr.storage.FsspecStore.from_url(absolute, storage_options=dict(options), read_only=True)
+    return zarr.storage.ObjectStore(object_store(absolute, options), read_only=True)
+
+
+def object_store(url: str, options: Mapping[str, Any]) -> Any:
+    """
+    Open what lies under a URL with obstore.
+
+    Raises
+    ------
+    OptionError
+        If obstore does not take the URL or the options.
+    MissingDependencyError
+        If obstore is not installed.
+    """
     obstore_store = require("obstore.store", "obstore")
+    options = dict(options)
+    if "allow_http" in options:
+        # as Icechunk has it; obstore wants it among its client options, and panics when it is elsewhere
+        client = {"allow_http": options.pop("allow_http")}
+        options["client_options"] = client | options.get("client_options", {})
     try:
-        return zarr.storage.ObjectStore(obstore_store.from_url(absolute, **options), read_only=True)
+        return obstore_store.from_url(url, **options)
     except Exception as error:  # obstore's own errors, whose classes differ by version
         raise OptionError(f"{url}: obstore cannot open it ({str(error).splitlines()[0]})") from error
 

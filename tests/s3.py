@@ -1,0 +1,79 @@
+"""An S3 server of our own, with conditional writes: moto, in another process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+SERVER = """
+import sys, threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def app(environ, start_response):
+    # between looking at a condition and writing, moto would let another write in
+    with one_at_a_time:
+        return moto(environ, start_response)
+
+server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(server.port, flush=True)
+sys.stdin.read()  # until the tests are over, however they end
+"""
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "the-test-key", "AWS_SECRET_ACCESS_KEY": "the-test-secret"}
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where it listens."""
+
+    endpoint: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The storage options that reach it, with obstore and with Icechunk."""
+        return {"endpoint_url": self.endpoint, "region": "us-east-1", "allow_http": True}
+
+    def url(self, bucket: str) -> str:
+        """The URL of a bucket, which is made if it is not there."""
+        request = urllib.request.Request(f"{self.endpoint}/{bucket}", method="PUT")
+        urllib.request.urlopen(request).close()
+        return f"s3://{bucket}"
+
+
+@contextmanager
+def serve() -> Iterator[S3Server]:
+    """A server on a free port, with nothing in it."""
+    command = [sys.executable, "-c", SERVER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        try:
+            yield S3Server(f"http://127.0.0.1:{port}")
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """The server; tests ask for `s3_server`, which sets the environment too."""
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A running server, and credentials for it in the environment."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return moto
