@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -364,7 +365,9 @@ type Browser = Callable[..., str]
 def browse(tmp_path: Path) -> Browser:
     """Run Chromium once, with a profile of its own; returns what it prints."""
     chromium = shutil.which("chromium")
-    assert chromium, "the report is tested in a browser: apt-get install chromium"
+    if chromium is None and "CI" not in os.environ:
+        pytest.skip("no chromium on this machine; .ci/run installs it")
+    assert chromium
 
     def run(page: Path, *flags: str) -> str:
         profile = f"--user-data-dir={tmp_path / f'profile-{time.monotonic_ns()}'}"
