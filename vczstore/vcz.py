@@ -8,7 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -87,6 +87,8 @@ class Vcz:
         2 or 3.
     snapshot
         The Icechunk snapshot it was read from, None on plain Zarr.
+    chosen
+        The positions of the samples that count, None if all do; see `select`.
     """
 
     label: str
@@ -95,6 +97,7 @@ class Vcz:
     attributes: Mapping[str, Any]
     zarr_format: int
     snapshot: str | None = None
+    chosen: np.ndarray | None = None
 
     @classmethod
     def read(cls, store: Store, label: str, *, snapshot: str | None = None) -> "Vcz":
@@ -136,7 +139,7 @@ class Vcz:
     @property
     def n_samples(self) -> int:
         """The length of ``sample_id``, removed samples included: it alone says how many samples a reader sees."""
-        return int(self.arrays[SAMPLE_ID].shape[0])
+        return int(self.arrays[SAMPLE_ID].shape[0]) if self.chosen is None else len(self.chosen)
 
     @property
     def n_variants(self) -> int:
@@ -146,7 +149,16 @@ class Vcz:
     @cached_property
     def sample_ids(self) -> np.ndarray:
         """The sample IDs, as an object array of ``str``; ``""`` where a sample was removed."""
-        return self.table(SAMPLE_ID)
+        return self.table(SAMPLE_ID) if self.chosen is None else self.table(SAMPLE_ID)[self.chosen]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Where the samples are along the samples axis of the arrays."""
+        return np.arange(self.n_samples) if self.chosen is None else self.chosen
+
+    def select(self, samples: np.ndarray) -> "Vcz":
+        """The same VCZ as a source of some of its samples only; `samples` counts those that it has, in any order."""
+        return replace(self, chosen=self.positions[samples])
 
     def table(self, name: str) -> np.ndarray:
         """
@@ -218,14 +230,15 @@ class Vcz:
             if not arrays.has_regular_grid(array):
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has chunks of different sizes")
             lengths[name] = array.shape[samples_axis(array) or 0]
+        n_samples = lengths[SAMPLE_ID]
         others = [n for name, n in lengths.items() if name != SAMPLE_ID]
         ahead = [n == interrupted_at for n in others]
         stopped = interrupted_at is not None and ahead == sorted(ahead, reverse=True)
         for name, length in lengths.items():
-            if length != self.n_samples and not (stopped and length == interrupted_at):
+            if length != n_samples and not (stopped and length == interrupted_at):
                 raise DamagedStoreError(
                     f"{operation}: {self.label} is damaged: {name} has {length} samples, sample_id has "
-                    f"{self.n_samples}; if an append was interrupted here, run that append again"
+                    f"{n_samples}; if an append was interrupted here, run that append again"
                 )
         for name, array in self.arrays.items():
             names = dimensions(array)
