@@ -611,7 +611,7 @@ def test_public_names() -> None:
 
 def test_help_and_version() -> None:
     text = run("--help").stdout
-    names = ["append", "remove", "tag", "info", "copy-store-to-icechunk", "demo"]
+    names = ["append", "update", "remove", "tag", "info", "copy-store-to-icechunk", "demo"]
     assert re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", text, re.MULTILINE) == names
     for name in names:
         assert "Usage: " in run(name, "--help").stdout

@@ -1,4 +1,4 @@
-"""vczstore: append, remove, tag and copy samples of a VCF Zarr store, as Cubed plans in one atomic commit.
+"""vczstore: append, update, remove, tag and copy samples of a VCF Zarr store, as Cubed plans in one atomic commit.
 
 The public names are imported when they are first used, so that ``vczstore --help`` does not wait for cubed.
 """
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
         info,
         plan_append,
         plan_remove,
+        plan_update,
         remove,
         run,
         tag,
         tags,
+        update,
     )
     from vczstore.errors import VczstoreError
     from vczstore.execution import Result
@@ -31,10 +33,12 @@ __all__ = [
     "info",
     "plan_append",
     "plan_remove",
+    "plan_update",
     "remove",
     "run",
     "tag",
     "tags",
+    "update",
 ]
 
 _HOMES = {"Result": "vczstore.execution", "VczstoreError": "vczstore.errors"}

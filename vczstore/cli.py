@@ -35,7 +35,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, name="vczstore", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="vczstore")
 def main() -> None:
-    """Append, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
+    """Append, update, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
 
 
 # ---- options --------------------------------------------------------------------------------
@@ -211,6 +211,19 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 
     with _progress(progress) as bar:
         result = api.append(store, *sources, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_options(_STORE, _RUN, _OUTPUT)
+def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Replace samples of a store by those of one or more VCZs."""
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.update(store, *sources, progress=bar, **options)
     _show(result, as_json)
 
 
