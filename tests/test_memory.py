@@ -123,7 +123,7 @@ def test_what_is_reserved_is_enough(python_alone: int) -> None:
 
 
 def test_less_memory_means_smaller_tasks(folder: Path, tmp_path: Path) -> None:
-    """A quarter of the memory is enough, with smaller blocks; the result does not depend on it."""
+    """With smaller blocks, a tenth of the free memory is enough; the result does not depend on it."""
     store = _vcz(tmp_path / "store.vcz", 0, SAMPLES)
     plan = vczstore.plan_append(store, folder / "batch.vcz", allowed_mem="350MB")
     roomy = vczstore.plan_append(store, folder / "batch.vcz")

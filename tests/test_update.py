@@ -14,7 +14,7 @@ import zarr
 import vczstore
 from plans import Memory, Plan
 from plans.append import compile_append
-from plans.parts import PutSamples
+from plans.parts import Part, PutSamples
 from plans.update import compile_update, split_known
 from tests import cohort
 from tests.conftest import IMPLS, Way
@@ -186,6 +186,16 @@ def test_a_shuffled_source_is_read_once_where_memory_allows(tmp_path: Path) -> N
     (write,) = [w for w in plan.writes if w.name == "call_DP"]
     assert isinstance(write, PutSamples)
     assert (write.decoded, write.block) == ((0, 1, 3), (1, 3))
+
+
+def test_a_part_in_one_piece_travels_light(tmp_path: Path) -> None:
+    """Every task gets the positions of its samples: a large batch in its own order has none to send."""
+    array = zarr.create_array(tmp_path / "a", shape=(10**6,), dtype="i1")
+    part = Part.make(array, np.arange(10**6), np.arange(5, 10**6 + 5))
+    assert (part.of, part.to) == (slice(0, 10**6), slice(5, 10**6 + 5))
+    backwards = Part.make(array, np.arange(3)[::-1], np.arange(3))
+    assert isinstance(backwards.of, np.ndarray)
+    assert [positions.tolist() for positions in backwards.within(slice(1, 3))] == [[1, 0], [1, 2]]
 
 
 # ---- what is refused ------------------------------------------------------------------------
