@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from zarr.types import AnyArray
 
-from vczstore.arrays import grid
+from vczstore.arrays import grid, outer_chunks
 
 type Blocks = tuple[tuple[int, ...], ...]
 """The length of each block along each axis, as in ``cubed.Array.chunks``."""
@@ -167,7 +168,7 @@ def block_of(
     room
         The decoded bytes that a task has memory for.
     prefer
-        Chunks along each axis that should stay together where memory allows, for instance because one chunk
+        Chunks along each axis that should stay together as far as memory allows, for instance because one chunk
         of a source covers them all.
 
     Examples
@@ -185,9 +186,8 @@ def block_of(
     fits = max(1, room // max(1, chunk_bytes))
     block = [1] * len(grid)
     if prefer is not None:
-        together = [min(p, n) for p, n in zip(prefer, grid, strict=True)]
-        if math.prod(together) <= fits:
-            block = together
+        for axis, (p, n) in enumerate(zip(prefer, grid, strict=True)):
+            block[axis] = max(1, min(p, n, fits // math.prod(block)))
     wanted = min(fits, TASK_CHUNKS, TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
     for axis, n in enumerate(grid):
         factor = max(1, wanted // math.prod(block))
@@ -204,56 +204,60 @@ class Copied:
     columns: tuple[int, ...]
 
 
-def split_columns(
-    old: int, incoming: Sequence[int], width: int, same: Sequence[bool]
-) -> tuple[list[Copied], tuple[int, ...]]:
+def whole_columns(
+    of: np.ndarray, to: np.ndarray, n_source: int, n_target: int, width: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """
-    Decide which chunk columns of an append can be copied encoded, and which have to be decoded and cut anew.
+    Find the chunk columns that a source and a store have in common, sample for sample: these can be copied encoded.
 
     Parameters
     ----------
-    old
-        The store's number of samples.
-    incoming
-        The number of samples of each source, in the order in which they are appended.
+    of, to
+        The positions of samples in the source, and in the store, where they go; the latter increase.
+    n_source, n_target
+        The number of samples of the source, and of the store when all is done.
     width
-        The store's sample chunk size.
-    same
-        For each source, whether its chunks have the shape and encoding of the store's.
+        The sample chunk size of both.
 
     Returns
     -------
-    copied : list of Copied
-        Per source, the columns to copy.
-    decoded : tuple of int
-        The other columns that hold new samples, increasing. Columns before the store's last are never among
-        them, nor is the last if it is full.
+    source_columns, columns : tuple of int
+        Side by side, the latter increasing.
 
     Examples
     --------
-    6 samples in chunks of 4, then 2 and 5 more. The first source fills the ragged column; the second begins
-    on a boundary, and brings its own ragged column along::
+    5 samples go to positions 6 to 10, in chunks of 2. The last column ends where the source ends::
 
-        store     0 1 2 3 | 4 5 . .
-        sources               0 1 | 0 1 2 3 | 4
-        columns      0         1       2      3
+        source         0 1 | 2 3 | 4
+        store    ... | 6 7 | 8 9 | 10
 
-    >>> split_columns(6, [2, 5], 4, [True, True])
-    ([Copied(source=1, source_columns=(0, 1), columns=(2, 3))], (1,))
+    >>> whole_columns(np.arange(5), np.arange(6, 11), 5, 11, 2)
+    ((0, 1, 2), (3, 4, 5))
+
+    One position further, none falls on a boundary.
+
+    >>> whole_columns(np.arange(5), np.arange(7, 12), 5, 12, 2)
+    ((), ())
     """
-    total = old + sum(incoming)
-    copied: list[Copied] = []
-    taken: set[int] = set()
-    start = old
-    for i, (n, is_same) in enumerate(zip(incoming, same, strict=True)):
-        stop = start + n
-        if is_same and start % width == 0 and n:
-            # a column that the source leaves ragged can be copied only if nothing comes after it
-            whole = n // width if stop < total else math.ceil(n / width)
-            first = start // width
-            if whole:
-                copied.append(Copied(i, tuple(range(whole)), tuple(range(first, first + whole))))
-                taken.update(range(first, first + whole))
-        start = stop
-    decoded = tuple(c for c in range(old // width, math.ceil(total / width)) if c not in taken) if total > old else ()
-    return copied, decoded
+    columns, first, counts = np.unique(to // width, return_index=True, return_counts=True)
+    if not len(columns):
+        return (), ()
+    shifts = of - to
+    lowest, highest = np.minimum.reduceat(shifts, first), np.maximum.reduceat(shifts, first)
+    theirs = columns + lowest // width
+    lengths = np.minimum(width, n_target - columns * width)
+    is_whole = (lowest == highest) & (lowest % width == 0)
+    is_whole &= (counts == lengths) & (np.minimum(width, n_source - theirs * width) == lengths)
+    return tuple(theirs[is_whole].tolist()), tuple(columns[is_whole].tolist())
+
+
+def chunk_regions(array: AnyArray, within: dict[int, range]) -> Iterator[tuple[slice, ...]]:
+    """The regions of an array's chunks, cut to a range along some axes; one that is empty yields nothing."""
+    chunks = outer_chunks(array)
+    ranges = [within.get(i, range(n)) for i, n in enumerate(array.shape)]
+    cells = [range(r.start // c, math.ceil(r.stop / c)) for r, c in zip(ranges, chunks, strict=True)]
+    for cell in np.ndindex(*(len(c) for c in cells)):
+        at = [c[i] for c, i in zip(cells, cell, strict=True)]
+        yield tuple(
+            slice(max(r.start, i * c), min(r.stop, (i + 1) * c)) for i, r, c in zip(at, ranges, chunks, strict=True)
+        )

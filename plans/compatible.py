@@ -12,7 +12,7 @@ from plans.columns import TASK_BYTES
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
-from vczstore.vcz import REMOVED, SAMPLES, Vcz, dimensions, listing
+from vczstore.vcz import REMOVED, SAMPLES, Vcz, dimensions, listing, samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -26,14 +26,19 @@ TABLES = ("contig_id", "filter_id")
 # ---- samples --------------------------------------------------------------------------------
 
 
-def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
+def check_incoming(operation: str, sources: Sequence[Vcz]) -> dict[str, str]:
     """
     Check that no sample comes in twice.
+
+    Returns
+    -------
+    dict
+        The label of its source, by sample.
 
     Raises
     ------
     SampleError
-        If a source has no samples, has one twice or removed ones, or a sample is in the store or another source.
+        If a source has no samples, has one twice or removed ones, or a sample is in another source.
     """
     owner: dict[str, str] = {}
     for source in sources:
@@ -43,14 +48,27 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
         for sample in source.sample_ids:
             if sample == REMOVED:
                 raise SampleError(
-                    f"{operation}: {source.label} has removed samples (empty IDs), which cannot be appended; "
-                    "append a copy that is made without them"
+                    f"{operation}: {source.label} has removed samples (empty IDs), which cannot come in; "
+                    "give a copy that is made without them"
                 )
             if sample in mine:
                 raise SampleError(f"{operation}: {source.label} has sample {sample!r} twice; rename one of them")
             mine.add(sample)
         _refuse_doubled(operation, sorted(mine & owner.keys()), source.label, owner)
-        owner.update(dict.fromkeys(mine, source.label))
+        owner.update(dict.fromkeys(source.sample_ids.tolist(), source.label))
+    return owner
+
+
+def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
+    """
+    Check that all samples are new, and no sample comes in twice.
+
+    Raises
+    ------
+    SampleError
+        As `check_incoming`, or if a sample is in the store.
+    """
+    owner = check_incoming(operation, sources)
     if not owner.keys().isdisjoint(store.sample_ids.tolist()):
         present = [sample for sample in store.sample_ids if sample in owner]
         label = owner[present[0]]
@@ -279,13 +297,14 @@ def _unequal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FitsDtype:
-    """Every value of a source's array is a value of the store's narrower dtype."""
+    """Every value of a source's array is a value of the store's narrower dtype, as far as its samples are chosen."""
 
     operation: str
     label: str
     name: str
     array: AnyArray
     dtype: np.dtype
+    chosen: np.ndarray | None = None
 
     def look(self, rows: slice) -> tuple[int, Any] | None:
         """The first row and value of some rows that does not fit, None if all do."""
@@ -294,10 +313,18 @@ class FitsDtype:
         for cell in np.ndindex(arrays.grid(shape, chunks)[1:]):
             rest = [slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(cell, chunks[1:], shape[1:], strict=True)]
             values = arrays.read(self.array, (rows, *rest))
-            if (bad := self._unfit(values)).any():
+            if (bad := self._unfit(values) & self._counts([rows, *rest])).any():
                 first = np.unravel_index(int(np.argmax(bad)), bad.shape)
                 found.append((rows.start + int(first[0]), str(values[first])))
         return min(found, default=None)
+
+    def _counts(self, region: Sequence[slice]) -> np.ndarray | bool:
+        """Which samples of a region are chosen, for all elements of a sample."""
+        if self.chosen is None:
+            return True
+        axis = samples_axis(self.array) or 0
+        is_chosen = np.isin(np.arange(region[axis].start, region[axis].stop), self.chosen)
+        return is_chosen.reshape([-1 if i == axis else 1 for i in range(len(region))])
 
     def _unfit(self, values: np.ndarray) -> np.ndarray:
         if self.dtype.kind in "iu":
@@ -346,5 +373,5 @@ def data_checks(operation: str, store: Vcz, source: Vcz) -> list[SameVariants | 
     for name, theirs in source.samples_arrays.items():
         ours = store.samples_arrays.get(name)
         if ours is not None and not fits(theirs.dtype, ours.dtype):
-            checks.append(FitsDtype(operation, source.label, name, theirs, ours.dtype))
+            checks.append(FitsDtype(operation, source.label, name, theirs, ours.dtype, source.chosen))
     return checks

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from zarr.types import AnyArray
 
 from plans import Memory, Plan
-from plans.append import chunk_regions
-from plans.columns import Columns
+from plans.columns import Columns, chunk_regions
 from plans.remove import ColumnReader
 from vczstore import arrays
 from vczstore.stores import Store

@@ -12,8 +12,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans import Memory, Plan
-from plans.append import chunk_regions
-from plans.columns import Blocks, Columns
+from plans.columns import Blocks, Columns, chunk_regions
 from vczstore import arrays
 from vczstore.errors import SampleError
 from vczstore.stores import Store

@@ -19,7 +19,7 @@ from vczstore.errors import MemoryLimitError
 from vczstore.vcz import SAMPLES
 
 
-def variable(array: AnyArray, memory: Memory, samples: slice | None = None) -> xr.DataArray:
+def variable(array: AnyArray, memory: Memory, samples: slice | np.ndarray | None = None) -> xr.DataArray:
     """
     One array of a store as an ``xarray.DataArray`` of a Cubed array, raw: nothing is masked, scaled or decoded as CF.
 
@@ -30,7 +30,7 @@ def variable(array: AnyArray, memory: Memory, samples: slice | None = None) -> x
     memory
         What a task may use.
     samples
-        A range of samples; all by default.
+        A range of samples, or some positions; all by default.
     """
     others = set(zarr.open_group(array.store, mode="r", use_consolidated=False).array_keys()) - {array.path}
     values = xr.open_zarr(
@@ -55,7 +55,14 @@ def concat(parts: Sequence[xr.DataArray], dtype: np.dtype) -> xr.DataArray:
 
 def select(values: xr.DataArray, columns: Columns) -> xr.DataArray:
     """The samples of some chunk columns."""
-    return values.isel({SAMPLES: columns.positions()})
+    return take(values, columns.positions())
+
+
+def take(values: xr.DataArray, samples: np.ndarray) -> xr.DataArray:
+    """The samples at some positions, in their order."""
+    if np.array_equal(samples, np.arange(values.sizes[SAMPLES])):
+        return values  # nothing to select: no operation, and the chunks stay as they are
+    return values.isel({SAMPLES: samples})
 
 
 def blank(values: xr.DataArray, removed: np.ndarray, missing: Any) -> xr.DataArray:

@@ -140,6 +140,26 @@ def expected_append(old: dict[str, np.ndarray], *batches: dict[str, np.ndarray])
     return result
 
 
+def expected_update(old: dict[str, np.ndarray], *sources: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model of an update: sample by sample, what the source has takes the place of what was there."""
+    result = {name: values.copy() for name, values in old.items()}
+    where = {sample: i for i, sample in enumerate(old["sample_id"].tolist())}
+    for source in sources:
+        for name, values in result.items():
+            if "samples" in DIMENSIONS[name]:
+                before = (slice(None),) * DIMENSIONS[name].index("samples")
+                for i, sample in enumerate(source["sample_id"].tolist()):
+                    values[(*before, where[sample])] = source[name][(*before, i)]
+    return result
+
+
+def select(arrays: dict[str, np.ndarray], samples: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of some samples, in the order given."""
+    where = [arrays["sample_id"].tolist().index(sample) for sample in samples]
+    axes = {name: DIMENSIONS[name].index("samples") for name in arrays if "samples" in DIMENSIONS[name]}
+    return {n: np.take(a, where, axis=axes[n]) if n in axes else a for n, a in arrays.items()}
+
+
 def expected_remove(old: dict[str, np.ndarray], samples: Sequence[str]) -> dict[str, np.ndarray]:
     """The model of a removal: missing values by the VCF Zarr specification."""
     where = np.isin(old["sample_id"].astype(object), list(samples))

@@ -208,6 +208,20 @@ def test_remove(plain: Path, tmp_path: Path, arguments: list[str], text: str | b
     cohort.assert_same(read(plain), cohort.expected_remove(OLD, samples))
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_update(plain: Path, tmp_path: Path, as_json: bool) -> None:
+    new = some_arrays(["S0003", "S0001"], seed=9)
+    cohort.write_vcz(tmp_path / "new.vcz", new)
+    result = run("update", plain, tmp_path / "new.vcz", *["--json"] * as_json)
+    if as_json:
+        assert one_object(result)["counts"] == {"sources": 1, "samples updated": 2}
+    else:
+        assert re.fullmatch(rf"update {plain}: 1 source, 2 samples updated in \d+\.\d\d s\n", result.stdout)
+    cohort.assert_same(read(plain), cohort.expected_update(OLD, new))
+    cohort.write_vcz(tmp_path / "other.vcz", some_arrays(["S0003", "S0077"]))
+    assert "no sample S0077;" in fails("update", plain, tmp_path / "other.vcz")
+
+
 def test_remove_says_what_was_done(store: Path) -> None:
     result = run("remove", store, "S0001", "S0002")
     assert re.match(rf"remove {store}: 2 samples removed in \d+\.\d\d s", result.stdout)
@@ -366,6 +380,7 @@ USAGE: dict[str, list[str]] = {
     "no such option": ["append", "STORE", "SOURCE", "--frobnicate"],
     "no store": ["append"],
     "no source": ["append", "STORE"],
+    "no source of an update": ["update", "STORE"],
     "no samples": ["remove", "STORE"],
     "no samples file": ["remove", "STORE", "-S", "/nonexistent/ids.txt"],
     "nothing to delete": ["tag", "STORE", "--delete"],
@@ -611,7 +626,7 @@ def test_public_names() -> None:
 
 def test_help_and_version() -> None:
     text = run("--help").stdout
-    names = ["append", "remove", "tag", "info", "copy-store-to-icechunk", "demo"]
+    names = ["append", "update", "remove", "tag", "info", "copy-store-to-icechunk", "demo"]
     assert re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", text, re.MULTILINE) == names
     for name in names:
         assert "Usage: " in run(name, "--help").stdout

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plans.columns import Columns, block_of, split_columns
+from plans.columns import Columns, block_of, whole_columns
 from plans.memory import SLACK, WORKING_COPIES, Memory
 from vczstore.arrays import grid
 from vczstore.errors import MemoryLimitError
@@ -108,38 +108,40 @@ def test_a_chunk_that_does_not_fit_is_refused() -> None:
 
 
 @st.composite
-def appends(draw: st.DrawFn) -> tuple[int, list[int], int, list[bool]]:
-    incoming = draw(st.lists(st.integers(1, 25), min_size=1, max_size=5))
-    return (
-        draw(st.integers(0, 30)),
-        incoming,
-        draw(st.integers(1, 8)),
-        [draw(st.booleans()) for _ in incoming],
-    )
+def moves(draw: st.DrawFn) -> tuple[list[int], list[int], int, int, int]:
+    """Samples of a source, and where they go in a store: in order, in whole columns that are shuffled, or anyhow."""
+    n_source, width = draw(st.integers(1, 25)), draw(st.integers(1, 6))
+    chosen = list(range(draw(st.integers(0, n_source - 1)), n_source))
+    order = draw(st.sampled_from(["as it is", "columns", "any"]))
+    if order == "any":
+        chosen = draw(st.permutations(chosen))
+    elif order == "columns":
+        columns = [list(range(i, min(n_source, i + width))) for i in range(0, n_source, width)]
+        chosen = [i for column in draw(st.permutations(columns)) for i in column]
+    start = draw(st.integers(0, 3 * width))
+    n_target = start + len(chosen) + draw(st.integers(0, 5))
+    to = list(range(start, start + len(chosen)))
+    if order == "any":
+        to = sorted(draw(st.lists(st.integers(0, n_target - 1), min_size=len(to), max_size=len(to), unique=True)))
+    return chosen, to, n_source, n_target, width
 
 
-@given(appends())
-def test_split_columns(case: tuple[int, list[int], int, list[bool]]) -> None:
-    """Every column that changes is written once; what is copied is the source's column, whole and in place."""
-    old, incoming, width, same = case
-    copied, decoded = split_columns(old, incoming, width, same)
-    total = old + sum(incoming)
-    targets = [c for item in copied for c in item.columns] + list(decoded)
-    assert sorted(targets) == list(range(old // width, grid((total,), (width,))[0]))
-    # the model: who owns each sample
-    owner = [(-1, i) for i in range(old)] + [(s, i) for s, n in enumerate(incoming) for i in range(n)]
-    for item in copied:
-        assert same[item.source]
-        for source_column, column in zip(item.source_columns, item.columns, strict=True):
-            mine = owner[column * width : (column + 1) * width]
-            n = incoming[item.source]
-            theirs = [(item.source, i) for i in range(source_column * width, min(n, (source_column + 1) * width))]
-            assert mine == theirs
-    for column in decoded:
+@given(moves())
+def test_whole_columns(case: tuple[list[int], list[int], int, int, int]) -> None:
+    """What is copied is a column of the source, whole and in its order; and all that could be copied is."""
+    of, to, n_source, n_target, width = case
+    found = dict(zip(*reversed(whole_columns(np.array(of), np.array(to), n_source, n_target, width)), strict=True))
+    owner: list[int | None] = [None] * n_target
+    for theirs, ours in zip(of, to, strict=True):
+        owner[ours] = theirs
+    columns = [list(range(n_source))[i : i + width] for i in range(0, n_source, width)]
+    expected = {}
+    for column in range(grid((n_target,), (width,))[0]):
         mine = owner[column * width : (column + 1) * width]
-        source = mine[0][0]
-        whole = source >= 0 and same[source] and mine[0][1] % width == 0
-        last = (column + 1) * width >= total
-        alone = {s for s, _ in mine} == {source} and (len(mine) == width or last)
-        # nothing that could have been copied is decoded
-        assert not (whole and alone)
+        if mine in columns:
+            expected[column] = columns.index(mine)
+    assert found == expected
+
+
+def test_no_samples_make_no_columns() -> None:
+    assert whole_columns(np.empty(0, "i8"), np.empty(0, "i8"), 5, 9, 2) == ((), ())

@@ -236,7 +236,9 @@ def test_on_duplicate(place: Place) -> None:
     with unchanged(place), pytest.raises(SampleError, match="2 of the samples of .*late.vcz are in .* already"):
         place.run("- append: inbox/late.vcz")
     new = {
-        name: values if "samples" not in cohort.DIMENSIONS[name] else values.take([0, 2], cohort.DIMENSIONS[name].index("samples"))
+        name: values
+        if "samples" not in cohort.DIMENSIONS[name]
+        else values.take([0, 2], cohort.DIMENSIONS[name].index("samples"))
         for name, values in arrays.items()
     }
     other = make(place.folder / "other", place.kind)
@@ -245,7 +247,9 @@ def test_on_duplicate(place: Place) -> None:
     cohort.assert_same(place.read(), cohort.expected_append(OLD, new))
     other.run("- append: {source: inbox/late.vcz, on-duplicate: replace}")
     known = {
-        name: values if "samples" not in cohort.DIMENSIONS[name] else values.take([1, 3], cohort.DIMENSIONS[name].index("samples"))
+        name: values
+        if "samples" not in cohort.DIMENSIONS[name]
+        else values.take([1, 3], cohort.DIMENSIONS[name].index("samples"))
         for name, values in arrays.items()
     }
     cohort.assert_same(other.read(), cohort.expected_append(cohort.expected_update(OLD, known), new))
@@ -389,10 +393,14 @@ def test_running_again_reads_no_chunk(place: Place) -> None:
         assert run_job(sys.argv[1]).status == "nothing to do"
         print("\\n".join(path for path in opened if "inbox" in path or "store/" in path))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), file], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), file], capture_output=True, text=True, check=True
+    )
     inbox = [line for line in done.stdout.splitlines() if "inbox" in line]
     assert any(line.endswith("zarr.json") for line in inbox)
-    chunks = {line for line in done.stdout.splitlines() if not line.endswith(("zarr.json", ".zarray", ".zattrs", ".zgroup"))}
+    chunks = {
+        line for line in done.stdout.splitlines() if not line.endswith(("zarr.json", ".zarray", ".zattrs", ".zgroup"))
+    }
     assert all("/sample_id/" in line or ".lock" in line for line in chunks)
 
 
@@ -660,7 +668,9 @@ def test_schema_is_what_ships() -> None:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(KINDS))
-def test_any_job_is_its_steps_one_by_one(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str) -> None:
+def test_any_job_is_its_steps_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
     """Steps drawn at random, against the model; then the same job again."""
     place = make(tmp_path_factory.mktemp("job"), kind)
     expected, steps, next_id = OLD, [], 7
@@ -669,7 +679,9 @@ def test_any_job_is_its_steps_one_by_one(tmp_path_factory: pytest.TempPathFactor
         match data.draw(st.sampled_from(["append", "remove", "update"])):
             case "append":
                 n = data.draw(st.integers(1, 5))
-                batch = place.batch(f"{i}.vcz", cohort.ids(next_id, n), seed=i, samples_chunk=data.draw(st.integers(1, 4)))
+                batch = place.batch(
+                    f"{i}.vcz", cohort.ids(next_id, n), seed=i, samples_chunk=data.draw(st.integers(1, 4))
+                )
                 expected, next_id = cohort.expected_append(expected, batch), next_id + n
                 steps.append(f"- append: inbox/{i}.vcz")
             case "remove" if present:

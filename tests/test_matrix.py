@@ -1,4 +1,4 @@
-"""Every kind of store x every implementation x every executor: append and remove, bit for bit as in the NumPy model."""
+"""Every kind of store x every implementation x every executor: all that is done to samples, against the NumPy model."""
 
 from __future__ import annotations
 
@@ -163,6 +163,20 @@ def _remove(made: Cohort, present: Arrays, gone: list[str]) -> Arrays:
     return cohort.expected_remove(present, gone)
 
 
+def _update(made: Cohort, present: Arrays) -> Arrays:
+    """From both ends of the store, in an order and on chunks of their own, and of the other format."""
+    samples = present["sample_id"].tolist()
+    recalled = cohort.make_arrays(N_VARIANTS, [samples[i] for i in (-1, 0, 4, 1, -2)], seed=9)
+    source = made.store.with_name("recalled.vcz")
+    other = 2 if made.way.kind in ("format3", "icechunk") else 3
+    cohort.write_vcz(source, recalled, zarr_format=other, variants_chunk=3, samples_chunk=2)
+    before = cohort.digest(source)
+    result = vczstore.update(made.store, source, **made.way.options)
+    _check(result, made.way, {"sources": 1, "samples updated": 5})
+    assert cohort.digest(source) == before
+    return cohort.expected_update(present, recalled)
+
+
 @pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
 def test_append(way: Way, make_cohort: MakeCohort) -> None:
     made = make_cohort(way)
@@ -175,13 +189,19 @@ def test_remove(way: Way, make_cohort: MakeCohort) -> None:
     made.assert_holds(_remove(made, made.old, ["S0006", "S0000", "S0002"]))
 
 
+@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+def test_update(way: Way, make_cohort: MakeCohort) -> None:
+    made = make_cohort(way)
+    made.assert_holds(_update(made, made.old))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", IN_PROCESSES, ids=lambda way: way.id)
-def test_append_and_remove(way: Way, make_cohort: MakeCohort) -> None:
+def test_append_update_and_remove(way: Way, make_cohort: MakeCohort) -> None:
     """In one test, because processes take long to start."""
     made = make_cohort(way)
-    appended = _append(made)
-    made.assert_holds(_remove(made, appended, GONE))
+    updated = _update(made, _append(made))
+    made.assert_holds(_remove(made, updated, GONE))
 
 
 def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import zarr
@@ -24,7 +25,7 @@ layouts = st.fixed_dictionaries(
 
 @st.composite
 def stories(draw: st.DrawFn) -> tuple[dict, list]:
-    """A store's layout, and what happens to it: batches of one or more sources, and removals of present samples."""
+    """A store's layout, and what happens to it: batches, updates and removals of present samples."""
     n_variants = draw(st.integers(1, 8))
     present = cohort.ids(0, draw(st.integers(1, 9)))
     start = {
@@ -36,10 +37,27 @@ def stories(draw: st.DrawFn) -> tuple[dict, list]:
     events: list[tuple] = []
     fresh = len(present)
     for _ in range(draw(st.integers(1, 4))):
-        if present and draw(st.booleans()):
+        what = draw(st.sampled_from(["append", "remove", "update"])) if present else "append"
+        if what == "remove":
             gone = draw(st.lists(st.sampled_from(present), min_size=1, unique=True))
             events.append(("remove", gone))
             present = [s for s in present if s not in gone]
+        elif what == "update":
+            shuffled = draw(st.permutations(present))
+            cuts = sorted({0, len(present), *draw(st.lists(st.integers(0, len(present)), max_size=3))})
+            pieces = [list(shuffled[a:b]) for a, b in pairwise(cuts)]
+            if draw(st.booleans()):  # samples in the order of the store: whole columns
+                pieces = [sorted(piece) for piece in pieces]
+            chosen = draw(st.lists(st.sampled_from(pieces), min_size=1, unique_by=tuple))
+            events.append(
+                (
+                    "update",
+                    [
+                        (p, start["layout"] if draw(st.booleans()) else draw(layouts), draw(st.sampled_from([2, 3])))
+                        for p in chosen
+                    ],
+                )
+            )
         else:
             batches = []
             for _ in range(draw(st.integers(1, 3))):
@@ -79,8 +97,9 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
                 paths.append(folder / f"batch-{i}-{j}.vcz")
                 shards = layout["shards"] if zarr_format == 3 else None
                 cohort.write_vcz(paths[-1], batch, **{**layout, "zarr_format": zarr_format, "shards": shards})
-                model = cohort.expected_append(model, batch)
-            vczstore.append(store, *paths, impl=impl, executor=executor)
+                model = (cohort.expected_append if what == "append" else cohort.expected_update)(model, batch)
+            operation = vczstore.append if what == "append" else vczstore.update
+            operation(store, *paths, impl=impl, executor=executor)
         place: zarr.abc.store.Store | Path = cohort.icechunk_store(store) if icechunk else store
         cohort.assert_same(cohort.read_vcz(place), model)
 

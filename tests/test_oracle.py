@@ -183,6 +183,27 @@ def test_append_one_by_one(library: Library, tmp_path: Path, kind: str, source_f
     assert view(kind, store) == library.view("calls")
 
 
+# ---- update ---------------------------------------------------------------------------------
+
+RECALLED = {"fields": (4, 0), "mixed_ploidy": (5, 0, 3), "triploid": (0, 4), "calls": (22, 0, 9, 8, 13)}
+"""Of each example, in an order of their own. The first has all fields, so that all sources are equally wide."""
+
+
+@cases
+def test_update(library: Library, tmp_path: Path, case: Case) -> None:
+    """The store shows what the VCF shows in which the columns of these samples are exchanged."""
+    samples = [EXAMPLES[case.example].samples[i] for i in RECALLED[case.example]]
+    text = EXAMPLES[case.example].make()
+    judged = bcftools_records(vcf.write_vcf(tmp_path / "recalled.vcf.gz", vcf.recall(text, samples)))
+    part = vcf.split_by_samples(tmp_path / "recalled.vcf.gz", samples, tmp_path / "part.vcf.gz")
+    assert judged != bcftools_records(library.vcf(case.example))
+    assert bcftools_records(part)[0].split("\t")[9:] == samples
+    source = vcf.to_vcz(part, tmp_path / "part.vcz", case.zarr_format, case.layout.variants, case.layout.samples)
+    store = make_store(case.kind, library.vcz(case.example, WHOLE, case.zarr_format, case.layout), tmp_path)
+    vczstore.update(store, source)
+    assert records(view(case.kind, store)) == judged
+
+
 # ---- remove ---------------------------------------------------------------------------------
 
 GONE = {"fields": (1, 4), "mixed_ploidy": (0, 3, 6), "triploid": (4, 1), "calls": (22, 0, 9, 8, 13)}

@@ -248,6 +248,21 @@ def split_by_samples(vcf: Path, samples: Sequence[str], out: Path) -> Path:
     return out
 
 
+def recall(text: str, samples: Sequence[str]) -> str:
+    """A VCF in which some samples have other genotypes: 0 and 1 change places, and so do / and |."""
+    lines = []
+    for line in text.splitlines():
+        fields = line.split("\t")
+        if line.startswith("#CHROM"):
+            columns = [fields.index(sample) for sample in samples]
+        elif not line.startswith("#") and fields[8].startswith("GT"):
+            for i in columns:
+                genotype, colon, rest = fields[i].partition(":")
+                fields[i] = genotype.translate(str.maketrans("01/|", "10|/")) + colon + rest
+        lines.append("\t".join(fields))
+    return "\n".join(lines) + "\n"
+
+
 def bcftools_records(vcf: Path, *, without: Sequence[str] = ()) -> list[str]:
     """The line of column names and the records as bcftools writes them, without some samples; INFO stays as it is."""
     subset = ["-s", f"^{','.join(without)}"] if without else []

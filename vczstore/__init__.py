@@ -1,4 +1,4 @@
-"""vczstore: append, remove, tag and copy samples of a VCF Zarr store, as Cubed plans in one atomic commit.
+"""vczstore: append, update, remove, tag and copy samples of a VCF Zarr store, as Cubed plans in one atomic commit.
 
 The public names are imported when they are first used, so that ``vczstore --help`` does not wait for cubed.
 """
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         log,
         plan_append,
         plan_remove,
+        plan_update,
         remove,
         run,
         tag,
         tags,
+        update,
     )
     from vczstore.errors import VczstoreError
     from vczstore.execution import Result
@@ -35,11 +37,13 @@ __all__ = [
     "plan_append",
     "plan_job",
     "plan_remove",
+    "plan_update",
     "remove",
     "run",
     "run_job",
     "tag",
     "tags",
+    "update",
 ]
 
 _HOMES = {

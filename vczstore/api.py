@@ -81,7 +81,7 @@ class Options:
         return open_store(place, backend_storage=self.backend_storage, storage_options=self.storage_options)
 
 
-# ---- append, remove, copy -------------------------------------------------------------------
+# ---- append, update, remove, copy -----------------------------------------------------------
 
 
 def append(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
@@ -120,11 +120,55 @@ def plan_append(store: Place, *sources: Place, **options: Any) -> Plan:
 def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.append import compile_append
 
-    for source in sources:
-        if _same_place(store, source):
-            raise IncompatibleError(f"append: {source} is the store {store} itself; name another source")
+    _refuse_same_place("append", store, sources)
     place = opts.store(store)
     return compile_append(place, place.open(), [open_store(source).open() for source in sources], opts.memory)
+
+
+def update(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
+    """
+    Replace the values of samples of a store by those that one or more VCZs have for them, in one commit.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    sources
+        The same; never written to. They need the store's variants, in its order; their samples have to be in the
+        store, and may be in any order.
+    dry_run
+        Check everything, write nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    SampleError
+        If some of the samples are not in the store. All of these are named, and no sample is updated.
+    VczstoreError
+        If anything else does not fit. Nothing has been changed then.
+    """
+    opts = Options(**options)
+    return _run(_plan_update(store, sources, opts), opts, dry_run=dry_run)
+
+
+def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
+    """Compile an update without running it; see `update` and `run`."""
+    return _plan_update(store, sources, Options(**options))
+
+
+def _plan_update(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
+    from plans.update import compile_update
+
+    _refuse_same_place("update", store, sources)
+    place = opts.store(store)
+    return compile_update(place, place.open(), [open_store(source).open() for source in sources], opts.memory)
+
+
+def _refuse_same_place(operation: str, store: Place, sources: Sequence[Place]) -> None:
+    for source in sources:
+        if _same_place(store, source):
+            raise IncompatibleError(f"{operation}: {source} is the store {store} itself; name another source")
 
 
 def _same_place(a: Place, b: Place) -> bool:
@@ -229,7 +273,7 @@ def run(plan: Plan, **options: Any) -> Result:
     Parameters
     ----------
     plan
-        From `plan_append` or `plan_remove`.
+        From `plan_append`, `plan_update` or `plan_remove`.
     options
         ``impl``, ``executor``, ``max_workers`` and ``progress`` of `Options`.
 

@@ -159,6 +159,19 @@ def read(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
         return np.asarray(array[region])
 
 
+def read_at(array: AnyArray, selection: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+    """
+    Decode the elements at some positions along some axes, by zarr-python's own orthogonal selection.
+
+    Raises
+    ------
+    DamagedChunkError
+        If a chunk cannot be decoded.
+    """
+    with naming(f"{array.path} in {place(array.store)}"):
+        return np.asarray(array.oindex[selection])
+
+
 class _ObjectStrings(VariableLengthUTF8):
     """zarr's variable-length strings as Python's ``str``, which is what their codec makes anyway."""
 

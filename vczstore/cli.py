@@ -38,7 +38,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, name="vczstore", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="vczstore")
 def main() -> None:
-    """Append, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
+    """Append, update, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
 
 
 # ---- options --------------------------------------------------------------------------------
@@ -220,6 +220,19 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 
 @main.command()
 @click.argument("store")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_options(_STORE, _RUN, _OUTPUT)
+def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Replace samples of a store by those of one or more VCZs."""
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.update(store, *sources, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
 @click.argument("sample_ids", metavar="[SAMPLE_ID]...", nargs=-1)
 @click.option(
     "-S",
@@ -345,7 +358,9 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
 
 
 @main.command()
-@click.option("--report", type=click.Path(file_okay=False), metavar="DIR", help="Leave report.json and report.html here.")
+@click.option(
+    "--report", type=click.Path(file_okay=False), metavar="DIR", help="Leave report.json and report.html here."
+)
 @click.option(
     "--if-busy",
     type=click.Choice(["wait", "exit"]),
@@ -353,11 +368,11 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     show_default=True,
     help="What to do while another job runs on the store; exit has status 3.",
 )
-@click.option("-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]")
+@click.option(
+    "-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"
+)
 @_options(_JOB, _OUTPUT)
-def run(
-    file: str, report: str | None, if_busy: str, progress: bool | None, as_json: bool, **flags: Any
-) -> None:
+def run(file: str, report: str | None, if_busy: str, progress: bool | None, as_json: bool, **flags: Any) -> None:
     """Do what a job file says and no earlier run has done, in one commit.
 
     Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage, or no job file; 3 busy; 4 conflict with another
@@ -396,7 +411,9 @@ def log(store: str, as_json: bool, **options: Any) -> None:
         click.echo(f"{head}{tags}  {entry['time']}  {entry['message']}")
         made = [f"{name} {number}" for name, number in entry["versions"].items()]
         if entry["job"] or made:
-            click.echo(click.style("  " + ", ".join([*([f"job {entry['job']}"] if entry["job"] else []), *made]), dim=True))
+            click.echo(
+                click.style("  " + ", ".join([*([f"job {entry['job']}"] if entry["job"] else []), *made]), dim=True)
+            )
 
 
 @main.command()
@@ -468,11 +485,17 @@ def _print_job(described: "Report") -> None:
     click.echo(f"  steps become visible {visible}")
     for i, step in enumerate(described["steps"], 1):
         head = click.style(f"{i}. {step['operation']}", bold=True)
-        click.echo(f"{head}: {step['summary']}; {step['samples_before']:,} samples before, {step['samples_after']:,} after")
-        click.echo(f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded anew")
+        click.echo(
+            f"{head}: {step['summary']}; {step['samples_before']:,} samples before, {step['samples_after']:,} after"
+        )
+        click.echo(
+            f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded anew"
+        )
         click.echo(f"   reads     at most {human_size(step['bytes_read'])} (decoded), {step['get_requests']:,} GET")
         click.echo(f"   writes    at most {human_size(step['bytes_written'])} (decoded), {step['put_requests']:,} PUT")
-        click.echo(f"   tasks     {step['tasks']:,}, the largest is projected to need {human_size(step['projected_mem'])}")
+        click.echo(
+            f"   tasks     {step['tasks']:,}, the largest is projected to need {human_size(step['projected_mem'])}"
+        )
     for name in job["tags"]:
         click.echo(f"{click.style('tag', bold=True)}: {name}")
     if not described["steps"] and not job["tags"]:

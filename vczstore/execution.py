@@ -28,6 +28,7 @@ class Interrupted(KeyboardInterrupt):
 class TaskTime(NamedTuple):
     """When a task ran, in seconds since the epoch, and the most memory that its process had used by then, in bytes."""
 
+    what: str
     start: float
     end: float
     peak_mem: int
@@ -202,13 +203,13 @@ class _Run:
         yield
         self.seconds += time.perf_counter() - started
 
-    def add(self, report: "TaskReport") -> None:
-        """Count one task."""
+    def add(self, what: str, report: "TaskReport") -> None:
+        """Count one task, of checking or writing."""
         self.totals["tasks"] += 1
         for name in ("chunks", "encoded_bytes", "decoded_bytes"):
             self.totals[name] += getattr(report, name)
         self.totals["peak_mem"] = max(self.totals["peak_mem"], report.peak_mem)
-        self.timeline.append(TaskTime(report.start, report.end, report.peak_mem))
+        self.timeline.append(TaskTime(what, report.start, report.end, report.peak_mem))
 
 
 def _check(plan: Plan, engine: "_Engine | None", run: _Run) -> None:
@@ -278,7 +279,7 @@ class _Engine:
 
         def on_task(report: "TaskReport") -> None:
             on_report(report)
-            run.add(report)
+            run.add(what, report)
             if self.progress is not None:
                 self.progress(f"{what}{run.which}", run.totals["tasks"] - before, plan.num_tasks)
 
@@ -291,5 +292,6 @@ def _state(plan: Plan, visible: int = 0) -> str:
         return "nothing was committed, the store is as it was"
     before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
     if plan.operation in ("remove", "update"):
-        return f"{before}some values of the samples may have changed already; run the same command again to complete it"
+        done = "be missing" if plan.operation == "remove" else "be new"
+        return f"{before}some values of the samples may {done} already; run the same command again to complete it"
     return f"{before}readers see the old samples; run the same command again to complete it"

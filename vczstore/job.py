@@ -23,7 +23,7 @@ from vczstore.estimate import estimate
 from vczstore.execution import Progress, Result, run_plans
 from vczstore.jobfile import Append, Job, Remove, Tag, Update, expand_sources, load, read_samples
 from vczstore.ledger import Ledger, removal_digest
-from vczstore.report import Report, StepReport, write_report
+from vczstore.report import Report, Step, write_report
 from vczstore.stores import Store, open_store
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.lock import job_lock
@@ -455,7 +455,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
     }
 
 
-def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began: float) -> StepReport:
+def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began: float) -> Step:
     return {
         "operation": plan.operation,
         "summary": plan.summary,
@@ -464,6 +464,7 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
         "samples_before": step.samples_before,
         "samples_after": step.samples_after,
         "already_applied": step.already_applied,
+        "arrays": len(plan.writes),
         "encoded_chunks": plan.encoded_chunks,
         "decoded_chunks": plan.decoded_chunks,
         "tasks": plan.tasks,
@@ -477,7 +478,12 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
         "put_requests": plan.encoded_chunks + plan.decoded_chunks + len(plan.edits),
         "seconds": result and result.seconds,
         "timeline": [
-            {"operation": plan.operation, "start": t.start - began, "end": t.end - began, "peak_mem": t.peak_mem}
+            {
+                "operation": f"{t.what} {plan.operation}",
+                "start": t.start - began,
+                "end": t.end - began,
+                "peak_mem": t.peak_mem,
+            }
             for t in (() if result is None else result.timeline)
         ],
     }

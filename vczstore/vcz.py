@@ -89,6 +89,8 @@ class Vcz:
         The Icechunk snapshot it was read from, None on plain Zarr.
     planned_ids
         The sample IDs of a state that a plan will leave, and that nobody can read yet; see `planned`.
+    chosen
+        The positions of the samples that count, None if all do; see `select`.
     """
 
     label: str
@@ -98,6 +100,7 @@ class Vcz:
     zarr_format: int
     snapshot: str | None = None
     planned_ids: np.ndarray | None = None
+    chosen: np.ndarray | None = None
 
     @classmethod
     def read(cls, store: Store, label: str, *, snapshot: str | None = None) -> "Vcz":
@@ -139,7 +142,7 @@ class Vcz:
     @property
     def n_samples(self) -> int:
         """The length of ``sample_id``, removed samples included: it alone says how many samples a reader sees."""
-        return int(self.arrays[SAMPLE_ID].shape[0])
+        return int(self.arrays[SAMPLE_ID].shape[0]) if self.chosen is None else len(self.chosen)
 
     @property
     def n_variants(self) -> int:
@@ -149,7 +152,18 @@ class Vcz:
     @cached_property
     def sample_ids(self) -> np.ndarray:
         """The sample IDs, as an object array of ``str``; ``""`` where a sample was removed."""
-        return self.table(SAMPLE_ID) if self.planned_ids is None else self.planned_ids
+        if self.planned_ids is not None:
+            return self.planned_ids
+        return self.table(SAMPLE_ID) if self.chosen is None else self.table(SAMPLE_ID)[self.chosen]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Where the samples are along the samples axis of the arrays."""
+        return np.arange(self.n_samples) if self.chosen is None else self.chosen
+
+    def select(self, samples: np.ndarray) -> "Vcz":
+        """The same VCZ as a source of some of its samples only; `samples` counts those that it has, in any order."""
+        return replace(self, chosen=self.positions[samples])
 
     def table(self, name: str) -> np.ndarray:
         """
@@ -236,14 +250,15 @@ class Vcz:
             if not arrays.has_regular_grid(array):
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has chunks of different sizes")
             lengths[name] = array.shape[samples_axis(array) or 0]
+        n_samples = lengths[SAMPLE_ID]
         others = [n for name, n in lengths.items() if name != SAMPLE_ID]
         ahead = [n == interrupted_at for n in others]
         stopped = interrupted_at is not None and ahead == sorted(ahead, reverse=True)
         for name, length in lengths.items():
-            if length != self.n_samples and not (stopped and length == interrupted_at):
+            if length != n_samples and not (stopped and length == interrupted_at):
                 raise DamagedStoreError(
                     f"{operation}: {self.label} is damaged: {name} has {length} samples, sample_id has "
-                    f"{self.n_samples}; if an append was interrupted here, run that append again"
+                    f"{n_samples}; if an append was interrupted here, run that append again"
                 )
         for name, array in self.arrays.items():
             names = dimensions(array)

@@ -314,7 +314,14 @@ def jobs(bench: Bench) -> Iterator[Row]:
 
     found = in_turn(sizes.repeats, {"one by one": one_by_one, "together": together, "again": again})
     yield Row(f"{n} appends in one job", "whole", found["together"], f"{n} commands", found["one by one"], 0.5)
-    yield Row(f"the same job again, {n} sources", "whole", found["again"], "the first run", found["together"], target_seconds=1.0)
+    yield Row(
+        f"the same job again, {n} sources",
+        "whole",
+        found["again"],
+        "the first run",
+        found["together"],
+        target_seconds=1.0,
+    )
     columns = 1_000_000 // (math.ceil(sizes.scaling_variants / CHUNK) * len(CALLS))
     many = Cohort(sizes.scaling_variants, columns * CHUNK, first=FAR, calls="none", ids_chunk=100_000).make(bench.work)
     file = bench.work / "million.yaml"
@@ -322,7 +329,9 @@ def jobs(bench: Bench) -> Iterator[Row]:
     with Worker(bench.ours) as worker:
         call = worker.call("plan_job", file)
     yield Row("compile a job of 1,000,000 chunks", "in-process", [call.seconds], "target", [10.0], 1.0)
-    yield Row("compile a job of 1,000,000 chunks", "peak memory", [float(call.peak_rss)], "target", [5e8], 1.0, unit="B")
+    yield Row(
+        "compile a job of 1,000,000 chunks", "peak memory", [float(call.peak_rss)], "target", [5e8], 1.0, unit="B"
+    )
 
 
 # ---- floors ---------------------------------------------------------------------------------

@@ -1,0 +1,331 @@
+"""Parts: samples of several arrays, put together into chunk columns of one.
+
+Append and update do the same to an array: they write some of its chunk columns, whose samples come from sources and,
+where a column is not replaced whole, from the array itself. They differ in where the samples go.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.columns import Blocks, Columns, Copied, Region, whole_columns
+from plans.memory import Memory
+from vczstore import arrays
+from vczstore.vcz import samples_axis
+
+if TYPE_CHECKING:
+    import cubed
+    from zarr.abc.store import Store as ZarrStore
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    Some samples of an array, and where they go.
+
+    Attributes
+    ----------
+    array
+        Where they are.
+    of, to
+        Their positions in the array, and in the target; the latter increase. Slices where they follow one another,
+        since a part travels to every task.
+    """
+
+    array: AnyArray
+    of: slice | np.ndarray
+    to: slice | np.ndarray
+
+    @classmethod
+    def make(cls, array: AnyArray, of: np.ndarray, to: np.ndarray) -> "Part":
+        """The samples at some positions, in any order."""
+        order = np.argsort(to, kind="stable")
+        return cls(array, _as_slice(of[order]), _as_slice(to[order]))
+
+    @property
+    def moves(self) -> tuple[np.ndarray, np.ndarray]:
+        """The positions in the array, and in the target."""
+        return _as_positions(self.of), _as_positions(self.to)
+
+    def within(self, there: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The same, of the samples that go to a range of the target."""
+        of, to = self.moves
+        first, last = np.searchsorted(to, (there.start, there.stop))
+        return of[first:last], to[first:last]
+
+    def put(self, values: np.ndarray, axis: int, here: Region, there: Region) -> None:
+        """
+        Put the samples that go to a region of the target into a block, one chunk column after the other.
+
+        Parameters
+        ----------
+        values
+            The block.
+        axis
+            The samples axis.
+        here, there
+            The region in the block, and in the target.
+        """
+        of, to = self.within(there[axis])
+        to = to + here[axis].start - there[axis].start
+        columns = of // arrays.outer_chunks(self.array)[axis]
+        for column in np.unique(columns):
+            mine = columns == column
+            first, last = int(of[mine].min()), int(of[mine].max())
+            slab = arrays.read(self.array, (*there[:axis], slice(first, last + 1), *there[axis + 1 :]))
+            chosen = slab[(*[slice(None)] * axis, _as_slice(of[mine] - first))]
+            values[(*here[:axis], _as_slice(to[mine]), *here[axis + 1 :])] = chosen
+
+    def put_mem(self, axis: int, block: tuple[int, ...]) -> int:
+        """What `put` takes for a block of this shape: the chunks of one column, what is read of them, and chosen."""
+        chunks, size = arrays.outer_chunks(self.array), arrays.element_bytes(self.array)
+        if not len(self.moves[0]):
+            return 0
+        widths = zip(block, chunks, self.array.shape, strict=True)
+        overlapped = [min(math.ceil(b / c) + 1, math.ceil(n / c)) for b, c, n in widths]
+        overlapped[axis] = 1
+        in_order = isinstance(self.of, slice)
+        width = min(chunks[axis], self.array.shape[axis], *([block[axis]] if in_order else []))
+        rows = math.prod(b for i, b in enumerate(block) if i != axis) * size
+        chosen = 0 if in_order else rows * min(width, block[axis])
+        n_chunks = min(math.prod(overlapped), arrays.READS_AT_ONCE)
+        return arrays.decode_mem(self.array, n_chunks) + rows * width + chosen
+
+
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    if len(positions) and (np.diff(positions) == 1).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
+
+
+def _as_positions(positions: slice | np.ndarray) -> np.ndarray:
+    return np.arange(positions.start, positions.stop) if isinstance(positions, slice) else positions
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Parts put together into the blocks of some columns; of two that go to one place the later wins."""
+
+    parts: tuple[Part, ...]
+    columns: Columns
+    dtype: np.dtype
+
+    @property
+    def blocks(self) -> Blocks:
+        """In elements."""
+        return self.columns.blocks
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Read each part's share of a block."""
+        assert self.columns.axis is not None
+        values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
+        for here, there in self.columns.regions(index):
+            for part in self.parts:
+                part.put(values, self.columns.axis, here, there)
+        return values
+
+    def decode_mem(self) -> int:
+        """What it takes to read a block: the parts take their turns."""
+        assert self.columns.axis is not None
+        return max(part.put_mem(self.columns.axis, self.columns.block_shape) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class PutSamples:
+    """
+    Samples of sources come into one array.
+
+    Attributes
+    ----------
+    name
+        Of the array.
+    target
+        The array as it will be.
+    kept
+        What stays of the array in columns that are encoded anew.
+    parts
+        What comes in, from each source.
+    axis
+        The samples axis.
+    copied, decoded
+        Which chunk columns are copied as they are, and which are encoded anew.
+    block
+        How many chunks along each axis one task takes.
+    """
+
+    name: str
+    target: AnyArray
+    kept: Part
+    parts: tuple[Part, ...]
+    axis: int
+    copied: tuple[Copied, ...]
+    decoded: tuple[int, ...]
+    block: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, operation: str, before: AnyArray, target: AnyArray, parts: Sequence[Part], memory: Memory
+    ) -> "PutSamples":
+        """Decide how the columns of one array are written, `before` and `target` being as it is and as it will be."""
+        axis = samples_axis(before)
+        assert axis is not None
+        chunks, total = arrays.outer_chunks(target), target.shape[axis]
+        width = chunks[axis]
+        copied = []
+        for i, part in enumerate(parts):
+            if arrays.outer_chunks(part.array) == chunks and arrays.same_encoding(part.array, target):
+                theirs, ours = whole_columns(*part.moves, part.array.shape[axis], total, width)
+                copied += [Copied(i, theirs, ours)] if ours else []
+        incoming = np.concatenate([np.empty(0, "i8"), *(part.moves[1] for part in parts)])
+        touched, counts = np.unique(incoming // width, return_counts=True)
+        is_decoded = ~np.isin(touched, [c for item in copied for c in item.columns])
+        decoded = touched[is_decoded]
+
+        # a column whose samples are all replaced is not read
+        is_kept = is_decoded & (counts < np.minimum(width, total - touched * width))
+        kept = (touched[is_kept][:, np.newaxis] * width + np.arange(width)).ravel()
+        kept = kept[kept < before.shape[axis]]
+        alone = cls(
+            name=target.path,
+            target=target,
+            kept=Part.make(before, kept, kept),
+            parts=tuple(parts),
+            axis=axis,
+            copied=tuple(copied),
+            decoded=tuple(decoded.tolist()),
+            block=(1,) * target.ndim,
+        )
+
+        # and how many of their chunks one task takes
+        grid = list(arrays.grid(target.shape, chunks))
+        grid[axis] = max([len(decoded), *(len(c.columns) for c in copied)], default=0)
+        widest = [max([1, *(arrays.outer_chunks(p.array)[i] for p in parts)]) for i in range(target.ndim)]
+        prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
+        prefer[axis] = max([_spread(part, axis, decoded, width) for part in parts], default=1)
+        chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
+
+        def decoding(block: tuple[int, ...]) -> int:
+            return replace(alone, block=block)._joined(before.store).decode_mem() if alone.decoded else 0
+
+        return replace(alone, block=memory.fit(operation, grid, chunk_bytes, decoding, prefer=prefer))
+
+    def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
+        array = self.target if array is None else array
+        return Columns(array.shape, arrays.outer_chunks(array), self.axis, columns, self.block)
+
+    @property
+    def _every(self) -> Columns:
+        """All columns that are written."""
+        return self._columns(tuple(sorted({*self.decoded, *(c for copied in self.copied for c in copied.columns)})))
+
+    def _all_parts(self, store: "ZarrStore") -> tuple[Part, ...]:
+        """What stays, read where it is written, and what comes in."""
+        return (replace(self.kept, array=arrays.planned(self.kept.array, store=store)), *self.parts)
+
+    def _joined(self, store: "ZarrStore") -> Joined:
+        return Joined(self._all_parts(store), self._columns(self.decoded), self.target.dtype)
+
+    @property
+    def encoded_chunks(self) -> int:
+        """How many chunks are copied as they are."""
+        return sum(self._columns(c.columns).n_chunks for c in self.copied)
+
+    @property
+    def decoded_chunks(self) -> int:
+        """How many chunks are encoded anew."""
+        return self._columns(self.decoded).n_chunks
+
+    @property
+    def chunks_read(self) -> int:
+        """At most the chunks of the columns that hold what comes in, and what stays beside it."""
+        return sum(self._chunks_of(part) for part in (self.kept, *self.parts))
+
+    def _chunks_of(self, part: Part) -> int:
+        chunks = arrays.outer_chunks(part.array)
+        grid = list(arrays.grid(part.array.shape, chunks))
+        grid[self.axis] = len(np.unique(part.moves[0] // chunks[self.axis]))
+        return math.prod(grid)
+
+    def _bytes(self, n_samples: int) -> int:
+        others = math.prod(n for i, n in enumerate(self.target.shape) if i != self.axis)
+        return others * n_samples * arrays.element_bytes(self.target)
+
+    @property
+    def bytes_read(self) -> int:
+        """At most what comes in, and what stays beside it."""
+        return self._bytes(sum(len(part.moves[0]) for part in (self.kept, *self.parts)))
+
+    @property
+    def bytes_written(self) -> int:
+        """At most the columns that what comes in goes to."""
+        return self._bytes(self._every.shape[self.axis]) if self._every.columns else 0
+
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Copy columns as they are where possible; decode, join and encode the others."""
+        from plans import chunks
+
+        spec = memory.spec()
+        target = arrays.planned(self.target, store=store)
+        result = []
+        for copied in self.copied:
+            source = self.parts[copied.source].array
+            columns = self._columns(copied.columns)
+            if columns.n_chunks:
+                source_columns = self._columns(copied.source_columns, source)
+                result.append(chunks.copy_encoded(source, source_columns, target, columns, spec))
+        joined = self._joined(store)
+        if joined.columns.n_chunks:
+            values = chunks.read(joined, spec, extra_mem=joined.decode_mem())
+            result.append(chunks.write(values, chunks.DecodedView(target, joined.columns)))
+        return result
+
+    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Let xarray select the samples of each part, join them, and put them in order."""
+        from plans import through_xarray
+
+        columns = self._every
+        if not columns.n_chunks:
+            return []
+        parts = [part for part in self._all_parts(store) if len(part.moves[0])]
+        joined = through_xarray.concat(
+            [through_xarray.variable(part.array, memory, part.of) for part in parts], self.target.dtype
+        )
+        destinations = np.concatenate([part.moves[1] for part in parts])
+        where = np.empty(self.target.shape[self.axis], dtype="i8")
+        where[destinations] = np.arange(len(destinations))  # the last one stays
+        ordered = through_xarray.take(joined, where[columns.positions()])
+        return through_xarray.write(ordered, arrays.planned(self.target, store=store), columns)
+
+    def by_zarr(self, store: "ZarrStore") -> None:
+        """Let zarr-python select the samples of each part, chunk by chunk of the target."""
+        target = arrays.planned(self.target, store=store)
+        every = replace(self._every, block=(1,) * target.ndim)
+        for index in np.ndindex(*every.grid):
+            ((_, region),) = every.regions(index)
+            values = np.empty([s.stop - s.start for s in region], dtype=target.dtype)
+            before, after = region[: self.axis], region[self.axis + 1 :]
+            for part in self._all_parts(store):
+                of, to = part.within(region[self.axis])
+                if len(of):
+                    here = (*[slice(None)] * self.axis, to - region[self.axis].start)
+                    values[here] = arrays.read_at(part.array, (*before, of, *after))
+            with arrays.naming(self.name):
+                target[region] = values
+
+
+def _spread(part: Part, axis: int, columns: np.ndarray, width: int) -> int:
+    """Over how many neighbouring columns, of those encoded anew, the samples of one chunk column of a part go."""
+    of, to = part.moves
+    is_here = np.isin(to // width, columns)
+    theirs = of[is_here] // arrays.outer_chunks(part.array)[axis]
+    if not len(theirs):
+        return 1
+    ours = np.searchsorted(columns, to[is_here] // width)
+    order = np.argsort(theirs, kind="stable")
+    starts = np.unique(theirs[order], return_index=True)[1]
+    lowest, highest = (f.reduceat(ours[order], starts) for f in (np.minimum, np.maximum))
+    return int((highest - lowest).max()) + 1

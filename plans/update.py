@@ -1,0 +1,106 @@
+"""Update: samples that are in a store get the values that sources have for them, such as those of a second calling.
+
+Only the chunk columns that hold the samples are read and written, each once, however many sources there are. A column
+whose samples are all replaced is not read; if it is a column of a source, sample for sample, it is copied as it is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from plans import Memory, Plan
+from plans.compatible import check_incoming, check_metadata, data_checks
+from plans.parts import Part, PutSamples
+from vczstore.errors import SampleError, VczstoreError
+from vczstore.stores import Store
+from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
+
+
+def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory) -> Plan:
+    """
+    Compile the update of samples of a store.
+
+    Parameters
+    ----------
+    place, store
+        The store: where it is, and the state that it will be in.
+    sources
+        The new values. All have the store's variants, and samples that are in the store, in any order.
+    memory
+        What a task may use.
+
+    Raises
+    ------
+    SampleError
+        If some of the samples are not in the store: all of these are named.
+    VczstoreError
+        If anything else that metadata and sample IDs tell does not fit.
+    """
+    operation = "update"
+    if not sources:
+        raise VczstoreError(f"{operation}: no sources given; name the VCZs whose samples are new")
+
+    # 1. everything is whole, and fits
+    store.require_whole(operation)
+    for source in sources:
+        source.require_whole(operation)
+    places = _places(operation, store, sources)
+    for source in sources:
+        check_metadata(operation, store, source)
+
+    # 2. what happens to each array; nothing else changes
+    writes = tuple(
+        PutSamples.of(
+            operation,
+            array,
+            array,
+            [Part.make(s.samples_arrays[name], s.positions, to) for s, to in zip(sources, places, strict=True)],
+            memory,
+        )
+        for name, array in store.samples_arrays.items()
+        if name != SAMPLE_ID
+    )
+    return Plan(
+        operation=operation,
+        store=place,
+        base=store.state,
+        checks=tuple(check for source in sources for check in data_checks(operation, store, source)),
+        writes=writes,
+        edits=(),
+        memory=memory,
+        after=store,
+        counts={"sources": len(sources), "samples updated": sum(len(to) for to in places)},
+    )
+
+
+def split_known(store: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Tell the samples of a source that are in a store from the others, for `Vcz.select`.
+
+    Returns
+    -------
+    known, new : numpy.ndarray of int64
+        Increasing. A removed sample of the source is among the others, where an append refuses it.
+    """
+    present = set(store.sample_ids.tolist()) - {REMOVED}
+    is_known = np.array([sample in present for sample in source.sample_ids], dtype=bool)
+    return np.flatnonzero(is_known), np.flatnonzero(~is_known)
+
+
+def _places(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
+    """Where the samples of each source are in the store."""
+    incoming = check_incoming(operation, sources)
+    positions, unknown = positions_of(store, list(incoming))
+    if unknown:
+        raise SampleError(
+            f"{operation}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was updated, append "
+            "these samples, or say insert: true in a job, which updates some and appends the others"
+        )
+    found = dict(zip(store.sample_ids[positions].tolist(), positions.tolist(), strict=True))
+    if len(found) < len(positions):
+        ids, counts = np.unique(store.sample_ids[positions], return_counts=True)
+        raise SampleError(
+            f"{operation}: {store.label} has sample {listing(ids[counts > 1])} twice, and either may be meant; "
+            "remove it there, and append it"
+        )
+    return [np.array([found[sample] for sample in source.sample_ids], dtype="i8") for source in sources]
