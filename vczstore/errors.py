@@ -4,6 +4,9 @@
 class VczstoreError(ValueError):
     """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
 
+    exit_status = 1
+    """Of the command that it ends."""
+
 
 class NotAStoreError(VczstoreError):
     """There is no VCZ where one was expected."""
@@ -43,3 +46,9 @@ class TagError(VczstoreError):
 
 class StorageError(VczstoreError):
     """Storage refused to read or write."""
+
+
+class JobFileError(VczstoreError):
+    """A job file, or a file that it names, does not say what it should."""
+
+    exit_status = 2
