@@ -54,3 +54,9 @@ class BusyError(VczstoreError):
     """Another job holds the lock of the store."""
 
     exit_status = 3
+
+
+class JobFileError(VczstoreError):
+    """A job file, or a file that it names, does not say what it should."""
+
+    exit_status = 2
