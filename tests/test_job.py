@@ -38,6 +38,8 @@ from vczstore.errors import (
 from vczstore.job import JobResult, plan_job, run_compiled, run_job
 from vczstore.ledger import ATTRIBUTE
 
+pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+
 KINDS = ("format2", "format3", "icechunk")
 N_VARIANTS = 10
 
@@ -191,7 +193,7 @@ def test_a_check_that_fails_fails_the_job_before_the_first_write(place: Place) -
     place.batch("b.vcz", cohort.ids(9, 2))
     zarr.open_array(place.folder / "inbox/b.vcz/variant_position")[3] = 7
     file = place.write("- append: inbox/a.vcz\n- append: inbox/b.vcz")
-    with unchanged(place), pytest.raises(IncompatibleError, match="variant 3 of .*b.vcz is"):
+    with unchanged(place), pytest.raises(IncompatibleError, match=r"variant 3 of .*b\.vcz is"):
         run_job(file)
 
 
@@ -233,7 +235,7 @@ def test_executor_options_are_checked(place: Place) -> None:
 
 def test_on_duplicate(place: Place) -> None:
     arrays = place.batch("late.vcz", ["S0008", "S0002", "S0007", "S0005"], seed=4)
-    with unchanged(place), pytest.raises(SampleError, match="2 of the samples of .*late.vcz are in .* already"):
+    with unchanged(place), pytest.raises(SampleError, match=r"2 of the samples of .*late\.vcz are in .* already"):
         place.run("- append: inbox/late.vcz")
     new = {
         name: values
@@ -322,7 +324,7 @@ def test_a_source_that_changed_is_told_apart(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     place.run("- append: inbox/a.vcz")
     changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)
-    with unchanged(place), pytest.raises(IncompatibleError, match="a.vcz has changed since it was appended"):
+    with unchanged(place), pytest.raises(IncompatibleError, match=r"a\.vcz has changed since it was appended"):
         place.run("- append: inbox/a.vcz")
     with unchanged(place):
         assert place.run("- append: {source: inbox/a.vcz, on-duplicate: skip}").status == "nothing to do"
@@ -355,7 +357,10 @@ def test_a_tag_that_is_there(repo: Place) -> None:
     first = repo.run("- append: inbox/*.vcz\n- tag: release-1")
     assert repo.run("- append: inbox/*.vcz\n- tag: release-1").status == "nothing to do"
     repo.batch("b.vcz", cohort.ids(9, 2))
-    with unchanged(repo), pytest.raises(TagError, match="'release-1' exists already, on snapshot .* changes the store"):
+    with (
+        unchanged(repo),
+        pytest.raises(TagError, match=r"'release-1' exists already, on snapshot .* changes the store"),
+    ):
         repo.run("- append: inbox/*.vcz\n- tag: release-1")
     assert vczstore.tags(repo.store) == {"release-1": first.snapshot}
 
@@ -640,7 +645,7 @@ def test_flags_win_over_the_file_and_only_if_given(place: Place) -> None:
 
 def test_a_failed_run_leaves_a_report(place: Place, tmp_path: Path) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
-    chunk = next(p for p in (place.folder / "inbox/a.vcz/call_DP/c/0").iterdir())
+    chunk = place.folder / "inbox/a.vcz/call_DP/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     done = command("run", place.write("- append: inbox/a.vcz"), "--report", tmp_path / "report", "--json")
     assert done.returncode == 1

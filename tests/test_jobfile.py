@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vczstore import errors, jobfile
-from vczstore.errors import JobFileError, VczstoreError
+from vczstore.errors import JobFileError
 from vczstore.jobfile import Append, ExecutorSpec, Remove, StoreSpec, Tag, Update
 
 ROOT = Path(__file__).parent.parent
@@ -159,10 +159,9 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_status() -> None:
-    assert VczstoreError.exit_status == 1
-    assert JobFileError.exit_status == 2
-    others = [e for e in vars(errors).values() if isinstance(e, type) and e is not JobFileError]
-    assert {e.exit_status for e in others} == {1}
+    statuses = {e: e.exit_status for e in vars(errors).values() if isinstance(e, type)}
+    special = {JobFileError: 2, errors.BusyError: 3, errors.StaleError: 4}
+    assert statuses == {**dict.fromkeys(statuses, 1), **special}
 
 
 # ---- executor files -------------------------------------------------------------------------

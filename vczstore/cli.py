@@ -73,6 +73,9 @@ _STORE = (
         help="Passed on to the backend that opens a URL; VALUE is read as JSON where it is JSON. Repeatable.",
     ),
 )
+_PROGRESS = click.option(
+    "-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"
+)
 _RUN = (
     click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
     click.option(
@@ -92,12 +95,7 @@ _RUN = (
         "--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."
     ),
     click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; write nothing."),
-    click.option(
-        "-P/-Q",
-        "--progress/--no-progress",
-        default=None,
-        help="Show progress, or do not.  [default: on a terminal]",
-    ),
+    _PROGRESS,
 )
 _OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),

@@ -296,16 +296,15 @@ class _Compiler:
                     "step, or set on-duplicate: skip or replace"
                 )
         plans: list[Plan] = []
-        stopped = sorted(
-            (s for s in fresh if s.identity in self.ledger.pending),
-            key=lambda s: list(self.ledger.pending).index(s.identity),
-        )
+        pending = list(self.ledger.pending)
+        stopped = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
+        new = [s for s in fresh if s.identity not in pending]
         if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
             # a run was stopped after its samples had become visible
             plans.append(self._recorded(complete_append(self.place, self.vcz, self.memory), stopped))
-            stopped = []
-        for group in (stopped, [s for s in fresh if s.identity not in self.ledger.pending]):
-            plans += self._bring_in(group, on_duplicate)
+        else:
+            plans += self._bring_in(stopped, on_duplicate)
+        plans += self._bring_in(new, on_duplicate)
         self._add("append", sources, plans, len(sources) - len(fresh))
 
     def _bring_in(self, group: Sequence[Vcz], on_duplicate: str) -> list[Plan]:
@@ -469,14 +468,14 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
         "decoded_chunks": plan.decoded_chunks,
         "tasks": plan.tasks,
         "projected_mem": plan.projected_mem,
-        "measured_mem": result and result.peak_mem,
+        "measured_mem": None if result is None else result.peak_mem,
         "bytes_read": plan.bytes_read,
         "bytes_written": plan.bytes_written,
-        "encoded_bytes": result and result.encoded_bytes,
-        "decoded_bytes": result and result.decoded_bytes,
+        "encoded_bytes": None if result is None else result.encoded_bytes,
+        "decoded_bytes": None if result is None else result.decoded_bytes,
         "get_requests": plan.chunks_read,
         "put_requests": plan.encoded_chunks + plan.decoded_chunks + len(plan.edits),
-        "seconds": result and result.seconds,
+        "seconds": None if result is None else result.seconds,
         "timeline": [
             {
                 "operation": f"{t.what} {plan.operation}",

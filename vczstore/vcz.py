@@ -199,7 +199,7 @@ class Vcz:
 
     @cached_property
     def stamp(self) -> str:
-        """What tells two states of a batch apart, without reading chunks: its snapshot, or its objects' times and sizes."""
+        """What tells two states of a batch apart, no chunk read: its snapshot, or its objects' times and sizes."""
         return self.snapshot or arrays.fingerprint(self.store)
 
     def _digest(self, members: Mapping[str, AnyArray]) -> str:
