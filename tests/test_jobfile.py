@@ -389,6 +389,10 @@ REFUSED = {
         steps("- append: x\n  tag: y"),
         f"3: steps[0]: {ONE_KEY}, found both append and tag; begin each with a - of its own",
     ),
+    "beside, not inside": (
+        steps("- append: a\n  on-duplicate: skip"),
+        "4: steps[0].on-duplicate: is a key of append; write append: {..., on-duplicate: ...}",
+    ),
     "no such step": (steps("- append: a\n- apend: x"), "4: steps[1].apend: no such key; did you mean append?"),
     "empty value": (
         steps("- append:"),

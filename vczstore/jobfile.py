@@ -193,7 +193,6 @@ _Size = Annotated[
         }
     ),
 ]
-_Backend = Annotated[Literal["zarr", "obstore", "fsspec", "icechunk"], BeforeValidator(_one_of(BACKENDS))]
 _Duplicates = Literal["error", "skip", "replace"]
 _DUPLICATES = ("error", "skip", "replace")
 _Sources = Annotated[
@@ -208,6 +207,10 @@ _Samples = Annotated[
 ]
 
 
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [one.alias or name for name, one in model.model_fields.items()]
+
+
 class _Model(BaseModel):
     """What all models share: frozen, keys in kebab-case, no others."""
 
@@ -218,7 +221,7 @@ class _Model(BaseModel):
     def _known_keys(cls, value: Any) -> Any:
         """A key that does not exist says more than anything that is missing or wrong because of it."""
         if isinstance(value, dict):
-            keys = [one.alias or name for name, one in cls.model_fields.items()]
+            keys = _keys(cls)
             for key in value:
                 if key not in keys:
                     hint = _nearest(key, keys) or f"; {'the keys are' if keys[1:] else 'the key is'} {', '.join(keys)}"
@@ -236,7 +239,7 @@ class StoreSpec(_Model):
         description="Where the store is. A local path is relative to the job file.",
         examples=["cohort.icechunk", "s3://bucket/cohort"],
     )
-    backend_storage: Annotated[_Backend | None, _choice_schema(BACKENDS)] = Field(
+    backend_storage: Annotated[str | None, AfterValidator(_one_of(BACKENDS)), _choice_schema(BACKENDS)] = Field(
         default=None, description="The backend of the store; found out when left out.", examples=["icechunk"]
     )
     storage_options: _Options = Field(
@@ -396,6 +399,17 @@ class _Step(_Model):
         description="Name the state in which the job leaves the store; after all other steps.",
         examples=["release-2026-11"],
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _well_indented(cls, value: Any) -> Any:
+        """The likeliest mistake: what belongs inside the one key is written beside it."""
+        models: dict[str, type[_Model]] = {"append": Append, "update": Update, "remove": Remove}
+        for name in models.keys() & value.keys() if isinstance(value, dict) else ():
+            for key in value:
+                if key in _keys(models[name]):
+                    raise _wrong(f"is a key of {name}; write {name}: {{..., {key}: ...}}", key)
+        return value
 
     @model_validator(mode="after")
     def _one_key(self) -> "_Step":
@@ -1027,10 +1041,6 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
 }
 """What pydantic's errors mean, in words that fit the rest."""
-
-
-def _keys(model: type[_Model]) -> list[str]:
-    return [one.alias or name for name, one in model.model_fields.items()]
 
 
 # ---- schema and reference -------------------------------------------------------------------
