@@ -98,11 +98,11 @@ class SetAttribute:
             arrays.write_json(store, "zarr.json", {**document, "attributes": attributes})
             return
         attributes = {**(arrays.read_json(store, ".zattrs") or {}), self.name: self.value}
-        arrays.write_json(store, ".zattrs", attributes)
         consolidated = arrays.read_json(store, ".zmetadata")
-        if consolidated is not None:
+        if consolidated is not None:  # first: what is read back is the document, so it comes last
             consolidated["metadata"][".zattrs"] = attributes
             arrays.write_json(store, ".zmetadata", consolidated)
+        arrays.write_json(store, ".zattrs", attributes)
 
 
 @dataclass(frozen=True)
