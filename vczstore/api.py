@@ -368,7 +368,7 @@ def log(store: Place, **options: Any) -> Iterator[dict[str, Any]]:
         names.setdefault(snapshot, []).append(name)
     for entry in place.history():
         said = dict(entry.metadata.get("vczstore", {}))
-        versions = {"vczstore": said.pop("version"), **said.pop("versions", {})} if "version" in said else {}
+        versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
         operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
         yield {
             "snapshot": entry.id,

@@ -187,7 +187,7 @@ def _draw_step(canvas: _Canvas, number: int, step: "Step") -> None:
         canvas.text(f"← and {counted(len(step['sources']) - 3, 'more source')}", "muted", x)
     _draw_chunks(canvas, step, x)
     arrays = [counted(step["arrays"], "array")] if "arrays" in step else []
-    applied = [f"{counted(step['already_applied'], 'sample')} already applied"] if step["already_applied"] else []
+    applied = [f"{step['already_applied']:,} applied before"] if step["already_applied"] else []
     canvas.text(_fit(", ".join([*arrays, counted(step["tasks"], "task"), *applied]), COLUMNS), "muted", x)
     canvas.y += 10
     card = f'<rect class="card" x="{LEFT}" y="{top}" width="{WIDTH - LEFT - 8}" height="{canvas.y - top}" rx="8"/>'

@@ -48,7 +48,8 @@ class Cohort:
         The number of the first sample: cohorts that are to be joined need different ones.
     calls
         ``real``: every call drawn on its own. ``tiled``: the first chunk over and over, which is quick to make.
-        ``alike``: the same, and samples alike, which is small. ``none``: no chunk is there.
+        ``alike``: the same, and samples alike, which is small. ``none``: no chunk is there. ``metadata``: nor is any
+        of the variants.
     ids_chunk
         Sample IDs in a chunk.
     """
@@ -56,7 +57,7 @@ class Cohort:
     variants: int
     samples: int
     first: int = 0
-    calls: Literal["real", "tiled", "alike", "none"] = "real"
+    calls: Literal["real", "tiled", "alike", "none", "metadata"] = "real"
     ids_chunk: int = CHUNK
 
     def make(self, folder: Path) -> Path:
@@ -79,12 +80,12 @@ class Cohort:
         _put(root, "sample_id", np.array(self.ids(), dtype="T"), ("samples",), (self.ids_chunk,))
         _put(root, "contig_id", np.array(["chr20"], dtype="T"), ("contigs",), (1,))
         _put(root, "filter_id", np.array(["PASS"], dtype="T"), ("filters",), (1,))
-        _put(root, "variant_contig", np.zeros(self.variants, "i1"), ("variants",), (CHUNK,))
-        positions = np.cumsum(np.random.default_rng(SEED).integers(1, 60, self.variants), dtype="i4")
-        _put(root, "variant_position", positions, ("variants",), (CHUNK,))
-        bases = np.random.default_rng(SEED).integers(0, 4, self.variants)
-        alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in (0, 2)], axis=1).astype("T")
-        _put(root, "variant_allele", alleles, ("variants", "alleles"), (CHUNK, 2))
+        if self.calls == "metadata":
+            for name, dtype, shape in (("contig", "i1", ()), ("position", "i4", ()), ("allele", "string", (2,))):
+                dimensions = ("variants", "alleles")[: 1 + len(shape)]
+                _create(root, f"variant_{name}", (self.variants, *shape), dtype, dimensions, (CHUNK, *shape))
+        else:
+            self._write_sites(root)
         sizes = {"variants": self.variants, "samples": self.samples, "ploidy": 2}
         calls: dict[str, AnyArray] = {}
         for name, (dtype, dimensions) in CALLS.items():
@@ -93,8 +94,16 @@ class Cohort:
         if self.calls == "real":
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(lambda start: self._write_rows(calls, start), range(0, self.variants, CHUNK)))
-        elif self.calls != "none":
+        elif self.calls in ("tiled", "alike"):
             self._write_tiles(calls, path)
+
+    def _write_sites(self, root: zarr.Group) -> None:
+        _put(root, "variant_contig", np.zeros(self.variants, "i1"), ("variants",), (CHUNK,))
+        positions = np.cumsum(np.random.default_rng(SEED).integers(1, 60, self.variants), dtype="i4")
+        _put(root, "variant_position", positions, ("variants",), (CHUNK,))
+        bases = np.random.default_rng(SEED).integers(0, 4, self.variants)
+        alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in (0, 2)], axis=1).astype("T")
+        _put(root, "variant_allele", alleles, ("variants", "alleles"), (CHUNK, 2))
 
     def _write_rows(self, calls: dict[str, AnyArray], start: int) -> None:
         stop = min(start + CHUNK, self.variants)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -322,10 +321,13 @@ def jobs(bench: Bench) -> Iterator[Row]:
         found["together"],
         target_seconds=1.0,
     )
-    columns = 1_000_000 // (math.ceil(sizes.scaling_variants / CHUNK) * len(CALLS))
-    many = Cohort(sizes.scaling_variants, columns * CHUNK, first=FAR, calls="none", ids_chunk=100_000).make(bench.work)
+    columns = 10
+    variants = 1_000_000 // (columns * len(CALLS)) * CHUNK
+    large, many = (
+        Cohort(variants, columns * CHUNK, first=first, calls="metadata").make(bench.work) for first in (0, FAR)
+    )
     file = bench.work / "million.yaml"
-    file.write_text(f"store: {store}\nsteps:\n  - append: {many}\n")
+    file.write_text(f"store: {large}\nsteps:\n  - append: {many}\n")
     with Worker(bench.ours) as worker:
         call = worker.call("plan_job", file)
     yield Row("compile a job of 1,000,000 chunks", "in-process", [call.seconds], "target", [10.0], 1.0)
