@@ -216,6 +216,7 @@ def test_memory_is_checked_for_all_steps(place: Place) -> None:
     ("steps", "error", "words"),
     [
         ("- append: inbox/none.vcz", NotAStoreError, "none.vcz: no such file"),
+        ("- append: store", IncompatibleError, "is the store .* itself"),
         ("- update: inbox/a.vcz", SampleError, "insert"),
         ("- remove: {samples-file: nobody.txt}", VczstoreError, "nobody.txt"),
     ],

@@ -120,7 +120,7 @@ def plan_append(store: Place, *sources: Place, **options: Any) -> Plan:
 def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.append import compile_append
 
-    _refuse_same_place("append", store, sources)
+    refuse_same_place("append", store, sources)
     place = opts.store(store)
     return compile_append(place, place.open(), [open_store(source).open() for source in sources], opts.memory)
 
@@ -160,12 +160,13 @@ def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
 def _plan_update(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.update import compile_update
 
-    _refuse_same_place("update", store, sources)
+    refuse_same_place("update", store, sources)
     place = opts.store(store)
     return compile_update(place, place.open(), [open_store(source).open() for source in sources], opts.memory)
 
 
-def _refuse_same_place(operation: str, store: Place, sources: Sequence[Place]) -> None:
+def refuse_same_place(operation: str, store: Place, sources: Sequence[Place]) -> None:
+    """Raise an `IncompatibleError` if a store is among the sources that come into it."""
     for source in sources:
         if _same_place(store, source):
             raise IncompatibleError(f"{operation}: {source} is the store {store} itself; name another source")

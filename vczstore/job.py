@@ -17,7 +17,7 @@ from plans import Memory, Plan
 from plans.append import compile_append, complete_append
 from plans.remove import compile_remove
 from plans.update import compile_update, split_known
-from vczstore.api import Options
+from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
 from vczstore.execution import Progress, Result, run_plans
@@ -245,7 +245,7 @@ def compile_job(job: Job) -> CompiledJob:
         If a step cannot work.
     """
     place, memory = _open(job)
-    compiler = _Compiler(place, place.open(), memory)
+    compiler = _Compiler(job.store.url, place, memory)
     for step in job.steps:
         match step:
             case Append():
@@ -276,8 +276,9 @@ def _open(job: Job) -> tuple[Store, Memory]:
 class _Compiler:
     """The state that the steps so far will leave, and what they are."""
 
-    def __init__(self, place: Store, vcz: Vcz, memory: Memory) -> None:
-        self.place, self.vcz, self.memory = place, vcz, memory
+    def __init__(self, url: str, place: Store, memory: Memory) -> None:
+        vcz = place.open()
+        self.url, self.place, self.vcz, self.memory = url, place, vcz, memory
         self.base, self.present = vcz.state, _present(vcz)
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
@@ -287,7 +288,7 @@ class _Compiler:
 
     def append(self, urls: Sequence[str], on_duplicate: str) -> None:
         """Samples come in; those of batches that have come in before are left alone."""
-        sources, fresh = self._open("append", urls, on_duplicate)
+        sources, fresh = self._open("append", urls)
         self.said.append(["append", on_duplicate, _states(sources)])
         for source in fresh:
             if self.ledger.knows(source) and on_duplicate == "error" and source.identity not in self.ledger.pending:
@@ -339,7 +340,7 @@ class _Compiler:
 
     def update(self, urls: Sequence[str], *, insert: bool) -> None:
         """Samples are replaced by those of other batches."""
-        sources, fresh = self._open("update", urls, "replace")
+        sources, fresh = self._open("update", urls)
         self.said.append(["update", insert, _states(sources)])
         plans: list[Plan] = []
         if fresh and insert:
@@ -398,8 +399,9 @@ class _Compiler:
             memory=self.memory,
         )
 
-    def _open(self, operation: str, urls: Sequence[str], on_duplicate: str) -> tuple[list[Vcz], list[Vcz]]:
+    def _open(self, operation: str, urls: Sequence[str]) -> tuple[list[Vcz], list[Vcz]]:
         """All sources of a step, and those that have not come in."""
+        refuse_same_place(operation, self.url, urls)
         sources = [open_store(url).open() for url in urls]
         return sources, [source for source in sources if not self.ledger.has(source)]
 
