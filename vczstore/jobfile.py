@@ -631,7 +631,8 @@ class _Schema(GenerateJsonSchema):
 def schema() -> dict[str, Any]:
     """Give the JSON Schema of a job file, of draft 2020-12; ``vczstore/job.schema.json`` is its dump."""
     made = _JobFile.model_json_schema(schema_generator=_Schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    comment = "an editor uses this for files that begin with: # yaml-language-server: $schema=job.schema.json"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": comment, **made}
 
 
 _EXAMPLE = """\
