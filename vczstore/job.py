@@ -501,6 +501,7 @@ def versions() -> dict[str, str]:
 def run_compiled(
     compiled: CompiledJob,
     *,
+    executor: str | None = None,
     progress: Progress | None = None,
     before_commit: Callable[[], None] | None = None,
 ) -> JobResult:
@@ -511,6 +512,8 @@ def run_compiled(
     ----------
     compiled
         From `compile_job`.
+    executor
+        What runs the tasks; what the job says by default.
     progress
         Told of every task that ends.
     before_commit
@@ -536,8 +539,8 @@ def run_compiled(
             plans,
             f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in plans)}",
             metadata,
-            executor=job.executor.name,
-            executor_options=job.executor.options,
+            executor=executor or job.executor.name,
+            executor_options=job.executor.options if executor is None else None,
             max_workers=job.max_workers,
             progress=progress,
             before_commit=before_commit,
