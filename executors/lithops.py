@@ -1,7 +1,7 @@
 """Lithops: tasks as functions of a cloud, or as processes of this machine that go through all that a cloud does.
 
 Our own rather than Cubed's, which begins all tasks again with each plan, leaves what it has put into storage to a
-process that outlives the driver, and waits for ever for a worker that was killed. One job of Lithops is one generation
+process that outlives the driver, and lets other tasks go on when one has failed. One job of Lithops is one generation
 of a plan; tasks that failed are another. Lithops may run a task twice: what only one of the two says reaches the
 driver, so the other's writes are never committed, or are the same bytes.
 """
@@ -32,10 +32,6 @@ from executors import ExecutorOptionError, MissingEngineError
 
 LOCAL_POLL, REMOTE_POLL = 0.05, 1.0
 """Seconds between two looks at which tasks have ended: in a folder, and in an object store, which counts requests."""
-
-
-class NoAnswerError(RuntimeError):
-    """No task has ended for longer than a task may take."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,8 @@ class LithopsExecutor(DagExecutor):
     retries
         How often a task that failed is tried again.
     timeout
-        How many seconds a task may take; what the configuration says by default.
+        How many seconds a task may take; what the configuration says by default. A worker that was killed is
+        missed only then, where the whole machine went with it.
 
     Raises
     ------
@@ -95,7 +92,7 @@ class LithopsExecutor(DagExecutor):
         runtime_memory: int | None = None,
         max_workers: int | None = None,
         retries: int = 2,
-        timeout: float | None = None,
+        timeout: int | None = None,
     ) -> None:
         super().__init__()
         if config is not None and config_file is not None:
@@ -115,7 +112,7 @@ class LithopsExecutor(DagExecutor):
     @property
     def remote(self) -> bool:
         """Whether tasks run on other machines, which do not see this one's files."""
-        return self._backend != "localhost"
+        return bool(self._backend != "localhost")
 
     def _begin(self) -> Any:
         try:
@@ -151,7 +148,6 @@ class LithopsExecutor(DagExecutor):
         except Exception as error:  # Lithops raises plain exceptions
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExecutorOptionError(f"the executor lithops cannot be configured: {reason}") from error
-        self._patience = (self.timeout or functions.config["lithops"]["execution_timeout"]) + 60
         return functions
 
     def execute_dag(
@@ -170,8 +166,6 @@ class LithopsExecutor(DagExecutor):
             are killed on this machine, and in a cloud go on until they end, where nobody listens to them.
         ExecutorOptionError
             If tasks may use more memory than a worker has, or need files of this machine where workers are on others.
-        NoAnswerError
-            If no task has ended for a minute longer than a task may take.
         """
         self._check_memory(dag)
         self._functions = self._functions or self._begin()
@@ -225,7 +219,6 @@ class LithopsExecutor(DagExecutor):
         ]
         # by identity: what Lithops returns from a wait are the futures it was given
         running: dict[Any, _Task] = {}
-        heard = time.monotonic()
         while todo or running:
             if todo:
                 running.update(zip(self._submit(operations, todo), todo, strict=True))
@@ -239,7 +232,6 @@ class LithopsExecutor(DagExecutor):
                 clean_jobs=False,
             )
             for future in done:
-                heard = time.monotonic()
                 task = running.pop(future)
                 match _result(future):
                     case _Failure(error) if task.attempt >= self.retries:
@@ -249,11 +241,6 @@ class LithopsExecutor(DagExecutor):
                     case (result, stats):
                         about = {"name": names[task.operation], "task_create_tstamp": task.created}
                         handle_callbacks(callbacks, result, {**stats, **about})
-            if not done and time.monotonic() - heard > self._patience:
-                raise NoAnswerError(
-                    f"no task has ended for {self._patience:,.0f} s; workers were killed, perhaps for want of memory, "
-                    "or need a longer timeout"
-                )
             if not done:
                 time.sleep(LOCAL_POLL if self._functions.storage.backend == "localhost" else REMOTE_POLL)
 
@@ -266,7 +253,7 @@ class LithopsExecutor(DagExecutor):
             self._functions.map(
                 work,
                 [(task.operation, task.coords) for task in tasks],
-                timeout=None if self.timeout is None else int(self.timeout),
+                timeout=self.timeout,
                 include_modules=None,  # workers have what the driver has installed; nothing is sent along
             )
         )
@@ -277,7 +264,7 @@ class LithopsExecutor(DagExecutor):
         return buffer.getvalue()
 
 
-class _NoLocalStores(cloudpickle.Pickler):  # type: ignore[misc]
+class _NoLocalStores(cloudpickle.Pickler):
     """Refuses folders of this machine: another one would find nothing there, and take all chunks for missing."""
 
     def persistent_id(self, obj: Any) -> None:
