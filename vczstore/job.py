@@ -416,8 +416,12 @@ class _Compiler:
 
 def _engine(executor: ExecutorSpec) -> str:
     """What the price list calls an executor: Lithops costs what its backend does."""
-    backend = executor.options.get("backend", "localhost")
-    return f"lithops-{backend}".replace("_", "-") if executor.name == "lithops" else executor.name
+    if executor.name != "lithops":
+        return executor.name
+    # what a configuration of Lithops' own says is not looked at
+    elsewhere = executor.options.keys() & {"config", "config-file"}
+    backend = executor.options.get("backend", "" if elsewhere else "localhost")
+    return f"lithops-{backend}".replace("_", "-")
 
 
 def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: str | None = None) -> Report:
