@@ -197,7 +197,8 @@ def test_executor_file(tmp_path: Path) -> None:
         ("options: {}\n", "big.yaml:1: name: is missing, and has no default"),
         (
             "\nname: other.yaml\n",
-            "big.yaml:2: name: expected single-threaded, threads, processes, lithops, coiled, dask, ray or spark, found 'other.yaml'",
+            "big.yaml:2: name: expected single-threaded, threads, processes, lithops, coiled, dask, ray or spark, "
+            "found 'other.yaml'",
         ),
         ("name: threads\noptions: 3\n", f"big.yaml:2: options: expected a mapping, found 3{NUMBER}"),
         ("", "big.yaml: is empty; examples/JOBS.md shows what belongs in it"),

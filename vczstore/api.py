@@ -67,19 +67,20 @@ class Options:
             raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
 
     def _read_executor(self) -> None:
-        if self.executor.endswith((".yaml", ".yml")):
+        name = str(self.executor)
+        if name.endswith((".yaml", ".yml")):
             from vczstore.jobfile import load_executor
 
-            file = load_executor(self.executor)
+            file = load_executor(name)
             said = {"executor": file.name, "executor_options": file.options}
             for name in ("allowed_mem", "reserved_mem", "work_dir"):
                 if getattr(self, name) is None:
                     said[name] = getattr(file, name)
             for name, value in said.items():
                 object.__setattr__(self, name, value)  # still being made
-        elif self.executor not in executors.NAMES:
+        elif name not in executors.NAMES:
             raise OptionError(
-                f"no executor {self.executor!r}; choose one of {', '.join(executors.NAMES)}, or name an executor file "
+                f"no executor {name!r}; choose one of {', '.join(executors.NAMES)}, or name an executor file "
                 "that ends in .yaml"
             )
 
