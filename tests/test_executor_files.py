@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from click.testing import CliRunner, Result
 
 import executors
 import vczstore
+from executors.lithops import LithopsExecutor
 from tests import cohort
+from tests.s3 import S3Server
 from tests.test_errors import complain
 from vczstore import executor_check
 from vczstore.api import Options
@@ -182,3 +185,50 @@ def test_check_of_an_executor_that_is_none() -> None:
     done = call("executor", "check", "thread")
     assert done.exit_code == 2
     assert "single-threaded, threads, processes, lithops" in done.output
+
+
+# ---- examples -------------------------------------------------------------------------------
+
+EXAMPLES = ROOT / "examples" / "executors"
+CLOUD = {
+    "AWS_REGION": "us-east-1",
+    "LITHOPS_ROLE": "arn:aws:iam::123456789012:role/lithops",
+    "LITHOPS_BUCKET": "lithops-example",
+    "LITHOPS_IMAGE": "europe-west2-docker.pkg.dev/project/lithops/vczstore:1",
+    "GOOGLE_REGION": "europe-west2",
+}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_examples_are_read_and_shown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CLOUD.items():
+        monkeypatch.setenv(name, value)
+    options = Options(executor=str(path))
+    memory = options.executor_options.get("runtime-memory")
+    assert memory is None or options.memory.allowed <= memory * 10**6
+    assert f"[`{path.name}`]({path.name})" in (EXAMPLES / "README.md").read_text()
+
+
+def test_lithops_takes_the_example_for_lambda(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**CLOUD, "AWS_ENDPOINT_URL": s3_server.endpoint}.items():
+        monkeypatch.setenv(name, value)
+    s3_server.url(CLOUD["LITHOPS_BUCKET"])
+    options = Options(executor=str(EXAMPLES / "lithops-aws-lambda.yaml"))
+    engine = executors.create("lithops", **options.executor_options)
+    assert isinstance(engine, LithopsExecutor)
+    assert engine.remote
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["this-machine", "lithops-localhost"])
+def test_examples_run(name: str) -> None:
+    found = executor_check.check(str(EXAMPLES / f"{name}.yaml"))
+    assert found.ok
+
+
+def test_requirements_are_what_is_installed() -> None:
+    lines = (EXAMPLES / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins == {name: version(name) for name in pins}
+    assert set(executor_check.PACKAGES) - {"vczstore"} <= set(pins)
