@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
-NAMES = ("single-threaded", "threads", "processes")
+NAMES = ("single-threaded", "threads", "processes", "lithops")
+"""Executors of our own."""
+
+OTHERS = ("coiled", "dask", "ray", "spark")
+"""Executors of Cubed that are handed on as they are; only executor files name them."""
+
+IN_PROCESS = frozenset({"single-threaded", "threads"})
+"""Executors whose tasks run in this process, and see what is in its memory."""
 
 
 class ExecutorOptionError(ValueError):
-    """There is no executor of that name, or it has no such option."""
+    """There is no executor of that name, it has no such option, or it cannot run a plan with these options."""
+
+
+class MissingEngineError(ImportError):
+    """The library of an executor is not installed."""
 
 
 def create(name: str, **options: Any) -> "DagExecutor":
@@ -23,31 +34,64 @@ def create(name: str, **options: Any) -> "DagExecutor":
     Parameters
     ----------
     name
-        One of `NAMES`.
+        One of `NAMES` or `OTHERS`.
     options
         ``max_workers``, how many tasks run at once (one for each core by default; not of ``single-threaded``), and
-        ``retries``, how often a task that failed is tried again (2 by default).
+        ``retries``, how often a task that failed is tried again (2 by default); for what ``lithops`` has besides see
+        `executors.lithops.LithopsExecutor`. Names may have hyphens. Those of `OTHERS` are Cubed's.
 
     Raises
     ------
     ExecutorOptionError
         If there is no such executor, or no such option.
+    MissingEngineError
+        If the executor's library is not installed.
     """
-    from executors import local
-
-    match name:
-        case "single-threaded":
-            options.pop("max_workers", None)
-            engine: type[DagExecutor] = local.SingleThreadedExecutor
-        case "threads":
-            engine = local.ThreadsExecutor
-        case "processes":
-            engine = local.ProcessesExecutor
-        case _:
-            raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
+    if name in OTHERS:
+        return _other(name, {key: value for key, value in options.items() if value is not None})
+    options = {key.replace("-", "_"): value for key, value in options.items()}
+    engine = _engine(name)
+    if name == "single-threaded":
+        options.pop("max_workers", None)
     known = set(inspect.signature(engine).parameters)
     if unknown := sorted(set(options) - known):
         raise ExecutorOptionError(
-            f"the executor {name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            f"the executor {name} has no option {_kebab(unknown)}; it has {_kebab(sorted(known))}"
         )
     return engine(**options)
+
+
+def _kebab(names: list[str]) -> str:
+    return ", ".join(name.replace("_", "-") for name in names)
+
+
+def _engine(name: str) -> "type[DagExecutor]":
+    match name:
+        case "single-threaded":
+            from executors.local import SingleThreadedExecutor
+
+            return SingleThreadedExecutor
+        case "threads":
+            from executors.local import ThreadsExecutor
+
+            return ThreadsExecutor
+        case "processes":
+            from executors.local import ProcessesExecutor
+
+            return ProcessesExecutor
+        case "lithops":
+            from executors.lithops import LithopsExecutor
+
+            return LithopsExecutor
+    raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
+
+
+def _other(name: str, options: dict[str, Any]) -> "DagExecutor":
+    from cubed.runtime.create import create_executor
+
+    if "max_workers" in options:
+        raise ExecutorOptionError(f"the executor {name} takes no max-workers; its own options say how many there are")
+    try:
+        return create_executor(name, options)
+    except ImportError as error:
+        raise MissingEngineError(f"the executor {name} needs {error.name}, which is not installed") from error

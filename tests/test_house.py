@@ -40,9 +40,9 @@ PRIVATE = {
     "cubed.core": {"plans/chunks.py"},
     "cubed.primitive": {"plans/chunks.py"},
     "cubed.storage": {"plans/chunks.py"},
-    "cubed.runtime": {"executors/local.py"},
+    "cubed.runtime": {"executors/__init__.py", "executors/lithops.py", "executors/local.py"},
 }
-"""Private interfaces of other libraries, and the one module that may use each."""
+"""Private interfaces of other libraries, and the modules that may use each."""
 
 
 def _imports(path: Path, *, for_types: bool) -> set[str]:

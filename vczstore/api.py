@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,7 +33,8 @@ class Options:
     impl
         ``cubed``; ``zarr``, which is plain and slow; or ``xarray``, which goes through xarray and cubed-xarray.
     executor
-        ``single-threaded``, ``threads`` or ``processes``.
+        ``single-threaded``, ``threads``, ``processes`` or ``lithops``; or the path of an executor file, which is one
+        of these, or of Cubed's, with its options. What is given here goes before what the file says.
     max_workers
         How many tasks run at once; one for each core by default.
     allowed_mem, reserved_mem
@@ -42,6 +43,8 @@ class Options:
         A folder for intermediate data. Only ``impl="xarray"`` has any.
     progress
         Told of every task that ends, for a progress bar.
+    executor_options
+        What the executor file says; not given by itself.
     """
 
     backend_storage: str | None = None
@@ -53,15 +56,33 @@ class Options:
     reserved_mem: int | str | None = None
     work_dir: str | None = None
     progress: Progress | None = None
+    executor_options: Mapping[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_backend(self.backend_storage)
         if self.impl not in IMPLS:
             raise OptionError(f"no implementation {self.impl!r}; choose one of {', '.join(IMPLS)}")
-        if self.executor not in executors.NAMES:
-            raise OptionError(f"no executor {self.executor!r}; choose one of {', '.join(executors.NAMES)}")
+        self._read_executor()
         if self.max_workers is not None and self.max_workers < 1:
             raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
+
+    def _read_executor(self) -> None:
+        name = str(self.executor)
+        if name.endswith((".yaml", ".yml")):
+            from vczstore.jobfile import load_executor
+
+            file = load_executor(name)
+            said = {"executor": file.name, "executor_options": file.options}
+            for name in ("allowed_mem", "reserved_mem", "work_dir"):
+                if getattr(self, name) is None:
+                    said[name] = getattr(file, name)
+            for name, value in said.items():
+                object.__setattr__(self, name, value)  # still being made
+        elif name not in executors.NAMES:
+            raise OptionError(
+                f"no executor {name!r}; choose one of {', '.join(executors.NAMES)}, or name an executor file "
+                "that ends in .yaml"
+            )
 
     @property
     def memory(self) -> Memory:
@@ -291,6 +312,7 @@ def _run(plan: Plan, opts: Options, *, dry_run: bool) -> Result:
         plan,
         impl=opts.impl,
         executor=opts.executor,
+        executor_options=opts.executor_options,
         max_workers=opts.max_workers,
         progress=opts.progress,
         dry_run=dry_run,

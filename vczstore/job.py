@@ -21,7 +21,7 @@ from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
 from vczstore.execution import Progress, Result, run_plans
-from vczstore.jobfile import Append, Job, Remove, Tag, Update, expand_sources, load, read_samples
+from vczstore.jobfile import Append, ExecutorSpec, Job, Remove, Tag, Update, expand_sources, load, read_samples
 from vczstore.ledger import Ledger, removal_digest
 from vczstore.report import Report, Step, write_report
 from vczstore.stores import Store, open_store
@@ -414,6 +414,16 @@ class _Compiler:
 # ---- reporting ------------------------------------------------------------------------------
 
 
+def _engine(executor: ExecutorSpec) -> str:
+    """What the price list calls an executor: Lithops costs what its backend does."""
+    if executor.name != "lithops":
+        return executor.name
+    # what a configuration of Lithops' own says is not looked at
+    elsewhere = executor.options.keys() & {"config", "config-file"}
+    backend = executor.options.get("backend", "" if elsewhere else "localhost")
+    return f"lithops-{backend}".replace("_", "-")
+
+
 def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: str | None = None) -> Report:
     """
     A job for people and machines: what it will do, or what it has done.
@@ -452,7 +462,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
         "versions": versions(),
         "memory": {"allowed": compiled.memory.allowed, "reserved": compiled.memory.reserved},
         "steps": steps,
-        "estimate": estimate(steps, job.executor.name, workers=workers, remote="://" in job.store.url).as_dict(),
+        "estimate": estimate(steps, _engine(job.executor), workers=workers, remote="://" in job.store.url).as_dict(),
     }
 
 

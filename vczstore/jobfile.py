@@ -129,6 +129,7 @@ def _executor_name(name: str) -> str:
 
 
 _YAML = (".yaml", ".yml")
+_ENGINES = (*executors.NAMES, *executors.OTHERS)
 _IS_VARIABLE = r"\$\{"
 
 
@@ -245,8 +246,9 @@ class ExecutorSpec(_Model):
 class ExecutorFile(_Model):
     """An executor file: an engine and its machines, for many jobs. What a job says itself wins."""
 
-    name: Annotated[str, AfterValidator(_one_of(executors.NAMES)), _choice_schema(executors.NAMES)] = Field(
-        description="The executor.", examples=["processes"]
+    name: Annotated[str, AfterValidator(_one_of(_ENGINES)), _choice_schema(_ENGINES)] = Field(
+        description="The executor. Those beyond the ones a job can name are Cubed's, with Cubed's options.",
+        examples=["processes"],
     )
     options: _Options = Field(
         default_factory=dict,
@@ -552,9 +554,12 @@ def load_executor(path: str | os.PathLike[str], environ: Mapping[str, str] = os.
     """
     file = YamlFile.read(os.fspath(path), (), environ)
     said = file.validate(ExecutorFile)
-    if said.work_dir is None:
-        return said
-    return said.model_copy(update={"work_dir": _resolve(file.folder, said.work_dir)})
+    options = {
+        key: _resolve(file.folder, value) if key == "config-file" and isinstance(value, str) else value
+        for key, value in said.options.items()
+    }
+    work_dir = None if said.work_dir is None else _resolve(file.folder, said.work_dir)
+    return said.model_copy(update={"options": options, "work_dir": work_dir})
 
 
 def expand_sources(step: Append | Update) -> list[str]:
