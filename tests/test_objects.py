@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,19 +16,28 @@ import numpy as np
 import obstore
 import pytest
 from click.testing import CliRunner
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 from zarr.storage import ObjectStore
 
 import vczstore
-from tests import cohort, s3
+from tests import azure, cohort, s3
 from vczstore.cli import main
-from vczstore.errors import NotAStoreError, OptionError, VczstoreError
+from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, VczstoreError
 from vczstore.job import run_job
 from vczstore.stores import open_store
 from vczstore.stores.objects import Location
 
-OLD = cohort.make_arrays(10, cohort.ids(0, 7))
-BATCH = cohort.make_arrays(10, cohort.ids(7, 5), seed=1)
+FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
+
+
+def make_arrays(first: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A cohort of few fields: every array is several requests."""
+    arrays = cohort.make_arrays(10, cohort.ids(first, n), seed=seed)
+    other = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele")
+    return {name: arrays[name] for name in arrays if name in FIELDS + other}
+
+
+OLD, BATCH = make_arrays(0, 7), make_arrays(7, 5, seed=1)
 
 
 @dataclass
@@ -98,20 +108,39 @@ def s3_cloud(s3_server: s3.S3Server, tmp_path: Path) -> Cloud:
     return Cloud(url, s3_server.options, objects, storage, tuple(s3.CREDENTIALS.values()), tmp_path)
 
 
-@pytest.fixture(params=["s3"])
+@pytest.fixture
+def azure_cloud(azure_server: azure.AzureServer, tmp_path: Path) -> Cloud:
+    url = azure_server.url(f"objects-{uuid4().hex}")
+    container = url.removeprefix("az://")
+
+    def objects(prefix: str) -> Any:
+        options = {"endpoint": azure_server.endpoint, "client_options": {"allow_http": True}}
+        return AzureStore(container, prefix=prefix, account_name=azure.ACCOUNT, **options)
+
+    def storage(prefix: str) -> icechunk.Storage:
+        config = {"azure_storage_endpoint": azure_server.endpoint, "allow_http": "true"}
+        return icechunk.azure_storage(
+            account=azure.ACCOUNT, container=container, prefix=prefix, from_env=True, config=config
+        )
+
+    key = azure.CREDENTIALS["AZURE_STORAGE_ACCOUNT_KEY"]
+    return Cloud(url, azure_server.options, objects, storage, (key,), tmp_path)
+
+
+@pytest.fixture(params=["s3", "azure"])
 def cloud(request: pytest.FixtureRequest) -> Cloud:
     return request.getfixturevalue(f"{request.param}_cloud")
 
 
-@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
-@pytest.mark.parametrize("impl", ["zarr", "cubed"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("format3", "cubed"), ("icechunk", "cubed")])
 def test_every_operation(cloud: Cloud, kind: str, impl: str) -> None:
     store, batch = cloud.make(kind), cloud.put("batch.vcz", BATCH)
     options: dict[str, Any] = {"storage_options": cloud.options, "impl": impl}
     assert vczstore.append(store, batch, **options).counts == {"sources": 1, "samples added": 5}
     expected = cohort.expected_append(OLD, BATCH)
     cohort.assert_same(cloud.read("cohort/store.vcz", kind), expected)
-    changed = cohort.make_arrays(10, cohort.ids(5, 4), seed=2)
+    changed = make_arrays(5, 4, seed=2)
     vczstore.update(store, cloud.put("changed.vcz", changed), **options)
     expected = cohort.expected_update(expected, changed)
     cohort.assert_same(cloud.read("cohort/store.vcz", kind), expected)
@@ -178,10 +207,9 @@ def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
         assert secret not in shown
 
 
-@pytest.mark.parametrize("executor", ["processes"])
-def test_other_processes_find_credentials_themselves(cloud: Cloud, executor: str) -> None:
+def test_other_processes_find_credentials_themselves(cloud: Cloud) -> None:
     store, batch = cloud.make("icechunk"), cloud.put("batch.vcz", BATCH)
-    vczstore.append(store, batch, storage_options=cloud.options, executor=executor, max_workers=2)
+    vczstore.append(store, batch, storage_options=cloud.options, executor="processes", max_workers=2)
     cohort.assert_same(cloud.read("cohort/store.vcz", "icechunk"), cohort.expected_append(OLD, BATCH))
 
 
@@ -262,7 +290,7 @@ def test_sources_elsewhere(s3_cloud: Cloud) -> None:
     remote = f"{s3_cloud.url}/copy"
     vczstore.copy_store_to_icechunk(str(local), remote, storage_options=s3_cloud.options)
     cohort.assert_same(s3_cloud.read("copy", "icechunk"), cohort.expected_append(OLD, BATCH))
-    more = cohort.make_arrays(10, cohort.ids(12, 3), seed=3)
+    more = make_arrays(12, 3, seed=3)
     cohort.write_vcz(s3_cloud.tmp / "more.vcz", more)
     vczstore.append(remote, s3_cloud.tmp / "more.vcz", storage_options=s3_cloud.options)
     cohort.assert_same(s3_cloud.read("copy", "icechunk"), cohort.expected_append(OLD, BATCH, more))
@@ -274,3 +302,29 @@ def test_format_2_in_a_bucket_becomes_a_local_repository(s3_cloud: Cloud) -> Non
     result = vczstore.copy_store_to_icechunk(source, target, storage_options=s3_cloud.options)
     assert result.plan.decoded_chunks == 0
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(target)), OLD)
+
+
+@pytest.mark.slow
+def test_from_s3_to_azure(s3_cloud: Cloud, azure_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options are those of the store's kind; sources of another kind are reached by the environment alone."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_cloud.options["endpoint"])
+    source, batch = s3_cloud.put("format2.vcz", OLD, zarr_format=2), s3_cloud.put("batch.vcz", BATCH)
+    store = f"{azure_cloud.url}/store"
+    vczstore.copy_store_to_icechunk(source, store, storage_options=azure_cloud.options)
+    vczstore.append(store, batch, storage_options=azure_cloud.options)
+    cohort.assert_same(azure_cloud.read("store", "icechunk"), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_an_address_of_azure(azure_cloud: Cloud, kind: str) -> None:
+    azure_cloud.make(kind, "store")
+    url = f"https://{azure.ACCOUNT}.blob.core.windows.net/{azure_cloud.url.removeprefix('az://')}/store"
+    options = {"endpoint": azure_cloud.options["endpoint"]}
+    assert vczstore.info(url, storage_options=options).samples == 7
+
+
+def test_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    for url, extra in {"s3://b/a": "s3", "gs://b/a": "gcs", "az://c/a": "azure", "https://host/a": "obstore"}.items():
+        with pytest.raises(MissingDependencyError, match=rf"pip install 'vczstore\[{extra}\]'"):
+            open_store(url)
