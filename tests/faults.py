@@ -6,7 +6,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -100,10 +100,8 @@ def before(endpoint: str) -> Iterator[Proxy]:
             self.connection.close()
 
         def finish(self) -> None:
-            try:
+            with suppress(OSError):  # hung up before
                 super().finish()
-            except OSError:  # hung up before
-                pass
 
         def log_message(self, *_: object) -> None:
             pass

@@ -4,6 +4,7 @@ Credentials are never options: obstore and Icechunk read them from the environme
 a task runs, so that nothing that is pickled or shown holds any.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -143,7 +144,7 @@ class Location:
                 allow_http=bool(allow_http),
                 # servers of one's own have no name for each bucket
                 force_path_style=endpoint is not None,
-                network_stream_timeout_seconds=round(TIMEOUT),
+                network_stream_timeout_seconds=math.ceil(TIMEOUT),
                 **options,
             )
         config = {} if allow_http is None else {"allow_http": str(allow_http).lower()}
