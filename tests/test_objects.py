@@ -23,7 +23,7 @@ import vczstore
 from tests import azure, cohort, s3
 from vczstore.cli import main
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, VczstoreError
-from vczstore.job import run_job
+from vczstore.job import plan_job, run_job
 from vczstore.stores import open_store
 from vczstore.stores.objects import Location
 
@@ -187,6 +187,31 @@ def test_a_job(cloud: Cloud, kind: str) -> None:
     assert run_job(file).status == "nothing to do"
     beside = [e["path"] for e in obstore.list_with_delimiter(cloud.objects("cohort"))["objects"]]
     assert beside == ["store.vcz.vczstore-job.lock"]
+
+
+@pytest.mark.slow
+def test_a_job_with_an_inbox(cloud: Cloud) -> None:
+    """What a glob finds, in sorted order; the new ones alone."""
+    store, url = cloud.make("icechunk"), cloud.url
+    batches = [make_arrays(7 + 2 * i, 2, seed=i) for i in range(3)]
+    for i in (1, 0):
+        cloud.put(f"inbox/b{i}.vcz", batches[i])
+    cloud.put("inbox/.hidden.vcz", batches[2])
+    cloud.put("inbox/deeper/b2.vcz", batches[2])
+    obstore.put(cloud.objects("inbox"), "notes.vcz", b"a file")
+    file = cloud.tmp / "job.yaml"
+    file.write_text(
+        f"store: {{url: '{store}', storage-options: {json.dumps(cloud.options)}}}\n"
+        f"steps: [{{append: ['{url}/inbox/b0.vcz', '{url}/inbox/*.vcz', '{url}/nowhere/?.vcz']}}]\n"
+    )
+    assert plan_job(file).steps[0].sources == (f"{url}/inbox/b0.vcz", f"{url}/inbox/b1.vcz")
+    run_job(file)
+    cohort.assert_same(cloud.read("cohort/store.vcz", "icechunk"), cohort.expected_append(OLD, *batches[:2]))
+    cloud.put("inbox/b2.vcz", batches[2])
+    (step,) = plan_job(file).steps
+    assert (len(step.sources), step.already_applied) == (3, 2)
+    run_job(file)
+    cohort.assert_same(cloud.read("cohort/store.vcz", "icechunk"), cohort.expected_append(OLD, *batches))
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])

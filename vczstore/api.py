@@ -99,14 +99,17 @@ class Options:
         Storage options reach the sources in object stores of the store's kind too; those of every kind if the store
         is on this machine.
         """
-        options = None if self.backend_storage == "fsspec" else self.storage_options
-        mine = objects.scheme(store)
-        found = []
-        for source in sources:
-            theirs = objects.scheme(source)
-            reach = theirs is not None and mine in (None, theirs)
-            found.append(open_store(source, storage_options=options if reach else None).open())
-        return found
+        return [open_store(s, storage_options=self.options_of(s, store)).open() for s in sources]
+
+    def options_of(self, source: Place, store: Place) -> Mapping[str, Any]:
+        """The storage options that reach a source. fsspec's are no others'."""
+        mine, theirs = objects.scheme(store), objects.scheme(source)
+        reach = theirs is not None and mine in (None, theirs) and self.backend_storage != "fsspec"
+        return (self.storage_options or {}) if reach else {}
+
+    def find(self, source: str, store: Place) -> list[str]:
+        """The source that a path or URL names, or those that a glob in a URL finds."""
+        return objects.find(source, self.options_of(source, store)) if objects.is_glob(source) else [source]
 
 
 # ---- append, update, remove, copy -----------------------------------------------------------

@@ -251,9 +251,9 @@ def compile_job(job: Job) -> CompiledJob:
         for step in job.steps:
             match step:
                 case Append():
-                    compiler.append(expand_sources(step), step.on_duplicate)
+                    compiler.append(compiler.find(expand_sources(step)), step.on_duplicate)
                 case Update():
-                    compiler.update(expand_sources(step), insert=step.insert)
+                    compiler.update(compiler.find(expand_sources(step)), insert=step.insert)
                 case Remove():
                     compiler.remove(read_samples(step), missing_ok=step.missing_ok)
                 case Tag():
@@ -286,6 +286,10 @@ class _Compiler:
         self.tags: list[str] = []
         self.said: list[Any] = []
         """What the job's id is made of."""
+
+    def find(self, sources: Sequence[str]) -> list[str]:
+        """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
+        return list(dict.fromkeys(url for source in sources for url in self.options.find(source, self.url)))
 
     def append(self, urls: Sequence[str], on_duplicate: str) -> None:
         """Samples come in; those of batches that have come in before are left alone."""

@@ -6,10 +6,12 @@ a task runs, so that nothing that is pickled or shown holds any.
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -262,6 +264,24 @@ def object_store(url: str, options: Mapping[str, Any], *, patience: float | None
         raise
     except Exception as error:  # obstore's own errors, whose classes differ by version
         raise OptionError(f"{url}: obstore cannot open it ({reason(error)})") from error
+
+
+def is_glob(url: str) -> bool:
+    """Whether the last part of a URL in an object store has ``*`` or ``?`` in it."""
+    return scheme(url) in EXTRAS and re.search(r"[*?]", url.rpartition("/")[2]) is not None
+
+
+def find(url: str, options: Mapping[str, Any]) -> list[str]:
+    """
+    List what a glob in the last part of a URL finds, sorted: folders only, since that is what stores are.
+
+    As in local globs, names that begin with a dot are left out.
+    """
+    folder, _, pattern = url.rpartition("/")
+    top = object_store(folder, options)
+    found = require("obstore", "obstore").list_with_delimiter(top)["common_prefixes"]
+    names = sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+    return [f"{folder}/{name}" for name in names if fnmatchcase(name, pattern) and not name.startswith(".")]
 
 
 @contextmanager
