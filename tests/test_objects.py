@@ -252,12 +252,25 @@ def test_credentials_are_no_options(name: str, backend: str | None) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["s3://user:hunter2@bucket/a", "https://me.blob.core.windows.net/c/a?sv=1&sig=hunter2", "az://c/a?sig=hunter2"],
+    [
+        "s3://user:hunter2@bucket/a",
+        "https://me.blob.core.windows.net/c/a?sv=1&sig=hunter2",
+        "s3://bucket/AKIAIOSFODNN7EXAMPLE/hunter2",
+    ],
 )
 def test_credentials_are_no_part_of_urls(url: str) -> None:
     with pytest.raises(OptionError, match="environment variables or by the instance's role") as caught:
         open_store(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_requests_without_a_signature(s3_cloud: Cloud, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = s3_cloud.make(kind)
+    for name in s3.CREDENTIALS:
+        monkeypatch.delenv(name)
+    for spelling in ("anonymous", "skip_signature", "skip-signature"):
+        assert vczstore.info(store, storage_options={**s3_cloud.options, spelling: True}).samples == 7
 
 
 @pytest.mark.parametrize(

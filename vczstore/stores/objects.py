@@ -193,9 +193,9 @@ def _checked(url: str, kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]
 
 def refuse_credentials(url: str, options: Mapping[str, Any]) -> None:
     """Raise an `OptionError` if a URL or an option holds a credential; it does not say which."""
-    place = url.partition("?")[0].rpartition("@")[2] if is_credential(url) else url
     if is_credential(url):
-        raise OptionError(f"the URL that ends in {place}: {NO_CREDENTIALS}")
+        rest = url.partition("?")[0].rpartition("@")[2]
+        raise OptionError(f"{'a URL' if is_credential(rest) else f'the URL of {rest}'}: {NO_CREDENTIALS}")
     for name, value in options.items():
         if is_credential_name(name) or is_credential(str(value)):
             shown = "" if is_credential(name) else f" {name}"
