@@ -256,14 +256,20 @@ def test_the_folder_of_the_job_is_no_glob(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://bucket/*.vcz", "s3://bucket/?.vcz", "https://host/[ab].vcz", "file:///data/*.vcz"]
+    "url", ["s3://bucket/*/a.vcz", "s3://buck?t/a.vcz", "s3://b/[*].vcz", "https://host/*.vcz", "file:///data/*.vcz"]
 )
-def test_globs_of_urls_are_refused(tmp_path: Path, url: str) -> None:
+def test_globs_that_cannot_be_listed_are_refused(tmp_path: Path, url: str) -> None:
     message = refusal(tmp_path, steps(f"- update: recalled.vcz\n- append: [a.vcz, '{url}']"))
     assert message == (
-        "plan.yaml:4: steps[1].append[1]: expected a URL without *, ? and [, since only local folders can be "
-        f"searched, found '{url}'"
+        "plan.yaml:4: steps[1].append[1]: expected a URL with * and ? in its last part alone, if s3://, "
+        f"gs:// or az://, and without [, found '{url}'"
     )
+
+
+def test_globs_of_object_stores_are_left_to_who_can_list(tmp_path: Path) -> None:
+    (step,) = load(tmp_path, steps("- append: ['s3://bucket/inbox/*.vcz', 'az://c/?.vcz']")).steps
+    assert isinstance(step, Append)
+    assert jobfile.expand_sources(step) == ["s3://bucket/inbox/*.vcz", "az://c/?.vcz"]
 
 
 def read_samples(folder: Path, text: str) -> list[str]:

@@ -77,7 +77,8 @@ _STORE = (
         multiple=True,
         metavar="KEY=VALUE",
         callback=_storage_options,
-        help="Passed on to the backend that opens a URL; VALUE is read as JSON where it is JSON. Repeatable.",
+        help="What reaches an object store, such as region=eu-west-2 or endpoint=URL: the store, and sources of the "
+        "same kind. Never credentials. VALUE is read as JSON where it is JSON. Repeatable.",
     ),
 )
 _PROGRESS = click.option(

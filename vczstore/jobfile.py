@@ -106,9 +106,12 @@ def _is_url(path: str) -> bool:
 
 
 def _source(path: str) -> str:
+    searched = path
+    if path.startswith(_SEARCHABLE) and "[" not in path:
+        searched = path.rpartition("/")[0]
     # the ? of a web address is no glob
-    if _is_url(path) and re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", path):
-        raise _expected("a URL without *, ? and [, since only local folders can be searched")
+    if _is_url(path) and re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", searched):
+        raise _expected("a URL with * and ? in its last part alone, if s3://, gs:// or az://, and without [")
     return path
 
 
@@ -130,6 +133,7 @@ def _executor_name(name: str) -> str:
 
 _YAML = (".yaml", ".yml")
 _ENGINES = (*executors.NAMES, *executors.OTHERS)
+_SEARCHABLE = ("s3://", "gs://", "az://")
 _IS_VARIABLE = r"\$\{"
 
 
@@ -223,7 +227,9 @@ class StoreSpec(_Model):
     )
     storage_options: _Options = Field(
         default_factory=dict,
-        description="Passed on to the backend that opens a URL. Never credentials.",
+        description="What reaches an object store: `region`, `endpoint`, `anonymous`, `allow_http`, `requester_pays` "
+        "(S3), `account` (Azure). Sources of the same kind (`s3://`, ...) are reached by them too; sources of another "
+        "kind by the environment alone. Never credentials.",
         examples=[{"region": "eu-west-2"}],
     )
 
@@ -271,7 +277,8 @@ class Append(_Model):
         alias="source",
         description="One VCZ or a list of them, never written to. Local paths are relative to the job file. Globs "
         "such as `*` and `**` are expanded when the step runs, in sorted order, and may find nothing; for a literal "
-        "`*`, `?` or `[` write `[*]`, `[?]` or `[[]`.",
+        "`*`, `?` or `[` write `[*]`, `[?]` or `[[]`. In an object store, `*` and `?` find stores by the last part of "
+        "a URL.",
         examples=["inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]],
     )
     on_duplicate: Annotated[_Duplicates, BeforeValidator(_one_of(_DUPLICATES)), _choice_schema(_DUPLICATES)] = Field(
@@ -566,7 +573,8 @@ def expand_sources(step: Append | Update) -> list[str]:
     """
     Find the sources of a step: globs in sorted order, each source once.
 
-    A glob may find nothing. A path that is none is taken as it is, whether something is there or not.
+    A glob may find nothing. A path that is none is taken as it is, whether something is there or not. URLs are left
+    to those who can list object stores.
     """
     found: dict[str, str] = {}
     for source in step.sources:
@@ -679,7 +687,8 @@ A job file is YAML: a store, the steps that are applied to it, and what runs the
 ## Paths
 
 Paths are relative to the folder of the file in which they are written, or to the working directory if the job is read
-from standard input. Whatever has `://` in it is a URL and stays as it is. Globs find local files only.
+from standard input. Whatever has `://` in it is a URL and stays as it is. Globs find
+local files, and stores by the last part of `s3://`, `gs://` and `az://` URLs: `s3://bucket/inbox/*.vcz`.
 
 ## Variables
 
