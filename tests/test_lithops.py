@@ -28,11 +28,7 @@ from tests.test_errors import complain, edit, truncate
 from vczstore.errors import MissingDependencyError, OptionError
 
 ROOT = Path(__file__).parent.parent
-FIELDS = (
-    *("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele"),
-    "call_genotype",
-    "call_FT",
-)
+FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
 """Few, because a task is a process here."""
 LITHOPS = ("--executor", "lithops", "--max-workers", "2")
 
@@ -176,13 +172,13 @@ def test_everything_in_an_object_store(tmp_path: Path, s3_server: S3Server) -> N
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_a_task_that_fails(tmp_path: Path, machine: Machine, kind: str) -> None:
     store, batch = make(tmp_path, kind)
-    edit(batch, truncate("call_FT", 1, 1))
+    edit(batch, truncate("call_genotype", 1, 1, 0))
     before = cohort.digest(store)
     (tmp_path / "once.yaml").write_text("name: lithops\noptions: {retries: 0, max-workers: 2}\n")
     said = machine.run("append", store, batch, "--executor", tmp_path / "once.yaml", status=1)
     assert said.startswith("Error: append: ")
     assert said.count("\n") == 1
-    assert "call_FT" in said
+    assert "call_genotype" in said
     if kind == "icechunk":
         cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), OLD)
     else:  # readers see what they saw: all that is new lies beyond the shapes
@@ -250,6 +246,11 @@ def test_a_cloud_does_not_find_folders(tmp_path: Path, s3_server: S3Server, monk
         run = {"executor": str(file), "allowed_mem": "500MB"}
         words = ("^append: .*store.vcz is on this machine", "processes")
         complain(OptionError, words, lambda: vczstore.append(store, batch, **run))
+        words = ("^append: <Icechunk repository> is not named by a URL", "processes")
+        cohort.write_vcz(tmp_path / "plain.vcz", OLD)
+        vczstore.copy_store_to_icechunk(tmp_path / "plain.vcz", tmp_path / "local", impl="zarr")
+        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path / "local")))
+        complain(OptionError, words, lambda: vczstore.append(repository, batch, **run))
         words = ("^append: .*batch.vcz.* is on this machine", "object store")
         complain(OptionError, words, lambda: vczstore.append(f"{bucket}/store", batch, **options, **run))
         words = ("^append: a task may use 2,000,000,000 bytes", "512,000,000", "runtime-memory", "allowed-mem")

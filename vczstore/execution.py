@@ -296,10 +296,12 @@ class _Engine:
     def check_place(self, plan: Plan) -> None:
         """Refuse a store that the workers do not find: what they wrote would be lost without a word."""
         label = plan.store.label
-        if getattr(self.executor, "remote", False) and not label.startswith("<") and local_path(label) is not None:
+        if getattr(self.executor, "remote", False) and local_path(label) is not None:
+            # an object that was handed in has no URL to tell by
+            where = "is not named by a URL" if label.startswith("<") else "is on this machine"
             raise OptionError(
-                f"{plan.operation}: {label} is on this machine, where the workers of {self.executor.name} do not find "
-                "it; use an object store, or the executor processes"
+                f"{plan.operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
+                "use the URL of an object store, or the executor processes"
             )
 
     def execute(
