@@ -156,13 +156,12 @@ def test_everything_in_an_object_store(tmp_path: Path, s3_server: S3Server) -> N
         "  max-workers: 2\n"
         "  config: {aws: {region: us-east-1}, aws_s3: {storage_bucket: lithops-tmp}}\n"
     )
-    flags = [f"--storage-option={key}={value}" for key, value in s3_server.options.items() if key != "allow_http"]
-    flags.append("--storage-option=allow_http=true")
+    flags = [f"--storage-option={key}={value}" for key, value in s3_server.options.items()]
     said = machine.run("append", f"{bucket}/store", tmp_path / "batch.vcz", "--executor", tmp_path / "s3.yaml", *flags)
     assert said == ""
     keys = [o["Key"] for o in client.list_objects_v2(Bucket="lithops-tmp").get("Contents", [])]
     assert [key for key in keys if not key.startswith("lithops.runtimes/")] == []
-    host = s3_server.options
+    host = {"endpoint_url": s3_server.endpoint, "region": "us-east-1", "allow_http": True}
     storage = icechunk.s3_storage(bucket="lithops-cohort", prefix="store", from_env=True, **host)
     session = icechunk.Repository.open(storage).readonly_session("main")
     cohort.assert_same(cohort.read_vcz(session.store), cohort.expected_append(OLD, NEW))
