@@ -637,6 +637,7 @@ def test_help_and_version() -> None:
         "run",
         "log",
         "schema",
+        "executor",
         "demo",
     ]
     assert re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", text, re.MULTILINE) == names
