@@ -6,6 +6,7 @@ of a plan; tasks that failed are another. Lithops may run a task twice: what onl
 driver, so the other's writes are never committed, or are the same bytes.
 """
 
+import copy
 import io
 import logging
 import pickle
@@ -125,7 +126,7 @@ class LithopsExecutor(DagExecutor):
         # without a handler of its own, its warnings would reach the user beside our one error
         logging.getLogger("lithops").addHandler(logging.NullHandler())
         try:
-            config = cloudpickle.loads(cloudpickle.dumps(dict(self._said))) if self._said else load_config(self._file)
+            config = copy.deepcopy(dict(self._said)) if self._said else load_config(self._file)
             config = {key: value or {} for key, value in config.items()}
             ours = config.setdefault("lithops", {})
             ours.update({key: value for key, value in self._options.items() if value is not None})

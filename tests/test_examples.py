@@ -54,11 +54,19 @@ def commands() -> dict[str, list[str]]:
     (bash,) = [k.value for n in ast.walk(dag) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "bash_command"]
     return {
         "crontab": shlex.split(re.sub(r"\$\(.*?\)", "X", crontab)),
-        "vczstore-nightly.service": shlex.split(unit["Service"]["ExecStart"])[1:],
-        "cronjob.yaml": pod["containers"][0]["command"][1:],
+        "vczstore-nightly.service": _of_shell(shlex.split(unit["Service"]["ExecStart"])),
+        "cronjob.yaml": _of_shell(pod["containers"][0]["command"]),
         "github-actions.yaml": shlex.split(step.partition("uv run vczstore ")[2]),
         "airflow_dag.py": shlex.split(re.sub(r"\{\{.*?\}\}", "X", ast.literal_eval(bash)))[1:],
     }
+
+
+def _of_shell(command: list[str]) -> list[str]:
+    """What a shell is to run, after the variable that names the release."""
+    shell, flag, line = command
+    assert (Path(shell).name, flag) == ("sh", "-c")
+    assert line.startswith("RELEASE=$$(date +%")
+    return shlex.split(line.partition(" exec ")[2])[1:]
 
 
 @pytest.mark.parametrize("name", commands())

@@ -358,6 +358,25 @@ def test_a_source_that_changed_is_told_apart(place: Place) -> None:
         assert place.run("- append: inbox/a.vcz").status == "nothing to do"
 
 
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+def test_a_source_that_changed_after_its_append_was_stopped(tmp_path: Path, kind: str) -> None:
+    """Its samples are visible as they were; that this was not recorded any more hides nothing."""
+    place = make(tmp_path, kind)
+    old = place.batch("a.vcz", cohort.ids(7, 2))
+    steps = "- append: inbox/a.vcz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vczstore.ledger.Ledger.with_sources", lambda self, sources: self.begun(sources))
+        place.run(steps)  # as if stopped before the last edit, which records it
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, old))
+    changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)
+    with unchanged(place), pytest.raises(IncompatibleError, match=r"a\.vcz has changed since it was appended"):
+        place.run(steps)
+    place.run("- append: {source: inbox/a.vcz, on-duplicate: replace}")
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, changed))
+    with unchanged(place):
+        assert place.run(steps).status == "nothing to do"
+
+
 def test_a_job_that_appends_and_recalls_the_same_batch(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     recalled = place.batch("recalled.vcz", cohort.ids(7, 2), seed=9)
@@ -675,6 +694,14 @@ def test_a_failed_run_leaves_a_report(place: Place, tmp_path: Path) -> None:
     assert report["job"]["status"] == "failed"
     assert report["job"]["error"] == json.loads(done.stdout)["error"]
     assert place.read()["sample_id"].tolist() == cohort.ids(0, 7)
+
+
+def test_a_report_that_cannot_be_written_is_told_of_first(place: Place, tmp_path: Path) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    file = place.write("- append: inbox/a.vcz")
+    (tmp_path / "taken").write_text("")
+    with unchanged(place), pytest.raises(StorageError, match=r"report: .*taken/report cannot be made"):
+        run_job(file, report=tmp_path / "taken" / "report")
 
 
 def test_no_job_file_is_wrong_usage(place: Place) -> None:

@@ -338,7 +338,6 @@ _JOB = (
     click.option("--executor", metavar="NAME|FILE", help="What runs the tasks."),
     click.option("--max-workers", type=click.IntRange(min=1), help="Tasks that run at once."),
     click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB."),
-    click.option("--work-dir", metavar="DIR", help="Folder for intermediate data."),
 )
 
 
@@ -375,15 +374,14 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     show_default=True,
     help="What to do while another job runs on the store; exit has status 3.",
 )
-@click.option(
-    "-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"
-)
+@_PROGRESS
 @_options(_JOB, _OUTPUT)
 def run(file: str, report: str | None, if_busy: str, progress: bool | None, as_json: bool, **flags: Any) -> None:
     """Do what a job file says and no earlier run has done, in one commit.
 
     Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage, or no job file; 3 busy; 4 conflict with another
-    writer. Nothing is committed unless it is 0.
+    writer. Unless it is 0 nothing is committed on Icechunk, except that a tag may be what failed; on plain Zarr the
+    steps that were finished are done.
     """
     from vczstore import job
     from vczstore.errors import VczstoreError

@@ -23,7 +23,7 @@ from vczstore.estimate import estimate
 from vczstore.execution import Progress, Result, run_plans
 from vczstore.jobfile import Append, ExecutorSpec, Job, Remove, Tag, Update, expand_sources, load, read_samples
 from vczstore.ledger import Ledger, removal_digest
-from vczstore.report import Report, Step, write_report
+from vczstore.report import Report, Step, make_folder, write_report
 from vczstore.stores import Store
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.lock import job_lock
@@ -214,6 +214,8 @@ def run_job(
         committed then; on plain Zarr, the steps that were finished are done.
     """
     job = load(file, overrides)
+    if report is not None:
+        make_folder(Path(report))
     _options(job).store(job.store.url)  # a store that is not there needs no lock
     with job_lock(job.store.url, job.store.storage_options, wait=wait) as lock:
         compiled = compile_job(job)
@@ -295,23 +297,26 @@ class _Compiler:
         """Samples come in; those of batches that have come in before are left alone."""
         sources, fresh = self._open("append", urls)
         self.said.append(["append", on_duplicate, _states(sources)])
+        plans: list[Plan] = []
+        already_applied = len(sources) - len(fresh)
+        pending = list(self.ledger.pending)
+        stopped = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
+        if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
+            # a run was stopped after its samples had become visible
+            self.ledger = self.ledger.completed()
+            plan = complete_append(self.place, self.vcz, self.memory)
+            plans.append(replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format))))
+            fresh, stopped = [s for s in fresh if not self.ledger.has(s)], []
         for source in fresh:
-            if self.ledger.knows(source) and on_duplicate == "error" and source.identity not in self.ledger.pending:
+            if self.ledger.knows(source) and on_duplicate == "error":
                 raise IncompatibleError(
                     f"append: {source.label} has changed since it was appended; replace its samples with an update "
                     "step, or set on-duplicate: skip or replace"
                 )
-        plans: list[Plan] = []
-        pending = list(self.ledger.pending)
-        stopped = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
-        new = [s for s in fresh if s.identity not in pending]
-        if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
-            # a run was stopped after its samples had become visible
-            plans.append(self._recorded(complete_append(self.place, self.vcz, self.memory), stopped))
-        else:
-            plans += self._bring_in(stopped, on_duplicate)
-        plans += self._bring_in(new, on_duplicate)
-        self._add("append", sources, plans, len(sources) - len(fresh))
+        new = fresh if not stopped else [s for s in fresh if s.identity not in pending]
+        # what was stopped comes first, and alone: its chunks lie where they belong already
+        plans += self._bring_in(stopped, on_duplicate) + self._bring_in(new, on_duplicate)
+        self._add("append", sources, plans, already_applied)
 
     def _bring_in(self, group: Sequence[Vcz], on_duplicate: str) -> list[Plan]:
         """Plans for batches that have not come in yet."""
@@ -447,7 +452,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
     began = min((t.start for r in results.values() for t in r.timeline), default=0.0)
     steps = [_describe_plan(step, plan, results.get(id(plan)), began) for step in compiled.steps for plan in step.plans]
     job = compiled.job
-    workers = job.max_workers or len(os.sched_getaffinity(0))
+    workers = job.max_workers or os.cpu_count() or 1
     return {
         "job": {
             "id": compiled.id,

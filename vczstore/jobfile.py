@@ -468,7 +468,8 @@ class _JobFile(_Model):
     reserved_mem: _Size | None = Field(default=None, description="What of it is Python's own.", examples=["200MB"])
     work_dir: _Place | None = Field(
         default=None,
-        description="Folder for intermediate data. A local path is relative to the job file.",
+        description="Cubed's folder for intermediate data, of which no step has any yet. A local path is relative to "
+        "the job file.",
         examples=["s3://bucket/tmp"],
     )
     steps: Annotated[

@@ -28,12 +28,12 @@ class Ledger:
     removals
         Digests of the lists of samples that were removed; see `removal_digest`.
     pending
-        Batches whose append has begun, in their order, on plain Zarr, where it may be stopped half-way.
+        Batches whose append has begun, and their states, in their order: on plain Zarr it may be stopped half-way.
     """
 
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
     removals: Sequence[str] = ()
-    pending: Sequence[str] = ()
+    pending: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, vcz: Vcz) -> "Ledger":
@@ -50,7 +50,7 @@ class Ledger:
             return cls(
                 {str(batch): [str(stamp) for stamp in stamps] for batch, stamps in value.get("sources", {}).items()},
                 [str(digest) for digest in value.get("removals", [])],
-                [str(batch) for batch in value.get("pending", [])],
+                {str(batch): str(stamp) for batch, stamp in value.get("pending", {}).items()},
             )
         except (AttributeError, TypeError) as error:
             raise DamagedStoreError(
@@ -67,18 +67,25 @@ class Ledger:
 
     def begun(self, sources: Sequence[Vcz]) -> "Ledger":
         """The ledger while batches are coming in."""
-        return replace(self, pending=[source.identity for source in sources])
+        return replace(self, pending={source.identity: source.stamp for source in sources})
 
     def with_sources(self, sources: Sequence[Vcz]) -> "Ledger":
         """The ledger with batches that have come in."""
         known = dict(self.sources)
         for source in sources:
             known[source.identity] = [*known.get(source.identity, ()), source.stamp]
-        return replace(self, sources=known, pending=())
+        return replace(self, sources=known, pending={})
+
+    def completed(self) -> "Ledger":
+        """The ledger once what was pending has turned out to be in, in the states that it had then."""
+        known = dict(self.sources)
+        for batch, stamp in self.pending.items():
+            known[batch] = [*known.get(batch, ()), stamp]
+        return replace(self, sources=known, pending={})
 
     def with_removal(self, samples: Sequence[str]) -> "Ledger":
         """The ledger with a list of samples that were removed."""
-        return replace(self, removals=[*self.removals, removal_digest(samples)])
+        return replace(self, removals=list(dict.fromkeys([*self.removals, removal_digest(samples)])))
 
     def has_removal(self, samples: Sequence[str]) -> bool:
         """Whether this list of samples was removed before."""
@@ -88,7 +95,7 @@ class Ledger:
         """What writes the ledger to its store."""
         value: dict[str, Any] = {"sources": dict(self.sources), "removals": list(self.removals)}
         if self.pending:
-            value["pending"] = list(self.pending)
+            value["pending"] = dict(self.pending)
         return SetAttribute(ATTRIBUTE, value, zarr_format)
 
 

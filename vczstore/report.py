@@ -98,6 +98,21 @@ class Report(TypedDict):
     estimate: dict[str, Any] | None
 
 
+def make_folder(folder: Path) -> None:
+    """
+    Make the folder of a report, so that one that cannot be made is told of before anything is done.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"report: {clean(folder)} cannot be made: {error.strerror}; name another folder") from error
+
+
 def write_report(folder: Path, report: Report) -> None:
     """
     Write ``report.json``, the report as it is, and ``report.html``, which shows it.
@@ -109,8 +124,8 @@ def write_report(folder: Path, report: Report) -> None:
     StorageError
         If the folder cannot be written to.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (folder / "report.html").write_text(_page(report), encoding="utf-8")
     except OSError as error:
