@@ -34,6 +34,13 @@ from executors import ExecutorOptionError, MissingEngineError
 LOCAL_POLL, REMOTE_POLL = 0.05, 1.0
 """Seconds between two looks at which tasks have ended: in a folder, and in an object store, which counts requests."""
 
+SILENCE = 60.0
+"""Seconds beyond the time that a task may take, after which those of which nothing was heard are given up."""
+
+
+class LostTaskError(RuntimeError):
+    """A task whose worker has ended, or never begun, without a word."""
+
 
 @dataclass(frozen=True)
 class _Task:
@@ -136,6 +143,7 @@ class LithopsExecutor(DagExecutor):
             if self._backend == "localhost":
                 # the first "python" on the path may be another one, and then no task would ever answer
                 machine = {"runtime": sys.executable, **config.get("localhost", {}), **machine}
+                machine["version"] = 2  # whose processes `_lost` looks at
                 if "max_workers" in machine:
                     machine["worker_processes"] = machine.pop("max_workers")
                 ours["mode"] = "localhost"
@@ -220,10 +228,12 @@ class LithopsExecutor(DagExecutor):
         ]
         # by identity: what Lithops returns from a wait are the futures it was given
         running: dict[Any, _Task] = {}
+        heard, last = time.monotonic(), (0, 0)
         while todo or running:
             if todo:
                 running.update(zip(self._submit(operations, todo), todo, strict=True))
                 todo = []
+            lost = self._lost(running)
             done, _ = self._functions.wait(
                 list(running),
                 throw_except=False,
@@ -232,9 +242,10 @@ class LithopsExecutor(DagExecutor):
                 show_progressbar=False,
                 clean_jobs=False,
             )
-            for future in done:
+            lost = [future for future in lost if future not in done]
+            for future in [*done, *lost]:
                 task = running.pop(future)
-                match _result(future):
+                match _Failure(LostTaskError(_LOST)) if future in lost else _result(future):
                     case _Failure(error) if task.attempt >= self.retries:
                         raise error
                     case _Failure():
@@ -242,8 +253,26 @@ class LithopsExecutor(DagExecutor):
                     case (result, stats):
                         about = {"name": names[task.operation], "task_create_tstamp": task.created}
                         handle_callbacks(callbacks, result, {**stats, **about})
+            now, state = time.monotonic(), (len(running), sum(future.running for future in running))
+            if state != last:
+                heard, last = now, state
+            elif running and now - heard > SILENCE + max(future.execution_timeout for future in running):
+                raise LostTaskError(f"no task has begun or ended for {now - heard:.0f} s; see the logs of the workers")
             if not done:
                 time.sleep(LOCAL_POLL if self._functions.storage.backend == "localhost" else REMOTE_POLL)
+
+    def _lost(self, running: Mapping[Any, _Task]) -> list[Any]:
+        """
+        Tasks of this machine whose processes have ended without a word, such as when they could not begin.
+
+        Lithops itself waits for them for ever.
+        """
+        if self.remote:
+            return []
+        storage, jobs = self._functions.internal_storage, self._functions.compute_handler.env.jobs
+        ended = [future for future in running if jobs[future.job_key].done]
+        # what a task says it says before it ends
+        return [f for f in ended if storage.get_call_status(f.executor_id, f.job_id, f.call_id) is None]
 
     def _submit(self, operations: list[bytes], tasks: list[_Task]) -> list[Any]:
         # Lithops goes by the names of the parameters, and takes no partial
@@ -263,6 +292,9 @@ class LithopsExecutor(DagExecutor):
         buffer = io.BytesIO()
         (_NoLocalStores if self.remote else cloudpickle.Pickler)(buffer).dump(operation)
         return buffer.getvalue()
+
+
+_LOST = "a worker has ended without a word: it could not start, or was killed; see localhost-runner.log of Lithops"
 
 
 class _NoLocalStores(cloudpickle.Pickler):

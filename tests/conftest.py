@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,21 @@ from tests.azure import azure_server, azurite
 from tests.s3 import moto, s3_server
 
 __all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
+
+
+def pytest_configure() -> None:
+    """Give each process a folder for temporary files: Lithops replaces its copy of itself there as others run it."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = Path(tempfile.gettempdir()) / f"vczstore-tests-{os.getuid()}-{worker}"
+        folder.mkdir(exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
+def pytest_unconfigure() -> None:
+    """Remove that folder."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+
 
 KINDS = ("format2_legacy", "format2", "format3", "icechunk")
 """How a store is kept. The first is written by zarr-python 2.18, with consolidated metadata."""

@@ -21,7 +21,7 @@ import zarr
 
 import executors
 import vczstore
-from executors.lithops import LithopsExecutor
+from executors.lithops import LithopsExecutor, LostTaskError
 from tests import cohort
 from tests.s3 import CREDENTIALS, S3Server
 from tests.test_errors import complain, edit, truncate
@@ -293,6 +293,42 @@ def test_a_worker_that_is_killed() -> None:
     with pytest.raises(MemoryError, match="killed"):
         _run("lithops", task, 1, retries=0)
     assert time.monotonic() - started < 30
+
+
+def runner(folder: Path, body: str) -> str:
+    """A Python that does something else, the first time that it is to run a task."""
+    file = folder / "python"
+    begun = folder / "begun"
+    file.write_text(
+        f'#!/bin/sh\nif [ "$2" = run_job ] && mkdir {begun} 2> /dev/null; then {body}; fi\nexec {sys.executable} "$@"\n'
+    )
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_a_worker_that_ends_without_a_word(tmp_path: Path) -> None:
+    from tests.test_executors import _run
+
+    def task(coords: list[int], *, config: None) -> int:
+        return coords[0]
+
+    python = runner(tmp_path, "exit 3")
+    assert sorted(_run("lithops", task, 3, runtime=python, max_workers=2)) == [0, 1, 2]
+    (tmp_path / "begun").rmdir()
+    with pytest.raises(LostTaskError, match="ended without a word"):
+        _run("lithops", task, 1, runtime=python, retries=0)
+
+
+def test_a_worker_of_which_nothing_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.test_executors import _run
+
+    def task(coords: list[int], *, config: None) -> None:
+        pass
+
+    monkeypatch.setattr("executors.lithops.SILENCE", 1.0)
+    with pytest.raises(LostTaskError, match="no task has begun or ended for 2 s"):
+        _run("lithops", task, 1, runtime=runner(tmp_path, "sleep 600"), retries=0, timeout=1)
+    assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_command(p))]
 
 
 def test_an_error_that_does_not_travel() -> None:
