@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
-NAMES = ("single-threaded", "threads", "processes")
+LOCAL = ("single-threaded", "threads", "processes")
+NAMES = (*LOCAL, "modal")
 
 
 class ExecutorOptionError(ValueError):
@@ -26,7 +27,8 @@ def create(name: str, **options: Any) -> "DagExecutor":
         One of `NAMES`.
     options
         ``max_workers``, how many tasks run at once (one for each core by default; not of ``single-threaded``), and
-        ``retries``, how often a task that failed is tried again (2 by default).
+        ``retries``, how often a task that failed is tried again (2 by default). Those of Modal are in
+        `executors.modal.ModalExecutor`. A ``-`` in a name is as good as a ``_``.
 
     Raises
     ------
@@ -35,6 +37,7 @@ def create(name: str, **options: Any) -> "DagExecutor":
     """
     from executors import local
 
+    options = {key.replace("-", "_"): value for key, value in options.items()}
     match name:
         case "single-threaded":
             options.pop("max_workers", None)
@@ -43,6 +46,8 @@ def create(name: str, **options: Any) -> "DagExecutor":
             engine = local.ThreadsExecutor
         case "processes":
             engine = local.ProcessesExecutor
+        case "modal":
+            from executors.modal import ModalExecutor as engine
         case _:
             raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
     known = set(inspect.signature(engine).parameters)
