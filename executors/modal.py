@@ -69,8 +69,9 @@ class ModalExecutor(LocalExecutor):
         One of `CLOUDS`.
     region
         One or several of Modal's regions: the one of the store costs least.
-    secrets
-        Names of Modal secrets, whose variables tasks find in their environment. Never the values.
+    variables_from
+        Names of Modal secrets, whose variables tasks find in their environment. Never the values. It is not called
+        after them because job files refuse whatever is called a secret.
     image_packages
         Requirements to be installed beside those that the driver has.
     environment_name
@@ -99,7 +100,7 @@ class ModalExecutor(LocalExecutor):
         memory: int | None = None,
         cloud: str | None = None,
         region: str | Sequence[str] | None = None,
-        secrets: str | Sequence[str] = (),
+        variables_from: str | Sequence[str] = (),
         image_packages: str | Sequence[str] = (),
         environment_name: str | None = None,
         app_name: str = PACKAGE,
@@ -118,7 +119,7 @@ class ModalExecutor(LocalExecutor):
         super().__init__(max_workers=CONTAINERS if max_workers is None else max_workers, retries=retries)
         self.timeout, self.cpu, self.memory, self.cloud = timeout, cpu, memory, cloud
         self.region = None if region is None else _texts("region", region)
-        self.secrets = _secrets(secrets)
+        self.variables_from = _secret_names(variables_from)
         self.image_packages = _texts("image_packages", image_packages)
         self.environment_name, self.app_name = environment_name, app_name
         _requirements(self.image_packages)
@@ -155,12 +156,18 @@ class ModalExecutor(LocalExecutor):
                     "a store is on this machine, which Modal's containers cannot reach; "
                     "keep the store and its sources where a URL such as s3:// leads"
                 )
+            intermediate = getattr(node.get("target"), "store", None)
+            if isinstance(intermediate, str) and "://" not in intermediate:
+                raise ModalError(
+                    "the folder for intermediate data is on this machine, which Modal's containers cannot reach; "
+                    "let work_dir be a URL such as s3://"
+                )
         allowed = max((node["primitive_op"].allowed_mem for node in nodes if "primitive_op" in node), default=0)
         needed = max(128, math.ceil(allowed / 2**20))
         self.memory = self.memory or needed
         if self.memory < needed:
             raise ModalError(
-                f"containers have {self.memory:,} MiB, a task is allowed {needed:,}; "
+                f"containers have {self.memory:,} MiB, a task is allowed {needed:,} MiB; "
                 "raise memory, or lower what a task is allowed"
             )
         try:
@@ -187,7 +194,9 @@ class ModalExecutor(LocalExecutor):
         app = modal.App(self.app_name, include_source=False)
         function = app.function(
             image=image,
-            secrets=[modal.Secret.from_name(name, environment_name=self.environment_name) for name in self.secrets],
+            secrets=[
+                modal.Secret.from_name(name, environment_name=self.environment_name) for name in self.variables_from
+            ],
             cpu=self.cpu,
             memory=self.memory,
             timeout=self.timeout,
@@ -300,13 +309,14 @@ def _texts(option: str, values: Any) -> list[str]:
     return list(listed)
 
 
-def _secrets(secrets: Any) -> list[str]:
-    """Names of secrets. What is wrong is not repeated: it may be the secret itself."""
-    if isinstance(secrets, Mapping) or any("=" in name for name in _texts("secrets", secrets)):
+def _secret_names(names: Any) -> list[str]:
+    """What is wrong is not repeated: it may be the secret itself."""
+    if isinstance(names, Mapping) or any("=" in name for name in _texts("variables_from", names)):
         raise ExecutorOptionError(
-            "modal: secrets are given by name, never by value; make one with: modal secret create NAME KEY=VALUE"
+            "modal: variables_from takes names of Modal secrets, never values; "
+            "make one with: modal secret create NAME KEY=VALUE"
         )
-    return _texts("secrets", secrets)
+    return _texts("variables_from", names)
 
 
 def _requirements(packages: Sequence[str]) -> None:

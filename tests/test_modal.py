@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -12,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -29,10 +31,12 @@ from executors.modal import HERE_ONLY, ModalError, ModalExecutor, pins
 from tests import cohort, s3
 from tests.fake_modal import TOKEN, FakeModal, environment_of
 from tests.test_executors import Ends, _dag
+from vczstore import jobfile
 from vczstore.errors import OptionError, StorageError
 from vczstore.execution import Result, run_plan
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples" / "executors"
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,11 @@ def no_token(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     for name in [name for name in os.environ if name.startswith("MODAL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:9")  # nobody listens there
+
+
+def _set_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"), TOKEN, strict=True):
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -108,7 +117,7 @@ def test_what_modal_is_told(fake: FakeModal) -> None:
 
     options = {"max-workers": 7, "cpu": 0.5, "memory": 4096, "timeout": 77, "cloud": "aws", "region": "us-east-1"}
     names = {"app-name": "nightly", "environment-name": "lab", "image-packages": ["s3fs==2026.1.0"]}
-    assert _run(task, 1, **options, **names, secrets=["greeting"]) == [("hello", None, None)]
+    assert _run(task, 1, **options, **names, variables_from=["greeting"]) == [("hello", None, None)]
     (function,) = fake.functions.values()
     told = function.definition
     assert (told.resources.milli_cpu, told.resources.memory_mb, told.timeout_secs) == (500, 4096, 77)
@@ -161,7 +170,7 @@ def test_a_task_that_always_fails_is_one_error_and_stops_the_app(fake: FakeModal
             raise ValueError("task 2")
         time.sleep(0.05)
 
-    with pytest.raises(ValueError, match="^task 2$"):
+    with pytest.raises(ValueError, match=r"^task 2$"):
         _run(task, 200, retries=1, max_workers=2)
     assert (tmp_path / "attempts").stat().st_size == 2
     assert fake.requests["FunctionMap"] < 20
@@ -188,10 +197,20 @@ def test_a_task_that_always_times_out_is_one_error(fake: FakeModal) -> None:
     def task(coords: list[int], *, config: None) -> None:
         time.sleep(60)
 
-    message = "^a task has not ended within the timeout of 1 s, tried 2 times; raise timeout$"
+    message = r"^a task has not ended within the timeout of 1 s, tried 2 times; raise timeout$"
     with pytest.raises(ModalError, match=message):
         _run(task, 1, timeout=1, retries=1)
     _assert_all_end(fake)
+
+
+@pytest.mark.usefixtures("by_value")
+def test_a_container_that_always_dies_is_one_error(fake: FakeModal) -> None:
+    def task(coords: list[int], *, config: None) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ModalError, match=r"^modal: the container ended with -9"):
+        _run(task, 1, retries=0)
+    assert list(fake.apps.values()) == ["stopped"]
 
 
 def test_an_interrupt_stops_the_app(fake: FakeModal, tmp_path: Path) -> None:
@@ -282,17 +301,13 @@ def _variables(server: s3.S3Server) -> dict[str, str]:
     return {**s3.CREDENTIALS, **place}
 
 
-def _assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    cohort.assert_same(found, expected)
-
-
 def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
-    assert bucket.run("append", "store", f"{bucket.url}/batch.vcz", secrets=["bucket"]).tasks
-    _assert_same(bucket.read("store"), cohort.expected_append(bucket.old, bucket.batch))
-    bucket.run("remove", "store", "S0008", secrets=["bucket"])
+    assert bucket.run("append", "store", f"{bucket.url}/batch.vcz", variables_from=["bucket"]).tasks
+    cohort.assert_same(bucket.read("store"), cohort.expected_append(bucket.old, bucket.batch))
+    bucket.run("remove", "store", "S0008", variables_from=["bucket"])
     bucket.run("append", "reference", f"{bucket.url}/batch.vcz", executor="threads")
     bucket.run("remove", "reference", "S0008", executor="threads")
-    _assert_same(bucket.read("store"), bucket.read("reference"))
+    cohort.assert_same(bucket.read("store"), bucket.read("reference"))
     assert len(list(bucket.repository("store").ancestry(branch="main"))) == 4
     assert list(fake.apps.values()) == ["stopped"] * 2
 
@@ -321,26 +336,16 @@ def test_append_and_remove_in_the_image(
 
 
 def test_nothing_is_committed_when_tasks_fail(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
-    wrong = {**_variables(bucket.server), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    start({"elsewhere": wrong, "bucket": _variables(bucket.server)})
-    # a chunk of the batch that cannot be decoded
-    lost = [key for key in _keys(bucket.objects("batch.vcz")) if key.startswith("call_FT/c/")]
-    for key in lost:
-        _put(bucket.objects("batch.vcz"), key, b"nonsense")
+    start({"bucket": _variables(bucket.server)})
+    batch = bucket.objects("batch.vcz").store
+    for entry in [entry for page in batch.list("call_FT/c/") for entry in page]:
+        batch.put(entry["path"], b"not a chunk")
     before = bucket.repository("store").lookup_branch("main")
-    with pytest.raises(vczstore.VczstoreError, match="^append: .*nothing was committed, the store is as it was$") as e:
-        bucket.run("append", "store", f"{bucket.url}/batch.vcz", secrets=["bucket"], retries=1)
+    with pytest.raises(vczstore.VczstoreError, match=r"^append: .*nothing was committed, the store is as it was$") as e:
+        bucket.run("append", "store", f"{bucket.url}/batch.vcz", variables_from=["bucket"], retries=1)
     assert "\n" not in str(e.value)
     assert bucket.repository("store").lookup_branch("main") == before
-    _assert_same(bucket.read("store"), bucket.old)
-
-
-def _keys(store: zarr.storage.ObjectStore) -> list[str]:
-    return [entry["path"] for page in store.store.list() for entry in page]
-
-
-def _put(store: zarr.storage.ObjectStore, key: str, value: bytes) -> None:
-    store.store.put(key, value)
+    cohort.assert_same(bucket.read("store"), bucket.old)
 
 
 def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
@@ -348,8 +353,35 @@ def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModa
     cohort.write_vcz(bucket.objects("plain.vcz"), bucket.old)
     options = {"storage_options": bucket.server.options, "backend_storage": "obstore"}
     plan = vczstore.plan_append(f"{bucket.url}/plain.vcz", f"{bucket.url}/batch.vcz", **options)
-    run_plan(plan, executor="modal", executor_options={"secrets": "bucket"})
-    _assert_same(cohort.read_vcz(bucket.objects("plain.vcz")), cohort.expected_append(bucket.old, bucket.batch))
+    run_plan(plan, executor="modal", executor_options={"variables-from": "bucket"})
+    cohort.assert_same(cohort.read_vcz(bucket.objects("plain.vcz")), cohort.expected_append(bucket.old, bucket.batch))
+
+
+def test_a_job_with_an_executor_file(bucket: Bucket, start: Callable[..., FakeModal], tmp_path: Path) -> None:
+    """The example as it stands."""
+    fake = start({"vczstore-aws": _variables(bucket.server)})
+    (tmp_path / "modal-aws.yaml").write_text((EXAMPLES / "modal-aws.yaml").read_text())
+    job = {
+        "store": {"url": f"{bucket.url}/store", "storage-options": bucket.server.options},
+        "executor": "modal-aws.yaml",
+        "max-workers": 1,
+        "steps": [{"append": f"{bucket.url}/batch.vcz"}],
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    vczstore.run_job(tmp_path / "job.yaml")
+    cohort.assert_same(bucket.read("store"), cohort.expected_append(bucket.old, bucket.batch))
+    (function,) = fake.functions.values()
+    assert function.definition.autoscaler_settings.max_containers == 1
+    assert function.definition.resources.memory_mb == 1908
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("modal-*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_executor_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _set_token(monkeypatch)
+    said = jobfile.load_executor(path)
+    engine = executors.create(said.name, **said.options)
+    assert isinstance(engine, ModalExecutor)
+    assert f"modal-{engine.cloud}" == path.stem
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
@@ -358,8 +390,7 @@ def test_a_store_on_this_machine_is_refused(
 ) -> None:
     """A container would write to a disk of its own, and say that all is well."""
     store, batch, arrays, _ = small
-    for name, value in zip(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"), TOKEN, strict=True):
-        monkeypatch.setenv(name, value)
+    _set_token(monkeypatch)
     read: Any = store
     if kind == "icechunk":
         vczstore.copy_store_to_icechunk(store, tmp_path / "icechunk", impl="zarr")
@@ -368,11 +399,10 @@ def test_a_store_on_this_machine_is_refused(
     for plan in (vczstore.plan_append(store, batch), vczstore.plan_remove(store, "S0001")):
         with pytest.raises(StorageError, match="a store is on this machine, which Modal's containers cannot reach"):
             run_plan(plan, executor="modal")
-    _assert_same(cohort.read_vcz(read), arrays)
+    cohort.assert_same(cohort.read_vcz(read), arrays)
 
 
 def test_stores_on_this_machine_are_known_by_their_pickles(tmp_path: Path) -> None:
-    import fsspec
     import obstore.store
 
     repositories = [icechunk.local_filesystem_storage(str(tmp_path)), icechunk.in_memory_storage()]
@@ -387,7 +417,6 @@ def test_stores_on_this_machine_are_known_by_their_pickles(tmp_path: Path) -> No
         assert any(mark in pickle.dumps(store) for mark in HERE_ONLY), store
     remote = zarr.storage.ObjectStore(obstore.store.S3Store("bucket", region="us-east-1"))
     assert not any(mark in pickle.dumps(remote) for mark in HERE_ONLY)
-    assert fsspec
 
 
 # ---- refused before anything is sent ---------------------------------------------------------
@@ -409,8 +438,14 @@ def test_stores_on_this_machine_are_known_by_their_pickles(tmp_path: Path) -> No
         ({"app-name": ""}, "modal: app_name is ''; give a name"),
         ({"environment-name": 3}, "modal: environment_name is 3; give a name"),
         ({"image-packages": ["s3fs 2026"]}, "modal: image_packages: 's3fs 2026' is not a requirement; give one such "),
-        ({"secrets": {"AWS_SECRET_ACCESS_KEY": "x"}}, "modal: secrets are given by name, never by value; make one "),
-        ({"secrets": ["AWS_SECRET_ACCESS_KEY=hush"]}, "modal: secrets are given by name, never by value; make one "),
+        (
+            {"variables-from": {"AWS_SECRET_ACCESS_KEY": "x"}},
+            "modal: variables_from takes names of Modal secrets, never values; ",
+        ),
+        (
+            {"variables-from": ["AWS_SECRET_ACCESS_KEY=hush"]},
+            "modal: variables_from takes names of Modal secrets, never values; ",
+        ),
         ({"gpu": "A100"}, "the executor modal has no option gpu; it has app_name, cloud, cpu, environment_name, "),
         ({}, "modal: there is no token; get one with: modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"),
     ],
@@ -426,39 +461,42 @@ def test_options_are_refused_in_one_line(options: dict[str, Any], message: str) 
 
 def test_without_a_token_nothing_is_done(small: Any) -> None:
     store, batch, arrays, _ = small
-    with pytest.raises(OptionError, match="^modal: there is no token; get one with: modal token new"):
+    with pytest.raises(OptionError, match=r"^modal: there is no token; get one with: modal token new"):
         vczstore.append(store, batch, executor="modal")
-    _assert_same(cohort.read_vcz(store), arrays)
+    cohort.assert_same(cohort.read_vcz(store), arrays)
 
 
-def test_containers_that_are_too_small(small: Any, fake: FakeModal) -> None:
-    store, _, _, _ = small
-    memory = zarr.storage.MemoryStore()
-    cohort.write_vcz(memory, cohort.make_arrays(3, cohort.ids(0, 2)))
-    engine = executors.create("modal", memory=128)
-    dag = _dag(print, 1)
-    dag.nodes["op"]["primitive_op"] = type("Op", (), {"allowed_mem": 2_000_000_000})
-    with pytest.raises(ModalError, match="^containers have 128 MiB, a task is allowed 1,908 MiB; raise memory"):
+def test_containers_that_are_too_small(fake: FakeModal) -> None:
+    engine, dag = executors.create("modal", memory=128), _dag(print, 1)
+    dag.nodes["op"]["primitive_op"] = SimpleNamespace(allowed_mem=2_000_000_000)
+    with pytest.raises(ModalError, match=r"^containers have 128 MiB, a task is allowed 1,908 MiB; raise memory"):
+        engine.execute_dag(dag)
+    assert not fake.apps
+
+
+def test_intermediate_data_on_this_machine(fake: FakeModal) -> None:
+    engine, dag = executors.create("modal"), _dag(print, 1)
+    dag.add_node("array", target=SimpleNamespace(store="/tmp/work/array"))
+    with pytest.raises(ModalError, match=r"^the folder for intermediate data is on this machine"):
         engine.execute_dag(dag)
     assert not fake.apps
 
 
 def test_a_secret_that_modal_does_not_have(fake: FakeModal) -> None:
-    with pytest.raises(ModalError, match="^modal: Secret 'absent' not found"):
-        _run(print, 1, secrets="absent")
+    with pytest.raises(ModalError, match=r"^modal: Secret 'absent' not found"):
+        _run(print, 1, variables_from="absent")
     assert list(fake.apps.values()) == ["stopped"]
 
 
 def test_a_token_that_modal_does_not_know(fake: FakeModal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODAL_TOKEN_ID", "ak-another")
-    with pytest.raises(ModalError, match="^Modal does not accept the token; get another with: modal token new$"):
+    with pytest.raises(ModalError, match=r"^Modal does not accept the token; get another with: modal token new$"):
         _run(print, 1)
 
 
 def test_no_token_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"), TOKEN, strict=True):
-        monkeypatch.setenv(name, value)
-    engine = executors.create("modal", secrets=["greeting"])
+    _set_token(monkeypatch)
+    engine = executors.create("modal", variables_from=["greeting"])
     for token in TOKEN:
         assert token not in repr(engine) + str(vars(engine))
         assert token.encode() not in cloudpickle.dumps(engine)
