@@ -209,7 +209,7 @@ class ForContainer(Answers):
 
     async def FunctionGetInputs(self, request: Any) -> Message:
         function, container = self.container.function, self.container
-        await self.modal.wait_for(lambda: function.queue)
+        await self.modal.wait_for(lambda: function.queue and not container.killed)
         container.doing = doing = function.queue.popleft()
         if function.definition.timeout_secs:
             self.modal.begin(container.end_after(function.definition.timeout_secs, doing))
@@ -266,6 +266,7 @@ class Container:
         self.folder = modal.folder / self.id
         self.doing: Input | None = None
         self.process: asyncio.subprocess.Process | None = None
+        self.killed = False
 
     async def live(self) -> None:
         """Start, and wait for the end."""
@@ -275,8 +276,11 @@ class Container:
         except Exception as error:
             reason = f"no container: {error!r}"
         self.function.containers.discard(self)
+        if self.killed:
+            return
         if self.doing is not None:
             self.modal.finish(self.doing, Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=reason))
+            self.modal.start(self.function)
         else:
             self.modal.fail(self.function, Result(status=Result.GENERIC_STATUS_FAILURE, exception=reason))
 
@@ -318,6 +322,9 @@ class Container:
         }
         for variables in secrets:
             environment |= variables
+        if self.killed:
+            server.close()
+            return -signal.SIGKILL
         with (self.folder / "log").open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(str(python), "-m", "modal._container_entrypoint"),
@@ -339,13 +346,15 @@ class Container:
         retries = doing.retries
         await asyncio.sleep(seconds)
         if self.doing is doing and doing.retries == retries:
-            self.doing = None
+            self.kill()
             reason = f"the input has hit its timeout of {seconds}s"
             self.modal.finish(doing, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=reason))
-            self.kill()
+            self.modal.start(self.function)
 
     def kill(self) -> None:
         """End, whatever it does."""
+        self.killed, self.doing = True, None
+        self.function.containers.discard(self)
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -385,6 +394,7 @@ class FakeModal:
         self.processes: list[int] = []
         self._ids: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._living: list[asyncio.Task[None]] = []
 
     def new(self, kind: str) -> str:
         """An ID that was never given."""
@@ -402,15 +412,19 @@ class FakeModal:
             await asyncio.sleep(0.01)
 
     def queue(self, put_in: Input) -> None:
-        """An input for any container; one is started if all are busy and there may be one more."""
+        """An input for any container."""
         function = self.functions[put_in.call.function]
         function.queue.append(put_in)
+        self.start(function)
+
+    def start(self, function: Function) -> None:
+        """Start a container if all are busy, something waits, and there may be one more."""
         wanted = len(function.queue) + sum(c.doing is not None for c in function.containers)
         allowed = min(self.most, function.definition.autoscaler_settings.max_containers or self.most)
         if len(function.containers) < min(wanted, allowed):
             container = Container(self, function)
             function.containers.add(container)
-            self.begin(container.live())
+            self._living.append(asyncio.ensure_future(container.live()))
 
     def finish(self, done: Input, result: Any, data_format: int = 0) -> None:
         """An input has a result."""
@@ -429,8 +443,7 @@ class FakeModal:
         for function in self.functions.values():
             if function.app == app:
                 function.queue.clear()
-                for container in function.containers:
-                    container.doing = None
+                for container in list(function.containers):
                     container.kill()
 
     async def _serve(self, started: threading.Event) -> None:
@@ -443,8 +456,7 @@ class FakeModal:
         for app in self.apps:
             await self.stop(app)
         server.close()
-        for function in self.functions.values():
-            await self.wait_for(lambda function=function: not function.containers)
+        await asyncio.gather(*self._living)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -41,7 +41,7 @@ EXAMPLES = ROOT / "examples" / "executors"
 
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Whoever runs the tests: they never reach his account, but for the one test that asks for it."""
+    """Whoever runs the tests: no test reaches an account, but for the one that asks for it."""
     if "real_modal" in request.keywords:
         return
     monkeypatch.setattr("modal.config._user_config", {})
@@ -310,6 +310,11 @@ def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
     cohort.assert_same(bucket.read("store"), bucket.read("reference"))
     assert len(list(bucket.repository("store").ancestry(branch="main"))) == 4
     assert list(fake.apps.values()) == ["stopped"] * 2
+    # containers have credentials by the name of a secret, and never from the driver
+    inputs = [put_in.item.input.args for call in fake.calls.values() for put_in in call.inputs.values()]
+    outputs = [output.result.data for call in fake.calls.values() for output in call.outputs]
+    for value in (*s3.CREDENTIALS.values(), *TOKEN):
+        assert not any(value.encode() in sent for sent in inputs + outputs)
 
 
 def test_append_and_remove_as_threads_do(bucket: Bucket, start: Callable[..., FakeModal]) -> None:

@@ -33,9 +33,9 @@ class Options:
     impl
         ``cubed``; ``zarr``, which is plain and slow; or ``xarray``, which goes through xarray and cubed-xarray.
     executor
-        ``single-threaded``, ``threads`` or ``processes``.
+        ``single-threaded``, ``threads``, ``processes`` or ``modal``.
     max_workers
-        How many tasks run at once; one for each core by default.
+        How many tasks run at once; one for each core by default, 100 on Modal.
     allowed_mem, reserved_mem
         What a task may use, and what of it is Python's own: bytes, or a string such as ``"2GB"``.
     work_dir
