@@ -26,9 +26,9 @@ def create(name: str, **options: Any) -> "DagExecutor":
     name
         One of `NAMES`.
     options
-        ``max_workers``, how many tasks run at once (one for each core by default, 100 on Modal; not of ``single-threaded``), and
-        ``retries``, how often a task that failed is tried again (2 by default). Those of Modal are in
-        `executors.modal.ModalExecutor`. A ``-`` in a name is as good as a ``_``.
+        ``max_workers``, how many tasks run at once (one for each core by default, 100 on Modal; not of
+        ``single-threaded``), and ``retries``, how often a task that failed is tried again (2 by default). What else
+        there is for Modal is in `executors.modal.ModalExecutor`. A ``-`` in a name is as good as a ``_``.
 
     Raises
     ------

@@ -197,7 +197,7 @@ def test_executor_file(tmp_path: Path) -> None:
         ("options: {}\n", "big.yaml:1: name: is missing, and has no default"),
         (
             "\nname: other.yaml\n",
-            "big.yaml:2: name: expected single-threaded, threads or processes, found 'other.yaml'",
+            "big.yaml:2: name: expected single-threaded, threads, processes or modal, found 'other.yaml'",
         ),
         ("name: threads\noptions: 3\n", f"big.yaml:2: options: expected a mapping, found 3{NUMBER}"),
         ("", "big.yaml: is empty; examples/JOBS.md shows what belongs in it"),
@@ -344,7 +344,7 @@ REFUSED = {
     ),
     "executor": (
         MINIMAL + "executor: thread\n",
-        "4: executor: expected single-threaded, threads or processes, found 'thread'; did you mean threads?",
+        "4: executor: expected single-threaded, threads, processes or modal, found 'thread'; did you mean threads?",
     ),
     "executor is a list": (
         MINIMAL + "executor: []\n",
@@ -455,7 +455,7 @@ REFUSED = {
     ),
     "long value": (
         MINIMAL + f"executor: {'x' * 1000}\n",
-        f"4: executor: expected single-threaded, threads or processes, found '{'x' * 40}'...",
+        f"4: executor: expected single-threaded, threads, processes or modal, found '{'x' * 40}'...",
     ),
 }
 
