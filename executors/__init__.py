@@ -10,11 +10,24 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
 LOCAL = ("single-threaded", "threads", "processes")
-NAMES = (*LOCAL, "modal")
+"""Executors of this machine, which need nothing."""
+
+NAMES = (*LOCAL, "lithops", "modal")
+"""Executors of our own."""
+
+OTHERS = ("coiled", "dask", "ray", "spark")
+"""Executors of Cubed that are handed on as they are; only executor files name them."""
+
+IN_PROCESS = frozenset({"single-threaded", "threads"})
+"""Executors whose tasks run in this process, and see what is in its memory."""
 
 
 class ExecutorOptionError(ValueError):
-    """There is no executor of that name, or it has no such option."""
+    """There is no executor of that name, it has no such option, or it cannot run a plan with these options."""
+
+
+class MissingEngineError(ImportError):
+    """The library of an executor is not installed."""
 
 
 def create(name: str, **options: Any) -> "DagExecutor":
@@ -24,35 +37,69 @@ def create(name: str, **options: Any) -> "DagExecutor":
     Parameters
     ----------
     name
-        One of `NAMES`.
+        One of `NAMES` or `OTHERS`.
     options
-        ``max_workers``, how many tasks run at once (one for each core by default, 100 on Modal; not of
-        ``single-threaded``), and ``retries``, how often a task that failed is tried again (2 by default). What else
-        there is for Modal is in `executors.modal.ModalExecutor`. A ``-`` in a name is as good as a ``_``.
+        ``max_workers``, how many tasks run at once (one for each core by default; not of ``single-threaded``), and
+        ``retries``, how often a task that failed is tried again (2 by default); for what there is besides see
+        `executors.lithops.LithopsExecutor` and `executors.modal.ModalExecutor`. Names may have hyphens. Options of
+        `OTHERS` are Cubed's.
 
     Raises
     ------
     ExecutorOptionError
         If there is no such executor, or no such option.
+    MissingEngineError
+        If the executor's library is not installed.
     """
-    from executors import local
-
+    if name in OTHERS:
+        return _other(name, {key: value for key, value in options.items() if value is not None})
     options = {key.replace("-", "_"): value for key, value in options.items()}
-    match name:
-        case "single-threaded":
-            options.pop("max_workers", None)
-            engine: type[DagExecutor] = local.SingleThreadedExecutor
-        case "threads":
-            engine = local.ThreadsExecutor
-        case "processes":
-            engine = local.ProcessesExecutor
-        case "modal":
-            from executors.modal import ModalExecutor as engine
-        case _:
-            raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
+    engine = _engine(name)
+    if name == "single-threaded":
+        options.pop("max_workers", None)
     known = set(inspect.signature(engine).parameters)
     if unknown := sorted(set(options) - known):
         raise ExecutorOptionError(
-            f"the executor {name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            f"the executor {name} has no option {_kebab(unknown)}; it has {_kebab(sorted(known))}"
         )
     return engine(**options)
+
+
+def _kebab(names: list[str]) -> str:
+    return ", ".join(name.replace("_", "-") for name in names)
+
+
+def _engine(name: str) -> "type[DagExecutor]":
+    match name:
+        case "single-threaded":
+            from executors.local import SingleThreadedExecutor
+
+            return SingleThreadedExecutor
+        case "threads":
+            from executors.local import ThreadsExecutor
+
+            return ThreadsExecutor
+        case "processes":
+            from executors.local import ProcessesExecutor
+
+            return ProcessesExecutor
+        case "lithops":
+            from executors.lithops import LithopsExecutor
+
+            return LithopsExecutor
+        case "modal":
+            from executors.modal import ModalExecutor
+
+            return ModalExecutor
+    raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
+
+
+def _other(name: str, options: dict[str, Any]) -> "DagExecutor":
+    from cubed.runtime.create import create_executor
+
+    if "max_workers" in options:
+        raise ExecutorOptionError(f"the executor {name} takes no max-workers; its own options say how many there are")
+    try:
+        return create_executor(name, options)
+    except ImportError as error:
+        raise MissingEngineError(f"the executor {name} needs {error.name}, which is not installed") from error

@@ -4,7 +4,7 @@ They are our own because Cubed's go on with queued tasks after one has failed, c
 worker processes behind when the driver is killed. What they keep is Cubed's contract: tasks of one generation of the
 plan may run at once, and every task that has ended is told to the callbacks.
 
-This is the only module that touches Cubed's private interfaces of executors.
+This module and `executors.lithops` are the only ones that touch Cubed's private interfaces of executors.
 """
 
 import os

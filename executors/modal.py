@@ -19,7 +19,7 @@ import networkx as nx
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from executors import ExecutorOptionError
+from executors import ExecutorOptionError, MissingEngineError
 from executors.local import LocalExecutor, PickledTask
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class ModalExecutor(LocalExecutor):
     Raises
     ------
     ExecutorOptionError
-        If an option is not right, modal is not installed, or there is no token. Nothing was sent to Modal then.
+        If an option is not right, or there is no token. Nothing was sent to Modal then.
+    MissingEngineError
+        If modal is not installed.
 
     Notes
     -----
@@ -333,7 +335,7 @@ def _check_token() -> None:
     try:
         from modal.config import config
     except ImportError as error:
-        raise ExecutorOptionError(f"modal is not installed; get it with: pip install '{PACKAGE}[modal]'") from error
+        raise MissingEngineError(f"modal is not installed; get it with: pip install '{PACKAGE}[modal]'") from error
     if not (config.get("token_id") and config.get("token_secret")) and not config.get("oauth_refresh_token"):
         raise ExecutorOptionError(
             "modal: there is no token; get one with: modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from plans.memory import Memory
 from vczstore.errors import VczstoreError
-from vczstore.stores import require
 from vczstore.stores.edits import Edit
+from vczstore.stores.objects import require
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:

@@ -154,7 +154,12 @@ def _cut(n: int, size: int) -> tuple[int, ...]:
 
 
 def block_of(
-    grid: Sequence[int], chunk_bytes: int, room: int, *, prefer: Sequence[int] | None = None
+    grid: Sequence[int],
+    chunk_bytes: int,
+    room: int,
+    *,
+    prefer: Sequence[int] | None = None,
+    task_bytes: int = TASK_BYTES,
 ) -> tuple[int, ...]:
     """
     How many chunks along each axis one task takes.
@@ -170,6 +175,8 @@ def block_of(
     prefer
         Chunks along each axis that should stay together as far as memory allows, for instance because one chunk
         of a source covers them all.
+    task_bytes
+        About how many decoded bytes one task should move.
 
     Examples
     --------
@@ -188,7 +195,7 @@ def block_of(
     if prefer is not None:
         for axis, (p, n) in enumerate(zip(prefer, grid, strict=True)):
             block[axis] = max(1, min(p, n, fits // math.prod(block)))
-    wanted = min(fits, TASK_CHUNKS, TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
+    wanted = min(fits, TASK_CHUNKS, task_bytes // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
     for axis, n in enumerate(grid):
         factor = max(1, wanted // math.prod(block))
         block[axis] = min(n, block[axis] * factor)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plans.columns import block_of
+from plans.columns import TASK_BYTES, block_of
 from vczstore.errors import MemoryLimitError
 
 DEFAULT_ALLOWED = 2_000_000_000
@@ -32,11 +32,14 @@ class Memory:
         What the process needs before a task has begun.
     work_dir
         Where Cubed keeps intermediate arrays. Only operations that re-chunk through storage have any.
+    task_bytes
+        About how many decoded bytes one task should move: the more, the more it costs to start one.
     """
 
     allowed: int = DEFAULT_ALLOWED
     reserved: int = DEFAULT_RESERVED
     work_dir: str | None = None
+    task_bytes: int = TASK_BYTES
 
     def fit(
         self,
@@ -67,7 +70,7 @@ class Memory:
         free = self.allowed - self.reserved - SLACK
         room = free // WORKING_COPIES
         while True:
-            block = block_of(grid, chunk_bytes, room, prefer=prefer)
+            block = block_of(grid, chunk_bytes, room, prefer=prefer, task_bytes=self.task_bytes)
             needed = WORKING_COPIES * math.prod(block) * chunk_bytes + decoding(block)
             if needed <= free:
                 return block

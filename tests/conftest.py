@@ -15,9 +15,10 @@ from filelock import FileLock
 
 import vczstore
 from tests import cohort
+from tests.azure import azure_server, azurite
 from tests.s3 import moto, s3_server
 
-__all__ = ["moto", "s3_server"]  # fixtures
+__all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
 
 KINDS = ("format2_legacy", "format2", "format3", "icechunk")
 """How a store is kept. The first is written by zarr-python 2.18, with consolidated metadata."""

@@ -41,7 +41,7 @@ class S3Server:
     @property
     def options(self) -> dict[str, Any]:
         """The storage options that reach it, with obstore and with Icechunk."""
-        return {"endpoint_url": self.endpoint, "region": "us-east-1", "allow_http": True}
+        return {"endpoint": self.endpoint, "region": "us-east-1"}
 
     def url(self, bucket: str) -> str:
         """The URL of a bucket, which is made if it is not there."""

@@ -185,3 +185,39 @@ def test_a_fork_is_small_and_what_it_sends_back_is_its_own(tmp_path: Path) -> No
         session.merge(pickle.loads(pickle.dumps(copy)).session)
     session.commit("test")
     assert zarr.open_array(repository.readonly_session("main").store, path="a")[...].tolist() == [1, 2, 0, 0]
+
+
+CODECS = {
+    "blosc": zarr.codecs.BloscCodec(cname="zstd", shuffle="bitshuffle"),
+    "zstd": zarr.codecs.ZstdCodec(level=3),
+    "zstd with a checksum": zarr.codecs.ZstdCodec(level=3, checksum=True),
+}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("shape", [(1,), (7,), (300,), (70_000,), (300_000,)])
+@pytest.mark.parametrize("content", ["random", "alike", "counting"])
+def test_a_chunk_that_is_cut_off_anywhere_is_found(codec: str, shape: tuple[int], content: str) -> None:
+    """Frames of one block and of several; repeated, stored and compressed; sizes of every length."""
+    values = {
+        "random": np.random.default_rng(0).integers(0, 256, shape),
+        "alike": np.zeros(shape),
+        "counting": np.arange(shape[0]),
+    }[content].astype("i4")
+    array = zarr.create_array(
+        zarr.storage.MemoryStore(),
+        name="x",
+        shape=shape,
+        chunks=shape,
+        dtype="i4",
+        compressors=CODECS[codec],
+        fill_value=9,
+    )
+    array[...] = values
+    (whole,) = arrays.get_encoded(array, [(0,)])
+    assert whole is not None
+    arrays.check_frames(array, [(0,), (0,)], [whole, None])
+    n = len(whole)
+    for length in {*range(min(n, 40)), *range(n // 2, min(n, n // 2 + 5)), *range(max(0, n - 40), n)}:
+        with pytest.raises(arrays.DamagedChunkError, match="is cut off"):
+            arrays.check_frames(array, [(0,)], [whole[:length]])

@@ -626,7 +626,19 @@ def test_public_names() -> None:
 
 def test_help_and_version() -> None:
     text = run("--help").stdout
-    names = ["append", "update", "remove", "tag", "info", "copy-store-to-icechunk", "demo"]
+    names = [
+        "append",
+        "update",
+        "remove",
+        "tag",
+        "info",
+        "copy-store-to-icechunk",
+        "plan",
+        "run",
+        "log",
+        "schema",
+        "demo",
+    ]
     assert re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", text, re.MULTILINE) == names
     for name in names:
         assert "Usage: " in run(name, "--help").stdout

@@ -51,7 +51,8 @@ def test_every_task_runs_once(name: str) -> None:
     def task(coords: list[int], *, config: None) -> int:
         return coords[0]
 
-    assert sorted(_run(name, task, 50)) == list(range(50))
+    n = 6 if name == "lithops" else 50  # where every task is a process of its own
+    assert sorted(_run(name, task, n)) == list(range(n))
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)

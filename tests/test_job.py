@@ -162,6 +162,21 @@ def test_on_every_executor(place: Place, executor: str) -> None:
     cohort.assert_same(place.read(), cohort.expected_remove(cohort.expected_append(OLD, batch), ["S0001"]))
 
 
+def test_a_compiled_job_runs_unchanged_on_any_executor(plain: Place) -> None:
+    batch = plain.batch("a.vcz", cohort.ids(7, 4))
+    compiled = plan_job(plain.write("- append: inbox/a.vcz\n- remove: S0001"))
+    expected = cohort.expected_remove(cohort.expected_append(OLD, batch), ["S0001"])
+    before, states = plain.folder / "before", []
+    shutil.copytree(plain.store, before)
+    for executor in ("single-threaded", "threads", "processes"):
+        shutil.rmtree(plain.store)
+        shutil.copytree(before, plain.store)
+        run_compiled(compiled, executor=executor)
+        cohort.assert_same(plain.read(), expected)
+        states.append(plain.state())
+    assert states[0] == states[1] == states[2]
+
+
 def test_a_job_is_one_commit_and_its_tags_name_it(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     repo.batch("b.vcz", cohort.ids(9, 3), seed=2)

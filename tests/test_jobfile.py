@@ -197,7 +197,8 @@ def test_executor_file(tmp_path: Path) -> None:
         ("options: {}\n", "big.yaml:1: name: is missing, and has no default"),
         (
             "\nname: other.yaml\n",
-            "big.yaml:2: name: expected single-threaded, threads, processes or modal, found 'other.yaml'",
+            "big.yaml:2: name: expected single-threaded, threads, processes, lithops, modal, coiled, dask, ray or "
+            "spark, found 'other.yaml'",
         ),
         ("name: threads\noptions: 3\n", f"big.yaml:2: options: expected a mapping, found 3{NUMBER}"),
         ("", "big.yaml: is empty; examples/JOBS.md shows what belongs in it"),
@@ -255,14 +256,20 @@ def test_the_folder_of_the_job_is_no_glob(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://bucket/*.vcz", "s3://bucket/?.vcz", "https://host/[ab].vcz", "file:///data/*.vcz"]
+    "url", ["s3://bucket/*/a.vcz", "s3://buck?t/a.vcz", "s3://b/[*].vcz", "https://host/*.vcz", "file:///data/*.vcz"]
 )
-def test_globs_of_urls_are_refused(tmp_path: Path, url: str) -> None:
+def test_globs_that_cannot_be_listed_are_refused(tmp_path: Path, url: str) -> None:
     message = refusal(tmp_path, steps(f"- update: recalled.vcz\n- append: [a.vcz, '{url}']"))
     assert message == (
-        "plan.yaml:4: steps[1].append[1]: expected a URL without *, ? and [, since only local folders can be "
-        f"searched, found '{url}'"
+        "plan.yaml:4: steps[1].append[1]: expected a URL with * and ? in its last part alone, if s3://, "
+        f"gs:// or az://, and without [, found '{url}'"
     )
+
+
+def test_globs_of_object_stores_are_left_to_who_can_list(tmp_path: Path) -> None:
+    (step,) = load(tmp_path, steps("- append: ['s3://bucket/inbox/*.vcz', 'az://c/?.vcz']")).steps
+    assert isinstance(step, Append)
+    assert jobfile.expand_sources(step) == ["s3://bucket/inbox/*.vcz", "az://c/?.vcz"]
 
 
 def read_samples(folder: Path, text: str) -> list[str]:
@@ -344,7 +351,8 @@ REFUSED = {
     ),
     "executor": (
         MINIMAL + "executor: thread\n",
-        "4: executor: expected single-threaded, threads, processes or modal, found 'thread'; did you mean threads?",
+        "4: executor: expected single-threaded, threads, processes, lithops or modal, found 'thread'; "
+        "did you mean threads?",
     ),
     "executor is a list": (
         MINIMAL + "executor: []\n",
@@ -455,7 +463,7 @@ REFUSED = {
     ),
     "long value": (
         MINIMAL + f"executor: {'x' * 1000}\n",
-        f"4: executor: expected single-threaded, threads, processes or modal, found '{'x' * 40}'...",
+        f"4: executor: expected single-threaded, threads, processes, lithops or modal, found '{'x' * 40}'...",
     ),
 }
 

@@ -515,7 +515,7 @@ def test_without_modal_it_says_what_to_install() -> None:
         import executors
         try:
             executors.create("modal")
-        except executors.ExecutorOptionError as error:
+        except executors.MissingEngineError as error:
             print(error)
         """
     )

@@ -246,7 +246,7 @@ def test_plan_tells_what_comes_of_it(name: str, end: str) -> None:
 
 
 def test_plan_tells_what_was_applied_before() -> None:
-    assert "40 tasks, 1 sample already applied" in texts(make_report([make_step(already_applied=1)]))
+    assert "40 tasks, 1 applied before" in texts(make_report([make_step(already_applied=1)]))
 
 
 def test_many_sources_and_tags_are_counted() -> None:

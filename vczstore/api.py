@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +13,9 @@ from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
 from vczstore.execution import Progress, Result, run_plan
 from vczstore.sizes import parse_size
-from vczstore.stores import Place, Store, check_backend, is_repository, local_path, open_store
+from vczstore.stores import Place, Store, check_backend, is_repository, local_path, objects, open_store
+from vczstore.stores.objects import plain_errors
+from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkStore
@@ -29,11 +31,13 @@ class Options:
     backend_storage
         The store's backend: ``zarr``, ``obstore``, ``fsspec`` or ``icechunk``. Found out when None.
     storage_options
-        Passed on to the backend that opens the store's URL.
+        What reaches an object store: ``region``, ``endpoint``, ``anonymous``, ``allow_http`` and others, for the
+        store and for sources of the same kind. Never credentials.
     impl
         ``cubed``; ``zarr``, which is plain and slow; or ``xarray``, which goes through xarray and cubed-xarray.
     executor
-        ``single-threaded``, ``threads``, ``processes`` or ``modal``.
+        ``single-threaded``, ``threads``, ``processes``, ``lithops`` or ``modal``; or the path of an executor file, which
+        is one of these, or of Cubed's, with its options. What is given here goes before what the file says.
     max_workers
         How many tasks run at once; one for each core by default, 100 on Modal.
     allowed_mem, reserved_mem
@@ -42,6 +46,8 @@ class Options:
         A folder for intermediate data. Only ``impl="xarray"`` has any.
     progress
         Told of every task that ends, for a progress bar.
+    executor_options
+        What the executor file says; not given by itself.
     """
 
     backend_storage: str | None = None
@@ -53,15 +59,33 @@ class Options:
     reserved_mem: int | str | None = None
     work_dir: str | None = None
     progress: Progress | None = None
+    executor_options: Mapping[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_backend(self.backend_storage)
         if self.impl not in IMPLS:
             raise OptionError(f"no implementation {self.impl!r}; choose one of {', '.join(IMPLS)}")
-        if self.executor not in executors.NAMES:
-            raise OptionError(f"no executor {self.executor!r}; choose one of {', '.join(executors.NAMES)}")
+        self._read_executor()
         if self.max_workers is not None and self.max_workers < 1:
             raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
+
+    def _read_executor(self) -> None:
+        name = str(self.executor)
+        if name.endswith((".yaml", ".yml")):
+            from vczstore.jobfile import load_executor
+
+            file = load_executor(name)
+            said = {"executor": file.name, "executor_options": file.options}
+            for name in ("allowed_mem", "reserved_mem", "work_dir"):
+                if getattr(self, name) is None:
+                    said[name] = getattr(file, name)
+            for name, value in said.items():
+                object.__setattr__(self, name, value)  # still being made
+        elif name not in executors.NAMES:
+            raise OptionError(
+                f"no executor {name!r}; choose one of {', '.join(executors.NAMES)}, or name an executor file "
+                "that ends in .yaml"
+            )
 
     @property
     def memory(self) -> Memory:
@@ -79,6 +103,34 @@ class Options:
     def store(self, place: Place) -> Store:
         """Open the store that is edited."""
         return open_store(place, backend_storage=self.backend_storage, storage_options=self.storage_options)
+
+    def store_and_sources(self, store: Place, sources: Sequence[Place]) -> tuple[Store, list[Vcz]]:
+        """Open the store that is edited, and what comes into it."""
+        return self.for_store(store, sources).store(store), self.sources(store, sources)
+
+    def for_store(self, store: Place, sources: Sequence[Place]) -> "Options":
+        """The options without those that are for the sources alone, since the store is on this machine."""
+        mine = objects.scheme(store) or not any(objects.scheme(source) for source in sources)
+        return self if mine else replace(self, storage_options=None)
+
+    def sources(self, store: Place, sources: Sequence[Place]) -> list[Vcz]:
+        """
+        Open what comes into a store.
+
+        Storage options reach the sources in object stores of the store's kind too; those of every kind if the store
+        is on this machine.
+        """
+        return [open_store(s, storage_options=self.options_of(s, store)).open() for s in sources]
+
+    def options_of(self, source: Place, store: Place) -> Mapping[str, Any]:
+        """The storage options that reach a source. fsspec's are no others'."""
+        mine, theirs = objects.scheme(store), objects.scheme(source)
+        reach = theirs is not None and mine in (None, theirs) and self.backend_storage != "fsspec"
+        return (self.storage_options or {}) if reach else {}
+
+    def find(self, source: str, store: Place) -> list[str]:
+        """The source that a path or URL names, or those that a glob in a URL finds."""
+        return objects.find(source, self.options_of(source, store)) if objects.is_glob(source) else [source]
 
 
 # ---- append, update, remove, copy -----------------------------------------------------------
@@ -121,8 +173,9 @@ def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.append import compile_append
 
     refuse_same_place("append", store, sources)
-    place = opts.store(store)
-    return compile_append(place, place.open(), [open_store(source).open() for source in sources], opts.memory)
+    with plain_errors(store):
+        place, incoming = opts.store_and_sources(store, sources)
+        return compile_append(place, place.open(), incoming, opts.memory)
 
 
 def update(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
@@ -161,8 +214,9 @@ def _plan_update(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.update import compile_update
 
     refuse_same_place("update", store, sources)
-    place = opts.store(store)
-    return compile_update(place, place.open(), [open_store(source).open() for source in sources], opts.memory)
+    with plain_errors(store):
+        place, incoming = opts.store_and_sources(store, sources)
+        return compile_update(place, place.open(), incoming, opts.memory)
 
 
 def refuse_same_place(operation: str, store: Place, sources: Sequence[Place]) -> None:
@@ -212,8 +266,10 @@ def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> P
 def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> Plan:
     from plans.remove import compile_remove
 
-    place = opts.store(store)
-    return compile_remove(place, place.open(), [samples] if isinstance(samples, str) else list(samples), opts.memory)
+    with plain_errors(store):
+        place = opts.store(store)
+        wanted = [samples] if isinstance(samples, str) else list(samples)
+        return compile_remove(place, place.open(), wanted, opts.memory)
 
 
 def copy_store_to_icechunk(
@@ -225,7 +281,7 @@ def copy_store_to_icechunk(
     Parameters
     ----------
     source
-        What is copied. ``backend_storage`` and ``storage_options`` speak of the store; the source's are found out.
+        What is copied. ``backend_storage`` speaks of the store; the source's is found out.
     store
         A path or URL for the repository.
     overwrite
@@ -240,15 +296,23 @@ def copy_store_to_icechunk(
     OptionError
         If there is something at the path already, and `overwrite` is not given.
     """
-    from plans.copy import columns_per_manifest, compile_copy
-    from vczstore.stores.icechunk import IcechunkStore
-
     opts = Options(**{"backend_storage": "icechunk", **options})
     if opts.backend_storage != "icechunk":
         raise OptionError(f"copy-store-to-icechunk: the new store is on icechunk, not {opts.backend_storage}")
-    vcz = open_store(source).open()
-    url, storage_options = os.fspath(store), opts.storage_options or {}
+    with plain_errors(store):
+        return _run(*_plan_copy(source, os.fspath(store), opts, overwrite=overwrite, dry_run=dry_run), dry_run=dry_run)
+
+
+def _plan_copy(source: Place, url: str, opts: Options, *, overwrite: bool, dry_run: bool) -> tuple[Plan, Options]:
+    """Compile a copy; unless it is dry, create the repository."""
+    from plans.copy import columns_per_manifest, compile_copy
+    from vczstore.stores.icechunk import IcechunkStore
+
+    (vcz,) = opts.sources(url, [source])
+    storage_options = opts.for_store(url, [source]).storage_options or {}
     path = local_path(url)
+    if path is not None and storage_options:
+        raise OptionError(f"{url}: a local store takes no storage options")
     if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())) and not is_repository(path):
         raise OptionError(f"copy-store-to-icechunk: {url} exists, and is no Icechunk repository; choose another path")
     if IcechunkStore.exists(url, storage_options):
@@ -257,14 +321,14 @@ def copy_store_to_icechunk(
             raise OptionError(
                 f"copy-store-to-icechunk: {url} holds a repository already; choose another path, or --overwrite it"
             )
-        return _run(compile_copy(vcz, place, place.head, opts.memory), opts, dry_run=dry_run)
+        return compile_copy(vcz, place, place.head, opts.memory), opts
     # planned before anything is created
     nowhere = IcechunkStore.in_memory(url)
     plan = compile_copy(vcz, nowhere, nowhere.head, opts.memory)
     if not dry_run:
         place = IcechunkStore.create(url, storage_options, columns_per_manifest(vcz))
         plan = replace(plan, store=place, base=place.head)
-    return _run(plan, opts, dry_run=dry_run)
+    return plan, opts
 
 
 def run(plan: Plan, **options: Any) -> Result:
@@ -291,6 +355,7 @@ def _run(plan: Plan, opts: Options, *, dry_run: bool) -> Result:
         plan,
         impl=opts.impl,
         executor=opts.executor,
+        executor_options=opts.executor_options,
         max_workers=opts.max_workers,
         progress=opts.progress,
         dry_run=dry_run,
@@ -302,7 +367,8 @@ def _run(plan: Plan, opts: Options, *, dry_run: bool) -> Result:
 
 def tags(store: Place, **options: Any) -> dict[str, str]:
     """The snapshot of each tag of a store, by name."""
-    return _repository(store, Options(**options)).tags()
+    with plain_errors(store):
+        return _repository(store, Options(**options)).tags()
 
 
 def tag(store: Place, name: str, **options: Any) -> str:
@@ -321,7 +387,8 @@ def tag(store: Place, name: str, **options: Any) -> str:
     """
     if not name or not name.isprintable() or "/" in name:
         raise TagError(f"tag: {name!r} is no name for a tag; use printable characters without /")
-    return _repository(store, Options(**options)).create_tag(name)
+    with plain_errors(store):
+        return _repository(store, Options(**options)).create_tag(name)
 
 
 def delete_tag(store: Place, name: str, **options: Any) -> None:
@@ -333,7 +400,8 @@ def delete_tag(store: Place, name: str, **options: Any) -> None:
     TagError
         If there is no such tag.
     """
-    _repository(store, Options(**options)).delete_tag(name)
+    with plain_errors(store):
+        _repository(store, Options(**options)).delete_tag(name)
 
 
 def _repository(store: Place, opts: Options, operation: str = "tag") -> "IcechunkStore":
@@ -363,24 +431,27 @@ def log(store: Place, **options: Any) -> Iterator[dict[str, Any]]:
     TagError
         If the store is on plain Zarr, which keeps no history.
     """
-    place = _repository(store, Options(**options), "log")
-    names: dict[str, list[str]] = {}
-    for name, snapshot in place.tags().items():
-        names.setdefault(snapshot, []).append(name)
-    for entry in place.history():
-        said = dict(entry.metadata.get("vczstore", {}))
-        versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
-        operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
-        yield {
-            "snapshot": entry.id,
-            "time": entry.time,
-            "message": entry.message,
-            "operation": operation,
-            "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
-            "job": job,
-            "versions": versions,
-            "tags": names.get(entry.id, []),
-        }
+    with plain_errors(store):
+        place = _repository(store, Options(**options), "log")
+        names: dict[str, list[str]] = {}
+        for name, snapshot in place.tags().items():
+            names.setdefault(snapshot, []).append(name)
+        for entry in place.history():
+            said = dict(entry.metadata.get("vczstore", {}))
+            versions = (
+                {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
+            )
+            operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
+            yield {
+                "snapshot": entry.id,
+                "time": entry.time,
+                "message": entry.message,
+                "operation": operation,
+                "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
+                "job": job,
+                "versions": versions,
+                "tags": names.get(entry.id, []),
+            }
 
 
 def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
@@ -396,4 +467,5 @@ def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
     options
         ``backend_storage`` and ``storage_options`` of `Options`.
     """
-    return describe(Options(**options).store(store), at)
+    with plain_errors(store):
+        return describe(Options(**options).store(store), at)

@@ -218,24 +218,49 @@ def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Seque
     """
     Check that encoded chunks are as long as they say: what is copied without decoding may be cut off as well.
 
-    Blosc frames tell their size; other encodings are taken as they are.
+    Blosc and Zstandard frames tell their size; other encodings are taken as they are.
 
     Raises
     ------
     DamagedChunkError
         Naming the first chunk that is not.
     """
-    compressors = array.compressors
-    if array.shards or not compressors or "Blosc" not in type(compressors[-1]).__name__:
+    compressor = "" if array.shards or not array.compressors else type(array.compressors[-1]).__name__
+    frame_length = next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
+    if frame_length is None:
         return
     for at, value in zip(coords, values, strict=True):
-        if value is None:
-            continue
-        # c-blosc's header: the length of the frame in the last four of its 16 bytes
-        said = int.from_bytes(value[12:16].to_bytes(), "little") if len(value) >= 16 else 16
-        if said != len(value):
+        if value is not None and (said := frame_length(value)) != len(value):
             where = f"{chunk_key(array, at)} in {place(array.store)}"
             raise DamagedChunkError(f"chunk {where} is cut off: it has {len(value):,} bytes of {said:,}")
+
+
+def _blosc_length(value: Buffer) -> int:
+    """The length of a frame, from c-blosc's header: the last four of its 16 bytes."""
+    return int.from_bytes(value[12:16].to_bytes(), "little") if len(value) >= 16 else 16
+
+
+def _zstd_length(value: Buffer) -> int:
+    """The length of a frame as its headers tell it (RFC 8878, 3.1.1); at least that, if one of them is cut off."""
+    if len(value) < 5:
+        return 5
+    descriptor = value[4:5].to_bytes()[0]
+    is_single = bool(descriptor & 0x20)
+    content_size = (int(is_single), 2, 4, 8)[descriptor >> 6]
+    end = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3] + content_size
+    is_last = False
+    while not is_last:
+        header = int.from_bytes(value[end : end + 3].to_bytes(), "little")
+        end += 3
+        if end > len(value):
+            return end
+        is_last, is_repeated = bool(header & 1), header >> 1 & 3 == 1
+        end += 1 if is_repeated else header >> 3
+    return end + (4 if descriptor & 4 else 0)
+
+
+_FRAME_LENGTHS = {"Blosc": _blosc_length, "Zstd": _zstd_length}
+"""By what the names of codec classes contain, in both formats."""
 
 
 def set_encoded(array: AnyArray, chunks: Iterable[tuple[Sequence[int], Buffer | None]]) -> None:

@@ -22,6 +22,7 @@ from vczstore.choices import BACKENDS, IMPLS
 if TYPE_CHECKING:
     from vczstore.describe import Info
     from vczstore.execution import Progress, Result
+    from vczstore.executor_check import Checked
     from vczstore.job import JobResult
     from vczstore.report import Report
 
@@ -57,6 +58,12 @@ def _storage_options(_: click.Context, __: click.Parameter, pairs: tuple[str, ..
     return options
 
 
+def _executor(_: click.Context, __: click.Parameter, name: str) -> str:
+    if name not in executors.NAMES and not name.endswith((".yaml", ".yml")):
+        raise click.BadParameter(f"{name!r} is none of {', '.join(executors.NAMES)}, and no file that ends in .yaml")
+    return name
+
+
 _STORE = (
     click.option(
         "--backend-storage",
@@ -70,7 +77,8 @@ _STORE = (
         multiple=True,
         metavar="KEY=VALUE",
         callback=_storage_options,
-        help="Passed on to the backend that opens a URL; VALUE is read as JSON where it is JSON. Repeatable.",
+        help="What reaches an object store, such as region=eu-west-2 or endpoint=URL: the store, and sources of the "
+        "same kind. Never credentials. VALUE is read as JSON where it is JSON. Repeatable.",
     ),
 )
 _PROGRESS = click.option(
@@ -80,10 +88,11 @@ _RUN = (
     click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
     click.option(
         "--executor",
-        type=click.Choice(executors.NAMES),
+        metavar="NAME|FILE",
+        callback=_executor,
         default="threads",
         show_default=True,
-        help="What runs the tasks.",
+        help=f"What runs the tasks: {', '.join(executors.NAMES)}, or a file.yaml that has one with its options.",
     ),
     click.option(
         "--max-workers",
@@ -426,6 +435,30 @@ def schema() -> None:
     click.echo(json.dumps(jobfile.schema(), indent=2))
 
 
+@main.group(cls=_Group)
+def executor() -> None:
+    """See whether an executor works."""
+
+
+@executor.command()
+@click.argument("executor", metavar="NAME|FILE", callback=_executor)
+@_options(_OUTPUT)
+def check(executor: str, as_json: bool) -> None:
+    """Run a few tasks: how fast it is, and whether its workers have the versions that are here.
+
+    Exit status 1 if they differ in Python, cubed, icechunk or zarr.
+    """
+    from vczstore import executor_check
+
+    found = executor_check.check(executor)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        _print_checked(found)
+    if not found.ok:
+        sys.exit(1)
+
+
 @main.command()
 @click.option("--directory", default="vczstore-demo", show_default=True, help="Where the demo's stores are made.")
 @_options(_OUTPUT)
@@ -516,6 +549,20 @@ def _print_result(result: "JobResult") -> None:
     for name in result.tags:
         click.echo(f"{click.style('tag:', bold=True)} {name}")
     click.echo(f"{head} done{at}")
+
+
+def _print_checked(found: "Checked") -> None:
+    """What an executor has said of itself."""
+    from vczstore.sizes import human_size
+
+    total = "" if found.total_mem is None else f" of {human_size(found.total_mem)}"
+    click.echo(f"{click.style(found.executor, bold=True)}: {'ok' if found.ok else 'its versions do not fit'}")
+    click.echo(f"  first task  {found.first_seconds:.2f} s, then {found.task_seconds:.2f} s a task")
+    click.echo(f"  memory      {human_size(found.peak_mem)}{total}")
+    for name, here in found.driver.items():
+        there = found.worker.get(name)
+        other = f", here {here or 'missing'}" if name in found.differ else ""
+        click.echo(f"  {name:<11} {there or 'missing'}{other}")
 
 
 def _print_info(found: "Info") -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executors
 from plans import Plan
-from vczstore.errors import OptionError, StorageError, VczstoreError
-from vczstore.stores import Transaction
+from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
+from vczstore.stores import Transaction, local_path
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
+    from cubed.runtime.types import DagExecutor
 
     from plans.chunks import TaskReport
 
@@ -136,16 +137,18 @@ def run_plans(
         On a keyboard interrupt.
     """
     store = plans[0].store
-    if executor == "processes" and impl != "zarr" and not store.pickles:
+    if executor not in executors.IN_PROCESS and impl != "zarr" and not store.pickles:
         raise OptionError(
             f"{plans[0].operation}: {store.label} is in this process's memory, which other processes cannot reach; "
             "use the executor threads"
         )
-    options = {"max_workers": max_workers, **(executor_options or {})}
-    engine = None if impl == "zarr" else _Engine(executor, options, progress)
+    given = {} if max_workers is None else {"max_workers": max_workers}
+    engine = None if impl == "zarr" else _Engine(executor, {**(executor_options or {}), **given}, progress)
     plan, snapshot, visible = plans[0], None, 0
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
     try:
+        if engine is not None:
+            engine.check_place(plans[0])
         for plan, run in zip(plans, runs, strict=True):
             with run.timed():
                 _check(plan, engine, run)
@@ -161,6 +164,8 @@ def run_plans(
             snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
     except VczstoreError:
         raise
+    except executors.ExecutorOptionError as error:
+        raise OptionError(f"{plan.operation}: {error}; {_state(plan, visible)}") from error
     except KeyboardInterrupt as error:
         raise Interrupted(f"{plan.operation}: interrupted; {_state(plan, visible)}") from error
     except Exception as error:
@@ -252,20 +257,52 @@ def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: 
             )
 
 
+def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
+    """
+    Make an executor.
+
+    Raises
+    ------
+    OptionError
+        If there is no such executor, or no such option.
+    MissingDependencyError
+        If its library is not installed.
+    """
+    try:
+        return executors.create(name, **options)
+    except executors.ExecutorOptionError as error:
+        raise OptionError(str(error)) from error
+    except executors.MissingEngineError as error:
+        raise MissingDependencyError(str(error)) from error
+
+
+def close_executor(executor: "DagExecutor") -> None:
+    """End workers that wait for more."""
+    if hasattr(executor, "close"):
+        executor.close()
+
+
 class _Engine:
     """Cubed on an executor."""
 
     def __init__(self, executor: str, options: Mapping[str, Any], progress: Progress | None) -> None:
-        try:
-            self.executor = executors.create(executor, **options)
-        except executors.ExecutorOptionError as error:
-            raise OptionError(str(error)) from error
+        self.executor = create_executor(executor, options)
         self.progress = progress
 
     def close(self) -> None:
         """End workers that wait for more."""
-        if hasattr(self.executor, "close"):
-            self.executor.close()
+        close_executor(self.executor)
+
+    def check_place(self, plan: Plan) -> None:
+        """Refuse a store that the workers do not find: what they wrote would be lost without a word."""
+        label = plan.store.label
+        if getattr(self.executor, "remote", False) and local_path(label) is not None:
+            # an object that was handed in has no URL to tell by
+            where = "is not named by a URL" if label.startswith("<") else "is on this machine"
+            raise OptionError(
+                f"{plan.operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
+                "use the URL of an object store, or the executor processes"
+            )
 
     def execute(
         self, what: str, plan: "FinalizedPlan | None", run: _Run, on_report: Callable[["TaskReport"], None]

@@ -21,12 +21,13 @@ from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
 from vczstore.execution import Progress, Result, run_plans
-from vczstore.jobfile import Append, Job, Remove, Tag, Update, expand_sources, load, read_samples
+from vczstore.jobfile import Append, ExecutorSpec, Job, Remove, Tag, Update, expand_sources, load, read_samples
 from vczstore.ledger import Ledger, removal_digest
 from vczstore.report import Report, Step, write_report
-from vczstore.stores import Store, open_store
+from vczstore.stores import Store
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.lock import job_lock
+from vczstore.stores.objects import plain_errors
 from vczstore.vcz import REMOVED, Vcz, positions_of
 
 type Status = Literal["done", "nothing to do"]
@@ -213,7 +214,7 @@ def run_job(
         committed then; on plain Zarr, the steps that were finished are done.
     """
     job = load(file, overrides)
-    _open(job)  # a store that is not there needs no lock
+    _options(job).store(job.store.url)  # a store that is not there needs no lock
     with job_lock(job.store.url, job.store.storage_options, wait=wait) as lock:
         compiled = compile_job(job)
         try:
@@ -244,47 +245,51 @@ def compile_job(job: Job) -> CompiledJob:
     VczstoreError
         If a step cannot work.
     """
-    place, memory = _open(job)
-    compiler = _Compiler(job.store.url, place, memory)
-    for step in job.steps:
-        match step:
-            case Append():
-                compiler.append(expand_sources(step), step.on_duplicate)
-            case Update():
-                compiler.update(expand_sources(step), insert=step.insert)
-            case Remove():
-                compiler.remove(read_samples(step), missing_ok=step.missing_ok)
-            case Tag():
-                compiler.tag(step.name)
-    compiled = compiler.finish(job)
-    for plan in compiled.plans:
-        _ = plan.projected_mem  # raises if a task needs more memory than it is allowed
-    return compiled
+    with plain_errors(job.store.url):
+        options = _options(job)
+        compiler = _Compiler(job.store.url, options.store(job.store.url), options)
+        for step in job.steps:
+            match step:
+                case Append():
+                    compiler.append(compiler.find(expand_sources(step)), step.on_duplicate)
+                case Update():
+                    compiler.update(compiler.find(expand_sources(step)), insert=step.insert)
+                case Remove():
+                    compiler.remove(read_samples(step), missing_ok=step.missing_ok)
+                case Tag():
+                    compiler.tag(step.name)
+        compiled = compiler.finish(job)
+        for plan in compiled.plans:
+            _ = plan.projected_mem  # raises if a task needs more memory than it is allowed
+        return compiled
 
 
-def _open(job: Job) -> tuple[Store, Memory]:
-    options = Options(
+def _options(job: Job) -> Options:
+    return Options(
         backend_storage=job.store.backend_storage,
         storage_options=job.store.storage_options,
         allowed_mem=job.allowed_mem,
         reserved_mem=job.reserved_mem,
         work_dir=job.work_dir,
     )
-    return options.store(job.store.url), options.memory
 
 
 class _Compiler:
     """The state that the steps so far will leave, and what they are."""
 
-    def __init__(self, url: str, place: Store, memory: Memory) -> None:
+    def __init__(self, url: str, place: Store, options: Options) -> None:
         vcz = place.open()
-        self.url, self.place, self.vcz, self.memory = url, place, vcz, memory
+        self.url, self.place, self.vcz, self.options, self.memory = url, place, vcz, options, options.memory
         self.base, self.present = vcz.state, _present(vcz)
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
         self.tags: list[str] = []
         self.said: list[Any] = []
         """What the job's id is made of."""
+
+    def find(self, sources: Sequence[str]) -> list[str]:
+        """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
+        return list(dict.fromkeys(url for source in sources for url in self.options.find(source, self.url)))
 
     def append(self, urls: Sequence[str], on_duplicate: str) -> None:
         """Samples come in; those of batches that have come in before are left alone."""
@@ -402,7 +407,7 @@ class _Compiler:
     def _open(self, operation: str, urls: Sequence[str]) -> tuple[list[Vcz], list[Vcz]]:
         """All sources of a step, and those that have not come in."""
         refuse_same_place(operation, self.url, urls)
-        sources = [open_store(url).open() for url in urls]
+        sources = self.options.sources(self.url, urls)
         return sources, [source for source in sources if not self.ledger.has(source)]
 
     def _add(self, operation: str, sources: Sequence[Vcz], plans: Sequence[Plan], already_applied: int) -> None:
@@ -412,6 +417,16 @@ class _Compiler:
 
 
 # ---- reporting ------------------------------------------------------------------------------
+
+
+def _engine(executor: ExecutorSpec) -> str:
+    """What the price list calls an executor: Lithops costs what its backend does."""
+    if executor.name != "lithops":
+        return executor.name
+    # what a configuration of Lithops' own says is not looked at
+    elsewhere = executor.options.keys() & {"config", "config-file"}
+    backend = executor.options.get("backend", "" if elsewhere else "localhost")
+    return f"lithops-{backend}".replace("_", "-")
 
 
 def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: str | None = None) -> Report:
@@ -452,7 +467,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
         "versions": versions(),
         "memory": {"allowed": compiled.memory.allowed, "reserved": compiled.memory.reserved},
         "steps": steps,
-        "estimate": estimate(steps, job.executor.name, workers=workers, remote="://" in job.store.url).as_dict(),
+        "estimate": estimate(steps, _engine(job.executor), workers=workers, remote="://" in job.store.url).as_dict(),
     }
 
 
@@ -501,6 +516,7 @@ def versions() -> dict[str, str]:
 def run_compiled(
     compiled: CompiledJob,
     *,
+    executor: str | None = None,
     progress: Progress | None = None,
     before_commit: Callable[[], None] | None = None,
 ) -> JobResult:
@@ -511,6 +527,8 @@ def run_compiled(
     ----------
     compiled
         From `compile_job`.
+    executor
+        What runs the tasks; what the job says by default.
     progress
         Told of every task that ends.
     before_commit
@@ -536,17 +554,18 @@ def run_compiled(
             plans,
             f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in plans)}",
             metadata,
-            executor=job.executor.name,
-            executor_options=job.executor.options,
+            executor=executor or job.executor.name,
+            executor_options=job.executor.options if executor is None else None,
             max_workers=job.max_workers,
             progress=progress,
             before_commit=before_commit,
         )
         snapshot = results[-1].snapshot
-    elif isinstance(compiled.store, IcechunkStore):
-        snapshot = compiled.applied_in or compiled.store.head
-    for name in compiled.tags:
-        cast("IcechunkStore", compiled.store).create_tag(name, snapshot)
+    with plain_errors(compiled.store.label):
+        if not plans and isinstance(compiled.store, IcechunkStore):
+            snapshot = compiled.applied_in or compiled.store.head
+        for name in compiled.tags:
+            cast("IcechunkStore", compiled.store).create_tag(name, snapshot)
     return JobResult(
         status="done" if plans or compiled.tags else "nothing to do",
         id=compiled.id,

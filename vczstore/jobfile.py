@@ -106,9 +106,12 @@ def _is_url(path: str) -> bool:
 
 
 def _source(path: str) -> str:
+    searched = path
+    if path.startswith(_SEARCHABLE) and "[" not in path:
+        searched = path.rpartition("/")[0]
     # the ? of a web address is no glob
-    if _is_url(path) and re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", path):
-        raise _expected("a URL without *, ? and [, since only local folders can be searched")
+    if _is_url(path) and re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", searched):
+        raise _expected("a URL with * and ? in its last part alone, if s3://, gs:// or az://, and without [")
     return path
 
 
@@ -129,6 +132,8 @@ def _executor_name(name: str) -> str:
 
 
 _YAML = (".yaml", ".yml")
+_ENGINES = (*executors.NAMES, *executors.OTHERS)
+_SEARCHABLE = ("s3://", "gs://", "az://")
 _IS_VARIABLE = r"\$\{"
 
 
@@ -222,7 +227,9 @@ class StoreSpec(_Model):
     )
     storage_options: _Options = Field(
         default_factory=dict,
-        description="Passed on to the backend that opens a URL. Never credentials.",
+        description="What reaches an object store: `region`, `endpoint`, `anonymous`, `allow_http`, `requester_pays` "
+        "(S3), `account` (Azure). Sources of the same kind (`s3://`, ...) are reached by them too; sources of another "
+        "kind by the environment alone. Never credentials.",
         examples=[{"region": "eu-west-2"}],
     )
 
@@ -245,8 +252,9 @@ class ExecutorSpec(_Model):
 class ExecutorFile(_Model):
     """An executor file: an engine and its machines, for many jobs. What a job says itself wins."""
 
-    name: Annotated[str, AfterValidator(_one_of(executors.NAMES)), _choice_schema(executors.NAMES)] = Field(
-        description="The executor.", examples=["processes"]
+    name: Annotated[str, AfterValidator(_one_of(_ENGINES)), _choice_schema(_ENGINES)] = Field(
+        description="The executor. Those beyond the ones a job can name are Cubed's, with Cubed's options.",
+        examples=["processes"],
     )
     options: _Options = Field(
         default_factory=dict,
@@ -269,7 +277,8 @@ class Append(_Model):
         alias="source",
         description="One VCZ or a list of them, never written to. Local paths are relative to the job file. Globs "
         "such as `*` and `**` are expanded when the step runs, in sorted order, and may find nothing; for a literal "
-        "`*`, `?` or `[` write `[*]`, `[?]` or `[[]`.",
+        "`*`, `?` or `[` write `[*]`, `[?]` or `[[]`. In an object store, `*` and `?` find stores by the last part of "
+        "a URL.",
         examples=["inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]],
     )
     on_duplicate: Annotated[_Duplicates, BeforeValidator(_one_of(_DUPLICATES)), _choice_schema(_DUPLICATES)] = Field(
@@ -554,16 +563,20 @@ def load_executor(path: str | os.PathLike[str], environ: Mapping[str, str] = os.
     """
     file = YamlFile.read(os.fspath(path), (), environ)
     said = file.validate(ExecutorFile)
-    if said.work_dir is None:
-        return said
-    return said.model_copy(update={"work_dir": _resolve(file.folder, said.work_dir)})
+    options = {
+        key: _resolve(file.folder, value) if key == "config-file" and isinstance(value, str) else value
+        for key, value in said.options.items()
+    }
+    work_dir = None if said.work_dir is None else _resolve(file.folder, said.work_dir)
+    return said.model_copy(update={"options": options, "work_dir": work_dir})
 
 
 def expand_sources(step: Append | Update) -> list[str]:
     """
     Find the sources of a step: globs in sorted order, each source once.
 
-    A glob may find nothing. A path that is none is taken as it is, whether something is there or not.
+    A glob may find nothing. A path that is none is taken as it is, whether something is there or not. URLs are left
+    to those who can list object stores.
     """
     found: dict[str, str] = {}
     for source in step.sources:
@@ -633,7 +646,8 @@ class _Schema(GenerateJsonSchema):
 def schema() -> dict[str, Any]:
     """Give the JSON Schema of a job file, of draft 2020-12; ``vczstore/job.schema.json`` is its dump."""
     made = _JobFile.model_json_schema(schema_generator=_Schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    comment = "an editor uses this for files that begin with: # yaml-language-server: $schema=job.schema.json"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": comment, **made}
 
 
 _EXAMPLE = """\
@@ -675,7 +689,8 @@ A job file is YAML: a store, the steps that are applied to it, and what runs the
 ## Paths
 
 Paths are relative to the folder of the file in which they are written, or to the working directory if the job is read
-from standard input. Whatever has `://` in it is a URL and stays as it is. Globs find local files only.
+from standard input. Whatever has `://` in it is a URL and stays as it is. Globs find
+local files, and stores by the last part of `s3://`, `gs://` and `az://` URLs: `s3://bucket/inbox/*.vcz`.
 
 ## Variables
 

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from vczstore.credentials import NO_CREDENTIALS, is_credential, is_credential_name
 from vczstore.errors import JobFileError
 
 MAX_BYTES = 2**20
@@ -232,35 +233,6 @@ class _Yaml:
 _ALIASES = "YAML anchors and aliases (&name, *name) are not allowed; put text that begins with & or * in quotes"
 
 
-# ---- credentials ----------------------------------------------------------------------------
-
-_NO_CREDENTIALS = (
-    "credentials do not belong here; give them in environment variables or by the instance's role, "
-    "which the backends read themselves"
-)
-_CREDENTIAL_WORDS = re.compile(
-    "secret|password|passwd|passphrase|pwd|token|credential|authorization|connectionstring"
-    "|(?:access|account|shared|private|api|storage|encryption|signing)key"
-)
-_CREDENTIAL_VALUES = re.compile(
-    r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}"  # access key IDs of AWS
-    r"|://[^/?#\s:@]*:[^/?#\s@]*@"  # a URL's user and password
-    r"|-----BEGIN"
-    r"|(?i:(?:^|[?&;\s])(?:sig|x-amz-signature|x-goog-signature)=)"
-)
-
-
-def _is_credential_name(name: str) -> bool:
-    words = re.findall("[a-z0-9]+", re.sub("([a-z0-9])([A-Z])", r"\1 \2", name).lower())
-    return "sas" in words or _CREDENTIAL_WORDS.search("".join(words)) is not None
-
-
-def _is_credential(text: str) -> bool:
-    if _CREDENTIAL_VALUES.search(text):
-        return True
-    return any(_is_credential_name(name) for name in re.findall(r"[?&;]([\w.-]+)=", text))
-
-
 # ---- a file, from its text to its model -----------------------------------------------------
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
@@ -272,7 +244,7 @@ _SET = "--set"
 def _key(key: str | int) -> str:
     """A key in a message."""
     text = str(key)
-    if _is_credential(text):
+    if is_credential(text):
         return "(a credential)"
     return text if re.fullmatch(r"[\w-]{1,60}", text) else ascii(text[:60])
 
@@ -334,10 +306,10 @@ class YamlFile:
     def refuse_credentials(self) -> None:
         for path, node in self.root.walk():
             for key in path[-1:]:
-                if isinstance(key, str) and (_is_credential_name(key) or _is_credential(key)):
-                    raise self.error(path, _NO_CREDENTIALS, node.line)
-            if isinstance(node.value, str) and _is_credential(node.value):
-                raise self.error(path, _NO_CREDENTIALS, node.line)
+                if isinstance(key, str) and (is_credential_name(key) or is_credential(key)):
+                    raise self.error(path, NO_CREDENTIALS, node.line)
+            if isinstance(node.value, str) and is_credential(node.value):
+                raise self.error(path, NO_CREDENTIALS, node.line)
 
     def expand(self, environ: Mapping[str, str]) -> None:
         """Put in the variables, after parsing: whatever they hold, it is text and no YAML."""
@@ -364,8 +336,8 @@ class YamlFile:
             return "${"
         if name is None:
             raise self.error(path, "expected a variable such as ${NAME} or ${NAME:-default}; for a mere ${ write $${")
-        if _is_credential_name(name):
-            raise self.error(path, f"${{{name}}}: {_NO_CREDENTIALS}")
+        if is_credential_name(name):
+            raise self.error(path, f"${{{name}}}: {NO_CREDENTIALS}")
         value = environ.get(name)
         if default is not None:
             return value or default  # as in a shell, an empty one counts as unset

@@ -336,6 +336,23 @@ def jobs(bench: Bench) -> Iterator[Row]:
     )
 
 
+# ---- tasks ----------------------------------------------------------------------------------
+
+
+def tasks(bench: Bench) -> Iterator[Row]:
+    """What tasks cost beside their work."""
+    from tests.benchmarks import tasks as measured
+
+    work = measured.N_TASKS * measured.TASK_SECONDS / measured.WORKERS
+    for name in ("threads", "processes"):
+        operation = f"{measured.N_TASKS:,} tasks of 5 ms on {name}"
+        yield Row(operation, "in-process", [measured.scheduling(name)], "their work", [work], 2.0)
+    seconds, peak = measured.merging(bench.work / "merging")
+    operation = f"merge what {measured.N_FORKS * measured.TIMES:,} tasks have written"
+    yield Row(operation, "in-process", [seconds], "target", [10.0], 1.0)
+    yield Row(operation, "peak memory", [peak], "target", [5e8], 1.0, unit="B")
+
+
 # ---- floors ---------------------------------------------------------------------------------
 
 
@@ -376,5 +393,6 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "scaling": scaling,
     "memory": memory,
     "jobs": jobs,
+    "tasks": tasks,
 }
 """By the name that ``--only`` takes."""

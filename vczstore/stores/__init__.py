@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zarr.abc.store import Store as ZarrStore
 
 from vczstore.choices import BACKENDS
-from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, StorageError
+from vczstore.errors import NotAStoreError, OptionError
 from vczstore.stores.edits import Edit
+from vczstore.stores.objects import object_store, plain_errors, refuse_credentials, require
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def open_store(
     backend_storage
         One of `BACKENDS`; found out when None.
     storage_options
-        Passed on to the backend that opens a URL.
+        What reaches a URL: see `vczstore.stores.objects`. fsspec takes its own. Never credentials.
 
     Raises
     ------
@@ -172,7 +173,9 @@ def open_store(
     path = local_path(url)
     if path is not None and options:
         raise OptionError(f"{url}: a local store takes no storage options")
-    try:
+    if path is None:
+        refuse_credentials(url, options)
+    with plain_errors(url):
         backend = backend_storage or _detect(url, path, options)
         if backend == "icechunk":
             from vczstore.stores.icechunk import IcechunkStore
@@ -180,8 +183,6 @@ def open_store(
             return IcechunkStore.at_url(url, options)
         if path is not None and not path.exists():
             raise NotAStoreError(f"{url}: no such file or directory")
-    except OSError as error:
-        raise StorageError(f"{url}: cannot be read ({error.strerror or error})") from error
     return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
 
 
@@ -233,46 +234,3 @@ def _zarr_store(url: str, path: Path | None, backend: str, options: Mapping[str,
         options = options if path is None else {"auto_mkdir": True}
         return zarr.storage.FsspecStore.from_url(absolute, storage_options=dict(options), read_only=True)
     return zarr.storage.ObjectStore(object_store(absolute, options), read_only=True)
-
-
-def object_store(url: str, options: Mapping[str, Any]) -> Any:
-    """
-    Open what lies under a URL with obstore.
-
-    Raises
-    ------
-    OptionError
-        If obstore does not take the URL or the options.
-    MissingDependencyError
-        If obstore is not installed.
-    """
-    obstore_store = require("obstore.store", "obstore")
-    options = dict(options)
-    if "allow_http" in options:
-        # as Icechunk has it; obstore wants it among its client options, and panics when it is elsewhere
-        client = {"allow_http": options.pop("allow_http")}
-        options["client_options"] = client | options.get("client_options", {})
-    try:
-        return obstore_store.from_url(url, **options)
-    except Exception as error:  # obstore's own errors, whose classes differ by version
-        raise OptionError(f"{url}: obstore cannot open it ({str(error).splitlines()[0]})") from error
-
-
-def require(module: str, extra: str) -> Any:
-    """
-    Import an optional package.
-
-    Raises
-    ------
-    MissingDependencyError
-        With the line that installs it.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise MissingDependencyError(
-            f"{package} is not installed; get it with: pip install 'vczstore[{extra}]'"
-        ) from error

@@ -6,14 +6,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import icechunk
 from zarr.abc.store import Store as ZarrStore
 
 from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError, TagError
-from vczstore.stores import Snapshot, local_path
+from vczstore.stores import Snapshot, local_path, objects
 from vczstore.stores.edits import Edit
+from vczstore.stores.objects import Location, reason
 from vczstore.vcz import SAMPLE_ID, Vcz
 
 BRANCH = "main"
@@ -47,14 +47,15 @@ class IcechunkStore:
         if folder is not None and not folder.exists():
             raise NotAStoreError(f"{url}: no such file or directory")
         try:
-            return cls(icechunk.Repository.open(storage), label=url, folder=folder)
+            repository = icechunk.Repository.open(storage, config=None if folder else _runtime())
+            return cls(repository, label=url, folder=folder)
         except icechunk.RepositoryNotFoundError as error:
             raise NotAStoreError(
                 f"{url}: there is no Icechunk repository here; make one with: "
                 f"vczstore copy-store-to-icechunk SOURCE {url}"
             ) from error
         except icechunk.IcechunkError as error:
-            raise StorageError(f"{url}: {_reason(error)}") from error
+            raise StorageError(f"{url}: {reason(error)}") from error
 
     @classmethod
     def create(cls, url: str, options: Mapping[str, Any], samples_chunks: int) -> "IcechunkStore":
@@ -79,13 +80,13 @@ class IcechunkStore:
                 condition.AnyArray(): {dimension: samples_chunks},
             }
         )
-        config = icechunk.RepositoryConfig.default()
+        config = icechunk.RepositoryConfig.default() if folder else _runtime()
         config.manifest = icechunk.ManifestConfig(splitting=splitting)
         try:
             repository = icechunk.Repository.open_or_create(storage, config=config)
             repository.save_config()
         except icechunk.IcechunkError as error:
-            raise StorageError(f"{url}: {_reason(error)}") from error
+            raise StorageError(f"{url}: {reason(error)}") from error
         return cls(repository, label=url, folder=folder)
 
     @classmethod
@@ -150,7 +151,7 @@ class IcechunkStore:
             )
             raise TagError(f"tag: {name!r} {taken}; choose another name") from error
         except icechunk.IcechunkError as error:
-            raise TagError(f"tag: {name!r}: {_reason(error)}") from error
+            raise TagError(f"tag: {name!r}: {reason(error)}") from error
         return head
 
     def delete_tag(self, name: str) -> None:
@@ -227,7 +228,7 @@ class IcechunkTransaction:
                 f"{self.place.label} was changed by somebody else while this ran; nothing was committed, run it again"
             ) from error
         except icechunk.IcechunkError as error:
-            raise StorageError(f"{self.place.label}: {_reason(error)}") from error
+            raise StorageError(f"{self.place.label}: {reason(error)}") from error
 
 
 def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Path | None]:
@@ -238,23 +239,24 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
     path = local_path(url)
     if path is not None:
         return icechunk.local_filesystem_storage(str(path.resolve())), path.resolve()
-    parts = urlsplit(url)
-    prefix = parts.path.strip("/")
-    try:
-        match parts.scheme:
-            case "s3":
-                return icechunk.s3_storage(bucket=parts.netloc, prefix=prefix, **{"from_env": True, **options}), None
-            case "gs":
-                return icechunk.gcs_storage(bucket=parts.netloc, prefix=prefix, **{"from_env": True, **options}), None
-            case "az":
-                container, _, prefix = prefix.partition("/")
-                return icechunk.azure_storage(
-                    account=parts.netloc, container=container, prefix=prefix, **{"from_env": True, **options}
-                ), None
-    except TypeError as error:
-        raise OptionError(f"{url}: {error}") from error
-    raise OptionError(f"{url}: no Icechunk storage for {parts.scheme}://; use a path, s3://, gs:// or az://")
+    location = Location.of(url, options)
+    if location is None:
+        scheme = url.partition("://")[0]
+        raise OptionError(f"{url}: no Icechunk storage for {scheme}://; use a path, s3://, gs:// or az://")
+    return location.icechunk(), None
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _runtime() -> icechunk.RepositoryConfig:
+    """How often requests are made again, and how long they may take."""
+    first, longest = (round(1000 * seconds) for seconds in objects.BACKOFF)
+    wait = round(1000 * objects.TIMEOUT)
+    return icechunk.RepositoryConfig(
+        storage=icechunk.StorageSettings(
+            retries=icechunk.StorageRetriesSettings(
+                max_tries=objects.RETRIES + 1, initial_backoff_ms=first, max_backoff_ms=longest
+            ),
+            timeouts=icechunk.StorageTimeoutSettings(
+                connect_timeout_ms=wait, read_timeout_ms=wait, operation_timeout_ms=round(1000 * objects.MAX_REQUEST)
+            ),
+        )
+    )

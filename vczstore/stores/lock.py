@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.stores import local_path, object_store
+from vczstore.stores import local_path
+from vczstore.stores.objects import object_store
 
 SUFFIX = ".vczstore-job.lock"
 """Of the lock's name, after the store's. Beside the store: within, it would be an unknown member of a Zarr group."""
@@ -203,15 +204,13 @@ class _Lease:
     @classmethod
     def beside(cls, url: str, options: Mapping[str, Any]) -> "_Lease":
         """The lease of the store at a URL. The lease of a whole bucket is within it."""
-        from datetime import timedelta
-
         url = url.partition("?")[0].rstrip("/")  # a query may carry a token
         scheme, _, rest = url.partition("://")
         parent, slash, name = rest.rpartition("/")
         folder = f"{scheme}://{parent if slash else rest}"
         # who does not get through for a TTL has lost the lease: no use in trying longer
-        options = {"retry_config": {"retry_timeout": timedelta(seconds=TTL)}, **options}
-        return cls(url, object_store(folder, options), f"{name if slash else ''}{SUFFIX}")
+        objects = object_store(folder, options, patience=TTL)
+        return cls(url, objects, f"{name if slash else ''}{SUFFIX}")
 
     def acquire(self, wait: bool) -> None:
         """Get the lease, and begin to renew it."""

@@ -1,0 +1,84 @@
+"""What tasks cost beside their work: scheduling them, and merging what they have written to Icechunk."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, sleep
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+
+import executors
+from plans import Memory, chunks
+from tests.benchmarks.worker import peak_rss
+from vczstore import arrays
+from vczstore.stores.icechunk import IcechunkStore
+
+WORKERS = 2
+N_TASKS, TASK_SECONDS = 2_000, 0.005
+N_FORKS, TIMES = 10_000, 10
+"""Forks that differ, and how often each comes back: tasks that are tried again send theirs once more."""
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """A reader whose blocks take some milliseconds and no processor: what is left is the scheduling."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(object)
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        return ((1,) * N_TASKS,)
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        sleep(TASK_SECONDS)
+        return np.full(1, None, dtype=object)
+
+
+def scheduling(name: str) -> float:
+    """The seconds that the tasks take on an executor whose workers have been started."""
+    engine = executors.create(name, max_workers=WORKERS)
+    for _ in range(2):
+        view = chunks.FoundView(N_TASKS, 0)
+        plan = chunks.compile_plan([chunks.write(chunks.read(Sleeper(), Memory().spec()), view)], "tasks")
+        assert plan is not None
+        started = perf_counter()
+        chunks.execute(plan, engine, lambda _: None)
+        seconds = perf_counter() - started
+    engine.close()
+    return seconds
+
+
+def merging(folder: Path) -> tuple[float, float]:
+    """The seconds that merging takes, and the most memory that this process has had by its end, in bytes."""
+    place = IcechunkStore.create(str(folder), {}, 1)
+    session = place.repository.writable_session("main")
+    zarr.create_array(session.store, name="x", shape=(N_FORKS,), chunks=(1,), dtype="i8", compressors=None)
+    value = default_buffer_prototype().buffer.from_bytes((1).to_bytes(8, "little"))
+    transaction = place.transaction(session.commit("an array"))
+    with transaction.step((), ()) as store:
+        fork = pickle.dumps(store)
+        seconds = 0.0
+        for recorded in _recorded(fork, value):
+            started = perf_counter()
+            for _ in range(TIMES):
+                transaction.collect(pickle.loads(recorded))
+            seconds += perf_counter() - started
+    transaction.commit("merged", {})
+    values = zarr.open_array(place.repository.readonly_session("main").store, path="x")[...]
+    assert values.tolist() == [1] * N_FORKS
+    return seconds, float(peak_rss())
+
+
+def _recorded(fork: bytes, value: object) -> Iterator[bytes]:
+    """What tasks send back, each having written one chunk."""
+    for i in range(N_FORKS):
+        store = pickle.loads(fork)
+        arrays.set_many(store, [(f"x/c/{i}", value)])
+        yield pickle.dumps(store)

@@ -1,0 +1,118 @@
+"""Object stores that fail: a few faults are survived, many are one error in bounded time, and nothing is committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import vczstore
+from tests import cohort, faults
+from tests.test_objects import BATCH, OLD, Cloud, s3_cloud
+from vczstore.errors import StorageError
+from vczstore.stores import objects
+
+__all__ = ["s3_cloud"]  # a fixture
+
+
+@dataclass
+class Shaky:
+    """A bucket behind a proxy; `cloud` reaches it directly."""
+
+    cloud: Cloud
+    proxy: faults.Proxy
+    options: dict[str, Any]
+
+
+@pytest.fixture
+def shaky(s3_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shaky]:
+    monkeypatch.setattr(objects, "RETRIES", 3)
+    monkeypatch.setattr(objects, "BACKOFF", (0.02, 0.1))
+    monkeypatch.setattr(objects, "TIMEOUT", 0.4)
+    monkeypatch.setattr(objects, "PATIENCE", 10.0)
+    with faults.before(s3_cloud.options["endpoint"]) as proxy:
+        yield Shaky(s3_cloud, proxy, {**s3_cloud.options, "endpoint": proxy.endpoint})
+
+
+def every(n: int, fault: faults.Fault) -> faults.Plan:
+    """Every n-th request fails."""
+    return lambda number, _method, _path: fault if number % n == 1 else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize("fault", [429, 503, "reset", "stall"])
+def test_some_faults_are_survived(shaky: Shaky, kind: str, fault: faults.Fault) -> None:
+    store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
+    shaky.proxy.follow(every(40 if fault == "stall" else 7, fault))
+    vczstore.append(store, batch, storage_options=shaky.options)
+    assert shaky.proxy.faults >= 1
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize(("methods", "fault"), [("GET", 503), ("GET", "stall"), ("PUT", 500), ("PUT", "reset")])
+def test_lasting_faults_are_one_error(shaky: Shaky, kind: str, fault: faults.Fault, methods: str) -> None:
+    store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
+    before = vczstore.info(store, storage_options=shaky.cloud.options)
+    # reading works until the tasks are at it
+    first = 60 if methods == "GET" else 5 if kind == "format3" else 0
+    puts = iter(range(10**6))
+
+    def plan(number: int, method: str, _path: str) -> faults.Fault:
+        if method != methods:
+            return None
+        return fault if (number if method == "GET" else next(puts)) >= first else None
+
+    shaky.proxy.follow(plan)
+    begin = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        vczstore.append(store, batch, storage_options=shaky.options)
+    assert time.monotonic() - begin < 30
+    message = str(caught.value)
+    assert "\n" not in message
+    assert store in message
+    for secret in shaky.cloud.secrets:
+        assert secret not in message
+    # readers are where they were
+    after = vczstore.info(store, storage_options=shaky.cloud.options)
+    assert (after.snapshot, after.samples) == (before.snapshot, 7)
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), OLD)
+    # and the same command completes it
+    shaky.proxy.follow(faults.never)
+    vczstore.append(store, batch, storage_options=shaky.options)
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_answers_that_are_lost(shaky: Shaky, kind: str) -> None:
+    """Every write reaches the server, and the first answer to it reaches nobody."""
+    store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
+    written: set[str] = set()
+
+    def plan(_number: int, method: str, path: str) -> faults.Fault:
+        if method != "PUT" or path in written:
+            return None
+        written.add(path)
+        return "lost answer"
+
+    shaky.proxy.follow(plan)
+    vczstore.append(store, batch, storage_options=shaky.options)
+    assert shaky.proxy.faults == len(written) > 10
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.parametrize("backend", [None, "obstore", "icechunk"])
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_store_that_cannot_be_opened(shaky: Shaky, backend: str | None, status: int) -> None:
+    shaky.proxy.follow(lambda *_: status)
+    with pytest.raises(StorageError) as caught:
+        vczstore.info(f"{shaky.cloud.url}/store", backend_storage=backend, storage_options=shaky.options)
+    assert "\n" not in str(caught.value)
+    assert f"{shaky.cloud.url}/store" in str(caught.value)
+    # Icechunk learns how often to try only once it has opened a repository, and tries ten times before
+    assert shaky.proxy.seen <= 4 * (objects.RETRIES + 1)
