@@ -275,7 +275,8 @@ class Bucket:
         return zarr.storage.ObjectStore(object_store(f"{self.url}/{name}", self.server.options))
 
     def repository(self, name: str) -> icechunk.Repository:
-        storage = icechunk.s3_storage(bucket=self.name, prefix=name, from_env=True, **self.server.options)
+        place = {"endpoint_url": self.server.endpoint, "region": "us-east-1", "allow_http": True}
+        storage = icechunk.s3_storage(bucket=self.name, prefix=name, from_env=True, **place)
         return icechunk.Repository.open(storage)
 
     def read(self, name: str) -> dict[str, np.ndarray]:
@@ -451,7 +452,7 @@ def test_stores_on_this_machine_are_known_by_their_pickles(tmp_path: Path) -> No
             {"variables-from": ["AWS_SECRET_ACCESS_KEY=hush"]},
             "modal: variables_from takes names of Modal secrets, never values; ",
         ),
-        ({"gpu": "A100"}, "the executor modal has no option gpu; it has app_name, cloud, cpu, environment_name, "),
+        ({"gpu": "A100"}, "the executor modal has no option gpu; it has app-name, cloud, cpu, environment-name, "),
         ({}, "modal: there is no token; get one with: modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"),
     ],
     ids=str,
