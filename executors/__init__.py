@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
-NAMES = ("single-threaded", "threads", "processes", "lithops")
+LOCAL = ("single-threaded", "threads", "processes")
+"""Executors of this machine, which need nothing."""
+
+NAMES = (*LOCAL, "lithops", "modal")
 """Executors of our own."""
 
 OTHERS = ("coiled", "dask", "ray", "spark")
@@ -37,8 +40,9 @@ def create(name: str, **options: Any) -> "DagExecutor":
         One of `NAMES` or `OTHERS`.
     options
         ``max_workers``, how many tasks run at once (one for each core by default; not of ``single-threaded``), and
-        ``retries``, how often a task that failed is tried again (2 by default); for what ``lithops`` has besides see
-        `executors.lithops.LithopsExecutor`. Names may have hyphens. Those of `OTHERS` are Cubed's.
+        ``retries``, how often a task that failed is tried again (2 by default); for what there is besides see
+        `executors.lithops.LithopsExecutor` and `executors.modal.ModalExecutor`. Names may have hyphens. Options of
+        `OTHERS` are Cubed's.
 
     Raises
     ------
@@ -83,6 +87,10 @@ def _engine(name: str) -> "type[DagExecutor]":
             from executors.lithops import LithopsExecutor
 
             return LithopsExecutor
+        case "modal":
+            from executors.modal import ModalExecutor
+
+            return ModalExecutor
     raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
 
 

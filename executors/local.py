@@ -220,7 +220,7 @@ class ProcessesExecutor(LocalExecutor):
         """The operation is pickled once; a task unpickles its own, so that what it writes is its own too."""
         operation = cloudpickle.dumps((pipeline.function, pipeline.config))
         for coords in pipeline.mappable:
-            yield _PickledTask(operation, coords)
+            yield PickledTask(operation, coords)
 
     def stop(self, pool: Executor) -> None:
         """End early: running tasks have a few seconds to finish what they are writing."""
@@ -235,7 +235,7 @@ class ProcessesExecutor(LocalExecutor):
                 process.join()
 
 
-class _PickledTask:
+class PickledTask:
     """One task, run in another process."""
 
     def __init__(self, operation: bytes, coords: Any) -> None:

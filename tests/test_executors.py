@@ -46,7 +46,7 @@ def _run(name: str, function: Callable[..., Any], n: int, **options: Any) -> lis
     return ends.results
 
 
-@pytest.mark.parametrize("name", executors.NAMES)
+@pytest.mark.parametrize("name", executors.LOCAL)
 def test_every_task_runs_once(name: str) -> None:
     def task(coords: list[int], *, config: None) -> int:
         return coords[0]
@@ -55,7 +55,7 @@ def test_every_task_runs_once(name: str) -> None:
     assert sorted(_run(name, task, n)) == list(range(n))
 
 
-@pytest.mark.parametrize("name", executors.NAMES)
+@pytest.mark.parametrize("name", executors.LOCAL)
 def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
     def task(coords: list[int], *, config: None) -> int:
         attempts = tmp_path / str(coords[0])
@@ -69,7 +69,7 @@ def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
     assert [(tmp_path / str(i)).stat().st_size for i in range(6)] == [1, 1, 1, 3, 1, 1]
 
 
-@pytest.mark.parametrize("name", executors.NAMES)
+@pytest.mark.parametrize("name", executors.LOCAL)
 def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
     """When the error reaches the caller, no task is running, and of those queued none ever begins."""
 

@@ -197,8 +197,8 @@ def test_executor_file(tmp_path: Path) -> None:
         ("options: {}\n", "big.yaml:1: name: is missing, and has no default"),
         (
             "\nname: other.yaml\n",
-            "big.yaml:2: name: expected single-threaded, threads, processes, lithops, coiled, dask, ray or spark, "
-            "found 'other.yaml'",
+            "big.yaml:2: name: expected single-threaded, threads, processes, lithops, modal, coiled, dask, ray or "
+            "spark, found 'other.yaml'",
         ),
         ("name: threads\noptions: 3\n", f"big.yaml:2: options: expected a mapping, found 3{NUMBER}"),
         ("", "big.yaml: is empty; examples/JOBS.md shows what belongs in it"),
@@ -351,7 +351,8 @@ REFUSED = {
     ),
     "executor": (
         MINIMAL + "executor: thread\n",
-        "4: executor: expected single-threaded, threads, processes or lithops, found 'thread'; did you mean threads?",
+        "4: executor: expected single-threaded, threads, processes, lithops or modal, found 'thread'; "
+        "did you mean threads?",
     ),
     "executor is a list": (
         MINIMAL + "executor: []\n",
@@ -462,7 +463,7 @@ REFUSED = {
     ),
     "long value": (
         MINIMAL + f"executor: {'x' * 1000}\n",
-        f"4: executor: expected single-threaded, threads, processes or lithops, found '{'x' * 40}'...",
+        f"4: executor: expected single-threaded, threads, processes, lithops or modal, found '{'x' * 40}'...",
     ),
 }
 

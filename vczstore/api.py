@@ -36,10 +36,10 @@ class Options:
     impl
         ``cubed``; ``zarr``, which is plain and slow; or ``xarray``, which goes through xarray and cubed-xarray.
     executor
-        ``single-threaded``, ``threads``, ``processes`` or ``lithops``; or the path of an executor file, which is one
-        of these, or of Cubed's, with its options. What is given here goes before what the file says.
+        ``single-threaded``, ``threads``, ``processes``, ``lithops`` or ``modal``; or the path of an executor file,
+        which is one of these, or of Cubed's, with its options. What is given here goes before what the file says.
     max_workers
-        How many tasks run at once; one for each core by default.
+        How many tasks run at once; one for each core by default, 100 on Modal.
     allowed_mem, reserved_mem
         What a task may use, and what of it is Python's own: bytes, or a string such as ``"2GB"``.
     work_dir

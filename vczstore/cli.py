@@ -97,7 +97,7 @@ _RUN = (
     click.option(
         "--max-workers",
         type=click.IntRange(min=1),
-        help="Tasks that run at once; one for each core by default.",
+        help="Tasks that run at once; one for each core by default, 100 on Modal.",
     ),
     click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB.  [default: 2GB]"),
     click.option(

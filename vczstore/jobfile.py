@@ -462,7 +462,9 @@ class _JobFile(_Model):
         examples=["processes", "cluster.yaml", {"name": "threads", "options": {"retries": 1}}],
     )
     max_workers: _Workers | None = Field(
-        default=None, description="How many tasks run at once; one for each core by default.", examples=[4]
+        default=None,
+        description="How many tasks run at once; one for each core by default, 100 on Modal.",
+        examples=[4],
     )
     allowed_mem: _Size | None = Field(default=None, description="What a task may use.", examples=["2GB"])
     reserved_mem: _Size | None = Field(default=None, description="What of it is Python's own.", examples=["200MB"])

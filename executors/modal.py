@@ -1,0 +1,342 @@
+"""An executor on Modal: tasks run in containers in a cloud, in an image that has what the driver has.
+
+Cubed's own is an application made at import, with an image that has neither Icechunk nor this package, and it begins
+a whole plan again when one task has timed out. This one is made when it is asked for, and retries tasks.
+"""
+
+import asyncio
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import networkx as nx
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from executors import ExecutorOptionError, MissingEngineError
+from executors.local import LocalExecutor, PickledTask
+
+if TYPE_CHECKING:
+    from cubed.runtime.types import Callback, CubedPipeline
+
+PACKAGE = "vczstore"
+SOURCE = ("vczstore", "plans", "executors")
+EXTRAS = ("obstore", "fsspec", "xarray")
+"""Extras of this package that tasks use, and not the driver alone."""
+
+CLOUDS = ("aws", "gcp", "oci", "auto")
+CONTAINERS = 100
+"""How many containers run at once by default: what Modal allows a new workspace."""
+
+STARTING = 300
+"""Seconds that a container has to start, whatever its tasks may take."""
+
+LONGEST = 86400
+"""Seconds that Modal lets a task take at most."""
+
+HERE_ONLY = (b"LocalStore", b"MemoryStore", b"LocalFileSystem", b"local_file_system_object", b"in_memory_object")
+"""What is in a pickled task that reads or writes a store which is only on this machine: of Zarr, obstore, fsspec and
+Icechunk. A container would find nothing there, take that for fill values, and write to a disk that is thrown away."""
+
+
+class ModalError(RuntimeError):
+    """Modal cannot run the tasks, or has given up on one."""
+
+
+class ModalExecutor(LocalExecutor):
+    """
+    Containers of one Modal app, which is there from the first plan until `close`, or until a plan fails.
+
+    Parameters
+    ----------
+    max_workers
+        How many containers run at once. Each runs one task at a time.
+    retries
+        How often a task that failed or timed out is tried again.
+    timeout
+        Seconds that one attempt may take.
+    cpu
+        Cores of a container; Modal's default is an eighth of one.
+    memory
+        Of a container, in MiB; what the plan allows a task by default, and never less.
+    cloud
+        One of `CLOUDS`.
+    region
+        One or several of Modal's regions: the one of the store costs least.
+    variables_from
+        Names of Modal secrets, whose variables tasks find in their environment. Never the values. It is not called
+        after them because job files refuse whatever is called a secret.
+    image_packages
+        Requirements to be installed beside those that the driver has.
+    environment_name
+        Modal's environment, where there are several.
+    app_name
+        What the app is called in Modal's lists.
+
+    Raises
+    ------
+    ExecutorOptionError
+        If an option is not right, or there is no token. Nothing was sent to Modal then.
+    MissingEngineError
+        If modal is not installed.
+
+    Notes
+    -----
+    A plan that fails or is interrupted stops the app, and with it its containers. Modal does not say when the last
+    of them has ended, so a task that was running may still write the chunks that it was about to write.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_workers: int | None = None,
+        retries: int = 2,
+        timeout: int = 600,
+        cpu: float = 1.0,
+        memory: int | None = None,
+        cloud: str | None = None,
+        region: str | Sequence[str] | None = None,
+        variables_from: str | Sequence[str] = (),
+        image_packages: str | Sequence[str] = (),
+        environment_name: str | None = None,
+        app_name: str = PACKAGE,
+    ) -> None:
+        _check_number("max_workers", CONTAINERS if max_workers is None else max_workers, 1)
+        _check_number("retries", retries, 0)
+        _check_number("timeout", timeout, 1, LONGEST)
+        _check_number("cpu", cpu, 0.125, whole=False)
+        if memory is not None:
+            _check_number("memory", memory, 128)
+        if cloud is not None and cloud not in CLOUDS:
+            raise ExecutorOptionError(f"modal: cloud is {cloud!r}; choose one of {', '.join(CLOUDS)}")
+        for option, text in (("environment_name", environment_name), ("app_name", app_name)):
+            if text is not None and (not isinstance(text, str) or not text):
+                raise ExecutorOptionError(f"modal: {option} is {text!r}; give a name")
+        super().__init__(max_workers=CONTAINERS if max_workers is None else max_workers, retries=retries)
+        self.timeout, self.cpu, self.memory, self.cloud = timeout, cpu, memory, cloud
+        self.region = None if region is None else _texts("region", region)
+        self.variables_from = _secret_names(variables_from)
+        self.image_packages = _texts("image_packages", image_packages)
+        self.environment_name, self.app_name = environment_name, app_name
+        _requirements(self.image_packages)
+        _check_token()
+
+    @property
+    def name(self) -> str:
+        """As in ``--executor``."""
+        return "modal"
+
+    def execute_dag(
+        self,
+        dag: nx.MultiDiGraph,
+        callbacks: "Sequence[Callback] | None" = None,
+        **options: Any,
+    ) -> None:
+        """
+        Run all tasks.
+
+        Raises
+        ------
+        ModalError
+            If a store is on this machine only, containers are too small for the plan, Modal refuses, or a task has
+            timed out once more than `retries` times.
+        Exception
+            Of the first task that failed once more than `retries` times.
+        """
+        import modal
+
+        nodes = [node for _, node in dag.nodes(data=True)]
+        for node in nodes:
+            if "pipeline" in node and any(mark in _pickle(node["pipeline"]) for mark in HERE_ONLY):
+                raise ModalError(
+                    "a store is on this machine, which Modal's containers cannot reach; "
+                    "keep the store and its sources where a URL such as s3:// leads"
+                )
+            intermediate = getattr(node.get("target"), "store", None)
+            if isinstance(intermediate, str) and "://" not in intermediate:
+                raise ModalError(
+                    "the folder for intermediate data is on this machine, which Modal's containers cannot reach; "
+                    "let work_dir be a URL such as s3://"
+                )
+        allowed = max((node["primitive_op"].allowed_mem for node in nodes if "primitive_op" in node), default=0)
+        needed = max(128, math.ceil(allowed / 2**20))
+        self.memory = self.memory or needed
+        if self.memory < needed:
+            raise ModalError(
+                f"containers have {self.memory:,} MiB, a task is allowed {needed:,} MiB; "
+                "raise memory, or lower what a task is allowed"
+            )
+        try:
+            super().execute_dag(dag, callbacks=callbacks, **options)
+        except modal.exception.FunctionTimeoutError as error:
+            times = "once" if not self.retries else f"{self.retries + 1} times"
+            raise ModalError(
+                f"a task has not ended within the timeout of {self.timeout:,} s, tried {times}; raise timeout"
+            ) from error
+        except modal.exception.AuthError as error:
+            raise ModalError("Modal does not accept the token; get another with: modal token new") from error
+        except modal.Error as error:
+            raise ModalError(f"modal: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+
+    def pool(self) -> Executor:
+        """Make the image, and start the app."""
+        import modal
+
+        image = (
+            modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
+            .uv_pip_install(*pins(), *self.image_packages)
+            .add_local_python_source(*SOURCE)
+        )
+        app = modal.App(self.app_name, include_source=False)
+        function = app.function(
+            image=image,
+            secrets=[
+                modal.Secret.from_name(name, environment_name=self.environment_name) for name in self.variables_from
+            ],
+            cpu=self.cpu,
+            memory=self.memory,
+            timeout=self.timeout,
+            startup_timeout=STARTING,
+            max_containers=self.max_workers,
+            cloud=self.cloud,
+            region=self.region,
+        )(run_task)
+        return _Containers(app.run(environment_name=self.environment_name), function.remote.aio)
+
+    def tasks(self, name: str, pipeline: "CubedPipeline") -> Iterator[Callable[..., Any]]:
+        """The operation is pickled once."""
+        operation = _pickle(pipeline)
+        for coords in pipeline.mappable:
+            yield PickledTask(operation, coords)
+
+
+def run_task(task: PickledTask) -> Any:
+    """What a container does."""
+    return task()
+
+
+class _Containers(Executor):
+    """An app that runs: what is submitted is run by its containers."""
+
+    def __init__(self, running: Any, remote: Callable[..., Any]) -> None:
+        self._stack = ExitStack()
+        self._stack.enter_context(running)
+        self._remote = remote
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="modal", daemon=True)
+        self._thread.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(self._remote(fn, *args, **kwargs), self._loop)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the app and its containers, whatever they do."""
+        try:
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+        finally:
+            self._stack.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# ---- the image ------------------------------------------------------------------------------
+
+
+def pins() -> list[str]:
+    """
+    What the driver has installed of this package's requirements, and of theirs, each at its version.
+
+    Raises
+    ------
+    ExecutorOptionError
+        If this package is not installed, and its requirements are not known therefore.
+    """
+    found: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    todo = [Requirement(f"{PACKAGE}[{','.join(EXTRAS)}]")]
+    while todo:
+        wanted = todo.pop()
+        try:
+            installed = distribution(wanted.name)
+        except PackageNotFoundError:
+            continue  # of another platform, or of an extra that the driver does not use
+        name = canonicalize_name(wanted.name)
+        found[name] = installed.version
+        for extra in {"", *wanted.extras} - {extra for known, extra in seen if known == name}:
+            seen.add((name, extra))
+            for line in installed.requires or ():
+                needed = Requirement(line)
+                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                    todo.append(needed)
+    if found.pop(PACKAGE, None) is None:
+        raise ExecutorOptionError(f"modal: {PACKAGE} is not installed here, so what it needs is not known; install it")
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+def _pickle(pipeline: "CubedPipeline") -> bytes:
+    return bytes(cloudpickle.dumps((pipeline.function, pipeline.config)))
+
+
+# ---- options --------------------------------------------------------------------------------
+
+
+def _check_number(option: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True) -> None:
+    kind = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        what = "a whole number" if whole else "a number"
+        limit = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise ExecutorOptionError(f"modal: {option} is {value!r}; give {what} {limit}")
+
+
+def _texts(option: str, values: Any) -> list[str]:
+    listed = [values] if isinstance(values, str) else values
+    if isinstance(listed, Mapping) or not isinstance(listed, Sequence):
+        raise ExecutorOptionError(f"modal: {option} is not a list of names")
+    if not all(isinstance(value, str) and value for value in listed):
+        raise ExecutorOptionError(f"modal: {option} has something in it that is not a name")
+    return list(listed)
+
+
+def _secret_names(names: Any) -> list[str]:
+    """What is wrong is not repeated: it may be the secret itself."""
+    if isinstance(names, Mapping) or any("=" in name for name in _texts("variables_from", names)):
+        raise ExecutorOptionError(
+            "modal: variables_from takes names of Modal secrets, never values; "
+            "make one with: modal secret create NAME KEY=VALUE"
+        )
+    return _texts("variables_from", names)
+
+
+def _requirements(packages: Sequence[str]) -> None:
+    for package in packages:
+        try:
+            Requirement(package)
+        except InvalidRequirement as error:
+            raise ExecutorOptionError(
+                f"modal: image_packages: {package!r} is not a requirement; give one such as s3fs==2026.1.0"
+            ) from error
+
+
+def _check_token() -> None:
+    try:
+        from modal.config import config
+    except ImportError as error:
+        raise MissingEngineError(f"modal is not installed; get it with: pip install '{PACKAGE}[modal]'") from error
+    if not (config.get("token_id") and config.get("token_secret")) and not config.get("oauth_refresh_token"):
+        raise ExecutorOptionError(
+            "modal: there is no token; get one with: modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+        )

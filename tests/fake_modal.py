@@ -1,0 +1,502 @@
+"""A stand-in for Modal's servers, on this machine.
+
+The client is Modal's own, with its protocol, its pickling and its upload of sources; and so is what runs in a
+container: a process with the uploaded sources and the variables of its secrets, and nothing else of the test's
+environment. Made up are the servers: who schedules what, when a task is stopped, and the image, whose Dockerfile is
+kept for the test to look at, or made into a virtual environment by `environment_of`. Containers share this machine's
+files, as those in a cloud do not.
+
+It speaks a private protocol, that of modal 1.6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import grpclib.const
+import grpclib.server
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpclib import GRPCError, Status
+from modal_proto import api_pb2 as api
+
+TOKEN = ("ak-the-test-token", "as-the-test-secret")
+BUILDER = "2025.06"
+SERVICE = api.DESCRIPTOR.services_by_name["ModalClient"]
+Result = api.GenericResult
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a function: here always with one input."""
+
+    id: str
+    function: str
+    kind: Any
+    inputs: dict[str, Input] = field(default_factory=dict)
+    outputs: list[Any] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Input:
+    """What a function is called with."""
+
+    id: str
+    item: Any
+    call: Call
+    retries: int = 0
+
+
+class Answers:
+    """Answers requests: a method for each, of the request's name. Other requests are refused by grpclib."""
+
+    token: tuple[str, str] | None = None
+
+    def __init__(self, modal: FakeModal) -> None:
+        self.modal = modal
+
+    def __mapping__(self) -> dict[str, grpclib.const.Handler]:
+        return {f"/{SERVICE.full_name}/{m.name}": self._handler(m) for m in SERVICE.methods if hasattr(self, m.name)}
+
+    def _handler(self, method: Any) -> grpclib.const.Handler:
+        answer = getattr(self, method.name)
+
+        async def handle(stream: Any) -> None:
+            request = await stream.recv_message()
+            self.modal.requests[method.name] += 1
+            given = tuple(stream.metadata.get(f"x-modal-token-{part}") for part in ("id", "secret"))
+            if self.token is not None and given != self.token:
+                raise GRPCError(Status.UNAUTHENTICATED, f"no such token: {given[0]}")
+            await stream.send_message(await answer(request))
+
+        types = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        return grpclib.const.Handler(handle, grpclib.const.Cardinality.UNARY_UNARY, *types)
+
+    async def ClientHello(self, request: Any) -> Message:
+        return api.ClientHelloResponse()
+
+
+class ForClient(Answers):
+    """What the driver asks."""
+
+    token = TOKEN
+
+    async def EnvironmentGetOrCreate(self, request: Any) -> Message:
+        settings = api.EnvironmentSettings(image_builder_version=BUILDER)
+        name = request.deployment_name or "main"
+        self.modal.environments.append(name)
+        metadata = api.EnvironmentMetadata(name=name, settings=settings)
+        return api.EnvironmentGetOrCreateResponse(environment_id="en-1", metadata=metadata)
+
+    async def AppCreate(self, request: Any) -> Message:
+        app = self.modal.new("ap")
+        self.modal.apps[app] = "running"
+        self.modal.app_names.append(request.description)
+        return api.AppCreateResponse(app_id=app)
+
+    async def AppHeartbeat(self, request: Any) -> Message:
+        return Empty()
+
+    async def AppPublish(self, request: Any) -> Message:
+        return api.AppPublishResponse()
+
+    async def AppClientDisconnect(self, request: Any) -> Message:
+        self.modal.apps[request.app_id] = "stopped"
+        await self.modal.stop(request.app_id)
+        return Empty()
+
+    async def SecretGetOrCreate(self, request: Any) -> Message:
+        if request.deployment_name not in self.modal.secrets:
+            raise GRPCError(Status.NOT_FOUND, f"Secret '{request.deployment_name}' not found")
+        return api.SecretGetOrCreateResponse(secret_id=f"st-{request.deployment_name}")
+
+    async def MountBatchedCheckExistence(self, request: Any) -> Message:
+        missing = [digest for digest in request.sha256_hex_hashes if digest not in self.modal.files]
+        return api.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing)
+
+    async def MountPutFile(self, request: Any) -> Message:
+        self.modal.files[request.sha256_hex] = request.data
+        return api.MountPutFileResponse(exists=True)
+
+    async def MountGetOrCreate(self, request: Any) -> Message:
+        mount = self.modal.new("mo")
+        self.modal.mounts[mount] = {f.filename: f.sha256_hex for f in request.files}
+        return api.MountGetOrCreateResponse(mount_id=mount, handle_metadata=api.MountHandleMetadata())
+
+    async def ImageGetOrCreate(self, request: Any) -> Message:
+        image = self.modal.new("im")
+        bases = [line for base in request.image.base_images for line in self.modal.images[base.image_id]]
+        self.modal.images[image] = bases + list(request.image.dockerfile_commands)
+        metadata = api.ImageMetadata(image_builder_version=BUILDER)
+        result = Result(status=Result.GENERIC_STATUS_SUCCESS)
+        return api.ImageGetOrCreateResponse(image_id=image, result=result, metadata=metadata)
+
+    async def FunctionPrecreate(self, request: Any) -> Message:
+        function = self.modal.new("fu")
+        return api.FunctionPrecreateResponse(function_id=function, handle_metadata=_handle(request, function))
+
+    async def FunctionCreate(self, request: Any) -> Message:
+        name, definition = request.existing_function_id, request.function
+        self.modal.functions[name] = Function(name, request.app_id, definition)
+        ranked = api.FunctionData.RankedFunction(rank=0, function=definition)
+        return api.FunctionCreateResponse(
+            function_id=name,
+            function=definition,
+            handle_metadata=_handle(definition, name),
+            function_data=api.FunctionData(function_name=definition.function_name, ranked_functions=[ranked]),
+        )
+
+    async def FunctionMap(self, request: Any) -> Message:
+        call = Call(self.modal.new("fc"), request.function_id, request.function_call_invocation_type)
+        self.modal.calls[call.id] = call
+        put = []
+        for item in request.pipelined_inputs:
+            put_in = Input(self.modal.new("in"), item, call)
+            call.inputs[put_in.id] = put_in
+            self.modal.queue(put_in)
+            put.append(api.FunctionPutInputsResponseItem(idx=item.idx, input_id=put_in.id, input_jwt=put_in.id))
+        return api.FunctionMapResponse(
+            function_call_id=call.id,
+            function_call_jwt=call.id,
+            pipelined_inputs=put,
+            max_inputs_outstanding=1000,
+            sync_client_retries_enabled=True,
+        )
+
+    async def FunctionRetryInputs(self, request: Any) -> Message:
+        for item in request.inputs:
+            again = self.modal.calls[request.function_call_jwt].inputs[item.input_jwt]
+            again.retries += 1
+            self.modal.queue(again)
+        return api.FunctionRetryInputsResponse(input_jwts=[item.input_jwt for item in request.inputs])
+
+    async def FunctionGetOutputs(self, request: Any) -> Message:
+        outputs, first = self.modal.calls[request.function_call_id].outputs, int(request.last_entry_id.split("-")[0])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(request.timeout):
+                await self.modal.wait_for(lambda: len(outputs) > first)
+        return api.FunctionGetOutputsResponse(outputs=outputs[first:], last_entry_id=f"{len(outputs)}-0")
+
+
+class ForContainer(Answers):
+    """What one container asks."""
+
+    def __init__(self, container: Container) -> None:
+        super().__init__(container.modal)
+        self.container = container
+
+    async def ContainerHello(self, request: Any) -> Message:
+        return Empty()
+
+    async def ContainerHeartbeat(self, request: Any) -> Message:
+        return api.ContainerHeartbeatResponse()
+
+    async def FunctionGetInputs(self, request: Any) -> Message:
+        function, container = self.container.function, self.container
+        await self.modal.wait_for(lambda: function.queue and not container.killed)
+        container.doing = doing = function.queue.popleft()
+        if function.definition.timeout_secs:
+            self.modal.begin(container.end_after(function.definition.timeout_secs, doing))
+        item = api.FunctionGetInputsItem(
+            input_id=doing.id,
+            input=doing.item.input,
+            function_call_id=doing.call.id,
+            retry_count=doing.retries,
+            function_call_invocation_type=doing.call.kind,
+        )
+        return api.FunctionGetInputsResponse(inputs=[item])
+
+    async def FunctionPutOutputs(self, request: Any) -> Message:
+        for output in request.outputs:
+            doing, self.container.doing = self.container.doing, None
+            if doing is not None:
+                self.modal.finish(doing, output.result, output.data_format)
+        return Empty()
+
+    async def TaskResult(self, request: Any) -> Message:
+        """The container could not even begin."""
+        self.modal.fail(self.container.function, request.result)
+        return Empty()
+
+
+def _handle(described: Any, name: str) -> Message:
+    return api.FunctionHandleMetadata(
+        function_name=described.function_name,
+        function_type=described.function_type,
+        function_schema=described.function_schema,
+        supported_input_formats=described.supported_input_formats,
+        supported_output_formats=described.supported_output_formats,
+        definition_id=f"de-{name}",
+    )
+
+
+@dataclass(eq=False)
+class Function:
+    """A function of an app, its containers, and the inputs that none of them has begun."""
+
+    id: str
+    app: str
+    definition: Any
+    queue: deque[Input] = field(default_factory=deque)
+    containers: set[Container] = field(default_factory=set)
+
+
+class Container:
+    """A process that runs what Modal runs in a container, and asks a socket of its own."""
+
+    def __init__(self, modal: FakeModal, function: Function) -> None:
+        self.modal, self.function = modal, function
+        self.id = modal.new("ta")
+        self.folder = modal.folder / self.id
+        self.doing: Input | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.killed = False
+
+    async def live(self) -> None:
+        """Start, and wait for the end."""
+        try:
+            code = await self._run()
+            reason = f"the container ended with {code}: {(self.folder / 'log').read_text()[-2000:]}"
+        except Exception as error:
+            reason = f"no container: {error!r}"
+        self.function.containers.discard(self)
+        if self.killed:
+            return
+        if self.doing is not None:
+            self.modal.finish(self.doing, Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=reason))
+            self.modal.start(self.function)
+        else:
+            self.modal.fail(self.function, Result(status=Result.GENERIC_STATUS_FAILURE, exception=reason))
+
+    async def _run(self) -> int:
+        definition, root = self.function.definition, self.folder / "root"
+        root.mkdir(parents=True)
+        for mount in definition.mount_ids:
+            for name, digest in self.modal.mounts[mount].items():
+                path = self.folder / name.lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.modal.files[digest])
+        secrets = [self.modal.secrets[secret.removeprefix("st-")] for secret in definition.secret_ids]
+        python = await asyncio.to_thread(self.modal.python, self.modal.images[definition.image_id])
+        handle = _handle(definition, self.function.id)
+        others = [api.Object(object_id=d.object_id) for d in definition.object_dependencies]
+        arguments = api.ContainerArguments(
+            task_id=self.id,
+            function_id=self.function.id,
+            app_id=self.function.app,
+            function_def=definition,
+            app_layout=api.AppLayout(
+                objects=[api.Object(object_id=self.function.id, function_handle_metadata=handle), *others],
+                function_ids={definition.function_name: self.function.id},
+            ),
+        )
+        (self.folder / "arguments").write_bytes(arguments.SerializeToString())
+        server = grpclib.server.Server([ForContainer(self)])
+        await server.start(path=str(self.folder / "socket"))
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(root),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MODAL_IS_REMOTE": "1",
+            "MODAL_SERVER_URL": f"unix://{self.folder / 'socket'}",
+            "MODAL_TASK_ID": self.id,
+            "MODAL_IMAGE_ID": definition.image_id,
+            "MODAL_CONTAINER_ARGUMENTS_PATH": str(self.folder / "arguments"),
+        }
+        for variables in secrets:
+            environment |= variables
+        if self.killed:
+            server.close()
+            return -signal.SIGKILL
+        with (self.folder / "log").open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(str(python), "-m", "modal._container_entrypoint"),
+                cwd=root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.modal.processes.append(self.process.pid)
+        try:
+            return await self.process.wait()
+        finally:
+            server.close()
+
+    async def end_after(self, seconds: float, doing: Input) -> None:
+        """What a timeout does."""
+        retries = doing.retries
+        await asyncio.sleep(seconds)
+        if self.doing is doing and doing.retries == retries:
+            self.kill()
+            reason = f"the input has hit its timeout of {seconds}s"
+            self.modal.finish(doing, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=reason))
+            self.modal.start(self.function)
+
+    def kill(self) -> None:
+        """End, whatever it does."""
+        self.killed, self.doing = True, None
+        self.function.containers.discard(self)
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class FakeModal:
+    """
+    The servers, in a thread, while the context lasts.
+
+    Parameters
+    ----------
+    secrets
+        The variables of each secret, by name.
+    python
+        Finds the Python that runs an image, given its Dockerfile.
+    most
+        How many containers this machine runs at once, however many are asked for.
+    """
+
+    def __init__(
+        self,
+        secrets: Mapping[str, Mapping[str, str]] | None = None,
+        *,
+        python: Callable[[list[str]], Path] = lambda _: Path(sys.executable),
+        most: int = 2,
+    ) -> None:
+        self.secrets, self.python, self.most = secrets or {}, python, most
+        self.requests: Counter[str] = Counter()
+        self.apps: dict[str, str] = {}
+        self.app_names: list[str] = []
+        self.environments: list[str] = []
+        self.images: dict[str, list[str]] = {}
+        self.files: dict[str, bytes] = {}
+        self.mounts: dict[str, dict[str, str]] = {}
+        self.functions: dict[str, Function] = {}
+        self.calls: dict[str, Call] = {}
+        self.processes: list[int] = []
+        self._ids: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._living: list[asyncio.Task[None]] = []
+
+    def new(self, kind: str) -> str:
+        """An ID that was never given."""
+        return f"{kind}-{next(self._ids[kind])}"
+
+    def begin(self, coroutine: Any) -> None:
+        """Do something beside all else."""
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def wait_for(self, happened: Callable[[], Any]) -> None:
+        """Look again and again."""
+        while not happened():
+            await asyncio.sleep(0.01)
+
+    def queue(self, put_in: Input) -> None:
+        """An input for any container."""
+        function = self.functions[put_in.call.function]
+        function.queue.append(put_in)
+        self.start(function)
+
+    def start(self, function: Function) -> None:
+        """Start a container if all are busy, something waits, and there may be one more."""
+        wanted = len(function.queue) + sum(c.doing is not None for c in function.containers)
+        allowed = min(self.most, function.definition.autoscaler_settings.max_containers or self.most)
+        if len(function.containers) < min(wanted, allowed):
+            container = Container(self, function)
+            function.containers.add(container)
+            self._living.append(asyncio.ensure_future(container.live()))
+
+    def finish(self, done: Input, result: Any, data_format: int = 0) -> None:
+        """An input has a result."""
+        output = api.FunctionGetOutputsItem(
+            result=result, idx=done.item.idx, input_id=done.id, data_format=data_format, retry_count=done.retries
+        )
+        done.call.outputs.append(output)
+
+    def fail(self, function: Function, result: Any) -> None:
+        """Nothing that waits will ever run, unless there is another container for it."""
+        while function.queue and not function.containers:
+            self.finish(function.queue.popleft(), result)
+
+    async def stop(self, app: str) -> None:
+        """End all containers of an app."""
+        for function in self.functions.values():
+            if function.app == app:
+                function.queue.clear()
+                for container in list(function.containers):
+                    container.kill()
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        server = grpclib.server.Server([ForClient(self)])
+        await server.start("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server._server.sockets[0].getsockname()[1]}"
+        started.set()
+        await self._end.wait()
+        for app in self.apps:
+            await self.stop(app)
+        server.close()
+        await asyncio.gather(*self._living)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def __enter__(self) -> Self:
+        # a socket's path is short
+        self.folder = Path(tempfile.mkdtemp(prefix="fm"))
+        started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
+        self._thread.start()
+        assert started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+        shutil.rmtree(self.folder)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What sends the client here."""
+        return {"MODAL_SERVER_URL": self.url, "MODAL_TOKEN_ID": TOKEN[0], "MODAL_TOKEN_SECRET": TOKEN[1]}
+
+
+def environment_of(folder: Path, dockerfile: list[str]) -> Path:
+    """Make what the ``pip install`` lines of an image ask for, once, and give it Modal's client; returns its Python."""
+    (base,) = [line.partition("python:")[2] for line in dockerfile if line.startswith("FROM python:")]
+    packages = [
+        word
+        for line in dockerfile
+        for word in shlex.split(line.partition(" pip install --python $(command -v python) --compile-bytecode ")[2])
+    ]
+    import modal
+
+    minor = ".".join(base.split("-")[0].split(".")[:2])
+    assert minor == "{}.{}".format(*sys.version_info)
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "-q", "--clear", "-p", sys.executable, folder], check=True)
+    python = folder / "bin" / "python"
+    subprocess.run(
+        [*uv, "pip", "install", "-q", "--python", python, *packages, f"modal=={modal.__version__}"], check=True
+    )
+    return python
