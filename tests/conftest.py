@@ -25,15 +25,13 @@ __all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
 
 def pytest_configure() -> None:
     """Give each process a folder for temporary files: Lithops replaces its copy of itself there as others run it."""
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = Path(tempfile.gettempdir()) / f"vczstore-tests-{os.getuid()}-{worker}"
-        folder.mkdir(exist_ok=True)
-        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="vczstore-tests-")
 
 
 def pytest_unconfigure() -> None:
     """Remove that folder."""
-    if os.environ.get("PYTEST_XDIST_WORKER"):
+    if "PYTEST_XDIST_WORKER" in os.environ:
         shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
 
 
