@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ __all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
 
 def pytest_configure() -> None:
     """Give each process a folder for temporary files: Lithops replaces its copy of itself there as others run it."""
+    # a shell that starts the tests in the background has them ignore it, and what they start too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="vczstore-tests-")
 
