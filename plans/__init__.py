@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
     from vczstore.stores import Store
 
-__all__ = ["Check", "Memory", "Plan", "Write"]
+__all__ = ["Check", "Memory", "Plan", "Scan", "Write"]
 
 
-class Check(Protocol):
-    """Something about the data that has to hold before the first write."""
+class Scan(Protocol):
+    """Something is looked up in the data; the driver only gets what is found."""
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
-        """Look for violations in tasks, over ranges of rows. What is found is reported with the tag."""
+        """Look in tasks, over ranges of rows. What is found is reported with the tag."""
 
     def by_zarr(self) -> Iterator[Any]:
         """The same in a plain loop: everything that was found."""
+
+
+class Check(Scan, Protocol):
+    """Something about the data that has to hold before the first write: what is found is a violation."""
 
     def error(self, found: Any) -> VczstoreError:
         """What to tell the user about a violation. Of several, the smallest is told."""

@@ -5,23 +5,27 @@ encoding is the store's, are copied as they are. The others, the store's ragged 
 joined, cut on the store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import Memory, Plan
+from plans import Memory, Plan, Write, harmonise
 from plans.compatible import check_metadata, check_samples, data_checks
+from plans.harmonise import Survey
 from plans.parts import Part, PutSamples
 from vczstore import arrays
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
-from vczstore.vcz import SAMPLE_ID, Vcz, dimensions, samples_axis
+from vczstore.vcz import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 
-def compile_append(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory) -> Plan:
+def compile_append(
+    place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory, survey: Survey | None = None
+) -> Plan:
     """
     Compile the append of sources to a store.
 
@@ -30,9 +34,11 @@ def compile_append(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
     place, store
         The store: where it is, and the state that it will be in.
     sources
-        What comes in, in this order. All have the store's variants.
+        What comes in, in this order. All have the store's variants, unless they are surveyed.
     memory
         What a task may use.
+    survey
+        How the sources are harmonised with the store.
 
     Raises
     ------
@@ -53,38 +59,56 @@ def compile_append(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
         source.require_whole(operation)
     check_samples(operation, store, sources)
     base = store.state
-    store, created = _with_new_arrays(store, sources[0])
+    lengths = {} if survey is None else harmonise.widths(operation, store, survey.most_alleles, sources[0])
+    store, created = _with_new_arrays(store, sources[0], lengths)
     for source in sources:
-        check_metadata(operation, store, source)
+        check_metadata(operation, store, source, harmonised=survey is not None)
+        if survey is not None:
+            harmonise.check_fields(operation, store, source, survey, lengths)
 
     # 2. what happens to each array
     # (a stopped append may have left arrays longer than sample_id says)
     before, after = store.resized(old), store.resized(new)
+    wider = {}
+    if survey is not None:
+        wider = harmonise.wider(operation, store, lengths)
+        after = {name: harmonise.widened(array, lengths) for name, array in after.items()}
+        before = {name: harmonise.padded(array, lengths) for name, array in before.items()}
     places = np.split(np.arange(old, new), np.cumsum(incoming)[:-1])
-    writes = tuple(
+    writes: tuple[Write, ...] = tuple(
         PutSamples.of(
             operation,
             before[name],
             after[name],
-            [Part.make(s.samples_arrays[name], s.positions, to) for s, to in zip(sources, places, strict=True)],
+            [
+                Part.make(_incoming(name, i, s, after[name], survey), s.positions, to)
+                for i, (s, to) in enumerate(zip(sources, places, strict=True))
+            ],
             memory,
         )
         for name in after
     )
+    if survey is not None:
+        writes += harmonise.widenings(operation, store, wider, old, survey, memory)
 
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
-    shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in after.items()]
+    resized = {**{name: array for name, array in wider.items() if name not in after}, **after}
+    shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in resized.items()]
     return Plan(
         operation=operation,
         store=place,
         base=base,
-        checks=tuple(check for source in sources for check in data_checks(operation, store, source)),
+        checks=tuple(
+            check
+            for source in sources
+            for check in data_checks(operation, store, source, harmonised=survey is not None)
+        ),
         writes=writes,
         preparations=tuple(WriteDocuments.of(store.arrays[name]) for name in created),
-        edits=(*shapes, Consolidate(tuple(after), store.zarr_format)),
+        edits=(*shapes, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
-        after=store.planned(after, np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])),
-        counts={"sources": len(sources), "samples added": new - old},
+        after=store.planned(resized, np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])),
+        counts={"sources": len(sources), "samples added": new - old, **(survey.counts if survey else {})},
     )
 
 
@@ -114,20 +138,29 @@ def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
     )
 
 
-def _with_new_arrays(store: Vcz, source: Vcz) -> tuple[Vcz, list[str]]:
+def _incoming(name: str, number: int, source: Vcz, target: AnyArray, survey: Survey | None) -> AnyArray:
+    """An array of a source, as the store would have it."""
+    array = source.samples_arrays[name]
+    if survey is None or VARIANTS not in dimensions(array):
+        return array
+    return cast("AnyArray", harmonise.Harmonised.of(name, array, target, number, survey))
+
+
+def _with_new_arrays(store: Vcz, source: Vcz, lengths: Mapping[str, int]) -> tuple[Vcz, list[str]]:
     """A store without samples takes over the fields that its first source has, and it has not."""
     if store.n_samples:
         return store, []
     missing = set(source.samples_arrays) - set(store.samples_arrays)
     if set(store.samples_arrays) == {SAMPLE_ID}:
         missing.add(SAMPLE_ID)  # made for no samples, so its chunks are of no use
-    added = {name: _empty_like(source.samples_arrays[name], store, name) for name in missing}
+    lengths = {**lengths, VARIANTS: store.n_variants}
+    added = {name: _empty_like(source.samples_arrays[name], store, name, lengths) for name in missing}
     return replace(store, arrays=dict(sorted({**store.arrays, **added}.items()))), sorted(missing)
 
 
-def _empty_like(array: AnyArray, store: Vcz, name: str) -> AnyArray:
+def _empty_like(array: AnyArray, store: Vcz, name: str, lengths: Mapping[str, int]) -> AnyArray:
     """An array of the store's format without samples, encoded as one of a source where the formats allow."""
-    axis = samples_axis(array)
-    shape = tuple(0 if i == axis else n for i, n in enumerate(array.shape))
+    lengths = {**lengths, SAMPLES: 0}
+    shape = tuple(lengths.get(str(d), n) for d, n in zip(dimensions(array), array.shape, strict=True))
     metadata = arrays.in_format(array, store.zarr_format, shape=shape, dimension_names=dimensions(array))
     return arrays.from_metadata(metadata, store.store, name)

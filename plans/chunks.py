@@ -297,12 +297,18 @@ class EncodedView(View):
 
 
 def copy_encoded(
-    source: AnyArray, source_columns: Columns, target: AnyArray, columns: Columns, spec: cubed.Spec
+    source: AnyArray,
+    source_columns: Columns,
+    target: AnyArray,
+    columns: Columns,
+    spec: cubed.Spec,
+    *,
+    extra_mem: int = 0,
 ) -> cubed.Array:
     """Copy chunk columns as they are; both sides have the same grid and blocks."""
     chunk_bytes = math.prod(columns.chunks) * arrays.element_bytes(target)
     # read and written as one object each, hardly ever larger than decoded
-    extra = 2 * math.prod(columns.block) * chunk_bytes
+    extra = 2 * math.prod(columns.block) * chunk_bytes + extra_mem
     return write(read(EncodedReader(source, source_columns), spec, extra_mem=extra), EncodedView(target, columns))
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
 """What makes a variant the same variant."""
+BY_VARIANT = ("variants", "alleles", "alt_alleles", "genotypes")
+"""Dimensions that may differ where variants are matched."""
 TABLES = ("contig_id", "filter_id")
 """What variants refer to by number."""
 
@@ -87,9 +89,11 @@ def _refuse_doubled(operation: str, samples: Sequence[str], label: str, owner: M
 # ---- metadata -------------------------------------------------------------------------------
 
 
-def check_metadata(operation: str, store: Vcz, source: Vcz) -> None:
+def check_metadata(operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False) -> None:
     """
     Check all that the metadata of two VCZs tell: versions, variants, tables, fields, dimensions, dtypes.
+
+    Variants, tables, and dimensions that go by alleles may differ where the source is going to be harmonised.
 
     Raises
     ------
@@ -102,22 +106,22 @@ def check_metadata(operation: str, store: Vcz, source: Vcz) -> None:
             f"{operation}: {source.label} has vcf_zarr_version {versions[1]}, the store has {versions[0]}; "
             "convert the source with the version of the store"
         )
-    if source.n_variants != store.n_variants:
+    if source.n_variants != store.n_variants and not harmonised:
         raise IncompatibleError(
             f"{operation}: {source.label} has {source.n_variants:,} variants, the store has {store.n_variants:,}; "
-            "both need the same variants, in the same order"
+            "both need the same variants, in the same order, or say --harmonise"
         )
     for name in SITE_FIELDS:
         for vcz in (store, source):
             if name not in vcz.arrays:
                 raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be compared")
-    for name in TABLES:
+    for name in () if harmonised else TABLES:
         _check_table(operation, store, source, name)
     _check_fields(operation, store, source)
     for name, theirs in source.samples_arrays.items():
         ours = store.samples_arrays.get(name)
         if ours is not None:
-            _check_field(operation, source.label, name, ours, theirs)
+            _check_field(operation, source.label, name, ours, theirs, harmonised)
 
 
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
@@ -129,7 +133,7 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
         i, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise IncompatibleError(
             f"{operation}: {source.label} has {name} {listing([b])} at {i}, the store has {listing([a])}; "
-            f"both need the same {name}, in the same order"
+            f"both need the same {name}, in the same order, or say --harmonise"
         )
 
 
@@ -147,7 +151,7 @@ def _check_fields(operation: str, store: Vcz, source: Vcz) -> None:
         )
 
 
-def _check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
+def _check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray, harmonised: bool) -> None:
     def refuse(what: str, of_source: object, of_store: object, way_out: str) -> IncompatibleError:
         return IncompatibleError(
             f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}"
@@ -159,7 +163,7 @@ def _check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: 
     if names != their_names:
         raise refuse("dimensions", their_names, names, "both need the same dimensions, in the same order")
     for dimension, n, m in zip(names, ours.shape, theirs.shape, strict=True):
-        if dimension != SAMPLES and n != m:
+        if dimension != SAMPLES and n != m and not (harmonised and (dimension in BY_VARIANT or m < n)):
             way_out = (
                 "both need the same ploidy"
                 if dimension == "ploidy"
@@ -267,7 +271,7 @@ class SameVariants:
         a, b = self._site(self.store, found), self._site(self.source, found)
         return IncompatibleError(
             f"{self.operation}: variant {found} of {self.source.label} is {b}, in the store it is {a}; "
-            "both need the same variants, in the same order"
+            "both need the same variants, in the same order, or say --harmonise"
         )
 
     @staticmethod
@@ -367,9 +371,9 @@ def _ranges(n: int, step: int) -> Iterator[slice]:
         yield slice(start, min(n, start + step))
 
 
-def data_checks(operation: str, store: Vcz, source: Vcz) -> list[SameVariants | FitsDtype]:
+def data_checks(operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False) -> list[SameVariants | FitsDtype]:
     """What has to be looked up in the data of a store and a source whose metadata fit."""
-    checks: list[SameVariants | FitsDtype] = [SameVariants(operation, store, source)]
+    checks: list[SameVariants | FitsDtype] = [] if harmonised else [SameVariants(operation, store, source)]
     for name, theirs in source.samples_arrays.items():
         ours = store.samples_arrays.get(name)
         if ours is not None and not fits(theirs.dtype, ours.dtype):

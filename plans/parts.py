@@ -14,6 +14,7 @@ from zarr.types import AnyArray
 
 from plans.columns import Blocks, Columns, Copied, Region, whole_columns
 from plans.memory import Memory
+from plans.views import View
 from vczstore import arrays
 from vczstore.vcz import samples_axis
 
@@ -93,7 +94,11 @@ class Part:
         rows = math.prod(b for i, b in enumerate(block) if i != axis) * size
         chosen = 0 if in_order else rows * min(width, block[axis])
         n_chunks = min(math.prod(overlapped), arrays.READS_AT_ONCE)
-        return arrays.decode_mem(self.array, n_chunks) + rows * width + chosen
+        return arrays.decode_mem(self.array, n_chunks) + rows * width + chosen + _extra_mem(self.array, block)
+
+
+def _extra_mem(array: AnyArray | View, block: tuple[int, ...]) -> int:
+    return array.extra_mem(block) if isinstance(array, View) else 0
 
 
 def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
@@ -224,7 +229,9 @@ class PutSamples:
 
     def _all_parts(self, store: "ZarrStore") -> tuple[Part, ...]:
         """What stays, read where it is written, and what comes in."""
-        return (replace(self.kept, array=arrays.planned(self.kept.array, store=store)), *self.parts)
+        kept: AnyArray | View = self.kept.array
+        kept = kept.in_store(store) if isinstance(kept, View) else arrays.planned(kept, store=store)
+        return (replace(self.kept, array=kept), *self.parts)
 
     def _joined(self, store: "ZarrStore") -> Joined:
         return Joined(self._all_parts(store), self._columns(self.decoded), self.target.dtype)
@@ -232,12 +239,18 @@ class PutSamples:
     @property
     def encoded_chunks(self) -> int:
         """How many chunks are copied as they are."""
-        return sum(self._columns(c.columns).n_chunks for c in self.copied)
+        return sum(self._n_copied(c) for c in self.copied)
+
+    def _n_copied(self, copied: Copied) -> int:
+        array: AnyArray | View = self.parts[copied.source].array
+        columns = self._columns(copied.columns)
+        return array.n_copied(columns) if isinstance(array, View) else columns.n_chunks
 
     @property
     def decoded_chunks(self) -> int:
         """How many chunks are encoded anew."""
-        return self._columns(self.decoded).n_chunks
+        made = sum(self._columns(c.columns).n_chunks - self._n_copied(c) for c in self.copied)
+        return self._columns(self.decoded).n_chunks + made
 
     @property
     def chunks_read(self) -> int:
@@ -276,7 +289,8 @@ class PutSamples:
             columns = self._columns(copied.columns)
             if columns.n_chunks:
                 source_columns = self._columns(copied.source_columns, source)
-                result.append(chunks.copy_encoded(source, source_columns, target, columns, spec))
+                extra = _extra_mem(source, columns.chunks)
+                result.append(chunks.copy_encoded(source, source_columns, target, columns, spec, extra_mem=extra))
         joined = self._joined(store)
         if joined.columns.n_chunks:
             values = chunks.read(joined, spec, extra_mem=joined.decode_mem())

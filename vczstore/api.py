@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import executors
 from plans import Memory, Plan
+from vczstore import execution
 from vczstore.choices import IMPLS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
@@ -18,6 +19,8 @@ from vczstore.stores.objects import plain_errors
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
+    from plans import Scan
+    from plans.harmonise import Rules, Survey
     from vczstore.stores.icechunk import IcechunkStore
 
 
@@ -136,7 +139,17 @@ class Options:
 # ---- append, update, remove, copy -----------------------------------------------------------
 
 
-def append(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
+def append(
+    store: Place,
+    *sources: Place,
+    dry_run: bool = False,
+    harmonise: bool = False,
+    allow_new_alleles: bool = False,
+    absent: str = "missing",
+    new_variants: str = "refuse",
+    haploid_contigs: Sequence[str] | None = None,
+    **options: Any,
+) -> Result:
     """
     Append the samples of one or more VCZs to a store, in one commit.
 
@@ -145,9 +158,21 @@ def append(store: Place, *sources: Place, dry_run: bool = False, **options: Any)
     store
         A path, a URL, a Zarr store or an Icechunk repository.
     sources
-        The same; appended in this order, never written to. They need the store's variants, in its order.
+        The same; appended in this order, never written to. They need the store's variants, in its order, unless they
+        are harmonised.
     dry_run
         Check everything, write nothing.
+    harmonise
+        Express the sources over the store's variants and alleles; see `plans.matching` for what matches. The rest
+        goes with this.
+    allow_new_alleles
+        Let alleles come in that the store has not seen.
+    absent
+        What genotypes are where a source lacks a variant: ``missing`` or ``reference``. Other fields are missing.
+    new_variants
+        What is done about variants that the store lacks: ``refuse`` or ``drop``.
+    haploid_contigs
+        Where those genotypes have one allele; X, Y and M of any spelling by default.
     options
         See `Options`.
 
@@ -161,21 +186,81 @@ def append(store: Place, *sources: Place, dry_run: bool = False, **options: Any)
     >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
     """
     opts = Options(**options)
-    return _run(_plan_append(store, sources, opts), opts, dry_run=dry_run)
+    said = (harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    return _run(_plan_append(store, sources, opts, _rules(*said)), opts, dry_run=dry_run)
 
 
-def plan_append(store: Place, *sources: Place, **options: Any) -> Plan:
-    """Compile an append without running it; see `append` and `run`."""
-    return _plan_append(store, sources, Options(**options))
+def plan_append(
+    store: Place,
+    *sources: Place,
+    harmonise: bool = False,
+    allow_new_alleles: bool = False,
+    absent: str = "missing",
+    new_variants: str = "refuse",
+    haploid_contigs: Sequence[str] | None = None,
+    **options: Any,
+) -> Plan:
+    """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
+    said = (harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    return _plan_append(store, sources, Options(**options), _rules(*said))
 
 
-def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
+def _plan_append(store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None" = None) -> Plan:
     from plans.append import compile_append
 
     refuse_same_place("append", store, sources)
     with plain_errors(store):
         place, incoming = opts.store_and_sources(store, sources)
-        return compile_append(place, place.open(), incoming, opts.memory)
+        vcz = place.open()
+        survey = None if rules is None else _survey("append", place, vcz, incoming, rules, opts)
+        return compile_append(place, vcz, incoming, opts.memory, survey)
+
+
+def _rules(
+    harmonise: bool, allow_new_alleles: bool, absent: str, new_variants: str, haploid_contigs: Sequence[str] | None
+) -> "Rules | None":
+    from plans.harmonise import ABSENT, HAPLOID_CONTIGS, NEW_VARIANTS, Rules
+
+    for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
+        if value not in choices:
+            raise OptionError(f"append: {name} is {value!r}; choose one of {', '.join(choices)}")
+    contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
+    rules = Rules(allow_new_alleles, absent, new_variants, contigs)
+    if not harmonise and rules != Rules():
+        raise OptionError(
+            "append: --allow-new-alleles, --absent, --new-variants and --haploid-contigs go with --harmonise"
+        )
+    return rules if harmonise else None
+
+
+def _survey(
+    operation: str, place: Store, store: Vcz, sources: Sequence[Vcz], rules: "Rules", opts: Options
+) -> "Survey":
+    """Look up what matches, in tasks."""
+    from plans import harmonise
+
+    if opts.impl == "xarray":
+        raise OptionError(f"{operation}: --impl xarray cannot harmonise; leave it out")
+    for vcz in (store, *sources):
+        vcz.require_whole(operation)
+
+    def look_up(scans: Sequence["Scan"]) -> list[list[Any]]:
+        return execution.look_up(
+            operation,
+            place,
+            scans,
+            opts.memory,
+            impl=opts.impl,
+            executor=opts.executor,
+            executor_options=opts.executor_options,
+            max_workers=opts.max_workers,
+            progress=opts.progress,
+        )
+
+    first = harmonise.first_scans(operation, store, sources)
+    second = harmonise.second_scan(operation, store, sources, rules, first, look_up(first))
+    (found,) = look_up([second])
+    return harmonise.conclude(operation, store, sources, rules, second.index, found)
 
 
 def update(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:

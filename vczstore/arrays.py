@@ -180,9 +180,9 @@ class _ObjectStrings(VariableLengthUTF8):
         return np.dtype(object)
 
 
-def read_strings(array: AnyArray) -> np.ndarray:
+def read_strings(array: AnyArray, region: tuple[slice, ...] = ()) -> np.ndarray:
     """
-    Decode all of an array of strings, as objects.
+    Decode a region of an array of strings as objects, all of it by default.
 
     Through NumPy's own string dtype, which zarr decodes to, it would take three times as long.
     """
@@ -191,7 +191,7 @@ def read_strings(array: AnyArray) -> np.ndarray:
     if isinstance(getattr(metadata, kind), VariableLengthUTF8):
         object.__setattr__(metadata, kind, _ObjectStrings())
         array = from_metadata(metadata, array.store, array.path)
-    return np.asarray(array[...]).astype(object, copy=False)
+    return np.asarray(array[region or ...]).astype(object, copy=False)
 
 
 def place(store: Store) -> str:
@@ -210,8 +210,17 @@ def chunk_key(array: AnyArray, coords: Sequence[int]) -> str:
 
 
 def get_encoded(array: AnyArray, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
-    """The bytes of chunks as they lie in the store, None for those that are absent."""
+    """The bytes of chunks as they lie in the store, None for those that are absent; a view makes its own."""
+    if (made := getattr(array, "get_encoded", None)) is not None:
+        return cast("list[Buffer | None]", made(coords))
     return get_many(array.store, [chunk_key(array, c) for c in coords])
+
+
+def encode(array: AnyArray, coords: Sequence[int], region: tuple[slice, ...], values: np.ndarray) -> Buffer | None:
+    """The bytes of one chunk that has these values, None if it is left out."""
+    chunk = planned(array, store=MemoryStore())
+    chunk[region] = values
+    return get_many(chunk.store, [chunk_key(chunk, coords)])[0]
 
 
 def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Sequence[Buffer | None]) -> None:

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executors
-from plans import Plan
+from plans import Memory, Plan, Scan
 from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
-from vczstore.stores import Transaction, local_path
+from vczstore.stores import Store, Transaction, local_path
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
@@ -188,6 +188,76 @@ def run_plans(
         )
         for plan, run in zip(plans, runs, strict=True)
     ]
+
+
+def look_up(
+    operation: str,
+    store: Store,
+    scans: Sequence[Scan],
+    memory: Memory,
+    *,
+    impl: str = "cubed",
+    executor: str = "threads",
+    executor_options: Mapping[str, Any] | None = None,
+    max_workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[Any]]:
+    """
+    Look something up in data that a plan goes by, in tasks; nothing is written.
+
+    Parameters
+    ----------
+    operation, store
+        What it is for.
+    scans
+        What looks.
+    memory
+        What a task may use.
+    impl, executor, executor_options, max_workers, progress
+        As in `run_plans`.
+
+    Returns
+    -------
+    list of list
+        What each scan has found, in no order.
+
+    Raises
+    ------
+    VczstoreError
+        If data cannot be read.
+    Interrupted
+        On a keyboard interrupt.
+    """
+    found: list[list[Any]] = [[] for _ in scans]
+    given = {} if max_workers is None else {"max_workers": max_workers}
+    untouched = "nothing was written, the store is as it was"
+    engine = None
+    try:
+        if impl == "zarr":
+            return [list(scan.by_zarr()) for scan in scans]
+        engine = _Engine(executor, {**(executor_options or {}), **given}, progress)
+        from plans import chunks
+
+        plan = chunks.compile_plan([a for i, s in enumerate(scans) for a in s.by_cubed(memory, i)], operation)
+
+        def on_report(report: "TaskReport") -> None:
+            for tag, value in report.found:
+                found[tag].append(value)
+
+        engine.execute("matching", plan, _Run(""), on_report)
+    except VczstoreError:
+        raise
+    except executors.ExecutorOptionError as error:
+        raise OptionError(f"{operation}: {error}; {untouched}") from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{operation}: interrupted; {untouched}") from error
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StorageError(f"{operation}: {store.label}: {reason}; {untouched}") from error
+    finally:
+        if engine is not None:
+            engine.close()
+    return found
 
 
 @dataclass

@@ -30,6 +30,8 @@ REMOVED = ""
 INT_MISSING = -1
 STR_MISSING = "."
 FLOAT32_MISSING = np.array([0x7F800001], dtype="u4").view("f4")[0]
+FLOAT32_FILL = np.array([0x7F800002], dtype="u4").view("f4")[0]
+INT_FILL = -2
 
 
 def dimensions(array: AnyArray) -> tuple[str | None, ...]:
@@ -66,6 +68,26 @@ def missing_value(name: str, array: AnyArray) -> Any:
             return STR_MISSING.encode()
         case _:
             return STR_MISSING
+
+
+def fill_value(name: str, array: AnyArray) -> Any:
+    """
+    What stands beyond the end of a value that is shorter than others.
+
+    VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""``, floats a NaN with the payload
+    of 0x7F800002, booleans False, but True in a ``*_mask``.
+    """
+    match array.dtype.kind:
+        case "i":
+            return array.dtype.type(INT_FILL)
+        case "f":
+            return FLOAT32_FILL if array.dtype.itemsize == 4 else array.dtype.type("nan")
+        case "b" | "u":
+            return missing_value(name, array)
+        case "S":
+            return b""
+        case _:
+            return ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,761 @@
+"""Harmonise: what a source has, expressed over the variants and alleles of a store.
+
+Nothing is stored in between. `Harmonised` is an array of a source as the store would have it, and an append reads it
+as any other: rows are found through the `Index`, and values that go by allele are put in order. Chunks in which
+nothing changes are copied as they are.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from zarr.abc.store import Store as ZarrStore
+from zarr.core.buffer import Buffer
+from zarr.types import AnyArray
+
+from plans.columns import Blocks, Columns
+from plans.matching import FindMatches, FindRuns, Index, Matches, Sites, UnitReport, site, unit_rows
+from plans.memory import Memory
+from plans.remove import ColumnReader
+from plans.views import Padded, View
+from vczstore import arrays
+from vczstore.errors import IncompatibleError
+from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions, fill_value, missing_value, samples_axis
+
+if TYPE_CHECKING:
+    import cubed
+
+    from plans import Write
+    from plans.chunks import Reader
+
+HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
+"""Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""
+
+ABSENT = ("missing", "reference")
+"""What the genotypes of a variant may be that a source lacks."""
+
+NEW_VARIANTS = ("refuse", "drop")
+"""What may be done with variants of a source that the store lacks."""
+
+LOCAL = ("call_LAA", "call_LA", "call_LGT", "call_LPL", "call_LAD", "call_LGL")
+"""Fields that go by alleles of their own, sample by sample."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """
+    How sources are re-expressed.
+
+    Attributes
+    ----------
+    allow_new_alleles
+        Whether alleles that the store has not seen come in.
+    absent
+        The genotypes of a variant that a source lacks: one of `ABSENT`.
+    new_variants
+        What to do about variants that the store lacks: one of `NEW_VARIANTS`.
+    haploid_contigs
+        Where those genotypes have one allele.
+    """
+
+    allow_new_alleles: bool = False
+    absent: str = "missing"
+    new_variants: str = "refuse"
+    haploid_contigs: Sequence[str] = HAPLOID_CONTIGS
+
+
+@dataclass(frozen=True)
+class Survey:
+    """
+    What the driver knows of sources and a store, before it plans.
+
+    Attributes
+    ----------
+    rules, index
+        How and by what sources are re-expressed.
+    reports
+        By unit and source.
+    contigs
+        The store's contigs.
+    numbers
+        As `numbers_of` the store.
+    """
+
+    rules: Rules
+    index: Index
+    reports: Mapping[tuple[int, int], UnitReport]
+    contigs: tuple[str, ...]
+    numbers: Mapping[str, str]
+
+    @property
+    def most_alleles(self) -> int:
+        """How many alleles a variant will have at most."""
+        return max((r.most_alleles for r in self.reports.values()), default=0)
+
+    @property
+    def new_alleles(self) -> int:
+        """How many alleles come in."""
+        return sum(r.new_alleles for r in self.reports.values())
+
+    @cached_property
+    def changed_units(self) -> tuple[int, ...]:
+        """The units to which alleles come."""
+        return tuple(sorted({r.number for r in self.reports.values() if r.new_alleles}))
+
+    @property
+    def span(self) -> int:
+        """How many rows of a source a unit takes at most."""
+        return max((r.span for r in self.reports.values()), default=0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is found, in numbers, of all sources together."""
+        matched = sum(r.matched for r in self.reports.values())
+        return {
+            "variants matched": matched,
+            "variants absent": len(self.index.sources) * self.index.n_variants - matched,
+            "variants dropped": sum(r.unmatched for r in self.reports.values()) + self._strangers(),
+            "variants with alleles re-ordered": sum(r.reordered for r in self.reports.values()),
+            "alleles added": self.new_alleles,
+        }
+
+    def _strangers(self) -> int:
+        known = set(self.index.store.runs[:, 0].tolist())
+        return sum(int(r[2] - r[1]) for s in self.index.sources for r in s.runs if int(r[0]) not in known)
+
+    def first_unmatched(self, source: int) -> tuple[int, int | None]:
+        """How many variants of a source match nothing, and the first of them."""
+        known = set(self.index.store.runs[:, 0].tolist())
+        strange = [run for run in self.index.sources[source].runs.tolist() if run[0] not in known]
+        mine = [r for r in self.reports.values() if r.source == source]
+        firsts = [run[1] for run in strange] + [r.first_unmatched for r in mine if r.first_unmatched is not None]
+        n = sum(r.unmatched for r in mine) + sum(run[2] - run[1] for run in strange)
+        return n, min(firsts, default=None)
+
+
+def first_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
+    """What has to be looked up first: where the variants of each are."""
+    for vcz in (store, *sources):
+        for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
+            if name not in vcz.arrays:
+                raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be matched")
+    return [FindRuns(operation, vcz) for vcz in (store, *sources)]
+
+
+def second_scan(
+    operation: str,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    rules: Rules,
+    scans: Sequence[FindRuns],
+    found: Sequence[Sequence[Any]],
+) -> FindMatches:
+    """
+    What has to be looked up then: what matches.
+
+    Raises
+    ------
+    IncompatibleError
+        If variants are not sorted.
+    """
+    runs = [scan.joined(items) for scan, items in zip(scans, found, strict=True)]
+    ours = {name: i for i, name in enumerate(store.table("contig_id").tolist())}
+    sites = []
+    for vcz, mine in zip((store, *sources), runs, strict=True):
+        names = vcz.table("contig_id").tolist()
+        sites.append(Sites.of(vcz, mine, np.array([ours.get(name, -1 - i) for i, name in enumerate(names)], "i8")))
+    token = "/".join([operation, store.state, *(source.identity for source in sources), repr(rules)])
+    unit = unit_rows(store)
+    index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, rules.allow_new_alleles)
+    read = [a for s in sites for a in (s.position, s.contig, s.allele)]
+    return FindMatches(operation, index, sum(4 * arrays.decode_mem(a, 2) for a in read))
+
+
+def conclude(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Survey:
+    """
+    Put together what was found.
+
+    Raises
+    ------
+    IncompatibleError
+        If a source has variants that the store lacks, and they are not to be dropped.
+    """
+    reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
+    survey = Survey(rules, index, reports, tuple(store.table("contig_id").tolist()), numbers_of(store))
+    for i, source in enumerate(sources):
+        n, first = survey.first_unmatched(i)
+        if first is not None and rules.new_variants == "refuse":
+            alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
+            raise IncompatibleError(
+                f"{operation}: {n:,} of the variants of {source.label} match none of the store, the first is variant "
+                f"{first}, {site(source, first)}; {alleles}leave them out with --new-variants drop, or make a store "
+                "that has them with vczstore create"
+            )
+    return survey
+
+
+# ---- dimensions -----------------------------------------------------------------------------
+
+
+def widths(operation: str, store: Vcz, n_alleles: int, source: Vcz) -> dict[str, int]:
+    """
+    How long the dimensions become that go by alleles.
+
+    Raises
+    ------
+    IncompatibleError
+        If the length of ``genotypes`` belongs to no ploidy.
+    """
+    old = _lengths(store) or _lengths(source)
+    alleles = max(_lengths(store).get("alleles", 1), n_alleles)
+    result = {"alleles": alleles, "alt_alleles": max(alleles - 1, _lengths(store).get("alt_alleles", 0))}
+    genotypes = {**_lengths(source), **old}.get("genotypes")
+    if genotypes is not None:
+        before = (_lengths(store) if "genotypes" in _lengths(store) else _lengths(source)).get("alleles", 1)
+        ploidy = next((p for p in range(1, 65) if _n_genotypes(before, p) >= genotypes), None)
+        if ploidy is None or (_n_genotypes(before, ploidy) != genotypes and before > 1):
+            raise IncompatibleError(
+                f"{operation}: {store.label} has {genotypes} genotypes and {before} alleles, which no ploidy gives; "
+                "make the store with bio2zarr"
+            )
+        result["genotypes"] = max(genotypes, _n_genotypes(alleles, ploidy)) if alleles > before else genotypes
+    return result
+
+
+def _lengths(vcz: Vcz) -> dict[str, int]:
+    return {
+        str(name): n
+        for array in vcz.arrays.values()
+        for name, n in zip(dimensions(array), array.shape, strict=True)
+        if name in ("alleles", "alt_alleles", "genotypes")
+    }
+
+
+def _n_genotypes(n_alleles: int, ploidy: int) -> int:
+    return math.comb(n_alleles + ploidy - 1, ploidy)
+
+
+def widened(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
+    """An array as it will be when the dimensions that go by alleles have become longer."""
+    shape = tuple(max(n, lengths.get(str(name), n)) for name, n in zip(dimensions(array), array.shape, strict=True))
+    return arrays.planned(array, shape=shape)
+
+
+def padded(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
+    """An array as it is, filled up to those lengths."""
+    like = widened(array, lengths)
+    return array if like.shape == array.shape else cast("AnyArray", Padded(array, like))
+
+
+def wider(operation: str, store: Vcz, lengths: Mapping[str, int]) -> dict[str, AnyArray]:
+    """
+    The arrays whose dimensions become longer, as they will be.
+
+    Raises
+    ------
+    IncompatibleError
+        If two dimensions of one array do.
+    """
+    result = {}
+    for name, array in store.arrays.items():
+        after = widened(array, lengths)
+        if after.shape != array.shape:
+            if sum(n != m for n, m in zip(array.shape, after.shape, strict=True)) > 1:
+                raise IncompatibleError(
+                    f"{operation}: new alleles make {name} longer along two of its dimensions, {dimensions(array)}, "
+                    "which is not supported; leave out --allow-new-alleles"
+                )
+            result[name] = after
+    return result
+
+
+def check_fields(operation: str, store: Vcz, source: Vcz, survey: Survey, lengths: Mapping[str, int]) -> None:
+    """
+    Check that all fields of a source can be harmonised.
+
+    Raises
+    ------
+    IncompatibleError
+        Naming the first that cannot.
+    """
+    is_same = all(r.same_alleles and not r.new_alleles for r in survey.reports.values())
+    for name, array in source.samples_arrays.items():
+        names = dimensions(array)
+        if VARIANTS not in names or name not in store.samples_arrays:
+            continue
+        if names[:2] != (VARIANTS, SAMPLES):
+            raise IncompatibleError(
+                f"{operation}: {name} of {source.label} has dimensions {names}, and only (variants, samples, ...) can "
+                "be harmonised; make the source without it"
+            )
+        if name in LOCAL and not is_same:
+            raise IncompatibleError(
+                f"{operation}: {name} of {source.label} goes by local alleles, which cannot be harmonised where "
+                "alleles differ from the store's; make the source without local alleles"
+            )
+        ours = store.samples_arrays[name]
+        if name == "call_genotype" and survey.most_alleles - 1 > np.iinfo(ours.dtype).max:
+            raise IncompatibleError(
+                f"{operation}: a variant will have {survey.most_alleles} alleles, which {name} of dtype {ours.dtype} "
+                "cannot number; leave out --allow-new-alleles"
+            )
+        number = number_of(name, ours, survey.numbers)
+        if number in ("R", "A", "G") and names[-1] not in lengths and not is_same:
+            raise IncompatibleError(
+                f"{operation}: {name} of {store.label} goes by alleles, and its dimension is called {names[-1]}, which "
+                "does not say so; make the store with bio2zarr 0.2 or later"
+            )
+
+
+def number_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
+    """
+    What the last axis of a call's value goes by: ``R``, ``A`` or ``G`` as in VCF, or ``""``.
+
+    Its dimension says so; else the VCF header, or the VCF specification (4.5, table 2).
+    """
+    last = str(dimensions(array)[-1])
+    if last in _NUMBERS:
+        return _NUMBERS[last]
+    field = name.removeprefix("call_")
+    return numbers.get(field, _RESERVED.get(field, "")) if array.ndim > 2 and last != "ploidy" else ""
+
+
+def numbers_of(vcz: Vcz) -> dict[str, str]:
+    """The Number of each FORMAT field with one of ``R``, ``A``, ``G``, as the VCF header says."""
+    header = str(vcz.attributes.get("vcf_header", ""))
+    return dict(re.findall(r"##FORMAT=<ID=([^,]+),Number=([RAG])", header))
+
+
+_NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
+_RESERVED = {"AD": "R", "ADF": "R", "ADR": "R", "EC": "A", "GL": "G", "GP": "G", "PL": "G", "PP": "G", "CNL": "G"}
+
+
+# ---- what changes in the store itself -------------------------------------------------------
+
+
+def widenings(
+    operation: str, store: Vcz, wider: Mapping[str, AnyArray], old: int, survey: Survey, memory: Memory
+) -> "tuple[Write, ...]":
+    """What is written of arrays that become longer, beside the samples that come in, and of ``variant_allele``."""
+    result: list[Write] = []
+    for name, after in wider.items():
+        if name != "variant_allele":
+            write = Widen.of(operation, name, store.arrays[name], after, old, memory)
+            result += [write] if write.decoded_chunks else []
+    allele = store.arrays["variant_allele"]
+    alleles = WriteAlleles.of(operation, allele, wider.get("variant_allele", allele), survey, memory)
+    return (*result, *([alleles] if alleles.decoded_chunks else []))
+
+
+@dataclass(frozen=True)
+class _Anew:
+    """Some chunk columns of an array are encoded anew."""
+
+    name: str
+    target: AnyArray
+    columns: Columns
+
+    @property
+    def encoded_chunks(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def decoded_chunks(self) -> int:
+        """All of the columns."""
+        return self.columns.n_chunks
+
+    @property
+    def chunks_read(self) -> int:
+        """At most as many as are written."""
+        return self.columns.n_chunks
+
+    @property
+    def bytes_read(self) -> int:
+        """At most the columns, decoded."""
+        return math.prod(self.columns.shape) * arrays.element_bytes(self.target)
+
+    @property
+    def bytes_written(self) -> int:
+        """The columns, decoded."""
+        return self.bytes_read
+
+    def reader(self, store: ZarrStore) -> "Reader":
+        """What the columns are made of."""
+        raise NotImplementedError
+
+    def reading_mem(self) -> int:
+        """What it takes to read a block."""
+        raise NotImplementedError
+
+    def by_cubed(self, store: ZarrStore, memory: Memory) -> "list[cubed.Array]":
+        """Read, and write."""
+        from plans import chunks
+
+        values = chunks.read(self.reader(store), memory.spec(), extra_mem=self.reading_mem())
+        return [chunks.write(values, chunks.DecodedView(arrays.planned(self.target, store=store), self.columns))]
+
+    def by_xarray(self, store: ZarrStore, memory: Memory) -> "list[cubed.Array]":
+        """The same: alleles are nothing that xarray knows."""
+        return self.by_cubed(store, memory)
+
+    def by_zarr(self, store: ZarrStore) -> None:
+        """Block by block."""
+        target, reader = arrays.planned(self.target, store=store), self.reader(store)
+        for index in np.ndindex(*(len(b) for b in self.columns.blocks)):
+            values = reader.block(index)
+            for here, there in self.columns.regions(index):
+                target[there] = values[here]
+
+
+@dataclass(frozen=True)
+class Widen(_Anew):
+    """
+    A dimension of an array that goes by alleles becomes longer: what it gains is filled.
+
+    Chunks that lie in the old part alone stay as they are. New ones are written, because what an absent chunk reads as
+    is 0 in most stores, and that is a value. Samples that come in are written by their append.
+    """
+
+    before: AnyArray
+
+    @classmethod
+    def of(cls, operation: str, name: str, before: AnyArray, after: AnyArray, old: int, memory: Memory) -> "Widen":
+        """Of `old` samples."""
+        (axis,) = (i for i, (n, m) in enumerate(zip(before.shape, after.shape, strict=True)) if n != m)
+        chunks = arrays.outer_chunks(after)
+        shape = list(after.shape)
+        if (samples := samples_axis(before)) is not None:
+            # the ragged last column belongs to the append
+            shape[samples] = old // chunks[samples] * chunks[samples]
+        first = before.shape[axis] // chunks[axis]
+        columns = tuple(range(first, -(-after.shape[axis] // chunks[axis])))
+        grid = [len(columns) if i == axis else n for i, n in enumerate(arrays.grid(shape, chunks))]
+        alone = cls(name, after, Columns(tuple(shape), chunks, axis, columns, (1,) * len(chunks)), before)
+        if not alone.columns.n_chunks:
+            return alone
+
+        def cut(block: tuple[int, ...]) -> "Widen":
+            return replace(alone, columns=replace(alone.columns, block=block))
+
+        chunk_bytes = math.prod(chunks) * arrays.element_bytes(after)
+        return cut(memory.fit(operation, grid, chunk_bytes, lambda block: cut(block).reading_mem()))
+
+    def reader(self, store: ZarrStore) -> ColumnReader:
+        """The old values, filled up."""
+        before = arrays.planned(self.before, store=store)
+        return ColumnReader(cast("AnyArray", Padded(before, self.target)), self.columns)
+
+    def reading_mem(self) -> int:
+        """What it takes to read a block."""
+        return self.reader(self.before.store).decode_mem()
+
+
+@dataclass(frozen=True)
+class AllelesReader:
+    """The alleles of some chunks of variants, as they will be."""
+
+    index: Index
+    columns: Columns
+    dtype: np.dtype
+
+    @property
+    def blocks(self) -> Blocks:
+        """In elements."""
+        return self.columns.blocks
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Look the variants of one block up."""
+        values = np.full([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], "", dtype=object)
+        for here, there in self.columns.regions(index):
+            rows = np.concatenate([self._padded(unit.alleles[at]) for unit, at in self.index.units(there[0])])
+            values[here] = rows[:, there[1]]
+        return values.astype(self.dtype)
+
+    def _padded(self, alleles: np.ndarray) -> np.ndarray:
+        width = self.columns.array_shape[1]
+        more = width - alleles.shape[1]
+        return np.pad(alleles, ((0, 0), (0, max(0, more))), constant_values="")[:, :width]
+
+
+@dataclass(frozen=True)
+class WriteAlleles(_Anew):
+    """New alleles come to ``variant_allele``, after those that are there."""
+
+    survey: Survey
+
+    @classmethod
+    def of(cls, operation: str, before: AnyArray, after: AnyArray, survey: Survey, memory: Memory) -> "WriteAlleles":
+        """Find the chunks of variants that have new alleles."""
+        chunks, unit = arrays.outer_chunks(after), survey.index.unit
+        rows = {
+            row
+            for n in survey.changed_units
+            for row in range(n * unit // chunks[0], -(-min((n + 1) * unit, after.shape[0]) // chunks[0]))
+        }
+        if after.shape != before.shape and after.fill_value not in ("", None):
+            rows = set(range(arrays.grid(after.shape, chunks)[0]))
+        n_wide = arrays.grid(after.shape, chunks)[1]
+        columns = Columns(after.shape, chunks, 0, tuple(sorted(rows)), (1, n_wide))
+        return cls("variant_allele", after, columns, survey)
+
+    def reader(self, store: ZarrStore) -> AllelesReader:
+        """The alleles as they will be."""
+        return AllelesReader(self.survey.index, self.columns, self.target.dtype)
+
+    def reading_mem(self) -> int:
+        """What it takes to read a block: alleles of all sides, as Python's strings."""
+        index = self.survey.index
+        return sum(8 * arrays.decode_mem(s.allele, 1) for s in (index.store, *index.sources))
+
+
+# ---- arrays ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Harmonised(View):
+    """
+    An array of a source, over the variants and alleles of a store.
+
+    Attributes
+    ----------
+    source
+        The array as it is.
+    like
+        Its metadata as the store has them, with the source's samples.
+    name
+        Of the array.
+    number
+        Of the source.
+    survey
+        What goes where.
+    """
+
+    name: str
+    number: int
+    survey: Survey
+
+    @classmethod
+    def of(cls, name: str, source: AnyArray, target: AnyArray, number: int, survey: Survey) -> "Harmonised":
+        """`target` is the array of the store as it will be."""
+        axis = samples_axis(source)
+        shape = tuple(source.shape[i] if i == axis else n for i, n in enumerate(target.shape))
+        return cls(source, arrays.planned(target, shape=shape), name, number, survey)
+
+    @property
+    def kind(self) -> str:
+        """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
+        return "GT" if self.name == "call_genotype" else number_of(self.name, self.like, self.survey.numbers)
+
+    def _is_copied(self, report: UnitReport) -> bool:
+        """Whether the chunks of a unit are those of the source."""
+        mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
+        rows = self.survey.index.unit
+        if report.shift is None or report.shift % rows or mine != theirs or mine[0] != rows:
+            return False
+        if self.kind and not report.same_alleles:
+            return False
+        if self.like.shape[2:] != self.source.shape[2:] or not arrays.same_encoding(self.source, self.like):
+            return False
+        # the last chunk may be shorter on one side
+        start = report.number * rows
+        return min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift)
+
+    def _report(self, unit: int) -> UnitReport:
+        return self.survey.reports[unit, self.number]
+
+    def n_copied(self, columns: Columns) -> int:
+        """How many chunks of some columns are copied as they are."""
+        rows = sum(self._is_copied(r) for r in self.survey.reports.values() if r.source == self.number)
+        return rows * columns.n_chunks // max(1, columns.grid[0])
+
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
+        """Chunks as the store will have them: those of the source, or made anew."""
+        n_units = -(-self.survey.index.n_variants // self.survey.index.unit)
+        is_copied = [c[0] < n_units and self._aligned and self._is_copied(self._report(c[0])) for c in coords]
+        shifts = [self._report(c[0]).shift or 0 if copied else 0 for c, copied in zip(coords, is_copied, strict=True)]
+        theirs = [
+            (c[0] + shift // self.survey.index.unit, *c[1:])
+            for c, shift, copied in zip(coords, shifts, is_copied, strict=True)
+            if copied
+        ]
+        found = arrays.get_encoded(self.source, theirs)
+        arrays.check_frames(self.source, theirs, found)
+        copies = iter(found)
+        return [next(copies) if copied else self._encode(c) for c, copied in zip(coords, is_copied, strict=True)]
+
+    @property
+    def _aligned(self) -> bool:
+        return bool(arrays.outer_chunks(self.like)[0] == self.survey.index.unit)
+
+    def _encode(self, coords: Sequence[int]) -> Buffer | None:
+        chunks = arrays.outer_chunks(self.like)
+        region = tuple(
+            slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(coords, chunks, self.like.shape, strict=True)
+        )
+        return arrays.encode(self.like, coords, region, arrays.read(cast("AnyArray", self), region))
+
+    def extra_mem(self, block: tuple[int, ...]) -> int:
+        """What it takes to make a block beside the block and the chunks it is made of."""
+        chunks = arrays.outer_chunks(self.source)
+        rows = max(self.survey.span, block[0]) + 2 * chunks[0]
+        width = max(chunks[1], block[1]) if len(chunks) > 1 else 1
+        return 4 * rows * width * math.prod(self.source.shape[2:]) * arrays.element_bytes(self.source)
+
+    def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+        """Read a region: find the rows, and put in order what goes by allele."""
+        rows, samples, *rest = region
+        assert isinstance(rows, slice)
+        parts = [self._unit(mine, n, at, samples) for mine, n, at in self._units(rows)]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return values[(slice(None), slice(None), *rest)]
+
+    def _units(self, rows: slice) -> Any:
+        for unit, here in self.survey.index.units(rows):
+            yield unit.sources[self.number].cut(here), unit.n_alleles[here], unit.start + here.start
+
+    def _unit(self, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray) -> np.ndarray:
+        """All of some variants: `mine` are their matches, `n_alleles` their alleles, from row `start` on."""
+        present = np.flatnonzero(mine.rows >= 0)
+        trailing = self.like.shape[2:]
+        if len(present):
+            low, high = int(mine.rows[present].min()), int(mine.rows[present].max()) + 1
+            everything = (slice(None),) * len(trailing)
+            slab = np.asarray(self.source.oindex[(slice(low, high), samples, *everything)])
+            if len(present) < high - low or (np.diff(mine.rows[present]) != 1).any():
+                slab = slab[mine.rows[present] - low]
+            slab = self._in_order(slab, mine, n_alleles, present)
+            if len(present) == len(mine.rows):
+                return slab
+        n_samples = len(samples) if isinstance(samples, np.ndarray) else len(range(*samples.indices(self.shape[1])))
+        result = np.empty((len(mine.rows), n_samples, *trailing), dtype=self.dtype)
+        if len(present):
+            result[present] = slab
+        absent = np.flatnonzero(mine.rows < 0)
+        result[absent] = self._absent(start + absent)
+        return result
+
+    def _absent(self, rows: np.ndarray) -> np.ndarray:
+        """The values of variants that the source lacks: rows by 1 by what a call has."""
+        missing, fill = missing_value(self.name, self.source), fill_value(self.name, self.source)
+        values = np.full((len(rows), 1, *self.like.shape[2:]), missing, dtype=self.dtype)
+        if not len(rows):
+            return values
+        is_mask = self.name.endswith("_mask")
+        by_ploidy = dimensions(self.like)[-1] == "ploidy"
+        if by_ploidy and self.name in ("call_genotype", "call_genotype_mask"):
+            if self.survey.rules.absent == "reference":
+                values[...] = False if is_mask else 0
+            values[self._is_haploid(rows), :, 1:] = True if is_mask else fill
+        elif values.ndim > 2 and not is_mask:
+            values.reshape(len(rows), 1, -1)[:, :, 1:] = fill
+        return values
+
+    def _is_haploid(self, rows: np.ndarray) -> np.ndarray:
+        runs = self.survey.index.store.runs
+        contigs = runs[np.searchsorted(runs[:, 2], rows, "right"), 0]
+        haploid = [i for i, name in enumerate(self.survey.contigs) if name in self.survey.rules.haploid_contigs]
+        return np.isin(contigs, haploid)
+
+    def _in_order(self, slab: np.ndarray, mine: Matches, n_alleles: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """Put in order what goes by allele, where an allele has another number or the store has others."""
+        maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
+        other = mine.reordered[present]
+        if self.kind == "GT":
+            slab = self._lengthened(slab)
+            rows = np.flatnonzero(other)
+            if len(rows):
+                # -2 and -1 stay; an allele that the source does not have is damage, and stays to be seen
+                table = np.concatenate([np.tile([-2, -1], (len(rows), 1)), maps[rows]], axis=1)
+                values = slab[rows].astype("i8")
+                known = np.clip(values + 2, 0, table.shape[1] - 1)
+                mapped = np.take_along_axis(table, known.reshape(len(rows), -1), axis=1).reshape(values.shape)
+                slab = slab.copy()
+                slab[rows] = np.where(values + 2 < table.shape[1], mapped, values)
+            return slab
+        if not self.kind:
+            return self._lengthened(slab)
+        changed = np.flatnonzero(other | (n_theirs != n_ours))
+        result = self._lengthened(slab)
+        if not len(changed):
+            return result
+        result = result.copy() if result is slab else result
+        patterns = np.concatenate([n_theirs[changed, None], n_ours[changed, None], maps[changed]], axis=1)
+        unique, which = np.unique(patterns, axis=0, return_inverse=True)
+        for number, (n, m, *numbers) in enumerate(unique.tolist()):
+            rows = changed[which.ravel() == number]
+            result[rows] = self._reordered(slab[rows], n, m, numbers)
+        return result
+
+    def _lengthened(self, slab: np.ndarray) -> np.ndarray:
+        """With the last axes as long as the store's; what is cut off is fill."""
+        trailing = self.like.shape[2:]
+        if slab.shape[2:] == trailing:
+            return slab
+        result = np.full((*slab.shape[:2], *trailing), fill_value(self.name, self.source), dtype=slab.dtype)
+        if self.name.endswith("_mask"):
+            result[...] = True
+        both = tuple(slice(0, min(a, b)) for a, b in zip(slab.shape[2:], trailing, strict=True))
+        result[(slice(None), slice(None), *both)] = slab[(slice(None), slice(None), *both)]
+        return result
+
+    def _reordered(self, values: np.ndarray, n: int, m: int, numbers: Sequence[int]) -> np.ndarray:
+        """Variants with `n` alleles in the source, `m` in the store; allele i of the source is `numbers[i]` there."""
+        missing, fill = missing_value(self.name, self.source), fill_value(self.name, self.source)
+        result = np.full((*values.shape[:-1], self.like.shape[-1]), fill, dtype=values.dtype)
+        is_fill = _same(values, fill)
+        lengths = (~is_fill).sum(axis=-1)  # of each call's own vector
+        is_none = (lengths == 0) | ((lengths == 1) & _same(values[..., 0], missing))
+        if self.kind in "RA":
+            first = self.kind == "A"
+            n_values, n_result = n - first, m - first
+            result[..., :n_result] = missing
+            for i in range(n_values):
+                result[..., numbers[i + first] - first] = values[..., i]
+            is_none &= n_values != 1
+        else:
+            for ploidy in np.unique(lengths[~is_none]).tolist():
+                p = next((p for p in range(1, 65) if _n_genotypes(n, p) >= ploidy), 1)
+                where = lengths == ploidy
+                chosen = np.full((int(where.sum()), result.shape[-1]), fill, dtype=values.dtype)
+                chosen[:, : _n_genotypes(m, p)] = missing
+                for i, genotype in enumerate(genotypes(n, p)[: values.shape[-1]]):
+                    chosen[:, genotype_number([numbers[a] for a in genotype])] = values[where][:, i]
+                result[where] = chosen
+        nothing = np.full(result.shape[-1], fill, dtype=values.dtype)
+        nothing[:1] = missing
+        result[is_none] = nothing
+        return result
+
+
+def _same(values: np.ndarray, value: Any) -> np.ndarray:
+    """Where values are this one, NaN by its payload."""
+    if values.dtype.kind == "f":
+        unsigned = np.dtype(f"u{values.dtype.itemsize}")
+        return np.asarray(values.view(unsigned) == np.asarray(value, dtype=values.dtype).view(unsigned))
+    return np.asarray(values == value)
+
+
+def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
+    """
+    All genotypes in the order of a field with Number=G (VCF 4.5, section 1.6.2).
+
+    >>> genotypes(3, 2)
+    [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)]
+    """
+    return sorted(combinations_with_replacement(range(n_alleles), ploidy), key=lambda g: g[::-1])
+
+
+def genotype_number(alleles: Sequence[int]) -> int:
+    """
+    Where a genotype is in that order.
+
+    >>> [genotype_number(g) for g in genotypes(3, 2)]
+    [0, 1, 2, 3, 4, 5]
+    """
+    return sum(math.comb(allele + i, i + 1) for i, allele in enumerate(sorted(alleles)))

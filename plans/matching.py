@@ -1,0 +1,608 @@
+"""Matching: which variant of a source is which of the store's, and which of its alleles is which.
+
+A variant is its contig (by name), position, REF, and the set of its ALTs; letters count regardless of case. Of a store
+and a source that have the same contig, position and REF, in this order:
+
+1. variants with the same ALTs are the same; of several, the first of one is the first of the other, and so on;
+2. a variant of the source whose ALTs are among those of one variant of the store is that one;
+3. if new alleles are allowed: one that shares an ALT with one variant of the store, or of which either has no ALT,
+   is that one, and its other ALTs come in.
+
+A variant of the source that could be several of the store's is none of them: nothing is guessed. Another REF is
+another variant.
+
+Both sides are sorted, so what belongs to a range of the store's variants lies together in the source. The driver
+holds one line for each chunk of variants, `Run`; everything else is looked up where it is needed, by tasks.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.columns import TASK_BYTES
+from plans.memory import Memory
+from vczstore import arrays
+from vczstore.errors import IncompatibleError
+from vczstore.vcz import Vcz
+
+if TYPE_CHECKING:
+    import cubed
+
+NOTHING = ("", ".")
+"""What stands in an allele's place where there is none."""
+
+KEPT_UNITS = 256
+"""How many ranges of variants a process remembers the matches of: every array of a plan asks for the same."""
+
+
+# ---- rules ----------------------------------------------------------------------------------
+
+
+def match(
+    positions: np.ndarray,
+    alleles: np.ndarray,
+    source_positions: np.ndarray,
+    source_alleles: np.ndarray,
+    *,
+    allow_new_alleles: bool = False,
+) -> np.ndarray:
+    """
+    Match the variants of a source to those of a store, on one contig.
+
+    Parameters
+    ----------
+    positions, source_positions : numpy.ndarray of int64
+        Sorted.
+    alleles, source_alleles : numpy.ndarray of int64, variants by alleles
+        A number for each different allele, the same on both sides, REF first; negative where there is none.
+    allow_new_alleles
+        Whether the third rule holds.
+
+    Returns
+    -------
+    numpy.ndarray of int64
+        For each variant of the store, that of the source, or -1.
+
+    Examples
+    --------
+    A C,T is the C,T of the store; C alone belongs to the next.
+
+    >>> store = np.array([[0, 1, 2], [0, 1, -1]])
+    >>> source = np.array([[0, 1, -1], [0, 2, 1]])
+    >>> match(np.array([7, 7]), store, np.array([7, 7]), source)
+    array([1, 0])
+    """
+    result = np.full(len(positions), -1, dtype="i8")
+    first = np.searchsorted(positions, source_positions, "left")
+    counts = np.searchsorted(positions, source_positions, "right") - first
+    theirs = np.repeat(np.arange(len(source_positions)), counts)
+    if not len(theirs):
+        return result
+    ours = np.repeat(first, counts) + np.arange(len(theirs)) - np.repeat(np.cumsum(counts) - counts, counts)
+    same_ref = alleles[ours, 0] == source_alleles[theirs, 0]
+    ours, theirs = ours[same_ref], theirs[same_ref]
+
+    a, b = alleles[ours, 1:], source_alleles[theirs, 1:]
+    shared = ((b[:, :, np.newaxis] == a[:, np.newaxis, :]) & (b >= 0)[:, :, np.newaxis]).any(axis=2).sum(axis=1)
+    n, m = (a >= 0).sum(axis=1), (b >= 0).sum(axis=1)
+
+    exact = (shared == m) & (m == n)
+    i, j = ours[exact], theirs[exact]
+    paired = _rank(i, j) == _rank(j, i)
+    result[i[paired]] = j[paired]
+
+    levels = [shared == m]
+    if allow_new_alleles:
+        levels.append((shared > 0) | (n == 0) | (m == 0))
+    for level in levels:
+        is_free = np.ones(len(source_positions), dtype=bool)
+        is_free[result[result >= 0]] = False
+        free = level & (result[ours] < 0) & is_free[theirs]
+        i, j = ours[free], theirs[free]
+        alone = (np.bincount(i, minlength=len(positions))[i] == 1) & (
+            np.bincount(j, minlength=len(source_positions))[j] == 1
+        )
+        result[i[alone]] = j[alone]
+    return result
+
+
+def _rank(of: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """For each pair, the how-manieth `of` is of those paired with the same `among`."""
+    order = np.lexsort((of, among))
+    starts = np.r_[True, np.diff(among[order]) != 0] if len(order) else np.empty(0, dtype=bool)
+    here = np.arange(len(order))
+    rank = np.empty(len(order), dtype="i8")
+    rank[order] = here - np.maximum.accumulate(np.where(starts, here, 0))
+    return rank
+
+
+# ---- where variants are ---------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """Neighbouring variants of one contig, in one chunk: their rows, and the first and last position."""
+
+    contig: int
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class FindRuns:
+    """The runs of a VCZ, looked up in tasks; a row that is not sorted is a finding of its own."""
+
+    operation: str
+    vcz: Vcz
+
+    def look(self, rows: slice) -> "list[Run] | int":
+        """The runs of some rows, or the first row whose position is before the one above."""
+        contig, position = (
+            arrays.read(self.vcz.arrays[f"variant_{name}"], (rows,)).astype("i8") for name in ("contig", "position")
+        )
+        new_contig: np.ndarray = np.r_[True, contig[1:] != contig[:-1]]
+        backwards: np.ndarray = np.r_[False, position[1:] < position[:-1]] & ~new_contig
+        if backwards.any():
+            return rows.start + int(np.argmax(backwards))
+        at_chunk = np.arange(rows.start, rows.stop) % unit_rows(self.vcz) == 0
+        starts = np.flatnonzero(new_contig | at_chunk)
+        stops = np.append(starts[1:], len(position))
+        return [
+            Run(int(contig[a]), rows.start + int(a), rows.start + int(b), int(position[a]), int(position[b - 1]))
+            for a, b in zip(starts, stops, strict=True)
+        ]
+
+    @property
+    def rows_per_task(self) -> int:
+        """Whole chunks, and about `TASK_BYTES` of them."""
+        return unit_rows(self.vcz) * max(1, TASK_BYTES // (16 * unit_rows(self.vcz)))
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+        """Look in tasks."""
+        from plans import chunks
+
+        if not self.vcz.n_variants:
+            return []
+        reader = chunks.ScanReader(self.look, self.vcz.n_variants, self.rows_per_task)
+        return [chunks.scan(reader, memory.spec(), tag, extra_mem=8 * 16 * self.rows_per_task)]
+
+    def by_zarr(self) -> Iterator[Any]:
+        """Look at one range after the other."""
+        for start in range(0, self.vcz.n_variants, self.rows_per_task):
+            yield self.look(slice(start, min(self.vcz.n_variants, start + self.rows_per_task)))
+
+    def joined(self, found: Sequence[Any]) -> list[Run]:
+        """
+        All runs, in order.
+
+        Raises
+        ------
+        IncompatibleError
+            If variants are not sorted.
+        """
+        bad = [item for item in found if isinstance(item, int)]
+        runs = sorted((Run(*run) for item in found if not isinstance(item, int) for run in item), key=lambda r: r.start)
+        seen: set[int] = set()
+        for before, run in zip([None, *runs], runs, strict=False):
+            if before is not None and before.contig == run.contig:
+                if run.first < before.last:
+                    bad.append(run.start)
+            elif run.contig in seen:
+                bad.append(run.start)
+            seen.add(run.contig)
+        if bad:
+            row = min(bad)
+            raise IncompatibleError(
+                f"{self.operation}: variant {row} of {self.vcz.label}, {site(self.vcz, row)}, comes after "
+                f"{site(self.vcz, row - 1)}: variants have to be sorted by position, each contig in one piece; sort "
+                "the VCF with bcftools sort, and convert it again"
+            )
+        return runs
+
+
+def unit_rows(vcz: Vcz) -> int:
+    """How many variants are looked at together: a chunk of ``variant_position``."""
+    return arrays.outer_chunks(vcz.arrays["variant_position"])[0]
+
+
+def site(vcz: Vcz, row: int) -> str:
+    """A variant for people, such as ``chr1:1000 A/C,T``."""
+    contig, position, alleles = (
+        arrays.read(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
+        for name in ("contig", "position", "allele")
+    )
+    names = vcz.table("contig_id") if "contig_id" in vcz.arrays else np.empty(0)
+    number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
+    name = names[number] if 0 <= number < len(names) else number
+    return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}"
+
+
+@dataclass(frozen=True)
+class Sites:
+    """
+    The variants of a VCZ, found by contig and position.
+
+    Attributes
+    ----------
+    contig, position, allele
+        The arrays.
+    runs
+        Where they are, `Run` by `Run`: an array of int64, runs by 5. Contigs are numbered as the store's; those that
+        it has not are negative.
+    """
+
+    contig: AnyArray
+    position: AnyArray
+    allele: AnyArray
+    runs: np.ndarray
+
+    @classmethod
+    def of(cls, vcz: Vcz, runs: Sequence[Run], numbers: np.ndarray) -> "Sites":
+        """`numbers` are those of the store, for each contig of the VCZ."""
+        table = np.array(runs, dtype="i8").reshape(-1, 5)
+        table[:, 0] = numbers[table[:, 0]]
+        contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
+        return cls(contig, position, allele, table)
+
+    def of_contig(self, contig: int) -> np.ndarray:
+        """The runs of one contig."""
+        return np.asarray(self.runs[self.runs[:, 0] == contig])
+
+    def rows_between(self, contig: int, first: int, last: int) -> tuple[int, int]:
+        """The rows of a contig whose positions are from `first` to `last`, both included."""
+        return self.row_of(contig, first, "left"), self.row_of(contig, last, "right")
+
+    def row_of(self, contig: int, position: int, side: str) -> int:
+        """As `numpy.searchsorted` among the positions of a contig: the row of the store or source."""
+        runs = self.of_contig(contig)
+        if not len(runs):
+            return 0
+        # the first run that has something at or beyond
+        k = int(np.searchsorted(runs[:, 4], position, "left" if side == "left" else "right"))
+        if k == len(runs):
+            return int(runs[-1, 2])
+        start, stop = int(runs[k, 1]), int(runs[k, 2])
+        if position < runs[k, 3] or (side == "left" and position == runs[k, 3]):
+            return start
+        values = arrays.read(self.position, (slice(start, stop),))
+        return start + int(np.searchsorted(values, position, side))  # type: ignore[call-overload]
+
+    def alleles(self, start: int, stop: int) -> np.ndarray:
+        """The alleles of some rows, as Python's strings."""
+        with arrays.naming(f"{self.allele.path} in {arrays.place(self.allele.store)}"):
+            return arrays.read_strings(self.allele, (slice(start, stop),)).reshape(stop - start, -1)
+
+
+# ---- what belongs together ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Matches:
+    """
+    What one source has for some variants of a store.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray of int64
+        The row of the source, or -1.
+    alleles : numpy.ndarray of int64, variants by alleles of the source
+        For each allele of the source the number of it in the store; -1 where there is none.
+    n_alleles : numpy.ndarray of int64
+        How many alleles the variant has in the source.
+    """
+
+    rows: np.ndarray
+    alleles: np.ndarray
+    n_alleles: np.ndarray
+
+    def cut(self, rows: slice) -> "Matches":
+        """Of some of the variants."""
+        return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows])
+
+    @property
+    def reordered(self) -> np.ndarray:
+        """For which variants an allele of the source has another number in the store."""
+        here = np.arange(self.alleles.shape[1])
+        return np.asarray(((self.alleles != here) & (self.alleles >= 0)).any(axis=1))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """
+    A range of the store's variants, and what all sources have for them.
+
+    Attributes
+    ----------
+    start, stop
+        The rows of the store.
+    alleles : numpy.ndarray of object, variants by alleles
+        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none.
+    n_before, n_alleles : numpy.ndarray of int64
+        How many alleles each variant has, and will have.
+    sources
+        What each source has.
+    reports
+        For each source: variants that match, variants of the source that belong here and match nothing, and the first
+        of these; None if there are none.
+    """
+
+    start: int
+    stop: int
+    alleles: np.ndarray
+    n_before: np.ndarray
+    n_alleles: np.ndarray
+    sources: tuple[Matches, ...]
+    reports: tuple[tuple[int, int, int | None], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """
+    The matches of sources with a store, looked up unit by unit.
+
+    Attributes
+    ----------
+    token
+        Names this index in the memory of a process.
+    store, sources
+        Their variants.
+    n_variants, unit
+        The store's variants, and how many make a unit.
+    allow_new_alleles
+        Whether alleles may come in.
+    """
+
+    token: str
+    store: Sites
+    sources: tuple[Sites, ...]
+    n_variants: int
+    unit: int
+    allow_new_alleles: bool
+
+    def units(self, rows: slice) -> Iterator[tuple[Unit, slice]]:
+        """The units of a range of rows, and which of their variants lie in it."""
+        for number in range(rows.start // self.unit, -(-rows.stop // self.unit)):
+            unit = self.look_up(number)
+            yield unit, slice(max(rows.start, unit.start) - unit.start, min(rows.stop, unit.stop) - unit.start)
+
+    def look_up(self, number: int) -> Unit:
+        """One unit; the latest are remembered."""
+        key = (self.token, number)
+        with _lock:
+            if key in _units:
+                _units.move_to_end(key)
+                return _units[key]
+        unit = self._match(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
+        with _lock:
+            _units[key] = unit
+            while len(_units) > KEPT_UNITS:
+                _units.popitem(last=False)
+        return unit
+
+    def _match(self, start: int, stop: int) -> Unit:
+        runs = self.store.runs
+        mine = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
+        parts = [self._match_run(int(k)) for k in mine]
+        width = max(p.alleles.shape[1] for p in parts)
+        joined = [
+            Matches(
+                np.concatenate([p.sources[s].rows for p in parts]),
+                np.concatenate([p.sources[s].alleles for p in parts]),
+                np.concatenate([p.sources[s].n_alleles for p in parts]),
+            )
+            for s in range(len(self.sources))
+        ]
+        return Unit(
+            start,
+            stop,
+            np.concatenate([_widened(p.alleles, width) for p in parts]),
+            np.concatenate([p.n_before for p in parts]),
+            np.concatenate([p.n_alleles for p in parts]),
+            tuple(joined),
+            tuple(_added([p.reports[s] for p in parts]) for s in range(len(self.sources))),
+        )
+
+    def _match_run(self, k: int) -> Unit:
+        """One run; variants of its neighbours at the same position take part, and are left out again."""
+        contig, start, stop, first, last = (int(x) for x in self.store.runs[k])
+        a, b = self.store.rows_between(contig, first, last)
+        positions = arrays.read(self.store.position, (slice(a, b),)).astype("i8")
+        alleles = self.store.alleles(a, b)
+        numbers: dict[str, int] = {}
+        ours = _numbered(alleles, numbers)
+        n_before = (ours >= 0).sum(axis=1)
+        here = slice(start - a, stop - a)
+        found, reports = [], []
+        for source in self.sources:
+            c, d = source.rows_between(contig, first, last)
+            theirs = source.alleles(c, d)
+            ids = _numbered(theirs, numbers)
+            their_positions = arrays.read(source.position, (slice(c, d),)).astype("i8")
+            at = match(positions, ours, their_positions, ids, allow_new_alleles=self.allow_new_alleles)
+            alleles, ours, mapped = _with_new(alleles, ours, theirs, ids, at)
+            n = np.where(at >= 0, (ids[at] >= 0).sum(axis=1), 0) if d > c else np.zeros(len(at), dtype="i8")
+            found.append(Matches(np.where(at >= 0, at + c, -1)[here], mapped[here], n[here]))
+            reports.append(self._report(source, k, c, at, their_positions, found[-1]))
+        return Unit(
+            start,
+            stop,
+            alleles[here],
+            n_before[here],
+            (ours >= 0).sum(axis=1)[here],
+            tuple(found),
+            tuple(reports),
+        )
+
+    def _report(
+        self, source: Sites, k: int, c: int, at: np.ndarray, positions: np.ndarray, found: Matches
+    ) -> tuple[int, int, int | None]:
+        """
+        Count what matches, and what does not.
+
+        A variant of the source belongs to the last run that begins at or before it, to the first of a contig if none
+        does.
+        """
+        contig, _, _, first, _ = (int(x) for x in self.store.runs[k])
+        runs, theirs = self.store.of_contig(contig), source.of_contig(contig)
+        matched = int((found.rows >= 0).sum())
+        if not len(theirs):
+            return matched, 0, None
+        is_first = self.store.runs[k, 1] == runs[0, 1]
+        after = runs[runs[:, 1] > self.store.runs[k, 1]]
+        begin = int(theirs[0, 1]) if is_first else source.row_of(contig, first, "left")
+        end = source.row_of(contig, int(after[0, 3]), "left") if len(after) else int(theirs[-1, 2])
+        is_matched = np.zeros(len(positions), dtype=bool)
+        is_matched[at[at >= 0]] = True
+        inside = ~is_matched[max(0, begin - c) : max(0, end - c)]
+        before, beyond = max(0, min(end, c) - begin), max(0, end - max(begin, c + len(positions)))
+        n_unmatched = before + int(inside.sum()) + beyond
+        if not n_unmatched:
+            return matched, 0, None
+        if before:
+            return matched, n_unmatched, begin
+        offset = int(np.argmax(inside)) if inside.any() else max(0, c + len(positions) - max(begin, c))
+        return matched, n_unmatched, max(begin, c) + offset
+
+
+_units: "OrderedDict[tuple[str, int], Unit]" = OrderedDict()
+_lock = threading.Lock()
+
+
+def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, int | None]:
+    firsts = [first for _, _, first in reports if first is not None]
+    return sum(r[0] for r in reports), sum(r[1] for r in reports), min(firsts, default=None)
+
+
+def _numbered(alleles: np.ndarray, numbers: dict[str, int]) -> np.ndarray:
+    """A number for each different allele, -1 where there is none."""
+    flat = [-1 if a in NOTHING else numbers.setdefault(a.upper(), len(numbers)) for a in alleles.ravel().tolist()]
+    return np.array(flat, dtype="i8").reshape(alleles.shape)
+
+
+def _widened(alleles: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(alleles, ((0, 0), (0, width - alleles.shape[1])), constant_values="")
+
+
+def _with_new(
+    alleles: np.ndarray, ours: np.ndarray, theirs: np.ndarray, ids: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The alleles of the store with those that a source adds, and the number there of each of the source's."""
+    mapped = np.full((len(at), ids.shape[1]), -1, dtype="i8")
+    present = np.flatnonzero(at >= 0)
+    if not len(present):
+        return alleles, ours, mapped
+    wanted = ids[at[present]]
+    same = wanted[:, :, np.newaxis] == ours[present][:, np.newaxis, :]
+    mapped[present] = np.where(wanted < 0, -1, np.where(same.any(axis=2), same.argmax(axis=2), -2))
+    for row in present[(mapped[present] == -2).any(axis=1)]:  # few: alleles that nobody had
+        n = int((ours[row] >= 0).sum())
+        for column in np.flatnonzero(mapped[row] == -2):
+            if n == ours.shape[1]:
+                alleles = _widened(alleles, n + 1)
+                ours = np.pad(ours, ((0, 0), (0, 1)), constant_values=-1)
+            alleles[row, n], ours[row, n] = theirs[at[row], column], ids[at[row], column]
+            mapped[row, column] = n
+            n += 1
+    return alleles, ours, mapped
+
+
+# ---- survey ---------------------------------------------------------------------------------
+
+
+class UnitReport(NamedTuple):
+    """
+    What the driver knows of a unit and one source.
+
+    Attributes
+    ----------
+    number
+        Of the unit.
+    source
+        Which source.
+    matched, unmatched, first_unmatched
+        Variants of the store that the source has, variants of the source that the store has not, the first of these.
+    reordered, new_alleles
+        Variants whose alleles have other numbers, and alleles that come in.
+    shift
+        How many rows further down all of the unit's variants are in the source; None if they are not all there, one
+        after the other.
+    same_alleles
+        Whether every allele has the same number, and the store has no others.
+    span
+        How many rows of the source have to be read.
+    most_alleles
+        How many alleles a variant will have at most, after all sources.
+    """
+
+    number: int
+    source: int
+    matched: int
+    unmatched: int
+    first_unmatched: int | None
+    reordered: int
+    new_alleles: int
+    shift: int | None
+    same_alleles: bool
+    span: int
+    most_alleles: int
+
+
+@dataclass(frozen=True)
+class FindMatches:
+    """Looks every unit up once, and tells the driver in numbers what it needs to know to plan."""
+
+    operation: str
+    index: Index
+    mem: int
+
+    def look(self, rows: slice) -> list[UnitReport]:
+        """The reports of some rows: whole units."""
+        return [self._report(unit, s) for unit, _ in self.index.units(rows) for s in range(len(self.index.sources))]
+
+    def _report(self, unit: Unit, s: int) -> UnitReport:
+        mine, (matched, unmatched, first) = unit.sources[s], unit.reports[s]
+        present = mine.rows[mine.rows >= 0]
+        shift: int | None = None
+        if len(present) == len(mine.rows) and (np.diff(mine.rows) == 1).all():
+            shift = int(mine.rows[0]) - unit.start
+        new = int((unit.n_alleles - unit.n_before).sum()) if s == 0 else 0  # of all sources together
+        same = not mine.reordered.any() and bool((mine.n_alleles == unit.n_alleles).all())
+        return UnitReport(
+            number=unit.start // self.index.unit,
+            source=s,
+            matched=matched,
+            unmatched=unmatched,
+            first_unmatched=first,
+            reordered=int(mine.reordered.sum()),
+            new_alleles=new,
+            shift=shift,
+            same_alleles=same,
+            span=int(present.max() - present.min()) + 1 if len(present) else 0,
+            most_alleles=int(unit.n_alleles.max(initial=0)),
+        )
+
+    @property
+    def rows_per_task(self) -> int:
+        """Whole units, and not too few tasks."""
+        n_units = -(-self.index.n_variants // self.index.unit)
+        return self.index.unit * max(1, min(n_units // 16, 100))
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+        """Look in tasks."""
+        from plans import chunks
+
+        if not self.index.n_variants:
+            return []
+        reader = chunks.ScanReader(self.look, self.index.n_variants, self.rows_per_task)
+        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self.mem)]
+
+    def by_zarr(self) -> Iterator[Any]:
+        """Look at one range after the other."""
+        for start in range(0, self.index.n_variants, self.rows_per_task):
+            yield self.look(slice(start, min(self.index.n_variants, start + self.rows_per_task)))
