@@ -710,14 +710,14 @@ class Harmonised(View):
         result = np.full((*values.shape[:-1], self.like.shape[-1]), fill, dtype=values.dtype)
         is_fill = _same(values, fill)
         lengths = (~is_fill).sum(axis=-1)  # of each call's own vector
-        is_none = (lengths == 0) | ((lengths == 1) & _same(values[..., 0], missing))
+        n_values = n - (self.kind == "A")
+        is_dot = (lengths == 1) & _same(values[..., 0], missing) & (self.kind == "G" or n_values != 1)
+        is_none = (lengths == 0) | is_dot
         if self.kind in "RA":
             first = self.kind == "A"
-            n_values, n_result = n - first, m - first
-            result[..., :n_result] = missing
+            result[..., : m - first] = missing
             for i in range(n_values):
                 result[..., numbers[i + first] - first] = values[..., i]
-            is_none &= n_values != 1
         else:
             for ploidy in np.unique(lengths[~is_none]).tolist():
                 p = next((p for p in range(1, 65) if _n_genotypes(n, p) >= ploidy), 1)

@@ -149,7 +149,7 @@ class FindRuns:
         new_contig: np.ndarray = np.r_[True, contig[1:] != contig[:-1]]
         backwards: np.ndarray = np.r_[False, position[1:] < position[:-1]] & ~new_contig
         if backwards.any():
-            return rows.start + int(np.argmax(backwards))
+            return int(rows.start + np.argmax(backwards))
         at_chunk = np.arange(rows.start, rows.stop) % unit_rows(self.vcz) == 0
         starts = np.flatnonzero(new_contig | at_chunk)
         stops = np.append(starts[1:], len(position))
@@ -276,7 +276,7 @@ class Sites:
     def alleles(self, start: int, stop: int) -> np.ndarray:
         """The alleles of some rows, as Python's strings."""
         with arrays.naming(f"{self.allele.path} in {arrays.place(self.allele.store)}"):
-            return arrays.read_strings(self.allele, (slice(start, stop),)).reshape(stop - start, -1)
+            return arrays.read_strings(self.allele, (slice(start, stop),))
 
 
 # ---- what belongs together ------------------------------------------------------------------

@@ -1,0 +1,358 @@
+"""Harmonising: sources whose variants and alleles are not the store's."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from plans.harmonise import HAPLOID_CONTIGS, genotype_number, genotypes
+from plans.matching import match
+from tests import cohort
+from vczstore.errors import IncompatibleError
+
+DIMENSIONS = {
+    "call_PL": ("variants", "samples", "genotypes"),
+    "call_EC": ("variants", "samples", "alt_alleles"),
+    "call_RF": ("variants", "samples", "alleles"),
+    "variant_AC": ("variants", "alt_alleles"),
+}
+CONTIGS = ("chr1", "chr2", "chrX")
+NAN_MISSING, NAN_FILL = cohort.MISSING, cohort.FILL
+
+
+class Site(NamedTuple):
+    """A variant: the contig's name, the position, and REF and ALTs."""
+
+    contig: str
+    position: int
+    alleles: tuple[str, ...]
+
+
+@pytest.fixture(autouse=True)
+def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dims in DIMENSIONS.items():
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+
+
+# ---- a cohort -------------------------------------------------------------------------------
+
+
+def make(
+    sites: Sequence[Site], samples: Sequence[str], seed: int, *, contigs: Sequence[str] = CONTIGS, padding: int = 0
+) -> dict[str, np.ndarray]:
+    """The arrays of a cohort with fields of every Number; calls of one or two alleles, some missing."""
+    rng = np.random.default_rng([seed, len(samples)])
+    order = sorted(range(len(sites)), key=lambda i: (contigs.index(sites[i].contig), sites[i].position))
+    sites = [sites[i] for i in order]
+    v, n = len(sites), len(samples)
+    width = max(2, *(len(s.alleles) for s in sites)) + padding
+    allele = np.full((v, width), "", dtype=object)
+    gt = np.full((v, n, 2), -2, "i1")
+    numbered = {"R": np.full((v, n, width), -2, "i2"), "A": np.full((v, n, width - 1), -2, "i4")}
+    numbered["G"] = np.full((v, n, math.comb(width + 1, 2)), -2, "i2")
+    floats = np.full((v, n, width), NAN_FILL, "f4")
+    for i, site in enumerate(sites):
+        k = len(site.alleles)
+        allele[i, :k] = site.alleles
+        for j in range(n):
+            ploidy = 1 if rng.random() < 0.2 else 2
+            gt[i, j, :ploidy] = rng.integers(-1, k, ploidy)
+            for number, length in (("R", k), ("A", k - 1), ("G", math.comb(k + ploidy - 1, ploidy))):
+                numbered[number][i, j, :length] = rng.integers(-1, 99, length)
+                if rng.random() < 0.2:
+                    numbered[number][i, j] = [-1, *[-2] * (numbered[number].shape[2] - 1)]
+            floats[i, j, :k] = rng.random(k)
+    return {
+        "sample_id": np.array(list(samples), dtype=object),
+        "sample_sex": rng.integers(0, 3, n).astype("i1"),
+        "contig_id": np.array(list(contigs), dtype=object),
+        "variant_contig": np.array([contigs.index(s.contig) for s in sites], "i1"),
+        "variant_position": np.array([s.position for s in sites], "i4"),
+        "variant_allele": allele,
+        "variant_AC": np.full((v, width - 1), 3, "i4"),
+        "call_genotype": gt,
+        "call_genotype_mask": gt < 0,
+        "call_genotype_phased": rng.random((v, n)) < 0.5,
+        "call_DP": rng.integers(-1, 99, (v, n)).astype("i2"),
+        "call_FT": rng.choice(np.array(["PASS", "q10", "."], dtype=object), (v, n)),
+        "call_AD": numbered["R"],
+        "call_EC": numbered["A"],
+        "call_PL": numbered["G"],
+        "call_RF": floats,
+    }
+
+
+def sites_of(arrays: Mapping[str, np.ndarray]) -> list[Site]:
+    names = arrays["contig_id"]
+    return [
+        Site(names[c], int(p), tuple(a for a in alleles if a not in ("", ".")))
+        for c, p, alleles in zip(
+            arrays["variant_contig"], arrays["variant_position"], arrays["variant_allele"], strict=True
+        )
+    ]
+
+
+# ---- the model: slow, and obvious ------------------------------------------------------------
+
+
+def model_match(store: Sequence[Site], source: Sequence[Site], *, new: bool) -> dict[int, int]:
+    """For each variant of the store the one of the source, by the rules one after the other."""
+    key = [(s.contig, s.position, s.alleles[0].upper()) for s in store]
+    their_key = [(s.contig, s.position, s.alleles[0].upper()) for s in source]
+    alts = [{a.upper() for a in s.alleles[1:]} for s in store]
+    their_alts = [{a.upper() for a in s.alleles[1:]} for s in source]
+    found: dict[int, int] = {}
+    for i in range(len(store)):
+        for j in range(len(source)):
+            if j not in found.values() and key[i] == their_key[j] and alts[i] == their_alts[j]:
+                found[i] = j
+                break
+    rules = [lambda ours, theirs: theirs <= ours]
+    if new:
+        rules.append(lambda ours, theirs: bool(ours & theirs) or not ours or not theirs)
+    for rule in rules:
+        pairs = [
+            (i, j)
+            for i, j in itertools.product(range(len(store)), range(len(source)))
+            if i not in found and j not in found.values() and key[i] == their_key[j] and rule(alts[i], their_alts[j])
+        ]
+        alone = [(i, j) for i, j in pairs if [p[0] for p in pairs].count(i) == 1 == [p[1] for p in pairs].count(j)]
+        found.update(alone)
+    return found
+
+
+def model_append(
+    store: Mapping[str, np.ndarray],
+    sources: Sequence[Mapping[str, np.ndarray]],
+    *,
+    new: bool = False,
+    absent: str = "missing",
+) -> tuple[dict[str, np.ndarray], int]:
+    """The store afterwards, and how many variants of the sources match nothing."""
+    alleles = [list(s.alleles) for s in sites_of(store)]
+    matches, unmatched = [], 0
+    for source in sources:
+        ours = [Site(s.contig, s.position, tuple(a)) for s, a in zip(sites_of(store), alleles, strict=True)]
+        found = model_match(ours, sites_of(source), new=new)
+        matches.append(found)
+        unmatched += len(sites_of(source)) - len(found)
+        for i, j in found.items():
+            known = {a.upper() for a in alleles[i]}
+            alleles[i] += [a for a in sites_of(source)[j].alleles if a.upper() not in known]
+    width = max([store["variant_allele"].shape[1], *(len(a) for a in alleles)])
+    lengths = {"alleles": width, "alt_alleles": width - 1, "genotypes": math.comb(width + 1, 2)}
+    result: dict[str, np.ndarray] = {}
+    for name, values in store.items():
+        dims = cohort.DIMENSIONS[name]
+        longer = [(0, lengths.get(d, n) - n) for d, n in zip(dims, values.shape, strict=True)]
+        fill: Any = {"i": -2, "f": NAN_FILL, "b": True}.get(values.dtype.kind, "")
+        result[name] = np.pad(values, longer, constant_values=fill)
+    for i, texts in enumerate(alleles):
+        result["variant_allele"][i, : len(texts)] = texts
+    for source, found in zip(sources, matches, strict=True):
+        for name, values in source.items():
+            if "samples" in cohort.DIMENSIONS[name]:
+                mine = _model_calls(name, values, source, result, alleles, found, absent)
+                axis = cohort.DIMENSIONS[name].index("samples")
+                result[name] = np.concatenate([result[name], mine], axis=axis)
+    return result, unmatched
+
+
+def _model_calls(
+    name: str,
+    values: np.ndarray,
+    source: Mapping[str, np.ndarray],
+    store: Mapping[str, np.ndarray],
+    alleles: Sequence[Sequence[str]],
+    found: Mapping[int, int],
+    absent: str,
+) -> np.ndarray:
+    if cohort.DIMENSIONS[name][0] != "variants":
+        return values
+    shape = (len(alleles), values.shape[1], *store[name].shape[2:])
+    missing: Any = {"i": -1, "f": NAN_MISSING, "b": False}.get(values.dtype.kind, ".")
+    fill: Any = {"i": -2, "f": NAN_FILL, "b": False}.get(values.dtype.kind, "")
+    result = np.full(shape, fill, dtype=values.dtype)
+    theirs = sites_of(source)
+    for i, row in enumerate(result):
+        contig = sites_of(store)[i].contig
+        for k in range(values.shape[1]):
+            if i not in found:
+                if name == "call_genotype":
+                    value = 0 if absent == "reference" else -1
+                    row[k] = [value, -2] if contig in HAPLOID_CONTIGS else [value, value]
+                elif name == "call_genotype_mask":
+                    value = absent == "missing"
+                    row[k] = [value, True] if contig in HAPLOID_CONTIGS else [value, value]
+                elif row.ndim == 1:
+                    row[k] = missing
+                else:
+                    row[k, 0] = missing
+                continue
+            given, n = values[found[i], k], len(theirs[found[i]].alleles)
+            upper = [a.upper() for a in alleles[i]]
+            to = [upper.index(a.upper()) for a in theirs[found[i]].alleles]
+            kind = {"call_AD": "R", "call_RF": "R", "call_EC": "A", "call_PL": "G"}.get(name)
+            if name == "call_genotype":
+                row[k] = [to[a] if a >= 0 else a for a in given]
+            elif kind is None:
+                row[k] = given
+            elif to == list(range(len(upper))):
+                both = min(len(given), row.shape[1])
+                row[k, :both] = given[:both]
+            else:
+                own = [x for x in given if not _is(x, fill)]
+                if len(own) == 0 or (
+                    len(own) == 1 and _is(own[0], missing) and (kind == "G" or n - (kind == "A") != 1)
+                ):
+                    row[k, 0] = missing
+                elif kind == "G":
+                    ploidy = {math.comb(n + p - 1, p): p for p in (2, 1)}[len(own)]
+                    row[k, : math.comb(len(upper) + ploidy - 1, ploidy)] = missing
+                    for g in itertools.combinations_with_replacement(range(n), ploidy):
+                        row[k, _g(sorted(to[a] for a in g))] = given[_g(g)]
+                else:
+                    first = kind == "A"
+                    row[k, : len(upper) - first] = missing
+                    for a in range(first, n):
+                        row[k, to[a] - first] = given[a - first]
+    return result
+
+
+def _is(value: Any, other: Any) -> bool:
+    return np.asarray(value).tobytes() == np.asarray(other, dtype=np.asarray(value).dtype).tobytes()
+
+
+def _g(genotype: Sequence[int]) -> int:
+    """VCF 4.5, 1.6.2: for a/b, b(b+1)/2 + a; for one allele its number."""
+    return genotype[0] if len(genotype) == 1 else genotype[1] * (genotype[1] + 1) // 2 + genotype[0]
+
+
+# ---- matching -------------------------------------------------------------------------------
+
+
+def test_genotypes_are_in_the_order_of_the_specification() -> None:
+    """VCF 4.5, section 1.6.2: the examples of the text."""
+    assert ["".join(map(str, g)) for g in genotypes(3, 2)] == ["00", "01", "11", "02", "12", "22"]
+    assert ["".join(map(str, g)) for g in genotypes(2, 3)] == ["000", "001", "011", "111"]
+    for n, p in itertools.product(range(1, 5), range(1, 5)):
+        assert [genotype_number(g) for g in genotypes(n, p)] == list(range(math.comb(n + p - 1, p)))
+
+
+BASES = ("A", "C", "G", "T", "a", "CT", "<DEL>", "*", "<NON_REF>")
+
+
+@st.composite
+def variants(draw: st.DrawFn) -> list[tuple[int, tuple[str, ...]]]:
+    """Few positions, so that many are the same."""
+    one = st.tuples(
+        st.integers(1, 3),
+        st.lists(st.sampled_from(BASES[:5]), min_size=1, max_size=4, unique_by=lambda a: a.upper()).map(tuple),
+    )
+    return sorted(draw(st.lists(one, max_size=6)), key=lambda v: v[0])
+
+
+def _numbers(alleles: Sequence[Sequence[str]], width: int) -> np.ndarray:
+    table = {a.upper(): i for i, a in enumerate(BASES)}
+    table = {a.upper(): table[a.upper()] for a in BASES}
+    rows = [[table[a.upper()] for a in texts] + [-1] * (width - len(texts)) for texts in alleles]
+    return np.array(rows, "i8").reshape(-1, width)
+
+
+@settings(max_examples=300, deadline=None)
+@given(variants(), variants(), st.booleans())
+def test_matches_are_those_of_the_model(store: Any, source: Any, new: bool) -> None:
+    found = match(
+        np.array([p for p, _ in store], "i8"),
+        _numbers([a for _, a in store], 5),
+        np.array([p for p, _ in source], "i8"),
+        _numbers([a for _, a in source], 4),
+        allow_new_alleles=new,
+    )
+    expected = model_match([Site("1", p, a) for p, a in store], [Site("1", p, a) for p, a in source], new=new)
+    assert {i: j for i, j in enumerate(found.tolist()) if j >= 0} == expected
+
+
+# ---- whole appends against the model ---------------------------------------------------------
+
+POOL = [
+    Site(contig, position, tuple(alleles))
+    for contig in CONTIGS
+    for position in (5, 6, 9)
+    for alleles in (
+        ("A",),
+        ("A", "C"),
+        ("A", "C", "T"),
+        ("A", "T", "C"),
+        ("A", "G", "*"),
+        ("C", "A"),
+        ("AC", "A", "<DEL>"),
+    )
+]
+
+
+@st.composite
+def cohorts(draw: st.DrawFn) -> dict[str, Any]:
+    pool = st.sampled_from(POOL)
+    store = draw(st.lists(pool, min_size=1, max_size=9))
+    return {
+        "store": store,
+        "sources": [draw(st.lists(pool, min_size=1, max_size=9)) for _ in range(draw(st.integers(1, 2)))],
+        "contigs": [draw(st.permutations(CONTIGS)) for _ in range(2)],
+        "chunks": [(draw(st.integers(1, 4)), draw(st.integers(1, 3))) for _ in range(3)],
+        "padding": draw(st.integers(0, 1)),
+        "samples": draw(st.integers(0, 4)),
+        "new": draw(st.booleans()),
+        "absent": draw(st.sampled_from(["missing", "reference"])),
+        "kind": draw(st.sampled_from(["format2", "format3"])),
+        "impl": draw(st.sampled_from(["cubed", "cubed", "zarr"])),
+    }
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cohorts())
+def test_appends_are_those_of_the_model(case: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _append_as_the_model(Path(folder), case)
+
+
+def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
+    formats = {"zarr_format": 2 if case["kind"] == "format2" else 3}
+    old = make(case["store"], cohort.ids(0, case["samples"]), 1)
+    cohort.write_vcz(
+        folder / "store", old, variants_chunk=case["chunks"][0][0], samples_chunk=case["chunks"][0][1], **formats
+    )
+    sources = []
+    for i, sites in enumerate(case["sources"]):
+        arrays = make(sites, cohort.ids(10 * (i + 1), 3), 2 + i, contigs=case["contigs"][i], padding=case["padding"])
+        rows, width = case["chunks"][i + 1]
+        cohort.write_vcz(folder / f"source{i}", arrays, variants_chunk=rows, samples_chunk=width)
+        sources.append(arrays)
+    expected, unmatched = model_append(old, sources, new=case["new"], absent=case["absent"])
+    paths = [folder / f"source{i}" for i in range(len(sources))]
+    options = {
+        "harmonise": True,
+        "allow_new_alleles": case["new"],
+        "absent": case["absent"],
+        "impl": case["impl"],
+        "executor": "single-threaded",
+    }
+    if unmatched:
+        before = cohort.digest(folder / "store")
+        with pytest.raises(IncompatibleError, match=r"match none of the store, the first is variant \d+, chr"):
+            vczstore.append(folder / "store", *paths, **options)
+        assert cohort.digest(folder / "store") == before
+    result = vczstore.append(folder / "store", *paths, new_variants="drop", **options)
+    cohort.assert_same(cohort.read_vcz(folder / "store"), expected)
+    assert result.counts["variants dropped"] == unmatched
+    assert result.counts["variants matched"] == sum(map(len, case["sources"])) - unmatched
