@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 import numpy as np
 from zarr.abc.store import Store as ZarrStore
@@ -36,12 +37,6 @@ if TYPE_CHECKING:
 HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
 """Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""
 
-ABSENT = ("missing", "reference")
-"""What the genotypes of a variant may be that a source lacks."""
-
-NEW_VARIANTS = ("refuse", "drop")
-"""What may be done with variants of a source that the store lacks."""
-
 LOCAL = ("call_LAA", "call_LA", "call_LGT", "call_LPL", "call_LAD", "call_LGL")
 """Fields that go by alleles of their own, sample by sample."""
 
@@ -56,9 +51,9 @@ class Rules:
     allow_new_alleles
         Whether alleles that the store has not seen come in.
     absent
-        The genotypes of a variant that a source lacks: one of `ABSENT`.
+        The genotypes of a variant that a source lacks: one of `vczstore.choices.ABSENT`.
     new_variants
-        What to do about variants that the store lacks: one of `NEW_VARIANTS`.
+        What to do about variants that the store lacks: one of `vczstore.choices.NEW_VARIANTS`.
     haploid_contigs
         Where those genotypes have one allele.
     """
@@ -169,7 +164,7 @@ def second_scan(
     for vcz, mine in zip((store, *sources), runs, strict=True):
         names = vcz.table("contig_id").tolist()
         sites.append(Sites.of(vcz, mine, np.array([ours.get(name, -1 - i) for i, name in enumerate(names)], "i8")))
-    token = "/".join([operation, store.state, *(source.identity for source in sources), repr(rules)])
+    token = uuid4().hex
     unit = unit_rows(store)
     index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, rules.allow_new_alleles)
     read = [a for s in sites for a in (s.position, s.contig, s.allele)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pysam.bcftools
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,8 +19,10 @@ from hypothesis import strategies as st
 import vczstore
 from plans.harmonise import HAPLOID_CONTIGS, genotype_number, genotypes
 from plans.matching import match
-from tests import cohort
-from vczstore.errors import IncompatibleError
+from tests import cohort, vcf
+from tests.conftest import Way
+from tests.test_errors import complain
+from vczstore.errors import IncompatibleError, OptionError
 
 DIMENSIONS = {
     "call_PL": ("variants", "samples", "genotypes"),
@@ -119,7 +123,7 @@ def model_match(store: Sequence[Site], source: Sequence[Site], *, new: bool) -> 
                 break
     rules = [lambda ours, theirs: theirs <= ours]
     if new:
-        rules.append(lambda ours, theirs: bool(ours & theirs) or not ours or not theirs)
+        rules += [lambda ours, theirs: bool(ours & theirs) or not ours or not theirs, lambda ours, theirs: True]
     for rule in rules:
         pairs = [
             (i, j)
@@ -356,3 +360,204 @@ def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
     cohort.assert_same(cohort.read_vcz(folder / "store"), expected)
     assert result.counts["variants dropped"] == unmatched
     assert result.counts["variants matched"] == sum(map(len, case["sources"])) - unmatched
+
+
+# ---- bcftools is the judge -------------------------------------------------------------------
+
+HEADER = """##fileformat=VCFv4.3
+##contig=<ID=chr1,length=1000>
+##contig=<ID=chr2,length=1000>
+##FORMAT=<ID=GT,Number=1,Type=String,Description="">
+##FORMAT=<ID=AD,Number=R,Type=Integer,Description="">
+##FORMAT=<ID=EC,Number=A,Type=Integer,Description="">
+##FORMAT=<ID=PL,Number=G,Type=Integer,Description="">
+##FORMAT=<ID=DP,Number=1,Type=Integer,Description="">
+"""
+
+
+def vcf_text(sites: Sequence[Site], samples: Sequence[str], seed: int) -> str:
+    rng = np.random.default_rng(seed)
+    lines = [HEADER + "\t".join(["#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT".replace(" ", "\t"), *samples])]
+    for site in sorted(sites, key=lambda s: (s.contig, s.position)):
+        k = len(site.alleles)
+        calls = []
+        for _ in samples:
+            genotype = rng.choice(["/", "|"]).join("." if a < 0 else str(a) for a in rng.integers(-1, k, 2))
+            values = [",".join(map(str, rng.integers(0, 99, n))) for n in (k, k - 1, k * (k + 1) // 2, 1)]
+            calls.append(":".join([genotype, *(v if v and rng.random() < 0.8 else "." for v in values)]))
+        start = [
+            site.contig,
+            str(site.position),
+            ".",
+            site.alleles[0],
+            ",".join(site.alleles[1:]) or ".",
+            ".",
+            ".",
+            ".",
+        ]
+        lines.append("\t".join([*start, "GT:AD:EC:PL:DP", *calls]))
+    return "\n".join(lines) + "\n"
+
+
+def calls_of(text: str) -> list[tuple[str, dict[str, dict[str, str]]]]:
+    """The records of a VCF: the site, and of each sample the fields that say something."""
+    result, names = [], []
+    for line in vcf.records(text):
+        fields = line.split("\t")
+        if line.startswith("#"):
+            names = fields[9:]
+            continue
+        keys = fields[8].split(":")
+        samples = {
+            name: {k: v for k, v in zip(keys, call.split(":"), strict=False) if set(v) - set(".,/|")}
+            for name, call in zip(names, fields[9:], strict=True)
+        }
+        result.append(("\t".join([*fields[:2], *fields[3:5]]), samples))
+    return result
+
+
+STORE_SITES = [
+    Site("chr1", 10, ("A", "C", "T")),
+    Site("chr1", 10, ("A", "G")),
+    Site("chr1", 20, ("G", "T")),
+    Site("chr1", 30, ("AT", "A", "<DEL>", "*")),
+    Site("chr2", 5, ("C", "G")),
+    Site("chr2", 7, ("T", "A", "C", "G")),
+]
+BATCHES = {
+    "reordered": (
+        [Site("chr1", 10, ("A", "G")), Site("chr1", 10, ("A", "T", "C")), Site("chr2", 7, ("T", "G", "A", "C"))],
+        "none",
+    ),
+    "symbolic": ([Site("chr1", 30, ("AT", "*", "A", "<DEL>")), Site("chr2", 5, ("C", "G"))], "none"),
+    "new alleles": (
+        [Site("chr1", 20, ("G", "A", "T")), Site("chr2", 5, ("C", "T", "G")), Site("chr2", 7, ("T", "A", "C", "G"))],
+        "both",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
+    sites, multiallelics = BATCHES[batch]
+    # with new alleles, bcftools would join split variants, too
+    store_sites = [s for s in STORE_SITES if batch != "new alleles" or s.position != 10]
+    old = vcf.write_vcf(tmp_path / "old.vcf.gz", vcf_text(store_sites, ["a", "b", "c"], 1))
+    new = vcf.write_vcf(tmp_path / "new.vcf.gz", vcf_text(sites, ["d", "e"], 2))
+    zarr_format = 2 if kind == "format2" else 3
+    store = vcf.to_vcz(old, tmp_path / "store.vcz", zarr_format, 2, 2)
+    vcf.to_vcz(new, tmp_path / "batch.vcz", 3, 3, 2)
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, tmp_path / "ice.vcz", impl="zarr")
+        store = tmp_path / "ice.vcz"
+    vczstore.append(
+        store, tmp_path / "batch.vcz", harmonise=True, allow_new_alleles=batch == "new alleles", executor="threads"
+    )
+    merged = pysam.bcftools.merge("--no-version", "-m", multiallelics, str(old), str(new))
+    shown = vcf.vcztools_view(store, icechunk=kind == "icechunk")
+    assert sorted(calls_of(_trailing(shown)), key=str) == sorted(calls_of(_trailing(merged)), key=str)
+
+
+def _trailing(text: str) -> str:
+    """Values without missing ones at their end: bcftools writes them for alleles that came later, we do not."""
+    return re.sub(r"(,\.)+(?=[:\t\n])", "", text)
+
+
+# ---- whole stores, and what is refused -------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str) -> None:
+    """Whichever comes first, both come out right: each is expressed over the alleles that are there then."""
+    way = Way(kind, "cubed", "processes")
+    old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
+    batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]
+    for i, batch in enumerate(batches):
+        cohort.write_vcz(tmp_path / f"batch{i}", batch)
+    for order in ((0, 1), (1, 0)):
+        (tmp_path / str(order)).mkdir()
+        store = way.make(tmp_path / str(order), old)
+        expected = old
+        for i in order:
+            vczstore.append(store, tmp_path / f"batch{i}", harmonise=True, allow_new_alleles=True, **way.options)
+            expected, _ = model_append(expected, [batches[i]], new=True)
+        cohort.assert_same(way.read(store), expected)
+        assert expected["variant_allele"].tolist() == [["A", "C", *[("T", "G")[i] for i in order]]]
+
+
+def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) -> None:
+    sites = [Site("chr1", i, ("A", "C", "T")) for i in range(1, 17)]
+    swapped = [Site("chr1", 7, ("A", "T", "C"))]
+    old = make(sites, cohort.ids(0, 6), 1)
+    new = make([*sites[:6], *swapped, *sites[7:]], cohort.ids(10, 6), 2)
+    for name, arrays in (("store", old), ("batch", new)):
+        cohort.write_vcz(tmp_path / name, arrays, variants_chunk=4, samples_chunk=3)
+    result = vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
+    # four rows of two chunks in each array: one row is made anew in the five that go by allele
+    arrays = [n for n in new if cohort.DIMENSIONS[n][:2] == ("variants", "samples")]
+    assert result.plan.decoded_chunks == 5 * 2
+    assert result.plan.encoded_chunks == 8 * len(arrays) - 5 * 2 + 2 * 2  # and samples themselves
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store"), model_append(old, [new])[0])
+
+
+def _local(arrays: dict[str, np.ndarray]) -> None:
+    for name in ("call_AD", "call_EC", "call_PL", "call_RF"):
+        del arrays[name]
+    arrays["call_LAA"] = np.full((*arrays["call_DP"].shape, 1), 1, "i1")
+
+
+def _unsorted(arrays: dict[str, np.ndarray]) -> None:
+    arrays["variant_position"] = arrays["variant_position"][::-1].copy()
+
+
+def _ploidy(arrays: dict[str, np.ndarray]) -> None:
+    for name in ("call_genotype", "call_genotype_mask"):
+        arrays[name] = np.concatenate([arrays[name], arrays[name][..., :1]], axis=2)
+
+
+def _contig_twice(arrays: dict[str, np.ndarray]) -> None:
+    arrays["variant_contig"] = np.array([0, 1, 0], "i1")
+
+
+REFUSED = {
+    "unsorted": (_unsorted, {}, ("variant 1 of .*batch, chr1:6 A/C, comes after chr1:7 A/C", "bcftools sort")),
+    "contig twice": (_contig_twice, {}, ("variant 2 of .*batch, chr1:7 A/C, comes after chr2:6", "bcftools sort")),
+    "ploidy": (_ploidy, {}, ("call_genotype of .*batch has ploidy of 3, the store has 2", "same ploidy")),
+    "xarray": (lambda _: None, {"impl": "xarray"}, ("--impl xarray cannot harmonise",)),
+    "absent": (lambda _: None, {"absent": "none"}, ("absent is 'none'", "missing, reference")),
+    "no harmonise": (lambda _: None, {"harmonise": False, "new_variants": "drop"}, ("go with --harmonise",)),
+}
+
+
+@pytest.mark.parametrize(("change", "options", "words"), REFUSED.values(), ids=REFUSED)
+def test_refused(tmp_path: Path, change: Any, options: dict[str, Any], words: tuple[str, ...]) -> None:
+    sites = [Site("chr1", p, ("A", "C")) for p in (5, 6, 7)]
+    cohort.write_vcz(tmp_path / "store", make(sites, cohort.ids(0, 4), 1))
+    batch = make(sites, cohort.ids(10, 2), 2)
+    change(batch)
+    cohort.write_vcz(tmp_path / "batch", batch)
+    before = cohort.digest(tmp_path / "store")
+    options = {"harmonise": True, **options}
+    complain(
+        (IncompatibleError, OptionError),
+        (f"^append: .*{words[0]}", *words[1:]),
+        lambda: vczstore.append(tmp_path / "store", tmp_path / "batch", **options),
+    )
+    assert cohort.digest(tmp_path / "store") == before
+
+
+def test_local_alleles_are_refused_where_alleles_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cohort.DIMENSIONS, "call_LAA", ("variants", "samples", "local_alt_alleles"))
+    cohorts = [
+        make([Site("chr1", 5, alleles)], cohort.ids(10 * i, 2), i)
+        for i, alleles in enumerate([("A", "C", "T"), ("A", "C", "T"), ("A", "T", "C")])
+    ]
+    for i, arrays in enumerate(cohorts):
+        _local(arrays)
+        cohort.write_vcz(tmp_path / str(i), arrays)
+    vczstore.append(tmp_path / "0", tmp_path / "1", harmonise=True)
+    before = cohort.digest(tmp_path / "0")
+    words = ("^append: call_LAA of .* goes by local alleles", "without local alleles")
+    complain(IncompatibleError, words, lambda: vczstore.append(tmp_path / "0", tmp_path / "2", harmonise=True))
+    assert cohort.digest(tmp_path / "0") == before

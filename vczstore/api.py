@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import executors
 from plans import Memory, Plan
 from vczstore import execution
-from vczstore.choices import IMPLS
+from vczstore.choices import ABSENT, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
 from vczstore.execution import Progress, Result, run_plan
@@ -219,7 +219,7 @@ def _plan_append(store: Place, sources: Sequence[Place], opts: Options, rules: "
 def _rules(
     harmonise: bool, allow_new_alleles: bool, absent: str, new_variants: str, haploid_contigs: Sequence[str] | None
 ) -> "Rules | None":
-    from plans.harmonise import ABSENT, HAPLOID_CONTIGS, NEW_VARIANTS, Rules
+    from plans.harmonise import HAPLOID_CONTIGS, Rules
 
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
@@ -244,9 +244,10 @@ def _survey(
     for vcz in (store, *sources):
         vcz.require_whole(operation)
 
-    def look_up(scans: Sequence["Scan"]) -> list[list[Any]]:
+    def look_up(what: str, scans: Sequence["Scan"]) -> list[list[Any]]:
         return execution.look_up(
             operation,
+            what,
             place,
             scans,
             opts.memory,
@@ -258,8 +259,8 @@ def _survey(
         )
 
     first = harmonise.first_scans(operation, store, sources)
-    second = harmonise.second_scan(operation, store, sources, rules, first, look_up(first))
-    (found,) = look_up([second])
+    second = harmonise.second_scan(operation, store, sources, rules, first, look_up("sorting", first))
+    (found,) = look_up("matching", [second])
     return harmonise.conclude(operation, store, sources, rules, second.index, found)
 
 

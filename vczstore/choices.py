@@ -2,3 +2,5 @@
 
 BACKENDS = ("zarr", "obstore", "fsspec", "icechunk")
 IMPLS = ("cubed", "zarr", "xarray")
+ABSENT = ("missing", "reference")
+NEW_VARIANTS = ("refuse", "drop")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import executors
-from vczstore.choices import BACKENDS, IMPLS
+from vczstore.choices import ABSENT, BACKENDS, IMPLS, NEW_VARIANTS
 
 if TYPE_CHECKING:
     from vczstore.describe import Info
@@ -212,12 +212,41 @@ def _progress(show: bool | None) -> "Iterator[Progress | None]":
 # ---- commands -------------------------------------------------------------------------------
 
 
+_HARMONISE = (
+    click.option("--allow-new-alleles", is_flag=True, help="Let alleles come in that the store has not seen."),
+    click.option(
+        "--absent",
+        type=click.Choice(ABSENT),
+        default="missing",
+        show_default=True,
+        help="What genotypes are where a source lacks a variant.",
+    ),
+    click.option(
+        "--new-variants",
+        type=click.Choice(NEW_VARIANTS),
+        default="refuse",
+        show_default=True,
+        help="What is done about variants that the store lacks.",
+    ),
+    click.option(
+        "--haploid-contigs",
+        metavar="NAME,...",
+        callback=lambda _context, _parameter, value: value if value is None else [n for n in value.split(",") if n],
+        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X, Y, M, MT, also as chrX]",
+    ),
+)
+
+
 @main.command()
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@_options(_STORE, _RUN, _OUTPUT)
+@click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
+@_options(_HARMONISE, _STORE, _RUN, _OUTPUT)
 def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Append the samples of one or more VCZs, in their order."""
+    """Append the samples of one or more VCZs, in their order.
+
+    They need the store's variants and alleles in its order, unless --harmonise finds which is which.
+    """
     from vczstore import api
 
     with _progress(progress) as bar:

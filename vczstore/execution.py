@@ -192,6 +192,7 @@ def run_plans(
 
 def look_up(
     operation: str,
+    what: str,
     store: Store,
     scans: Sequence[Scan],
     memory: Memory,
@@ -207,8 +208,8 @@ def look_up(
 
     Parameters
     ----------
-    operation, store
-        What it is for.
+    operation, what, store
+        What it is for, and what progress calls it.
     scans
         What looks.
     memory
@@ -244,7 +245,7 @@ def look_up(
             for tag, value in report.found:
                 found[tag].append(value)
 
-        engine.execute("matching", plan, _Run(""), on_report)
+        engine.execute(what, plan, _Run(""), on_report)
     except VczstoreError:
         raise
     except executors.ExecutorOptionError as error:
