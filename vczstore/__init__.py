@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vczstore.api import (
         append,
         copy_store_to_icechunk,
+        create,
         delete_tag,
         info,
         log,
@@ -31,6 +32,7 @@ __all__ = [
     "VczstoreError",
     "append",
     "copy_store_to_icechunk",
+    "create",
     "delete_tag",
     "info",
     "log",

@@ -11,9 +11,9 @@ from plans import Memory, Plan
 from vczstore.choices import IMPLS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
-from vczstore.execution import Progress, Result, run_plan
+from vczstore.execution import Progress, Result, run_plan, run_stages
 from vczstore.sizes import parse_size
-from vczstore.stores import Place, Store, check_backend, is_repository, local_path, objects, open_store
+from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
 from vczstore.vcz import Vcz
 
@@ -131,6 +131,64 @@ class Options:
     def find(self, source: str, store: Place) -> list[str]:
         """The source that a path or URL names, or those that a glob in a URL finds."""
         return objects.find(source, self.options_of(source, store)) if objects.is_glob(source) else [source]
+
+
+# ---- create ---------------------------------------------------------------------------------
+
+
+def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
+    """
+    Make a store without samples over the variants of one or more VCZs, to append samples to.
+
+    Records are the same variant if contig (by name), position, REF and the set of ALTs are. All others stay apart, as
+    do records that a source has several times. Contigs are in the order of the first source that has them, variants
+    in that of position and first appearance; ALTs, identifiers and lengths are as the first source has them.
+    QUAL, FILTER and INFO are not carried over: they speak of samples and callers.
+
+    Parameters
+    ----------
+    out
+        A path or URL where nothing is. Plain Zarr of format 3, unless ``backend_storage`` is ``icechunk``.
+    sources
+        Paths, URLs, Zarr stores or Icechunk repositories; never written to. Their variants have to be sorted by
+        position within contigs.
+    dry_run
+        Look at everything, count the variants, create nothing.
+    options
+        See `Options`; ``impl`` is ``cubed``.
+
+    Raises
+    ------
+    OptionError
+        If something is there already.
+    IncompatibleError
+        If a source is not sorted, or sources are of different reference genomes.
+    """
+    from plans.copy import columns_per_manifest
+    from plans.create import ONLY_CUBED, compile_create
+
+    opts, url = Options(**options), os.fspath(out)
+    if opts.impl != "cubed":
+        raise OptionError(ONLY_CUBED)
+    with plain_errors(url):
+        incoming = opts.sources(url, sources)
+        place = new_store(
+            url,
+            "create",
+            backend_storage=opts.backend_storage,
+            storage_options=opts.for_store(url, sources).storage_options,
+            samples_chunks=min(map(columns_per_manifest, incoming), default=1),
+        )
+    return run_stages(
+        compile_create(place, incoming, opts.memory),
+        "create",
+        place,
+        executor=opts.executor,
+        executor_options=opts.executor_options,
+        max_workers=opts.max_workers,
+        progress=opts.progress,
+        dry_run=dry_run,
+    )
 
 
 # ---- append, update, remove, copy -----------------------------------------------------------

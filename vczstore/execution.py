@@ -1,16 +1,16 @@
 """Running plans: check, begin a transaction, write, commit. The only place where plans and executors meet."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executors
-from plans import Plan
+from plans import Plan, Survey
 from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
-from vczstore.stores import Transaction, local_path
+from vczstore.stores import Store, Transaction, local_path
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
@@ -146,9 +146,9 @@ def run_plans(
     engine = None if impl == "zarr" else _Engine(executor, {**(executor_options or {}), **given}, progress)
     plan, snapshot, visible = plans[0], None, 0
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
-    try:
+    with _closing(engine), _telling(store, lambda: (plan.operation, _state(plan, visible))):
         if engine is not None:
-            engine.check_place(plans[0])
+            engine.check_place(plan.operation, store)
         for plan, run in zip(plans, runs, strict=True):
             with run.timed():
                 _check(plan, engine, run)
@@ -162,18 +162,6 @@ def run_plans(
             if before_commit is not None:
                 before_commit()
             snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
-    except VczstoreError:
-        raise
-    except executors.ExecutorOptionError as error:
-        raise OptionError(f"{plan.operation}: {error}; {_state(plan, visible)}") from error
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"{plan.operation}: interrupted; {_state(plan, visible)}") from error
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StorageError(f"{plan.operation}: {store.label}: {reason}; {_state(plan, visible)}") from error
-    finally:
-        if engine is not None:
-            engine.close()
     return [
         Result(
             operation=plan.operation,
@@ -188,6 +176,106 @@ def run_plans(
         )
         for plan, run in zip(plans, runs, strict=True)
     ]
+
+
+def run_stages(
+    stages: Generator[Survey, list[list[Any]], Plan],
+    operation: str,
+    store: Store,
+    *,
+    executor: str = "threads",
+    executor_options: Mapping[str, Any] | None = None,
+    max_workers: int | None = None,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+) -> Result:
+    """
+    Run a plan that is compiled in stages, with surveys of the data in between.
+
+    Parameters
+    ----------
+    stages
+        What yields surveys, is sent what they have found, and returns the plan.
+    operation, store
+        What is being planned, and for which store.
+    executor, executor_options, max_workers, progress, dry_run
+        As in `run_plans`.
+
+    Returns
+    -------
+    Result
+        With the tasks of the surveys.
+    """
+    given = {} if max_workers is None else {"max_workers": max_workers}
+    engine, survey_run = _Engine(executor, {**(executor_options or {}), **given}, progress), _Run("")
+    with _closing(engine), _telling(store, lambda: (operation, "nothing was written")), survey_run.timed():
+        engine.check_place(operation, store)
+        plan = _compile(stages, engine, survey_run)
+    result = run_plan(
+        plan,
+        executor=executor,
+        executor_options=executor_options,
+        max_workers=max_workers,
+        progress=progress,
+        dry_run=dry_run,
+    )
+    return replace(
+        result,
+        seconds=result.seconds + survey_run.seconds,
+        tasks=(result.tasks or 0) + survey_run.totals["tasks"],
+        peak_mem=max(result.peak_mem or 0, survey_run.totals["peak_mem"]),
+        timeline=[*survey_run.timeline, *result.timeline],
+    )
+
+
+def _compile(stages: Generator[Survey, list[list[Any]], Plan], engine: "_Engine", run: "_Run") -> Plan:
+    """Answer one survey after the other."""
+    answer: list[list[Any]] | None = None
+    n_surveys = 0
+    while True:
+        try:
+            survey = next(stages) if answer is None else stages.send(answer)
+        except StopIteration as end:
+            plan: Plan = end.value
+            return plan
+        found: list[list[Any]] = [[] for _ in survey.scans]
+
+        def on_report(report: "TaskReport", found: list[list[Any]] = found) -> None:
+            for tag, value in report.found:
+                found[tag].append(value)
+
+        n_surveys += 1
+        engine.execute(f"survey {n_surveys}", survey.cubed_plan(), run, on_report)
+        answer = found
+
+
+@contextmanager
+def _closing(engine: "_Engine | None") -> Iterator[None]:
+    """End the engine's workers, whatever happens within."""
+    try:
+        yield
+    finally:
+        if engine is not None:
+            engine.close()
+
+
+@contextmanager
+def _telling(store: Store, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Turn what goes wrong into one line; `state` says in which operation, and what state the store is in."""
+    try:
+        yield
+    except VczstoreError:
+        raise
+    except executors.ExecutorOptionError as error:
+        operation, left = state()
+        raise OptionError(f"{operation}: {error}; {left}") from error
+    except KeyboardInterrupt as error:
+        operation, left = state()
+        raise Interrupted(f"{operation}: interrupted; {left}") from error
+    except Exception as error:
+        operation, left = state()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StorageError(f"{operation}: {store.label}: {reason}; {left}") from error
 
 
 @dataclass
@@ -238,8 +326,10 @@ def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: 
     StorageError
         If the tasks have written more or fewer chunks than planned: nothing may be committed then.
     """
+    found: list[Any] = []
 
     def on_report(report: "TaskReport") -> None:
+        found.extend(value for _, value in report.found)
         if report.store is not None:
             transaction.collect(report.store)
 
@@ -255,6 +345,9 @@ def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: 
                 f"{plan.operation}: tasks report {run.totals['chunks']:,} chunks written, {planned:,} were planned; "
                 f"{_state(plan)}"
             )
+    if plan.conclude is not None:
+        with transaction.step((), plan.conclude(found)):
+            pass  # the edits are all there is to it
 
 
 def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
@@ -293,14 +386,14 @@ class _Engine:
         """End workers that wait for more."""
         close_executor(self.executor)
 
-    def check_place(self, plan: Plan) -> None:
+    def check_place(self, operation: str, store: Store) -> None:
         """Refuse a store that the workers do not find: what they wrote would be lost without a word."""
-        label = plan.store.label
+        label = store.label
         if getattr(self.executor, "remote", False) and local_path(label) is not None:
             # an object that was handed in has no URL to tell by
             where = "is not named by a URL" if label.startswith("<") else "is on this machine"
             raise OptionError(
-                f"{plan.operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
+                f"{operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
                 "use the URL of an object store, or the executor processes"
             )
 
@@ -327,6 +420,8 @@ def _state(plan: Plan, visible: int = 0) -> str:
     """What state the store is in when a plan did not end well, after so many plans that are visible."""
     if plan.store.atomic:
         return "nothing was committed, the store is as it was"
+    if plan.operation == "create":
+        return "nothing there reads as a store; delete it, and run the same command again"
     before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
     if plan.operation in ("remove", "update"):
         done = "be missing" if plan.operation == "remove" else "be new"
