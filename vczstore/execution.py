@@ -87,9 +87,13 @@ class Result:
 
 def run_plan(plan: Plan, **options: Any) -> Result:
     """Run one plan; see `run_plans`."""
-    metadata = {"operation": plan.operation, **plan.counts}
-    (result,) = run_plans([plan], f"{plan.operation}: {plan.summary}", metadata, **options)
+    (result,) = run_plans([plan], *_history(plan), **options)
     return result
+
+
+def _history(plan: Plan) -> tuple[str, dict[str, Any]]:
+    """What the history says of one plan."""
+    return f"{plan.operation}: {plan.summary}", {"operation": plan.operation, **plan.counts}
 
 
 def run_plans(
@@ -142,11 +146,32 @@ def run_plans(
             f"{plans[0].operation}: {store.label} is in this process's memory, which other processes cannot reach; "
             "use the executor threads"
         )
-    given = {} if max_workers is None else {"max_workers": max_workers}
-    engine = None if impl == "zarr" else _Engine(executor, {**(executor_options or {}), **given}, progress)
+    with _engine(impl, executor, executor_options, max_workers, progress) as engine:
+        return _run_plans(
+            plans,
+            message,
+            metadata,
+            engine,
+            through_xarray=impl == "xarray",
+            dry_run=dry_run,
+            before_commit=before_commit,
+        )
+
+
+def _run_plans(
+    plans: Sequence[Plan],
+    message: str,
+    metadata: Mapping[str, Any],
+    engine: "_Engine | None",
+    *,
+    through_xarray: bool,
+    dry_run: bool,
+    before_commit: Callable[[], None] | None,
+) -> list[Result]:
+    store = plans[0].store
     plan, snapshot, visible = plans[0], None, 0
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
-    with _closing(engine), _telling(store, lambda: (plan.operation, _state(plan, visible))):
+    with _telling(store, lambda: (plan.operation, _state(plan, visible))):
         if engine is not None:
             engine.check_place(plan.operation, store)
         for plan, run in zip(plans, runs, strict=True):
@@ -157,7 +182,7 @@ def run_plans(
             transaction = store.transaction(plan.base)
             for plan, run in zip(plans, runs, strict=True):
                 with run.timed():
-                    _write(plan, transaction, engine, run, through_xarray=impl == "xarray")
+                    _write(plan, transaction, engine, run, through_xarray=through_xarray)
                 visible += not store.atomic
             if before_commit is not None:
                 before_commit()
@@ -206,25 +231,21 @@ def run_stages(
     Result
         With the tasks of the surveys.
     """
-    given = {} if max_workers is None else {"max_workers": max_workers}
-    engine, survey_run = _Engine(executor, {**(executor_options or {}), **given}, progress), _Run("")
-    with _closing(engine), _telling(store, lambda: (operation, "nothing was written")), survey_run.timed():
-        engine.check_place(operation, store)
-        plan = _compile(stages, engine, survey_run)
-    result = run_plan(
-        plan,
-        executor=executor,
-        executor_options=executor_options,
-        max_workers=max_workers,
-        progress=progress,
-        dry_run=dry_run,
-    )
+    with _engine("cubed", executor, executor_options, max_workers, progress) as engine:
+        assert engine is not None
+        run = _Run("")
+        with _telling(store, lambda: (operation, "nothing was written")), run.timed():
+            engine.check_place(operation, store)
+            plan = _compile(stages, engine, run)
+        (result,) = _run_plans(
+            [plan], *_history(plan), engine, through_xarray=False, dry_run=dry_run, before_commit=None
+        )
     return replace(
         result,
-        seconds=result.seconds + survey_run.seconds,
-        tasks=(result.tasks or 0) + survey_run.totals["tasks"],
-        peak_mem=max(result.peak_mem or 0, survey_run.totals["peak_mem"]),
-        timeline=[*survey_run.timeline, *result.timeline],
+        seconds=result.seconds + run.seconds,
+        tasks=(result.tasks or 0) + run.totals["tasks"],
+        peak_mem=max(result.peak_mem or 0, run.totals["peak_mem"]),
+        timeline=[*run.timeline, *result.timeline],
     )
 
 
@@ -250,13 +271,23 @@ def _compile(stages: Generator[Survey, list[list[Any]], Plan], engine: "_Engine"
 
 
 @contextmanager
-def _closing(engine: "_Engine | None") -> Iterator[None]:
-    """End the engine's workers, whatever happens within."""
+def _engine(
+    impl: str,
+    executor: str,
+    options: Mapping[str, Any] | None,
+    max_workers: int | None,
+    progress: Progress | None,
+) -> "Iterator[_Engine | None]":
+    """What runs tasks, None for the implementation that has none; its workers end with it."""
+    if impl == "zarr":
+        yield None
+        return
+    given = {} if max_workers is None else {"max_workers": max_workers}
+    engine = _Engine(executor, {**(options or {}), **given}, progress)
     try:
-        yield
+        yield engine
     finally:
-        if engine is not None:
-            engine.close()
+        engine.close()
 
 
 @contextmanager
