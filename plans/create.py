@@ -650,11 +650,11 @@ class WriteSites:
     def of(
         cls, union: Union, stops: np.ndarray, targets: Mapping[str, AnyArray], chunk: int, memory: Memory
     ) -> "WriteSites":
-        """Find how many chunks one task writes: about those of one range, so that few ranges are merged twice."""
+        """Find how many chunks one task writes: those of some ranges, so that few of them are merged twice."""
         free = memory.allowed - memory.reserved - SLACK - union.merge_mem
         one = cls(union, stops, targets, chunk, 1)
         n_chunks = math.ceil(int(stops[-1]) / chunk)
-        wanted = math.ceil(n_chunks / max(1, union.n_ranges))
+        wanted = math.ceil(n_chunks / max(1, min(MIN_TASKS, union.n_ranges), union.n_ranges // 4))
         return cls(union, stops, targets, chunk, max(1, min(wanted, free // max(1, one.block_mem))))
 
     @property

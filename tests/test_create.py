@@ -1,0 +1,271 @@
+"""A store made over the variants of several: by a slow model, by bcftools and vcztools, and what is refused."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pysam.bcftools
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from plans import Memory, create
+from plans.sites import count_repeats, group_sites, merge_sites, region_index, union_table
+from tests import cohort, vcf
+from tests.test_errors import complain
+from vczstore.errors import (
+    DamagedStoreError,
+    IncompatibleError,
+    MemoryLimitError,
+    NotAStoreError,
+    OptionError,
+    StorageError,
+    VczstoreError,
+)
+
+# ---- sources, and what should become of them ------------------------------------------------
+
+
+class Record(NamedTuple):
+    """A variant."""
+
+    contig: str
+    position: int
+    alleles: tuple[str, ...]
+    length: int = 1
+    id: str = "."
+
+
+@dataclass(frozen=True)
+class Source:
+    """A VCZ."""
+
+    records: Sequence[Record]
+    contigs: Sequence[str] = ("1", "2")
+    zarr_format: int = 3
+    chunk: int = 2
+    width: int = 0
+    fields: frozenset[str] = frozenset({"variant_length", "variant_id", "variant_id_mask", "contig_length"})
+    filters: Sequence[str] = ("PASS",)
+    attributes: dict[str, Any] = field(default_factory=lambda: {"vcf_zarr_version": "0.5", "source": "tests"})
+
+    def write(self, path: Path) -> Path:
+        """Write it, with zarr-python alone."""
+        n = len(self.records)
+        width = max([self.width, 1, *(len(r.alleles) for r in self.records)])
+        alleles = np.full((n, width), "", dtype="T")
+        for i, record in enumerate(self.records):
+            alleles[i, : len(record.alleles)] = record.alleles
+        ids = np.array([r.id for r in self.records], dtype="T")
+        arrays: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
+            "sample_id": (np.array(["S1", "S2"], dtype="T"), ("samples",)),
+            "contig_id": (np.array(self.contigs, dtype="T"), ("contigs",)),
+            "contig_length": (np.array([1000 + ord(c[-1]) for c in self.contigs]), ("contigs",)),
+            "filter_id": (np.array(self.filters, dtype="T"), ("filters",)),
+            "filter_description": (np.array([f"all about {f}" for f in self.filters], dtype="T"), ("filters",)),
+            "variant_contig": (np.array([self.contigs.index(r.contig) for r in self.records], "i1"), ("variants",)),
+            "variant_position": (np.array([r.position for r in self.records], "i2"), ("variants",)),
+            "variant_allele": (alleles, ("variants", "alleles")),
+            "variant_length": (np.array([r.length for r in self.records], "i1"), ("variants",)),
+            "variant_id": (ids, ("variants",)),
+            "variant_id_mask": (ids == ".", ("variants",)),
+            "variant_DP": (np.arange(n), ("variants",)),
+            "call_genotype": (np.ones((n, 2, 2), "i1"), ("variants", "samples", "ploidy")),
+        }
+        root = zarr.create_group(path, zarr_format=self.zarr_format, attributes=self.attributes)
+        optional = {"variant_length", "variant_id", "variant_id_mask", "contig_length"}
+        for name, (values, dims) in arrays.items():
+            if name in optional - self.fields:
+                continue
+            array = root.create_array(
+                name,
+                shape=values.shape,
+                dtype="string" if values.dtype.kind == "T" else values.dtype,
+                chunks=tuple(self.chunk if d == "variants" else max(1, s) for d, s in zip(dims, values.shape, strict=True)),
+                **({"dimension_names": dims} if self.zarr_format == 3 else {}),
+                **({"attributes": {"_ARRAY_DIMENSIONS": list(dims)}} if self.zarr_format == 2 else {}),
+            )
+            if values.size:
+                array[...] = values
+        return path
+
+
+def site(record: Record) -> tuple[str, int, str, frozenset[str]]:
+    """What makes a record the same as another."""
+    return record.contig, record.position, record.alleles[0], frozenset(record.alleles[1:]) - {"", "."}
+
+
+def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
+    """The model: one record after the other, into a dictionary."""
+    contigs = list(dict.fromkeys(c for s in sources for c in s.contigs))
+    union: dict[tuple[Any, int], Record] = {}
+    for source in sources:
+        seen: Counter[Any] = Counter()
+        for record in source.records:
+            if "variant_length" not in source.fields:
+                record = record._replace(length=len(record.alleles[0]))
+            if "variant_id" not in source.fields:
+                record = record._replace(id=".")
+            key = (site(record), seen[site(record)])
+            seen[site(record)] += 1
+            mine = union.setdefault(key, record)
+            if mine.id == ".":
+                union[key] = mine._replace(id=record.id)
+    return contigs, sorted(union.values(), key=lambda r: (contigs.index(r.contig), r.position))
+
+
+def expected_index(contigs: Sequence[str], records: Sequence[Record], chunk: int) -> list[list[int]]:
+    """The model of the region index: by chunk and contig."""
+    cells: dict[tuple[int, int], list[Record]] = {}
+    for i, record in enumerate(records):
+        cells.setdefault((i // chunk, contigs.index(record.contig)), []).append(record)
+    return [
+        [*cell, rs[0].position, rs[-1].position, max(r.position + r.length - 1 for r in rs), len(rs)]
+        for cell, rs in cells.items()
+    ]
+
+
+def holds(found: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
+    """What was read of a store is the union of the sources."""
+    contigs, records = expected(sources)
+    width = max([1, *(len(r.alleles) for s in sources for r in s.records), *(s.width for s in sources)])
+    assert found["contig_id"].tolist() == contigs
+    assert [contigs[i] for i in found["variant_contig"]] == [r.contig for r in records]
+    assert found["variant_position"].tolist() == [r.position for r in records]
+    padded = [[*r.alleles, *[""] * (width - len(r.alleles))] for r in records]
+    assert found["variant_allele"].shape == (len(records), width)
+    assert found["variant_allele"].tolist() == padded
+    assert found["variant_length"].tolist() == [r.length for r in records]
+    if any("variant_id" in s.fields for s in sources):
+        assert found["variant_id"].tolist() == [r.id for r in records]
+        assert found["variant_id_mask"].tolist() == [r.id == "." for r in records]
+    else:
+        assert "variant_id" not in found
+    assert found["sample_id"].shape == (0,)
+    filters = list(dict.fromkeys(f for s in sources for f in s.filters))
+    assert found["filter_id"].tolist() == filters
+    assert found["filter_description"].tolist() == [f"all about {f}" for f in filters]
+    assert found["variant_filter"].shape == (len(records), len(filters))
+    assert not found["variant_filter"].any()
+    known = {c for s in sources if "contig_length" in s.fields for c in s.contigs}
+    assert ("contig_length" in found) == (known == set(contigs))
+    if "contig_length" in found:
+        assert found["contig_length"].tolist() == [1000 + ord(c[-1]) for c in contigs]
+    assert found["region_index"].reshape(-1, 6).tolist() == expected_index(contigs, records, sources[0].chunk)
+    assert not {name for name in found if name.startswith(("call_", "variant_DP", "variant_quality"))}
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    return cohort.read_vcz(cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path)
+
+
+# ---- sites ----------------------------------------------------------------------------------
+
+records = st.builds(
+    Record,
+    contig=st.sampled_from(["1", "2", "X"]),
+    position=st.integers(1, 6),
+    alleles=st.tuples(st.sampled_from(["A", "AT"])).flatmap(
+        lambda ref: st.lists(st.sampled_from(["C", "G", "<DEL>", "*", "ACGTACGT"]), max_size=3, unique=True).map(
+            lambda alts: (*ref, *alts)
+        )
+    ),
+    length=st.integers(1, 9),
+    id=st.sampled_from([".", "rs1", "rs2"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), records), max_size=20), st.sampled_from(["T", "O", "U8"]))
+def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> None:
+    rows = sorted(rows, key=lambda row: row[0])
+    source = np.array([s for s, _ in rows], dtype="i8")
+    contig = np.array([["1", "2", "X"].index(r.contig) for _, r in rows], dtype="i8")
+    position = np.array([r.position for _, r in rows], dtype="i4")
+    alleles = np.array([[*r.alleles, *[""] * (4 - len(r.alleles))] for _, r in rows], dtype=dtype).reshape(-1, 4)
+    numbers: dict[Any, int] = {}
+    groups = [numbers.setdefault(site(r), len(numbers)) for _, r in rows]
+    assert group_sites(contig, position, alleles).tolist() == groups
+    seen: Counter[Any] = Counter()
+    repeats = []
+    for s, g in zip(source.tolist(), groups, strict=True):
+        repeats.append(seen[s, g])
+        seen[s, g] += 1
+    assert count_repeats(np.array(groups, dtype="i8"), source).tolist() == repeats
+    copies: dict[tuple[int, int], int] = {}
+    for i, copy in enumerate(zip(groups, repeats, strict=True)):
+        copies.setdefault(copy, i)
+    first = sorted(copies.values(), key=lambda i: (contig[i], position[i], i))
+    merged = merge_sites(contig, position, alleles, source)
+    assert merged.first.tolist() == first
+    assert [first[i] for i in merged.record] == [copies[c] for c in zip(groups, repeats, strict=True)]
+    chosen = np.array([r.id != "." for _, r in rows], dtype=bool)
+    which, at = merged.first_where(chosen)
+    by_hand = {}
+    for i in np.flatnonzero(chosen).tolist():
+        by_hand.setdefault(int(merged.record[i]), i)
+    assert dict(zip(which.tolist(), at.tolist(), strict=True)) == by_hand
+
+
+def test_sets_of_alleles() -> None:
+    """A missing ALT is none, an ALT that is there twice is there once, and a long one is not cut off."""
+    long = "A" * 5000
+    alleles = np.array(
+        [["A", "", ""], ["A", ".", ""], ["A", "C", "C"], ["A", "C", "."], ["A", long, "C"], ["A", "C", long + "A"]], "T"
+    )
+    ones = np.ones(len(alleles), dtype="i8")
+    assert group_sites(ones, ones, alleles).tolist() == [0, 0, 1, 1, 2, 3]
+    assert group_sites(ones, ones, alleles[:, :1]).tolist() == [0] * 6
+    assert union_table([]) == ([], [])
+    assert region_index(*[np.empty(0, dtype="i8")] * 3, start=0, chunk=5).shape == (0, 6)
+
+
+# ---- the model ------------------------------------------------------------------------------
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Source:
+    contigs = [*draw(st.permutations(["1", "2", "X"])), *draw(st.lists(st.sampled_from("abc"), max_size=2, unique=True))]
+    runs = draw(st.permutations(contigs))  # not always in the order of the table
+    found = draw(st.lists(records, max_size=12))
+    found += draw(st.lists(st.sampled_from(found), max_size=3)) if found else []
+    optional = ["variant_length", "variant_id", "variant_id_mask", "contig_length"]
+    fields = set(optional) - set(draw(st.lists(st.sampled_from(optional), max_size=1)))
+    return Source(
+        sorted(found, key=lambda r: (runs.index(r.contig), r.position)),
+        contigs,
+        zarr_format=draw(st.sampled_from([2, 3])),
+        chunk=draw(st.integers(1, 5)),
+        width=draw(st.integers(0, 5)),
+        fields=frozenset(fields),
+        filters=draw(st.sampled_from([("PASS",), ("PASS", "q10"), ("s50", "PASS")])),
+    )
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(sources(), min_size=1, max_size=4), st.sampled_from(["zarr", "icechunk"]), st.booleans(), st.data())
+def test_create_against_a_model(made: list[Source], backend: str, small: bool, data: st.DataObject) -> None:
+    """Sources of any layout and order of contigs; many small ranges, or one."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        if small:
+            patch.setattr(create, "SEGMENT_ROWS", data.draw(st.integers(1, 3)))
+            patch.setattr(create, "TASK_BYTES", 1)
+        paths = [source.write(Path(name, f"{i}.vcz")) for i, source in enumerate(made)]
+        if data.draw(st.booleans()):
+            vczstore.copy_store_to_icechunk(paths[0], Path(name, "0.icechunk"))
+            paths[0] = Path(name, "0.icechunk")
+        out = Path(name, "out.vcz")
+        executor = data.draw(st.sampled_from(["threads", "single-threaded"]))
+        result = vczstore.create(out, *paths, executor=executor, backend_storage=backend)
+        holds(read(out), made)
+        assert result.counts == {"sources": len(made), "variants": len(expected(made)[1])}
+        assert result.chunks == result.plan.decoded_chunks
