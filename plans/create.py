@@ -23,10 +23,10 @@ from zarr.types import AnyArray
 from plans import Memory, Plan, Survey
 from plans.columns import MIN_TASKS, TASK_BYTES
 from plans.compatible import SITE_FIELDS
-from plans.memory import SLACK
+from plans.memory import SLACK, memory_message
 from plans.sites import Merged, merge_sites, region_index, union_table
 from vczstore import arrays
-from vczstore.errors import DamagedStoreError, IncompatibleError, OptionError, VczstoreError
+from vczstore.errors import DamagedStoreError, IncompatibleError, MemoryLimitError, OptionError, VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, dimensions, listing
@@ -77,13 +77,14 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose variants come in")
     attributes, tables = _attributes(sources), _tables(sources)
-    sites = _sites(sources)
+    sites, chunk = _sites(sources), _variants_chunk(sources[0])
+    targets = _targets(sources, len(tables["contig_id"]), chunk)
 
     # 2. from positions: the order of each source, and with it the ranges
     step = max(SEGMENT_ROWS, math.ceil(sum(s.n_variants for s in sources) / SEGMENTS))
     places = yield Survey(OPERATION, tuple(LookAtOrder(s, step) for s in sites), memory)
     segments = [s.in_order(found) for s, found in zip(sites, places, strict=True)]
-    union = Union.of(sites, segments, memory)
+    union = Union.of(sites, segments, _block_mem(targets, chunk), memory)
 
     # 3. from alleles: how many records there are in each range
     (counted,) = yield Survey(OPERATION, (CountRecords(union),), memory)
@@ -93,8 +94,8 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
     stops = np.concatenate([[0], np.cumsum(counts)])
 
     # 4. the store: its root's document last, without which there is nothing for a reader
-    n_variants, chunk = int(stops[-1]), _variants_chunk(sources[0])
-    targets = _targets(sources, n_variants, len(tables["contig_id"]), chunk)
+    n_variants = int(stops[-1])
+    targets = {name: arrays.planned(a, shape=(n_variants, *a.shape[1:])) for name, a in targets.items()}
     write = WriteSites.of(union, stops, targets, chunk, memory)
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
     samples_chunk = max(1, sources[0].arrays[SAMPLE_ID].chunks[0])
@@ -210,23 +211,33 @@ def _variants_chunk(source: Vcz) -> int:
     return int(source.arrays[POSITION].chunks[0])
 
 
-def _targets(sources: Sequence[Vcz], n_variants: int, n_contigs: int, chunk: int) -> dict[str, AnyArray]:
-    """The new arrays that tasks write to."""
+def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int) -> dict[str, AnyArray]:
+    """The new arrays that tasks write to, without variants as yet."""
 
     def widest(name: str) -> np.dtype:
         return np.result_type("i4", *(s.arrays[name].dtype for s in sources if name in s.arrays))
 
     n_alleles = max(s.arrays[ALLELE].shape[1] for s in sources)
     new = {
-        CONTIG: _new(CONTIG, (n_variants,), np.min_scalar_type(-n_contigs - 1), (VARIANTS,), chunk),
-        POSITION: _new(POSITION, (n_variants,), widest(POSITION), (VARIANTS,), chunk),
-        ALLELE: _new(ALLELE, (n_variants, n_alleles), "string", (VARIANTS, "alleles"), chunk),
-        LENGTH: _new(LENGTH, (n_variants,), widest(LENGTH), (VARIANTS,), chunk),
+        CONTIG: _new(CONTIG, (0,), np.min_scalar_type(-n_contigs - 1), (VARIANTS,), chunk),
+        POSITION: _new(POSITION, (0,), widest(POSITION), (VARIANTS,), chunk),
+        ALLELE: _new(ALLELE, (0, n_alleles), "string", (VARIANTS, "alleles"), chunk),
+        LENGTH: _new(LENGTH, (0,), widest(LENGTH), (VARIANTS,), chunk),
     }
     if any(ID in s.arrays for s in sources):
-        new[ID] = _new(ID, (n_variants,), "string", (VARIANTS,), chunk)
-        new[ID_MASK] = _new(ID_MASK, (n_variants,), "bool", (VARIANTS,), chunk)
+        new[ID] = _new(ID, (0,), "string", (VARIANTS,), chunk)
+        new[ID_MASK] = _new(ID_MASK, (0,), "bool", (VARIANTS,), chunk)
     return new
+
+
+def _row_bytes(targets: Mapping[str, AnyArray]) -> int:
+    """What a variant takes, decoded."""
+    return sum(math.prod(a.shape[1:]) * arrays.element_bytes(a) for a in targets.values())
+
+
+def _block_mem(targets: Mapping[str, AnyArray], n_rows: int) -> int:
+    """What it takes to write some variants: as they are put together, joined, and encoded."""
+    return 3 * n_rows * _row_bytes(targets)
 
 
 def _new(name: str, shape: tuple[int, ...], dtype: Any, names: Sequence[str], chunk: int) -> AnyArray:
@@ -495,18 +506,40 @@ class Union:
     pieces: Sequence[np.ndarray]
 
     @classmethod
-    def of(cls, sites: Sequence[Sites], segments: Sequence[np.ndarray], memory: Memory) -> "Union":
-        """Cut the genome into ranges, each of which fits into half of what a task may use, as far as it can be cut."""
+    def of(cls, sites: Sequence[Sites], segments: Sequence[np.ndarray], beside: int, memory: Memory) -> "Union":
+        """
+        Cut the genome into ranges that fit into a task's memory.
+
+        Parameters
+        ----------
+        sites, segments
+            The sources, and what is known of their order; see `Sites.in_order`.
+        beside
+            What a task needs at least to write what it has merged, in bytes.
+        memory
+            What a task may use.
+
+        Raises
+        ------
+        MemoryLimitError
+            If there is a range that does not fit, and nowhere to cut it.
+        """
         free = memory.allowed - memory.reserved - SLACK
+        limit = min(free // 2, free - beside)
         row_bytes = [s.row_bytes for s in sites]
         total = sum(s.n_variants * b for s, b in zip(sites, row_bytes, strict=True))
         # a chunk of each source at least, or else chunks are read again and again
         chunks = sum(arrays.outer_chunks(s.arrays[ALLELE])[0] * b for s, b in zip(sites, row_bytes, strict=True))
-        room = min(max(chunks, min(TASK_BYTES, total // MIN_TASKS)), free // 2)
+        room = min(max(chunks, min(TASK_BYTES, total // MIN_TASKS)), limit)
         while True:
             edges = cut_genome(segments, row_bytes, room)
             union = cls(sites, edges, [rows_between(s, edges) for s in segments])
-            if union.merge_mem <= free // 2 or room < min(row_bytes):
+            if union.merge_mem <= limit:
+                return union
+            if room < min(row_bytes):
+                if union.merge_mem + beside > free:
+                    needed = memory.reserved + SLACK + union.merge_mem + beside
+                    raise MemoryLimitError(memory_message(OPERATION, needed, memory.allowed))
                 return union
             room //= 2
 
@@ -652,10 +685,9 @@ class WriteSites:
     ) -> "WriteSites":
         """Find how many chunks one task writes: those of some ranges, so that few of them are merged twice."""
         free = memory.allowed - memory.reserved - SLACK - union.merge_mem
-        one = cls(union, stops, targets, chunk, 1)
         n_chunks = math.ceil(int(stops[-1]) / chunk)
         wanted = math.ceil(n_chunks / max(1, min(MIN_TASKS, union.n_ranges), union.n_ranges // 4))
-        return cls(union, stops, targets, chunk, max(1, min(wanted, free // max(1, one.block_mem))))
+        return cls(union, stops, targets, chunk, max(1, min(wanted, free // _block_mem(targets, chunk))))
 
     @property
     def n_variants(self) -> int:
@@ -666,15 +698,6 @@ class WriteSites:
     def n_blocks(self) -> int:
         """How many tasks there are."""
         return math.ceil(self.n_variants / self.chunk / self.block)
-
-    @property
-    def _row_bytes(self) -> int:
-        return sum(math.prod(a.shape[1:]) * arrays.element_bytes(a) for a in self.targets.values())
-
-    @property
-    def block_mem(self) -> int:
-        """What a block takes: as it is put together, joined, and encoded."""
-        return 3 * self.block * self.chunk * self._row_bytes
 
     @property
     def encoded_chunks(self) -> int:
@@ -726,7 +749,7 @@ class WriteSites:
     @property
     def bytes_written(self) -> int:
         """The arrays, decoded."""
-        return self.n_variants * self._row_bytes
+        return self.n_variants * _row_bytes(self.targets)
 
     def put(self, blocks: slice, *, store: "ZarrStore") -> np.ndarray:
         """Write one block; returns its rows of the region index."""
@@ -742,7 +765,7 @@ class WriteSites:
         for name, array in self.targets.items():
             arrays.planned(array, store=store)[start:stop] = values[name].astype(array.dtype, copy=False)
         n_chunks = len(self.targets) * math.ceil((stop - start) / self.chunk)
-        chunks.report_written(store, n_chunks, (stop - start) * self._row_bytes)
+        chunks.report_written(store, n_chunks, (stop - start) * _row_bytes(self.targets))
         return region_index(values[CONTIG], values[POSITION], values[LENGTH], start=start, chunk=self.chunk)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
@@ -750,7 +773,8 @@ class WriteSites:
         from plans import chunks
 
         reader = chunks.ScanReader(partial(self.put, store=store), self.n_blocks, 1)
-        return [chunks.scan(reader, memory.spec(), 0, extra_mem=self.union.merge_mem + self.block_mem)]
+        extra = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
+        return [chunks.scan(reader, memory.spec(), 0, extra_mem=extra)]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Not by xarray."""

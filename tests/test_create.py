@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans import Memory, create
+from plans import create
 from plans.sites import count_repeats, group_sites, merge_sites, region_index, union_table
 from tests import cohort, vcf
 from tests.test_errors import complain
@@ -31,6 +33,7 @@ from vczstore.errors import (
     StorageError,
     VczstoreError,
 )
+from vczstore.execution import Interrupted
 
 # ---- sources, and what should become of them ------------------------------------------------
 
@@ -90,7 +93,9 @@ class Source:
                 name,
                 shape=values.shape,
                 dtype="string" if values.dtype.kind == "T" else values.dtype,
-                chunks=tuple(self.chunk if d == "variants" else max(1, s) for d, s in zip(dims, values.shape, strict=True)),
+                chunks=tuple(
+                    self.chunk if d == "variants" else max(1, s) for d, s in zip(dims, values.shape, strict=True)
+                ),
                 **({"dimension_names": dims} if self.zarr_format == 3 else {}),
                 **({"attributes": {"_ARRAY_DIMENSIONS": list(dims)}} if self.zarr_format == 2 else {}),
             )
@@ -110,7 +115,8 @@ def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
     union: dict[tuple[Any, int], Record] = {}
     for source in sources:
         seen: Counter[Any] = Counter()
-        for record in source.records:
+        for row in source.records:
+            record = row
             if "variant_length" not in source.fields:
                 record = record._replace(length=len(record.alleles[0]))
             if "variant_id" not in source.fields:
@@ -234,7 +240,10 @@ def test_sets_of_alleles() -> None:
 
 @st.composite
 def sources(draw: st.DrawFn) -> Source:
-    contigs = [*draw(st.permutations(["1", "2", "X"])), *draw(st.lists(st.sampled_from("abc"), max_size=2, unique=True))]
+    contigs = [
+        *draw(st.permutations(["1", "2", "X"])),
+        *draw(st.lists(st.sampled_from("abc"), max_size=2, unique=True)),
+    ]
     runs = draw(st.permutations(contigs))  # not always in the order of the table
     found = draw(st.lists(records, max_size=12))
     found += draw(st.lists(st.sampled_from(found), max_size=3)) if found else []
@@ -297,7 +306,9 @@ def made_vcf(folder: Path, number: int, contigs: Sequence[str]) -> Path:
                 sites = [("A", ())] * rng.randrange(2)
             else:
                 ref = "A" if position % 3 else "ACC"
-                sites = [(ref, alts) for alts in rng.sample(PALETTE[ref], 2) for _ in range(rng.choice([0, 0, 1, 1, 2]))]
+                sites = [
+                    (ref, alts) for alts in rng.sample(PALETTE[ref], 2) for _ in range(rng.choice([0, 0, 1, 1, 2]))
+                ]
             for ref, alts in sites:
                 alt = ",".join(rng.sample(alts, len(alts))) or "."
                 name = rng.choice([".", f"rs{number}{position}"])
@@ -374,8 +385,286 @@ def test_samples_are_appended(vcfs: Path, tmp_path: Path, number: int, backend: 
     vczstore.create(out, source, backend_storage=backend)
     vczstore.append(out, source)
     before, after = (
-        [line.split("\t") for line in vcf.records(vcf.vcztools_view(path, icechunk=path is out and backend == "icechunk"))]
+        [
+            line.split("\t")
+            for line in vcf.records(vcf.vcztools_view(path, icechunk=path is out and backend == "icechunk"))
+        ]
         for path in (source, out)
     )
     assert [row[:5] + row[8:] for row in after] == [row[:5] + row[8:] for row in before]
     assert len(after) > 50
+
+
+# ---- where the store will be ----------------------------------------------------------------
+
+SIMPLE = Source(
+    [Record("1", 5, ("A", "C")), Record("1", 9, ("A", "G")), Record("1", 9, ("A",)), Record("2", 5, ("A",))]
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return SIMPLE.write(tmp_path / "source.vcz")
+
+
+@pytest.mark.parametrize("backend", [None, "zarr", "obstore", "fsspec", "icechunk"])
+def test_every_backend(source: Path, tmp_path: Path, backend: str | None) -> None:
+    """By path and by URL, and into an empty folder; a dry run creates nothing, and what it foresees comes true."""
+    out = tmp_path / "out"
+    dry = vczstore.create(out, source, backend_storage=backend, dry_run=True)
+    assert not out.exists()
+    assert (dry.committed, dry.snapshot, dry.counts) == (False, None, {"sources": 1, "variants": 4})
+    out.mkdir()
+    result = vczstore.create(out.as_uri(), source, backend_storage=backend)
+    assert (result.tasks, result.committed) == (dry.tasks + dry.plan.tasks, True)
+    assert dry.plan.bytes_read == result.plan.bytes_read > 0
+    assert result.plan.chunks_read > 0
+    holds(read(out), [SIMPLE])
+    info = vczstore.info(out)
+    assert (info.samples, info.variants, info.backend) == (0, 4, "icechunk" if backend == "icechunk" else "zarr")
+
+
+def test_processes(source: Path, tmp_path: Path) -> None:
+    result = vczstore.create(tmp_path / "out", source, backend_storage="icechunk", executor="processes", max_workers=2)
+    holds(read(tmp_path / "out"), [SIMPLE])
+    assert result.snapshot is not None
+    assert next(vczstore.log(tmp_path / "out"))["message"] == "create: 1 source, 4 variants"
+
+
+def test_no_variants(tmp_path: Path) -> None:
+    empty = Source([], contigs=["1"])
+    vczstore.create(tmp_path / "out", empty.write(tmp_path / "empty.vcz"))
+    holds(read(tmp_path / "out"), [empty])
+
+
+def test_only_cubed(source: Path, tmp_path: Path) -> None:
+    for impl in ("zarr", "xarray"):
+        complain(
+            OptionError, ["^create: ", "cubed"], lambda impl=impl: vczstore.create(tmp_path / "o", source, impl=impl)
+        )
+        dry = vczstore.create(tmp_path / "o", source, dry_run=True)
+        with pytest.raises(OptionError, match=r"^create: .*cubed"):
+            vczstore.run(dry.plan, impl=impl)
+        assert not (tmp_path / "o" / "zarr.json").exists()
+        if (tmp_path / "o").exists():
+            shutil.rmtree(tmp_path / "o")
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.parametrize("what", ["folder", "file", "store", "repository"])
+def test_something_is_there(source: Path, tmp_path: Path, backend: str, what: str) -> None:
+    out = tmp_path / "out"
+    if what == "folder":
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    elif what == "file":
+        out.write_text("mine")
+    else:
+        vczstore.create(out, source, backend_storage="icechunk" if what == "repository" else None)
+    before = cohort.digest(tmp_path)
+    for dry_run in (False, True):
+        complain(
+            OptionError,
+            ["^create: ", str(out), "exists|holds a repository", "choose another path"],
+            lambda dry_run=dry_run: vczstore.create(out, source, backend_storage=backend, dry_run=dry_run),
+        )
+    assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_something_came_meanwhile(source: Path, tmp_path: Path, backend: str) -> None:
+    """Between planning and writing."""
+    plan = vczstore.create(tmp_path / "out", source, backend_storage=backend, dry_run=True).plan
+    vczstore.create(tmp_path / "out", source, backend_storage=backend)
+    before = cohort.digest(tmp_path)
+    complain(OptionError, ["^create: ", "choose another path"], lambda: vczstore.run(plan))
+    assert cohort.digest(tmp_path) == before
+
+
+def test_options_of_a_local_store(source: Path, tmp_path: Path) -> None:
+    words = ["no storage options"]
+    complain(OptionError, words, lambda: vczstore.create(tmp_path / "o", source, storage_options={"region": "x"}))
+    complain(OptionError, ["'tape'"], lambda: vczstore.create(tmp_path / "o", source, backend_storage="tape"))
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+ALLELES = ("A", "C")
+
+
+def at(*places: str) -> list[Record]:
+    return [Record(contig, int(position), ALLELES) for contig, _, position in (p.partition(":") for p in places)]
+
+
+UNSORTED = {
+    "in a chunk": (["1:5", "1:4", "1:9"], "variant 1 is 1:4, after 1:5"),
+    "from chunk to chunk": (["1:5", "1:6", "1:6", "1:7", "1:3", "2:1"], "variant 4 is 1:3, after 1:7"),
+    "contig in a chunk": (["1:5", "2:4", "2:5", "1:9"], "variant 3 is 1:9, after 2:5"),
+    "contig later": (["2:5", "1:4", "1:5", "1:6", "2:5", "2:6"], "variant 4 is 2:5, after 1:6"),
+    "the first of several": (["1:5", "1:6", "1:7", "1:2", "1:9", "1:8"], "variant 3 is 1:2, after 1:7"),
+}
+
+
+@pytest.mark.parametrize(("places", "words"), UNSORTED.values(), ids=UNSORTED)
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_unsorted(
+    source: Path, tmp_path: Path, places: list[str], words: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(create, "SEGMENT_ROWS", rows)
+    other = Source(at(*places), chunk=3).write(tmp_path / "other.vcz")
+    words_ = ["^create: ", str(other), "not sorted", words + ";", "bcftools sort"]
+    complain(IncompatibleError, words_, lambda: vczstore.create(tmp_path / "out", source, other))
+    assert not (tmp_path / "out").exists()
+
+
+def changed(path: Path, name: str, position: int, value: Any) -> None:
+    zarr.open_group(path, mode="r+")[name][position] = value
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def remove(path: Path) -> None:
+        for name in names:
+            shutil.rmtree(path / name)
+
+    return remove
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], type[VczstoreError], list[str]]] = {
+    "no such contig": (
+        lambda p: changed(p, "variant_contig", 2, 7),
+        DamagedStoreError,
+        ["variant 2 ", "variant_contig 7"],
+    ),
+    "contig -1": (
+        lambda p: changed(p, "variant_contig", 3, -1),
+        DamagedStoreError,
+        ["variant 3 ", "variant_contig -1"],
+    ),
+    "another genome": (
+        lambda p: changed(p, "contig_length", 1, 77),
+        IncompatibleError,
+        ["2 of contig_length 77", "source.vcz of 1050"],
+    ),
+    "no alleles": (without("variant_allele"), IncompatibleError, ["no variant_allele"]),
+    "no contigs": (without("contig_id"), IncompatibleError, ["no contig_id"]),
+    "another version": (
+        lambda p: zarr.open_group(p, mode="r+").attrs.update(vcf_zarr_version="0.4"),
+        IncompatibleError,
+        ["vcf_zarr_version 0.4", "0.5"],
+    ),
+    "shorter": (
+        lambda p: zarr.open_group(p, mode="r+")["variant_length"].resize((3,)),
+        DamagedStoreError,
+        ["variant_length has 3"],
+    ),
+    "no VCZ": (without("sample_id"), NotAStoreError, ["sample_id"]),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "words"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_refused(
+    source: Path,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    error: type[VczstoreError],
+    words: list[str],
+    backend: str,
+) -> None:
+    other = SIMPLE.write(tmp_path / "other.vcz")
+    change(other)
+    out = tmp_path / "out"
+    complain(error, [str(other), *words], lambda: vczstore.create(out, source, other, backend_storage=backend))
+    assert not out.exists()
+
+
+def test_no_sources(tmp_path: Path) -> None:
+    complain(VczstoreError, ["^create: no sources"], lambda: vczstore.create(tmp_path / "out"))
+
+
+def test_attributes(tmp_path: Path) -> None:
+    """What all sources say, but for what may name samples."""
+    lines = [["fileformat", "VCFv4.3"], ["reference", "hg38"], ["SAMPLE", "<ID=S1>"], ["bcftools_viewCommand", "-s S1"]]
+    first = {"vcf_zarr_version": "0.5", "source": "a", "vcf_header": "S1", "vcf_meta_information": [*lines, ["x", "1"]]}
+    second = {"vcf_zarr_version": "0.5", "source": "b", "vcf_meta_information": [["x", "2"], *lines]}
+    for i, attributes in enumerate([first, second]):
+        Source(SIMPLE.records, attributes=attributes).write(tmp_path / f"{i}.vcz")
+    vczstore.create(tmp_path / "out", tmp_path / "0.vcz", tmp_path / "1.vcz")
+    assert dict(zarr.open_group(tmp_path / "out", mode="r").attrs) == {
+        "vcf_zarr_version": "0.5",
+        "vcf_meta_information": lines[:2],
+    }
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+def test_memory(source: Path, tmp_path: Path) -> None:
+    """What is too little is refused before anything is there; what the message says is enough."""
+    many = [Record("1", i, (*ALLELES, *["T" * n for n in range(2, 20)])) for i in range(1, 500)]
+    wide = Source(many, chunk=100).write(tmp_path / "wide.vcz")
+    out = tmp_path / "out"
+    options = {"reserved_mem": 1_000_000, "allowed_mem": 1_500_000}
+    message = complain(MemoryLimitError, ["^create: ", "--allowed-mem"], lambda: vczstore.create(out, wide, **options))
+    assert not out.exists()
+    enough = message.rpartition("--allowed-mem ")[2]
+    result = vczstore.create(out, wide, reserved_mem=1_000_000, allowed_mem=enough)
+    assert read(out)["variant_position"].tolist() == list(range(1, 500))
+    assert result.plan.projected_mem <= int(enough.removesuffix("MB")) * 1_000_000
+
+
+def test_ranges_fit_into_memory() -> None:
+    """Each range takes what it may, or has nowhere to be cut; together they are all rows."""
+    rng = np.random.default_rng(1)
+    segments = []
+    for _ in range(3):
+        edges = np.sort(rng.integers(0, 10_000, 41))
+        starts = np.arange(40) * 10
+        segments.append(np.stack([edges[:-1], edges[1:], starts, starts + 10], axis=1))
+    whole = np.unique(np.concatenate(segments)[:, 0])
+    edges = create.cut_genome(segments, [1, 2, 3], 400)
+    assert np.isin(edges[:-1], whole).all()
+    assert edges[0] == whole[0]
+    sizes = np.zeros(len(edges) - 1)
+    for rows, size in zip(segments, [1, 2, 3], strict=True):
+        for number, start, stop in create.rows_between(rows, edges).tolist():
+            sizes[number] += (stop - start) * size
+    alone = [np.searchsorted(whole, b) - np.searchsorted(whole, a) == 1 for a, b in pairwise(edges)]
+    assert ((sizes <= 400) | alone).all()
+    assert 5 < len(sizes) < 60
+
+
+# ---- runs that stop -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_a_run_that_fails_leaves_no_store(tmp_path: Path, backend: str) -> None:
+    """A chunk that is read for writing only cannot be decoded; then it can."""
+    source, out = SIMPLE.write(tmp_path / "source.vcz"), tmp_path / "out"
+    chunk = source / "variant_id" / "c" / "1"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:20])
+    left = "delete it" if backend == "zarr" else "nothing was committed"
+    words = ["^create: ", "variant_id", left]
+    complain(StorageError, words, lambda: vczstore.create(out, source, backend_storage=backend))
+    assert out.exists()
+    with pytest.raises(VczstoreError):
+        vczstore.info(out)
+    assert not (out / "zarr.json").exists()
+    chunk.write_bytes(whole)
+    if backend == "zarr":
+        complain(OptionError, ["exists", "stopped create"], lambda: vczstore.create(out, source))
+        shutil.rmtree(out)
+    vczstore.create(out, source, backend_storage=backend)
+    holds(read(out), [SIMPLE])
+
+
+@pytest.mark.parametrize(("when", "words"), [("survey 2", "nothing was written"), ("writing", "reads as a store")])
+def test_interrupted(source: Path, tmp_path: Path, when: str, words: str) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what == when:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=f"^create: interrupted; .*{words}"):
+        vczstore.create(tmp_path / "out", source, progress=stop)
+    assert not (tmp_path / "out" / "zarr.json").exists()

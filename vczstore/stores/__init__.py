@@ -221,6 +221,8 @@ def new_store(
         raise OptionError(f"{url}: a local store takes no storage options")
     if path is None:
         refuse_credentials(url, options)
+    if path is not None and path.exists() and not path.is_dir():
+        raise OptionError(f"{operation}: {url} exists; choose another path")
     if backend_storage == "icechunk":
         from vczstore.stores.icechunk import NewIcechunkStore
 
@@ -229,9 +231,8 @@ def new_store(
         return place
     from vczstore.stores.plain import NewPlainStore
 
-    if path is not None and path.exists() and not path.is_dir():
-        raise OptionError(f"{operation}: {url} exists; choose another path")
-    backend = backend_storage or ("obstore" if path is None else "zarr")
+    # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
+    backend = "zarr" if path is not None else backend_storage or "obstore"
     plain = NewPlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
     plain.require_nothing(operation)
     return plain

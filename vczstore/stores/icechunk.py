@@ -212,7 +212,7 @@ class NewIcechunkStore(IcechunkStore):
             if IcechunkStore.at_url(self.label, self.options).is_empty:
                 return
             raise OptionError(f"{operation}: {self.label} holds a repository already; choose another path")
-        if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path is not None and path.exists() and any(path.iterdir()):
             raise OptionError(f"{operation}: {self.label} exists, and is no Icechunk repository; choose another path")
 
     def transaction(self, base: str) -> "IcechunkTransaction":
