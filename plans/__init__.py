@@ -1,6 +1,6 @@
 """Plans: one module per operation. A store and its sources in, a `Plan` out; no data is read that does not steer it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
     from vczstore.stores import Store
 
-__all__ = ["Check", "Memory", "Plan", "Scan", "Write"]
+__all__ = ["Check", "Memory", "Plan", "Scan", "Survey", "Write"]
 
 
 class Scan(Protocol):
-    """Something is looked up in the data; the driver only gets what is found."""
+    """Something to look up in the data."""
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
-        """Look in tasks, over ranges of rows. What is found is reported with the tag."""
-
-    def by_zarr(self) -> Iterator[Any]:
-        """The same in a plain loop: everything that was found."""
+        """Look it up in tasks, over ranges of rows. What is found is reported with the tag."""
 
 
 class Check(Scan, Protocol):
-    """Something about the data that has to hold before the first write: what is found is a violation."""
+    """Something about the data that has to hold before the first write: what is found are violations."""
+
+    def by_zarr(self) -> Iterator[Any]:
+        """The same in a plain loop: everything that was found."""
 
     def error(self, found: Any) -> VczstoreError:
         """What to tell the user about a violation. Of several, the smallest is told."""
@@ -75,6 +75,30 @@ class Write(Protocol):
         """The plain reference: zarr-python alone, chunk by chunk."""
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What has to be looked up in the data before a plan can be compiled."""
+
+    operation: str
+    scans: tuple[Scan, ...]
+    memory: Memory
+
+    def cubed_plan(self) -> "FinalizedPlan | None":
+        """
+        All scans as one Cubed plan, None if there is nothing to look at.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a task needs more memory than it is allowed.
+        """
+        from plans import chunks
+
+        return chunks.compile_plan(
+            [a for i, s in enumerate(self.scans) for a in s.by_cubed(self.memory, i)], self.operation
+        )
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """
@@ -102,6 +126,8 @@ class Plan:
         The store as the plan will leave it.
     preparations
         What the driver writes before all else, and no reader notices: new arrays without samples.
+    conclude
+        Makes of what the tasks that wrote have found the edits that come last of all.
     """
 
     operation: str
@@ -114,6 +140,7 @@ class Plan:
     after: Vcz
     counts: Mapping[str, int] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()
+    conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
 
     @property
     def encoded_chunks(self) -> int:
@@ -149,11 +176,7 @@ class Plan:
         MemoryLimitError
             If a task needs more memory than it is allowed.
         """
-        from plans import chunks
-
-        return chunks.compile_plan(
-            [a for i, c in enumerate(self.checks) for a in c.by_cubed(self.memory, i)], self.operation
-        )
+        return Survey(self.operation, self.checks, self.memory).cubed_plan()
 
     def cubed_writes(self, store: "ZarrStore", *, through_xarray: bool = False) -> "FinalizedPlan | None":
         """

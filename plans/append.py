@@ -5,16 +5,16 @@ encoding is the store's, are copied as they are. The others, the store's ragged 
 joined, cut on the store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import Memory, Plan, Write, harmonise
+from plans import Memory, Plan, Survey, Write, harmonise
 from plans.compatible import check_metadata, check_samples, data_checks
-from plans.harmonise import Survey
+from plans.harmonise import Findings, Rules
 from plans.parts import Part, PutSamples
 from vczstore import arrays
 from vczstore.errors import VczstoreError
@@ -24,7 +24,7 @@ from vczstore.vcz import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 
 def compile_append(
-    place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory, survey: Survey | None = None
+    place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory, findings: Findings | None = None
 ) -> Plan:
     """
     Compile the append of sources to a store.
@@ -34,10 +34,10 @@ def compile_append(
     place, store
         The store: where it is, and the state that it will be in.
     sources
-        What comes in, in this order. All have the store's variants, unless they are surveyed.
+        What comes in, in this order. All have the store's variants, unless they are harmonised.
     memory
         What a task may use.
-    survey
+    findings
         How the sources are harmonised with the store.
 
     Raises
@@ -59,18 +59,18 @@ def compile_append(
         source.require_whole(operation)
     check_samples(operation, store, sources)
     base = store.state
-    lengths = {} if survey is None else harmonise.widths(operation, store, survey.most_alleles, sources[0])
+    lengths = {} if findings is None else harmonise.widths(operation, store, findings.most_alleles, sources[0])
     store, created = _with_new_arrays(store, sources[0], lengths)
     for source in sources:
-        check_metadata(operation, store, source, harmonised=survey is not None)
-        if survey is not None:
-            harmonise.check_fields(operation, store, source, survey, lengths)
+        check_metadata(operation, store, source, harmonised=findings is not None)
+        if findings is not None:
+            harmonise.check_fields(operation, store, source, findings, lengths)
 
     # 2. what happens to each array
     # (a stopped append may have left arrays longer than sample_id says)
     before, after = store.resized(old), store.resized(new)
     wider = {}
-    if survey is not None:
+    if findings is not None:
         wider = harmonise.wider(operation, store, lengths)
         after = {name: harmonise.widened(array, lengths) for name, array in after.items()}
         before = {name: harmonise.padded(array, lengths) for name, array in before.items()}
@@ -81,15 +81,15 @@ def compile_append(
             before[name],
             after[name],
             [
-                Part.make(_incoming(name, i, s, after[name], survey), s.positions, to)
+                Part.make(_incoming(name, i, s, after[name], findings), s.positions, to)
                 for i, (s, to) in enumerate(zip(sources, places, strict=True))
             ],
             memory,
         )
         for name in after
     )
-    if survey is not None:
-        writes += harmonise.widenings(operation, store, wider, old, survey, memory)
+    if findings is not None:
+        writes += harmonise.widenings(operation, store, wider, old, findings, memory)
 
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
     resized = {**{name: array for name, array in wider.items() if name not in after}, **after}
@@ -101,15 +101,50 @@ def compile_append(
         checks=tuple(
             check
             for source in sources
-            for check in data_checks(operation, store, source, harmonised=survey is not None)
+            for check in data_checks(operation, store, source, harmonised=findings is not None)
         ),
         writes=writes,
         preparations=tuple(WriteDocuments.of(store.arrays[name]) for name in created),
         edits=(*shapes, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
         after=store.planned(resized, np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])),
-        counts={"sources": len(sources), "samples added": new - old, **(survey.counts if survey else {})},
+        counts={"sources": len(sources), "samples added": new - old, **(findings.counts if findings else {})},
     )
+
+
+def compile_harmonised(
+    operation: str, place: Store, store: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory
+) -> Generator[Survey, list[list[Any]], Plan]:
+    """
+    Compile an append of sources that are harmonised with the store on the way, in stages.
+
+    Parameters
+    ----------
+    operation
+        For messages.
+    place, store, sources, memory
+        As in `compile_append`.
+    rules
+        How sources are re-expressed.
+
+    Yields
+    ------
+    Survey
+        What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+
+    Raises
+    ------
+    VczstoreError
+        If sources cannot be harmonised.
+    """
+    for vcz in (store, *sources):
+        vcz.require_whole(operation)
+    first = harmonise.first_scans(operation, store, sources)
+    runs = yield Survey(operation, tuple(first), memory)
+    second = harmonise.second_scan(operation, store, sources, rules, first, runs)
+    (reports,) = yield Survey(operation, (second,), memory)
+    findings = harmonise.conclude(operation, store, sources, rules, second.index, reports)
+    return compile_append(place, store, sources, memory, findings)
 
 
 def _waits_for_consolidation(store: Vcz, sources: Sequence[Vcz]) -> bool:
@@ -138,12 +173,12 @@ def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
     )
 
 
-def _incoming(name: str, number: int, source: Vcz, target: AnyArray, survey: Survey | None) -> AnyArray:
+def _incoming(name: str, number: int, source: Vcz, target: AnyArray, findings: Findings | None) -> AnyArray:
     """An array of a source, as the store would have it."""
     array = source.samples_arrays[name]
-    if survey is None or VARIANTS not in dimensions(array):
+    if findings is None or VARIANTS not in dimensions(array):
         return array
-    return cast("AnyArray", harmonise.Harmonised.of(name, array, target, number, survey))
+    return cast("AnyArray", harmonise.Harmonised.of(name, array, target, number, findings))
 
 
 def _with_new_arrays(store: Vcz, source: Vcz, lengths: Mapping[str, int]) -> tuple[Vcz, list[str]]:

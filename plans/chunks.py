@@ -334,6 +334,14 @@ class DecodedView(View):
         report.store = self.array.store
 
 
+def report_written(store: ZarrStore, n_chunks: int, decoded_bytes: int) -> None:
+    """Let the present task report what it has written by itself, not through a view."""
+    report = _report.get()
+    report.chunks += n_chunks
+    report.decoded_bytes += decoded_bytes
+    report.store = store
+
+
 # ---- scans ----------------------------------------------------------------------------------
 
 

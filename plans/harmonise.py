@@ -16,7 +16,6 @@ from uuid import uuid4
 
 import numpy as np
 from zarr.abc.store import Store as ZarrStore
-from zarr.core.buffer import Buffer
 from zarr.types import AnyArray
 
 from plans.columns import Blocks, Columns
@@ -65,7 +64,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Findings:
     """
     What the driver knows of sources and a store, before it plans.
 
@@ -171,7 +170,7 @@ def second_scan(
     return FindMatches(operation, index, sum(4 * arrays.decode_mem(a, 2) for a in read))
 
 
-def conclude(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Survey:
+def conclude(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
     """
     Put together what was found.
 
@@ -181,9 +180,9 @@ def conclude(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, i
         If a source has variants that the store lacks, and they are not to be dropped.
     """
     reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
-    survey = Survey(rules, index, reports, tuple(store.table("contig_id").tolist()), numbers_of(store))
+    findings = Findings(rules, index, reports, tuple(store.table("contig_id").tolist()), numbers_of(store))
     for i, source in enumerate(sources):
-        n, first = survey.first_unmatched(i)
+        n, first = findings.first_unmatched(i)
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
             raise IncompatibleError(
@@ -191,7 +190,7 @@ def conclude(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, i
                 f"{first}, {site(source, first)}; {alleles}leave them out with --new-variants drop, or make a store "
                 "that has them with vczstore create"
             )
-    return survey
+    return findings
 
 
 # ---- dimensions -----------------------------------------------------------------------------
@@ -269,7 +268,7 @@ def wider(operation: str, store: Vcz, lengths: Mapping[str, int]) -> dict[str, A
     return result
 
 
-def check_fields(operation: str, store: Vcz, source: Vcz, survey: Survey, lengths: Mapping[str, int]) -> None:
+def check_fields(operation: str, store: Vcz, source: Vcz, findings: Findings, lengths: Mapping[str, int]) -> None:
     """
     Check that all fields of a source can be harmonised.
 
@@ -278,7 +277,7 @@ def check_fields(operation: str, store: Vcz, source: Vcz, survey: Survey, length
     IncompatibleError
         Naming the first that cannot.
     """
-    is_same = all(r.same_alleles and not r.new_alleles for r in survey.reports.values())
+    is_same = all(r.same_alleles and not r.new_alleles for r in findings.reports.values())
     for name, array in source.samples_arrays.items():
         names = dimensions(array)
         if VARIANTS not in names or name not in store.samples_arrays:
@@ -294,12 +293,12 @@ def check_fields(operation: str, store: Vcz, source: Vcz, survey: Survey, length
                 "alleles differ from the store's; make the source without local alleles"
             )
         ours = store.samples_arrays[name]
-        if name == "call_genotype" and survey.most_alleles - 1 > np.iinfo(ours.dtype).max:
+        if name == "call_genotype" and findings.most_alleles - 1 > np.iinfo(ours.dtype).max:
             raise IncompatibleError(
-                f"{operation}: a variant will have {survey.most_alleles} alleles, which {name} of dtype {ours.dtype} "
+                f"{operation}: a variant will have {findings.most_alleles} alleles, which {name} of dtype {ours.dtype} "
                 "cannot number; leave out --allow-new-alleles"
             )
-        number = number_of(name, ours, survey.numbers)
+        number = number_of(name, ours, findings.numbers)
         if number in ("R", "A", "G") and names[-1] not in lengths and not is_same:
             raise IncompatibleError(
                 f"{operation}: {name} of {store.label} goes by alleles, and its dimension is called {names[-1]}, which "
@@ -334,7 +333,7 @@ _RESERVED = {"AD": "R", "ADF": "R", "ADR": "R", "EC": "A", "GL": "G", "GP": "G",
 
 
 def widenings(
-    operation: str, store: Vcz, wider: Mapping[str, AnyArray], old: int, survey: Survey, memory: Memory
+    operation: str, store: Vcz, wider: Mapping[str, AnyArray], old: int, findings: Findings, memory: Memory
 ) -> "tuple[Write, ...]":
     """What is written of arrays that become longer, beside the samples that come in, and of ``variant_allele``."""
     result: list[Write] = []
@@ -343,7 +342,7 @@ def widenings(
             write = Widen.of(operation, name, store.arrays[name], after, old, memory)
             result += [write] if write.decoded_chunks else []
     allele = store.arrays["variant_allele"]
-    alleles = WriteAlleles.of(operation, allele, wider.get("variant_allele", allele), survey, memory)
+    alleles = WriteAlleles.of(allele, wider.get("variant_allele", allele), findings)
     return (*result, *([alleles] if alleles.decoded_chunks else []))
 
 
@@ -406,6 +405,34 @@ class _Anew:
             values = reader.block(index)
             for here, there in self.columns.regions(index):
                 target[there] = values[here]
+
+
+@dataclass(frozen=True)
+class Rewritten(_Anew):
+    """All of an array of one store becomes one of another, with dimensions that have become longer."""
+
+    before: AnyArray
+
+    @classmethod
+    def of(cls, operation: str, before: AnyArray, after: AnyArray, memory: Memory) -> "Rewritten":
+        """`after` is the array in the other store."""
+        chunks = arrays.outer_chunks(after)
+
+        def cut(block: tuple[int, ...]) -> "Rewritten":
+            return cls(after.path, after, Columns(after.shape, chunks, None, (), block), before)
+
+        chunk_bytes = math.prod(chunks) * arrays.element_bytes(after)
+        grid = arrays.grid(after.shape, chunks)
+        return cut(memory.fit(operation, grid, chunk_bytes, lambda block: cut(block).reading_mem()))
+
+    def reader(self, store: ZarrStore) -> ColumnReader:
+        """The values, filled up."""
+        like = arrays.planned(self.before, shape=self.target.shape)
+        return ColumnReader(cast("AnyArray", Padded(self.before, like)), self.columns)
+
+    def reading_mem(self) -> int:
+        """What it takes to read a block."""
+        return self.reader(self.before.store).decode_mem()
 
 
 @dataclass(frozen=True)
@@ -482,30 +509,30 @@ class AllelesReader:
 class WriteAlleles(_Anew):
     """New alleles come to ``variant_allele``, after those that are there."""
 
-    survey: Survey
+    findings: Findings
 
     @classmethod
-    def of(cls, operation: str, before: AnyArray, after: AnyArray, survey: Survey, memory: Memory) -> "WriteAlleles":
-        """Find the chunks of variants that have new alleles."""
-        chunks, unit = arrays.outer_chunks(after), survey.index.unit
+    def of(cls, before: AnyArray | None, after: AnyArray, findings: Findings) -> "WriteAlleles":
+        """Find the chunks of variants that have new alleles; all of them, where there was no array before."""
+        chunks, unit = arrays.outer_chunks(after), findings.index.unit
         rows = {
             row
-            for n in survey.changed_units
+            for n in findings.changed_units
             for row in range(n * unit // chunks[0], -(-min((n + 1) * unit, after.shape[0]) // chunks[0]))
         }
-        if after.shape != before.shape and after.fill_value not in ("", None):
+        if before is None or (after.shape != before.shape and after.fill_value not in ("", None)):
             rows = set(range(arrays.grid(after.shape, chunks)[0]))
         n_wide = arrays.grid(after.shape, chunks)[1]
         columns = Columns(after.shape, chunks, 0, tuple(sorted(rows)), (1, n_wide))
-        return cls("variant_allele", after, columns, survey)
+        return cls("variant_allele", after, columns, findings)
 
     def reader(self, store: ZarrStore) -> AllelesReader:
         """The alleles as they will be."""
-        return AllelesReader(self.survey.index, self.columns, self.target.dtype)
+        return AllelesReader(self.findings.index, self.columns, self.target.dtype)
 
     def reading_mem(self) -> int:
         """What it takes to read a block: alleles of all sides, as Python's strings."""
-        index = self.survey.index
+        index = self.findings.index
         return sum(8 * arrays.decode_mem(s.allele, 1) for s in (index.store, *index.sources))
 
 
@@ -527,30 +554,30 @@ class Harmonised(View):
         Of the array.
     number
         Of the source.
-    survey
+    findings
         What goes where.
     """
 
     name: str
     number: int
-    survey: Survey
+    findings: Findings
 
     @classmethod
-    def of(cls, name: str, source: AnyArray, target: AnyArray, number: int, survey: Survey) -> "Harmonised":
+    def of(cls, name: str, source: AnyArray, target: AnyArray, number: int, findings: Findings) -> "Harmonised":
         """`target` is the array of the store as it will be."""
         axis = samples_axis(source)
         shape = tuple(source.shape[i] if i == axis else n for i, n in enumerate(target.shape))
-        return cls(source, arrays.planned(target, shape=shape), name, number, survey)
+        return cls(source, arrays.planned(target, shape=shape), name, number, findings)
 
     @property
     def kind(self) -> str:
         """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
-        return "GT" if self.name == "call_genotype" else number_of(self.name, self.like, self.survey.numbers)
+        return "GT" if self.name == "call_genotype" else number_of(self.name, self.like, self.findings.numbers)
 
     def _is_copied(self, report: UnitReport) -> bool:
         """Whether the chunks of a unit are those of the source."""
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
-        rows = self.survey.index.unit
+        rows = self.findings.index.unit
         if report.shift is None or report.shift % rows or mine != theirs or mine[0] != rows:
             return False
         if self.kind and not report.same_alleles:
@@ -562,20 +589,20 @@ class Harmonised(View):
         return min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift)
 
     def _report(self, unit: int) -> UnitReport:
-        return self.survey.reports[unit, self.number]
+        return self.findings.reports[unit, self.number]
 
     def n_copied(self, columns: Columns) -> int:
         """How many chunks of some columns are copied as they are."""
-        rows = sum(self._is_copied(r) for r in self.survey.reports.values() if r.source == self.number)
+        rows = sum(self._is_copied(r) for r in self.findings.reports.values() if r.source == self.number)
         return rows * columns.n_chunks // max(1, columns.grid[0])
 
-    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
         """Chunks as the store will have them: those of the source, or made anew."""
-        n_units = -(-self.survey.index.n_variants // self.survey.index.unit)
+        n_units = -(-self.findings.index.n_variants // self.findings.index.unit)
         is_copied = [c[0] < n_units and self._aligned and self._is_copied(self._report(c[0])) for c in coords]
         shifts = [self._report(c[0]).shift or 0 if copied else 0 for c, copied in zip(coords, is_copied, strict=True)]
         theirs = [
-            (c[0] + shift // self.survey.index.unit, *c[1:])
+            (c[0] + shift // self.findings.index.unit, *c[1:])
             for c, shift, copied in zip(coords, shifts, is_copied, strict=True)
             if copied
         ]
@@ -586,9 +613,9 @@ class Harmonised(View):
 
     @property
     def _aligned(self) -> bool:
-        return bool(arrays.outer_chunks(self.like)[0] == self.survey.index.unit)
+        return bool(arrays.outer_chunks(self.like)[0] == self.findings.index.unit)
 
-    def _encode(self, coords: Sequence[int]) -> Buffer | None:
+    def _encode(self, coords: Sequence[int]) -> arrays.Encoded:
         chunks = arrays.outer_chunks(self.like)
         region = tuple(
             slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(coords, chunks, self.like.shape, strict=True)
@@ -598,7 +625,7 @@ class Harmonised(View):
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""
         chunks = arrays.outer_chunks(self.source)
-        rows = max(self.survey.span, block[0]) + 2 * chunks[0]
+        rows = max(self.findings.span, block[0]) + 2 * chunks[0]
         width = max(chunks[1], block[1]) if len(chunks) > 1 else 1
         return 4 * rows * width * math.prod(self.source.shape[2:]) * arrays.element_bytes(self.source)
 
@@ -611,7 +638,7 @@ class Harmonised(View):
         return values[(slice(None), slice(None), *rest)]
 
     def _units(self, rows: slice) -> Any:
-        for unit, here in self.survey.index.units(rows):
+        for unit, here in self.findings.index.units(rows):
             yield unit.sources[self.number].cut(here), unit.n_alleles[here], unit.start + here.start
 
     def _unit(self, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray) -> np.ndarray:
@@ -644,7 +671,7 @@ class Harmonised(View):
         is_mask = self.name.endswith("_mask")
         by_ploidy = dimensions(self.like)[-1] == "ploidy"
         if by_ploidy and self.name in ("call_genotype", "call_genotype_mask"):
-            if self.survey.rules.absent == "reference":
+            if self.findings.rules.absent == "reference":
                 values[...] = False if is_mask else 0
             values[self._is_haploid(rows), :, 1:] = True if is_mask else fill
         elif values.ndim > 2 and not is_mask:
@@ -652,9 +679,9 @@ class Harmonised(View):
         return values
 
     def _is_haploid(self, rows: np.ndarray) -> np.ndarray:
-        runs = self.survey.index.store.runs
+        runs = self.findings.index.store.runs
         contigs = runs[np.searchsorted(runs[:, 2], rows, "right"), 0]
-        haploid = [i for i, name in enumerate(self.survey.contigs) if name in self.survey.rules.haploid_contigs]
+        haploid = [i for i, name in enumerate(self.findings.contigs) if name in self.findings.rules.haploid_contigs]
         return np.isin(contigs, haploid)
 
     def _in_order(self, slab: np.ndarray, mine: Matches, n_alleles: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -172,11 +172,6 @@ class FindRuns:
         reader = chunks.ScanReader(self.look, self.vcz.n_variants, self.rows_per_task)
         return [chunks.scan(reader, memory.spec(), tag, extra_mem=8 * 16 * self.rows_per_task)]
 
-    def by_zarr(self) -> Iterator[Any]:
-        """Look at one range after the other."""
-        for start in range(0, self.vcz.n_variants, self.rows_per_task):
-            yield self.look(slice(start, min(self.vcz.n_variants, start + self.rows_per_task)))
-
     def joined(self, found: Sequence[Any]) -> list[Run]:
         """
         All runs, in order.
@@ -601,8 +596,3 @@ class FindMatches:
             return []
         reader = chunks.ScanReader(self.look, self.index.n_variants, self.rows_per_task)
         return [chunks.scan(reader, memory.spec(), tag, extra_mem=self.mem)]
-
-    def by_zarr(self) -> Iterator[Any]:
-        """Look at one range after the other."""
-        for start in range(0, self.index.n_variants, self.rows_per_task):
-            yield self.look(slice(start, min(self.index.n_variants, start + self.rows_per_task)))

@@ -486,6 +486,52 @@ def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str) -> 
         assert expected["variant_allele"].tolist() == [["A", "C", *[("T", "G")[i] for i in order]]]
 
 
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.parametrize("new", [False, True])
+def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new: bool) -> None:
+    sites = [Site("chr1", 5, ("A", "C", "T")), Site("chr1", 9, ("A", "G")), Site("chrX", 2, ("C", "A"))]
+    theirs = [Site("chr1", 5, ("A", "T", "C")), Site("chr1", 9, ("A", "T", "G") if new else ("A", "G"))]
+    cohort.write_vcz(tmp_path / "batch", make(theirs, cohort.ids(10, 5), 2, contigs=CONTIGS[::-1]), samples_chunk=3)
+    way = Way(kind, "cubed")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = (way.make(tmp_path / name, make(sites, cohort.ids(0, 4), 1)) for name in ("one", "two"))
+    rules = {"allow_new_alleles": new, "absent": "reference"}
+    vczstore.append(one, tmp_path / "batch", harmonise=True, **rules, **way.options)
+    backend = "icechunk" if kind == "icechunk" else None
+    before = way.read(two)
+    vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", backend_storage=backend, **rules, **way.options)
+    cohort.assert_same(way.read(two), before)
+    if new:  # these are the batch's alone
+        words = ("^append: ", "say --harmonise")
+        complain(IncompatibleError, words, lambda: vczstore.append(two, tmp_path / "out", **way.options))
+        vczstore.append(two, tmp_path / "out", harmonise=True, allow_new_alleles=True, **way.options)
+    else:
+        vczstore.append(two, tmp_path / "out", **way.options)
+    cohort.assert_same(way.read(two), way.read(one))
+    words = ("^normalise: .*out (exists|holds a repository)", "another path")
+    again = {"backend_storage": backend, **rules, **way.options}
+    complain(OptionError, words, lambda: vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", **again))
+
+
+def test_a_store_that_was_created_takes_harmonised_batches(tmp_path: Path) -> None:
+    cohorts = [
+        make([Site("chr1", 5, ("A", "C", "T")), Site("chr1", 7, ("A", "G"))], cohort.ids(0, 4), 1),
+        make([Site("chr1", 5, ("A", "T", "C")), Site("chrX", 2, ("C", "A"))], cohort.ids(10, 3), 2),
+    ]
+    for i, arrays in enumerate(cohorts):
+        cohort.write_vcz(tmp_path / str(i), arrays)
+    paths = [tmp_path / "0", tmp_path / "1"]
+    vczstore.create(tmp_path / "store", *paths)
+    vczstore.append(tmp_path / "store", *paths, harmonise=True)
+    empty = make([Site("chr1", 5, ("A", "C", "T")), Site("chr1", 7, ("A", "G")), Site("chrX", 2, ("C", "A"))], [], 0)
+    expected, unmatched = model_append(empty, cohorts)
+    assert unmatched == 0
+    found = cohort.read_vcz(tmp_path / "store")
+    calls = [n for n, dims in cohort.DIMENSIONS.items() if n in expected and "samples" in dims]
+    cohort.assert_same({n: found[n] for n in calls}, {n: expected[n] for n in calls})
+
+
 def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) -> None:
     sites = [Site("chr1", i, ("A", "C", "T")) for i in range(1, 17)]
     swapped = [Site("chr1", 7, ("A", "T", "C"))]

@@ -1,26 +1,25 @@
 """The operations: open the store, compile a plan, run it, commit."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import executors
 from plans import Memory, Plan
-from vczstore import execution
 from vczstore.choices import ABSENT, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
-from vczstore.execution import Progress, Result, run_plan
+from vczstore.execution import Progress, Result, compile_stages, run_plan, run_stages
 from vczstore.sizes import parse_size
-from vczstore.stores import Place, Store, check_backend, is_repository, local_path, objects, open_store
+from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
-    from plans import Scan
-    from plans.harmonise import Rules, Survey
+    from plans import Survey
+    from plans.harmonise import Rules
     from vczstore.stores.icechunk import IcechunkStore
 
 
@@ -103,6 +102,16 @@ class Options:
             )
         return Memory(allowed, reserved, self.work_dir)
 
+    @property
+    def engine(self) -> dict[str, Any]:
+        """What runs tasks, as `vczstore.execution` takes it."""
+        return {
+            "executor": self.executor,
+            "executor_options": self.executor_options,
+            "max_workers": self.max_workers,
+            "progress": self.progress,
+        }
+
     def store(self, place: Place) -> Store:
         """Open the store that is edited."""
         return open_store(place, backend_storage=self.backend_storage, storage_options=self.storage_options)
@@ -134,6 +143,55 @@ class Options:
     def find(self, source: str, store: Place) -> list[str]:
         """The source that a path or URL names, or those that a glob in a URL finds."""
         return objects.find(source, self.options_of(source, store)) if objects.is_glob(source) else [source]
+
+
+# ---- create ---------------------------------------------------------------------------------
+
+
+def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
+    """
+    Make a store without samples over the variants of one or more VCZs, to append samples to.
+
+    Records are the same variant if contig (by name), position, REF and the set of ALTs are. All others stay apart, as
+    do records that a source has several times. Contigs are in the order of the first source that has them, variants
+    in that of position and first appearance; ALTs, identifiers and lengths are as the first source has them.
+    QUAL, FILTER and INFO are not carried over: they speak of samples and callers.
+
+    Parameters
+    ----------
+    out
+        A path or URL where nothing is. Plain Zarr of format 3, unless ``backend_storage`` is ``icechunk``.
+    sources
+        Paths, URLs, Zarr stores or Icechunk repositories; never written to. Their variants have to be sorted by
+        position within contigs.
+    dry_run
+        Look at everything, count the variants, create nothing.
+    options
+        See `Options`; ``impl`` is ``cubed``.
+
+    Raises
+    ------
+    OptionError
+        If something is there already.
+    IncompatibleError
+        If a source is not sorted, or sources are of different reference genomes.
+    """
+    from plans.copy import columns_per_manifest
+    from plans.create import ONLY_CUBED, compile_create
+
+    opts, url = Options(**options), os.fspath(out)
+    if opts.impl != "cubed":
+        raise OptionError(ONLY_CUBED)
+    with plain_errors(url):
+        incoming = opts.sources(url, sources)
+        place = new_store(
+            url,
+            "create",
+            backend_storage=opts.backend_storage,
+            storage_options=opts.for_store(url, sources).storage_options,
+            samples_chunks=min(map(columns_per_manifest, incoming), default=1),
+        )
+    return run_stages(compile_create(place, incoming, opts.memory), "create", place, dry_run=dry_run, **opts.engine)
 
 
 # ---- append, update, remove, copy -----------------------------------------------------------
@@ -186,8 +244,12 @@ def append(
     >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
     """
     opts = Options(**options)
-    said = (harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
-    return _run(_plan_append(store, sources, opts, _rules(*said)), opts, dry_run=dry_run)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    if rules is None:
+        return _run(_plan_append(store, sources, opts), opts, dry_run=dry_run)
+    with plain_errors(store):
+        place, stages = _harmonised(store, sources, opts, rules)
+    return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
 
 def plan_append(
@@ -201,29 +263,112 @@ def plan_append(
     **options: Any,
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
-    said = (harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
-    return _plan_append(store, sources, Options(**options), _rules(*said))
+    opts = Options(**options)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    if rules is None:
+        return _plan_append(store, sources, opts)
+    with plain_errors(store):
+        place, stages = _harmonised(store, sources, opts, rules)
+    return compile_stages(stages, "append", place, **opts.engine)
 
 
-def _plan_append(store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None" = None) -> Plan:
+def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.append import compile_append
 
     refuse_same_place("append", store, sources)
     with plain_errors(store):
         place, incoming = opts.store_and_sources(store, sources)
-        vcz = place.open()
-        survey = None if rules is None else _survey("append", place, vcz, incoming, rules, opts)
-        return compile_append(place, vcz, incoming, opts.memory, survey)
+        return compile_append(place, place.open(), incoming, opts.memory)
+
+
+def _harmonised(
+    store: Place, sources: Sequence[Place], opts: Options, rules: "Rules"
+) -> "tuple[Store, Generator[Survey, list[list[Any]], Plan]]":
+    """What compiles an append that harmonises."""
+    from plans.append import compile_harmonised
+
+    refuse_same_place("append", store, sources)
+    if opts.impl == "xarray":
+        raise OptionError("append: --impl xarray cannot harmonise; leave it out")
+    place, incoming = opts.store_and_sources(store, sources)
+    return place, compile_harmonised("append", place, place.open(), incoming, rules, opts.memory)
+
+
+def normalise(
+    store: Place,
+    source: Place,
+    out: str | Path,
+    *,
+    dry_run: bool = False,
+    allow_new_alleles: bool = False,
+    absent: str = "missing",
+    new_variants: str = "refuse",
+    haploid_contigs: Sequence[str] | None = None,
+    **options: Any,
+) -> Result:
+    """
+    Express a VCZ over the variants and alleles of a store, as a store of its own.
+
+    Appending the result gives what `append` gives that harmonises. Where new alleles come in, the store has to take
+    them in as well: append the result with ``harmonise=True, allow_new_alleles=True``.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository. Nothing happens to it.
+    source
+        The same; what is re-expressed, never written to.
+    out
+        A path or URL where nothing is. Plain Zarr of format 3, unless ``backend_storage`` is ``icechunk``. It has
+        the samples of the source, and the variants of the store without INFO.
+    dry_run
+        Look at everything, create nothing.
+    allow_new_alleles, absent, new_variants, haploid_contigs
+        As in `append`.
+    options
+        See `Options`; ``backend_storage`` is that of `out`.
+
+    Raises
+    ------
+    OptionError
+        If something is at `out` already.
+    VczstoreError
+        If the source cannot be harmonised.
+    """
+    from plans.copy import columns_per_manifest
+    from plans.normalise import OPERATION, compile_normalise
+
+    opts, url = Options(**options), os.fspath(out)
+    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs)
+    assert rules is not None
+    if opts.impl == "xarray":
+        raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
+    with plain_errors(url):
+        ours, theirs = opts.sources(url, [store, source])
+        place = new_store(
+            url,
+            OPERATION,
+            backend_storage=opts.backend_storage,
+            storage_options=opts.for_store(url, [store, source]).storage_options,
+            samples_chunks=columns_per_manifest(theirs),
+        )
+    stages = compile_normalise(place, ours, theirs, rules, opts.memory)
+    return run_stages(stages, OPERATION, place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
 
 def _rules(
-    harmonise: bool, allow_new_alleles: bool, absent: str, new_variants: str, haploid_contigs: Sequence[str] | None
+    operation: str,
+    harmonise: bool,
+    allow_new_alleles: bool,
+    absent: str,
+    new_variants: str,
+    haploid_contigs: Sequence[str] | None,
 ) -> "Rules | None":
     from plans.harmonise import HAPLOID_CONTIGS, Rules
 
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
-            raise OptionError(f"append: {name} is {value!r}; choose one of {', '.join(choices)}")
+            raise OptionError(f"{operation}: {name} is {value!r}; choose one of {', '.join(choices)}")
     contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
     rules = Rules(allow_new_alleles, absent, new_variants, contigs)
     if not harmonise and rules != Rules():
@@ -231,37 +376,6 @@ def _rules(
             "append: --allow-new-alleles, --absent, --new-variants and --haploid-contigs go with --harmonise"
         )
     return rules if harmonise else None
-
-
-def _survey(
-    operation: str, place: Store, store: Vcz, sources: Sequence[Vcz], rules: "Rules", opts: Options
-) -> "Survey":
-    """Look up what matches, in tasks."""
-    from plans import harmonise
-
-    if opts.impl == "xarray":
-        raise OptionError(f"{operation}: --impl xarray cannot harmonise; leave it out")
-    for vcz in (store, *sources):
-        vcz.require_whole(operation)
-
-    def look_up(what: str, scans: Sequence["Scan"]) -> list[list[Any]]:
-        return execution.look_up(
-            operation,
-            what,
-            place,
-            scans,
-            opts.memory,
-            impl=opts.impl,
-            executor=opts.executor,
-            executor_options=opts.executor_options,
-            max_workers=opts.max_workers,
-            progress=opts.progress,
-        )
-
-    first = harmonise.first_scans(operation, store, sources)
-    second = harmonise.second_scan(operation, store, sources, rules, first, look_up("sorting", first))
-    (found,) = look_up("matching", [second])
-    return harmonise.conclude(operation, store, sources, rules, second.index, found)
 
 
 def update(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
@@ -437,15 +551,7 @@ def run(plan: Plan, **options: Any) -> Result:
 
 
 def _run(plan: Plan, opts: Options, *, dry_run: bool) -> Result:
-    return run_plan(
-        plan,
-        impl=opts.impl,
-        executor=opts.executor,
-        executor_options=opts.executor_options,
-        max_workers=opts.max_workers,
-        progress=opts.progress,
-        dry_run=dry_run,
-    )
+    return run_plan(plan, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
 
 # ---- tags and information -------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import zarr
 from zarr.abc.store import Store
+from zarr.codecs import BloscCodec
 from zarr.core.array import AsyncArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.dtype import VariableLengthUTF8
@@ -27,6 +28,8 @@ from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
 from zarr.types import AnyArray
 
 type Document = dict[str, Any]
+type Encoded = Buffer | None
+"""The bytes of a chunk, None for one that is absent."""
 """A metadata document: a ``zarr.json``, or a ``.zarray`` as stored."""
 
 CONCURRENCY = 32
@@ -86,6 +89,26 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
         return zarr.Array(
             AsyncArray(metadata=metadata, store_path=StorePath(store, path), config={"write_empty_chunks": keep})
         )
+
+
+def new(
+    path: str,
+    *,
+    shape: tuple[int, ...],
+    dtype: Any,
+    chunks: tuple[int, ...],
+    dimension_names: Sequence[str],
+) -> AnyArray:
+    """An array of format 3 of which nothing exists yet, compressed as VCF converters do."""
+    created = zarr.create_array(
+        MemoryStore(),
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        compressors=BloscCodec(cname="zstd", clevel=7, shuffle="shuffle"),
+        dimension_names=dimension_names,
+    )
+    return from_metadata(created.metadata, MemoryStore(), path)
 
 
 def outer_chunks(array: AnyArray) -> tuple[int, ...]:

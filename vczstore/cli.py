@@ -84,8 +84,7 @@ _STORE = (
 _PROGRESS = click.option(
     "-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"
 )
-_RUN = (
-    click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
+_TASKS = (
     click.option(
         "--executor",
         metavar="NAME|FILE",
@@ -105,6 +104,10 @@ _RUN = (
     ),
     click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; write nothing."),
     _PROGRESS,
+)
+_RUN = (
+    click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
+    *_TASKS,
 )
 _OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
@@ -238,6 +241,23 @@ _HARMONISE = (
 
 
 @main.command()
+@click.argument("out")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_options(_STORE, _TASKS, _OUTPUT)
+def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Make a store without samples, over the variants of one or more VCZs.
+
+    Records merge where contig, position, REF and the set of ALTs agree. QUAL, FILTER and INFO are not carried over.
+    OUT is plain Zarr of format 3 unless --backend-storage says icechunk.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.create(out, *sources, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
@@ -251,6 +271,23 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 
     with _progress(progress) as bar:
         result = api.append(store, *sources, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("source")
+@click.argument("out")
+@_options(_HARMONISE, _STORE, _RUN, _OUTPUT)
+def normalise(store: str, source: str, out: str, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Express a VCZ over the variants and alleles of a store, as a store of its own.
+
+    OUT is plain Zarr of format 3 unless --backend-storage says icechunk.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.normalise(store, source, out, progress=bar, **options)
     _show(result, as_json)
 
 

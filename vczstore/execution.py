@@ -1,14 +1,14 @@
 """Running plans: check, begin a transaction, write, commit. The only place where plans and executors meet."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executors
-from plans import Memory, Plan, Scan
+from plans import Plan, Survey
 from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
 from vczstore.stores import Store, Transaction, local_path
 
@@ -87,9 +87,13 @@ class Result:
 
 def run_plan(plan: Plan, **options: Any) -> Result:
     """Run one plan; see `run_plans`."""
-    metadata = {"operation": plan.operation, **plan.counts}
-    (result,) = run_plans([plan], f"{plan.operation}: {plan.summary}", metadata, **options)
+    (result,) = run_plans([plan], *_history(plan), **options)
     return result
+
+
+def _history(plan: Plan) -> tuple[str, dict[str, Any]]:
+    """What the history says of one plan."""
+    return f"{plan.operation}: {plan.summary}", {"operation": plan.operation, **plan.counts}
 
 
 def run_plans(
@@ -142,13 +146,34 @@ def run_plans(
             f"{plans[0].operation}: {store.label} is in this process's memory, which other processes cannot reach; "
             "use the executor threads"
         )
-    given = {} if max_workers is None else {"max_workers": max_workers}
-    engine = None if impl == "zarr" else _Engine(executor, {**(executor_options or {}), **given}, progress)
+    with _engine(impl, executor, executor_options, max_workers, progress) as engine:
+        return _run_plans(
+            plans,
+            message,
+            metadata,
+            engine,
+            through_xarray=impl == "xarray",
+            dry_run=dry_run,
+            before_commit=before_commit,
+        )
+
+
+def _run_plans(
+    plans: Sequence[Plan],
+    message: str,
+    metadata: Mapping[str, Any],
+    engine: "_Engine | None",
+    *,
+    through_xarray: bool,
+    dry_run: bool,
+    before_commit: Callable[[], None] | None,
+) -> list[Result]:
+    store = plans[0].store
     plan, snapshot, visible = plans[0], None, 0
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
-    try:
+    with _telling(store, lambda: (plan.operation, _state(plan, visible))):
         if engine is not None:
-            engine.check_place(plans[0])
+            engine.check_place(plan.operation, store)
         for plan, run in zip(plans, runs, strict=True):
             with run.timed():
                 _check(plan, engine, run)
@@ -157,23 +182,11 @@ def run_plans(
             transaction = store.transaction(plan.base)
             for plan, run in zip(plans, runs, strict=True):
                 with run.timed():
-                    _write(plan, transaction, engine, run, through_xarray=impl == "xarray")
+                    _write(plan, transaction, engine, run, through_xarray=through_xarray)
                 visible += not store.atomic
             if before_commit is not None:
                 before_commit()
             snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
-    except VczstoreError:
-        raise
-    except executors.ExecutorOptionError as error:
-        raise OptionError(f"{plan.operation}: {error}; {_state(plan, visible)}") from error
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"{plan.operation}: interrupted; {_state(plan, visible)}") from error
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StorageError(f"{plan.operation}: {store.label}: {reason}; {_state(plan, visible)}") from error
-    finally:
-        if engine is not None:
-            engine.close()
     return [
         Result(
             operation=plan.operation,
@@ -190,75 +203,136 @@ def run_plans(
     ]
 
 
-def look_up(
+def run_stages(
+    stages: Generator[Survey, list[list[Any]], Plan],
     operation: str,
-    what: str,
     store: Store,
-    scans: Sequence[Scan],
-    memory: Memory,
     *,
     impl: str = "cubed",
     executor: str = "threads",
     executor_options: Mapping[str, Any] | None = None,
     max_workers: int | None = None,
     progress: Progress | None = None,
-) -> list[list[Any]]:
+    dry_run: bool = False,
+) -> Result:
     """
-    Look something up in data that a plan goes by, in tasks; nothing is written.
+    Run a plan that is compiled in stages, with surveys of the data in between.
 
     Parameters
     ----------
-    operation, what, store
-        What it is for, and what progress calls it.
-    scans
-        What looks.
-    memory
-        What a task may use.
-    impl, executor, executor_options, max_workers, progress
-        As in `run_plans`.
+    stages
+        What yields surveys, is sent what they have found, and returns the plan.
+    operation, store
+        What is being planned, and for which store.
+    impl, executor, executor_options, max_workers, progress, dry_run
+        As in `run_plans`; surveys are Cubed's in any case.
 
     Returns
     -------
-    list of list
-        What each scan has found, in no order.
-
-    Raises
-    ------
-    VczstoreError
-        If data cannot be read.
-    Interrupted
-        On a keyboard interrupt.
+    Result
+        With the tasks of the surveys.
     """
-    found: list[list[Any]] = [[] for _ in scans]
+    with _engine("cubed", executor, executor_options, max_workers, progress) as engine:
+        assert engine is not None
+        run = _Run("")
+        plan = _compile(stages, operation, store, engine, run)
+        (result,) = _run_plans(
+            [plan],
+            *_history(plan),
+            None if impl == "zarr" else engine,
+            through_xarray=impl == "xarray",
+            dry_run=dry_run,
+            before_commit=None,
+        )
+    if impl == "zarr":
+        return result
+    return replace(
+        result,
+        seconds=result.seconds + run.seconds,
+        tasks=(result.tasks or 0) + run.totals["tasks"],
+        peak_mem=max(result.peak_mem or 0, run.totals["peak_mem"]),
+        timeline=[*run.timeline, *result.timeline],
+    )
+
+
+def compile_stages(
+    stages: Generator[Survey, list[list[Any]], Plan],
+    operation: str,
+    store: Store,
+    *,
+    executor: str = "threads",
+    executor_options: Mapping[str, Any] | None = None,
+    max_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Compile a plan in stages without running it; see `run_stages`."""
+    with _engine("cubed", executor, executor_options, max_workers, progress) as engine:
+        assert engine is not None
+        return _compile(stages, operation, store, engine, _Run(""))
+
+
+def _compile(
+    stages: Generator[Survey, list[list[Any]], Plan], operation: str, store: Store, engine: "_Engine", run: "_Run"
+) -> Plan:
+    """Answer one survey after the other."""
+    answer: list[list[Any]] | None = None
+    n_surveys = 0
+    with _telling(store, lambda: (operation, "nothing was written")), run.timed():
+        engine.check_place(operation, store)
+        while True:
+            try:
+                survey = next(stages) if answer is None else stages.send(answer)
+            except StopIteration as end:
+                plan: Plan = end.value
+                return plan
+            found: list[list[Any]] = [[] for _ in survey.scans]
+
+            def on_report(report: "TaskReport", found: list[list[Any]] = found) -> None:
+                for tag, value in report.found:
+                    found[tag].append(value)
+
+            n_surveys += 1
+            engine.execute(f"survey {n_surveys}", survey.cubed_plan(), run, on_report)
+            answer = found
+
+
+@contextmanager
+def _engine(
+    impl: str,
+    executor: str,
+    options: Mapping[str, Any] | None,
+    max_workers: int | None,
+    progress: Progress | None,
+) -> "Iterator[_Engine | None]":
+    """What runs tasks, None for the implementation that has none; its workers end with it."""
+    if impl == "zarr":
+        yield None
+        return
     given = {} if max_workers is None else {"max_workers": max_workers}
-    untouched = "nothing was written, the store is as it was"
-    engine = None
+    engine = _Engine(executor, {**(options or {}), **given}, progress)
     try:
-        if impl == "zarr":
-            return [list(scan.by_zarr()) for scan in scans]
-        engine = _Engine(executor, {**(executor_options or {}), **given}, progress)
-        from plans import chunks
+        yield engine
+    finally:
+        engine.close()
 
-        plan = chunks.compile_plan([a for i, s in enumerate(scans) for a in s.by_cubed(memory, i)], operation)
 
-        def on_report(report: "TaskReport") -> None:
-            for tag, value in report.found:
-                found[tag].append(value)
-
-        engine.execute(what, plan, _Run(""), on_report)
+@contextmanager
+def _telling(store: Store, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Turn what goes wrong into one line; `state` says in which operation, and what state the store is in."""
+    try:
+        yield
     except VczstoreError:
         raise
     except executors.ExecutorOptionError as error:
-        raise OptionError(f"{operation}: {error}; {untouched}") from error
+        operation, left = state()
+        raise OptionError(f"{operation}: {error}; {left}") from error
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{operation}: interrupted; {untouched}") from error
+        operation, left = state()
+        raise Interrupted(f"{operation}: interrupted; {left}") from error
     except Exception as error:
+        operation, left = state()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StorageError(f"{operation}: {store.label}: {reason}; {untouched}") from error
-    finally:
-        if engine is not None:
-            engine.close()
-    return found
+        raise StorageError(f"{operation}: {store.label}: {reason}; {left}") from error
 
 
 @dataclass
@@ -309,8 +383,10 @@ def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: 
     StorageError
         If the tasks have written more or fewer chunks than planned: nothing may be committed then.
     """
+    found: list[Any] = []
 
     def on_report(report: "TaskReport") -> None:
+        found.extend(value for _, value in report.found)
         if report.store is not None:
             transaction.collect(report.store)
 
@@ -326,6 +402,9 @@ def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: 
                 f"{plan.operation}: tasks report {run.totals['chunks']:,} chunks written, {planned:,} were planned; "
                 f"{_state(plan)}"
             )
+    if plan.conclude is not None:
+        with transaction.step((), plan.conclude(found)):
+            pass  # the edits are all there is to it
 
 
 def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
@@ -364,14 +443,14 @@ class _Engine:
         """End workers that wait for more."""
         close_executor(self.executor)
 
-    def check_place(self, plan: Plan) -> None:
+    def check_place(self, operation: str, store: Store) -> None:
         """Refuse a store that the workers do not find: what they wrote would be lost without a word."""
-        label = plan.store.label
+        label = store.label
         if getattr(self.executor, "remote", False) and local_path(label) is not None:
             # an object that was handed in has no URL to tell by
             where = "is not named by a URL" if label.startswith("<") else "is on this machine"
             raise OptionError(
-                f"{plan.operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
+                f"{operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
                 "use the URL of an object store, or the executor processes"
             )
 
@@ -398,6 +477,8 @@ def _state(plan: Plan, visible: int = 0) -> str:
     """What state the store is in when a plan did not end well, after so many plans that are visible."""
     if plan.store.atomic:
         return "nothing was committed, the store is as it was"
+    if plan.operation in ("create", "normalise"):
+        return "nothing there reads as a store; delete it, and run the same command again"
     before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
     if plan.operation in ("remove", "update"):
         done = "be missing" if plan.operation == "remove" else "be new"

@@ -186,6 +186,58 @@ def open_store(
     return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
 
 
+def new_store(
+    url: str,
+    operation: str,
+    *,
+    backend_storage: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    samples_chunks: int,
+) -> Store:
+    """
+    A place where a store will be. Nothing is created before its transaction begins.
+
+    Parameters
+    ----------
+    url
+        A path or URL.
+    operation
+        For messages.
+    backend_storage
+        One of `BACKENDS`; plain Zarr when None.
+    storage_options
+        As in `open_store`.
+    samples_chunks
+        On Icechunk, how many chunk columns of a field have their chunk references in one manifest.
+
+    Raises
+    ------
+    OptionError
+        If something is there already.
+    """
+    check_backend(backend_storage)
+    options, path = dict(storage_options or {}), local_path(url)
+    if path is not None and options:
+        raise OptionError(f"{url}: a local store takes no storage options")
+    if path is None:
+        refuse_credentials(url, options)
+    if path is not None and path.exists() and not path.is_dir():
+        raise OptionError(f"{operation}: {url} exists; choose another path")
+    if backend_storage == "icechunk":
+        from vczstore.stores.icechunk import NewIcechunkStore
+
+        place = NewIcechunkStore.in_memory(url, options=options, samples_chunks=samples_chunks)
+        place.require_nothing(operation)
+        return place
+    from vczstore.stores.plain import NewPlainStore
+
+    # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
+    backend = "zarr" if path is not None else backend_storage or "obstore"
+    plain = NewPlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
+    plain.require_nothing(operation)
+    return plain
+
+
 def check_backend(backend_storage: str | None) -> None:
     """Raise an `OptionError` for a backend that does not exist."""
     if backend_storage is not None and backend_storage not in BACKENDS:

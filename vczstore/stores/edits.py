@@ -70,6 +70,20 @@ class WriteDocuments:
 
 
 @dataclass(frozen=True)
+class WriteArray:
+    """A small new array comes into being, with its values."""
+
+    array: AnyArray
+    values: np.ndarray
+
+    def apply(self, store: Store) -> None:
+        """Write the documents, then the values."""
+        WriteDocuments.of(self.array).apply(store)
+        if self.values.size:
+            arrays.planned(self.array, store=store)[...] = self.values
+
+
+@dataclass(frozen=True)
 class SetItems:
     """Elements of a one-dimensional array change, such as the IDs of removed samples."""
 

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import icechunk
 from zarr.abc.store import Store as ZarrStore
@@ -90,9 +90,9 @@ class IcechunkStore:
         return cls(repository, label=url, folder=folder)
 
     @classmethod
-    def in_memory(cls, label: str) -> "IcechunkStore":
+    def in_memory(cls, label: str, **fields: Any) -> Self:
         """A repository to plan against, where there is none yet."""
-        return cls(icechunk.Repository.create(icechunk.in_memory_storage()), label=label)
+        return cls(icechunk.Repository.create(icechunk.in_memory_storage()), label=label, **fields)
 
     @classmethod
     def exists(cls, url: str, options: Mapping[str, Any]) -> bool:
@@ -182,6 +182,44 @@ class IcechunkStore:
         from filelock import FileLock
 
         return FileLock(self.folder / LOCK)
+
+
+@dataclass(frozen=True)
+class NewIcechunkStore(IcechunkStore):
+    """
+    A place where a repository will be; until then an empty one in memory stands for it.
+
+    Attributes
+    ----------
+    options
+        As of `IcechunkStore.create`.
+    samples_chunks
+        As of `IcechunkStore.create`.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    samples_chunks: int = 1
+
+    @property
+    def pickles(self) -> bool:
+        """What will be written to is no memory."""
+        return True
+
+    def require_nothing(self, operation: str) -> None:
+        """Raise an `OptionError` if something is there that is not an empty repository."""
+        path = local_path(self.label)
+        if IcechunkStore.exists(self.label, self.options):
+            if IcechunkStore.at_url(self.label, self.options).is_empty:
+                return
+            raise OptionError(f"{operation}: {self.label} holds a repository already; choose another path")
+        if path is not None and path.exists() and any(path.iterdir()):
+            raise OptionError(f"{operation}: {self.label} exists, and is no Icechunk repository; choose another path")
+
+    def transaction(self, base: str) -> "IcechunkTransaction":
+        """Create the repository, and begin its first commit."""
+        self.require_nothing("create")
+        place = IcechunkStore.create(self.label, self.options, self.samples_chunks)
+        return place.transaction(place.head)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore
 
-from vczstore.arrays import stored_bytes
+from vczstore.arrays import names, stored_bytes
 from vczstore.errors import OptionError, StaleError
 from vczstore.stores import Snapshot
 from vczstore.stores.edits import Edit
@@ -54,6 +54,24 @@ class PlainStore:
         """Begin to write to the store itself."""
         if self.open().state != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
+        return PlainTransaction(self.zarr_store.with_read_only(False))
+
+
+@dataclass(frozen=True)
+class NewPlainStore(PlainStore):
+    """A place where a VCZ on plain Zarr will be, and nothing is yet."""
+
+    def require_nothing(self, operation: str) -> None:
+        """Raise an `OptionError` if anything lies there."""
+        if names(self.zarr_store):
+            raise OptionError(
+                f"{operation}: {self.label} exists; choose another path, or delete it if it is what a stopped "
+                f"{operation} has left"
+            )
+
+    def transaction(self, base: str) -> "PlainTransaction":
+        """Begin to write what becomes a store with its last edit."""
+        self.require_nothing("create")
         return PlainTransaction(self.zarr_store.with_read_only(False))
 
 

@@ -1,0 +1,124 @@
+"""Normalise: a source over the variants and alleles of a store, as a store of its own."""
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+from zarr.storage import MemoryStore
+from zarr.types import AnyArray
+
+from plans import Memory, Plan, Survey, harmonise
+from plans.compatible import data_checks
+from plans.copy import CopyArray
+from plans.harmonise import Findings, Harmonised, Rewritten, Rules, WriteAlleles
+from plans.parts import Part, PutSamples
+from vczstore import arrays
+from vczstore.ledger import ATTRIBUTE
+from vczstore.stores import Store
+from vczstore.stores.edits import WriteDocuments
+from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
+
+OPERATION = "normalise"
+
+CARRIED = (
+    "contig_id",
+    "contig_length",
+    "filter_id",
+    "filter_description",
+    "region_index",
+    "variant_allele",
+    "variant_contig",
+    "variant_filter",
+    "variant_id",
+    "variant_id_mask",
+    "variant_length",
+    "variant_position",
+    "variant_quality",
+)
+"""What is taken over from the store: what its variants are, and no INFO, which speaks of its samples."""
+
+
+def compile_normalise(
+    place: Store, store: Vcz, source: Vcz, rules: Rules, memory: Memory
+) -> Generator[Survey, list[list[Any]], Plan]:
+    """
+    Compile the re-expression of a source over the variants and alleles of a store, in stages.
+
+    Parameters
+    ----------
+    place
+        Where the result will be, of format 3.
+    store
+        What the source is re-expressed over. Nothing happens to it.
+    source
+        What is re-expressed; its samples are the result's.
+    rules
+        How.
+    memory
+        What a task may use.
+
+    Yields
+    ------
+    Survey
+        What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+
+    Raises
+    ------
+    VczstoreError
+        If the source cannot be harmonised.
+    """
+    for vcz in (store, source):
+        vcz.require_whole(OPERATION)
+    first = harmonise.first_scans(OPERATION, store, [source])
+    runs = yield Survey(OPERATION, tuple(first), memory)
+    second = harmonise.second_scan(OPERATION, store, [source], rules, first, runs)
+    (reports,) = yield Survey(OPERATION, (second,), memory)
+    findings = harmonise.conclude(OPERATION, store, [source], rules, second.index, reports)
+
+    lengths = harmonise.widths(OPERATION, store, findings.most_alleles, source)
+    harmonise.check_fields(OPERATION, source, source, findings, lengths)
+    writes: list[CopyArray | Rewritten | WriteAlleles | PutSamples] = [
+        _carry(name, store.arrays[name], lengths, findings, memory) for name in CARRIED if name in store.arrays
+    ]
+    members = {write.name: write.target for write in writes}
+    for name, array in source.samples_arrays.items():
+        after = _target(name, array, {**lengths, VARIANTS: store.n_variants})
+        members[name] = after
+        axis = dimensions(array).index(SAMPLES)
+        empty = tuple(0 if i == axis else n for i, n in enumerate(after.shape))
+        incoming: Any = Harmonised.of(name, array, after, 0, findings) if VARIANTS in dimensions(array) else array
+        part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
+        writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
+    attributes = {name: value for name, value in source.attributes.items() if name != ATTRIBUTE}
+    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return Plan(
+        operation=OPERATION,
+        store=place,
+        base="",
+        checks=tuple(data_checks(OPERATION, source, source, harmonised=True)),
+        writes=tuple(w for w in writes if w.encoded_chunks or w.decoded_chunks),
+        preparations=tuple(WriteDocuments.of(array) for array in members.values()),
+        edits=(WriteDocuments({"zarr.json": root}),),
+        memory=memory,
+        after=Vcz(place.label, MemoryStore(), members, attributes, 3, None, source.sample_ids),
+        counts={"samples": source.n_samples, "variants": store.n_variants, **findings.counts},
+    )
+
+
+def _target(name: str, array: AnyArray, lengths: dict[str, int]) -> AnyArray:
+    """An array of the result, encoded as it was where format 3 allows."""
+    shape = tuple(lengths.get(str(d), n) for d, n in zip(dimensions(array), array.shape, strict=True))
+    metadata = arrays.in_format(array, 3, shape=shape, dimension_names=dimensions(array))
+    return arrays.from_metadata(metadata, MemoryStore(), name)
+
+
+def _carry(
+    name: str, array: AnyArray, lengths: dict[str, int], findings: Findings, memory: Memory
+) -> CopyArray | Rewritten | WriteAlleles:
+    """What takes an array over from the store."""
+    after = _target(name, array, lengths)
+    if name == "variant_allele" and findings.new_alleles:
+        return WriteAlleles.of(None, after, findings)
+    if after.shape != array.shape:
+        return Rewritten.of(OPERATION, array, after, memory)
+    return CopyArray.of(name, array, memory)
