@@ -23,6 +23,7 @@ from tests import cohort, vcf
 from tests.conftest import Way
 from tests.test_errors import complain
 from vczstore.errors import IncompatibleError, OptionError
+from vczstore.job import JobResult
 
 DIMENSIONS = {
     "call_PL": ("variants", "samples", "genotypes"),
@@ -607,3 +608,27 @@ def test_local_alleles_are_refused_where_alleles_differ(tmp_path: Path, monkeypa
     words = ("^append: call_LAA of .* goes by local alleles", "without local alleles")
     complain(IncompatibleError, words, lambda: vczstore.append(tmp_path / "0", tmp_path / "2", harmonise=True))
     assert cohort.digest(tmp_path / "0") == before
+
+
+def test_a_job_that_harmonises(tmp_path: Path) -> None:
+    old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
+    batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]
+    store = Way("icechunk", "cubed").make(tmp_path, old)
+    for i, batch in enumerate(batches):
+        cohort.write_vcz(tmp_path / f"batch{i}.vcz", batch)
+    file = tmp_path / "job.yaml"
+
+    def run(steps: str) -> JobResult:
+        file.write_text(f"store: {store.name}\nsteps: {steps}\n")
+        return vczstore.run_job(file)
+
+    one = "append: {source: batch%d.vcz, harmonise: {allow-new-alleles: true}}"
+    complain(IncompatibleError, ("^append: .*batch1.vcz", "in one step"), lambda: run(f"[{one % 0}, {one % 1}]"))
+    complain(
+        IncompatibleError, ("match none of the store",), lambda: run("[append: {source: batch0.vcz, harmonise: true}]")
+    )
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), old)
+    both = "[append: {source: [batch0.vcz, batch1.vcz], harmonise: {allow-new-alleles: true}}]"
+    assert run(both).status == "done"
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), model_append(old, batches, new=True)[0])
+    assert run(both).status == "nothing to do"

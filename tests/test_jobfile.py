@@ -545,7 +545,7 @@ def test_hostile(tmp_path: Path, case: str) -> None:
     text, message = HOSTILE[case]
     begin = time.monotonic()
     assert refusal(tmp_path, text).startswith(f"plan.yaml{message}")
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
 
 
 BOUNDED = """
@@ -927,7 +927,7 @@ def test_the_schema_is_one() -> None:
         mine = [part] if isinstance(part, dict) and "properties" in part else []
         return mine + [one for value in inner for one in objects(value)]
 
-    assert len(objects(made)) == 7
+    assert len(objects(made)) == 8
     for part in objects(made):
         assert part["additionalProperties"] is False
         for key, value in part["properties"].items():
@@ -990,6 +990,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         "ExecutorSpec": lambda one: {"executor": {"name": "threads"} | one},
         "_Step": lambda one: {"steps": [one]},
         "Append": lambda one: {"steps": [{"append": {"source": "a"} | one}]},
+        "Harmonise": lambda one: {"steps": [{"append": {"source": "a", "harmonise": one}}]},
         "Update": lambda one: {"steps": [{"update": {"source": "a"} | one}]},
         "Remove": lambda one: {"steps": [{"remove": {"samples": "a"} | one if "missing-ok" in one else one}]},
     }

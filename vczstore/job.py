@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,14 +14,26 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from plans import Memory, Plan
-from plans.append import compile_append, complete_append
+from plans.append import compile_append, compile_harmonised, complete_append
+from plans.harmonise import Rules
 from plans.remove import compile_remove
 from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
-from vczstore.execution import Progress, Result, run_plans
-from vczstore.jobfile import Append, ExecutorSpec, Job, Remove, Tag, Update, expand_sources, load, read_samples
+from vczstore.execution import Progress, Result, compile_stages, run_plans
+from vczstore.jobfile import (
+    Append,
+    ExecutorSpec,
+    Harmonise,
+    Job,
+    Remove,
+    Tag,
+    Update,
+    expand_sources,
+    load,
+    read_samples,
+)
 from vczstore.ledger import Ledger, removal_digest
 from vczstore.report import Report, Step, make_folder, write_report
 from vczstore.stores import Store
@@ -249,11 +261,11 @@ def compile_job(job: Job) -> CompiledJob:
     """
     with plain_errors(job.store.url):
         options = _options(job)
-        compiler = _Compiler(job.store.url, options.store(job.store.url), options)
+        compiler = _Compiler(job.store.url, options.store(job.store.url), options, _runs_on(job))
         for step in job.steps:
             match step:
                 case Append():
-                    compiler.append(compiler.find(expand_sources(step)), step.on_duplicate)
+                    compiler.append(compiler.find(expand_sources(step)), step.on_duplicate, step.harmonise)
                 case Update():
                     compiler.update(compiler.find(expand_sources(step)), insert=step.insert)
                 case Remove():
@@ -276,11 +288,21 @@ def _options(job: Job) -> Options:
     )
 
 
+def _runs_on(job: Job, executor: str | None = None) -> dict[str, Any]:
+    """What runs the tasks: what the job says, unless another executor is named."""
+    return {
+        "executor": executor or job.executor.name,
+        "executor_options": job.executor.options if executor is None else None,
+        "max_workers": job.max_workers,
+    }
+
+
 class _Compiler:
     """The state that the steps so far will leave, and what they are."""
 
-    def __init__(self, url: str, place: Store, options: Options) -> None:
+    def __init__(self, url: str, place: Store, options: Options, engine: Mapping[str, Any]) -> None:
         vcz = place.open()
+        self.engine, self.alleles_added = engine, False
         self.url, self.place, self.vcz, self.options, self.memory = url, place, vcz, options, options.memory
         self.base, self.present = vcz.state, _present(vcz)
         self.ledger = Ledger.of(vcz)
@@ -293,10 +315,11 @@ class _Compiler:
         """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
         return list(dict.fromkeys(url for source in sources for url in self.options.find(source, self.url)))
 
-    def append(self, urls: Sequence[str], on_duplicate: str) -> None:
+    def append(self, urls: Sequence[str], on_duplicate: str, harmonise: Harmonise | None = None) -> None:
         """Samples come in; those of batches that have come in before are left alone."""
         sources, fresh = self._open("append", urls)
-        self.said.append(["append", on_duplicate, _states(sources)])
+        said = [] if harmonise is None else [harmonise.model_dump(mode="json")]
+        self.said.append(["append", on_duplicate, _states(sources), *said])
         plans: list[Plan] = []
         already_applied = len(sources) - len(fresh)
         pending = list(self.ledger.pending)
@@ -315,10 +338,10 @@ class _Compiler:
                 )
         new = fresh if not stopped else [s for s in fresh if s.identity not in pending]
         # what was stopped comes first, and alone: its chunks lie where they belong already
-        plans += self._bring_in(stopped, on_duplicate) + self._bring_in(new, on_duplicate)
+        plans += self._bring_in(stopped, on_duplicate, harmonise) + self._bring_in(new, on_duplicate, harmonise)
         self._add("append", sources, plans, already_applied)
 
-    def _bring_in(self, group: Sequence[Vcz], on_duplicate: str) -> list[Plan]:
+    def _bring_in(self, group: Sequence[Vcz], on_duplicate: str, harmonise: Harmonise | None = None) -> list[Plan]:
         """Plans for batches that have not come in yet."""
         if not group:
             return []
@@ -331,13 +354,27 @@ class _Compiler:
         if known and on_duplicate == "replace":
             compiled.append(lambda: compile_update(self.place, self.vcz, known, self.memory))
         if new:
-            compiled.append(lambda: compile_append(self.place, self.vcz, new, self.memory))
+            compiled.append(lambda: self._append(new, harmonise))
         plans = []
         for i, compile_plan in enumerate(compiled):
             plan = compile_plan()
             plans.append(self._recorded(plan, group) if i == len(compiled) - 1 else plan)
             self.vcz = plan.after
         return plans
+
+    def _append(self, sources: Sequence[Vcz], harmonise: Harmonise | None) -> Plan:
+        if harmonise is None:
+            return compile_append(self.place, self.vcz, sources, self.memory)
+        if self.alleles_added:
+            raise IncompatibleError(
+                f"append: {sources[0].label} is to be harmonised with a store to which an earlier step of the job "
+                "brings alleles, which nobody can look up before they are there; name the sources in one step"
+            )
+        said = {name: value for name, value in harmonise.model_dump().items() if value is not None}
+        stages = compile_harmonised("append", self.place, self.vcz, sources, Rules(**said), self.memory)
+        plan = compile_stages(stages, "append", self.place, **self.engine)
+        self.alleles_added = plan.counts["alleles added"] > 0
+        return plan
 
     def _recorded(self, plan: Plan, sources: Sequence[Vcz]) -> Plan:
         """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
@@ -559,9 +596,7 @@ def run_compiled(
             plans,
             f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in plans)}",
             metadata,
-            executor=executor or job.executor.name,
-            executor_options=job.executor.options if executor is None else None,
-            max_workers=job.max_workers,
+            **_runs_on(job, executor),
             progress=progress,
             before_commit=before_commit,
         )

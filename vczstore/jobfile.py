@@ -28,7 +28,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 import executors
-from vczstore.choices import BACKENDS
+from vczstore.choices import ABSENT, BACKENDS, NEW_VARIANTS
 from vczstore.errors import JobFileError, OptionError
 from vczstore.sizes import parse_size
 from vczstore.yamlfile import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
@@ -270,6 +270,37 @@ class ExecutorFile(_Model):
     )
 
 
+class Harmonise(_Model):
+    """Express sources over the store's variants and alleles."""
+
+    allow_new_alleles: StrictBool = Field(
+        default=False, description="Let alleles come in that the store has not seen.", examples=[True]
+    )
+    absent: Annotated[str, BeforeValidator(_one_of(ABSENT)), _choice_schema(ABSENT)] = Field(
+        default="missing",
+        description="What genotypes are where a source lacks a variant. Other fields are missing.",
+        examples=["reference"],
+    )
+    new_variants: Annotated[str, BeforeValidator(_one_of(NEW_VARIANTS)), _choice_schema(NEW_VARIANTS)] = Field(
+        default="refuse", description="What is done about variants that the store lacks.", examples=["drop"]
+    )
+    haploid_contigs: Annotated[list[_Text], Field(title="list of text")] | None = Field(
+        default=None,
+        description="Where those genotypes have one allele; X, Y, M and MT by default, also as chrX.",
+        examples=[["chrX", "chrM"]],
+    )
+
+
+def _true_or_rules(value: Any) -> Any:
+    if value is True:
+        return {}
+    if value is False:
+        return None
+    if value is not None and not isinstance(value, dict | BaseModel):
+        raise _expected("true, false, or a mapping such as {allow-new-alleles: true}")
+    return value
+
+
 class Append(_Model):
     """Append the samples of other VCZs, in the order in which these are named."""
 
@@ -287,6 +318,22 @@ class Append(_Model):
         "them replace the store's.",
         examples=["skip"],
     )
+    harmonise: Annotated[
+        Harmonise | None, BeforeValidator(_true_or_rules, json_schema_input_type=StrictBool | Harmonise)
+    ] = Field(
+        default=None,
+        description="Express the sources over the store's variants and alleles, which they need to have otherwise. "
+        "Not with on-duplicate: replace, and with new alleles in one step of a job alone.",
+        examples=[True, {"allow-new-alleles": True, "absent": "reference"}],
+    )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Append":
+        if self.harmonise is not None and self.on_duplicate == "replace":
+            raise _wrong(
+                "does not go with on-duplicate: replace; harmonise the source with vczstore normalise", "harmonise"
+            )
+        return self
 
 
 class Update(_Model):
@@ -726,7 +773,7 @@ def reference() -> str:
         "`store`": job["$defs"]["StoreSpec"],
         "`executor`": job["$defs"]["ExecutorSpec"],
         "`steps`": job["$defs"]["_Step"],
-        **{f"`{name}`": job["$defs"][name.capitalize()] for name in ("append", "update", "remove")},
+        **{f"`{name}`": job["$defs"][name.capitalize()] for name in ("append", "harmonise", "update", "remove")},
     }
     tables = [f"## {title}\n\n{part['description']}\n\n{_table(part)}\n" for title, part in parts.items()]
     return _REFERENCE.format(
