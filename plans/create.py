@@ -302,11 +302,11 @@ class Sites:
         return arrays.read(self.arrays[name], (rows,))
 
     def places(self, rows: slice) -> np.ndarray:
-        """Where variants are on the genome, contig and position as one integer; -1 if there is no such contig."""
-        contig = self.read(CONTIG, rows).astype("i8")
-        known = (contig >= 0) & (contig < len(self.contigs))
+        """Where variants are on the genome, contig and position as one integer; -1 if that is nowhere."""
+        contig, position = (self.read(name, rows).astype("i8") for name in (CONTIG, POSITION))
+        known = (contig >= 0) & (contig < len(self.contigs)) & (position >= 0)
         numbers = np.append(self.contigs, 0)[np.where(known, contig, -1)]
-        return np.where(known, (numbers << _CONTIG_SHIFT) + self.read(POSITION, rows), -1)
+        return np.where(known, (numbers << _CONTIG_SHIFT) + position, -1)
 
     @property
     def row_bytes(self) -> int:
@@ -339,7 +339,7 @@ class Sites:
         IncompatibleError
             If the source is not sorted: a position after a greater one, or a contig in two pieces.
         DamagedStoreError
-            If a contig is not in its table.
+            If a variant is nowhere on its contigs.
         """
         seen = sorted(found, key=lambda s: s.start)
         segments = np.concatenate([np.empty((0, 4), dtype="i8"), *(s.segments for s in seen)])
@@ -351,10 +351,11 @@ class Sites:
         outside = [s.outside for s in seen if s.outside is not None]
         if outside:
             row = min(outside)
-            number = int(self.read(CONTIG, slice(row, row + 1))[0])
+            contig, position = (int(self.read(name, slice(row, row + 1))[0]) for name in (CONTIG, POSITION))
             raise DamagedStoreError(
-                f"{OPERATION}: variant {row} of {self.label} has the variant_contig {number}, and contig_id "
-                f"{len(self.contigs)} contigs; make it anew with vcf2zarr"
+                f"{OPERATION}: variant {row} of {self.label} has the variant_contig {contig} and the variant_position "
+                f"{position}, which is nowhere on the {len(self.contigs)} contigs of its contig_id; make it anew with "
+                "vcf2zarr"
             )
         unsorted = min(
             [*back.tolist(), *again.tolist(), *(s.unsorted for s in seen if s.unsorted is not None)], default=0

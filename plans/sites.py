@@ -1,7 +1,8 @@
 """Sites: which records of several VCZs are the same, and in which order they come. NumPy arrays in, NumPy arrays out.
 
 Two records are the same if their contig (by name), position, REF and set of ALTs are. ALTs may be in any order, and
-alleles that are missing (``"."``) or fill (``""``) are no alleles.
+alleles that are missing (``"."``) or fill (``""``) are no alleles. Alleles are compared as they are written: nothing
+is trimmed, as ``bcftools norm`` does, and ALTs that have some alleles in common are not merged.
 """
 
 from collections.abc import Sequence

@@ -293,6 +293,37 @@ def test_info_at(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_create(plain: Path, tmp_path: Path, as_json: bool) -> None:
+    """A store without samples, to which what it was made of is appended."""
+    out, batch = tmp_path / "out", tmp_path / "batch.vcz"
+    arguments = ["create", out, plain, batch, "--zarr-backend-storage", "icechunk"]
+    dry = run(*arguments, "--dry-run", *["--json"] * as_json)
+    assert not out.exists()
+    result = run(*arguments, *["--json"] * as_json)
+    assert result.stderr == dry.stderr == ""
+    counts = {"sources": 2, "variants": N_VARIANTS}
+    if as_json:
+        assert one_object(dry)["counts"] == one_object(result)["counts"] == counts
+        assert one_object(result)["snapshot"] == repository_of(out).lookup_branch("main")
+    else:
+        assert "2 sources, 10 variants (dry run, nothing was written)" in dry.stdout
+        assert re.match(rf"create {out}: 2 sources, 10 variants in ", result.stdout)
+    assert "exists" in fails("create", plain, batch)
+    run("append", out, plain, batch)
+    whole = cohort.expected_append(OLD, NEW)
+    found = read(out)
+    for name in whole:
+        if name.startswith(("sample_", "call_", "variant_position")):
+            np.testing.assert_array_equal(found[name], whole[name], err_msg=name)
+
+
+def test_progress_of_create(plain: Path, tmp_path: Path) -> None:
+    result = run("create", tmp_path / "out", plain, "-P")
+    for what in ("survey 1", "survey 2", "writing"):
+        assert re.search(rf"{what} .*\b(\d+)/\1\b", result.stderr)
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 def test_copy_store_to_icechunk(plain: Path, templates: Path, tmp_path: Path, as_json: bool) -> None:
     target = tmp_path / "copy"
     before = cohort.digest(plain)
@@ -338,6 +369,7 @@ def test_copy_to_another_backend(plain: Path, tmp_path: Path) -> None:
 
 
 COMMANDS: dict[str, tuple[str, list[str]]] = {
+    "create": ("create", ["s3://bucket/store", "source"]),
     "append": ("append", ["s3://bucket/store", "source"]),
     "remove": ("remove", ["s3://bucket/store", "S0001"]),
     "tag": ("tags", ["s3://bucket/store"]),
@@ -384,6 +416,8 @@ USAGE: dict[str, list[str]] = {
     "no samples": ["remove", "STORE"],
     "no samples file": ["remove", "STORE", "-S", "/nonexistent/ids.txt"],
     "nothing to delete": ["tag", "STORE", "--delete"],
+    "nothing to create from": ["create", "NEW"],
+    "another impl of create": ["create", "NEW", "SOURCE", "--impl", "zarr"],
     "nowhere to copy to": ["copy-store-to-icechunk", "STORE"],
     "max workers": ["append", "STORE", "SOURCE", "--max-workers", "0"],
     "max workers no number": ["append", "STORE", "SOURCE", "--max-workers", "many"],
@@ -416,6 +450,9 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "tag plain Zarr": (["tag", "STORE", "v1"], "copy-store-to-icechunk"),
     "info of nothing": (["info", "NOTHING"], "no such file"),
     "info at a tag of plain Zarr": (["info", "STORE", "--at", "v1"], "copy-store-to-icechunk"),
+    "create from nothing": (["create", "NEW", "SOURCE", "NOTHING"], "no such file"),
+    "create a store twice": (["create", "STORE", "SOURCE"], "exists"),
+    "create with too little memory": (["create", "NEW", "SOURCE", "--allowed-mem", "1MB"], "allow"),
     "copy of nothing": (["copy-store-to-icechunk", "NOTHING", "NEW"], "no such file"),
     "copy onto a store": (["copy-store-to-icechunk", "STORE", "SOURCE"], "exists"),
 }
@@ -627,6 +664,7 @@ def test_public_names() -> None:
 def test_help_and_version() -> None:
     text = run("--help").stdout
     names = [
+        "create",
         "append",
         "update",
         "remove",

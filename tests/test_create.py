@@ -260,7 +260,7 @@ def sources(draw: st.DrawFn) -> Source:
     )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(sources(), min_size=1, max_size=4), st.sampled_from(["zarr", "icechunk"]), st.booleans(), st.data())
 def test_create_against_a_model(made: list[Source], backend: str, small: bool, data: st.DataObject) -> None:
     """Sources of any layout and order of contigs; many small ranges, or one."""
@@ -539,6 +539,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], type[VczstoreError], list[str]]
         lambda p: changed(p, "variant_contig", 3, -1),
         DamagedStoreError,
         ["variant 3 ", "variant_contig -1"],
+    ),
+    "position -1": (
+        lambda p: changed(p, "variant_position", 1, -1),
+        DamagedStoreError,
+        ["variant 1 ", "variant_position -1"],
     ),
     "another genome": (
         lambda p: changed(p, "contig_length", 1, 77),

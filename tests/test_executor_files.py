@@ -71,6 +71,7 @@ def test_commands_take_files(small: Any, tmp_path: Path, file: Path) -> None:
         ("update", store, batch),
         ("remove", store, "S0001"),
         ("copy-store-to-icechunk", store, tmp_path / "copy"),
+        ("create", tmp_path / "new", store),
     ):
         done = call(*arguments, "--executor", file, "--json")
         assert done.exit_code == 0, done.output

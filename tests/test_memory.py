@@ -118,6 +118,36 @@ def test_copy(folder: Path, tmp_path: Path, python_alone: int) -> None:
     _check(result, python_alone)
 
 
+def _sites(path: Path, first: int) -> Path:
+    """30,000 variants of six alleles, every third position of which the next source does not have."""
+    root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
+    n, rng = 30_000, np.random.default_rng(first)
+    alleles = rng.choice(np.array(["A", "C", "ACGTACGTACGT", "<DEL>", "GT" * 20]), (n, 6)).astype("T")
+    for name, values, dims, width in (
+        ("sample_id", np.array(["S1"], dtype="T"), ("samples",), (1,)),
+        ("contig_id", np.array(["1"], dtype="T"), ("contigs",), (1,)),
+        ("variant_contig", np.zeros(n, "i1"), ("variants",), (2000,)),
+        ("variant_position", np.arange(n, dtype="i4") * 3 + first, ("variants",), (2000,)),
+        ("variant_allele", alleles, ("variants", "alleles"), (2000, 6)),
+        ("variant_id", np.array([f"rs{i}" for i in range(n)], dtype="T"), ("variants",), (2000,)),
+    ):
+        dtype = "string" if values.dtype.kind == "T" else values.dtype
+        array = root.create_array(name, shape=values.shape, dtype=dtype, chunks=width, dimension_names=dims)
+        array[...] = values
+    return path
+
+
+def test_create(tmp_path: Path, python_alone: int) -> None:
+    sources = [_sites(tmp_path / f"{i}.vcz", i) for i in (1, 2)]
+    result = vczstore.create(tmp_path / "out.vcz", *sources, **_one_process())
+    _check(result, python_alone)
+    positions = zarr.open_array(tmp_path / "out.vcz", path="variant_position")[...]
+    assert positions.tolist() == [i for i in range(90_000) if i % 3 != 0]
+    less = vczstore.create(tmp_path / "less.vcz", *sources, allowed_mem="312MB", **_one_process())
+    assert less.peak_mem is not None
+    assert less.peak_mem <= less.plan.projected_mem <= 312_000_000 < result.plan.projected_mem
+
+
 def test_what_is_reserved_is_enough(python_alone: int) -> None:
     assert python_alone <= Memory().reserved
 

@@ -335,6 +335,21 @@ def test_sources_elsewhere(s3_cloud: Cloud) -> None:
     cohort.assert_same(s3_cloud.read("copy", "icechunk"), cohort.expected_append(OLD, BATCH, more))
 
 
+@pytest.mark.parametrize("backend", [None, "icechunk"])
+def test_create(s3_cloud: Cloud, backend: str | None) -> None:
+    """A new store in a bucket, from one that is there too; what is there stays."""
+    source, options = s3_cloud.put("old.vcz", OLD, zarr_format=2), {"storage_options": s3_cloud.options}
+    out = f"{s3_cloud.url}/new"
+    vczstore.create(out, source, backend_storage=backend, **options)
+    vczstore.append(out, source, **options)
+    found = s3_cloud.read("new", "icechunk" if backend else "format3")
+    assert {name: found[name].tolist() for name in ("sample_id", "variant_position", "call_genotype")} == {
+        name: OLD[name].tolist() for name in ("sample_id", "variant_position", "call_genotype")
+    }
+    with pytest.raises(OptionError, match=r"create: .*choose another path"):
+        vczstore.create(out, source, backend_storage=backend, **options)
+
+
 def test_format_2_in_a_bucket_becomes_a_local_repository(s3_cloud: Cloud) -> None:
     source = s3_cloud.put("format2.vcz", OLD, zarr_format=2)
     target = s3_cloud.tmp / "repository"

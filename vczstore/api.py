@@ -152,10 +152,12 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     """
     Make a store without samples over the variants of one or more VCZs, to append samples to.
 
-    Records are the same variant if contig (by name), position, REF and the set of ALTs are. All others stay apart, as
-    do records that a source has several times. Contigs are in the order of the first source that has them, variants
+    Records are the same variant if contig (by name), position, REF and the set of ALTs are. All others stay apart,
+    also those that have some ALTs in common (which ``bcftools merge -m none`` merges), as do records that a source
+    has several times. Contigs are in the order of the first source that has them, variants
     in that of position and first appearance; ALTs, identifiers and lengths are as the first source has them.
-    QUAL, FILTER and INFO are not carried over: they speak of samples and callers.
+    QUAL, FILTER and INFO are not carried over: they speak of samples and callers. The filters' names are, and of the
+    VCFs' headers what all sources say.
 
     Parameters
     ----------
