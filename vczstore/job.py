@@ -20,7 +20,7 @@ from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
-from vczstore.execution import Progress, Result, run_plans
+from vczstore.execution import Progress, Result, run_plans, task_bytes
 from vczstore.jobfile import Append, ExecutorSpec, Job, Remove, Tag, Update, expand_sources, load, read_samples
 from vczstore.ledger import Ledger, removal_digest
 from vczstore.report import Report, Step, make_folder, write_report
@@ -249,7 +249,8 @@ def compile_job(job: Job) -> CompiledJob:
     """
     with plain_errors(job.store.url):
         options = _options(job)
-        compiler = _Compiler(job.store.url, options.store(job.store.url), options)
+        memory = replace(options.memory, task_bytes=task_bytes(job.executor.name, job.executor.options))
+        compiler = _Compiler(job.store.url, options.store(job.store.url), options, memory)
         for step in job.steps:
             match step:
                 case Append():
@@ -279,9 +280,9 @@ def _options(job: Job) -> Options:
 class _Compiler:
     """The state that the steps so far will leave, and what they are."""
 
-    def __init__(self, url: str, place: Store, options: Options) -> None:
+    def __init__(self, url: str, place: Store, options: Options, memory: Memory) -> None:
         vcz = place.open()
-        self.url, self.place, self.vcz, self.options, self.memory = url, place, vcz, options, options.memory
+        self.url, self.place, self.vcz, self.options, self.memory = url, place, vcz, options, memory
         self.base, self.present = vcz.state, _present(vcz)
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
