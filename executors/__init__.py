@@ -22,6 +22,10 @@ IN_PROCESS = frozenset({"single-threaded", "threads"})
 """Executors whose tasks run in this process, and see what is in its memory."""
 
 
+FUNCTION_SECONDS = 1.0
+"""About what it takes until a function of a cloud does something: it is called, and Python imports what it needs."""
+
+
 class ExecutorOptionError(ValueError):
     """There is no executor of that name, it has no such option, or it cannot run a plan with these options."""
 
@@ -63,6 +67,34 @@ def create(name: str, **options: Any) -> "DagExecutor":
             f"the executor {name} has no option {_kebab(unknown)}; it has {_kebab(sorted(known))}"
         )
     return engine(**options)
+
+
+def start_seconds(name: str, **options: Any) -> float:
+    """
+    How long an executor takes to begin a task: nothing to speak of where workers wait for tasks.
+
+    Parameters
+    ----------
+    name, options
+        As in `create`; nothing is started.
+
+    Raises
+    ------
+    ExecutorOptionError
+        If Lithops' configuration cannot be read.
+    MissingEngineError
+        If Lithops is not installed.
+    """
+    match name:
+        case "lithops":
+            from executors.lithops import configure
+
+            options = {key.replace("-", "_"): value for key, value in options.items()}
+            said = {key: options.get(key) for key in ("backend", "storage", "config", "config_file")}
+            return 0.0 if configure(**said)["lithops"]["backend"] == "localhost" else FUNCTION_SECONDS
+        case "modal":
+            return FUNCTION_SECONDS
+    return 0.0
 
 
 def _kebab(names: list[str]) -> str:

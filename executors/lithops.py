@@ -13,7 +13,8 @@ import pickle
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,13 +104,15 @@ class LithopsExecutor(DagExecutor):
         timeout: int | None = None,
     ) -> None:
         super().__init__()
-        if config is not None and config_file is not None:
-            raise ExecutorOptionError("the executor lithops takes config or config-file, not both")
         self.retries = retries
         self.timeout = timeout
-        self._options = {"backend": backend, "storage": storage}
+        self._said: dict[str, Any] = {
+            "backend": backend,
+            "storage": storage,
+            "config": config,
+            "config_file": config_file,
+        }
         self._machine = {"runtime": runtime, "runtime_memory": runtime_memory, "max_workers": max_workers}
-        self._said, self._file = config, config_file
         self._functions = self._begin()
 
     @property
@@ -123,41 +126,23 @@ class LithopsExecutor(DagExecutor):
         return bool(self._backend != "localhost")
 
     def _begin(self) -> Any:
-        try:
+        config = configure(**self._said)
+        self._backend = config["lithops"]["backend"]
+        machine = {key: value for key, value in self._machine.items() if value is not None}
+        with _plain_errors(self._backend):
             import lithops
-            from lithops.config import load_config
-        except ImportError as error:
-            raise MissingEngineError(
-                "lithops is not installed; get it with: pip install 'vczstore[lithops]'"
-            ) from error
-        # without a handler of its own, its warnings would reach the user beside our one error
-        logging.getLogger("lithops").addHandler(logging.NullHandler())
-        try:
-            config = copy.deepcopy(dict(self._said)) if self._said else load_config(self._file)
-            config = {key: value or {} for key, value in config.items()}
-            ours = config.setdefault("lithops", {})
-            ours.update({key: value for key, value in self._options.items() if value is not None})
-            ours["data_cleaner"] = False  # it would be a process that outlives this one
-            self._backend = ours.setdefault("backend", "localhost")
-            machine = {key: value for key, value in self._machine.items() if value is not None}
+
+            # without a handler of its own, its warnings would reach the user beside our one error
+            logging.getLogger("lithops").addHandler(logging.NullHandler())
             if self._backend == "localhost":
                 # the first "python" on the path may be another one, and then no task would ever answer
                 machine = {"runtime": sys.executable, **config.get("localhost", {}), **machine}
                 machine["version"] = 2  # whose processes `_lost` looks at
                 if "max_workers" in machine:
                     machine["worker_processes"] = machine.pop("max_workers")
-                ours["mode"] = "localhost"
+                config["lithops"]["mode"] = "localhost"
             config[self._backend] = {**config.get(self._backend, {}), **machine}
-            functions = lithops.FunctionExecutor(config=config, log_level=None)
-        except ImportError as error:
-            raise MissingEngineError(
-                f"the executor lithops needs {error.name} for {self._options['backend'] or 'its backend'}, "
-                "which is not installed"
-            ) from error
-        except Exception as error:  # Lithops raises plain exceptions
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExecutorOptionError(f"the executor lithops cannot be configured: {reason}") from error
-        return functions
+            return lithops.FunctionExecutor(config=config, log_level=None)
 
     def execute_dag(
         self,
@@ -292,6 +277,42 @@ class LithopsExecutor(DagExecutor):
         buffer = io.BytesIO()
         (_NoLocalStores if self.remote else cloudpickle.Pickler)(buffer).dump(operation)
         return buffer.getvalue()
+
+
+def configure(
+    backend: str | None, storage: str | None, config: Mapping[str, Any] | None, config_file: str | None
+) -> dict[str, Any]:
+    """Lithops' configuration, with the options in it; ``["lithops"]["backend"]`` is always there."""
+    if config is not None and config_file is not None:
+        raise ExecutorOptionError("the executor lithops takes config or config-file, not both")
+    with _plain_errors(backend):
+        from lithops import config as lithops_config
+
+        said = copy.deepcopy(dict(config)) if config else lithops_config.load_config(config_file)
+        result: dict[str, Any] = {key: value or {} for key, value in said.items()}
+        ours = result.setdefault("lithops", {})
+        ours.update({key: value for key, value in (("backend", backend), ("storage", storage)) if value is not None})
+        ours["data_cleaner"] = False  # it would be a process that outlives this one
+        ours.setdefault("backend", "localhost")
+        return result
+
+
+@contextmanager
+def _plain_errors(backend: str | None) -> Iterator[None]:
+    """What Lithops says about options, in one line."""
+    try:
+        yield
+    except ImportError as error:
+        if error.name == "lithops":
+            raise MissingEngineError(
+                "lithops is not installed; get it with: pip install 'vczstore[lithops]'"
+            ) from error
+        raise MissingEngineError(
+            f"the executor lithops needs {error.name} for {backend or 'its backend'}, which is not installed"
+        ) from error
+    except Exception as error:  # Lithops raises plain exceptions
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExecutorOptionError(f"the executor lithops cannot be configured: {reason}") from error
 
 
 _LOST = "a worker has ended without a word: it could not start, or was killed; see localhost-runner.log of Lithops"

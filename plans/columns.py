@@ -154,7 +154,7 @@ def _cut(n: int, size: int) -> tuple[int, ...]:
 
 
 def block_of(
-    grid: Sequence[int], chunk_bytes: int, room: int, *, prefer: Sequence[int] | None = None
+    grid: Sequence[int], chunk_bytes: int, room: int, *, prefer: Sequence[int] | None = None, least: int = 0
 ) -> tuple[int, ...]:
     """
     How many chunks along each axis one task takes.
@@ -170,6 +170,8 @@ def block_of(
     prefer
         Chunks along each axis that should stay together as far as memory allows, for instance because one chunk
         of a source covers them all.
+    least
+        The decoded bytes that make a task worth beginning; with fewer in all, one task takes everything.
 
     Examples
     --------
@@ -182,13 +184,19 @@ def block_of(
 
     >>> block_of((1000, 1, 1), 2_000_000, 6_000_000)
     (3, 1, 1)
+
+    Tasks that take long to begin:
+
+    >>> block_of((1000, 1, 1), 2_000_000, 2_000_000_000, least=800_000_000)
+    (400, 1, 1)
     """
     fits = max(1, room // max(1, chunk_bytes))
     block = [1] * len(grid)
     if prefer is not None:
         for axis, (p, n) in enumerate(zip(prefer, grid, strict=True)):
             block[axis] = max(1, min(p, n, fits // math.prod(block)))
-    wanted = min(fits, TASK_CHUNKS, TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
+    shared = min(TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
+    wanted = min(fits, TASK_CHUNKS, max(shared, least // max(1, chunk_bytes)))
     for axis, n in enumerate(grid):
         factor = max(1, wanted // math.prod(block))
         block[axis] = max(1, min(n, block[axis] * factor))

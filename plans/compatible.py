@@ -1,7 +1,7 @@
 """When a source fits a store: from metadata at once, from data in tasks over ranges of variants."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -242,12 +242,18 @@ class SameVariants:
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     @property
-    def rows_per_task(self) -> int:
-        """Whole chunks of either side, and about `TASK_BYTES` of them."""
-        sides = [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
-        chunk = max(arrays.outer_chunks(a)[0] for a in sides)
-        row_bytes = sum(64 * math.prod(a.shape[1:]) for a in sides)
-        return chunk * max(1, min(TASK_BYTES // (chunk * row_bytes), math.ceil(self.store.n_variants / chunk / 4)))
+    def _sides(self) -> list[AnyArray]:
+        return [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
+
+    def rows_per_task(self, memory: Memory) -> int:
+        """Whole chunks of either side."""
+        chunk = max(arrays.outer_chunks(a)[0] for a in self._sides)
+        row_bytes = sum(64 * math.prod(a.shape[1:]) for a in self._sides)
+        return _rows_per_task(memory, self.store.n_variants, chunk, row_bytes, self._look_mem)
+
+    def _look_mem(self, rows: int) -> int:
+        """What it takes to look at so many rows."""
+        return sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0])) for a in self._sides)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """Scan in tasks."""
@@ -255,14 +261,13 @@ class SameVariants:
 
         if not self.store.n_variants:
             return []
-        sides = [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
-        extra = sum(arrays.decode_mem(a, math.ceil(self.rows_per_task / arrays.outer_chunks(a)[0])) for a in sides)
-        reader = chunks.ScanReader(self.look, self.store.n_variants, self.rows_per_task)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=extra)]
+        rows = self.rows_per_task(memory)
+        reader = chunks.ScanReader(self.look, self.store.n_variants, rows)
+        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[int]:
         """Look at one range after the other."""
-        for rows in _ranges(self.store.n_variants, self.rows_per_task):
+        for rows in _ranges(self.store.n_variants, self.rows_per_task(Memory())):
             if (found := self.look(rows)) is not None:
                 yield found
 
@@ -337,24 +342,27 @@ class FitsDtype:
         room = self.dtype.itemsize // (4 if self.dtype.kind == "U" else 1)
         return np.strings.str_len(values if values.dtype.kind in "TUS" else values.astype("T")) > room
 
-    @property
-    def rows_per_task(self) -> int:
-        """Whole chunks, and about `TASK_BYTES` of them."""
+    def rows_per_task(self, memory: Memory) -> int:
+        """Whole chunks."""
         chunk = arrays.outer_chunks(self.array)[0]
         row_bytes = 8 * math.prod(self.array.shape[1:])
-        return chunk * max(1, min(TASK_BYTES // (chunk * row_bytes), math.ceil(self.array.shape[0] / chunk / 4)))
+        return _rows_per_task(memory, self.array.shape[0], chunk, row_bytes, self._look_mem)
+
+    def _look_mem(self, rows: int) -> int:
+        """What it takes to look at so many rows, one column of chunks after the other."""
+        return 2 * arrays.decode_mem(self.array, math.ceil(rows / arrays.outer_chunks(self.array)[0]))
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """Scan in tasks."""
         from plans import chunks
 
-        rows = math.ceil(self.rows_per_task / arrays.outer_chunks(self.array)[0])
-        reader = chunks.ScanReader(self.look, self.array.shape[0], self.rows_per_task)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=2 * arrays.decode_mem(self.array, rows))]
+        rows = self.rows_per_task(memory)
+        reader = chunks.ScanReader(self.look, self.array.shape[0], rows)
+        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[tuple[int, Any]]:
         """Look at one range after the other."""
-        for rows in _ranges(self.array.shape[0], self.rows_per_task):
+        for rows in _ranges(self.array.shape[0], self.rows_per_task(Memory())):
             if (found := self.look(rows)) is not None:
                 yield found
 
@@ -364,6 +372,13 @@ class FitsDtype:
             f"{self.operation}: {self.name} of {self.label} has dtype {self.array.dtype} and the value {found[1]} in "
             f"row {found[0]}, which the store's {self.dtype} cannot hold; make either anew with one dtype"
         )
+
+
+def _rows_per_task(memory: Memory, n_rows: int, chunk: int, row_bytes: int, look_mem: Callable[[int], int]) -> int:
+    """Whole chunks: about `TASK_BYTES` of them, so few that there are four tasks, or what is worth beginning one."""
+    n_chunks, chunk_bytes = math.ceil(n_rows / chunk), chunk * row_bytes
+    shared = min(TASK_BYTES // chunk_bytes, math.ceil(n_chunks / 4))
+    return chunk * max(shared, memory.worth(n_chunks, chunk_bytes, lambda n: look_mem(n * chunk)))
 
 
 def _ranges(n: int, step: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What a task may use."""
+"""What a task may use, and how much of the work it takes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ SLACK = 1000
 @dataclass(frozen=True)
 class Memory:
     """
-    The memory of one worker, in bytes, and a folder for intermediate data.
+    The memory of one worker, in bytes, a folder for intermediate data, and how long a task should be.
 
     Attributes
     ----------
@@ -32,11 +32,20 @@ class Memory:
         What the process needs before a task has begun.
     work_dir
         Where Cubed keeps intermediate arrays. Only operations that re-chunk through storage have any.
+    task_bytes
+        Decoded bytes that make a task worth beginning: it has as many as there are, and as memory allows. 0 where
+        beginning costs nothing, so that all workers have something to do.
     """
 
     allowed: int = DEFAULT_ALLOWED
     reserved: int = DEFAULT_RESERVED
     work_dir: str | None = None
+    task_bytes: int = 0
+
+    @property
+    def free(self) -> int:
+        """What a task's own data may take."""
+        return self.allowed - self.reserved - SLACK
 
     def fit(
         self,
@@ -64,16 +73,31 @@ class Memory:
         MemoryLimitError
             If a single chunk is too much.
         """
-        free = self.allowed - self.reserved - SLACK
-        room = free // WORKING_COPIES
+        room = self.free // WORKING_COPIES
         while True:
-            block = block_of(grid, chunk_bytes, room, prefer=prefer)
+            block = block_of(grid, chunk_bytes, room, prefer=prefer, least=self.task_bytes)
             needed = WORKING_COPIES * math.prod(block) * chunk_bytes + decoding(block)
-            if needed <= free:
+            if needed <= self.free:
                 return block
             if math.prod(block) == 1:
                 raise MemoryLimitError(memory_message(operation, self.reserved + needed + SLACK, self.allowed))
-            room //= 2
+            room = math.prod(block) * chunk_bytes * self.free // needed  # less than this block
+
+    def worth(self, n: int, n_bytes: int, needed: Callable[[int], int]) -> int:
+        """
+        Find how many of some equal things are worth beginning a task for, as far as memory allows; 1 at least.
+
+        Parameters
+        ----------
+        n, n_bytes
+            How many things there are, and the decoded bytes of one.
+        needed
+            What it takes to look at so many in a task, in bytes.
+        """
+        count = min(n, self.task_bytes // max(1, n_bytes))
+        while count > 1 and needed(count) > self.free:
+            count = count * self.free // needed(count)
+        return max(1, count)
 
     def spec(self) -> Any:
         """The same in Cubed's words, a ``cubed.Spec``."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plans.columns import Columns, block_of, whole_columns
+from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Columns, block_of, whole_columns
 from plans.memory import SLACK, WORKING_COPIES, Memory
 from vczstore.arrays import grid
 from vczstore.errors import MemoryLimitError
@@ -83,12 +83,59 @@ def test_positions(c: Columns) -> None:
     st.integers(1, 10**9),
     st.integers(1, 10**11),
     st.none() | st.lists(st.integers(1, 100), min_size=4, max_size=4),
+    st.integers(0, 10**10),
 )
-def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list[int] | None) -> None:
+def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list[int] | None, least: int) -> None:
     """A block lies in the grid, and in memory unless one chunk alone is too large."""
-    block = block_of(shape, chunk_bytes, room, prefer=None if prefer is None else prefer[: len(shape)])
+    prefer = None if prefer is None else prefer[: len(shape)]
+    block = block_of(shape, chunk_bytes, room, prefer=prefer, least=least)
     assert all(1 <= b <= n for b, n in zip(block, shape, strict=True))
     assert math.prod(block) * chunk_bytes <= max(room, chunk_bytes)
+
+
+@given(
+    st.lists(st.integers(1, 5000), min_size=1, max_size=3),
+    st.integers(1, 10**7),
+    st.integers(10**7, 10**10),
+    st.integers(10**6, 10**10),
+    st.floats(0, 8),
+)
+def test_a_task_is_worth_beginning(
+    shape: list[int], chunk_bytes: int, free: int, task_bytes: int, decoding: float
+) -> None:
+    """Within memory, and a third at least of what is asked for, allowed, and there."""
+    memory = Memory(allowed=300_000_000 + free + SLACK, reserved=300_000_000, task_bytes=task_bytes)
+
+    def extra(block: tuple[int, ...]) -> int:
+        return int(decoding * chunk_bytes * math.prod(block))
+
+    try:
+        block = memory.fit("test", shape, chunk_bytes, extra)
+    except MemoryLimitError:
+        assert WORKING_COPIES * chunk_bytes + extra((1,)) > free
+        return
+    assert WORKING_COPIES * chunk_bytes * math.prod(block) + extra(block) <= free
+    possible = min(free / (WORKING_COPIES + decoding), TASK_CHUNKS * chunk_bytes, math.prod(shape) * chunk_bytes)
+    assert math.prod(block) * chunk_bytes > min(task_bytes, possible) / 3 - chunk_bytes
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=3), st.integers(1, 10**7))
+def test_local_workers_all_have_something_to_do(shape: list[int], chunk_bytes: int) -> None:
+    block = Memory().fit("test", shape, chunk_bytes, lambda block: 0)
+    assert math.prod(block) == 1 or math.prod(block) <= math.prod(shape) / MIN_TASKS
+    assert math.prod(block) * chunk_bytes <= TASK_BYTES
+
+
+@given(
+    st.integers(1, 10**5), st.integers(1, 10**6), st.integers(10**6, 10**10), st.integers(0, 10**10), st.floats(0, 8)
+)
+def test_a_scan_is_worth_beginning(n: int, n_bytes: int, free: int, task_bytes: int, each: float) -> None:
+    memory = Memory(allowed=300_000_000 + free + SLACK, reserved=300_000_000, task_bytes=task_bytes)
+    count = memory.worth(n, n_bytes, lambda count: int(each * n_bytes * count))
+    assert 1 <= count <= n
+    assert count == 1 or int(each * n_bytes * count) <= free
+    possible = min(task_bytes, n * n_bytes, free / each if each else math.inf)
+    assert count * n_bytes >= possible - 2 * n_bytes
 
 
 @given(st.integers(1, 10**6), st.integers(1, 50), st.floats(0, 4))

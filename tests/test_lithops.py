@@ -39,7 +39,6 @@ def of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 OLD = of(cohort.make_arrays(10, cohort.ids(0, 7)))
 NEW = of(cohort.make_arrays(10, cohort.ids(7, 4), seed=1))
-GONE = [OLD["sample_id"][1], NEW["sample_id"][2]]
 
 
 class Machine:
@@ -104,38 +103,6 @@ def make(folder: Path, kind: str) -> tuple[Path, Path]:
 
 
 # ---- operations -----------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["format3", "icechunk"])
-def test_same_as_threads(tmp_path: Path, machine: Machine, kind: str) -> None:
-    stores = []
-    for name in ("threads", "lithops"):
-        (tmp_path / name).mkdir()
-        store, batch = make(tmp_path / name, kind)
-        stores.append(store)
-        if name == "threads":
-            vczstore.append(store, batch)
-            vczstore.remove(store, GONE)
-        else:
-            said = machine.run("append", store, batch, *LITHOPS)
-            said += machine.run("remove", store, *GONE, *LITHOPS)
-            assert said == ""
-    one, other = stores
-    if kind == "icechunk":
-        read = [cohort.read_vcz(cohort.icechunk_store(store)) for store in stores]
-        cohort.assert_same(read[1], read[0])
-        cohort.assert_same(read[1], cohort.expected_remove(cohort.expected_append(OLD, NEW), GONE))
-        ours, theirs = ([s.message for s in ancestry(store)] for store in stores)
-        assert ours == theirs
-    else:
-        assert cohort.digest(other) == cohort.digest(one)
-        cohort.assert_same(cohort.read_vcz(other), cohort.expected_remove(cohort.expected_append(OLD, NEW), GONE))
-
-
-def ancestry(store: Path) -> list[Any]:
-    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
-    return list(repository.ancestry(branch="main"))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from plans import Memory, Plan
 from vczstore.choices import ABSENT, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
-from vczstore.execution import Progress, Result, compile_stages, run_plan, run_stages
+from vczstore.execution import Progress, Result, compile_stages, run_plan, run_stages, task_bytes
 from vczstore.sizes import parse_size
 from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
@@ -40,6 +40,7 @@ class Options:
     executor
         ``single-threaded``, ``threads``, ``processes``, ``lithops`` or ``modal``; or the path of an executor file,
         which is one of these, or of Cubed's, with its options. What is given here goes before what the file says.
+        Where tasks are functions of a cloud, plans have few and long ones.
     max_workers
         How many tasks run at once; one for each core by default, 100 on Modal.
     allowed_mem, reserved_mem
@@ -91,7 +92,7 @@ class Options:
 
     @property
     def memory(self) -> Memory:
-        """What a task may use."""
+        """What a task may use, and how long it should be on this executor."""
         default = Memory()
         allowed = default.allowed if self.allowed_mem is None else parse_size(self.allowed_mem)
         reserved = default.reserved if self.reserved_mem is None else parse_size(self.reserved_mem)
@@ -100,7 +101,7 @@ class Options:
                 f"{allowed:,} bytes of allowed memory leave nothing beside the {reserved:,} that Python itself "
                 f"takes; allow at least {2 * reserved:,}"
             )
-        return Memory(allowed, reserved, self.work_dir)
+        return Memory(allowed, reserved, self.work_dir, task_bytes(self.executor, self.executor_options))
 
     @property
     def engine(self) -> dict[str, Any]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from plans.chunks import TaskReport
 
+WORTH_A_SECOND = 800_000_000
+"""Decoded bytes that are worth a second of beginning a task: to encode them anew takes ten, to copy them two."""
+
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""
 
@@ -418,8 +421,30 @@ def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
     MissingDependencyError
         If its library is not installed.
     """
-    try:
+    with _plain_errors():
         return executors.create(name, **options)
+
+
+def task_bytes(executor: str, options: Mapping[str, Any]) -> int:
+    """
+    How many decoded bytes make a task worth beginning on an executor, as in `plans.Memory`; nothing is started.
+
+    Raises
+    ------
+    OptionError
+        If the options of the executor cannot be read.
+    MissingDependencyError
+        If its library is not installed, and is needed to read them.
+    """
+    with _plain_errors():
+        return round(executors.start_seconds(executor, **options) * WORTH_A_SECOND)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors of executors, in words of ours."""
+    try:
+        yield
     except executors.ExecutorOptionError as error:
         raise OptionError(str(error)) from error
     except executors.MissingEngineError as error:

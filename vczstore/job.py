@@ -21,7 +21,7 @@ from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
-from vczstore.execution import Progress, Result, compile_stages, run_plans
+from vczstore.execution import Progress, Result, compile_stages, run_plans, task_bytes
 from vczstore.jobfile import (
     Append,
     ExecutorSpec,
@@ -261,7 +261,8 @@ def compile_job(job: Job) -> CompiledJob:
     """
     with plain_errors(job.store.url):
         options = _options(job)
-        compiler = _Compiler(job.store.url, options.store(job.store.url), options, _runs_on(job))
+        memory = replace(options.memory, task_bytes=task_bytes(job.executor.name, job.executor.options))
+        compiler = _Compiler(job.store.url, options.store(job.store.url), options, memory, _runs_on(job))
         for step in job.steps:
             match step:
                 case Append():
@@ -300,10 +301,10 @@ def _runs_on(job: Job, executor: str | None = None) -> dict[str, Any]:
 class _Compiler:
     """The state that the steps so far will leave, and what they are."""
 
-    def __init__(self, url: str, place: Store, options: Options, engine: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, place: Store, options: Options, memory: Memory, engine: Mapping[str, Any]) -> None:
         vcz = place.open()
         self.engine, self.alleles_added = engine, False
-        self.url, self.place, self.vcz, self.options, self.memory = url, place, vcz, options, options.memory
+        self.url, self.place, self.vcz, self.options, self.memory = url, place, vcz, options, memory
         self.base, self.present = vcz.state, _present(vcz)
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
