@@ -191,8 +191,8 @@ def block_of(
     wanted = min(fits, TASK_CHUNKS, TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
     for axis, n in enumerate(grid):
         factor = max(1, wanted // math.prod(block))
-        block[axis] = min(n, block[axis] * factor)
-    return tuple(max(1, b) for b in block)
+        block[axis] = max(1, min(n, block[axis] * factor))
+    return tuple(block)
 
 
 @dataclass(frozen=True)

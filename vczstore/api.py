@@ -13,7 +13,7 @@ from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
 from vczstore.execution import Progress, Result, run_plan
 from vczstore.sizes import parse_size
-from vczstore.stores import Place, Store, check_backend, is_repository, local_path, objects, open_store
+from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
 from vczstore.vcz import Vcz
 
@@ -133,7 +133,7 @@ class Options:
         return objects.find(source, self.options_of(source, store)) if objects.is_glob(source) else [source]
 
 
-# ---- append, update, remove, copy -----------------------------------------------------------
+# ---- append, update, remove, compact, copy --------------------------------------------------
 
 
 def append(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
@@ -272,6 +272,48 @@ def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> P
         return compile_remove(place, place.open(), wanted, opts.memory)
 
 
+def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = False, **options: Any) -> Result:
+    """
+    Let the samples that have been removed leave a store: those after them move up, in one commit.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    output
+        A path or URL for a compacted copy on plain Zarr; the store stays as it is. Needed for a store on plain Zarr,
+        which has no transactions.
+    dry_run
+        Check everything, write nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        If the store is on plain Zarr and `output` is not given, or there is something already.
+    """
+    opts = Options(**options)
+    return _run(_plan_compact(store, output, opts), opts, dry_run=dry_run)
+
+
+def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
+    """Compile a compaction without running it; see `compact` and `run`."""
+    return _plan_compact(store, output, Options(**options))
+
+
+def _plan_compact(store: Place, output: str | Path | None, opts: Options) -> Plan:
+    from plans.compact import compile_compact, compile_compacted_copy
+
+    with plain_errors(store):
+        if output is None:
+            place = opts.store(store)
+            return compile_compact(place, place.open(), opts.memory)
+        url = os.fspath(output)
+        vcz = opts.for_store(store, [url]).store(store).open()
+        return compile_compacted_copy(new_store(url, opts.options_of(url, store)), vcz, opts.memory)
+
+
 def copy_store_to_icechunk(
     source: Place, store: str | Path, *, overwrite: bool = False, dry_run: bool = False, **options: Any
 ) -> Result:
@@ -338,7 +380,7 @@ def run(plan: Plan, **options: Any) -> Result:
     Parameters
     ----------
     plan
-        From `plan_append`, `plan_update` or `plan_remove`.
+        From `plan_append`, `plan_update`, `plan_remove` or `plan_compact`.
     options
         ``impl``, ``executor``, ``max_workers`` and ``progress`` of `Options`.
 

@@ -275,6 +275,22 @@ def remove(
 
 @main.command()
 @click.argument("store")
+@click.option("--output", metavar="PATH", help="Make a compacted copy on plain Zarr here; STORE stays as it is.")
+@_options(_STORE, _RUN, _OUTPUT)
+def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Let removed samples leave: those after them move up.
+
+    A store on plain Zarr needs --output.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.compact(store, output, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
 @click.argument("name", required=False)
 @click.option("-d", "--delete", is_flag=True, help="Delete the tag. Its name cannot be given again.")
 @_options(_STORE, _OUTPUT)

@@ -328,6 +328,8 @@ def _state(plan: Plan, visible: int = 0) -> str:
     if plan.store.atomic:
         return "nothing was committed, the store is as it was"
     before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
+    if plan.operation == "compact":
+        return f"{plan.store.label} is no store yet; delete what is there and run the same command again"
     if plan.operation in ("remove", "update"):
         done = "be missing" if plan.operation == "remove" else "be new"
         return f"{before}some values of the samples may {done} already; run the same command again to complete it"

@@ -186,6 +186,38 @@ def open_store(
     return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
 
 
+def new_store(url: str, storage_options: Mapping[str, Any]) -> Store:
+    """
+    Where a store on plain Zarr is to be. Nothing is created.
+
+    Parameters
+    ----------
+    url
+        A path or URL.
+    storage_options
+        As in `open_store`.
+
+    Raises
+    ------
+    OptionError
+        If something is there, or the options do not fit the place.
+    """
+    from vczstore.stores.plain import NewPlainStore
+
+    path = local_path(url)
+    if path is None:
+        refuse_credentials(url, storage_options)
+    elif storage_options:
+        raise OptionError(f"{url}: a local store takes no storage options")
+    elif path.is_file():
+        raise OptionError(f"{url} is a file; choose another path")
+    backend = "obstore" if path is None else "zarr"
+    with plain_errors(url):
+        store = NewPlainStore(_zarr_store(url, path, backend, storage_options), label=url, backend=backend)
+        store.require_empty()
+    return store
+
+
 def check_backend(backend_storage: str | None) -> None:
     """Raise an `OptionError` for a backend that does not exist."""
     if backend_storage is not None and backend_storage not in BACKENDS:

@@ -8,7 +8,7 @@ from typing import Any
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore
 
-from vczstore.arrays import stored_bytes
+from vczstore.arrays import names, stored_bytes
 from vczstore.errors import OptionError, StaleError
 from vczstore.stores import Snapshot
 from vczstore.stores.edits import Edit
@@ -54,7 +54,32 @@ class PlainStore:
         """Begin to write to the store itself."""
         if self.open().state != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
+        return self._begin()
+
+    def _begin(self) -> "PlainTransaction":
         return PlainTransaction(self.zarr_store.with_read_only(False))
+
+
+@dataclass(frozen=True)
+class NewPlainStore(PlainStore):
+    """A place on plain Zarr for a VCZ that is to be. The last document that is written makes it one."""
+
+    def transaction(self, base: str) -> "PlainTransaction":
+        """Begin to write, where nothing is."""
+        self.require_empty()
+        return self._begin()
+
+    def require_empty(self) -> None:
+        """
+        Check that nothing is there.
+
+        Raises
+        ------
+        OptionError
+            If something is, such as what is left of a run that was stopped.
+        """
+        if names(self.zarr_store):
+            raise OptionError(f"{self.label} exists; choose another path, or delete it")
 
 
 @dataclass(frozen=True)
