@@ -126,9 +126,9 @@ def _documents(store: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
 
     The root's own comes last. Without it there is no store, so nobody reads one that is not whole.
     """
-    of_array, of_root = ((".zarray", ".zattrs"), (".zmetadata", ".zattrs", ".zgroup"))
+    of_array, of_root = [".zarray", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
     if store.zarr_format == 3:
-        of_array = of_root = ("zarr.json",)
+        of_array = of_root = ["zarr.json"]
     keys = [*(f"{path}/{name}" for path in store.arrays for name in of_array), *of_root]
     scratch = MemoryStore()
     stored = zip(keys, arrays.get_many(store.store, keys), strict=True)

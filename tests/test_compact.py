@@ -174,7 +174,7 @@ def test_bcftools_and_vcztools(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_documents_are_those_of_the_store(tmp_path: Path, zarr_format: int) -> None:
-    """What vczstore does not know stays, what names the jobs that were run too; consolidated metadata have the shapes."""
+    """What vczstore does not know stays; consolidated metadata have the new shapes."""
     old = some_arrays(7)
     store, output = tmp_path / "store.vcz", tmp_path / "output.vcz"
     cohort.write_vcz(store, old, zarr_format=zarr_format)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         tag,
         tags,
         update,
+        verify,
     )
     from vczstore.errors import VczstoreError
     from vczstore.execution import Result
@@ -48,6 +49,7 @@ __all__ = [
     "tag",
     "tags",
     "update",
+    "verify",
 ]
 
 _HOMES = {

@@ -19,6 +19,7 @@ from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkStore
+    from vczstore.verification import Verified
 
 
 @dataclass(frozen=True)
@@ -511,3 +512,44 @@ def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
     """
     with plain_errors(store):
         return describe(Options(**options).store(store), at)
+
+
+def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
+    """
+    Look for damages of a store, and write nothing.
+
+    Arrays agree on the lengths of dimensions, and are as the VCF Zarr specification has them; sample IDs are unique;
+    consolidated metadata are those of the arrays; every chunk that is stored decodes, and holds no values of removed
+    samples; variants are sorted within contigs, and ``region_index`` is true. Chunks that are not stored stand for the
+    fill value, and are no damage; nor are those that a stopped append has left outside the grid of an array.
+
+    A bit that has flipped in a chunk is found if its codec, or what it decodes to, tells: gzip and checksums always do.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    quick
+        Whether to look at metadata and sample IDs only.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    VczstoreError
+        If the store cannot be opened, its metadata being too damaged for instance.
+    """
+    from vczstore.verification import verify_store
+
+    opts = Options(**options)
+    with plain_errors(store):
+        return verify_store(
+            opts.store(store),
+            opts.memory,
+            quick=quick,
+            impl=opts.impl,
+            executor=opts.executor,
+            executor_options=opts.executor_options,
+            max_workers=opts.max_workers,
+            progress=opts.progress,
+        )

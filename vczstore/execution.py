@@ -8,15 +8,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executors
-from plans import Plan
+from plans import Memory, Plan
 from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
-from vczstore.stores import Transaction, local_path
+from vczstore.stores import Store, Transaction, local_path
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
     from cubed.runtime.types import DagExecutor
 
     from plans.chunks import TaskReport
+    from plans.verify import Scan, Seen
 
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""
@@ -137,18 +138,12 @@ def run_plans(
         On a keyboard interrupt.
     """
     store = plans[0].store
-    if executor not in executors.IN_PROCESS and impl != "zarr" and not store.pickles:
-        raise OptionError(
-            f"{plans[0].operation}: {store.label} is in this process's memory, which other processes cannot reach; "
-            "use the executor threads"
-        )
-    given = {} if max_workers is None else {"max_workers": max_workers}
-    engine = None if impl == "zarr" else _Engine(executor, {**(executor_options or {}), **given}, progress)
+    engine = _engine(plans[0].operation, store, impl, executor, executor_options, max_workers, progress)
     plan, snapshot, visible = plans[0], None, 0
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
     try:
         if engine is not None:
-            engine.check_place(plans[0])
+            engine.check_place(plans[0].operation, store)
         for plan, run in zip(plans, runs, strict=True):
             with run.timed():
                 _check(plan, engine, run)
@@ -188,6 +183,62 @@ def run_plans(
         )
         for plan, run in zip(plans, runs, strict=True)
     ]
+
+
+def run_scans(
+    operation: str,
+    store: Store,
+    scans: Sequence["Scan"],
+    memory: Memory,
+    *,
+    impl: str = "cubed",
+    executor: str = "threads",
+    executor_options: Mapping[str, Any] | None = None,
+    max_workers: int | None = None,
+    progress: Progress | None = None,
+) -> list["Seen"]:
+    """
+    Look at a store, and write nothing.
+
+    Parameters
+    ----------
+    operation, store
+        For messages.
+    scans, memory
+        What to look at, and what a task may use.
+    impl, executor, executor_options, max_workers, progress
+        As in `run_plans`.
+
+    Returns
+    -------
+    list of Seen
+        What tasks have seen, in any order.
+
+    Raises
+    ------
+    VczstoreError
+        If tasks cannot run.
+    """
+    from plans.verify import compile_scans
+
+    engine = _engine(operation, store, impl, executor, executor_options, max_workers, progress)
+    if engine is None:
+        return [seen for scan in scans for seen in scan.by_zarr()]
+    found: list[Any] = []
+    try:
+        engine.check_place(operation, store)
+        plan = compile_scans(operation, scans, memory)
+        engine.execute("checking", plan, _Run(""), lambda report: found.extend(seen for _, seen in report.found))
+    except VczstoreError:
+        raise
+    except executors.ExecutorOptionError as error:
+        raise OptionError(f"{operation}: {error}") from error
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StorageError(f"{operation}: {store.label}: {reason}") from error
+    finally:
+        engine.close()
+    return found
 
 
 @dataclass
@@ -282,6 +333,27 @@ def close_executor(executor: "DagExecutor") -> None:
         executor.close()
 
 
+def _engine(
+    operation: str,
+    store: Store,
+    impl: str,
+    executor: str,
+    options: Mapping[str, Any] | None,
+    max_workers: int | None,
+    progress: Progress | None,
+) -> "_Engine | None":
+    """What runs Cubed plans on a store, None if zarr-python alone does without."""
+    if impl == "zarr":
+        return None
+    if executor not in executors.IN_PROCESS and not store.pickles:
+        raise OptionError(
+            f"{operation}: {store.label} is in this process's memory, which other processes cannot reach; "
+            "use the executor threads"
+        )
+    given = {} if max_workers is None else {"max_workers": max_workers}
+    return _Engine(executor, {**(options or {}), **given}, progress)
+
+
 class _Engine:
     """Cubed on an executor."""
 
@@ -293,14 +365,14 @@ class _Engine:
         """End workers that wait for more."""
         close_executor(self.executor)
 
-    def check_place(self, plan: Plan) -> None:
+    def check_place(self, operation: str, store: Store) -> None:
         """Refuse a store that the workers do not find: what they wrote would be lost without a word."""
-        label = plan.store.label
+        label = store.label
         if getattr(self.executor, "remote", False) and local_path(label) is not None:
             # an object that was handed in has no URL to tell by
             where = "is not named by a URL" if label.startswith("<") else "is on this machine"
             raise OptionError(
-                f"{plan.operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
+                f"{operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
                 "use the URL of an object store, or the executor processes"
             )
 
