@@ -18,7 +18,7 @@ from zarr.types import AnyArray
 from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.memory import Memory
 from vczstore import arrays
-from vczstore.errors import DamagedStoreError
+from vczstore.errors import DamagedStoreError, VczstoreError
 from vczstore.vcz import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing, missing_value, samples_axis
 
 if TYPE_CHECKING:
@@ -45,6 +45,15 @@ FIXED: dict[str, tuple[str, tuple[str, ...]]] = {
     "call_genotype_phased": ("b", CALL),
 }
 """The kinds of dtype, and the dimensions, of the arrays that the VCF Zarr specification 0.4 names."""
+DECIDES = {
+    SAMPLES: SAMPLE_ID,
+    VARIANTS: "variant_position",
+    "alleles": "variant_allele",
+    "contigs": "contig_id",
+    "filters": "filter_id",
+    "ploidy": "call_genotype",
+}
+"""The array whose length counts, where arrays disagree on a dimension; else it is that of most."""
 BEGINS: dict[str, tuple[str, ...]] = {"call_": CALL, "variant_": (VARIANTS,)}
 """The first dimensions of other fields, by how their names begin."""
 FIELD_KINDS = "biuf" + TEXT
@@ -148,7 +157,7 @@ def data_scans(vcz: Vcz) -> list[Scan]:
     """What to look at in the chunks of a store: all of them, and the order of the variants."""
     try:
         removed = np.flatnonzero(vcz.sample_ids == REMOVED)
-    except DamagedStoreError:
+    except VczstoreError:
         removed = np.empty(0, dtype="i8")  # which chunk it is will be seen
     alleles = vcz.arrays.get("variant_allele")
     n_alleles = alleles.shape[1] if alleles is not None and alleles.ndim == 2 else None
@@ -183,7 +192,7 @@ def _lengths(vcz: Vcz) -> Iterator[Damage]:
             if dimension is not None:
                 found.setdefault(dimension, {})[name] = n
     for dimension, lengths in found.items():
-        decides = {SAMPLES: SAMPLE_ID, VARIANTS: "variant_position"}.get(dimension)
+        decides = DECIDES.get(dimension)
         if decides not in lengths:
             (usual, _), *_ = Counter(lengths.values()).most_common(1)
             decides = next(name for name, n in lengths.items() if n == usual)
@@ -216,7 +225,7 @@ def _samples(vcz: Vcz) -> Iterator[Damage]:
     """Sample IDs that are there twice, removed ones aside."""
     try:
         ids = vcz.sample_ids.tolist()
-    except DamagedStoreError as error:
+    except VczstoreError as error:
         yield Damage(SAMPLE_ID, None, str(error).partition(f"{SAMPLE_ID} ")[2])
         return
     first: dict[str, int] = {}
@@ -353,6 +362,8 @@ class Chunks:
             return None
         region = arrays.chunk_region(self.array, at)[self.axis]
         here = self.removed[np.searchsorted(self.removed, region.start) : np.searchsorted(self.removed, region.stop)]
+        if not len(here):
+            return None
         theirs = np.moveaxis(values, self.axis, 0)[here - region.start]
         left = ~_is_missing(self.name, self.array, theirs).reshape(len(here), -1).all(axis=1)
         if not left.any():

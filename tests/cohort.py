@@ -47,7 +47,7 @@ def make_arrays(n_variants: int, samples: Sequence[str], *, seed: int = 0) -> di
     gl = rng.normal(size=(v, n, 3)).astype("f4")
     gl[rng.random(gl.shape) < 0.2] = MISSING
     gl[rng.random(gl.shape) < 0.1] = FILL
-    genotype = rng.integers(-2, 3, (v, n, 2)).astype("i1")
+    genotype = np.minimum(rng.integers(-2, 3, (v, n, 2)), 1).astype("i1")
     return {
         "sample_id": np.array(list(samples), dtype=object),
         "sample_sex": rng.integers(-1, 3, n).astype("i1"),

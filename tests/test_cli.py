@@ -340,6 +340,8 @@ def test_copy_to_another_backend(plain: Path, tmp_path: Path) -> None:
 COMMANDS: dict[str, tuple[str, list[str]]] = {
     "append": ("append", ["s3://bucket/store", "source"]),
     "remove": ("remove", ["s3://bucket/store", "S0001"]),
+    "compact": ("compact", ["s3://bucket/store"]),
+    "verify": ("verify", ["s3://bucket/store"]),
     "tag": ("tags", ["s3://bucket/store"]),
     "info": ("info", ["s3://bucket/store"]),
     "copy-store-to-icechunk": ("copy_store_to_icechunk", ["source", "s3://bucket/store"]),
@@ -413,6 +415,9 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "append with nonsense memory": (["append", "STORE", "SOURCE", "--allowed-mem", "lots"], "'lots'"),
     "options of a local store": (["append", "STORE", "SOURCE", "--storage-option", "a=1"], "no storage options"),
     "remove unknown": (["remove", "STORE", "S0001", "nobody", "-S", "-"], "nobody"),
+    "compact plain Zarr": (["compact", "STORE"], "--output"),
+    "compact onto a store": (["compact", "STORE", "--output", "SOURCE"], "exists"),
+    "verify nothing": (["verify", "NOTHING"], "no such file"),
     "tag plain Zarr": (["tag", "STORE", "v1"], "copy-store-to-icechunk"),
     "info of nothing": (["info", "NOTHING"], "no such file"),
     "info at a tag of plain Zarr": (["info", "STORE", "--at", "v1"], "copy-store-to-icechunk"),
@@ -467,6 +472,7 @@ def test_progress(store: Path, options: list[str], shown: bool) -> None:
 DRY = {
     "append": ["append", "STORE", "SOURCE"],
     "remove": ["remove", "STORE", "S0001"],
+    "compact": ["compact", "STORE", "--output", "NEW"],
     "copy": ["copy-store-to-icechunk", "SOURCE", "NEW"],
     "overwrite": ["copy-store-to-icechunk", "SOURCE", "REPOSITORY", "--overwrite"],
 }
@@ -630,8 +636,10 @@ def test_help_and_version() -> None:
         "append",
         "update",
         "remove",
+        "compact",
         "tag",
         "info",
+        "verify",
         "copy-store-to-icechunk",
         "plan",
         "run",

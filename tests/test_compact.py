@@ -266,9 +266,10 @@ def test_truncated_chunk(removed: Callable, tmp_path: Path, column: int) -> None
 def test_truncated_chunk_on_icechunk(removed: Callable) -> None:
     store, before = removed(Way("icechunk", "cubed"))
     session = repository_of(store).writable_session("main")
+    from zarr.core.buffer import default_buffer_prototype
 
     async def truncate() -> None:
-        value = await session.store.get("call_GL/c/1/2/0", zarr.core.buffer.default_buffer_prototype())
+        value = await session.store.get("call_GL/c/1/2/0", default_buffer_prototype())
         await session.store.set("call_GL/c/1/2/0", value[:-4])
 
     asyncio.run(truncate())

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,6 +125,10 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
+DECODING_ERRORS = (RuntimeError, ValueError, TypeError, EOFError, zlib.error)
+"""What codecs raise."""
+
+
 class DamagedChunkError(ValueError):
     """The bytes of a chunk cannot be those that were written."""
 
@@ -142,7 +147,7 @@ def naming(what: str) -> Iterator[None]:
         yield
     except DamagedChunkError:
         raise
-    except (RuntimeError, ValueError, TypeError) as error:
+    except DECODING_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedChunkError(f"a chunk of {what} cannot be decoded ({reason})") from error
 
