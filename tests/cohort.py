@@ -174,6 +174,13 @@ def expected_remove(old: dict[str, np.ndarray], samples: Sequence[str]) -> dict[
     return result
 
 
+def expected_compact(old: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model of a compaction: ``array[:, keep]``."""
+    keep = old["sample_id"].astype(object) != ""
+    axes = {name: DIMENSIONS[name].index("samples") for name in old if "samples" in DIMENSIONS[name]}
+    return {n: np.compress(keep, a, axis=axes[n]) if n in axes else a for n, a in old.items()}
+
+
 def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     """Equal bit for bit, NaN payloads included; strings by value."""
     assert sorted(actual) == sorted(expected)

@@ -23,13 +23,6 @@ from tests.test_model import layouts
 from vczstore.errors import DamagedStoreError, MemoryLimitError, OptionError, StaleError, StorageError, VczstoreError
 
 
-def compacted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model: ``array[:, keep]``."""
-    keep = arrays["sample_id"].astype(object) != ""
-    axes = {n: cohort.DIMENSIONS[n].index("samples") for n in arrays if "samples" in cohort.DIMENSIONS[n]}
-    return {n: np.compress(keep, a, axis=axes[n]) if n in axes else a for n, a in arrays.items()}
-
-
 def repository_of(path: Path) -> icechunk.Repository:
     return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
 
@@ -95,12 +88,12 @@ def test_compact(way: Way, removed: Callable, tmp_path: Path) -> None:
     assert result.plan.encoded_chunks == 2 * column + (0 if output is None else column + 3 * 3 + 1)
     if output is None:
         assert history(store) == [result.snapshot, *past]
-        cohort.assert_same(way.read(store), compacted(before))
+        cohort.assert_same(way.read(store), cohort.expected_compact(before))
         session = repository_of(store).readonly_session(snapshot_id=past[0])
         cohort.assert_same(cohort.read_vcz(session.store), before)
     else:
         assert cohort.digest(store) == digest
-        cohort.assert_same(cohort.read_vcz(output), compacted(before))
+        cohort.assert_same(cohort.read_vcz(output), cohort.expected_compact(before))
     assert vczstore.info(output or store).samples == 11
 
 
@@ -118,14 +111,14 @@ def test_nothing_is_left_beyond_the_new_shapes(removed: Callable, tmp_path: Path
     batch = {name: batch[name] for name in FIELDS}
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
     vczstore.append(store, tmp_path / "batch.vcz")
-    cohort.assert_same(way.read(store), cohort.expected_append(compacted(before), batch))
+    cohort.assert_same(way.read(store), cohort.expected_append(cohort.expected_compact(before), batch))
 
 
 def test_other_processes(removed: Callable) -> None:
     """What they read is the base snapshot, though others write to the same chunks."""
     store, before = removed(Way("icechunk", "cubed"))
     vczstore.compact(store, executor="processes", max_workers=2)
-    cohort.assert_same(Way("icechunk", "cubed").read(store), compacted(before))
+    cohort.assert_same(Way("icechunk", "cubed").read(store), cohort.expected_compact(before))
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -142,7 +135,7 @@ def test_random_stores(data: st.DataObject, n: int, layout: dict, kind: str, imp
         store = way.make(Path(name), model, **layout)
         if gone:
             vczstore.remove(store, sorted(gone), impl="zarr")
-        expected = compacted(cohort.expected_remove(model, sorted(gone)))
+        expected = cohort.expected_compact(cohort.expected_remove(model, sorted(gone)))
         if kind == "icechunk":
             vczstore.compact(store, **way.options)
             cohort.assert_same(way.read(store), expected)
@@ -264,7 +257,7 @@ def test_truncated_chunk(removed: Callable, tmp_path: Path, column: int) -> None
     chunk.write_bytes(whole)
     shutil.rmtree(output)
     vczstore.compact(store, output)
-    cohort.assert_same(cohort.read_vcz(output), compacted(before))
+    cohort.assert_same(cohort.read_vcz(output), cohort.expected_compact(before))
 
 
 def test_truncated_chunk_on_icechunk(removed: Callable) -> None:
@@ -300,7 +293,7 @@ def test_somebody_else_commits(removed: Callable) -> None:
     vczstore.remove(store, "S0001", impl="zarr")
     complain(StaleError, (str(store), "changed", "again"), lambda: vczstore.run(plan))
     vczstore.compact(store)
-    expected = compacted(cohort.expected_remove(before, ["S0000", "S0001"]))
+    expected = cohort.expected_compact(cohort.expected_remove(before, ["S0000", "S0001"]))
     cohort.assert_same(Way("icechunk", "cubed").read(store), expected)
 
 
