@@ -40,7 +40,7 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
     """
     operation = "copy-store-to-icechunk"
     source.require_whole(operation)
-    writes = tuple(CopyArray.of(name, array, memory) for name, array in source.arrays.items())
+    writes = tuple(CopyArray.of(operation, name, array, 3, memory) for name, array in source.arrays.items())
     root = {"zarr_format": 3, "node_type": "group", "attributes": dict(source.attributes)}
     documents = {f"{w.name}/zarr.json": arrays.documents(w.target.metadata)["zarr.json"] for w in writes}
     return Plan(
@@ -79,7 +79,7 @@ class CopyArray:
     name
         Of the array.
     source, target
-        The array as it is, and as it will be, in format 3.
+        The array as it is, and as it will be.
     columns
         All of it.
     """
@@ -90,9 +90,9 @@ class CopyArray:
     columns: Columns
 
     @classmethod
-    def of(cls, name: str, source: AnyArray, memory: Memory) -> "CopyArray":
-        """Find the format 3 metadata of an array."""
-        metadata = arrays.in_format(source, 3, shape=source.shape, dimension_names=dimensions(source))
+    def of(cls, operation: str, name: str, source: AnyArray, zarr_format: int, memory: Memory) -> "CopyArray":
+        """Find the metadata of an array in a format."""
+        metadata = arrays.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
         target = arrays.from_metadata(metadata, source.store, name)
         chunks = arrays.outer_chunks(target)
         chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
@@ -101,7 +101,7 @@ class CopyArray:
         def decoding(block: tuple[int, ...]) -> int:
             return ColumnReader(source, Columns(target.shape, chunks, None, (), block)).decode_mem()
 
-        block = memory.fit("copy-store-to-icechunk", grid, chunk_bytes, decoding)
+        block = memory.fit(operation, grid, chunk_bytes, decoding)
         return cls(name, source, target, Columns(target.shape, chunks, None, (), block))
 
     @property

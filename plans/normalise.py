@@ -13,7 +13,6 @@ from plans.copy import CopyArray
 from plans.harmonise import Findings, Harmonised, Rewritten, Rules, WriteAlleles
 from plans.parts import Part, PutSamples
 from vczstore import arrays
-from vczstore.ledger import ATTRIBUTE
 from vczstore.stores import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
@@ -89,7 +88,8 @@ def compile_normalise(
         incoming: Any = Harmonised.of(name, array, after, 0, findings) if VARIANTS in dimensions(array) else array
         part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
-    attributes = {name: value for name, value in source.attributes.items() if name != ATTRIBUTE}
+    # what a store remembers of itself is not the batch's
+    attributes = {name: value for name, value in source.attributes.items() if not name.startswith("vczstore_")}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return Plan(
         operation=OPERATION,
@@ -121,4 +121,4 @@ def _carry(
         return WriteAlleles.of(None, after, findings)
     if after.shape != array.shape:
         return Rewritten.of(OPERATION, array, after, memory)
-    return CopyArray.of(name, array, memory)
+    return CopyArray.of(OPERATION, name, array, 3, memory)

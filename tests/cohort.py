@@ -47,7 +47,7 @@ def make_arrays(n_variants: int, samples: Sequence[str], *, seed: int = 0) -> di
     gl = rng.normal(size=(v, n, 3)).astype("f4")
     gl[rng.random(gl.shape) < 0.2] = MISSING
     gl[rng.random(gl.shape) < 0.1] = FILL
-    genotype = rng.integers(-2, 3, (v, n, 2)).astype("i1")
+    genotype = np.minimum(rng.integers(-2, 3, (v, n, 2)), 1).astype("i1")
     return {
         "sample_id": np.array(list(samples), dtype=object),
         "sample_sex": rng.integers(-1, 3, n).astype("i1"),
@@ -172,6 +172,13 @@ def expected_remove(old: dict[str, np.ndarray], samples: Sequence[str]) -> dict[
             changed[(*([slice(None)] * axis), where)] = "" if name == "sample_id" else missing
             result[name] = changed
     return result
+
+
+def expected_compact(old: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model of a compaction: ``array[:, keep]``."""
+    keep = old["sample_id"].astype(object) != ""
+    axes = {name: DIMENSIONS[name].index("samples") for name in old if "samples" in DIMENSIONS[name]}
+    return {n: np.compress(keep, a, axis=axes[n]) if n in axes else a for n, a in old.items()}
 
 
 def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

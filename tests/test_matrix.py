@@ -217,6 +217,19 @@ def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:
     assert document["dimension_separator"] == "/"
 
 
+def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_path: Path) -> None:
+    """The copy is what zarr-python 2.18 reads, through consolidated metadata and without them."""
+    made = make_cohort(Way(LEGACY, "cubed"))
+    gone = [OLD[1], OLD[4], OLD[5]]
+    vczstore.remove(made.store, gone)
+    vczstore.compact(made.store, tmp_path / "output.vcz")
+    expected = cohort.select(made.old, [sample for sample in OLD if sample not in gone])
+    for found in made.legacy.read(tmp_path / "output.vcz"):
+        cohort.assert_same(found, expected)
+    for store in (made.store, tmp_path / "output.vcz"):
+        assert vczstore.verify(store).damages == []
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_legacy_store_moves_to_icechunk(make_cohort: MakeCohort, tmp_path: Path, impl: str) -> None:
     """With chunks that format 3 decodes and others that it does not; and a legacy batch comes after it."""

@@ -25,7 +25,7 @@ layouts = st.fixed_dictionaries(
 
 @st.composite
 def stories(draw: st.DrawFn) -> tuple[dict, list]:
-    """A store's layout, and what happens to it: batches, updates and removals of present samples."""
+    """A store's layout, and what happens to it: batches, updates and removals of present samples, and compactions."""
     n_variants = draw(st.integers(1, 8))
     present = cohort.ids(0, draw(st.integers(1, 9)))
     start = {
@@ -37,8 +37,10 @@ def stories(draw: st.DrawFn) -> tuple[dict, list]:
     events: list[tuple] = []
     fresh = len(present)
     for _ in range(draw(st.integers(1, 4))):
-        what = draw(st.sampled_from(["append", "remove", "update"])) if present else "append"
-        if what == "remove":
+        what = draw(st.sampled_from(["append", "remove", "update", "compact"])) if present else "append"
+        if what == "compact":
+            events.append(("compact", None))
+        elif what == "remove":
             gone = draw(st.lists(st.sampled_from(present), min_size=1, unique=True))
             events.append(("remove", gone))
             present = [s for s in present if s not in gone]
@@ -87,6 +89,11 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
             vczstore.copy_store_to_icechunk(store, folder / "repository")
             store = folder / "repository"
         for i, (what, details) in enumerate(events):
+            if what == "compact":
+                output = None if icechunk else folder / f"compacted-{i}.vcz"
+                vczstore.compact(store, output, impl=impl, executor=executor)
+                store, model = output or store, cohort.expected_compact(model)
+                continue
             if what == "remove":
                 vczstore.remove(store, details, impl=impl, executor=executor)
                 model = cohort.expected_remove(model, details)
@@ -102,6 +109,7 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
             operation(store, *paths, impl=impl, executor=executor)
         place: zarr.abc.store.Store | Path = cohort.icechunk_store(store) if icechunk else store
         cohort.assert_same(cohort.read_vcz(place), model)
+        assert vczstore.verify(store, impl="zarr").damages == []
 
 
 few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])

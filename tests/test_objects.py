@@ -150,6 +150,11 @@ def test_every_operation(cloud: Cloud, kind: str, impl: str) -> None:
     info = vczstore.info(store, storage_options=cloud.options)
     assert (info.samples, info.removed_samples) == (11, 1)
     assert info.backend == ("icechunk" if kind == "icechunk" else "obstore")
+    output = None if kind == "icechunk" else f"{cloud.url}/output.vcz"
+    vczstore.compact(store, output, **options)
+    expected = cohort.select(expected, [sample for sample in expected["sample_id"] if sample])
+    cohort.assert_same(cloud.read("cohort/store.vcz" if output is None else "output.vcz", kind), expected)
+    assert vczstore.verify(output or store, storage_options=cloud.options).ok
 
 
 def run_cli(*args: str, cloud: Cloud) -> str:

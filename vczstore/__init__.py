@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vczstore.api import (
         append,
+        compact,
         copy_store_to_icechunk,
         create,
         delete_tag,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         log,
         normalise,
         plan_append,
+        plan_compact,
         plan_remove,
         plan_update,
         remove,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         tag,
         tags,
         update,
+        verify,
     )
     from vczstore.errors import VczstoreError
     from vczstore.execution import Result
@@ -32,6 +35,7 @@ __all__ = [
     "Result",
     "VczstoreError",
     "append",
+    "compact",
     "copy_store_to_icechunk",
     "create",
     "delete_tag",
@@ -39,6 +43,7 @@ __all__ = [
     "log",
     "normalise",
     "plan_append",
+    "plan_compact",
     "plan_job",
     "plan_remove",
     "plan_update",
@@ -48,6 +53,7 @@ __all__ = [
     "tag",
     "tags",
     "update",
+    "verify",
 ]
 
 _HOMES = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plans import Survey
     from plans.harmonise import Rules
     from vczstore.stores.icechunk import IcechunkStore
+    from vczstore.verification import Verified
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     return run_stages(compile_create(place, incoming, opts.memory), "create", place, dry_run=dry_run, **opts.engine)
 
 
-# ---- append, update, remove, copy -----------------------------------------------------------
+# ---- append, update, remove, compact, copy --------------------------------------------------
 
 
 def append(
@@ -475,6 +476,49 @@ def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> P
         return compile_remove(place, place.open(), wanted, opts.memory)
 
 
+def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = False, **options: Any) -> Result:
+    """
+    Let the samples that have been removed leave a store: those after them move up, in one commit.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    output
+        A path or URL for a compacted copy on plain Zarr; the store stays as it is. Needed for a store on plain Zarr,
+        which has no transactions.
+    dry_run
+        Check everything, write nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        If the store is on plain Zarr and `output` is not given, or there is something already.
+    """
+    opts = Options(**options)
+    return _run(_plan_compact(store, output, opts), opts, dry_run=dry_run)
+
+
+def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
+    """Compile a compaction without running it; see `compact` and `run`."""
+    return _plan_compact(store, output, Options(**options))
+
+
+def _plan_compact(store: Place, output: str | Path | None, opts: Options) -> Plan:
+    from plans.compact import compile_compact, compile_compacted_copy
+
+    with plain_errors(store):
+        if output is None:
+            place = opts.store(store)
+            return compile_compact(place, place.open(), opts.memory)
+        url = os.fspath(output)
+        vcz = opts.for_store(store, [url]).store(store).open()
+        place = new_store(url, "compact", storage_options=opts.options_of(url, store), samples_chunks=1)
+        return compile_compacted_copy(place, vcz, opts.memory)
+
+
 def copy_store_to_icechunk(
     source: Place, store: str | Path, *, overwrite: bool = False, dry_run: bool = False, **options: Any
 ) -> Result:
@@ -541,7 +585,7 @@ def run(plan: Plan, **options: Any) -> Result:
     Parameters
     ----------
     plan
-        From `plan_append`, `plan_update` or `plan_remove`.
+        From `plan_append`, `plan_update`, `plan_remove` or `plan_compact`.
     options
         ``impl``, ``executor``, ``max_workers`` and ``progress`` of `Options`.
 
@@ -664,3 +708,35 @@ def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
     """
     with plain_errors(store):
         return describe(Options(**options).store(store), at)
+
+
+def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
+    """
+    Look for damages of a store, and write nothing.
+
+    Arrays agree on the lengths of dimensions, and are as the VCF Zarr specification has them; sample IDs are unique;
+    consolidated metadata are those of the arrays; every chunk that is stored decodes, and holds no values of removed
+    samples; variants are sorted within contigs, and ``region_index`` is true. Chunks that are not stored stand for the
+    fill value, and are no damage; nor are those that a stopped append has left outside the grid of an array.
+
+    A bit that has flipped in a chunk is found if its codec, or what it decodes to, tells: gzip and checksums always do.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    quick
+        Whether to look at metadata and sample IDs only.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    VczstoreError
+        If the store cannot be opened, its metadata being too damaged for instance.
+    """
+    from vczstore.verification import verify_store
+
+    opts = Options(**options)
+    with plain_errors(store):
+        return verify_store(opts.store(store), opts.memory, quick=quick, **opts.engine)

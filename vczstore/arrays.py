@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -146,6 +148,10 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
+DECODING_ERRORS = (RuntimeError, ValueError, TypeError, EOFError, zlib.error)
+"""What codecs raise."""
+
+
 class DamagedChunkError(ValueError):
     """The bytes of a chunk cannot be those that were written."""
 
@@ -164,7 +170,7 @@ def naming(what: str) -> Iterator[None]:
         yield
     except DamagedChunkError:
         raise
-    except (RuntimeError, ValueError, TypeError) as error:
+    except DECODING_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedChunkError(f"a chunk of {what} cannot be decoded ({reason})") from error
 
@@ -257,14 +263,58 @@ def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Seque
     DamagedChunkError
         Naming the first chunk that is not.
     """
-    compressor = "" if array.shards or not array.compressors else type(array.compressors[-1]).__name__
-    frame_length = next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
-    if frame_length is None:
-        return
     for at, value in zip(coords, values, strict=True):
-        if value is not None and (said := frame_length(value)) != len(value):
+        if value is not None and (said := frame_length(array, value)) not in (None, len(value)):
             where = f"{chunk_key(array, at)} in {place(array.store)}"
             raise DamagedChunkError(f"chunk {where} is cut off: it has {len(value):,} bytes of {said:,}")
+
+
+def frame_length(array: AnyArray, value: Buffer) -> int | None:
+    """How long an encoded chunk says it is; None if its encoding does not tell."""
+    compressor = "" if array.shards or not array.compressors else type(array.compressors[-1]).__name__
+    tell = next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
+    return None if tell is None else tell(value)
+
+
+class ChunkDecoder:
+    """Decodes chunks whose bytes are at hand, as zarr does with those that it reads itself."""
+
+    def __init__(self, array: AnyArray) -> None:
+        self._objects: dict[str, Buffer] = {}
+        self._array = planned(array, store=MemoryStore(self._objects))
+
+    def decode(self, coords: Sequence[int], value: Buffer) -> np.ndarray:
+        """The values of one chunk (of one shard), as far as they lie within the array. Fails as its codecs do."""
+        self._objects.clear()
+        self._objects[chunk_key(self._array, coords)] = value
+        return np.asarray(self._array[chunk_region(self._array, coords)])
+
+
+def chunk_region(array: AnyArray, coords: Sequence[int]) -> tuple[slice, ...]:
+    """Where in an array a chunk is, as far as it lies within."""
+    sides = zip(coords, outer_chunks(array), array.shape, strict=True)
+    return tuple(slice(int(i) * c, min(n, (int(i) + 1) * c)) for i, c, n in sides)
+
+
+def count_outside(array: AnyArray) -> int:
+    """How many chunks of an array are stored that lie outside its grid, where no reader looks. It is a listing."""
+    cells = grid(array.shape, outer_chunks(array))
+
+    async def count() -> int:
+        n = 0
+        async for key in array.store.list_prefix(f"{array.path}/"):
+            coords = _coords(array, key)
+            n += coords is not None and any(i >= m for i, m in zip(coords, cells, strict=True))
+        return n
+
+    return sync(count())
+
+
+def _coords(array: AnyArray, key: str) -> tuple[int, ...] | None:
+    """Which chunk of an array a key is that of, None if of none."""
+    match = re.fullmatch(r"(?:c[/.])?(\d+(?:[/.]\d+)*)", key.removeprefix(f"{array.path}/"))
+    coords = tuple(int(i) for i in re.split("[/.]", match[1])) if match else ()
+    return coords if len(coords) == array.ndim and chunk_key(array, coords) == key else None
 
 
 def _blosc_length(value: Buffer) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vczstore.executor_check import Checked
     from vczstore.job import JobResult
     from vczstore.report import Report
+    from vczstore.verification import Verified
 
 INTERRUPTED = 130
 
@@ -84,7 +85,7 @@ _STORE = (
 _PROGRESS = click.option(
     "-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"
 )
-_TASKS = (
+_WORKERS = (
     click.option(
         "--executor",
         metavar="NAME|FILE",
@@ -99,6 +100,9 @@ _TASKS = (
         help="Tasks that run at once; one for each core by default, 100 on Modal.",
     ),
     click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB.  [default: 2GB]"),
+)
+_TASKS = (
+    *_WORKERS,
     click.option(
         "--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."
     ),
@@ -341,6 +345,22 @@ def remove(
 
 @main.command()
 @click.argument("store")
+@click.option("--output", metavar="PATH", help="Make a compacted copy on plain Zarr here; STORE stays as it is.")
+@_options(_STORE, _RUN, _OUTPUT)
+def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Let removed samples leave: those after them move up.
+
+    A store on plain Zarr needs --output.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.compact(store, output, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
 @click.argument("name", required=False)
 @click.option("-d", "--delete", is_flag=True, help="Delete the tag. Its name cannot be given again.")
 @_options(_STORE, _OUTPUT)
@@ -375,6 +395,28 @@ def info(store: str, at: str | None, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(found.as_dict()))
     else:
         _print_info(found)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--quick", is_flag=True, help="Look at metadata and sample IDs only.")
+@_PROGRESS
+@_options(_STORE, _WORKERS, _OUTPUT)
+def verify(store: str, quick: bool, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Look for damages: in metadata, sample IDs, the order of variants, and every chunk.
+
+    Exit status 1 if there are any.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        found = api.verify(store, quick=quick, progress=bar, **options)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        _print_verified(found)
+    if not found.ok:
+        sys.exit(1)
 
 
 @main.command()
@@ -627,6 +669,19 @@ def _print_checked(found: "Checked") -> None:
         there = found.worker.get(name)
         other = f", here {here or 'missing'}" if name in found.differ else ""
         click.echo(f"  {name:<11} {there or 'missing'}{other}")
+
+
+def _print_verified(found: "Verified") -> None:
+    """What is wrong with a store, one line each, after what was looked at."""
+    head = click.style(f"verify {found.store}:", bold=True)
+    verdict = f"{len(found.damages):,} damages" if len(found.damages) > 1 else "1 damage" if found.damages else "whole"
+    chunks = "" if found.chunks is None else f", {found.chunks:,} chunks stored, {found.absent:,} absent"
+    what = "metadata and sample IDs" if found.quick else "all"
+    click.echo(f"{head} {verdict}; looked at {what} of {found.arrays:,} arrays{chunks}, in {found.seconds:.2f} s")
+    for name, n in found.outside.items():
+        click.echo(f"  {name}: {n:,} chunks outside its grid, which no reader sees; a stopped append leaves such")
+    for damage in found.damages:
+        click.echo(f"  {click.style('damage', fg='red')} {damage}")
 
 
 def _print_info(found: "Info") -> None:

@@ -144,12 +144,7 @@ def run_plans(
         On a keyboard interrupt.
     """
     store = plans[0].store
-    if executor not in executors.IN_PROCESS and impl != "zarr" and not store.pickles:
-        raise OptionError(
-            f"{plans[0].operation}: {store.label} is in this process's memory, which other processes cannot reach; "
-            "use the executor threads"
-        )
-    with _engine(impl, executor, executor_options, max_workers, progress) as engine:
+    with _engine(plans[0].operation, store, impl, executor, executor_options, max_workers, progress) as engine:
         return _run_plans(
             plans,
             message,
@@ -235,7 +230,7 @@ def run_stages(
     Result
         With the tasks of the surveys.
     """
-    with _engine("cubed", executor, executor_options, max_workers, progress) as engine:
+    with _engine(operation, store, "cubed", executor, executor_options, max_workers, progress) as engine:
         assert engine is not None
         run = _Run("")
         plan = _compile(stages, operation, store, engine, run)
@@ -269,9 +264,56 @@ def compile_stages(
     progress: Progress | None = None,
 ) -> Plan:
     """Compile a plan in stages without running it; see `run_stages`."""
-    with _engine("cubed", executor, executor_options, max_workers, progress) as engine:
+    with _engine(operation, store, "cubed", executor, executor_options, max_workers, progress) as engine:
         assert engine is not None
         return _compile(stages, operation, store, engine, _Run(""))
+
+
+def run_survey(
+    survey: Survey,
+    store: Store,
+    *,
+    executor: str = "threads",
+    executor_options: Mapping[str, Any] | None = None,
+    max_workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[Any]]:
+    """
+    Look something up in a store, and write nothing.
+
+    Parameters
+    ----------
+    survey, store
+        What to look up, and where.
+    executor, executor_options, max_workers, progress
+        As in `run_plans`.
+
+    Returns
+    -------
+    list of list
+        What each scan has found, in any order.
+
+    Raises
+    ------
+    VczstoreError
+        If tasks cannot run.
+    """
+    with _engine(survey.operation, store, "cubed", executor, executor_options, max_workers, progress) as engine:
+        assert engine is not None
+        with _telling(store, lambda: (survey.operation, "nothing was written")):
+            engine.check_place(survey.operation, store)
+            return _look_up(survey, "checking", engine, _Run(""))
+
+
+def _look_up(survey: Survey, what: str, engine: "_Engine", run: "_Run") -> list[list[Any]]:
+    found: list[list[Any]] = [[] for _ in survey.scans]
+
+    def on_report(report: "TaskReport") -> None:
+        for tag, value in report.found:
+            found[tag].append(value)
+
+    engine.execute(what, survey.cubed_plan(), run, on_report)
+    return found
 
 
 def _compile(
@@ -288,29 +330,29 @@ def _compile(
             except StopIteration as end:
                 plan: Plan = end.value
                 return plan
-            found: list[list[Any]] = [[] for _ in survey.scans]
-
-            def on_report(report: "TaskReport", found: list[list[Any]] = found) -> None:
-                for tag, value in report.found:
-                    found[tag].append(value)
-
             n_surveys += 1
-            engine.execute(f"survey {n_surveys}", survey.cubed_plan(), run, on_report)
-            answer = found
+            answer = _look_up(survey, f"survey {n_surveys}", engine, run)
 
 
 @contextmanager
 def _engine(
+    operation: str,
+    store: Store,
     impl: str,
     executor: str,
     options: Mapping[str, Any] | None,
     max_workers: int | None,
     progress: Progress | None,
 ) -> "Iterator[_Engine | None]":
-    """What runs tasks, None for the implementation that has none; its workers end with it."""
+    """What runs Cubed plans on a store, None if zarr-python alone does without; its workers end with it."""
     if impl == "zarr":
         yield None
         return
+    if executor not in executors.IN_PROCESS and not store.pickles:
+        raise OptionError(
+            f"{operation}: {store.label} is in this process's memory, which other processes cannot reach; "
+            "use the executor threads"
+        )
     given = {} if max_workers is None else {"max_workers": max_workers}
     engine = _Engine(executor, {**(options or {}), **given}, progress)
     try:
@@ -505,6 +547,8 @@ def _state(plan: Plan, visible: int = 0) -> str:
     if plan.operation in ("create", "normalise"):
         return "nothing there reads as a store; delete it, and run the same command again"
     before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
+    if plan.operation == "compact":
+        return f"{plan.store.label} is no store yet; delete what is there and run the same command again"
     if plan.operation in ("remove", "update"):
         done = "be missing" if plan.operation == "remove" else "be new"
         return f"{before}some values of the samples may {done} already; run the same command again to complete it"

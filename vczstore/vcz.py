@@ -200,8 +200,29 @@ class Vcz:
             return arrays.read_strings(self.arrays[name])
         except OSError as error:
             raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
-        except (RuntimeError, ValueError, TypeError) as error:
+        except arrays.DECODING_ERRORS as error:
             raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({_first_line(error)})") from error
+
+    def consolidated(self) -> "Vcz | None":
+        """
+        The same as consolidated metadata tell it, which may be stale; None if the store has none.
+
+        Raises
+        ------
+        DamagedStoreError
+            If they make no sense.
+        """
+        try:
+            key = ".zmetadata" if self.zarr_format == 2 else "zarr.json"
+            document = arrays.read_json(self.store, key)
+            if document is None or (self.zarr_format == 3 and not document.get("consolidated_metadata")):
+                return None
+            group = zarr.open_group(self.store, mode="r", use_consolidated=True)
+            members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
+            attributes = document["metadata"].get(".zattrs", {}) if self.zarr_format == 2 else dict(group.attrs)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DamagedStoreError(f"consolidated metadata cannot be read ({_first_line(error)})") from error
+        return replace(self, arrays=members, attributes=attributes)
 
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:

@@ -257,7 +257,9 @@ class IcechunkTransaction:
             self.session.merge(store.session)
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str:
-        """Commit; a store that moved on in the meantime is left as it is."""
+        """Commit; a store that moved on in the meantime is left as it is, and so is one that nothing was done to."""
+        if not self.session.has_uncommitted_changes:
+            return str(self.session.snapshot_id)
         try:
             with self.place.lock():
                 return str(self.session.commit(message, metadata=dict(metadata)))

@@ -54,6 +54,9 @@ class PlainStore:
         """Begin to write to the store itself."""
         if self.open().state != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
+        return self._begin()
+
+    def _begin(self) -> "PlainTransaction":
         return PlainTransaction(self.zarr_store.with_read_only(False))
 
 
@@ -72,7 +75,7 @@ class NewPlainStore(PlainStore):
     def transaction(self, base: str) -> "PlainTransaction":
         """Begin to write what becomes a store with its last edit."""
         self.require_nothing("create")
-        return PlainTransaction(self.zarr_store.with_read_only(False))
+        return self._begin()
 
 
 @dataclass(frozen=True)

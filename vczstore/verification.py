@@ -1,0 +1,96 @@
+"""Whether a store is whole."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from plans import Memory, Survey
+from plans.verify import Damage, contig_damages, data_scans, metadata_damages
+from vczstore.execution import run_survey
+from vczstore.stores import Store
+
+OPERATION = "verify"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """
+    What was found in a store.
+
+    Attributes
+    ----------
+    store, snapshot
+        Which store was looked at, and its snapshot; None on plain Zarr.
+    quick
+        Whether metadata and sample IDs are all that was looked at.
+    arrays
+        How many arrays there are.
+    chunks, absent
+        How many chunks are stored, and how many are not and stand for the fill value, as Zarr allows. None if quick.
+    outside
+        How many chunks each array has outside its grid, where no reader looks; arrays without any are left out.
+    damages
+        What is wrong, sorted by array and chunk.
+    seconds
+        What it took.
+    """
+
+    store: str
+    snapshot: str | None
+    quick: bool
+    arrays: int
+    chunks: int | None
+    absent: int | None
+    outside: Mapping[str, int]
+    damages: list[Damage]
+    seconds: float = field(compare=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damages
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"ok": self.ok, **values, "damages": [asdict(damage) for damage in self.damages]}
+
+
+def verify_store(place: Store, memory: Memory, *, quick: bool, **options: Any) -> Verified:
+    """
+    Look at all of a store, or at its metadata and sample IDs.
+
+    Parameters
+    ----------
+    place
+        The store.
+    memory
+        What a task may use.
+    quick
+        Whether to leave the chunks alone.
+    options
+        Of `run_survey`.
+    """
+    started = time.perf_counter()
+    vcz = place.open()
+    damages = set(metadata_damages(vcz))
+    found = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), memory), place, **options)
+    seen = [one for ones in found for one in ones]
+    damages.update(damage for one in seen for damage in one.damages)
+    damages.update(contig_damages(seen))
+    outside: Counter[str] = Counter()
+    for one in seen:
+        outside[one.array] += one.outside
+    return Verified(
+        store=place.label,
+        snapshot=vcz.snapshot,
+        quick=quick,
+        arrays=len(vcz.arrays),
+        chunks=None if quick else sum(one.stored for one in seen),
+        absent=None if quick else sum(one.absent for one in seen),
+        outside={name: n for name, n in sorted(outside.items()) if n},
+        damages=sorted(damages, key=lambda damage: damage.order),
+        seconds=time.perf_counter() - started,
+    )
