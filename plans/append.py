@@ -14,6 +14,7 @@ from zarr.types import AnyArray
 from plans import Memory, Plan
 from plans.compatible import check_metadata, check_samples, data_checks
 from plans.parts import Part, PutSamples
+from plans.stale import samples_change
 from vczstore import arrays
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
@@ -74,16 +75,18 @@ def compile_append(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
 
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
     shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in after.items()]
+    ids = np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])
+    planned, marks = samples_change(store.planned(after, ids))
     return Plan(
         operation=operation,
         store=place,
         base=base,
         checks=tuple(check for source in sources for check in data_checks(operation, store, source)),
         writes=writes,
-        preparations=tuple(WriteDocuments.of(store.arrays[name]) for name in created),
+        preparations=(*(WriteDocuments.of(store.arrays[name]) for name in created), *marks),
         edits=(*shapes, Consolidate(tuple(after), store.zarr_format)),
         memory=memory,
-        after=store.planned(after, np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])),
+        after=planned,
         counts={"sources": len(sources), "samples added": new - old},
     )
 

@@ -28,8 +28,9 @@ REMOVED = ""
 """The ID that takes a removed sample's place: readers of VCZ skip it."""
 
 INT_MISSING = -1
+INT_FILL = -2
 STR_MISSING = "."
-FLOAT32_MISSING = np.array([0x7F800001], dtype="u4").view("f4")[0]
+FLOAT32_MISSING, FLOAT32_FILL = np.array([0x7F800001, 0x7F800002], dtype="u4").view("f4")
 
 
 def dimensions(array: AnyArray) -> tuple[str | None, ...]:
