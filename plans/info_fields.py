@@ -7,7 +7,7 @@ refuses to do there, are done on the diploid genotypes.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -101,7 +101,18 @@ class Counts:
     def unpacked(cls, packed: np.ndarray, n_samples: int) -> "Counts":
         """The counts that were packed."""
         alleles, rest = packed[:, :-3], packed[:, -3:]
-        return cls(alleles.reshape(len(packed), len(Kind), -1), *rest.T, n_samples=n_samples)
+        called, incomplete, n_alleles = rest.T
+        return cls(alleles.reshape(len(packed), len(Kind), -1), called, incomplete, n_alleles, n_samples)
+
+    def part(self, rows: slice) -> "Counts":
+        """The counts of some of the variants; what is added to them is added here."""
+        return replace(
+            self,
+            alleles=self.alleles[rows],
+            called=self.called[rows],
+            incomplete=self.incomplete[rows],
+            n_alleles=self.n_alleles[rows],
+        )
 
     @property
     def of_allele(self) -> np.ndarray:

@@ -175,11 +175,11 @@ class GenotypeCounter:
 
     def count(self, rows: slice) -> Counts:
         """Read the chunks of some rows, one after the other."""
-        n_alleles = np.maximum(1, np.count_nonzero(arrays.read(self.allele, (rows,)).astype(object) != "", axis=1))
+        n_alleles = np.maximum(1, arrays.read(self.allele, (rows,)).astype(object).astype(bool).sum(axis=1))
         counts = Counts.zeros(n_alleles, self.allele.shape[1], self.n_samples)
         for part in _steps(rows, arrays.outer_chunks(self.genotype)[0]):
             here = slice(part.start - rows.start, part.stop - rows.start)
-            some = Counts(*(a[here] for a in (counts.alleles, counts.called, counts.incomplete, n_alleles)), 0)
+            some = counts.part(here)
             for samples in _steps(slice(0, self.genotype.shape[1]), arrays.outer_chunks(self.genotype)[1]):
                 genotypes = arrays.read(self.genotype, (part, samples))
                 gone = self.removed[(self.removed >= samples.start) & (self.removed < samples.stop)] - samples.start

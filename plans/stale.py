@@ -8,15 +8,13 @@ not, where an operation was stopped, but never the other way round. `plans.recom
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from plans.info_fields import FIELDS
 from vczstore.errors import DamagedStoreError
 from vczstore.stores.edits import SetAttribute
 from vczstore.vcz import Vcz
 
 ATTRIBUTE = "vczstore_info_fields"
 STALE, CURRENT = "stale", "current"
-
-DEPENDENT = ("AC", "AN", "AF", "NS", "AC_Het", "AC_Hom", "AC_Hemi", "MAF", "F_MISSING", "HWE", "ExcHet")
-"""The INFO fields that are computed from genotypes, as ``bcftools +fill-tags`` calls them."""
 
 
 def array_name(field: str) -> str:
@@ -37,7 +35,7 @@ def states(vcz: Vcz) -> dict[str, str]:
     if not isinstance(value, Mapping) or any(state not in (STALE, CURRENT) for state in value.values()):
         raise DamagedStoreError(
             f"{vcz.label}: the root attribute {ATTRIBUTE} does not say which fields are stale; delete it, and "
-            f"recompute {', '.join(DEPENDENT[:4])}"
+            "recompute them"
         )
     return {str(field): state for field, state in value.items() if array_name(field) in vcz.arrays}
 
@@ -59,4 +57,4 @@ def mark(vcz: Vcz, fields: Iterable[str], state: str) -> tuple[Vcz, tuple[SetAtt
 
 def samples_change(vcz: Vcz) -> tuple[Vcz, tuple[SetAttribute, ...]]:
     """Note that all such fields of a store are going to be stale; as `mark`."""
-    return mark(vcz, (field for field in DEPENDENT if array_name(field) in vcz.arrays), STALE)
+    return mark(vcz, (field for field in FIELDS if array_name(field) in vcz.arrays), STALE)

@@ -307,7 +307,7 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
 # ---- refusals -------------------------------------------------------------------------------
 
 KEYS_ARE = "store, executor, max-workers, allowed-mem, reserved-mem, work-dir"
-ONE_KEY = "a step has one of the keys append, update, remove and tag"
+ONE_KEY = "a step has one of the keys append, update, remove, recompute and tag"
 REFUSED = {
     "no such key": (
         steps("- append:\n    source: a\n    on-duplicat: skip"),

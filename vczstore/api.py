@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import executors
 from plans import Memory, Plan
-from vczstore.choices import IMPLS
+from vczstore.choices import DEFAULT_INFO_FIELDS, IMPLS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
 from vczstore.execution import Progress, Result, run_plan
@@ -133,7 +133,7 @@ class Options:
         return objects.find(source, self.options_of(source, store)) if objects.is_glob(source) else [source]
 
 
-# ---- append, update, remove, copy -----------------------------------------------------------
+# ---- append, update, remove, recompute, copy ------------------------------------------------
 
 
 def append(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
@@ -272,6 +272,50 @@ def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> P
         return compile_remove(place, place.open(), wanted, opts.memory)
 
 
+def recompute(
+    store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, *, dry_run: bool = False, **options: Any
+) -> Result:
+    """
+    Compute INFO fields of a store from the genotypes that it has, in one commit.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    fields
+        One of ``AC``, ``AN``, ``AF``, ``NS``, ``AC_Het``, ``AC_Hom``, ``AC_Hemi``, ``MAF``, ``F_MISSING``, ``HWE``
+        and ``ExcHet``, or several; they mean what ``bcftools +fill-tags`` means by them. An array that is there keeps
+        its dtype, others are made.
+    dry_run
+        Check everything, write nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such field.
+    IncompatibleError
+        If the store has no genotypes, or an array that cannot hold a field.
+    """
+    opts = Options(**options)
+    return _run(_plan_recompute(store, fields, opts), opts, dry_run=dry_run)
+
+
+def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, **options: Any) -> Plan:
+    """Compile the recomputing of INFO fields without running it; see `recompute` and `run`."""
+    return _plan_recompute(store, fields, Options(**options))
+
+
+def _plan_recompute(store: Place, fields: str | Sequence[str], opts: Options) -> Plan:
+    from plans.recompute import compile_recompute
+
+    with plain_errors(store):
+        place = opts.store(store)
+        wanted = [fields] if isinstance(fields, str) else list(fields)
+        return compile_recompute(place, place.open(), wanted, opts.memory)
+
+
 def copy_store_to_icechunk(
     source: Place, store: str | Path, *, overwrite: bool = False, dry_run: bool = False, **options: Any
 ) -> Result:
@@ -338,7 +382,7 @@ def run(plan: Plan, **options: Any) -> Result:
     Parameters
     ----------
     plan
-        From `plan_append`, `plan_update` or `plan_remove`.
+        From `plan_append`, `plan_update`, `plan_remove` or `plan_recompute`.
     options
         ``impl``, ``executor``, ``max_workers`` and ``progress`` of `Options`.
 
