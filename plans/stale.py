@@ -11,9 +11,8 @@ from dataclasses import replace
 from plans.info_fields import FIELDS
 from vczstore.errors import DamagedStoreError
 from vczstore.stores.edits import SetAttribute
-from vczstore.vcz import Vcz
+from vczstore.vcz import INFO_STATES, Vcz
 
-ATTRIBUTE = "vczstore_info_fields"
 STALE, CURRENT = "stale", "current"
 
 
@@ -31,10 +30,10 @@ def states(vcz: Vcz) -> dict[str, str]:
     DamagedStoreError
         If the attribute is none of ours.
     """
-    value = vcz.attributes.get(ATTRIBUTE, {})
+    value = vcz.attributes.get(INFO_STATES, {})
     if not isinstance(value, Mapping) or any(state not in (STALE, CURRENT) for state in value.values()):
         raise DamagedStoreError(
-            f"{vcz.label}: the root attribute {ATTRIBUTE} does not say which fields are stale; delete it, and "
+            f"{vcz.label}: the root attribute {INFO_STATES} does not say which fields are stale; delete it, and "
             "recompute them"
         )
     return {str(field): state for field, state in value.items() if array_name(field) in vcz.arrays}
@@ -51,8 +50,8 @@ def mark(vcz: Vcz, fields: Iterable[str], state: str) -> tuple[Vcz, tuple[SetAtt
     new = dict(sorted({**old, **dict.fromkeys(fields, state)}.items()))
     if new == old:
         return vcz, ()
-    attributes = {**vcz.attributes, ATTRIBUTE: new}
-    return replace(vcz, attributes=attributes), (SetAttribute(ATTRIBUTE, new, vcz.zarr_format),)
+    attributes = {**vcz.attributes, INFO_STATES: new}
+    return replace(vcz, attributes=attributes), (SetAttribute(INFO_STATES, new, vcz.zarr_format),)
 
 
 def samples_change(vcz: Vcz) -> tuple[Vcz, tuple[SetAttribute, ...]]:

@@ -340,6 +340,7 @@ def test_copy_to_another_backend(plain: Path, tmp_path: Path) -> None:
 COMMANDS: dict[str, tuple[str, list[str]]] = {
     "append": ("append", ["s3://bucket/store", "source"]),
     "remove": ("remove", ["s3://bucket/store", "S0001"]),
+    "recompute": ("recompute", ["s3://bucket/store"]),
     "tag": ("tags", ["s3://bucket/store"]),
     "info": ("info", ["s3://bucket/store"]),
     "copy-store-to-icechunk": ("copy_store_to_icechunk", ["source", "s3://bucket/store"]),

@@ -439,6 +439,11 @@ REFUSED = {
         steps("- remove: [true]"),
         "3: steps[0].remove[0]: expected text, found true, which is true or false in YAML; put quotes around it",
     ),
+    "no such INFO field": (
+        steps("- recompute: [AC, AM]"),
+        "3: steps[0].recompute[1]: expected AC, AN, AF, NS, AC_Het, AC_Hom, AC_Hemi, MAF, F_MISSING, HWE or ExcHet, "
+        "found 'AM'",
+    ),
     "empty sample": (steps("- remove: ['']"), "3: steps[0].remove[0]: expected text, found ''"),
     "remote samples file": (
         steps("- remove: {samples-file: s3://b/x}"),
@@ -904,6 +909,7 @@ ACCEPTED = (
     *(steps(f"- update: {u}") for u in ("a", "[a, b]", "{source: a, insert: false}")),
     *(steps(f"- remove: {r}") for r in ("a", "[a, b]", "{samples: a}", "{samples: [a], missing-ok: false}")),
     steps("- remove: {samples-file: a}\n- tag: release-${DATE:-a}\n- tag: b"),
+    *(steps(f"- recompute: {r}") for r in ("AC", "[AC, HWE]", "{}", "{fields: AN}", "{fields: [AN, NS]}")),
     steps("- append: {source: a, on-duplicate: '${MODE:-skip}'}"),
     "store: {url: a, backend-storage: '${B:-zarr}'}\nexecutor: ${E:-threads}\nsteps: [{tag: x}]",
 )
@@ -927,7 +933,7 @@ def test_the_schema_is_one() -> None:
         mine = [part] if isinstance(part, dict) and "properties" in part else []
         return mine + [one for value in inner for one in objects(value)]
 
-    assert len(objects(made)) == 7
+    assert len(objects(made)) == 8
     for part in objects(made):
         assert part["additionalProperties"] is False
         for key, value in part["properties"].items():
@@ -980,7 +986,7 @@ def places(data: Any) -> list[tuple[Any, Any]]:
 def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
     page = (ROOT / "examples" / "JOBS.md").read_text()
     job, machines = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    assert len(load(tmp_path, job).steps) == 5
+    assert len(load(tmp_path, job).steps) == 6
     assert accepts(yaml.safe_load(job))
     assert jobfile.load_executor(write(tmp_path, machines, "cluster.yaml")).name == "processes"
 
@@ -992,6 +998,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         "Append": lambda one: {"steps": [{"append": {"source": "a"} | one}]},
         "Update": lambda one: {"steps": [{"update": {"source": "a"} | one}]},
         "Remove": lambda one: {"steps": [{"remove": {"samples": "a"} | one if "missing-ok" in one else one}]},
+        "Recompute": lambda one: {"steps": [{"recompute": one}]},
     }
     assert within.keys() == models.keys()
     for name, model in {**models, "": jobfile.schema()}.items():
