@@ -2,7 +2,8 @@
 
 Fields mean what ``bcftools +fill-tags`` means by them, for ploidies up to two value by value. In genotypes of more
 alleles, which it counts as if they were two, every allele counts; its tests of Hardy-Weinberg equilibrium, which it
-refuses to do there, are done on the diploid genotypes.
+refuses to do there, are done on the diploid genotypes. A genotype that lacks an allele counts for F_MISSING whether it
+is phased or not; version 1.16 overlooks a phased one that is missing.
 """
 
 import math

@@ -631,6 +631,7 @@ def test_help_and_version() -> None:
         "append",
         "update",
         "remove",
+        "recompute",
         "tag",
         "info",
         "copy-store-to-icechunk",
