@@ -16,6 +16,7 @@ from plans import Memory, Plan, Survey, Write, harmonise
 from plans.compatible import check_metadata, check_samples, data_checks
 from plans.harmonise import Findings, Rules
 from plans.parts import Part, PutSamples
+from plans.stale import samples_change
 from vczstore import arrays
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
@@ -94,6 +95,8 @@ def compile_append(
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
     resized = {**{name: array for name, array in wider.items() if name not in after}, **after}
     shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in resized.items()]
+    ids = np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])
+    planned, marks = samples_change(store.planned(resized, ids))
     return Plan(
         operation=operation,
         store=place,
@@ -104,10 +107,10 @@ def compile_append(
             for check in data_checks(operation, store, source, harmonised=findings is not None)
         ),
         writes=writes,
-        preparations=tuple(WriteDocuments.of(store.arrays[name]) for name in created),
+        preparations=(*(WriteDocuments.of(store.arrays[name]) for name in created), *marks),
         edits=(*shapes, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
-        after=store.planned(resized, np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])),
+        after=planned,
         counts={"sources": len(sources), "samples added": new - old, **(findings.counts if findings else {})},
     )
 

@@ -342,6 +342,41 @@ def report_written(store: ZarrStore, n_chunks: int, decoded_bytes: int) -> None:
     report.store = store
 
 
+class RowsView(View):
+    """
+    Where rows are handed to somebody who makes chunks of several arrays of them.
+
+    Parameters
+    ----------
+    shape, dtype, block
+        Of what is handed over; a block has whole rows.
+    put
+        Takes the number of the first row, and rows; returns how many chunks and decoded bytes it has written.
+    store
+        Where it has written them.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        block: tuple[int, ...],
+        put: Callable[[int, np.ndarray], tuple[int, int]],
+        store: ZarrStore,
+    ) -> None:
+        super().__init__(shape, dtype, block)
+        self.put = put
+        self.store_written = store
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Hand over one block."""
+        n_chunks, n_bytes = self.put(key[0].start, values)
+        report = _report.get()
+        report.chunks += n_chunks
+        report.decoded_bytes += n_bytes
+        report.store = self.store_written
+
+
 # ---- scans ----------------------------------------------------------------------------------
 
 

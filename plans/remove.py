@@ -13,6 +13,7 @@ from zarr.types import AnyArray
 
 from plans import Memory, Plan
 from plans.columns import Blocks, Columns, chunk_regions
+from plans.stale import samples_change
 from vczstore import arrays
 from vczstore.errors import SampleError
 from vczstore.stores import Store
@@ -59,6 +60,7 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         for name, array in store.samples_arrays.items()
         if name != SAMPLE_ID
     )
+    after, marks = samples_change(store.planned({}, blanked))
     return Plan(
         operation=operation,
         store=place,
@@ -67,8 +69,9 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         writes=writes,
         edits=(SetItems(store.arrays[SAMPLE_ID], positions, REMOVED),),
         memory=memory,
-        after=store.planned({}, blanked),
+        after=after,
         counts={"samples removed": len(positions)},
+        preparations=marks,
     )
 
 

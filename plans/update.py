@@ -11,6 +11,7 @@ import numpy as np
 from plans import Memory, Plan
 from plans.compatible import check_incoming, check_metadata, data_checks
 from plans.parts import Part, PutSamples
+from plans.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores import Store
 from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
@@ -48,7 +49,7 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
     for source in sources:
         check_metadata(operation, store, source)
 
-    # 2. what happens to each array; nothing else changes
+    # 2. what happens to each array; nothing else changes, but what is known of INFO fields
     writes = tuple(
         PutSamples.of(
             operation,
@@ -60,6 +61,7 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
         for name, array in store.samples_arrays.items()
         if name != SAMPLE_ID
     )
+    after, marks = samples_change(store)
     return Plan(
         operation=operation,
         store=place,
@@ -68,8 +70,9 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
         writes=writes,
         edits=(),
         memory=memory,
-        after=store,
+        after=after,
         counts={"sources": len(sources), "samples updated": sum(len(to) for to in places)},
+        preparations=marks,
     )
 
 

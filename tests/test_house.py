@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import executors
-from vczstore.choices import BACKENDS, IMPLS
+from plans.info_fields import FIELDS
+from vczstore.choices import BACKENDS, IMPLS, INFO_FIELDS
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(p for package in ("vczstore", "plans", "executors") for p in (ROOT / package).rglob("*.py"))
@@ -108,6 +109,7 @@ def test_choices_are_what_there_is() -> None:
         Options(impl=impl)
     for name in executors.NAMES:
         Options(executor=name)
+    assert tuple(FIELDS) == INFO_FIELDS
 
 
 def test_the_readme_and_ci_name_the_same_commands() -> None:

@@ -307,7 +307,7 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
 # ---- refusals -------------------------------------------------------------------------------
 
 KEYS_ARE = "store, executor, max-workers, allowed-mem, reserved-mem, work-dir"
-ONE_KEY = "a step has one of the keys append, update, remove and tag"
+ONE_KEY = "a step has one of the keys append, update, remove, recompute and tag"
 REFUSED = {
     "no such key": (
         steps("- append:\n    source: a\n    on-duplicat: skip"),
@@ -438,6 +438,11 @@ REFUSED = {
     "sample is true": (
         steps("- remove: [true]"),
         "3: steps[0].remove[0]: expected text, found true, which is true or false in YAML; put quotes around it",
+    ),
+    "no such INFO field": (
+        steps("- recompute: [AC, AM]"),
+        "3: steps[0].recompute[1]: expected AC, AN, AF, NS, AC_Het, AC_Hom, AC_Hemi, MAF, F_MISSING, HWE or ExcHet, "
+        "found 'AM'",
     ),
     "empty sample": (steps("- remove: ['']"), "3: steps[0].remove[0]: expected text, found ''"),
     "remote samples file": (
@@ -904,6 +909,7 @@ ACCEPTED = (
     *(steps(f"- update: {u}") for u in ("a", "[a, b]", "{source: a, insert: false}")),
     *(steps(f"- remove: {r}") for r in ("a", "[a, b]", "{samples: a}", "{samples: [a], missing-ok: false}")),
     steps("- remove: {samples-file: a}\n- tag: release-${DATE:-a}\n- tag: b"),
+    *(steps(f"- recompute: {r}") for r in ("AC", "[AC, HWE]", "{}", "{fields: AN}", "{fields: [AN, NS]}")),
     steps("- append: {source: a, on-duplicate: '${MODE:-skip}'}"),
     "store: {url: a, backend-storage: '${B:-zarr}'}\nexecutor: ${E:-threads}\nsteps: [{tag: x}]",
 )
@@ -980,7 +986,7 @@ def places(data: Any) -> list[tuple[Any, Any]]:
 def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
     page = (ROOT / "examples" / "JOBS.md").read_text()
     job, machines = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    assert len(load(tmp_path, job).steps) == 5
+    assert len(load(tmp_path, job).steps) == 6
     assert accepts(yaml.safe_load(job))
     assert jobfile.load_executor(write(tmp_path, machines, "cluster.yaml")).name == "processes"
 
@@ -993,6 +999,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         "Harmonise": lambda one: {"steps": [{"append": {"source": "a", "harmonise": one}}]},
         "Update": lambda one: {"steps": [{"update": {"source": "a"} | one}]},
         "Remove": lambda one: {"steps": [{"remove": {"samples": "a"} | one if "missing-ok" in one else one}]},
+        "Recompute": lambda one: {"steps": [{"recompute": one}]},
     }
     assert within.keys() == models.keys()
     for name, model in {**models, "": jobfile.schema()}.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import executors
 from plans import Memory, Plan
-from vczstore.choices import ABSENT, IMPLS, NEW_VARIANTS
+from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError
 from vczstore.execution import Progress, Result, compile_stages, run_plan, run_stages, task_bytes
@@ -474,6 +474,50 @@ def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> P
         place = opts.store(store)
         wanted = [samples] if isinstance(samples, str) else list(samples)
         return compile_remove(place, place.open(), wanted, opts.memory)
+
+
+def recompute(
+    store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, *, dry_run: bool = False, **options: Any
+) -> Result:
+    """
+    Compute INFO fields of a store from the genotypes that it has, in one commit.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    fields
+        One of ``AC``, ``AN``, ``AF``, ``NS``, ``AC_Het``, ``AC_Hom``, ``AC_Hemi``, ``MAF``, ``F_MISSING``, ``HWE``
+        and ``ExcHet``, or several; they mean what ``bcftools +fill-tags`` means by them. An array that is there keeps
+        its dtype, others are made.
+    dry_run
+        Check everything, write nothing.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such field.
+    IncompatibleError
+        If the store has no genotypes, or an array that cannot hold a field.
+    """
+    opts = Options(**options)
+    return _run(_plan_recompute(store, fields, opts), opts, dry_run=dry_run)
+
+
+def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, **options: Any) -> Plan:
+    """Compile the recomputing of INFO fields without running it; see `recompute` and `run`."""
+    return _plan_recompute(store, fields, Options(**options))
+
+
+def _plan_recompute(store: Place, fields: str | Sequence[str], opts: Options) -> Plan:
+    from plans.recompute import compile_recompute
+
+    with plain_errors(store):
+        place = opts.store(store)
+        wanted = [fields] if isinstance(fields, str) else list(fields)
+        return compile_recompute(place, place.open(), wanted, opts.memory)
 
 
 def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = False, **options: Any) -> Result:

@@ -576,6 +576,47 @@ def _compressor_of_format_3(config: Document, native: np.dtype) -> Document:
     raise UnsupportedCodecError(f"compressor {config['id']}")
 
 
+def new_like(
+    array: AnyArray,
+    path: str,
+    dtype: np.dtype,
+    others: Sequence[int],
+    *,
+    dimension_names: Sequence[str],
+    attributes: Document,
+) -> AnyArray:
+    """
+    An array that is to be: of the format, first axis and compression of another.
+
+    Parameters
+    ----------
+    array
+        The other, which has one axis.
+    path, dtype
+        The new array's name and dtype.
+    others
+        The lengths of the axes that it has beside the first; each is one chunk.
+    dimension_names, attributes
+        For its metadata.
+    """
+    options: Document = {"dimension_names": list(dimension_names)}
+    if array.metadata.zarr_format == 2:
+        attributes = {**attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
+        options = {}
+    created = zarr.create_array(
+        MemoryStore(),
+        shape=(array.shape[0], *others),
+        dtype=dtype,
+        chunks=(array.chunks[0], *(max(1, n) for n in others)),
+        shards=None if array.shards is None else (array.shards[0], *(max(1, n) for n in others)),
+        compressors=cast(Any, array.compressors or None),
+        zarr_format=cast(Any, array.metadata.zarr_format),
+        attributes=attributes,
+        **options,
+    )
+    return from_metadata(created.metadata, array.store, path)
+
+
 def in_format(
     array: AnyArray, zarr_format: int, *, shape: tuple[int, ...], dimension_names: Sequence[str | None]
 ) -> ArrayV2Metadata | ArrayV3Metadata:

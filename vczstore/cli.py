@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import executors
-from vczstore.choices import ABSENT, BACKENDS, IMPLS, NEW_VARIANTS
+from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, NEW_VARIANTS
 
 if TYPE_CHECKING:
     from vczstore.describe import Info
@@ -340,6 +340,26 @@ def remove(
     samples = [*sample_ids, *(line.strip() for line in lines if line.strip())]
     with _progress(progress) as bar:
         result = api.remove(store, samples, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.option(
+    "--fields",
+    metavar="FIELD,...",
+    default=",".join(DEFAULT_INFO_FIELDS),
+    show_default=True,
+    help=f"Which: {', '.join(INFO_FIELDS)}.",
+)
+@_options(_STORE, _RUN, _OUTPUT)
+def recompute(store: str, fields: str, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Compute INFO fields from the genotypes that are there, as bcftools +fill-tags does."""
+    from vczstore import api
+
+    wanted = [field.strip() for field in fields.split(",") if field.strip()]
+    with _progress(progress) as bar:
+        result = api.recompute(store, wanted, progress=bar, **options)
     _show(result, as_json)
 
 
@@ -703,6 +723,9 @@ def _print_info(found: "Info") -> None:
         "fields": ", ".join(found.fields),
         "bytes": f"{human_size(found.decoded_bytes)} decoded{stored}",
     }
+    if found.stale:
+        fields = ",".join(found.stale)
+        rows["stale"] = f"INFO {fields}, of samples as they were; vczstore recompute {found.store} --fields {fields}"
     if found.snapshot:
         rows["snapshot"] = found.snapshot
         rows["tags"] = ", ".join(found.tags) or "none"

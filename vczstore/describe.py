@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from plans.stale import stale
 from vczstore import arrays
 from vczstore.stores import Store
 from vczstore.vcz import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions
@@ -34,6 +35,8 @@ class Info:
         Of ``call_genotype``, or of the first field that has both dimensions; None if there is none.
     fields
         The arrays with a samples dimension.
+    stale
+        The INFO fields that were not recomputed since samples came, went or changed.
     decoded_bytes, stored_bytes
         Of all arrays, decoded and as they are stored, older snapshots included. `stored_bytes` is None where
         it would take a listing of a remote store.
@@ -54,6 +57,7 @@ class Info:
     samples_chunk_size: int | None
     variants_chunk_size: int | None
     fields: list[str]
+    stale: list[str]
     decoded_bytes: int
     stored_bytes: int | None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +86,7 @@ def describe(place: Store, at: str | None = None) -> Info:
         samples_chunk_size=samples_chunk,
         variants_chunk_size=variants_chunk,
         fields=list(vcz.samples_arrays),
+        stale=stale(vcz),
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
         stored_bytes=place.stored_bytes(),
         tags=place.tags(),

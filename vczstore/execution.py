@@ -552,4 +552,6 @@ def _state(plan: Plan, visible: int = 0) -> str:
     if plan.operation in ("remove", "update"):
         done = "be missing" if plan.operation == "remove" else "be new"
         return f"{before}some values of the samples may {done} already; run the same command again to complete it"
+    if plan.operation == "recompute":
+        return f"{before}some values of the fields may be new already; run the same command again to complete it"
     return f"{before}readers see the old samples; run the same command again to complete it"

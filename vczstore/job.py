@@ -16,7 +16,9 @@ import numpy as np
 from plans import Memory, Plan
 from plans.append import compile_append, compile_harmonised, complete_append
 from plans.harmonise import Rules
+from plans.recompute import compile_recompute
 from plans.remove import compile_remove
+from plans.stale import CURRENT, states
 from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
@@ -27,6 +29,7 @@ from vczstore.jobfile import (
     ExecutorSpec,
     Harmonise,
     Job,
+    Recompute,
     Remove,
     Tag,
     Update,
@@ -53,13 +56,13 @@ class CompiledStep:
     Attributes
     ----------
     operation
-        ``append``, ``update`` or ``remove``.
+        ``append``, ``update``, ``remove`` or ``recompute``.
     sources
         The batches that come in, as messages call them.
     plans
         What there is to do; nothing if it was done before.
     already_applied
-        How many batches, or lists of samples, an earlier run has dealt with.
+        How many batches, lists of samples or lists of fields an earlier run has dealt with.
     samples_before, samples_after
         How many samples are present.
     """
@@ -271,6 +274,8 @@ def compile_job(job: Job) -> CompiledJob:
                     compiler.update(compiler.find(expand_sources(step)), insert=step.insert)
                 case Remove():
                     compiler.remove(read_samples(step), missing_ok=step.missing_ok)
+                case Recompute():
+                    compiler.recompute(step.fields)
                 case Tag():
                     compiler.tag(step.name)
         compiled = compiler.finish(job)
@@ -416,6 +421,16 @@ class _Compiler:
             plans = [replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format)))]
             self.vcz = plan.after
         self._add("remove", (), plans, int(not plans))
+
+    def recompute(self, fields: Sequence[str]) -> None:
+        """INFO fields are computed, unless they are those of the samples that are there."""
+        self.said.append(["recompute", sorted(fields)])
+        known = states(self.vcz)
+        plans: list[Plan] = []
+        if any(known.get(field) != CURRENT for field in fields):
+            plan = compile_recompute(self.place, self.vcz, fields, self.memory)
+            plans, self.vcz = [plan], plan.after
+        self._add("recompute", (), plans, int(not plans))
 
     def tag(self, name: str) -> None:
         """The job's snapshot gets a name."""

@@ -28,7 +28,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 import executors
-from vczstore.choices import ABSENT, BACKENDS, NEW_VARIANTS
+from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, INFO_FIELDS, NEW_VARIANTS
 from vczstore.errors import JobFileError, OptionError
 from vczstore.sizes import parse_size
 from vczstore.yamlfile import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
@@ -191,6 +191,14 @@ _Samples = Annotated[
     tuple[_Text, ...],
     Field(min_length=1, fail_fast=True),
     BeforeValidator(_listed, json_schema_input_type=_Text | Annotated[list[_Text], Field(min_length=1)]),
+]
+
+
+_InfoField = Annotated[str, AfterValidator(_one_of(INFO_FIELDS)), _choice_schema(INFO_FIELDS)]
+_Fields = Annotated[
+    tuple[_InfoField, ...],
+    Field(min_length=1, fail_fast=True),
+    BeforeValidator(_listed, json_schema_input_type=_InfoField | Annotated[list[_InfoField], Field(min_length=1)]),
 ]
 
 
@@ -377,6 +385,17 @@ class Remove(_Model):
         return self
 
 
+class Recompute(_Model):
+    """Compute INFO fields from the genotypes of the samples that are there. Nothing to do if they are current."""
+
+    fields: _Fields = Field(
+        default=DEFAULT_INFO_FIELDS,
+        description="One field or a list of them: " + ", ".join(f"`{name}`" for name in INFO_FIELDS) + ", which mean "
+        "what `bcftools +fill-tags` means by them.",
+        examples=["AC", ["AC", "AN", "HWE"]],
+    )
+
+
 class Tag(_Model):
     """Name the state in which the whole job leaves the store. Needs Icechunk."""
 
@@ -385,12 +404,13 @@ class Tag(_Model):
     )
 
 
-type Step = Append | Update | Remove | Tag
+type Step = Append | Update | Remove | Recompute | Tag
 
 _TagNameInput = Annotated[str, Field(title="text", pattern=rf"^[^/]+$|{_IS_VARIABLE}")]
 _SOURCES_ARE = "a path, a list of paths, or a mapping with the key source"
 _SourceInput = _SourcePlace | Annotated[list[_SourcePlace], Field(min_length=1)]
 _SampleInput = _Text | Annotated[list[_Text], Field(min_length=1)]
+_FieldInput = _InfoField | Annotated[list[_InfoField], Field(min_length=1)]
 
 
 class _Step(_Model):
@@ -425,6 +445,17 @@ class _Step(_Model):
         description="Remove samples.",
         examples=["NA00002", ["NA00002", "NA00017"], {"samples-file": "withdrawn.txt", "missing-ok": True}],
     )
+    recompute: Annotated[
+        Recompute | None,
+        BeforeValidator(
+            _short("fields", "an INFO field, a list of them, or a mapping with the key fields", str, list),
+            json_schema_input_type=_FieldInput | Recompute,
+        ),
+    ] = Field(
+        default=None,
+        description="Compute INFO fields from the genotypes that are there.",
+        examples=["AC", ["AC", "AN"], {"fields": ["AC", "AN", "HWE"]}],
+    )
     tag: Annotated[
         Tag | None,
         BeforeValidator(_named, json_schema_input_type=_TagNameInput),
@@ -438,7 +469,12 @@ class _Step(_Model):
     @classmethod
     def _well_indented(cls, value: Any) -> Any:
         """The likeliest mistake: what belongs inside the one key is written beside it."""
-        models: dict[str, type[_Model]] = {"append": Append, "update": Update, "remove": Remove}
+        models: dict[str, type[_Model]] = {
+            "append": Append,
+            "update": Update,
+            "remove": Remove,
+            "recompute": Recompute,
+        }
         for name in models.keys() & value.keys() if isinstance(value, dict) else ():
             for key in value:
                 if key in keys_of(models[name]):
@@ -450,13 +486,13 @@ class _Step(_Model):
         names = sorted(self.model_fields_set)
         if len(names) != 1:
             found = f"both {' and '.join(names)}; begin each with a - of its own" if names else "none"
-            raise _wrong(f"a step has one of the keys append, update, remove and tag, found {found}")
+            raise _wrong(f"a step has one of the keys append, update, remove, recompute and tag, found {found}")
         return self
 
     @property
     def what(self) -> Step:
         """The one thing that is done."""
-        (step,) = (one for one in (self.append, self.update, self.remove, self.tag) if one is not None)
+        (step,) = (one for one in (self.append, self.update, self.remove, self.recompute, self.tag) if one is not None)
         return step
 
 
@@ -709,6 +745,7 @@ steps:
   - append: {source: late.vcz, on-duplicate: skip}
   - update: recalled.vcz           # or {source: recalled.vcz, insert: true}
   - remove: {samples-file: withdrawn.txt, missing-ok: true}
+  - recompute: [AC, AN, AF]        # INFO fields, from the genotypes that are there
   - tag: release-${DATE:-draft}
 """
 _EXECUTOR_EXAMPLE = """\
@@ -773,7 +810,10 @@ def reference() -> str:
         "`store`": job["$defs"]["StoreSpec"],
         "`executor`": job["$defs"]["ExecutorSpec"],
         "`steps`": job["$defs"]["_Step"],
-        **{f"`{name}`": job["$defs"][name.capitalize()] for name in ("append", "harmonise", "update", "remove")},
+        **{
+            f"`{name}`": job["$defs"][name.capitalize()]
+            for name in ("append", "harmonise", "update", "remove", "recompute")
+        },
     }
     tables = [f"## {title}\n\n{part['description']}\n\n{_table(part)}\n" for title, part in parts.items()]
     return _REFERENCE.format(

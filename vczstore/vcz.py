@@ -24,6 +24,8 @@ from vczstore.errors import DamagedStoreError, NotAStoreError, StorageError
 SAMPLES = "samples"
 VARIANTS = "variants"
 SAMPLE_ID = "sample_id"
+INFO_STATES = "vczstore_info_fields"
+"""The attribute of the root group that says which INFO fields are stale; see `plans.stale`."""
 REMOVED = ""
 """The ID that takes a removed sample's place: readers of VCZ skip it."""
 
@@ -233,7 +235,7 @@ class Vcz:
     @cached_property
     def state(self) -> str:
         """What tells this state of the store from any other: its snapshot, or a digest of what an edit changes."""
-        return self.snapshot or self._digest(self.samples_arrays)
+        return self.snapshot or self._digest(self.samples_arrays, self.attributes.get(INFO_STATES))
 
     @cached_property
     def identity(self) -> str:
@@ -245,8 +247,8 @@ class Vcz:
         """What tells two states of a batch apart, no chunk read: its snapshot, or its objects' times and sizes."""
         return self.snapshot or arrays.fingerprint(self.store)
 
-    def _digest(self, members: Mapping[str, AnyArray]) -> str:
-        digest = hashlib.blake2b(digest_size=16)
+    def _digest(self, members: Mapping[str, AnyArray], also: Any = None) -> str:
+        digest = hashlib.blake2b(b"" if also is None else json.dumps(also).encode(), digest_size=16)
         for name, array in members.items():
             documents = arrays.documents(array.metadata)
             digest.update(json.dumps([name, documents], sort_keys=True).encode())

@@ -1,0 +1,269 @@
+"""INFO fields from genotypes: what is counted of a block of calls, and what each field makes of it. NumPy only.
+
+Fields mean what ``bcftools +fill-tags`` means by them, for ploidies up to two value by value. In genotypes of more
+alleles, which it counts as if they were two, every allele counts; its tests of Hardy-Weinberg equilibrium, which it
+refuses to do there, are done on the diploid genotypes. A genotype that lacks an allele counts for F_MISSING whether it
+is phased or not; version 1.16 overlooks a phased one that is missing.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+
+SLAB = 2**17
+"""So many alleles are looked at together, or those of one variant: that stays in a processor's cache."""
+SLAB_BYTES_PER_ALLELE = 32
+"""What counting takes beside the genotypes, for each allele of a slab."""
+
+TIE = 1e-9
+"""Probabilities that differ by less, in proportion, are equal: they are computed in different ways."""
+
+
+class Kind(IntEnum):
+    """Genotypes by what is told apart of them. Half-missing ones with one allele are hemizygous, as haploid ones."""
+
+    HEMI = 0
+    HOM = 1
+    HET = 2
+    HOM_POLYPLOID = 3
+    HET_POLYPLOID = 4
+
+
+@dataclass(frozen=True)
+class Counts:
+    """
+    What is counted of some variants.
+
+    Attributes
+    ----------
+    alleles
+        variants x kinds of genotype (`Kind`) x alleles: how often an allele is called in such genotypes.
+    called
+        How many samples have at least one allele called.
+    incomplete
+        How many samples lack an allele, or have none.
+    n_alleles
+        How many alleles each variant has, the reference included.
+    n_samples
+        How many samples there are, removed ones not counted.
+    """
+
+    alleles: np.ndarray
+    called: np.ndarray
+    incomplete: np.ndarray
+    n_alleles: np.ndarray
+    n_samples: int
+
+    @classmethod
+    def zeros(cls, n_alleles: np.ndarray, width: int, n_samples: int) -> "Counts":
+        """Counts to add to, for at most `width` alleles a variant."""
+        n = len(n_alleles)
+        alleles = np.zeros((n, len(Kind), width), dtype="i8")
+        return cls(alleles, np.zeros(n, dtype="i8"), np.zeros(n, dtype="i8"), n_alleles, n_samples)
+
+    def add(self, genotypes: np.ndarray) -> None:
+        """Count genotypes, variants x samples x ploidy; alleles that a variant does not have are the caller's care."""
+        n_variants, n_samples, ploidy = genotypes.shape
+        step = max(1, SLAB // max(1, n_samples * ploidy))
+        for first in range(0, n_variants, step):
+            self._add_slab(slice(first, min(n_variants, first + step)), genotypes[first : first + step])
+
+    def _add_slab(self, rows: slice, genotypes: np.ndarray) -> None:
+        genotypes = np.ascontiguousarray(np.moveaxis(genotypes, 2, 0))  # numpy is slow along short last axes
+        is_called = genotypes >= 0
+        n_called = is_called.sum(axis=0, dtype="i1")
+        is_partial = (genotypes == -1).any(axis=0)
+        highest = genotypes.max(axis=0)
+        is_hom = ~(is_called & (genotypes != highest)).any(axis=0)
+        kinds = np.full(highest.shape, Kind.HET, dtype="i1")
+        kinds[n_called > 2] = Kind.HET_POLYPLOID
+        kinds[is_partial] = Kind.HET_POLYPLOID
+        kinds -= is_hom
+        kinds[is_hom & (is_partial | (n_called == 1))] = Kind.HEMI
+        alleles = self.alleles[rows]
+        n, n_kinds, width = alleles.shape
+        first = (np.arange(n)[:, np.newaxis] * n_kinds + kinds) * width
+        for called, of_sample in zip(is_called, genotypes, strict=True):
+            cells = (first + of_sample)[called]
+            alleles += np.bincount(cells, minlength=alleles.size).reshape(alleles.shape)
+        self.called[rows] += np.count_nonzero(n_called, axis=1)
+        self.incomplete[rows] += np.count_nonzero(is_partial | (n_called == 0), axis=1)
+
+    def packed(self) -> np.ndarray:
+        """All that differs between variants as one array, variants x numbers."""
+        n = len(self.n_alleles)
+        numbers = (self.alleles.reshape(n, -1), self.called, self.incomplete, self.n_alleles)
+        return np.column_stack(numbers)
+
+    @classmethod
+    def unpacked(cls, packed: np.ndarray, n_samples: int) -> "Counts":
+        """The counts that were packed."""
+        alleles, rest = packed[:, :-3], packed[:, -3:]
+        called, incomplete, n_alleles = rest.T
+        return cls(alleles.reshape(len(packed), len(Kind), -1), called, incomplete, n_alleles, n_samples)
+
+    def part(self, rows: slice) -> "Counts":
+        """The counts of some of the variants; what is added to them is added here."""
+        return replace(
+            self,
+            alleles=self.alleles[rows],
+            called=self.called[rows],
+            incomplete=self.incomplete[rows],
+            n_alleles=self.n_alleles[rows],
+        )
+
+    @property
+    def of_allele(self) -> np.ndarray:
+        """How often each allele is called."""
+        return self.alleles.sum(axis=1)
+
+    def of(self, *kinds: Kind) -> np.ndarray:
+        """How often each alternative allele is called in genotypes of some kinds."""
+        return self.alleles[:, list(kinds), 1:].sum(axis=1)
+
+
+def packed_width(width: int) -> int:
+    """How many numbers `Counts.packed` has for a variant of at most so many alleles."""
+    return len(Kind) * width + 3
+
+
+# ---- fields ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a field, variants x values, and which of them are missing."""
+
+    values: np.ndarray
+    missing: np.ndarray | bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """
+    An INFO field.
+
+    Attributes
+    ----------
+    kind
+        ``i`` for integers, ``f`` for floats.
+    per_allele
+        Whether there is a value for each alternative allele, or one.
+    description
+        For its array.
+    compute
+        Its values.
+    """
+
+    kind: str
+    per_allele: bool
+    description: str
+    compute: Callable[[Counts], Values]
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> Values:
+    whole = np.broadcast_to(whole, part.shape)
+    return Values(part / np.maximum(whole, 1), whole == 0)
+
+
+def _total(counts: Counts) -> np.ndarray:
+    return counts.of_allele.sum(axis=1, keepdims=True)
+
+
+def _second_most_common(counts: Counts) -> Values:
+    ordered = np.sort(counts.of_allele, axis=1)
+    second = ordered[:, -2:-1] if ordered.shape[1] > 1 else np.zeros_like(ordered)
+    found = _share(second, _total(counts))
+    return Values(found.values, found.missing | (counts.n_alleles < 2)[:, np.newaxis])
+
+
+def _tested(which: int) -> Callable[[Counts], Values]:
+    def compute(counts: Counts) -> Values:
+        """As if all alleles but one were the reference; the homozygous ones of other alternatives are left out."""
+        hom, het = counts.alleles[:, Kind.HOM], counts.alleles[:, Kind.HET]
+        alt = hom[:, 1:] + het[:, 1:]
+        ref = hom[:, :1] + het.sum(axis=1, keepdims=True) - het[:, 1:]
+        triples, where = np.unique(
+            np.stack([ref, alt, het[:, 1:]], axis=-1).reshape(-1, 3), axis=0, return_inverse=True
+        )
+        found = np.array([exact_test(*triple)[which] for triple in triples.tolist()], dtype="f8")
+        return Values(found[where.ravel()].reshape(alt.shape))
+
+    return compute
+
+
+FIELDS: Mapping[str, Field] = {
+    "AC": Field("i", True, "Allele count in genotypes", lambda c: Values(c.of(*Kind))),
+    "AN": Field("i", False, "Total number of alleles in called genotypes", lambda c: Values(_total(c))),
+    "AF": Field("f", True, "Allele frequency", lambda c: _share(c.of(*Kind), _total(c))),
+    "NS": Field("i", False, "Number of samples with data", lambda c: Values(c.called[:, np.newaxis])),
+    "AC_Het": Field(
+        "i",
+        True,
+        "Allele counts in heterozygous genotypes",
+        lambda c: Values(c.of(Kind.HET, Kind.HET_POLYPLOID)),
+    ),
+    "AC_Hom": Field(
+        "i",
+        True,
+        "Allele counts in homozygous genotypes",
+        lambda c: Values(c.of(Kind.HOM, Kind.HOM_POLYPLOID)),
+    ),
+    "AC_Hemi": Field("i", True, "Allele counts in hemizygous genotypes", lambda c: Values(c.of(Kind.HEMI))),
+    "MAF": Field("f", False, "Frequency of the second most common allele", _second_most_common),
+    "F_MISSING": Field(
+        "f",
+        False,
+        "Fraction of missing genotypes",
+        lambda c: _share(c.incomplete[:, np.newaxis], np.array(c.n_samples)),
+    ),
+    "HWE": Field("f", True, "HWE test (PMID:15789306); 1=good, 0=bad", _tested(0)),
+    "ExcHet": Field("f", True, "Test excess heterozygosity; 1=good, 0=bad", _tested(1)),
+}
+"""By name, in the order in which they are offered."""
+
+
+def exact_test(ref: int, alt: int, het: int) -> tuple[float, float]:
+    """
+    Test for Hardy-Weinberg equilibrium, as Wigginton, Cutler and Abecasis do (PMID:15789306).
+
+    Parameters
+    ----------
+    ref, alt
+        How often either allele is there.
+    het
+        How many genotypes have both.
+
+    Returns
+    -------
+    equilibrium, excess : float
+        How probable it is, given the alleles, to see so many heterozygous genotypes or any number that is no more
+        probable; and to see so many or more.
+
+    Examples
+    --------
+    Of four genotypes two are heterozygous, which is what is most probable.
+
+    >>> [round(p, 6) for p in exact_test(4, 4, 2)]
+    [1.0, 0.914286]
+    """
+    if not ref or not alt:
+        return 1.0, 1.0
+    rare, n = min(ref, alt), (ref + alt) // 2
+    middle = rare * (ref + alt - rare) // (ref + alt)
+    middle += (rare - middle) % 2
+    # beyond so many steps from the middle, which is near the most probable number, nothing is left of a probability
+    steps = 1000 + 20 * math.isqrt(n)
+    up = np.arange(middle, min(rare, middle + 2 * steps), 2, dtype="f8")
+    down = np.arange(middle, max(1, middle - 2 * steps), -2, dtype="f8")
+    of_up = np.cumprod((rare - up) * (2 * n - rare - up) / ((up + 2) * (up + 1)))
+    of_down = np.cumprod(down * (down - 1) / ((rare - down + 2) * (2 * n - rare - down + 2)))
+    numbers = np.concatenate([down[::-1] - 2, [middle], up + 2])
+    probabilities = np.concatenate([of_down[::-1], [1.0], of_up])
+    probabilities /= probabilities.sum()
+    seen = probabilities[numbers == het].sum()  # 0 where it is too far from the middle
+    equilibrium = probabilities[probabilities <= seen * (1 + TIE)].sum()
+    return min(1.0, float(equilibrium)), min(1.0, float(probabilities[numbers >= het].sum()))
