@@ -76,6 +76,8 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
     # 1. from metadata: what is in the store
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose variants come in")
+    for source in sources:
+        source.require_whole(OPERATION)
     attributes, tables = _attributes(sources), _tables(sources)
     sites, chunk = _sites(sources), _variants_chunk(sources[0])
     targets = _targets(sources, len(tables["contig_id"]), chunk)
@@ -106,9 +108,10 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
 
     def conclude(found: Sequence[np.ndarray]) -> list[Edit]:
         rows = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
-        index = rows[np.lexsort((rows[:, 1], rows[:, 0]))].astype(targets[POSITION].dtype)
+        dtype = targets[POSITION].dtype
+        index = np.minimum(rows[np.lexsort((rows[:, 1], rows[:, 0]))], np.iinfo(dtype).max)  # an end may lie beyond
         return [
-            _filled("region_index", index),
+            _filled("region_index", index.astype(dtype)),
             WriteDocuments.of(sample_id),
             WriteDocuments({"zarr.json": root}),
         ]
@@ -140,8 +143,6 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
     Of the VCFs' own header what all of them say, in the order of the first, but for lines on samples and on the
     commands that made them, which may name samples.
     """
-    for source in sources:
-        source.require_whole(OPERATION)
     versions = [str(v) for s in sources if (v := s.attributes.get("vcf_zarr_version")) is not None]
     attributes: dict[str, Any] = {"vcf_zarr_version": versions[0]} if versions else {}
     for source in sources:
@@ -351,9 +352,9 @@ class Sites:
         outside = [s.outside for s in seen if s.outside is not None]
         if outside:
             row = min(outside)
-            contig, position = (int(self.read(name, slice(row, row + 1))[0]) for name in (CONTIG, POSITION))
+            number, position = (int(self.read(name, slice(row, row + 1))[0]) for name in (CONTIG, POSITION))
             raise DamagedStoreError(
-                f"{OPERATION}: variant {row} of {self.label} has the variant_contig {contig} and the variant_position "
+                f"{OPERATION}: variant {row} of {self.label} has the variant_contig {number} and the variant_position "
                 f"{position}, which is nowhere on the {len(self.contigs)} contigs of its contig_id; make it anew with "
                 "vcf2zarr"
             )
