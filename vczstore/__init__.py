@@ -16,11 +16,13 @@ if TYPE_CHECKING:
         plan_append,
         plan_remove,
         plan_update,
+        purge,
         remove,
         run,
         tag,
         tags,
         update,
+        verify_removal,
     )
     from vczstore.errors import VczstoreError
     from vczstore.execution import Result
@@ -38,12 +40,14 @@ __all__ = [
     "plan_job",
     "plan_remove",
     "plan_update",
+    "purge",
     "remove",
     "run",
     "run_job",
     "tag",
     "tags",
     "update",
+    "verify_removal",
 ]
 
 _HOMES = {

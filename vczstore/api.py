@@ -18,6 +18,7 @@ from vczstore.stores.objects import plain_errors
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
+    from vczstore.purge import Purged, Tags
     from vczstore.stores.icechunk import IcechunkStore
 
 
@@ -234,9 +235,19 @@ def _same_place(a: Place, b: Place) -> bool:
     return first.exists() and second.exists() and first.samefile(second)
 
 
-def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False, **options: Any) -> Result:
+def remove(
+    store: Place,
+    samples: str | Sequence[str],
+    *,
+    purge: bool = False,
+    tags: "Tags" = "refuse",
+    dry_run: bool = False,
+    **options: Any,
+) -> Result:
     """
     Remove samples from a store: their values become missing and their IDs empty, in one commit.
+
+    On Icechunk they stay readable in older snapshots until the store is purged.
 
     Parameters
     ----------
@@ -244,6 +255,8 @@ def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False,
         A path, a URL, a Zarr store or an Icechunk repository.
     samples
         One sample ID, or several.
+    purge, tags
+        Delete the history afterwards; see `purge`. All tags and branches there are keep the samples.
     dry_run
         Check everything, write nothing.
     options
@@ -253,9 +266,58 @@ def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False,
     ------
     SampleError
         If some of the samples are not there. All of these are named, and no sample is removed.
+    TagError
+        If tags or branches would keep the samples, and are not to be deleted. No sample is removed.
     """
     opts = Options(**options)
-    return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+    if not purge:
+        return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+    from vczstore.purge import check_tags, hold, purge_store, refuse_pins
+
+    check_tags(tags)
+    with plain_errors(store):
+        refuse_pins(opts.store(store), tags)
+        with hold(store, opts.storage_options) as lock:
+            result = _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+            if dry_run:
+                return result
+            purged = purge_store(opts.store(store), tags, lock)
+    return replace(result, snapshot=purged.snapshot, purged=purged)
+
+
+def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
+    """
+    Delete the history of a store, so that removed samples cannot be read through any snapshot, tag or branch.
+
+    On plain Zarr, which keeps no history, there is nothing to do.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    tags
+        What to do with tags and other branches that keep older snapshots: ``"refuse"`` to purge, or ``"delete"``
+        them. The names of tags cannot be given again then.
+    options
+        ``backend_storage`` and ``storage_options`` of `Options`.
+
+    Raises
+    ------
+    TagError
+        If there are such tags or branches, and they are not to be deleted. Nothing has been done then.
+    BusyError
+        If a job runs on the store.
+    StaleError
+        If somebody else has changed the store meanwhile. Operations that had begun before fail with one too.
+    """
+    from vczstore.purge import check_tags, hold, purge_store
+
+    check_tags(tags)
+    opts = Options(**options)
+    with plain_errors(store):
+        place = opts.store(store)
+        with hold(store, opts.storage_options) as lock:
+            return purge_store(place, tags, lock)
 
 
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:

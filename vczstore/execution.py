@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
     from plans.chunks import TaskReport
+    from vczstore.purge import Purged
 
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""
@@ -63,6 +64,8 @@ class Result:
         The most memory that the process of a task has used, in bytes.
     timeline
         When each task ran.
+    purged
+        What a purge that followed has done; None without one.
     """
 
     operation: str
@@ -78,11 +81,13 @@ class Result:
     decoded_bytes: int | None = None
     peak_mem: int | None = None
     timeline: Sequence[TaskTime] = field(default=(), repr=False, compare=False)
+    purged: "Purged | None" = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the plan and the timeline, for JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline")}
-        return {**values, "counts": dict(self.counts)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline", "purged")}
+        purged = {} if self.purged is None else {"purged": self.purged.as_dict()}
+        return {**values, "counts": dict(self.counts), **purged}
 
 
 def run_plan(plan: Plan, **options: Any) -> Result:
