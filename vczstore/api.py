@@ -18,7 +18,7 @@ from vczstore.stores.objects import plain_errors
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
-    from vczstore.purge import Purged, Tags
+    from vczstore.purging import Purged, Tags
     from vczstore.stores.icechunk import IcechunkStore
 
 
@@ -272,7 +272,7 @@ def remove(
     opts = Options(**options)
     if not purge:
         return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
-    from vczstore.purge import check_tags, hold, purge_store, refuse_pins
+    from vczstore.purging import check_tags, hold, purge_store, refuse_pins
 
     check_tags(tags)
     with plain_errors(store):
@@ -310,7 +310,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     StaleError
         If somebody else has changed the store meanwhile. Operations that had begun before fail with one too.
     """
-    from vczstore.purge import check_tags, hold, purge_store
+    from vczstore.purging import check_tags, hold, purge_store
 
     check_tags(tags)
     opts = Options(**options)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
     from plans.chunks import TaskReport
-    from vczstore.purge import Purged
+    from vczstore.purging import Purged
 
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""
