@@ -504,6 +504,7 @@ def log(store: Place, **options: Any) -> Iterator[dict[str, Any]]:
                 {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
             )
             operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
+            said.pop("same", None)  # snapshots, which are no numbers
             yield {
                 "snapshot": entry.id,
                 "time": entry.time,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -197,14 +198,20 @@ class IcechunkStore:
         changing
             Count those that keep the present too: it is about to become the past.
         """
-        present = set()
-        for info in () if changing else self.repository.ancestry(branch=BRANCH):
-            present.add(str(info.id))
-            if _operation(info) not in (PURGE_BEGUN, PURGE):  # whose commits change nothing
-                break
-        tags = [name for name, snapshot in self.tags().items() if snapshot not in present]
+        present = set[str]() if changing else self._present()
+        tags, branches = self._refs()
+        return [n for n, s in tags.items() if s not in present], [n for n, s in branches.items() if s not in present]
+
+    def _refs(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The snapshots of tags, and of branches beside the main one, by name."""
         names = sorted(self.repository.list_branches() - {BRANCH})
-        return tags, [name for name in names if str(self.repository.lookup_branch(name)) not in present]
+        return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
+
+    def _present(self) -> set[str]:
+        """The snapshots that hold what the store holds now: those before a purge are named by its commits."""
+        info = self.repository.lookup_snapshot(self.head)
+        said = info.metadata["vczstore"] if _operation(info) in (PURGE_BEGUN, PURGE) else {}
+        return {str(info.id), *said.get("same", ())}
 
     def purge(self, *, delete_pins: bool, before: Callable[[], None]) -> tuple[str, dict[str, int], list[str]]:
         """
@@ -248,9 +255,10 @@ class IcechunkStore:
                     self.refuse_pins()
                 tags, branches = self.pins()
                 before()
+                same = sorted(self._present().intersection(s for refs in self._refs() for s in refs.values()))
+                said: dict[str, Any] = {"operation": PURGE_BEGUN, "same": same, "version": version("vczstore")}
                 session = repository.writable_session(BRANCH)
-                commit = {"metadata": {"vczstore": {"operation": PURGE_BEGUN}}, "allow_empty": True}
-                begin = str(session.commit("purge: begun", **commit))
+                begin = str(session.commit("purge: begun", metadata={"vczstore": said}, allow_empty=True))
                 begun = True
                 for name in tags:
                     repository.delete_tag(name)
@@ -272,7 +280,8 @@ class IcechunkStore:
                     "chunks deleted": int(done.chunks_deleted),
                 }
                 deleted = [*tags, *branches]
-                said = {"operation": PURGE, **counts, "tags deleted": len(tags), "branches deleted": len(branches)}
+                refs = {"tags deleted": len(tags), "branches deleted": len(branches)}
+                said = {**said, "operation": PURGE, **counts, **refs}
                 message = f"purge: {', '.join(f'{n:,} {what}' for what, n in counts.items())}"
                 session = repository.writable_session(BRANCH)
                 snapshot = str(session.commit(message, metadata={"vczstore": said}, allow_empty=True))
