@@ -630,6 +630,8 @@ def test_help_and_version() -> None:
         "append",
         "update",
         "remove",
+        "purge",
+        "verify-removal",
         "tag",
         "info",
         "copy-store-to-icechunk",

@@ -20,6 +20,7 @@ from vczstore.vcz import Vcz
 if TYPE_CHECKING:
     from vczstore.purging import Purged, Tags
     from vczstore.stores.icechunk import IcechunkStore
+    from vczstore.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -332,6 +333,44 @@ def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> P
         place = opts.store(store)
         wanted = [samples] if isinstance(samples, str) else list(samples)
         return compile_remove(place, place.open(), wanted, opts.memory)
+
+
+def verify_removal(
+    store: str | Path, samples: str | Sequence[str], *, report: str | Path | None = None, **options: Any
+) -> "Verification":
+    """
+    Read every object of a store, to show that nothing of some samples is left: no ID, and no value of a removed sample.
+
+    Nothing is written to the store, and the IDs are kept nowhere. Objects are in memory a few at a time.
+
+    Parameters
+    ----------
+    store
+        A path or URL: an object that is open does not say where it lies.
+    samples
+        One sample ID, or several: those that were removed. Fewer than four bytes are looked for as sample IDs only.
+    report
+        A folder for ``report.json`` and ``report.html``.
+    options
+        ``backend_storage`` and ``storage_options`` of `Options`.
+
+    Returns
+    -------
+    Verification
+        Whether they are ``erased``, the ``reasons`` why not, what was ``not_checked``, and the ``figures``.
+
+    Raises
+    ------
+    StaleError
+        If the store changes meanwhile.
+    """
+    from vczstore.verification import verify
+
+    opts = Options(**options)
+    with plain_errors(store):
+        wanted = [samples] if isinstance(samples, str) else list(samples)
+        folder = None if report is None else Path(report)
+        return verify(store, opts.store(store), wanted, opts.storage_options or {}, folder)
 
 
 def copy_store_to_icechunk(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
 from plans import Plan
@@ -189,7 +189,7 @@ def run_plans(
             seconds=run.seconds,
             plan=plan,
             timeline=run.timeline,
-            **({} if engine is None else run.totals),
+            **cast("dict[str, Any]", {} if engine is None else run.totals),
         )
         for plan, run in zip(plans, runs, strict=True)
     ]

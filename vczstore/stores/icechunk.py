@@ -328,9 +328,9 @@ class IcechunkStore:
         used = {str(m.id) for s in snapshots for m in self.repository.list_manifest_files(s)}
         dry = self.repository.garbage_collect(datetime.now(UTC) + AHEAD, dry_run=True)
         return {
-            "snapshots": max(len(names["snapshots"] - set(snapshots)), int(dry.snapshots_deleted)),
-            "manifests": max(len(names["manifests"] - used), int(dry.manifests_deleted)),
-            "chunks": int(dry.chunks_deleted),
+            "snapshot": max(len(names["snapshots"] - set(snapshots)), int(dry.snapshots_deleted)),
+            "manifest": max(len(names["manifests"] - used), int(dry.manifests_deleted)),
+            "chunk": int(dry.chunks_deleted),
         }
 
     def _last_update(self) -> datetime | None:
