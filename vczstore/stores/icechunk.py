@@ -265,7 +265,7 @@ class IcechunkStore:
                 for name in branches:
                     repository.delete_branch(name)
                 repository.expire_snapshots(cutoff)
-                done = repository.garbage_collect(cutoff)
+                done = repository.garbage_collect(cutoff, **_MANIFESTS)
                 if done.objects_failed_to_delete:
                     raise StorageError(
                         f"purge: {self.label}: {done.objects_failed_to_delete:,} objects could not be deleted; {again}"
@@ -326,7 +326,7 @@ class IcechunkStore:
             takes the references in all manifests.
         """
         used = {str(m.id) for s in snapshots for m in self.repository.list_manifest_files(s)}
-        dry = self.repository.garbage_collect(datetime.now(UTC) + AHEAD, dry_run=True)
+        dry = self.repository.garbage_collect(datetime.now(UTC) + AHEAD, dry_run=True, **_MANIFESTS)
         return {
             "snapshot": max(len(names["snapshots"] - set(snapshots)), int(dry.snapshots_deleted)),
             "manifest": max(len(names["manifests"] - used), int(dry.manifests_deleted)),
@@ -412,6 +412,9 @@ class IcechunkTransaction:
         except icechunk.IcechunkError as error:
             raise StorageError(f"{self.place.label}: {reason(error)}") from error
 
+
+_MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_mem_bytes": 2**29}
+"""What a collection of garbage may hold of manifests at once: by default it is gigabytes."""
 
 _COLLECTIONS = (icechunk.UpdateType.GCRan, icechunk.UpdateType.ExpirationRan)
 
