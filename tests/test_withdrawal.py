@@ -26,12 +26,21 @@ from obstore.store import S3Store
 import vczstore
 from tests import cohort, s3
 from vczstore.cli import main
-from vczstore.errors import BusyError, NotAStoreError, OptionError, SampleError, StaleError, StorageError, TagError
+from vczstore.errors import (
+    BusyError,
+    DamagedStoreError,
+    NotAStoreError,
+    OptionError,
+    SampleError,
+    StaleError,
+    StorageError,
+    TagError,
+)
 from vczstore.frames import contents
 from vczstore.stores.everything import Objects
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.lock import job_lock
-from vczstore.verification import _Needles
+from vczstore.verification import _Look, _Needles
 
 FIELDS = (
     *("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele"),
@@ -492,6 +501,29 @@ def test_verification_says_what_it_cannot_do(tmp_path: Path, local: Place) -> No
     (tmp_path / "latin").write_bytes(b"\xe9\n")
     assert "no UTF-8 text" in run("verify-removal", local.url, "-S", tmp_path / "latin", status=1).stderr
     run("verify-removal", local.url, status=2)
+    (tmp_path / "plain.vcz" / "call_FT" / "c" / "0" / "1").write_bytes(b"nonsense")
+    with pytest.raises(DamagedStoreError, match=r"verify-removal: a chunk of call_FT in .* cannot be decoded"):
+        vczstore.verify_removal(tmp_path / "plain.vcz", GONE)
+
+
+def test_a_snapshot_that_cannot_be_read_is_no_proof(local: Place) -> None:
+    (manifest,) = [
+        p
+        for p in (Path(local.url) / "manifests").iterdir()
+        if any(b"S0001" in text for text in contents(p.read_bytes()))
+    ]
+    vczstore.remove(local.url, GONE, impl="zarr")
+    manifest.unlink()
+    with pytest.raises(StorageError, match="not found"):
+        local.verify()
+
+
+@pytest.mark.parametrize(("kind", "versions"), [("gs", 3), ("az", 0), ("memory", 0)])
+def test_object_stores_that_do_not_tell_of_old_versions(kind: str, versions: int) -> None:
+    look = _Look(frozenset(GONE), _Needles(frozenset(GONE), []))
+    look.at_versions(kind, versions)
+    assert look.reasons == []
+    assert look.not_checked[0].startswith("old versions of objects, and objects deleted softly")
 
 
 def test_a_repository_that_is_open_can_be_purged(local: Place) -> None:

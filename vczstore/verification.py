@@ -30,7 +30,7 @@ from zarr.types import AnyArray
 
 from plans.columns import chunk_regions
 from vczstore import arrays
-from vczstore.errors import NotAStoreError, SampleError, StaleError, StorageError, VczstoreError
+from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, StaleError, StorageError
 from vczstore.frames import contents
 from vczstore.pictures import clean, duration, escaped
 from vczstore.report import make_folder, page
@@ -126,6 +126,8 @@ def verify(
     ------
     SampleError
         If there are no IDs.
+    DamagedStoreError
+        If a chunk cannot be decoded.
     StaleError
         If the store changes meanwhile.
     """
@@ -140,7 +142,10 @@ def verify(
     look = _Look(ids, _Needles(ids, vcz.sample_ids.tolist()))
     sizes = objects.sizes()
     digest = look.at_objects(objects, sizes)
-    look.at_present(vcz)
+    try:
+        look.at_present(vcz)
+    except arrays.DamagedChunkError as error:
+        raise DamagedStoreError(f"verify-removal: {error}; restore it, or remove the array that it is of") from error
     if place.atomic:
         look.at_history(place, sizes)
     else:
@@ -213,10 +218,10 @@ class _Look:
                 f"{_n(len(self.ids) - self.needles.n_ids, 'ID')} of fewer than {SHORT} bytes: looked for as whole "
                 "sample IDs, not in the bytes of objects, where they are by chance"
             )
-        self._at_versions(objects.kind, versions)
+        self.at_versions(objects.kind, versions)
         return digest.hexdigest()
 
-    def _at_versions(self, kind: str | None, versions: int) -> None:
+    def at_versions(self, kind: str | None, versions: int) -> None:
         """What object stores keep of objects that were deleted or replaced."""
         if kind in ("s3", "az") and versions:
             self.reasons.append(
@@ -267,31 +272,26 @@ class _Look:
             return False
         for region in chunk_regions(array, {}):
             texts = arrays.read(array, region).ravel().tolist()
-            joined = "\0".join(t.decode("latin-1") if isinstance(t, bytes) else str(t) for t in texts)
-            if self.needles.count(joined.encode()):
+            if self.needles.count(b"\0".join(t if isinstance(t, bytes) else str(t).encode() for t in texts)):
                 return True
         return False
 
     def at_history(self, place: Any, sizes: Mapping[str, int]) -> None:
         """Look at every snapshot of a repository, and for objects that nothing leads to."""
         snapshots = place.reachable()
-        with_ids, damaged = [], []
+        with_ids = []
         for snapshot in snapshots:
             try:
                 if not self.ids.isdisjoint(place.open(snapshot).sample_ids.tolist()):
                     with_ids.append(snapshot)
             except NotAStoreError:
                 continue  # the first snapshot of a repository is empty
-            except VczstoreError:
-                damaged.append(snapshot)
         label = self.shown(place.label)
         if with_ids:
             self.reasons.append(
                 f"{_n(with_ids, 'snapshot')} {_s(with_ids, 'has', 'have')} the samples: {_places(with_ids)}; "
                 f"vczstore purge {label}"
             )
-        if damaged:
-            self.not_checked.append(f"sample IDs of {_n(damaged, 'snapshot')} cannot be read: {_places(damaged)}")
         folders: dict[str, set[str]] = {"snapshots": set(), "manifests": set()}
         for key in sizes:
             folder, _, name = key.partition("/")
