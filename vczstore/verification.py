@@ -279,6 +279,11 @@ class _Look:
     def at_history(self, place: Any, sizes: Mapping[str, int]) -> None:
         """Look at every snapshot of a repository, and for objects that nothing leads to."""
         snapshots = place.reachable()
+        folders: dict[str, set[str]] = {"snapshots": set(), "manifests": set()}
+        for key in sizes:
+            folder, _, name = key.partition("/")
+            folders.get(folder, set()).add(name)
+        left = place.unreachable(snapshots, folders)
         with_ids = []
         for snapshot in snapshots:
             try:
@@ -292,11 +297,6 @@ class _Look:
                 f"{_n(with_ids, 'snapshot')} {_s(with_ids, 'has', 'have')} the samples: {_places(with_ids)}; "
                 f"vczstore purge {label}"
             )
-        folders: dict[str, set[str]] = {"snapshots": set(), "manifests": set()}
-        for key in sizes:
-            folder, _, name = key.partition("/")
-            folders.get(folder, set()).add(name)
-        left = place.unreachable(snapshots, folders)
         if any(left.values()):
             told = ", ".join(_n(n, what) for what, n in left.items() if n)
             self.reasons.append(f"there are objects that nothing leads to: {told}; vczstore purge {label}")
