@@ -272,6 +272,26 @@ def test_a_purge_that_was_stopped_lets_nobody_write_until_it_is_complete(
     vczstore.append(local.url, batch, impl="zarr")
 
 
+def test_a_purge_that_fails_after_a_removal_says_that_it_is_removed(
+    local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = icechunk.Repository.writable_session
+
+    def and_commit(repository: icechunk.Repository, *args: Any) -> Any:
+        session = begin(repository, *args)
+        if sum(1 for _ in repository.ancestry(branch="main")) == 3:  # the samples are removed by now
+            begin(repository, "main").commit("of another tool", allow_empty=True)
+        return session
+
+    monkeypatch.setattr(icechunk.Repository, "writable_session", and_commit)
+    with pytest.raises(StaleError, match=r"the samples are removed, but not yet .* nothing was purged, run it again: "):
+        vczstore.remove(local.url, GONE, impl="zarr", purge=True)
+    monkeypatch.undo()
+    cohort.assert_same(local.read(), LEFT)
+    vczstore.purge(local.url)
+    assert local.verify().erased
+
+
 def test_no_purge_while_a_job_runs(place: Place) -> None:
     before = place.repository.lookup_branch("main")
     with (

@@ -10,7 +10,7 @@ import executors
 from plans import Memory, Plan
 from vczstore.choices import IMPLS
 from vczstore.describe import Info, describe
-from vczstore.errors import IncompatibleError, OptionError, TagError
+from vczstore.errors import IncompatibleError, OptionError, TagError, VczstoreError
 from vczstore.execution import Progress, Result, run_plan
 from vczstore.sizes import parse_size
 from vczstore.stores import Place, Store, check_backend, is_repository, local_path, objects, open_store
@@ -282,7 +282,10 @@ def remove(
             result = _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
             if dry_run:
                 return result
-            purged = purge_store(opts.store(store), tags, lock)
+            try:
+                purged = purge_store(opts.store(store), tags, lock)
+            except VczstoreError as error:
+                raise type(error)(f"remove: the samples are removed, but not yet from the history: {error}") from error
     return replace(result, snapshot=purged.snapshot, purged=purged)
 
 

@@ -286,7 +286,7 @@ class IcechunkStore:
                 session = repository.writable_session(BRANCH)
                 snapshot = str(session.commit(message, metadata={"vczstore": said}, allow_empty=True))
         except icechunk.ConflictError as error:
-            state = again if begun else "nothing was purged, run it again"
+            state = again if begun else f"nothing was purged, run it again: vczstore purge {self.label}"
             raise StaleError(f"purge: {self.label} was changed by somebody else meanwhile; {state}") from error
         except icechunk.IcechunkError as error:
             state = again if begun else "nothing was purged"
