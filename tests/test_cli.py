@@ -677,6 +677,8 @@ def test_help_and_version() -> None:
         "remove",
         "compact",
         "recompute",
+        "purge",
+        "verify-removal",
         "tag",
         "info",
         "verify",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         plan_recompute,
         plan_remove,
         plan_update,
+        purge,
         recompute,
         remove,
         run,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         tags,
         update,
         verify,
+        verify_removal,
     )
     from vczstore.errors import VczstoreError
     from vczstore.execution import Result
@@ -50,6 +52,7 @@ __all__ = [
     "plan_recompute",
     "plan_remove",
     "plan_update",
+    "purge",
     "recompute",
     "remove",
     "run",
@@ -58,6 +61,7 @@ __all__ = [
     "tags",
     "update",
     "verify",
+    "verify_removal",
 ]
 
 _HOMES = {

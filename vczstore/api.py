@@ -10,7 +10,7 @@ import executors
 from plans import Memory, Plan
 from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
-from vczstore.errors import IncompatibleError, OptionError, TagError
+from vczstore.errors import IncompatibleError, OptionError, TagError, VczstoreError
 from vczstore.execution import Progress, Result, compile_stages, run_plan, run_stages, task_bytes
 from vczstore.sizes import parse_size
 from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
@@ -20,6 +20,8 @@ from vczstore.vcz import Vcz
 if TYPE_CHECKING:
     from plans import Survey
     from plans.harmonise import Rules
+    from vczstore.purging import Purged, Tags
+    from vczstore.removal import Verification
     from vczstore.stores.icechunk import IcechunkStore
     from vczstore.verification import Verified
 
@@ -438,9 +440,19 @@ def _same_place(a: Place, b: Place) -> bool:
     return first.exists() and second.exists() and first.samefile(second)
 
 
-def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False, **options: Any) -> Result:
+def remove(
+    store: Place,
+    samples: str | Sequence[str],
+    *,
+    purge: bool = False,
+    tags: "Tags" = "refuse",
+    dry_run: bool = False,
+    **options: Any,
+) -> Result:
     """
     Remove samples from a store: their values become missing and their IDs empty, in one commit.
+
+    On Icechunk they stay readable in older snapshots until the store is purged.
 
     Parameters
     ----------
@@ -448,6 +460,8 @@ def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False,
         A path, a URL, a Zarr store or an Icechunk repository.
     samples
         One sample ID, or several.
+    purge, tags
+        Delete the history afterwards; see `purge`. All tags and branches there are keep the samples.
     dry_run
         Check everything, write nothing.
     options
@@ -457,9 +471,61 @@ def remove(store: Place, samples: str | Sequence[str], *, dry_run: bool = False,
     ------
     SampleError
         If some of the samples are not there. All of these are named, and no sample is removed.
+    TagError
+        If tags or branches would keep the samples, and are not to be deleted. No sample is removed.
     """
     opts = Options(**options)
-    return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+    if not purge:
+        return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+    from vczstore.purging import check_tags, hold, purge_store, refuse_pins
+
+    check_tags(tags)
+    with plain_errors(store):
+        refuse_pins(opts.store(store), tags)
+        with hold(store, opts.storage_options) as lock:
+            result = _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+            if dry_run:
+                return result
+            try:
+                purged = purge_store(opts.store(store), tags, lock)
+            except VczstoreError as error:
+                raise type(error)(f"remove: the samples are removed, but not yet from the history: {error}") from error
+    return replace(result, snapshot=purged.snapshot, purged=purged)
+
+
+def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
+    """
+    Delete the history of a store, so that removed samples cannot be read through any snapshot, tag or branch.
+
+    On plain Zarr, which keeps no history, there is nothing to do.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    tags
+        What to do with tags and other branches that keep older snapshots: ``"refuse"`` to purge, or ``"delete"``
+        them. The names of tags cannot be given again then.
+    options
+        ``backend_storage`` and ``storage_options`` of `Options`.
+
+    Raises
+    ------
+    TagError
+        If there are such tags or branches, and they are not to be deleted. Nothing has been done then.
+    BusyError
+        If a job runs on the store.
+    StaleError
+        If somebody else has changed the store meanwhile. Operations that had begun before fail with one too.
+    """
+    from vczstore.purging import check_tags, hold, purge_store
+
+    check_tags(tags)
+    opts = Options(**options)
+    with plain_errors(store):
+        place = opts.store(store)
+        with hold(store, opts.storage_options) as lock:
+            return purge_store(place, tags, lock)
 
 
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
@@ -561,6 +627,44 @@ def _plan_compact(store: Place, output: str | Path | None, opts: Options) -> Pla
         vcz = opts.for_store(store, [url]).store(store).open()
         place = new_store(url, "compact", storage_options=opts.options_of(url, store), samples_chunks=1)
         return compile_compacted_copy(place, vcz, opts.memory)
+
+
+def verify_removal(
+    store: str | Path, samples: str | Sequence[str], *, report: str | Path | None = None, **options: Any
+) -> "Verification":
+    """
+    Read every object of a store, to show that nothing of some samples is left: no ID, and no value of a removed sample.
+
+    Nothing is written to the store, and the IDs are kept nowhere. Objects are in memory a few at a time.
+
+    Parameters
+    ----------
+    store
+        A path or URL: an object that is open does not say where it lies.
+    samples
+        One sample ID, or several: those that were removed. Fewer than four bytes are looked for as sample IDs only.
+    report
+        A folder for ``report.json`` and ``report.html``.
+    options
+        ``backend_storage`` and ``storage_options`` of `Options`.
+
+    Returns
+    -------
+    Verification
+        Whether they are ``erased``, the ``reasons`` why not, what was ``not_checked``, and the ``figures``.
+
+    Raises
+    ------
+    StaleError
+        If the store changes meanwhile.
+    """
+    from vczstore.removal import verify
+
+    opts = Options(**options)
+    with plain_errors(store):
+        wanted = [samples] if isinstance(samples, str) else list(samples)
+        folder = None if report is None else Path(report)
+        return verify(store, opts.store(store), wanted, opts.storage_options or {}, folder)
 
 
 def copy_store_to_icechunk(
@@ -725,6 +829,7 @@ def log(store: Place, **options: Any) -> Iterator[dict[str, Any]]:
                 {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
             )
             operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
+            said.pop("same", None)  # snapshots, which are no numbers
             yield {
                 "snapshot": entry.id,
                 "time": entry.time,

@@ -273,7 +273,7 @@ def frame_length(array: AnyArray, value: Buffer) -> int | None:
     """How long an encoded chunk says it is; None if its encoding does not tell."""
     compressor = "" if array.shards or not array.compressors else type(array.compressors[-1]).__name__
     tell = next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
-    return None if tell is None else tell(value)
+    return None if tell is None else tell(memoryview(value.as_buffer_like()))
 
 
 class ChunkDecoder:
@@ -317,22 +317,22 @@ def _coords(array: AnyArray, key: str) -> tuple[int, ...] | None:
     return coords if len(coords) == array.ndim and chunk_key(array, coords) == key else None
 
 
-def _blosc_length(value: Buffer) -> int:
+def _blosc_length(value: memoryview) -> int:
     """The length of a frame, from c-blosc's header: the last four of its 16 bytes."""
-    return int.from_bytes(value[12:16].to_bytes(), "little") if len(value) >= 16 else 16
+    return int.from_bytes(value[12:16], "little") if len(value) >= 16 else 16
 
 
-def _zstd_length(value: Buffer) -> int:
+def zstd_length(value: memoryview) -> int:
     """The length of a frame as its headers tell it (RFC 8878, 3.1.1); at least that, if one of them is cut off."""
     if len(value) < 5:
         return 5
-    descriptor = value[4:5].to_bytes()[0]
+    descriptor = value[4]
     is_single = bool(descriptor & 0x20)
     content_size = (int(is_single), 2, 4, 8)[descriptor >> 6]
     end = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3] + content_size
     is_last = False
     while not is_last:
-        header = int.from_bytes(value[end : end + 3].to_bytes(), "little")
+        header = int.from_bytes(value[end : end + 3], "little")
         end += 3
         if end > len(value):
             return end
@@ -341,7 +341,7 @@ def _zstd_length(value: Buffer) -> int:
     return end + (4 if descriptor & 4 else 0)
 
 
-_FRAME_LENGTHS = {"Blosc": _blosc_length, "Zstd": _zstd_length}
+_FRAME_LENGTHS = {"Blosc": _blosc_length, "Zstd": zstd_length}
 """By what the names of codec classes contain, in both formats."""
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vczstore.execution import Progress, Result
     from vczstore.executor_check import Checked
     from vczstore.job import JobResult
+    from vczstore.purging import Purged
+    from vczstore.removal import Verification
     from vczstore.report import Report
     from vczstore.verification import Verified
 
@@ -112,6 +114,13 @@ _TASKS = (
 _RUN = (
     click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
     *_TASKS,
+)
+_TAGS = click.option(
+    "--tags",
+    type=click.Choice(["refuse", "delete"]),
+    default="refuse",
+    show_default=True,
+    help="What a purge does with tags and branches that keep older snapshots. The names of tags cannot be given again.",
 )
 _OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
@@ -317,6 +326,8 @@ def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
     type=click.File(encoding="utf-8-sig"),
     help="File of sample IDs, one in a line; - is standard input.",
 )
+@click.option("--purge", is_flag=True, help="Then delete the history, in which the samples stay readable.")
+@_TAGS
 @_options(_STORE, _RUN, _OUTPUT)
 def remove(
     store: str,
@@ -331,16 +342,67 @@ def remove(
 
     if not sample_ids and samples_file is None:
         raise click.UsageError("Name SAMPLE_IDs, or a file of them with --samples-file.")
-    try:
-        lines = [] if samples_file is None else samples_file.read().splitlines()
-    except UnicodeDecodeError as error:
-        raise click.ClickException(
-            f"remove: {samples_file.name} is no UTF-8 text; give one sample ID in a line"
-        ) from error
-    samples = [*sample_ids, *(line.strip() for line in lines if line.strip())]
+    samples = [*sample_ids, *([] if samples_file is None else _lines("remove", samples_file))]
     with _progress(progress) as bar:
         result = api.remove(store, samples, progress=bar, **options)
     _show(result, as_json)
+    if result.purged is not None and not as_json:
+        _print_purged(result.purged)
+
+
+def _lines(command: str, file: Any) -> list[str]:
+    """The sample IDs in a file."""
+    try:
+        return [line.strip() for line in file.read().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{command}: {file.name} is no UTF-8 text; give one sample ID in a line") from error
+
+
+@main.command()
+@click.argument("store")
+@_TAGS
+@_options(_STORE, _OUTPUT)
+def purge(store: str, as_json: bool, **options: Any) -> None:
+    """Delete the history of a store, so that what was removed cannot be read in it.
+
+    What other writers have begun on the store fails then, with status 4; none may begin meanwhile.
+    """
+    from vczstore import api
+
+    done = api.purge(store, **options)
+    if as_json:
+        click.echo(json.dumps(done.as_dict()))
+    else:
+        _print_purged(done)
+
+
+@main.command()
+@click.argument("store")
+@click.option(
+    "-S",
+    "--samples-file",
+    type=click.File(encoding="utf-8-sig"),
+    required=True,
+    help="File of the IDs of samples that were removed, one in a line; - is standard input.",
+)
+@click.option(
+    "--report", type=click.Path(file_okay=False), metavar="DIR", help="Leave report.json and report.html here."
+)
+@_options(_STORE, _OUTPUT)
+def verify_removal(store: str, samples_file: Any, as_json: bool, **options: Any) -> None:
+    """Read every object of a store, to show that nothing of removed samples is left.
+
+    The IDs are looked for, and kept nowhere. Exit status 1 if anything is found.
+    """
+    from vczstore import api
+
+    found = api.verify_removal(store, _lines("verify-removal", samples_file), **options)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        _print_verification(found)
+    if not found.erased:
+        sys.exit(1)
 
 
 @main.command()
@@ -630,6 +692,36 @@ def _show(result: "Result", as_json: bool) -> None:
         return
     snapshot = f", snapshot {result.snapshot}" if result.snapshot else ""
     click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}")
+
+
+def _print_purged(done: "Purged") -> None:
+    """What a purge has deleted."""
+    from vczstore.purging import NO_HISTORY
+    from vczstore.sizes import human_size
+
+    head = click.style(f"purge {done.store}:", bold=True)
+    if done.snapshot is None:
+        click.echo(f"{head} nothing to do; {NO_HISTORY}")
+        return
+    counts = dict(done.counts)
+    size = human_size(counts.pop("bytes"))
+    told = ", ".join(f"{n:,} {what}" for what, n in counts.items())
+    click.echo(f"{head} {told}, {size}, snapshot {done.snapshot}")
+    for name in done.deleted:
+        click.echo(f"  deleted {name}, which kept an older snapshot")
+
+
+def _print_verification(found: "Verification") -> None:
+    """What a verification has found."""
+    verdict = click.style("erased", fg="green") if found.erased else click.style("not erased", fg="red")
+    click.echo(f"{click.style(f'verify-removal {found.store}:', bold=True)} {verdict}")
+    for reason in found.reasons:
+        click.echo(f"  found        {reason}")
+    for what in found.not_checked:
+        click.echo(f"  not checked  {what}")
+    for name, value in found.figures.items():
+        click.echo(f"  {value:>12,} {name}" if isinstance(value, int) else f"  {value:>12.2g} {name}")
+    click.echo(f"  sha256       {found.digest}")
 
 
 def _print_job(described: "Report") -> None:

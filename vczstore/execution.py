@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
 from plans import Plan, Survey
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
     from plans.chunks import TaskReport
+    from vczstore.purging import Purged
 
 WORTH_A_SECOND = 800_000_000
 """Decoded bytes that are worth a second of beginning a task: to encode them anew takes ten, to copy them two."""
@@ -66,6 +67,8 @@ class Result:
         The most memory that the process of a task has used, in bytes.
     timeline
         When each task ran.
+    purged
+        What a purge that followed has done; None without one.
     """
 
     operation: str
@@ -81,11 +84,13 @@ class Result:
     decoded_bytes: int | None = None
     peak_mem: int | None = None
     timeline: Sequence[TaskTime] = field(default=(), repr=False, compare=False)
+    purged: "Purged | None" = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the plan and the timeline, for JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline")}
-        return {**values, "counts": dict(self.counts)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline", "purged")}
+        purged = {} if self.purged is None else {"purged": self.purged.as_dict()}
+        return {**values, "counts": dict(self.counts), **purged}
 
 
 def run_plan(plan: Plan, **options: Any) -> Result:
@@ -195,7 +200,7 @@ def _run_plans(
             seconds=run.seconds,
             plan=plan,
             timeline=run.timeline,
-            **({} if engine is None else run.totals),
+            **cast("dict[str, Any]", {} if engine is None else run.totals),
         )
         for plan, run in zip(plans, runs, strict=True)
     ]

@@ -20,7 +20,7 @@ from vczstore.pictures import (
 )
 from vczstore.sizes import human_size
 
-__all__ = ["Job", "MemoryBounds", "Report", "Step", "TaskTime", "plan_svg", "write_report"]
+__all__ = ["Job", "MemoryBounds", "Report", "Step", "TaskTime", "page", "plan_svg", "write_report"]
 
 
 class Job(TypedDict):
@@ -216,9 +216,8 @@ section,header,svg,tr{{break-inside:avoid}}
 """
 
 
-def _page(report: Report) -> str:
-    job = report["job"]
-    title = f"{escaped(job['id'], 60)}: {escaped(job['status'])}"
+def page(title: str, content: str) -> str:
+    """A page that holds its styles, has no script, and asks no host for anything; title and content are HTML."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -231,7 +230,16 @@ def _page(report: Report) -> str:
 </head>
 <body>
 <main>
-{_headline(report)}
+{content}
+</main>
+</body>
+</html>
+"""
+
+
+def _page(report: Report) -> str:
+    job = report["job"]
+    content = f"""{_headline(report)}
 <div class="two top">
 {_section("Plan", plan_svg(report))}
 <div class="stack">
@@ -245,11 +253,8 @@ def _page(report: Report) -> str:
 <div class="two">
 {_memory(report)}
 {_bytes(report)}
-</div>
-</main>
-</body>
-</html>
-"""
+</div>"""
+    return page(f"{escaped(job['id'], 60)}: {escaped(job['status'])}", content)
 
 
 def _section(title: str, content: str) -> str:

@@ -1,20 +1,22 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import icechunk
 from zarr.abc.store import Store as ZarrStore
 
-from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError, TagError
+from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, TagError
 from vczstore.stores import Snapshot, local_path, objects
 from vczstore.stores.edits import Edit
 from vczstore.stores.objects import Location, reason
-from vczstore.vcz import SAMPLE_ID, Vcz
+from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
 BRANCH = "main"
 LOCK = ".vczstore.lock"
@@ -22,6 +24,12 @@ LOCK = ".vczstore.lock"
 
 SAMPLE_ID_CHUNKS = 4
 """How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
+
+PURGE_BEGUN, PURGE = "purge begun", "purge"
+"""The operations of the two commits of a purge; see `IcechunkStore.purge`."""
+
+AHEAD = timedelta(days=1)
+"""How far in the future the cutoff of a purge lies: what was written by a clock that is ahead has to go too."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +135,16 @@ class IcechunkStore:
 
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Begin one commit."""
+        began = self._last_update()
         session = self.repository.writable_session(BRANCH)
+        if _operation(self.repository.lookup_snapshot(session.snapshot_id)) == PURGE_BEGUN:
+            raise BusyError(
+                f"{self.label} is being purged, or a purge of it was stopped; wait until it is over, or complete it "
+                f"with: vczstore purge {self.label}"
+            )
         if session.snapshot_id != base:
             raise StaleError(f"{self.label} has changed since the plan was made; plan again")
-        return IcechunkTransaction(session, self)
+        return IcechunkTransaction(session, self, began)
 
     def tags(self) -> dict[str, str]:
         """The snapshot of every tag, by name."""
@@ -174,6 +188,167 @@ class IcechunkStore:
             return None
         stats = self.repository.chunk_storage_stats()
         return int(stats.native_bytes + stats.inlined_bytes)
+
+    def pins(self, *, changing: bool = False) -> tuple[list[str], list[str]]:
+        """
+        The tags, and the branches beside the main one, that keep more than the present.
+
+        Parameters
+        ----------
+        changing
+            Count those that keep the present too: it is about to become the past.
+        """
+        present = set[str]() if changing else self._present()
+        tags, branches = self._refs()
+        return [n for n, s in tags.items() if s not in present], [n for n, s in branches.items() if s not in present]
+
+    def _refs(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The snapshots of tags, and of branches beside the main one, by name."""
+        names = sorted(self.repository.list_branches() - {BRANCH})
+        return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
+
+    def _present(self) -> set[str]:
+        """The snapshots that hold what the store holds now: those before a purge are named by its commits."""
+        info = self.repository.lookup_snapshot(self.head)
+        said = info.metadata["vczstore"] if _operation(info) in (PURGE_BEGUN, PURGE) else {}
+        return {str(info.id), *said.get("same", ())}
+
+    def purge(self, *, delete_pins: bool, before: Callable[[], None]) -> tuple[str, dict[str, int], list[str]]:
+        """
+        Delete all history: what no longer is in the store cannot be read afterwards.
+
+        Between two commits that change nothing. The first makes every session that began before it conflict, since
+        what such a session has written is about to be deleted; and none begins until the second has followed, which
+        stays away if the purge is stopped.
+
+        Parameters
+        ----------
+        delete_pins
+            Delete the tags and branches that keep more than the present.
+        before
+            Called before the first commit, and may refuse.
+
+        Returns
+        -------
+        snapshot : str
+            The new one, of the same content.
+        counts : dict
+            What was deleted, in numbers; ``bytes`` too.
+        names : list of str
+            The tags and branches that were deleted.
+
+        Raises
+        ------
+        TagError
+            If there are tags or branches that keep more, and they are not to be deleted. Nothing is done then.
+        StaleError
+            If somebody else has changed the store meanwhile.
+        StorageError
+            If something could not be deleted.
+        """
+        repository, cutoff = self.repository, datetime.now(UTC) + AHEAD
+        again = f"the purge is not complete, run it again: vczstore purge {self.label}"
+        begun = False
+        try:
+            with self.lock():
+                if not delete_pins:
+                    self.refuse_pins()
+                tags, branches = self.pins()
+                before()
+                same = sorted(self._present().intersection(s for refs in self._refs() for s in refs.values()))
+                said: dict[str, Any] = {"operation": PURGE_BEGUN, "same": same, "version": version("vczstore")}
+                session = repository.writable_session(BRANCH)
+                begin = str(session.commit("purge: begun", metadata={"vczstore": said}, allow_empty=True))
+                begun = True
+                for name in tags:
+                    repository.delete_tag(name)
+                for name in branches:
+                    repository.delete_branch(name)
+                repository.expire_snapshots(cutoff)
+                done = repository.garbage_collect(cutoff, **_MANIFESTS)
+                if done.objects_failed_to_delete:
+                    raise StorageError(
+                        f"purge: {self.label}: {done.objects_failed_to_delete:,} objects could not be deleted; {again}"
+                    )
+                new = [name for names in self.pins() for name in names]
+                if self.head != begin or new:
+                    what = f"{', '.join(new)} was made" if new else "there was a commit"
+                    raise StaleError(f"purge: {self.label}: {what} while it ran; {again}")
+                counts = {
+                    "snapshots deleted": int(done.snapshots_deleted),
+                    "manifests deleted": int(done.manifests_deleted),
+                    "chunks deleted": int(done.chunks_deleted),
+                }
+                deleted = [*tags, *branches]
+                refs = {"tags deleted": len(tags), "branches deleted": len(branches)}
+                said = {**said, "operation": PURGE, **counts, **refs}
+                message = f"purge: {', '.join(f'{n:,} {what}' for what, n in counts.items())}"
+                session = repository.writable_session(BRANCH)
+                snapshot = str(session.commit(message, metadata={"vczstore": said}, allow_empty=True))
+        except icechunk.ConflictError as error:
+            state = again if begun else f"nothing was purged, run it again: vczstore purge {self.label}"
+            raise StaleError(f"purge: {self.label} was changed by somebody else meanwhile; {state}") from error
+        except icechunk.IcechunkError as error:
+            state = again if begun else "nothing was purged"
+            raise StorageError(f"purge: {self.label}: {reason(error)}; {state}") from error
+        return snapshot, {**counts, "bytes": int(done.bytes_deleted)}, deleted
+
+    def refuse_pins(self, *, changing: bool = False) -> None:
+        """Raise a `TagError` if there are `pins`."""
+        tags, branches = self.pins(changing=changing)
+        if tags or branches:
+            named = [f"the tag {name}" for name in tags] + [f"the branch {name}" for name in branches]
+            raise TagError(
+                f"purge: {self.label}: older snapshots are kept by {listing(named, limit=100)}; nothing was done, "
+                "delete them, or let the purge do it with --tags delete"
+            )
+
+    def reachable(self) -> list[str]:
+        """Every snapshot that a branch or tag leads to, older ones included."""
+        found: dict[str, None] = {}
+        refs = [{"branch": name} for name in sorted(self.repository.list_branches())]
+        refs += [{"tag": name} for name in sorted(self.repository.list_tags())]
+        for ref in refs:
+            for info in self.repository.ancestry(**ref):
+                found[str(info.id)] = None
+        return list(found)
+
+    def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
+        """
+        Count the objects of a repository that nothing leads to.
+
+        Parameters
+        ----------
+        snapshots
+            Those that are `reachable`.
+        names
+            What lies in the folders ``snapshots`` and ``manifests``. Chunks are counted by Icechunk itself, which
+            takes the references in all manifests.
+        """
+        used = {str(m.id) for s in snapshots for m in self.repository.list_manifest_files(s)}
+        dry = self.repository.garbage_collect(datetime.now(UTC) + AHEAD, dry_run=True, **_MANIFESTS)
+        return {
+            "snapshot": max(len(names["snapshots"] - set(snapshots)), int(dry.snapshots_deleted)),
+            "manifest": max(len(names["manifests"] - used), int(dry.manifests_deleted)),
+            "chunk": int(dry.chunks_deleted),
+        }
+
+    def _last_update(self) -> datetime | None:
+        """The time of the repository's last change, by the clock of who made it: what tells it from others."""
+        return next((update.updated_at for update in self._updates()), None)
+
+    def was_collected(self, since: datetime | None) -> bool:
+        """Whether garbage was collected after a change, by any tool: what was not committed then may be gone."""
+        for update in self._updates():
+            if update.updated_at == since:
+                break
+            if isinstance(update.kind, _COLLECTIONS):
+                return True
+        return False
+
+    def _updates(self) -> Iterator[Any]:
+        # repositories of Icechunk's first format keep no log
+        return self.repository.ops_log() if self.repository.spec_version >= icechunk.SpecVersion.v2 else iter(())
 
     def lock(self) -> Any:
         """What serialises commits where the storage does not."""
@@ -228,6 +403,8 @@ class IcechunkTransaction:
 
     session: icechunk.Session
     place: IcechunkStore
+    began: datetime | None
+    """The repository's last change before it."""
     fork: icechunk.IcechunkStore | None = None
 
     @contextmanager
@@ -262,6 +439,11 @@ class IcechunkTransaction:
             return str(self.session.snapshot_id)
         try:
             with self.place.lock():
+                if self.place.was_collected(self.began):
+                    raise StaleError(
+                        f"{self.place.label}: garbage was collected while this ran, and with it what had been written; "
+                        "nothing was committed, run it again"
+                    )
                 return str(self.session.commit(message, metadata=dict(metadata)))
         except icechunk.ConflictError as error:
             raise StaleError(
@@ -269,6 +451,18 @@ class IcechunkTransaction:
             ) from error
         except icechunk.IcechunkError as error:
             raise StorageError(f"{self.place.label}: {reason(error)}") from error
+
+
+_MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_mem_bytes": 2**29}
+"""What a collection of garbage may hold of manifests at once: by default it is gigabytes."""
+
+_COLLECTIONS = (icechunk.UpdateType.GCRan, icechunk.UpdateType.ExpirationRan)
+
+
+def _operation(info: icechunk.SnapshotInfo) -> str | None:
+    """What a commit of ours did; None for others."""
+    said = info.metadata.get("vczstore", {})
+    return said.get("operation") if isinstance(said, dict) else None
 
 
 def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Path | None]:
