@@ -22,8 +22,7 @@ from vczstore.stores.icechunk import IcechunkStore
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    cohort.write_vcz(tmp_path / "plain.vcz", cohort.make_arrays(10, cohort.ids(0, 7)))
-    vczstore.copy_store_to_icechunk(tmp_path / "plain.vcz", tmp_path / "store")
+    cohort.write_icechunk(tmp_path / "store", cohort.make_arrays(10, cohort.ids(0, 7)))
     return tmp_path / "store"
 
 

@@ -106,8 +106,7 @@ def make(folder: Path, kind: str, *, fields: Sequence[str] = ()) -> Place:
     place = Place(folder, kind)
     (folder / "inbox").mkdir(parents=True)
     if kind == "icechunk":
-        cohort.write_vcz(folder / "plain.vcz", few(OLD, fields))
-        vczstore.copy_store_to_icechunk(folder / "plain.vcz", place.store)
+        cohort.write_icechunk(place.store, few(OLD, fields))
     else:
         cohort.write_vcz(place.store, few(OLD, fields), zarr_format=2 if kind == "format2" else 3, consolidated=True)
     return place
