@@ -26,22 +26,22 @@ __all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
 
 MEMORY = Path("/dev/shm")
 """A folder that is no disk, where there is one."""
-ROOM = 8 * 2**30
+ROOM = 4 * 2**30
 """Far more than the tests put there."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """
     Choose the place of temporary files: memory if there is room, since the tests write some hundred thousand files.
 
-    Each process has a folder of its own there: Lithops replaces its copy of itself as others run it.
+    Each worker has a folder of its own there: Lithops replaces its copy of itself as others run it.
     """
     # a shell that starts the tests in the background has them ignore it, and what they start too
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         tempfile.tempdir = tempfile.mkdtemp(prefix="vczstore-tests-")
         Path(tempfile.tempdir).chmod(0o755)  # for tests that go without root's rights
-    elif "TMPDIR" not in os.environ and _has_room(MEMORY):
+    elif config.getoption("numprocesses", 0) and "TMPDIR" not in os.environ and _has_room(MEMORY):
         tempfile.tempdir = str(MEMORY)
     if tempfile.tempdir:
         os.environ["TMPDIR"] = tempfile.tempdir
