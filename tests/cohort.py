@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import tempfile
+import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
+
+import vczstore
 
 MISSING = np.array([0x7F800001], "u4").view("f4")[0]
 FILL = np.array([0x7F800002], "u4").view("f4")[0]
@@ -84,7 +91,81 @@ def write_vcz(
     consolidated: bool = False,
     skip_empty: bool = False,
 ) -> None:
-    """Write arrays as a VCZ; `shards` counts chunks along variants and samples."""
+    """
+    Write arrays as a VCZ; `shards` counts chunks along variants and samples.
+
+    What goes into a folder is made once in each process, and copied whenever a test asks for the same again.
+    """
+    layout = {
+        "zarr_format": zarr_format,
+        "variants_chunk": variants_chunk,
+        "samples_chunk": samples_chunk,
+        "shards": shards,
+        "compressors": compressors,
+        "fill_values": fill_values,
+        "consolidated": consolidated,
+        "skip_empty": skip_empty,
+    }
+    if isinstance(place, zarr.abc.store.Store):
+        _write(place, arrays, **layout)
+    else:
+        _put(place, _vcz_files(pickle.dumps((arrays, layout))))
+
+
+def write_icechunk(folder: Path | str, arrays: dict[str, np.ndarray], **layout: Any) -> None:
+    """Make a VCZ on Icechunk, by way of plain Zarr; `layout` is that of `write_vcz`. Made once in each process too."""
+    _put(folder, _icechunk_files(pickle.dumps((arrays, layout))))
+
+
+@lru_cache(maxsize=200)
+def _vcz_files(pickled: bytes) -> dict[str, bytes]:
+    """The files of a VCZ, of pickled arrays and layout: what pickles alike is written alike."""
+    arrays, layout = pickle.loads(pickled)
+    with warnings.catch_warnings():
+        # whoever asks for consolidated metadata of format 3 knows
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", zarr.errors.ZarrUserWarning)
+        store = zarr.storage.MemoryStore()
+        _write(store, arrays, **layout)
+    return {name: content.to_bytes() for name, content in store._store_dict.items()}
+
+
+@lru_cache(maxsize=50)
+def _icechunk_files(pickled: bytes) -> dict[str, bytes]:
+    """The files of a repository; see `_vcz_files`."""
+    arrays, layout = pickle.loads(pickled)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_vcz(folder / "plain", arrays, **layout)
+        vczstore.copy_store_to_icechunk(folder / "plain", folder / "repository", impl="zarr")
+        files = [path for path in (folder / "repository").rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder / "repository")): path.read_bytes() for path in files}
+
+
+def _put(folder: Path | str, files: dict[str, bytes]) -> None:
+    """Write files, none of which is there."""
+    made = set()
+    for name, content in files.items():
+        path = Path(folder, name)
+        if path.parent not in made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made.add(path.parent)
+        with path.open("xb") as file:
+            file.write(content)
+
+
+def _write(
+    place: zarr.abc.store.Store,
+    arrays: dict[str, np.ndarray],
+    *,
+    zarr_format: int,
+    variants_chunk: int,
+    samples_chunk: int,
+    shards: tuple[int, int] | None,
+    compressors: object,
+    fill_values: dict[str, object] | None,
+    consolidated: bool,
+    skip_empty: bool,
+) -> None:
     attributes = {"vcf_zarr_version": "0.4", "source": "tests"}
     root = zarr.create_group(place, zarr_format=zarr_format, attributes=attributes)
     width = {"variants": variants_chunk, "samples": samples_chunk}

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from filelock import FileLock
 
-import vczstore
 from tests import cohort
 from tests.azure import azure_server, azurite
 from tests.s3 import moto, s3_server
@@ -24,12 +24,34 @@ from tests.s3 import moto, s3_server
 __all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
 
 
-def pytest_configure() -> None:
-    """Give each process a folder for temporary files: Lithops replaces its copy of itself there as others run it."""
+MEMORY = Path("/dev/shm")
+"""A folder that is no disk, where there is one."""
+ROOM = 4 * 2**30
+"""Far more than the tests put there."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """
+    Choose the place of temporary files: memory if there is room, since the tests write some hundred thousand files.
+
+    Each worker has a folder of its own there: Lithops replaces its copy of itself as others run it.
+    """
     # a shell that starts the tests in the background has them ignore it, and what they start too
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="vczstore-tests-")
+        tempfile.tempdir = tempfile.mkdtemp(prefix="vczstore-tests-")
+        Path(tempfile.tempdir).chmod(0o755)  # for tests that go without root's rights
+    elif config.getoption("numprocesses", 0) and "TMPDIR" not in os.environ and _has_room(MEMORY):
+        tempfile.tempdir = str(MEMORY)
+    if tempfile.tempdir:
+        os.environ["TMPDIR"] = tempfile.tempdir
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether large files fit there, and in memory; and programs run from there."""
+    if not folder.is_dir() or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False
+    return min(shutil.disk_usage(folder).free, psutil.virtual_memory().available) > ROOM
 
 
 def pytest_unconfigure() -> None:
@@ -66,8 +88,7 @@ class Way:
         """Make a store of this kind; returns its path."""
         store = folder / "store.vcz"
         if self.kind == "icechunk":
-            cohort.write_vcz(folder / "plain.vcz", arrays, **layout)
-            vczstore.copy_store_to_icechunk(folder / "plain.vcz", store, impl="zarr")
+            cohort.write_icechunk(store, arrays, **layout)
         elif self.kind == "format2_legacy":
             raise ValueError("made by zarr-python 2.18, in tests/test_matrix.py")
         else:
@@ -80,13 +101,14 @@ class Way:
 
 
 IMPLS = ("zarr", "cubed", "xarray")
-WAYS = [Way(kind, impl) for kind in ("format2", "format3", "icechunk") for impl in IMPLS]
+WRITTEN = ("format2", "format3", "icechunk")
+"""The kinds that are made here, without zarr-python 2.18."""
 
 
-@pytest.fixture(params=WAYS, ids=[way.id for way in WAYS])
-def way(request: pytest.FixtureRequest) -> Way:
-    """Each way to keep a store with each implementation, on threads."""
-    return request.param
+@pytest.fixture
+def way(kind: str, impl: str) -> Way:
+    """On threads; what a test of each kind with each implementation is for, tests/test_matrix.py has too."""
+    return Way(kind, impl)
 
 
 @pytest.fixture

@@ -460,6 +460,8 @@ class FakeModal:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):  # a socket that nobody has closed is told of in another test
+            await asyncio.wait_for(server.wait_closed(), 5)
 
     def __enter__(self) -> Self:
         # a socket's path is short

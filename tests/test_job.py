@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,11 +19,14 @@ import icechunk
 import numpy as np
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
+from click.testing import CliRunner, Result
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vczstore
 from tests import cohort
+from tests.covering import costly, in_turn
+from vczstore.cli import main
 from vczstore.errors import (
     IncompatibleError,
     MemoryLimitError,
@@ -106,8 +109,7 @@ def make(folder: Path, kind: str, *, fields: Sequence[str] = ()) -> Place:
     place = Place(folder, kind)
     (folder / "inbox").mkdir(parents=True)
     if kind == "icechunk":
-        cohort.write_vcz(folder / "plain.vcz", few(OLD, fields))
-        vczstore.copy_store_to_icechunk(folder / "plain.vcz", place.store)
+        cohort.write_icechunk(place.store, few(OLD, fields))
     else:
         cohort.write_vcz(place.store, few(OLD, fields), zarr_format=2 if kind == "format2" else 3, consolidated=True)
     return place
@@ -155,7 +157,7 @@ def test_later_steps_see_earlier_ones(place: Place) -> None:
     assert [r.operation for r in result.results] == ["append", "append", "update", "remove"]
 
 
-@pytest.mark.parametrize("executor", ["single-threaded", "threads", "processes"])
+@in_turn(place=KINDS, executor=("single-threaded", "threads", "processes"), indirect=["place"])
 def test_on_every_executor(place: Place, executor: str) -> None:
     batch = place.batch("a.vcz", cohort.ids(7, 4))
     place.run("- append: inbox/a.vcz\n- remove: S0001", executor=executor)
@@ -451,7 +453,11 @@ def test_running_again_reads_no_chunk(place: Place) -> None:
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path, kind: str) -> None:
-    """On plain Zarr, storage fails at one write after the other; a new batch arrives before the second run."""
+    """
+    On plain Zarr, storage fails at one write after the other; a new batch arrives before the second run.
+
+    Of the chunks of an array that are written one after the other, at the first; in format 3, at the second too.
+    """
     template = make(tmp_path / "template", kind, fields=FEW)
     first = template.batch("a.vcz", cohort.ids(7, 2), fields=FEW)
     second = template.batch("b.vcz", cohort.ids(9, 3), seed=2, fields=FEW)
@@ -459,17 +465,19 @@ def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path,
     late = few(cohort.make_arrays(N_VARIANTS, cohort.ids(20, 2), seed=7), FEW)
     cohort.write_vcz(template.folder / "late.vcz", late)
     template.write(steps, executor="single-threaded")
-    stopped = 0
-    for n in range(10_000):
+    shutil.copytree(template.folder, tmp_path / "whole")
+    with failing_after(10_000) as keys:
+        run_job(tmp_path / "whole" / "job.yaml")
+    arrays = [re.sub(r"/(c/)?\d[\d./]*$", "/chunk", key) for key in keys]
+    begin = {n for n, array in enumerate(arrays) if n == 0 or array != arrays[n - 1]}
+    stops = sorted(begin | {n + 1 for n in begin if kind == "format3" and n + 1 < len(keys)})
+    assert len(keys) > 30
+    assert len(stops) > 20
+    for n in stops:
         place = Place(tmp_path / f"run{n}", kind)
         shutil.copytree(template.folder, place.folder)
-        try:
-            with failing_after(n):
-                run_job(place.folder / "job.yaml")
-        except StorageError:
-            stopped += 1
-        else:
-            break
+        with failing_after(n), pytest.raises(StorageError):
+            run_job(place.folder / "job.yaml")
         seen = place.read()["sample_id"].tolist()
         assert seen[:7] == cohort.ids(0, 7)
         shutil.copytree(template.folder / "late.vcz", place.folder / "inbox/c.vcz")
@@ -479,26 +487,25 @@ def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path,
         assert result.status == "done"
         assert run_job(place.folder / "job.yaml").status == "nothing to do"
         shutil.rmtree(place.folder)
-    assert stopped > 30
 
 
 @contextmanager
-def failing_after(n: int) -> Iterator[None]:
-    """Storage takes so many writes of chunks and documents, and no more."""
+def failing_after(n: int) -> Iterator[list[str]]:
+    """Storage takes so many writes of chunks and documents, and no more. Returns their keys."""
     from zarr.storage import LocalStore
 
-    left = [n]
+    keys: list[str] = []
     real = LocalStore.set_sync
 
     def set_sync(self: LocalStore, key: str, value: Any) -> None:
-        if left[0] == 0:
+        if len(keys) == n:
             raise OSError(28, "No space left on device")
-        left[0] -= 1
+        keys.append(key)
         real(self, key, value)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalStore, "set_sync", set_sync)
-        yield
+        yield keys
 
 
 # ---- the ledger -----------------------------------------------------------------------------
@@ -573,39 +580,44 @@ def held(place: Place) -> Iterator[subprocess.Popen[str]]:
         holder.communicate()
 
 
-def command(*args: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vczstore", *map(str, args)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **variables},
-        check=False,
-    )
+def command(*args: object) -> Result:
+    """Call the command line in this process, which keeps its ways with signals."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(main, [str(arg) for arg in args])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
+on_two_kinds = pytest.mark.parametrize("place", ["format3", "icechunk"], indirect=True)
+"""For what starts several processes, and does not look at the format of a plain store."""
+
+
+@on_two_kinds
 def test_busy(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/a.vcz")
     with held(place), unchanged(place):
         done = command("run", file, "--json")
-    assert done.returncode == 3
+    assert done.exit_code == 3
     assert json.loads(done.stdout)["exit_status"] == 3
     assert len(done.stderr.splitlines()) == 1
     assert "--if-busy wait" in done.stderr
 
 
-def test_waiting_for_one_that_is_killed(place: Place) -> None:
-    batch = place.batch("a.vcz", cohort.ids(7, 2))
-    file = place.write("- append: inbox/a.vcz")
-    with held(place) as holder:
+def test_waiting_for_one_that_is_killed(plain: Place) -> None:
+    batch = plain.batch("a.vcz", cohort.ids(7, 2))
+    file = plain.write("- append: inbox/a.vcz")
+    with held(plain) as holder:
         waiting = subprocess.Popen([sys.executable, "-m", "vczstore", "run", str(file), "--if-busy", "wait"])
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(3)
         holder.send_signal(signal.SIGKILL)
         assert waiting.wait(60) == 0
-    cohort.assert_same(place.read(), cohort.expected_append(OLD, batch))
+    cohort.assert_same(plain.read(), cohort.expected_append(OLD, batch))
 
 
+@on_two_kinds
 def test_runs_at_once_do_it_once(place: Place) -> None:
     batch = place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/a.vcz")
@@ -632,7 +644,7 @@ def test_plan_writes_nothing_and_shows_every_step(place: Place, tmp_path: Path) 
     with unchanged(place):
         shown = command("plan", file)
         machine = command("plan", file, "--json", "--svg", tmp_path / "plan.svg")
-    assert (shown.returncode, shown.stderr, machine.returncode, machine.stderr) == (0, "", 0, "")
+    assert (shown.exit_code, shown.stderr, machine.exit_code, machine.stderr) == (0, "", 0, "")
     assert "1. append" in shown.stdout
     assert "2. remove" in shown.stdout
     assert ("in one commit" in shown.stdout) == (place.kind == "icechunk")
@@ -648,7 +660,9 @@ def test_plan_writes_nothing_and_shows_every_step(place: Place, tmp_path: Path) 
 def test_run_and_log(repo: Place, tmp_path: Path) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     file = repo.write("- append: inbox/*.vcz\n- tag: ${NAME:-release-1}")
-    done = command("run", file, "--json", "--report", tmp_path / "report")
+    # in a process of its own, whose memory is measured
+    program = [sys.executable, "-m", "vczstore", "run", file, "--json", "--report", tmp_path / "report"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     report = json.loads((tmp_path / "report/report.json").read_text())
@@ -670,7 +684,7 @@ def test_run_and_log(repo: Place, tmp_path: Path) -> None:
 
 def test_log_of_plain_zarr(plain: Place) -> None:
     done = command("log", plain.store)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (1, "")
     assert "is plain Zarr, which has no history" in done.stderr
 
 
@@ -689,7 +703,7 @@ def test_a_failed_run_leaves_a_report(place: Place, tmp_path: Path) -> None:
     chunk = place.folder / "inbox/a.vcz/call_DP/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     done = command("run", place.write("- append: inbox/a.vcz"), "--report", tmp_path / "report", "--json")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     report = json.loads((tmp_path / "report/report.json").read_text())
     assert report["job"]["status"] == "failed"
     assert report["job"]["error"] == json.loads(done.stdout)["error"]
@@ -708,7 +722,7 @@ def test_no_job_file_is_wrong_usage(place: Place) -> None:
     (place.folder / "job.yaml").write_text("stores: x\nsteps: []\n")
     with unchanged(place):
         done = command("run", place.folder / "job.yaml")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -720,7 +734,7 @@ def test_schema_is_what_ships() -> None:
 # ---- any job --------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@costly
 @given(data=st.data(), kind=st.sampled_from(KINDS))
 def test_any_job_is_its_steps_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str

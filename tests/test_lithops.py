@@ -93,12 +93,8 @@ def machine(tmp_path: Path) -> Machine:
 
 def make(folder: Path, kind: str) -> tuple[Path, Path]:
     """A store and a batch."""
-    cohort.write_vcz(folder / "plain.vcz", OLD)
     cohort.write_vcz(folder / "batch.vcz", NEW)
-    if kind == "icechunk":
-        vczstore.copy_store_to_icechunk(folder / "plain.vcz", folder / "store.vcz", impl="zarr")
-    else:
-        (folder / "plain.vcz").rename(folder / "store.vcz")
+    (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(folder / "store.vcz", OLD)
     return folder / "store.vcz", folder / "batch.vcz"
 
 
@@ -213,8 +209,7 @@ def test_a_cloud_does_not_find_folders(tmp_path: Path, s3_server: S3Server, monk
         words = ("^append: .*store.vcz is on this machine", "processes")
         complain(OptionError, words, lambda: vczstore.append(store, batch, **run))
         words = ("^append: <Icechunk repository> is not named by a URL", "processes")
-        cohort.write_vcz(tmp_path / "plain.vcz", OLD)
-        vczstore.copy_store_to_icechunk(tmp_path / "plain.vcz", tmp_path / "local", impl="zarr")
+        cohort.write_icechunk(tmp_path / "local", OLD)
         repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path / "local")))
         complain(OptionError, words, lambda: vczstore.append(repository, batch, **run))
         words = ("^append: .*batch.vcz.* is on this machine", "object store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,14 @@ def _vcz(path: Path, first: int, n: int, *, dtype: str = "i4", chunks: tuple[int
         # not compressible to nothing: the encoded bytes count too
         calls[start : start + 1000] = np.random.default_rng(start).integers(0, 100, (1000, n))
     return path
+
+
+def _store(folder: Path, tmp_path: Path, first: int, n: int) -> Path:
+    """A store to be edited; what is in it is made once."""
+    original = folder / f"{first}-{n}.vcz"
+    if not original.exists():
+        _vcz(original, first, n)
+    return shutil.copytree(original, tmp_path / "store.vcz")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +89,7 @@ def _check(result: Result, python_alone: int) -> None:
 @pytest.mark.parametrize("source", ["batch", "wide", "other-chunks"])
 @pytest.mark.parametrize("n", [1000, SAMPLES], ids=["aligned", "ragged"])
 def test_append(folder: Path, tmp_path: Path, python_alone: int, source: str, n: int) -> None:
-    store = _vcz(tmp_path / "store.vcz", 0, n)
+    store = _store(folder, tmp_path, 0, n)
     result = vczstore.append(store, folder / f"{source}.vcz", **_one_process())
     assert (result.plan.decoded_chunks > 0) == (source != "batch" or n == SAMPLES)
     _check(result, python_alone)
@@ -89,7 +98,7 @@ def test_append(folder: Path, tmp_path: Path, python_alone: int, source: str, n:
 @pytest.mark.parametrize("source", ["batch", "wide", "other-chunks", "shuffled"])
 def test_update(folder: Path, tmp_path: Path, python_alone: int, source: str) -> None:
     """Samples 500 to 1499 of the store: part of one chunk column, and all of the other."""
-    store = _vcz(tmp_path / "store.vcz", SAMPLES - 500, SAMPLES)
+    store = _store(folder, tmp_path, SAMPLES - 500, SAMPLES)
     result = vczstore.update(store, folder / f"{source}.vcz", **_one_process())
     assert result.plan.encoded_chunks == 0
     _check(result, python_alone)
@@ -97,7 +106,7 @@ def test_update(folder: Path, tmp_path: Path, python_alone: int, source: str) ->
 
 def test_update_with_less_memory(folder: Path, tmp_path: Path) -> None:
     """Smaller blocks, for which the chunks of a shuffled source are read more than once; the result is the same."""
-    store, source = _vcz(tmp_path / "store.vcz", SAMPLES - 500, SAMPLES), folder / "shuffled.vcz"
+    store, source = _store(folder, tmp_path, SAMPLES - 500, SAMPLES), folder / "shuffled.vcz"
     plan = vczstore.plan_update(store, source, allowed_mem="350MB")
     roomy = vczstore.plan_update(store, source)
     assert plan.projected_mem <= 350_000_000 < roomy.projected_mem
@@ -109,8 +118,9 @@ def test_update_with_less_memory(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(updated[:, order], zarr.open_array(source, path="call_DP")[...])
 
 
-def test_remove(tmp_path: Path, python_alone: int) -> None:
-    _check(vczstore.remove(_vcz(tmp_path / "store.vcz", 0, SAMPLES), ["S3", "S1200"], **_one_process()), python_alone)
+def test_remove(folder: Path, tmp_path: Path, python_alone: int) -> None:
+    store = _store(folder, tmp_path, 0, SAMPLES)
+    _check(vczstore.remove(store, ["S3", "S1200"], **_one_process()), python_alone)
 
 
 def test_copy(folder: Path, tmp_path: Path, python_alone: int) -> None:
@@ -154,7 +164,7 @@ def test_what_is_reserved_is_enough(python_alone: int) -> None:
 
 def test_less_memory_means_smaller_tasks(folder: Path, tmp_path: Path) -> None:
     """With smaller blocks, a tenth of the free memory is enough; the result does not depend on it."""
-    store = _vcz(tmp_path / "store.vcz", 0, SAMPLES)
+    store = _store(folder, tmp_path, 0, SAMPLES)
     plan = vczstore.plan_append(store, folder / "batch.vcz", allowed_mem="350MB")
     roomy = vczstore.plan_append(store, folder / "batch.vcz")
     assert plan.projected_mem <= 350_000_000 < roomy.projected_mem

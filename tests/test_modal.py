@@ -31,6 +31,7 @@ from executors.modal import HERE_ONLY, ModalError, ModalExecutor, pins
 from tests import cohort, s3
 from tests.fake_modal import TOKEN, FakeModal, environment_of
 from tests.test_executors import Ends, _dag
+from tests.test_objects import BATCH, OLD
 from vczstore import jobfile
 from vczstore.errors import OptionError, StorageError
 from vczstore.execution import Result, run_plan
@@ -255,19 +256,20 @@ def _assert_all_end(fake: FakeModal) -> None:
 
 
 class Bucket:
-    """A bucket with a batch, and Icechunk stores and a plain one of the same samples."""
+    """A bucket with a batch and an Icechunk store."""
 
     def __init__(self, server: s3.S3Server, folder: Path) -> None:
         self.server, self.url = server, server.url(f"modal-{uuid4().hex}")
         self.name = self.url.removeprefix("s3://")
-        self.old = cohort.make_arrays(10, cohort.ids(0, 7))
-        self.batch = cohort.make_arrays(10, cohort.ids(7, 4), seed=1)
-        cohort.write_vcz(folder / "store.vcz", self.old)
+        self.old, self.batch = OLD, BATCH
+        self.plain = folder / "store.vcz"
+        cohort.write_vcz(self.plain, self.old)
         cohort.write_vcz(self.objects("batch.vcz"), self.batch)
-        for name in ("store", "reference"):
-            vczstore.copy_store_to_icechunk(
-                folder / "store.vcz", f"{self.url}/{name}", impl="zarr", storage_options=server.options
-            )
+        self.make("store")
+
+    def make(self, name: str) -> None:
+        options = {"impl": "zarr", "storage_options": self.server.options}
+        vczstore.copy_store_to_icechunk(self.plain, f"{self.url}/{name}", **options)
 
     def objects(self, name: str) -> zarr.storage.ObjectStore:
         from vczstore.stores import object_store
@@ -306,6 +308,7 @@ def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
     assert bucket.run("append", "store", f"{bucket.url}/batch.vcz", variables_from=["bucket"]).tasks
     cohort.assert_same(bucket.read("store"), cohort.expected_append(bucket.old, bucket.batch))
     bucket.run("remove", "store", "S0008", variables_from=["bucket"])
+    bucket.make("reference")
     bucket.run("append", "reference", f"{bucket.url}/batch.vcz", executor="threads")
     bucket.run("remove", "reference", "S0008", executor="threads")
     cohort.assert_same(bucket.read("store"), bucket.read("reference"))

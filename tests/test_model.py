@@ -7,11 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import zarr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vczstore
 from tests import cohort
+from tests.covering import costly
 
 layouts = st.fixed_dictionaries(
     {
@@ -112,28 +113,25 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
         assert vczstore.verify(store, impl="zarr").damages == []
 
 
-few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@few
+@settings(costly, max_examples=12)
 @given(stories())
 def test_cubed(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=False, impl="cubed", executor="threads")
 
 
-@few
+@costly
 @given(stories())
 def test_icechunk_cubed(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=True, impl="cubed", executor="single-threaded")
 
 
-@few
+@costly
 @given(stories())
 def test_zarr(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=False, impl="zarr", executor="threads")
 
 
-@settings(few, max_examples=8)
+@settings(costly, max_examples=4)
 @given(stories())
 def test_xarray(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=False, impl="xarray", executor="threads")

@@ -72,7 +72,6 @@ class Cloud:
     def make(self, kind: str, name: str = "cohort/store.vcz") -> str:
         """Make a store of the old samples; returns its URL."""
         zarr_format = 2 if kind == "format2" else 3
-        zarr_format = 2 if kind == "format2" else 3
         plain = self.put(f"plain-{name}" if kind == "icechunk" else name, OLD, zarr_format=zarr_format)
         if kind != "icechunk":
             return plain
@@ -127,13 +126,25 @@ def azure_cloud(azure_server: azure.AzureServer, tmp_path: Path) -> Cloud:
     return Cloud(url, azure_server.options, objects, storage, (key,), tmp_path)
 
 
-@pytest.fixture(params=["s3", "azure"])
+CLOUDS = ("s3", "azure")
+
+
+@pytest.fixture(params=CLOUDS)
 def cloud(request: pytest.FixtureRequest) -> Cloud:
     return request.getfixturevalue(f"{request.param}_cloud")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("format3", "cubed"), ("icechunk", "cubed")])
+@pytest.mark.parametrize(
+    ("cloud", "kind", "impl"),
+    [
+        ("s3", "format2", "zarr"),
+        ("azure", "format3", "cubed"),
+        ("azure", "format2", "zarr"),
+        *((cloud, "icechunk", "cubed") for cloud in CLOUDS),
+    ],
+    indirect=["cloud"],
+)
 def test_every_operation(cloud: Cloud, kind: str, impl: str) -> None:
     store, batch = cloud.make(kind), cloud.put("batch.vcz", BATCH)
     options: dict[str, Any] = {"storage_options": cloud.options, "impl": impl}

@@ -10,10 +10,11 @@ import zarr
 
 import vczstore
 from tests import cohort
-from tests.conftest import Way
+from tests.conftest import IMPLS, WRITTEN, Way
+from tests.covering import in_pairs, in_turn
 
 
-@pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
+@in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
 def test_append(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, n))
     batches = [
@@ -29,6 +30,7 @@ def test_append(way: Way, tmp_path: Path, n: int) -> None:
     cohort.assert_same(way.read(store), cohort.expected_append(old, *batches))
 
 
+@in_turn(kind=WRITTEN, impl=IMPLS)
 def test_remove(way: Way, tmp_path: Path) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, 11))
     store = way.make(tmp_path, old)
@@ -38,6 +40,7 @@ def test_remove(way: Way, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_remove(old, gone))
 
 
+@in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
 def test_append_after_remove(way: Way, tmp_path: Path) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, 5))
     batch = cohort.make_arrays(10, ["S0001", "S0005"], seed=3)
@@ -48,7 +51,7 @@ def test_append_after_remove(way: Way, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_append(cohort.expected_remove(old, ["S0001"]), batch))
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
+@in_pairs(kind=WRITTEN, impl=IMPLS, zarr_format=(2, 3))
 def test_append_from_other_layouts(way: Way, tmp_path: Path, zarr_format: int) -> None:
     """Other chunks, codecs, format and byte layout: the source is re-chunked on the fly."""
     old, batch = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 8), seed=1)
@@ -125,11 +128,8 @@ def test_sparse_chunks_stay_absent_and_clear_what_lay_there(tmp_path: Path, n: i
     assert not (tmp_path / "store.vcz" / "call_genotype" / "c" / "1" / "3").exists()
 
 
-@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
-@pytest.mark.parametrize("source_format", [2, 3])
-@pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
-def test_first_batch_of_a_variants_list(tmp_path: Path, kind: str, source_format: int, impl: str) -> None:
-    way = Way(kind, impl)
+@in_pairs(kind=WRITTEN, impl=IMPLS, source_format=(2, 3))
+def test_first_batch_of_a_variants_list(way: Way, tmp_path: Path, source_format: int) -> None:
     batch = cohort.make_arrays(10, cohort.ids(0, 8))
     fields = [n for n, dims in cohort.DIMENSIONS.items() if "samples" not in dims or n == "sample_id"]
     empty = {n: batch[n][:0] if n == "sample_id" else batch[n] for n in fields}

@@ -310,7 +310,7 @@ def test_durations_are_short(seconds: float) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"^report: .*/file/deeper cannot be written: Not a directory; name a fold"):
+    with pytest.raises(StorageError, match=r"^report: .*/file/deeper cannot be made: Not a directory; name another"):
         write_report(tmp_path / "file" / "deeper", REPORTS["done"])
 
 

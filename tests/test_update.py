@@ -17,8 +17,9 @@ from plans.append import compile_append
 from plans.parts import Part, PutSamples
 from plans.update import compile_update, split_known
 from tests import cohort
-from tests.conftest import IMPLS, Way
-from tests.test_errors import FIELDS, altered, complain, edit, head, put, resize, truncate, unchanged
+from tests.conftest import IMPLS, WRITTEN, Way
+from tests.covering import in_pairs, in_turn
+from tests.test_errors import FIELDS, KINDS, altered, complain, edit, head, put, resize, truncate, unchanged
 from vczstore.errors import DamagedStoreError, IncompatibleError, MemoryLimitError, SampleError, VczstoreError
 from vczstore.stores import open_store
 from vczstore.vcz import Vcz
@@ -34,6 +35,7 @@ def recalled(samples: Sequence[str], *, seed: int = 5) -> Arrays:
 # ---- update ---------------------------------------------------------------------------------
 
 
+@in_turn(kind=WRITTEN, impl=IMPLS)
 def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
     """Of several sources, from whole, ragged, shared and neighbouring chunk columns of 3; one is replaced whole."""
     old = cohort.make_arrays(10, cohort.ids(0, 11))
@@ -47,6 +49,7 @@ def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_update(old, *new))
 
 
+@in_pairs(kind=WRITTEN, impl=("zarr", "cubed"))
 def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
     """A batch that comes again, columns in another order, the ragged last one among them."""
     old = cohort.make_arrays(10, cohort.ids(0, 8))
@@ -58,6 +61,7 @@ def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_update(old, new))
 
 
+@in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
 def test_after_remove(way: Way, tmp_path: Path) -> None:
     """A removed sample's place stays empty, also between samples that are updated."""
     old = cohort.make_arrays(10, cohort.ids(0, 5))
@@ -202,7 +206,7 @@ def test_a_part_in_one_piece_travels_light(tmp_path: Path) -> None:
 # ---- what is refused ------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["format3", "icechunk"])
+@pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """7 samples, S0000 to S0006, of which S0002 was removed."""
     store = Way(request.param, "zarr").make(tmp_path, some(cohort.ids(0, 7), seed=0))
@@ -254,7 +258,8 @@ def test_sample_doubled_in_the_store(store: Path, tmp_path: Path) -> None:
 
 
 NEW = some(["S0001", "S0004"])
-MISFITS: dict[str, tuple[type[VczstoreError], tuple[str, ...], Callable[[zarr.Group], None]]] = {
+type Misfit = tuple[type[VczstoreError], tuple[str, ...], Callable[[zarr.Group], None]]
+MISFITS: dict[str, Misfit] = {
     "variants": (
         IncompatibleError,
         ("variant 9 ", "1234", "same variants"),
@@ -274,16 +279,9 @@ MISFITS: dict[str, tuple[type[VczstoreError], tuple[str, ...], Callable[[zarr.Gr
 }
 
 
-@pytest.mark.parametrize("impl", ["zarr", "cubed"])
-@pytest.mark.parametrize(("error", "words", "change"), MISFITS.values(), ids=MISFITS)
-def test_misfits(
-    store: Path,
-    tmp_path: Path,
-    error: type[VczstoreError],
-    words: tuple[str, ...],
-    change: Callable[[zarr.Group], None],
-    impl: str,
-) -> None:
+@in_pairs(store=KINDS, misfit=MISFITS, impl=("zarr", "cubed"), indirect=["store"])
+def test_misfits(store: Path, tmp_path: Path, misfit: Misfit, impl: str) -> None:
+    error, words, change = misfit
     source = make(tmp_path, ["S0001", "S0004"])
     edit(source, change)
     with unchanged(store, source):
@@ -385,7 +383,7 @@ def test_split_known(tmp_path: Path) -> None:
         plan_append(tmp_path / "store.vcz", source.select(nothing))
 
 
-@pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
+@in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
 def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, n))
     samples = ["S0100", "S0004", "S0101", "S0000", "S0102", "S0103", "S0104", "S0003"]
