@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import shlex
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -475,6 +477,10 @@ class FakeModal:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
+        with warnings.catch_warnings():
+            # connections of clients that were killed, which the next test need not hear of
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
         shutil.rmtree(self.folder)
 
     @property

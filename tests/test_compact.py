@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import vczstore
 from tests import cohort, vcf
-from tests.conftest import WAYS, Way
+from tests.conftest import IMPLS, WRITTEN, Way
 from tests.test_model import layouts
 from vczstore.errors import DamagedStoreError, MemoryLimitError, OptionError, StaleError, StorageError, VczstoreError
 
@@ -58,7 +58,7 @@ Of 14 samples in chunks of 3: column 0 stays, column 1 is decoded, 2 and 3 are c
 """
 
 
-SOME_WAYS = [way for way in WAYS if way.impl != "xarray" or way.kind == "icechunk"]
+SOME_WAYS = [Way(kind, impl) for kind in WRITTEN for impl in IMPLS if impl != "xarray" or kind == "icechunk"]
 
 
 @pytest.fixture

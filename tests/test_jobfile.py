@@ -575,7 +575,7 @@ def test_hostile(tmp_path: Path) -> None:
         assert message.startswith(f"{path}{HOSTILE[case][1]}"), case
         assert message.isprintable(), case
         assert len(message) < 600, case
-        assert seconds < 20, case
+        assert seconds < 60, case
 
 
 @pytest.mark.parametrize(
@@ -931,7 +931,7 @@ def test_the_schema_is_one() -> None:
         mine = [part] if isinstance(part, dict) and "properties" in part else []
         return mine + [one for value in inner for one in objects(value)]
 
-    assert len(objects(made)) == 8
+    assert len(objects(made)) == 9
     for part in objects(made):
         assert part["additionalProperties"] is False
         for key, value in part["properties"].items():

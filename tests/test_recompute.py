@@ -23,7 +23,8 @@ import vczstore
 from plans.info_fields import FIELDS, exact_test
 from plans.recompute import compile_recompute
 from tests import cohort, vcf
-from tests.conftest import Way
+from tests.conftest import IMPLS, WRITTEN, Way
+from tests.covering import in_pairs
 from vczstore import cli
 from vczstore.api import Options
 from vczstore.errors import (
@@ -249,6 +250,7 @@ def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path
     assert mine == lines
 
 
+@in_pairs(kind=WRITTEN, impl=IMPLS)
 def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
     """After samples have come and gone; what is there keeps its dtype and dimensions, what is not is made."""
     old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)

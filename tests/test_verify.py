@@ -95,6 +95,8 @@ def test_whole(tmp_path: Path, kind: str) -> None:
     arrays["call_DP"][:4, 3:6] = 0
     store = Way(kind, "cubed").make(tmp_path, arrays, skip_empty=True, consolidated=kind != "icechunk")
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    if kind == "icechunk":
+        cohort.write_vcz(tmp_path / "plain.vcz", arrays, skip_empty=True)
     stored = files(tmp_path / "plain.vcz" if kind == "icechunk" else store)
     counts = vczstore.verify(store, executor="processes" if kind == "icechunk" else "threads", max_workers=1)
     # 3 rows of 3 columns of 7 calls, 3 columns of two arrays of the samples, 3 rows of three of the variants, 2 tables

@@ -360,6 +360,22 @@ def _lines(command: str, file: Any) -> list[str]:
 
 @main.command()
 @click.argument("store")
+@click.option("--output", metavar="PATH", help="Make a compacted copy on plain Zarr here; STORE stays as it is.")
+@_options(_STORE, _RUN, _OUTPUT)
+def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Let removed samples leave: those after them move up.
+
+    A store on plain Zarr needs --output.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        result = api.compact(store, output, progress=bar, **options)
+    _show(result, as_json)
+
+
+@main.command()
+@click.argument("store")
 @_TAGS
 @_options(_STORE, _OUTPUT)
 def purge(store: str, as_json: bool, **options: Any) -> None:
@@ -422,22 +438,6 @@ def recompute(store: str, fields: str, progress: bool | None, as_json: bool, **o
     wanted = [field.strip() for field in fields.split(",") if field.strip()]
     with _progress(progress) as bar:
         result = api.recompute(store, wanted, progress=bar, **options)
-    _show(result, as_json)
-
-
-@main.command()
-@click.argument("store")
-@click.option("--output", metavar="PATH", help="Make a compacted copy on plain Zarr here; STORE stays as it is.")
-@_options(_STORE, _RUN, _OUTPUT)
-def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Let removed samples leave: those after them move up.
-
-    A store on plain Zarr needs --output.
-    """
-    from vczstore import api
-
-    with _progress(progress) as bar:
-        result = api.compact(store, output, progress=bar, **options)
     _show(result, as_json)
 
 

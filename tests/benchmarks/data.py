@@ -52,6 +52,10 @@ class Cohort:
         of the variants.
     ids_chunk
         Sample IDs in a chunk.
+    multiallelic
+        Every how-manieth variant has two ALTs; 0 for none.
+    swapped
+        Whether these are the other way round.
     """
 
     variants: int
@@ -59,11 +63,14 @@ class Cohort:
     first: int = 0
     calls: Literal["real", "tiled", "alike", "none", "metadata"] = "real"
     ids_chunk: int = CHUNK
+    multiallelic: int = 0
+    swapped: bool = False
 
     def make(self, folder: Path) -> Path:
         """Write the VCZ below a folder, unless it is there already."""
         shape = f"{self.variants}x{self.samples}"
-        name = f"{self.calls}-{shape}-from-{self.first}-ids-{self.ids_chunk}-r{REVISION}.vcz"
+        alleles = f"-every-{self.multiallelic}-{'swapped' if self.swapped else 'in-order'}" if self.multiallelic else ""
+        name = f"{self.calls}-{shape}-from-{self.first}-ids-{self.ids_chunk}{alleles}-r{REVISION}.vcz"
         path, unfinished = folder / name, folder / f"{name}.unfinished"
         if not path.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,8 +109,12 @@ class Cohort:
         positions = np.cumsum(np.random.default_rng(SEED).integers(1, 60, self.variants), dtype="i4")
         _put(root, "variant_position", positions, ("variants",), (CHUNK,))
         bases = np.random.default_rng(SEED).integers(0, 4, self.variants)
-        alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in (0, 2)], axis=1).astype("T")
-        _put(root, "variant_allele", alleles, ("variants", "alleles"), (CHUNK, 2))
+        shifts = ((0, 1, 2) if self.swapped else (0, 2, 1)) if self.multiallelic else (0, 2)
+        alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in shifts], axis=1)
+        if self.multiallelic:
+            others = np.arange(self.variants) % self.multiallelic != 0
+            alleles[others, 1], alleles[others, 2] = np.array(list("ACGT"))[(bases[others] + 2) % 4], ""
+        _put(root, "variant_allele", alleles.astype("T"), ("variants", "alleles"), (CHUNK, len(shifts)))
 
     def _write_rows(self, calls: dict[str, AnyArray], start: int) -> None:
         stop = min(start + CHUNK, self.variants)

@@ -157,6 +157,43 @@ def append_unaligned(bench: Bench) -> Iterator[Row]:
         yield Row(name, how, found[f"ours, {how}"], "peer", found[f"peer, {how}"], target, floor=found["floor"])
 
 
+# ---- harmonise ------------------------------------------------------------------------------
+
+
+def harmonise(bench: Bench) -> Iterator[Row]:
+    """Normalise a batch of which some variants have their ALTs the other way round, and append one that may have."""
+    variants, samples = bench.sizes.variants, bench.sizes.batch
+    for every, what, target, repeats in (
+        (20, "every 20th variant re-ordered", 0.25, bench.sizes.repeats),
+        (1, "every variant re-ordered", 0.05, 1),
+    ):
+        store = Cohort(variants, samples, calls="tiled", multiallelic=every).make(bench.cache)
+        batch = Cohort(variants, samples, first=FAR, multiallelic=every, swapped=True).make(bench.cache)
+        runs = {
+            "ours": partial(_normalise, bench, bench.ours, store, batch),
+            "peer": partial(_normalise, bench, bench.peer, store, batch),
+            "floor": partial(_recode_seconds, sorted(batch.glob("call_genotype/c/*/*/*")), bench.work),
+        }
+        found = in_turn(repeats, runs)
+        name = f"normalise {samples:,}, {what}"
+        yield Row(name, "whole", found["ours"], "peer", found["peer"], target, floor=found["floor"])
+    store, batch = bench.cohort(bench.sizes.samples - CHUNK // 2), bench.batch()
+    with Worker(bench.ours) as worker:
+
+        def append(**options: bool) -> float:
+            with fresh_copy(store, bench.work) as copy:
+                return worker.call("append", copy, batch, **options).seconds
+
+        found = in_turn(bench.sizes.repeats, {"plain": append, "harmonised": partial(append, harmonise=True)})
+    name = f"append {samples:,}, in mid-chunk, harmonised"
+    yield Row(name, "in-process", found["harmonised"], "not harmonised", found["plain"], 1.2)
+
+
+def _normalise(bench: Bench, side: Side, store: Path, batch: Path) -> float:
+    with TemporaryDirectory(dir=bench.work) as folder:
+        return side.command("normalise", store, batch, Path(folder) / "out.vcz")
+
+
 # ---- remove ---------------------------------------------------------------------------------
 
 
@@ -388,6 +425,7 @@ def _recode_seconds(files: Sequence[Path], work: Path) -> float:
 MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "append": append,
     "append-unaligned": append_unaligned,
+    "harmonise": harmonise,
     "remove": remove,
     "help": command_line,
     "scaling": scaling,

@@ -93,7 +93,8 @@ class Worker:
 
 def ours() -> Side:
     """The package of this environment."""
-    return Side(Path(sys.executable), {"append": "vczstore.api", "remove": "vczstore.api", "plan_job": "vczstore.job"})
+    modules = dict.fromkeys(("append", "remove", "normalise"), "vczstore.api")
+    return Side(Path(sys.executable), {**modules, "plan_job": "vczstore.job"})
 
 
 def peer(folder: Path) -> Side:
@@ -101,7 +102,7 @@ def peer(folder: Path) -> Side:
     pins = [f"{package}=={version(package)}" for package in ("zarr", "numcodecs")]
     python = ".".join(map(str, sys.version_info[:2]))
     place = folder / f"peer-{PEER_VERSION}-zarr-{version('zarr')}-python-{python}"
-    side = Side(place / "bin" / "python", {"append": "vczstore.append", "remove": "vczstore.remove"})
+    side = Side(place / "bin" / "python", {name: f"vczstore.{name}" for name in ("append", "remove", "normalise")})
     if not (place / "ready").exists():
         uv: list[str | Path] = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "-q", "--clear", "-p", sys.executable, place], check=True)
