@@ -140,13 +140,7 @@ def compile_harmonised(
     VczstoreError
         If sources cannot be harmonised.
     """
-    for vcz in (store, *sources):
-        vcz.require_whole(operation)
-    first = harmonise.first_scans(operation, store, sources)
-    runs = yield Survey(operation, tuple(first), memory)
-    second = harmonise.second_scan(operation, store, sources, rules, first, runs)
-    (reports,) = yield Survey(operation, (second,), memory)
-    findings = harmonise.conclude(operation, store, sources, rules, second.index, reports)
+    findings = yield from harmonise.look_up(operation, store, sources, rules, memory)
     return compile_append(place, store, sources, memory, findings)
 
 

@@ -7,7 +7,7 @@ nothing changes are copied as they are.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
@@ -18,9 +18,9 @@ import numpy as np
 from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
+from plans import Memory, Survey
 from plans.columns import Blocks, Columns
 from plans.matching import FindMatches, FindRuns, Index, Matches, Sites, UnitReport, site, unit_rows
-from plans.memory import Memory
 from plans.remove import ColumnReader
 from plans.views import Padded, View
 from vczstore import arrays
@@ -132,7 +132,27 @@ class Findings:
         return n, min(firsts, default=None)
 
 
-def first_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
+def look_up(
+    operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory
+) -> Generator[Survey, list[list[Any]], Findings]:
+    """
+    Find out what of sources is what of a store, in two surveys.
+
+    Raises
+    ------
+    VczstoreError
+        If a VCZ is damaged, variants are not sorted, or some of a source's match nothing and are not to be dropped.
+    """
+    for vcz in (store, *sources):
+        vcz.require_whole(operation)
+    scans = _run_scans(operation, store, sources)
+    runs = yield Survey(operation, tuple(scans), memory)
+    scan = _match_scan(operation, store, sources, rules, scans, runs)
+    (reports,) = yield Survey(operation, (scan,), memory)
+    return _findings(operation, store, sources, rules, scan.index, reports)
+
+
+def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
     """What has to be looked up first: where the variants of each are."""
     for vcz in (store, *sources):
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
@@ -141,7 +161,7 @@ def first_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[Find
     return [FindRuns(operation, vcz) for vcz in (store, *sources)]
 
 
-def second_scan(
+def _match_scan(
     operation: str,
     store: Vcz,
     sources: Sequence[Vcz],
@@ -149,14 +169,7 @@ def second_scan(
     scans: Sequence[FindRuns],
     found: Sequence[Sequence[Any]],
 ) -> FindMatches:
-    """
-    What has to be looked up then: what matches.
-
-    Raises
-    ------
-    IncompatibleError
-        If variants are not sorted.
-    """
+    """What has to be looked up then: what matches."""
     runs = [scan.joined(items) for scan, items in zip(scans, found, strict=True)]
     ours = {name: i for i, name in enumerate(store.table("contig_id").tolist())}
     sites = []
@@ -170,15 +183,8 @@ def second_scan(
     return FindMatches(operation, index, sum(4 * arrays.decode_mem(a, 2) for a in read))
 
 
-def conclude(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
-    """
-    Put together what was found.
-
-    Raises
-    ------
-    IncompatibleError
-        If a source has variants that the store lacks, and they are not to be dropped.
-    """
+def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
+    """Put together what was found."""
     reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
     findings = Findings(rules, index, reports, tuple(store.table("contig_id").tolist()), numbers_of(store))
     for i, source in enumerate(sources):

@@ -66,14 +66,7 @@ def compile_normalise(
     VczstoreError
         If the source cannot be harmonised.
     """
-    for vcz in (store, source):
-        vcz.require_whole(OPERATION)
-    first = harmonise.first_scans(OPERATION, store, [source])
-    runs = yield Survey(OPERATION, tuple(first), memory)
-    second = harmonise.second_scan(OPERATION, store, [source], rules, first, runs)
-    (reports,) = yield Survey(OPERATION, (second,), memory)
-    findings = harmonise.conclude(OPERATION, store, [source], rules, second.index, reports)
-
+    findings = yield from harmonise.look_up(OPERATION, store, [source], rules, memory)
     lengths = harmonise.widths(OPERATION, store, findings.most_alleles, source)
     harmonise.check_fields(OPERATION, source, source, findings, lengths)
     writes: list[CopyArray | Rewritten | WriteAlleles | PutSamples] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ import executors
 import vczstore
 from executors.lithops import LithopsExecutor
 from tests import cohort
+from tests.conftest import Way
 from tests.s3 import S3Server
 from tests.test_errors import complain
 from vczstore import executor_check
@@ -233,3 +235,22 @@ def test_requirements_are_what_is_installed() -> None:
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert pins == {name: version(name) for name in pins}
     assert set(executor_check.PACKAGES) - {"vczstore"} <= set(pins)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_dask_on_this_machine(tmp_path: Path, kind: str) -> None:
+    """Cubed's own executor, with a cluster that it begins and ends itself."""
+    old, new = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 4), seed=1)
+    way = Way(kind, "cubed")
+    store = way.make(tmp_path, old)
+    cohort.write_vcz(tmp_path / "batch.vcz", new)
+    (tmp_path / "dask.yaml").write_text(
+        "name: dask\noptions: {compute_kwargs: {n_workers: 2, dashboard_address: ":0"}}\n"
+    )
+    for command in (["append", store, tmp_path / "batch.vcz"], ["remove", store, "S0003"]):
+        words = [sys.executable, "-m", "vczstore", *map(str, command), "--executor", tmp_path / "dask.yaml"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+    cohort.assert_same(way.read(store), cohort.expected_remove(cohort.expected_append(old, new), ["S0003"]))

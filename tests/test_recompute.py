@@ -616,3 +616,26 @@ def test_no_variants(tmp_path: Path) -> None:
     for impl in ("zarr", "cubed"):
         vczstore.recompute(tmp_path / "store.vcz", ALL, impl=impl)
     assert cohort.read_vcz(tmp_path / "store.vcz")["variant_AC"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", ["format2", "icechunk"])
+def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) -> None:
+    way = Way(kind, "cubed")
+    old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)
+    path = way.make(tmp_path, old)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    result = vczstore.append(path, tmp_path / "batch.vcz", recompute=ALL)
+    assert_fields(way.read(path), expected_fields(cohort.expected_append(old, batch)))
+    if kind == "icechunk":
+        assert next(iter(vczstore.log(path)))["snapshot"] == result.snapshot
+        assert [step["operation"] for step in next(iter(vczstore.log(path)))["steps"]] == ["append", "recompute"]
+    vczstore.remove(path, ["S0001", "S0009"], recompute=ALL, dry_run=True)
+    assert "S0001" in way.read(path)["sample_id"]
+    vczstore.remove(path, ["S0001", "S0009"], recompute=ALL)
+    left = cohort.expected_remove(cohort.expected_append(old, batch), ["S0001", "S0009"])
+    assert_fields(way.read(path), expected_fields(left))
+    assert vczstore.info(path).stale == []
+    before = way.read(path)
+    with pytest.raises(OptionError, match="recompute: no field 'XX'"):
+        vczstore.remove(path, ["S0002"], recompute=["XX"])
+    cohort.assert_same(way.read(path), before)

@@ -11,7 +11,7 @@ from plans import Memory, Plan
 from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
 from vczstore.errors import IncompatibleError, OptionError, TagError, VczstoreError
-from vczstore.execution import Progress, Result, compile_stages, run_plan, run_stages, task_bytes
+from vczstore.execution import Progress, Result, compile_stages, run_plan, run_plans, run_stages, task_bytes
 from vczstore.sizes import parse_size
 from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
@@ -212,6 +212,7 @@ def append(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
     """
@@ -237,6 +238,8 @@ def append(
         What is done about variants that the store lacks: ``refuse`` or ``drop``.
     haploid_contigs
         Where those genotypes have one allele; X, Y and M of any spelling by default.
+    recompute
+        INFO fields that are computed anew in the same commit; see `recompute`.
     options
         See `Options`.
 
@@ -252,9 +255,12 @@ def append(
     opts = Options(**options)
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
     if rules is None:
-        return _run(_plan_append(store, sources, opts), opts, dry_run=dry_run)
+        return _run(_plan_append(store, sources, opts), opts, dry_run=dry_run, then=recompute)
     with plain_errors(store):
         place, stages = _harmonised(store, sources, opts, rules)
+    if recompute:
+        plan = compile_stages(stages, "append", place, **opts.engine)
+        return _run(plan, opts, dry_run=dry_run, then=recompute)
     return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
 
@@ -384,7 +390,9 @@ def _rules(
     return rules if harmonise else None
 
 
-def update(store: Place, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
+def update(
+    store: Place, *sources: Place, dry_run: bool = False, recompute: Sequence[str] = (), **options: Any
+) -> Result:
     """
     Replace the values of samples of a store by those that one or more VCZs have for them, in one commit.
 
@@ -397,6 +405,8 @@ def update(store: Place, *sources: Place, dry_run: bool = False, **options: Any)
         store, and may be in any order.
     dry_run
         Check everything, write nothing.
+    recompute
+        INFO fields that are computed anew in the same commit; see `recompute`.
     options
         See `Options`.
 
@@ -408,7 +418,7 @@ def update(store: Place, *sources: Place, dry_run: bool = False, **options: Any)
         If anything else does not fit. Nothing has been changed then.
     """
     opts = Options(**options)
-    return _run(_plan_update(store, sources, opts), opts, dry_run=dry_run)
+    return _run(_plan_update(store, sources, opts), opts, dry_run=dry_run, then=recompute)
 
 
 def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
@@ -447,6 +457,7 @@ def remove(
     purge: bool = False,
     tags: "Tags" = "refuse",
     dry_run: bool = False,
+    recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
     """
@@ -464,6 +475,8 @@ def remove(
         Delete the history afterwards; see `purge`. All tags and branches there are keep the samples.
     dry_run
         Check everything, write nothing.
+    recompute
+        INFO fields that are computed anew in the same commit; see `recompute`.
     options
         See `Options`.
 
@@ -476,14 +489,14 @@ def remove(
     """
     opts = Options(**options)
     if not purge:
-        return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+        return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run, then=recompute)
     from vczstore.purging import check_tags, hold, purge_store, refuse_pins
 
     check_tags(tags)
     with plain_errors(store):
         refuse_pins(opts.store(store), tags)
         with hold(store, opts.storage_options) as lock:
-            result = _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run)
+            result = _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run, then=recompute)
             if dry_run:
                 return result
             try:
@@ -745,8 +758,19 @@ def run(plan: Plan, **options: Any) -> Result:
     return _run(plan, Options(**options), dry_run=False)
 
 
-def _run(plan: Plan, opts: Options, *, dry_run: bool) -> Result:
-    return run_plan(plan, impl=opts.impl, dry_run=dry_run, **opts.engine)
+def _run(plan: Plan, opts: Options, *, dry_run: bool, then: Sequence[str] = ()) -> Result:
+    """Run a plan, and in the same commit recompute INFO fields."""
+    if not then:
+        return run_plan(plan, impl=opts.impl, dry_run=dry_run, **opts.engine)
+    from plans.recompute import compile_recompute
+
+    with plain_errors(plan.store.label):
+        plans = [plan, compile_recompute(plan.store, plan.after, then, opts.memory)]
+    message = "; ".join(f"{one.operation}: {one.summary}" for one in plans)
+    steps = [{"operation": one.operation, **one.counts} for one in plans]
+    said = {"operation": plan.operation, "steps": steps}
+    done, _ = run_plans(plans, message, said, impl=opts.impl, dry_run=dry_run, **opts.engine)
+    return done
 
 
 # ---- tags and information -------------------------------------------------------------------

@@ -228,6 +228,18 @@ def _progress(show: bool | None) -> "Iterator[Progress | None]":
 # ---- commands -------------------------------------------------------------------------------
 
 
+def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """Names with commas in between."""
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+_RECOMPUTE = click.option(
+    "--recompute",
+    metavar="FIELD,...",
+    default="",
+    callback=_names,
+    help=f"Compute these INFO fields anew in the same commit: {', '.join(INFO_FIELDS)}.",
+)
 _HARMONISE = (
     click.option("--allow-new-alleles", is_flag=True, help="Let alleles come in that the store has not seen."),
     click.option(
@@ -247,7 +259,7 @@ _HARMONISE = (
     click.option(
         "--haploid-contigs",
         metavar="NAME,...",
-        callback=lambda _context, _parameter, value: value if value is None else [n for n in value.split(",") if n],
+        callback=_names,
         help="Where a variant that a source lacks gets genotypes of one allele.  [default: X, Y, M, MT, also as chrX]",
     ),
 )
@@ -274,6 +286,7 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
+@_RECOMPUTE
 @_options(_HARMONISE, _STORE, _RUN, _OUTPUT)
 def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Append the samples of one or more VCZs, in their order.
@@ -307,6 +320,7 @@ def normalise(store: str, source: str, out: str, progress: bool | None, as_json:
 @main.command()
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_RECOMPUTE
 @_options(_STORE, _RUN, _OUTPUT)
 def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Replace samples of a store by those of one or more VCZs."""
@@ -328,6 +342,7 @@ def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 )
 @click.option("--purge", is_flag=True, help="Then delete the history, in which the samples stay readable.")
 @_TAGS
+@_RECOMPUTE
 @_options(_STORE, _RUN, _OUTPUT)
 def remove(
     store: str,
@@ -428,16 +443,16 @@ def verify_removal(store: str, samples_file: Any, as_json: bool, **options: Any)
     metavar="FIELD,...",
     default=",".join(DEFAULT_INFO_FIELDS),
     show_default=True,
+    callback=_names,
     help=f"Which: {', '.join(INFO_FIELDS)}.",
 )
 @_options(_STORE, _RUN, _OUTPUT)
-def recompute(store: str, fields: str, progress: bool | None, as_json: bool, **options: Any) -> None:
+def recompute(store: str, fields: list[str], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Compute INFO fields from the genotypes that are there, as bcftools +fill-tags does."""
     from vczstore import api
 
-    wanted = [field.strip() for field in fields.split(",") if field.strip()]
     with _progress(progress) as bar:
-        result = api.recompute(store, wanted, progress=bar, **options)
+        result = api.recompute(store, fields, progress=bar, **options)
     _show(result, as_json)
 
 
