@@ -246,7 +246,7 @@ def test_dask_on_this_machine(tmp_path: Path, kind: str) -> None:
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", new)
     (tmp_path / "dask.yaml").write_text(
-        "name: dask\noptions: {compute_kwargs: {n_workers: 2, dashboard_address: ":0"}}\n"
+        "name: dask\noptions: {compute_kwargs: {n_workers: 2, dashboard_address: ':0'}}\n"
     )
     for command in (["append", store, tmp_path / "batch.vcz"], ["remove", store, "S0003"]):
         words = [sys.executable, "-m", "vczstore", *map(str, command), "--executor", tmp_path / "dask.yaml"]
