@@ -150,7 +150,10 @@ def _sites(path: Path, first: int) -> Path:
 def test_create(tmp_path: Path, python_alone: int) -> None:
     sources = [_sites(tmp_path / f"{i}.vcz", i) for i in (1, 2)]
     result = vczstore.create(tmp_path / "out.vcz", *sources, **_one_process())
-    _check(result, python_alone)
+    assert result.peak_mem is not None
+    # its worker has less of Python to begin with: no Icechunk
+    assert result.peak_mem - python_alone <= result.plan.projected_mem - result.plan.memory.reserved
+    assert result.peak_mem <= result.plan.projected_mem <= result.plan.memory.allowed
     positions = zarr.open_array(tmp_path / "out.vcz", path="variant_position")[...]
     assert positions.tolist() == [i for i in range(90_000) if i % 3 != 0]
     less = vczstore.create(tmp_path / "less.vcz", *sources, allowed_mem="312MB", **_one_process())
