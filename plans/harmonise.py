@@ -7,6 +7,7 @@ nothing changes are copied as they are.
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -353,7 +354,7 @@ def widenings(
 
 
 @dataclass(frozen=True)
-class _Anew:
+class _Anew(ABC):
     """Some chunk columns of an array are encoded anew."""
 
     name: str
@@ -385,13 +386,13 @@ class _Anew:
         """The columns, decoded."""
         return self.bytes_read
 
+    @abstractmethod
     def reader(self, store: ZarrStore) -> "Reader":
         """What the columns are made of."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reading_mem(self) -> int:
         """What it takes to read a block."""
-        raise NotImplementedError
 
     def by_cubed(self, store: ZarrStore, memory: Memory) -> "list[cubed.Array]":
         """Read, and write."""
@@ -630,10 +631,12 @@ class Harmonised(View):
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""
-        chunks = arrays.outer_chunks(self.source)
-        rows = max(self.findings.span, block[0]) + 2 * chunks[0]
-        width = max(chunks[1], block[1]) if len(chunks) > 1 else 1
-        return 4 * rows * width * math.prod(self.source.shape[2:]) * arrays.element_bytes(self.source)
+        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(self.source)
+        width = max(chunks[1], block[1]) * math.prod(self.source.shape[2:])
+        read = 3 * (self.findings.span + 2 * chunks[0]) * size
+        # one unit after the other: alleles as integers of 8 bytes, some times over, or copies of the values
+        put_in_order = self.findings.index.unit * (5 * 8 if self.kind == "GT" else 4 * size)
+        return width * (read + put_in_order + block[0] * size)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region: find the rows, and put in order what goes by allele."""
@@ -698,13 +701,13 @@ class Harmonised(View):
             slab = self._lengthened(slab)
             rows = np.flatnonzero(other)
             if len(rows):
-                # -2 and -1 stay; an allele that the source does not have is damage, and stays to be seen
-                table = np.concatenate([np.tile([-2, -1], (len(rows), 1)), maps[rows]], axis=1)
                 values = slab[rows].astype("i8")
-                known = np.clip(values + 2, 0, table.shape[1] - 1)
-                mapped = np.take_along_axis(table, known.reshape(len(rows), -1), axis=1).reshape(values.shape)
+                n = maps.shape[1]
+                at = np.clip(values, 0, n - 1).reshape(len(rows), -1)
+                mapped = np.take_along_axis(maps[rows], at, axis=1).reshape(values.shape)
                 slab = slab.copy()
-                slab[rows] = np.where(values + 2 < table.shape[1], mapped, values)
+                # missing and fill stay; an allele that the source does not have is damage, and stays to be seen
+                slab[rows] = np.where((values >= 0) & (values < n) & (mapped >= 0), mapped, values)
             return slab
         if not self.kind:
             return self._lengthened(slab)

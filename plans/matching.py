@@ -19,7 +19,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
@@ -253,20 +253,20 @@ class Sites:
         """The rows of a contig whose positions are from `first` to `last`, both included."""
         return self.row_of(contig, first, "left"), self.row_of(contig, last, "right")
 
-    def row_of(self, contig: int, position: int, side: str) -> int:
+    def row_of(self, contig: int, position: int, side: Literal["left", "right"]) -> int:
         """As `numpy.searchsorted` among the positions of a contig: the row of the store or source."""
         runs = self.of_contig(contig)
         if not len(runs):
             return 0
         # the first run that has something at or beyond
-        k = int(np.searchsorted(runs[:, 4], position, "left" if side == "left" else "right"))
+        k = int(np.searchsorted(runs[:, 4], position, side))
         if k == len(runs):
             return int(runs[-1, 2])
         start, stop = int(runs[k, 1]), int(runs[k, 2])
         if position < runs[k, 3] or (side == "left" and position == runs[k, 3]):
             return start
         values = arrays.read(self.position, (slice(start, stop),))
-        return start + int(np.searchsorted(values, position, side))  # type: ignore[call-overload]
+        return start + int(np.searchsorted(values, position, side))
 
     def alleles(self, start: int, stop: int) -> np.ndarray:
         """The alleles of some rows, as Python's strings."""

@@ -1,5 +1,6 @@
 """Arrays that are made when they are read: what lies in a store, as an operation needs it."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class View:
+class View(ABC):
     """An array that is made when it is read. It has what `plans.parts` and `vczstore.arrays` ask of a Zarr array."""
 
     source: AnyArray
@@ -75,9 +76,9 @@ class View:
         """Positions may be selected along the samples axis."""
         return self
 
+    @abstractmethod
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region."""
-        raise NotImplementedError
 
     def in_store(self, store: ZarrStore) -> AnyArray:
         """The same, read elsewhere."""

@@ -130,7 +130,8 @@ def test_what_modal_is_told(fake: FakeModal) -> None:
     assert f"FROM python:{sys.version_info.major}.{sys.version_info.minor}." in dockerfile
     assert "s3fs==2026.1.0" in dockerfile
     uploaded = {name for mount in told.mount_ids for name in fake.mounts[mount]}
-    assert {"/root/vczstore/arrays.py", "/root/plans/chunks.py", "/root/executors/modal.py"} <= uploaded
+    sent = {"/".join(Path(name).parts[-2:]) for name in uploaded}  # below a folder of Modal's choice
+    assert {"vczstore/arrays.py", "plans/chunks.py", "executors/modal.py"} <= sent
     assert not [name for name in uploaded if "test" in name]
 
 

@@ -270,7 +270,7 @@ def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
     ac = zarr.open_group(place, mode="r", use_consolidated=False)["variant_AC"]
     assert isinstance(ac, zarr.Array)
     assert (ac.dtype, ac.chunks, ac.shape) == (np.dtype("i4"), (4, 3), (10, 3))
-    names = ac.attrs["_ARRAY_DIMENSIONS"] if way.kind == "format2" else ac.metadata.dimension_names  # type: ignore[union-attr]
+    names = ac.attrs["_ARRAY_DIMENSIONS"] if way.kind == "format2" else ac.metadata.dimension_names
     assert list(names) == ["variants", "alt_alleles"]
     assert attribute(way, path) == dict.fromkeys(sorted(ALL), "current")
 
@@ -376,14 +376,14 @@ def test_a_million_samples(tmp_path: Path) -> None:
             ("call_genotype", (5, n, 2), (4, 10_000, 2), "i1", ["variants", "samples", "ploidy"]),
         ):
             root.create_array(name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=names)
-        root["sample_id"][...] = np.arange(n).astype(str)  # type: ignore[index]
-        root["variant_allele"][...] = np.array([["A", "C"]] * 5, dtype=object)  # type: ignore[index]
+        root["sample_id"][...] = np.arange(n).astype(str)
+        root["variant_allele"][...] = np.array([["A", "C"]] * 5, dtype=object)
         plan = vczstore.plan_recompute(path, ["AN", "NS"])
         needed.append(plan.projected_mem)
     assert needed[0] == needed[1]
     result = vczstore.run(plan)
     assert result.tasks == 2
-    np.testing.assert_array_equal(zarr.open_group(path)["variant_AN"][...], np.full(5, 2 * n))  # type: ignore[index]
+    np.testing.assert_array_equal(zarr.open_group(path)["variant_AN"][...], np.full(5, 2 * n))
 
 
 def test_processes(store: Path) -> None:
@@ -582,7 +582,7 @@ def test_a_value_that_does_not_fit(tmp_path: Path, impl: str) -> None:
 @pytest.mark.parametrize("impl", ["zarr", "cubed"])
 def test_an_allele_that_is_not_there(store: Path, impl: str) -> None:
     group = zarr.open_group(store)
-    group["call_genotype"][1, 4, 0] = 3  # type: ignore[index]
+    group["call_genotype"][1, 4, 0] = 3
     message = "call_genotype has allele 3 in row 1, whose variant has 1 alleles"
     with pytest.raises(StorageError, match=f"^recompute: .*{message}"):
         vczstore.recompute(store, impl=impl)

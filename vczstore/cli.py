@@ -105,14 +105,14 @@ _WORKERS = (
 )
 _TASKS = (
     *_WORKERS,
-    click.option(
-        "--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."
-    ),
     click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; write nothing."),
     _PROGRESS,
 )
 _RUN = (
     click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
+    click.option(
+        "--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."
+    ),
     *_TASKS,
 )
 _TAGS = click.option(
