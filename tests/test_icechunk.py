@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,30 +72,6 @@ def test_a_writer_that_comes_second_commits_nothing(store: Path, tmp_path: Path)
     assert place.head == head
     expected = cohort.expected_remove(cohort.make_arrays(10, cohort.ids(0, 7)), ["S0001"])
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), expected)
-
-
-def test_commits_at_once_all_land(store: Path, tmp_path: Path) -> None:
-    """Local file systems lose commits that are made at once, unless something serialises them."""
-    script = textwrap.dedent(
-        """
-        import sys
-        import vczstore
-        from vczstore.errors import StaleError
-        store, batch = sys.argv[1:]
-        while True:
-            try:
-                vczstore.append(store, batch, executor="single-threaded")
-                break
-            except StaleError:
-                continue
-        """
-    )
-    batches = [_batch(tmp_path, 100 + 10 * i, 2) for i in range(3)]
-    writers = [subprocess.Popen([sys.executable, "-c", script, store, batch]) for batch in batches]
-    assert [w.wait(timeout=300) for w in writers] == [0] * 3
-    samples = cohort.read_vcz(cohort.icechunk_store(store))["sample_id"].tolist()
-    assert sorted(samples) == sorted(cohort.ids(0, 7) + [s for i in range(3) for s in cohort.ids(100 + 10 * i, 2)])
-    assert len(list(_repository(store).ancestry(branch="main"))) == 5
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The operations: open the store, compile a plan, run it, commit."""
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,8 +11,25 @@ import executors
 from plans import Memory, Plan
 from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
-from vczstore.errors import IncompatibleError, OptionError, TagError, VczstoreError
-from vczstore.execution import Progress, Result, compile_stages, run_plan, run_plans, run_stages, task_bytes
+from vczstore.errors import (
+    IncompatibleError,
+    MissingDependencyError,
+    OptionError,
+    StorageError,
+    TagError,
+    VczstoreError,
+)
+from vczstore.execution import (
+    REPLANS,
+    Progress,
+    Result,
+    compile_stages,
+    replanned,
+    run_plan,
+    run_plans,
+    run_stages,
+    task_bytes,
+)
 from vczstore.sizes import parse_size
 from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
@@ -52,6 +70,8 @@ class Options:
         A folder for intermediate data. Only ``impl="xarray"`` has any.
     progress
         Told of every task that ends, for a progress bar.
+    replans
+        How often an operation is planned and run anew when somebody else has changed the store meanwhile.
     executor_options
         What the executor file says; not given by itself.
     """
@@ -65,6 +85,7 @@ class Options:
     reserved_mem: int | str | None = None
     work_dir: str | None = None
     progress: Progress | None = None
+    replans: int = REPLANS
     executor_options: Mapping[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +95,8 @@ class Options:
         self._read_executor()
         if self.max_workers is not None and self.max_workers < 1:
             raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
+        if self.replans < 0:
+            raise OptionError(f"nothing can be planned anew {self.replans} times; give 0 or more")
 
     def _read_executor(self) -> None:
         name = str(self.executor)
@@ -254,14 +277,16 @@ def append(
     """
     opts = Options(**options)
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
-    if rules is None:
-        return _run(_plan_append(store, sources, opts), opts, dry_run=dry_run, then=recompute)
-    with plain_errors(store):
-        place, stages = _harmonised(store, sources, opts, rules)
-    if recompute:
-        plan = compile_stages(stages, "append", place, **opts.engine)
-        return _run(plan, opts, dry_run=dry_run, then=recompute)
-    return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
+
+    def attempt() -> Result:
+        if rules is None or recompute:
+            return _run(_plan_append(store, sources, opts, rules), opts, dry_run=dry_run, then=recompute)
+        refuse_same_place("append", store, sources)
+        with plain_errors(store):
+            place, stages = _harmonised(store, sources, opts, rules)
+        return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
+
+    return _replanned(store, opts, attempt)
 
 
 def plan_append(
@@ -277,20 +302,19 @@ def plan_append(
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
     opts = Options(**options)
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
-    if rules is None:
-        return _plan_append(store, sources, opts)
-    with plain_errors(store):
-        place, stages = _harmonised(store, sources, opts, rules)
-    return compile_stages(stages, "append", place, **opts.engine)
+    return _plan_append(store, sources, opts, rules)
 
 
-def _plan_append(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
+def _plan_append(store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None") -> Plan:
     from plans.append import compile_append
 
     refuse_same_place("append", store, sources)
     with plain_errors(store):
-        place, incoming = opts.store_and_sources(store, sources)
-        return compile_append(place, place.open(), incoming, opts.memory)
+        if rules is None:
+            place, incoming = opts.store_and_sources(store, sources)
+            return compile_append(place, place.open(), incoming, opts.memory)
+        place, stages = _harmonised(store, sources, opts, rules)
+    return compile_stages(stages, "append", place, **opts.engine)
 
 
 def _harmonised(
@@ -299,7 +323,6 @@ def _harmonised(
     """What compiles an append that harmonises."""
     from plans.append import compile_harmonised
 
-    refuse_same_place("append", store, sources)
     if opts.impl == "xarray":
         raise OptionError("append: --impl xarray cannot harmonise; leave it out")
     place, incoming = opts.store_and_sources(store, sources)
@@ -418,17 +441,18 @@ def update(
         If anything else does not fit. Nothing has been changed then.
     """
     opts = Options(**options)
-    return _run(_plan_update(store, sources, opts), opts, dry_run=dry_run, then=recompute)
+
+    def attempt() -> Result:
+        return _run(plan_update(store, *sources, **options), opts, dry_run=dry_run, then=recompute)
+
+    return _replanned(store, opts, attempt)
 
 
 def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
     """Compile an update without running it; see `update` and `run`."""
-    return _plan_update(store, sources, Options(**options))
-
-
-def _plan_update(store: Place, sources: Sequence[Place], opts: Options) -> Plan:
     from plans.update import compile_update
 
+    opts = Options(**options)
     refuse_same_place("update", store, sources)
     with plain_errors(store):
         place, incoming = opts.store_and_sources(store, sources)
@@ -488,15 +512,19 @@ def remove(
         If tags or branches would keep the samples, and are not to be deleted. No sample is removed.
     """
     opts = Options(**options)
+
+    def attempt() -> Result:
+        return _run(plan_remove(store, samples, **options), opts, dry_run=dry_run, then=recompute)
+
     if not purge:
-        return _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run, then=recompute)
+        return _replanned(store, opts, attempt)
     from vczstore.purging import check_tags, hold, purge_store, refuse_pins
 
     check_tags(tags)
     with plain_errors(store):
         refuse_pins(opts.store(store), tags)
         with hold(store, opts.storage_options) as lock:
-            result = _run(_plan_remove(store, samples, opts), opts, dry_run=dry_run, then=recompute)
+            result = _replanned(None, opts, attempt)  # the lock is held already
             if dry_run:
                 return result
             try:
@@ -543,12 +571,9 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
 
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
     """Compile a removal without running it; see `remove` and `run`."""
-    return _plan_remove(store, samples, Options(**options))
-
-
-def _plan_remove(store: Place, samples: str | Sequence[str], opts: Options) -> Plan:
     from plans.remove import compile_remove
 
+    opts = Options(**options)
     with plain_errors(store):
         place = opts.store(store)
         wanted = [samples] if isinstance(samples, str) else list(samples)
@@ -582,17 +607,14 @@ def recompute(
         If the store has no genotypes, or an array that cannot hold a field.
     """
     opts = Options(**options)
-    return _run(_plan_recompute(store, fields, opts), opts, dry_run=dry_run)
+    return _replanned(store, opts, lambda: _run(plan_recompute(store, fields, **options), opts, dry_run=dry_run))
 
 
 def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, **options: Any) -> Plan:
     """Compile the recomputing of INFO fields without running it; see `recompute` and `run`."""
-    return _plan_recompute(store, fields, Options(**options))
-
-
-def _plan_recompute(store: Place, fields: str | Sequence[str], opts: Options) -> Plan:
     from plans.recompute import compile_recompute
 
+    opts = Options(**options)
     with plain_errors(store):
         place = opts.store(store)
         wanted = [fields] if isinstance(fields, str) else list(fields)
@@ -621,17 +643,14 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
         If the store is on plain Zarr and `output` is not given, or there is something already.
     """
     opts = Options(**options)
-    return _run(_plan_compact(store, output, opts), opts, dry_run=dry_run)
+    return _replanned(store, opts, lambda: _run(plan_compact(store, output, **options), opts, dry_run=dry_run))
 
 
 def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
     """Compile a compaction without running it; see `compact` and `run`."""
-    return _plan_compact(store, output, Options(**options))
-
-
-def _plan_compact(store: Place, output: str | Path | None, opts: Options) -> Plan:
     from plans.compact import compile_compact, compile_compacted_copy
 
+    opts = Options(**options)
     with plain_errors(store):
         if output is None:
             place = opts.store(store)
@@ -756,6 +775,28 @@ def run(plan: Plan, **options: Any) -> Result:
         If the store has changed since the plan was compiled.
     """
     return _run(plan, Options(**options), dry_run=False)
+
+
+def _replanned(store: Place | None, opts: Options, attempt: Callable[[], Result]) -> Result:
+    """
+    Plan and run; anew, if somebody else has changed the store meanwhile.
+
+    Whoever has lost a race waits for the lock of jobs, where there is a place for one: of any number of writers, all
+    get through. None stands for a store whose lock is held already.
+    """
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        from vczstore.purging import hold
+
+        with ExitStack() as held:
+            if store is not None:
+                with suppress(MissingDependencyError, StorageError):  # it is a courtesy, and goes without
+                    held.enter_context(hold(store, opts.storage_options, wait=True))
+            yield
+
+    result, n = replanned(attempt, opts.replans, turn)
+    return replace(result, replans=n)
 
 
 def _run(plan: Plan, opts: Options, *, dry_run: bool, then: Sequence[str] = ()) -> Result:

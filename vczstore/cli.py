@@ -115,6 +115,13 @@ _RUN = (
     ),
     *_TASKS,
 )
+_REPLANS = click.option(
+    "--replans",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="How often to plan anew when somebody else has changed the store meanwhile.",
+)
 _TAGS = click.option(
     "--tags",
     type=click.Choice(["refuse", "delete"]),
@@ -287,6 +294,7 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
 @_RECOMPUTE
+@_REPLANS
 @_options(_HARMONISE, _STORE, _RUN, _OUTPUT)
 def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Append the samples of one or more VCZs, in their order.
@@ -321,6 +329,7 @@ def normalise(store: str, source: str, out: str, progress: bool | None, as_json:
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @_RECOMPUTE
+@_REPLANS
 @_options(_STORE, _RUN, _OUTPUT)
 def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Replace samples of a store by those of one or more VCZs."""
@@ -343,6 +352,7 @@ def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.option("--purge", is_flag=True, help="Then delete the history, in which the samples stay readable.")
 @_TAGS
 @_RECOMPUTE
+@_REPLANS
 @_options(_STORE, _RUN, _OUTPUT)
 def remove(
     store: str,
@@ -376,6 +386,7 @@ def _lines(command: str, file: Any) -> list[str]:
 @main.command()
 @click.argument("store")
 @click.option("--output", metavar="PATH", help="Make a compacted copy on plain Zarr here; STORE stays as it is.")
+@_REPLANS
 @_options(_STORE, _RUN, _OUTPUT)
 def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Let removed samples leave: those after them move up.
@@ -446,6 +457,7 @@ def verify_removal(store: str, samples_file: Any, as_json: bool, **options: Any)
     callback=_names,
     help=f"Which: {', '.join(INFO_FIELDS)}.",
 )
+@_REPLANS
 @_options(_STORE, _RUN, _OUTPUT)
 def recompute(store: str, fields: list[str], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Compute INFO fields from the genotypes that are there, as bcftools +fill-tags does."""
@@ -706,7 +718,8 @@ def _show(result: "Result", as_json: bool) -> None:
         click.echo(f"  tasks   {plan.tasks:,}, the largest is projected to need {human_size(plan.projected_mem)}")
         return
     snapshot = f", snapshot {result.snapshot}" if result.snapshot else ""
-    click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}")
+    again = f", planned anew {result.replans} times, since others changed the store" if result.replans else ""
+    click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}{again}")
 
 
 def _print_purged(done: "Purged") -> None:

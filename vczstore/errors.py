@@ -42,6 +42,10 @@ class StaleError(VczstoreError):
     exit_status = 4
 
 
+class ConflictError(StaleError):
+    """Somebody else has committed since a plan was compiled. What was planned against the present may still succeed."""
+
+
 class TagError(VczstoreError):
     """A tag exists already, does not exist, or cannot exist on this backend."""
 

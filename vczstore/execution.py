@@ -1,15 +1,17 @@
 """Running plans: check, begin a transaction, write, commit. The only place where plans and executors meet."""
 
+import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
 from plans import Plan, Survey
-from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
+from vczstore.errors import ConflictError, MissingDependencyError, OptionError, StorageError, VczstoreError
 from vczstore.stores import Store, Transaction, local_path
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 WORTH_A_SECOND = 800_000_000
 """Decoded bytes that are worth a second of beginning a task: to encode them anew takes ten, to copy them two."""
+
+REPLANS = 3
+"""How often an operation is planned anew when somebody else has changed its store meanwhile, unless said otherwise."""
+
+PAUSE = 0.5
+"""Up to how many seconds pass before it is planned anew, more each time: others may be in the same situation."""
 
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""
@@ -69,6 +77,8 @@ class Result:
         When each task ran.
     purged
         What a purge that followed has done; None without one.
+    replans
+        How often it was planned anew, since somebody else had changed the store meanwhile.
     """
 
     operation: str
@@ -85,12 +95,53 @@ class Result:
     peak_mem: int | None = None
     timeline: Sequence[TaskTime] = field(default=(), repr=False, compare=False)
     purged: "Purged | None" = None
+    replans: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the plan and the timeline, for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline", "purged")}
         purged = {} if self.purged is None else {"purged": self.purged.as_dict()}
         return {**values, "counts": dict(self.counts), **purged}
+
+
+def replanned[T](
+    attempt: Callable[[], T], replans: int, turn: Callable[[], AbstractContextManager[Any]]
+) -> tuple[T, int]:
+    """
+    Plan and run; where somebody else has changed the store meanwhile, do it again from what the store is now.
+
+    Nothing is rebased onto the other's commit: what was planned against another state may be wrong in this one.
+
+    Parameters
+    ----------
+    attempt
+        Opens the store, plans and runs.
+    replans
+        How often it is done again.
+    turn
+        What is held while it is done again, so that several who have lost do not go on losing to each other.
+
+    Returns
+    -------
+    result
+        Of the attempt that succeeded.
+    int
+        How often it was done again.
+
+    Raises
+    ------
+    ConflictError
+        If the last attempt has lost, too.
+    """
+    for n in count():
+        try:
+            with turn() if n else nullcontext():
+                return attempt(), n
+        except ConflictError as error:
+            if n == replans:
+                raise ConflictError(f"{error} (planned anew {n} times)" if n else str(error)) from error
+        time.sleep(random.uniform(0, PAUSE * 2**n))
+    raise AssertionError("unreachable")
 
 
 def run_plan(plan: Plan, **options: Any) -> Result:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,7 +24,7 @@ from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
-from vczstore.execution import Progress, Result, compile_stages, run_plans, task_bytes
+from vczstore.execution import REPLANS, Progress, Result, compile_stages, replanned, run_plans, task_bytes
 from vczstore.jobfile import (
     Append,
     ExecutorSpec,
@@ -145,6 +146,8 @@ class JobResult:
         What each plan has done.
     job
         What was run.
+    replans
+        How often it was planned anew, since somebody else had changed the store meanwhile.
     """
 
     status: Status
@@ -154,6 +157,7 @@ class JobResult:
     tags: tuple[str, ...]
     results: tuple[Result, ...]
     job: CompiledJob = field(repr=False, compare=False)
+    replans: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -163,6 +167,7 @@ class JobResult:
             "store": self.store,
             "snapshot": self.snapshot,
             "tags": list(self.tags),
+            "replans": self.replans,
             "steps": [result.as_dict() for result in self.results],
         }
 
@@ -233,15 +238,20 @@ def run_job(
         make_folder(Path(report))
     _options(job).store(job.store.url)  # a store that is not there needs no lock
     with job_lock(job.store.url, job.store.storage_options, wait=wait) as lock:
-        compiled = compile_job(job)
-        try:
-            result = run_compiled(compiled, progress=progress, before_commit=lock.check)
-        except (VczstoreError, KeyboardInterrupt) as error:
-            if report is not None:
-                write_report(Path(report), describe_job(compiled, error=str(error)))
-            raise
+
+        def attempt() -> JobResult:
+            compiled = compile_job(job)
+            try:
+                return run_compiled(compiled, progress=progress, before_commit=lock.check)
+            except (VczstoreError, KeyboardInterrupt) as error:
+                if report is not None:
+                    write_report(Path(report), describe_job(compiled, error=str(error)))
+                raise
+
+        result, n = replanned(attempt, REPLANS, nullcontext)  # those who wait for the lock are not in the way
+        result = replace(result, replans=n)
     if report is not None:
-        write_report(Path(report), describe_job(compiled, result))
+        write_report(Path(report), describe_job(result.job, result))
     return result
 
 

@@ -54,12 +54,12 @@ def check_tags(tags: str) -> None:
 
 
 @contextmanager
-def hold(store: Place, options: Mapping[str, Any] | None) -> Iterator[JobLock | None]:
-    """Hold the lock of jobs, since a purge deletes what others are writing; None where there is no place for one."""
+def hold(store: Place, options: Mapping[str, Any] | None, *, wait: bool = False) -> Iterator[JobLock | None]:
+    """Hold the lock of jobs; None where there is no place for one."""
     if not isinstance(store, str | os.PathLike):
         yield None
         return
-    with job_lock(os.fspath(store), options or {}, wait=False) as lock:
+    with job_lock(os.fspath(store), options or {}, wait=wait) as lock:
         yield lock
 
 

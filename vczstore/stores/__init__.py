@@ -69,6 +69,12 @@ class Transaction(Protocol):
         -------
         str or None
             The new snapshot's ID, None where there are no snapshots.
+
+        Raises
+        ------
+        ConflictError
+            If somebody else has committed since the transaction began. Nothing is rebased: a removed sample would
+            come back, or two batches would lie in one place.
         """
 
 
@@ -121,7 +127,7 @@ class Store(Protocol):
 
         Raises
         ------
-        StaleError
+        ConflictError
             If the store is in another state by now.
         """
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import icechunk
 from zarr.abc.store import Store as ZarrStore
 
-from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, TagError
+from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StaleError, StorageError, TagError
 from vczstore.stores import Snapshot, local_path, objects
 from vczstore.stores.edits import Edit
 from vczstore.stores.objects import Location, reason
@@ -143,7 +143,7 @@ class IcechunkStore:
                 f"with: vczstore purge {self.label}"
             )
         if session.snapshot_id != base:
-            raise StaleError(f"{self.label} has changed since the plan was made; plan again")
+            raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
         return IcechunkTransaction(session, self, began)
 
     def tags(self) -> dict[str, str]:
@@ -440,13 +440,13 @@ class IcechunkTransaction:
         try:
             with self.place.lock():
                 if self.place.was_collected(self.began):
-                    raise StaleError(
+                    raise ConflictError(
                         f"{self.place.label}: garbage was collected while this ran, and with it what had been written; "
                         "nothing was committed, run it again"
                     )
                 return str(self.session.commit(message, metadata=dict(metadata)))
         except icechunk.ConflictError as error:
-            raise StaleError(
+            raise ConflictError(
                 f"{self.place.label} was changed by somebody else while this ran; nothing was committed, run it again"
             ) from error
         except icechunk.IcechunkError as error:

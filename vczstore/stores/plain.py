@@ -9,7 +9,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore
 
 from vczstore.arrays import names, stored_bytes
-from vczstore.errors import OptionError, StaleError
+from vczstore.errors import ConflictError, OptionError
 from vczstore.stores import Snapshot
 from vczstore.stores.edits import Edit
 from vczstore.vcz import Vcz
@@ -53,7 +53,7 @@ class PlainStore:
     def transaction(self, base: str) -> "PlainTransaction":
         """Begin to write to the store itself."""
         if self.open().state != base:
-            raise StaleError(f"{self.label} has changed since the plan was made; plan again")
+            raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
         return self._begin()
 
     def _begin(self) -> "PlainTransaction":
