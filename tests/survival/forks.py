@@ -80,6 +80,7 @@ class Forks:
 
 def serve() -> None:
     """Fork as often as told; the child goes on as ``vczstore`` does."""
+    import executors.local
     import plans.append
     import plans.compact
     import plans.copy
