@@ -222,6 +222,12 @@ class ProcessesExecutor(LocalExecutor):
         for coords in pipeline.mappable:
             yield PickledTask(operation, coords)
 
+    def close(self) -> None:
+        """End the workers. One that was killed while it waited for work has left the others waiting for ever."""
+        if self._pool is not None:
+            self.stop(self._pool)
+            self._pool = None
+
     def stop(self, pool: Executor) -> None:
         """End early: running tasks have a few seconds to finish what they are writing."""
         assert isinstance(pool, ProcessPoolExecutor)
@@ -231,7 +237,7 @@ class ProcessesExecutor(LocalExecutor):
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
-                process.terminate()
+                process.kill()
                 process.join()
 
 

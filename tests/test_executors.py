@@ -19,6 +19,7 @@ import pytest
 from cubed.runtime.types import Callback, CubedPipeline
 
 import executors
+from executors import local
 from executors.local import GRACE, QUEUED_PER_WORKER, ThreadsExecutor, WorkerDiedError
 
 
@@ -97,6 +98,23 @@ def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
         _run("processes", task, 100, max_workers=2)
     assert time.monotonic() - started < 30
     assert not [c for c in psutil.Process().children() if "vczstore" in " ".join(c.cmdline())]
+
+
+def test_a_worker_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when one is killed that waits for work: it holds the lock with which the others wait, and they never end."""
+
+    def task(coords: list[int], *, config: None) -> int:
+        return os.getpid()
+
+    monkeypatch.setattr(local, "GRACE", 0.3)
+    engine = executors.create("processes", max_workers=2)
+    engine.execute_dag(_dag(task, 4))
+    workers = [psutil.Process(pid) for pid in engine._pool._processes]
+    workers[0].suspend()
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 20
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from vczstore.execution import (
     Progress,
     Result,
     compile_stages,
+    planning,
     replanned,
     run_plan,
     run_plans,
@@ -309,7 +310,7 @@ def _plan_append(store: Place, sources: Sequence[Place], opts: Options, rules: "
     from plans.append import compile_append
 
     refuse_same_place("append", store, sources)
-    with plain_errors(store):
+    with plain_errors(store), planning("append"):
         if rules is None:
             place, incoming = opts.store_and_sources(store, sources)
             return compile_append(place, place.open(), incoming, opts.memory)
@@ -454,7 +455,7 @@ def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
 
     opts = Options(**options)
     refuse_same_place("update", store, sources)
-    with plain_errors(store):
+    with plain_errors(store), planning("update"):
         place, incoming = opts.store_and_sources(store, sources)
         return compile_update(place, place.open(), incoming, opts.memory)
 
@@ -574,7 +575,7 @@ def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> P
     from plans.remove import compile_remove
 
     opts = Options(**options)
-    with plain_errors(store):
+    with plain_errors(store), planning("remove"):
         place = opts.store(store)
         wanted = [samples] if isinstance(samples, str) else list(samples)
         return compile_remove(place, place.open(), wanted, opts.memory)
@@ -615,7 +616,7 @@ def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIEL
     from plans.recompute import compile_recompute
 
     opts = Options(**options)
-    with plain_errors(store):
+    with plain_errors(store), planning("recompute"):
         place = opts.store(store)
         wanted = [fields] if isinstance(fields, str) else list(fields)
         return compile_recompute(place, place.open(), wanted, opts.memory)
@@ -651,7 +652,7 @@ def plan_compact(store: Place, output: str | Path | None = None, **options: Any)
     from plans.compact import compile_compact, compile_compacted_copy
 
     opts = Options(**options)
-    with plain_errors(store):
+    with plain_errors(store), planning("compact"):
         if output is None:
             place = opts.store(store)
             return compile_compact(place, place.open(), opts.memory)

@@ -178,7 +178,7 @@ def _errors(verbose: int) -> Iterator[None]:
 
         # it would tell of zarr's reads that nobody waits for any more
         logging.getLogger("asyncio").disabled = True
-        click.secho(str(error) or "interrupted; nothing was written", fg="yellow", err=True)
+        click.secho(str(error) or "interrupted", fg="yellow", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()

@@ -224,8 +224,14 @@ def _run_plans(
 ) -> list[Result]:
     store = plans[0].store
     plan, snapshot, visible = plans[0], None, 0
+    transaction: Transaction | None = None
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
-    with _telling(store, lambda: (plan.operation, _state(plan, visible))):
+
+    def state() -> tuple[str, str]:
+        is_done = visible == len(plans) or (transaction is not None and transaction.is_done)
+        return plan.operation, "it was done already" if is_done else _state(plan, visible)
+
+    with _telling(store, state):
         if engine is not None:
             engine.check_place(plan.operation, store)
         for plan, run in zip(plans, runs, strict=True):
@@ -241,6 +247,8 @@ def _run_plans(
             if before_commit is not None:
                 before_commit()
             snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
+        if engine is not None:
+            engine.close()  # here, so that of an interrupt meanwhile it is said that all is done
     return [
         Result(
             operation=plan.operation,
@@ -415,6 +423,15 @@ def _engine(
         yield engine
     finally:
         engine.close()
+
+
+@contextmanager
+def planning(operation: str) -> Iterator[None]:
+    """Say of an interrupt within that nothing was written."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{operation}: interrupted; nothing was written") from error
 
 
 @contextmanager
@@ -610,4 +627,4 @@ def _state(plan: Plan, visible: int = 0) -> str:
         return f"{before}some values of the samples may {done} already; run the same command again to complete it"
     if plan.operation == "recompute":
         return f"{before}some values of the fields may be new already; run the same command again to complete it"
-    return f"{before}readers see the old samples; run the same command again to complete it"
+    return f"{before}readers see the old samples, or all of the new ones; run the same command again to complete it"

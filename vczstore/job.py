@@ -24,7 +24,7 @@ from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, TagError, VczstoreError
 from vczstore.estimate import estimate
-from vczstore.execution import REPLANS, Progress, Result, compile_stages, replanned, run_plans, task_bytes
+from vczstore.execution import REPLANS, Progress, Result, compile_stages, planning, replanned, run_plans, task_bytes
 from vczstore.jobfile import (
     Append,
     ExecutorSpec,
@@ -272,7 +272,7 @@ def compile_job(job: Job) -> CompiledJob:
     VczstoreError
         If a step cannot work.
     """
-    with plain_errors(job.store.url):
+    with plain_errors(job.store.url), planning("run"):
         options = _options(job)
         memory = replace(options.memory, task_bytes=task_bytes(job.executor.name, job.executor.options))
         compiler = _Compiler(job.store.url, options.store(job.store.url), options, memory, _runs_on(job))

@@ -13,11 +13,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 TRAP = Path(__file__).parent / "trap"
+IMPORTED = (
+    *("executors.local", "plans.append", "plans.chunks", "plans.compact", "plans.copy", "plans.remove"),
+    *("vczstore.api", "vczstore.jobfile", "vczstore.verification"),
+)
+"""None of them imports icechunk."""
 
 
 class Forks:
@@ -80,15 +86,9 @@ class Forks:
 
 def serve() -> None:
     """Fork as often as told; the child goes on as ``vczstore`` does."""
-    import executors.local
-    import plans.append
-    import plans.compact
-    import plans.copy
-    import plans.remove
-    import vczstore.api
-    import vczstore.cli
-    import vczstore.jobfile
-    import vczstore.verification  # noqa: F401
+    for name in IMPORTED:
+        import_module(name)
+    from vczstore.cli import main
 
     assert len(os.listdir("/proc/self/task")) == 1
     for line in sys.stdin:
@@ -102,7 +102,7 @@ def serve() -> None:
     else:
         return
     _become(request)
-    vczstore.cli.main(request["arguments"], prog_name="vczstore")
+    main(request["arguments"], prog_name="vczstore")
 
 
 def _become(request: dict[str, Any]) -> None:

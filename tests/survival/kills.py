@@ -52,12 +52,12 @@ PATIENCE = 60.0
 """Seconds that a run may take, and that it may take to end."""
 
 
-def _some(samples: list[str], seed: int = 0) -> dict[str, np.ndarray]:
+def some_arrays(samples: list[str], seed: int = 0) -> dict[str, np.ndarray]:
     arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
     return {name: arrays[name] for name in FIELDS}
 
 
-OLD, NEW = _some(cohort.ids(0, 7)), _some(cohort.ids(7, 4), seed=1)
+OLD, NEW = some_arrays(cohort.ids(0, 7)), some_arrays(cohort.ids(7, 4), seed=1)
 GONE = ["S0001", "S0004"]
 APPENDED = cohort.expected_append(OLD, NEW)
 """Ragged before and after: columns are of three samples."""

@@ -77,6 +77,10 @@ class Transaction(Protocol):
             come back, or two batches would lie in one place.
         """
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has committed, though `commit` may have been interrupted before it returned."""
+
 
 class Store(Protocol):
     """A place that holds one VCZ."""

@@ -452,6 +452,11 @@ class IcechunkTransaction:
         except icechunk.IcechunkError as error:
             raise StorageError(f"{self.place.label}: {reason(error)}") from error
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the session has committed: it cannot write any more."""
+        return bool(self.session.read_only)
+
 
 _MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_mem_bytes": 2**29}
 """What a collection of garbage may hold of manifests at once: by default it is gigabytes."""
