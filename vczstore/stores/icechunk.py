@@ -486,11 +486,19 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
 
 
 def _runtime() -> icechunk.RepositoryConfig:
-    """How often requests are made again, and how long they may take."""
+    """
+    How often requests are made again, how long they may take, and that writes are conditional.
+
+    Conditional whatever a repository says: one that was made in a folder and copied to an object store says that they
+    are not, and of commits at once some would be lost without a word.
+    """
     first, longest = (round(1000 * seconds) for seconds in objects.BACKOFF)
     wait = round(1000 * objects.TIMEOUT)
     return icechunk.RepositoryConfig(
         storage=icechunk.StorageSettings(
+            unsafe_use_conditional_create=True,
+            unsafe_use_conditional_update=True,
+            unsafe_use_metadata=True,
             retries=icechunk.StorageRetriesSettings(
                 max_tries=objects.RETRIES + 1, initial_backoff_ms=first, max_backoff_ms=longest
             ),
