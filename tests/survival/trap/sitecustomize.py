@@ -64,10 +64,11 @@ def _watch(said, place, tell):
 
         def on_event(event, args):
             if event == "open":
-                changes = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+                writes = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+                changes = writes and not isinstance(args[0], int)
             else:
                 changes = event in CHANGES
-            if changes and str(args[0]).startswith(said["watched"]):
+            if changes and os.path.abspath(os.fsdecode(args[0])).startswith(said["watched"]):
                 tell(WRITE)
 
         sys.addaudithook(on_event)
