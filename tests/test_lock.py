@@ -287,7 +287,7 @@ def test_a_link_to_a_store_shares_its_lock(local: Place) -> None:
 def test_a_file_that_says_nothing_is_a_lock_all_the_same(local: Place, content: bytes) -> None:
     with local.lock():
         (local.folder / ".store.vcz.vczstore-job.lock").write_bytes(content)
-        assert "another process has a job on it; wait" in local.assert_busy()
+        assert "another process works on it; run" in local.assert_busy()
     local.assert_free()
 
 
@@ -441,7 +441,7 @@ def test_a_lease_that_is_deleted_is_lost(remote: Place) -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"ttl": "long"}'])
 def test_a_lease_that_says_nothing_runs_out_all_the_same(remote: Place, content: bytes) -> None:
     obstore.put(*lease_of(remote), content)
-    assert "another process has a job on it; wait" in remote.assert_busy()
+    assert "another process works on it; run" in remote.assert_busy()
     begin = time.monotonic()
     with remote.lock(wait=True):
         assert TTL <= time.monotonic() - begin < lock.ABANDONED * TTL

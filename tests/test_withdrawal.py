@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,7 +195,7 @@ def test_remove_and_purge_in_one(local: Place) -> None:
     assert done["snapshot"] == done["purged"]["snapshot"] == local.repository.lookup_branch("main")
     assert local.verify().erased
     assert "chunks deleted" in run("remove", path, "S0000", "--purge").stdout
-    with pytest.raises(OptionError, match="tags is 'keep'; it takes 'refuse' or 'delete'"):
+    with pytest.raises(OptionError, match="tags is 'keep'; it takes one of refuse, delete, recreate"):
         vczstore.purge(path, tags="keep")  # type: ignore[arg-type]
 
 
@@ -264,7 +267,7 @@ def test_a_purge_that_was_stopped_lets_nobody_write_until_it_is_complete(
             with pytest.raises(expected, match=text):
                 vczstore.purge(local.url)
     cohort.assert_same(local.read(), LEFT)
-    with pytest.raises(BusyError, match=r"is being purged, or a purge of it was stopped; .* vczstore purge"):
+    with pytest.raises(BusyError, match=r"is being swept by purge, or a purge of it was stopped; .* vczstore purge"):
         vczstore.append(local.url, batch, impl="zarr")
     vczstore.purge(local.url)
     assert local.verify().erased
@@ -284,7 +287,9 @@ def test_a_purge_that_fails_after_a_removal_says_that_it_is_removed(
         return session
 
     monkeypatch.setattr(icechunk.Repository, "writable_session", and_commit)
-    with pytest.raises(StaleError, match=r"the samples are removed, but not yet .* nothing was purged, run it again: "):
+    with pytest.raises(
+        StaleError, match=r"the samples are removed, but not yet .* nothing was deleted, run it again: "
+    ):
         vczstore.remove(local.url, GONE, impl="zarr", purge=True)
     monkeypatch.undo()
     cohort.assert_same(local.read(), LEFT)
@@ -314,6 +319,229 @@ def test_a_commit_during_a_purge_is_told_of(local: Place, monkeypatch: pytest.Mo
     monkeypatch.setattr(icechunk.Repository, "garbage_collect", and_commit)
     with pytest.raises(StaleError, match="there was a commit while it ran; the purge is not complete, run it again"):
         vczstore.purge(local.url)
+
+
+# ---- tags that are recreated ----------------------------------------------------------------
+
+
+def without(arrays: dict[str, np.ndarray], samples: list[str]) -> dict[str, np.ndarray]:
+    return cohort.expected_remove(arrays, samples)
+
+
+def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Path) -> None:
+    """Each names the state that it named, less the samples that are gone; the others' names stay."""
+    more = some_arrays(["S0100", "S0101"], seed=1)
+    vczstore.tag(place.url, "release-1", **place.options)
+    vczstore.append(place.url, write(tmp_path / "more.vcz", more), impl="zarr", **place.options)
+    vczstore.tag(place.url, "release-2", **place.options)
+    vczstore.remove(place.url, "S0100", impl="zarr", **place.options)
+    # a state that has no sample which is not in the store, though the history before it has
+    vczstore.remove(place.url, [*GONE, "S0101"], impl="zarr", **place.options)
+    vczstore.tag(place.url, "clean", **place.options)
+    again = some_arrays(["S0200"], seed=2)
+    vczstore.append(place.url, write(tmp_path / "again.vcz", again), impl="zarr", **place.options)
+    now = place.read()
+
+    done = vczstore.purge(place.url, tags="recreate", **place.options)
+    assert done.recreated == {"release-1": "release-1.1", "release-2": "release-2.1"}
+    assert done.deleted == ()
+    assert place.repository.list_tags() == {"release-1.1", "release-2.1", "clean"}
+    assert place.repository.list_branches() == {"main"}
+    cohort.assert_same(place.read(tag="release-1.1"), LEFT)
+    both = cohort.expected_append(OLD, more)
+    cohort.assert_same(place.read(tag="release-2.1"), without(both, [*GONE, "S0100", "S0101"]))
+    cohort.assert_same(place.read(tag="clean"), without(both, [*GONE, "S0100", "S0101"]))
+    cohort.assert_same(place.read(), now)
+    assert place.verify([*GONE, "S0100", "S0101"]).erased
+    said = "".join(
+        f"{info.message}{info.metadata}"
+        for tag in place.repository.list_tags()
+        for info in place.repository.ancestry(tag=tag)
+    )
+    assert "release-1" not in said
+    assert not [sample for sample in (*GONE, "S0100", "S0101") if sample in said]
+
+
+def test_recreated_twice_and_on_the_command_line(local: Place) -> None:
+    path = Path(local.url)
+    vczstore.tag(path, "release-1")
+    dry = run("remove", path, "S0001", "--purge", "--tags", "recreate", "--dry-run")
+    assert "dry run" in dry.stdout
+    assert local.repository.list_tags() == {"release-1"}
+    done = run("remove", path, "S0001", "--purge", "--tags", "recreate")
+    assert "release-1 is release-1.1 now, without what was removed since" in done.stdout
+    done = json.loads(run("remove", path, "S0004", "--purge", "--tags", "recreate", "--json").stdout)
+    assert done["purged"]["recreated"] == {"release-1.1": "release-1.2"}
+    cohort.assert_same(local.read(tag="release-1.2"), LEFT)
+    assert local.verify().erased
+
+
+def test_branches_are_not_recreated(local: Place) -> None:
+    vczstore.tag(local.url, "release-1")
+    local.repository.create_branch("dev", local.repository.lookup_branch("main"))
+    vczstore.remove(local.url, GONE, impl="zarr")
+    before = cohort.digest(Path(local.url))
+    with pytest.raises(TagError, match="older snapshots are kept by the branch dev; nothing was done"):
+        vczstore.purge(local.url, tags="recreate")
+    assert cohort.digest(Path(local.url)) == before
+
+
+@pytest.mark.parametrize("where", ["create_branch", "create_tag", "delete_tag", "expire_snapshots"])
+def test_a_recreation_that_was_stopped_is_completed(local: Place, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Readers of the present notice nothing, and no branch is left."""
+    vczstore.tag(local.url, "release-1")
+    vczstore.tag(local.url, "release-2")
+    vczstore.remove(local.url, GONE, impl="zarr")
+    ours = getattr(icechunk.Repository, where)
+
+    def stop_after(*args: Any, **kwargs: Any) -> None:
+        ours(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(icechunk.Repository, where, stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            vczstore.purge(local.url, tags="recreate")
+    cohort.assert_same(local.read(), LEFT)
+    vczstore.purge(local.url, tags="recreate")
+    assert local.repository.list_branches() == {"main"}
+    tags = local.repository.list_tags()
+    assert {name.partition(".")[0] for name in tags} == {"release-1", "release-2"}
+    for name in tags:
+        cohort.assert_same(local.read(tag=name), LEFT)
+    assert local.verify().erased
+
+
+# ---- gc -------------------------------------------------------------------------------------
+
+WRITE_AND_DIE = """
+import os, signal, sys
+import vczstore
+plan = vczstore.plan_append(*sys.argv[1:])
+transaction = plan.store.transaction(plan.base)
+with transaction.step(plan.preparations, plan.edits) as store:
+    for item in plan.writes:
+        item.by_zarr(store)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def files(folder: str) -> dict[str, int]:
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) -> None:
+    batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
+    vczstore.tag(local.url, "release-1")
+    vczstore.remove(local.url, GONE, impl="zarr")
+    before, snapshot = files(local.url), local.repository.lookup_branch("main")
+    done = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, local.url, batch], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    orphans = {name: size for name, size in files(local.url).items() if name not in before}
+    chunks = [name for name in orphans if name.startswith("chunks/")]
+    assert len(chunks) > 2
+    counted = json.loads(run("gc", local.url, "--dry-run", "--json").stdout)
+    assert (counted["committed"], counted["counts"]["chunks deleted"]) == (False, len(chunks))
+    assert files(local.url) == {**before, **orphans}
+    told = run("gc", local.url).stdout
+    # also snapshots: each session that is sent to tasks has one of its own
+    assert f" {len(chunks):,} chunks deleted" in told
+    after = files(local.url)
+    assert not orphans.keys() & after.keys()
+    assert {name for name in before if name.startswith("chunks/")} <= after.keys()
+    # all that could be read can be read
+    cohort.assert_same(local.read(), LEFT)
+    cohort.assert_same(local.read(tag="release-1"), OLD)
+    cohort.assert_same(local.read(snapshot_id=snapshot), LEFT)
+    assert vczstore.verify(local.url).ok
+    assert json.loads(run("gc", local.url, "--json").stdout)["counts"]["chunks deleted"] == 0
+    vczstore.append(local.url, batch, impl="zarr")
+    # the present was tagged before it was swept: that keeps nothing older
+    vczstore.remove(local.url, "S0100", impl="zarr")
+    vczstore.tag(local.url, "release-2")
+    vczstore.gc(local.url)
+    with pytest.raises(TagError, match="kept by the tag release-1; nothing"):
+        vczstore.purge(local.url)
+
+
+def test_what_was_begun_before_gc_is_planned_anew(place: Place, tmp_path: Path) -> None:
+    """Its chunks are gone: nothing of them is committed."""
+    new = some_arrays(["S0100"], seed=1)
+    batch = write(tmp_path / "batch.vcz", new)
+    swept: list[Any] = []
+
+    def progress(what: str, n: int, total: int) -> None:
+        if what == "writing" and n == total and not swept:
+            swept.append(vczstore.gc(place.url, **place.options))
+
+    result = vczstore.append(place.url, batch, progress=progress, **place.options)
+    assert swept[0].counts["chunks deleted"] > 0
+    assert result.replans == 1
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, new))
+    assert vczstore.verify(place.url, **place.options).ok
+
+
+def test_no_gc_while_a_job_runs(place: Place) -> None:
+    before = place.repository.lookup_branch("main")
+    with (
+        job_lock(place.url, place.options.get("storage_options", {}), wait=False),
+        pytest.raises(BusyError, match="is busy"),
+    ):
+        vczstore.gc(place.url, **place.options)
+    assert place.repository.lookup_branch("main") == before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path, zarr_format: int) -> None:
+    """Whole chunks are; what it has written beside samples that were there is overwritten by the next append."""
+    old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
+    store = write(tmp_path / "store.vcz", old, zarr_format=zarr_format)
+    batch = write(tmp_path / "batch.vcz", new, zarr_format=zarr_format)
+
+    def stop(what: str, n: int, total: int) -> None:
+        if (what, n) == ("writing", total):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vczstore.append(store, batch, progress=stop)
+    outside = vczstore.verify(store).outside
+    assert outside
+    assert not vczstore.verify_removal(store, ["S0100"]).erased
+    dry = vczstore.gc(store, dry_run=True)
+    assert dry.counts["chunks deleted"] == sum(outside.values())
+    assert vczstore.gc(store).counts == dry.counts
+    cohort.assert_same(cohort.read_vcz(store), old)
+    assert vczstore.verify(store).outside == {}
+    assert vczstore.verify_removal(store, ["S0100"]).erased
+    vczstore.append(store, batch)
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
+
+
+def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
+    """Two would put their samples into one place; and gc would take what an append has written for left over."""
+    store, batch = write(tmp_path / "store.vcz", OLD), write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
+    others: list[Callable[[], object]] = [
+        lambda: vczstore.append(store, batch),
+        lambda: vczstore.update(store, write(tmp_path / "update.vcz", some_arrays(["S0002"], seed=2))),
+        lambda: vczstore.remove(store, "S0001"),
+        lambda: vczstore.recompute(store, "AC"),
+        lambda: vczstore.gc(store),
+    ]
+    refused: list[str] = []
+
+    def progress(what: str, n: int, total: int) -> None:
+        while others and what == "writing":
+            with pytest.raises(
+                BusyError, match=r"is busy: process \d+ on .* run this again when that is over"
+            ) as error:
+                others.pop()()
+            refused.append(str(error.value))
+            vczstore.append(store, tmp_path / "more.vcz", dry_run=True)  # looking is free
+
+    write(tmp_path / "more.vcz", some_arrays(["S0101"], seed=3))
+    vczstore.append(store, batch, progress=progress)
+    assert len(refused) == 5
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(OLD, some_arrays(["S0100"], seed=1)))
 
 
 # ---- verify-removal -------------------------------------------------------------------------

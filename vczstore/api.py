@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,7 +39,7 @@ from vczstore.vcz import Vcz
 if TYPE_CHECKING:
     from plans import Survey
     from plans.harmonise import Rules
-    from vczstore.purging import Purged, Tags
+    from vczstore.purging import Collected, Purged, Tags
     from vczstore.removal import Verification
     from vczstore.stores.icechunk import IcechunkStore
     from vczstore.verification import Verified
@@ -286,7 +287,7 @@ def append(
             place, stages = _harmonised(store, sources, opts, rules)
         return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
-    return _replanned(store, opts, attempt)
+    return _replanned(store, opts, attempt, sources, locked=dry_run)
 
 
 def plan_append(
@@ -445,7 +446,7 @@ def update(
     def attempt() -> Result:
         return _run(plan_update(store, *sources, **options), opts, dry_run=dry_run, then=recompute)
 
-    return _replanned(store, opts, attempt)
+    return _replanned(store, opts, attempt, sources, locked=dry_run)
 
 
 def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
@@ -517,18 +518,18 @@ def remove(
         return _run(plan_remove(store, samples, **options), opts, dry_run=dry_run, then=recompute)
 
     if not purge:
-        return _replanned(store, opts, attempt)
+        return _replanned(store, opts, attempt, locked=dry_run)
     from vczstore.purging import check_tags, hold, purge_store, refuse_pins
 
     check_tags(tags)
     with plain_errors(store):
         refuse_pins(opts.store(store), tags)
         with hold(store, opts.storage_options) as lock:
-            result = _replanned(None, opts, attempt)  # the lock is held already
+            result = _replanned(store, opts, attempt, locked=True)
             if dry_run:
                 return result
             try:
-                purged = purge_store(opts.store(store), tags, lock)
+                purged = purge_store(opts.store(store), tags, lock, opts.memory, **opts.engine)
             except VczstoreError as error:
                 raise type(error)(f"remove: the samples are removed, but not yet from the history: {error}") from error
     return replace(result, snapshot=purged.snapshot, purged=purged)
@@ -545,15 +546,17 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     store
         A path, a URL, a Zarr store or an Icechunk repository.
     tags
-        What to do with tags and other branches that keep older snapshots: ``"refuse"`` to purge, or ``"delete"``
-        them. The names of tags cannot be given again then.
+        What to do with tags and other branches that keep older snapshots: ``"refuse"`` to purge; ``"delete"``
+        them; or ``"recreate"`` the states that tags name without the samples that the store has no longer (by their
+        IDs: a sample that was removed and came in again is there). Icechunk gives no name twice, so a tag that is
+        recreated gets a number: ``release-1`` becomes ``release-1.1``. States without such samples keep their names.
     options
-        ``backend_storage`` and ``storage_options`` of `Options`.
+        See `Options`; removals from tagged states run on its executor.
 
     Raises
     ------
     TagError
-        If there are such tags or branches, and they are not to be deleted. Nothing has been done then.
+        If there are such tags or branches, and they are to stay. Nothing has been done then.
     BusyError
         If a job runs on the store.
     StaleError
@@ -566,7 +569,41 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     with plain_errors(store):
         place = opts.store(store)
         with hold(store, opts.storage_options) as lock:
-            return purge_store(place, tags, lock)
+            return purge_store(place, tags, lock, opts.memory, **opts.engine)
+
+
+def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
+    """
+    Delete what nothing leads to, such as the chunks of an operation that was killed. The history stays.
+
+    On plain Zarr these are chunks outside the arrays' shapes, as an append that was stopped leaves them; to run that
+    append again completes it, with or without them.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    dry_run
+        Count, and delete nothing.
+    options
+        ``backend_storage`` and ``storage_options`` of `Options`.
+
+    Raises
+    ------
+    BusyError
+        If a job runs on the store; on plain Zarr, if anything does.
+    StaleError
+        If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
+    """
+    from vczstore.purging import collect_garbage, hold
+
+    opts = Options(**options)
+    with plain_errors(store):
+        place = opts.store(store)
+        if dry_run:
+            return collect_garbage(place, None, dry_run=True)
+        with hold(store, opts.storage_options) as lock:
+            return collect_garbage(place, lock, dry_run=False)
 
 
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
@@ -607,7 +644,11 @@ def recompute(
         If the store has no genotypes, or an array that cannot hold a field.
     """
     opts = Options(**options)
-    return _replanned(store, opts, lambda: _run(plan_recompute(store, fields, **options), opts, dry_run=dry_run))
+
+    def attempt() -> Result:
+        return _run(plan_recompute(store, fields, **options), opts, dry_run=dry_run)
+
+    return _replanned(store, opts, attempt, locked=dry_run)
 
 
 def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, **options: Any) -> Plan:
@@ -643,7 +684,11 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
         If the store is on plain Zarr and `output` is not given, or there is something already.
     """
     opts = Options(**options)
-    return _replanned(store, opts, lambda: _run(plan_compact(store, output, **options), opts, dry_run=dry_run))
+
+    def attempt() -> Result:
+        return _run(plan_compact(store, output, **options), opts, dry_run=dry_run)
+
+    return _replanned(store, opts, attempt, locked=dry_run or output is not None)
 
 
 def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
@@ -777,25 +822,47 @@ def run(plan: Plan, **options: Any) -> Result:
     return _run(plan, Options(**options), dry_run=False)
 
 
-def _replanned(store: Place | None, opts: Options, attempt: Callable[[], Result]) -> Result:
+def _replanned(
+    store: Place, opts: Options, attempt: Callable[[], Result], sources: Sequence[Place] = (), *, locked: bool = False
+) -> Result:
     """
     Plan and run; anew, if somebody else has changed the store meanwhile.
 
     Whoever has lost a race waits for the lock of jobs, where there is a place for one: of any number of writers, all
-    get through. None stands for a store whose lock is held already.
+    get through. On plain Zarr, where two writers would mix their chunks, the lock is held from the beginning.
+
+    Parameters
+    ----------
+    store, sources
+        What is edited, and what comes in.
+    opts
+        Its options.
+    attempt
+        What is done.
+    locked
+        Whether the lock is held already, or not needed since nothing is written.
+
+    Raises
+    ------
+    BusyError
+        If somebody else writes to a store on plain Zarr.
     """
+    with plain_errors(store):
+        mine = opts.for_store(store, sources)
+        plain = not locked and not mine.store(store).atomic
 
     @contextmanager
-    def turn() -> Iterator[None]:
+    def lock(*, wait: bool) -> Iterator[None]:
         from vczstore.purging import hold
 
         with ExitStack() as held:
-            if store is not None:
-                with suppress(MissingDependencyError, StorageError):  # it is a courtesy, and goes without
-                    held.enter_context(hold(store, opts.storage_options, wait=True))
+            with suppress(MissingDependencyError, StorageError):  # where no lock can be, things go on without
+                held.enter_context(hold(store, mine.storage_options, wait=wait))
             yield
 
-    result, n = replanned(attempt, opts.replans, turn)
+    with lock(wait=False) if plain else nullcontext():
+        turn = nullcontext if plain or locked else partial(lock, wait=True)
+        result, n = replanned(attempt, opts.replans, turn)
     return replace(result, replans=n)
 
 

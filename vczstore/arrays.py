@@ -11,7 +11,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -298,16 +298,49 @@ def chunk_region(array: AnyArray, coords: Sequence[int]) -> tuple[slice, ...]:
 
 def count_outside(array: AnyArray) -> int:
     """How many chunks of an array are stored that lie outside its grid, where no reader looks. It is a listing."""
-    cells = grid(array.shape, outer_chunks(array))
 
     async def count() -> int:
-        n = 0
-        async for key in array.store.list_prefix(f"{array.path}/"):
-            coords = _coords(array, key)
-            n += coords is not None and any(i >= m for i, m in zip(coords, cells, strict=True))
-        return n
+        return len([None async for _ in _outside(array)])
 
     return sync(count())
+
+
+def clear_outside(array: AnyArray, store: Store, *, dry_run: bool) -> tuple[int, int]:
+    """
+    Delete the chunks of an array that lie outside its grid, or only count them.
+
+    Parameters
+    ----------
+    array
+        The array as it is.
+    store
+        The array's store, to write to.
+    dry_run
+        Count, and delete nothing.
+
+    Returns
+    -------
+    n, size : int
+        How many there are, and their bytes.
+    """
+
+    async def clear() -> tuple[int, int]:
+        n = size = 0
+        async for key in _outside(array):
+            n, size = n + 1, size + await store.getsize(key)
+            if not dry_run:
+                await store.delete(key)
+        return n, size
+
+    return sync(clear())
+
+
+async def _outside(array: AnyArray) -> AsyncIterator[str]:
+    cells = grid(array.shape, outer_chunks(array))
+    async for key in array.store.list_prefix(f"{array.path}/"):
+        coords = _coords(array, key)
+        if coords is not None and any(i >= m for i, m in zip(coords, cells, strict=True)):
+            yield key
 
 
 def _coords(array: AnyArray, key: str) -> tuple[int, ...] | None:

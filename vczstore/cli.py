@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import executors
-from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, NEW_VARIANTS
+from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, NEW_VARIANTS, TAGS
 
 if TYPE_CHECKING:
     from vczstore.describe import Info
     from vczstore.execution import Progress, Result
     from vczstore.executor_check import Checked
     from vczstore.job import JobResult
-    from vczstore.purging import Purged
+    from vczstore.purging import Collected, Purged
     from vczstore.removal import Verification
     from vczstore.report import Report
     from vczstore.verification import Verified
@@ -124,10 +124,11 @@ _REPLANS = click.option(
 )
 _TAGS = click.option(
     "--tags",
-    type=click.Choice(["refuse", "delete"]),
+    type=click.Choice(TAGS),
     default="refuse",
     show_default=True,
-    help="What a purge does with tags and branches that keep older snapshots. The names of tags cannot be given again.",
+    help="What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name "
+    "without the samples that the store has no longer; release-1 becomes release-1.1, since no name is given twice.",
 )
 _OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
@@ -403,19 +404,36 @@ def compact(store: str, output: str | None, progress: bool | None, as_json: bool
 @main.command()
 @click.argument("store")
 @_TAGS
-@_options(_STORE, _OUTPUT)
-def purge(store: str, as_json: bool, **options: Any) -> None:
+@_PROGRESS
+@_options(_STORE, _WORKERS, _OUTPUT)
+def purge(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Delete the history of a store, so that what was removed cannot be read in it.
 
-    What other writers have begun on the store fails then, with status 4; none may begin meanwhile.
+    What other writers have begun on the store is planned anew then; none may begin meanwhile.
     """
     from vczstore import api
 
-    done = api.purge(store, **options)
+    with _progress(progress) as bar:
+        done = api.purge(store, progress=bar, **options)
     if as_json:
         click.echo(json.dumps(done.as_dict()))
     else:
         _print_purged(done)
+
+
+@main.command("gc")
+@click.argument("store")
+@click.option("--dry-run", is_flag=True, help="Count, and delete nothing.")
+@_options(_STORE, _OUTPUT)
+def collect_garbage(store: str, as_json: bool, **options: Any) -> None:
+    """Delete what nothing leads to, such as what an operation that was killed has left. The history stays."""
+    from vczstore import api
+
+    done = api.gc(store, **options)
+    if as_json:
+        click.echo(json.dumps(done.as_dict()))
+    else:
+        _print_collected(done)
 
 
 @main.command()
@@ -737,6 +755,21 @@ def _print_purged(done: "Purged") -> None:
     click.echo(f"{head} {told}, {size}, snapshot {done.snapshot}")
     for name in done.deleted:
         click.echo(f"  deleted {name}, which kept an older snapshot")
+    for old, new in done.recreated.items():
+        click.echo(f"  {old} is {new} now, without what was removed since")
+
+
+def _print_collected(done: "Collected") -> None:
+    """What was deleted, or would be."""
+    from vczstore.sizes import human_size
+
+    counts = dict(done.counts)
+    size = human_size(counts.pop("bytes"))
+    told = ", ".join(f"{n:,} {what}" for what, n in counts.items())
+    end = (
+        f", snapshot {done.snapshot}" if done.snapshot else "" if done.committed else " (dry run, nothing was deleted)"
+    )
+    click.echo(f"{click.style(f'gc {done.store}:', bold=True)} {told}, {size}{end}")
 
 
 def _print_verification(found: "Verification") -> None:

@@ -1,11 +1,12 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,21 +26,26 @@ LOCK = ".vczstore.lock"
 SAMPLE_ID_CHUNKS = 4
 """How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
 
-PURGE_BEGUN, PURGE = "purge begun", "purge"
-"""The operations of the two commits of a purge; see `IcechunkStore.purge`."""
+SWEEPS = ("purge", "gc")
+"""The operations that delete what nothing leads to. Each is two commits; the first of them is named `BEGUN`."""
+BEGUN = "{} begun"
+
+RECREATED = "vczstore-recreated-"
+"""Begins the names of the branches on which tagged states are rewritten."""
 
 AHEAD = timedelta(days=1)
-"""How far in the future the cutoff of a purge lies: what was written by a clock that is ahead has to go too."""
+"""How far in the future the cutoff of a sweep lies: what was written by a clock that is ahead has to go too."""
 
 
 @dataclass(frozen=True)
 class IcechunkStore:
-    """A VCZ on the main branch of a repository."""
+    """A VCZ on a branch of a repository."""
 
     repository: icechunk.Repository
     label: str
     folder: Path | None = None
     """Where the repository lies, if on this machine: its commits are serialised by a file lock there."""
+    branch: str = BRANCH
     backend: str = "icechunk"
     atomic: bool = True
 
@@ -118,12 +124,12 @@ class IcechunkStore:
     @property
     def head(self) -> str:
         """The snapshot that readers see."""
-        return str(self.repository.lookup_branch(BRANCH))
+        return str(self.repository.lookup_branch(self.branch))
 
     def open(self, at: str | None = None) -> Vcz:
         """Read the metadata at the branch's head, a tag or a snapshot."""
         if at is None:
-            session = self.repository.readonly_session(BRANCH)
+            session = self.repository.readonly_session(self.branch)
         elif at in self.repository.list_tags():
             session = self.repository.readonly_session(tag=at)
         else:
@@ -136,12 +142,14 @@ class IcechunkStore:
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Begin one commit."""
         began = self._last_update()
-        session = self.repository.writable_session(BRANCH)
-        if _operation(self.repository.lookup_snapshot(session.snapshot_id)) == PURGE_BEGUN:
-            raise BusyError(
-                f"{self.label} is being purged, or a purge of it was stopped; wait until it is over, or complete it "
-                f"with: vczstore purge {self.label}"
-            )
+        session = self.repository.writable_session(self.branch)
+        operation = _operation(self.repository.lookup_snapshot(session.snapshot_id))
+        for sweep in SWEEPS:
+            if operation == BEGUN.format(sweep):
+                raise BusyError(
+                    f"{self.label} is being swept by {sweep}, or a {sweep} of it was stopped; wait until it is over, "
+                    f"or complete it with: vczstore {sweep} {self.label}"
+                )
         if session.snapshot_id != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
         return IcechunkTransaction(session, self, began)
@@ -203,28 +211,29 @@ class IcechunkStore:
         return [n for n, s in tags.items() if s not in present], [n for n, s in branches.items() if s not in present]
 
     def _refs(self) -> tuple[dict[str, str], dict[str, str]]:
-        """The snapshots of tags, and of branches beside the main one, by name."""
-        names = sorted(self.repository.list_branches() - {BRANCH})
+        """The snapshots of tags, and of branches beside the main one and `RECREATED` ones, by name."""
+        names = [n for n in sorted(self.repository.list_branches() - {BRANCH}) if not n.startswith(RECREATED)]
         return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
 
     def _present(self) -> set[str]:
         """The snapshots that hold what the store holds now: those before a purge are named by its commits."""
         info = self.repository.lookup_snapshot(self.head)
-        said = info.metadata["vczstore"] if _operation(info) in (PURGE_BEGUN, PURGE) else {}
+        is_sweep = _operation(info) in (*SWEEPS, *map(BEGUN.format, SWEEPS))
+        said = info.metadata["vczstore"] if is_sweep else {}
         return {str(info.id), *said.get("same", ())}
 
-    def purge(self, *, delete_pins: bool, before: Callable[[], None]) -> tuple[str, dict[str, int], list[str]]:
+    def purge(
+        self, *, delete_pins: bool, keep: Collection[str], before: Callable[[], None]
+    ) -> tuple[str, dict[str, int], list[str]]:
         """
         Delete all history: what no longer is in the store cannot be read afterwards.
-
-        Between two commits that change nothing. The first makes every session that began before it conflict, since
-        what such a session has written is about to be deleted; and none begins until the second has followed, which
-        stays away if the purge is stopped.
 
         Parameters
         ----------
         delete_pins
             Delete the tags and branches that keep more than the present.
+        keep
+            Tags that stay though they do, with the states that they name and nothing before these.
         before
             Called before the first commit, and may refuse.
 
@@ -246,62 +255,156 @@ class IcechunkStore:
         StorageError
             If something could not be deleted.
         """
-        repository, cutoff = self.repository, datetime.now(UTC) + AHEAD
-        again = f"the purge is not complete, run it again: vczstore purge {self.label}"
-        begun = False
+
+        def check() -> None:
+            if not delete_pins:
+                self.refuse_pins(keep=keep)
+            before()
+
+        with self._sweeping("purge", check) as sweep:
+            tags, branches = self._pins_but(keep)
+            for name in tags:
+                self.repository.delete_tag(name)
+            for name in branches:
+                self.repository.delete_branch(name)
+            self.drop_branches()
+            self.repository.expire_snapshots(sweep.cutoff)
+            sweep.collect(self.repository)
+            sweep.counts |= {"tags deleted": len(tags), "branches deleted": len(branches)}
+            new = [name for names in self._pins_but(keep) for name in names]
+            if new:
+                raise StaleError(f"purge: {self.label}: {', '.join(new)} was made while it ran; {sweep.again}")
+        return sweep.snapshot, sweep.counts, [*tags, *branches]
+
+    def collect_garbage(self, *, before: Callable[[], None], dry_run: bool) -> tuple[str | None, dict[str, int]]:
+        """
+        Delete what nothing leads to, such as what a writer that was killed has left. All snapshots stay.
+
+        Parameters
+        ----------
+        before
+            Called before the first commit, and may refuse.
+        dry_run
+            Count, and delete nothing.
+
+        Returns
+        -------
+        snapshot : str or None
+            The new one, of the same content; None after a dry run.
+        counts : dict
+            What was deleted, in numbers; ``bytes`` too.
+
+        Raises
+        ------
+        StaleError
+            If somebody else has changed the store meanwhile.
+        StorageError
+            If something could not be deleted.
+        """
+        if dry_run:
+            sweep = _Sweep("")
+            sweep.collect(self.repository, dry_run=True)
+            return None, sweep.counts
+        with self._sweeping("gc", before) as sweep:
+            sweep.collect(self.repository)
+        return sweep.snapshot, sweep.counts
+
+    @contextmanager
+    def _sweeping(self, name: str, check: Callable[[], None]) -> "Iterator[_Sweep]":
+        """
+        Deleting what nothing leads to, between two commits that change nothing.
+
+        The first makes every session that began before it conflict, since what such a session has written is about to
+        be deleted; and none begins until the second has followed, which stays away if the sweep is stopped.
+
+        Parameters
+        ----------
+        name
+            One of `SWEEPS`.
+        check
+            Called before the first commit, and may refuse.
+        """
+        sweep = _Sweep(f"the {name} is not complete, run it again: vczstore {name} {self.label}")
+        begin = ""
         try:
             with self.lock():
-                if not delete_pins:
-                    self.refuse_pins()
-                tags, branches = self.pins()
-                before()
+                check()
                 same = sorted(self._present().intersection(s for refs in self._refs() for s in refs.values()))
-                said: dict[str, Any] = {"operation": PURGE_BEGUN, "same": same, "version": version("vczstore")}
-                session = repository.writable_session(BRANCH)
-                begin = str(session.commit("purge: begun", metadata={"vczstore": said}, allow_empty=True))
-                begun = True
-                for name in tags:
-                    repository.delete_tag(name)
-                for name in branches:
-                    repository.delete_branch(name)
-                repository.expire_snapshots(cutoff)
-                done = repository.garbage_collect(cutoff, **_MANIFESTS)
-                if done.objects_failed_to_delete:
-                    raise StorageError(
-                        f"purge: {self.label}: {done.objects_failed_to_delete:,} objects could not be deleted; {again}"
-                    )
-                new = [name for names in self.pins() for name in names]
-                if self.head != begin or new:
-                    what = f"{', '.join(new)} was made" if new else "there was a commit"
-                    raise StaleError(f"purge: {self.label}: {what} while it ran; {again}")
-                counts = {
-                    "snapshots deleted": int(done.snapshots_deleted),
-                    "manifests deleted": int(done.manifests_deleted),
-                    "chunks deleted": int(done.chunks_deleted),
-                }
-                deleted = [*tags, *branches]
-                refs = {"tags deleted": len(tags), "branches deleted": len(branches)}
-                said = {**said, "operation": PURGE, **counts, **refs}
-                message = f"purge: {', '.join(f'{n:,} {what}' for what, n in counts.items())}"
-                session = repository.writable_session(BRANCH)
-                snapshot = str(session.commit(message, metadata={"vczstore": said}, allow_empty=True))
+                said: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
+                begin = self._commit_nothing(f"{name}: begun", said)
+                yield sweep
+                if self.head != begin:
+                    raise StaleError(f"{name}: {self.label}: there was a commit while it ran; {sweep.again}")
+                told = {what: n for what, n in sweep.counts.items() if what in _SWEPT}
+                message = f"{name}: {', '.join(f'{n:,} {what}' for what, n in told.items())}"
+                counts = {what: n for what, n in sweep.counts.items() if what != "bytes"}
+                sweep.snapshot = self._commit_nothing(message, {**said, "operation": name, **counts})
         except icechunk.ConflictError as error:
-            state = again if begun else f"nothing was purged, run it again: vczstore purge {self.label}"
-            raise StaleError(f"purge: {self.label} was changed by somebody else meanwhile; {state}") from error
+            state = sweep.again if begin else f"nothing was deleted, run it again: vczstore {name} {self.label}"
+            raise StaleError(f"{name}: {self.label} was changed by somebody else meanwhile; {state}") from error
         except icechunk.IcechunkError as error:
-            state = again if begun else "nothing was purged"
-            raise StorageError(f"purge: {self.label}: {reason(error)}; {state}") from error
-        return snapshot, {**counts, "bytes": int(done.bytes_deleted)}, deleted
+            state = sweep.again if begin else "nothing was deleted"
+            raise StorageError(f"{name}: {self.label}: {reason(error)}; {state}") from error
 
-    def refuse_pins(self, *, changing: bool = False) -> None:
-        """Raise a `TagError` if there are `pins`."""
+    def _commit_nothing(self, message: str, said: Mapping[str, Any]) -> str:
+        session = self.repository.writable_session(BRANCH)
+        return str(session.commit(message, metadata={"vczstore": dict(said)}, allow_empty=True))
+
+    def _pins_but(self, keep: Collection[str]) -> tuple[list[str], list[str]]:
+        """The `pins` beside tags that may stay."""
+        tags, branches = self.pins()
+        return [name for name in tags if name not in keep], branches
+
+    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> None:
+        """Raise a `TagError` if there are `pins`, beside tags that may stay."""
         tags, branches = self.pins(changing=changing)
-        if tags or branches:
-            named = [f"the tag {name}" for name in tags] + [f"the branch {name}" for name in branches]
+        named = [f"the tag {name}" for name in tags if name not in keep] + [f"the branch {name}" for name in branches]
+        if named:
             raise TagError(
                 f"purge: {self.label}: older snapshots are kept by {listing(named, limit=100)}; nothing was done, "
-                "delete them, or let the purge do it with --tags delete"
+                "delete them, let the purge do it with --tags delete, or have tags rewritten with --tags recreate"
             )
+
+    def rename_tag(self, name: str, snapshot: str, of: str) -> str:
+        """
+        Let a tag make way for one of another name, since Icechunk gives no name twice.
+
+        Parameters
+        ----------
+        name
+            The tag. The new one has a number after it, the first that is free: ``release-1.1``.
+        snapshot
+            What the new tag names.
+        of
+            The `RECREATED` branch that leads to it; deleted.
+        """
+        stem, dot, number = name.rpartition(".")
+        if not (dot and number.isdecimal()):
+            stem, number = name, "0"
+        with self.lock():
+            for n in count(int(number) + 1):
+                try:
+                    self.repository.create_tag(f"{stem}.{n}", snapshot_id=snapshot)
+                except icechunk.AlreadyExistsError:
+                    continue
+                self.repository.delete_tag(name)
+                self.repository.delete_branch(of)
+                return f"{stem}.{n}"
+        raise AssertionError("unreachable")
+
+    def branch_for(self, tag: str, snapshot: str) -> "IcechunkStore":
+        """The store on a new branch, on which the state that a tag names can be rewritten."""
+        branch = f"{RECREATED}{tag}"
+        with self.lock():
+            self.drop_branches()
+            self.repository.create_branch(branch, snapshot)
+        return replace(self, branch=branch)
+
+    def drop_branches(self) -> None:
+        """Delete `RECREATED` branches: who made them was stopped."""
+        for name in self.repository.list_branches():
+            if name.startswith(RECREATED):
+                self.repository.delete_branch(name)
 
     def reachable(self) -> list[str]:
         """Every snapshot that a branch or tag leads to, older ones included."""
@@ -455,6 +558,27 @@ class IcechunkTransaction:
 
 _MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_mem_bytes": 2**29}
 """What a collection of garbage may hold of manifests at once: by default it is gigabytes."""
+
+_SWEPT = ("snapshots deleted", "manifests deleted", "chunks deleted")
+
+
+@dataclass
+class _Sweep:
+    """What a purge or gc does; `again` says what to do if it is stopped."""
+
+    again: str
+    cutoff: datetime = field(default_factory=lambda: datetime.now(UTC) + AHEAD)
+    counts: dict[str, int] = field(default_factory=dict)
+    snapshot: str = ""
+
+    def collect(self, repository: icechunk.Repository, *, dry_run: bool = False) -> None:
+        """Delete what nothing leads to, or only count it."""
+        done = repository.garbage_collect(self.cutoff, dry_run=dry_run, **_MANIFESTS)
+        if done.objects_failed_to_delete:
+            raise StorageError(f"{done.objects_failed_to_delete:,} objects could not be deleted; {self.again}")
+        numbers = (done.snapshots_deleted, done.manifests_deleted, done.chunks_deleted)
+        self.counts = {**dict(zip(_SWEPT, map(int, numbers), strict=True)), "bytes": int(done.bytes_deleted)}
+
 
 _COLLECTIONS = (icechunk.UpdateType.GCRan, icechunk.UpdateType.ExpirationRan)
 

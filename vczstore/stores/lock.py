@@ -121,7 +121,9 @@ def _parse(document: bytes) -> dict[str, Any]:
 def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
     who = f"process {lock['pid']} on {lock['host']}" if {"pid", "host"} <= lock.keys() else "another process"
     since = f" since {str(lock['started']).partition('.')[0]} UTC" if "started" in lock else ""
-    return BusyError(f"{url} is busy: {who} has a job on it{since}; wait for it with --if-busy wait")
+    return BusyError(
+        f"{url} is busy: {who} works on it{since}; run this again when that is over; jobs can wait, with --if-busy wait"
+    )
 
 
 # ---- on this machine ------------------------------------------------------------------------
