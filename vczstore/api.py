@@ -235,6 +235,7 @@ def append(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
@@ -260,7 +261,9 @@ def append(
     new_variants
         What is done about variants that the store lacks: ``refuse`` or ``drop``.
     haploid_contigs
-        Where those genotypes have one allele; X, Y and M of any spelling by default.
+        Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.
+    drop_fields
+        FORMAT fields, such as ``LPL``, that are left missing instead of being refused if they cannot be harmonised.
     recompute
         INFO fields that are computed anew in the same commit; see `recompute`.
     options
@@ -276,7 +279,7 @@ def append(
     >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
     """
     opts = Options(**options)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
 
     def attempt() -> Result:
         if rules is None or recompute:
@@ -297,11 +300,12 @@ def plan_append(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     **options: Any,
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
     opts = Options(**options)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
     return _plan_append(store, sources, opts, rules)
 
 
@@ -339,6 +343,7 @@ def normalise(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     **options: Any,
 ) -> Result:
     """
@@ -358,7 +363,7 @@ def normalise(
         the samples of the source, and the variants of the store without INFO.
     dry_run
         Look at everything, create nothing.
-    allow_new_alleles, absent, new_variants, haploid_contigs
+    allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields
         As in `append`.
     options
         See `Options`; ``backend_storage`` is that of `out`.
@@ -374,7 +379,7 @@ def normalise(
     from plans.normalise import OPERATION, compile_normalise
 
     opts, url = Options(**options), os.fspath(out)
-    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
     assert rules is not None
     if opts.impl == "xarray":
         raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
@@ -398,17 +403,19 @@ def _rules(
     absent: str,
     new_variants: str,
     haploid_contigs: Sequence[str] | None,
+    drop_fields: Sequence[str],
 ) -> "Rules | None":
-    from plans.harmonise import HAPLOID_CONTIGS, Rules
+    from plans.harmonise import HAPLOID_CONTIGS, Rules, array_name
 
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
             raise OptionError(f"{operation}: {name} is {value!r}; choose one of {', '.join(choices)}")
     contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
-    rules = Rules(allow_new_alleles, absent, new_variants, contigs)
+    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(map(array_name, drop_fields)))
     if not harmonise and rules != Rules():
         raise OptionError(
-            "append: --allow-new-alleles, --absent, --new-variants and --haploid-contigs go with --harmonise"
+            "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs and --drop-field go with "
+            "--harmonise"
         )
     return rules if harmonise else None
 

@@ -267,7 +267,14 @@ _HARMONISE = (
         "--haploid-contigs",
         metavar="NAME,...",
         callback=_names,
-        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X, Y, M, MT, also as chrX]",
+        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X,chrX,Y,chrY,M,MT,chrM]",
+    ),
+    click.option(
+        "--drop-field",
+        "drop_fields",
+        metavar="NAME",
+        multiple=True,
+        help="Leave this FORMAT field missing if it cannot be harmonised, instead of refusing it. Repeatable.",
     ),
 )
 
@@ -705,13 +712,16 @@ def _show(result: "Result", as_json: bool) -> None:
         "bytes_written_at_most": plan.bytes_written,
     }
     if as_json:
-        dry = {} if result.committed else {"plan": {**would, "tasks": plan.tasks, "projected_mem": plan.projected_mem}}
+        more = {"tasks": plan.tasks, "projected_mem": plan.projected_mem, "notes": dict(plan.notes)}
+        dry = {} if result.committed else {"plan": {**would, **more}}
         click.echo(json.dumps({**result.as_dict(), **dry}))
         return
     counts = plan.summary
     head = click.style(f"{result.operation} {result.store}:", bold=True)
     if not result.committed:
         click.echo(f"{head} {counts} (dry run, nothing was written)")
+        for what, text in plan.notes.items():
+            click.echo(f"  {what:<7} {text}")
         click.echo(f"  chunks  {plan.encoded_chunks:,} copied as they are, {plan.decoded_chunks:,} encoded anew")
         click.echo(f"  reads   at most {human_size(plan.bytes_read)} (decoded)")
         click.echo(f"  writes  at most {human_size(plan.bytes_written)} (decoded)")
