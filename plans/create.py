@@ -91,12 +91,14 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
     # 3. from alleles: how many records there are in each range
     (counted,) = yield Survey(OPERATION, (CountRecords(union),), memory)
     counts = np.zeros(union.n_ranges, dtype="i8")
-    for i, n in counted:
+    for i, n, _ in counted:
         counts[i] = n
+    n_alleles = max((n for _, _, n in counted), default=0)
     stops = np.concatenate([[0], np.cumsum(counts)])
 
     # 4. the store: its root's document last, without which there is nothing for a reader
     n_variants = int(stops[-1])
+    targets = _targets(sources, len(tables["contig_id"]), chunk, n_alleles)
     targets = {name: arrays.planned(a, shape=(n_variants, *a.shape[1:])) for name, a in targets.items()}
     write = WriteSites.of(union, stops, targets, chunk, memory)
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
@@ -212,13 +214,13 @@ def _variants_chunk(source: Vcz) -> int:
     return int(source.arrays[POSITION].chunks[0])
 
 
-def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int) -> dict[str, AnyArray]:
-    """The new arrays that tasks write to, without variants as yet."""
+def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int = 0) -> dict[str, AnyArray]:
+    """The new arrays that tasks write to, without variants as yet; of so many alleles, or as many as a source has."""
 
     def widest(name: str) -> np.dtype:
         return np.result_type("i4", *(s.arrays[name].dtype for s in sources if name in s.arrays))
 
-    n_alleles = max(s.arrays[ALLELE].shape[1] for s in sources)
+    n_alleles = max(n_alleles, *(s.arrays[ALLELE].shape[1] for s in sources))
     new = {
         CONTIG: _new(CONTIG, (0,), np.min_scalar_type(-n_contigs - 1), (VARIANTS,), chunk),
         POSITION: _new(POSITION, (0,), widest(POSITION), (VARIANTS,), chunk),
@@ -598,8 +600,8 @@ class Union:
         source_of = np.repeat([source for source, _ in rows], [r.stop - r.start for _, r in rows])
         return rows, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of)
 
-    def records(self, i: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The records of the union in a range: what each of these arrays has of them."""
+    def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
+        """The records of the union in a range: what each of these arrays has of them, of so many alleles."""
         rows, values, merged = self.merge(i)
         found = {name: values[name][merged.first] for name in SITE_FIELDS}
         lengths = []
@@ -609,7 +611,15 @@ class Union:
                 lengths.append(sites.read(LENGTH, where).astype("i8"))
             else:
                 lengths.append(np.strings.str_len(sites.read(ALLELE, where)[:, 0].astype("T")).astype("i8"))
-        found[LENGTH] = np.concatenate(lengths)[merged.first]
+        length = np.concatenate(lengths)
+        found[LENGTH] = length[merged.first]
+        found[ALLELE] = np.pad(found[ALLELE], ((0, 0), (0, n_alleles - found[ALLELE].shape[1])), constant_values="")
+        if merged.joined:
+            longest = np.zeros(len(merged.first), dtype="i8")
+            np.maximum.at(longest, merged.record, length)
+            for row, alleles in merged.joined.items():
+                found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
+                found[LENGTH][row] = longest[row]
         if ID in names:
             ids = [self._ids(self.sites[source], where) for source, where in rows]
             said = np.concatenate(ids)
@@ -633,14 +643,14 @@ class Union:
 
 @dataclass(frozen=True)
 class CountRecords:
-    """Count the records of the union in each range."""
+    """Count the records of the union in each range, and the alleles of the one that has most."""
 
     union: Union
 
-    def look(self, ranges: slice) -> tuple[int, int]:
+    def look(self, ranges: slice) -> tuple[int, int, int]:
         """Merge one range."""
         _, _, merged = self.union.merge(ranges.start)
-        return ranges.start, len(merged.first)
+        return ranges.start, len(merged.first), merged.most_alleles
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """A task for each range."""
@@ -762,7 +772,8 @@ class WriteSites:
         parts = []
         for i in self._ranges(blocks.start):
             here = slice(max(0, start - int(self.stops[i])), stop - int(self.stops[i]))
-            parts.append({name: v[here] for name, v in self.union.records(i, tuple(self.targets)).items()})
+            records = self.union.records(i, tuple(self.targets), self.targets[ALLELE].shape[1])
+            parts.append({name: values[here] for name, values in records.items()})
         values = {name: np.concatenate([part[name] for part in parts]) for name in self.targets}
         for name, array in self.targets.items():
             arrays.planned(array, store=store)[start:stop] = values[name].astype(array.dtype, copy=False)

@@ -179,10 +179,12 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     """
     Make a store without samples over the variants of one or more VCZs, to append samples to.
 
-    Records are the same variant if contig (by name), position, REF and the set of ALTs are. All others stay apart,
-    also those that have some ALTs in common (which ``bcftools merge -m none`` merges), as do records that a source
-    has several times. Contigs are in the order of the first source that has them, variants
-    in that of position and first appearance; ALTs, identifiers and lengths are as the first source has them.
+    Records are the same variant if contig (by name), position, REF and the set of ALTs are, letters regardless of case.
+    Of different sources those are joined that share an ALT, and those of REF alone with others, as
+    ``bcftools merge -m none`` joins them; but not where a source would not find its record again, so that the sources
+    can be appended with ``harmonise=True`` as they are. Records that a source has several times stay as often. Nothing
+    is trimmed. Contigs are in the order of the first source that has them, variants in that of position and first
+    appearance; ALTs, identifiers and lengths are as the first source has them, the length of joined ones is the longest.
     QUAL, FILTER and INFO are not carried over: they speak of samples and callers. The filters' names are, and of the
     VCFs' headers what all sources say.
 

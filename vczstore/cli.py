@@ -286,7 +286,8 @@ _HARMONISE = (
 def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Make a store without samples, over the variants of one or more VCZs.
 
-    Records merge where contig, position, REF and the set of ALTs agree. QUAL, FILTER and INFO are not carried over.
+    Records merge as bcftools merge -m none merges them: where contig, position and REF agree and ALTs are shared. QUAL,
+    FILTER and INFO are not carried over.
     OUT is plain Zarr of format 3 unless --backend-storage says icechunk.
     """
     from vczstore import api
