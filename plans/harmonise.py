@@ -23,7 +23,8 @@ from plans import Memory, Survey
 from plans.columns import Blocks, Columns
 from plans.compatible import check_field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
-from plans.matching import FindMatches, FindRuns, Index, Matches, Sites, UnitReport, site, unit_rows
+from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
+from plans.order import FindRuns, site, unit_rows
 from plans.remove import ColumnReader
 from plans.views import Padded, View
 from vczstore import arrays
@@ -199,7 +200,7 @@ def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindR
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
             if name not in vcz.arrays:
                 raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be matched")
-    return [FindRuns(operation, vcz) for vcz in (store, *sources)]
+    return [FindRuns(operation, vcz, unit_rows(vcz)) for vcz in (store, *sources)]
 
 
 def _match_scan(

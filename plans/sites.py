@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plans.joining import UNSEEN, join
-
-ABSENT = ("", ".")
-"""What stands for no allele, and for no identifier."""
+from plans.order import NOTHING
 
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:
@@ -92,7 +90,7 @@ def _codes(alleles: np.ndarray) -> np.ndarray:
     letters = {allele: allele.upper() for allele in dict.fromkeys(flat)}
     numbers = {allele: i for i, allele in enumerate(dict.fromkeys(letters.values()))}
     codes = {allele: numbers[upper] for allele, upper in letters.items()}
-    codes.update(dict.fromkeys(ABSENT, -1))
+    codes.update(dict.fromkeys(NOTHING, -1))
     return np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape)
 
 
@@ -179,7 +177,7 @@ def merge_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray, s
     ends = np.searchsorted(record[by_record], np.arange(len(first)), side="right")
     becomes, texts = np.arange(len(first)), {}
     for rows in _meetings(sites, codes, alleles, first):
-        alts = [[a for a in alleles[first[i], 1:].tolist() if a not in ABSENT] for i in rows]
+        alts = [[a for a in alleles[first[i], 1:].tolist() if a not in NOTHING] for i in rows]
         upper = [list(dict.fromkeys(a.upper() for a in some)) for some in alts]
         members = [by_record[ends[i - 1] if i else 0 : ends[i]] for i in rows.tolist()]
         joined = join(upper, [source[m].tolist() for m in members])

@@ -22,7 +22,7 @@ from plans.matching import match
 from tests import cohort, vcf
 from tests.conftest import Way
 from tests.test_errors import complain
-from vczstore.errors import IncompatibleError, OptionError
+from vczstore.errors import DamagedStoreError, IncompatibleError, OptionError
 from vczstore.job import JobResult
 
 DIMENSIONS = {
@@ -561,7 +561,12 @@ def _contig_twice(arrays: dict[str, np.ndarray]) -> None:
     arrays["variant_contig"] = np.array([0, 1, 0], "i1")
 
 
+def _nowhere(arrays: dict[str, np.ndarray]) -> None:
+    arrays["variant_contig"] = np.array([0, 0, 7], "i1")
+
+
 REFUSED = {
+    "nowhere": (_nowhere, {}, ("variant 2 of .*batch has the variant_contig 7", "3 contigs", "make it anew")),
     "unsorted": (_unsorted, {}, ("variant 1 of .*batch, chr1:6 A/C, comes after chr1:7 A/C", "bcftools sort")),
     "contig twice": (_contig_twice, {}, ("variant 2 of .*batch, chr1:7 A/C, comes after chr2:6", "bcftools sort")),
     "ploidy": (_ploidy, {}, ("call_genotype of .*batch has ploidy of 3, the store has 2", "same ploidy")),
@@ -581,7 +586,7 @@ def test_refused(tmp_path: Path, change: Any, options: dict[str, Any], words: tu
     before = cohort.digest(tmp_path / "store")
     options = {"harmonise": True, **options}
     complain(
-        (IncompatibleError, OptionError),
+        (DamagedStoreError, IncompatibleError, OptionError),
         (f"^append: .*{words[0]}", *words[1:]),
         lambda: vczstore.append(tmp_path / "store", tmp_path / "batch", **options),
     )

@@ -184,7 +184,7 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     ``bcftools merge -m none`` joins them; but not where a source would not find its record again, so that the sources
     can be appended with ``harmonise=True`` as they are. Records that a source has several times stay as often. Nothing
     is trimmed. Contigs are in the order of the first source that has them, variants in that of position and first
-    appearance; ALTs, identifiers and lengths are as the first source has them, the length of joined ones is the longest.
+    appearance; ALTs, identifiers and lengths are as the first source has them, that of joined ones is the longest.
     QUAL, FILTER and INFO are not carried over: they speak of samples and callers. The filters' names are, and of the
     VCFs' headers what all sources say.
 
