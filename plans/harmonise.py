@@ -234,9 +234,9 @@ def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, 
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
             raise IncompatibleError(
-                f"{operation}: {n:,} of the variants of {source.label} match none of the store, the first is variant "
-                f"{first}, {site(source, first)}; {alleles}leave them out with --new-variants drop, or make a store "
-                "that has them with vczstore create"
+                f"{operation}: {n:,} of the {source.n_variants:,} variants of {source.label} match none of the store, "
+                f"the first is variant {first}, {site(source, first)}; {alleles}leave them out with --new-variants "
+                "drop, or make a store that has them with vczstore create"
             )
     return findings
 

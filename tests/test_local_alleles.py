@@ -311,6 +311,7 @@ def test_dropped_by_command_and_by_job(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     step = "{append: {source: batch.vcz, harmonise: {drop-fields: [LAD, LPL, LGP, LGT]}}}"
     job.write_text(f"store: two.vcz\nsteps: [{step}]\n")
+    assert "   fields    by allele: call_genotype; as they are: call_gen" in run_cli("plan", job).stdout
     run_cli("run", job)
     one, two = (cohort.read_vcz(tmp_path / f"{name}.vcz") for name in ("one", "two"))
     cohort.assert_same(one, two)

@@ -776,6 +776,8 @@ def _print_job(described: "Report") -> None:
         click.echo(
             f"{head}: {step['summary']}; {step['samples_before']:,} samples before, {step['samples_after']:,} after"
         )
+        for what, text in step.get("notes", {}).items():
+            click.echo(f"   {what:<9} {text}")
         click.echo(
             f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded anew"
         )

@@ -544,6 +544,7 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
     return {
         "operation": plan.operation,
         "summary": plan.summary,
+        "notes": dict(plan.notes),
         "counts": dict(plan.counts),
         "sources": list(step.sources),
         "samples_before": step.samples_before,
