@@ -94,6 +94,27 @@ def test_records_are_joined_as_bcftools_joins_them(tmp_path: Path, alts: tuple[s
     assert 0 < differ < 60
 
 
+def test_a_store_of_joined_records(tmp_path: Path) -> None:
+    """From VCFs to a VCF: by bio2zarr, create and vcztools; and the same by bcftools, in the same order of positions."""
+    rng = random.Random(3)
+    places = [draw(rng, 3, ("C", "T", "AT"), 1) for _ in range(120)]
+    merged = by_bcftools(tmp_path, places, 3)
+    paths = [vcf.to_vcz(tmp_path / f"{i}.vcf.gz", tmp_path / f"{i}.vcz", 3, 16 - i, 1) for i in range(3)]
+    vczstore.create(tmp_path / "store", *paths)
+    rows = [line.split("\t") for line in vcf.records(vcf.vcztools_view(tmp_path / "store"))[1:]]
+    found: list[list[frozenset[str]]] = [[] for _ in places]
+    for row in rows:
+        found[int(row[1]) // 10 - 1].append(frozenset(row[4].split(",")) - {"."})
+    assert [int(row[1]) for row in rows] == sorted(int(row[1]) for row in rows)
+    compared = 0
+    for mine, theirs, records in zip(found, merged, places, strict=True):
+        if is_found(theirs, records):
+            compared += 1
+            assert Counter(mine) == Counter(alts for alts, _ in theirs)
+    assert compared > 110
+    assert max(len(alts) for mine in found for alts in mine) == 3
+
+
 def _counted(union: Union) -> Counter[Any]:
     return Counter((alts, tuple(has)) for alts, has in union)
 
@@ -137,7 +158,8 @@ def test_join(alts: list[list[str]], sources: list[list[int]], expected: list[in
 sites = st.lists(st.sampled_from([*POOL, Site("chr1", 5, ("a", "c", "G"))]), min_size=1, max_size=9)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(sites, min_size=1, max_size=3), st.integers(1, 4), st.data())
 def test_what_was_created_takes_its_sources(made: list[list[Site]], rows: int, data: st.DataObject) -> None:
     """All of them, without new alleles, in any order: every call says what it said."""

@@ -136,6 +136,7 @@ def batches(draw: st.DrawFn) -> list[Site]:
     return result
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     case=st.lists(batches(), min_size=1, max_size=2),
@@ -245,15 +246,15 @@ DROPPED: dict[str, tuple[Callable[..., None], Callable[..., None], list[str], st
 }
 
 
-@pytest.mark.parametrize("kind", ["format2", "icechunk"])
+@pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("icechunk", "cubed")])
 @pytest.mark.parametrize("case", DROPPED)
-def test_dropped(tmp_path: Path, kind: str, case: str) -> None:
+def test_dropped(tmp_path: Path, kind: str, impl: str, case: str) -> None:
     """The store keeps the array, and what comes in is missing there; all else is harmonised."""
     change_store, change_batch, fields, words = DROPPED[case]
     old, batch = localised(SITES, cohort.ids(0, 4), 1), localised(SWAPPED, cohort.ids(10, 5), 2)
     change_store(old)
     change_batch(batch)
-    way = Way(kind, "cubed")
+    way = Way(kind, impl)
     store = way.make(tmp_path, old, samples_chunk=2)
     cohort.write_vcz(tmp_path / "batch.vcz", batch, samples_chunk=2)
     before = cohort.digest(store)
@@ -265,14 +266,15 @@ def test_dropped(tmp_path: Path, kind: str, case: str) -> None:
     assert cohort.digest(store) == before
 
     backend = {"backend_storage": "icechunk"} if kind == "icechunk" else {}
-    options = {"drop_fields": [*fields, "GT"]}
+    options = {"drop_fields": [*fields, "GT"], "impl": impl}
     vczstore.normalise(store, tmp_path / "batch.vcz", tmp_path / "out", **options, **backend)
     dry = vczstore.append(store, tmp_path / "batch.vcz", harmonise=True, dry_run=True, **options)
     assert cohort.digest(store) == before
     assert dry.plan.counts["fields dropped"] == len(fields)
     assert dry.plan.notes["fields"].endswith("dropped: " + ", ".join(sorted(f"call_{name}" for name in fields)))
     result = vczstore.append(store, tmp_path / "batch.vcz", harmonise=True, **options)
-    assert result.chunks == result.plan.encoded_chunks + result.plan.decoded_chunks
+    if impl == "cubed":
+        assert result.chunks == result.plan.encoded_chunks + result.plan.decoded_chunks
     found = way.read(store)
     for name in fields:
         mine = found[f"call_{name}"]
