@@ -165,8 +165,9 @@ def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: A
     """
 
     def refuse(what: str, of_source: object, of_store: object, way_out: str) -> IncompatibleError:
+        other = f", or leave it missing with --drop-field {name.removeprefix('call_')}" if harmonised else ""
         return IncompatibleError(
-            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}"
+            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}{other}"
         )
 
     names, their_names = dimensions(ours), dimensions(theirs)

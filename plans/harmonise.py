@@ -347,14 +347,16 @@ def _check_field(
             f"{operation}: a variant will have {findings.most_alleles} alleles, which {name} of dtype {ours.dtype} "
             "cannot number; leave out --allow-new-alleles"
         )
+    number = findings.numbers.get(name.removeprefix("call_"), "")
+    needs_local = has_local_alleles(store.samples_arrays) or not findings.same_alleles
+    is_by_local = not is_numbers and is_local(name, ours, number)
+    if is_by_local and needs_local and not has_local_alleles(source.samples_arrays):
+        raise IncompatibleError(
+            f"{operation}: {name} of {source.label} goes by local alleles, and no call_LAA comes in that says which "
+            f"they are; {_way_out(name)}"
+        )
     if findings.same_alleles:
         return
-    number = findings.numbers.get(name.removeprefix("call_"), "")
-    if not is_numbers and is_local(name, ours, number) and not has_local_alleles(source.samples_arrays):
-        raise IncompatibleError(
-            f"{operation}: {name} of {source.label} goes by local alleles, and there is no call_LAA that says which "
-            f"they are, so it cannot be harmonised where alleles differ from the store's; {_way_out(name)}"
-        )
     number = number_of(name, ours, findings.numbers)
     if number in ("R", "A", "G") and names[-1] not in lengths:
         raise IncompatibleError(

@@ -95,7 +95,7 @@ def test_records_are_joined_as_bcftools_joins_them(tmp_path: Path, alts: tuple[s
 
 
 def test_a_store_of_joined_records(tmp_path: Path) -> None:
-    """From VCFs to a VCF: by bio2zarr, create and vcztools; and the same by bcftools, in the same order of positions."""
+    """From VCFs to a VCF, by bio2zarr, create and vcztools: the records that bcftools makes of them."""
     rng = random.Random(3)
     places = [draw(rng, 3, ("C", "T", "AT"), 1) for _ in range(120)]
     merged = by_bcftools(tmp_path, places, 3)

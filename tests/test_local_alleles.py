@@ -335,6 +335,31 @@ def test_a_store_without_samples_takes_no_field_that_is_dropped(tmp_path: Path) 
     assert cohort.read_vcz(tmp_path / "store")["sample_id"].tolist() == cohort.ids(10, 5) + cohort.ids(0, 2)
 
 
+def test_local_fields_do_not_come_without_what_the_store_has(tmp_path: Path) -> None:
+    """LPL beside a LAA that is missing would speak of REF alone; so both are left missing, or neither."""
+    old, batch = localised(SITES, cohort.ids(0, 4), 1), localised(SITES, cohort.ids(10, 5), 2)
+    _without_laa(batch)
+    cohort.write_vcz(tmp_path / "store", old)
+    cohort.write_vcz(tmp_path / "batch", batch)
+    before = cohort.digest(tmp_path / "store")
+    fields: list[str] = []
+    for words in ("lacks call_LAA", "call_LAD .*no call_LAA comes in"):
+        options = {"harmonise": True, "drop_fields": fields}
+        complain(
+            IncompatibleError,
+            (f"^append: .*{words}",),
+            lambda options=options: vczstore.append(tmp_path / "store", tmp_path / "batch", **options),
+        )
+        fields = ["LAA"]
+    assert cohort.digest(tmp_path / "store") == before
+    fields = ["LAA", "LAD", "LPL", "LGP", "LGT"]
+    vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True, drop_fields=fields)
+    found = cohort.read_vcz(tmp_path / "store")
+    assert (found["call_LAA"][:, 4:] == [-1, -2]).all()
+    assert (found["call_LPL"][:, 4:, 0] == -1).all()
+    np.testing.assert_array_equal(found["call_genotype"][:, 4:], batch["call_genotype"])
+
+
 def test_a_mask_of_genotypes_is_refused(tmp_path: Path) -> None:
     """It does not say of how many alleles each call's genotypes are."""
     old, batch = (make(sites, cohort.ids(10 * i, 3), i) for i, sites in enumerate((SITES, SWAPPED)))
