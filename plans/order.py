@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from plans.columns import MIN_TASKS, TASK_BYTES
+from plans.columns import MIN_TASKS
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, IncompatibleError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NOTHING = ("", ".")
 """What stands in an allele's place where there is none."""
 
+RUN_ROWS = 2**18
+"""About how many variants a task looks at, at most, to find where they are."""
 SCAN_BYTES = 64
 """What it takes to look at one variant's place, decoded, with all that is computed from it."""
 
@@ -99,9 +101,9 @@ class FindRuns:
         if not self.vcz.n_variants:
             return []
         chunk = unit_rows(self.vcz)
-        room = min(TASK_BYTES, (memory.allowed - memory.reserved) // 2)
+        room = min(RUN_ROWS, (memory.allowed - memory.reserved) // 2 // SCAN_BYTES)
         n_chunks = math.ceil(self.vcz.n_variants / chunk)
-        rows = chunk * max(1, min(room // (chunk * SCAN_BYTES), math.ceil(n_chunks / MIN_TASKS)))
+        rows = chunk * max(1, min(room // chunk, math.ceil(n_chunks / MIN_TASKS)))
         reader = chunks.ScanReader(self.look, self.vcz.n_variants, rows)
         read = min(rows, self.vcz.n_variants)
         places = [self.vcz.arrays[f"variant_{name}"] for name in ("contig", "position")]
