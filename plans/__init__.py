@@ -122,6 +122,8 @@ class Plan:
         What a task may use.
     counts
         What the operation does, in numbers, for people and for the history. Never a sample ID.
+    notes
+        What people are told of it beside the numbers, before it runs: a line each, by a word.
     after
         The store as the plan will leave it.
     preparations
@@ -139,6 +141,7 @@ class Plan:
     memory: Memory
     after: Vcz
     counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
 

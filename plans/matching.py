@@ -11,30 +11,26 @@ and a source that have the same contig, position and REF, in this order:
 A variant of the source that could be several of the store's is none of them: nothing is guessed. Another REF is
 another variant.
 
-Both sides are sorted, so what belongs to a range of the store's variants lies together in the source. The driver
-holds one line for each chunk of variants, `Run`; everything else is looked up where it is needed, by tasks.
+Both sides are sorted, so what belongs to a range of the store's variants lies together in the source; see
+`plans.order`.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.columns import TASK_BYTES
 from plans.memory import Memory
+from plans.order import NOTHING, Runs
 from vczstore import arrays
-from vczstore.errors import IncompatibleError
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
     import cubed
-
-NOTHING = ("", ".")
-"""What stands in an allele's place where there is none."""
 
 KEPT_UNITS = 256
 """How many ranges of variants a process remembers the matches of: every array of a plan asks for the same."""
@@ -124,100 +120,6 @@ def _rank(of: np.ndarray, among: np.ndarray) -> np.ndarray:
 # ---- where variants are ---------------------------------------------------------------------
 
 
-class Run(NamedTuple):
-    """Neighbouring variants of one contig, in one chunk: their rows, and the first and last position."""
-
-    contig: int
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class FindRuns:
-    """The runs of a VCZ, looked up in tasks; a row that is not sorted is a finding of its own."""
-
-    operation: str
-    vcz: Vcz
-
-    def look(self, rows: slice) -> "list[Run] | int":
-        """The runs of some rows, or the first row whose position is before the one above."""
-        contig, position = (
-            arrays.read(self.vcz.arrays[f"variant_{name}"], (rows,)).astype("i8") for name in ("contig", "position")
-        )
-        new_contig: np.ndarray = np.r_[True, contig[1:] != contig[:-1]]
-        backwards: np.ndarray = np.r_[False, position[1:] < position[:-1]] & ~new_contig
-        if backwards.any():
-            return int(rows.start + np.argmax(backwards))
-        at_chunk = np.arange(rows.start, rows.stop) % unit_rows(self.vcz) == 0
-        starts = np.flatnonzero(new_contig | at_chunk)
-        stops = np.append(starts[1:], len(position))
-        return [
-            Run(int(contig[a]), rows.start + int(a), rows.start + int(b), int(position[a]), int(position[b - 1]))
-            for a, b in zip(starts, stops, strict=True)
-        ]
-
-    @property
-    def rows_per_task(self) -> int:
-        """Whole chunks, and about `TASK_BYTES` of them."""
-        return unit_rows(self.vcz) * max(1, TASK_BYTES // (16 * unit_rows(self.vcz)))
-
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
-        """Look in tasks."""
-        from plans import chunks
-
-        if not self.vcz.n_variants:
-            return []
-        reader = chunks.ScanReader(self.look, self.vcz.n_variants, self.rows_per_task)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=8 * 16 * self.rows_per_task)]
-
-    def joined(self, found: Sequence[Any]) -> list[Run]:
-        """
-        All runs, in order.
-
-        Raises
-        ------
-        IncompatibleError
-            If variants are not sorted.
-        """
-        bad = [item for item in found if isinstance(item, int)]
-        runs = sorted((Run(*run) for item in found if not isinstance(item, int) for run in item), key=lambda r: r.start)
-        seen: set[int] = set()
-        for before, run in zip([None, *runs], runs, strict=False):
-            if before is not None and before.contig == run.contig:
-                if run.first < before.last:
-                    bad.append(run.start)
-            elif run.contig in seen:
-                bad.append(run.start)
-            seen.add(run.contig)
-        if bad:
-            row = min(bad)
-            raise IncompatibleError(
-                f"{self.operation}: variant {row} of {self.vcz.label}, {site(self.vcz, row)}, comes after "
-                f"{site(self.vcz, row - 1)}: variants have to be sorted by position, each contig in one piece; sort "
-                "the VCF with bcftools sort, and convert it again"
-            )
-        return runs
-
-
-def unit_rows(vcz: Vcz) -> int:
-    """How many variants are looked at together: a chunk of ``variant_position``."""
-    return arrays.outer_chunks(vcz.arrays["variant_position"])[0]
-
-
-def site(vcz: Vcz, row: int) -> str:
-    """A variant for people, such as ``chr1:1000 A/C,T``."""
-    contig, position, alleles = (
-        arrays.read(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
-        for name in ("contig", "position", "allele")
-    )
-    names = vcz.table("contig_id") if "contig_id" in vcz.arrays else np.empty(0)
-    number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
-    name = names[number] if 0 <= number < len(names) else number
-    return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}"
-
-
 @dataclass(frozen=True)
 class Sites:
     """
@@ -228,8 +130,7 @@ class Sites:
     contig, position, allele
         The arrays.
     runs
-        Where they are, `Run` by `Run`: an array of int64, runs by 5. Contigs are numbered as the store's; those that
-        it has not are negative.
+        Where they are, runs by what `Runs` has, contigs as the store numbers them; those that it has not are negative.
     """
 
     contig: AnyArray
@@ -238,10 +139,9 @@ class Sites:
     runs: np.ndarray
 
     @classmethod
-    def of(cls, vcz: Vcz, runs: Sequence[Run], numbers: np.ndarray) -> "Sites":
+    def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray) -> "Sites":
         """`numbers` are those of the store, for each contig of the VCZ."""
-        table = np.array(runs, dtype="i8").reshape(-1, 5)
-        table[:, 0] = numbers[table[:, 0]]
+        table = np.stack(runs._replace(contig=numbers[runs.contig]), axis=1)
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
         return cls(contig, position, allele, table)
 

@@ -180,10 +180,12 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     """
     Make a store without samples over the variants of one or more VCZs, to append samples to.
 
-    Records are the same variant if contig (by name), position, REF and the set of ALTs are. All others stay apart,
-    also those that have some ALTs in common (which ``bcftools merge -m none`` merges), as do records that a source
-    has several times. Contigs are in the order of the first source that has them, variants
-    in that of position and first appearance; ALTs, identifiers and lengths are as the first source has them.
+    Records are the same variant if contig (by name), position, REF and the set of ALTs are, letters regardless of case.
+    Of different sources those are joined that share an ALT, and those of REF alone with others, as
+    ``bcftools merge -m none`` joins them; but not where a source would not find its record again, so that the sources
+    can be appended with ``harmonise=True`` as they are. Records that a source has several times stay as often. Nothing
+    is trimmed. Contigs are in the order of the first source that has them, variants in that of position and first
+    appearance; ALTs, identifiers and lengths are as the first source has them, that of joined ones is the longest.
     QUAL, FILTER and INFO are not carried over: they speak of samples and callers. The filters' names are, and of the
     VCFs' headers what all sources say.
 
@@ -236,6 +238,7 @@ def append(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
@@ -261,7 +264,9 @@ def append(
     new_variants
         What is done about variants that the store lacks: ``refuse`` or ``drop``.
     haploid_contigs
-        Where those genotypes have one allele; X, Y and M of any spelling by default.
+        Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.
+    drop_fields
+        FORMAT fields, such as ``LPL``, that are left missing instead of being refused if they cannot be harmonised.
     recompute
         INFO fields that are computed anew in the same commit; see `recompute`.
     options
@@ -277,7 +282,7 @@ def append(
     >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
     """
     opts = Options(**options)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
 
     def attempt() -> Result:
         if rules is None or recompute:
@@ -298,11 +303,12 @@ def plan_append(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     **options: Any,
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
     opts = Options(**options)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
     return _plan_append(store, sources, opts, rules)
 
 
@@ -340,6 +346,7 @@ def normalise(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     **options: Any,
 ) -> Result:
     """
@@ -359,7 +366,7 @@ def normalise(
         the samples of the source, and the variants of the store without INFO.
     dry_run
         Look at everything, create nothing.
-    allow_new_alleles, absent, new_variants, haploid_contigs
+    allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields
         As in `append`.
     options
         See `Options`; ``backend_storage`` is that of `out`.
@@ -375,7 +382,7 @@ def normalise(
     from plans.normalise import OPERATION, compile_normalise
 
     opts, url = Options(**options), os.fspath(out)
-    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
     assert rules is not None
     if opts.impl == "xarray":
         raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
@@ -399,17 +406,19 @@ def _rules(
     absent: str,
     new_variants: str,
     haploid_contigs: Sequence[str] | None,
+    drop_fields: Sequence[str],
 ) -> "Rules | None":
-    from plans.harmonise import HAPLOID_CONTIGS, Rules
+    from plans.harmonise import HAPLOID_CONTIGS, Rules, array_name
 
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
             raise OptionError(f"{operation}: {name} is {value!r}; choose one of {', '.join(choices)}")
     contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
-    rules = Rules(allow_new_alleles, absent, new_variants, contigs)
+    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(map(array_name, drop_fields)))
     if not harmonise and rules != Rules():
         raise OptionError(
-            "append: --allow-new-alleles, --absent, --new-variants and --haploid-contigs go with --harmonise"
+            "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs and --drop-field go with "
+            "--harmonise"
         )
     return rules if harmonise else None
 

@@ -268,7 +268,14 @@ _HARMONISE = (
         "--haploid-contigs",
         metavar="NAME,...",
         callback=_names,
-        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X, Y, M, MT, also as chrX]",
+        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X,chrX,Y,chrY,M,MT,chrM]",
+    ),
+    click.option(
+        "--drop-field",
+        "drop_fields",
+        metavar="NAME",
+        multiple=True,
+        help="Leave this FORMAT field missing if it cannot be harmonised, instead of refusing it. Repeatable.",
     ),
 )
 
@@ -280,7 +287,8 @@ _HARMONISE = (
 def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Make a store without samples, over the variants of one or more VCZs.
 
-    Records merge where contig, position, REF and the set of ALTs agree. QUAL, FILTER and INFO are not carried over.
+    Records merge as bcftools merge -m none merges them: where contig, position and REF agree and ALTs are shared. QUAL,
+    FILTER and INFO are not carried over.
     OUT is plain Zarr of format 3 unless --backend-storage says icechunk.
     """
     from vczstore import api
@@ -723,13 +731,16 @@ def _show(result: "Result", as_json: bool) -> None:
         "bytes_written_at_most": plan.bytes_written,
     }
     if as_json:
-        dry = {} if result.committed else {"plan": {**would, "tasks": plan.tasks, "projected_mem": plan.projected_mem}}
+        more = {"tasks": plan.tasks, "projected_mem": plan.projected_mem, "notes": dict(plan.notes)}
+        dry = {} if result.committed else {"plan": {**would, **more}}
         click.echo(json.dumps({**result.as_dict(), **dry}))
         return
     counts = plan.summary
     head = click.style(f"{result.operation} {result.store}:", bold=True)
     if not result.committed:
         click.echo(f"{head} {counts} (dry run, nothing was written)")
+        for what, text in plan.notes.items():
+            click.echo(f"  {what:<7} {text}")
         click.echo(f"  chunks  {plan.encoded_chunks:,} copied as they are, {plan.decoded_chunks:,} encoded anew")
         click.echo(f"  reads   at most {human_size(plan.bytes_read)} (decoded)")
         click.echo(f"  writes  at most {human_size(plan.bytes_written)} (decoded)")
@@ -798,6 +809,8 @@ def _print_job(described: "Report") -> None:
         click.echo(
             f"{head}: {step['summary']}; {step['samples_before']:,} samples before, {step['samples_after']:,} after"
         )
+        for what, text in step.get("notes", {}).items():
+            click.echo(f"   {what:<9} {text}")
         click.echo(
             f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded anew"
         )

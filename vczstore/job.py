@@ -16,7 +16,7 @@ import numpy as np
 
 from plans import Memory, Plan
 from plans.append import compile_append, compile_harmonised, complete_append
-from plans.harmonise import Rules
+from plans.harmonise import Rules, array_name
 from plans.recompute import compile_recompute
 from plans.remove import compile_remove
 from plans.stale import CURRENT, states
@@ -387,6 +387,7 @@ class _Compiler:
                 "brings alleles, which nobody can look up before they are there; name the sources in one step"
             )
         said = {name: value for name, value in harmonise.model_dump().items() if value is not None}
+        said["drop_fields"] = tuple(map(array_name, harmonise.drop_fields))
         stages = compile_harmonised("append", self.place, self.vcz, sources, Rules(**said), self.memory)
         plan = compile_stages(stages, "append", self.place, **self.engine)
         self.alleles_added = plan.counts["alleles added"] > 0
@@ -543,6 +544,7 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
     return {
         "operation": plan.operation,
         "summary": plan.summary,
+        "notes": dict(plan.notes),
         "counts": dict(plan.counts),
         "sources": list(step.sources),
         "samples_before": step.samples_before,

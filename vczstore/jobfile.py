@@ -294,8 +294,13 @@ class Harmonise(_Model):
     )
     haploid_contigs: Annotated[list[_Text], Field(title="list of text")] | None = Field(
         default=None,
-        description="Where those genotypes have one allele; X, Y, M and MT by default, also as chrX.",
+        description="Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.",
         examples=[["chrX", "chrM"]],
+    )
+    drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
+        default_factory=list,
+        description="FORMAT fields that are left missing if they cannot be harmonised, instead of being refused.",
+        examples=[["LAD", "LPL"]],
     )
 
 
