@@ -274,7 +274,8 @@ def without(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]
         if gone := done.get(_name(node), ()):
             operation = node["primitive_op"]
             node["primitive_op"] = dataclasses.replace(operation, num_tasks=operation.num_tasks - len(gone))
-            node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=_Others(node["pipeline"].mappable, gone))
+            others = _Others(node["pipeline"].mappable, frozenset(gone))
+            node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=others)
             node["computed"] = node["primitive_op"].num_tasks == 0  # Cubed's own word for what is not to be run
     left = FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
     return left if left.num_tasks else None

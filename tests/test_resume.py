@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -133,7 +134,9 @@ class Place:
         (file,) = self.work.iterdir()
         return file
 
-    def complete(self, file: Path, expected: dict[str, np.ndarray] = NEW) -> tuple[int, JobResult]:
+    def complete(
+        self, file: Path, expected: dict[str, np.ndarray] = NEW, then: str = "nothing to do"
+    ) -> tuple[int, JobResult]:
         """Run the job again; returns how many objects of chunks that has made."""
         before, head = self.written(), self.repository.lookup_branch("main")
         result = run_job(file)
@@ -142,8 +145,9 @@ class Place:
         history = [snapshot.id for snapshot in self.repository.ancestry(branch="main")]
         assert history[:2] == [result.snapshot, head]  # one commit
         assert list(self.work.iterdir()) == []
-        assert run_job(file).status == "nothing to do"
-        return len(self.written() - before), result
+        made = len(self.written() - before)
+        assert run_job(file).status == then
+        return made, result
 
 
 @pytest.fixture(scope="module")
@@ -183,15 +187,9 @@ def tasks(file: Path) -> list[int]:
     ("executor", "step", "part"),
     [
         ("threads", 0, 0.0),
-        ("threads", 0, 0.5),
-        ("threads", 1, 0.0),
         ("threads", 1, 0.6),
-        ("threads", 2, 0.3),
         ("threads", 2, 1.0),
-        ("single-threaded", 1, 0.4),
         ("processes", 0, 0.3),
-        ("processes", 2, 0.7),
-        ("lithops", 1, 0.5),
     ],
 )
 def test_a_job_goes_on_where_its_driver_was_killed(place: Place, executor: str, step: int, part: float) -> None:
@@ -205,6 +203,25 @@ def test_a_job_goes_on_where_its_driver_was_killed(place: Place, executor: str, 
     known = resumed(result)
     assert sum(PLANNED[:step]) + within <= known <= orphans
     assert again == sum(PLANNED) - known
+
+
+@pytest.mark.slow
+def test_on_lithops(tmp_path: Path) -> None:
+    """With few tasks, since each is a Python of its own; those that run when their driver dies end some time later."""
+    few = [{k: a[:64] if len(a) == N_VARIANTS else a for k, a in arrays.items()} for arrays in (OLD, A)]
+    old, batch = [{k: a for k, a in arrays.items() if k != "call_DP"} for arrays in few]
+    cohort.write_icechunk(tmp_path / "store", old, **LAYOUT)
+    cohort.write_vcz(tmp_path / "a.vcz", batch, **LAYOUT)
+    place = Place(tmp_path, "store")
+    file = place.job("lithops", steps="\n  - append: a.vcz\n")
+    place.kill(file, 2)
+    n = -1
+    while n != (n := len(place.written())):
+        time.sleep(3)
+    again, result = place.complete(file, cohort.expected_append(old, batch))
+    known = result.results[0].resumed_chunks
+    assert 0 < known < 6
+    assert again == 6 - known
 
 
 @pytest.mark.slow
@@ -234,22 +251,6 @@ def test_at_an_object_store(template: Path, tmp_path: Path, s3_cloud: Cloud, exe
     assert again == sum(PLANNED) - resumed(result)
 
 
-def test_on_another_executor(place: Place) -> None:
-    place.kill(place.job("processes"), 5)
-    again, result = place.complete(place.job("threads"))
-    assert again == sum(PLANNED) - resumed(result) < sum(PLANNED)
-
-
-def test_killed_again_and_again(place: Place) -> None:
-    file, before = place.job(), place.written()
-    for n in (3, 5, 7, 9):
-        place.kill(file, n)
-    orphans = len(place.written() - before)
-    again, result = place.complete(file)
-    assert 24 <= resumed(result) <= orphans
-    assert again == sum(PLANNED) - resumed(result)
-
-
 def test_at_its_usual_pace(place: Place) -> None:
     """What was recorded last is behind what was written, never ahead of it."""
     file = place.job("single-threaded")
@@ -259,7 +260,7 @@ def test_at_its_usual_pace(place: Place) -> None:
     assert again == sum(PLANNED) - resumed(result)
 
 
-@pytest.mark.parametrize(("step", "within"), [(1, 1), (1, None), (2, 1), (3, 2)])
+@pytest.mark.parametrize(("step", "within"), [(1, 1), (1, None), (3, 2)])
 def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> None:
     """The arrays of a step exist in the dead driver's session alone, with identities of their own."""
     (place.folder / "whole").mkdir()
@@ -273,20 +274,11 @@ def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> Non
     called = (np.concatenate([OLD["call_genotype"], A["call_genotype"]], axis=1) >= 0).sum(axis=(1, 2))
     np.testing.assert_array_equal(expected["variant_AN"], called)
     place.kill(file, sum(per_step[:step]) + (within or per_step[step]))
-    _, result = place.complete(file, expected)
+    _, result = place.complete(file, expected, then="done")  # the fields are stale again
     known = [r.resumed_chunks for r in result.results]
     assert known[:step] == [42, 30, 42][:step]
     assert known[step] > 0
     assert known[step + 1 :] == [0] * (3 - step)
-
-
-def test_a_journal_is_its_users_alone_and_one_for_a_store(place: Place) -> None:
-    file = place.job()
-    place.kill(file, 5)
-    assert stat.S_IMODE(place.journal.stat().st_mode) == 0o600
-    name = place.journal.name
-    place.kill(place.job(steps="\n  - append: b.vcz\n"), 3)  # another job takes its place
-    assert place.journal.name == name
 
 
 def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,18 +319,6 @@ def test_one_that_lost_to_another_writer_leaves_nothing(place: Place) -> None:
     with pytest.raises(StaleError):
         run_compiled(compiled, before_commit=lambda: vczstore.remove(place.folder / "store", *ids(0, 1)) and None)
     assert list(place.work.iterdir()) == []
-
-
-def test_one_that_goes_on_may_still_lose(place: Place) -> None:
-    file = place.job()
-    place.kill(file, 20)
-    compiled = plan_job(file)
-    with pytest.raises(StaleError):
-        run_compiled(compiled, before_commit=lambda: vczstore.remove(place.folder / "store", *ids(0, 1)) and None)
-    cohort.assert_same(place.read(), cohort.expected_remove(OLD, ids(0, 1)))
-    assert list(place.work.iterdir()) == []
-    again, result = place.complete(file, cohort.expected_remove(NEW, ids(0, 1)))
-    assert (again, resumed(result)) == (sum(PLANNED), 0)
 
 
 # ---- begun anew -----------------------------------------------------------------------------
@@ -407,12 +387,42 @@ def begins_anew(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> N
     assert words in said
 
 
-def test_it_would_have_gone_on(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_on_another_executor(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """What the tests that follow would see if nothing had happened."""
+    assert stat.S_IMODE(killed.journal.stat().st_mode) == 0o600
+    file = killed.job("processes")
     with caplog.at_level(logging.INFO, "vczstore"):
-        again, result = killed.complete(killed.folder / "job.yaml")
+        again, result = killed.complete(file)
     assert again == sum(PLANNED) - resumed(result) < sum(PLANNED[1:])
     (said,) = caplog.messages
     assert said.startswith("the job goes on with step 2, where ")
+
+
+def test_killed_again_and_again(killed: Place) -> None:
+    file, before = killed.folder / "job.yaml", killed.written()
+    for n in (5, 7):
+        killed.kill(file, n)
+    again, result = killed.complete(file)
+    assert sum(PLANNED[:1]) + 12 <= resumed(result) <= len(before) + sum(PLANNED)
+    assert again == sum(PLANNED) - resumed(result)
+
+
+def test_another_job_takes_its_place(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "vczstore"):
+        assert run_job(killed.job(steps="\n  - append: b.vcz\n")).status == "done"
+    assert "is of another job" in caplog.text
+    assert list(killed.work.iterdir()) == []
+    cohort.assert_same(killed.read(), cohort.expected_append(OLD, B))
+
+
+def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
+    file, store = killed.folder / "job.yaml", killed.folder / "store"
+    with pytest.raises(StaleError):
+        run_compiled(plan_job(file), before_commit=lambda: vczstore.remove(store, *ids(0, 1)) and None)
+    cohort.assert_same(killed.read(), cohort.expected_remove(OLD, ids(0, 1)))
+    assert list(killed.work.iterdir()) == []
+    again, result = killed.complete(file, cohort.expected_remove(NEW, ids(0, 1)))
+    assert (again, resumed(result)) == (sum(PLANNED), 0)
 
 
 @pytest.mark.parametrize(
@@ -481,20 +491,12 @@ def test_a_source_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) -
     assert "is of another job" in caplog.text
 
 
-def test_tasks_are_cut_otherwise(killed: Place) -> None:
-    """With less memory, a task has fewer chunks."""
-    before = killed.written()
-    result = run_job(killed.folder / "job.yaml", ["reserved-mem=300MB", "allowed-mem=300800kB"])
-    cohort.assert_same(killed.read(), NEW)
-    assert (len(killed.written() - before), resumed(result)) == (sum(PLANNED), 0)
-
-
 # ---- no journal -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("work_dir", [None, "s3://nowhere/work"])
 def test_without_a_folder_there_is_none(place: Place, work_dir: str | None) -> None:
-    place.kill(place.job(work_dir=work_dir), 20)
+    assert run_job(place.job(work_dir=work_dir)).status == "done"
     assert not place.work.exists()
 
 
