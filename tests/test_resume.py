@@ -425,6 +425,22 @@ def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
     assert (again, resumed(result)) == (sum(PLANNED), 0)
 
 
+def test_one_that_goes_on_and_loses_is_planned_anew(killed: Place) -> None:
+    """What was written against the old state is of no use then."""
+    store, before, done = killed.folder / "store", killed.written(), list[str]()
+
+    def progress(what: str, _done: int, _total: int) -> None:
+        if what.startswith("writing") and not done:
+            done.append(what)
+            vczstore.remove(store, *ids(0, 1))
+
+    result = run_job(killed.folder / "job.yaml", progress=progress)
+    assert (result.replans, resumed(result)) == (1, 0)
+    assert len(killed.written() - before) > sum(PLANNED)
+    cohort.assert_same(killed.read(), cohort.expected_remove(NEW, ids(0, 1)))
+    assert list(killed.work.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 REST = 50
-"""After the file was written comes a rest of so many times what that took: no more than two percent of a job."""
+"""After the file was written comes a rest of so many times what that took: some two percent of a job."""
 
 _DIGEST = 32
 """Bytes."""
