@@ -63,6 +63,33 @@ def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(target[...], source[...] + 1)
 
 
+@pytest.mark.parametrize("name", executors.LOCAL)
+def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
+    source = _array(tmp_path)
+    columns = Columns(source.shape, source.chunks, None, (), (1, 1))
+    target, written = _copy(tmp_path, columns, source)
+    plan = chunks.compile_plan([written], "test")
+    assert plan is not None
+    ((operation, n),) = chunks.tasks_of(plan).items()
+    assert n == 9
+    values = chunks.read(ColumnReader(source, columns), Memory().spec())
+    same = chunks.write(values + 2, chunks.DecodedView(target, columns))
+    assert chunks.tasks_of(chunks.compile_plan([same], "test")) == {operation: 9}, "names have to outlive the process"
+    assert chunks.tasks_of(chunks.compile_plan([written, same], "test")) == {}, "names have to tell operations apart"
+    left = chunks.without(plan, {operation: {(0, 0), (2, 1)}})
+    assert left is not None
+    assert left.num_tasks == 7
+    engine, reports = executors.create(name, max_workers=2), list[chunks.TaskReport]()
+    chunks.execute(left, engine, reports.append)
+    engine.close()
+    others = {(operation, (i, j)) for i in range(3) for j in range(3)} - {(operation, (0, 0)), (operation, (2, 1))}
+    assert sorted(r.task or ("", ()) for r in reports) == sorted(others)
+    expected = source[...] + 1
+    expected[0:4, 0:3] = expected[8:10, 3:6] = 0
+    np.testing.assert_array_equal(target[...], expected)
+    assert chunks.without(plan, {operation: {(i, j) for i in range(3) for j in range(3)}}) is None
+
+
 def test_planning_computes_nothing(tmp_path: Path) -> None:
     """Neither compiling nor showing a plan runs a task or writes a byte."""
     source = _array(tmp_path)

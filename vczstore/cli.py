@@ -837,7 +837,10 @@ def _print_result(result: "JobResult") -> None:
         click.echo(f"{head} already applied{at}")
         return
     for done in result.results:
-        click.echo(f"{click.style(f'{done.operation}:', bold=True)} {done.plan.summary} in {done.seconds:.2f} s")
+        before = f", {done.resumed_chunks:,} chunks by a run that was stopped" if done.resumed_chunks else ""
+        click.echo(
+            f"{click.style(f'{done.operation}:', bold=True)} {done.plan.summary} in {done.seconds:.2f} s{before}"
+        )
     for name in result.tags:
         click.echo(f"{click.style('tag:', bold=True)} {name}")
     click.echo(f"{head} done{at}")

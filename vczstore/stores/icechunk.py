@@ -16,6 +16,7 @@ from zarr.abc.store import Store as ZarrStore
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StaleError, StorageError, TagError
 from vczstore.stores import Snapshot, local_path, objects
 from vczstore.stores.edits import Edit
+from vczstore.stores.journal import Saved
 from vczstore.stores.objects import Location, reason
 from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
@@ -535,6 +536,42 @@ class IcechunkTransaction:
         if store is not self.fork:
             assert isinstance(store, icechunk.IcechunkStore)
             self.session.merge(store.session)
+
+    def save(self) -> Saved:
+        """What was written so far; see `restore`. Here and there alone is what icechunk keeps to itself of sessions."""
+        fork = self.fork.session if self.fork is not None else None
+        return Saved(
+            session=self.session._session.as_bytes(),
+            fork=fork._session.as_bytes() if fork is not None and fork.has_uncommitted_changes else b"",
+            forked=str(self.session.snapshot_id if fork is None else fork.snapshot_id),
+            began=self.began,
+        )
+
+    def restore(self, saved: Saved) -> None:
+        """
+        Go on with what another process has saved of a transaction, instead of with what was written here.
+
+        A session as it is, since another one with the same edits would not do: arrays that are new have other
+        identities there, and chunks of theirs would be dropped without a word.
+
+        Raises
+        ------
+        ValueError
+            If that cannot be: the store has changed, or chunks may be gone.
+        """
+        load = type(self.session._session).from_bytes
+        try:
+            self.place.repository.list_manifest_files(saved.forked)  # a snapshot of no branch cannot be looked up
+            session = icechunk.Session(load(saved.session))
+            if saved.fork:
+                session.merge(icechunk.ForkSession(load(saved.fork)))
+        except icechunk.IcechunkError as error:
+            raise ValueError(f"is of no use: {reason(error)}") from error
+        if (session.snapshot_id, session.branch) != (self.session.snapshot_id, BRANCH):
+            raise ValueError("is of another state of the store")
+        if self.place.was_collected(saved.began):
+            raise ValueError("is of no use: garbage was collected since, and with it what had been written")
+        self.session, self.began = session, saved.began
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str:
         """Commit; a store that moved on in the meantime is left as it is, and so is one that nothing was done to."""
