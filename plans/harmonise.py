@@ -581,46 +581,37 @@ class Harmonised(View):
         """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
         return "GT" if self.name == "call_genotype" else number_of(self.name, self.like, self.findings.numbers)
 
-    def _is_copied(self, report: UnitReport) -> bool:
-        """Whether the chunks of a unit are those of the source."""
+    @cached_property
+    def _copied(self) -> dict[int, int]:
+        """The units whose chunks are those of the source, and which chunks of it they are."""
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
         rows = self.findings.index.unit
-        if report.shift is None or report.shift % rows or mine != theirs or mine[0] != rows:
-            return False
-        if self.kind and not report.same_alleles:
-            return False
-        if self.like.shape[2:] != self.source.shape[2:] or not arrays.same_encoding(self.source, self.like):
-            return False
-        # the last chunk may be shorter on one side
-        start = report.number * rows
-        return min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift)
-
-    def _report(self, unit: int) -> UnitReport:
-        return self.findings.reports[unit, self.number]
+        if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
+            return {}
+        if not arrays.same_encoding(self.source, self.like):
+            return {}
+        copied = {}
+        for report in self.findings.reports.values():
+            if report.source != self.number or report.shift is None or report.shift % rows:
+                continue
+            start = report.number * rows
+            # the last chunk may be shorter on one side
+            is_alike = min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift)
+            if is_alike and (report.same_alleles or not self.kind):
+                copied[report.number] = (start + report.shift) // rows
+        return copied
 
     def n_copied(self, columns: Columns) -> int:
         """How many chunks of some columns are copied as they are."""
-        rows = sum(self._is_copied(r) for r in self.findings.reports.values() if r.source == self.number)
-        return rows * columns.n_chunks // max(1, columns.grid[0])
+        return len(self._copied) * columns.n_chunks // max(1, columns.grid[0])
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
         """Chunks as the store will have them: those of the source, or made anew."""
-        n_units = -(-self.findings.index.n_variants // self.findings.index.unit)
-        is_copied = [c[0] < n_units and self._aligned and self._is_copied(self._report(c[0])) for c in coords]
-        shifts = [self._report(c[0]).shift or 0 if copied else 0 for c, copied in zip(coords, is_copied, strict=True)]
-        theirs = [
-            (c[0] + shift // self.findings.index.unit, *c[1:])
-            for c, shift, copied in zip(coords, shifts, is_copied, strict=True)
-            if copied
-        ]
+        theirs = [(self._copied[c[0]], *c[1:]) for c in coords if c[0] in self._copied]
         found = arrays.get_encoded(self.source, theirs)
         arrays.check_frames(self.source, theirs, found)
         copies = iter(found)
-        return [next(copies) if copied else self._encode(c) for c, copied in zip(coords, is_copied, strict=True)]
-
-    @property
-    def _aligned(self) -> bool:
-        return bool(arrays.outer_chunks(self.like)[0] == self.findings.index.unit)
+        return [next(copies) if c[0] in self._copied else self._encode(c) for c in coords]
 
     def _encode(self, coords: Sequence[int]) -> arrays.Encoded:
         chunks = arrays.outer_chunks(self.like)
@@ -657,7 +648,8 @@ class Harmonised(View):
         if len(present):
             low, high = int(mine.rows[present].min()), int(mine.rows[present].max()) + 1
             everything = (slice(None),) * len(trailing)
-            slab = np.asarray(self.source.oindex[(slice(low, high), samples, *everything)])
+            read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
+            slab = read(self.source, (slice(low, high), samples, *everything))
             if len(present) < high - low or (np.diff(mine.rows[present]) != 1).any():
                 slab = slab[mine.rows[present] - low]
             slab = self._in_order(slab, mine, n_alleles, present)
@@ -700,14 +692,11 @@ class Harmonised(View):
         if self.kind == "GT":
             slab = self._lengthened(slab)
             rows = np.flatnonzero(other)
-            if len(rows):
-                values = slab[rows].astype("i8")
-                n = maps.shape[1]
-                at = np.clip(values, 0, n - 1).reshape(len(rows), -1)
-                mapped = np.take_along_axis(maps[rows], at, axis=1).reshape(values.shape)
-                slab = slab.copy()
-                # missing and fill stay; an allele that the source does not have is damage, and stays to be seen
-                slab[rows] = np.where((values >= 0) & (values < n) & (mapped >= 0), mapped, values)
+            # an allele that the source does not have is damage, and stays to be seen; so do missing and fill
+            shifts = np.where(maps >= 0, maps - np.arange(maps.shape[1]), 0)[rows].astype(slab.dtype)
+            values = slab[rows]
+            for allele in np.flatnonzero(shifts.any(axis=0)):
+                slab[rows] += (values == allele) * shifts[:, allele].reshape(-1, *[1] * (slab.ndim - 1))
             return slab
         if not self.kind:
             return self._lengthened(slab)

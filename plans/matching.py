@@ -271,7 +271,7 @@ class Sites:
     def alleles(self, start: int, stop: int) -> np.ndarray:
         """The alleles of some rows, as Python's strings."""
         with arrays.naming(f"{self.allele.path} in {arrays.place(self.allele.store)}"):
-            return arrays.read_strings(self.allele, (slice(start, stop),))
+            return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
 
 
 # ---- what belongs together ------------------------------------------------------------------
@@ -409,15 +409,15 @@ class Index:
         a, b = self.store.rows_between(contig, first, last)
         positions = arrays.read(self.store.position, (slice(a, b),)).astype("i8")
         alleles = self.store.alleles(a, b)
-        numbers: dict[str, int] = {}
-        ours = _numbered(alleles, numbers)
+        numbers = _Numbers()
+        ours = numbers.of(alleles)
         n_before = (ours >= 0).sum(axis=1)
         here = slice(start - a, stop - a)
         found, reports = [], []
         for source in self.sources:
             c, d = source.rows_between(contig, first, last)
             theirs = source.alleles(c, d)
-            ids = _numbered(theirs, numbers)
+            ids = numbers.of(theirs)
             their_positions = arrays.read(source.position, (slice(c, d),)).astype("i8")
             at = match(positions, ours, their_positions, ids, allow_new_alleles=self.allow_new_alleles)
             alleles, ours, mapped = _with_new(alleles, ours, theirs, ids, at)
@@ -474,10 +474,17 @@ def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, in
     return sum(r[0] for r in reports), sum(r[1] for r in reports), min(firsts, default=None)
 
 
-def _numbered(alleles: np.ndarray, numbers: dict[str, int]) -> np.ndarray:
-    """A number for each different allele, -1 where there is none."""
-    flat = [-1 if a in NOTHING else numbers.setdefault(a.upper(), len(numbers)) for a in alleles.ravel().tolist()]
-    return np.array(flat, dtype="i8").reshape(alleles.shape)
+class _Numbers(dict[str, int]):
+    """A number for each different allele, whatever the case of its letters; -1 where there is none."""
+
+    def __missing__(self, allele: str) -> int:
+        upper = allele.upper()
+        self[allele] = -1 if allele in NOTHING else len(self) if upper == allele else self[upper]
+        return self[allele]
+
+    def of(self, alleles: np.ndarray) -> np.ndarray:
+        """Of many."""
+        return np.fromiter(map(self.__getitem__, alleles.ravel().tolist()), "i8", alleles.size).reshape(alleles.shape)
 
 
 def _widened(alleles: np.ndarray, width: int) -> np.ndarray:
