@@ -21,7 +21,7 @@ from zarr.types import AnyArray
 
 from plans import Memory, Survey
 from plans.columns import Blocks, Columns
-from plans.matching import FindMatches, FindRuns, Index, Matches, Sites, UnitReport, site, unit_rows
+from plans.matching import FindMatches, FindRuns, Index, Matches, Sites, Unit, UnitReport, site, unit_rows
 from plans.remove import ColumnReader
 from plans.views import Padded, View
 from vczstore import arrays
@@ -502,9 +502,14 @@ class AllelesReader:
         """Look the variants of one block up."""
         values = np.full([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], "", dtype=object)
         for here, there in self.columns.regions(index):
-            rows = np.concatenate([self._padded(unit.alleles[at]) for unit, at in self.index.units(there[0])])
+            rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
             values[here] = rows[:, there[1]]
         return values.astype(self.dtype)
+
+    def _alleles(self, unit: Unit, rows: slice) -> np.ndarray:
+        if unit.alleles is not None:
+            return self._padded(unit.alleles[rows])
+        return self._padded(self.index.store.alleles(unit.start + rows.start, unit.start + rows.stop))
 
     def _padded(self, alleles: np.ndarray) -> np.ndarray:
         width = self.columns.array_shape[1]
@@ -562,56 +567,61 @@ class Harmonised(View):
     number
         Of the source.
     findings
-        What goes where.
+        What goes where, without the reports, which are the driver's.
+    copied
+        The units whose chunks are those of the source, and which chunks of it they are.
+    span
+        As that of the findings.
     """
 
     name: str
     number: int
     findings: Findings
+    copied: Mapping[int, int]
+    span: int
 
     @classmethod
     def of(cls, name: str, source: AnyArray, target: AnyArray, number: int, findings: Findings) -> "Harmonised":
         """`target` is the array of the store as it will be."""
         axis = samples_axis(source)
         shape = tuple(source.shape[i] if i == axis else n for i, n in enumerate(target.shape))
-        return cls(source, arrays.planned(target, shape=shape), name, number, findings)
+        like = arrays.planned(target, shape=shape)
+        view = cls(source, like, name, number, replace(findings, reports={}), {}, findings.span)
+        return replace(view, copied=view._copied([r for r in findings.reports.values() if r.source == number]))
 
     @property
     def kind(self) -> str:
         """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
         return "GT" if self.name == "call_genotype" else number_of(self.name, self.like, self.findings.numbers)
 
-    @cached_property
-    def _copied(self) -> dict[int, int]:
-        """The units whose chunks are those of the source, and which chunks of it they are."""
+    def _copied(self, reports: Sequence[UnitReport]) -> dict[int, int]:
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
         rows = self.findings.index.unit
         if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
             return {}
         if not arrays.same_encoding(self.source, self.like):
             return {}
-        copied = {}
-        for report in self.findings.reports.values():
-            if report.source != self.number or report.shift is None or report.shift % rows:
+        copied, has_kind = {}, bool(self.kind)
+        for report in reports:
+            if report.shift is None or report.shift % rows or (has_kind and not report.same_alleles):
                 continue
             start = report.number * rows
             # the last chunk may be shorter on one side
-            is_alike = min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift)
-            if is_alike and (report.same_alleles or not self.kind):
+            if min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift):
                 copied[report.number] = (start + report.shift) // rows
         return copied
 
     def n_copied(self, columns: Columns) -> int:
         """How many chunks of some columns are copied as they are."""
-        return len(self._copied) * columns.n_chunks // max(1, columns.grid[0])
+        return len(self.copied) * columns.n_chunks // max(1, columns.grid[0])
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
         """Chunks as the store will have them: those of the source, or made anew."""
-        theirs = [(self._copied[c[0]], *c[1:]) for c in coords if c[0] in self._copied]
+        theirs = [(self.copied[c[0]], *c[1:]) for c in coords if c[0] in self.copied]
         found = arrays.get_encoded(self.source, theirs)
         arrays.check_frames(self.source, theirs, found)
         copies = iter(found)
-        return [next(copies) if c[0] in self._copied else self._encode(c) for c in coords]
+        return [next(copies) if c[0] in self.copied else self._encode(c) for c in coords]
 
     def _encode(self, coords: Sequence[int]) -> arrays.Encoded:
         chunks = arrays.outer_chunks(self.like)
@@ -624,9 +634,8 @@ class Harmonised(View):
         """What it takes to make a block beside the block and the chunks it is made of."""
         chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(self.source)
         width = max(chunks[1], block[1]) * math.prod(self.source.shape[2:])
-        read = 3 * (self.findings.span + 2 * chunks[0]) * size
-        # one unit after the other: alleles as integers of 8 bytes, some times over, or copies of the values
-        put_in_order = self.findings.index.unit * (5 * 8 if self.kind == "GT" else 4 * size)
+        read = 3 * (self.span + 2 * chunks[0]) * size
+        put_in_order = self.findings.index.unit * 5 * size  # one unit after the other: its values, some times over
         return width * (read + put_in_order + block[0] * size)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:

@@ -17,14 +17,14 @@ holds one line for each chunk of variants, `Run`; everything else is looked up w
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.columns import TASK_BYTES
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import IncompatibleError
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 NOTHING = ("", ".")
 """What stands in an allele's place where there is none."""
 
-KEPT_UNITS = 256
-"""How many ranges of variants a process remembers the matches of: every array of a plan asks for the same."""
+KEPT_BYTES = 8 * 2**20
+"""How much a process remembers of the latest matches: every array of a plan, and every column of it, asks for them."""
+
+RUN_ROWS = 2**18
+"""About how many variants a task looks at, at most, to find where they are."""
 
 
 # ---- rules ----------------------------------------------------------------------------------
@@ -160,8 +163,9 @@ class FindRuns:
 
     @property
     def rows_per_task(self) -> int:
-        """Whole chunks, and about `TASK_BYTES` of them."""
-        return unit_rows(self.vcz) * max(1, TASK_BYTES // (16 * unit_rows(self.vcz)))
+        """Whole chunks, and not too few tasks."""
+        unit = unit_rows(self.vcz)
+        return unit * max(1, min(-(-self.vcz.n_variants // unit) // 16, RUN_ROWS // unit))
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """Look in tasks."""
@@ -286,15 +290,20 @@ class Matches:
     ----------
     rows : numpy.ndarray of int64
         The row of the source, or -1.
-    alleles : numpy.ndarray of int64, variants by alleles of the source
+    alleles : numpy.ndarray of int32, variants by alleles of the source
         For each allele of the source the number of it in the store; -1 where there is none.
-    n_alleles : numpy.ndarray of int64
+    n_alleles : numpy.ndarray of int32
         How many alleles the variant has in the source.
     """
 
     rows: np.ndarray
     alleles: np.ndarray
     n_alleles: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep them."""
+        return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
 
     def cut(self, rows: slice) -> "Matches":
         """Of some of the variants."""
@@ -317,8 +326,9 @@ class Unit:
     start, stop
         The rows of the store.
     alleles : numpy.ndarray of object, variants by alleles
-        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none.
-    n_before, n_alleles : numpy.ndarray of int64
+        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none. None if
+        none come in, and all are the store's.
+    n_before, n_alleles : numpy.ndarray of int32
         How many alleles each variant has, and will have.
     sources
         What each source has.
@@ -329,11 +339,17 @@ class Unit:
 
     start: int
     stop: int
-    alleles: np.ndarray
+    alleles: np.ndarray | None
     n_before: np.ndarray
     n_alleles: np.ndarray
     sources: tuple[Matches, ...]
     reports: tuple[tuple[int, int, int | None], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep it, about."""
+        alleles = 0 if self.alleles is None else 64 * self.alleles.size
+        return alleles + self.n_before.nbytes + self.n_alleles.nbytes + sum(m.nbytes for m in self.sources)
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,38 +384,33 @@ class Index:
 
     def look_up(self, number: int) -> Unit:
         """One unit; the latest are remembered."""
-        key = (self.token, number)
-        with _lock:
-            if key in _units:
-                _units.move_to_end(key)
-                return _units[key]
-        unit = self._match(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
-        with _lock:
-            _units[key] = unit
-            while len(_units) > KEPT_UNITS:
-                _units.popitem(last=False)
-        return unit
+        rows = slice(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
+        return _latest.get((self.token, number), lambda: self._match(rows.start, rows.stop))
 
     def _match(self, start: int, stop: int) -> Unit:
         runs = self.store.runs
         mine = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
         parts = [self._match_run(int(k)) for k in mine]
-        width = max(p.alleles.shape[1] for p in parts)
-        joined = [
+        sources = [
             Matches(
                 np.concatenate([p.sources[s].rows for p in parts]),
-                np.concatenate([p.sources[s].alleles for p in parts]),
-                np.concatenate([p.sources[s].n_alleles for p in parts]),
+                np.concatenate([p.sources[s].alleles for p in parts]).astype("i4"),
+                np.concatenate([p.sources[s].n_alleles for p in parts]).astype("i4"),
             )
             for s in range(len(self.sources))
         ]
+        n_before, n_alleles = (
+            np.concatenate([getattr(p, name) for p in parts]).astype("i4") for name in ("n_before", "n_alleles")
+        )
+        alleles = [p.alleles for p in parts if p.alleles is not None]
+        width = max(a.shape[1] for a in alleles)
         return Unit(
             start,
             stop,
-            np.concatenate([_widened(p.alleles, width) for p in parts]),
-            np.concatenate([p.n_before for p in parts]),
-            np.concatenate([p.n_alleles for p in parts]),
-            tuple(joined),
+            np.concatenate([_widened(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
+            n_before,
+            n_alleles,
+            tuple(sources),
             tuple(_added([p.reports[s] for p in parts]) for s in range(len(self.sources))),
         )
 
@@ -465,8 +476,46 @@ class Index:
         return matched, n_unmatched, max(begin, c) + offset
 
 
-_units: "OrderedDict[tuple[str, int], Unit]" = OrderedDict()
-_lock = threading.Lock()
+class _Latest:
+    """The latest units of a process, as many as `KEPT_BYTES` hold. What several threads want at once is made once."""
+
+    def __init__(self) -> None:
+        self._units: OrderedDict[tuple[str, int], Unit] = OrderedDict()
+        self._nbytes = 0
+        self._made: dict[tuple[str, int], Future[Unit]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int], make: Callable[[], Unit]) -> Unit:
+        """A unit that is there, or is made now."""
+        with self._lock:
+            if key in self._units:
+                self._units.move_to_end(key)
+                return self._units[key]
+            is_ours = key not in self._made
+            future = self._made.setdefault(key, Future())
+        if not is_ours:
+            return future.result()
+        try:
+            unit = make()
+            self._keep(key, unit)
+            future.set_result(unit)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._made[key]
+        return unit
+
+    def _keep(self, key: tuple[str, int], unit: Unit) -> None:
+        with self._lock:
+            self._units[key] = unit
+            self._nbytes += unit.nbytes
+            while self._nbytes > KEPT_BYTES and len(self._units) > 1:
+                self._nbytes -= self._units.popitem(last=False)[1].nbytes
+
+
+_latest = _Latest()
 
 
 def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, int | None]:
