@@ -594,6 +594,11 @@ class Harmonised(View):
         """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
         return "GT" if self.name == "call_genotype" else number_of(self.name, self.like, self.findings.numbers)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """As the source's; where values number alleles, one that has room for the store's."""
+        return np.promote_types(self.source.dtype, self.like.dtype) if self.kind == "GT" else self.source.dtype
+
     def _copied(self, reports: Sequence[UnitReport]) -> dict[int, int]:
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
         rows = self.findings.index.unit
@@ -632,7 +637,7 @@ class Harmonised(View):
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""
-        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(self.source)
+        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(cast("AnyArray", self))
         width = max(chunks[1], block[1]) * math.prod(self.source.shape[2:])
         read = 3 * (self.span + 2 * chunks[0]) * size
         put_in_order = self.findings.index.unit * 5 * size  # one unit after the other: its values, some times over
@@ -699,7 +704,7 @@ class Harmonised(View):
         maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
         other = mine.reordered[present]
         if self.kind == "GT":
-            slab = self._lengthened(slab)
+            slab = self._lengthened(slab).astype(self.dtype, copy=False)
             rows = np.flatnonzero(other)
             # an allele that the source does not have is damage, and stays to be seen; so do missing and fill
             shifts = np.where(maps >= 0, maps - np.arange(maps.shape[1]), 0)[rows].astype(slab.dtype)
