@@ -23,7 +23,7 @@ from plans import Memory, Survey
 from plans.columns import Blocks, Columns
 from plans.compatible import check_field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
-from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
+from plans.matching import FindMatches, Index, Matches, Sites, Unit, UnitReport
 from plans.order import FindRuns, site, unit_rows
 from plans.remove import ColumnReader
 from plans.views import Padded, View
@@ -646,9 +646,14 @@ class AllelesReader:
         """Look the variants of one block up."""
         values = np.full([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], "", dtype=object)
         for here, there in self.columns.regions(index):
-            rows = np.concatenate([self._padded(unit.alleles[at]) for unit, at in self.index.units(there[0])])
+            rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
             values[here] = rows[:, there[1]]
         return values.astype(self.dtype)
+
+    def _alleles(self, unit: Unit, rows: slice) -> np.ndarray:
+        if unit.alleles is not None:
+            return self._padded(unit.alleles[rows])
+        return self._padded(self.index.store.alleles(unit.start + rows.start, unit.start + rows.stop))
 
     def _padded(self, alleles: np.ndarray) -> np.ndarray:
         width = self.columns.array_shape[1]
@@ -706,65 +711,66 @@ class Harmonised(View):
     number
         Of the source.
     findings
-        What goes where.
+        What goes where, without the reports, which are the driver's.
+    copied
+        The units whose chunks are those of the source, and which chunks of it they are.
+    span
+        As that of the findings.
     """
 
     name: str
     number: int
     findings: Findings
+    copied: Mapping[int, int]
+    span: int
 
     @classmethod
     def of(cls, name: str, source: AnyArray, target: AnyArray, number: int, findings: Findings) -> "Harmonised":
         """`target` is the array of the store as it will be."""
         axis = samples_axis(source)
         shape = tuple(source.shape[i] if i == axis else n for i, n in enumerate(target.shape))
-        return cls(source, arrays.planned(target, shape=shape), name, number, findings)
+        like = arrays.planned(target, shape=shape)
+        view = cls(source, like, name, number, replace(findings, reports={}), {}, findings.span)
+        return replace(view, copied=view._copied([r for r in findings.reports.values() if r.source == number]))
 
     @property
     def kind(self) -> str:
         """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
         return kind_of(self.name, self.like, self.findings.numbers)
 
-    def _is_copied(self, report: UnitReport) -> bool:
-        """Whether the chunks of a unit are those of the source."""
+    @property
+    def dtype(self) -> np.dtype:
+        """As the source's; where values number alleles, one that has room for the store's."""
+        return np.promote_types(self.source.dtype, self.like.dtype) if self.kind == "GT" else self.source.dtype
+
+    def _copied(self, reports: Sequence[UnitReport]) -> dict[int, int]:
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
         rows = self.findings.index.unit
-        if report.shift is None or report.shift % rows or mine != theirs or mine[0] != rows:
-            return False
-        if self.kind and not report.same_alleles:
-            return False
-        if self.like.shape[2:] != self.source.shape[2:] or not arrays.same_encoding(self.source, self.like):
-            return False
-        # the last chunk may be shorter on one side
-        start = report.number * rows
-        return min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift)
-
-    def _report(self, unit: int) -> UnitReport:
-        return self.findings.reports[unit, self.number]
+        if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
+            return {}
+        if not arrays.same_encoding(self.source, self.like):
+            return {}
+        copied, has_kind = {}, bool(self.kind)
+        for report in reports:
+            if report.shift is None or report.shift % rows or (has_kind and not report.same_alleles):
+                continue
+            start = report.number * rows
+            # the last chunk may be shorter on one side
+            if min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift):
+                copied[report.number] = (start + report.shift) // rows
+        return copied
 
     def n_copied(self, columns: Columns) -> int:
         """How many chunks of some columns are copied as they are."""
-        rows = sum(self._is_copied(r) for r in self.findings.reports.values() if r.source == self.number)
-        return rows * columns.n_chunks // max(1, columns.grid[0])
+        return len(self.copied) * columns.n_chunks // max(1, columns.grid[0])
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
         """Chunks as the store will have them: those of the source, or made anew."""
-        n_units = -(-self.findings.index.n_variants // self.findings.index.unit)
-        is_copied = [c[0] < n_units and self._aligned and self._is_copied(self._report(c[0])) for c in coords]
-        shifts = [self._report(c[0]).shift or 0 if copied else 0 for c, copied in zip(coords, is_copied, strict=True)]
-        theirs = [
-            (c[0] + shift // self.findings.index.unit, *c[1:])
-            for c, shift, copied in zip(coords, shifts, is_copied, strict=True)
-            if copied
-        ]
+        theirs = [(self.copied[c[0]], *c[1:]) for c in coords if c[0] in self.copied]
         found = arrays.get_encoded(self.source, theirs)
         arrays.check_frames(self.source, theirs, found)
         copies = iter(found)
-        return [next(copies) if copied else self._encode(c) for c, copied in zip(coords, is_copied, strict=True)]
-
-    @property
-    def _aligned(self) -> bool:
-        return bool(arrays.outer_chunks(self.like)[0] == self.findings.index.unit)
+        return [next(copies) if c[0] in self.copied else self._encode(c) for c in coords]
 
     def _encode(self, coords: Sequence[int]) -> arrays.Encoded:
         chunks = arrays.outer_chunks(self.like)
@@ -775,11 +781,10 @@ class Harmonised(View):
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""
-        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(self.source)
+        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(cast("AnyArray", self))
         width = max(chunks[1], block[1]) * math.prod(self.source.shape[2:])
-        read = 3 * (self.findings.span + 2 * chunks[0]) * size
-        # one unit after the other: alleles as integers of 8 bytes, some times over, or copies of the values
-        put_in_order = self.findings.index.unit * (5 * 8 if self.kind == "GT" else 4 * size)
+        read = 3 * (self.span + 2 * chunks[0]) * size
+        put_in_order = self.findings.index.unit * 5 * size  # one unit after the other: its values, some times over
         return width * (read + put_in_order + block[0] * size)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
@@ -801,7 +806,8 @@ class Harmonised(View):
         if len(present):
             low, high = int(mine.rows[present].min()), int(mine.rows[present].max()) + 1
             everything = (slice(None),) * len(trailing)
-            slab = np.asarray(self.source.oindex[(slice(low, high), samples, *everything)])
+            read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
+            slab = read(self.source, (slice(low, high), samples, *everything))
             if len(present) < high - low or (np.diff(mine.rows[present]) != 1).any():
                 slab = slab[mine.rows[present] - low]
             slab = self._in_order(slab, mine, n_alleles, present)
@@ -842,16 +848,13 @@ class Harmonised(View):
         maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
         other = mine.reordered[present]
         if self.kind == "GT":
-            slab = self._lengthened(slab)
+            slab = self._lengthened(slab).astype(self.dtype, copy=False)
             rows = np.flatnonzero(other)
-            if len(rows):
-                values = slab[rows].astype("i8")
-                n = maps.shape[1]
-                at = np.clip(values, 0, n - 1).reshape(len(rows), -1)
-                mapped = np.take_along_axis(maps[rows], at, axis=1).reshape(values.shape)
-                slab = slab.copy()
-                # missing and fill stay; an allele that the source does not have is damage, and stays to be seen
-                slab[rows] = np.where((values >= 0) & (values < n) & (mapped >= 0), mapped, values)
+            # an allele that the source does not have is damage, and stays to be seen; so do missing and fill
+            shifts = np.where(maps >= 0, maps - np.arange(maps.shape[1]), 0)[rows].astype(slab.dtype)
+            values = slab[rows]
+            for allele in np.flatnonzero(shifts.any(axis=0)):
+                slab[rows] += (values == allele) * shifts[:, allele].reshape(-1, *[1] * (slab.ndim - 1))
             return slab
         if not self.kind:
             return self._lengthened(slab)

@@ -17,7 +17,8 @@ Both sides are sorted, so what belongs to a range of the store's variants lies t
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -32,8 +33,8 @@ from vczstore.vcz import Vcz
 if TYPE_CHECKING:
     import cubed
 
-KEPT_UNITS = 256
-"""How many ranges of variants a process remembers the matches of: every array of a plan asks for the same."""
+KEPT_BYTES = 8 * 2**20
+"""How much a process remembers of the latest matches: every array of a plan, and every column of it, asks for them."""
 
 
 # ---- rules ----------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class Sites:
     def alleles(self, start: int, stop: int) -> np.ndarray:
         """The alleles of some rows, as Python's strings."""
         with arrays.naming(f"{self.allele.path} in {arrays.place(self.allele.store)}"):
-            return arrays.read_strings(self.allele, (slice(start, stop),))
+            return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
 
 
 # ---- what belongs together ------------------------------------------------------------------
@@ -186,15 +187,20 @@ class Matches:
     ----------
     rows : numpy.ndarray of int64
         The row of the source, or -1.
-    alleles : numpy.ndarray of int64, variants by alleles of the source
+    alleles : numpy.ndarray of int32, variants by alleles of the source
         For each allele of the source the number of it in the store; -1 where there is none.
-    n_alleles : numpy.ndarray of int64
+    n_alleles : numpy.ndarray of int32
         How many alleles the variant has in the source.
     """
 
     rows: np.ndarray
     alleles: np.ndarray
     n_alleles: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep them."""
+        return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
 
     def cut(self, rows: slice) -> "Matches":
         """Of some of the variants."""
@@ -217,8 +223,9 @@ class Unit:
     start, stop
         The rows of the store.
     alleles : numpy.ndarray of object, variants by alleles
-        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none.
-    n_before, n_alleles : numpy.ndarray of int64
+        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none. None if
+        none come in, and all are the store's.
+    n_before, n_alleles : numpy.ndarray of int32
         How many alleles each variant has, and will have.
     sources
         What each source has.
@@ -229,11 +236,17 @@ class Unit:
 
     start: int
     stop: int
-    alleles: np.ndarray
+    alleles: np.ndarray | None
     n_before: np.ndarray
     n_alleles: np.ndarray
     sources: tuple[Matches, ...]
     reports: tuple[tuple[int, int, int | None], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep it, about."""
+        alleles = 0 if self.alleles is None else 64 * self.alleles.size
+        return alleles + self.n_before.nbytes + self.n_alleles.nbytes + sum(m.nbytes for m in self.sources)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,38 +281,33 @@ class Index:
 
     def look_up(self, number: int) -> Unit:
         """One unit; the latest are remembered."""
-        key = (self.token, number)
-        with _lock:
-            if key in _units:
-                _units.move_to_end(key)
-                return _units[key]
-        unit = self._match(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
-        with _lock:
-            _units[key] = unit
-            while len(_units) > KEPT_UNITS:
-                _units.popitem(last=False)
-        return unit
+        rows = slice(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
+        return _latest.get((self.token, number), lambda: self._match(rows.start, rows.stop))
 
     def _match(self, start: int, stop: int) -> Unit:
         runs = self.store.runs
         mine = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
         parts = [self._match_run(int(k)) for k in mine]
-        width = max(p.alleles.shape[1] for p in parts)
-        joined = [
+        sources = [
             Matches(
                 np.concatenate([p.sources[s].rows for p in parts]),
-                np.concatenate([p.sources[s].alleles for p in parts]),
-                np.concatenate([p.sources[s].n_alleles for p in parts]),
+                np.concatenate([p.sources[s].alleles for p in parts]).astype("i4"),
+                np.concatenate([p.sources[s].n_alleles for p in parts]).astype("i4"),
             )
             for s in range(len(self.sources))
         ]
+        n_before, n_alleles = (
+            np.concatenate([getattr(p, name) for p in parts]).astype("i4") for name in ("n_before", "n_alleles")
+        )
+        alleles = [p.alleles for p in parts if p.alleles is not None]
+        width = max(a.shape[1] for a in alleles)
         return Unit(
             start,
             stop,
-            np.concatenate([_widened(p.alleles, width) for p in parts]),
-            np.concatenate([p.n_before for p in parts]),
-            np.concatenate([p.n_alleles for p in parts]),
-            tuple(joined),
+            np.concatenate([_widened(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
+            n_before,
+            n_alleles,
+            tuple(sources),
             tuple(_added([p.reports[s] for p in parts]) for s in range(len(self.sources))),
         )
 
@@ -309,15 +317,15 @@ class Index:
         a, b = self.store.rows_between(contig, first, last)
         positions = arrays.read(self.store.position, (slice(a, b),)).astype("i8")
         alleles = self.store.alleles(a, b)
-        numbers: dict[str, int] = {}
-        ours = _numbered(alleles, numbers)
+        numbers = _Numbers()
+        ours = numbers.of(alleles)
         n_before = (ours >= 0).sum(axis=1)
         here = slice(start - a, stop - a)
         found, reports = [], []
         for source in self.sources:
             c, d = source.rows_between(contig, first, last)
             theirs = source.alleles(c, d)
-            ids = _numbered(theirs, numbers)
+            ids = numbers.of(theirs)
             their_positions = arrays.read(source.position, (slice(c, d),)).astype("i8")
             at = match(positions, ours, their_positions, ids, allow_new_alleles=self.allow_new_alleles)
             alleles, ours, mapped = _with_new(alleles, ours, theirs, ids, at)
@@ -365,8 +373,46 @@ class Index:
         return matched, n_unmatched, max(begin, c) + offset
 
 
-_units: "OrderedDict[tuple[str, int], Unit]" = OrderedDict()
-_lock = threading.Lock()
+class _Latest:
+    """The latest units of a process, as many as `KEPT_BYTES` hold. What several threads want at once is made once."""
+
+    def __init__(self) -> None:
+        self._units: OrderedDict[tuple[str, int], Unit] = OrderedDict()
+        self._nbytes = 0
+        self._made: dict[tuple[str, int], Future[Unit]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int], make: Callable[[], Unit]) -> Unit:
+        """A unit that is there, or is made now."""
+        with self._lock:
+            if key in self._units:
+                self._units.move_to_end(key)
+                return self._units[key]
+            is_ours = key not in self._made
+            future = self._made.setdefault(key, Future())
+        if not is_ours:
+            return future.result()
+        try:
+            unit = make()
+            self._keep(key, unit)
+            future.set_result(unit)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._made[key]
+        return unit
+
+    def _keep(self, key: tuple[str, int], unit: Unit) -> None:
+        with self._lock:
+            self._units[key] = unit
+            self._nbytes += unit.nbytes
+            while self._nbytes > KEPT_BYTES and len(self._units) > 1:
+                self._nbytes -= self._units.popitem(last=False)[1].nbytes
+
+
+_latest = _Latest()
 
 
 def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, int | None]:
@@ -374,10 +420,17 @@ def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, in
     return sum(r[0] for r in reports), sum(r[1] for r in reports), min(firsts, default=None)
 
 
-def _numbered(alleles: np.ndarray, numbers: dict[str, int]) -> np.ndarray:
-    """A number for each different allele, -1 where there is none."""
-    flat = [-1 if a in NOTHING else numbers.setdefault(a.upper(), len(numbers)) for a in alleles.ravel().tolist()]
-    return np.array(flat, dtype="i8").reshape(alleles.shape)
+class _Numbers(dict[str, int]):
+    """A number for each different allele, whatever the case of its letters; -1 where there is none."""
+
+    def __missing__(self, allele: str) -> int:
+        upper = allele.upper()
+        self[allele] = -1 if allele in NOTHING else len(self) if upper == allele else self[upper]
+        return self[allele]
+
+    def of(self, alleles: np.ndarray) -> np.ndarray:
+        """Of many."""
+        return np.fromiter(map(self.__getitem__, alleles.ravel().tolist()), "i8", alleles.size).reshape(alleles.shape)
 
 
 def _widened(alleles: np.ndarray, width: int) -> np.ndarray:

@@ -533,6 +533,20 @@ def test_a_store_that_was_created_takes_harmonised_batches(tmp_path: Path) -> No
     cohort.assert_same({n: found[n] for n in calls}, {n: expected[n] for n in calls})
 
 
+def test_numbers_of_alleles_that_the_batch_has_no_room_for(tmp_path: Path) -> None:
+    """The store's genotypes are of int16, the batch's of int8; of 200 alleles it has two beyond 127."""
+    alleles = ("A", *("A" + "C" * n for n in range(1, 200)))
+    keep = ("call_genotype", "call_DP")
+    for name, chosen, first, dtype in (("store", alleles, 0, "i2"), ("batch", ("A", *alleles[198:149:-48]), 10, "i1")):
+        made = make([Site("chr1", 5, chosen)], cohort.ids(first, 4), 1)
+        arrays = {n: a for n, a in made.items() if n in keep or n.startswith(("sample_id", "contig", "variant"))}
+        arrays["call_genotype"] = np.array([[[0, 1], [2, -1], [1, -2], [2, 2]]], dtype)
+        cohort.write_vcz(tmp_path / name, arrays)
+    vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
+    found = cohort.read_vcz(tmp_path / "store")["call_genotype"]
+    assert found[0, 4:].tolist() == [[0, 198], [150, -1], [198, -2], [150, 150]]
+
+
 def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) -> None:
     sites = [Site("chr1", i, ("A", "C", "T")) for i in range(1, 17)]
     swapped = [Site("chr1", 7, ("A", "T", "C"))]
