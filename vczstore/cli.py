@@ -391,7 +391,7 @@ def _lines(command: str, file: Any) -> list[str]:
 def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Let removed samples leave: those after them move up.
 
-    A store on plain Zarr needs --output.
+    A folder of plain Zarr is replaced by another as a whole; plain Zarr elsewhere needs --output.
     """
     from vczstore import api
 
