@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from plans.harmonise import Rules
     from vczstore.purging import Purged, Tags
     from vczstore.removal import Verification
+    from vczstore.repairing import Repaired
     from vczstore.stores.icechunk import IcechunkStore
     from vczstore.stores.lock import JobLock
     from vczstore.verification import Verified
@@ -988,3 +989,39 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     opts = Options(**options)
     with plain_errors(store):
         return verify_store(opts.store(store), opts.memory, quick=quick, **opts.engine)
+
+
+def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **options: Any) -> "Repaired":
+    """
+    Repair what stopped operations have left of a store on plain Zarr, as far as that is safe.
+
+    An append that was stopped while its samples became visible is undone, and comes in when it is run again;
+    consolidated metadata that are stale are written anew from the arrays' own; a compaction in place that was stopped
+    is finished or undone. Other damages are left alone, and named. On Icechunk, whose commits are all or nothing, there
+    is nothing to repair.
+
+    Nothing else may write to the store meanwhile: of single commands, which hold no lock, nobody knows.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    dry_run
+        Say what would be done, write nothing.
+    quick
+        Look for other damages in metadata and sample IDs only.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    BusyError
+        If a job runs on the store.
+    VczstoreError
+        If the store cannot be opened, its metadata being too damaged for instance.
+    """
+    from vczstore.repairing import repair_store
+
+    opts = Options(**options)
+    with plain_errors(store):
+        return repair_store(store, opts, dry_run=dry_run, quick=quick)

@@ -96,7 +96,8 @@ class ReplacedStore(PlainStore):
                 f"{OPERATION}: {store.label} is plain Zarr, which has no transactions, and no folder on this machine: "
                 "while samples move, readers would take one for another; name a new store with --output"
             )
-        link = next((entry.name for entry in os.scandir(path) if entry.is_symlink()), None)
+        members = sorted(path.iterdir())
+        link = next((member.name for member in members if member.is_symlink()), None)
         why = None
         if path.stat().st_dev != path.parent.stat().st_dev:
             why = "is a mount point, and cannot be exchanged for another folder"
@@ -104,7 +105,7 @@ class ReplacedStore(PlainStore):
             why = f"is not all in one place: {link} is a symbolic link"
         if why is not None:
             raise OptionError(f"{OPERATION}: {store.label} {why}; name a new store with --output")
-        for folder in (path.parent, path, *(Path(entry.path) for entry in os.scandir(path) if entry.is_dir())):
+        for folder in (path.parent, path, *(member for member in members if member.is_dir())):
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StorageError(
                     f"{OPERATION}: {store.label}: {folder} may not be written to; name a new store with --output"
@@ -219,9 +220,9 @@ class LinkAllBut:
     def apply(self, store: ZarrStore) -> None:
         """Make folders, and hard links in them."""
         target = cast("LocalStore", store).root
-        for entry in os.scandir(self.source):
-            chunks = _CHUNK if entry.name in self.arrays else None
-            _link(entry, target / entry.name, chunks)
+        with os.scandir(self.source) as entries:
+            for entry in entries:
+                _link(entry, target / entry.name, _CHUNK if entry.name in self.arrays else None)
 
 
 def _link(entry: "os.DirEntry[str]", target: Path, but: re.Pattern[str] | None = None) -> None:
@@ -232,9 +233,10 @@ def _link(entry: "os.DirEntry[str]", target: Path, but: re.Pattern[str] | None =
         return
     target.mkdir(exist_ok=True)
     _copy_rights(Path(entry.path), target)
-    for inner in os.scandir(entry.path):
-        if but is None or not but.fullmatch(inner.name):
-            _link(inner, target / inner.name)
+    with os.scandir(entry.path) as entries:
+        for inner in entries:
+            if but is None or not but.fullmatch(inner.name):
+                _link(inner, target / inner.name)
 
 
 def _copy_rights(source: Path, target: Path) -> None:
@@ -263,10 +265,11 @@ def _has_changed(folder: Path, since: int) -> bool:
     """Whether anything was written in a folder. To link or read a file does not count."""
     if folder.stat().st_mtime_ns > since:
         return True
-    for entry in os.scandir(folder):
-        found = entry.stat(follow_symlinks=False)
-        if _has_changed(Path(entry.path), since) if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns > since:
-            return True
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = entry.stat(follow_symlinks=False)
+            if _has_changed(Path(entry.path), since) if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns > since:
+                return True
     return False
 
 
@@ -284,7 +287,7 @@ def leftovers(path: Path) -> list[Path]:
     if not path.parent.is_dir():
         return []
     begin = f".{path.name}{SUFFIX}."
-    return sorted(Path(entry.path) for entry in os.scandir(path.parent) if entry.name.startswith(begin))
+    return sorted(place for place in path.parent.iterdir() if place.name.startswith(begin))
 
 
 @contextmanager
