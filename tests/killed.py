@@ -1,9 +1,9 @@
 """Kills operations: each in a process of its own, right before one of its changes of the file system.
 
-Run as a program, it prints what there is then: ``python -m tests.killed TEMPLATE FOLDER CODE STEP``, where CODE is
-Python that does something with ``store``. What CODE does with copies of TEMPLATE, ``FOLDER/0/store.vcz`` and so on, is
-killed before every STEP-th change, and before every folder that is renamed; the last one runs to its end. They are
-forks of one process, which has imported all and begun no thread, so that hundreds take seconds.
+Run as a program, it prints what there is then: ``python -m tests.killed TEMPLATE FOLDER CODE STEP LAST``, where CODE
+is Python that does something with ``store``. What CODE does with copies of TEMPLATE, ``FOLDER/0/store.vcz`` and so on,
+is killed before every STEP-th of its LAST changes, and before every folder that is renamed; then comes one that runs to
+its end. They are forks of one process, which has imported all and begun no thread, so that hundreds take seconds.
 """
 
 import json
@@ -20,16 +20,16 @@ CHANGES = frozenset(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir",
 """What Python's audit hooks call changes of a file system, beside the opening of files for writing."""
 
 
-def killed(template: Path, folder: Path, code: str, *, step: int = 1) -> list[Path]:
+def killed(template: Path, folder: Path, code: str, *, step: int = 1, last: int = 10_000) -> list[Path]:
     """The stores that an operation leaves that is killed; that of a whole run comes last."""
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.killed", template, folder, code, str(step)]
+    command = [sys.executable, "-m", "tests.killed", template, folder, code, str(step), str(last)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
     return [folder / str(i) / "store.vcz" for i in range(int(done.stdout))]
 
 
-def _main(template: str, folder: str, code: str, step: str) -> None:
+def _main(template: str, folder: str, code: str, step: str, last: str) -> None:
     import vczstore.repairing  # noqa: F401
 
     compiled = compile(code, "<code>", "exec")
@@ -48,7 +48,8 @@ def _main(template: str, folder: str, code: str, step: str) -> None:
 
     whole = run("whole")
     renames = json.loads(whole.with_name("changes.json").read_text())
-    points = [n for n, is_folder in enumerate(renames) if n % int(step) == 0 or is_folder]
+    first = max(0, len(renames) - int(last))
+    points = [n for n in range(first, len(renames)) if (n - first) % int(step) == 0 or renames[n]]
     for i, n in enumerate(points):
         run(str(i), n)
     whole.with_name("changes.json").unlink()

@@ -997,8 +997,8 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
 
     An append that was stopped while its samples became visible is undone, and comes in when it is run again;
     consolidated metadata that are stale are written anew from the arrays' own; a compaction in place that was stopped
-    is finished or undone. Other damages are left alone, and named. On Icechunk, whose commits are all or nothing, there
-    is nothing to repair.
+    is finished or undone; files that a killed process had not finished are deleted. Other damages are left alone, and
+    named. On Icechunk, whose commits are all or nothing, there is nothing to repair.
 
     Nothing else may write to the store meanwhile: of single commands, which hold no lock, nobody knows.
 

@@ -10,7 +10,7 @@ from vczstore.purging import hold
 from vczstore.stores import Place
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
 from vczstore.stores.plain import PlainStore
-from vczstore.stores.replacing import folder_of, foreseen, leftovers, settle
+from vczstore.stores.replacing import folder_of, foreseen, half_written, leftovers, settle
 from vczstore.vcz import SAMPLE_ID, Vcz, listing, samples_axis
 from vczstore.verification import verify_store
 
@@ -87,6 +87,7 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
         if not dry_run:
             for edit in edits:
                 edit.apply(store.zarr_store.with_read_only(False))
+        done += _half_written(path, dry_run=dry_run)
         left = set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
         if dry_run:  # what would be repaired is found still
             left -= {*consolidated_damages(before), *stale, *set(length_damages(before)) - set(length_damages(after))}
@@ -104,6 +105,16 @@ def _compaction(path: Path | None, *, dry_run: bool) -> list[str]:
             return ["a compaction that was stopped before it took effect is undone: what it had made is deleted"]
         case _:
             return []
+
+
+def _half_written(path: Path | None, *, dry_run: bool) -> list[str]:
+    """Files that processes were writing when they were killed: nobody reads them, and they may hold anybody's data."""
+    n = 0
+    for file in () if path is None else half_written(path):
+        n += 1
+        if not dry_run:
+            file.unlink(missing_ok=True)
+    return [f"{n:,} file{'s' * (n > 1)} that a killed process has left half-written: deleted"] if n else []
 
 
 def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[Edit, ...]]:

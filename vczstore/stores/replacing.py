@@ -247,6 +247,12 @@ def _copy_rights(source: Path, target: Path) -> None:
     shutil.copystat(source, target)
 
 
+def half_written(path: Path) -> Iterator[Path]:
+    """Files in a folder that zarr has begun to write; unless it goes on, its process was killed."""
+    for folder, _, files in os.walk(path):
+        yield from (Path(folder, name) for name in files if _HALF_WRITTEN.fullmatch(name))
+
+
 # ---- what was written since -----------------------------------------------------------------
 
 
