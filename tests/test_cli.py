@@ -512,7 +512,6 @@ DRY = {
     "append": ["append", "STORE", "SOURCE"],
     "remove": ["remove", "STORE", "S0001"],
     "compact": ["compact", "STORE", "--output", "NEW"],
-    "compact in place": ["compact", "STORE"],
     "copy": ["copy-store-to-icechunk", "SOURCE", "NEW"],
     "overwrite": ["copy-store-to-icechunk", "SOURCE", "REPOSITORY", "--overwrite"],
 }

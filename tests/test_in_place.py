@@ -85,6 +85,14 @@ def test_in_place(tmp_path: Path, layout: str, impl: str) -> None:
     cohort.assert_same(read(store), cohort.expected_append(AFTER, batch))
 
 
+def test_dry_run(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    before = cohort.digest(tmp_path)
+    said = CliRunner().invoke(main, ["compact", str(store), "--dry-run"])
+    assert (said.exit_code, "3 samples dropped, 11 samples kept (dry run" in said.stdout) == (0, True), said.output
+    assert cohort.digest(tmp_path) == before
+
+
 def test_other_processes(tmp_path: Path) -> None:
     store = make(tmp_path)
     vczstore.run(vczstore.plan_compact(store), executor="processes", max_workers=2)
