@@ -13,8 +13,11 @@ that moment. In both cases what lies beside is of no more use, and `settle` dele
 exchange two names (NFS, for one), the old folder is renamed, and then the new one: for a moment there is no STORE, and
 if that is when the process is killed, `settle` renames the new one.
 
-Chunks that stay what they are are hard links in the new store, so they take no room and next to no time. That is safe
-because no writer changes a file in place: zarr writes another file, and renames it.
+Chunks that stay what they are are hard links in the new store, so they take no room and next to no time. zarr and
+obstore change no file in place: they write another, and rename it. fsspec does, and its writes are noticed like others.
+
+A reader that has the store open looks every chunk up by its name. If it reads on after the exchange, it gets chunks of
+the new store with shapes and sample IDs of the old one; that the folder has another inode tells.
 
 What else writes to STORE meanwhile is found by the times of its files and folders, right before the exchange, and
 nothing is replaced then. What is written while these are looked at (some microseconds for each file) is lost, and a
