@@ -1000,7 +1000,7 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
     is finished or undone; files that a killed process had not finished are deleted. Other damages are left alone, and
     named. On Icechunk, whose commits are all or nothing, there is nothing to repair.
 
-    Nothing else may write to the store meanwhile: of single commands, which hold no lock, nobody knows.
+    The lock of jobs is held; programs that know of none must not write to the store meanwhile.
 
     Parameters
     ----------

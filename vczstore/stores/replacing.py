@@ -19,10 +19,10 @@ obstore change no file in place: they write another, and rename it. fsspec does,
 A reader that has the store open looks every chunk up by its name. If it reads on after the exchange, it gets chunks of
 the new store with shapes and sample IDs of the old one; that the folder has another inode tells.
 
-What else writes to STORE meanwhile is found by the times of its files and folders, right before the exchange, and
-nothing is replaced then. What is written while these are looked at (some microseconds for each file) is lost, and a
-writer that began before the exchange and writes after it writes into the new store. The lock of jobs keeps jobs apart,
-but not single commands.
+The lock of jobs keeps other operations away. What programs write to STORE meanwhile that know of no lock is found by
+the times of its files and folders, right before the exchange, and nothing is replaced then. What they write while these
+are looked at (some microseconds for each file) is lost, and one that goes on after the exchange writes into the new
+store.
 """
 
 import errno
@@ -59,6 +59,9 @@ TICK = 3.0
 
 PATIENCE = 5.0
 """How many seconds to wait for a worker that has outlived its driver, and still writes to what is to be deleted."""
+
+LATE = 0.5
+"""How many seconds after an error threads may still be writing. What comes later the next run deletes."""
 
 type Outcome = Literal["completed", "undone"]
 """Whether a replacement that was stopped has taken place."""
@@ -324,15 +327,12 @@ def replacing(place: Place, options: Mapping[str, Any]) -> Iterator[JobLock]:
         try:
             yield lock
         except KeyboardInterrupt as error:
-            outcome = None
-            with suppress(OSError, StorageError):
-                outcome = settle(path)
+            outcome = _settle_late(path)
             if outcome == "completed":
                 raise KeyboardInterrupt(f"{OPERATION}: interrupted when {place} was compacted already") from error
             raise
         except BaseException:
-            with suppress(OSError, StorageError):
-                settle(path)
+            _settle_late(path)
             raise
         try:
             settle(path)
@@ -373,6 +373,20 @@ def settle(path: Path) -> Outcome | None:
         if place != journal:
             _delete(place)
     journal.unlink(missing_ok=True)
+    return outcome
+
+
+def _settle_late(path: Path) -> Outcome | None:
+    """
+    The same after something went wrong, which is what has to be told.
+
+    What zarr's threads have begun they write when another has failed already, and make the folder for it anew.
+    """
+    outcome = None
+    with suppress(OSError, StorageError):
+        outcome = settle(path)
+        time.sleep(LATE)
+        settle(path)
     return outcome
 
 
