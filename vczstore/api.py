@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from plans.harmonise import Rules
     from vczstore.purging import Collected, Purged, Tags
     from vczstore.removal import Verification
+    from vczstore.repairing import Repaired
     from vczstore.stores.icechunk import IcechunkStore
+    from vczstore.stores.lock import JobLock
     from vczstore.verification import Verified
 
 
@@ -675,13 +677,18 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     """
     Let the samples that have been removed leave a store: those after them move up, in one commit.
 
+    On plain Zarr, a folder of this machine is replaced by another as a whole; see `vczstore.stores.replacing`. Who
+    opens the store sees it as it was, or compacted. Who has opened it before, and reads on, gets chunks of the one
+    with shapes and sample IDs of the other, since nothing on plain Zarr holds them together: let readers open it anew.
+    If a run is stopped, readers see one or the other, and running it again completes it.
+
     Parameters
     ----------
     store
         A path, a URL, a Zarr store or an Icechunk repository.
     output
-        A path or URL for a compacted copy on plain Zarr; the store stays as it is. Needed for a store on plain Zarr,
-        which has no transactions.
+        A path or URL for a compacted copy on plain Zarr; the store stays as it is. Needed for a store on plain Zarr
+        that is not named by a path on this machine.
     dry_run
         Check everything, write nothing.
     options
@@ -690,24 +697,45 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     Raises
     ------
     OptionError
-        If the store is on plain Zarr and `output` is not given, or there is something already.
+        If the store is on plain Zarr elsewhere and `output` is not given, or there is something already.
+    BusyError
+        If a job runs on a folder that is to be replaced.
     """
+    from vczstore.stores.replacing import folder_of
+
     opts = Options(**options)
 
-    def attempt() -> Result:
-        return _run(plan_compact(store, output, **options), opts, dry_run=dry_run)
+    def attempt(before_commit: Callable[[], None] | None = None) -> Result:
+        plan = plan_compact(store, output, **options)
+        return run_plan(plan, impl=opts.impl, dry_run=dry_run, before_commit=before_commit, **opts.engine)
 
-    return _replanned(store, opts, attempt, locked=dry_run or output is not None)
+    path = None if output is not None or dry_run else folder_of(store)
+    if path is None or opts.backend_storage == "icechunk" or is_repository(path):
+        with plain_errors(store):
+            # plain Zarr elsewhere is refused, for which it takes no lock
+            locked = dry_run or output is not None or not opts.store(store).atomic
+        return _replanned(store, opts, attempt, locked=locked)
+    with plain_errors(store), _replacing(store, opts) as lock:
+        return _replanned(store, opts, lambda: attempt(lock.check), locked=True)
+
+
+def _replacing(store: Place, opts: Options) -> AbstractContextManager["JobLock"]:
+    from vczstore.stores.replacing import replacing
+
+    options = {"backend_storage": opts.backend_storage, "storage_options": opts.storage_options}
+    return replacing(store, options)
 
 
 def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
     """Compile a compaction without running it; see `compact` and `run`."""
     from plans.compact import compile_compact, compile_compacted_copy
+    from vczstore.stores.replacing import ReplacedStore
 
     opts = Options(**options)
     with plain_errors(store):
         if output is None:
             place = opts.store(store)
+            place = place if place.atomic else ReplacedStore.of(store, place)
             return compile_compact(place, place.open(), opts.memory)
         url = os.fspath(output)
         vcz = opts.for_store(store, [url]).store(store).open()
@@ -828,7 +856,13 @@ def run(plan: Plan, **options: Any) -> Result:
     StaleError
         If the store has changed since the plan was compiled.
     """
-    return _run(plan, Options(**options), dry_run=False)
+    from vczstore.stores.replacing import ReplacedStore
+
+    opts = Options(**options)
+    if not isinstance(plan.store, ReplacedStore):
+        return _run(plan, opts, dry_run=False)
+    with plain_errors(plan.store.label), _replacing(plan.store.path, opts) as lock:
+        return run_plan(plan, impl=opts.impl, before_commit=lock.check, **opts.engine)
 
 
 def _replanned(
@@ -1030,3 +1064,39 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     opts = Options(**options)
     with plain_errors(store):
         return verify_store(opts.store(store), opts.memory, quick=quick, **opts.engine)
+
+
+def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **options: Any) -> "Repaired":
+    """
+    Repair what stopped operations have left of a store on plain Zarr, as far as that is safe.
+
+    An append that was stopped while its samples became visible is undone, and comes in when it is run again;
+    consolidated metadata that are stale are written anew from the arrays' own; a compaction in place that was stopped
+    is finished or undone; files that a killed process had not finished are deleted. Other damages are left alone, and
+    named. On Icechunk, whose commits are all or nothing, there is nothing to repair.
+
+    The lock of jobs is held; programs that know of none must not write to the store meanwhile.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    dry_run
+        Say what would be done, write nothing.
+    quick
+        Look for other damages in metadata and sample IDs only.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    BusyError
+        If a job runs on the store.
+    VczstoreError
+        If the store cannot be opened, its metadata being too damaged for instance.
+    """
+    from vczstore.repairing import repair_store
+
+    opts = Options(**options)
+    with plain_errors(store):
+        return repair_store(store, opts, dry_run=dry_run, quick=quick)

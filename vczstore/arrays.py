@@ -5,11 +5,14 @@ This is the only module that touches zarr-python's private interfaces.
 
 import asyncio
 import copy
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import shutil
+import uuid
 import zlib
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -435,6 +438,42 @@ _FRAME_LENGTHS = {"Blosc": _blosc_length, "Zstd": zstd_length}
 def set_encoded(array: AnyArray, chunks: Iterable[tuple[Sequence[int], Buffer | None]]) -> None:
     """Write chunks as they are, and delete those that are None."""
     set_many(array.store, [(chunk_key(array, c), value) for c, value in chunks])
+
+
+def link_chunks(source: AnyArray, target: AnyArray, coords: Iterable[Sequence[int]]) -> None:
+    """Let chunks of an array in a folder be chunks of one in another folder too; those that are absent stay so."""
+    here, there = (cast(LocalStore, array.store).root for array in (source, target))
+    for at in coords:
+        old, new = (os.path.join(root, chunk_key(source, at)) for root in (here, there))
+        try:
+            link_file(old, new)
+        except FileNotFoundError:
+            if os.path.lexists(old):  # it is the folder that is missing
+                os.makedirs(os.path.dirname(new), exist_ok=True)
+                link_file(old, new)
+
+
+def link_file(source: str, target: str) -> None:
+    """Give a file a second name, or where that is not allowed a copy. One that is there already is left alone."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return  # by an earlier attempt of the same task
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        half = f"{target}.{uuid.uuid4().hex}.partial"
+        try:
+            shutil.copy2(source, half, follow_symlinks=False)
+            os.replace(half, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(half)
+            raise
+
+
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Why there may be no hard link: file systems without any, too many of one file, or a file of somebody else."""
 
 
 def get_many(store: Store, keys: Sequence[str]) -> list[Buffer | None]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vczstore.job import JobResult
     from vczstore.purging import Collected, Purged
     from vczstore.removal import Verification
+    from vczstore.repairing import Repaired
     from vczstore.report import Report
     from vczstore.verification import Verified
 
@@ -402,7 +403,7 @@ def _lines(command: str, file: Any) -> list[str]:
 def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Let removed samples leave: those after them move up.
 
-    A store on plain Zarr needs --output.
+    A folder of plain Zarr is replaced by another as a whole; plain Zarr elsewhere needs --output.
     """
     from vczstore import api
 
@@ -552,6 +553,29 @@ def verify(store: str, quick: bool, progress: bool | None, as_json: bool, **opti
         click.echo(json.dumps(found.as_dict()))
     else:
         _print_verified(found)
+    if not found.ok:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--quick", is_flag=True, help="Look for other damages in metadata and sample IDs only.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@_PROGRESS
+@_options(_STORE, _WORKERS, _OUTPUT)
+def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Finish or undo what stopped operations have left of a store on plain Zarr.
+
+    Other damages are left alone. Exit status 1 if there are any.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        found = api.repair(store, progress=bar, **options)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        _print_repaired(found)
     if not found.ok:
         sys.exit(1)
 
@@ -871,6 +895,23 @@ def _print_verified(found: "Verified") -> None:
     click.echo(f"{head} {verdict}; looked at {what} of {found.arrays:,} arrays{chunks}, in {found.seconds:.2f} s")
     for name, n in found.outside.items():
         click.echo(f"  {name}: {n:,} chunks outside its grid, which no reader sees; a stopped append leaves such")
+    for damage in found.damages:
+        click.echo(f"  {click.style('damage', fg='red')} {damage}")
+
+
+def _print_repaired(found: "Repaired") -> None:
+    """What was repaired, one line each, and what was not."""
+    head = click.style(f"repair {found.store}:", bold=True)
+    dry = " (dry run, nothing was written)" * found.dry_run
+    left = (
+        f"; {len(found.damages):,} damage{'s' * (len(found.damages) > 1)} left that repair does not mend"
+        if found.damages
+        else ""
+    )
+    note = f"; {found.note}" if found.note else ""
+    click.echo(f"{head} {f'{len(found.done):,} repaired' if found.done else 'nothing to repair'}{note}{left}{dry}")
+    for what in found.done:
+        click.echo(f"  {click.style('repaired', fg='green')} {what}")
     for damage in found.damages:
         click.echo(f"  {click.style('damage', fg='red')} {damage}")
 
