@@ -679,6 +679,7 @@ def test_help_and_version() -> None:
         "remove",
         "compact",
         "purge",
+        "gc",
         "verify-removal",
         "recompute",
         "tag",

@@ -21,7 +21,7 @@ import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-from tests import s3
+from tests import cohort, s3
 from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, VczstoreError
 from vczstore.stores import lock
 from vczstore.stores.lock import job_lock
@@ -272,6 +272,36 @@ def test_the_file_is_beside_the_store(local: Place) -> None:
     with local.lock():
         assert not list(Path(local.url).iterdir())
         assert sorted(path.name for path in local.folder.iterdir()) == [".store.vcz.vczstore-job.lock", "store.vcz"]
+
+
+def test_no_file_is_left(local: Place) -> None:
+    before = cohort.digest(local.folder)
+    with local.lock():
+        local.assert_busy()
+    assert cohort.digest(local.folder) == before
+
+
+def test_many_who_take_turns_are_never_in_at_once(local: Place) -> None:
+    """Each deletes the file that the others wait for."""
+    inside, most, turns = 0, 0, 0
+
+    def take_turns() -> None:
+        nonlocal inside, most, turns
+        for _ in range(50):
+            with local.lock(wait=True) as held:
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.0005)
+                held.check()
+                turns += 1
+                inside -= 1
+
+    threads = [threading.Thread(target=take_turns) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, turns) == (1, 300)
 
 
 def test_a_link_to_a_store_shares_its_lock(local: Place) -> None:

@@ -31,6 +31,7 @@ from tests import cohort, s3
 from vczstore.cli import main
 from vczstore.errors import (
     BusyError,
+    ConflictError,
     DamagedStoreError,
     NotAStoreError,
     OptionError,
@@ -38,6 +39,7 @@ from vczstore.errors import (
     StaleError,
     StorageError,
     TagError,
+    VczstoreError,
 )
 from vczstore.frames import contents
 from vczstore.removal import _Look, _Needles
@@ -386,30 +388,107 @@ def test_branches_are_not_recreated(local: Place) -> None:
     assert cohort.digest(Path(local.url)) == before
 
 
-@pytest.mark.parametrize("where", ["create_branch", "create_tag", "delete_tag", "expire_snapshots"])
-def test_a_recreation_that_was_stopped_is_completed(local: Place, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Readers of the present notice nothing, and no branch is left."""
+STOPPED = """
+import os, signal, sys
+import icechunk
+import vczstore
+url, where = sys.argv[1:]
+place = icechunk.Session if where == "commit" else icechunk.Repository
+ours = getattr(place, where)
+
+def and_die(*args, **kwargs):
+    ours(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(place, where, and_die)
+vczstore.purge(url, tags="recreate")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("commit", {"release-1": "release-1.1", "release-2": "release-2.1"}),
+        ("create_tag", {"release-1": "release-1.1", "release-2": "release-2.1"}),
+        ("delete_tag", {"release-2": "release-2.1"}),
+        ("expire_snapshots", {}),
+    ],
+)
+def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, told: dict[str, str]) -> None:
+    """Readers of the present notice nothing; no branch is left, and no second copy of a tag."""
     vczstore.tag(local.url, "release-1")
     vczstore.tag(local.url, "release-2")
     vczstore.remove(local.url, GONE, impl="zarr")
-    ours = getattr(icechunk.Repository, where)
-
-    def stop_after(*args: Any, **kwargs: Any) -> None:
-        ours(*args, **kwargs)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(icechunk.Repository, where, stop_after)
-        with pytest.raises(KeyboardInterrupt):
-            vczstore.purge(local.url, tags="recreate")
+    done = subprocess.run([sys.executable, "-c", STOPPED, local.url, where], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
     cohort.assert_same(local.read(), LEFT)
-    vczstore.purge(local.url, tags="recreate")
+    assert vczstore.purge(local.url, tags="recreate").recreated == told
     assert local.repository.list_branches() == {"main"}
-    tags = local.repository.list_tags()
-    assert {name.partition(".")[0] for name in tags} == {"release-1", "release-2"}
-    for name in tags:
+    assert local.repository.list_tags() == {"release-1.1", "release-2.1"}
+    for name in local.repository.list_tags():
         cohort.assert_same(local.read(tag=name), LEFT)
     assert local.verify().erased
+
+
+def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the tag would have a sample that the store has no longer, and the purge would call itself done."""
+    vczstore.tag(place.url, "release-1", **place.options)
+    vczstore.remove(place.url, GONE[0], impl="zarr", **place.options)
+    ours = IcechunkStore.rename_tag
+
+    def and_remove(*args: Any) -> str:
+        name = ours(*args)
+        vczstore.remove(place.url, GONE[1], impl="zarr", **place.options)
+        return name
+
+    monkeypatch.setattr(IcechunkStore, "rename_tag", and_remove)
+    with pytest.raises(StaleError, match=r"is not complete, run it again: vczstore purge \S+ --tags recreate"):
+        vczstore.purge(place.url, tags="recreate", **place.options)
+    monkeypatch.undo()
+    if place.options:
+        for name, value in s3.CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+    assert vczstore.purge(place.url, tags="recreate", **place.options).recreated == {"release-1.1": "release-1.2"}
+    cohort.assert_same(place.read(tag="release-1.2"), LEFT)
+    assert place.verify().erased
+
+
+def test_a_tag_that_cannot_be_looked_at_is_told_of_before_any_is_rewritten(local: Place) -> None:
+    vczstore.tag(local.url, "a")
+    first = [info.id for info in local.repository.ancestry(branch="main")][-1]
+    local.repository.create_tag("z", snapshot_id=first)  # of the empty repository
+    vczstore.remove(local.url, GONE, impl="zarr")
+    before = cohort.digest(Path(local.url))
+    with pytest.raises(NotAStoreError, match=r"the tag z names cannot be looked at: .* vczstore tag \S+ z -d"):
+        vczstore.purge(local.url, tags="recreate")
+    assert cohort.digest(Path(local.url)) == before
+    vczstore.delete_tag(local.url, "z")
+    assert vczstore.purge(local.url, tags="recreate").recreated == {"a": "a.1"}
+
+
+def test_a_recreation_that_fails_leaves_no_branch(local: Place) -> None:
+    vczstore.tag(local.url, "v1.1")
+    vczstore.remove(local.url, GONE, impl="zarr")
+    with pytest.raises(VczstoreError, match=r"the tag v1.1 could not be rewritten: .* run it again: vczstore purge"):
+        vczstore.purge(local.url, tags="recreate", allowed_mem="300001kB")
+    assert (local.repository.list_tags(), local.repository.list_branches()) == ({"v1.1"}, {"main"})
+    # a number that the user gave is part of the name: v1.2 is going to be another release
+    assert vczstore.purge(local.url, tags="recreate").recreated == {"v1.1": "v1.1.1"}
+
+
+def test_info_fields_of_recreated_tags_are_stale(tmp_path: Path) -> None:
+    plain, path = tmp_path / "plain.vcz", tmp_path / "store"
+    cohort.write_vcz(plain, cohort.make_arrays(10, cohort.ids(0, 7)))
+    vczstore.copy_store_to_icechunk(plain, path, impl="zarr")
+    vczstore.recompute(path, "AC", impl="zarr")
+    vczstore.tag(path, "release-1")
+    vczstore.remove(path, GONE, impl="zarr", recompute=["AC"])
+    vczstore.purge(path, tags="recreate")
+    assert vczstore.info(path).stale == []
+    assert vczstore.info(path, at="release-1.1").stale == ["AC"]
 
 
 # ---- gc -------------------------------------------------------------------------------------
@@ -474,6 +553,11 @@ def test_what_was_begun_before_gc_is_planned_anew(place: Place, tmp_path: Path) 
         if what == "writing" and n == total and not swept:
             swept.append(vczstore.gc(place.url, **place.options))
 
+    with pytest.raises(ConflictError):  # the command leaves with status 4
+        vczstore.append(place.url, batch, progress=progress, replans=0, **place.options)
+    cohort.assert_same(place.read(), OLD)
+    assert vczstore.verify(place.url, **place.options).ok
+    swept.clear()
     result = vczstore.append(place.url, batch, progress=progress, **place.options)
     assert swept[0].counts["chunks deleted"] > 0
     assert result.replans == 1
@@ -515,6 +599,27 @@ def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path,
     assert vczstore.verify_removal(store, ["S0100"]).erased
     vczstore.append(store, batch)
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
+
+
+def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
+    """The ledger of the store says what was pending; the job writes it again."""
+    old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
+    store = write(tmp_path / "store.vcz", old)
+    write(tmp_path / "inbox" / "batch.vcz", new)
+    job = tmp_path / "job.yaml"
+    job.write_text(f"store: {store}\nsteps:\n  - append: {tmp_path}/inbox/*.vcz\n")
+
+    def stop(what: str, n: int, total: int) -> None:
+        if what.endswith("writing") and n == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vczstore.run_job(job, progress=stop)
+    assert zarr.open_group(store, mode="r").attrs["vczstore_ledger"]["pending"]
+    assert vczstore.gc(store).counts["chunks deleted"] > 0
+    vczstore.run_job(job)
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
+    assert "pending" not in zarr.open_group(store, mode="r").attrs["vczstore_ledger"]
 
 
 def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:

@@ -560,7 +560,8 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
         What to do with tags and other branches that keep older snapshots: ``"refuse"`` to purge; ``"delete"``
         them; or ``"recreate"`` the states that tags name without the samples that the store has no longer (by their
         IDs: a sample that was removed and came in again is there). Icechunk gives no name twice, so a tag that is
-        recreated gets a number: ``release-1`` becomes ``release-1.1``. States without such samples keep their names.
+        recreated gets a number: ``release-1`` becomes ``release-1.1``. States without such samples keep their names,
+        and nothing of what was before them. INFO fields of recreated states are stale, as after `remove`.
     options
         See `Options`; removals from tagged states run on its executor.
 
@@ -571,7 +572,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     BusyError
         If a job runs on the store.
     StaleError
-        If somebody else has changed the store meanwhile. Operations that had begun before fail with one too.
+        If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
     """
     from vczstore.purging import check_tags, hold, purge_store
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from plans import Memory
 from plans.remove import compile_remove
 from vczstore.choices import TAGS
-from vczstore.errors import OptionError
+from vczstore.errors import OptionError, VczstoreError
 from vczstore.execution import Interrupted, run_plans
 from vczstore.stores import Place, Store
 from vczstore.stores.lock import JobLock, job_lock
-from vczstore.vcz import REMOVED
+from vczstore.vcz import REMOVED, Vcz
 
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkStore
@@ -101,45 +101,66 @@ def purge_store(place: Store, tags: Tags, lock: JobLock | None, memory: Memory, 
     """
     if not place.atomic:
         return Purged(place.label, None)
-    store, recreated = cast("IcechunkStore", place), dict[str, str]()
+    store = cast("IcechunkStore", place)
+    again = f"run it again: vczstore purge {place.label}{' --tags recreate' if tags == 'recreate' else ''}"
     try:
+        now, base = dict[str, str](), None
         if tags == "recreate":
-            recreated = _recreate(store, memory, **options)
+            present = store.open()
+            now, base = _recreate(store, present, again, memory, **options), present.snapshot
         snapshot, counts, deleted = store.purge(
-            delete_pins=tags == "delete",
-            keep=store.tags() if tags == "recreate" else (),
+            tags=tags,
+            keep=set(now.values()),
+            base=base,
             before=lambda: None if lock is None else lock.check(),
         )
     except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"purge: interrupted; some of the history may be deleted, run it again: vczstore purge {place.label}"
-        ) from error
+        raise Interrupted(f"purge: interrupted; some of the history may be deleted, {again}") from error
+    recreated = {old: new for old, new in now.items() if old != new}
     return Purged(place.label, snapshot, counts, tuple(deleted), recreated)
 
 
-def _recreate(store: "IcechunkStore", memory: Memory, **options: Any) -> dict[str, str]:
+def _recreate(store: "IcechunkStore", present: Vcz, again: str, memory: Memory, **options: Any) -> dict[str, str]:
     """
     Rewrite the states that tags name, without the samples that the present state has no longer.
+
+    Each is removed from on a branch of its own, in one commit. All states are looked at before any is rewritten.
 
     Returns
     -------
     dict of str to str
-        The names that tags have now, by those that they had.
+        What each tag is called now; most may be called what they were.
     """
+    from vczstore.stores.icechunk import RECREATE
+
     store.refuse_pins(keep=store.tags())  # branches, before anything is done
-    present = set(store.open().sample_ids.tolist())
-    result = {}
-    for name, snapshot in store.tags().items():
-        withdrawn = set(store.open(at=name).sample_ids.tolist()) - present - {REMOVED}
-        if not withdrawn:
+    ids = {REMOVED, *present.sample_ids.tolist()}
+    withdrawn = {name: sorted(_samples(store, name) - ids) for name in store.tags()}
+    renamed = store.complete_renames()
+    now = {name: name for name in withdrawn if name not in renamed}
+    for name in now:
+        if not withdrawn[name]:
             continue
-        branch = store.branch_for(name, snapshot)
-        plan = compile_remove(branch, branch.open(), sorted(withdrawn), memory)
-        said = {"operation": "recreate", **plan.counts}
-        (done,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", said, **options)
-        assert done.snapshot is not None
-        result[name] = store.rename_tag(name, done.snapshot, branch.branch)
-    return result
+        try:
+            with store.rewriting(name) as branch:
+                plan = compile_remove(branch, branch.open(), withdrawn[name], memory)
+                said = {"operation": RECREATE, **plan.counts}
+                (done,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", said, **options)
+                assert done.snapshot is not None
+                now[name] = store.rename_tag(name, done.snapshot)
+        except VczstoreError as error:
+            raise type(error)(f"purge: the tag {name} could not be rewritten: {error}; {again}") from error
+    return {**now, **{old: now[new] for old, new in renamed.items()}}
+
+
+def _samples(store: "IcechunkStore", tag: str) -> set[str]:
+    try:
+        return set(store.open(at=tag).sample_ids.tolist())
+    except VczstoreError as error:
+        raise type(error)(
+            f"purge: what the tag {tag} names cannot be looked at: {error}; nothing was done, "
+            f"delete it with: vczstore tag {store.label} {tag} -d"
+        ) from error
 
 
 @dataclass(frozen=True)

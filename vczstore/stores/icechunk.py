@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -31,6 +31,8 @@ SWEEPS = ("purge", "gc")
 """The operations that delete what nothing leads to. Each is two commits; the first of them is named `BEGUN`."""
 BEGUN = "{} begun"
 
+RECREATE = "recreate"
+"""The operation that rewrites a state that a tag names."""
 RECREATED = "vczstore-recreated-"
 """Begins the names of the branches on which tagged states are rewritten."""
 
@@ -224,17 +226,20 @@ class IcechunkStore:
         return {str(info.id), *said.get("same", ())}
 
     def purge(
-        self, *, delete_pins: bool, keep: Collection[str], before: Callable[[], None]
+        self, *, tags: str, keep: Collection[str], base: str | None, before: Callable[[], None]
     ) -> tuple[str, dict[str, int], list[str]]:
         """
         Delete all history: what no longer is in the store cannot be read afterwards.
 
         Parameters
         ----------
-        delete_pins
-            Delete the tags and branches that keep more than the present.
+        tags
+            What is done with tags and branches that keep more than the present; ``"delete"`` deletes them.
         keep
             Tags that stay though they do, with the states that they name and nothing before these.
+        base
+            The present snapshot when `keep` was looked at. What was removed since is in these states; None if
+            there are none.
         before
             Called before the first commit, and may refuse.
 
@@ -258,24 +263,25 @@ class IcechunkStore:
         """
 
         def check() -> None:
-            if not delete_pins:
+            if tags != "delete":
                 self.refuse_pins(keep=keep)
             before()
 
-        with self._sweeping("purge", check) as sweep:
-            tags, branches = self._pins_but(keep)
-            for name in tags:
+        options = " --tags recreate" if tags == "recreate" else ""
+        with self._sweeping("purge", check, base=base, options=options) as sweep:
+            pins, branches = self._pins_but(keep)
+            for name in pins:
                 self.repository.delete_tag(name)
             for name in branches:
                 self.repository.delete_branch(name)
             self.drop_branches()
             self.repository.expire_snapshots(sweep.cutoff)
             sweep.collect(self.repository)
-            sweep.counts |= {"tags deleted": len(tags), "branches deleted": len(branches)}
+            sweep.counts |= {"tags deleted": len(pins), "branches deleted": len(branches)}
             new = [name for names in self._pins_but(keep) for name in names]
             if new:
                 raise StaleError(f"purge: {self.label}: {', '.join(new)} was made while it ran; {sweep.again}")
-        return sweep.snapshot, sweep.counts, [*tags, *branches]
+        return sweep.snapshot, sweep.counts, [*pins, *branches]
 
     def collect_garbage(self, *, before: Callable[[], None], dry_run: bool) -> tuple[str | None, dict[str, int]]:
         """
@@ -311,12 +317,15 @@ class IcechunkStore:
         return sweep.snapshot, sweep.counts
 
     @contextmanager
-    def _sweeping(self, name: str, check: Callable[[], None]) -> "Iterator[_Sweep]":
+    def _sweeping(
+        self, name: str, check: Callable[[], None], *, base: str | None = None, options: str = ""
+    ) -> "Iterator[_Sweep]":
         """
         Deleting what nothing leads to, between two commits that change nothing.
 
         The first makes every session that began before it conflict, since what such a session has written is about to
-        be deleted; and none begins until the second has followed, which stays away if the sweep is stopped.
+        be deleted; and none begins until the second has followed, which stays away if the sweep is stopped. Without
+        them a commit that lands while Icechunk collects succeeds, and what it has written is gone.
 
         Parameters
         ----------
@@ -324,32 +333,37 @@ class IcechunkStore:
             One of `SWEEPS`.
         check
             Called before the first commit, and may refuse.
+        base
+            The snapshot that the first commit has to follow; None for any.
+        options
+            With which it is to be run again, if it is stopped.
         """
-        sweep = _Sweep(f"the {name} is not complete, run it again: vczstore {name} {self.label}")
+        again = f"run it again: vczstore {name} {self.label}{options}"
+        sweep = _Sweep(f"the {name} is not complete, {again}")
         begin = ""
         try:
             with self.lock():
+                session = self.repository.writable_session(BRANCH)
+                if base not in (None, session.snapshot_id):
+                    raise StaleError(f"{name}: {self.label} was changed by somebody else meanwhile; {sweep.again}")
                 check()
                 same = sorted(self._present().intersection(s for refs in self._refs() for s in refs.values()))
                 said: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
-                begin = self._commit_nothing(f"{name}: begun", said)
+                begin = _commit_nothing(session, f"{name}: begun", said)
                 yield sweep
                 if self.head != begin:
                     raise StaleError(f"{name}: {self.label}: there was a commit while it ran; {sweep.again}")
                 told = {what: n for what, n in sweep.counts.items() if what in _SWEPT}
                 message = f"{name}: {', '.join(f'{n:,} {what}' for what, n in told.items())}"
                 counts = {what: n for what, n in sweep.counts.items() if what != "bytes"}
-                sweep.snapshot = self._commit_nothing(message, {**said, "operation": name, **counts})
+                session = self.repository.writable_session(BRANCH)
+                sweep.snapshot = _commit_nothing(session, message, {**said, "operation": name, **counts})
         except icechunk.ConflictError as error:
-            state = sweep.again if begin else f"nothing was deleted, run it again: vczstore {name} {self.label}"
+            state = sweep.again if begin else f"nothing was deleted, {again}"
             raise StaleError(f"{name}: {self.label} was changed by somebody else meanwhile; {state}") from error
         except icechunk.IcechunkError as error:
             state = sweep.again if begin else "nothing was deleted"
             raise StorageError(f"{name}: {self.label}: {reason(error)}; {state}") from error
-
-    def _commit_nothing(self, message: str, said: Mapping[str, Any]) -> str:
-        session = self.repository.writable_session(BRANCH)
-        return str(session.commit(message, metadata={"vczstore": dict(said)}, allow_empty=True))
 
     def _pins_but(self, keep: Collection[str]) -> tuple[list[str], list[str]]:
         """The `pins` beside tags that may stay."""
@@ -366,40 +380,62 @@ class IcechunkStore:
                 "delete them, let the purge do it with --tags delete, or have tags rewritten with --tags recreate"
             )
 
-    def rename_tag(self, name: str, snapshot: str, of: str) -> str:
+    def rename_tag(self, name: str, snapshot: str) -> str:
         """
         Let a tag make way for one of another name, since Icechunk gives no name twice.
 
         Parameters
         ----------
         name
-            The tag. The new one has a number after it, the first that is free: ``release-1.1``.
+            The tag. The new one has a number after it, the first that is free: ``release-1.1``, and ``release-1.2``
+            when that is rewritten in its turn. A number of the user's stays: ``v1.1`` becomes ``v1.1.1``.
         snapshot
-            What the new tag names.
-        of
-            The `RECREATED` branch that leads to it; deleted.
+            What the new tag names: a `RECREATE` commit on what the old one names.
         """
-        stem, dot, number = name.rpartition(".")
-        if not (dot and number.isdecimal()):
-            stem, number = name, "0"
+        stem, number = self._numbered(name)
         with self.lock():
-            for n in count(int(number) + 1):
+            for n in count(number + 1):
                 try:
                     self.repository.create_tag(f"{stem}.{n}", snapshot_id=snapshot)
                 except icechunk.AlreadyExistsError:
                     continue
                 self.repository.delete_tag(name)
-                self.repository.delete_branch(of)
                 return f"{stem}.{n}"
         raise AssertionError("unreachable")
 
-    def branch_for(self, tag: str, snapshot: str) -> "IcechunkStore":
-        """The store on a new branch, on which the state that a tag names can be rewritten."""
+    def complete_renames(self) -> dict[str, str]:
+        """Delete tags that have made way already, where `rename_tag` was stopped; the new names by the old ones."""
+        with self.lock():
+            tags, renamed = self.tags(), dict[str, str]()
+            stems = {name: self._numbered(name)[0] for name in tags}
+            parents = {name: self.repository.lookup_snapshot(snapshot).parent_id for name, snapshot in tags.items()}
+            new = {(stems[name], parents[name]): name for name in tags if self._is_recreated(name)}
+            for name, snapshot in tags.items():
+                if (stems[name], snapshot) in new:
+                    self.repository.delete_tag(name)
+                    renamed[name] = new[stems[name], snapshot]
+        return renamed
+
+    def _is_recreated(self, tag: str) -> bool:
+        return _operation(self.repository.lookup_snapshot(str(self.repository.lookup_tag(tag)))) == RECREATE
+
+    def _numbered(self, tag: str) -> tuple[str, int]:
+        """The name of a tag, and the number that `rename_tag` has put after it, 0 if none."""
+        stem, dot, number = tag.rpartition(".")
+        return (stem, int(number)) if dot and number.isdecimal() and self._is_recreated(tag) else (tag, 0)
+
+    @contextmanager
+    def rewriting(self, tag: str) -> "Iterator[IcechunkStore]":
+        """The store on a branch of its own, on which the state that a tag names is rewritten; it goes afterwards."""
         branch = f"{RECREATED}{tag}"
         with self.lock():
             self.drop_branches()
-            self.repository.create_branch(branch, snapshot)
-        return replace(self, branch=branch)
+            self.repository.create_branch(branch, self.repository.lookup_tag(tag))
+        try:
+            yield replace(self, branch=branch)
+        finally:
+            with suppress(icechunk.IcechunkError), self.lock():  # what cannot be deleted now goes with the purge
+                self.drop_branches()
 
     def drop_branches(self) -> None:
         """Delete `RECREATED` branches: who made them was stopped."""
@@ -615,6 +651,10 @@ class _Sweep:
             raise StorageError(f"{done.objects_failed_to_delete:,} objects could not be deleted; {self.again}")
         numbers = (done.snapshots_deleted, done.manifests_deleted, done.chunks_deleted)
         self.counts = {**dict(zip(_SWEPT, map(int, numbers), strict=True)), "bytes": int(done.bytes_deleted)}
+
+
+def _commit_nothing(session: icechunk.Session, message: str, said: Mapping[str, Any]) -> str:
+    return str(session.commit(message, metadata={"vczstore": dict(said)}, allow_empty=True))
 
 
 _COLLECTIONS = (icechunk.UpdateType.GCRan, icechunk.UpdateType.ExpirationRan)
