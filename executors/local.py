@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -21,7 +22,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import islice, repeat
 from multiprocessing import get_context, resource_tracker
 from typing import Any
 
@@ -88,8 +89,8 @@ class LocalExecutor(DagExecutor):
                 names = [name for name, _ in generation]
                 for name in names:
                     handle_operation_start_callbacks(callbacks, name)
-                todo = ((name, task) for name, node in generation for task in self.tasks(name, node["pipeline"]))
-                self._run(pool, todo, callbacks)
+                todo = [zip(repeat(name), self.tasks(name, node["pipeline"])) for name, node in generation]
+                self._run(pool, _in_turn(todo), callbacks)
                 for name in names:
                     handle_operation_end_callbacks(callbacks, name)
         except BaseException:
@@ -140,6 +141,21 @@ class LocalExecutor(DagExecutor):
                 else:
                     result, stats = future.result()
                     handle_callbacks(callbacks, result, {**stats, "name": name, "task_create_tstamp": created})
+
+
+def _in_turn[T](iterators: Sequence[Iterator[T]]) -> Iterator[T]:
+    """
+    One item of each, again and again.
+
+    Tasks of different arrays over the same rows run at about the same time so, and find in memory what they share; and
+    those that compute run beside those that copy.
+    """
+    waiting = deque(iterators)
+    while waiting:
+        iterator = waiting.popleft()
+        for item in islice(iterator, 1):
+            waiting.append(iterator)
+            yield item
 
 
 class _Task:

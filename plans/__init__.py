@@ -122,6 +122,8 @@ class Plan:
         What a task may use.
     counts
         What the operation does, in numbers, for people and for the history. Never a sample ID.
+    notes
+        What people are told of it beside the numbers, before it runs: a line each, by a word.
     after
         The store as the plan will leave it.
     preparations
@@ -139,6 +141,7 @@ class Plan:
     memory: Memory
     after: Vcz
     counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
 
@@ -204,10 +207,13 @@ class Plan:
         return chunks.compile_plan(targets, self.operation)
 
     @cached_property
-    def _sizes(self) -> tuple[int, int]:
-        plans = [self.cubed_checks(), self.cubed_writes(_nowhere())]
-        tasks = sum(p.num_tasks for p in plans if p is not None)
-        return tasks, max([p.max_projected_mem for p in plans if p is not None], default=0)
+    def _sizes(self) -> tuple[int, int, dict[str, int]]:
+        from plans import chunks
+
+        checks, writes = self.cubed_checks(), self.cubed_writes(_nowhere())
+        plans = [p for p in (checks, writes) if p is not None]
+        tasks = sum(p.num_tasks for p in plans)
+        return tasks, max([p.max_projected_mem for p in plans], default=0), chunks.tasks_of(writes)
 
     @property
     def tasks(self) -> int:
@@ -218,6 +224,11 @@ class Plan:
     def projected_mem(self) -> int:
         """What the largest task is projected to need, in bytes."""
         return self._sizes[1]
+
+    @property
+    def writing_tasks(self) -> dict[str, int]:
+        """How many tasks write each set of blocks, by a name that another process gives it too."""
+        return self._sizes[2]
 
     def visualize(self, filename: str, **options: Any) -> Any:
         """Draw the Cubed plan; see ``cubed.visualize``. Needs graphviz and pydot."""

@@ -61,9 +61,12 @@ def compile_append(
     check_samples(operation, store, sources)
     base = store.state
     lengths = {} if findings is None else harmonise.widths(operation, store, findings.most_alleles, sources[0])
+    may_lack: set[str] = set()
+    if findings is not None:
+        sources, may_lack = _without_dropped(operation, store, sources, findings, lengths)
     store, created = _with_new_arrays(store, sources[0], lengths)
     for source in sources:
-        check_metadata(operation, store, source, harmonised=findings is not None)
+        check_metadata(operation, store, source, harmonised=findings is not None, may_lack=may_lack)
         if findings is not None:
             harmonise.check_fields(operation, store, source, findings, lengths)
 
@@ -92,6 +95,8 @@ def compile_append(
     if findings is not None:
         writes += harmonise.widenings(operation, store, wider, old, findings, memory)
 
+    told = harmonise.Told() if findings is None else harmonise.Told.of(findings, after, may_lack)
+
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
     resized = {**{name: array for name, array in wider.items() if name not in after}, **after}
     shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in resized.items()]
@@ -111,7 +116,8 @@ def compile_append(
         edits=(*shapes, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
         after=planned,
-        counts={"sources": len(sources), "samples added": new - old, **(findings.counts if findings else {})},
+        counts={"sources": len(sources), "samples added": new - old, **told.counts},
+        notes=told.notes,
     )
 
 
@@ -172,10 +178,27 @@ def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
 
 def _incoming(name: str, number: int, source: Vcz, target: AnyArray, findings: Findings | None) -> AnyArray:
     """An array of a source, as the store would have it."""
-    array = source.samples_arrays[name]
+    array = source.samples_arrays.get(name)
+    if array is None:
+        return cast("AnyArray", harmonise.Dropped.of(name, target, int(source.arrays[SAMPLE_ID].shape[0])))
     if findings is None or VARIANTS not in dimensions(array):
         return array
     return cast("AnyArray", harmonise.Harmonised.of(name, array, target, number, findings))
+
+
+def _without_dropped(
+    operation: str, store: Vcz, sources: Sequence[Vcz], findings: Findings, lengths: Mapping[str, int]
+) -> tuple[list[Vcz], set[str]]:
+    """The sources without fields that are dropped, and the names of these; what a source lacks is dropped, too."""
+    harmonise.check_dropped(operation, store, sources, findings.rules)
+    whole, _ = _with_new_arrays(store, sources[0], lengths)
+    first = harmonise.without_dropped(operation, whole, sources[0], findings, lengths)
+    # a store that takes over the fields of its first source takes none that this source does not bring
+    store, _ = _with_new_arrays(store, first, lengths)
+    rest = [harmonise.without_dropped(operation, store, s, findings, lengths) for s in sources[1:]]
+    lacking = {n for s in sources for n in findings.rules.drop_fields if n not in s.samples_arrays}
+    gone = [set(a.samples_arrays) - set(b.samples_arrays) for a, b in zip(sources, [first, *rest], strict=True)]
+    return [first, *rest], lacking.union(*gone)
 
 
 def _with_new_arrays(store: Vcz, source: Vcz, lengths: Mapping[str, int]) -> tuple[Vcz, list[str]]:

@@ -9,10 +9,12 @@ This is the only module that touches Cubed's private interfaces of arrays and pl
 """
 
 import dataclasses
+import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +36,9 @@ from plans.memory import memory_message
 from vczstore import arrays
 from vczstore.errors import MemoryLimitError
 
+type Task = tuple[str, tuple[int, ...]]
+"""A task: what its operation is called, and its coordinates."""
+
 
 @dataclass
 class TaskReport:
@@ -50,6 +55,8 @@ class TaskReport:
         What a scan has found.
     store
         The store that was written to.
+    task
+        Which task it was: its operation as `tasks_of` calls it, and its coordinates. None if it has no name.
     peak_mem
         The most memory that the task's process had used when the task ended, in bytes.
     start, end
@@ -61,6 +68,7 @@ class TaskReport:
     decoded_bytes: int = 0
     found: list[Any] = field(default_factory=list)
     store: ZarrStore | None = None
+    task: Task | None = None
     peak_mem: int = 0
     start: float = field(default_factory=time.time)
     end: float = 0.0
@@ -69,9 +77,9 @@ class TaskReport:
 _report: ContextVar[TaskReport] = ContextVar("vczstore_task_report")
 
 
-def run_task(coords: list[int], *, config: Any, about: str) -> TaskReport:
+def run_task(coords: list[int], *, config: Any, about: str, name: str) -> TaskReport:
     """Run one task of an operation as Cubed would, and say what it has done; an error names what it was about."""
-    token = _report.set(TaskReport())
+    token = _report.set(TaskReport(task=(name, tuple(coords)) if name else None))
     try:
         with arrays.naming(about):
             apply_blockwise(coords, config=config)
@@ -209,9 +217,10 @@ def compile_plan(targets: Sequence[cubed.Array], operation: str) -> FinalizedPla
         if isinstance(view, EncodedView | DecodedView)
         for ancestor in nx.ancestors(dag, name)
     }
+    names = _names(dag)
     for name, node in dag.nodes(data=True):
         if "pipeline" in node and node["pipeline"].function is apply_blockwise:
-            function = partial(run_task, about=about.get(name, operation))
+            function = partial(run_task, about=about.get(name, operation), name=names.get(name, ""))
             node["pipeline"] = dataclasses.replace(node["pipeline"], function=function)
     return FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
 
@@ -220,6 +229,72 @@ def _intermediates(dag: nx.MultiDiGraph) -> bool:
     """Whether Cubed itself has arrays to create, between operations that it could not fuse."""
     targets = [node.get("target") for _, node in dag.nodes(data=True)]
     return any(isinstance(t, LazyZarrArray) and not isinstance(t, View) for t in targets)
+
+
+def _names(dag: nx.MultiDiGraph) -> dict[str, str]:
+    """
+    A name for each operation that stays the same when the plan is compiled again, unlike those of Cubed.
+
+    It is a digest of the blocks that the operation writes. None are named where that would not tell them apart, or
+    where they depend on each other.
+    """
+    if _intermediates(dag):
+        return {}
+    written: dict[str, list[str]] = {}
+    for name, view in dag.nodes(data="target"):
+        if isinstance(view, View):
+            path = getattr(getattr(view, "array", None), "path", None)
+            what = type(view).__name__, path, getattr(view, "columns", None), view.shape, view.dtype, view.chunks
+            for operation in dag.predecessors(name):
+                written.setdefault(operation, []).append(repr(what))
+    names = {o: hashlib.blake2b("\n".join(sorted(w)).encode(), digest_size=8).hexdigest() for o, w in written.items()}
+    count = Counter(names.values())
+    return {operation: name for operation, name in names.items() if count[name] == 1}
+
+
+def tasks_of(plan: FinalizedPlan | None) -> dict[str, int]:
+    """How many tasks each operation has that has a name; those are what `without` can leave out."""
+    nodes = () if plan is None else plan.dag.nodes.values()
+    return {name: node["primitive_op"].num_tasks for node in nodes if (name := _name(node))}
+
+
+def without(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]) -> FinalizedPlan | None:
+    """
+    The plan without some of its tasks, None if no other is left.
+
+    Parameters
+    ----------
+    plan
+        From `compile_plan`.
+    done
+        The coordinates of the tasks to leave out, by the names of their operations.
+    """
+    dag = nx.MultiDiGraph(plan.dag)
+    for node in dag.nodes.values():
+        if gone := done.get(_name(node), ()):
+            operation = node["primitive_op"]
+            node["primitive_op"] = dataclasses.replace(operation, num_tasks=operation.num_tasks - len(gone))
+            others = _Others(node["pipeline"].mappable, frozenset(gone))
+            node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=others)
+            node["computed"] = node["primitive_op"].num_tasks == 0  # Cubed's own word for what is not to be run
+    left = FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
+    return left if left.num_tasks else None
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    function = node["pipeline"].function if "pipeline" in node else None
+    return str(function.keywords["name"]) if isinstance(function, partial) and function.func is run_task else ""
+
+
+@dataclass(frozen=True)
+class _Others(Iterable[list[int]]):
+    """The coordinates of the tasks that are left of an operation."""
+
+    all: Iterable[list[int]]
+    gone: Collection[tuple[int, ...]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (coords for coords in self.all if tuple(coords) not in self.gone)
 
 
 class _Reports(cubed.Callback):

@@ -2,62 +2,74 @@
 
 What is selected is the boolean sample mask, ``array[:, keep]``. Tasks read the old chunks while others write the new
 ones to the same places, so what they read is never what they write: on Icechunk it is the snapshot that the plan was
-compiled against, and on plain Zarr, which has no snapshots, another store.
+compiled against, and on plain Zarr, which has no snapshots, another store. A folder of this machine is replaced by
+that other store, in which all that stays what it is are hard links.
 """
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
 from plans import Memory, Plan, Write
+from plans.columns import MIN_TASKS
 from plans.copy import CopyArray
 from plans.parts import Part, PutSamples
 from vczstore import arrays
 from vczstore.arrays import Document
-from vczstore.errors import OptionError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
+from vczstore.stores.replacing import OPERATION, LinkAllBut, ReplacedStore
 from vczstore.vcz import REMOVED, Vcz, samples_axis
 
-OPERATION = "compact"
+if TYPE_CHECKING:
+    import cubed
+    from zarr.abc.store import Store as ZarrStore
+
+LINKS_PER_TASK = 10_000
+"""Hard links take some microseconds each."""
 
 
 def compile_compact(place: Store, store: Vcz, memory: Memory) -> Plan:
     """
     Compile the compaction of a store in place.
 
-    Icechunk itself drops chunks that lie outside the new shapes, with the commit.
+    Icechunk itself drops chunks that lie outside the new shapes, with the commit. Where a folder is replaced, they
+    are not taken along.
 
     Parameters
     ----------
     place, store
-        The store: where it is, and the state that it is in.
+        The store, whose writes become visible at once: where it is, and the state that it is in.
     memory
         What a task may use.
-
-    Raises
-    ------
-    OptionError
-        If the store has no transactions.
     """
-    if not place.atomic:
-        raise OptionError(
-            f"{OPERATION}: {place.label} is plain Zarr, which has no transactions: while samples move, readers would "
-            "take one for another; name a new store with --output"
-        )
+    assert place.atomic
     store.require_whole(OPERATION)
     kept = _kept(store)
     after = store.resized(len(kept)) if len(kept) < store.n_samples else {}
+    linked: tuple[LinkChunks, ...] = ()
+    preparations: tuple[LinkAllBut, ...] = ()
+    if after and isinstance(place, ReplacedStore):
+        linked = tuple(_linked(store.arrays[name], name in after, kept) for name in _with_grid(store))
+        preparations = (LinkAllBut(place.path, frozenset(write.name for write in linked)),)
     return Plan(
         operation=OPERATION,
         store=place,
         base=store.state,
         checks=(),
-        writes=tuple(_moved(store.arrays[name], target, kept, memory, whole=False) for name, target in after.items()),
+        writes=(
+            *linked,
+            *(_moved(store.arrays[name], target, kept, memory, whole=False) for name, target in after.items()),
+        ),
         edits=_edits(store, after),
         memory=memory,
         after=store.planned(after, store.sample_ids[kept]),
         counts=_counts(store, kept),
+        preparations=preparations,
     )
 
 
@@ -108,11 +120,91 @@ def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, memory: Memory, 
     """The samples that stay, from the first chunk column on that changes, or all of them."""
     axis = samples_axis(array)
     assert axis is not None
-    width = arrays.outer_chunks(array)[axis]
-    first_removed = int(np.argmin(np.append(kept, -1) == np.arange(len(kept) + 1)))
-    start = 0 if whole else min(first_removed // width * width, len(kept))
+    start = 0 if whole else _first_changed(array, kept) * arrays.outer_chunks(array)[axis]
     part = Part.make(array, kept[start:], np.arange(start, len(kept)))
     return PutSamples.of(OPERATION, array, target, [part], memory)
+
+
+def _first_changed(array: AnyArray, kept: np.ndarray) -> int:
+    """The first chunk column of an array in which samples move."""
+    first_removed = int(np.argmin(np.append(kept, -1) == np.arange(len(kept) + 1)))
+    return first_removed // arrays.outer_chunks(array)[samples_axis(array) or 0]
+
+
+def _with_grid(store: Vcz) -> list[str]:
+    """The arrays whose chunks can be told by their numbers."""
+    return [name for name, array in store.arrays.items() if arrays.has_regular_grid(array)]
+
+
+def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> "LinkChunks":
+    """The chunks of an array that stay what they are: all, or those before the first chunk column that changes."""
+    grid, axis = arrays.grid(array.shape, arrays.outer_chunks(array)), samples_axis(array)
+    if is_resized:
+        grid = tuple(_first_changed(array, kept) if i == axis else n for i, n in enumerate(grid))
+    return LinkChunks(array.path, array, grid)
+
+
+@dataclass(frozen=True)
+class LinkChunks:
+    """
+    The chunks of an array that a store has in common with the one that takes its place, as hard links.
+
+    Attributes
+    ----------
+    name, array
+        The array.
+    grid
+        How many chunks along each axis, from the first on.
+    """
+
+    name: str
+    array: AnyArray
+    grid: tuple[int, ...]
+
+    decoded_chunks = chunks_read = bytes_read = bytes_written = 0
+
+    @property
+    def encoded_chunks(self) -> int:
+        """All of them; absent ones count."""
+        return math.prod(self.grid)
+
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Link some thousand chunks in a task."""
+        from plans import chunks
+
+        if not self.encoded_chunks:
+            return []
+        per_task = min(LINKS_PER_TASK, math.ceil(self.encoded_chunks / MIN_TASKS))
+        reader = chunks.ScanReader(_Link(self, store).look, self.encoded_chunks, per_task)
+        return [chunks.scan(reader, memory.spec(), 0, extra_mem=0)]
+
+    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """There is nothing in them that xarray would have to see."""
+        return self.by_cubed(store, memory)
+
+    def by_zarr(self, store: "ZarrStore") -> None:
+        """Link them one after the other."""
+        self.link(store, slice(0, self.encoded_chunks))
+
+    def link(self, store: "ZarrStore", numbers: slice) -> None:
+        """Link chunks by their numbers in the grid."""
+        coords = (np.unravel_index(n, self.grid) for n in range(numbers.start, numbers.stop))
+        arrays.link_chunks(self.array, arrays.planned(self.array, store=store), coords)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Link:
+    """What a task does."""
+
+    chunks: LinkChunks
+    store: "ZarrStore"
+
+    def look(self, numbers: slice) -> None:
+        """Link some chunks, and say how many."""
+        from plans import chunks
+
+        self.chunks.link(self.store, numbers)
+        chunks.report_written(self.store, numbers.stop - numbers.start, 0)
 
 
 def _edits(store: Vcz, after: dict[str, AnyArray]) -> tuple[SetShape | Consolidate, ...]:

@@ -1,7 +1,7 @@
 """When a source fits a store: from metadata at once, from data in tasks over ranges of variants."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,11 +89,14 @@ def _refuse_doubled(operation: str, samples: Sequence[str], label: str, owner: M
 # ---- metadata -------------------------------------------------------------------------------
 
 
-def check_metadata(operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False) -> None:
+def check_metadata(
+    operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False, may_lack: Collection[str] = ()
+) -> None:
     """
     Check all that the metadata of two VCZs tell: versions, variants, tables, fields, dimensions, dtypes.
 
-    Variants, tables, and dimensions that go by alleles may differ where the source is going to be harmonised.
+    Variants, tables, and dimensions that go by alleles may differ where the source is going to be harmonised. Fields
+    that the source `may_lack` are missing values in the store.
 
     Raises
     ------
@@ -117,11 +120,11 @@ def check_metadata(operation: str, store: Vcz, source: Vcz, *, harmonised: bool 
                 raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be compared")
     for name in () if harmonised else TABLES:
         _check_table(operation, store, source, name)
-    _check_fields(operation, store, source)
+    _check_fields(operation, store, source, may_lack)
     for name, theirs in source.samples_arrays.items():
         ours = store.samples_arrays.get(name)
         if ours is not None:
-            _check_field(operation, source.label, name, ours, theirs, harmonised)
+            check_field(operation, source.label, name, ours, theirs, harmonised)
 
 
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
@@ -137,11 +140,11 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
         )
 
 
-def _check_fields(operation: str, store: Vcz, source: Vcz) -> None:
+def _check_fields(operation: str, store: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
     ours, theirs = set(store.samples_arrays), set(source.samples_arrays)
-    if ours - theirs:
+    if lacks := ours - theirs - set(may_lack):
         raise IncompatibleError(
-            f"{operation}: {source.label} lacks {listing(sorted(ours - theirs))}, which the store has; "
+            f"{operation}: {source.label} lacks {listing(sorted(lacks))}, which the store has; "
             "make the source with these fields"
         )
     if theirs - ours and store.n_samples:
@@ -151,10 +154,20 @@ def _check_fields(operation: str, store: Vcz, source: Vcz) -> None:
         )
 
 
-def _check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray, harmonised: bool) -> None:
+def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray, harmonised: bool) -> None:
+    """
+    Check all that metadata tell of one field of a store and a source.
+
+    Raises
+    ------
+    IncompatibleError
+        For the first thing that differs.
+    """
+
     def refuse(what: str, of_source: object, of_store: object, way_out: str) -> IncompatibleError:
+        other = f", or leave it missing with --drop-field {name.removeprefix('call_')}" if harmonised else ""
         return IncompatibleError(
-            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}"
+            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}{other}"
         )
 
     names, their_names = dimensions(ours), dimensions(theirs)

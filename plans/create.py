@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zarr.storage import MemoryStore
@@ -24,9 +24,10 @@ from plans import Memory, Plan, Survey
 from plans.columns import MIN_TASKS, TASK_BYTES
 from plans.compatible import SITE_FIELDS
 from plans.memory import SLACK, memory_message
+from plans.order import FindRuns, Runs
 from plans.sites import Merged, merge_sites, region_index, union_table
 from vczstore import arrays
-from vczstore.errors import DamagedStoreError, IncompatibleError, MemoryLimitError, OptionError, VczstoreError
+from vczstore.errors import IncompatibleError, MemoryLimitError, OptionError, VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, dimensions, listing
@@ -44,8 +45,6 @@ SEGMENT_ROWS = 1000
 """After so many variants the driver knows anew where on the genome a source is."""
 SEGMENTS = 1_000_000
 """About as many such places the driver keeps at most, of all sources together."""
-SCAN_BYTES = 64
-"""What it takes to look at one variant's place, decoded, with all that is computed from it."""
 _CONTIG_SHIFT = 40
 """A place on the genome is one integer: the contig's number above so many bits for the position."""
 
@@ -84,19 +83,22 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
 
     # 2. from positions: the order of each source, and with it the ranges
     step = max(SEGMENT_ROWS, math.ceil(sum(s.n_variants for s in sources) / SEGMENTS))
-    places = yield Survey(OPERATION, tuple(LookAtOrder(s, step) for s in sites), memory)
-    segments = [s.in_order(found) for s, found in zip(sites, places, strict=True)]
+    scans = [FindRuns(OPERATION, source, step) for source in sources]
+    places = yield Survey(OPERATION, tuple(scans), memory)
+    segments = [s.segments(scan.joined(found)) for s, scan, found in zip(sites, scans, places, strict=True)]
     union = Union.of(sites, segments, _block_mem(targets, chunk), memory)
 
     # 3. from alleles: how many records there are in each range
     (counted,) = yield Survey(OPERATION, (CountRecords(union),), memory)
     counts = np.zeros(union.n_ranges, dtype="i8")
-    for i, n in counted:
+    for i, n, _ in counted:
         counts[i] = n
+    n_alleles = max((n for _, _, n in counted), default=0)
     stops = np.concatenate([[0], np.cumsum(counts)])
 
     # 4. the store: its root's document last, without which there is nothing for a reader
     n_variants = int(stops[-1])
+    targets = _targets(sources, len(tables["contig_id"]), chunk, n_alleles)
     targets = {name: arrays.planned(a, shape=(n_variants, *a.shape[1:])) for name, a in targets.items()}
     write = WriteSites.of(union, stops, targets, chunk, memory)
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
@@ -212,13 +214,13 @@ def _variants_chunk(source: Vcz) -> int:
     return int(source.arrays[POSITION].chunks[0])
 
 
-def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int) -> dict[str, AnyArray]:
-    """The new arrays that tasks write to, without variants as yet."""
+def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int = 0) -> dict[str, AnyArray]:
+    """The new arrays that tasks write to, without variants as yet; of so many alleles, or as many as a source has."""
 
     def widest(name: str) -> np.dtype:
         return np.result_type("i4", *(s.arrays[name].dtype for s in sources if name in s.arrays))
 
-    n_alleles = max(s.arrays[ALLELE].shape[1] for s in sources)
+    n_alleles = max(n_alleles, *(s.arrays[ALLELE].shape[1] for s in sources))
     new = {
         CONTIG: _new(CONTIG, (0,), np.min_scalar_type(-n_contigs - 1), (VARIANTS,), chunk),
         POSITION: _new(POSITION, (0,), widest(POSITION), (VARIANTS,), chunk),
@@ -266,7 +268,7 @@ def _sites(sources: Sequence[Vcz]) -> list["Sites"]:
     _, numbers = union_table([s.table("contig_id").tolist() for s in sources])
     names = (*SITE_FIELDS, LENGTH, ID, ID_MASK)
     return [
-        Sites(s.label, {n: s.arrays[n] for n in names if n in s.arrays}, contigs, s.table("contig_id").tolist())
+        Sites({n: s.arrays[n] for n in names if n in s.arrays}, contigs)
         for s, contigs in zip(sources, numbers, strict=True)
     ]
 
@@ -278,20 +280,14 @@ class Sites:
 
     Attributes
     ----------
-    label
-        The source's.
     arrays
         By name.
     contigs
         For each contig of the source, its number in the union's table.
-    names
-        The contigs of the source.
     """
 
-    label: str
     arrays: Mapping[str, AnyArray]
     contigs: np.ndarray
-    names: Sequence[str]
 
     @property
     def n_variants(self) -> int:
@@ -303,11 +299,9 @@ class Sites:
         return arrays.read(self.arrays[name], (rows,))
 
     def places(self, rows: slice) -> np.ndarray:
-        """Where variants are on the genome, contig and position as one integer; -1 if that is nowhere."""
+        """Where variants are on the genome, contig and position as one integer."""
         contig, position = (self.read(name, rows).astype("i8") for name in (CONTIG, POSITION))
-        known = (contig >= 0) & (contig < len(self.contigs)) & (position >= 0)
-        numbers = np.append(self.contigs, 0)[np.where(known, contig, -1)]
-        return np.where(known, (numbers << _CONTIG_SHIFT) + position, -1)
+        return np.asarray((self.contigs[contig] << _CONTIG_SHIFT) + position)
 
     @property
     def row_bytes(self) -> int:
@@ -325,108 +319,19 @@ class Sites:
             found.append(arrays.decode_mem(array, n_chunks))
         return max(found)
 
-    def in_order(self, found: Sequence["Seen"]) -> np.ndarray:
+    def segments(self, runs: Runs) -> np.ndarray:
         """
-        Put together what tasks have seen of the source.
+        The runs of the source on the union's genome.
 
         Returns
         -------
         numpy.ndarray of int64
             Of four columns: the first and the last place of a segment, its first row and the one after its last; in
             the order of places.
-
-        Raises
-        ------
-        IncompatibleError
-            If the source is not sorted: a position after a greater one, or a contig in two pieces.
-        DamagedStoreError
-            If a variant is nowhere on its contigs.
         """
-        seen = sorted(found, key=lambda s: s.start)
-        segments = np.concatenate([np.empty((0, 4), dtype="i8"), *(s.segments for s in seen)])
-        first, last, start, _ = segments.T
-        contig = first >> _CONTIG_SHIFT
-        is_new = np.diff(contig, prepend=-1) != 0
-        back = start[1:][~is_new[1:] & (first[1:] < last[:-1])]
-        again = start[is_new][_repeated(contig[is_new])]
-        outside = [s.outside for s in seen if s.outside is not None]
-        if outside:
-            row = min(outside)
-            number, position = (int(self.read(name, slice(row, row + 1))[0]) for name in (CONTIG, POSITION))
-            raise DamagedStoreError(
-                f"{OPERATION}: variant {row} of {self.label} has the variant_contig {number} and the variant_position "
-                f"{position}, which is nowhere on the {len(self.contigs)} contigs of its contig_id; make it anew with "
-                "vcf2zarr"
-            )
-        unsorted = min(
-            [*back.tolist(), *again.tolist(), *(s.unsorted for s in seen if s.unsorted is not None)], default=0
-        )
-        if unsorted:
-            raise IncompatibleError(
-                f"{OPERATION}: {self.label} is not sorted: variant {unsorted} is {self._place(unsorted)}, after "
-                f"{self._place(unsorted - 1)}; sort its VCF (bcftools sort), and convert it again"
-            )
-        return segments[np.argsort(first, kind="stable")]
-
-    def _place(self, row: int) -> str:
-        contig, position = (int(self.read(name, slice(row, row + 1))[0]) for name in (CONTIG, POSITION))
-        return f"{self.names[contig]}:{position}"
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    """Which values are there before."""
-    repeated = np.ones(len(values), dtype=bool)
-    repeated[np.unique(values, return_index=True)[1]] = False
-    return repeated
-
-
-class Seen(NamedTuple):
-    """What a task has seen of some rows of a source: segments as in `Sites.in_order`, and rows that should not be."""
-
-    start: int
-    segments: np.ndarray
-    outside: int | None
-    unsorted: int | None
-
-
-@dataclass(frozen=True)
-class LookAtOrder:
-    """Look where on the genome a source's variants are, and whether they are sorted."""
-
-    sites: Sites
-    step: int
-
-    def look(self, rows: slice) -> Seen:
-        """Look at some rows."""
-        places = self.sites.places(rows)
-        if (places < 0).any():
-            return Seen(rows.start, np.empty((0, 4), dtype="i8"), rows.start + int(np.argmax(places < 0)), None)
-        steps = np.diff(places)
-        is_new = np.diff(places >> _CONTIG_SHIFT, prepend=-1) != 0
-        back = np.flatnonzero((steps < 0) & ~is_new[1:])
-        is_new |= (rows.start + np.arange(len(places))) % self.step == 0
-        starts = np.flatnonzero(is_new)
-        stops = np.append(starts[1:], len(places))
-        segments = np.stack([places[starts], places[stops - 1], rows.start + starts, rows.start + stops], axis=1)
-        return Seen(rows.start, segments, None, rows.start + int(back[0]) + 1 if len(back) else None)
-
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
-        """Scan in tasks, over whole chunks."""
-        from plans import chunks
-
-        if not self.sites.n_variants:
-            return []
-        n_chunks = math.ceil(self.sites.n_variants / (chunk := arrays.outer_chunks(self.sites.arrays[POSITION])[0]))
-        room = min(TASK_BYTES, (memory.allowed - memory.reserved) // 2)
-        rows = chunk * max(1, min(room // (chunk * SCAN_BYTES), math.ceil(n_chunks / MIN_TASKS)))
-        reader = chunks.ScanReader(self.look, self.sites.n_variants, rows)
-        places = [self.sites.arrays[name] for name in (CONTIG, POSITION)]
-        read = min(rows, self.sites.n_variants)
-        decoding = max(
-            arrays.decode_mem(a, min(math.ceil(read / arrays.outer_chunks(a)[0]) + 1, arrays.READS_AT_ONCE))
-            for a in places
-        )
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=read * SCAN_BYTES + decoding)]
+        contig = self.contigs[runs.contig] << _CONTIG_SHIFT
+        segments = np.stack([contig + runs.first, contig + runs.last, runs.start, runs.stop], axis=1)
+        return np.asarray(segments[np.argsort(segments[:, 0], kind="stable")])
 
 
 # ---- ranges ---------------------------------------------------------------------------------
@@ -439,7 +344,7 @@ def cut_genome(segments: Sequence[np.ndarray], row_bytes: Sequence[int], room: i
     Parameters
     ----------
     segments
-        Of each source; see `Sites.in_order`.
+        Of each source; see `Sites.segments`.
     row_bytes
         What a variant of each source takes.
     room
@@ -515,7 +420,7 @@ class Union:
         Parameters
         ----------
         sites, segments
-            The sources, and what is known of their order; see `Sites.in_order`.
+            The sources, and what is known of their order; see `Sites.segments`.
         beside
             What a task needs at least to write what it has merged, in bytes.
         memory
@@ -598,8 +503,8 @@ class Union:
         source_of = np.repeat([source for source, _ in rows], [r.stop - r.start for _, r in rows])
         return rows, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of)
 
-    def records(self, i: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The records of the union in a range: what each of these arrays has of them."""
+    def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
+        """The records of the union in a range: what each of these arrays has of them, of so many alleles."""
         rows, values, merged = self.merge(i)
         found = {name: values[name][merged.first] for name in SITE_FIELDS}
         lengths = []
@@ -609,7 +514,15 @@ class Union:
                 lengths.append(sites.read(LENGTH, where).astype("i8"))
             else:
                 lengths.append(np.strings.str_len(sites.read(ALLELE, where)[:, 0].astype("T")).astype("i8"))
-        found[LENGTH] = np.concatenate(lengths)[merged.first]
+        length = np.concatenate(lengths)
+        found[LENGTH] = length[merged.first]
+        found[ALLELE] = np.pad(found[ALLELE], ((0, 0), (0, n_alleles - found[ALLELE].shape[1])), constant_values="")
+        if merged.joined:
+            longest = np.zeros(len(merged.first), dtype="i8")
+            np.maximum.at(longest, merged.record, length)
+            for row, alleles in merged.joined.items():
+                found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
+                found[LENGTH][row] = longest[row]
         if ID in names:
             ids = [self._ids(self.sites[source], where) for source, where in rows]
             said = np.concatenate(ids)
@@ -633,14 +546,14 @@ class Union:
 
 @dataclass(frozen=True)
 class CountRecords:
-    """Count the records of the union in each range."""
+    """Count the records of the union in each range, and the alleles of the one that has most."""
 
     union: Union
 
-    def look(self, ranges: slice) -> tuple[int, int]:
+    def look(self, ranges: slice) -> tuple[int, int, int]:
         """Merge one range."""
         _, _, merged = self.union.merge(ranges.start)
-        return ranges.start, len(merged.first)
+        return ranges.start, len(merged.first), merged.most_alleles
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
         """A task for each range."""
@@ -762,7 +675,8 @@ class WriteSites:
         parts = []
         for i in self._ranges(blocks.start):
             here = slice(max(0, start - int(self.stops[i])), stop - int(self.stops[i]))
-            parts.append({name: v[here] for name, v in self.union.records(i, tuple(self.targets)).items()})
+            records = self.union.records(i, tuple(self.targets), self.targets[ALLELE].shape[1])
+            parts.append({name: values[here] for name, values in records.items()})
         values = {name: np.concatenate([part[name] for part in parts]) for name in self.targets}
         for name, array in self.targets.items():
             arrays.planned(array, store=store)[start:stop] = values[name].astype(array.dtype, copy=False)

@@ -8,8 +8,8 @@ nothing changes are copied as they are.
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any, cast
@@ -21,12 +21,15 @@ from zarr.types import AnyArray
 
 from plans import Memory, Survey
 from plans.columns import Blocks, Columns
-from plans.matching import FindMatches, FindRuns, Index, Matches, Sites, UnitReport, site, unit_rows
+from plans.compatible import check_field
+from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
+from plans.matching import FindMatches, Index, Matches, Sites, Unit, UnitReport
+from plans.order import FindRuns, site, unit_rows
 from plans.remove import ColumnReader
 from plans.views import Padded, View
 from vczstore import arrays
-from vczstore.errors import IncompatibleError
-from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions, fill_value, missing_value, samples_axis
+from vczstore.errors import IncompatibleError, OptionError
+from vczstore.vcz import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, fill_value, listing, missing_value, samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -37,8 +40,8 @@ if TYPE_CHECKING:
 HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
 """Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""
 
-LOCAL = ("call_LAA", "call_LA", "call_LGT", "call_LPL", "call_LAD", "call_LGL")
-"""Fields that go by alleles of their own, sample by sample."""
+ALLELE_NUMBERS = ("call_genotype", *LOCAL_ALLELES)
+"""Fields whose values are numbers of alleles."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,15 @@ class Rules:
         What to do about variants that the store lacks: one of `vczstore.choices.NEW_VARIANTS`.
     haploid_contigs
         Where those genotypes have one allele.
+    drop_fields
+        Fields that come in as missing values if they cannot be harmonised, instead of being refused: names of arrays.
     """
 
     allow_new_alleles: bool = False
     absent: str = "missing"
     new_variants: str = "refuse"
     haploid_contigs: Sequence[str] = HAPLOID_CONTIGS
+    drop_fields: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,11 @@ class Findings:
     reports: Mapping[tuple[int, int], UnitReport]
     contigs: tuple[str, ...]
     numbers: Mapping[str, str]
+
+    @property
+    def same_alleles(self) -> bool:
+        """Whether every variant that matches has the same alleles in the store, in the same order."""
+        return all(r.same_alleles and not r.new_alleles for r in self.reports.values())
 
     @property
     def most_alleles(self) -> int:
@@ -133,6 +144,36 @@ class Findings:
         return n, min(firsts, default=None)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a user is told of harmonising, before it runs: in numbers, and by name."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, findings: Findings, fields: Mapping[str, AnyArray], dropped: Container[str]) -> "Told":
+        """`fields` are the arrays of the store that take part, `dropped` the names of those that do not come in."""
+        calls = {name: array for name, array in fields.items() if VARIANTS in dimensions(array)}
+        gone = [name for name in calls if name in dropped]
+        mapped = [n for n, a in calls.items() if n not in gone and kind_of(n, a, findings.numbers)]
+        groups = {
+            "by allele": mapped,
+            "as they are": [name for name in calls if name not in (*gone, *mapped)],
+            "dropped": gone,
+        }
+        told = [f"{what}: {listing(names, limit=50)}" for what, names in groups.items() if names]
+        rules = findings.rules
+        haploid = [name for name in findings.contigs if name in rules.haploid_contigs]
+        known = ", ".join(rules.haploid_contigs) or "none"
+        notes = {
+            "fields": "; ".join(told),
+            "absent": f"genotypes {rules.absent}; of one allele on {listing(haploid) if haploid else 'no contig'} "
+            f"(haploid contigs: {known})",
+        }
+        return cls({**findings.counts, "fields by allele": len(mapped), "fields dropped": len(gone)}, notes)
+
+
 def look_up(
     operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory
 ) -> Generator[Survey, list[list[Any]], Findings]:
@@ -159,7 +200,7 @@ def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindR
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
             if name not in vcz.arrays:
                 raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be matched")
-    return [FindRuns(operation, vcz) for vcz in (store, *sources)]
+    return [FindRuns(operation, vcz, unit_rows(vcz)) for vcz in (store, *sources)]
 
 
 def _match_scan(
@@ -193,9 +234,9 @@ def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, 
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
             raise IncompatibleError(
-                f"{operation}: {n:,} of the variants of {source.label} match none of the store, the first is variant "
-                f"{first}, {site(source, first)}; {alleles}leave them out with --new-variants drop, or make a store "
-                "that has them with vczstore create"
+                f"{operation}: {n:,} of the {source.n_variants:,} variants of {source.label} match none of the store, "
+                f"the first is variant {first}, {site(source, first)}; {alleles}leave them out with --new-variants "
+                "drop, or make a store that has them with vczstore create"
             )
     return findings
 
@@ -284,33 +325,135 @@ def check_fields(operation: str, store: Vcz, source: Vcz, findings: Findings, le
     IncompatibleError
         Naming the first that cannot.
     """
-    is_same = all(r.same_alleles and not r.new_alleles for r in findings.reports.values())
-    for name, array in source.samples_arrays.items():
-        names = dimensions(array)
-        if VARIANTS not in names or name not in store.samples_arrays:
+    for name in source.samples_arrays:
+        if name in store.samples_arrays:
+            _check_field(operation, store, source, name, findings, lengths)
+
+
+def _check_field(
+    operation: str, store: Vcz, source: Vcz, name: str, findings: Findings, lengths: Mapping[str, int]
+) -> None:
+    ours, names = store.samples_arrays[name], dimensions(source.samples_arrays[name])
+    if VARIANTS not in names:
+        return
+    if names[:2] != (VARIANTS, SAMPLES):
+        raise IncompatibleError(
+            f"{operation}: {name} of {source.label} has dimensions {names}, and only (variants, samples, ...) can "
+            f"be harmonised; {_way_out(name)}"
+        )
+    is_numbers = name in ALLELE_NUMBERS
+    if is_numbers and findings.most_alleles - 1 > np.iinfo(ours.dtype).max:
+        raise IncompatibleError(
+            f"{operation}: a variant will have {findings.most_alleles} alleles, which {name} of dtype {ours.dtype} "
+            "cannot number; leave out --allow-new-alleles"
+        )
+    number = findings.numbers.get(name.removeprefix("call_"), "")
+    needs_local = has_local_alleles(store.samples_arrays) or not findings.same_alleles
+    is_by_local = not is_numbers and is_local(name, ours, number)
+    if is_by_local and needs_local and not has_local_alleles(source.samples_arrays):
+        raise IncompatibleError(
+            f"{operation}: {name} of {source.label} goes by local alleles, and no call_LAA comes in that says which "
+            f"they are; {_way_out(name)}"
+        )
+    if findings.same_alleles:
+        return
+    number = number_of(name, ours, findings.numbers)
+    if number in ("R", "A", "G") and names[-1] not in lengths:
+        raise IncompatibleError(
+            f"{operation}: {name} of {store.label} goes by alleles, and its dimension is called {names[-1]}, which "
+            f"does not say so; make the store with bio2zarr 0.2 or later, or {_way_out(name)}"
+        )
+    if number == "G" and name.endswith(("_mask", "_fill")):
+        raise IncompatibleError(
+            f"{operation}: {name} of {source.label} goes by genotypes, and does not tell of how many alleles they "
+            f"are, so it cannot be harmonised where alleles differ from the store's; {_way_out(name)}"
+        )
+
+
+def _way_out(name: str) -> str:
+    return f"make the source without it, or leave it missing with --drop-field {name.removeprefix('call_')}"
+
+
+# ---- fields that are dropped ----------------------------------------------------------------
+
+
+def array_name(field: str) -> str:
+    """
+    The array of a FORMAT field, by the name of either.
+
+    >>> array_name("LPL"), array_name("GT"), array_name("call_AD")
+    ('call_LPL', 'call_genotype', 'call_AD')
+    """
+    return {"GT": "call_genotype"}.get(field, field if field.startswith("call_") else f"call_{field}")
+
+
+def check_dropped(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules) -> None:
+    """
+    Check that the fields that may be dropped are there.
+
+    Raises
+    ------
+    OptionError
+        If neither a source nor the store has one of them.
+    """
+    known = {name for vcz in (store, *sources) for name in vcz.samples_arrays}
+    for name in rules.drop_fields:
+        if name not in known or name == SAMPLE_ID:
+            raise OptionError(f"{operation}: no source has {name}, so it cannot be dropped; see vczstore info")
+
+
+def without_dropped(operation: str, store: Vcz, source: Vcz, findings: Findings, lengths: Mapping[str, int]) -> Vcz:
+    """A source without those of the fields that may be dropped which cannot be harmonised, nor their masks."""
+    # what others depend on goes first
+    for name in sorted(findings.rules.drop_fields, key=lambda name: name not in LOCAL_ALLELES):
+        if name not in source.samples_arrays:
             continue
-        if names[:2] != (VARIANTS, SAMPLES):
-            raise IncompatibleError(
-                f"{operation}: {name} of {source.label} has dimensions {names}, and only (variants, samples, ...) can "
-                "be harmonised; make the source without it"
-            )
-        if name in LOCAL and not is_same:
-            raise IncompatibleError(
-                f"{operation}: {name} of {source.label} goes by local alleles, which cannot be harmonised where "
-                "alleles differ from the store's; make the source without local alleles"
-            )
-        ours = store.samples_arrays[name]
-        if name == "call_genotype" and findings.most_alleles - 1 > np.iinfo(ours.dtype).max:
-            raise IncompatibleError(
-                f"{operation}: a variant will have {findings.most_alleles} alleles, which {name} of dtype {ours.dtype} "
-                "cannot number; leave out --allow-new-alleles"
-            )
-        number = number_of(name, ours, findings.numbers)
-        if number in ("R", "A", "G") and names[-1] not in lengths and not is_same:
-            raise IncompatibleError(
-                f"{operation}: {name} of {store.label} goes by alleles, and its dimension is called {names[-1]}, which "
-                "does not say so; make the store with bio2zarr 0.2 or later"
-            )
+        try:
+            if name not in store.samples_arrays:
+                raise IncompatibleError(f"{operation}: {store.label} has no {name}")
+            ours, theirs = store.samples_arrays[name], source.samples_arrays[name]
+            check_field(operation, source.label, name, ours, theirs, True)
+            _check_field(operation, store, source, name, findings, lengths)
+        except IncompatibleError:
+            gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased"))}
+            source = replace(source, arrays={n: a for n, a in source.arrays.items() if n not in gone})
+    return source
+
+
+@dataclass(frozen=True)
+class Dropped(View):
+    """The samples of a source that does not bring a field of the store: missing values."""
+
+    name: str
+
+    @classmethod
+    def of(cls, name: str, target: AnyArray, n_samples: int) -> "Dropped":
+        """`target` is the array of the store as it will be."""
+        axis = samples_axis(target)
+        like = arrays.planned(target, shape=tuple(n_samples if i == axis else n for i, n in enumerate(target.shape)))
+        return cls(like, like, name)
+
+    def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+        """The values of a region: missing, and no more of them."""
+        call = np.full(self.shape[2:], missing_value(self.name, self.like), dtype=self.dtype)
+        if self.name != "call_genotype" and not self.name.endswith("_mask"):
+            call.reshape(-1)[1:] = fill_value(self.name, self.like)
+        call = call[(*region[2:], ...)]
+        rows, samples = (len(np.arange(n)[r]) for n, r in zip(self.shape, region[:2], strict=False))
+        return np.broadcast_to(call, (rows, samples, *call.shape)).copy()
+
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
+        """Chunks of them."""
+        regions = [arrays.chunk_region(self.like, c) for c in coords]
+        return [arrays.encode(self.like, c, r, self[r]) for c, r in zip(coords, regions, strict=True)]
+
+
+# ---- what a field goes by -------------------------------------------------------------------
+
+
+def kind_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
+    """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
+    return "GT" if name in ALLELE_NUMBERS else number_of(name, array, numbers)
 
 
 def number_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
@@ -319,17 +462,18 @@ def number_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
 
     Its dimension says so; else the VCF header, or the VCF specification (4.5, table 2).
     """
-    last = str(dimensions(array)[-1])
+    last, field = str(dimensions(array)[-1]), name.removeprefix("call_")
+    if is_local(name, array, numbers.get(field, "")):
+        return ""
     if last in _NUMBERS:
         return _NUMBERS[last]
-    field = name.removeprefix("call_")
     return numbers.get(field, _RESERVED.get(field, "")) if array.ndim > 2 and last != "ploidy" else ""
 
 
 def numbers_of(vcz: Vcz) -> dict[str, str]:
-    """The Number of each FORMAT field with one of ``R``, ``A``, ``G``, as the VCF header says."""
+    """The Number of each FORMAT field with one of ``R``, ``A``, ``G``, or with L before it, as the VCF header says."""
     header = str(vcz.attributes.get("vcf_header", ""))
-    return dict(re.findall(r"##FORMAT=<ID=([^,]+),Number=([RAG])", header))
+    return dict(re.findall(r"##FORMAT=<ID=([^,]+),Number=(L?[RAG]),", header))
 
 
 _NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
@@ -502,9 +646,14 @@ class AllelesReader:
         """Look the variants of one block up."""
         values = np.full([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], "", dtype=object)
         for here, there in self.columns.regions(index):
-            rows = np.concatenate([self._padded(unit.alleles[at]) for unit, at in self.index.units(there[0])])
+            rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
             values[here] = rows[:, there[1]]
         return values.astype(self.dtype)
+
+    def _alleles(self, unit: Unit, rows: slice) -> np.ndarray:
+        if unit.alleles is not None:
+            return self._padded(unit.alleles[rows])
+        return self._padded(self.index.store.alleles(unit.start + rows.start, unit.start + rows.stop))
 
     def _padded(self, alleles: np.ndarray) -> np.ndarray:
         width = self.columns.array_shape[1]
@@ -562,65 +711,66 @@ class Harmonised(View):
     number
         Of the source.
     findings
-        What goes where.
+        What goes where, without the reports, which are the driver's.
+    copied
+        The units whose chunks are those of the source, and which chunks of it they are.
+    span
+        As that of the findings.
     """
 
     name: str
     number: int
     findings: Findings
+    copied: Mapping[int, int]
+    span: int
 
     @classmethod
     def of(cls, name: str, source: AnyArray, target: AnyArray, number: int, findings: Findings) -> "Harmonised":
         """`target` is the array of the store as it will be."""
         axis = samples_axis(source)
         shape = tuple(source.shape[i] if i == axis else n for i, n in enumerate(target.shape))
-        return cls(source, arrays.planned(target, shape=shape), name, number, findings)
+        like = arrays.planned(target, shape=shape)
+        view = cls(source, like, name, number, replace(findings, reports={}), {}, findings.span)
+        return replace(view, copied=view._copied([r for r in findings.reports.values() if r.source == number]))
 
     @property
     def kind(self) -> str:
         """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
-        return "GT" if self.name == "call_genotype" else number_of(self.name, self.like, self.findings.numbers)
+        return kind_of(self.name, self.like, self.findings.numbers)
 
-    def _is_copied(self, report: UnitReport) -> bool:
-        """Whether the chunks of a unit are those of the source."""
+    @property
+    def dtype(self) -> np.dtype:
+        """As the source's; where values number alleles, one that has room for the store's."""
+        return np.promote_types(self.source.dtype, self.like.dtype) if self.kind == "GT" else self.source.dtype
+
+    def _copied(self, reports: Sequence[UnitReport]) -> dict[int, int]:
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
         rows = self.findings.index.unit
-        if report.shift is None or report.shift % rows or mine != theirs or mine[0] != rows:
-            return False
-        if self.kind and not report.same_alleles:
-            return False
-        if self.like.shape[2:] != self.source.shape[2:] or not arrays.same_encoding(self.source, self.like):
-            return False
-        # the last chunk may be shorter on one side
-        start = report.number * rows
-        return min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift)
-
-    def _report(self, unit: int) -> UnitReport:
-        return self.findings.reports[unit, self.number]
+        if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
+            return {}
+        if not arrays.same_encoding(self.source, self.like):
+            return {}
+        copied, has_kind = {}, bool(self.kind)
+        for report in reports:
+            if report.shift is None or report.shift % rows or (has_kind and not report.same_alleles):
+                continue
+            start = report.number * rows
+            # the last chunk may be shorter on one side
+            if min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift):
+                copied[report.number] = (start + report.shift) // rows
+        return copied
 
     def n_copied(self, columns: Columns) -> int:
         """How many chunks of some columns are copied as they are."""
-        rows = sum(self._is_copied(r) for r in self.findings.reports.values() if r.source == self.number)
-        return rows * columns.n_chunks // max(1, columns.grid[0])
+        return len(self.copied) * columns.n_chunks // max(1, columns.grid[0])
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
         """Chunks as the store will have them: those of the source, or made anew."""
-        n_units = -(-self.findings.index.n_variants // self.findings.index.unit)
-        is_copied = [c[0] < n_units and self._aligned and self._is_copied(self._report(c[0])) for c in coords]
-        shifts = [self._report(c[0]).shift or 0 if copied else 0 for c, copied in zip(coords, is_copied, strict=True)]
-        theirs = [
-            (c[0] + shift // self.findings.index.unit, *c[1:])
-            for c, shift, copied in zip(coords, shifts, is_copied, strict=True)
-            if copied
-        ]
+        theirs = [(self.copied[c[0]], *c[1:]) for c in coords if c[0] in self.copied]
         found = arrays.get_encoded(self.source, theirs)
         arrays.check_frames(self.source, theirs, found)
         copies = iter(found)
-        return [next(copies) if copied else self._encode(c) for c, copied in zip(coords, is_copied, strict=True)]
-
-    @property
-    def _aligned(self) -> bool:
-        return bool(arrays.outer_chunks(self.like)[0] == self.findings.index.unit)
+        return [next(copies) if c[0] in self.copied else self._encode(c) for c in coords]
 
     def _encode(self, coords: Sequence[int]) -> arrays.Encoded:
         chunks = arrays.outer_chunks(self.like)
@@ -631,11 +781,10 @@ class Harmonised(View):
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""
-        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(self.source)
+        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(cast("AnyArray", self))
         width = max(chunks[1], block[1]) * math.prod(self.source.shape[2:])
-        read = 3 * (self.findings.span + 2 * chunks[0]) * size
-        # one unit after the other: alleles as integers of 8 bytes, some times over, or copies of the values
-        put_in_order = self.findings.index.unit * (5 * 8 if self.kind == "GT" else 4 * size)
+        read = 3 * (self.span + 2 * chunks[0]) * size
+        put_in_order = self.findings.index.unit * 5 * size  # one unit after the other: its values, some times over
         return width * (read + put_in_order + block[0] * size)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
@@ -657,7 +806,8 @@ class Harmonised(View):
         if len(present):
             low, high = int(mine.rows[present].min()), int(mine.rows[present].max()) + 1
             everything = (slice(None),) * len(trailing)
-            slab = np.asarray(self.source.oindex[(slice(low, high), samples, *everything)])
+            read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
+            slab = read(self.source, (slice(low, high), samples, *everything))
             if len(present) < high - low or (np.diff(mine.rows[present]) != 1).any():
                 slab = slab[mine.rows[present] - low]
             slab = self._in_order(slab, mine, n_alleles, present)
@@ -698,16 +848,13 @@ class Harmonised(View):
         maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
         other = mine.reordered[present]
         if self.kind == "GT":
-            slab = self._lengthened(slab)
+            slab = self._lengthened(slab).astype(self.dtype, copy=False)
             rows = np.flatnonzero(other)
-            if len(rows):
-                values = slab[rows].astype("i8")
-                n = maps.shape[1]
-                at = np.clip(values, 0, n - 1).reshape(len(rows), -1)
-                mapped = np.take_along_axis(maps[rows], at, axis=1).reshape(values.shape)
-                slab = slab.copy()
-                # missing and fill stay; an allele that the source does not have is damage, and stays to be seen
-                slab[rows] = np.where((values >= 0) & (values < n) & (mapped >= 0), mapped, values)
+            # an allele that the source does not have is damage, and stays to be seen; so do missing and fill
+            shifts = np.where(maps >= 0, maps - np.arange(maps.shape[1]), 0)[rows].astype(slab.dtype)
+            values = slab[rows]
+            for allele in np.flatnonzero(shifts.any(axis=0)):
+                slab[rows] += (values == allele) * shifts[:, allele].reshape(-1, *[1] * (slab.ndim - 1))
             return slab
         if not self.kind:
             return self._lengthened(slab)

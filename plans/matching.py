@@ -11,33 +11,30 @@ and a source that have the same contig, position and REF, in this order:
 A variant of the source that could be several of the store's is none of them: nothing is guessed. Another REF is
 another variant.
 
-Both sides are sorted, so what belongs to a range of the store's variants lies together in the source. The driver
-holds one line for each chunk of variants, `Run`; everything else is looked up where it is needed, by tasks.
+Both sides are sorted, so what belongs to a range of the store's variants lies together in the source; see
+`plans.order`.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.columns import TASK_BYTES
 from plans.memory import Memory
+from plans.order import NOTHING, Runs
 from vczstore import arrays
-from vczstore.errors import IncompatibleError
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
     import cubed
 
-NOTHING = ("", ".")
-"""What stands in an allele's place where there is none."""
-
-KEPT_UNITS = 256
-"""How many ranges of variants a process remembers the matches of: every array of a plan asks for the same."""
+KEPT_BYTES = 8 * 2**20
+"""How much a process remembers of the latest matches: every array of a plan, and every column of it, asks for them."""
 
 
 # ---- rules ----------------------------------------------------------------------------------
@@ -124,100 +121,6 @@ def _rank(of: np.ndarray, among: np.ndarray) -> np.ndarray:
 # ---- where variants are ---------------------------------------------------------------------
 
 
-class Run(NamedTuple):
-    """Neighbouring variants of one contig, in one chunk: their rows, and the first and last position."""
-
-    contig: int
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class FindRuns:
-    """The runs of a VCZ, looked up in tasks; a row that is not sorted is a finding of its own."""
-
-    operation: str
-    vcz: Vcz
-
-    def look(self, rows: slice) -> "list[Run] | int":
-        """The runs of some rows, or the first row whose position is before the one above."""
-        contig, position = (
-            arrays.read(self.vcz.arrays[f"variant_{name}"], (rows,)).astype("i8") for name in ("contig", "position")
-        )
-        new_contig: np.ndarray = np.r_[True, contig[1:] != contig[:-1]]
-        backwards: np.ndarray = np.r_[False, position[1:] < position[:-1]] & ~new_contig
-        if backwards.any():
-            return int(rows.start + np.argmax(backwards))
-        at_chunk = np.arange(rows.start, rows.stop) % unit_rows(self.vcz) == 0
-        starts = np.flatnonzero(new_contig | at_chunk)
-        stops = np.append(starts[1:], len(position))
-        return [
-            Run(int(contig[a]), rows.start + int(a), rows.start + int(b), int(position[a]), int(position[b - 1]))
-            for a, b in zip(starts, stops, strict=True)
-        ]
-
-    @property
-    def rows_per_task(self) -> int:
-        """Whole chunks, and about `TASK_BYTES` of them."""
-        return unit_rows(self.vcz) * max(1, TASK_BYTES // (16 * unit_rows(self.vcz)))
-
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
-        """Look in tasks."""
-        from plans import chunks
-
-        if not self.vcz.n_variants:
-            return []
-        reader = chunks.ScanReader(self.look, self.vcz.n_variants, self.rows_per_task)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=8 * 16 * self.rows_per_task)]
-
-    def joined(self, found: Sequence[Any]) -> list[Run]:
-        """
-        All runs, in order.
-
-        Raises
-        ------
-        IncompatibleError
-            If variants are not sorted.
-        """
-        bad = [item for item in found if isinstance(item, int)]
-        runs = sorted((Run(*run) for item in found if not isinstance(item, int) for run in item), key=lambda r: r.start)
-        seen: set[int] = set()
-        for before, run in zip([None, *runs], runs, strict=False):
-            if before is not None and before.contig == run.contig:
-                if run.first < before.last:
-                    bad.append(run.start)
-            elif run.contig in seen:
-                bad.append(run.start)
-            seen.add(run.contig)
-        if bad:
-            row = min(bad)
-            raise IncompatibleError(
-                f"{self.operation}: variant {row} of {self.vcz.label}, {site(self.vcz, row)}, comes after "
-                f"{site(self.vcz, row - 1)}: variants have to be sorted by position, each contig in one piece; sort "
-                "the VCF with bcftools sort, and convert it again"
-            )
-        return runs
-
-
-def unit_rows(vcz: Vcz) -> int:
-    """How many variants are looked at together: a chunk of ``variant_position``."""
-    return arrays.outer_chunks(vcz.arrays["variant_position"])[0]
-
-
-def site(vcz: Vcz, row: int) -> str:
-    """A variant for people, such as ``chr1:1000 A/C,T``."""
-    contig, position, alleles = (
-        arrays.read(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
-        for name in ("contig", "position", "allele")
-    )
-    names = vcz.table("contig_id") if "contig_id" in vcz.arrays else np.empty(0)
-    number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
-    name = names[number] if 0 <= number < len(names) else number
-    return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}"
-
-
 @dataclass(frozen=True)
 class Sites:
     """
@@ -228,8 +131,7 @@ class Sites:
     contig, position, allele
         The arrays.
     runs
-        Where they are, `Run` by `Run`: an array of int64, runs by 5. Contigs are numbered as the store's; those that
-        it has not are negative.
+        Where they are, runs by what `Runs` has, contigs as the store numbers them; those that it has not are negative.
     """
 
     contig: AnyArray
@@ -238,10 +140,9 @@ class Sites:
     runs: np.ndarray
 
     @classmethod
-    def of(cls, vcz: Vcz, runs: Sequence[Run], numbers: np.ndarray) -> "Sites":
+    def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray) -> "Sites":
         """`numbers` are those of the store, for each contig of the VCZ."""
-        table = np.array(runs, dtype="i8").reshape(-1, 5)
-        table[:, 0] = numbers[table[:, 0]]
+        table = np.stack(runs._replace(contig=numbers[runs.contig]), axis=1)
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
         return cls(contig, position, allele, table)
 
@@ -271,7 +172,7 @@ class Sites:
     def alleles(self, start: int, stop: int) -> np.ndarray:
         """The alleles of some rows, as Python's strings."""
         with arrays.naming(f"{self.allele.path} in {arrays.place(self.allele.store)}"):
-            return arrays.read_strings(self.allele, (slice(start, stop),))
+            return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
 
 
 # ---- what belongs together ------------------------------------------------------------------
@@ -286,15 +187,20 @@ class Matches:
     ----------
     rows : numpy.ndarray of int64
         The row of the source, or -1.
-    alleles : numpy.ndarray of int64, variants by alleles of the source
+    alleles : numpy.ndarray of int32, variants by alleles of the source
         For each allele of the source the number of it in the store; -1 where there is none.
-    n_alleles : numpy.ndarray of int64
+    n_alleles : numpy.ndarray of int32
         How many alleles the variant has in the source.
     """
 
     rows: np.ndarray
     alleles: np.ndarray
     n_alleles: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep them."""
+        return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
 
     def cut(self, rows: slice) -> "Matches":
         """Of some of the variants."""
@@ -317,8 +223,9 @@ class Unit:
     start, stop
         The rows of the store.
     alleles : numpy.ndarray of object, variants by alleles
-        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none.
-    n_before, n_alleles : numpy.ndarray of int64
+        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none. None if
+        none come in, and all are the store's.
+    n_before, n_alleles : numpy.ndarray of int32
         How many alleles each variant has, and will have.
     sources
         What each source has.
@@ -329,11 +236,17 @@ class Unit:
 
     start: int
     stop: int
-    alleles: np.ndarray
+    alleles: np.ndarray | None
     n_before: np.ndarray
     n_alleles: np.ndarray
     sources: tuple[Matches, ...]
     reports: tuple[tuple[int, int, int | None], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep it, about."""
+        alleles = 0 if self.alleles is None else 64 * self.alleles.size
+        return alleles + self.n_before.nbytes + self.n_alleles.nbytes + sum(m.nbytes for m in self.sources)
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,38 +281,33 @@ class Index:
 
     def look_up(self, number: int) -> Unit:
         """One unit; the latest are remembered."""
-        key = (self.token, number)
-        with _lock:
-            if key in _units:
-                _units.move_to_end(key)
-                return _units[key]
-        unit = self._match(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
-        with _lock:
-            _units[key] = unit
-            while len(_units) > KEPT_UNITS:
-                _units.popitem(last=False)
-        return unit
+        rows = slice(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
+        return _latest.get((self.token, number), lambda: self._match(rows.start, rows.stop))
 
     def _match(self, start: int, stop: int) -> Unit:
         runs = self.store.runs
         mine = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
         parts = [self._match_run(int(k)) for k in mine]
-        width = max(p.alleles.shape[1] for p in parts)
-        joined = [
+        sources = [
             Matches(
                 np.concatenate([p.sources[s].rows for p in parts]),
-                np.concatenate([p.sources[s].alleles for p in parts]),
-                np.concatenate([p.sources[s].n_alleles for p in parts]),
+                np.concatenate([p.sources[s].alleles for p in parts]).astype("i4"),
+                np.concatenate([p.sources[s].n_alleles for p in parts]).astype("i4"),
             )
             for s in range(len(self.sources))
         ]
+        n_before, n_alleles = (
+            np.concatenate([getattr(p, name) for p in parts]).astype("i4") for name in ("n_before", "n_alleles")
+        )
+        alleles = [p.alleles for p in parts if p.alleles is not None]
+        width = max(a.shape[1] for a in alleles)
         return Unit(
             start,
             stop,
-            np.concatenate([_widened(p.alleles, width) for p in parts]),
-            np.concatenate([p.n_before for p in parts]),
-            np.concatenate([p.n_alleles for p in parts]),
-            tuple(joined),
+            np.concatenate([_widened(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
+            n_before,
+            n_alleles,
+            tuple(sources),
             tuple(_added([p.reports[s] for p in parts]) for s in range(len(self.sources))),
         )
 
@@ -409,15 +317,15 @@ class Index:
         a, b = self.store.rows_between(contig, first, last)
         positions = arrays.read(self.store.position, (slice(a, b),)).astype("i8")
         alleles = self.store.alleles(a, b)
-        numbers: dict[str, int] = {}
-        ours = _numbered(alleles, numbers)
+        numbers = _Numbers()
+        ours = numbers.of(alleles)
         n_before = (ours >= 0).sum(axis=1)
         here = slice(start - a, stop - a)
         found, reports = [], []
         for source in self.sources:
             c, d = source.rows_between(contig, first, last)
             theirs = source.alleles(c, d)
-            ids = _numbered(theirs, numbers)
+            ids = numbers.of(theirs)
             their_positions = arrays.read(source.position, (slice(c, d),)).astype("i8")
             at = match(positions, ours, their_positions, ids, allow_new_alleles=self.allow_new_alleles)
             alleles, ours, mapped = _with_new(alleles, ours, theirs, ids, at)
@@ -465,8 +373,46 @@ class Index:
         return matched, n_unmatched, max(begin, c) + offset
 
 
-_units: "OrderedDict[tuple[str, int], Unit]" = OrderedDict()
-_lock = threading.Lock()
+class _Latest:
+    """The latest units of a process, as many as `KEPT_BYTES` hold. What several threads want at once is made once."""
+
+    def __init__(self) -> None:
+        self._units: OrderedDict[tuple[str, int], Unit] = OrderedDict()
+        self._nbytes = 0
+        self._made: dict[tuple[str, int], Future[Unit]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int], make: Callable[[], Unit]) -> Unit:
+        """A unit that is there, or is made now."""
+        with self._lock:
+            if key in self._units:
+                self._units.move_to_end(key)
+                return self._units[key]
+            is_ours = key not in self._made
+            future = self._made.setdefault(key, Future())
+        if not is_ours:
+            return future.result()
+        try:
+            unit = make()
+            self._keep(key, unit)
+            future.set_result(unit)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._made[key]
+        return unit
+
+    def _keep(self, key: tuple[str, int], unit: Unit) -> None:
+        with self._lock:
+            self._units[key] = unit
+            self._nbytes += unit.nbytes
+            while self._nbytes > KEPT_BYTES and len(self._units) > 1:
+                self._nbytes -= self._units.popitem(last=False)[1].nbytes
+
+
+_latest = _Latest()
 
 
 def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, int | None]:
@@ -474,10 +420,17 @@ def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, in
     return sum(r[0] for r in reports), sum(r[1] for r in reports), min(firsts, default=None)
 
 
-def _numbered(alleles: np.ndarray, numbers: dict[str, int]) -> np.ndarray:
-    """A number for each different allele, -1 where there is none."""
-    flat = [-1 if a in NOTHING else numbers.setdefault(a.upper(), len(numbers)) for a in alleles.ravel().tolist()]
-    return np.array(flat, dtype="i8").reshape(alleles.shape)
+class _Numbers(dict[str, int]):
+    """A number for each different allele, whatever the case of its letters; -1 where there is none."""
+
+    def __missing__(self, allele: str) -> int:
+        upper = allele.upper()
+        self[allele] = -1 if allele in NOTHING else len(self) if upper == allele else self[upper]
+        return self[allele]
+
+    def of(self, alleles: np.ndarray) -> np.ndarray:
+        """Of many."""
+        return np.fromiter(map(self.__getitem__, alleles.ravel().tolist()), "i8", alleles.size).reshape(alleles.shape)
 
 
 def _widened(alleles: np.ndarray, width: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Normalise: a source over the variants and alleles of a store, as a store of its own."""
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from zarr.types import AnyArray
 from plans import Memory, Plan, Survey, harmonise
 from plans.compatible import data_checks
 from plans.copy import CopyArray
-from plans.harmonise import Findings, Harmonised, Rewritten, Rules, WriteAlleles
+from plans.harmonise import Dropped, Findings, Harmonised, Rewritten, Rules, WriteAlleles
 from plans.parts import Part, PutSamples
 from vczstore import arrays
 from vczstore.stores import Store
@@ -68,33 +69,43 @@ def compile_normalise(
     """
     findings = yield from harmonise.look_up(OPERATION, store, [source], rules, memory)
     lengths = harmonise.widths(OPERATION, store, findings.most_alleles, source)
-    harmonise.check_fields(OPERATION, source, source, findings, lengths)
+    harmonise.check_dropped(OPERATION, store, [source], rules)
+    known = store if store.n_samples else replace(store, arrays={**source.arrays, **store.arrays})
+    brought = harmonise.without_dropped(OPERATION, known, source, findings, lengths)
+    harmonise.check_fields(OPERATION, source, brought, findings, lengths)
+    lacking = {*rules.drop_fields, *source.samples_arrays} - set(brought.samples_arrays)
+    dropped = {name: array for name, array in store.samples_arrays.items() if name in lacking}
     writes: list[CopyArray | Rewritten | WriteAlleles | PutSamples] = [
         _carry(name, store.arrays[name], lengths, findings, memory) for name in CARRIED if name in store.arrays
     ]
     members = {write.name: write.target for write in writes}
-    for name, array in source.samples_arrays.items():
-        after = _target(name, array, {**lengths, VARIANTS: store.n_variants})
-        members[name] = after
+    calls = {}
+    for name, array in {**dropped, **brought.samples_arrays}.items():
+        after = _target(name, array, {**lengths, VARIANTS: store.n_variants, SAMPLES: source.n_samples})
+        members[name] = calls[name] = after
         axis = dimensions(array).index(SAMPLES)
         empty = tuple(0 if i == axis else n for i, n in enumerate(after.shape))
         incoming: Any = Harmonised.of(name, array, after, 0, findings) if VARIANTS in dimensions(array) else array
+        if name in dropped:
+            incoming = Dropped.of(name, after, source.n_samples)
         part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
     # what a store remembers of itself is not the batch's
     attributes = {name: value for name, value in source.attributes.items() if not name.startswith("vczstore_")}
+    told = harmonise.Told.of(findings, calls, lacking)
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return Plan(
         operation=OPERATION,
         store=place,
         base="",
-        checks=tuple(data_checks(OPERATION, source, source, harmonised=True)),
+        checks=tuple(data_checks(OPERATION, brought, brought, harmonised=True)),
         writes=tuple(w for w in writes if w.encoded_chunks or w.decoded_chunks),
         preparations=tuple(WriteDocuments.of(array) for array in members.values()),
         edits=(WriteDocuments({"zarr.json": root}),),
         memory=memory,
         after=Vcz(place.label, MemoryStore(), members, attributes, 3, None, source.sample_ids),
-        counts={"samples": source.n_samples, "variants": store.n_variants, **findings.counts},
+        counts={"samples": source.n_samples, "variants": store.n_variants, **told.counts},
+        notes=told.notes,
     )
 
 

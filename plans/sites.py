@@ -1,17 +1,19 @@
 """Sites: which records of several VCZs are the same, and in which order they come. NumPy arrays in, NumPy arrays out.
 
-Two records are the same if their contig (by name), position, REF and set of ALTs are. ALTs may be in any order, and
-alleles that are missing (``"."``) or fill (``""``) are no alleles. Alleles are compared as they are written: nothing
-is trimmed, as ``bcftools norm`` does, and ALTs that have some alleles in common are not merged.
+Two records are the same if their contig (by name), position, REF and set of ALTs are. ALTs may be in any order,
+letters count regardless of case, and alleles that are missing (``"."``) or fill (``""``) are no alleles. Alleles are
+compared as they are written: nothing is trimmed, as ``bcftools norm`` does. Those that are not the same may be joined;
+see `plans.joining`.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-ABSENT = ("", ".")
-"""What stands for no allele, and for no identifier."""
+from plans.joining import UNSEEN, join
+from plans.order import NOTHING
 
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:
@@ -56,10 +58,19 @@ def group_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray) -
     >>> group_sites(np.array([0, 0, 0]), np.array([5, 5, 5]), alleles)
     array([0, 1, 0])
     """
-    if not len(contig):
-        return np.empty(0, dtype="i8")
     codes = _codes(alleles)
-    groups = _pairs(_pairs(contig, position), codes[:, 0] + 1)
+    return _group(_sites(contig, position, codes), codes)
+
+
+def _sites(contig: np.ndarray, position: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The same number for the same contig, position and REF."""
+    return _pairs(_pairs(contig, position), codes[:, 0] + 1) if len(contig) else np.empty(0, dtype="i8")
+
+
+def _group(sites: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    if not len(sites):
+        return sites
+    groups = sites.copy()
     alts = np.sort(codes[:, 1:], axis=1)
     alts[:, 1:][alts[:, 1:] == alts[:, :-1]] = -1  # a set has each once
     alts = -np.sort(-alts, axis=1)
@@ -76,8 +87,10 @@ def group_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray) -
 def _codes(alleles: np.ndarray) -> np.ndarray:
     """A number for each string, -1 where there is no allele. To sort strings would take four times as long."""
     flat = alleles.ravel().tolist()
-    codes = {allele: i for i, allele in enumerate(dict.fromkeys(flat))}
-    codes.update(dict.fromkeys(ABSENT, -1))
+    letters = {allele: allele.upper() for allele in dict.fromkeys(flat)}
+    numbers = {allele: i for i, allele in enumerate(dict.fromkeys(letters.values()))}
+    codes = {allele: numbers[upper] for allele, upper in letters.items()}
+    codes.update(dict.fromkeys(NOTHING, -1))
     return np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape)
 
 
@@ -116,10 +129,18 @@ class Merged:
         For each record of a source, the number of the one of the union.
     first
         For each record of the union, where it appears first.
+    joined
+        The alleles of those that have been joined, by the number in the union; others have those of the first.
     """
 
     record: np.ndarray
     first: np.ndarray
+    joined: Mapping[int, Sequence[str]]
+
+    @property
+    def most_alleles(self) -> int:
+        """How many alleles one that has been joined has at most."""
+        return max(map(len, self.joined.values()), default=0)
 
     def first_where(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The records of the union that have one chosen in a source, and where the first of these is."""
@@ -132,8 +153,8 @@ def merge_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray, s
     """
     Merge the records of several sources.
 
-    Records of different sources become one where they are the same. A record that a source has several times
-    stays as often as it is in the source that has it most often. The union is in order of contig, position and
+    Records of different sources become one where they are the same, or are joined. A record that a source has several
+    times stays as often as it is in the source that has it most often. The union is in order of contig, position and
     first appearance.
 
     Parameters
@@ -143,13 +164,53 @@ def merge_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray, s
     source
         The number of the source of each record.
     """
-    groups = group_sites(contig, position, alleles)
+    codes = _codes(alleles)
+    sites = _sites(contig, position, codes)
+    groups = _group(sites, codes)
     if not len(groups):
-        return Merged(groups, groups)
+        return Merged(groups, groups, {})
     copies = _pairs(groups, count_repeats(groups, source))
     _, first, record = np.unique(copies, return_index=True, return_inverse=True)
-    order = np.lexsort((first, position[first], contig[first]))
-    return Merged(np.argsort(order)[record], first[order])
+    record, first = np.argsort(np.argsort(first))[record], np.sort(first)  # in the order of first appearance
+
+    by_record = np.argsort(record, kind="stable")
+    ends = np.searchsorted(record[by_record], np.arange(len(first)), side="right")
+    becomes, texts = np.arange(len(first)), {}
+    for rows in _meetings(sites, codes, alleles, first):
+        alts = [[a for a in alleles[first[i], 1:].tolist() if a not in NOTHING] for i in rows]
+        upper = [list(dict.fromkeys(a.upper() for a in some)) for some in alts]
+        members = [by_record[ends[i - 1] if i else 0 : ends[i]] for i in rows.tolist()]
+        joined = join(upper, [source[m].tolist() for m in members])
+        becomes[rows] = rows[joined]
+        for i, n in Counter(joined).items():
+            if n > 1:
+                known: dict[str, str] = {}
+                for j in range(len(rows)):
+                    for allele in alts[j] if joined[j] == i else ():
+                        known.setdefault(allele.upper(), allele)
+                texts[int(rows[i])] = [str(alleles[first[rows[i]], 0]), *known.values()]
+
+    kept = np.flatnonzero(becomes == np.arange(len(first)))
+    order = kept[np.lexsort((first[kept], position[first[kept]], contig[first[kept]]))]
+    numbers = np.empty(len(first), dtype="i8")
+    numbers[order] = np.arange(len(order))
+    return Merged(numbers[becomes][record], first[order], {int(numbers[i]): text for i, text in texts.items()})
+
+
+def _meetings(sites: np.ndarray, codes: np.ndarray, alleles: np.ndarray, first: np.ndarray) -> list[np.ndarray]:
+    """The records that meet at one position and REF, and may be joined: two share an ALT, or one is of REF alone."""
+    rows = np.flatnonzero(np.bincount(sites[first])[sites[first]] > 1)
+    rows = rows[np.argsort(sites[first[rows]], kind="stable")]
+    site, alts = sites[first[rows]], alleles[first[rows], 1:]
+    is_alt = (codes[first[rows], 1:] >= 0) & ~np.logical_or.reduce([alts == text for text in UNSEEN])
+    row, column = np.nonzero(is_alt)
+    may = ~is_alt.any(axis=1)
+    if len(row):
+        pairs = _pairs(site[row], codes[first[rows[row]], 1 + column])
+        may[row[np.bincount(pairs)[pairs] > 1]] = True
+    chosen = np.isin(site, site[may])
+    rows, site = rows[chosen], site[chosen]
+    return np.split(rows, np.flatnonzero(np.diff(site)) + 1) if len(rows) else []
 
 
 def region_index(contig: np.ndarray, position: np.ndarray, length: np.ndarray, *, start: int, chunk: int) -> np.ndarray:

@@ -175,10 +175,10 @@ def data_scans(vcz: Vcz) -> list[Scan]:
 
 def metadata_damages(vcz: Vcz) -> list[Damage]:
     """What metadata and sample IDs tell."""
-    return [*_lengths(vcz), *_fields(vcz), *_samples(vcz), *_consolidated(vcz)]
+    return [*length_damages(vcz), *_fields(vcz), *_samples(vcz), *consolidated_damages(vcz)]
 
 
-def _lengths(vcz: Vcz) -> Iterator[Damage]:
+def length_damages(vcz: Vcz) -> Iterator[Damage]:
     """Arrays that disagree on the length of a dimension."""
     found: dict[str, dict[str, int]] = {}
     for name, array in vcz.arrays.items():
@@ -190,7 +190,9 @@ def _lengths(vcz: Vcz) -> Iterator[Damage]:
         if decides not in lengths:
             (usual, _), *_ = Counter(lengths.values()).most_common(1)
             decides = next(name for name, n in lengths.items() if n == usual)
-        way_out = "; if an append was stopped here, run that append again" if dimension == SAMPLES else ""
+        way_out = (
+            "; if an append was stopped here, run that append again, or vczstore repair" if dimension == SAMPLES else ""
+        )
         for name, n in lengths.items():
             if n != lengths[decides]:
                 yield Damage(name, None, f"has {n:,} {dimension}, {decides} has {lengths[decides]:,}{way_out}")
@@ -229,9 +231,9 @@ def _samples(vcz: Vcz) -> Iterator[Damage]:
         yield Damage(SAMPLE_ID, None, f"has the same ID more than once, at {shown}; remove the sample and append it")
 
 
-def _consolidated(vcz: Vcz) -> Iterator[Damage]:
+def consolidated_damages(vcz: Vcz) -> Iterator[Damage]:
     """Consolidated metadata, where there are any, that are not a copy of the arrays' own."""
-    way_out = "; if an append was stopped here, run that append again, or consolidate the metadata with zarr"
+    way_out = "; if an append was stopped here, run that append again, or vczstore repair"
     try:
         copy = vcz.consolidated()
     except DamagedStoreError as error:

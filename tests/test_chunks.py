@@ -9,6 +9,7 @@ import cubed
 import numpy as np
 import pytest
 import zarr
+from zarr.core.sync import sync
 
 import executors
 import vczstore
@@ -63,6 +64,33 @@ def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(target[...], source[...] + 1)
 
 
+@pytest.mark.parametrize("name", executors.LOCAL)
+def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
+    source = _array(tmp_path)
+    columns = Columns(source.shape, source.chunks, None, (), (1, 1))
+    target, written = _copy(tmp_path, columns, source)
+    plan = chunks.compile_plan([written], "test")
+    assert plan is not None
+    ((operation, n),) = chunks.tasks_of(plan).items()
+    assert n == 9
+    values = chunks.read(ColumnReader(source, columns), Memory().spec())
+    same = chunks.write(values + 2, chunks.DecodedView(target, columns))
+    assert chunks.tasks_of(chunks.compile_plan([same], "test")) == {operation: 9}, "names have to outlive the process"
+    assert chunks.tasks_of(chunks.compile_plan([written, same], "test")) == {}, "names have to tell operations apart"
+    left = chunks.without(plan, {operation: {(0, 0), (2, 1)}})
+    assert left is not None
+    assert left.num_tasks == 7
+    engine, reports = executors.create(name, max_workers=2), list[chunks.TaskReport]()
+    chunks.execute(left, engine, reports.append)
+    engine.close()
+    others = {(operation, (i, j)) for i in range(3) for j in range(3)} - {(operation, (0, 0)), (operation, (2, 1))}
+    assert sorted(r.task or ("", ()) for r in reports) == sorted(others)
+    expected = source[...] + 1
+    expected[0:4, 0:3] = expected[8:10, 3:6] = 0
+    np.testing.assert_array_equal(target[...], expected)
+    assert chunks.without(plan, {operation: {(i, j) for i in range(3) for j in range(3)}}) is None
+
+
 def test_planning_computes_nothing(tmp_path: Path) -> None:
     """Neither compiling nor showing a plan runs a task or writes a byte."""
     source = _array(tmp_path)
@@ -104,8 +132,27 @@ def test_the_synchronous_pipeline_is_used_and_survives_pickling(tmp_path: Path, 
     array = arrays.planned(zarr.open_array(tmp_path / "a.zarr"))
     copy = pickle.loads(pickle.dumps(array))
     for each in (array, copy):
-        assert type(each._async_array.codec_pipeline).__name__ == arrays.CODEC_PIPELINE.rpartition(".")[2]
+        assert isinstance(each.async_array.codec_pipeline, arrays.Pipeline)
         assert each[...].tolist() == [1, 2, 3, 4]
+
+
+def test_chunks_on_this_machine_are_read_and_encoded_without_an_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.arange(40, dtype="i2").reshape(4, 10)
+    texts = np.array(["A", "", "CTG"] * 4, dtype=object)[:10]
+    zarr.create_array(tmp_path / "a.zarr", data=values, chunks=(2, 3))
+    zarr.create_array(tmp_path / "t.zarr", data=texts.astype("T"), chunks=(4,))
+    array, strings = (arrays.planned(zarr.open_array(tmp_path / name)) for name in ("a.zarr", "t.zarr"))
+    encoded = arrays.get_encoded(array, [(1, 2)])[0]
+    by_loop: list[object] = []
+    monkeypatch.setattr("zarr.core.array.sync", lambda coroutine: by_loop.append(coroutine) or sync(coroutine))
+    assert arrays.read(array, (slice(1, 4), slice(2, 8))).tolist() == values[1:4, 2:8].tolist()
+    assert arrays.read_strings(strings).tolist() == texts.tolist()
+    assert arrays.encode(array, (1, 2), (slice(2, 4), slice(6, 9)), values[2:4, 6:9]) == encoded
+    assert not by_loop
+    assert array[...].tolist() == values.tolist()
+    assert by_loop
 
 
 def test_zarr_decodes_as_many_chunks_at_once_as_memory_is_planned_for() -> None:

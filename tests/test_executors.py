@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_every_task_runs_once(name: str) -> None:
 
     n = 6 if name == "lithops" else 50  # where every task is a process of its own
     assert sorted(_run(name, task, n)) == list(range(n))
+
+
+def test_operations_that_do_not_wait_for_each_other_run_in_turn() -> None:
+    ran: list[str] = []
+
+    def task(coords: list[int], *, config: None, name: str) -> None:
+        ran.append(f"{name}{coords[0]}")
+
+    dag = nx.MultiDiGraph()
+    for name, n in (("a", 4), ("b", 2), ("c", 1)):
+        dag.add_node(name, pipeline=CubedPipeline(partial(task, name=name), name, [[i] for i in range(n)], None))
+    executors.create("single-threaded").execute_dag(dag)
+    assert ran == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)

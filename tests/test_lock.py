@@ -21,7 +21,7 @@ import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-from tests import s3
+from tests import cohort, s3
 from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, VczstoreError
 from vczstore.stores import lock
 from vczstore.stores.lock import job_lock
@@ -274,6 +274,36 @@ def test_the_file_is_beside_the_store(local: Place) -> None:
         assert sorted(path.name for path in local.folder.iterdir()) == [".store.vcz.vczstore-job.lock", "store.vcz"]
 
 
+def test_no_file_is_left(local: Place) -> None:
+    before = cohort.digest(local.folder)
+    with local.lock():
+        local.assert_busy()
+    assert cohort.digest(local.folder) == before
+
+
+def test_many_who_take_turns_are_never_in_at_once(local: Place) -> None:
+    """Each deletes the file that the others wait for."""
+    inside, most, turns = 0, 0, 0
+
+    def take_turns() -> None:
+        nonlocal inside, most, turns
+        for _ in range(50):
+            with local.lock(wait=True) as held:
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.0005)
+                held.check()
+                turns += 1
+                inside -= 1
+
+    threads = [threading.Thread(target=take_turns) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, turns) == (1, 300)
+
+
 def test_a_link_to_a_store_shares_its_lock(local: Place) -> None:
     Path(local.url).mkdir()
     (local.folder / "elsewhere").mkdir()
@@ -287,7 +317,7 @@ def test_a_link_to_a_store_shares_its_lock(local: Place) -> None:
 def test_a_file_that_says_nothing_is_a_lock_all_the_same(local: Place, content: bytes) -> None:
     with local.lock():
         (local.folder / ".store.vcz.vczstore-job.lock").write_bytes(content)
-        assert "another process has a job on it; wait" in local.assert_busy()
+        assert "another process works on it; run" in local.assert_busy()
     local.assert_free()
 
 
@@ -441,7 +471,7 @@ def test_a_lease_that_is_deleted_is_lost(remote: Place) -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"ttl": "long"}'])
 def test_a_lease_that_says_nothing_runs_out_all_the_same(remote: Place, content: bytes) -> None:
     obstore.put(*lease_of(remote), content)
-    assert "another process has a job on it; wait" in remote.assert_busy()
+    assert "another process works on it; run" in remote.assert_busy()
     begin = time.monotonic()
     with remote.lock(wait=True):
         assert TTL <= time.monotonic() - begin < lock.ABANDONED * TTL

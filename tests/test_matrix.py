@@ -259,8 +259,29 @@ def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_p
     expected = cohort.select(made.old, [sample for sample in OLD if sample not in gone])
     for found in made.legacy.read(tmp_path / "output.vcz"):
         cohort.assert_same(found, expected)
+    vczstore.compact(made.store)
+    for found in made.legacy.read(made.store):
+        cohort.assert_same(found, expected)
     for store in (made.store, tmp_path / "output.vcz"):
         assert vczstore.verify(store).damages == []
+
+
+def test_a_legacy_store_is_repaired(make_cohort: MakeCohort) -> None:
+    """zarr-python 2.18 reads the old samples, by consolidated metadata too, whichever edit an append got to."""
+    made = make_cohort(Way(LEGACY, "cubed"))
+    plan, place = vczstore.plan_append(made.store, made.batches[0]), zarr.storage.LocalStore(made.store)
+    for write in plan.writes:
+        write.by_zarr(place)
+    for edit in plan.edits[:4]:
+        edit.apply(place)
+    assert len(vczstore.repair(made.store, quick=True).done) == 1
+    for found in made.legacy.read(made.store):
+        cohort.assert_same(found, made.old)
+    for edit in plan.edits[:-1]:
+        edit.apply(place)
+    assert len(vczstore.repair(made.store, quick=True).done) == 1
+    for found in made.legacy.read(made.store):
+        cohort.assert_same(found, cohort.expected_append(made.old, made.incoming[0]))
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -69,6 +69,10 @@ class Cloud:
         repository = icechunk.Repository.open(self.storage(name))
         return cohort.read_vcz(repository.readonly_session("main").store)
 
+    def listing(self) -> list[tuple[str, str]]:
+        """All objects in the bucket, and what tells their states apart."""
+        return sorted((entry["path"], entry["e_tag"]) for page in obstore.list(self.objects("")) for entry in page)
+
     def make(self, kind: str, name: str = "cohort/store.vcz") -> str:
         """Make a store of the old samples; returns its URL."""
         zarr_format = 2 if kind == "format2" else 3
@@ -162,6 +166,11 @@ def test_every_operation(cloud: Cloud, kind: str, impl: str) -> None:
     assert (info.samples, info.removed_samples) == (11, 1)
     assert info.backend == ("icechunk" if kind == "icechunk" else "obstore")
     output = None if kind == "icechunk" else f"{cloud.url}/output.vcz"
+    if output is not None:
+        objects = cloud.listing()
+        with pytest.raises(OptionError, match=r"^compact: .* no folder on this machine.*--output"):
+            vczstore.compact(store, **options)
+        assert cloud.listing() == objects
     vczstore.compact(store, output, **options)
     expected = cohort.select(expected, [sample for sample in expected["sample_id"] if sample])
     cohort.assert_same(cloud.read("cohort/store.vcz" if output is None else "output.vcz", kind), expected)

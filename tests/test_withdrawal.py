@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from tests import cohort, s3
 from vczstore.cli import main
 from vczstore.errors import (
     BusyError,
+    ConflictError,
     DamagedStoreError,
     NotAStoreError,
     OptionError,
@@ -35,6 +39,7 @@ from vczstore.errors import (
     StaleError,
     StorageError,
     TagError,
+    VczstoreError,
 )
 from vczstore.frames import contents
 from vczstore.removal import _Look, _Needles
@@ -192,7 +197,7 @@ def test_remove_and_purge_in_one(local: Place) -> None:
     assert done["snapshot"] == done["purged"]["snapshot"] == local.repository.lookup_branch("main")
     assert local.verify().erased
     assert "chunks deleted" in run("remove", path, "S0000", "--purge").stdout
-    with pytest.raises(OptionError, match="tags is 'keep'; it takes 'refuse' or 'delete'"):
+    with pytest.raises(OptionError, match="tags is 'keep'; it takes one of refuse, delete, recreate"):
         vczstore.purge(path, tags="keep")  # type: ignore[arg-type]
 
 
@@ -264,7 +269,7 @@ def test_a_purge_that_was_stopped_lets_nobody_write_until_it_is_complete(
             with pytest.raises(expected, match=text):
                 vczstore.purge(local.url)
     cohort.assert_same(local.read(), LEFT)
-    with pytest.raises(BusyError, match=r"is being purged, or a purge of it was stopped; .* vczstore purge"):
+    with pytest.raises(BusyError, match=r"is being swept by purge, or a purge of it was stopped; .* vczstore purge"):
         vczstore.append(local.url, batch, impl="zarr")
     vczstore.purge(local.url)
     assert local.verify().erased
@@ -284,7 +289,9 @@ def test_a_purge_that_fails_after_a_removal_says_that_it_is_removed(
         return session
 
     monkeypatch.setattr(icechunk.Repository, "writable_session", and_commit)
-    with pytest.raises(StaleError, match=r"the samples are removed, but not yet .* nothing was purged, run it again: "):
+    with pytest.raises(
+        StaleError, match=r"the samples are removed, but not yet .* nothing was deleted, run it again: "
+    ):
         vczstore.remove(local.url, GONE, impl="zarr", purge=True)
     monkeypatch.undo()
     cohort.assert_same(local.read(), LEFT)
@@ -314,6 +321,332 @@ def test_a_commit_during_a_purge_is_told_of(local: Place, monkeypatch: pytest.Mo
     monkeypatch.setattr(icechunk.Repository, "garbage_collect", and_commit)
     with pytest.raises(StaleError, match="there was a commit while it ran; the purge is not complete, run it again"):
         vczstore.purge(local.url)
+
+
+# ---- tags that are recreated ----------------------------------------------------------------
+
+
+def without(arrays: dict[str, np.ndarray], samples: list[str]) -> dict[str, np.ndarray]:
+    return cohort.expected_remove(arrays, samples)
+
+
+def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Path) -> None:
+    """Each names the state that it named, less the samples that are gone; the others' names stay."""
+    more = some_arrays(["S0100", "S0101"], seed=1)
+    vczstore.tag(place.url, "release-1", **place.options)
+    vczstore.append(place.url, write(tmp_path / "more.vcz", more), impl="zarr", **place.options)
+    vczstore.tag(place.url, "release-2", **place.options)
+    vczstore.remove(place.url, "S0100", impl="zarr", **place.options)
+    # a state that has no sample which is not in the store, though the history before it has
+    vczstore.remove(place.url, [*GONE, "S0101"], impl="zarr", **place.options)
+    vczstore.tag(place.url, "clean", **place.options)
+    again = some_arrays(["S0200"], seed=2)
+    vczstore.append(place.url, write(tmp_path / "again.vcz", again), impl="zarr", **place.options)
+    now = place.read()
+
+    done = vczstore.purge(place.url, tags="recreate", **place.options)
+    assert done.recreated == {"release-1": "release-1.1", "release-2": "release-2.1"}
+    assert done.deleted == ()
+    assert place.repository.list_tags() == {"release-1.1", "release-2.1", "clean"}
+    assert place.repository.list_branches() == {"main"}
+    cohort.assert_same(place.read(tag="release-1.1"), LEFT)
+    both = cohort.expected_append(OLD, more)
+    cohort.assert_same(place.read(tag="release-2.1"), without(both, [*GONE, "S0100", "S0101"]))
+    cohort.assert_same(place.read(tag="clean"), without(both, [*GONE, "S0100", "S0101"]))
+    cohort.assert_same(place.read(), now)
+    assert place.verify([*GONE, "S0100", "S0101"]).erased
+    said = "".join(
+        f"{info.message}{info.metadata}"
+        for tag in place.repository.list_tags()
+        for info in place.repository.ancestry(tag=tag)
+    )
+    assert "release-1" not in said
+    assert not [sample for sample in (*GONE, "S0100", "S0101") if sample in said]
+
+
+def test_recreated_twice_and_on_the_command_line(local: Place) -> None:
+    path = Path(local.url)
+    vczstore.tag(path, "release-1")
+    dry = run("remove", path, "S0001", "--purge", "--tags", "recreate", "--dry-run")
+    assert "dry run" in dry.stdout
+    assert local.repository.list_tags() == {"release-1"}
+    done = run("remove", path, "S0001", "--purge", "--tags", "recreate")
+    assert "release-1 is release-1.1 now, without what was removed since" in done.stdout
+    done = json.loads(run("remove", path, "S0004", "--purge", "--tags", "recreate", "--json").stdout)
+    assert done["purged"]["recreated"] == {"release-1.1": "release-1.2"}
+    cohort.assert_same(local.read(tag="release-1.2"), LEFT)
+    assert local.verify().erased
+
+
+def test_branches_are_not_recreated(local: Place) -> None:
+    vczstore.tag(local.url, "release-1")
+    local.repository.create_branch("dev", local.repository.lookup_branch("main"))
+    vczstore.remove(local.url, GONE, impl="zarr")
+    before = cohort.digest(Path(local.url))
+    with pytest.raises(TagError, match="older snapshots are kept by the branch dev; nothing was done"):
+        vczstore.purge(local.url, tags="recreate")
+    assert cohort.digest(Path(local.url)) == before
+
+
+STOPPED = """
+import os, signal, sys
+import icechunk
+import vczstore
+url, where = sys.argv[1:]
+place = icechunk.Session if where == "commit" else icechunk.Repository
+ours = getattr(place, where)
+
+def and_die(*args, **kwargs):
+    ours(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(place, where, and_die)
+vczstore.purge(url, tags="recreate")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("commit", {"release-1": "release-1.1", "release-2": "release-2.1"}),
+        ("create_tag", {"release-1": "release-1.1", "release-2": "release-2.1"}),
+        ("delete_tag", {"release-2": "release-2.1"}),
+        ("expire_snapshots", {}),
+    ],
+)
+def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, told: dict[str, str]) -> None:
+    """Readers of the present notice nothing; no branch is left, and no second copy of a tag."""
+    vczstore.tag(local.url, "release-1")
+    vczstore.tag(local.url, "release-2")
+    vczstore.remove(local.url, GONE, impl="zarr")
+    done = subprocess.run([sys.executable, "-c", STOPPED, local.url, where], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    cohort.assert_same(local.read(), LEFT)
+    assert vczstore.purge(local.url, tags="recreate").recreated == told
+    assert local.repository.list_branches() == {"main"}
+    assert local.repository.list_tags() == {"release-1.1", "release-2.1"}
+    for name in local.repository.list_tags():
+        cohort.assert_same(local.read(tag=name), LEFT)
+    assert local.verify().erased
+
+
+def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the tag would have a sample that the store has no longer, and the purge would call itself done."""
+    vczstore.tag(place.url, "release-1", **place.options)
+    vczstore.remove(place.url, GONE[0], impl="zarr", **place.options)
+    ours = IcechunkStore.rename_tag
+
+    def and_remove(*args: Any) -> str:
+        name = ours(*args)
+        vczstore.remove(place.url, GONE[1], impl="zarr", **place.options)
+        return name
+
+    monkeypatch.setattr(IcechunkStore, "rename_tag", and_remove)
+    with pytest.raises(StaleError, match=r"is not complete, run it again: vczstore purge \S+ --tags recreate"):
+        vczstore.purge(place.url, tags="recreate", **place.options)
+    monkeypatch.undo()
+    if place.options:
+        for name, value in s3.CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+    assert vczstore.purge(place.url, tags="recreate", **place.options).recreated == {"release-1.1": "release-1.2"}
+    cohort.assert_same(place.read(tag="release-1.2"), LEFT)
+    assert place.verify().erased
+
+
+def test_a_tag_that_cannot_be_looked_at_is_told_of_before_any_is_rewritten(local: Place) -> None:
+    vczstore.tag(local.url, "a")
+    first = [info.id for info in local.repository.ancestry(branch="main")][-1]
+    local.repository.create_tag("z", snapshot_id=first)  # of the empty repository
+    vczstore.remove(local.url, GONE, impl="zarr")
+    before = cohort.digest(Path(local.url))
+    with pytest.raises(NotAStoreError, match=r"the tag z names cannot be looked at: .* vczstore tag \S+ z -d"):
+        vczstore.purge(local.url, tags="recreate")
+    assert cohort.digest(Path(local.url)) == before
+    vczstore.delete_tag(local.url, "z")
+    assert vczstore.purge(local.url, tags="recreate").recreated == {"a": "a.1"}
+
+
+def test_a_recreation_that_fails_leaves_no_branch(local: Place) -> None:
+    vczstore.tag(local.url, "v1.1")
+    vczstore.remove(local.url, GONE, impl="zarr")
+    with pytest.raises(VczstoreError, match=r"the tag v1.1 could not be rewritten: .* run it again: vczstore purge"):
+        vczstore.purge(local.url, tags="recreate", allowed_mem="300001kB")
+    assert (local.repository.list_tags(), local.repository.list_branches()) == ({"v1.1"}, {"main"})
+    # a number that the user gave is part of the name: v1.2 is going to be another release
+    assert vczstore.purge(local.url, tags="recreate").recreated == {"v1.1": "v1.1.1"}
+
+
+def test_info_fields_of_recreated_tags_are_stale(tmp_path: Path) -> None:
+    plain, path = tmp_path / "plain.vcz", tmp_path / "store"
+    cohort.write_vcz(plain, cohort.make_arrays(10, cohort.ids(0, 7)))
+    vczstore.copy_store_to_icechunk(plain, path, impl="zarr")
+    vczstore.recompute(path, "AC", impl="zarr")
+    vczstore.tag(path, "release-1")
+    vczstore.remove(path, GONE, impl="zarr", recompute=["AC"])
+    vczstore.purge(path, tags="recreate")
+    assert vczstore.info(path).stale == []
+    assert vczstore.info(path, at="release-1.1").stale == ["AC"]
+
+
+# ---- gc -------------------------------------------------------------------------------------
+
+WRITE_AND_DIE = """
+import os, signal, sys
+import vczstore
+plan = vczstore.plan_append(*sys.argv[1:])
+transaction = plan.store.transaction(plan.base)
+with transaction.step(plan.preparations, plan.edits) as store:
+    for item in plan.writes:
+        item.by_zarr(store)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def files(folder: str) -> dict[str, int]:
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) -> None:
+    batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
+    vczstore.tag(local.url, "release-1")
+    vczstore.remove(local.url, GONE, impl="zarr")
+    before, snapshot = files(local.url), local.repository.lookup_branch("main")
+    done = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, local.url, batch], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    orphans = {name: size for name, size in files(local.url).items() if name not in before}
+    chunks = [name for name in orphans if name.startswith("chunks/")]
+    assert len(chunks) > 2
+    counted = json.loads(run("gc", local.url, "--dry-run", "--json").stdout)
+    assert (counted["committed"], counted["counts"]["chunks deleted"]) == (False, len(chunks))
+    assert files(local.url) == {**before, **orphans}
+    told = run("gc", local.url).stdout
+    # also snapshots: each session that is sent to tasks has one of its own
+    assert f" {len(chunks):,} chunks deleted" in told
+    after = files(local.url)
+    assert not orphans.keys() & after.keys()
+    assert {name for name in before if name.startswith("chunks/")} <= after.keys()
+    # all that could be read can be read
+    cohort.assert_same(local.read(), LEFT)
+    cohort.assert_same(local.read(tag="release-1"), OLD)
+    cohort.assert_same(local.read(snapshot_id=snapshot), LEFT)
+    assert vczstore.verify(local.url).ok
+    assert json.loads(run("gc", local.url, "--json").stdout)["counts"]["chunks deleted"] == 0
+    vczstore.append(local.url, batch, impl="zarr")
+    # the present was tagged before it was swept: that keeps nothing older
+    vczstore.remove(local.url, "S0100", impl="zarr")
+    vczstore.tag(local.url, "release-2")
+    vczstore.gc(local.url)
+    with pytest.raises(TagError, match="kept by the tag release-1; nothing"):
+        vczstore.purge(local.url)
+
+
+def test_what_was_begun_before_gc_is_planned_anew(place: Place, tmp_path: Path) -> None:
+    """Its chunks are gone: nothing of them is committed."""
+    new = some_arrays(["S0100"], seed=1)
+    batch = write(tmp_path / "batch.vcz", new)
+    swept: list[Any] = []
+
+    def progress(what: str, n: int, total: int) -> None:
+        if what == "writing" and n == total and not swept:
+            swept.append(vczstore.gc(place.url, **place.options))
+
+    with pytest.raises(ConflictError):  # the command leaves with status 4
+        vczstore.append(place.url, batch, progress=progress, replans=0, **place.options)
+    cohort.assert_same(place.read(), OLD)
+    assert vczstore.verify(place.url, **place.options).ok
+    swept.clear()
+    result = vczstore.append(place.url, batch, progress=progress, **place.options)
+    assert swept[0].counts["chunks deleted"] > 0
+    assert result.replans == 1
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, new))
+    assert vczstore.verify(place.url, **place.options).ok
+
+
+def test_no_gc_while_a_job_runs(place: Place) -> None:
+    before = place.repository.lookup_branch("main")
+    with (
+        job_lock(place.url, place.options.get("storage_options", {}), wait=False),
+        pytest.raises(BusyError, match="is busy"),
+    ):
+        vczstore.gc(place.url, **place.options)
+    assert place.repository.lookup_branch("main") == before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path, zarr_format: int) -> None:
+    """Whole chunks are; what it has written beside samples that were there is overwritten by the next append."""
+    old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
+    store = write(tmp_path / "store.vcz", old, zarr_format=zarr_format)
+    batch = write(tmp_path / "batch.vcz", new, zarr_format=zarr_format)
+
+    def stop(what: str, n: int, total: int) -> None:
+        if (what, n) == ("writing", total):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vczstore.append(store, batch, progress=stop)
+    outside = vczstore.verify(store).outside
+    assert outside
+    assert not vczstore.verify_removal(store, ["S0100"]).erased
+    dry = vczstore.gc(store, dry_run=True)
+    assert dry.counts["chunks deleted"] == sum(outside.values())
+    assert vczstore.gc(store).counts == dry.counts
+    cohort.assert_same(cohort.read_vcz(store), old)
+    assert vczstore.verify(store).outside == {}
+    assert vczstore.verify_removal(store, ["S0100"]).erased
+    vczstore.append(store, batch)
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
+
+
+def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
+    """The ledger of the store says what was pending; the job writes it again."""
+    old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
+    store = write(tmp_path / "store.vcz", old)
+    write(tmp_path / "inbox" / "batch.vcz", new)
+    job = tmp_path / "job.yaml"
+    job.write_text(f"store: {store}\nsteps:\n  - append: {tmp_path}/inbox/*.vcz\n")
+
+    def stop(what: str, n: int, total: int) -> None:
+        if what.endswith("writing") and n == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vczstore.run_job(job, progress=stop)
+    assert zarr.open_group(store, mode="r").attrs["vczstore_ledger"]["pending"]
+    assert vczstore.gc(store).counts["chunks deleted"] > 0
+    vczstore.run_job(job)
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
+    assert "pending" not in zarr.open_group(store, mode="r").attrs["vczstore_ledger"]
+
+
+def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
+    """Two would put their samples into one place; and gc would take what an append has written for left over."""
+    store, batch = write(tmp_path / "store.vcz", OLD), write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
+    others: list[Callable[[], object]] = [
+        lambda: vczstore.append(store, batch),
+        lambda: vczstore.update(store, write(tmp_path / "update.vcz", some_arrays(["S0002"], seed=2))),
+        lambda: vczstore.remove(store, "S0001"),
+        lambda: vczstore.recompute(store, "AC"),
+        lambda: vczstore.gc(store),
+    ]
+    refused: list[str] = []
+
+    def progress(what: str, n: int, total: int) -> None:
+        while others and what == "writing":
+            with pytest.raises(
+                BusyError, match=r"is busy: process \d+ on .* run this again when that is over"
+            ) as error:
+                others.pop()()
+            refused.append(str(error.value))
+            vczstore.append(store, tmp_path / "more.vcz", dry_run=True)  # looking is free
+
+    write(tmp_path / "more.vcz", some_arrays(["S0101"], seed=3))
+    vczstore.append(store, batch, progress=progress)
+    assert len(refused) == 5
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(OLD, some_arrays(["S0100"], seed=1)))
 
 
 # ---- verify-removal -------------------------------------------------------------------------

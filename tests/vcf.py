@@ -275,7 +275,15 @@ def records(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith("##")]
 
 
-def to_vcz(vcf: Path, out: Path, zarr_format: int, variants_chunk: int | None, samples_chunk: int | None) -> Path:
+def to_vcz(
+    vcf: Path,
+    out: Path,
+    zarr_format: int,
+    variants_chunk: int | None,
+    samples_chunk: int | None,
+    *,
+    local_alleles: bool = False,
+) -> Path:
     """Convert with bio2zarr, in this process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # bio2zarr's and zarr-python's own affair
@@ -287,6 +295,7 @@ def to_vcz(vcf: Path, out: Path, zarr_format: int, variants_chunk: int | None, s
             zarr_format=zarr_format,
             variants_chunk_size=variants_chunk,
             samples_chunk_size=samples_chunk,
+            local_alleles=local_alleles,
             worker_processes=0,
         )
     return out

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,9 +40,11 @@ from vczstore.vcz import Vcz
 if TYPE_CHECKING:
     from plans import Survey
     from plans.harmonise import Rules
-    from vczstore.purging import Purged, Tags
+    from vczstore.purging import Collected, Purged, Tags
     from vczstore.removal import Verification
+    from vczstore.repairing import Repaired
     from vczstore.stores.icechunk import IcechunkStore
+    from vczstore.stores.lock import JobLock
     from vczstore.verification import Verified
 
 
@@ -180,10 +183,12 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     """
     Make a store without samples over the variants of one or more VCZs, to append samples to.
 
-    Records are the same variant if contig (by name), position, REF and the set of ALTs are. All others stay apart,
-    also those that have some ALTs in common (which ``bcftools merge -m none`` merges), as do records that a source
-    has several times. Contigs are in the order of the first source that has them, variants
-    in that of position and first appearance; ALTs, identifiers and lengths are as the first source has them.
+    Records are the same variant if contig (by name), position, REF and the set of ALTs are, letters regardless of case.
+    Of different sources those are joined that share an ALT, and those of REF alone with others, as
+    ``bcftools merge -m none`` joins them; but not where a source would not find its record again, so that the sources
+    can be appended with ``harmonise=True`` as they are. Records that a source has several times stay as often. Nothing
+    is trimmed. Contigs are in the order of the first source that has them, variants in that of position and first
+    appearance; ALTs, identifiers and lengths are as the first source has them, that of joined ones is the longest.
     QUAL, FILTER and INFO are not carried over: they speak of samples and callers. The filters' names are, and of the
     VCFs' headers what all sources say.
 
@@ -236,6 +241,7 @@ def append(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
@@ -261,7 +267,9 @@ def append(
     new_variants
         What is done about variants that the store lacks: ``refuse`` or ``drop``.
     haploid_contigs
-        Where those genotypes have one allele; X, Y and M of any spelling by default.
+        Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.
+    drop_fields
+        FORMAT fields, such as ``LPL``, that are left missing instead of being refused if they cannot be harmonised.
     recompute
         INFO fields that are computed anew in the same commit; see `recompute`.
     options
@@ -277,7 +285,7 @@ def append(
     >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
     """
     opts = Options(**options)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
 
     def attempt() -> Result:
         if rules is None or recompute:
@@ -287,7 +295,7 @@ def append(
             place, stages = _harmonised(store, sources, opts, rules)
         return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
-    return _replanned(store, opts, attempt)
+    return _replanned(store, opts, attempt, sources, locked=dry_run)
 
 
 def plan_append(
@@ -298,11 +306,12 @@ def plan_append(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     **options: Any,
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
     opts = Options(**options)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
     return _plan_append(store, sources, opts, rules)
 
 
@@ -340,6 +349,7 @@ def normalise(
     absent: str = "missing",
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
+    drop_fields: Sequence[str] = (),
     **options: Any,
 ) -> Result:
     """
@@ -359,7 +369,7 @@ def normalise(
         the samples of the source, and the variants of the store without INFO.
     dry_run
         Look at everything, create nothing.
-    allow_new_alleles, absent, new_variants, haploid_contigs
+    allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields
         As in `append`.
     options
         See `Options`; ``backend_storage`` is that of `out`.
@@ -375,7 +385,7 @@ def normalise(
     from plans.normalise import OPERATION, compile_normalise
 
     opts, url = Options(**options), os.fspath(out)
-    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs)
+    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
     assert rules is not None
     if opts.impl == "xarray":
         raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
@@ -399,17 +409,19 @@ def _rules(
     absent: str,
     new_variants: str,
     haploid_contigs: Sequence[str] | None,
+    drop_fields: Sequence[str],
 ) -> "Rules | None":
-    from plans.harmonise import HAPLOID_CONTIGS, Rules
+    from plans.harmonise import HAPLOID_CONTIGS, Rules, array_name
 
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
             raise OptionError(f"{operation}: {name} is {value!r}; choose one of {', '.join(choices)}")
     contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
-    rules = Rules(allow_new_alleles, absent, new_variants, contigs)
+    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(map(array_name, drop_fields)))
     if not harmonise and rules != Rules():
         raise OptionError(
-            "append: --allow-new-alleles, --absent, --new-variants and --haploid-contigs go with --harmonise"
+            "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs and --drop-field go with "
+            "--harmonise"
         )
     return rules if harmonise else None
 
@@ -446,7 +458,7 @@ def update(
     def attempt() -> Result:
         return _run(plan_update(store, *sources, **options), opts, dry_run=dry_run, then=recompute)
 
-    return _replanned(store, opts, attempt)
+    return _replanned(store, opts, attempt, sources, locked=dry_run)
 
 
 def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
@@ -518,18 +530,18 @@ def remove(
         return _run(plan_remove(store, samples, **options), opts, dry_run=dry_run, then=recompute)
 
     if not purge:
-        return _replanned(store, opts, attempt)
+        return _replanned(store, opts, attempt, locked=dry_run)
     from vczstore.purging import check_tags, hold, purge_store, refuse_pins
 
     check_tags(tags)
     with plain_errors(store):
         refuse_pins(opts.store(store), tags)
         with hold(store, opts.storage_options) as lock:
-            result = _replanned(None, opts, attempt)  # the lock is held already
+            result = _replanned(store, opts, attempt, locked=True)
             if dry_run:
                 return result
             try:
-                purged = purge_store(opts.store(store), tags, lock)
+                purged = purge_store(opts.store(store), tags, lock, opts.memory, **opts.engine)
             except VczstoreError as error:
                 raise type(error)(f"remove: the samples are removed, but not yet from the history: {error}") from error
     return replace(result, snapshot=purged.snapshot, purged=purged)
@@ -546,19 +558,22 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     store
         A path, a URL, a Zarr store or an Icechunk repository.
     tags
-        What to do with tags and other branches that keep older snapshots: ``"refuse"`` to purge, or ``"delete"``
-        them. The names of tags cannot be given again then.
+        What to do with tags and other branches that keep older snapshots: ``"refuse"`` to purge; ``"delete"``
+        them; or ``"recreate"`` the states that tags name without the samples that the store has no longer (by their
+        IDs: a sample that was removed and came in again is there). Icechunk gives no name twice, so a tag that is
+        recreated gets a number: ``release-1`` becomes ``release-1.1``. States without such samples keep their names,
+        and nothing of what was before them. INFO fields of recreated states are stale, as after `remove`.
     options
-        ``backend_storage`` and ``storage_options`` of `Options`.
+        See `Options`; removals from tagged states run on its executor.
 
     Raises
     ------
     TagError
-        If there are such tags or branches, and they are not to be deleted. Nothing has been done then.
+        If there are such tags or branches, and they are to stay. Nothing has been done then.
     BusyError
         If a job runs on the store.
     StaleError
-        If somebody else has changed the store meanwhile. Operations that had begun before fail with one too.
+        If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
     """
     from vczstore.purging import check_tags, hold, purge_store
 
@@ -567,7 +582,41 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     with plain_errors(store):
         place = opts.store(store)
         with hold(store, opts.storage_options) as lock:
-            return purge_store(place, tags, lock)
+            return purge_store(place, tags, lock, opts.memory, **opts.engine)
+
+
+def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
+    """
+    Delete what nothing leads to, such as the chunks of an operation that was killed. The history stays.
+
+    On plain Zarr these are chunks outside the arrays' shapes, as an append that was stopped leaves them; to run that
+    append again completes it, with or without them.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    dry_run
+        Count, and delete nothing.
+    options
+        ``backend_storage`` and ``storage_options`` of `Options`.
+
+    Raises
+    ------
+    BusyError
+        If a job runs on the store; on plain Zarr, if anything does.
+    StaleError
+        If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
+    """
+    from vczstore.purging import collect_garbage, hold
+
+    opts = Options(**options)
+    with plain_errors(store):
+        place = opts.store(store)
+        if dry_run:
+            return collect_garbage(place, None, dry_run=True)
+        with hold(store, opts.storage_options) as lock:
+            return collect_garbage(place, lock, dry_run=False)
 
 
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
@@ -608,7 +657,11 @@ def recompute(
         If the store has no genotypes, or an array that cannot hold a field.
     """
     opts = Options(**options)
-    return _replanned(store, opts, lambda: _run(plan_recompute(store, fields, **options), opts, dry_run=dry_run))
+
+    def attempt() -> Result:
+        return _run(plan_recompute(store, fields, **options), opts, dry_run=dry_run)
+
+    return _replanned(store, opts, attempt, locked=dry_run)
 
 
 def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, **options: Any) -> Plan:
@@ -626,13 +679,18 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     """
     Let the samples that have been removed leave a store: those after them move up, in one commit.
 
+    On plain Zarr, a folder of this machine is replaced by another as a whole; see `vczstore.stores.replacing`. Who
+    opens the store sees it as it was, or compacted. Who has opened it before, and reads on, gets chunks of the one
+    with shapes and sample IDs of the other, since nothing on plain Zarr holds them together: let readers open it anew.
+    If a run is stopped, readers see one or the other, and running it again completes it.
+
     Parameters
     ----------
     store
         A path, a URL, a Zarr store or an Icechunk repository.
     output
-        A path or URL for a compacted copy on plain Zarr; the store stays as it is. Needed for a store on plain Zarr,
-        which has no transactions.
+        A path or URL for a compacted copy on plain Zarr; the store stays as it is. Needed for a store on plain Zarr
+        that is not named by a path on this machine.
     dry_run
         Check everything, write nothing.
     options
@@ -641,20 +699,45 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     Raises
     ------
     OptionError
-        If the store is on plain Zarr and `output` is not given, or there is something already.
+        If the store is on plain Zarr elsewhere and `output` is not given, or there is something already.
+    BusyError
+        If a job runs on a folder that is to be replaced.
     """
+    from vczstore.stores.replacing import folder_of
+
     opts = Options(**options)
-    return _replanned(store, opts, lambda: _run(plan_compact(store, output, **options), opts, dry_run=dry_run))
+
+    def attempt(before_commit: Callable[[], None] | None = None) -> Result:
+        plan = plan_compact(store, output, **options)
+        return run_plan(plan, impl=opts.impl, dry_run=dry_run, before_commit=before_commit, **opts.engine)
+
+    path = None if output is not None or dry_run else folder_of(store)
+    if path is None or opts.backend_storage == "icechunk" or is_repository(path):
+        with plain_errors(store):
+            # plain Zarr elsewhere is refused, for which it takes no lock
+            locked = dry_run or output is not None or not opts.store(store).atomic
+        return _replanned(store, opts, attempt, locked=locked)
+    with plain_errors(store), _replacing(store, opts) as lock:
+        return _replanned(store, opts, lambda: attempt(lock.check), locked=True)
+
+
+def _replacing(store: Place, opts: Options) -> AbstractContextManager["JobLock"]:
+    from vczstore.stores.replacing import replacing
+
+    options = {"backend_storage": opts.backend_storage, "storage_options": opts.storage_options}
+    return replacing(store, options)
 
 
 def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
     """Compile a compaction without running it; see `compact` and `run`."""
     from plans.compact import compile_compact, compile_compacted_copy
+    from vczstore.stores.replacing import ReplacedStore
 
     opts = Options(**options)
     with plain_errors(store), planning("compact"):
         if output is None:
             place = opts.store(store)
+            place = place if place.atomic else ReplacedStore.of(store, place)
             return compile_compact(place, place.open(), opts.memory)
         url = os.fspath(output)
         vcz = opts.for_store(store, [url]).store(store).open()
@@ -775,28 +858,56 @@ def run(plan: Plan, **options: Any) -> Result:
     StaleError
         If the store has changed since the plan was compiled.
     """
-    return _run(plan, Options(**options), dry_run=False)
+    from vczstore.stores.replacing import ReplacedStore
+
+    opts = Options(**options)
+    if not isinstance(plan.store, ReplacedStore):
+        return _run(plan, opts, dry_run=False)
+    with plain_errors(plan.store.label), _replacing(plan.store.path, opts) as lock:
+        return run_plan(plan, impl=opts.impl, before_commit=lock.check, **opts.engine)
 
 
-def _replanned(store: Place | None, opts: Options, attempt: Callable[[], Result]) -> Result:
+def _replanned(
+    store: Place, opts: Options, attempt: Callable[[], Result], sources: Sequence[Place] = (), *, locked: bool = False
+) -> Result:
     """
     Plan and run; anew, if somebody else has changed the store meanwhile.
 
     Whoever has lost a race waits for the lock of jobs, where there is a place for one: of any number of writers, all
-    get through. None stands for a store whose lock is held already.
+    get through. On plain Zarr, where two writers would mix their chunks, the lock is held from the beginning.
+
+    Parameters
+    ----------
+    store, sources
+        What is edited, and what comes in.
+    opts
+        Its options.
+    attempt
+        What is done.
+    locked
+        Whether the lock is held already, or not needed since nothing is written.
+
+    Raises
+    ------
+    BusyError
+        If somebody else writes to a store on plain Zarr.
     """
+    with plain_errors(store):
+        mine = opts.for_store(store, sources)
+        plain = not locked and not mine.store(store).atomic
 
     @contextmanager
-    def turn() -> Iterator[None]:
+    def lock(*, wait: bool) -> Iterator[None]:
         from vczstore.purging import hold
 
         with ExitStack() as held:
-            if store is not None:
-                with suppress(MissingDependencyError, StorageError):  # it is a courtesy, and goes without
-                    held.enter_context(hold(store, opts.storage_options, wait=True))
+            with suppress(MissingDependencyError, StorageError):  # where no lock can be, things go on without
+                held.enter_context(hold(store, mine.storage_options, wait=wait))
             yield
 
-    result, n = replanned(attempt, opts.replans, turn)
+    with lock(wait=False) if plain else nullcontext():
+        turn = nullcontext if plain or locked else partial(lock, wait=True)
+        result, n = replanned(attempt, opts.replans, turn)
     return replace(result, replans=n)
 
 
@@ -955,3 +1066,39 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     opts = Options(**options)
     with plain_errors(store):
         return verify_store(opts.store(store), opts.memory, quick=quick, **opts.engine)
+
+
+def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **options: Any) -> "Repaired":
+    """
+    Repair what stopped operations have left of a store on plain Zarr, as far as that is safe.
+
+    An append that was stopped while its samples became visible is undone, and comes in when it is run again;
+    consolidated metadata that are stale are written anew from the arrays' own; a compaction in place that was stopped
+    is finished or undone; files that a killed process had not finished are deleted. Other damages are left alone, and
+    named. On Icechunk, whose commits are all or nothing, there is nothing to repair.
+
+    The lock of jobs is held; programs that know of none must not write to the store meanwhile.
+
+    Parameters
+    ----------
+    store
+        A path, a URL, a Zarr store or an Icechunk repository.
+    dry_run
+        Say what would be done, write nothing.
+    quick
+        Look for other damages in metadata and sample IDs only.
+    options
+        See `Options`.
+
+    Raises
+    ------
+    BusyError
+        If a job runs on the store.
+    VczstoreError
+        If the store cannot be opened, its metadata being too damaged for instance.
+    """
+    from vczstore.repairing import repair_store
+
+    opts = Options(**options)
+    with plain_errors(store):
+        return repair_store(store, opts, dry_run=dry_run, quick=quick)

@@ -3,6 +3,7 @@
 Nothing but click is imported until a command runs, so that ``--help`` is quick.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -17,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import executors
-from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, NEW_VARIANTS
+from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, NEW_VARIANTS, TAGS
 
 if TYPE_CHECKING:
     from vczstore.describe import Info
     from vczstore.execution import Progress, Result
     from vczstore.executor_check import Checked
     from vczstore.job import JobResult
-    from vczstore.purging import Purged
+    from vczstore.purging import Collected, Purged
     from vczstore.removal import Verification
+    from vczstore.repairing import Repaired
     from vczstore.report import Report
     from vczstore.verification import Verified
 
@@ -124,10 +126,11 @@ _REPLANS = click.option(
 )
 _TAGS = click.option(
     "--tags",
-    type=click.Choice(["refuse", "delete"]),
+    type=click.Choice(TAGS),
     default="refuse",
     show_default=True,
-    help="What a purge does with tags and branches that keep older snapshots. The names of tags cannot be given again.",
+    help="What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name "
+    "without the samples that the store has no longer; release-1 becomes release-1.1, since no name is given twice.",
 )
 _OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
@@ -143,6 +146,7 @@ def _options(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[...,
         def run(*args: Any, verbose: int, **kwargs: Any) -> None:
             # what imports allocate is not garbage: looking for some in it takes a tenth of a short command
             gc.set_threshold(100_000)
+            atexit.register(gc.freeze)  # nor is there any use in looking for some at the end
             _log(verbose)
             with _errors(verbose):
                 command(*args, **kwargs)
@@ -267,7 +271,14 @@ _HARMONISE = (
         "--haploid-contigs",
         metavar="NAME,...",
         callback=_names,
-        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X, Y, M, MT, also as chrX]",
+        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X,chrX,Y,chrY,M,MT,chrM]",
+    ),
+    click.option(
+        "--drop-field",
+        "drop_fields",
+        metavar="NAME",
+        multiple=True,
+        help="Leave this FORMAT field missing if it cannot be harmonised, instead of refusing it. Repeatable.",
     ),
 )
 
@@ -279,7 +290,8 @@ _HARMONISE = (
 def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Make a store without samples, over the variants of one or more VCZs.
 
-    Records merge where contig, position, REF and the set of ALTs agree. QUAL, FILTER and INFO are not carried over.
+    Records merge as bcftools merge -m none merges them: where contig, position and REF agree and ALTs are shared. QUAL,
+    FILTER and INFO are not carried over.
     OUT is plain Zarr of format 3 unless --backend-storage says icechunk.
     """
     from vczstore import api
@@ -391,7 +403,7 @@ def _lines(command: str, file: Any) -> list[str]:
 def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Let removed samples leave: those after them move up.
 
-    A store on plain Zarr needs --output.
+    A folder of plain Zarr is replaced by another as a whole; plain Zarr elsewhere needs --output.
     """
     from vczstore import api
 
@@ -403,19 +415,36 @@ def compact(store: str, output: str | None, progress: bool | None, as_json: bool
 @main.command()
 @click.argument("store")
 @_TAGS
-@_options(_STORE, _OUTPUT)
-def purge(store: str, as_json: bool, **options: Any) -> None:
+@_PROGRESS
+@_options(_STORE, _WORKERS, _OUTPUT)
+def purge(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Delete the history of a store, so that what was removed cannot be read in it.
 
-    What other writers have begun on the store fails then, with status 4; none may begin meanwhile.
+    What other writers have begun on the store is planned anew then; none may begin meanwhile.
     """
     from vczstore import api
 
-    done = api.purge(store, **options)
+    with _progress(progress) as bar:
+        done = api.purge(store, progress=bar, **options)
     if as_json:
         click.echo(json.dumps(done.as_dict()))
     else:
         _print_purged(done)
+
+
+@main.command("gc")
+@click.argument("store")
+@click.option("--dry-run", is_flag=True, help="Count, and delete nothing.")
+@_options(_STORE, _OUTPUT)
+def collect_garbage(store: str, as_json: bool, **options: Any) -> None:
+    """Delete what nothing leads to, such as what an operation that was killed has left. The history stays."""
+    from vczstore import api
+
+    done = api.gc(store, **options)
+    if as_json:
+        click.echo(json.dumps(done.as_dict()))
+    else:
+        _print_collected(done)
 
 
 @main.command()
@@ -524,6 +553,29 @@ def verify(store: str, quick: bool, progress: bool | None, as_json: bool, **opti
         click.echo(json.dumps(found.as_dict()))
     else:
         _print_verified(found)
+    if not found.ok:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--quick", is_flag=True, help="Look for other damages in metadata and sample IDs only.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@_PROGRESS
+@_options(_STORE, _WORKERS, _OUTPUT)
+def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
+    """Finish or undo what stopped operations have left of a store on plain Zarr.
+
+    Other damages are left alone. Exit status 1 if there are any.
+    """
+    from vczstore import api
+
+    with _progress(progress) as bar:
+        found = api.repair(store, progress=bar, **options)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        _print_repaired(found)
     if not found.ok:
         sys.exit(1)
 
@@ -705,13 +757,16 @@ def _show(result: "Result", as_json: bool) -> None:
         "bytes_written_at_most": plan.bytes_written,
     }
     if as_json:
-        dry = {} if result.committed else {"plan": {**would, "tasks": plan.tasks, "projected_mem": plan.projected_mem}}
+        more = {"tasks": plan.tasks, "projected_mem": plan.projected_mem, "notes": dict(plan.notes)}
+        dry = {} if result.committed else {"plan": {**would, **more}}
         click.echo(json.dumps({**result.as_dict(), **dry}))
         return
     counts = plan.summary
     head = click.style(f"{result.operation} {result.store}:", bold=True)
     if not result.committed:
         click.echo(f"{head} {counts} (dry run, nothing was written)")
+        for what, text in plan.notes.items():
+            click.echo(f"  {what:<7} {text}")
         click.echo(f"  chunks  {plan.encoded_chunks:,} copied as they are, {plan.decoded_chunks:,} encoded anew")
         click.echo(f"  reads   at most {human_size(plan.bytes_read)} (decoded)")
         click.echo(f"  writes  at most {human_size(plan.bytes_written)} (decoded)")
@@ -737,6 +792,21 @@ def _print_purged(done: "Purged") -> None:
     click.echo(f"{head} {told}, {size}, snapshot {done.snapshot}")
     for name in done.deleted:
         click.echo(f"  deleted {name}, which kept an older snapshot")
+    for old, new in done.recreated.items():
+        click.echo(f"  {old} is {new} now, without what was removed since")
+
+
+def _print_collected(done: "Collected") -> None:
+    """What was deleted, or would be."""
+    from vczstore.sizes import human_size
+
+    counts = dict(done.counts)
+    size = human_size(counts.pop("bytes"))
+    told = ", ".join(f"{n:,} {what}" for what, n in counts.items())
+    end = (
+        f", snapshot {done.snapshot}" if done.snapshot else "" if done.committed else " (dry run, nothing was deleted)"
+    )
+    click.echo(f"{click.style(f'gc {done.store}:', bold=True)} {told}, {size}{end}")
 
 
 def _print_verification(found: "Verification") -> None:
@@ -765,6 +835,8 @@ def _print_job(described: "Report") -> None:
         click.echo(
             f"{head}: {step['summary']}; {step['samples_before']:,} samples before, {step['samples_after']:,} after"
         )
+        for what, text in step.get("notes", {}).items():
+            click.echo(f"   {what:<9} {text}")
         click.echo(
             f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded anew"
         )
@@ -791,7 +863,10 @@ def _print_result(result: "JobResult") -> None:
         click.echo(f"{head} already applied{at}")
         return
     for done in result.results:
-        click.echo(f"{click.style(f'{done.operation}:', bold=True)} {done.plan.summary} in {done.seconds:.2f} s")
+        before = f", {done.resumed_chunks:,} chunks by a run that was stopped" if done.resumed_chunks else ""
+        click.echo(
+            f"{click.style(f'{done.operation}:', bold=True)} {done.plan.summary} in {done.seconds:.2f} s{before}"
+        )
     for name in result.tags:
         click.echo(f"{click.style('tag:', bold=True)} {name}")
     click.echo(f"{head} done{at}")
@@ -820,6 +895,23 @@ def _print_verified(found: "Verified") -> None:
     click.echo(f"{head} {verdict}; looked at {what} of {found.arrays:,} arrays{chunks}, in {found.seconds:.2f} s")
     for name, n in found.outside.items():
         click.echo(f"  {name}: {n:,} chunks outside its grid, which no reader sees; a stopped append leaves such")
+    for damage in found.damages:
+        click.echo(f"  {click.style('damage', fg='red')} {damage}")
+
+
+def _print_repaired(found: "Repaired") -> None:
+    """What was repaired, one line each, and what was not."""
+    head = click.style(f"repair {found.store}:", bold=True)
+    dry = " (dry run, nothing was written)" * found.dry_run
+    left = (
+        f"; {len(found.damages):,} damage{'s' * (len(found.damages) > 1)} left that repair does not mend"
+        if found.damages
+        else ""
+    )
+    note = f"; {found.note}" if found.note else ""
+    click.echo(f"{head} {f'{len(found.done):,} repaired' if found.done else 'nothing to repair'}{note}{left}{dry}")
+    for what in found.done:
+        click.echo(f"  {click.style('repaired', fg='green')} {what}")
     for damage in found.damages:
         click.echo(f"  {click.style('damage', fg='red')} {damage}")
 

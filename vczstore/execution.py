@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
@@ -13,6 +13,7 @@ import executors
 from plans import Plan, Survey
 from vczstore.errors import ConflictError, MissingDependencyError, OptionError, StorageError, VczstoreError
 from vczstore.stores import Store, Transaction, local_path
+from vczstore.stores.journal import Journal
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
@@ -79,6 +80,8 @@ class Result:
         What a purge that followed has done; None without one.
     replans
         How often it was planned anew, since somebody else had changed the store meanwhile.
+    resumed_chunks
+        Chunks that a run which was stopped has written, beside `chunks`.
     """
 
     operation: str
@@ -96,6 +99,7 @@ class Result:
     timeline: Sequence[TaskTime] = field(default=(), repr=False, compare=False)
     purged: "Purged | None" = None
     replans: int = 0
+    resumed_chunks: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the plan and the timeline, for JSON."""
@@ -167,6 +171,7 @@ def run_plans(
     progress: Progress | None = None,
     dry_run: bool = False,
     before_commit: Callable[[], None] | None = None,
+    journal: Journal | None = None,
 ) -> list[Result]:
     """
     Run plans for one store, each compiled against what the one before it leaves: all checks first, then all writes.
@@ -185,6 +190,8 @@ def run_plans(
         Stop after the checks.
     before_commit
         Called when everything is written, and may still refuse.
+    journal
+        What a run that was stopped has written, and where this one leaves the same.
 
     Returns
     -------
@@ -209,6 +216,7 @@ def run_plans(
             through_xarray=impl == "xarray",
             dry_run=dry_run,
             before_commit=before_commit,
+            journal=journal,
         )
 
 
@@ -221,8 +229,9 @@ def _run_plans(
     through_xarray: bool,
     dry_run: bool,
     before_commit: Callable[[], None] | None,
+    journal: Journal | None = None,
 ) -> list[Result]:
-    store = plans[0].store
+    store, journal = plans[0].store, journal or Journal(None, {})
     plan, snapshot, visible = plans[0], None, 0
     transaction: Transaction | None = None
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
@@ -240,9 +249,10 @@ def _run_plans(
         if not dry_run:
             plan = plans[0]
             transaction = store.transaction(plan.base)
-            for plan, run in zip(plans, runs, strict=True):
+            journal.resume(transaction)
+            for step, (plan, run) in enumerate(zip(plans, runs, strict=True)):
                 with run.timed():
-                    _write(plan, transaction, engine, run, through_xarray=through_xarray)
+                    _write(plan, step, transaction, engine, run, journal, through_xarray=through_xarray)
                 visible += not store.atomic
             if before_commit is not None:
                 before_commit()
@@ -259,6 +269,7 @@ def _run_plans(
             seconds=run.seconds,
             plan=plan,
             timeline=run.timeline,
+            resumed_chunks=run.resumed_chunks,
             **cast("dict[str, Any]", {} if engine is None else run.totals),
         )
         for plan, run in zip(plans, runs, strict=True)
@@ -463,6 +474,7 @@ class _Run:
         default_factory=lambda: dict.fromkeys(("tasks", "chunks", "encoded_bytes", "decoded_bytes", "peak_mem"), 0)
     )
     timeline: list[TaskTime] = field(default_factory=list)
+    resumed_chunks: int = 0
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -492,33 +504,55 @@ def _check(plan: Plan, engine: "_Engine | None", run: _Run) -> None:
         raise plan.checks[i].error(first)
 
 
-def _write(plan: Plan, transaction: Transaction, engine: "_Engine | None", run: _Run, *, through_xarray: bool) -> None:
+def _write(
+    plan: Plan,
+    step: int,
+    transaction: Transaction,
+    engine: "_Engine | None",
+    run: _Run,
+    journal: Journal,
+    *,
+    through_xarray: bool,
+) -> None:
     """
-    Write all chunks of one plan, and its edits.
+    Write all chunks of one plan, and its edits, or what is missing of them.
 
     Raises
     ------
     StorageError
         If the tasks have written more or fewer chunks than planned: nothing may be committed then.
     """
+    planned = plan.encoded_chunks + plan.decoded_chunks
+    if step < journal.restored:
+        run.resumed_chunks = planned
+        return
     found: list[Any] = []
 
     def on_report(report: "TaskReport") -> None:
         found.extend(value for _, value in report.found)
         if report.store is not None:
             transaction.collect(report.store)
+        if plan.conclude is None:  # what tasks have found is not kept
+            journal.record(report.task, report.chunks)
 
-    with transaction.step(plan.preparations, plan.edits) as store:
+    edits = ((), ()) if step == journal.restored else (plan.preparations, plan.edits)
+    with transaction.step(*edits) as store:
         if engine is None:
             for write in plan.writes:
                 write.by_zarr(store)
             return
-        engine.execute("writing", plan.cubed_writes(store, through_xarray=through_xarray), run, on_report)
-        planned = plan.encoded_chunks + plan.decoded_chunks
-        if run.totals["chunks"] != planned:
+        journal.begin(step)
+        run.resumed_chunks = journal.chunks
+        writes = plan.cubed_writes(store, through_xarray=through_xarray)
+        try:
+            engine.execute("writing", writes, run, on_report, done=journal.done)
+        finally:
+            journal.save()
+        if run.totals["chunks"] + run.resumed_chunks != planned:
+            journal.delete()
             raise StorageError(
-                f"{plan.operation}: tasks report {run.totals['chunks']:,} chunks written, {planned:,} were planned; "
-                f"{_state(plan)}"
+                f"{plan.operation}: tasks report {run.totals['chunks'] + run.resumed_chunks:,} chunks written, "
+                f"{planned:,} were planned; {_state(plan)}"
             )
     if plan.conclude is not None:
         with transaction.step((), plan.conclude(found)):
@@ -595,22 +629,31 @@ class _Engine:
             )
 
     def execute(
-        self, what: str, plan: "FinalizedPlan | None", run: _Run, on_report: Callable[["TaskReport"], None]
+        self,
+        what: str,
+        plan: "FinalizedPlan | None",
+        run: _Run,
+        on_report: Callable[["TaskReport"], None],
+        *,
+        done: Mapping[str, Collection[tuple[int, ...]]] | None = None,
     ) -> None:
-        """Run one Cubed plan, if there is anything to do."""
+        """Run one Cubed plan, if there is anything to do, without the tasks that are done."""
         if plan is None:
             return
         from plans import chunks
 
-        before = run.totals["tasks"]
+        left = chunks.without(plan, done) if done else plan
+        if left is None:
+            return
+        before, n_done = run.totals["tasks"], plan.num_tasks - left.num_tasks
 
         def on_task(report: "TaskReport") -> None:
             on_report(report)
             run.add(what, report)
             if self.progress is not None:
-                self.progress(f"{what}{run.which}", run.totals["tasks"] - before, plan.num_tasks)
+                self.progress(f"{what}{run.which}", n_done + run.totals["tasks"] - before, plan.num_tasks)
 
-        chunks.execute(plan, self.executor, on_task)
+        chunks.execute(left, self.executor, on_task)
 
 
 def _state(plan: Plan, visible: int = 0) -> str:

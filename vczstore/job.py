@@ -16,13 +16,13 @@ import numpy as np
 
 from plans import Memory, Plan
 from plans.append import compile_append, compile_harmonised, complete_append
-from plans.harmonise import Rules
+from plans.harmonise import Rules, array_name
 from plans.recompute import compile_recompute
 from plans.remove import compile_remove
 from plans.stale import CURRENT, states
 from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
-from vczstore.errors import IncompatibleError, TagError, VczstoreError
+from vczstore.errors import IncompatibleError, StaleError, TagError, VczstoreError
 from vczstore.estimate import estimate
 from vczstore.execution import REPLANS, Progress, Result, compile_stages, planning, replanned, run_plans, task_bytes
 from vczstore.jobfile import (
@@ -42,6 +42,7 @@ from vczstore.ledger import Ledger, removal_digest
 from vczstore.report import Report, Step, make_folder, write_report
 from vczstore.stores import Store
 from vczstore.stores.icechunk import IcechunkStore
+from vczstore.stores.journal import Journal
 from vczstore.stores.lock import job_lock
 from vczstore.stores.objects import plain_errors
 from vczstore.vcz import REMOVED, Vcz, positions_of
@@ -387,6 +388,7 @@ class _Compiler:
                 "brings alleles, which nobody can look up before they are there; name the sources in one step"
             )
         said = {name: value for name, value in harmonise.model_dump().items() if value is not None}
+        said["drop_fields"] = tuple(map(array_name, harmonise.drop_fields))
         stages = compile_harmonised("append", self.place, self.vcz, sources, Rules(**said), self.memory)
         plan = compile_stages(stages, "append", self.place, **self.engine)
         self.alleles_added = plan.counts["alleles added"] > 0
@@ -543,6 +545,7 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
     return {
         "operation": plan.operation,
         "summary": plan.summary,
+        "notes": dict(plan.notes),
         "counts": dict(plan.counts),
         "sources": list(step.sources),
         "samples_before": step.samples_before,
@@ -591,6 +594,10 @@ def run_compiled(
     """
     Run a job that is compiled: on Icechunk in one commit, on plain Zarr step by step.
 
+    On Icechunk, and if the job has a ``work-dir`` on this machine, it goes on where a run of it was stopped, whatever
+    stopped it: chunks that were written are not written again, unless the store, a source, the job or a version has
+    changed since, or garbage was collected. On plain Zarr the step in which a run was stopped is done again.
+
     Parameters
     ----------
     compiled
@@ -610,6 +617,7 @@ def run_compiled(
         If a check finds something, or storage fails.
     """
     plans, job, snapshot = compiled.plans, compiled.job, None
+    journal = _journal(compiled)
     results: list[Result] = []
     if plans:
         metadata = {
@@ -618,15 +626,21 @@ def run_compiled(
             "steps": [{"operation": plan.operation, **plan.counts} for plan in plans],
             "versions": versions(),
         }
-        results = run_plans(
-            plans,
-            f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in plans)}",
-            metadata,
-            **_runs_on(job, executor),
-            progress=progress,
-            before_commit=before_commit,
-        )
+        try:
+            results = run_plans(
+                plans,
+                f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in plans)}",
+                metadata,
+                **_runs_on(job, executor),
+                progress=progress,
+                before_commit=before_commit,
+                journal=journal,
+            )
+        except StaleError:
+            journal.delete()
+            raise
         snapshot = results[-1].snapshot
+    journal.delete()  # of a run that was stopped after its commit, too
     with plain_errors(compiled.store.label):
         if not plans and isinstance(compiled.store, IcechunkStore):
             snapshot = compiled.applied_in or compiled.store.head
@@ -641,6 +655,18 @@ def run_compiled(
         results=tuple(results),
         job=compiled,
     )
+
+
+def _journal(compiled: CompiledJob) -> Journal:
+    """Where a run of the job that is stopped leaves what it has written; nowhere on plain Zarr."""
+    about = {
+        "job": compiled.id,
+        "base": compiled.base,
+        "plans": [plan.writing_tasks for plan in compiled.plans],
+        "versions": versions(),
+    }
+    folder = compiled.job.work_dir if isinstance(compiled.store, IcechunkStore) else None
+    return Journal.of(compiled.job.store.url, folder, about)
 
 
 def _states(sources: Sequence[Vcz]) -> list[tuple[str, str]]:

@@ -273,8 +273,8 @@ class ExecutorFile(_Model):
     reserved_mem: _Size | None = Field(default=None, description="What of it is Python's own.", examples=["200MB"])
     work_dir: _Place | None = Field(
         default=None,
-        description="Folder for intermediate data. A local path is relative to the executor file.",
-        examples=["s3://bucket/tmp"],
+        description="As in a job file. A local path is relative to the executor file.",
+        examples=["/var/tmp/vczstore"],
     )
 
 
@@ -294,8 +294,13 @@ class Harmonise(_Model):
     )
     haploid_contigs: Annotated[list[_Text], Field(title="list of text")] | None = Field(
         default=None,
-        description="Where those genotypes have one allele; X, Y, M and MT by default, also as chrX.",
+        description="Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.",
         examples=[["chrX", "chrM"]],
+    )
+    drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
+        default_factory=list,
+        description="FORMAT fields that are left missing if they cannot be harmonised, instead of being refused.",
+        examples=[["LAD", "LPL"]],
     )
 
 
@@ -553,9 +558,13 @@ class _JobFile(_Model):
     reserved_mem: _Size | None = Field(default=None, description="What of it is Python's own.", examples=["200MB"])
     work_dir: _Place | None = Field(
         default=None,
-        description="Cubed's folder for intermediate data, of which no step has any yet. A local path is relative to "
-        "the job file.",
-        examples=["s3://bucket/tmp"],
+        description="A folder on this machine in which a job on Icechunk keeps what its tasks have finished, until it "
+        "is committed: the next run of the same job goes on from there if this one is killed or fails. That takes one "
+        "file for a store, which may hold sample IDs and which its user alone may read. Without a folder, or with the "
+        "URL of one, nothing is kept; nor on plain Zarr, where the step in which a run was stopped is done again. "
+        "Cubed's intermediate data would go there too, of which no step has any yet. A local path is relative to the "
+        "job file.",
+        examples=["work"],
     )
     steps: Annotated[
         tuple[Annotated[_Step, BeforeValidator(_is_step)], ...],
@@ -739,7 +748,7 @@ store: s3://bucket/cohort          # or {url:, backend-storage:, storage-options
 executor: threads                  # or {name:, options:}, or the path of an executor file
 max-workers: 4
 allowed-mem: 2GB
-work-dir: s3://bucket/tmp
+work-dir: work                     # what a run that is stopped has finished is kept here
 steps:
   - append: inbox/*.vcz            # one, a list, or a glob
   - append: {source: late.vcz, on-duplicate: skip}

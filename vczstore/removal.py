@@ -37,6 +37,7 @@ from vczstore.report import make_folder, page
 from vczstore.sizes import human_size
 from vczstore.stores import Place, Store
 from vczstore.stores.everything import Objects
+from vczstore.stores.replacing import folder_of, leftovers
 from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, missing_value, samples_axis
 
 SHORT = 4
@@ -142,6 +143,7 @@ def verify(
     look = _Look(ids, _Needles(ids, vcz.sample_ids.tolist()))
     sizes = objects.sizes()
     digest = look.at_objects(objects, sizes)
+    look.at_leftovers(url)
     try:
         look.at_present(vcz)
     except arrays.DamagedChunkError as error:
@@ -220,6 +222,15 @@ class _Look:
             )
         self.at_versions(objects.kind, versions)
         return digest.hexdigest()
+
+    def at_leftovers(self, url: Place) -> None:
+        """What a compaction that was stopped has left beside the store."""
+        path = folder_of(url)
+        if path is not None and leftovers(path):
+            self.reasons.append(
+                f"a compaction that was stopped, or goes on, has left something beside the store; "
+                f"vczstore repair {self.shown(str(url))}"
+            )
 
     def at_versions(self, kind: str | None, versions: int) -> None:
         """What object stores keep of objects that were deleted or replaced."""

@@ -68,6 +68,7 @@ class Step(TypedDict):
     operation: str
     summary: str
     counts: dict[str, int]
+    notes: NotRequired[dict[str, str]]
     sources: list[str]
     samples_before: int
     samples_after: int

@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +43,8 @@ class Sizes:
         Samples of the stores that an append should cost the same on, and their variants.
     memory_variants
         Variants where memory is measured.
+    flat, flat_samples
+        Variants of the stores on which harmonising should take the same memory, and their samples.
     """
 
     variants: int = 50_000
@@ -53,6 +55,8 @@ class Sizes:
     scaling: tuple[int, ...] = (4_000, 40_000, 400_000)
     scaling_variants: int = 5_000
     memory_variants: int = 1_000_000
+    flat: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    flat_samples: int = 20
 
     def __str__(self) -> str:
         return (
@@ -70,6 +74,7 @@ QUICK = Sizes(
     scaling=(4_000, 40_000),
     scaling_variants=2_000,
     memory_variants=10_000,
+    flat=(10_000, 50_000),
 )
 
 
@@ -318,6 +323,26 @@ def memory(bench: Bench) -> Iterator[Row]:
         yield Row(name, "peak memory", peak, "arrays touched", [float(plan.bytes_read)], unit="B")
 
 
+def flat_memory(bench: Bench) -> Iterator[Row]:
+    """The most memory of harmonising ever more variants, every 20th re-ordered: it should take the same."""
+    normalised: dict[int, Samples] = {}
+    appended: dict[int, Samples] = {}
+    for variants in bench.sizes.flat:
+        cohort = Cohort(variants, bench.sizes.flat_samples, calls="tiled", multiallelic=20)
+        store, batch = cohort.make(bench.work), replace(cohort, first=FAR, swapped=True).make(bench.work)
+        with TemporaryDirectory(dir=bench.work) as folder, Worker(bench.ours) as worker:
+            call = worker.call("normalise", store, batch, Path(folder) / "out.vcz", max_workers=2)
+        normalised[variants] = [float(call.peak_rss)]
+        with fresh_copy(store, bench.work) as copy, Worker(bench.ours) as worker:
+            call = worker.call("append", copy, batch, harmonise=True, max_workers=2)
+        appended[variants] = [float(call.peak_rss)]
+    base, *others = bench.sizes.flat
+    for operation, peaks in (("normalise", normalised), ("append, harmonised", appended)):
+        for n in others:
+            name = f"{operation}, {n:,} variants"
+            yield Row(name, "peak memory", peaks[n], f"{base:,} variants", peaks[base], 1.25, unit="B")
+
+
 # ---- jobs -----------------------------------------------------------------------------------
 
 
@@ -430,6 +455,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "help": command_line,
     "scaling": scaling,
     "memory": memory,
+    "flat-memory": flat_memory,
     "jobs": jobs,
     "tasks": tasks,
 }

@@ -192,7 +192,12 @@ def open_store(
 
             return IcechunkStore.at_url(url, options)
         if path is not None and not path.exists():
-            raise NotAStoreError(f"{url}: no such file or directory")
+            from vczstore.stores.replacing import leftovers
+
+            stopped = (
+                "; vczstore repair completes a compaction that was stopped here" if leftovers(path.resolve()) else ""
+            )
+            raise NotAStoreError(f"{url}: no such file or directory{stopped}")
     return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
 
 

@@ -6,7 +6,8 @@ them survives, and what zarr-python 2.18 wrote stays readable to it.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -155,3 +156,39 @@ class Consolidate:
                 if document is not None:
                     inner["metadata"][path if self.zarr_format == 3 else f"{path}/{name}"] = document
         return stored, current
+
+
+@dataclass(frozen=True)
+class ConsolidateAnew:
+    """Consolidated metadata, which a store has, become a copy of all documents there are, whatever they were."""
+
+    paths: tuple[str, ...]
+    zarr_format: int
+
+    def apply(self, store: Store) -> None:
+        """Copy the documents of the named arrays, and of what else was in the copy and exists."""
+        if self.zarr_format == 3:
+            root = arrays.read_json(store, "zarr.json") or {}
+            stored = root.get("consolidated_metadata")
+            inner = stored if isinstance(stored, dict) else {}
+            keys = {name: f"{name}/zarr.json" for name in self._keys(inner, self.paths)}
+            head = {"kind": "inline", "must_understand": False}
+            document = {**root, "consolidated_metadata": {**head, **inner, "metadata": self._copy(store, keys)}}
+            arrays.write_json(store, "zarr.json", document)
+            return
+        inner = {}
+        with suppress(ValueError):
+            inner = arrays.read_json(store, ".zmetadata") or {}
+        names = [f"{path}/{name}" for path in self.paths for name in (".zarray", ".zattrs")]
+        keys = {name: name for name in self._keys(inner, [".zgroup", ".zattrs", *names])}
+        arrays.write_json(store, ".zmetadata", {"zarr_consolidated_format": 1, "metadata": self._copy(store, keys)})
+
+    @staticmethod
+    def _keys(stored: Document, known: Iterable[str]) -> list[str]:
+        metadata = stored.get("metadata") if isinstance(stored, dict) else None
+        return sorted({*known, *(metadata if isinstance(metadata, dict) else ())})
+
+    @staticmethod
+    def _copy(store: Store, keys: Mapping[str, str]) -> Document:
+        found = {name: arrays.read_json(store, key) for name, key in keys.items()}
+        return {name: document for name, document in found.items() if document is not None}

@@ -1,11 +1,12 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from zarr.abc.store import Store as ZarrStore
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StaleError, StorageError, TagError
 from vczstore.stores import Snapshot, local_path, objects
 from vczstore.stores.edits import Edit
+from vczstore.stores.journal import Saved
 from vczstore.stores.objects import Location, reason
 from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
@@ -25,21 +27,28 @@ LOCK = ".vczstore.lock"
 SAMPLE_ID_CHUNKS = 4
 """How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
 
-PURGE_BEGUN, PURGE = "purge begun", "purge"
-"""The operations of the two commits of a purge; see `IcechunkStore.purge`."""
+SWEEPS = ("purge", "gc")
+"""The operations that delete what nothing leads to. Each is two commits; the first of them is named `BEGUN`."""
+BEGUN = "{} begun"
+
+RECREATE = "recreate"
+"""The operation that rewrites a state that a tag names."""
+RECREATED = "vczstore-recreated-"
+"""Begins the names of the branches on which tagged states are rewritten."""
 
 AHEAD = timedelta(days=1)
-"""How far in the future the cutoff of a purge lies: what was written by a clock that is ahead has to go too."""
+"""How far in the future the cutoff of a sweep lies: what was written by a clock that is ahead has to go too."""
 
 
 @dataclass(frozen=True)
 class IcechunkStore:
-    """A VCZ on the main branch of a repository."""
+    """A VCZ on a branch of a repository."""
 
     repository: icechunk.Repository
     label: str
     folder: Path | None = None
     """Where the repository lies, if on this machine: its commits are serialised by a file lock there."""
+    branch: str = BRANCH
     backend: str = "icechunk"
     atomic: bool = True
 
@@ -118,12 +127,12 @@ class IcechunkStore:
     @property
     def head(self) -> str:
         """The snapshot that readers see."""
-        return str(self.repository.lookup_branch(BRANCH))
+        return str(self.repository.lookup_branch(self.branch))
 
     def open(self, at: str | None = None) -> Vcz:
         """Read the metadata at the branch's head, a tag or a snapshot."""
         if at is None:
-            session = self.repository.readonly_session(BRANCH)
+            session = self.repository.readonly_session(self.branch)
         elif at in self.repository.list_tags():
             session = self.repository.readonly_session(tag=at)
         else:
@@ -136,12 +145,14 @@ class IcechunkStore:
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Begin one commit."""
         began = self._last_update()
-        session = self.repository.writable_session(BRANCH)
-        if _operation(self.repository.lookup_snapshot(session.snapshot_id)) == PURGE_BEGUN:
-            raise BusyError(
-                f"{self.label} is being purged, or a purge of it was stopped; wait until it is over, or complete it "
-                f"with: vczstore purge {self.label}"
-            )
+        session = self.repository.writable_session(self.branch)
+        operation = _operation(self.repository.lookup_snapshot(session.snapshot_id))
+        for sweep in SWEEPS:
+            if operation == BEGUN.format(sweep):
+                raise BusyError(
+                    f"{self.label} is being swept by {sweep}, or a {sweep} of it was stopped; wait until it is over, "
+                    f"or complete it with: vczstore {sweep} {self.label}"
+                )
         if session.snapshot_id != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
         return IcechunkTransaction(session, self, began)
@@ -203,28 +214,32 @@ class IcechunkStore:
         return [n for n, s in tags.items() if s not in present], [n for n, s in branches.items() if s not in present]
 
     def _refs(self) -> tuple[dict[str, str], dict[str, str]]:
-        """The snapshots of tags, and of branches beside the main one, by name."""
-        names = sorted(self.repository.list_branches() - {BRANCH})
+        """The snapshots of tags, and of branches beside the main one and `RECREATED` ones, by name."""
+        names = [n for n in sorted(self.repository.list_branches() - {BRANCH}) if not n.startswith(RECREATED)]
         return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
 
     def _present(self) -> set[str]:
         """The snapshots that hold what the store holds now: those before a purge are named by its commits."""
         info = self.repository.lookup_snapshot(self.head)
-        said = info.metadata["vczstore"] if _operation(info) in (PURGE_BEGUN, PURGE) else {}
+        is_sweep = _operation(info) in (*SWEEPS, *map(BEGUN.format, SWEEPS))
+        said = info.metadata["vczstore"] if is_sweep else {}
         return {str(info.id), *said.get("same", ())}
 
-    def purge(self, *, delete_pins: bool, before: Callable[[], None]) -> tuple[str, dict[str, int], list[str]]:
+    def purge(
+        self, *, tags: str, keep: Collection[str], base: str | None, before: Callable[[], None]
+    ) -> tuple[str, dict[str, int], list[str]]:
         """
         Delete all history: what no longer is in the store cannot be read afterwards.
 
-        Between two commits that change nothing. The first makes every session that began before it conflict, since
-        what such a session has written is about to be deleted; and none begins until the second has followed, which
-        stays away if the purge is stopped.
-
         Parameters
         ----------
-        delete_pins
-            Delete the tags and branches that keep more than the present.
+        tags
+            What is done with tags and branches that keep more than the present; ``"delete"`` deletes them.
+        keep
+            Tags that stay though they do, with the states that they name and nothing before these.
+        base
+            The present snapshot when `keep` was looked at. What was removed since is in these states; None if
+            there are none.
         before
             Called before the first commit, and may refuse.
 
@@ -246,62 +261,187 @@ class IcechunkStore:
         StorageError
             If something could not be deleted.
         """
-        repository, cutoff = self.repository, datetime.now(UTC) + AHEAD
-        again = f"the purge is not complete, run it again: vczstore purge {self.label}"
-        begun = False
+
+        def check() -> None:
+            if tags != "delete":
+                self.refuse_pins(keep=keep)
+            before()
+
+        options = " --tags recreate" if tags == "recreate" else ""
+        with self._sweeping("purge", check, base=base, options=options) as sweep:
+            pins, branches = self._pins_but(keep)
+            for name in pins:
+                self.repository.delete_tag(name)
+            for name in branches:
+                self.repository.delete_branch(name)
+            self.drop_branches()
+            self.repository.expire_snapshots(sweep.cutoff)
+            sweep.collect(self.repository)
+            sweep.counts |= {"tags deleted": len(pins), "branches deleted": len(branches)}
+            new = [name for names in self._pins_but(keep) for name in names]
+            if new:
+                raise StaleError(f"purge: {self.label}: {', '.join(new)} was made while it ran; {sweep.again}")
+        return sweep.snapshot, sweep.counts, [*pins, *branches]
+
+    def collect_garbage(self, *, before: Callable[[], None], dry_run: bool) -> tuple[str | None, dict[str, int]]:
+        """
+        Delete what nothing leads to, such as what a writer that was killed has left. All snapshots stay.
+
+        Parameters
+        ----------
+        before
+            Called before the first commit, and may refuse.
+        dry_run
+            Count, and delete nothing.
+
+        Returns
+        -------
+        snapshot : str or None
+            The new one, of the same content; None after a dry run.
+        counts : dict
+            What was deleted, in numbers; ``bytes`` too.
+
+        Raises
+        ------
+        StaleError
+            If somebody else has changed the store meanwhile.
+        StorageError
+            If something could not be deleted.
+        """
+        if dry_run:
+            sweep = _Sweep("")
+            sweep.collect(self.repository, dry_run=True)
+            return None, sweep.counts
+        with self._sweeping("gc", before) as sweep:
+            sweep.collect(self.repository)
+        return sweep.snapshot, sweep.counts
+
+    @contextmanager
+    def _sweeping(
+        self, name: str, check: Callable[[], None], *, base: str | None = None, options: str = ""
+    ) -> "Iterator[_Sweep]":
+        """
+        Deleting what nothing leads to, between two commits that change nothing.
+
+        The first makes every session that began before it conflict, since what such a session has written is about to
+        be deleted; and none begins until the second has followed, which stays away if the sweep is stopped. Without
+        them a commit that lands while Icechunk collects succeeds, and what it has written is gone.
+
+        Parameters
+        ----------
+        name
+            One of `SWEEPS`.
+        check
+            Called before the first commit, and may refuse.
+        base
+            The snapshot that the first commit has to follow; None for any.
+        options
+            With which it is to be run again, if it is stopped.
+        """
+        again = f"run it again: vczstore {name} {self.label}{options}"
+        sweep = _Sweep(f"the {name} is not complete, {again}")
+        begin = ""
         try:
             with self.lock():
-                if not delete_pins:
-                    self.refuse_pins()
-                tags, branches = self.pins()
-                before()
+                session = self.repository.writable_session(BRANCH)
+                if base not in (None, session.snapshot_id):
+                    raise StaleError(f"{name}: {self.label} was changed by somebody else meanwhile; {sweep.again}")
+                check()
                 same = sorted(self._present().intersection(s for refs in self._refs() for s in refs.values()))
-                said: dict[str, Any] = {"operation": PURGE_BEGUN, "same": same, "version": version("vczstore")}
-                session = repository.writable_session(BRANCH)
-                begin = str(session.commit("purge: begun", metadata={"vczstore": said}, allow_empty=True))
-                begun = True
-                for name in tags:
-                    repository.delete_tag(name)
-                for name in branches:
-                    repository.delete_branch(name)
-                repository.expire_snapshots(cutoff)
-                done = repository.garbage_collect(cutoff, **_MANIFESTS)
-                if done.objects_failed_to_delete:
-                    raise StorageError(
-                        f"purge: {self.label}: {done.objects_failed_to_delete:,} objects could not be deleted; {again}"
-                    )
-                new = [name for names in self.pins() for name in names]
-                if self.head != begin or new:
-                    what = f"{', '.join(new)} was made" if new else "there was a commit"
-                    raise StaleError(f"purge: {self.label}: {what} while it ran; {again}")
-                counts = {
-                    "snapshots deleted": int(done.snapshots_deleted),
-                    "manifests deleted": int(done.manifests_deleted),
-                    "chunks deleted": int(done.chunks_deleted),
-                }
-                deleted = [*tags, *branches]
-                refs = {"tags deleted": len(tags), "branches deleted": len(branches)}
-                said = {**said, "operation": PURGE, **counts, **refs}
-                message = f"purge: {', '.join(f'{n:,} {what}' for what, n in counts.items())}"
-                session = repository.writable_session(BRANCH)
-                snapshot = str(session.commit(message, metadata={"vczstore": said}, allow_empty=True))
+                said: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
+                begin = _commit_nothing(session, f"{name}: begun", said)
+                yield sweep
+                if self.head != begin:
+                    raise StaleError(f"{name}: {self.label}: there was a commit while it ran; {sweep.again}")
+                told = {what: n for what, n in sweep.counts.items() if what in _SWEPT}
+                message = f"{name}: {', '.join(f'{n:,} {what}' for what, n in told.items())}"
+                counts = {what: n for what, n in sweep.counts.items() if what != "bytes"}
+                session = self.repository.writable_session(BRANCH)
+                sweep.snapshot = _commit_nothing(session, message, {**said, "operation": name, **counts})
         except icechunk.ConflictError as error:
-            state = again if begun else f"nothing was purged, run it again: vczstore purge {self.label}"
-            raise StaleError(f"purge: {self.label} was changed by somebody else meanwhile; {state}") from error
+            state = sweep.again if begin else f"nothing was deleted, {again}"
+            raise StaleError(f"{name}: {self.label} was changed by somebody else meanwhile; {state}") from error
         except icechunk.IcechunkError as error:
-            state = again if begun else "nothing was purged"
-            raise StorageError(f"purge: {self.label}: {reason(error)}; {state}") from error
-        return snapshot, {**counts, "bytes": int(done.bytes_deleted)}, deleted
+            state = sweep.again if begin else "nothing was deleted"
+            raise StorageError(f"{name}: {self.label}: {reason(error)}; {state}") from error
 
-    def refuse_pins(self, *, changing: bool = False) -> None:
-        """Raise a `TagError` if there are `pins`."""
+    def _pins_but(self, keep: Collection[str]) -> tuple[list[str], list[str]]:
+        """The `pins` beside tags that may stay."""
+        tags, branches = self.pins()
+        return [name for name in tags if name not in keep], branches
+
+    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> None:
+        """Raise a `TagError` if there are `pins`, beside tags that may stay."""
         tags, branches = self.pins(changing=changing)
-        if tags or branches:
-            named = [f"the tag {name}" for name in tags] + [f"the branch {name}" for name in branches]
+        named = [f"the tag {name}" for name in tags if name not in keep] + [f"the branch {name}" for name in branches]
+        if named:
             raise TagError(
                 f"purge: {self.label}: older snapshots are kept by {listing(named, limit=100)}; nothing was done, "
-                "delete them, or let the purge do it with --tags delete"
+                "delete them, let the purge do it with --tags delete, or have tags rewritten with --tags recreate"
             )
+
+    def rename_tag(self, name: str, snapshot: str) -> str:
+        """
+        Let a tag make way for one of another name, since Icechunk gives no name twice.
+
+        Parameters
+        ----------
+        name
+            The tag. The new one has a number after it, the first that is free: ``release-1.1``, and ``release-1.2``
+            when that is rewritten in its turn. A number of the user's stays: ``v1.1`` becomes ``v1.1.1``.
+        snapshot
+            What the new tag names: a `RECREATE` commit on what the old one names.
+        """
+        stem, number = self._numbered(name)
+        with self.lock():
+            for n in count(number + 1):
+                try:
+                    self.repository.create_tag(f"{stem}.{n}", snapshot_id=snapshot)
+                except icechunk.AlreadyExistsError:
+                    continue
+                self.repository.delete_tag(name)
+                return f"{stem}.{n}"
+        raise AssertionError("unreachable")
+
+    def complete_renames(self) -> dict[str, str]:
+        """Delete tags that have made way already, where `rename_tag` was stopped; the new names by the old ones."""
+        with self.lock():
+            tags, renamed = self.tags(), dict[str, str]()
+            stems = {name: self._numbered(name)[0] for name in tags}
+            parents = {name: self.repository.lookup_snapshot(snapshot).parent_id for name, snapshot in tags.items()}
+            new = {(stems[name], parents[name]): name for name in tags if self._is_recreated(name)}
+            for name, snapshot in tags.items():
+                if (stems[name], snapshot) in new:
+                    self.repository.delete_tag(name)
+                    renamed[name] = new[stems[name], snapshot]
+        return renamed
+
+    def _is_recreated(self, tag: str) -> bool:
+        return _operation(self.repository.lookup_snapshot(str(self.repository.lookup_tag(tag)))) == RECREATE
+
+    def _numbered(self, tag: str) -> tuple[str, int]:
+        """The name of a tag, and the number that `rename_tag` has put after it, 0 if none."""
+        stem, dot, number = tag.rpartition(".")
+        return (stem, int(number)) if dot and number.isdecimal() and self._is_recreated(tag) else (tag, 0)
+
+    @contextmanager
+    def rewriting(self, tag: str) -> "Iterator[IcechunkStore]":
+        """The store on a branch of its own, on which the state that a tag names is rewritten; it goes afterwards."""
+        branch = f"{RECREATED}{tag}"
+        with self.lock():
+            self.drop_branches()
+            self.repository.create_branch(branch, self.repository.lookup_tag(tag))
+        try:
+            yield replace(self, branch=branch)
+        finally:
+            with suppress(icechunk.IcechunkError), self.lock():  # what cannot be deleted now goes with the purge
+                self.drop_branches()
+
+    def drop_branches(self) -> None:
+        """Delete `RECREATED` branches: who made them was stopped."""
+        for name in self.repository.list_branches():
+            if name.startswith(RECREATED):
+                self.repository.delete_branch(name)
 
     def reachable(self) -> list[str]:
         """Every snapshot that a branch or tag leads to, older ones included."""
@@ -433,6 +573,42 @@ class IcechunkTransaction:
             assert isinstance(store, icechunk.IcechunkStore)
             self.session.merge(store.session)
 
+    def save(self) -> Saved:
+        """What was written so far; see `restore`. Here and there alone is what icechunk keeps to itself of sessions."""
+        fork = self.fork.session if self.fork is not None else None
+        return Saved(
+            session=self.session._session.as_bytes(),
+            fork=fork._session.as_bytes() if fork is not None and fork.has_uncommitted_changes else b"",
+            forked=str(self.session.snapshot_id if fork is None else fork.snapshot_id),
+            began=self.began,
+        )
+
+    def restore(self, saved: Saved) -> None:
+        """
+        Go on with what another process has saved of a transaction, instead of with what was written here.
+
+        A session as it is, since another one with the same edits would not do: arrays that are new have other
+        identities there, and chunks of theirs would be dropped without a word.
+
+        Raises
+        ------
+        ValueError
+            If that cannot be: the store has changed, or chunks may be gone.
+        """
+        load = type(self.session._session).from_bytes
+        try:
+            self.place.repository.list_manifest_files(saved.forked)  # a snapshot of no branch cannot be looked up
+            session = icechunk.Session(load(saved.session))
+            if saved.fork:
+                session.merge(icechunk.ForkSession(load(saved.fork)))
+        except icechunk.IcechunkError as error:
+            raise ValueError(f"is of no use: {reason(error)}") from error
+        if (session.snapshot_id, session.branch) != (self.session.snapshot_id, BRANCH):
+            raise ValueError("is of another state of the store")
+        if self.place.was_collected(saved.began):
+            raise ValueError("is of no use: garbage was collected since, and with it what had been written")
+        self.session, self.began = session, saved.began
+
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str:
         """Commit; a store that moved on in the meantime is left as it is, and so is one that nothing was done to."""
         if not self.session.has_uncommitted_changes:
@@ -460,6 +636,31 @@ class IcechunkTransaction:
 
 _MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_mem_bytes": 2**29}
 """What a collection of garbage may hold of manifests at once: by default it is gigabytes."""
+
+_SWEPT = ("snapshots deleted", "manifests deleted", "chunks deleted")
+
+
+@dataclass
+class _Sweep:
+    """What a purge or gc does; `again` says what to do if it is stopped."""
+
+    again: str
+    cutoff: datetime = field(default_factory=lambda: datetime.now(UTC) + AHEAD)
+    counts: dict[str, int] = field(default_factory=dict)
+    snapshot: str = ""
+
+    def collect(self, repository: icechunk.Repository, *, dry_run: bool = False) -> None:
+        """Delete what nothing leads to, or only count it."""
+        done = repository.garbage_collect(self.cutoff, dry_run=dry_run, **_MANIFESTS)
+        if done.objects_failed_to_delete:
+            raise StorageError(f"{done.objects_failed_to_delete:,} objects could not be deleted; {self.again}")
+        numbers = (done.snapshots_deleted, done.manifests_deleted, done.chunks_deleted)
+        self.counts = {**dict(zip(_SWEPT, map(int, numbers), strict=True)), "bytes": int(done.bytes_deleted)}
+
+
+def _commit_nothing(session: icechunk.Session, message: str, said: Mapping[str, Any]) -> str:
+    return str(session.commit(message, metadata={"vczstore": dict(said)}, allow_empty=True))
+
 
 _COLLECTIONS = (icechunk.UpdateType.GCRan, icechunk.UpdateType.ExpirationRan)
 

@@ -121,7 +121,9 @@ def _parse(document: bytes) -> dict[str, Any]:
 def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
     who = f"process {lock['pid']} on {lock['host']}" if {"pid", "host"} <= lock.keys() else "another process"
     since = f" since {str(lock['started']).partition('.')[0]} UTC" if "started" in lock else ""
-    return BusyError(f"{url} is busy: {who} has a job on it{since}; wait for it with --if-busy wait")
+    return BusyError(
+        f"{url} is busy: {who} works on it{since}; run this again when that is over; jobs can wait, with --if-busy wait"
+    )
 
 
 # ---- on this machine ------------------------------------------------------------------------
@@ -137,11 +139,7 @@ class _LockedFile:
 
     def check(self) -> None:
         """Whoever deletes the file lets others in."""
-        try:
-            same = os.path.samestat(os.stat(self.path), os.fstat(self.file))
-        except FileNotFoundError:
-            same = False
-        if not same:
+        if not _is_at(self.file, self.path):
             raise StaleError(
                 f"{self.url}: {self.path} was deleted while a job ran; nothing was committed, run it again"
             )
@@ -153,7 +151,10 @@ def _hold_file(url: str, path: Path, wait: bool) -> Iterator[_LockedFile]:
     try:
         file = _open_locked(place, wait)
     except BlockingIOError:
-        raise _busy(url, _parse(place.read_bytes())) from None
+        said = b""
+        with suppress(FileNotFoundError):  # it has just been freed
+            said = place.read_bytes()
+        raise _busy(url, _parse(said)) from None
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAStoreError(f"{url}: no such file or directory") from error
     except OSError as error:
@@ -161,7 +162,10 @@ def _hold_file(url: str, path: Path, wait: bool) -> Iterator[_LockedFile]:
     try:
         yield _LockedFile(url, place, file)
     finally:
-        # frees it. The file stays: who waits for it has it open, and would lock another than who comes next
+        # before it is freed: who waits for it has it open, finds out that it is gone, and makes another
+        if _is_at(file, place):
+            with suppress(OSError):
+                place.unlink()
         os.close(file)
 
 
@@ -169,15 +173,26 @@ def _open_locked(place: Path, wait: bool) -> int:
     # not filelock: where it cannot lock, it takes a file's existence for a lock, which outlives its holder
     import fcntl
 
-    file = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    while True:
+        file = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, place):
+                os.ftruncate(file, 0)
+                os.pwrite(file, json.dumps(_holder()).encode(), 0)
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # its holder deleted it meanwhile: it keeps nobody out any more
+
+
+def _is_at(file: int, place: Path) -> bool:
+    """Whether an open file is the one at a path."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(_holder()).encode(), 0)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
+        return os.path.samestat(os.stat(place), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 # ---- in an object store ---------------------------------------------------------------------

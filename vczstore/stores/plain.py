@@ -8,7 +8,7 @@ from typing import Any
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore
 
-from vczstore.arrays import names, stored_bytes
+from vczstore.arrays import clear_outside, names, stored_bytes
 from vczstore.errors import ConflictError, OptionError
 from vczstore.stores import Snapshot
 from vczstore.stores.edits import Edit
@@ -49,6 +49,13 @@ class PlainStore:
     def stored_bytes(self) -> int | None:
         """The size of all objects, where that takes no listing of a remote place."""
         return stored_bytes(self.zarr_store)
+
+    def collect_garbage(self, *, dry_run: bool) -> dict[str, int]:
+        """Delete, or count, the chunks outside the arrays' shapes, which an append that was stopped leaves."""
+        vcz, store = self.open(), self.zarr_store.with_read_only(False)
+        vcz.require_whole("gc")
+        found = [clear_outside(array, store, dry_run=dry_run) for array in vcz.arrays.values()]
+        return {"chunks deleted": sum(n for n, _ in found), "bytes": sum(size for _, size in found)}
 
     def transaction(self, base: str) -> "PlainTransaction":
         """Begin to write to the store itself."""

@@ -1,0 +1,151 @@
+"""Repair: what stopped operations have left half-done on plain Zarr is finished or undone, where that is safe."""
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plans.verify import Damage, consolidated_damages, length_damages
+from vczstore.purging import hold
+from vczstore.stores import Place
+from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
+from vczstore.stores.plain import PlainStore
+from vczstore.stores.replacing import folder_of, foreseen, half_written, leftovers, settle
+from vczstore.vcz import SAMPLE_ID, Vcz, listing, samples_axis
+from vczstore.verification import verify_store
+
+if TYPE_CHECKING:
+    from vczstore.api import Options
+
+TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """
+    What a repair has done.
+
+    Attributes
+    ----------
+    store
+        Which store.
+    dry_run
+        Whether nothing was done, and `done` is what would be.
+    done
+        What was done, in words; never a sample ID.
+    damages
+        What is wrong still, as `verify` tells it, and is not safe to repair: it takes the data, or a decision.
+    note
+        Why there is nothing to do.
+    """
+
+    store: str
+    dry_run: bool
+    done: tuple[str, ...]
+    damages: tuple[Damage, ...]
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong any more."""
+        return not self.damages
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"ok": self.ok, **values, "damages": [asdict(damage) for damage in self.damages]}
+
+
+def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -> Repaired:
+    """
+    Repair a store.
+
+    Parameters
+    ----------
+    place, opts
+        The store, and how it is found and looked at.
+    dry_run
+        Whether to write nothing.
+    quick
+        Whether to look for other damages in metadata and sample IDs only.
+    """
+    path = folder_of(place)
+    if path is None or not leftovers(path):
+        opts.store(place)  # one that is not there needs no lock
+    with nullcontext() if dry_run else hold(place, opts.storage_options):
+        done = _compaction(path, dry_run=dry_run)
+        if dry_run and path is not None and not path.exists():
+            return Repaired(str(place), dry_run, tuple(done), ())
+        store = opts.store(place)
+        if not isinstance(store, PlainStore):
+            return Repaired(store.label, dry_run, (), (), TRANSACTIONS)
+        before = store.open()
+        after, *edits = _reveal(before, done)
+        if stale := [*consolidated_damages(after)]:
+            done.append("consolidated metadata that were stale are written anew from the arrays' own")
+            edits.append(ConsolidateAnew(tuple(after.arrays), after.zarr_format))
+        if not dry_run:
+            for edit in edits:
+                edit.apply(store.zarr_store.with_read_only(False))
+        done += _half_written(path, dry_run=dry_run)
+        left = set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
+        if dry_run:  # what would be repaired is found still
+            left -= {*consolidated_damages(before), *stale, *set(length_damages(before)) - set(length_damages(after))}
+    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda damage: damage.order)))
+
+
+def _compaction(path: Path | None, *, dry_run: bool) -> list[str]:
+    """A compaction in place that was stopped: what it has left beside the store goes."""
+    if path is None:
+        return []
+    match foreseen(path) if dry_run else settle(path):
+        case "completed":
+            return ["a compaction that was stopped is completed: the store as it was before is deleted"]
+        case "undone":
+            return ["a compaction that was stopped before it took effect is undone: what it had made is deleted"]
+        case _:
+            return []
+
+
+def _half_written(path: Path | None, *, dry_run: bool) -> list[str]:
+    """Files that processes were writing when they were killed: nobody reads them, and they may hold anybody's data."""
+    n = 0
+    for file in () if path is None else half_written(path):
+        n += 1
+        if not dry_run:
+            file.unlink(missing_ok=True)
+    return [f"{n:,} file{'s' * (n > 1)} that a killed process has left half-written: deleted"] if n else []
+
+
+def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[Edit, ...]]:
+    """
+    An append that was stopped while its samples became visible: arrays are as long as sample_id is again.
+
+    Shapes follow in the order of the arrays' names, sample_id last; so the first ones have one length, which is more,
+    and the others that of sample_id. What else may have made arrays disagree is not repaired.
+
+    Returns
+    -------
+    Vcz
+        The store as it will be.
+    Edit
+        What makes it so. If this is stopped, it looks like the same append stopped earlier.
+    """
+    n = vcz.n_samples
+    lengths = {name: array.shape[samples_axis(array) or 0] for name, array in vcz.samples_arrays.items()}
+    longer = [name for name, length in lengths.items() if length > n]
+    rest = [length for name, length in lengths.items() if name not in longer]
+    if (
+        not longer
+        or list(lengths)[: len(longer)] != longer
+        or len({lengths[m] for m in longer}) > 1
+        or set(rest) != {n}
+    ):
+        return (vcz,)
+    back = vcz.resized(n)
+    done.append(
+        f"an append that was stopped is undone: {listing(longer)} had {lengths[longer[0]]:,} samples, {SAMPLE_ID} has "
+        f"{n:,}; the same append brings them in"
+    )
+    edits = [SetShape(name, vcz.zarr_format, back[name].shape) for name in reversed(longer)]
+    return (replace(vcz, arrays={**vcz.arrays, **{name: back[name] for name in longer}}), *edits)
