@@ -19,7 +19,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -177,6 +177,18 @@ def tree(folder: Path) -> dict[str, object]:
     return {name: value for name, value in found.items() if not name.endswith(locks)}
 
 
+def opens(path: Path) -> bool:
+    """Whether zarr-python takes the documents of a VCZ."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            store = cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path
+            names = [name for name, _ in zarr.open_group(store, mode="r", use_consolidated=False).arrays()]
+        except Exception:  # whatever zarr makes of it
+            return False
+    return {"sample_id", "variant_position"} <= set(names) and not caught
+
+
 def readable(path: Path) -> dict[str, np.ndarray] | None:
     """What zarr-python reads in a VCZ, None if it does not; nothing that is too large to be looked at."""
     with warnings.catch_warnings():
@@ -186,8 +198,7 @@ def readable(path: Path) -> dict[str, np.ndarray] | None:
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             if any(array.size > 10**6 for _, array in group.arrays()):
                 return None
-            found = {name: np.asarray(array[...]) for name, array in group.arrays()}
-            return found if {"sample_id", "variant_position"} <= found.keys() else None
+            return {name: np.asarray(array[...]) for name, array in group.arrays()} if opens(path) else None
         except Exception:  # whatever zarr, NumPy or a codec makes of it
             return None
 
@@ -326,13 +337,15 @@ class Case:
         args = line.args(folder) if line else [word.replace("{folder}", str(folder)) for word in self.command]
         name = self.command if isinstance(self.command, str) else " ".join(("the arguments", *self.command[:1]))
         held = {role: readable(folder / f"{role}.vcz") for role in ("store", "batch")}
+        is_vcz = self.hits == "" or opens(folder / f"{self.hits}.vcz")
         before = tree(folder)
-        ran = run_command(args)
+        with chdir(folder):
+            ran = run_command(args)
         found = complaints(ran, name, room=2500 + max(map(len, args)))
         statuses = self.statuses
         if statuses is None:
             needed = line is not None and self.hits in line.reads.split()
-            statuses = (DONE, FAILED) if held[self.hits] is not None or not needed or self.late else (FAILED,)
+            statuses = (DONE, FAILED) if is_vcz or not needed or self.late else (FAILED,)
         if ran.status not in statuses and not found:
             found.append(f"has status {ran.status}, not {' or '.join(map(str, statuses))}")
         if ran.status != DONE or name in READ_ONLY:
@@ -344,6 +357,16 @@ class Case:
         return f"{self.what}: {' '.join(args)[:300]}: {', '.join(found)}: {ran.err[-400:]!r}" if found else None
 
 
+def _has_usual_dimensions(path: Path) -> bool:
+    """Whether the model knows them: the names of dimensions decide."""
+    store = cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arrays = dict(zarr.open_group(store, mode="r", use_consolidated=False).arrays())
+    names = {n: a.attrs.get("_ARRAY_DIMENSIONS") or getattr(a.metadata, "dimension_names", ()) for n, a in arrays.items()}
+    return all(tuple(dims or ()) == cohort.DIMENSIONS.get(name) for name, dims in names.items())
+
+
 def _changes(
     command: str, folder: Path, before: dict[str, object], held: dict[str, np.ndarray] | None, *, late: bool
 ) -> list[str]:
@@ -353,7 +376,9 @@ def _changes(
     changed = sorted(n for n in after.keys() & before.keys() if after[n] != before[n])
     if late:
         new = [n for n in new if not n.startswith(("store.vcz/", "out"))]
-        if not any(n.startswith("store.vcz/snapshots") for n in before):
+        if command in ("purge", "remove and purge"):  # it may be half done, which the next one completes
+            changed = gone = []
+        elif not any(n.startswith("store.vcz/snapshots") for n in before):
             now = readable(folder / "store.vcz")
             # where samples are overwritten some values may be new, the samples are the same
             names = ["sample_id"] if command.startswith(("remove", "update", "recompute", "run")) else list(held or {})
@@ -378,7 +403,7 @@ def _wrong(
     folder: Path, model: Callable[..., dict[str, np.ndarray]], held: dict[str, dict[str, np.ndarray] | None]
 ) -> list[str]:
     """What a command has done that was done otherwise than zarr-python and NumPy do it."""
-    if None in held.values():
+    if None in held.values() or not all(_has_usual_dimensions(folder / f"{role}.vcz") for role in held):
         return []
     try:
         wanted = model(held["store"], held["batch"])
@@ -487,7 +512,8 @@ def _session_case(rng: random.Random, command: str) -> Case:
 
         repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder / "store.vcz")))
         session = repository.writable_session("main")
-        with suppress(Exception):  # what Icechunk does not take is not there
+        # what Icechunk does not take is not there; for some it panics
+        with suppress(BaseException), _other_stderr([]):
             sync(session.store.set(f"{name}zarr.json", default_buffer_prototype().buffer.from_bytes(text)))
             session.commit("changed by the test")
 
@@ -685,7 +711,7 @@ def _id_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
 STRANGE = (
     *("", " ", "-", "--", ".", "..", "/", "\n", "x" * 5000, "\udcff", "http://", "file://", "file:///nowhere"),
     *("s3://", "s3:///a", "gs://", "az://", "ftp://host/a", "memory://a", "data:,x", "file://[::1", "http://[", "s3://[/a"),
-    *("https://127.0.0.1:1/a", "https://.blob.core.windows.net/a", "file://../x", "/dev/null", "/dev/zero", "/proc/self/mem"),
+    *("https://127.0.0.1:1/a", "https://.blob.core.windows.net/a", "file://x", "/dev/null", "/dev/zero", "/proc/self/mem"),
     *("~", "$HOME", "%00", "*", "[", "\\", "C:\\a", "://", "a://b", "S3://bucket/a", "zip://a.zip", "/dev/stdin"),
 )
 OPTIONS = (
@@ -709,7 +735,7 @@ def _argument_case(rng: random.Random, kind: str, _role: str, command: str) -> C
         "verify-removal": (("verify-removal", "-S", "{folder}/removed.txt", "--", strange), (1, 2)),
         "purge": (("purge", "--", strange), (1, 2)),
         "log": (("log", "--", strange), (1, 2)),
-        "out": (("normalise", store, batch, "--", strange), (1, 2)),
+        "out": (("normalise", store, batch, "--", strange), (0, 1, 2)),
         "tag": (("tag", store, "--", strange), (0, 1, 2)),
         "delete": (("tag", "-d", store, "--", strange), (1, 2)),
         "at": (("info", store, f"--at={strange}"), (1, 2)),
