@@ -322,7 +322,7 @@ class _NoLocalStores(cloudpickle.Pickler):
     """Refuses folders of this machine: another one would find nothing there, and take all chunks for missing."""
 
     def persistent_id(self, obj: Any) -> None:
-        if type(obj).__name__ == "LocalStore":  # zarr's and obstore's
+        if type(obj).__name__.endswith("LocalStore"):  # zarr's, ours and obstore's
             raise ExecutorOptionError(
                 f"{obj} is on this machine, where workers on others do not find it; put it into an object store"
             )

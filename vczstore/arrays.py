@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
@@ -518,6 +519,26 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
     sync(put_all())
 
 
+class RegularLocalStore(LocalStore):
+    """A folder in which only regular files are read: a pipe would never end to be waited for, a device to be read."""
+
+    def get_sync(self, key: str, **options: Any) -> Buffer | None:
+        """Read a file."""
+        self._require_file(key)
+        return super().get_sync(key, **options)
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Buffer | None:
+        """Read a file."""
+        self._require_file(key)
+        return await super().get(key, *args, **options)
+
+    def _require_file(self, key: str) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            mode = os.stat(self.root / key).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise OSError(f"{key} is a pipe or a device, where there should be a file")
+
+
 def stored_bytes(store: Store) -> int | None:
     """The size of all objects of a store in this machine's folders or memory; None elsewhere, where it is a listing."""
     return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
@@ -541,8 +562,8 @@ def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
             for folder, _, files in os.walk(store.root):
                 for file in files:
                     path = Path(folder, file)
-                    stat = path.stat()
-                    yield path.relative_to(store.root).as_posix(), stat.st_size, stat.st_mtime_ns
+                    found = path.stat()
+                    yield path.relative_to(store.root).as_posix(), found.st_size, found.st_mtime_ns
         case ObjectStore():
             for batch in store.store.list():
                 for entry in batch:

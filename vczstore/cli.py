@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from vczstore.verification import Verified
 
 INTERRUPTED = 130
+MAX_SAMPLES = 2**28
+"""The longest list of sample IDs, in characters: some ten million samples, or somebody's mistake."""
 
 
 class _Group(click.Group):
@@ -58,7 +60,7 @@ def _storage_options(_: click.Context, __: click.Parameter, pairs: tuple[str, ..
             raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE")
         try:
             options[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[key] = value
     return options
 
@@ -159,9 +161,11 @@ def _options(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[...,
 
 
 def _log(verbose: int) -> None:
-    if verbose:
-        import logging
+    import logging
 
+    # it would tell, in many lines, of zarr's reads that failed or that nobody waits for, beside the error that is told
+    logging.getLogger("asyncio").disabled = not verbose
+    if verbose:
         # icechunk reads this when it is imported
         os.environ.setdefault("ICECHUNK_LOG", "warn" if verbose == 1 else "info")
         logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, stream=sys.stderr)
@@ -178,10 +182,6 @@ def _errors(verbose: int) -> Iterator[None]:
     except click.ClickException:
         raise
     except KeyboardInterrupt as error:
-        import logging
-
-        # it would tell of zarr's reads that nobody waits for any more
-        logging.getLogger("asyncio").disabled = True
         click.secho(str(error) or "interrupted", fg="yellow", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -390,7 +390,10 @@ def remove(
 def _lines(command: str, file: Any) -> list[str]:
     """The sample IDs in a file."""
     try:
-        return [line.strip() for line in file.read().splitlines() if line.strip()]
+        text = file.read(MAX_SAMPLES + 1)
+        if len(text) > MAX_SAMPLES:
+            raise click.ClickException(f"{command}: {file.name} is no list of sample IDs: it is larger than 256 MB")
+        return [line.strip() for line in text.splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{command}: {file.name} is no UTF-8 text; give one sample ID in a line") from error
 

@@ -48,6 +48,8 @@ MANY = 50
 
 SHOWN = 10
 """So many places of each kind of finding are named."""
+LONGEST = 1000
+"""Of longer IDs so many characters are looked for: it would take seconds to make an expression of a million."""
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,8 @@ class _Needles:
     @cached_property
     def forms(self) -> dict[bytes, list[tuple[int, bytes]]]:
         """What to look for; for each, where in which longer IDs of others it is no finding."""
-        found: dict[bytes, list[tuple[int, bytes]]] = {form: [] for sample in self.long for form in _forms(sample)}
+        cut = {sample[:LONGEST] for sample in self.long}
+        found: dict[bytes, list[tuple[int, bytes]]] = {form: [] for sample in cut for form in _forms(sample)}
         if not found:
             return found
         pattern = re.compile(_any_of(set(found)))
@@ -396,7 +399,7 @@ class _Needles:
 
     def expected(self, searched: int) -> float:
         """How often so many random bytes would hold one of them."""
-        return float(sum(searched / 256 ** len(form) for form in self.forms))
+        return sum(searched * 256.0 ** -len(form) for form in self.forms)
 
 
 def _forms(sample: str) -> set[bytes]:

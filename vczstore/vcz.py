@@ -29,6 +29,9 @@ INFO_STATES = "vczstore_info_fields"
 REMOVED = ""
 """The ID that takes a removed sample's place: readers of VCZ skip it."""
 
+_NO_METADATA = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What zarr and json raise when a document is none; the last where it is too deep."""
+
 INT_MISSING = -1
 STR_MISSING = "."
 FLOAT32_MISSING = np.array([0x7F800001], dtype="u4").view("f4")[0]
@@ -151,8 +154,10 @@ class Vcz:
             raise NotAStoreError(f"{label}: there is no Zarr group here; make a VCZ with vcf2zarr") from error
         except OSError as error:
             raise StorageError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _NO_METADATA as error:
             raise DamagedStoreError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
+        for name, array in members.items():
+            _check_dimensions(label, name, array)
         vcz = cls(label, store, members, dict(group.attrs), group.metadata.zarr_format, snapshot)
         for name in (SAMPLE_ID, "variant_position"):
             if name not in members:
@@ -222,7 +227,7 @@ class Vcz:
             group = zarr.open_group(self.store, mode="r", use_consolidated=True)
             members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
             attributes = document["metadata"].get(".zattrs", {}) if self.zarr_format == 2 else dict(group.attrs)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _NO_METADATA as error:
             raise DamagedStoreError(f"consolidated metadata cannot be read ({_first_line(error)})") from error
         return replace(self, arrays=members, attributes=attributes)
 
@@ -355,6 +360,17 @@ def _members(group: zarr.Group) -> dict[str, AnyArray]:
         if name and name[1] not in arrays.names(group.store):
             raise KeyError(f"{name[1]} is missing")
     return members
+
+
+def _check_dimensions(label: str, name: str, array: AnyArray) -> None:
+    """In format 2 they are an attribute, which zarr takes as it comes."""
+    said: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
+    is_list = isinstance(said, list) and all(isinstance(dimension, str | None) for dimension in said)
+    if said is not None and not (is_list and len(said) in (0, array.ndim)):
+        raise DamagedStoreError(
+            f"{label}: the attribute _ARRAY_DIMENSIONS of {name} is {str(said)[:100]!r}; it takes a name for each of "
+            f"its {array.ndim} axes"
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -294,7 +294,9 @@ def _zarr_store(url: str, path: Path | None, backend: str, options: Mapping[str,
     if backend == "zarr":
         if path is None:
             raise OptionError(f"{url}: a URL needs --backend-storage obstore, fsspec or icechunk")
-        return zarr.storage.LocalStore(path, read_only=True)
+        from vczstore.arrays import RegularLocalStore
+
+        return RegularLocalStore(path, read_only=True)
     absolute = url if "://" in url else Path(url).resolve().as_uri()
     if backend == "fsspec":
         require("fsspec", "fsspec")

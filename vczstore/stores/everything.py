@@ -1,6 +1,7 @@
 """Every object under a store's prefix, whether anything leads to it or not."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from itertools import batched
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vczstore.errors import NotAStoreError, OptionError, StaleError
+from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError
 from vczstore.stores import Place, local_path
 from vczstore.stores.objects import object_store, require, scheme
 
@@ -74,13 +75,22 @@ class Objects:
         """The size of every object, in the order of the keys' characters. All that is kept of all objects at once."""
         if isinstance(self.root, Path):
             found = [
-                (path.relative_to(self.root).as_posix(), path.stat().st_size)
+                (path.relative_to(self.root).as_posix(), self._size(path))
                 for folder, _, files in os.walk(self.root)
                 for path in (Path(folder, file) for file in files)
             ]
         else:
             found = [(e["path"], e["size"]) for page in require("obstore", "obstore").list(self.root) for e in page]
         return dict(sorted(found))
+
+    def _size(self, path: Path) -> int:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a name may be a sample's
+            raise StorageError(
+                f"verify-removal: {self.url}: something in {path.parent} is a pipe or a device, which cannot be read to "
+                "its end; delete it"
+            )
+        return found.st_size
 
     def read(self, sizes: Mapping[str, int]) -> Iterator[Object]:
         """

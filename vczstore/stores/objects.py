@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from vczstore.credentials import NO_CREDENTIALS, is_credential, is_credential_name
 from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
@@ -95,7 +95,7 @@ class Location:
         Location(kind='s3', bucket='bucket', prefix='cohort/a.vcz', options={'endpoint': 'http://host:9000'})
         """
         refuse_credentials(url, options)
-        parts = urlsplit(url)
+        parts = _parts(url)
         bucket, prefix = parts.netloc, parts.path.strip("/")
         kind: Kind
         match parts.scheme:
@@ -209,10 +209,17 @@ def scheme(place: object) -> str | None:
     >>> scheme("s3://bucket/a"), scheme("https://me.blob.core.windows.net/a"), scheme("a.vcz")
     ('s3', 'az', None)
     """
-    parts = urlsplit(place) if isinstance(place, str) and "://" in place else None
+    parts = _parts(place) if isinstance(place, str) and "://" in place else None
     if parts is None or parts.scheme == "file":
         return None
     return "az" if parts.netloc.endswith(_AZURE_HOSTS) else parts.scheme
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise OptionError(f"{url}: is no URL ({error})") from None
 
 
 def client_options() -> dict[str, Any]:

@@ -141,12 +141,20 @@ class Replacement:
         The folder of the other one, once it is begun.
     begun
         When that was, in nanoseconds by the file system's clock: what has a later time was written since.
+    inode
+        Of that folder, which keeps it when it takes the other's name.
     """
 
     store: ReplacedStore
     base: str
     new: Path | None = None
     begun: int = 0
+    inode: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the new store has taken its place."""
+        return self.new is not None and self.store.path.exists() and self.store.path.stat().st_ino == self.inode
 
     @contextmanager
     def step(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> Iterator[ZarrStore]:
@@ -197,8 +205,8 @@ class Replacement:
         new = path.with_name(f".{path.name}{SUFFIX}.{secrets.token_hex(4)}")
         new.mkdir()
         _copy_rights(path, new)
-        self.begun = _now(new)
-        _write_journal(path, {"folder": new.name, "store": path.stat().st_ino, "new": new.stat().st_ino})
+        self.begun, self.inode = _now(new), new.stat().st_ino
+        _write_journal(path, {"folder": new.name, "store": path.stat().st_ino, "new": self.inode})
         if self.store.open().state != self.base:
             raise self._conflict()
         return new
