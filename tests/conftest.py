@@ -30,6 +30,14 @@ ROOM = 4 * 2**30
 """Far more than the tests put there."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much is tried in tests/test_survival.py."""
+    parser.addoption("--kills", type=int, default=22, metavar="N", help="how many runs are killed")
+    parser.addoption(
+        "--seed", type=int, default=0, metavar="S", help="what the points are drawn from at which they are"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """
     Choose the place of temporary files: memory if there is room, since the tests write some hundred thousand files.

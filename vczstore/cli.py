@@ -786,10 +786,11 @@ def _print_purged(done: "Purged") -> None:
     from vczstore.sizes import human_size
 
     head = click.style(f"purge {done.store}:", bold=True)
-    if done.snapshot is None:
-        click.echo(f"{head} nothing to do; {NO_HISTORY}")
-        return
     counts = dict(done.counts)
+    if done.snapshot is None:
+        told = ", ".join(f"{n:,} {what}" for what, n in counts.items()) or "nothing to do"
+        click.echo(f"{head} {told}; {NO_HISTORY}")
+        return
     size = human_size(counts.pop("bytes"))
     told = ", ".join(f"{n:,} {what}" for what, n in counts.items())
     click.echo(f"{head} {told}, {size}, snapshot {done.snapshot}")

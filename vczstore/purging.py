@@ -18,6 +18,7 @@ from vczstore.errors import OptionError, VczstoreError
 from vczstore.execution import Interrupted, run_plans
 from vczstore.stores import Place, Store
 from vczstore.stores.lock import JobLock, job_lock
+from vczstore.stores.replacing import folder_of, half_written
 from vczstore.vcz import REMOVED, Vcz
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 type Tags = Literal["refuse", "delete", "recreate"]
 """What to do with tags and branches that keep older snapshots."""
 
+HALF_WRITTEN = "half-written files deleted"
+"""All that there may be to do on plain Zarr: what killed processes were writing holds anybody's data."""
 NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"
 
 
@@ -40,7 +43,7 @@ class Purged:
     store
         Which store.
     snapshot
-        The new snapshot, None on plain Zarr, where there is nothing to do.
+        The new snapshot, None on plain Zarr, which has none.
     counts
         What was deleted, in numbers; ``bytes`` too.
     deleted
@@ -100,7 +103,12 @@ def purge_store(place: Store, tags: Tags, lock: JobLock | None, memory: Memory, 
         For removals from tagged states: what a task may use, and options of `run_plans`.
     """
     if not place.atomic:
-        return Purged(place.label, None)
+        n = 0
+        path = folder_of(place.label)
+        for file in () if path is None else half_written(path):
+            file.unlink(missing_ok=True)
+            n += 1
+        return Purged(place.label, None, {HALF_WRITTEN: n} if n else {})
     store = cast("IcechunkStore", place)
     again = f"run it again: vczstore purge {place.label}{' --tags recreate' if tags == 'recreate' else ''}"
     try:

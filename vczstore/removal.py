@@ -37,7 +37,7 @@ from vczstore.report import make_folder, page
 from vczstore.sizes import human_size
 from vczstore.stores import Place, Store
 from vczstore.stores.everything import Objects
-from vczstore.stores.replacing import folder_of, leftovers
+from vczstore.stores.replacing import folder_of, half_written, leftovers
 from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, missing_value, samples_axis
 
 SHORT = 4
@@ -226,8 +226,14 @@ class _Look:
         return digest.hexdigest()
 
     def at_leftovers(self, url: Place) -> None:
-        """What a compaction that was stopped has left beside the store."""
+        """What killed processes were writing, and what a compaction that was stopped has left beside the store."""
         path = folder_of(url)
+        n = 0 if path is None else sum(1 for _ in half_written(path))
+        if n:
+            self.reasons.append(
+                f"{_n(n, 'file')} {_s(n, 'is', 'are')} half written, left by a process that was killed, or goes on; "
+                f"vczstore repair {self.shown(str(url))}"
+            )
         if path is not None and leftovers(path):
             self.reasons.append(
                 f"a compaction that was stopped, or goes on, has left something beside the store; "

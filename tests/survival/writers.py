@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 import icechunk
 import numpy as np
 
-import vczstore
 from tests import cohort, s3
 from tests.survival import Tally
 from tests.survival.kills import GONE, OLD, PATIENCE, VARIANTS_CHUNK, some_arrays
@@ -93,19 +92,20 @@ PLACES = {"local": local, "moto": at_moto}
 def at_once(place: Place, writers: list[Writer], environment: Mapping[str, str]) -> dict[str, tuple[int, str]]:
     """Run all of them, and say how each has ended."""
     running = {writer: _start(place, writer, environment) for writer in writers}
-    ended = {}
-    for writer, process in running.items():
-        for again in range(AGAIN + 1):
-            try:
-                said, _ = process.communicate(timeout=2 * PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                said = f"it takes more than {2 * PATIENCE:.0f} s: {process.communicate()[0]}"
-            if process.returncode != CONFLICT or again == AGAIN:
-                break
-            process = _start(place, writer, environment)
-        ended[writer.name] = process.returncode, said
+    ended = {writer.name: _wait(process) for writer, process in running.items()}
+    for _ in range(AGAIN):
+        lost = [writer for writer in writers if ended[writer.name][0] == CONFLICT]
+        ended |= {writer.name: _wait(_start(place, writer, environment)) for writer in lost}
     return ended
+
+
+def _wait(process: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        said, _ = process.communicate(timeout=2 * PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return -9, f"it takes more than {2 * PATIENCE:.0f} s: {process.communicate()[0]}"
+    return process.returncode, said
 
 
 def _start(place: Place, writer: Writer, environment: Mapping[str, str]) -> subprocess.Popen[str]:

@@ -1,0 +1,127 @@
+"""What stores survive, in small: ``python -m tests.survival`` tries as much as one has time for."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import icechunk
+import pytest
+from click.testing import CliRunner
+
+import vczstore
+from tests import cohort
+from tests.survival import erasure, kills, writers
+from tests.survival.erasure import LAYOUTS, Layout
+from tests.survival.kills import Case
+from vczstore.cli import main
+from vczstore.execution import Interrupted
+
+CASES = (
+    *(Case("append", *how) for how in (("format2", "threads"), ("format3", "processes"), ("icechunk", "threads"))),
+    *(Case("remove", *how) for how in (("format2", "threads"), ("icechunk", "processes"))),
+    *(Case("compact", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
+    *(Case("copy", *how) for how in (("format2", "threads"), ("format3", "processes"))),
+    *(Case("run", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
+)
+"""Each operation, each kind of store and each executor, but not all of their combinations."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kills(case: Case, pytestconfig: pytest.Config) -> None:
+    n = -(-pytestconfig.getoption("--kills") // len(CASES))
+    tally = kills.Campaign(pytestconfig.getoption("--seed"), (case,)).tally(n)
+    assert tally.bad == ()
+    assert 0 < tally.tried <= n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "n", "mixed"), [("local", 3, True), ("moto", 4, False)])
+def test_writers(where: str, n: int, mixed: bool) -> None:
+    tally = writers.one_round(where, n, 0, mixed=mixed)
+    assert tally.bad == ()
+    assert tally.tried == n + 2 * mixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_erasure(layout: Layout) -> None:
+    tally = erasure.withdraw(layout)
+    assert tally.bad == ()
+    assert tally.tried > 5
+
+
+# ---- the harness sees what it is there to see ------------------------------------------------
+
+
+def test_what_is_neither_old_nor_new_is_seen() -> None:
+    what = kills.OPERATIONS["append"]
+    assert kills.between(kills.OLD, what) == []
+    longer = {**kills.OLD, "call_DP": kills.APPENDED["call_DP"]}
+    assert kills.between(longer, what) == []
+    other = {**kills.OLD, "call_DP": kills.OLD["call_DP"].copy()}
+    other["call_DP"][7, 3] += 1
+    assert kills.between(other, what) == ["call_DP has values that are neither old nor new"]
+    early = {**kills.OLD, "sample_id": kills.APPENDED["sample_id"]}
+    assert len(kills.between(early, what)) == sum("samples" in cohort.DIMENSIONS[n] for n in kills.FIELDS) - 1
+    remove = kills.OPERATIONS["remove"]
+    half = {**kills.OLD, "call_GL": kills.REMOVED["call_GL"]}
+    assert kills.between(half, remove) == []
+    early = {**kills.REMOVED, "call_GL": kills.OLD["call_GL"]}
+    assert kills.between(early, remove) == ["call_GL has values of samples whose IDs are removed already"]
+    wrong = {**kills.OLD, "call_GL": cohort.expected_remove(kills.OLD, ["S0002"])["call_GL"]}
+    assert kills.between(wrong, remove) == ["call_GL has values that are neither old nor new"]
+
+
+# ---- what it has found -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["within the commit", "after it"])
+def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    store, batch = tmp_path / "store", tmp_path / "batch.vcz"
+    cohort.write_icechunk(store, kills.OLD)
+    cohort.write_vcz(batch, kills.NEW)
+    commit = icechunk.Session.commit
+
+    def and_interrupt(session: icechunk.Session, *args: object, **options: object) -> None:
+        commit(session, *args, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    if when == "within the commit":
+        monkeypatch.setattr(icechunk.Session, "commit", and_interrupt)
+    else:
+        monkeypatch.setattr("executors.local.ThreadsExecutor.close", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted, match=r"^append: interrupted; it was done already$"):
+        vczstore.append(store, batch)
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), kills.APPENDED)
+
+
+def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", kills.OLD)
+    monkeypatch.setattr("vczstore.cli._show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    found = CliRunner().invoke(main, ["remove", str(tmp_path / "store.vcz"), "S0001"])
+    assert (found.exit_code, found.stderr) == (130, "interrupted\n")
+
+
+def test_half_written_files_are_found_and_purged(tmp_path: Path) -> None:
+    """A killed process may have left anybody's data in them, whatever is overwritten later."""
+    store = tmp_path / "store.vcz"
+    cohort.write_vcz(store, kills.OLD)
+    half = store / "call_DP" / "c" / "0" / f"0.{'0' * 32}.partial"
+    half.write_bytes(b"what S0001 has")
+    vczstore.remove(store, "S0001", impl="zarr")
+    verdict = vczstore.verify_removal(store, "S0001")
+    assert any("half written" in reason and "vczstore repair" in reason for reason in verdict.reasons)
+    assert "1 half-written files deleted" in CliRunner().invoke(main, ["purge", str(store)]).stdout
+    assert not half.exists()
+    assert vczstore.verify_removal(store, "S0001").erased
+
+
+def test_a_repository_that_was_copied_to_an_object_store() -> None:
+    """One that was made in a folder says that writes are not conditional; in a bucket of moto commits were lost."""
+    from vczstore.stores.icechunk import _runtime
+
+    settings = _runtime().storage
+    assert settings is not None
+    assert (settings.unsafe_use_conditional_create, settings.unsafe_use_conditional_update) == (True, True)
