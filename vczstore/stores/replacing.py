@@ -198,11 +198,6 @@ class Replacement:
                 raise
         write_out_names(path.parent)
 
-    @property
-    def is_done(self) -> bool:
-        """Not known here: who settles what is left finds out."""
-        return False
-
     def _begin(self) -> Path:
         path = self.store.path
         settle(path)
