@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import vczstore
+from executors.local import ThreadsExecutor
 from tests import cohort
 from tests.survival import erasure, kills, writers
 from tests.survival.erasure import LAYOUTS, Layout
@@ -88,10 +89,14 @@ def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.
         commit(session, *args, **options)
         signal.raise_signal(signal.SIGINT)
 
+    def interrupted(executor: ThreadsExecutor) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+
     if when == "within the commit":
         monkeypatch.setattr(icechunk.Session, "commit", and_interrupt)
     else:
-        monkeypatch.setattr("executors.local.ThreadsExecutor.close", lambda _: signal.raise_signal(signal.SIGINT))
+        monkeypatch.setattr(ThreadsExecutor, "close", interrupted)
     with pytest.raises(Interrupted, match=r"^append: interrupted; it was done already$"):
         vczstore.append(store, batch)
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), kills.APPENDED)

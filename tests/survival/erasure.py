@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import gzip
 import re
+import signal
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -182,17 +183,24 @@ def _vczstore(*arguments: object) -> None:
 
 
 def _kill_an_append(folder: Path) -> None:
-    """At a write after which data of withdrawn samples are in the folder already."""
-    roots = [str(folder)]
-    trap = {"roots": roots, "watched": str(folder / "store.vcz"), "folder": str(folder)}
+    """
+    When data of withdrawn samples are in the folder already, and are to be found nowhere in the store.
+
+    On plain Zarr that is when a file is half written; on Icechunk, where Python writes nothing else, when the lock of
+    commits is taken.
+    """
+    store, hit = folder / "store.vcz", folder / "hit.json"
+    trap = {"roots": [str(folder)], "watched": str(store), "folder": str(folder)}
+    is_plain = (store / "zarr.json").exists()
     with Forks() as forks:
-        for nth in range(8, 200, 2):
-            point = Point("driver", "write", nth, 0.0, 9, False)
-            (folder / "hit.json").unlink(missing_ok=True)
-            run(folder, ["append", "store.vcz", "batch.vcz"], {**trap, "trigger": vars(point)}, forks)
-            if list(folder.rglob("*.partial")) or not (folder / "hit.json").exists():
+        for nth in range(8 if is_plain else 1, 200, 2):
+            point = Point("driver", "write", nth, 0.0, signal.SIGKILL, False)
+            hit.unlink(missing_ok=True)
+            run(folder, ["append", "store.vcz", "batch.vcz"], {**trap, "trigger": asdict(point)}, forks)
+            assert hit.exists()
+            if not is_plain or list(folder.rglob("*.partial")):
                 break
-    (folder / "hit.json").unlink(missing_ok=True)
+    hit.unlink()
 
 
 def search(told: Callable[[Layout, Tally], None] | None = None) -> Tally:
