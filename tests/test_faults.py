@@ -13,7 +13,7 @@ import vczstore
 from tests import cohort, faults
 from tests.test_objects import BATCH, OLD, Cloud, s3_cloud
 from vczstore.errors import StorageError
-from vczstore.stores import objects
+from vczstore.stores import lock, objects
 
 __all__ = ["s3_cloud"]  # a fixture
 
@@ -33,6 +33,7 @@ def shaky(s3_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shaky]:
     monkeypatch.setattr(objects, "BACKOFF", (0.02, 0.1))
     monkeypatch.setattr(objects, "TIMEOUT", 0.4)
     monkeypatch.setattr(objects, "PATIENCE", 10.0)
+    monkeypatch.setattr(lock, "TTL", 6.0)
     with faults.before(s3_cloud.options["endpoint"]) as proxy:
         yield Shaky(s3_cloud, proxy, {**s3_cloud.options, "endpoint": proxy.endpoint})
 
@@ -82,7 +83,7 @@ def test_lasting_faults_are_one_error(shaky: Shaky, kind: str, fault: faults.Fau
     after = vczstore.info(store, storage_options=shaky.cloud.options)
     assert (after.snapshot, after.samples) == (before.snapshot, 7)
     cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), OLD)
-    # and the same command completes it
+    # and the same command completes it, once the lock that could not be freed has run out
     shaky.proxy.follow(faults.never)
     vczstore.append(store, batch, storage_options=shaky.options)
     cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))

@@ -433,6 +433,22 @@ def test_who_does_not_wait_gets_a_lease_that_was_abandoned(remote: Place) -> Non
     assert time.monotonic() - killed < lock.ABANDONED * TTL  # the TTL that counts is the holder's
 
 
+def test_whoever_watches_tells_the_living_from_the_dead(remote: Place) -> None:
+    holder = remote.holder()
+    begin = time.monotonic()
+    with pytest.raises(BusyError), job_lock(remote.url, remote.options, wait=False, watch=True):
+        pass
+    assert time.monotonic() - begin < TTL
+    holder.kill()
+    begin = time.monotonic()
+    with job_lock(remote.url, remote.options, wait=False, watch=True) as held:
+        assert TTL <= time.monotonic() - begin < lock.ABANDONED * TTL
+        held.check()
+    begin = time.monotonic()
+    with job_lock(remote.url, remote.options, wait=False, watch=True):
+        assert time.monotonic() - begin < TTL / 3  # one that was freed is not watched
+
+
 def test_a_holder_who_was_suspended_finds_out(remote: Place) -> None:
     holder = remote.holder()
     holder.process.send_signal(signal.SIGSTOP)

@@ -902,7 +902,8 @@ def _replanned(
 
         with ExitStack() as held:
             with suppress(MissingDependencyError, StorageError):  # where no lock can be, things go on without
-                held.enter_context(hold(store, mine.storage_options, wait=wait))
+                # watched: who was killed, or cut off from an object store, can run the same again
+                held.enter_context(hold(store, mine.storage_options, wait=wait, watch=True))
             yield
 
     with lock(wait=False) if plain else nullcontext():

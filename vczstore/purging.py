@@ -70,12 +70,14 @@ def check_tags(tags: str) -> None:
 
 
 @contextmanager
-def hold(store: Place, options: Mapping[str, Any] | None, *, wait: bool = False) -> Iterator[JobLock | None]:
-    """Hold the lock of jobs; None where there is no place for one."""
+def hold(
+    store: Place, options: Mapping[str, Any] | None, *, wait: bool = False, watch: bool = False
+) -> Iterator[JobLock | None]:
+    """Hold the lock of jobs, as `job_lock`; None where there is no place for one."""
     if not isinstance(store, str | os.PathLike):
         yield None
         return
-    with job_lock(os.fspath(store), options or {}, wait=wait) as lock:
+    with job_lock(os.fspath(store), options or {}, wait=wait, watch=watch) as lock:
         yield lock
 
 

@@ -10,8 +10,8 @@ it, so that of several who want it exactly one gets it:
     held ----------- not renewed for a TTL: whoever waits ------> held by another; the old holder's `check` fails
     held ----------- its holder updates it: "released" ---------> free
 
-Whoever waits sees on their own clock that a lease is not renewed; no two clocks are compared. Whoever does not wait
-cannot watch it, and takes a lease only when it is long `ABANDONED`, by the object store's clock and their own.
+Whoever waits, or watches, sees on their own clock that a lease is not renewed; no two clocks are compared. Whoever does
+neither takes a lease only when it is long `ABANDONED`, by the object store's clock and their own.
 
 A holder who was suspended for longer than a TTL, or is robbed by somebody whose clock is wrong by minutes, finds out at
 `check`, before the commit. On Icechunk that keeps the store whole. On plain Zarr it cannot undo the chunks that such a
@@ -63,7 +63,7 @@ class JobLock(Protocol):
 
 
 @contextmanager
-def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool) -> Iterator[JobLock]:
+def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool, watch: bool = False) -> Iterator[JobLock]:
     """
     Hold the lock of the store at a path or URL. There need not be a store yet.
 
@@ -73,6 +73,9 @@ def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool) -> Ite
         Where the store is; a URL is opened with obstore.
     wait
         Whether to wait until it is free; SIGINT ends the waiting.
+    watch
+        Whether to see first, if it is not to be waited for, that who holds a lease renews it: that takes up to a
+        third of a TTL. The lease of a holder who was killed is taken after a TTL.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool) -> Ite
         return
     lease = _Lease.beside(url, storage_options)
     try:
-        lease.acquire(wait)
+        lease.acquire(wait, watch)
         yield lease
     finally:
         lease.release()
@@ -227,7 +230,7 @@ class _Lease:
         objects = object_store(folder, options, patience=TTL)
         return cls(url, objects, f"{name if slash else ''}{SUFFIX}")
 
-    def acquire(self, wait: bool) -> None:
+    def acquire(self, wait: bool, watch: bool = False) -> None:
         """Get the lease, and begin to renew it."""
         seen: Version | None = None
         since = 0.0
@@ -243,16 +246,18 @@ class _Lease:
                 self.version = version
                 break
             if version != seen:
+                if watch and not wait and seen is not None and not lease.get("released"):
+                    raise _busy(self.url, lease)
                 seen, since = version, time.monotonic()
             ttl = lease["ttl"] if isinstance(lease.get("ttl"), int | float) else TTL
-            if wait:
+            if wait or watch:
                 dead = time.monotonic() - since > ttl
             else:
                 dead = (datetime.now(UTC) - modified).total_seconds() > ABANDONED * ttl
             if dead or lease.get("released"):
                 if self._write(over=version):
                     break
-            elif wait:
+            elif wait or watch:
                 time.sleep(ttl / 30)
             else:
                 raise _busy(self.url, lease)
