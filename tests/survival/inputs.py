@@ -158,7 +158,7 @@ def templates() -> Path:
         (folder / kind / "samples.txt").write_text("S0001\n")
         (folder / kind / "removed.txt").write_text(f"{REMOVED}\n")
         (folder / kind / "job.yaml").write_text(JOB)
-        (folder / kind / "executor.yaml").write_text("executor: threads\n")
+        (folder / kind / "executor.yaml").write_text("name: threads\n")
     return folder
 
 
@@ -178,7 +178,9 @@ def tree(folder: Path) -> dict[str, object]:
 
 
 def opens(path: Path) -> bool:
-    """Whether zarr-python takes the documents of a VCZ."""
+    """Whether zarr-python takes the documents of a VCZ; where pipes are, it would wait for ever."""
+    if any(found.is_fifo() or found.is_char_device() for found in (path, *path.rglob("*"))):
+        return False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -194,11 +196,13 @@ def readable(path: Path) -> dict[str, np.ndarray] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if not opens(path):
+                return None
             store = cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             if any(array.size > 10**6 for _, array in group.arrays()):
                 return None
-            return {name: np.asarray(array[...]) for name, array in group.arrays()} if opens(path) else None
+            return {name: np.asarray(array[...]) for name, array in group.arrays()}
         except Exception:  # whatever zarr, NumPy or a codec makes of it
             return None
 
@@ -328,11 +332,15 @@ class Case:
     late: bool = False
     statuses: tuple[int, ...] | None = None
 
-    def try_in(self, folder: Path) -> str | None:
-        """Run it in an empty folder; returns what is not clean."""
+    def make_in(self, folder: Path) -> None:
+        """Put everything into an empty folder, and damage it."""
         for path in (templates() / self.kind).iterdir():
             (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
         self.damage(folder)
+
+    def try_in(self, folder: Path) -> str | None:
+        """Run it in an empty folder; returns what is not clean."""
+        self.make_in(folder)
         line = COMMANDS[self.command] if isinstance(self.command, str) else None
         args = line.args(folder) if line else [word.replace("{folder}", str(folder)) for word in self.command]
         name = self.command if isinstance(self.command, str) else " ".join(("the arguments", *self.command[:1]))
@@ -363,7 +371,9 @@ def _has_usual_dimensions(path: Path) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arrays = dict(zarr.open_group(store, mode="r", use_consolidated=False).arrays())
-    names = {n: a.attrs.get("_ARRAY_DIMENSIONS") or getattr(a.metadata, "dimension_names", ()) for n, a in arrays.items()}
+    names = {
+        n: a.attrs.get("_ARRAY_DIMENSIONS") or getattr(a.metadata, "dimension_names", ()) for n, a in arrays.items()
+    }
     return all(tuple(dims or ()) == cohort.DIMENSIONS.get(name) for name, dims in names.items())
 
 
@@ -567,7 +577,13 @@ READ = ("vczstore_ledger", "vczstore_info_fields", "vcf_zarr_version", "vcf_meta
 ATTRIBUTES: tuple[Any, ...] = (
     *(None, 0, -1, 1e308, True, "", "x", "\n", "\x00", [], {}, [[]], [{}], [[[]]], {"": {}}, {"AC": "stale"}),
     *({"AC": 1}, {"AC": ["stale"]}, {"\n": "stale"}, {"sources": 1}, {"sources": {"a": 1}}, {"sources": {"a": None}}),
-    *({"pending": []}, {"pending": {"a": []}}, {"removals": 7}, {"removals": {"a": 1}}, {"sources": [], "removals": {}}),
+    *(
+        {"pending": []},
+        {"pending": {"a": []}},
+        {"removals": 7},
+        {"removals": {"a": 1}},
+        {"sources": [], "removals": {}},
+    ),
     *([1], [["a"]], [["contig", 1]], [["contig", None, 3]], ["contig"], "0.4", "99.9", [0, 4], "x" * 10**6, deep(90)),
     *([["contig", "<ID=chr1>"]] * 10**4, dict.fromkeys(map(str, range(10**4)), "stale"), "##contig=<ID=" * 10**5),
     *("##fileformat=VCFv4.3\n##FORMAT=<ID=DP,Number=\n", "##FORMAT=<ID=AD,Number=R,Type=Integer>" * 10**4),
@@ -578,7 +594,9 @@ DIMENSIONS: tuple[Any, ...] = (None, 7, "samples", [], ["samples"], ["samples"] 
 def _attributes_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
     """Attributes of the root group that we read; or of format 2, those that name dimensions."""
     of_array = kind == "format2" and rng.random() < 0.4
-    name, value = ("_ARRAY_DIMENSIONS", rng.choice(DIMENSIONS)) if of_array else (rng.choice(READ), rng.choice(ATTRIBUTES))
+    name, value = (
+        ("_ARRAY_DIMENSIONS", rng.choice(DIMENSIONS)) if of_array else (rng.choice(READ), rng.choice(ATTRIBUTES))
+    )
     array = rng.choice(FIELDS) if of_array else ""
 
     def damage(folder: Path) -> None:
@@ -648,7 +666,16 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "a text": _text,
     "a device": _device,
 }
-SPOTS = ("", "zarr.json", "call_DP", "call_DP/zarr.json", "sample_id", "sample_id/c/0", "sample_id/zarr.json", "call_DP/c/0")
+SPOTS = (
+    "",
+    "zarr.json",
+    "call_DP",
+    "call_DP/zarr.json",
+    "sample_id",
+    "sample_id/c/0",
+    "sample_id/zarr.json",
+    "call_DP/c/0",
+)
 MORE = ("extra", "a\nb", "\x1b[31m", "call_DP/extra", "-x", "c", "héllo", "variant_AC/c/extra", "x" * 200)
 
 
@@ -671,7 +698,20 @@ def _place_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
 # ---- IDs ------------------------------------------------------------------------------------
 
 IDS = (
-    *("a\nb", "a\x00b", "a,b", "-S0001", "--help", "", " ", "\t", "x" * 10**6, "\ud800", "\x1b[31m", "../../etc/passwd"),
+    *(
+        "a\nb",
+        "a\x00b",
+        "a,b",
+        "-S0001",
+        "--help",
+        "",
+        " ",
+        "\t",
+        "x" * 10**6,
+        "\ud800",
+        "\x1b[31m",
+        "../../etc/passwd",
+    ),
     *("S0001\n", "\ufeffS0001", "S0001 ", "café", "cafe\u0301", "\u202egnp", "{}", "%s", "${HOME}", "S" * 5000, "."),
     *("\x7f", "a\rb", "\u2028", "'; drop table", "NaN", "null", "0", "\U0001f9ec" * 1000),
 )
@@ -683,11 +723,13 @@ def _id_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
     where, sample = rng.choice(("vcz", "line", "file")), rng.choice(IDS)
     if where == "line":
         # no command line has a NUL in it, nor half a character, nor any number of characters
-        sample = sample.replace("\x00", "").replace("\ud800", "\udcff")[:10**5]
+        sample = sample.replace("\x00", "").replace("\ud800", "\udcff")[: 10**5]
         args = ("remove", "{folder}/store.vcz", "--", "S0001", sample)
         return Case(f"the ID {sample[:40]!r}", kind, args, lambda _: None, "", statuses=(1,))
     if where == "file":
-        content = rng.choice((sample.encode("utf-8", "surrogatepass"), sample.encode("utf-16", "surrogatepass"), b"\xff\n"))
+        content = rng.choice(
+            (sample.encode("utf-8", "surrogatepass"), sample.encode("utf-16", "surrogatepass"), b"\xff\n")
+        )
         name = rng.choice(("remove by file", "verify-removal"))
         file = "samples.txt" if name == "remove by file" else "removed.txt"
 
@@ -710,17 +752,74 @@ def _id_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
 
 STRANGE = (
     *("", " ", "-", "--", ".", "..", "/", "\n", "x" * 5000, "\udcff", "http://", "file://", "file:///nowhere"),
-    *("s3://", "s3:///a", "gs://", "az://", "ftp://host/a", "memory://a", "data:,x", "file://[::1", "http://[", "s3://[/a"),
-    *("https://127.0.0.1:1/a", "https://.blob.core.windows.net/a", "file://x", "/dev/null", "/dev/zero", "/proc/self/mem"),
+    *(
+        "s3://",
+        "s3:///a",
+        "gs://",
+        "az://",
+        "ftp://host/a",
+        "memory://a",
+        "data:,x",
+        "file://[::1",
+        "http://[",
+        "s3://[/a",
+    ),
+    *(
+        "https://127.0.0.1:1/a",
+        "https://.blob.core.windows.net/a",
+        "file://x",
+        "/dev/null",
+        "/dev/zero",
+        "/proc/self/mem",
+    ),
     *("~", "$HOME", "%00", "*", "[", "\\", "C:\\a", "://", "a://b", "S3://bucket/a", "zip://a.zip", "/dev/stdin"),
 )
 OPTIONS = (
-    *("--allowed-mem=", "--allowed-mem=0", "--allowed-mem=-1", "--allowed-mem=1e400", "--allowed-mem=9" * 30, "--allowed-mem=nan"),
-    *("--allowed-mem=1", "--allowed-mem=inf", "--allowed-mem=1XB", "--max-workers=0", "--max-workers=-1", "--max-workers=x"),
-    *("--max-workers=9999999999999", "--executor=", "--executor=/dev/null", "--executor=nowhere.yaml", "--executor=/.yaml"),
-    *("--executor=store.vcz.yaml", "--impl=", "--storage-option==", "--storage-option=a", "--storage-option=a=" + "[" * 10**4),
-    *("--storage-option=a=NaN", "--storage-option=\x7f=1", "--backend-storage=", "--backend-storage=fsspec", "--work-dir=/dev/null"),
-    *("--backend-storage=obstore", "--backend-storage=icechunk", "--replans=-1", "--replans=x", "--recompute=X", "--recompute=,"),
+    *(
+        "--allowed-mem=",
+        "--allowed-mem=0",
+        "--allowed-mem=-1",
+        "--allowed-mem=1e400",
+        "--allowed-mem=9" * 30,
+        "--allowed-mem=nan",
+    ),
+    *(
+        "--allowed-mem=1",
+        "--allowed-mem=inf",
+        "--allowed-mem=1XB",
+        "--max-workers=0",
+        "--max-workers=-1",
+        "--max-workers=x",
+    ),
+    *(
+        "--max-workers=9999999999999",
+        "--executor=",
+        "--executor=/dev/null",
+        "--executor=nowhere.yaml",
+        "--executor=/.yaml",
+    ),
+    *(
+        "--executor=store.vcz.yaml",
+        "--impl=",
+        "--storage-option==",
+        "--storage-option=a",
+        "--storage-option=a=" + "[" * 10**4,
+    ),
+    *(
+        "--storage-option=a=NaN",
+        "--storage-option=\x7f=1",
+        "--backend-storage=",
+        "--backend-storage=fsspec",
+        "--work-dir=/dev/null",
+    ),
+    *(
+        "--backend-storage=obstore",
+        "--backend-storage=icechunk",
+        "--replans=-1",
+        "--replans=x",
+        "--recompute=X",
+        "--recompute=,",
+    ),
 )
 
 
@@ -733,7 +832,7 @@ def _argument_case(rng: random.Random, kind: str, _role: str, command: str) -> C
         "source": (("append", store, "--", strange), (1, 2)),
         "verify": (("verify", "--", strange), (1, 2)),
         "verify-removal": (("verify-removal", "-S", "{folder}/removed.txt", "--", strange), (1, 2)),
-        "purge": (("purge", "--", strange), (1, 2)),
+        "purge": (("purge", "--", strange), (0, 1, 2)),
         "log": (("log", "--", strange), (1, 2)),
         "out": (("normalise", store, batch, "--", strange), (0, 1, 2)),
         "tag": (("tag", store, "--", strange), (0, 1, 2)),
@@ -761,20 +860,106 @@ def _argument_case(rng: random.Random, kind: str, _role: str, command: str) -> C
 
 # ---- job files ------------------------------------------------------------------------------
 
-LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
 WORDS = (
-    *("store", "steps", "append", "update", "remove", "tag", "recompute", "executor", "allowed-mem", "max-workers", "source"),
-    *("samples", "samples-file", "missing-ok", "harmonise", "on-duplicate", "insert", "name", "options", "storage-options"),
-    *("store.vcz", "batch.vcz", "recalled.vcz", "samples.txt", "S0001", "*.vcz", "/dev/zero", "..", "${HOME}", "${X:-y}", "threads"),
-    *("true", "null", "0", "-1", "1e400", "9999999999999999999", "!!python/object:os.system", "&a", "*a", "<<", "? ", "\x00"),
-    *("'", '"', "{", "}", "[", "]", ": ", "- ", "\n", "\n  ", "|\n", ">\n", "%YAML 9.9\n", "---\n", "...\n", "# ", "\t", "\ufeff", "\x85"),
+    *(
+        "store",
+        "steps",
+        "append",
+        "update",
+        "remove",
+        "tag",
+        "recompute",
+        "executor",
+        "allowed-mem",
+        "max-workers",
+        "source",
+    ),
+    *(
+        "samples",
+        "samples-file",
+        "missing-ok",
+        "harmonise",
+        "on-duplicate",
+        "insert",
+        "name",
+        "options",
+        "storage-options",
+    ),
+    *(
+        "store.vcz",
+        "batch.vcz",
+        "recalled.vcz",
+        "samples.txt",
+        "S0001",
+        "*.vcz",
+        "/dev/zero",
+        "..",
+        "${HOME}",
+        "${X:-y}",
+        "threads",
+    ),
+    *(
+        "true",
+        "null",
+        "0",
+        "-1",
+        "1e400",
+        "9999999999999999999",
+        "!!python/object:os.system",
+        "&a",
+        "*a",
+        "<<",
+        "? ",
+        "\x00",
+    ),
+    *(
+        "'",
+        '"',
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "\n",
+        "\n  ",
+        "|\n",
+        ">\n",
+        "%YAML 9.9\n",
+        "---\n",
+        "...\n",
+        "# ",
+        "\t",
+        "\ufeff",
+        "\x85",
+    ),
 )
 FILES_OF_JOBS = (
-    *(LAUGHS, "store: store.vcz\nstore: other\nsteps: []\n", "1: 2\n", "? [a]\n: b\n", "[" * 1000, "{" * 1000, "a: " * 500),
+    *(
+        LAUGHS,
+        "store: store.vcz\nstore: other\nsteps: []\n",
+        "1: 2\n",
+        "? [a]\n: b\n",
+        "[" * 1000,
+        "{" * 1000,
+        "a: " * 500,
+    ),
     *("store: store.vcz\nsteps:\n  - append: [" + "batch.vcz," * 1000 + "]\n", "store: [store.vcz]\nsteps: {}\n"),
-    *("store: store.vcz\nsteps:\n  - append: 'b\\0.vcz'\n", "store: store.vcz\nsteps:\n  - remove: {samples: ['a\\nb']}\n"),
-    *("store: store.vcz\nsteps:\n  - remove: {samples-file: store.vcz}\n", "store: ../../../etc\nsteps:\n  - append: passwd\n"),
-    *("store: store.vcz\nsteps:\n  - remove: {samples-file: /dev/zero}\n", "store: store.vcz\nsteps:\n  - append: '**/*'\n"),
+    *(
+        "store: store.vcz\nsteps:\n  - append: 'b\\0.vcz'\n",
+        "store: store.vcz\nsteps:\n  - remove: {samples: ['a\\nb']}\n",
+    ),
+    *(
+        "store: store.vcz\nsteps:\n  - remove: {samples-file: store.vcz}\n",
+        "store: ../../../etc\nsteps:\n  - append: passwd\n",
+    ),
+    *(
+        "store: store.vcz\nsteps:\n  - remove: {samples-file: /dev/zero}\n",
+        "store: store.vcz\nsteps:\n  - append: '**/*'\n",
+    ),
     *("store: store.vcz\nsteps:\n  - tag: '../../x'\n", "store: store.vcz\nsteps:\n  - recompute: ['']\n"),
     *("store: store.vcz\nsteps:\n  - append: store.vcz\n", "store: job.yaml\nsteps:\n  - append: batch.vcz\n"),
     *("store: s3://[/x\nsteps:\n  - append: batch.vcz\n", "store: store.vcz\nsteps:\n  - append: 'http://[/*.vcz'\n"),
@@ -784,7 +969,7 @@ FILES_OF_JOBS = (
 def _yaml_case(rng: random.Random, kind: str, _role: str, _command: str) -> Case:
     """Job files and executor files: pieces of YAML in any order, pieces gone, whole files that somebody made up."""
     command = rng.choice(("plan", "plan", "run", "executor"))
-    content = JOB.encode() if command != "executor" else b"executor: threads\nallowed-mem: 2GB\n"
+    content = JOB.encode() if command != "executor" else b"name: threads\nallowed-mem: 2GB\n"
     match rng.choice(("pieces", "edit", "edit", "edit", "bytes", "made up")):
         case "pieces":
             content = "".join(rng.choices(WORDS, k=rng.randrange(1, 30))).encode("utf-8", "surrogatepass")
@@ -835,14 +1020,12 @@ def run(n: int, seed: int, *, first: int = 0) -> Tally:
     bad = []
     with _bounded(), tempfile.TemporaryDirectory(prefix="vczstore-inputs-") as top:
         for number in range(first, first + n):
-            T=time.time()
             folder = Path(top, str(number))
             folder.mkdir()
             found = case(seed, number).try_in(folder)
             if found is not None:
                 bad.append(f"inputs.case({seed}, {number}): {found}")
             shutil.rmtree(folder)
-            if time.time()-T > 8: print("SLOW", time.time()-T, seed, number, case(seed, number).what[:99])
     return Tally(n, tuple(bad))
 
 
