@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 import vczstore
-from tests import cohort, faults
+from tests import cohort, faults, s3
+from tests.survival import storage
 from tests.test_objects import BATCH, OLD, Cloud, s3_cloud
 from vczstore.errors import StorageError
 from vczstore.stores import lock, objects
@@ -117,3 +121,50 @@ def test_a_store_that_cannot_be_opened(shaky: Shaky, backend: str | None, status
     assert f"{shaky.cloud.url}/store" in str(caught.value)
     # Icechunk learns how often to try only once it has opened a repository, and tries ten times before
     assert shaky.proxy.seen <= 4 * (objects.RETRIES + 1)
+
+
+# ---- faults that are made from seeds --------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(4))
+def test_generated_faults(number: int) -> None:
+    """Servers that fail, and disks that are full, under each operation."""
+    n = len(storage.OPERATIONS)
+    tally = storage.run(n // 2 + 1, seed=0, first=number * (n // 2 + 1))
+    assert not tally.bad, "\n\n".join(tally.bad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["append", "remove", "compact", "compact to", "job", "copy", "tag", "purge"])
+def test_full_disk(tmp_path: Path, name: str) -> None:
+    """No room at all from the beginning, then a little: each is one error, or it fits; with room it is completed."""
+    for kind in storage.OPERATIONS[name].kinds:
+        for room in (0, 20_000):
+            work = tmp_path / f"{kind}-{room}"
+            work.mkdir()
+            with storage.on_disk(kind, work) as (site, limit):
+                bad = storage.attempt(name, site, partial(limit, room), partial(limit, None))
+            assert not bad, f"{kind}, {room}: {bad}"
+
+
+@pytest.mark.parametrize("name", [name for name, one in storage.OPERATIONS.items() if "icechunk" in one.kinds])
+def test_each_answer_is_lost_once(s3_server: s3.S3Server, tmp_path: Path, name: str) -> None:
+    """Of every write, deletion and conditional write: commits, tags and locks too. All of them are survived."""
+    seen: set[tuple[str, str]] = set()
+
+    def plan(_number: int, method: str, path: str) -> faults.Fault:
+        if method == "GET" or (method, path) in seen:
+            return None
+        seen.add((method, path))
+        return "lost answer"
+
+    with storage.little_patience(), storage.on_server(s3_server, "icechunk", tmp_path, f"lost-{uuid4().hex}") as made:
+        site, proxy = made
+        old = site.read()
+        proxy.follow(plan)
+        storage.OPERATIONS[name].call(site)
+        assert proxy.faults == len(seen) >= 1
+        proxy.follow(faults.never)
+        wanted = storage.OPERATIONS[name].expected(old)
+        cohort.assert_same(site.read("out" if storage.OPERATIONS[name].out else "store.vcz"), wanted)

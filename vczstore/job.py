@@ -430,7 +430,9 @@ class _Compiler:
         if known or not (unknown or missing_ok):
             plan = compile_remove(self.place, self.vcz, known, self.memory)
             self.ledger = self.ledger.with_removal(wanted)
-            plans = [replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format)))]
+            # the ledger first: a run that is killed before the IDs are blanked finds the samples there, and one that
+            # is killed after that finds that their removal is known
+            plans = [replace(plan, edits=(self.ledger.edit(self.vcz.zarr_format), *plan.edits))]
             self.vcz = plan.after
         self._add("remove", (), plans, int(not plans))
 

@@ -8,6 +8,7 @@ is up to threads.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -108,16 +109,12 @@ class Site:
         }
 
     def job(self) -> Path:
-        lines = [
-            f"store: {{url: '{self.store}', storage-options: {self.options}}}"
-            if self.options
-            else f"store: {self.store}"
-        ]
+        """A job file."""
+        steps = [{"append": self.source("batch")}, {"remove": {"samples": ["S0001"]}}]
+        tag = [{"tag": "release"}] if self.kind == "icechunk" else []
+        store = {"url": self.store, **({"storage-options": self.options} if self.options else {})}
         path = self.work / "job.yaml"
-        tag = "\n  - tag: release" if self.kind == "icechunk" else ""
-        path.write_text(
-            f"{lines[0]}\nsteps:\n  - append: {self.source('batch')}\n  - remove: {{samples: [S0001]}}{tag}\n"
-        )
+        path.write_text(json.dumps({"store": store, "steps": [*steps, *tag]}))
         return path
 
 
@@ -148,7 +145,7 @@ def _disk() -> Iterator[tuple[Path, Callable[[int | None], None]]]:
     with tempfile.TemporaryDirectory(prefix="vczstore-disk-") as name:
         folder, everything = Path(name), 2**28
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={everything}", "tmpfs", name], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", f"size={everything}", "tmpfs", name], check=False, capture_output=True
         )
         if mounted.returncode == 0:
 
@@ -176,8 +173,14 @@ def _disk() -> Iterator[tuple[Path, Callable[[int | None], None]]]:
 @contextmanager
 def server() -> Iterator[s3.S3Server]:
     """An S3 server, credentials for it, and little patience."""
+    with little_patience(), mock.patch.dict(os.environ, s3.CREDENTIALS), s3.serve() as found:
+        yield found
+
+
+@contextmanager
+def little_patience() -> Iterator[None]:
+    """Requests are made again soon, and not for long."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(os.environ, s3.CREDENTIALS))
         for module, name, value in (
             (objects, "RETRIES", 3),
             (objects, "BACKOFF", (0.02, 0.1)),
@@ -186,14 +189,13 @@ def server() -> Iterator[s3.S3Server]:
             (lock, "TTL", 2.0),
         ):
             stack.enter_context(mock.patch.object(module, name, value))
-        yield stack.enter_context(s3.serve())
+        yield
 
 
 @contextmanager
 def on_server(found: s3.S3Server, kind: str, work: Path, name: str) -> Iterator[tuple[Site, faults.Proxy]]:
     """A bucket, and the proxy that operations go through."""
     bucket = found.url(name).removeprefix("s3://")
-    # a file in memory, for as long as it takes to put it there
     with faults.before(found.endpoint) as proxy:
 
         def top(prefix: str) -> Any:
@@ -375,7 +377,24 @@ def _again(operation: Operation, site: Site) -> str:
             return str(error)
 
 
-def _try(name: str, site: Site, begin: Callable[[], None], end: Callable[[], None]) -> list[str]:
+def attempt(name: str, site: Site, begin: Callable[[], None], end: Callable[[], None]) -> list[str]:
+    """
+    Do something while storage fails, and again when it does not.
+
+    Parameters
+    ----------
+    name
+        A key of `OPERATIONS`.
+    site
+        Where.
+    begin, end
+        Called when storage begins to fail, and when it ends to.
+
+    Returns
+    -------
+    list of str
+        What went wrong that may not.
+    """
     operation = OPERATIONS[name]
     old = site.read()
     wanted = operation.expected(old)
@@ -429,12 +448,12 @@ def run(n: int, seed: int, *, first: int = 0) -> Tally:
                 if place == "disk":
                     room = rng.choice((0, 0, rng.randrange(30_000), rng.randrange(200_000)))
                     with on_disk(kind, Path(folder)) as (site, limit):
-                        wrong = _try(name, site, partial(limit, room), partial(limit, None))
+                        wrong = attempt(name, site, partial(limit, room), partial(limit, None))
                     what = f"{name} on {kind}, a disk with room for {room:,} bytes"
                 else:
                     with on_server(found, kind, Path(folder), f"faults-{seed}-{number}") as (site, proxy):
                         plan = plan_of(rng)
-                        wrong = _try(name, site, partial(proxy.follow, plan), partial(proxy.follow, faults.never))
+                        wrong = attempt(name, site, partial(proxy.follow, plan), partial(proxy.follow, faults.never))
                     what = f"{name} on {kind}, a server that fails"
             bad += [f"storage.run(1, {seed}, first={number}): {what}: {one}" for one in wrong]
     return Tally(n, tuple(bad))

@@ -87,8 +87,8 @@ class Objects:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a name may be a sample's
             raise StorageError(
-                f"verify-removal: {self.url}: something in {path.parent} is a pipe or a device, which cannot be read to "
-                "its end; delete it"
+                f"verify-removal: {self.url}: something in {path.parent} is a pipe or a device, which cannot be "
+                "read to its end; delete it"
             )
         return found.st_size
 

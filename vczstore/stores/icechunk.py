@@ -678,7 +678,12 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
         icechunk.set_logs_filter("error")
     path = local_path(url)
     if path is not None:
-        return icechunk.local_filesystem_storage(str(path.resolve())), path.resolve()
+        folder = path.resolve()
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            # icechunk would read it to its end, and let nobody interrupt it
+            if entry.is_fifo() or entry.is_char_device() or entry.is_socket():
+                raise StorageError(f"{url}: {entry.name} is a pipe or a device, where there should be a file")
+        return icechunk.local_filesystem_storage(str(folder)), folder
     location = Location.of(url, options)
     if location is None:
         scheme = url.partition("://")[0]

@@ -34,7 +34,7 @@ from typing import Any, Protocol
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
 from vczstore.stores import local_path
-from vczstore.stores.objects import object_store
+from vczstore.stores.objects import BACKOFF, object_store
 
 SUFFIX = ".vczstore-job.lock"
 """Of the lock's name, after the store's. Beside the store: within, it would be an unknown member of a Zarr group."""
@@ -312,18 +312,26 @@ class _Lease:
     def _write(self, *, over: Version | None = None, released: bool = False) -> bool:
         """Create the lease, or write over a version of it; False if somebody else was quicker."""
         import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
+        from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
         lease = {"id": self.id, **self.holder, "renewed": _now(), "ttl": TTL, "released": released}
         mode = "create" if over is None else over
-        try:
-            written = obstore.put(self.objects, self.key, json.dumps(lease).encode(), mode=mode)
-        except (AlreadyExistsError, PreconditionError):
-            return False
-        except Exception as error:
-            raise self._refused(error) from error
-        self.version = _version(written)
-        return True
+        until, pause = time.monotonic() + TTL, BACKOFF[0]
+        while True:
+            try:
+                written = obstore.put(self.objects, self.key, json.dumps(lease).encode(), mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            except Exception as error:
+                # obstore makes no conditional write again that was cut off: it may have taken effect. If it has,
+                # the next finds our own ID there
+                if not isinstance(error, GenericError) or time.monotonic() + pause > until:
+                    raise self._refused(error) from error
+                time.sleep(pause)
+                pause = min(2 * pause, BACKOFF[1])
+                continue
+            self.version = _version(written)
+            return True
 
     def _refused(self, error: Exception) -> StorageError:
         # a query may carry a token
