@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import vczstore
 from tests import cohort
 from tests.conftest import IMPLS, WRITTEN, Way
 from tests.covering import in_pairs, in_turn
+from vczstore.errors import SampleError
 
 
 @in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
@@ -38,6 +40,26 @@ def test_remove(way: Way, tmp_path: Path) -> None:
     result = vczstore.remove(store, gone, **way.options)
     assert result.counts == {"samples removed": 4}
     cohort.assert_same(way.read(store), cohort.expected_remove(old, gone))
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_path: Path) -> None:
+    """They lie in different chunks of sample_id. What nobody began to remove stays unknown."""
+    old, gone = cohort.make_arrays(10, cohort.ids(0, 11)), ["S0001", "S0009"]
+    way = Way(kind, "cubed")
+    store = way.make(tmp_path, old)
+    plan = vczstore.plan_remove(store, gone)
+    transaction = plan.store.transaction(plan.base)
+    remember, blank = plan.edits
+    with transaction.step(plan.preparations, [remember, replace(blank, positions=np.array([9]))]) as target:
+        for write in plan.writes:
+            write.by_zarr(target)
+    with pytest.raises(SampleError, match="has no sample S0009"):
+        vczstore.remove(store, ["S0002", "S0009"])
+    assert vczstore.remove(store, gone).counts == {"samples removed": 1}
+    cohort.assert_same(way.read(store), cohort.expected_remove(old, gone))
+    with pytest.raises(SampleError, match=r"has no sample S0001, S0009"):
+        vczstore.remove(store, gone)
 
 
 @in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))

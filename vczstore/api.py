@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import executors
 from plans import Memory, Plan
+from vczstore.arrays import outer_chunks
 from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, NEW_VARIANTS
 from vczstore.describe import Info, describe
 from vczstore.errors import (
@@ -35,7 +36,7 @@ from vczstore.execution import (
 from vczstore.sizes import parse_size
 from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
-from vczstore.vcz import Vcz
+from vczstore.vcz import SAMPLE_ID, Vcz, positions_of
 
 if TYPE_CHECKING:
     from plans import Survey
@@ -621,13 +622,32 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
 
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
     """Compile a removal without running it; see `remove` and `run`."""
-    from plans.remove import compile_remove
-
     opts = Options(**options)
     with plain_errors(store), planning("remove"):
-        place = opts.store(store)
         wanted = [samples] if isinstance(samples, str) else list(samples)
-        return compile_remove(place, place.open(), wanted, opts.memory)
+        return _removal(opts.store(store), wanted, opts.memory)
+
+
+def _removal(place: Store, samples: Sequence[str], memory: Memory) -> Plan:
+    """
+    Compile a removal that can be completed if it is stopped.
+
+    On plain Zarr IDs in several chunks are blanked one chunk after the other. The store remembers beforehand that the
+    list is being removed, so that a second run does not take those that are gone for unknown.
+    """
+    from plans.remove import compile_remove
+    from vczstore.ledger import Ledger
+
+    vcz = place.open()
+    if place.atomic:
+        return compile_remove(place, vcz, samples, memory)
+    ledger, (positions, unknown) = Ledger.of(vcz), positions_of(vcz, list(dict.fromkeys(samples)))
+    left = [sample for sample in samples if sample not in unknown]
+    is_known = bool(unknown and left) and ledger.has_removal(samples)
+    plan = compile_remove(place, vcz, left if is_known else samples, memory)
+    if is_known or len(set(positions // outer_chunks(vcz.arrays[SAMPLE_ID])[0])) < 2:
+        return plan
+    return replace(plan, edits=(ledger.with_removal(samples).edit(vcz.zarr_format), *plan.edits))
 
 
 def recompute(
