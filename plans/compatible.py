@@ -106,7 +106,8 @@ def check_metadata(
     versions = [vcz.attributes.get("vcf_zarr_version") for vcz in (store, source)]
     if None not in versions and versions[0] != versions[1]:
         raise IncompatibleError(
-            f"{operation}: {source.label} has vcf_zarr_version {versions[1]}, the store has {versions[0]}; "
+            f"{operation}: {source.label} has vcf_zarr_version {listing(versions[1:])}, the store has "
+            f"{listing(versions[:1])}; "
             "convert the source with the version of the store"
         )
     if source.n_variants != store.n_variants and not harmonised:

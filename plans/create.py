@@ -151,7 +151,8 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
         version = source.attributes.get("vcf_zarr_version", versions[0] if versions else None)
         if versions and str(version) != versions[0]:
             raise IncompatibleError(
-                f"{OPERATION}: {source.label} has vcf_zarr_version {version}, others have {versions[0]}; "
+                f"{OPERATION}: {source.label} has vcf_zarr_version {listing([version])}, others have "
+                f"{listing(versions[:1])}; "
                 "convert all sources with one version"
             )
     said = [s.attributes.get("source") for s in sources]

@@ -13,10 +13,12 @@ import os
 import re
 import shutil
 import stat
+import threading
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, cast
 
@@ -220,7 +222,7 @@ class Pipeline(FusedCodecPipeline):
         """Read chunks."""
         if _in_event_loop():
             return await super().read(batch_info, out, drop_axes)
-        return self.read_sync(batch_info, out, drop_axes, max_workers=min(READS_AT_ONCE, os.cpu_count() or 1))
+        return self.read_sync(batch_info, out, drop_axes, max_workers=_threads())
 
     async def write(self, batch_info: Any, value: Any, drop_axes: tuple[int, ...] = ()) -> None:
         """Write chunks."""
@@ -230,6 +232,17 @@ class Pipeline(FusedCodecPipeline):
 
 
 register_pipeline(Pipeline)
+
+
+def _threads() -> int:
+    """
+    How many threads read the chunks of a selection.
+
+    Where interrupts arrive, zarr's pool of threads is left alone: one that comes while the pool starts a thread leaves
+    a thread that nobody ends, and Python waits for it for ever.
+    """
+    can_be_interrupted = threading.current_thread() is threading.main_thread() and parent_process() is None
+    return 1 if can_be_interrupted else min(READS_AT_ONCE, os.cpu_count() or 1)
 
 
 def _in_event_loop() -> bool:

@@ -198,6 +198,8 @@ def _errors(verbose: int) -> Iterator[None]:
         text = " ".join((str(error) or type(error).__name__).split())
         if not isinstance(error, VczstoreError | OSError):
             text = f"unexpected {type(error).__name__}: {text[:300]}; --verbose shows where"
+        # names that a damaged store has may hold what changes a terminal, or half a character
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
         click.echo(f"{click.style('Error:', fg='red')} {text}", err=True)
         sys.exit(status)
 

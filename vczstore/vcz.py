@@ -29,6 +29,9 @@ INFO_STATES = "vczstore_info_fields"
 REMOVED = ""
 """The ID that takes a removed sample's place: readers of VCZ skip it."""
 
+MAX_LENGTH = 10**11
+"""No axis is longer: a hundred times what this is made for. To look at all that a broken shape has takes for ever."""
+
 _NO_METADATA = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What zarr and json raise when a document is none; the last where it is too deep."""
 
@@ -158,6 +161,11 @@ class Vcz:
             raise DamagedStoreError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
         for name, array in members.items():
             _check_dimensions(label, name, array)
+            if max(array.shape, default=0) > MAX_LENGTH:
+                raise DamagedStoreError(
+                    f"{label}: {name} has the shape {array.shape}, more than {MAX_LENGTH:,} along an axis; its "
+                    "metadata are damaged, restore them from a copy"
+                )
         vcz = cls(label, store, members, dict(group.attrs), group.metadata.zarr_format, snapshot)
         for name in (SAMPLE_ID, "variant_position"):
             if name not in members:
