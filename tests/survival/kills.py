@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -399,7 +398,7 @@ def between(found: Arrays, what: Operation) -> list[str]:
 
 _BEGINS = re.compile(r"ransaction|Icechunk\S+\.create$|NewPlainStore")
 """The functions in which the phase begins that writes."""
-_UNTOUCHED = re.compile(r"nothing was (committed|written|created)|store is as it was|readers see the old samples")
+_UNTOUCHED = re.compile(r"nothing was (committed|written|created)|store is as it was|readers see the old samples;")
 """What a run says that has changed nothing."""
 _INTERRUPTED_REVEAL = "if an append was stopped here, run that append again"
 """In what verify says of a store on plain Zarr whose new samples have become visible in part; to run again mends it."""
@@ -413,6 +412,8 @@ class Bench:
     folder: Path
     forks: Forks | None
     events: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+    """Of each role, the event from which on it is stopped."""
     objects: dict[str, int] = field(default_factory=dict)
     files: frozenset[str] = frozenset()
     seconds: float = 0.0
@@ -438,7 +439,7 @@ class Bench:
             # until the command begins its work, the way an interrupt is told is Python's own
             first = next((i for i, (_, p) in enumerate(events) if p.startswith(("vczstore/api", "vczstore/job"))), 0)
             if len(events) > len(self.events.get(role, ())):  # of several workers, the busiest
-                self.events[role] = events[first if role == "driver" else 0 :]
+                self.events[role], self.first[role] = events, first if role == "driver" else 0
         assert self.events.get("driver"), self.case
         self.seconds = done.seconds
         target = place / self.case.target
@@ -456,22 +457,25 @@ class Bench:
         """A point."""
         roles = sorted(self.events)
         role = rng.choice(roles) if rng.random() < 0.8 else "driver"
-        events = self.events[role]
-        counts = Counter(place for _, place in events)
-        begins = next((i for i, (_, place) in enumerate(events) if _BEGINS.search(place)), 0)
-        ways = ["line", "line late", "moment", *["write"] * (counts["write"] > 0)]
-        way, delay = rng.choice(ways), 0.0
+        events, first = self.events[role], self.first[role]
+        writing = next((i for i, (_, place) in enumerate(events) if i >= first and _BEGINS.search(place)), first)
+        writes = [i for i, (_, place) in enumerate(events) if i >= first and place == "write"]
+        way, delay = rng.choice(["line", "line late", "moment", *["write"] * bool(writes)]), 0.0
         if way == "write":
-            place, nth = "write", rng.randint(1, counts["write"])
+            at = rng.choice(writes)
         elif way == "moment":
-            moment = rng.uniform(events[begins][0], events[-1][0])
-            i = max(begins, sum(t <= moment for t, _ in events) - 1)
-            place, delay = events[i][1], max(0.0, moment - events[i][0])
-            nth = sum(p == place for _, p in events[: i + 1])
+            moment = rng.uniform(events[writing][0], events[-1][0])
+            at = max(writing, sum(t <= moment for t, _ in events) - 1)
+            delay = max(0.0, moment - events[at][0])
         else:
-            late = {place for _, place in events[begins if way == "line late" else 0 :]}
-            place = rng.choice(sorted(late - {"write"}))
-            nth = rng.randint(1, counts[place])
+            start = writing if way == "line late" else first
+            there: dict[str, list[int]] = {}
+            for i, (_, place) in enumerate(events[start:], start):
+                there.setdefault(place, []).append(i)
+            there.pop("write", None)
+            at = rng.choice(there[rng.choice(sorted(there))])
+        place = events[at][1]
+        nth = sum(p == place for _, p in events[: at + 1])
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
         everybody = number == signal.SIGINT and rng.random() < 0.5
         return Point(role, place, nth, delay, int(number), everybody)
@@ -665,7 +669,8 @@ class Campaign:
         for i, kill in self.kills(n, first):
             tried += kill.is_hit
             if kill.wrong:
-                bad.append(f"--seed {self.seed} --first {i}: {kill}")
+                which = f"--case '^{kill.case}$' " if len(self.cases) == 1 else ""
+                bad.append(f"{which}--seed {self.seed} --first {i} --kills 1: {kill}")
             if told is not None:
                 told(i, kill)
         return Tally(tried, tuple(bad))

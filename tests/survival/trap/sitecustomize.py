@@ -79,7 +79,7 @@ def _watch(said, place, tell):
             file = code.co_filename
             if not code.co_flags & FUNCTION or not file.startswith(roots):
                 return monitoring.DISABLE
-            base = next(os.path.dirname(root) for root in roots if file.startswith(root))
+            base = next(os.path.dirname(root.rstrip(os.sep)) for root in roots if file.startswith(root))
             here = f"{file[len(base) + 1 :]}:{number}:{code.co_qualname}"
             if place in (None, here):
                 return tell(here)
