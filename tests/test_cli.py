@@ -8,13 +8,11 @@ import re
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -772,38 +770,47 @@ def test_sample_ids_stay_out_of_history_and_logs(tmp_path: Path) -> None:
 
 
 class SlowFile:
-    """A file whose reader has to wait: a named pipe in its place. Says when somebody has begun to read."""
+    """
+    A file whose readers have to wait when they open it. Says when somebody does.
 
-    def __init__(self, path: Path, seconds: float = 1.0) -> None:
-        self.path, self.seconds, self.content = path, seconds, path.read_bytes()
+    It is the processes that wait, those with its `environment`: at a named pipe, which nobody has opened yet.
+    """
+
+    HOOK = """
+import os, sys
+
+def wait(event, args):
+    if event == "open" and args[0] == os.environ["SLOW_FILE"]:
+        gate = os.open(os.environ["SLOW_GATE"], os.O_RDONLY)  # returns when the other side is opened
+        os.read(gate, 1)  # and this when it is closed
+        os.close(gate)
+
+sys.addaudithook(wait)
+"""
+
+    def __init__(self, path: Path, folder: Path, seconds: float = 1.0) -> None:
+        self.seconds, self.gate = seconds, folder / "gate"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(self.HOOK)
+        os.mkfifo(self.gate)
+        self.environment = {"PYTHONPATH": str(folder), "SLOW_FILE": str(path), "SLOW_GATE": str(self.gate)}
         self.reading, self.mended = threading.Event(), threading.Event()
-        path.unlink()
-        os.mkfifo(path)
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
         while not self.mended.is_set():
-            pipe = os.open(self.path, os.O_WRONLY)  # returns when there is a reader
-            if not stat.S_ISFIFO(os.fstat(pipe).st_mode):  # a new chunk has taken its place
-                os.close(pipe)
-                return
+            pipe = os.open(self.gate, os.O_WRONLY)  # returns when there is a reader
             self.reading.set()
             self.mended.wait(self.seconds)
-            with suppress(BrokenPipeError):  # if the reader was interrupted
-                os.write(pipe, self.content)
             os.close(pipe)
-            self.mended.wait(0.3)  # for the reader to see the end
 
     def mend(self) -> None:
-        """Put the file back."""
+        """Let all readers go on."""
         self.mended.set()
-        if self.thread.is_alive() and self.path.is_fifo():
-            os.close(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK))
-        self.thread.join(5)
-        if self.path.is_fifo():
-            self.path.unlink()
-            self.path.write_bytes(self.content)
+        while self.thread.is_alive():
+            os.close(os.open(self.gate, os.O_RDONLY | os.O_NONBLOCK))
+            self.thread.join(0.1)
 
 
 @dataclass(frozen=True)
@@ -877,8 +884,9 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
     head = repository_of(store).lookup_branch("main") if case.kind == "icechunk" else None
     arguments = [case.command, str(store), str(batch) if case.command == "append" else "S0001", *case.options]
     command = [sys.executable, "-c", LIKE_A_SHELL, *arguments]
-    slow = SlowFile(tmp_path / (case.file or RAGGED))
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment()}
+    slow = SlowFile(tmp_path / (case.file or RAGGED), tmp_path / "slow")
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["env"] = {**environment(), **slow.environment}
     with subprocess.Popen(command, start_new_session=True, **pipes) as process:
         try:
             if case.file:
