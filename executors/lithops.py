@@ -9,7 +9,9 @@ driver, so the other's writes are never committed, or are the same bytes.
 import copy
 import io
 import logging
+import os
 import pickle
+import secrets
 import shutil
 import sys
 import time
@@ -142,6 +144,10 @@ class LithopsExecutor(DagExecutor):
                     machine["worker_processes"] = machine.pop("max_workers")
                 config["lithops"]["mode"] = "localhost"
             config[self._backend] = {**config.get(self._backend, {}), **machine}
+            # a session of its own: Lithops hands its session on to processes that are started here, and then two
+            # executors have one name, and take each other's results for theirs
+            os.environ["__LITHOPS_SESSION_ID"] = secrets.token_hex(6)
+            os.environ.pop("__LITHOPS_TOTAL_EXECUTORS", None)
             return lithops.FunctionExecutor(config=config, log_level=None)
 
     def execute_dag(

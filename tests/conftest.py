@@ -32,7 +32,7 @@ ROOM = 4 * 2**30
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much is tried in tests/test_survival.py."""
-    parser.addoption("--kills", type=int, default=22, metavar="N", help="how many runs are killed")
+    parser.addoption("--kills", type=int, default=11, metavar="N", help="how many runs are killed")
     parser.addoption(
         "--seed", type=int, default=0, metavar="S", help="what the points are drawn from at which they are"
     )

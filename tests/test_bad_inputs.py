@@ -110,7 +110,7 @@ def fuzz(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes, co
 
 BOUNDED = settings(
     # others each time if somebody asks for more
-    max_examples=int(os.environ.get("VCZSTORE_TEST_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("VCZSTORE_TEST_EXAMPLES", "25")),
     derandomize="VCZSTORE_TEST_EXAMPLES" not in os.environ,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -182,7 +182,7 @@ TWO_RENAMES = "import vczstore.stores.replacing as r; r.exchange = lambda a, b: 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "before", "step"),
-    [("format3", "", 3), ("format2-consolidated", "", 9), ("format3-sharded", TWO_RENAMES, 9)],
+    [("format3", "", 5), ("format2-consolidated", "", 9), ("format3-sharded", TWO_RENAMES, 9)],
     ids=["exchange", "consolidated", "two renames"],
 )
 def test_killed(tmp_path: Path, layout: str, before: str, step: int) -> None:

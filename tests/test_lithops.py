@@ -312,3 +312,17 @@ def test_closed_twice() -> None:
     assert isinstance(engine, LithopsExecutor)
     engine.close()
     engine.close()
+
+
+def test_no_two_executors_have_one_name() -> None:
+    """Also in a process that was started by one that has an executor: under one name they took each other's results."""
+    code = "from executors.lithops import LithopsExecutor as E; e = E(); print(e._functions.executor_id); e.close()"
+    names = []
+    for _ in range(2):
+        executor = LithopsExecutor()
+        names.append(executor._functions.executor_id)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        names.append(done.stdout.strip())
+        executor.close()
+    assert len(set(names)) == len(names) == 4
+    assert len({name.partition("-")[0] for name in names}) == 4
