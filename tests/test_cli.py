@@ -875,6 +875,14 @@ def wait_for_workers(driver: int) -> None:
     time.sleep(0.05)
 
 
+@pytest.mark.parametrize("command", [["remove", "a.vcz"], ["verify-removal", "a.vcz"]], ids=lambda c: c[0])
+def test_a_file_name_with_a_line_break_does_not_break_the_message(command: list[str]) -> None:
+    found = CliRunner().invoke(cli.main, [*command, "-S", "no\nsuch file"])
+    assert found.exit_code == 2
+    *_, last = found.stderr.splitlines()
+    assert re.fullmatch(r"Error: Invalid value for '-S' / '--samples-file': 'no\\nsuch file': .*", last)
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("case", INTERRUPTS, ids=lambda case: case.id)
 def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:

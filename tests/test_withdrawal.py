@@ -631,7 +631,9 @@ def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
         lambda: vczstore.remove(store, "S0001"),
         lambda: vczstore.recompute(store, "AC"),
         lambda: vczstore.gc(store),
+        lambda: vczstore.run(plan),
     ]
+    plan = vczstore.plan_remove(store, "S0001")
     refused: list[str] = []
 
     def progress(what: str, n: int, total: int) -> None:
@@ -645,7 +647,7 @@ def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
 
     write(tmp_path / "more.vcz", some_arrays(["S0101"], seed=3))
     vczstore.append(store, batch, progress=progress)
-    assert len(refused) == 5
+    assert len(refused) == 6
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(OLD, some_arrays(["S0100"], seed=1)))
 
 

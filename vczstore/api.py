@@ -532,7 +532,8 @@ def remove(
 
     if not purge:
         return _replanned(store, opts, attempt, locked=dry_run)
-    from vczstore.purging import check_tags, hold, purge_store, refuse_pins
+    from vczstore.purging import check_tags, purge_store, refuse_pins
+    from vczstore.stores.lock import hold
 
     check_tags(tags)
     with plain_errors(store):
@@ -576,7 +577,8 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     StaleError
         If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
     """
-    from vczstore.purging import check_tags, hold, purge_store
+    from vczstore.purging import check_tags, purge_store
+    from vczstore.stores.lock import hold
 
     check_tags(tags)
     opts = Options(**options)
@@ -609,7 +611,8 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
     StaleError
         If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
     """
-    from vczstore.purging import collect_garbage, hold
+    from vczstore.purging import collect_garbage
+    from vczstore.stores.lock import hold
 
     opts = Options(**options)
     with plain_errors(store):
@@ -642,7 +645,8 @@ def _removal(place: Store, samples: Sequence[str], memory: Memory) -> Plan:
     if place.atomic:
         return compile_remove(place, vcz, samples, memory)
     ledger, (positions, unknown) = Ledger.of(vcz), positions_of(vcz, list(dict.fromkeys(samples)))
-    left = [sample for sample in samples if sample not in unknown]
+    gone = set(unknown)
+    left = [sample for sample in samples if sample not in gone]
     is_known = bool(unknown and left) and ledger.has_removal(samples)
     plan = compile_remove(place, vcz, left if is_known else samples, memory)
     if is_known or len(set(positions // outer_chunks(vcz.arrays[SAMPLE_ID])[0])) < 2:
@@ -877,12 +881,18 @@ def run(plan: Plan, **options: Any) -> Result:
     ------
     StaleError
         If the store has changed since the plan was compiled.
+    BusyError
+        If somebody else writes to a store on plain Zarr in a folder of this machine. How to reach an object store,
+        and so the lock of one there, a plan does not know: run one plan at a time on it.
     """
+    from vczstore.stores.plain import PlainStore
     from vczstore.stores.replacing import ReplacedStore
 
     opts = Options(**options)
     if not isinstance(plan.store, ReplacedStore):
-        return _run(plan, opts, dry_run=False)
+        here = type(plan.store) is PlainStore and (path := local_path(plan.store.label)) is not None and path.exists()
+        with _lock_of(plan.store.label, None, wait=False) if here else nullcontext():
+            return _run(plan, opts, dry_run=False)
     with plain_errors(plan.store.label), _replacing(plan.store.path, opts) as lock:
         return run_plan(plan, impl=opts.impl, before_commit=lock.check, **opts.engine)
 
@@ -912,24 +922,34 @@ def _replanned(
     BusyError
         If somebody else writes to a store on plain Zarr.
     """
-    with plain_errors(store):
-        mine = opts.for_store(store, sources)
-        plain = not locked and not mine.store(store).atomic
-
-    @contextmanager
-    def lock(*, wait: bool) -> Iterator[None]:
-        from vczstore.purging import hold
-
-        with ExitStack() as held:
-            with suppress(MissingDependencyError, StorageError):  # where no lock can be, things go on without
-                # watched: who was killed, or cut off from an object store, can run the same again
-                held.enter_context(hold(store, mine.storage_options, wait=wait, watch=True))
-            yield
-
+    options = opts.for_store(store, sources).storage_options
+    plain = not locked and _is_plain(store, opts, options)
+    lock = partial(_lock_of, store, options)
     with lock(wait=False) if plain else nullcontext():
         turn = nullcontext if plain or locked else partial(lock, wait=True)
         result, n = replanned(attempt, opts.replans, turn)
     return replace(result, replans=n)
+
+
+def _is_plain(store: Place, opts: Options, options: Mapping[str, Any] | None) -> bool:
+    """Whether a store is on plain Zarr, and there: one that is not needs no lock, and is told of when it is opened."""
+    path = local_path(os.fspath(store)) if isinstance(store, str | os.PathLike) else None
+    if path is not None:
+        return path.exists() and opts.backend_storage != "icechunk" and not is_repository(path)
+    with plain_errors(store):
+        return not open_store(store, backend_storage=opts.backend_storage, storage_options=options).atomic
+
+
+@contextmanager
+def _lock_of(store: Place, options: Mapping[str, Any] | None, *, wait: bool) -> Iterator[None]:
+    """The lock of jobs, for a single operation; where no lock can be, things go on without."""
+    from vczstore.stores.lock import hold
+
+    with ExitStack() as held:
+        with suppress(MissingDependencyError, StorageError):
+            # watched: who was killed, or cut off from an object store, can run the same again
+            held.enter_context(hold(store, options, wait=wait, watch=True))
+        yield
 
 
 def _run(plan: Plan, opts: Options, *, dry_run: bool, then: Sequence[str] = ()) -> Result:

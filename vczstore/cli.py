@@ -171,6 +171,25 @@ def _log(verbose: int) -> None:
         logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, stream=sys.stderr)
 
 
+def _printable(text: str) -> str:
+    """A text in one line: names that a damaged store or a user has may hold what changes a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class _SamplesFile(click.File):
+    """A file of sample IDs."""
+
+    def __init__(self) -> None:
+        super().__init__(encoding="utf-8-sig")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Open it; a name with a line break does not break the message."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise click.BadParameter(_printable(error.message), ctx, param) from None
+
+
 @contextmanager
 def _errors(verbose: int) -> Iterator[None]:
     def terminate(*_: Any) -> None:
@@ -198,9 +217,7 @@ def _errors(verbose: int) -> Iterator[None]:
         text = " ".join((str(error) or type(error).__name__).split())
         if not isinstance(error, VczstoreError | OSError):
             text = f"unexpected {type(error).__name__}: {text[:300]}; --verbose shows where"
-        # names that a damaged store has may hold what changes a terminal, or half a character
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-        click.echo(f"{click.style('Error:', fg='red')} {text}", err=True)
+        click.echo(f"{click.style('Error:', fg='red')} {_printable(text)}", err=True)
         sys.exit(status)
 
 
@@ -360,7 +377,7 @@ def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.option(
     "-S",
     "--samples-file",
-    type=click.File(encoding="utf-8-sig"),
+    type=_SamplesFile(),
     help="File of sample IDs, one in a line; - is standard input.",
 )
 @click.option("--purge", is_flag=True, help="Then delete the history, in which the samples stay readable.")
@@ -457,7 +474,7 @@ def collect_garbage(store: str, as_json: bool, **options: Any) -> None:
 @click.option(
     "-S",
     "--samples-file",
-    type=click.File(encoding="utf-8-sig"),
+    type=_SamplesFile(),
     required=True,
     help="File of the IDs of samples that were removed, one in a line; - is standard input.",
 )

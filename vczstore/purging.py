@@ -5,9 +5,7 @@ A purge deletes the history of a store, so that what was removed cannot be read 
 collection of garbage leaves the history alone, and deletes what no snapshot leads to.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,8 +14,8 @@ from plans.remove import compile_remove
 from vczstore.choices import TAGS
 from vczstore.errors import OptionError, VczstoreError
 from vczstore.execution import Interrupted, run_plans
-from vczstore.stores import Place, Store
-from vczstore.stores.lock import JobLock, job_lock
+from vczstore.stores import Store
+from vczstore.stores.lock import JobLock
 from vczstore.stores.replacing import folder_of, half_written
 from vczstore.vcz import REMOVED, Vcz
 
@@ -67,18 +65,6 @@ def check_tags(tags: str) -> None:
     """Raise an `OptionError` for what cannot be done with tags."""
     if tags not in TAGS:
         raise OptionError(f"purge: tags is {tags!r}; it takes one of {', '.join(TAGS)}")
-
-
-@contextmanager
-def hold(
-    store: Place, options: Mapping[str, Any] | None, *, wait: bool = False, watch: bool = False
-) -> Iterator[JobLock | None]:
-    """Hold the lock of jobs, as `job_lock`; None where there is no place for one."""
-    if not isinstance(store, str | os.PathLike):
-        yield None
-        return
-    with job_lock(os.fspath(store), options or {}, wait=wait, watch=watch) as lock:
-        yield lock
 
 
 def refuse_pins(place: Store, tags: Tags) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plans.verify import Damage, consolidated_damages, length_damages
-from vczstore.purging import hold
 from vczstore.stores import Place
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
+from vczstore.stores.lock import hold
 from vczstore.stores.plain import PlainStore
 from vczstore.stores.replacing import folder_of, foreseen, half_written, leftovers, settle
 from vczstore.vcz import SAMPLE_ID, Vcz, listing, samples_axis

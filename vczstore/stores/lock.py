@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.stores import local_path
+from vczstore.stores import Place, local_path
 from vczstore.stores.objects import BACKOFF, object_store
 
 SUFFIX = ".vczstore-job.lock"
@@ -101,6 +101,18 @@ def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool, watch:
         yield lease
     finally:
         lease.release()
+
+
+@contextmanager
+def hold(
+    store: Place, options: Mapping[str, Any] | None, *, wait: bool = False, watch: bool = False
+) -> Iterator[JobLock | None]:
+    """Hold the lock of a store as `job_lock` does; None where there is no place for one: a store that is open."""
+    if not isinstance(store, str | os.PathLike):
+        yield None
+        return
+    with job_lock(os.fspath(store), options or {}, wait=wait, watch=watch) as lock:
+        yield lock
 
 
 def _holder() -> dict[str, Any]:
