@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import cubed
 import numpy as np
@@ -153,6 +155,26 @@ def test_chunks_on_this_machine_are_read_and_encoded_without_an_event_loop(
     assert not by_loop
     assert array[...].tolist() == values.tolist()
     assert by_loop
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("read", [arrays.read, arrays.read_at, arrays.read_strings])
+def test_a_chunk_of_strings_makes_no_room_for_more_than_it_holds(tmp_path: Path, zarr_format: Any, read: Any) -> None:
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(3,), chunks=(3,), dtype="string", zarr_format=zarr_format, compressors=None
+    )
+    array[:] = ["a", "", "ccc"]
+    array = arrays.planned(zarr.open_array(tmp_path / "a.zarr"))
+    assert list(read(array, (slice(None),))) == ["a", "", "ccc"]
+    chunk = tmp_path / "a.zarr" / ("0" if zarr_format == 2 else "c/0")
+    encoded = chunk.read_bytes()
+    assert encoded[:4] == b"\3\0\0\0"
+    chunk.write_bytes((50_000_000).to_bytes(4, "little") + encoded[4:])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="50,000,000 strings in 20 bytes"):
+        read(array, (slice(None),))
+    assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    tracemalloc.stop()
 
 
 def test_zarr_decodes_as_many_chunks_at_once_as_memory_is_planned_for() -> None:

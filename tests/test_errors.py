@@ -804,6 +804,40 @@ def test_not_allowed_to_read(templates: Path, reachable: Path, kind: str, what: 
     assert cohort.digest(reachable) == before
 
 
+NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
+    **CALLS,
+    "normalise it": lambda place, other: vczstore.normalise(other, place, place.parent / "new"),
+    "normalise to it": lambda place, other: vczstore.normalise(place, other, place.parent / "new"),
+    "create": lambda place, other: vczstore.create(place.parent / "new", place),
+    "update": vczstore.update,
+    "recompute": lambda place, other: vczstore.recompute(place),
+    "compact": lambda place, other: vczstore.compact(place),
+    "compact as a copy": lambda place, other: vczstore.compact(place, place.parent / "new"),
+    "copy over it": lambda place, other: vczstore.copy_store_to_icechunk(other, place, overwrite=True),
+    "purge": lambda place, other: vczstore.purge(place),
+    "gc": lambda place, other: vczstore.gc(place),
+    "verify": lambda place, other: vczstore.verify(place),
+    "repair": lambda place, other: vczstore.repair(place),
+    "tag": lambda place, other: vczstore.tag(place, "release-1"),
+    "delete tag": lambda place, other: vczstore.delete_tag(place, "release-1"),
+    "log": lambda place, other: list(vczstore.log(place)),
+}
+
+
+@pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind: str, call: Any) -> None:
+    place = shutil.copytree(templates / kind, reachable / "store.vcz")
+    other = shutil.copytree(templates / "batch", reachable / "batch.vcz")
+    permit(reachable, 0o755, 0o644)
+    before = cohort.digest(reachable)
+    place.chmod(0)
+    with as_nobody():
+        complain(VczstoreError, (str(place), "(?i)permission|cannot"), lambda: call(place, other))
+    place.chmod(0o755)
+    assert cohort.digest(reachable) == before
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("operation", ["append", "remove"])
 def test_not_allowed_to_write(templates: Path, reachable: Path, kind: str, operation: str) -> None:

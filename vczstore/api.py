@@ -735,11 +735,12 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
         plan = plan_compact(store, output, **options)
         return run_plan(plan, impl=opts.impl, dry_run=dry_run, before_commit=before_commit, **opts.engine)
 
-    path = None if output is not None or dry_run else folder_of(store)
-    if path is None or opts.backend_storage == "icechunk" or is_repository(path):
-        with plain_errors(store):
-            # plain Zarr elsewhere is refused, for which it takes no lock
-            locked = dry_run or output is not None or not opts.store(store).atomic
+    with plain_errors(store):
+        path = None if output is not None or dry_run else folder_of(store)
+        in_one_commit = path is None or opts.backend_storage == "icechunk" or is_repository(path)
+        # plain Zarr elsewhere is refused, for which it takes no lock
+        locked = dry_run or output is not None or (in_one_commit and not opts.store(store).atomic)
+    if in_one_commit:
         return _replanned(store, opts, attempt, locked=locked)
     with plain_errors(store), _replacing(store, opts) as lock:
         return _replanned(store, opts, lambda: attempt(lock.check), locked=True)
@@ -934,9 +935,9 @@ def _replanned(
 def _is_plain(store: Place, opts: Options, options: Mapping[str, Any] | None) -> bool:
     """Whether a store is on plain Zarr, and there: one that is not needs no lock, and is told of when it is opened."""
     path = local_path(os.fspath(store)) if isinstance(store, str | os.PathLike) else None
-    if path is not None:
-        return path.exists() and opts.backend_storage != "icechunk" and not is_repository(path)
     with plain_errors(store):
+        if path is not None:
+            return path.exists() and opts.backend_storage != "icechunk" and not is_repository(path)
         return not open_store(store, backend_storage=opts.backend_storage, storage_options=options).atomic
 
 

@@ -18,16 +18,21 @@ import uuid
 import zlib
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import zarr
+from numcodecs.vlen import VLenUTF8
+from zarr.abc.codec import Codec
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, VLenUTF8Codec
+from zarr.codecs._v2 import V2Codec
 from zarr.core.array import AsyncArray
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer, NDBuffer, default_buffer_prototype
 from zarr.core.codec_pipeline import FusedCodecPipeline
 from zarr.core.dtype import VariableLengthUTF8
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
@@ -218,6 +223,11 @@ class Pipeline(FusedCodecPipeline):
     another thread takes four times as long as to read a chunk of positions.
     """
 
+    @classmethod
+    def from_codecs(cls, codecs: Iterable[Codec], *, batch_size: int | None = None) -> Self:
+        """Take zarr's codecs, those of strings with a look at what a chunk claims."""
+        return super().from_codecs(map(_doubting, codecs), batch_size=batch_size)
+
     async def read(self, batch_info: Any, out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
         """Read chunks."""
         if _in_event_loop():
@@ -232,6 +242,44 @@ class Pipeline(FusedCodecPipeline):
 
 
 register_pipeline(Pipeline)
+
+
+class _StringsOfFormat3(VLenUTF8Codec):
+    """zarr's codec of strings."""
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        _check_count(chunk_bytes.as_array_like())
+        return super()._decode_sync(chunk_bytes, chunk_spec)
+
+
+class _StringsOfFormat2(VLenUTF8):
+    """numcodecs' filter of strings."""
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Decode a chunk that can hold as many strings as it says."""
+        _check_count(buf)
+        return super().decode(buf, out)
+
+
+def _doubting(codec: Codec) -> Codec:
+    if type(codec) is VLenUTF8Codec:
+        return _StringsOfFormat3()
+    if isinstance(codec, V2Codec) and codec.filters:
+        filters = tuple(_StringsOfFormat2() if type(one) is VLenUTF8 else one for one in codec.filters)
+        return replace(codec, filters=filters)
+    return codec
+
+
+def _check_count(chunk: Any) -> None:
+    """
+    Refuse a chunk of more strings than there is room for.
+
+    numcodecs makes room for as many as the first four bytes say, which can be 32 GB. Each has four bytes of its own.
+    """
+    encoded = memoryview(chunk).cast("B")
+    count = int.from_bytes(encoded[:4], "little")
+    if 4 + 4 * count > len(encoded):
+        raise ValueError(f"{count:,} strings in {len(encoded):,} bytes")
 
 
 def _threads() -> int:
