@@ -8,6 +8,7 @@ nothing changes are copied as they are.
 import math
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -713,7 +714,8 @@ class Harmonised(View):
     findings
         What goes where, without the reports, which are the driver's.
     copied
-        The units whose chunks are those of the source, and which chunks of it they are.
+        Runs of units whose chunks are those of the source: the first, the one after the last, and how much further
+        down in the source they are, in chunks. It goes to every task, and a store can have a million units.
     span
         As that of the findings.
     """
@@ -721,7 +723,7 @@ class Harmonised(View):
     name: str
     number: int
     findings: Findings
-    copied: Mapping[int, int]
+    copied: tuple[tuple[int, int, int], ...]
     span: int
 
     @classmethod
@@ -730,7 +732,7 @@ class Harmonised(View):
         axis = samples_axis(source)
         shape = tuple(source.shape[i] if i == axis else n for i, n in enumerate(target.shape))
         like = arrays.planned(target, shape=shape)
-        view = cls(source, like, name, number, replace(findings, reports={}), {}, findings.span)
+        view = cls(source, like, name, number, replace(findings, reports={}), (), findings.span)
         return replace(view, copied=view._copied([r for r in findings.reports.values() if r.source == number]))
 
     @property
@@ -743,34 +745,48 @@ class Harmonised(View):
         """As the source's; where values number alleles, one that has room for the store's."""
         return np.promote_types(self.source.dtype, self.like.dtype) if self.kind == "GT" else self.source.dtype
 
-    def _copied(self, reports: Sequence[UnitReport]) -> dict[int, int]:
+    def _copied(self, reports: Sequence[UnitReport]) -> tuple[tuple[int, int, int], ...]:
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
         rows = self.findings.index.unit
         if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
-            return {}
+            return ()
         if not arrays.same_encoding(self.source, self.like):
-            return {}
-        copied, has_kind = {}, bool(self.kind)
-        for report in reports:
-            if report.shift is None or report.shift % rows or (has_kind and not report.same_alleles):
+            return ()
+        runs: list[tuple[int, int, int]] = []
+        by_allele = bool(self.kind)
+        for report in sorted(reports):
+            if report.shift is None or report.shift % rows or (by_allele and not report.same_alleles):
                 continue
-            start = report.number * rows
+            start, shift = report.number * rows, report.shift // rows
             # the last chunk may be shorter on one side
-            if min(rows, self.like.shape[0] - start) == min(rows, self.source.shape[0] - start - report.shift):
-                copied[report.number] = (start + report.shift) // rows
-        return copied
+            if min(rows, self.like.shape[0] - start) != min(rows, self.source.shape[0] - start - report.shift):
+                continue
+            if runs and runs[-1][1:] == (report.number, shift):
+                runs[-1] = (runs[-1][0], report.number + 1, shift)
+            else:
+                runs.append((report.number, report.number + 1, shift))
+        return tuple(runs)
 
     def n_copied(self, columns: Columns) -> int:
         """How many chunks of some columns are copied as they are."""
-        return len(self.copied) * columns.n_chunks // max(1, columns.grid[0])
+        n_units = sum(stop - start for start, stop, _ in self.copied)
+        return n_units * columns.n_chunks // max(1, columns.grid[0])
+
+    def _copy_of(self, unit: int) -> int | None:
+        """Which chunk of the source a unit's chunk is, if it is one."""
+        at = bisect_right(self.copied, unit, key=lambda run: run[0]) - 1
+        if at < 0 or unit >= self.copied[at][1]:
+            return None
+        return unit + self.copied[at][2]
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
         """Chunks as the store will have them: those of the source, or made anew."""
-        theirs = [(self.copied[c[0]], *c[1:]) for c in coords if c[0] in self.copied]
+        copies = [self._copy_of(c[0]) for c in coords]
+        theirs = [(unit, *c[1:]) for unit, c in zip(copies, coords, strict=True) if unit is not None]
         found = arrays.get_encoded(self.source, theirs)
         arrays.check_frames(self.source, theirs, found)
-        copies = iter(found)
-        return [next(copies) if c[0] in self.copied else self._encode(c) for c in coords]
+        rest = iter(found)
+        return [self._encode(c) if unit is None else next(rest) for unit, c in zip(copies, coords, strict=True)]
 
     def _encode(self, coords: Sequence[int]) -> arrays.Encoded:
         chunks = arrays.outer_chunks(self.like)
