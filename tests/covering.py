@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-costly = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+costly = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """For properties of whole operations, of which an example takes a second. What is pure has as many as is usual."""
 
 type Values = Mapping[str, Any] | Sequence[Any]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests import cohort
 from tests.survival import inputs
 
-CASES, ROUNDS = 20, 14
+CASES, ROUNDS = 20, 11
 COMMANDS_OF_PLAIN = [name for name, command in inputs.COMMANDS.items() if command.reads and "format3" in command.kinds]
 
 

@@ -229,7 +229,7 @@ records = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), records), max_size=20), st.sampled_from(["T", "O", "U8"]))
 def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> None:
     rows = sorted(rows, key=lambda row: row[0])

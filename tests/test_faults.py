@@ -127,7 +127,7 @@ def test_a_store_that_cannot_be_opened(shaky: Shaky, backend: str | None, status
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(2))
 def test_generated_faults(number: int) -> None:
     """Servers that fail, and disks that are full, under each operation."""
     tally = storage.run(4, seed=0, first=4 * number)

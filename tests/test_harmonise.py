@@ -274,7 +274,7 @@ def _numbers(alleles: Sequence[Sequence[str]], width: int) -> np.ndarray:
     return np.array(rows, "i8").reshape(-1, width)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(variants(), variants(), st.booleans())
 def test_matches_are_those_of_the_model(store: Any, source: Any, new: bool) -> None:
     found = match(
@@ -324,7 +324,7 @@ def cohorts(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=14, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cohorts())
 def test_appends_are_those_of_the_model(case: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -51,7 +51,7 @@ def _rows(*executors: str) -> list[Way]:
 
 
 IN_PROCESS = [*(Way(kind, "zarr") for kind in KINDS), *_rows("single-threaded", "threads")]
-IN_PROCESSES = _rows("processes")
+IN_PROCESSES = [way for way in _rows("processes") if way.impl == "cubed" or way.kind in ("format3", "icechunk")]
 
 
 # ---- stores ---------------------------------------------------------------------------------

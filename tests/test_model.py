@@ -113,7 +113,7 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
         assert vczstore.verify(store, impl="zarr").damages == []
 
 
-@settings(costly, max_examples=12)
+@settings(costly, max_examples=8)
 @given(stories())
 def test_cubed(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=False, impl="cubed", executor="threads")
