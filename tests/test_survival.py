@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import icechunk
+import obstore
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +20,7 @@ from tests.survival.erasure import LAYOUTS, Layout
 from tests.survival.kills import Case
 from vczstore.cli import main
 from vczstore.execution import Interrupted
+from vczstore.stores.replacing import HALF_WRITTEN, half_written
 
 CASES = (
     *(Case("append", *how) for how in (("format2", "threads"), ("format3", "processes"), ("icechunk", "threads"))),
@@ -109,18 +113,59 @@ def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pyt
     assert (found.exit_code, found.stderr) == (130, "interrupted\n")
 
 
-def test_half_written_files_are_found_and_purged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "command"),
+    [
+        ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "purge"),  # zarr's
+        ("format3", "call_DP/c/0/0#1", "purge"),  # obstore's
+        ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "gc"),
+        ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#1", "purge"),
+        ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#12", "gc"),
+    ],
+)
+def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, name: str, command: str) -> None:
     """A killed process may have left anybody's data in them, whatever is overwritten later."""
     store = tmp_path / "store.vcz"
-    cohort.write_vcz(store, kills.OLD)
-    half = store / "call_DP" / "c" / "0" / f"0.{'0' * 32}.partial"
+    (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(store, kills.OLD)
+    half = store / name
+    half.parent.mkdir(exist_ok=True)
     half.write_bytes(b"what S0001 has")
     vczstore.remove(store, "S0001", impl="zarr")
-    verdict = vczstore.verify_removal(store, "S0001")
-    assert any("half written" in reason and "vczstore repair" in reason for reason in verdict.reasons)
-    assert "1 half-written files deleted" in CliRunner().invoke(main, ["purge", str(store)]).stdout
+    if command == "purge":
+        verdict = vczstore.verify_removal(store, "S0001")
+        assert any("half written" in reason and "vczstore purge" in reason for reason in verdict.reasons)
+    else:
+        assert vczstore.gc(store, dry_run=True).counts["half-written files deleted"] == 1
+        assert half.exists()
+    assert "1 half-written files deleted" in CliRunner().invoke(main, [command, str(store)]).stdout
     assert not half.exists()
-    assert vczstore.verify_removal(store, "S0001").erased
+    if command == "purge":
+        assert vczstore.verify_removal(store, "S0001").erased
+
+
+def test_a_killed_writer_of_icechunk_leaves_a_file_that_nothing_lists(tmp_path: Path) -> None:
+    """Which is why it is looked for by its name, which is that of Icechunk's and obstore's common storage."""
+    script = """if True:
+        import icechunk, sys, threading, os, zarr
+        repository = icechunk.Repository.create(icechunk.local_filesystem_storage(sys.argv[1]))
+        store = repository.writable_session("main").store
+        group = zarr.create_group(store)
+        array = group.create_array("a", shape=(4, 2**25), chunks=(1, 2**25), dtype="u1", compressors=None)
+        threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), 9)).start()
+        while True:
+            array[...] = 1
+    """
+    for attempt in range(40):
+        store = tmp_path / f"store{attempt}"
+        subprocess.run([sys.executable, "-c", script, store, "0.2"], check=False, timeout=60)
+        left = list((store / "chunks").glob("*#*"))
+        if left:
+            break
+    assert list(half_written(store)) == left
+    listed = [found["path"] for page in obstore.list(obstore.store.LocalStore(store)) for found in page]
+    assert [path for path in listed if "#" in path] == []
+    assert HALF_WRITTEN in vczstore.gc(store).counts
+    assert list((store / "chunks").iterdir()) == []
 
 
 def test_a_repository_that_was_copied_to_an_object_store() -> None:

@@ -16,7 +16,7 @@ from vczstore.errors import OptionError, VczstoreError
 from vczstore.execution import Interrupted, run_plans
 from vczstore.stores import Store
 from vczstore.stores.lock import JobLock
-from vczstore.stores.replacing import folder_of, half_written
+from vczstore.stores.replacing import delete_half_written, folder_of
 from vczstore.vcz import REMOVED, Vcz
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 type Tags = Literal["refuse", "delete", "recreate"]
 """What to do with tags and branches that keep older snapshots."""
 
-HALF_WRITTEN = "half-written files deleted"
-"""All that there may be to do on plain Zarr: what killed processes were writing holds anybody's data."""
 NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"
 
 
@@ -91,12 +89,7 @@ def purge_store(place: Store, tags: Tags, lock: JobLock | None, memory: Memory, 
         For removals from tagged states: what a task may use, and options of `run_plans`.
     """
     if not place.atomic:
-        n = 0
-        path = folder_of(place.label)
-        for file in () if path is None else half_written(path):
-            file.unlink(missing_ok=True)
-            n += 1
-        return Purged(place.label, None, {HALF_WRITTEN: n} if n else {})
+        return Purged(place.label, None, delete_half_written(folder_of(place.label)))
     store = cast("IcechunkStore", place)
     again = f"run it again: vczstore purge {place.label}{' --tags recreate' if tags == 'recreate' else ''}"
     try:
@@ -205,4 +198,5 @@ def collect_garbage(place: Store, lock: JobLock | None, *, dry_run: bool) -> Col
         )
         return Collected(place.label, not dry_run, snapshot, counts)
     counts = cast("PlainStore", place).collect_garbage(dry_run=dry_run)
+    counts |= delete_half_written(folder_of(place.label), dry_run=dry_run)
     return Collected(place.label, not dry_run, None, counts)

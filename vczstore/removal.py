@@ -232,7 +232,7 @@ class _Look:
         if n:
             self.reasons.append(
                 f"{_n(n, 'file')} {_s(n, 'is', 'are')} half written, left by a process that was killed, or goes on; "
-                f"vczstore repair {self.shown(str(url))}"
+                f"vczstore purge {self.shown(str(url))}"
             )
         if path is not None and leftovers(path):
             self.reasons.append(

@@ -10,7 +10,7 @@ from vczstore.stores import Place
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
 from vczstore.stores.lock import hold
 from vczstore.stores.plain import PlainStore
-from vczstore.stores.replacing import folder_of, foreseen, half_written, leftovers, settle
+from vczstore.stores.replacing import delete_half_written, folder_of, foreseen, leftovers, settle
 from vczstore.vcz import SAMPLE_ID, Vcz, listing, samples_axis
 from vczstore.verification import verify_store
 
@@ -108,12 +108,7 @@ def _compaction(path: Path | None, *, dry_run: bool) -> list[str]:
 
 
 def _half_written(path: Path | None, *, dry_run: bool) -> list[str]:
-    """Files that processes were writing when they were killed: nobody reads them, and they may hold anybody's data."""
-    n = 0
-    for file in () if path is None else half_written(path):
-        n += 1
-        if not dry_run:
-            file.unlink(missing_ok=True)
+    n = sum(delete_half_written(path, dry_run=dry_run).values())
     return [f"{n:,} file{'s' * (n > 1)} that a killed process has left half-written: deleted"] if n else []
 
 

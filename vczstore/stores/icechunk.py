@@ -18,6 +18,7 @@ from vczstore.stores import Snapshot, local_path, objects
 from vczstore.stores.edits import Edit
 from vczstore.stores.journal import Saved
 from vczstore.stores.objects import Location, reason
+from vczstore.stores.replacing import delete_half_written
 from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
 BRANCH = "main"
@@ -276,7 +277,7 @@ class IcechunkStore:
                 self.repository.delete_branch(name)
             self.drop_branches()
             self.repository.expire_snapshots(sweep.cutoff)
-            sweep.collect(self.repository)
+            sweep.collect(self)
             sweep.counts |= {"tags deleted": len(pins), "branches deleted": len(branches)}
             new = [name for names in self._pins_but(keep) for name in names]
             if new:
@@ -310,10 +311,10 @@ class IcechunkStore:
         """
         if dry_run:
             sweep = _Sweep("")
-            sweep.collect(self.repository, dry_run=True)
+            sweep.collect(self, dry_run=True)
             return None, sweep.counts
         with self._sweeping("gc", before) as sweep:
-            sweep.collect(self.repository)
+            sweep.collect(self)
         return sweep.snapshot, sweep.counts
 
     @contextmanager
@@ -649,13 +650,14 @@ class _Sweep:
     counts: dict[str, int] = field(default_factory=dict)
     snapshot: str = ""
 
-    def collect(self, repository: icechunk.Repository, *, dry_run: bool = False) -> None:
-        """Delete what nothing leads to, or only count it."""
-        done = repository.garbage_collect(self.cutoff, dry_run=dry_run, **_MANIFESTS)
+    def collect(self, store: IcechunkStore, *, dry_run: bool = False) -> None:
+        """Delete what nothing leads to, or only count it; in a folder what is half-written too: Icechunk sees none."""
+        done = store.repository.garbage_collect(self.cutoff, dry_run=dry_run, **_MANIFESTS)
         if done.objects_failed_to_delete:
             raise StorageError(f"{done.objects_failed_to_delete:,} objects could not be deleted; {self.again}")
         numbers = (done.snapshots_deleted, done.manifests_deleted, done.chunks_deleted)
         self.counts = {**dict(zip(_SWEPT, map(int, numbers), strict=True)), "bytes": int(done.bytes_deleted)}
+        self.counts |= delete_half_written(store.folder, dry_run=dry_run)
 
 
 def _commit_nothing(session: icechunk.Session, message: str, said: Mapping[str, Any]) -> str:

@@ -69,7 +69,8 @@ type Outcome = Literal["completed", "undone"]
 _CHUNK = re.compile(r"c|(c\.)?\d+(\.\d+)*")
 """What the chunks of an array, or the folders that they are in, are called in the array's folder."""
 
-_HALF_WRITTEN = re.compile(r".*\.[0-9a-f]{32}\.partial")
+_HALF_WRITTEN = re.compile(r".*(\.[0-9a-f]{32}\.partial|#\d+)")
+HALF_WRITTEN = "half-written files deleted"
 """What zarr calls a file before it has its name. A process that is killed leaves it, with anybody's data."""
 
 
@@ -262,9 +263,23 @@ def _copy_rights(source: Path, target: Path) -> None:
 
 
 def half_written(path: Path) -> Iterator[Path]:
-    """Files in a folder that zarr has begun to write; unless it goes on, its process was killed."""
+    """
+    Files in a folder that somebody has begun to write; unless it goes on, its process was killed.
+
+    zarr calls them ``.partial``. obstore and Icechunk number them behind a ``#``, and list none of them.
+    """
     for folder, _, files in os.walk(path):
         yield from (Path(folder, name) for name in files if _HALF_WRITTEN.fullmatch(name))
+
+
+def delete_half_written(path: Path | None, *, dry_run: bool = False) -> dict[str, int]:
+    """Delete them, or only count them: nobody reads them, and they may hold anybody's data. Empty if there are none."""
+    n = 0
+    for file in () if path is None else half_written(path):
+        n += 1
+        if not dry_run:
+            file.unlink(missing_ok=True)
+    return {HALF_WRITTEN: n} if n else {}
 
 
 # ---- what was written since -----------------------------------------------------------------
