@@ -638,6 +638,46 @@ def imported(*arguments: object) -> set[str]:
     return set(result.stdout.splitlines()[-1].split()[1:])
 
 
+TO_THE_END = """
+import os, signal
+from vczstore.__main__ import run
+
+class Crashes:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+crashes = Crashes()  # as what Icechunk's threads may still hold when Python clears its modules away
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--version"], 0), (["info", "nowhere"], 1), (["info"], 2), (["info", "--help"], 0)]
+)
+def test_python_clears_nothing_away_once_all_is_done(arguments: list[str], status: int) -> None:
+    command = [sys.executable, "-c", TO_THE_END, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == status
+    assert (ended.stderr if status else ended.stdout).rstrip()
+
+
+def test_what_is_registered_for_the_end_is_done() -> None:
+    script = """if True:
+        import atexit, sys
+        from unittest import mock
+        from vczstore import __main__, cli
+
+        def command(arguments, prog_name):
+            atexit.register(print, "done", end="")  # in a buffer until it is flushed
+            sys.exit(3)
+
+        with mock.patch.object(cli, "main", command):
+            __main__.run()
+    """
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout) == (3, "done")
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["append", "--help"], ["remove", "-h"], ["demo", "-h"]]
 )
@@ -848,8 +888,8 @@ INTERRUPTS = [
 LIKE_A_SHELL = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever whoever runs the tests has set
-from vczstore.cli import main
-main()
+from vczstore.__main__ import run
+run()
 """
 
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 TRAP = Path(__file__).parent / "trap"
 IMPORTED = (
     *("executors.local", "plans.append", "plans.chunks", "plans.compact", "plans.copy", "plans.remove"),
-    *("vczstore.api", "vczstore.jobfile", "vczstore.verification"),
+    *("vczstore.api", "vczstore.cli", "vczstore.jobfile", "vczstore.verification"),
 )
 """None of them imports icechunk."""
 
@@ -88,7 +88,7 @@ def serve() -> None:
     """Fork as often as told; the child goes on as ``vczstore`` does."""
     for name in IMPORTED:
         import_module(name)
-    from vczstore.cli import main
+    from vczstore.__main__ import run
 
     assert len(os.listdir("/proc/self/task")) == 1
     for line in sys.stdin:
@@ -102,7 +102,7 @@ def serve() -> None:
     else:
         return
     _become(request)
-    main(request["arguments"], prog_name="vczstore")
+    run(request["arguments"])
 
 
 def _become(request: dict[str, Any]) -> None:

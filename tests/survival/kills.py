@@ -275,8 +275,8 @@ def _run_anew(folder: Path, arguments: list[str], environment: dict[str, str], s
 _LIKE_A_SHELL = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever whoever runs the tests has set
-from vczstore.cli import main
-main(prog_name="vczstore")
+from vczstore.__main__ import run
+run()
 """
 
 
