@@ -662,20 +662,23 @@ def test_python_clears_nothing_away_once_all_is_done(arguments: list[str], statu
 
 
 def test_what_is_registered_for_the_end_is_done() -> None:
+    """Threads are waited for, and functions called, the last one first."""
     script = """if True:
-        import atexit, sys
+        import atexit, sys, threading, time
         from unittest import mock
         from vczstore import __main__, cli
 
         def command(arguments, prog_name):
-            atexit.register(print, "done", end="")  # in a buffer until it is flushed
+            atexit.register(print, "late", end=" ")  # in a buffer until it is flushed
+            threading.Thread(target=lambda: (time.sleep(0.2), print("thread", end=" "))).start()
             sys.exit(3)
 
+        atexit.register(print, "early", end="")
         with mock.patch.object(cli, "main", command):
             __main__.run()
     """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
-    assert (ended.returncode, ended.stdout) == (3, "done")
+    assert (ended.returncode, ended.stdout) == (3, "thread late early")
 
 
 @pytest.mark.parametrize(

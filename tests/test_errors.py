@@ -825,6 +825,16 @@ NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
+def test_a_link_that_leads_to_itself(plain: Path, tmp_path: Path, call: Any) -> None:
+    place = tmp_path / "loop"
+    place.symlink_to(place)
+    with unchanged(plain):
+        complain(VczstoreError, (str(place),), lambda: call(place, plain))
+    assert place.is_symlink()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind: str, call: Any) -> None:
     place = shutil.copytree(templates / kind, reachable / "store.vcz")

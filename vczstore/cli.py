@@ -3,7 +3,6 @@
 Nothing but click is imported until a command runs, so that ``--help`` is quick.
 """
 
-import atexit
 import gc
 import json
 import os
@@ -148,7 +147,6 @@ def _options(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[...,
         def run(*args: Any, verbose: int, **kwargs: Any) -> None:
             # what imports allocate is not garbage: looking for some in it takes a tenth of a short command
             gc.set_threshold(100_000)
-            atexit.register(gc.freeze)  # nor is there any use in looking for some at the end
             _log(verbose)
             with _errors(verbose):
                 command(*args, **kwargs)

@@ -195,7 +195,7 @@ def open_store(
             from vczstore.stores.replacing import leftovers
 
             stopped = (
-                "; vczstore repair completes a compaction that was stopped here" if leftovers(path.resolve()) else ""
+                "; vczstore repair completes a compaction that was stopped here" if leftovers(real_path(path)) else ""
             )
             raise NotAStoreError(f"{url}: no such file or directory{stopped}")
     return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
@@ -271,6 +271,11 @@ def local_path(url: str) -> Path | None:
     return None if "://" in url else Path(url)
 
 
+def real_path(path: Path) -> Path:
+    """A path without links; those that lead to themselves stay, for which pathlib has an error that is no `OSError`."""
+    return Path(os.path.realpath(path))
+
+
 def is_repository(path: Path) -> bool:
     """Whether a folder looks like an Icechunk repository; icechunk itself need not be imported for that."""
     return (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
@@ -297,7 +302,7 @@ def _zarr_store(url: str, path: Path | None, backend: str, options: Mapping[str,
         from vczstore.arrays import RegularLocalStore
 
         return RegularLocalStore(path, read_only=True)
-    absolute = url if "://" in url else Path(url).resolve().as_uri()
+    absolute = url if "://" in url else real_path(Path(url)).as_uri()
     if backend == "fsspec":
         require("fsspec", "fsspec")
         options = options if path is None else {"auto_mkdir": True}

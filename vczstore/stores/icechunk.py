@@ -14,7 +14,7 @@ import icechunk
 from zarr.abc.store import Store as ZarrStore
 
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StaleError, StorageError, TagError
-from vczstore.stores import Snapshot, local_path, objects
+from vczstore.stores import Snapshot, local_path, objects, real_path
 from vczstore.stores.edits import Edit
 from vczstore.stores.journal import Saved
 from vczstore.stores.objects import Location, reason
@@ -680,7 +680,7 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
         icechunk.set_logs_filter("error")
     path = local_path(url)
     if path is not None:
-        folder = path.resolve()
+        folder = real_path(path)
         for entry in folder.iterdir() if folder.is_dir() else ():
             # icechunk would read it to its end, and let nobody interrupt it
             if entry.is_fifo() or entry.is_char_device() or entry.is_socket():

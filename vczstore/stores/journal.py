@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from vczstore.stores import Transaction, local_path
+from vczstore.stores import Transaction, local_path, real_path
 
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkTransaction
@@ -99,7 +99,7 @@ class Journal:
         if place is None:
             return cls(None, about)
         here = local_path(url)
-        store = url.partition("?")[0].rstrip("/") if here is None else str(here.resolve())
+        store = url.partition("?")[0].rstrip("/") if here is None else str(real_path(here))
         name = hashlib.blake2b(f"{os.geteuid()} {store}".encode(), digest_size=8).hexdigest()
         return cls(place / f"vczstore-{name}.journal", about)
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.stores import Place, local_path
+from vczstore.stores import Place, local_path, real_path
 from vczstore.stores.objects import BACKOFF, object_store
 
 SUFFIX = ".vczstore-job.lock"
@@ -92,7 +92,7 @@ def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool, watch:
     """
     path = local_path(url)
     if path is not None:
-        with _hold_file(url, path.resolve(), wait) as held:
+        with _hold_file(url, real_path(path), wait) as held:
             yield held
         return
     lease = _Lease.beside(url, storage_options)

@@ -44,7 +44,7 @@ from zarr.storage import LocalStore
 
 from vczstore.arrays import link_file
 from vczstore.errors import ConflictError, OptionError, StorageError
-from vczstore.stores import Place, Store, local_path, open_store
+from vczstore.stores import Place, Store, local_path, open_store, real_path
 from vczstore.stores.edits import Edit
 from vczstore.stores.lock import JobLock, job_lock
 from vczstore.stores.objects import reason
@@ -314,7 +314,7 @@ def _has_changed(folder: Path, since: int) -> bool:
 def folder_of(place: Place) -> Path | None:
     """The folder of this machine that a user calls a store by, links resolved; None if it is none."""
     path = local_path(os.fspath(place)) if isinstance(place, str | os.PathLike) else None
-    return None if path is None else path.resolve()
+    return None if path is None else real_path(path)
 
 
 def leftovers(path: Path) -> list[Path]:
