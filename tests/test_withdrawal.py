@@ -881,6 +881,15 @@ def test_object_stores_that_do_not_tell_of_old_versions(kind: str, versions: int
     assert look.not_checked[0].startswith("old versions of objects, and objects deleted softly")
 
 
+@pytest.mark.parametrize("kind", ["s3", "gs", "az"])
+def test_uploads_that_were_never_completed_are_not_checked(kind: str) -> None:
+    look = _Look(frozenset(GONE), _Needles(frozenset(GONE), []))
+    look.at_versions(kind, 0)
+    assert [said.partition(":")[0] for said in look.not_checked][-2:-1] == [
+        "uploads in parts that were begun and never completed"
+    ]
+
+
 def test_a_repository_that_is_open_can_be_purged(local: Place) -> None:
     vczstore.remove(local.url, GONE, impl="zarr")
     assert vczstore.purge(local.repository).snapshot

@@ -252,6 +252,12 @@ class _Look:
             self.not_checked.append(
                 "old versions of objects, and objects deleted softly: the object store does not tell"
             )
+        if kind is not None:
+            # obstore sends what is longer than 5 MB in parts, and lists objects only
+            self.not_checked.append(
+                "uploads in parts that were begun and never completed: they are no objects; a lifecycle rule of the "
+                "bucket can end them, which deletes their parts"
+            )
         self.not_checked.append(
             "backups, replicas and copies elsewhere, and what storage itself keeps of deleted files"
         )
