@@ -340,7 +340,14 @@ def read_strings(array: AnyArray, region: tuple[slice, ...] = ()) -> np.ndarray:
 
 
 def place(store: Store) -> str:
-    """How messages call a Zarr store: its path or URL, or else its kind."""
+    """
+    How messages call a Zarr store: its path or URL, or else its kind.
+
+    Icechunk is not asked: its text waits for whoever writes through the session, and lets no other thread run while it
+    does, so that the write never ends.
+    """
+    if type(store).__module__.partition(".")[0] == "icechunk":
+        return f"<{type(store).__name__}>"
     text = str(store)
     return text.removeprefix("file://") if "://" in text else f"<{type(store).__name__}>"
 
