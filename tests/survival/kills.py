@@ -48,6 +48,11 @@ N_VARIANTS, VARIANTS_CHUNK = 300, 150
 """Chunks of so many variants that Icechunk keeps most of them as objects of their own."""
 PATIENCE = 60.0
 """Seconds that a run may take, and that it may take to end."""
+DRAWS = 5
+"""
+How many points are drawn for a kill at most. Workers share the tasks differently each time, so a point of theirs may
+not be reached; then it is the driver's turn.
+"""
 
 
 def some_arrays(samples: list[str], seed: int = 0) -> dict[str, np.ndarray]:
@@ -453,9 +458,9 @@ class Bench:
     def _trap(self, place: Path, notes: Path, **said: Any) -> dict[str, Any]:
         return {"roots": [f"{root}{os.sep}" for root in ROOTS], "watched": str(place), "folder": str(notes), **said}
 
-    def draw(self, rng: random.Random) -> Point:
+    def draw(self, rng: random.Random, *, only_driver: bool) -> Point:
         """A point."""
-        roles = sorted(self.events)
+        roles = ["driver"] if only_driver else sorted(self.events)
         role = rng.choice(roles) if rng.random() < 0.8 else "driver"
         events, first = self.events[role], self.first[role]
         writing = next((i for i, (_, place) in enumerate(events) if i >= first and _BEGINS.search(place)), first)
@@ -648,7 +653,7 @@ class Campaign:
     anew: bool = False
 
     def kills(self, n: int, first: int = 0) -> Iterator[tuple[int, Kill]]:
-        """The kills from a number on."""
+        """The kills from a number on, and before each those whose points were not reached."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="vczstore-kills-")))
             forks = None if self.anew else stack.enter_context(Forks())
@@ -661,7 +666,12 @@ class Campaign:
                     benches[case].folder.mkdir()
                     benches[case].calibrate()
                 rng = random.Random(f"{self.seed}/{i}")
-                yield i, benches[case].kill(i, benches[case].draw(rng), elsewhere=is_new and self.anew)
+                for nth in range(DRAWS):
+                    point = benches[case].draw(rng, only_driver=nth > 0)
+                    kill = benches[case].kill(i, point, elsewhere=is_new and self.anew)
+                    yield i, kill
+                    if kill.is_hit:
+                        break
 
     def tally(self, n: int, first: int = 0, told: Callable[[int, Kill], None] | None = None) -> Tally:
         """Count those that hit."""
