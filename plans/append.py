@@ -17,6 +17,7 @@ from plans.compatible import check_metadata, check_samples, data_checks
 from plans.harmonise import Findings, Rules
 from plans.parts import Part, PutSamples
 from plans.stale import samples_change
+from plans.widening import widenings
 from vczstore import arrays
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
@@ -93,7 +94,7 @@ def compile_append(
         for name in after
     )
     if findings is not None:
-        writes += harmonise.widenings(operation, store, wider, old, findings, memory)
+        writes += widenings(operation, store, wider, old, findings, memory)
 
     told = harmonise.Told() if findings is None else harmonise.Told.of(findings, after, may_lack)
 

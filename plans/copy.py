@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from zarr.types import AnyArray
 
 from plans import Memory, Plan
+from plans.anew import Anew, ColumnReader
 from plans.columns import Columns, chunk_regions
-from plans.remove import ColumnReader
 from vczstore import arrays
 from vczstore.stores import Store
 from vczstore.stores.edits import Clear, WriteDocuments
@@ -70,24 +70,17 @@ def columns_per_manifest(source: Vcz) -> int:
 
 
 @dataclass(frozen=True)
-class CopyArray:
+class CopyArray(Anew):
     """
-    The copy of one array.
+    The copy of one array: all of it is written, as it is where its encoding allows.
 
     Attributes
     ----------
-    name
-        Of the array.
-    source, target
-        The array as it is, and as it will be.
-    columns
-        All of it.
+    source
+        The array as it is.
     """
 
-    name: str
     source: AnyArray
-    target: AnyArray
-    columns: Columns
 
     @classmethod
     def of(cls, operation: str, name: str, source: AnyArray, zarr_format: int, memory: Memory) -> "CopyArray":
@@ -102,7 +95,7 @@ class CopyArray:
             return ColumnReader(source, Columns(target.shape, chunks, None, (), block)).decode_mem()
 
         block = memory.fit(operation, grid, chunk_bytes, decoding)
-        return cls(name, source, target, Columns(target.shape, chunks, None, (), block))
+        return cls(name, target, Columns(target.shape, chunks, None, (), block), source)
 
     @property
     def is_encoded(self) -> bool:
@@ -118,21 +111,6 @@ class CopyArray:
     def decoded_chunks(self) -> int:
         """None of them, or all."""
         return 0 if self.is_encoded else self.columns.n_chunks
-
-    @property
-    def chunks_read(self) -> int:
-        """As many as are written."""
-        return self.encoded_chunks + self.decoded_chunks
-
-    @property
-    def bytes_read(self) -> int:
-        """The array, decoded."""
-        return math.prod(self.source.shape) * arrays.element_bytes(self.source)
-
-    @property
-    def bytes_written(self) -> int:
-        """The array, decoded."""
-        return self.bytes_read
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Copy the chunks as they are, or decode and encode them."""

@@ -11,8 +11,9 @@ from zarr.types import AnyArray
 from plans import Memory, Plan, Survey, harmonise
 from plans.compatible import data_checks
 from plans.copy import CopyArray
-from plans.harmonise import Dropped, Findings, Harmonised, Rewritten, Rules, WriteAlleles
+from plans.harmonise import Dropped, Findings, Harmonised, Rules
 from plans.parts import Part, PutSamples
+from plans.widening import Rewritten, WriteAlleles
 from vczstore import arrays
 from vczstore.stores import Store
 from vczstore.stores.edits import WriteDocuments

@@ -12,7 +12,8 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans import Memory, Plan
-from plans.columns import Blocks, Columns, chunk_regions
+from plans.anew import Anew, ColumnReader
+from plans.columns import Columns, chunk_regions
 from plans.stale import samples_change
 from vczstore import arrays
 from vczstore.errors import SampleError
@@ -76,29 +77,20 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
 
 
 @dataclass(frozen=True)
-class RemoveFromArray:
+class RemoveFromArray(Anew):
     """
-    The removal of samples from one array.
+    The removal of samples from one array, whose shape stays.
 
     Attributes
     ----------
-    name
-        Of the array.
-    array
-        As it is; its shape stays.
     positions
         Of the samples, increasing.
     value
         What stands for "missing".
-    columns
-        The chunk columns that hold the samples.
     """
 
-    name: str
-    array: AnyArray
     positions: np.ndarray
     value: Any
-    columns: Columns
 
     @classmethod
     def of(cls, name: str, array: AnyArray, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":
@@ -114,32 +106,7 @@ class RemoveFromArray:
             return Columns(array.shape, chunks, axis, touched, block)
 
         block = memory.fit("remove", grid, chunk_bytes, lambda b: ColumnReader(array, columns(b)).decode_mem())
-        return cls(name, array, positions, missing_value(name, array), columns(block))
-
-    @property
-    def encoded_chunks(self) -> int:
-        """None: every chunk changes."""
-        return 0
-
-    @property
-    def decoded_chunks(self) -> int:
-        """How many chunks are encoded anew."""
-        return self.columns.n_chunks
-
-    @property
-    def chunks_read(self) -> int:
-        """As many as are written."""
-        return self.encoded_chunks + self.decoded_chunks
-
-    @property
-    def bytes_read(self) -> int:
-        """The columns, decoded."""
-        return math.prod(self.columns.shape) * arrays.element_bytes(self.array)
-
-    @property
-    def bytes_written(self) -> int:
-        """The columns, decoded."""
-        return self.bytes_read
+        return cls(name, array, columns(block), positions, missing_value(name, array))
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Read the columns, blank the samples, write the columns."""
@@ -149,7 +116,7 @@ class RemoveFromArray:
 
         if not self.columns.n_chunks:
             return []
-        array = arrays.planned(self.array, store=store)
+        array = arrays.planned(self.target, store=store)
         reader = ColumnReader(array, self.columns)
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
         blanked = cubed.map_blocks(
@@ -168,14 +135,14 @@ class RemoveFromArray:
 
         if not self.columns.n_chunks:
             return []
-        array = arrays.planned(self.array, store=store)
+        array = arrays.planned(self.target, store=store)
         columns = through_xarray.select(through_xarray.variable(array, memory), self.columns)
         blanked = through_xarray.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)
         return through_xarray.write(blanked, array, self.columns)
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Assign the missing value, chunk by chunk."""
-        array = arrays.planned(self.array, store=store)
+        array = arrays.planned(self.target, store=store)
         axis, chunk = self.columns.axis, self.columns.chunks[self.columns.axis or 0]
         assert axis is not None
         for column in self.columns.columns:
@@ -186,38 +153,6 @@ class RemoveFromArray:
                 here = self.positions[self.positions // chunk == column] - region[axis].start
                 values[(*([slice(None)] * axis), here)] = self.value
                 array[region] = values
-
-
-@dataclass(frozen=True)
-class ColumnReader:
-    """The values of some chunk columns, side by side."""
-
-    array: AnyArray
-    columns: Columns
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The array's."""
-        return self.array.dtype
-
-    @property
-    def blocks(self) -> Blocks:
-        """In elements."""
-        return self.columns.blocks
-
-    def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """Read one block, run by run."""
-        values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
-        for here, there in self.columns.regions(index):
-            values[here] = arrays.read(self.array, there)
-        return values
-
-    def decode_mem(self) -> int:
-        """What it takes to read a block: its chunks, as far as zarr reads them at once, and a copy of it."""
-        n_chunks = min(math.prod(self.columns.block), arrays.READS_AT_ONCE)
-        return arrays.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
-            self.array
-        )
 
 
 def _blank(
