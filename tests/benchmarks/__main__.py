@@ -24,7 +24,10 @@ FOLDER = Path(__file__).parents[2] / "build" / "benchmarks"
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure vczstore beside its peer.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Measure vczstore beside its peer. It takes some 40 GB of disk, until it is over.",
+    )
     parser.add_argument("--quick", action="store_true", help="small data, few repetitions")
     parser.add_argument(
         "--only", nargs="+", choices=rows.MEASUREMENTS, metavar="NAME", help=", ".join(rows.MEASUREMENTS)

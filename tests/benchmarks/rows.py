@@ -16,7 +16,7 @@ from numcodecs import Blosc
 
 import vczstore
 from plans import Plan
-from tests.benchmarks.data import CALLS, CHUNK, CLEVEL, Cohort, fresh_copy, stamps, written_since
+from tests.benchmarks.data import CALLS, CHUNK, CLEVEL, Cohort, fresh_copy, fresh_folder, stamps, written_since
 from tests.benchmarks.report import Row, Samples
 from tests.benchmarks.sides import Side, Worker
 from vczstore.sizes import parse_size
@@ -104,13 +104,11 @@ class Bench:
 
     def whole(self, side: Side, operation: str, store: Path, *args: object) -> float:
         """The seconds of the whole process of a command on a fresh copy of a store."""
-        with fresh_copy(store, self.work) as copy:
-            return side.command(operation, copy, *args)
+        return side.command(operation, fresh_copy(store, self.work), *args)
 
     def inside(self, worker: Worker, operation: str, store: Path, *args: object) -> float:
         """The seconds of a call on a fresh copy of a store."""
-        with fresh_copy(store, self.work) as copy:
-            return worker.call(operation, copy, *args).seconds
+        return worker.call(operation, fresh_copy(store, self.work), *args).seconds
 
 
 def in_turn[Name](repeats: int, runs: Mapping[Name, Callable[[], float]]) -> dict[Name, Samples]:
@@ -186,8 +184,7 @@ def harmonise(bench: Bench) -> Iterator[Row]:
     with Worker(bench.ours) as worker:
 
         def append(**options: bool) -> float:
-            with fresh_copy(store, bench.work) as copy:
-                return worker.call("append", copy, batch, **options).seconds
+            return worker.call("append", fresh_copy(store, bench.work), batch, **options).seconds
 
         found = in_turn(bench.sizes.repeats, {"plain": append, "harmonised": partial(append, harmonise=True)})
     name = f"append {samples:,}, in mid-chunk, harmonised"
@@ -195,8 +192,7 @@ def harmonise(bench: Bench) -> Iterator[Row]:
 
 
 def _normalise(bench: Bench, side: Side, store: Path, batch: Path) -> float:
-    with TemporaryDirectory(dir=bench.work) as folder:
-        return side.command("normalise", store, batch, Path(folder) / "out.vcz")
+    return side.command("normalise", store, batch, fresh_folder(bench.work) / "out.vcz")
 
 
 # ---- remove ---------------------------------------------------------------------------------
@@ -252,11 +248,11 @@ def scaling(bench: Bench) -> Iterator[Row]:
     with Worker(bench.ours) as worker:
 
         def inside(place: tuple[str, int]) -> float:
-            with fresh_copy(stores[place], bench.work) as copy:
-                before = stamps(copy)
-                seconds = worker.call("append", copy, batch).seconds
-                written[place] = written_since(before, copy)
-                return seconds
+            copy = fresh_copy(stores[place], bench.work)
+            before = stamps(copy)
+            seconds = worker.call("append", copy, batch).seconds
+            written[place] = written_since(before, copy)
+            return seconds
 
         runs = {(place, "time, in-process"): partial(inside, place) for place in stores}
         runs |= {
@@ -333,7 +329,8 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
         with TemporaryDirectory(dir=bench.work) as folder, Worker(bench.ours) as worker:
             call = worker.call("normalise", store, batch, Path(folder) / "out.vcz", max_workers=2)
         normalised[variants] = [float(call.peak_rss)]
-        with fresh_copy(store, bench.work) as copy, Worker(bench.ours) as worker:
+        copy = fresh_copy(store, bench.work)
+        with Worker(bench.ours) as worker:
             call = worker.call("append", copy, batch, harmonise=True, max_workers=2)
         appended[variants] = [float(call.peak_rss)]
     base, *others = bench.sizes.flat
@@ -360,18 +357,16 @@ def jobs(bench: Bench) -> Iterator[Row]:
         return file
 
     def one_by_one() -> float:
-        with fresh_copy(store, bench.work) as copy:
-            return sum(bench.ours.command("append", copy, batch) for batch in batches)
+        copy = fresh_copy(store, bench.work)
+        return sum(bench.ours.command("append", copy, batch) for batch in batches)
 
     def together() -> float:
-        with fresh_copy(store, bench.work) as copy:
-            return bench.ours.command("run", job(copy))
+        return bench.ours.command("run", job(fresh_copy(store, bench.work)))
 
     def again() -> float:
-        with fresh_copy(store, bench.work) as copy:
-            file = job(copy)
-            bench.ours.command("run", file)
-            return bench.ours.command("run", file)
+        file = job(fresh_copy(store, bench.work))
+        bench.ours.command("run", file)
+        return bench.ours.command("run", file)
 
     found = in_turn(sizes.repeats, {"one by one": one_by_one, "together": together, "again": again})
     yield Row(f"{n} appends in one job", "whole", found["together"], f"{n} commands", found["one by one"], 0.5)
@@ -419,11 +414,11 @@ def tasks(bench: Bench) -> Iterator[Row]:
 
 
 def _copy_seconds(folder: Path, work: Path) -> float:
-    with TemporaryDirectory(dir=work) as to:
-        os.sync()
-        started = perf_counter()
-        subprocess.run(["cp", "-r", folder, to], check=True)
-        return perf_counter() - started
+    to = fresh_folder(work)
+    os.sync()
+    started = perf_counter()
+    subprocess.run(["cp", "-r", folder, to], check=True)
+    return perf_counter() - started
 
 
 def _column(store: Path, column: int) -> list[Path]:
@@ -434,13 +429,13 @@ def _column(store: Path, column: int) -> list[Path]:
 
 def _recode_seconds(files: Sequence[Path], work: Path) -> float:
     """Decode and encode the chunks in files on all cores."""
-    codec = Blosc("zstd", CLEVEL, Blosc.BITSHUFFLE)
-    with TemporaryDirectory(dir=work) as to, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    codec, to = Blosc("zstd", CLEVEL, Blosc.BITSHUFFLE), fresh_folder(work)
 
-        def recode(i: int) -> None:
-            values = codec.decode(files[i].read_bytes())
-            Path(to, str(i)).write_bytes(codec.encode(values))
+    def recode(i: int) -> None:
+        values = codec.decode(files[i].read_bytes())
+        (to / str(i)).write_bytes(codec.encode(values))
 
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         os.sync()
         started = perf_counter()
         list(pool.map(recode, range(len(files))))
