@@ -155,3 +155,31 @@ def test_as_a_program(tmp_path: Path, kind: str, command: str, damage: object) -
     assert done.returncode == 1
     assert not inputs.complaints(ran, command, room=1000), done.stderr
     assert inputs.tree(tmp_path) == before or kind == "format2"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "info",
+        "verify",
+        "append batch.vcz",
+        "remove S0001",
+        "gc",
+        "verify-removal --samples-file gone.txt --report report",
+    ],
+)
+def test_a_path_that_is_no_text(tmp_path: Path, arguments: str) -> None:
+    """Linux takes any bytes for a name, and a terminal of UTF-8 does not show them."""
+    name = os.fsdecode(b"store-\xff")
+    cohort.write_vcz(tmp_path / name, cohort.make_arrays(10, cohort.ids(0, 7)))
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.make_arrays(10, cohort.ids(7, 4)))
+    (tmp_path / "gone.txt").write_text("HG99999999\n")
+    command, *others = arguments.split()
+    program = [sys.executable, "-m", "vczstore", command, name, *others]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(program, capture_output=True, cwd=tmp_path, env=strict, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"store-\\udcff" in done.stdout
+    if "--report" in others:
+        assert "store-\\udcff" in (tmp_path / "report" / "report.html").read_text()
+        assert json.loads((tmp_path / "report" / "report.json").read_text())["store"] == name

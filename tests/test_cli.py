@@ -668,7 +668,7 @@ def test_what_is_registered_for_the_end_is_done() -> None:
         from unittest import mock
         from vczstore import __main__, cli
 
-        def command(arguments, prog_name):
+        def command(*_, **__):
             atexit.register(print, "late", end=" ")  # in a buffer until it is flushed
             threading.Thread(target=lambda: (time.sleep(0.2), print("thread", end=" "))).start()
             sys.exit(3)
@@ -679,6 +679,32 @@ def test_what_is_registered_for_the_end_is_done() -> None:
     """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stdout) == (3, "thread late early")
+
+
+LATE = """
+import atexit, os, signal, click
+from vczstore.__main__ import run
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def impatient():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+if {where!r} == "the end of Python":
+    atexit.register(impatient)
+else:
+    leave = click.Context.exit
+    click.Context.exit = lambda context, code=0: (impatient(), leave(context, code))
+run()
+"""
+
+
+@pytest.mark.parametrize("where", ["the end of the command", "the end of Python"])
+def test_an_interrupt_that_comes_when_all_is_done_changes_nothing(plain: Path, where: str) -> None:
+    command = [sys.executable, "-c", LATE.format(where=where), "remove", str(plain), "S0001"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    cohort.assert_same(read(plain), cohort.expected_remove(OLD, ["S0001"]))
 
 
 @pytest.mark.parametrize(

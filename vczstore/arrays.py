@@ -753,20 +753,23 @@ def as_format_3(metadata: ArrayV2Metadata, *, dimension_names: Sequence[str | No
     if document["compressor"]:
         codecs.append(_compressor_of_format_3(document["compressor"], native))
     fill_value = metadata.fill_value if metadata.fill_value is not None else metadata.dtype.default_scalar()
-    return ArrayV3Metadata.from_dict(
-        {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": list(metadata.shape),
-            "data_type": data_type,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(metadata.chunks)}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": metadata.dtype.to_json_scalar(fill_value, zarr_format=3),
-            "codecs": codecs,
-            "attributes": {k: v for k, v in metadata.attributes.items() if k != "_ARRAY_DIMENSIONS"},
-            "dimension_names": None if dimension_names is None else list(dimension_names),
-        }
-    )
+    try:
+        return ArrayV3Metadata.from_dict(
+            {
+                "zarr_format": 3,
+                "node_type": "array",
+                "shape": list(metadata.shape),
+                "data_type": data_type,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(metadata.chunks)}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": metadata.dtype.to_json_scalar(fill_value, zarr_format=3),
+                "codecs": codecs,
+                "attributes": {k: v for k, v in metadata.attributes.items() if k != "_ARRAY_DIMENSIONS"},
+                "dimension_names": None if dimension_names is None else list(dimension_names),
+            }
+        )
+    except (TypeError, ValueError) as error:  # numcodecs takes parameters of codecs that format 3 refuses
+        raise UnsupportedCodecError(str(error)) from error
 
 
 def _compressor_of_format_3(config: Document, native: np.dtype) -> Document:

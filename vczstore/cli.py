@@ -4,6 +4,7 @@ Nothing but click is imported until a command runs, so that ``--help`` is quick.
 """
 
 import gc
+import io
 import json
 import os
 import signal
@@ -148,8 +149,11 @@ def _options(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[...,
             # what imports allocate is not garbage: looking for some in it takes a tenth of a short command
             gc.set_threshold(100_000)
             _log(verbose)
+            if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+                sys.stdout.reconfigure(errors="backslashreplace")  # paths may be no text, as on standard error
             with _errors(verbose):
                 command(*args, **kwargs)
+                _end_in_peace()
 
         for option in reversed([o for group in groups for o in group]):
             run = option(run)
@@ -186,6 +190,17 @@ class _SamplesFile(click.File):
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
             raise click.BadParameter(_printable(error.message), ctx, param) from None
+
+
+OWN_PROCESS = "own process"
+"""The ``obj`` of a command that is all that its process is for."""
+
+
+def _end_in_peace() -> None:
+    """What is done is done: an interrupt that comes now could only say otherwise."""
+    if click.get_current_context().obj == OWN_PROCESS:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -645,7 +660,7 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
 
     described = job.describe_job(job.plan_job(file, _overrides(**flags)))
     if svg:
-        Path(svg).write_text(report.plan_svg(described), encoding="utf-8")
+        Path(svg).write_text(report.plan_svg(described), encoding="utf-8", errors="backslashreplace")
     if as_json:
         click.echo(json.dumps(described))
     else:

@@ -185,16 +185,16 @@ class _Look:
 
     def shown(self, text: str) -> str:
         """A text for the report, unless an ID is in it."""
-        return "(a name that holds an ID)" if self.needles.count(text.encode()) else text
+        return "(a name that holds an ID)" if self.needles.count(text.encode(errors="surrogateescape")) else text
 
     def at_objects(self, objects: Objects, sizes: Mapping[str, int]) -> str:
         """Look into every object; returns the digest of all."""
         digest, holding = hashlib.sha256(), dict[str, None]()
         hidden = versions = searched = 0
         for key, data, object_version in objects.read(sizes):
-            digest.update(f"{key}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n".encode())
+            digest.update(f"{key}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n".encode(errors="surrogateescape"))
             versions += object_version is not None
-            hidden += self.needles.count(key.encode()) > 0
+            hidden += self.needles.count(key.encode(errors="surrogateescape")) > 0
             for text in contents(data):
                 searched += len(text)
                 if self.needles.count(text):
@@ -487,7 +487,7 @@ def _places(names: Iterable[str]) -> str:
 def _write(folder: Path, found: Verification) -> None:
     try:
         (folder / "report.json").write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
-        (folder / "report.html").write_text(_html(found), encoding="utf-8")
+        (folder / "report.html").write_text(_html(found), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StorageError(
             f"report: {clean(folder)} cannot be written: {error.strerror}; name a folder that can"

@@ -128,7 +128,7 @@ def write_report(folder: Path, report: Report) -> None:
     make_folder(folder)
     try:
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (folder / "report.html").write_text(_page(report), encoding="utf-8")
+        (folder / "report.html").write_text(_page(report), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StorageError(
             f"report: {clean(folder)} cannot be written: {error.strerror}; name a folder that can"

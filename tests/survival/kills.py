@@ -527,7 +527,7 @@ class Bench:
             damages = [str(damage) for damage in vczstore.verify(target).damages]
             if state == "between":
                 damages = [damage for damage in damages if _INTERRUPTED_REVEAL not in damage]
-            elif state == "new" and self.case.kind == "format2":  # stopped right before it is consolidated
+            elif self.case.kind == "format2":  # stopped between a document and the consolidated metadata
                 damages = [d for d in damages if "consolidated" not in d or _INTERRUPTED_REVEAL not in d]
             wrong += [f"verify: {damage}" for damage in damages[:3]]
         return state, wrong

@@ -100,7 +100,7 @@ class Journal:
             return cls(None, about)
         here = local_path(url)
         store = url.partition("?")[0].rstrip("/") if here is None else str(real_path(here))
-        name = hashlib.blake2b(f"{os.geteuid()} {store}".encode(), digest_size=8).hexdigest()
+        name = hashlib.blake2b(f"{os.geteuid()} {store}".encode(errors="surrogateescape"), digest_size=8).hexdigest()
         return cls(place / f"vczstore-{name}.journal", about)
 
     def resume(self, transaction: Transaction) -> None:
