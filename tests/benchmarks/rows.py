@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from numcodecs import Blosc
@@ -326,8 +325,8 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
     for variants in bench.sizes.flat:
         cohort = Cohort(variants, bench.sizes.flat_samples, calls="tiled", multiallelic=20)
         store, batch = cohort.make(bench.work), replace(cohort, first=FAR, swapped=True).make(bench.work)
-        with TemporaryDirectory(dir=bench.work) as folder, Worker(bench.ours) as worker:
-            call = worker.call("normalise", store, batch, Path(folder) / "out.vcz", max_workers=2)
+        with Worker(bench.ours) as worker:
+            call = worker.call("normalise", store, batch, fresh_folder(bench.work) / "out.vcz", max_workers=2)
         normalised[variants] = [float(call.peak_rss)]
         copy = fresh_copy(store, bench.work)
         with Worker(bench.ours) as worker:
