@@ -26,7 +26,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure vczstore beside its peer. It takes some 40 GB of disk, until it is over.",
+        description="Measure vczstore beside its peer. It takes some 35 GB of disk, until it is over.",
     )
     parser.add_argument("--quick", action="store_true", help="small data, few repetitions")
     parser.add_argument(
