@@ -24,6 +24,7 @@ from plans.compatible import check_field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
 from plans.order import FindRuns, site, unit_rows
+from plans.vectors import n_genotypes
 from plans.views import Padded, View
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, OptionError
@@ -251,13 +252,13 @@ def widths(operation: str, store: Vcz, n_alleles: int, source: Vcz) -> dict[str,
     genotypes = {**_lengths(source), **old}.get("genotypes")
     if genotypes is not None:
         before = (_lengths(store) if "genotypes" in _lengths(store) else _lengths(source)).get("alleles", 1)
-        ploidy = next((p for p in range(1, 65) if _n_genotypes(before, p) >= genotypes), None)
-        if ploidy is None or (_n_genotypes(before, ploidy) != genotypes and before > 1):
+        ploidy = next((p for p in range(1, 65) if n_genotypes(before, p) >= genotypes), None)
+        if ploidy is None or (n_genotypes(before, ploidy) != genotypes and before > 1):
             raise IncompatibleError(
                 f"{operation}: {store.label} has {genotypes} genotypes and {before} alleles, which no ploidy gives; "
                 "make the store with bio2zarr"
             )
-        result["genotypes"] = max(genotypes, _n_genotypes(alleles, ploidy)) if alleles > before else genotypes
+        result["genotypes"] = max(genotypes, n_genotypes(alleles, ploidy)) if alleles > before else genotypes
     return result
 
 
@@ -268,10 +269,6 @@ def _lengths(vcz: Vcz) -> dict[str, int]:
         for name, n in zip(dimensions(array), array.shape, strict=True)
         if name in ("alleles", "alt_alleles", "genotypes")
     }
-
-
-def _n_genotypes(n_alleles: int, ploidy: int) -> int:
-    return math.comb(n_alleles + ploidy - 1, ploidy)
 
 
 def widened(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
@@ -693,10 +690,10 @@ class Harmonised(View):
                 result[..., numbers[i + first] - first] = values[..., i]
         else:
             for ploidy in np.unique(lengths[~is_none]).tolist():
-                p = next((p for p in range(1, 65) if _n_genotypes(n, p) >= ploidy), 1)
+                p = next((p for p in range(1, 65) if n_genotypes(n, p) >= ploidy), 1)
                 where = lengths == ploidy
                 chosen = np.full((int(where.sum()), result.shape[-1]), fill, dtype=values.dtype)
-                chosen[:, : _n_genotypes(m, p)] = missing
+                chosen[:, : n_genotypes(m, p)] = missing
                 for i, genotype in enumerate(genotypes(n, p)[: values.shape[-1]]):
                     chosen[:, genotype_number([numbers[a] for a in genotype])] = values[where][:, i]
                 result[where] = chosen
