@@ -252,7 +252,7 @@ class SameVariants:
             a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
             if all(_same_bytes(x, y) for x, y in zip(a, b, strict=True)):
                 return None
-        differs = _unequal_rows(arrays.read(ours, (rows,)), arrays.read(theirs, (rows,)))
+        differs = _unequal_rows(*(arrays.read_normalised(array, (rows,)) for array in (ours, theirs)))
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     @property
@@ -296,7 +296,7 @@ class SameVariants:
     @staticmethod
     def _site(vcz: Vcz, row: int) -> str:
         contig, position, alleles = (
-            arrays.read(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
+            arrays.read_normalised(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
         )
         names = vcz.table("contig_id") if "contig_id" in vcz.arrays else np.empty(0)
         number, present = int(contig[0]), [str(a) for a in alleles if a != ""]
@@ -353,8 +353,9 @@ class FitsDtype:
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
             return (values < limits.min) | (values > limits.max)
-        room = self.dtype.itemsize // (4 if self.dtype.kind == "U" else 1)
-        return np.strings.str_len(values if values.dtype.kind in "TUS" else values.astype("T")) > room
+        return np.strings.str_len(values if values.dtype.kind in "TUS" else values.astype("T")) > arrays.width(
+            self.dtype
+        )
 
     def rows_per_task(self, memory: Memory) -> int:
         """Whole chunks."""

@@ -296,8 +296,8 @@ class Sites:
         return int(self.arrays[POSITION].shape[0])
 
     def read(self, name: str, rows: slice) -> np.ndarray:
-        """Some rows of an array."""
-        return arrays.read(self.arrays[name], (rows,))
+        """Some rows of an array; strings in one form, whatever they are stored as."""
+        return arrays.read_normalised(self.arrays[name], (rows,))
 
     def places(self, rows: slice) -> np.ndarray:
         """Where variants are on the genome, contig and position as one integer."""

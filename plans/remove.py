@@ -19,7 +19,7 @@ from vczstore import arrays
 from vczstore.errors import SampleError
 from vczstore.stores import Store
 from vczstore.stores.edits import SetItems
-from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, missing_value, positions_of, samples_axis
+from vczstore.vcz import REMOVED, SAMPLE_ID, TEXT, Vcz, listing, missing_value, positions_of, samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -53,6 +53,11 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         raise SampleError(
             f"{operation}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was removed, "
             "vcztools query -l lists the samples"
+        )
+    if (ids := store.arrays[SAMPLE_ID]).dtype.kind not in TEXT:
+        raise SampleError(
+            f"{operation}: {SAMPLE_ID} of {store.label} has dtype {ids.dtype}, in which the ID of a removed sample "
+            "cannot be empty; write it as strings first"
         )
     blanked = store.sample_ids.copy()
     blanked[positions] = REMOVED

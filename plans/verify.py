@@ -19,12 +19,22 @@ from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, VczstoreError
-from vczstore.vcz import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing, missing_value, samples_axis
+from vczstore.vcz import (
+    REMOVED,
+    SAMPLE_ID,
+    SAMPLES,
+    TEXT,
+    VARIANTS,
+    Vcz,
+    dimensions,
+    listing,
+    missing_value,
+    samples_axis,
+)
 
 if TYPE_CHECKING:
     import cubed
 
-TEXT = "OSTU"
 CALL = (VARIANTS, SAMPLES)
 FIXED: dict[str, tuple[str, tuple[str, ...]]] = {
     "contig_id": (TEXT, ("contigs",)),
@@ -375,8 +385,8 @@ def _is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
             return np.isnan(values)
         case "b" | "u":
             return np.asarray(values == missing_value(name, array))
-        case "S":
-            return np.isin(values, (b".", b""))
+        case "S" | "O":
+            return np.asarray((values == b".") | (values == b""))
         case _:
             return np.asarray((values == ".") | (values == ""))
 

@@ -162,7 +162,7 @@ class AllelesReader:
         for here, there in self.columns.regions(index):
             rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
             values[here] = rows[:, there[1]]
-        return values.astype(self.dtype)
+        return arrays.as_stored(values, self.dtype)
 
     def _alleles(self, unit: Unit, rows: slice) -> np.ndarray:
         if unit.alleles is not None:

@@ -15,6 +15,7 @@ import shutil
 import stat
 import threading
 import uuid
+import warnings
 import zlib
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ from zarr.core.dtype import VariableLengthUTF8
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.metadata.v3 import RegularChunkGridMetadata
 from zarr.core.sync import sync
+from zarr.errors import UnstableSpecificationWarning
 from zarr.registry import register_pipeline
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
 from zarr.types import AnyArray
@@ -327,16 +329,88 @@ class _ObjectStrings(VariableLengthUTF8):
 
 def read_strings(array: AnyArray, region: tuple[slice, ...] = ()) -> np.ndarray:
     """
-    Decode a region of an array of strings as objects, all of it by default.
+    Decode a region of an array of strings as objects, all of it by default; see `as_text`.
 
     Through NumPy's own string dtype, which zarr decodes to, it would take three times as long.
     """
     metadata = copy.copy(array.metadata)
     kind = "data_type" if isinstance(metadata, ArrayV3Metadata) else "dtype"
-    if isinstance(getattr(metadata, kind), VariableLengthUTF8):
+    is_text = isinstance(getattr(metadata, kind), VariableLengthUTF8)
+    if is_text:
         object.__setattr__(metadata, kind, _ObjectStrings())
         array = from_metadata(metadata, array.store, array.path)
-    return _values(array, region or (slice(None),) * array.ndim).astype(object, copy=False)
+    values = _values(array, region or (slice(None),) * array.ndim)
+    return values.astype(object, copy=False) if is_text else as_text(values)
+
+
+def read_normalised(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
+    """
+    Decode a region of an array of any kind; strings that are stored as bytes become text, so that arrays compare.
+
+    Raises
+    ------
+    DamagedChunkError
+        If a chunk cannot be decoded, or bytes are not UTF-8.
+    """
+    with naming(f"{array.path} in {place(array.store)}"):
+        values = _values(array, region)
+        return as_text(values) if values.dtype.kind in "SO" else values
+
+
+def as_text(values: np.ndarray) -> np.ndarray:
+    """
+    Strings in the one form in which they are compared, Python's ``str``, whatever they are stored as.
+
+    Bytes, of fixed or variable length, are UTF-8, as VCF is (VCF 4.3 and later, 1.1); integers are their digits.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        If bytes are not UTF-8.
+
+    Examples
+    --------
+    >>> as_text(np.array([b"A1", b"A2"])).tolist(), as_text(np.array([7, 12])).tolist()
+    (['A1', 'A2'], ['7', '12'])
+    """
+    match values.dtype.kind:
+        case "S":
+            return np.strings.decode(values, "utf-8").astype(object)
+        case "O":
+            texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel().tolist()]
+            return np.array(texts, dtype=object).reshape(values.shape)
+        case "T" | "U":
+            return values.astype(object)
+        case _:
+            return values.astype("T").astype(object)
+
+
+def as_stored(texts: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """
+    The reverse of `as_text`: strings as an array of some dtype takes them.
+
+    Raises
+    ------
+    ValueError
+        If a string is longer than the dtype's fixed width, or no integer where integers are stored.
+
+    Examples
+    --------
+    >>> as_stored(np.array(["A1", "A2"], dtype=object), np.dtype("S4"))
+    array([b'A1', b'A2'], dtype='|S4')
+    """
+    encoded = [t.encode() for t in texts.ravel().tolist()] if dtype.kind in "SO" else texts
+    if dtype.kind == "O":
+        return np.array([*encoded, None], dtype=object)[:-1].reshape(texts.shape)
+    values = np.array(encoded, dtype="S") if dtype.kind == "S" else texts.astype("T")
+    if dtype.kind in "SU" and values.size and (longest := int(np.strings.str_len(values).max())) > width(dtype):
+        raise ValueError(f"a string of length {longest} does not fit into {dtype}, which takes {width(dtype)}")
+    return values.reshape(texts.shape).astype(dtype)
+
+
+def width(dtype: np.dtype) -> int:
+    """How many characters (of bytes: how many bytes) a string of fixed width takes."""
+    return dtype.itemsize // (4 if dtype.kind == "U" else 1)
 
 
 def place(store: Store) -> str:
@@ -685,7 +759,10 @@ def metadata_key(path: str, zarr_format: int) -> str:
 
 def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document]:
     """The documents that a new array needs, by name."""
-    buffers = metadata.to_buffer_dict(default_buffer_prototype())
+    with warnings.catch_warnings():
+        # an array keeps the dtype that it has: to warn of it each time helps no user
+        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+        buffers = metadata.to_buffer_dict(default_buffer_prototype())
     return {name: json.loads(value.to_bytes()) for name, value in buffers.items()}
 
 

@@ -29,6 +29,11 @@ INFO_STATES = "vczstore_info_fields"
 REMOVED = ""
 """The ID that takes a removed sample's place: readers of VCZ skip it."""
 
+TEXT = "OSTU"
+"""The kinds of dtype of strings: bytes of variable and of fixed length, text of variable and of fixed length."""
+ID_KINDS = TEXT + "iu"
+"""What sample IDs are read from: some converters write integers."""
+
 MAX_LENGTH = 10**11
 """No axis is longer: a hundred times what this is made for. To look at all that a broken shape has takes for ever."""
 
@@ -72,7 +77,7 @@ def missing_value(name: str, array: AnyArray) -> Any:
             return np.bool_(name.endswith("_mask"))
         case "u":
             return array.dtype.type(array.fill_value or 0)
-        case "S":
+        case "S" | "O":
             return STR_MISSING.encode()
         case _:
             return STR_MISSING
@@ -92,7 +97,7 @@ def fill_value(name: str, array: AnyArray) -> Any:
             return FLOAT32_FILL if array.dtype.itemsize == 4 else array.dtype.type("nan")
         case "b" | "u":
             return missing_value(name, array)
-        case "S":
+        case "S" | "O":
             return b""
         case _:
             return ""
@@ -174,6 +179,10 @@ class Vcz:
             raise NotAStoreError(
                 f"{label}: not a VCZ, sample_id has dimensions {dimensions(members[SAMPLE_ID])}, not ('samples',)"
             )
+        if members[SAMPLE_ID].dtype.kind not in ID_KINDS:
+            raise NotAStoreError(
+                f"{label}: not a VCZ, sample_id has dtype {members[SAMPLE_ID].dtype}, not strings; write it as strings"
+            )
         return vcz
 
     @property
@@ -205,6 +214,8 @@ class Vcz:
     def table(self, name: str) -> np.ndarray:
         """
         All of an array of strings without a ``variants`` axis: sample IDs, contigs, filters.
+
+        They are ``str``, whatever they are stored as; see `arrays.as_text`.
 
         Raises
         ------

@@ -94,7 +94,9 @@ class SetItems:
 
     def apply(self, store: Store) -> None:
         """Rewrite the chunks that hold the elements."""
-        arrays.planned(self.array, store=store).set_orthogonal_selection(self.positions, self.value)
+        value = arrays.as_stored(np.array([self.value], dtype=object), self.array.dtype)
+        values = np.repeat(value, len(self.positions))
+        arrays.planned(self.array, store=store).set_orthogonal_selection(self.positions, values)
 
 
 @dataclass(frozen=True)
