@@ -208,15 +208,16 @@ def _with_new_arrays(store: Vcz, source: Vcz, lengths: Mapping[str, int]) -> tup
         return store, []
     missing = set(source.samples_arrays) - set(store.samples_arrays)
     if set(store.samples_arrays) == {SAMPLE_ID}:
-        missing.add(SAMPLE_ID)  # made for no samples, so its chunks are of no use
+        missing.add(SAMPLE_ID)  # encoded as the sources are
     lengths = {**lengths, VARIANTS: store.n_variants}
     added = {name: _empty_like(source.samples_arrays[name], store, name, lengths) for name in missing}
     return replace(store, arrays=dict(sorted({**store.arrays, **added}.items()))), sorted(missing)
 
 
 def _empty_like(array: AnyArray, store: Vcz, name: str, lengths: Mapping[str, int]) -> AnyArray:
-    """An array of the store's format without samples, encoded as one of a source where the formats allow."""
-    lengths = {**lengths, SAMPLES: 0}
-    shape = tuple(lengths.get(str(d), n) for d, n in zip(dimensions(array), array.shape, strict=True))
-    metadata = arrays.in_format(array, store.zarr_format, shape=shape, dimension_names=dimensions(array))
+    """An array of the store's format and chunks without samples, encoded as one of a source where the formats allow."""
+    lengths, names = {**lengths, SAMPLES: 0}, dimensions(array)
+    shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
+    chunks = tuple(store.chunk_lengths.get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
+    metadata = arrays.in_format(array, store.zarr_format, shape=shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, store.store, name)

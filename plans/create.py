@@ -30,7 +30,7 @@ from vczstore import arrays
 from vczstore.errors import IncompatibleError, MemoryLimitError, OptionError, VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
-from vczstore.vcz import SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, dimensions, listing
+from vczstore.vcz import SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, listing
 
 if TYPE_CHECKING:
     import cubed
@@ -49,7 +49,14 @@ _CONTIG_SHIFT = 40
 """A place on the genome is one integer: the contig's number above so many bits for the position."""
 
 
-def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Generator[Survey, list[list[Any]], Plan]:
+def compile_create(
+    place: Store,
+    sources: Sequence[Vcz],
+    memory: Memory,
+    *,
+    variants_chunk: int | None = None,
+    samples_chunk: int | None = None,
+) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile a store over the union of the variants of some sources, in stages.
 
@@ -61,6 +68,8 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
         VCZs; what they disagree on is as the first of them has it.
     memory
         What a task may use.
+    variants_chunk, samples_chunk
+        The store's chunk lengths; see `chunk_lengths` for what they are otherwise.
 
     Yields
     ------
@@ -78,7 +87,8 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
     for source in sources:
         source.require_whole(OPERATION)
     attributes, tables = _attributes(sources), _tables(sources)
-    sites, chunk = _sites(sources), _variants_chunk(sources[0])
+    lengths = chunk_lengths(sources)
+    sites, chunk = _sites(sources), variants_chunk or lengths[VARIANTS]
     targets = _targets(sources, len(tables["contig_id"]), chunk)
 
     # 2. from positions: the order of each source, and with it the ranges
@@ -102,8 +112,8 @@ def compile_create(place: Store, sources: Sequence[Vcz], memory: Memory) -> Gene
     targets = {name: arrays.planned(a, shape=(n_variants, *a.shape[1:])) for name, a in targets.items()}
     write = WriteSites.of(union, stops, targets, chunk, memory)
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
-    samples_chunk = max(1, sources[0].arrays[SAMPLE_ID].chunks[0])
-    sample_id = _new(SAMPLE_ID, (0,), "string", (SAMPLES,), samples_chunk)
+    # the first append cuts the calls as these are cut
+    sample_id = _new(SAMPLE_ID, (0,), "string", (SAMPLES,), samples_chunk or lengths[SAMPLES])
     small = [_filled(name, values) for name, values in tables.items()]
     members = {a.path: a for a in (*targets.values(), filters, sample_id, *(edit.array for edit in small))}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
@@ -207,12 +217,22 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
     return tables
 
 
-def _variants_chunk(source: Vcz) -> int:
-    """That of a source's calls, in units of which readers count the chunks of variants; else of its positions."""
-    for name, array in source.samples_arrays.items():
-        if VARIANTS in dimensions(array) and name.startswith("call_"):
-            return int(array.chunks[dimensions(array).index(VARIANTS)])
-    return int(source.arrays[POSITION].chunks[0])
+DEFAULT_CHUNKS = {VARIANTS: 1_000, SAMPLES: 10_000}
+"""Those of bio2zarr."""
+
+
+def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
+    """
+    The chunk lengths of a store over some sources: the longest of theirs, in any order of the sources.
+
+    One that holds a whole axis tells nothing: converters make no chunk longer than the axis. Where no other is there,
+    it is bio2zarr's default.
+    """
+    result = {}
+    for axis, default in DEFAULT_CHUNKS.items():
+        sizes = [(s.n_samples if axis == SAMPLES else s.n_variants, s.chunk_lengths[axis]) for s in sources]
+        result[axis] = max((chunk for n, chunk in sizes if 0 < chunk < n), default=default)
+    return result
 
 
 def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int = 0) -> dict[str, AnyArray]:
@@ -531,6 +551,9 @@ class Union:
             found[ID_MASK] = np.ones(len(merged.first), dtype=bool)
             which, at = merged.first_where(said != STR_MISSING)
             found[ID][which], found[ID_MASK][which] = said[at], False
+            others = np.flatnonzero((said != STR_MISSING) & (said != found[ID][merged.record]))
+            for record, text in zip(merged.record[others].tolist(), said[others].tolist(), strict=True):
+                found[ID][record] = _both_ids(found[ID][record], text)
         return found
 
     @staticmethod
@@ -543,6 +566,16 @@ class Union:
         if ID_MASK in sites.arrays:
             ids[sites.read(ID_MASK, rows).astype(bool)] = STR_MISSING
         return ids
+
+
+def _both_ids(first: str, second: str) -> str:
+    """
+    All identifiers of a record that two sources have, each once (VCF 4.5, section 1.6.1: they are unique).
+
+    >>> _both_ids("rs1;rs2", "rs3;rs2")
+    'rs1;rs2;rs3'
+    """
+    return ";".join(dict.fromkeys([*first.split(";"), *second.split(";")]))
 
 
 @dataclass(frozen=True)

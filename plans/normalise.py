@@ -1,6 +1,6 @@
 """Normalise: a source over the variants and alleles of a store, as a store of its own."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +82,9 @@ def compile_normalise(
     members = {write.name: write.target for write in writes}
     calls = {}
     for name, array in {**dropped, **brought.samples_arrays}.items():
-        after = _target(name, array, {**lengths, VARIANTS: store.n_variants, SAMPLES: source.n_samples})
+        # readers count the chunks of variants in those of the calls, and so does the region_index that is carried over
+        of_variants = {VARIANTS: store.chunk_lengths[VARIANTS]}
+        after = _target(name, array, {**lengths, VARIANTS: store.n_variants, SAMPLES: source.n_samples}, of_variants)
         members[name] = calls[name] = after
         axis = dimensions(array).index(SAMPLES)
         empty = tuple(0 if i == axis else n for i, n in enumerate(after.shape))
@@ -110,10 +112,14 @@ def compile_normalise(
     )
 
 
-def _target(name: str, array: AnyArray, lengths: dict[str, int]) -> AnyArray:
+def _target(
+    name: str, array: AnyArray, lengths: dict[str, int], chunk_lengths: Mapping[str, int] | None = None
+) -> AnyArray:
     """An array of the result, encoded as it was where format 3 allows."""
-    shape = tuple(lengths.get(str(d), n) for d, n in zip(dimensions(array), array.shape, strict=True))
-    metadata = arrays.in_format(array, 3, shape=shape, dimension_names=dimensions(array))
+    names = dimensions(array)
+    shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
+    chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
+    metadata = arrays.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, MemoryStore(), name)
 
 

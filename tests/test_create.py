@@ -161,7 +161,8 @@ def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
                 alleles=(first.alleles[0], *alleles.values()), length=max(rows[i][1].length for i in members)
             )
         ids = [rows[i][1].id for i in sorted(members) if rows[i][1].id != "."]
-        union.append((min(members), first._replace(id=[*ids, "."][0])))
+        parts = [part for i in dict.fromkeys(ids) for part in i.split(";")] if len(set(ids)) > 1 else ids[:1]
+        union.append((min(members), first._replace(id=";".join(dict.fromkeys(parts)) or ".")))
     return contigs, [
         r for _, r in sorted(union, key=lambda pair: (contigs.index(pair[1].contig), pair[1].position, pair[0]))
     ]
@@ -176,6 +177,11 @@ def expected_index(contigs: Sequence[str], records: Sequence[Record], chunk: int
         [*cell, rs[0].position, rs[-1].position, max(r.position + r.length - 1 for r in rs), len(rs)]
         for cell, rs in cells.items()
     ]
+
+
+def expected_chunk(sources: Sequence[Source]) -> int:
+    """The model of the chunk length: the longest that does not hold a whole source."""
+    return max([s.chunk for s in sources if s.chunk < len(s.records)], default=1000)
 
 
 def holds(found: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
@@ -205,7 +211,7 @@ def holds(found: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
     assert ("contig_length" in found) == (known == set(contigs))
     if "contig_length" in found:
         assert found["contig_length"].tolist() == [1000 + ord(c[-1]) for c in contigs]
-    assert found["region_index"].reshape(-1, 6).tolist() == expected_index(contigs, records, sources[0].chunk)
+    assert found["region_index"].reshape(-1, 6).tolist() == expected_index(contigs, records, expected_chunk(sources))
     assert not {name for name in found if name.startswith(("call_", "variant_DP", "variant_quality"))}
 
 
@@ -225,7 +231,7 @@ records = st.builds(
         ).map(lambda alts: (*ref, *alts))
     ),
     length=st.integers(1, 9),
-    id=st.sampled_from([".", "rs1", "rs2"]),
+    id=st.sampled_from([".", "rs1", "rs2", "rs2;rs3"]),
 )
 
 

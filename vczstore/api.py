@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import executors
 from plans import Memory, Plan
 from vczstore.arrays import outer_chunks
-from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, NEW_VARIANTS
+from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, MAX_CHUNK, NEW_VARIANTS
 from vczstore.describe import Info, describe
 from vczstore.errors import (
     IncompatibleError,
@@ -180,7 +180,14 @@ class Options:
 # ---- create ---------------------------------------------------------------------------------
 
 
-def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: Any) -> Result:
+def create(
+    out: str | Path,
+    *sources: Place,
+    dry_run: bool = False,
+    variants_chunk: int | None = None,
+    samples_chunk: int | None = None,
+    **options: Any,
+) -> Result:
     """
     Make a store without samples over the variants of one or more VCZs, to append samples to.
 
@@ -189,7 +196,8 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     ``bcftools merge -m none`` joins them; but not where a source would not find its record again, so that the sources
     can be appended with ``harmonise=True`` as they are. Records that a source has several times stay as often. Nothing
     is trimmed. Contigs are in the order of the first source that has them, variants in that of position and first
-    appearance; ALTs, identifiers and lengths are as the first source has them, that of joined ones is the longest.
+    appearance; ALTs and lengths are as the first source has them, that of joined ones is the longest; identifiers are
+    those of all sources, as in ``rs1;rs2``.
     QUAL, FILTER and INFO are not carried over: they speak of samples and callers. The filters' names are, and of the
     VCFs' headers what all sources say.
 
@@ -202,13 +210,16 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
         position within contigs.
     dry_run
         Look at everything, count the variants, create nothing.
+    variants_chunk, samples_chunk
+        How many variants and samples a chunk of the store has, of samples that come in too. The longest that a source
+        has of more than one along the axis, by default, or else 1,000 and 10,000, as bio2zarr has it.
     options
         See `Options`; ``impl`` is ``cubed``.
 
     Raises
     ------
     OptionError
-        If something is there already.
+        If something is there already, or a chunk length is not from 1 to a billion.
     IncompatibleError
         If a source is not sorted, or sources are of different reference genomes.
     """
@@ -218,6 +229,9 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
     opts, url = Options(**options), os.fspath(out)
     if opts.impl != "cubed":
         raise OptionError(ONLY_CUBED)
+    for name, length in (("variants_chunk", variants_chunk), ("samples_chunk", samples_chunk)):
+        if length is not None and not 1 <= length <= MAX_CHUNK:
+            raise OptionError(f"create: {name} is {length:,}; give a number from 1 to {MAX_CHUNK:,}")
     with plain_errors(url):
         incoming = opts.sources(url, sources)
         place = new_store(
@@ -227,7 +241,8 @@ def create(out: str | Path, *sources: Place, dry_run: bool = False, **options: A
             storage_options=opts.for_store(url, sources).storage_options,
             samples_chunks=min(map(columns_per_manifest, incoming), default=1),
         )
-    return run_stages(compile_create(place, incoming, opts.memory), "create", place, dry_run=dry_run, **opts.engine)
+    stages = compile_create(place, incoming, opts.memory, variants_chunk=variants_chunk, samples_chunk=samples_chunk)
+    return run_stages(stages, "create", place, dry_run=dry_run, **opts.engine)
 
 
 # ---- append, update, remove, compact, copy --------------------------------------------------

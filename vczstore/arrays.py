@@ -913,14 +913,22 @@ def new_like(
 
 
 def in_format(
-    array: AnyArray, zarr_format: int, *, shape: tuple[int, ...], dimension_names: Sequence[str | None]
+    array: AnyArray,
+    zarr_format: int,
+    *,
+    shape: tuple[int, ...],
+    dimension_names: Sequence[str | None],
+    chunks: tuple[int, ...] | None = None,
 ) -> ArrayV2Metadata | ArrayV3Metadata:
     """
     Metadata for the values of an array in a format that may be another, and with another shape.
 
-    The encoding stays the same if the format is the same, or format 3 can express it; else it is zarr's default.
+    The encoding stays the same if the format is the same, or format 3 can express it; else it is zarr's default. With
+    other `chunks`, shards hold as many of them as before.
     """
     metadata = array.metadata.update_shape(shape)
+    if chunks is not None and chunks != array.chunks:
+        metadata = _rechunked(metadata, array.chunks, chunks)
     if metadata.zarr_format == zarr_format:
         return metadata
     if isinstance(metadata, ArrayV2Metadata):
@@ -935,10 +943,28 @@ def in_format(
         MemoryStore(),
         shape=shape,
         dtype=array.dtype,
-        chunks=array.chunks,
+        chunks=chunks or array.chunks,
         fill_value=array.fill_value,
         zarr_format=cast(Any, zarr_format),
         attributes=attributes,
         **options,
     )
     return created.metadata
+
+
+def _rechunked(
+    metadata: ArrayV2Metadata | ArrayV3Metadata, old: tuple[int, ...], new: tuple[int, ...]
+) -> ArrayV2Metadata | ArrayV3Metadata:
+    if isinstance(metadata, ArrayV2Metadata):
+        return ArrayV2Metadata.from_dict(
+            {**documents(metadata)[".zarray"], "chunks": list(new), "attributes": metadata.attributes}
+        )
+    document = documents(metadata)["zarr.json"]
+    outer = document["chunk_grid"]["configuration"]["chunk_shape"]
+    document["chunk_grid"]["configuration"]["chunk_shape"] = [
+        o // a * b for o, a, b in zip(outer, old, new, strict=True)
+    ]
+    for codec in document["codecs"]:
+        if codec["name"] == "sharding_indexed":
+            codec["configuration"]["chunk_shape"] = list(new)
+    return ArrayV3Metadata.from_dict(document)

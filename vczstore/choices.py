@@ -8,3 +8,6 @@ TAGS = ("refuse", "delete", "recreate")
 INFO_FIELDS = ("AC", "AN", "AF", "NS", "AC_Het", "AC_Hom", "AC_Hemi", "MAF", "F_MISSING", "HWE", "ExcHet")
 """The INFO fields that are computed from genotypes, as ``bcftools +fill-tags`` calls them."""
 DEFAULT_INFO_FIELDS = INFO_FIELDS[:4]
+
+MAX_CHUNK = 10**9
+"""The longest chunk along an axis that can be asked for."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import executors
-from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, NEW_VARIANTS, TAGS
+from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, MAX_CHUNK, NEW_VARIANTS, TAGS
 
 if TYPE_CHECKING:
     from vczstore.describe import Info
@@ -318,6 +318,19 @@ _HARMONISE = (
 @main.command()
 @click.argument("out")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option(
+    "--samples-chunk",
+    "--samples-chunk-size",
+    type=click.IntRange(1, MAX_CHUNK),
+    metavar="N",
+    help="How many samples a chunk has, of samples that come in too.  [default: the sources' longest, or 10,000]",
+)
+@click.option(
+    "--variants-chunk",
+    type=click.IntRange(1, MAX_CHUNK),
+    metavar="N",
+    help="How many variants a chunk has.  [default: the sources' longest, or 1,000]",
+)
 @_options(_STORE, _TASKS, _OUTPUT)
 def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Make a store without samples, over the variants of one or more VCZs.

@@ -5,6 +5,7 @@ Only metadata and ``sample_id`` are read here; no array with a ``variants`` axis
 
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -255,6 +256,26 @@ class Vcz:
         """The arrays that have a ``samples`` dimension, by name, ``sample_id`` last."""
         found = {n: a for n, a in self.arrays.items() if samples_axis(a) is not None and n != SAMPLE_ID}
         return {**found, SAMPLE_ID: self.arrays[SAMPLE_ID]}
+
+    @cached_property
+    def chunk_lengths(self) -> dict[str, int]:
+        """
+        The chunk length of new arrays along the axes of variants and samples.
+
+        Readers count variants in chunks of the calls (VCF Zarr specification 0.4, "Chunking"), and so does
+        ``region_index``; the chunks of other arrays are multiples. Where there are no calls yet it is the greatest
+        common divisor, as vcztools has it, and the samples are cut as their IDs are.
+        """
+        variants, samples = 0, int(self.arrays[SAMPLE_ID].chunks[0])
+        regular = {
+            name: a for name, a in self.arrays.items() if VARIANTS in dimensions(a) and arrays.has_regular_grid(a)
+        }
+        for name, array in sorted(regular.items(), key=lambda item: not item[0].startswith("call_")):
+            names = dimensions(array)
+            variants = math.gcd(variants, int(array.chunks[names.index(VARIANTS)]))
+            if name.startswith("call_") and SAMPLES in names:
+                return {VARIANTS: variants, SAMPLES: int(array.chunks[names.index(SAMPLES)])}
+        return {VARIANTS: variants, SAMPLES: samples}
 
     @cached_property
     def state(self) -> str:
