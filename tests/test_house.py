@@ -26,21 +26,24 @@ ALLOWED = {
         "vczstore.choices",
         "vczstore.credentials",
         "vczstore.errors",
+        "vczstore.locations",
         "vczstore.stores",
         "vczstore.vcz",
     },
     "vczstore/arrays.py": set(),
+    "vczstore/locations.py": {"vczstore.credentials", "vczstore.errors"},
     "vczstore/vcz.py": {"vczstore.arrays", "vczstore.errors"},
     "vczstore/jobfile.py": {
         "executors",
         "vczstore.choices",
         "vczstore.errors",
+        "vczstore.locations",
         "vczstore.sizes",
         "vczstore.yamlfile",
     },
     "vczstore/yamlfile.py": {"vczstore.credentials", "vczstore.errors"},
     "vczstore/credentials.py": set(),
-    "vczstore/execution.py": {"executors", "plans", "vczstore.errors", "vczstore.stores"},
+    "vczstore/execution.py": {"executors", "plans", "vczstore.errors", "vczstore.locations", "vczstore.stores"},
 }
 """What of the project a module may import; the rest of ``vczstore`` is the face, which may import all."""
 

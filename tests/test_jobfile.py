@@ -240,7 +240,7 @@ def test_expand_sources(tmp_path: Path) -> None:
     assert expand("inbox/b.vcz", "inbox/?.vcz", "./inbox/b.vcz") == ["inbox/b.vcz", "inbox/a.vcz"]
     assert expand("s3://b/x", "s3://b/x") == ["s3://b/x"]
     assert expand("x[[]1].vcz", "no[*].vcz") == ["x[1].vcz", "no*.vcz"]
-    assert expand("https://host/x.vcz?version=2") == ["https://host/x.vcz?version=2"]
+    assert expand("https://host/x.vcz") == ["https://host/x.vcz"]
 
 
 def test_the_folder_of_the_job_is_no_glob(tmp_path: Path) -> None:
@@ -254,15 +254,26 @@ def test_the_folder_of_the_job_is_no_glob(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://bucket/*/a.vcz", "s3://buck?t/a.vcz", "s3://b/[*].vcz", "https://host/*.vcz", "file:///data/*.vcz"]
-)
+@pytest.mark.parametrize("url", ["s3://bucket/*/a.vcz", "s3://b/[ab].vcz", "https://host/*.vcz", "file:///data/*.vcz"])
 def test_globs_that_cannot_be_listed_are_refused(tmp_path: Path, url: str) -> None:
     message = refusal(tmp_path, steps(f"- update: recalled.vcz\n- append: [a.vcz, '{url}']"))
     assert message == (
         "plan.yaml:4: steps[1].append[1]: expected a URL with * and ? in its last part alone, if s3://, "
         f"gs:// or az://, and without [, found '{url}'"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://buck?t/a.vcz", "'buck?t' is no name of a bucket"),
+        ("https://host/a.vcz?v=2", "ends before '?'"),
+        ("s3:/bucket/a.vcz", "two slashes"),
+    ],
+)
+def test_what_names_no_place_is_refused(tmp_path: Path, url: str, words: str) -> None:
+    assert words in refusal(tmp_path, steps(f"- append: '{url}'"))
+    assert words in refusal(tmp_path, f"store: '{url}'\nsteps: [{{append: a.vcz}}]")
 
 
 def test_globs_of_object_stores_are_left_to_who_can_list(tmp_path: Path) -> None:

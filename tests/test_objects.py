@@ -24,8 +24,9 @@ from tests import azure, cohort, s3
 from vczstore.cli import main
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, StorageError, VczstoreError
 from vczstore.job import plan_job, run_job
+from vczstore.locations import parse
 from vczstore.stores import open_store
-from vczstore.stores.objects import Location
+from vczstore.stores.objects import Remote
 
 FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
 
@@ -250,7 +251,7 @@ def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
         assert compiled is not None
         sent = cloudpickle.dumps([node["pipeline"] for _, node in compiled.dag.nodes(data=True) if "pipeline" in node])
         sent += cloudpickle.dumps(written) + cloudpickle.dumps(plan.after.store)
-    shown = repr(plan) + repr(plan.store) + repr(Location.of(store, cloud.options))
+    shown = repr(plan) + repr(plan.store) + repr(Remote.of(parse(store), cloud.options))
     assert cloud.url.rpartition("/")[2].encode() in sent  # it does say where
     for secret in cloud.secrets:
         assert secret.encode() not in sent

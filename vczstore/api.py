@@ -33,8 +33,9 @@ from vczstore.execution import (
     run_stages,
     task_bytes,
 )
+from vczstore.locations import is_url, local_path, parse, scheme
 from vczstore.sizes import parse_size
-from vczstore.stores import Place, Store, check_backend, is_repository, local_path, new_store, objects, open_store
+from vczstore.stores import Place, Store, check_backend, is_repository, new_store, objects, open_store
 from vczstore.stores.objects import plain_errors
 from vczstore.vcz import SAMPLE_ID, Vcz, positions_of
 
@@ -154,7 +155,7 @@ class Options:
 
     def for_store(self, store: Place, sources: Sequence[Place]) -> "Options":
         """The options without those that are for the sources alone, since the store is on this machine."""
-        mine = objects.scheme(store) or not any(objects.scheme(source) for source in sources)
+        mine = scheme(store) or not any(map(scheme, sources))
         return self if mine else replace(self, storage_options=None)
 
     def sources(self, store: Place, sources: Sequence[Place]) -> list[Vcz]:
@@ -168,13 +169,13 @@ class Options:
 
     def options_of(self, source: Place, store: Place) -> Mapping[str, Any]:
         """The storage options that reach a source. fsspec's are no others'."""
-        mine, theirs = objects.scheme(store), objects.scheme(source)
+        mine, theirs = scheme(store), scheme(source)
         reach = theirs is not None and mine in (None, theirs) and self.backend_storage != "fsspec"
         return (self.storage_options or {}) if reach else {}
 
     def find(self, source: str, store: Place) -> list[str]:
         """The source that a path or URL names, or those that a glob in a URL finds."""
-        return objects.find(source, self.options_of(source, store)) if objects.is_glob(source) else [source]
+        return objects.find(source, self.options_of(source, store)) if is_url(source) else [source]
 
 
 # ---- create ---------------------------------------------------------------------------------
@@ -496,11 +497,12 @@ def refuse_same_place(operation: str, store: Place, sources: Sequence[Place]) ->
 
 
 def _same_place(a: Place, b: Place) -> bool:
-    paths = [local_path(os.fspath(p)) if isinstance(p, str | os.PathLike) else None for p in (a, b)]
-    if None in paths:
+    if not (isinstance(a, str | os.PathLike) and isinstance(b, str | os.PathLike)):
         return a is b
-    first, second = cast("list[Path]", paths)
-    return first.exists() and second.exists() and first.samefile(second)
+    first, second = parse(a), parse(b)
+    if first.path is None or second.path is None:
+        return first == second
+    return first.path.exists() and second.path.exists() and first.path.samefile(second.path)
 
 
 def remove(

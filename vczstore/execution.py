@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import executors
 from plans import Plan, Survey
 from vczstore.errors import ConflictError, MissingDependencyError, OptionError, StorageError, VczstoreError
-from vczstore.stores import Store, Transaction, local_path
+from vczstore.locations import local_path
+from vczstore.stores import Store, Transaction
 from vczstore.stores.journal import Journal
 
 if TYPE_CHECKING:

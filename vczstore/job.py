@@ -39,6 +39,7 @@ from vczstore.jobfile import (
     read_samples,
 )
 from vczstore.ledger import Ledger, removal_digest
+from vczstore.locations import scheme
 from vczstore.report import Report, Step, make_folder, write_report
 from vczstore.stores import Store
 from vczstore.stores.icechunk import IcechunkStore
@@ -519,7 +520,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
     began = min((t.start for r in results.values() for t in r.timeline), default=0.0)
     steps = [_describe_plan(step, plan, results.get(id(plan)), began) for step in compiled.steps for plan in step.plans]
     job = compiled.job
-    workers = job.max_workers or os.cpu_count() or 1
+    workers, remote = job.max_workers or os.cpu_count() or 1, scheme(job.store.url) is not None
     return {
         "job": {
             "id": compiled.id,
@@ -539,7 +540,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
         "versions": versions(),
         "memory": {"allowed": compiled.memory.allowed, "reserved": compiled.memory.reserved},
         "steps": steps,
-        "estimate": estimate(steps, _engine(job.executor), workers=workers, remote="://" in job.store.url).as_dict(),
+        "estimate": estimate(steps, _engine(job.executor), workers=workers, remote=remote).as_dict(),
     }
 
 

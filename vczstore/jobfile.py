@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError, core_schema
 import executors
 from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, INFO_FIELDS, NEW_VARIANTS
 from vczstore.errors import JobFileError, OptionError
+from vczstore.locations import is_glob, is_url, literal, parse, split_glob
 from vczstore.sizes import parse_size
 from vczstore.yamlfile import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
 
@@ -101,22 +102,23 @@ def _size(value: Any) -> int:
         raise _expected("a size such as 500MB, 2GB or 4GiB") from None
 
 
-def _is_url(path: str) -> bool:
-    return "://" in path
+def _place(path: str) -> str:
+    try:
+        parse(path)
+    except OptionError as error:
+        raise _wrong(str(error)) from None
+    return path
 
 
 def _source(path: str) -> str:
-    searched = path
-    if path.startswith(_SEARCHABLE) and "[" not in path:
-        searched = path.rpartition("/")[0]
-    # the ? of a web address is no glob
-    if _is_url(path) and re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", searched):
+    _place(literal(path))
+    if is_url(path) and is_glob(path) and split_glob(path) is None:
         raise _expected("a URL with * and ? in its last part alone, if s3://, gs:// or az://, and without [")
     return path
 
 
 def _local(path: str) -> str:
-    if _is_url(path):
+    if is_url(path):
         raise _expected("a local file")
     return path
 
@@ -133,7 +135,6 @@ def _executor_name(name: str) -> str:
 
 _YAML = (".yaml", ".yml")
 _ENGINES = (*executors.NAMES, *executors.OTHERS)
-_SEARCHABLE = ("s3://", "gs://", "az://")
 _IS_VARIABLE = r"\$\{"
 
 
@@ -146,7 +147,7 @@ _EXECUTOR_SCHEMA = _choice_schema(
     executors.NAMES, {"type": "string", "title": "path of an executor file", "pattern": r"\.ya?ml$"}
 )
 _Text = Annotated[str, Field(min_length=1, title="text")]
-_Place = Annotated[str, Field(min_length=1, title="path or URL")]
+_Place = Annotated[str, Field(min_length=1, title="path or URL"), AfterValidator(_place)]
 _SourcePlace = Annotated[str, Field(min_length=1, title="path or URL"), AfterValidator(_source)]
 _LocalFile = Annotated[str, Field(min_length=1, title="local path"), AfterValidator(_local)]
 _Options = Annotated[dict[str, Any], Field(title="mapping")]
@@ -673,13 +674,12 @@ def expand_sources(step: Append | Update) -> list[str]:
     """
     found: dict[str, str] = {}
     for source in step.sources:
-        literal = re.sub(r"\[([*?[])\]", "", source)
-        if _is_url(source) or not glob.has_magic(literal):
-            paths = [source if _is_url(source) else re.sub(r"\[([*?[])\]", r"\1", source)]
+        if is_url(source) or not is_glob(source):
+            paths = [source if is_url(source) else literal(source)]
         else:
             paths = sorted(glob.glob(source, recursive=True))
         for path in paths:
-            found.setdefault(path if _is_url(path) else os.path.realpath(path), path)
+            found.setdefault(path if is_url(path) else os.path.realpath(path), path)
     return list(found.values())
 
 
@@ -700,7 +700,7 @@ def read_samples(step: Remove) -> list[str]:
 
 
 def _resolve(folder: str, path: str) -> str:
-    return path if _is_url(path) else os.path.join(folder, path)
+    return path if is_url(path) else os.path.join(folder, path)
 
 
 def _resolve_step(folder: str, step: Step) -> Step:

@@ -13,6 +13,7 @@ from zarr.abc.store import Store as ZarrStore
 
 from vczstore.choices import BACKENDS
 from vczstore.errors import NotAStoreError, OptionError
+from vczstore.locations import Location, parse, real_path
 from vczstore.stores.edits import Edit
 from vczstore.stores.objects import object_store, plain_errors, refuse_credentials, require
 from vczstore.vcz import Vcz
@@ -180,13 +181,11 @@ def open_store(
         )
 
     url = os.fspath(place)
-    path = local_path(url)
-    if path is not None and options:
-        raise OptionError(f"{url}: a local store takes no storage options")
-    if path is None:
-        refuse_credentials(url, options)
+    location = parse(url)
+    path = location.path
+    _check_options(url, location, options)
     with plain_errors(url):
-        backend = backend_storage or _detect(url, path, options)
+        backend = backend_storage or _detect(url, location, options)
         if backend == "icechunk":
             from vczstore.stores.icechunk import IcechunkStore
 
@@ -198,7 +197,7 @@ def open_store(
                 "; vczstore repair completes a compaction that was stopped here" if leftovers(real_path(path)) else ""
             )
             raise NotAStoreError(f"{url}: no such file or directory{stopped}")
-    return PlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
+    return PlainStore(_zarr_store(url, location, backend, options), label=url, backend=backend)
 
 
 def new_store(
@@ -231,11 +230,9 @@ def new_store(
         If something is there already.
     """
     check_backend(backend_storage)
-    options, path = dict(storage_options or {}), local_path(url)
-    if path is not None and options:
-        raise OptionError(f"{url}: a local store takes no storage options")
-    if path is None:
-        refuse_credentials(url, options)
+    options, location = dict(storage_options or {}), parse(url)
+    path = location.path
+    _check_options(url, location, options)
     if path is not None and path.exists() and not path.is_dir():
         raise OptionError(f"{operation}: {url} exists; choose another path")
     if backend_storage == "icechunk":
@@ -248,7 +245,7 @@ def new_store(
 
     # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
     backend = "zarr" if path is not None else backend_storage or "obstore"
-    plain = NewPlainStore(_zarr_store(url, path, backend, options), label=url, backend=backend)
+    plain = NewPlainStore(_zarr_store(url, location, backend, options), label=url, backend=backend)
     plain.require_nothing(operation)
     return plain
 
@@ -259,21 +256,11 @@ def check_backend(backend_storage: str | None) -> None:
         raise OptionError(f"no backend {backend_storage!r}; choose one of {', '.join(BACKENDS)}")
 
 
-def local_path(url: str) -> Path | None:
-    """
-    The local path that a URL or path stands for, None if it is elsewhere.
-
-    >>> local_path("file:///data/a.vcz"), local_path("s3://bucket/a.vcz")
-    (PosixPath('/data/a.vcz'), None)
-    """
-    if url.startswith("file://"):
-        return Path(url.removeprefix("file://"))
-    return None if "://" in url else Path(url)
-
-
-def real_path(path: Path) -> Path:
-    """A path without links; those that lead to themselves stay, for which pathlib has an error that is no `OSError`."""
-    return Path(os.path.realpath(path))
+def _check_options(url: str, location: Location, options: Mapping[str, Any]) -> None:
+    if location.path is None:
+        refuse_credentials(url, options)
+    elif options:
+        raise OptionError(f"{url}: a local store takes no storage options")
 
 
 def is_repository(path: Path) -> bool:
@@ -281,30 +268,41 @@ def is_repository(path: Path) -> bool:
     return (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
 
 
-def _detect(url: str, path: Path | None, options: Mapping[str, Any]) -> str:
-    if path is not None:
-        return "icechunk" if is_repository(path) else "zarr"
+def _detect(url: str, location: Location, options: Mapping[str, Any]) -> str:
+    if location.path is not None:
+        return "icechunk" if is_repository(location.path) else "zarr"
     from vczstore.arrays import get_many
 
     # a repository's objects are its own; a Zarr group has its document at the top
-    top = get_many(_zarr_store(url, path, "obstore", options), ["zarr.json", ".zgroup"])
+    top = get_many(_zarr_store(url, location, "obstore", options), ["zarr.json", ".zgroup"])
     if any(document is not None for document in top):
         return "obstore"
     return "icechunk"
 
 
-def _zarr_store(url: str, path: Path | None, backend: str, options: Mapping[str, Any]) -> ZarrStore:
+def _zarr_store(url: str, location: Location, backend: str, options: Mapping[str, Any]) -> ZarrStore:
     import zarr.storage
 
+    path = location.path
     if backend == "zarr":
         if path is None:
             raise OptionError(f"{url}: a URL needs --backend-storage obstore, fsspec or icechunk")
         from vczstore.arrays import RegularLocalStore
 
         return RegularLocalStore(path, read_only=True)
-    absolute = url if "://" in url else real_path(Path(url)).as_uri()
     if backend == "fsspec":
         require("fsspec", "fsspec")
-        options = options if path is None else {"auto_mkdir": True}
-        return zarr.storage.FsspecStore.from_url(absolute, storage_options=dict(options), read_only=True)
-    return zarr.storage.ObjectStore(object_store(absolute, options), read_only=True)
+        if path is not None:
+            return _local_fsspec(path)
+        return zarr.storage.FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
+    return zarr.storage.ObjectStore(object_store(location, options), read_only=True)
+
+
+def _local_fsspec(path: Path) -> ZarrStore:
+    """A path as it is: fsspec decodes no URL, and takes ``::`` for a chain of them."""
+    import zarr.storage
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from fsspec.implementations.local import LocalFileSystem
+
+    files = AsyncFileSystemWrapper(LocalFileSystem(auto_mkdir=True), asynchronous=True)
+    return zarr.storage.FsspecStore(files, path=str(real_path(path)), read_only=True)

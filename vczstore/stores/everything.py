@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError
-from vczstore.stores import Place, local_path
-from vczstore.stores.objects import object_store, require, scheme
+from vczstore.locations import parse
+from vczstore.stores import Place
+from vczstore.stores.objects import object_store, require
 
 READS_AT_ONCE = 8
 """How many objects are in memory at once."""
@@ -64,9 +65,10 @@ class Objects:
                 f"{type(place).__name__}"
             )
         url = os.fspath(place)
-        path = local_path(url)
+        location = parse(url)
+        path = location.path
         if path is None:
-            return cls(url, scheme(url), object_store(url, options))
+            return cls(url, location.kind, object_store(location, options))
         if not path.is_dir():
             raise NotAStoreError(f"{url}: no such file or directory")
         return cls(url, None, path)

@@ -1,6 +1,7 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,11 @@ import icechunk
 from zarr.abc.store import Store as ZarrStore
 
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StaleError, StorageError, TagError
-from vczstore.stores import Snapshot, local_path, objects, real_path
+from vczstore.locations import local_path, parse, real_path
+from vczstore.stores import Snapshot, objects
 from vczstore.stores.edits import Edit
 from vczstore.stores.journal import Saved
-from vczstore.stores.objects import Location, reason
+from vczstore.stores.objects import Remote, reason
 from vczstore.stores.replacing import delete_half_written
 from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
@@ -89,6 +91,7 @@ class IcechunkStore:
             manifest that it touches: split along the samples axis, an append rewrites the last one and adds
             its own, whatever the size of the store.
         """
+        _require_writable(url)
         storage, folder = _storage(url, options)
         dimension = icechunk.ManifestSplitDimCondition.DimensionName("^samples$")
         condition = icechunk.ManifestSplitCondition
@@ -145,6 +148,7 @@ class IcechunkStore:
 
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Begin one commit."""
+        _require_writable(self.label)
         began = self._last_update()
         session = self.repository.writable_session(self.branch)
         operation = _operation(self.repository.lookup_snapshot(session.snapshot_id))
@@ -493,6 +497,7 @@ class IcechunkStore:
 
     def lock(self) -> Any:
         """What serialises commits where the storage does not."""
+        _require_writable(self.label)
         if self.folder is None:
             return nullcontext()
         from filelock import FileLock
@@ -678,19 +683,33 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
     if "ICECHUNK_LOG" not in os.environ:
         # its warning about commits at once on a local file system is answered by the lock
         icechunk.set_logs_filter("error")
-    path = local_path(url)
-    if path is not None:
-        folder = real_path(path)
+    location = parse(url)
+    if location.path is not None:
+        folder = real_path(location.path)
         for entry in folder.iterdir() if folder.is_dir() else ():
             # icechunk would read it to its end, and let nobody interrupt it
             if entry.is_fifo() or entry.is_char_device() or entry.is_socket():
                 raise StorageError(f"{url}: {entry.name} is a pipe or a device, where there should be a file")
         return icechunk.local_filesystem_storage(str(folder)), folder
-    location = Location.of(url, options)
-    if location is None:
-        scheme = url.partition("://")[0]
-        raise OptionError(f"{url}: no Icechunk storage for {scheme}://; use a path, s3://, gs:// or az://")
-    return location.icechunk(), None
+    remote = Remote.of(location, options)
+    if remote is None:
+        raise OptionError(f"{url}: no Icechunk storage for {location.kind}://; use a path, s3://, gs:// or az://")
+    return remote.icechunk(), None
+
+
+def _require_writable(label: str) -> None:
+    """
+    Refuse keys on S3 under which Icechunk 2.3 writes wrongly.
+
+    For each change of a repository it copies an object, and names it in the header ``x-amz-copy-source`` as it is,
+    where S3 takes a percent-encoded name (API reference, CopyObject): ``a%20b`` would be a copy of what is in ``a b``.
+    """
+    location = parse(label)
+    wrong = re.search("[%#?+]|[^ -~]", location.key) if location.kind == "s3" else None
+    if wrong is not None:
+        raise OptionError(
+            f"{label}: Icechunk cannot write where an S3 key has {wrong[0]!r} in it; copy the repository to another key"
+        )
 
 
 def _runtime() -> icechunk.RepositoryConfig:

@@ -27,7 +27,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from vczstore.stores import Transaction, local_path, real_path
+from vczstore.locations import local_path, parse, real_path
+from vczstore.stores import Transaction
 
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkTransaction
@@ -98,8 +99,8 @@ class Journal:
         place = None if folder is None else local_path(folder)
         if place is None:
             return cls(None, about)
-        here = local_path(url)
-        store = url.partition("?")[0].rstrip("/") if here is None else str(real_path(here))
+        location = parse(url)
+        store = location.url if location.path is None else str(real_path(location.path))
         name = hashlib.blake2b(f"{os.geteuid()} {store}".encode(errors="surrogateescape"), digest_size=8).hexdigest()
         return cls(place / f"vczstore-{name}.journal", about)
 

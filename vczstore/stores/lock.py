@@ -27,13 +27,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.stores import Place, local_path, real_path
+from vczstore.locations import Location, parse, real_path
+from vczstore.stores import Place
 from vczstore.stores.objects import BACKOFF, object_store
 
 SUFFIX = ".vczstore-job.lock"
@@ -90,12 +91,12 @@ def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool, watch:
     MissingDependencyError
         If obstore is not installed.
     """
-    path = local_path(url)
-    if path is not None:
-        with _hold_file(url, real_path(path), wait) as held:
+    location = parse(url)
+    if location.path is not None:
+        with _hold_file(url, real_path(location.path), wait) as held:
             yield held
         return
-    lease = _Lease.beside(url, storage_options)
+    lease = _Lease.beside(location, storage_options)
     try:
         lease.acquire(wait, watch)
         yield lease
@@ -232,15 +233,12 @@ class _Lease:
     renewing: threading.Thread | None = None
 
     @classmethod
-    def beside(cls, url: str, options: Mapping[str, Any]) -> "_Lease":
-        """The lease of the store at a URL. The lease of a whole bucket is within it."""
-        url = url.partition("?")[0].rstrip("/")  # a query may carry a token
-        scheme, _, rest = url.partition("://")
-        parent, slash, name = rest.rpartition("/")
-        folder = f"{scheme}://{parent if slash else rest}"
+    def beside(cls, location: Location, options: Mapping[str, Any]) -> "_Lease":
+        """The lease of the store at a place. The lease of a whole bucket is within it."""
+        parent, _, name = location.key.rpartition("/")
         # who does not get through for a TTL has lost the lease: no use in trying longer
-        objects = object_store(folder, options, patience=TTL)
-        return cls(url, objects, f"{name if slash else ''}{SUFFIX}")
+        objects = object_store(replace(location, key=parent), options, patience=TTL)
+        return cls(location.url, objects, f"{name}{SUFFIX}")
 
     def acquire(self, wait: bool, watch: bool = False) -> None:
         """Get the lease, and begin to renew it."""

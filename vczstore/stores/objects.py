@@ -6,17 +6,15 @@ a task runs, so that nothing that is pickled or shown holds any.
 
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from fnmatch import fnmatchcase
-from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, Literal, cast
 
 from vczstore.credentials import NO_CREDENTIALS, is_credential, is_credential_name
 from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
+from vczstore.locations import OBJECT_STORES, Location, literal, parse, real_path, split_glob
 
 RETRIES = 8
 """How often a request is made again: after 429 and 5xx, after a reset connection, and after a timeout."""
@@ -54,61 +52,52 @@ _ENDPOINTS: dict[Kind, tuple[str, ...]] = {
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
 """Where the environment says it."""
-_AZURE_HOSTS = (".blob.core.windows.net", ".dfs.core.windows.net")
 
 
 @dataclass(frozen=True)
-class Location:
+class Remote:
     """
-    A place in an object store.
+    A place in an object store, and what reaches it.
 
     Attributes
     ----------
-    kind
-        Whose it is.
-    bucket
-        The bucket; on Azure, the container.
-    prefix
-        What all names in it begin with, without slashes around it.
+    location
+        The place.
     options
         The options that reach it, in our own words.
     """
 
-    kind: Kind
-    bucket: str
-    prefix: str
+    location: Location
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, url: str, options: Mapping[str, Any]) -> "Location | None":
+    def of(cls, location: Location, options: Mapping[str, Any]) -> "Remote | None":
         """
-        What a URL names: ``s3://``, ``gs://``, ``az://`` or ``https://ACCOUNT.blob.core.windows.net/``.
-
-        None for other URLs.
+        A place in an object store; None if a location is none.
 
         Raises
         ------
         OptionError
             If an option does not exist, has a value that it cannot have, or is a credential.
 
-        >>> Location.of("s3://bucket/cohort/a.vcz", {"endpoint_url": "http://host:9000"})
-        Location(kind='s3', bucket='bucket', prefix='cohort/a.vcz', options={'endpoint': 'http://host:9000'})
+        >>> Remote.of(parse("s3://bucket/a.vcz"), {"endpoint_url": "http://host:9000"}).options
+        {'endpoint': 'http://host:9000'}
         """
-        refuse_credentials(url, options)
-        parts = _parts(url)
-        bucket, prefix = parts.netloc, parts.path.strip("/")
-        kind: Kind
-        match parts.scheme:
-            case "s3" | "gs" | "az":
-                kind = parts.scheme
-            case "https" if bucket.endswith(_AZURE_HOSTS):
-                kind, options = "az", {**options, "account": bucket.partition(".")[0]}
-                bucket, _, prefix = prefix.partition("/")
-            case _:
-                return None
-        if not bucket:
-            raise OptionError(f"{url}: names no {'container' if kind == 'az' else 'bucket'}; put it after the //")
-        return cls(kind, bucket, prefix, _checked(url, kind, options))
+        refuse_credentials(location.url, options)
+        if location.kind not in OBJECT_STORES:
+            return None
+        checked = _checked(location.url, cast("Kind", location.kind), options)
+        if location.account is not None and checked.setdefault("account", location.account) != location.account:
+            raise OptionError(
+                f"{location.url}: is of the account {location.account}, not {checked['account']} as the storage "
+                "option account has it; leave the option out"
+            )
+        return cls(location, checked)
+
+    @property
+    def kind(self) -> "Kind":
+        """Whose it is."""
+        return cast("Kind", self.location.kind)
 
     def obstore(self, patience: float) -> Any:
         """Open it with obstore; requests are made again for so many seconds."""
@@ -121,8 +110,8 @@ class Location:
         client = client_options() | ({} if allow_http is None else {"allow_http": allow_http})
         make = {"s3": stores.S3Store, "gs": stores.GCSStore, "az": stores.AzureStore}[self.kind]
         return make(
-            self.bucket,
-            prefix=self.prefix or None,
+            self.location.root,
+            prefix=self.location.key or None,
             client_options=client,
             retry_config=retry_config(patience),
             **config,
@@ -132,6 +121,7 @@ class Location:
         """Icechunk's storage of it."""
         import icechunk
 
+        bucket, prefix = self.location.root, self.location.key
         options = {"from_env": True, **self.options}
         if options.pop("anonymous", False):
             options.update(from_env=None, anonymous=True)
@@ -140,8 +130,8 @@ class Location:
             options.pop(name, None)
         if self.kind == "s3":
             return icechunk.s3_storage(
-                bucket=self.bucket,
-                prefix=self.prefix,
+                bucket=bucket,
+                prefix=prefix,
                 endpoint_url=endpoint,
                 allow_http=bool(allow_http),
                 # servers of one's own have no name for each bucket
@@ -152,16 +142,16 @@ class Location:
         config = {} if allow_http is None else {"allow_http": str(allow_http).lower()}
         if self.kind == "gs":
             config |= {"google_base_url": endpoint} if endpoint else {}
-            return icechunk.gcs_storage(bucket=self.bucket, prefix=self.prefix, config=config or None, **options)
+            return icechunk.gcs_storage(bucket=bucket, prefix=prefix, config=config or None, **options)
         config |= {"azure_storage_endpoint": endpoint} if endpoint else {}
         account = options.pop("account", None) or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
         if not account:
             raise OptionError(
-                f"az://{self.bucket}/{self.prefix}: names no account; give --storage-option account=NAME, "
+                f"{self.location.url}: names no account; give --storage-option account=NAME, "
                 "or AZURE_STORAGE_ACCOUNT_NAME in the environment"
             )
         return icechunk.azure_storage(
-            account=account, container=self.bucket, prefix=self.prefix, config=config or None, **options
+            account=account, container=bucket, prefix=prefix, config=config or None, **options
         )
 
     @property
@@ -192,34 +182,11 @@ def _checked(url: str, kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def refuse_credentials(url: str, options: Mapping[str, Any]) -> None:
-    """Raise an `OptionError` if a URL or an option holds a credential; it does not say which."""
-    if is_credential(url):
-        rest = url.partition("?")[0].rpartition("@")[2]
-        raise OptionError(f"{'a URL' if is_credential(rest) else f'the URL of {rest}'}: {NO_CREDENTIALS}")
+    """Raise an `OptionError` if an option is a credential; it does not say which. `parse` looks at URLs."""
     for name, value in options.items():
         if is_credential_name(name) or is_credential(str(value)):
             shown = "" if is_credential(name) else f" {name}"
             raise OptionError(f"{url}: the storage option{shown}: {NO_CREDENTIALS}")
-
-
-def scheme(place: object) -> str | None:
-    """
-    What kind of place elsewhere a URL names; None for this machine, and for what is open already.
-
-    >>> scheme("s3://bucket/a"), scheme("https://me.blob.core.windows.net/a"), scheme("a.vcz")
-    ('s3', 'az', None)
-    """
-    parts = _parts(place) if isinstance(place, str) and "://" in place else None
-    if parts is None or parts.scheme == "file":
-        return None
-    return "az" if parts.netloc.endswith(_AZURE_HOSTS) else parts.scheme
-
-
-def _parts(url: str) -> SplitResult:
-    try:
-        return urlsplit(url)
-    except ValueError as error:
-        raise OptionError(f"{url}: is no URL ({error})") from None
 
 
 def client_options() -> dict[str, Any]:
@@ -238,13 +205,13 @@ def retry_config(patience: float) -> dict[str, Any]:
     }
 
 
-def object_store(url: str, options: Mapping[str, Any], *, patience: float | None = None) -> Any:
+def object_store(place: str | Location, options: Mapping[str, Any], *, patience: float | None = None) -> Any:
     """
-    Open what lies under a URL with obstore.
+    Open what lies somewhere with obstore.
 
     Parameters
     ----------
-    url, options
+    place, options
         Where it is.
     patience
         After how many seconds a request is not made again; `PATIENCE` by default.
@@ -257,38 +224,37 @@ def object_store(url: str, options: Mapping[str, Any], *, patience: float | None
         If obstore is not installed.
     """
     patience = PATIENCE if patience is None else patience
+    location = parse(place) if isinstance(place, str) else place
     try:
-        location = Location.of(url, options)
-        if location is not None:
-            return location.obstore(patience)
-        store = require("obstore.store", "obstore")
-        if "://" in url and not url.startswith(("file:", "memory:")):
-            return store.from_url(
-                url, client_options=client_options(), retry_config=retry_config(patience), **dict(options)
-            )
-        return store.from_url(url, **dict(options))
+        remote = Remote.of(location, options)
+        if remote is not None:
+            return remote.obstore(patience)
+        stores = require("obstore.store", "obstore")
+        if location.path is not None:
+            return stores.LocalStore(real_path(location.path))
+        if location.kind == "memory":
+            return stores.from_url(location.url, **dict(options))
+        client, retry = client_options(), retry_config(patience)
+        return stores.from_url(location.url, client_options=client, retry_config=retry, **dict(options))
     except VczstoreError:
         raise
     except Exception as error:  # obstore's own errors, whose classes differ by version
-        raise OptionError(f"{url}: obstore cannot open it ({reason(error)})") from error
+        raise OptionError(f"{location.url}: obstore cannot open it ({reason(error)})") from error
 
 
-def is_glob(url: str) -> bool:
-    """Whether the last part of a URL in an object store has ``*`` or ``?`` in it."""
-    return scheme(url) in EXTRAS and re.search(r"[*?]", url.rpartition("/")[2]) is not None
-
-
-def find(url: str, options: Mapping[str, Any]) -> list[str]:
+def find(pattern: str, options: Mapping[str, Any]) -> list[str]:
     """
     List what a glob in the last part of a URL finds, sorted: folders only, since that is what stores are.
 
-    As in local globs, names that begin with a dot are left out.
+    As in local globs, names that begin with a dot are left out. What is no such glob stands for itself.
     """
-    folder, _, pattern = url.rpartition("/")
-    top = object_store(folder, options)
-    found = require("obstore", "obstore").list_with_delimiter(top)["common_prefixes"]
-    names = sorted(name.rstrip("/").rpartition("/")[2] for name in found)
-    return [f"{folder}/{name}" for name in names if fnmatchcase(name, pattern) and not name.startswith(".")]
+    glob = split_glob(pattern)
+    if glob is None:
+        return [literal(pattern)]
+    folder, matches = glob
+    listed = require("obstore", "obstore").list_with_delimiter(object_store(folder, options))["common_prefixes"]
+    names = sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
+    return [folder.child(name).url for name in names if matches.match(name) and not name.startswith(".")]
 
 
 @contextmanager

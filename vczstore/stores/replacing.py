@@ -44,7 +44,8 @@ from zarr.storage import LocalStore
 
 from vczstore.arrays import link_file
 from vczstore.errors import ConflictError, OptionError, StorageError
-from vczstore.stores import Place, Store, local_path, open_store, real_path
+from vczstore.locations import local_path, real_path
+from vczstore.stores import Place, Store, open_store
 from vczstore.stores.edits import Edit
 from vczstore.stores.lock import JobLock, job_lock
 from vczstore.stores.objects import reason
