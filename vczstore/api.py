@@ -62,6 +62,8 @@ class Options:
     storage_options
         What reaches an object store: ``region``, ``endpoint``, ``anonymous``, ``allow_http`` and others, for the
         store and for sources of the same kind. Never credentials.
+    source_storage_options
+        The same for sources alone, such as those of another server. Where given, sources take no `storage_options`.
     impl
         ``cubed``; ``zarr``, which is plain and slow; or ``xarray``, which goes through xarray and cubed-xarray.
     executor
@@ -84,6 +86,7 @@ class Options:
 
     backend_storage: str | None = None
     storage_options: Mapping[str, Any] | None = None
+    source_storage_options: Mapping[str, Any] | None = None
     impl: str = "cubed"
     executor: str = "threads"
     max_workers: int | None = None
@@ -155,7 +158,7 @@ class Options:
 
     def for_store(self, store: Place, sources: Sequence[Place]) -> "Options":
         """The options without those that are for the sources alone, since the store is on this machine."""
-        mine = scheme(store) or not any(map(scheme, sources))
+        mine = scheme(store) or self.source_storage_options or not any(map(scheme, sources))
         return self if mine else replace(self, storage_options=None)
 
     def sources(self, store: Place, sources: Sequence[Place]) -> list[Vcz]:
@@ -163,13 +166,26 @@ class Options:
         Open what comes into a store.
 
         Storage options reach the sources in object stores of the store's kind too; those of every kind if the store
-        is on this machine.
+        is on this machine. Where sources have options of their own, they take these alone.
+
+        Raises
+        ------
+        OptionError
+            If there are options of sources, and all sources are on this machine.
         """
+        if sources and self.source_storage_options and not any(map(scheme, sources)):
+            raise OptionError(f"{sources[0]}: a local source takes no storage options")
         return [open_store(s, storage_options=self.options_of(s, store)).open() for s in sources]
 
     def options_of(self, source: Place, store: Place) -> Mapping[str, Any]:
-        """The storage options that reach a source. fsspec's are no others'."""
-        mine, theirs = scheme(store), scheme(source)
+        """The storage options that reach a source."""
+        if self.source_storage_options and scheme(source) is not None:
+            return self.source_storage_options
+        return self.shared(source, store)
+
+    def shared(self, place: Place, store: Place) -> Mapping[str, Any]:
+        """The store's options where they reach another place too. fsspec's are no others'."""
+        mine, theirs = scheme(store), scheme(place)
         reach = theirs is not None and mine in (None, theirs) and self.backend_storage != "fsspec"
         return (self.storage_options or {}) if reach else {}
 
@@ -389,7 +405,7 @@ def normalise(
     allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields
         As in `append`.
     options
-        See `Options`; ``backend_storage`` is that of `out`.
+        See `Options`; ``backend_storage`` is that of `out`, and `storage_options` are those of the store and `out`.
 
     Raises
     ------
@@ -407,7 +423,8 @@ def normalise(
     if opts.impl == "xarray":
         raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
     with plain_errors(url):
-        ours, theirs = opts.sources(url, [store, source])
+        ours = open_store(store, storage_options=opts.shared(store, url)).open()
+        (theirs,) = opts.sources(url, [source])
         place = new_store(
             url,
             OPERATION,
@@ -783,7 +800,7 @@ def plan_compact(store: Place, output: str | Path | None = None, **options: Any)
             return compile_compact(place, place.open(), opts.memory)
         url = os.fspath(output)
         vcz = opts.for_store(store, [url]).store(store).open()
-        place = new_store(url, "compact", storage_options=opts.options_of(url, store), samples_chunks=1)
+        place = new_store(url, "compact", storage_options=opts.shared(url, store), samples_chunks=1)
         return compile_compacted_copy(place, vcz, opts.memory)
 
 

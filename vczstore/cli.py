@@ -88,6 +88,16 @@ _STORE = (
         "same kind. Never credentials. VALUE is read as JSON where it is JSON. Repeatable.",
     ),
 )
+_SOURCES = (
+    click.option(
+        "--source-storage-option",
+        "source_storage_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_storage_options,
+        help="The same for the sources alone, which then take no --storage-option. Repeatable.",
+    ),
+)
 _PROGRESS = click.option(
     "-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"
 )
@@ -331,7 +341,7 @@ _HARMONISE = (
     metavar="N",
     help="How many variants a chunk has.  [default: the sources' longest, or 1,000]",
 )
-@_options(_STORE, _TASKS, _OUTPUT)
+@_options(_STORE, _SOURCES, _TASKS, _OUTPUT)
 def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Make a store without samples, over the variants of one or more VCZs.
 
@@ -352,7 +362,7 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 @click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
 @_RECOMPUTE
 @_REPLANS
-@_options(_HARMONISE, _STORE, _RUN, _OUTPUT)
+@_options(_HARMONISE, _STORE, _SOURCES, _RUN, _OUTPUT)
 def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Append the samples of one or more VCZs, in their order.
 
@@ -369,7 +379,7 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.argument("store")
 @click.argument("source")
 @click.argument("out")
-@_options(_HARMONISE, _STORE, _RUN, _OUTPUT)
+@_options(_HARMONISE, _STORE, _SOURCES, _RUN, _OUTPUT)
 def normalise(store: str, source: str, out: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Express a VCZ over the variants and alleles of a store, as a store of its own.
 
@@ -387,7 +397,7 @@ def normalise(store: str, source: str, out: str, progress: bool | None, as_json:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @_RECOMPUTE
 @_REPLANS
-@_options(_STORE, _RUN, _OUTPUT)
+@_options(_STORE, _SOURCES, _RUN, _OUTPUT)
 def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Replace samples of a store by those of one or more VCZs."""
     from vczstore import api
@@ -632,7 +642,7 @@ def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> 
 @click.argument("source")
 @click.argument("store")
 @click.option("--overwrite", is_flag=True, help="Replace what the repository holds. Its history stays.")
-@_options(_STORE, _RUN, _OUTPUT)
+@_options(_STORE, _SOURCES, _RUN, _OUTPUT)
 def copy_store_to_icechunk(source: str, store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Copy a VCZ on plain Zarr into an Icechunk repository."""
     from vczstore import api

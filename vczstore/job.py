@@ -300,6 +300,7 @@ def _options(job: Job) -> Options:
     return Options(
         backend_storage=job.store.backend_storage,
         storage_options=job.store.storage_options,
+        source_storage_options=job.source_storage_options,
         allowed_mem=job.allowed_mem,
         reserved_mem=job.reserved_mem,
         work_dir=job.work_dir,

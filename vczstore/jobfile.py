@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
@@ -538,6 +538,12 @@ class _JobFile(_Model):
         description="The VCZ that is edited.",
         examples=["cohort.icechunk", {"url": "s3://bucket/cohort", "backend-storage": "icechunk"}],
     )
+    source_storage_options: _Options = Field(
+        default_factory=dict,
+        description="What reaches sources in object stores, if that is not what reaches the store: with any of these, "
+        "sources take none of the store's. Never credentials.",
+        examples=[{"region": "us-east-1", "anonymous": True}],
+    )
     executor: Annotated[
         ExecutorSpec,
         BeforeValidator(
@@ -588,6 +594,8 @@ class Job:
         The job file, ``-`` for standard input.
     store, executor, steps
         What is edited, by what, and how. Globs are not expanded, files of sample IDs not read.
+    source_storage_options
+        What reaches the sources, if that is not what reaches the store.
     max_workers, allowed_mem, reserved_mem, work_dir
         As in `vczstore.api.Options`, sizes in bytes; None where neither the job nor its executor file says.
     """
@@ -600,6 +608,7 @@ class Job:
     reserved_mem: int | None
     work_dir: str | None
     steps: tuple[Step, ...]
+    source_storage_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 # ---- public functions -----------------------------------------------------------------------
@@ -643,6 +652,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         reserved_mem=machines.reserved_mem if said.reserved_mem is None else said.reserved_mem,
         work_dir=machines.work_dir if said.work_dir is None else _resolve(file.folder, said.work_dir),
         steps=tuple(_resolve_step(file.folder, step.what) for step in said.steps),
+        source_storage_options=said.source_storage_options,
     )
 
 
