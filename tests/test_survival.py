@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import icechunk
@@ -146,21 +147,29 @@ def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, nam
 def test_a_killed_writer_of_icechunk_leaves_a_file_that_nothing_lists(tmp_path: Path) -> None:
     """Which is why it is looked for by its name, which is that of Icechunk's and obstore's common storage."""
     script = """if True:
-        import icechunk, sys, threading, os, zarr
+        import icechunk, sys, zarr
         repository = icechunk.Repository.create(icechunk.local_filesystem_storage(sys.argv[1]))
         store = repository.writable_session("main").store
         group = zarr.create_group(store)
         array = group.create_array("a", shape=(4, 2**25), chunks=(1, 2**25), dtype="u1", compressors=None)
-        threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), 9)).start()
         while True:
             array[...] = 1
     """
+    left: list[Path] = []
     for attempt in range(40):
         store = tmp_path / f"store{attempt}"
-        subprocess.run([sys.executable, "-c", script, store, "0.2"], check=False, timeout=60)
+        writer = subprocess.Popen([sys.executable, "-c", script, store])
+        try:
+            deadline = time.monotonic() + 60
+            while not any((store / "chunks").glob("*#*")) and time.monotonic() < deadline:
+                time.sleep(0.001)
+        finally:
+            writer.kill()
+            writer.wait()
         left = list((store / "chunks").glob("*#*"))
-        if left:
+        if left:  # else it was finished before the signal came
             break
+    assert left
     assert list(half_written(store)) == left
     listed = [found["path"] for page in obstore.list(obstore.store.LocalStore(store)) for found in page]
     assert [path for path in listed if "#" in path] == []
