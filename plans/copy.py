@@ -39,7 +39,7 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
         What a task may use.
     """
     operation = "copy-store-to-icechunk"
-    source.require_whole(operation)
+    source.require_whole(operation, edited=False)
     writes = tuple(CopyArray.of(operation, name, array, 3, memory) for name, array in source.arrays.items())
     root = {"zarr_format": 3, "node_type": "group", "attributes": dict(source.attributes)}
     documents = {f"{w.name}/zarr.json": arrays.documents(w.target.metadata)["zarr.json"] for w in writes}

@@ -85,7 +85,7 @@ def compile_create(
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose variants come in")
     for source in sources:
-        source.require_whole(OPERATION)
+        source.require_whole(OPERATION, edited=False)
     attributes, tables = _attributes(sources), _tables(sources)
     lengths = chunk_lengths(sources)
     sites, chunk = _sites(sources), variants_chunk or lengths[VARIANTS]

@@ -28,7 +28,18 @@ from plans.vectors import n_genotypes
 from plans.views import Padded, View
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, OptionError
-from vczstore.vcz import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, fill_value, listing, missing_value, samples_axis
+from vczstore.vcz import (
+    SAMPLE_ID,
+    SAMPLES,
+    VARIANTS,
+    Vcz,
+    dimensions,
+    fill_value,
+    has_missing_value,
+    listing,
+    missing_value,
+    samples_axis,
+)
 
 HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
 """Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""
@@ -329,6 +340,11 @@ def _check_field(
         raise IncompatibleError(
             f"{operation}: {name} of {source.label} has dimensions {names}, and only (variants, samples, ...) can "
             f"be harmonised; {_way_out(name)}"
+        )
+    if not has_missing_value(ours) and (findings.counts["variants absent"] or not findings.same_alleles):
+        raise IncompatibleError(
+            f"{operation}: {name} of {source.label} has dtype {ours.dtype}, which has no missing value for where the "
+            "source lacks variants or alleles; make the source with the store's"
         )
     is_numbers = name in ALLELE_NUMBERS
     if is_numbers and findings.most_alleles - 1 > np.iinfo(ours.dtype).max:

@@ -61,7 +61,7 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
             near = get_close_matches(field[:40], FIELDS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(FIELDS)}"
             raise OptionError(f"{operation}: no field {field[:40]!r}; {hint}")
-    store.require_whole(operation)
+    store.require_whole(operation, edited=False)
     for name, names in NEEDED.items():
         found = dimensions(store.arrays[name]) if name in store.arrays else None
         if found != names:

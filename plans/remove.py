@@ -16,10 +16,20 @@ from plans.anew import Anew, ColumnReader
 from plans.columns import Columns, chunk_regions
 from plans.stale import samples_change
 from vczstore import arrays
-from vczstore.errors import SampleError
+from vczstore.errors import IncompatibleError, SampleError
 from vczstore.stores import Store
 from vczstore.stores.edits import SetItems
-from vczstore.vcz import REMOVED, SAMPLE_ID, TEXT, Vcz, listing, missing_value, positions_of, samples_axis
+from vczstore.vcz import (
+    REMOVED,
+    SAMPLE_ID,
+    TEXT,
+    Vcz,
+    has_missing_value,
+    listing,
+    missing_value,
+    positions_of,
+    samples_axis,
+)
 
 if TYPE_CHECKING:
     import cubed
@@ -59,6 +69,12 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
             f"{operation}: {SAMPLE_ID} of {store.label} has dtype {ids.dtype}, in which the ID of a removed sample "
             "cannot be empty; write it as strings first"
         )
+    for name, array in store.samples_arrays.items():
+        if not has_missing_value(array):
+            raise IncompatibleError(
+                f"{operation}: {name} of {store.label} has dtype {array.dtype}, which has no missing value that could "
+                "take the place of a sample's; delete the array, or store it as numbers or strings"
+            )
     blanked = store.sample_ids.copy()
     blanked[positions] = REMOVED
     writes = tuple(

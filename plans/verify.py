@@ -27,6 +27,7 @@ from vczstore.vcz import (
     VARIANTS,
     Vcz,
     dimensions,
+    has_missing_value,
     listing,
     missing_value,
     samples_axis,
@@ -165,7 +166,9 @@ def data_scans(vcz: Vcz) -> list[Scan]:
         removed = np.empty(0, dtype="i8")  # which chunk it is will be seen
     alleles = vcz.arrays.get("variant_allele")
     n_alleles = alleles.shape[1] if alleles is not None and alleles.ndim == 2 else None
-    regular = {name: array for name, array in vcz.arrays.items() if arrays.has_regular_grid(array)}
+    regular = {
+        name: array for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if arrays.has_regular_grid(array)
+    }
     scans = [Scan(Outside(tuple(regular.items())).look, len(regular), 1, 0)]
     for name, array in regular.items():
         axis = samples_axis(array)
@@ -185,7 +188,8 @@ def data_scans(vcz: Vcz) -> list[Scan]:
 
 def metadata_damages(vcz: Vcz) -> list[Damage]:
     """What metadata and sample IDs tell."""
-    return [*length_damages(vcz), *_fields(vcz), *_samples(vcz), *consolidated_damages(vcz)]
+    inner = [Damage(path, None, why) for path, why in vcz.out_of_reach.items() if path in vcz.inner]
+    return [*length_damages(vcz), *_fields(vcz), *inner, *_samples(vcz), *consolidated_damages(vcz)]
 
 
 def length_damages(vcz: Vcz) -> Iterator[Damage]:
@@ -213,10 +217,12 @@ def _fields(vcz: Vcz) -> Iterator[Damage]:
     for name, array in vcz.arrays.items():
         names, kind = dimensions(array), array.dtype.kind
         begin = next((dims for prefix, dims in BEGINS.items() if name.startswith(prefix)), ())
-        kinds, dims = FIXED.get(name, (FIELD_KINDS, None))
+        kinds, dims = FIXED.get(name, (FIELD_KINDS if begin else kind, None))
         if kind not in kinds:
             yield Damage(name, None, f"has dtype {array.dtype}, which VCF Zarr does not have for it")
-        if len(names) != array.ndim or None in names:
+        if name in vcz.out_of_reach:
+            yield Damage(name, None, vcz.out_of_reach[name])
+        elif len(names) != array.ndim or None in names:
             yield Damage(name, None, "has dimensions without a name")
         elif len(set(names)) < len(names):
             yield Damage(name, None, f"has dimensions {names}, one of them twice")
@@ -385,8 +391,12 @@ def _is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
             return np.isnan(values)
         case "b" | "u":
             return np.asarray(values == missing_value(name, array))
+        case "M" | "m":
+            return np.isnat(values)
         case "S" | "O":
             return np.asarray((values == b".") | (values == b""))
+        case _ if not has_missing_value(array):
+            return np.zeros(values.shape, dtype=bool)
         case _:
             return np.asarray((values == ".") | (values == ""))
 

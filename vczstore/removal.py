@@ -38,7 +38,7 @@ from vczstore.sizes import human_size
 from vczstore.stores import Place, Store
 from vczstore.stores.everything import Objects
 from vczstore.stores.replacing import folder_of, half_written, leftovers
-from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, missing_value, samples_axis
+from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, has_missing_value, listing, missing_value, samples_axis
 
 SHORT = 4
 """IDs of fewer bytes are not looked for in bytes."""
@@ -264,12 +264,19 @@ class _Look:
 
     def at_present(self, vcz: Vcz) -> None:
         """Look at the store as it is now: sample IDs, strings, and the values of removed samples."""
-        names = [name for name, array in vcz.arrays.items() if self._in_strings(array)]
+        names = [name for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if self._in_strings(array)]
         if names:
             self.reasons.append(f"an ID is in the strings of {_n(names, 'array')}: {_places(map(self.shown, names))}")
         if left := len(self.ids.intersection(vcz.sample_ids.tolist())):
             self.reasons.append(
                 f"{_n(left, 'ID')} {_s(left, 'is', 'are')} in {SAMPLE_ID} now; vczstore remove {self.shown(vcz.label)}"
+            )
+        if vcz.out_of_reach:
+            self.reasons.append(
+                f"values of samples cannot be told apart in {_places(map(self.shown, vcz.out_of_reach))}: "
+                f"{_s(vcz.out_of_reach, 'it has', 'they have')} no samples dimension, or "
+                f"{_s(vcz.out_of_reach, 'lies', 'lie')} in a group within the store; vczstore verify "
+                f"{self.shown(vcz.label)} tells more"
             )
         removed = np.flatnonzero(vcz.sample_ids == REMOVED)
         values, wrong = 0, Counter[str]()
@@ -277,7 +284,7 @@ class _Look:
             if name != SAMPLE_ID:
                 for block in _values_at(array, removed):
                     values += block.size
-                    wrong[name] += int(np.count_nonzero(~_is_missing(block, missing_value(name, array))))
+                    wrong[name] += block.size - _count_missing(name, array, block)
         left_in = [name for name in wrong if wrong[name]]
         if left_in:
             self.reasons.append(
@@ -456,8 +463,16 @@ def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
             yield np.take(arrays.read(array, region), here - within.start, axis=axis)
 
 
+def _count_missing(name: str, array: AnyArray, values: np.ndarray) -> int:
+    if not has_missing_value(array):
+        return 0
+    return int(np.count_nonzero(_is_missing(values, missing_value(name, array))))
+
+
 def _is_missing(values: np.ndarray, missing: Any) -> np.ndarray:
     """Which values are missing; of single-precision floats, which are the very NaN that means it."""
+    if values.dtype.kind in "Mm":
+        return np.isnat(values)
     if values.dtype.kind != "f":
         return np.asarray(values == missing)
     if values.dtype.itemsize != 4:

@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidati
 from zarr.types import AnyArray
 
 from vczstore import arrays
-from vczstore.errors import DamagedStoreError, NotAStoreError, StorageError
+from vczstore.errors import DamagedStoreError, IncompatibleError, NotAStoreError, StorageError
 
 SAMPLES = "samples"
 VARIANTS = "variants"
@@ -34,6 +34,23 @@ TEXT = "OSTU"
 """The kinds of dtype of strings: bytes of variable and of fixed length, text of variable and of fixed length."""
 ID_KINDS = TEXT + "iu"
 """What sample IDs are read from: some converters write integers."""
+
+OF_VARIANTS = ("variant_", "contig_", "filter_", "region_index")
+"""How the names of arrays begin that VCF Zarr has for what is no sample's."""
+OF_SAMPLES = ("call_", "sample_")
+"""How the names of arrays begin whose values are samples', in VCF Zarr and in what is made of it."""
+LENGTHS = {
+    VARIANTS: ("variant_position", 0),
+    "alleles": ("variant_allele", 1),
+    "contigs": ("contig_id", 0),
+    "filters": ("filter_id", 0),
+    "ploidy": ("call_genotype", 2),
+}
+"""The array, and which of its axes, that says how long a dimension is."""
+_OTHER_DIMENSIONS = re.compile(r"alleles|alt_alleles|genotypes|region_index_\w+|local_\w+|(INFO|FORMAT)_.+_dim")
+"""Dimensions of VCF Zarr that say by their names that they are no samples; the last as bio2zarr calls them."""
+_LIKE_SAMPLES = re.compile(r"(not?_|num_)?samples?(_\w+)?", re.IGNORECASE)
+"""What others, or a slip, call the dimension of samples."""
 
 MAX_LENGTH = 10**11
 """No axis is longer: a hundred times what this is made for. To look at all that a broken shape has takes for ever."""
@@ -80,8 +97,17 @@ def missing_value(name: str, array: AnyArray) -> Any:
             return array.dtype.type(array.fill_value or 0)
         case "S" | "O":
             return STR_MISSING.encode()
+        case "M" | "m":
+            return np.array("NaT", dtype=array.dtype)[()]
+        case kind if kind not in TEXT:
+            raise IncompatibleError(f"{name} has dtype {array.dtype}, which has no missing value; leave it out")
         case _:
             return STR_MISSING
+
+
+def has_missing_value(array: AnyArray) -> bool:
+    """Whether something stands for "no value" in a field: not in complex numbers, structures and raw bytes."""
+    return array.dtype.kind in "iufbMm" + TEXT
 
 
 def fill_value(name: str, array: AnyArray) -> Any:
@@ -100,6 +126,8 @@ def fill_value(name: str, array: AnyArray) -> Any:
             return missing_value(name, array)
         case "S" | "O":
             return b""
+        case "M" | "m":
+            return missing_value(name, array)
         case _:
             return ""
 
@@ -127,6 +155,10 @@ class Vcz:
         The sample IDs of a state that a plan will leave, and that nobody can read yet; see `planned`.
     chosen
         The positions of the samples that count, None if all do; see `select`.
+    inner
+        The arrays of groups within the root group, by path. They are copied, and not edited.
+    groups
+        The attributes of these groups, by path.
     """
 
     label: str
@@ -137,6 +169,8 @@ class Vcz:
     snapshot: str | None = None
     planned_ids: np.ndarray | None = None
     chosen: np.ndarray | None = None
+    inner: Mapping[str, AnyArray] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, store: Store, label: str, *, snapshot: str | None = None) -> "Vcz":
@@ -158,21 +192,22 @@ class Vcz:
         try:
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             what = "the metadata of an array"
-            members = _members(group)
+            members, inner, groups = _members(group)
         except (GroupNotFoundError, NodeTypeValidationError, ContainsArrayError) as error:
             raise NotAStoreError(f"{label}: there is no Zarr group here; make a VCZ with vcf2zarr") from error
         except OSError as error:
             raise StorageError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
         except _NO_METADATA as error:
             raise DamagedStoreError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
-        for name, array in members.items():
+        for name, array in (*members.items(), *inner.items()):
             _check_dimensions(label, name, array)
             if max(array.shape, default=0) > MAX_LENGTH:
                 raise DamagedStoreError(
                     f"{label}: {name} has the shape {array.shape}, more than {MAX_LENGTH:,} along an axis; its "
                     "metadata are damaged, restore them from a copy"
                 )
-        vcz = cls(label, store, members, dict(group.attrs), group.metadata.zarr_format, snapshot)
+        root = dict(group.attrs)
+        vcz = cls(label, store, members, root, group.metadata.zarr_format, snapshot, inner=inner, groups=groups)
         for name in (SAMPLE_ID, "variant_position"):
             if name not in members:
                 raise NotAStoreError(f"{label}: not a VCZ, it has no array {name}; make one with vcf2zarr")
@@ -316,7 +351,52 @@ class Vcz:
             result[name] = arrays.planned(array, shape=shape)
         return result
 
-    def require_whole(self, operation: str, *, interrupted_at: int | None = None) -> None:
+    @cached_property
+    def out_of_reach(self) -> dict[str, str]:
+        """The arrays that hold samples where no operation would find them, by path, and why, for a message."""
+        left = "so what it holds of them would stay as it is"
+        found = {
+            name: f"has {_told(dimensions(array))}, and seems to hold samples, {left}; name that axis samples, or "
+            "delete the array"
+            for name, array in self.arrays.items()
+            if samples_axis(array) is None and self._seems_of_samples(name, array)
+        }
+        found |= {
+            path: f"holds samples in a group within the store, where nothing is edited, {left}; move it to the root "
+            "group, or delete it"
+            for path, array in self.inner.items()
+            if samples_axis(array) is not None or self._seems_of_samples(path.rpartition("/")[2], array)
+        }
+        return found
+
+    def _seems_of_samples(self, name: str, array: AnyArray) -> bool:
+        """
+        Whether an array without a ``samples`` dimension holds samples all the same.
+
+        By its name, by what one of its axes is called, or by the length of an axis of which nothing tells another
+        meaning: neither its name, nor that of the array, nor another array that has it beside ``samples``.
+        """
+        if name.startswith(OF_SAMPLES):
+            return True
+        names, n = dimensions(array), int(self.arrays[SAMPLE_ID].shape[0])
+        if any(_LIKE_SAMPLES.fullmatch(dimension or "") for dimension in names):
+            return True
+        if not n or name.startswith(OF_VARIANTS) or (n == 1 and VARIANTS not in names):
+            return False
+        return any(m == n and not self._is_other(d, m) for d, m in zip(names, array.shape, strict=True))
+
+    def _is_other(self, dimension: str | None, length: int) -> bool:
+        """Whether a dimension of this length is known to be another than that of the samples."""
+        if dimension is None:
+            return False
+        if dimension in LENGTHS:
+            name, axis = LENGTHS[dimension]
+            array = self.arrays.get(name)
+            return array is None or array.ndim <= axis or array.shape[axis] == length
+        beside = any(dimension in dimensions(array) for array in self.samples_arrays.values())
+        return beside or bool(_OTHER_DIMENSIONS.fullmatch(dimension))
+
+    def require_whole(self, operation: str, *, interrupted_at: int | None = None, edited: bool = True) -> None:
         """
         Check that the arrays agree on their dimensions.
 
@@ -327,12 +407,17 @@ class Vcz:
         interrupted_at
             The number of samples that the operation will reach. Arrays that have it already, from the first
             by name on, are what a stopped run of the same operation left behind, and are taken for whole.
+        edited
+            Whether samples are edited, or come from here, for which all that holds any has to be within reach.
 
         Raises
         ------
         DamagedStoreError
-            If arrays disagree on the number of samples or variants, or have two samples axes.
+            If arrays disagree on the number of samples or variants, have two samples axes, or hold samples and have
+            no such axis.
         """
+        for path, why in self.out_of_reach.items() if edited else ():
+            raise DamagedStoreError(f"{operation}: {self.label}: {path} {why}")
         lengths = {}
         for name, array in self.samples_arrays.items():
             if dimensions(array).count(SAMPLES) > 1:
@@ -389,17 +474,31 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
     return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
 
 
-def _members(group: zarr.Group) -> dict[str, AnyArray]:
-    """The arrays of a group, by name; other files that lie there are nobody's business."""
+def _members(group: zarr.Group) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
+    """The arrays of a group, those within its groups, and their attributes; other files that lie there do not count."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ZarrUserWarning)
-        members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
+        top = sorted(group.members())
+        below = [
+            (f"{name}/{path}", node)
+            for name, sub in top
+            if isinstance(sub, zarr.Group)
+            for path, node in sorted(sub.members(max_depth=None, use_consolidated_for_children=False))
+        ]
     for warning in caught:
         # zarr takes a key that a document lacks for a member that the group lacks
         name = re.match("Object at (.*) is not recognized", str(warning.message))
         if name and name[1] not in arrays.names(group.store):
             raise KeyError(f"{name[1]} is missing")
-    return members
+    members, inner = (
+        {name: arrays.planned(node) for name, node in nodes if isinstance(node, zarr.Array)} for nodes in (top, below)
+    )
+    groups = {name: dict(node.attrs) for name, node in (*top, *below) if isinstance(node, zarr.Group)}
+    return members, inner, groups
+
+
+def _told(names: tuple[str | None, ...]) -> str:
+    return "dimensions without a name" if None in names else f"dimensions {names} and no samples dimension"
 
 
 def _check_dimensions(label: str, name: str, array: AnyArray) -> None:
