@@ -184,7 +184,7 @@ def _incoming(name: str, number: int, source: Vcz, target: AnyArray, findings: F
         return cast("AnyArray", harmonise.Dropped.of(name, target, int(source.arrays[SAMPLE_ID].shape[0])))
     if findings is None or VARIANTS not in dimensions(array):
         return array
-    return cast("AnyArray", harmonise.Harmonised.of(name, array, target, number, findings))
+    return cast("AnyArray", harmonise.Harmonised.of(name, source, target, number, findings))
 
 
 def _without_dropped(

@@ -8,10 +8,9 @@ nothing changes are copied as they are.
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Container, Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations_with_replacement
 from typing import Any, cast
 from uuid import uuid4
 
@@ -21,6 +20,7 @@ from zarr.types import AnyArray
 from plans import Memory, Survey
 from plans.columns import Columns
 from plans.compatible import check_field
+from plans.in_order import DIPLOID, Field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
 from plans.order import FindRuns, site, unit_rows
@@ -44,7 +44,8 @@ from vczstore.vcz import (
 HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
 """Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""
 
-ALLELE_NUMBERS = ("call_genotype", *LOCAL_ALLELES)
+GENOTYPE = "call_genotype"
+ALLELE_NUMBERS = (GENOTYPE, *LOCAL_ALLELES)
 """Fields whose values are numbers of alleles."""
 
 
@@ -263,7 +264,8 @@ def widths(operation: str, store: Vcz, n_alleles: int, source: Vcz) -> dict[str,
     genotypes = {**_lengths(source), **old}.get("genotypes")
     if genotypes is not None:
         before = (_lengths(store) if "genotypes" in _lengths(store) else _lengths(source)).get("alleles", 1)
-        ploidy = next((p for p in range(1, 65) if n_genotypes(before, p) >= genotypes), None)
+        ploidies = range(1, 65) if before > 1 else (_ploidy(store, source),)  # one allele, one genotype
+        ploidy = next((p for p in ploidies if n_genotypes(before, p) >= genotypes), None)
         if ploidy is None or (n_genotypes(before, ploidy) != genotypes and before > 1):
             raise IncompatibleError(
                 f"{operation}: {store.label} has {genotypes} genotypes and {before} alleles, which no ploidy gives; "
@@ -271,6 +273,11 @@ def widths(operation: str, store: Vcz, n_alleles: int, source: Vcz) -> dict[str,
             )
         result["genotypes"] = max(genotypes, n_genotypes(alleles, ploidy)) if alleles > before else genotypes
     return result
+
+
+def _ploidy(*vczs: Vcz) -> int:
+    """The highest of any genotype."""
+    return max((v.arrays[GENOTYPE].shape[-1] for v in vczs if GENOTYPE in v.arrays), default=DIPLOID)
 
 
 def _lengths(vcz: Vcz) -> dict[str, int]:
@@ -456,6 +463,24 @@ class Dropped(View):
 # ---- what a field goes by -------------------------------------------------------------------
 
 
+VECTOR_BYTES = 64
+"""What it takes to look at one vector, beside its values."""
+
+
+def _read_mem(array: AnyArray | None, n_samples: int, span: int) -> int:
+    """What it takes to read the rows of a unit, of some samples."""
+    if array is None:
+        return 0
+    values = n_samples * math.prod(array.shape[2:]) * arrays.element_bytes(array)
+    return 3 * (span + 2 * arrays.outer_chunks(array)[0]) * values
+
+
+def field_of(name: str, array: AnyArray, number: str) -> Field:
+    """How the vectors of an array are put in order; `number` is what they go by."""
+    missing, fill = missing_value(name, array), fill_value(name, array)
+    return Field(number, missing, fill)
+
+
 def kind_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
     """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
     return "GT" if name in ALLELE_NUMBERS else number_of(name, array, numbers)
@@ -510,6 +535,8 @@ class Harmonised(View):
         down in the source they are, in chunks. It goes to every task, and a store can have a million units.
     span
         As that of the findings.
+    genotype
+        The source's genotypes, which tell the ploidy of each call; None if it has none.
     """
 
     name: str
@@ -517,14 +544,18 @@ class Harmonised(View):
     findings: Findings
     copied: tuple[tuple[int, int, int], ...]
     span: int
+    genotype: AnyArray | None
 
     @classmethod
-    def of(cls, name: str, source: AnyArray, target: AnyArray, number: int, findings: Findings) -> "Harmonised":
+    def of(cls, name: str, source: Vcz, target: AnyArray, number: int, findings: Findings) -> "Harmonised":
         """`target` is the array of the store as it will be."""
-        axis = samples_axis(source)
-        shape = tuple(source.shape[i] if i == axis else n for i, n in enumerate(target.shape))
+        array = source.samples_arrays[name]
+        axis = samples_axis(array)
+        shape = tuple(array.shape[i] if i == axis else n for i, n in enumerate(target.shape))
         like = arrays.planned(target, shape=shape)
-        view = cls(source, like, name, number, replace(findings, reports={}), (), findings.span)
+        by_genotype = kind_of(name, array, findings.numbers) == "G"
+        genotype = source.samples_arrays.get(GENOTYPE) if by_genotype else None
+        view = cls(array, like, name, number, replace(findings, reports={}), (), findings.span, genotype)
         return replace(view, copied=view._copied([r for r in findings.reports.values() if r.source == number]))
 
     @property
@@ -589,11 +620,14 @@ class Harmonised(View):
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""
-        chunks, size = arrays.outer_chunks(self.source), arrays.element_bytes(cast("AnyArray", self))
-        width = max(chunks[1], block[1]) * math.prod(self.source.shape[2:])
-        read = 3 * (self.span + 2 * chunks[0]) * size
-        put_in_order = self.findings.index.unit * 5 * size  # one unit after the other: its values, some times over
-        return width * (read + put_in_order + block[0] * size)
+        size = arrays.element_bytes(cast("AnyArray", self))
+        n_samples = max(arrays.outer_chunks(self.source)[1], block[1])
+        read = _read_mem(self.source, n_samples, self.span) + _read_mem(self.genotype, n_samples, self.span)
+        # one unit after the other: its values, some times over, and how many they are
+        unit = self.findings.index.unit
+        made = math.prod(self.source.shape[2:]) * (5 * unit + block[0]) * size
+        counted = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
+        return read + n_samples * (made + counted)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region: find the rows, and put in order what goes by allele."""
@@ -613,12 +647,15 @@ class Harmonised(View):
         trailing = self.like.shape[2:]
         if len(present):
             low, high = int(mine.rows[present].min()), int(mine.rows[present].max()) + 1
-            everything = (slice(None),) * len(trailing)
             read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
-            slab = read(self.source, (slice(low, high), samples, *everything))
-            if len(present) < high - low or (np.diff(mine.rows[present]) != 1).any():
-                slab = slab[mine.rows[present] - low]
-            slab = self._in_order(slab, mine, n_alleles, present)
+            wanted = mine.rows[present] - low
+            is_all = len(present) == high - low and (np.diff(wanted) == 1).all()
+
+            def rows_of(array: AnyArray) -> np.ndarray:
+                slab: np.ndarray = read(array, (slice(low, high), samples, *(slice(None),) * (array.ndim - 2)))
+                return slab if is_all else slab[wanted]
+
+            slab = self._in_order(rows_of, mine, n_alleles, present)
             if len(present) == len(mine.rows):
                 return slab
         n_samples = len(samples) if isinstance(samples, np.ndarray) else len(range(*samples.indices(self.shape[1])))
@@ -651,8 +688,11 @@ class Harmonised(View):
         haploid = [i for i, name in enumerate(self.findings.contigs) if name in self.findings.rules.haploid_contigs]
         return np.isin(contigs, haploid)
 
-    def _in_order(self, slab: np.ndarray, mine: Matches, n_alleles: np.ndarray, present: np.ndarray) -> np.ndarray:
+    def _in_order(
+        self, rows_of: Callable[[AnyArray], np.ndarray], mine: Matches, n_alleles: np.ndarray, present: np.ndarray
+    ) -> np.ndarray:
         """Put in order what goes by allele, where an allele has another number or the store has others."""
+        slab = rows_of(self.source)
         maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
         other = mine.reordered[present]
         if self.kind == "GT":
@@ -671,12 +711,19 @@ class Harmonised(View):
         if not len(changed):
             return result
         result = result.copy() if result is slab else result
+        genotype = None if self.genotype is None else rows_of(self.genotype)
         patterns = np.concatenate([n_theirs[changed, None], n_ours[changed, None], maps[changed]], axis=1)
         unique, which = np.unique(patterns, axis=0, return_inverse=True)
+        field, width = self._field, self.like.shape[-1]
         for number, (n, m, *numbers) in enumerate(unique.tolist()):
             rows = changed[which.ravel() == number]
-            result[rows] = self._reordered(slab[rows], n, m, numbers)
+            own = None if genotype is None else genotype[rows]
+            result[rows] = field.put_in_order(slab[rows], n, m, numbers, width, own)
         return result
+
+    @property
+    def _field(self) -> Field:
+        return field_of(self.name, self.source, self.kind)
 
     def _lengthened(self, slab: np.ndarray) -> np.ndarray:
         """With the last axes as long as the store's; what is cut off is fill."""
@@ -689,59 +736,3 @@ class Harmonised(View):
         both = tuple(slice(0, min(a, b)) for a, b in zip(slab.shape[2:], trailing, strict=True))
         result[(slice(None), slice(None), *both)] = slab[(slice(None), slice(None), *both)]
         return result
-
-    def _reordered(self, values: np.ndarray, n: int, m: int, numbers: Sequence[int]) -> np.ndarray:
-        """Variants with `n` alleles in the source, `m` in the store; allele i of the source is `numbers[i]` there."""
-        missing, fill = missing_value(self.name, self.source), fill_value(self.name, self.source)
-        result = np.full((*values.shape[:-1], self.like.shape[-1]), fill, dtype=values.dtype)
-        is_fill = _same(values, fill)
-        lengths = (~is_fill).sum(axis=-1)  # of each call's own vector
-        n_values = n - (self.kind == "A")
-        is_dot = (lengths == 1) & _same(values[..., 0], missing) & (self.kind == "G" or n_values != 1)
-        is_none = (lengths == 0) | is_dot
-        if self.kind in "RA":
-            first = self.kind == "A"
-            result[..., : m - first] = missing
-            for i in range(n_values):
-                result[..., numbers[i + first] - first] = values[..., i]
-        else:
-            for ploidy in np.unique(lengths[~is_none]).tolist():
-                p = next((p for p in range(1, 65) if n_genotypes(n, p) >= ploidy), 1)
-                where = lengths == ploidy
-                chosen = np.full((int(where.sum()), result.shape[-1]), fill, dtype=values.dtype)
-                chosen[:, : n_genotypes(m, p)] = missing
-                for i, genotype in enumerate(genotypes(n, p)[: values.shape[-1]]):
-                    chosen[:, genotype_number([numbers[a] for a in genotype])] = values[where][:, i]
-                result[where] = chosen
-        nothing = np.full(result.shape[-1], fill, dtype=values.dtype)
-        nothing[:1] = missing
-        result[is_none] = nothing
-        return result
-
-
-def _same(values: np.ndarray, value: Any) -> np.ndarray:
-    """Where values are this one, NaN by its payload."""
-    if values.dtype.kind == "f":
-        unsigned = np.dtype(f"u{values.dtype.itemsize}")
-        return np.asarray(values.view(unsigned) == np.asarray(value, dtype=values.dtype).view(unsigned))
-    return np.asarray(values == value)
-
-
-def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
-    """
-    All genotypes in the order of a field with Number=G (VCF 4.5, section 1.6.2).
-
-    >>> genotypes(3, 2)
-    [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)]
-    """
-    return sorted(combinations_with_replacement(range(n_alleles), ploidy), key=lambda g: g[::-1])
-
-
-def genotype_number(alleles: Sequence[int]) -> int:
-    """
-    Where a genotype is in that order.
-
-    >>> [genotype_number(g) for g in genotypes(3, 2)]
-    [0, 1, 2, 3, 4, 5]
-    """
-    return sum(math.comb(allele + i, i + 1) for i, allele in enumerate(sorted(alleles)))

@@ -88,9 +88,11 @@ def compile_normalise(
         members[name] = calls[name] = after
         axis = dimensions(array).index(SAMPLES)
         empty = tuple(0 if i == axis else n for i, n in enumerate(after.shape))
-        incoming: Any = Harmonised.of(name, array, after, 0, findings) if VARIANTS in dimensions(array) else array
+        incoming: Any = array
         if name in dropped:
             incoming = Dropped.of(name, after, source.n_samples)
+        elif VARIANTS in dimensions(array):
+            incoming = Harmonised.of(name, brought, after, 0, findings)
         part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
     # what a store remembers of itself is not the batch's

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.harmonise import HAPLOID_CONTIGS, genotype_number, genotypes
+from plans.harmonise import HAPLOID_CONTIGS
+from plans.in_order import genotype_number, genotypes
 from plans.matching import match
 from tests import cohort, vcf
 from tests.conftest import Way
@@ -222,7 +223,7 @@ def _model_calls(
                 ):
                     row[k, 0] = missing
                 elif kind == "G":
-                    ploidy = {math.comb(n + p - 1, p): p for p in (2, 1)}[len(own)]
+                    ploidy = int((source["call_genotype"][found[i], k] != -2).sum())
                     row[k, : math.comb(len(upper) + ploidy - 1, ploidy)] = missing
                     for g in itertools.combinations_with_replacement(range(n), ploidy):
                         row[k, _g(sorted(to[a] for a in g))] = given[_g(g)]
