@@ -3,7 +3,8 @@
 How many values a vector has is what the VCF specification says of its Number (4.5, section 1.6.2): one per allele (R),
 per ALT (A), or per genotype of the call's ploidy (G). The ploidy is that of the call's own genotype: converters pad
 vectors, floats even with *missing*, so how a vector is padded says nothing. Only where no allele is called does the
-length decide, as it does for ``bcftools merge``, which calls a vector that fits no ploidy an error.
+length decide: a genotype of any ploidy may be written as ``.``. A vector with more values than that is an error, as it
+is for ``bcftools merge``.
 """
 
 import math
@@ -124,8 +125,7 @@ class Field:
         if may_be_padded:
             # of fewer alleles, and padded, a vector may look the same
             by_length[(by_length > 1) & (found <= np.array(sizes)[by_length - 1])] = -1
-        is_too_long = found > np.array([*sizes, -1])[own]
-        return np.where((~is_called | is_too_long) & (by_length > 0), by_length, own)
+        return np.where(~is_called & (by_length > 0), by_length, own)
 
     def put_in_order(
         self, values: np.ndarray, n: int, m: int, numbers: Sequence[int], width: int, genotype: np.ndarray | None

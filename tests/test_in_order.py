@@ -1,0 +1,119 @@
+"""Vectors of values by allele and genotype, put in the order of other alleles: bcftools is the judge."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pysam.bcftools
+import pytest
+
+import vczstore
+from tests import cohort, vcf
+from tests.conftest import WRITTEN
+from tests.test_harmonise import calls_of
+
+HEADER = """##fileformat=VCFv4.2
+##FILTER=<ID=PASS,Description="All filters passed">
+##contig=<ID=X,length=156040895>
+##FORMAT=<ID=GT,Number=1,Type=String,Description="">
+##FORMAT=<ID=AD,Number=R,Type=Integer,Description="">
+##FORMAT=<ID=AO,Number=A,Type=Integer,Description="">
+##FORMAT=<ID=PL,Number=G,Type=Integer,Description="">
+##FORMAT=<ID=GP,Number=G,Type=Float,Description="">
+"""
+
+
+def text(samples: str, *records: str, header: str = HEADER) -> str:
+    """A VCF on contig X; a record is POS REF ALT FORMAT and calls, with spaces between them."""
+    lines = [header + "\t".join(["#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT".replace(" ", "\t"), *samples.split()])]
+    for record in records:
+        position, ref, alt, *calls = record.split()
+        lines.append("\t".join(["X", position, ".", ref, alt, ".", "PASS", ".", *calls]))
+    return "\n".join(lines) + "\n"
+
+
+def make_pair(tmp_path: Path, old: str, new: str, kind: str = "format3") -> tuple[Path, Path]:
+    """A store and a batch, converted by bio2zarr."""
+    for name, content in (("old", old), ("new", new)):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", content)
+        vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2)
+    store = tmp_path / "old.vcz"
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, tmp_path / "ice.vcz", impl="zarr")
+        store = tmp_path / "ice.vcz"
+    return store, tmp_path / "new.vcz"
+
+
+def new_calls(shown: str, samples: str) -> list[Any]:
+    """What the samples that came in have, in values that say something; GT is in all."""
+    return [(site, {s: calls[s] for s in samples.split()}) for site, calls in calls_of(shown)]
+
+
+OLD = text(
+    "A1 A2",
+    "100 A C,G GT:PL:GP 2:90,80,0:0,0.125,0.875 0/1:30,0,40,50,60,70:0,1,0,0,0,0",
+    "110 A C,G GT:PL:GP 2:90,80,0:0,0.125,0.875 0/1:30,0,40,50,60,70:0,1,0,0,0,0",
+    "120 A C GT:PL:GP 0/1:30,0,40:0.25,0.75,0 0:0,9:1,0",
+    "130 A C,G GT:AD:PL 0/1:1,2,3:30,0,40,50,60,70 0/1:1,2,3:30,0,40,50,60,70",
+    "140 A C,G GT 0/2 0/1",
+)
+BATCHES = {
+    "haploid": text(
+        "B1 B2",
+        "100 A G,C GT:PL:GP 1:70,0,60:0.125,0.75,0.125 0/1:30,0,40,50,60,70:0,0.875,0.125,0,0,0",
+        "110 A G GT:PL:GP 1:70,0:0.125,0.875 0/1:30,0,40:0,0.875,0.125",
+    ),
+    "REF alone": text("B1 B2", "120 A . GT:AD:PL:GP 0/0:9:0:1 0:8:0:1", "130 A . GT:AD:PL:GP 0/0:9:0:1 ./.:.:.:."),
+    "no vector": text(
+        "B1 B2",
+        "100 A G,C GT:AD:PL:GP 0/1:1,2,3:30,0,40,50,60,70:0,1,0,0,0,0 1/1:3,2,1:9,8,7,6,5,4:.",
+        "130 A G GT 0/1 1/1",
+        "140 A G,C GT 0/1 2/2",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_vectors_are_those_of_bcftools(tmp_path: Path, batch: str, kind: str) -> None:
+    store, source = make_pair(tmp_path, OLD, BATCHES[batch], kind)
+    have = cohort.read_vcz(source)
+    lacking = [name for name in ("AD", "PL", "GP") if f"call_{name}" not in have]
+    impl = "zarr" if kind == "format2" else "cubed"
+    vczstore.append(store, source, harmonise=True, drop_fields=lacking, impl=impl, executor="threads")
+    both = [str(tmp_path / f"{name}.vcf.gz") for name in ("old", "new")]
+    merged = pysam.bcftools.merge("--no-version", "-m", "none", *both)
+    shown = vcf.vcztools_view(store, icechunk=kind == "icechunk")
+    assert new_calls(shown, "B1 B2") == new_calls(merged, "B1 B2")
+    assert sum(len(call) for _, calls in new_calls(shown, "B1 B2") for call in calls.values()) > 4
+
+
+@pytest.mark.parametrize("impl", ["cubed", "zarr"])
+def test_vectors_of_calls_without_alleles(tmp_path: Path, impl: str) -> None:
+    """A genotype of any ploidy may be written as a point: the vector's own length says how many alleles it is of."""
+    new = text("B1 B2", "100 A G,C GT:PL .:1,2,3,4,5,6 .:1,2,3", "110 A G GT:PL ./.:1,2,3 0/.:1,2,3")
+    store, source = make_pair(tmp_path, OLD, new)
+    vczstore.append(store, source, harmonise=True, drop_fields=["AD", "GP"], impl=impl)
+    assert [calls for _, calls in new_calls(vcf.vcztools_view(store), "B1 B2")][:2] == [
+        {"B1": {"PL": "1,4,6,2,5,3"}, "B2": {"PL": "1,3,2"}},
+        {"B1": {"PL": "1,.,.,2,.,3"}, "B2": {"GT": "0/.", "PL": "1,.,.,2,.,3"}},
+    ]
+
+
+def test_a_field_without_genotypes(tmp_path: Path) -> None:
+    """Where there are no genotypes at all, the length alone tells the ploidy."""
+    old = text("A1", "100 A C,G GT:PL:GP 0/1:1,2,3,4,5,6:0,1,0,0,0,0", "110 A C,G GT:PL 0/1:1,2,3,4,5,6")
+    new = text("B1 B2", "100 A G,C GT:PL:GP 0/1:1,2,3,4,5,6:0,0,0,0.25,0.25,0.5 1:1,2,3:.", "110 A . GT:PL 0/0:7 1:.")
+    store, source = make_pair(tmp_path, old, new)
+    for place in (store, source):
+        for folder in place.glob("call_genotype*"):
+            shutil.rmtree(folder)
+    vczstore.append(store, source, harmonise=True)
+    found = cohort.read_vcz(store)
+    assert found["call_PL"][:, 1:].tolist() == [
+        [[1, 4, 6, 2, 5, 3], [1, 3, 2, -2, -2, -2]],
+        [[7, -1, -1, -1, -1, -1], [-1, -2, -2, -2, -2, -2]],
+    ]
+    assert found["call_GP"][0, 1].tolist() == [0, 0.25, 0.5, 0, 0.25, 0]
