@@ -17,11 +17,14 @@ from vczstore.vcz import REMOVED, SAMPLES, Vcz, dimensions, listing, samples_axi
 if TYPE_CHECKING:
     import cubed
 
+NOTHING = ("", ".", "0")
+"""What stands in an allele's place where there is none: of fill, of VCF, and of PLINK (.bim, columns 5 and 6)."""
 SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
 """What makes a variant the same variant."""
 BY_VARIANT = ("variants", "alleles", "alt_alleles", "genotypes")
 """Dimensions that may differ where variants are matched."""
-TABLES = ("contig_id", "filter_id")
+CONTIGS = "contig_id"
+TABLES = (CONTIGS, "filter_id")
 """What variants refer to by number."""
 
 
@@ -119,6 +122,7 @@ def check_metadata(
         for vcz in (store, source):
             if name not in vcz.arrays:
                 raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be compared")
+    check_builds(operation, [store, source])
     for name in () if harmonised else TABLES:
         _check_table(operation, store, source, name)
     _check_fields(operation, store, source, may_lack)
@@ -128,8 +132,40 @@ def check_metadata(
             check_field(operation, source.label, name, ours, theirs, harmonised)
 
 
+def check_builds(operation: str, vczs: Sequence[Vcz]) -> dict[str, int]:
+    """
+    Check that VCZs are of one reference genome: that contigs of one name have one length.
+
+    Returns
+    -------
+    dict
+        The length of each contig that has one.
+
+    Raises
+    ------
+    IncompatibleError
+        For the first contig whose lengths differ.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    for vcz in vczs:
+        for contig, length in vcz.contig_lengths.items():
+            other, label = known.setdefault(contig, (length, vcz.label))
+            if length != other:
+                raise IncompatibleError(
+                    f"{operation}: {vcz.label} has {listing([contig])} of contig_length {length}, {label} of {other}; "
+                    "all have to be of one reference genome: lift one over to the other's, and convert it again"
+                )
+    return {contig: length for contig, (length, _) in known.items()}
+
+
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
-    if name not in store.arrays or name not in source.arrays:
+    silent = [vcz.label for vcz in (store, source) if not vcz.tells(name)]
+    if len(silent) == 1 and name == CONTIGS:
+        raise IncompatibleError(
+            f"{operation}: {silent[0]} has no {name}, so which contigs its variants are on cannot be compared; make "
+            "it with vcf2zarr"
+        )
+    if silent:
         return
     ours, theirs = (list(vcz.table(name)) for vcz in (store, source))
     if ours != theirs:
@@ -252,7 +288,8 @@ class SameVariants:
             a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
             if all(_same_bytes(x, y) for x, y in zip(a, b, strict=True)):
                 return None
-        differs = _unequal_rows(*(arrays.read_normalised(array, (rows,)) for array in (ours, theirs)))
+        values = [arrays.read_normalised(array, (rows,)) for array in (ours, theirs)]
+        differs = _unequal_rows(*(map(without_nothing, values) if name == "variant_allele" else values))
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
     @property
@@ -298,10 +335,15 @@ class SameVariants:
         contig, position, alleles = (
             arrays.read_normalised(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
         )
-        names = vcz.table("contig_id") if "contig_id" in vcz.arrays else np.empty(0)
-        number, present = int(contig[0]), [str(a) for a in alleles if a != ""]
+        names = vcz.table(CONTIGS) if vcz.tells(CONTIGS) else np.empty(0)
+        number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
         name = names[number] if 0 <= number < len(names) else number
         return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}"
+
+
+def without_nothing(alleles: np.ndarray) -> np.ndarray:
+    """Alleles with an empty string where there is none, however that is written."""
+    return np.where(np.logical_or.reduce([alleles == text for text in NOTHING]), "", alleles)
 
 
 def _same_bytes(a: Any, b: Any) -> bool:

@@ -22,7 +22,7 @@ from zarr.types import AnyArray
 
 from plans import Memory, Plan, Survey
 from plans.columns import MIN_TASKS, TASK_BYTES
-from plans.compatible import SITE_FIELDS
+from plans.compatible import SITE_FIELDS, check_builds, without_nothing
 from plans.memory import SLACK, memory_message
 from plans.order import FindRuns, Runs
 from plans.sites import Merged, merge_sites, region_index, union_table
@@ -183,29 +183,19 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
     """What variants refer to by number: the contigs and filters of all sources."""
     for source in sources:
         for name in (*SITE_FIELDS, "contig_id"):
-            if name not in source.arrays:
+            if not source.tells(name):
                 raise IncompatibleError(
                     f"{OPERATION}: {source.label} has no {name}, so its variants cannot be merged; "
                     "make it anew with vcf2zarr"
                 )
     contigs, _ = union_table([s.table("contig_id").tolist() for s in sources])
     tables = {"contig_id": np.array(contigs, dtype="T")}
-    lengths: dict[str, tuple[int, str]] = {}
-    for source in sources:
-        if "contig_length" in source.arrays:
-            mine = np.asarray(arrays.read(source.arrays["contig_length"], (slice(None),))).tolist()
-            for contig, length in zip(source.table("contig_id"), mine, strict=True):
-                other, label = lengths.setdefault(contig, (length, source.label))
-                if length != other:
-                    raise IncompatibleError(
-                        f"{OPERATION}: {source.label} has {listing([contig])} of contig_length {length}, {label} of "
-                        f"{other}; the sources have to be of one reference genome"
-                    )
+    lengths = check_builds(OPERATION, sources)
     if contigs and all(contig in lengths for contig in contigs):
-        tables["contig_length"] = np.array([lengths[contig][0] for contig in contigs], dtype="i8")
+        tables["contig_length"] = np.array([lengths[contig] for contig in contigs], dtype="i8")
     filters: dict[str, str] = {}
     for source in sources:
-        if "filter_id" in source.arrays:
+        if source.tells("filter_id"):
             ids = source.table("filter_id")
             has_text = "filter_description" in source.arrays
             texts = source.table("filter_description") if has_text else [""] * len(ids)
@@ -528,6 +518,7 @@ class Union:
         """The records of the union in a range: what each of these arrays has of them, of so many alleles."""
         rows, values, merged = self.merge(i)
         found = {name: values[name][merged.first] for name in SITE_FIELDS}
+        found[ALLELE] = without_nothing(found[ALLELE])
         lengths = []
         for source, where in rows:
             sites = self.sites[source]

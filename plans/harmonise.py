@@ -19,7 +19,7 @@ from zarr.types import AnyArray
 
 from plans import Memory, Survey
 from plans.columns import Columns
-from plans.compatible import check_field
+from plans.compatible import check_builds, check_field
 from plans.in_order import DIPLOID, Field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
@@ -203,8 +203,9 @@ def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindR
     """What has to be looked up first: where the variants of each are."""
     for vcz in (store, *sources):
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
-            if name not in vcz.arrays:
+            if not vcz.tells(name):
                 raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be matched")
+    check_builds(operation, [store, *sources])
     return [FindRuns(operation, vcz, unit_rows(vcz)) for vcz in (store, *sources)]
 
 
@@ -236,6 +237,7 @@ def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, 
     findings = Findings(rules, index, reports, tuple(store.table("contig_id").tolist()), numbers_of(store))
     for i, source in enumerate(sources):
         n, first = findings.first_unmatched(i)
+        _check_some(operation, store, source, rules, n)
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
             raise IncompatibleError(
@@ -244,6 +246,22 @@ def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, 
                 "drop, or make a store that has them with vczstore create"
             )
     return findings
+
+
+def _check_some(operation: str, store: Vcz, source: Vcz, rules: Rules, n_unmatched: int) -> None:
+    """Refuse a source of which nothing would come in but samples without calls."""
+    if 0 < source.n_variants <= n_unmatched and rules.new_variants == "drop":
+        contigs = [listing(vcz.table("contig_id").tolist(), limit=5) for vcz in (source, store)]
+        raise IncompatibleError(
+            f"{operation}: all {n_unmatched:,} variants of {source.label} match none of the store, and --new-variants "
+            f"drop would leave nothing of it; its contigs are {contigs[0]}, the store's {contigs[1]}: make it over the "
+            "store's reference genome, or a store that has its variants with vczstore create"
+        )
+    if store.n_variants and not source.n_variants and rules.absent == "missing":
+        raise IncompatibleError(
+            f"{operation}: {source.label} has no variants, so all its genotypes would be missing; say --absent "
+            "reference if they are the reference, or leave it out"
+        )
 
 
 # ---- dimensions -----------------------------------------------------------------------------

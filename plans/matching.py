@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from zarr.types import AnyArray
 
+from plans.compatible import NOTHING
 from plans.memory import Memory
-from plans.order import NOTHING, Runs
+from plans.order import Runs
 from vczstore import arrays
 from vczstore.vcz import Vcz
 

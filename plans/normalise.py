@@ -39,6 +39,10 @@ CARRIED = (
 """What is taken over from the store: what its variants are, and no INFO, which speaks of its samples."""
 
 
+TABLES = ("contigs", "contig_lengths", "filters")
+"""Attributes of the root that say what the store's variants refer to by number, where it has no arrays that do."""
+
+
 def compile_normalise(
     place: Store, store: Vcz, source: Vcz, rules: Rules, memory: Memory
 ) -> Generator[Survey, list[list[Any]], Plan]:
@@ -97,6 +101,8 @@ def compile_normalise(
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
     # what a store remembers of itself is not the batch's
     attributes = {name: value for name, value in source.attributes.items() if not name.startswith("vczstore_")}
+    attributes = {name: value for name, value in attributes.items() if name not in TABLES}
+    attributes |= {name: store.attributes[name] for name in TABLES if name in store.attributes}
     told = harmonise.Told.of(findings, calls, lacking)
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return Plan(

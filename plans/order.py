@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from plans.columns import MIN_TASKS
+from plans.compatible import NOTHING
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, IncompatibleError
@@ -18,9 +19,6 @@ from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
     import cubed
-
-NOTHING = ("", ".")
-"""What stands in an allele's place where there is none."""
 
 RUN_ROWS = 2**18
 """About how many variants a task looks at, at most, to find where they are."""
@@ -84,7 +82,7 @@ class FindRuns:
         contig, position = (
             arrays.read(self.vcz.arrays[f"variant_{name}"], (rows,)).astype("i8") for name in ("contig", "position")
         )
-        outside = (contig < 0) | (contig >= self.vcz.arrays["contig_id"].shape[0]) | (position < 0)
+        outside = (contig < 0) | (contig >= self.vcz.n_contigs) | (position < 0)
         if outside.any():
             return Seen(_NONE, int(rows.start + np.argmax(outside)), None)
         is_new: np.ndarray = np.r_[True, contig[1:] != contig[:-1]]
@@ -130,7 +128,7 @@ class FindRuns:
             contig, position = (int(self._at(f"variant_{name}", row)) for name in ("contig", "position"))
             raise DamagedStoreError(
                 f"{self.operation}: variant {row} of {self.vcz.label} has the variant_contig {contig} and the "
-                f"variant_position {position}, which is nowhere on the {self.vcz.arrays['contig_id'].shape[0]} contigs "
+                f"variant_position {position}, which is nowhere on the {self.vcz.n_contigs} contigs "
                 "of its contig_id; make it anew with vcf2zarr"
             )
         columns = [np.concatenate(column) for column in zip(_NONE, *(s.runs for s in seen), strict=True)]
@@ -165,7 +163,7 @@ def site(vcz: Vcz, row: int) -> str:
         arrays.read(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
         for name in ("contig", "position", "allele")
     )
-    names = vcz.table("contig_id") if "contig_id" in vcz.arrays else np.empty(0)
+    names = vcz.table("contig_id") if vcz.tells("contig_id") else np.empty(0)
     number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
     name = names[number] if 0 <= number < len(names) else number
     return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}"

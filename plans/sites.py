@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plans.compatible import NOTHING
 from plans.joining import UNSEEN, join
-from plans.order import NOTHING
 
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:

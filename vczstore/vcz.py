@@ -65,6 +65,10 @@ FLOAT32_FILL = np.array([0x7F800002], dtype="u4").view("f4")[0]
 INT_FILL = -2
 
 
+_TABLES = {"contig_id": "contigs", "filter_id": "filters"}
+"""The attributes of the root group that had what arrays have since VCF Zarr 0.3."""
+
+
 def dimensions(array: AnyArray) -> tuple[str | None, ...]:
     """The names of an array's axes, from its attributes (format 2) or its metadata (format 3)."""
     names: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
@@ -258,12 +262,36 @@ class Vcz:
         DamagedStoreError
             If it cannot be decoded.
         """
+        if name not in self.arrays and self.tells(name):
+            return np.array([str(text) for text in self.attributes[_TABLES[name]]] + [None], dtype=object)[:-1]
         try:
             return arrays.read_strings(self.arrays[name])
         except OSError as error:
             raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
         except arrays.DECODING_ERRORS as error:
             raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({_first_line(error)})") from error
+
+    def tells(self, name: str) -> bool:
+        """Whether there is a table: an array, or an attribute of the root as sgkit and VCF Zarr up to 0.2 have it."""
+        return name in self.arrays or isinstance(self.attributes.get(_TABLES.get(name, "")), list)
+
+    @property
+    def n_contigs(self) -> int:
+        """How many contigs there are, by metadata alone."""
+        array = self.arrays.get("contig_id")
+        return len(self.table("contig_id")) if array is None else int(array.shape[0])
+
+    @cached_property
+    def contig_lengths(self) -> dict[str, int]:
+        """The lengths of contigs, of those that have one."""
+        if "contig_length" in self.arrays:
+            found = arrays.read(self.arrays["contig_length"], (slice(None),)).tolist()
+        else:
+            found = self.attributes.get("contig_lengths")
+        if not isinstance(found, list) or not self.tells("contig_id"):
+            return {}
+        pairs = zip(self.table("contig_id").tolist(), found, strict=False)
+        return {name: int(n) for name, n in pairs if isinstance(n, int | float) and n > 0}
 
     def consolidated(self) -> "Vcz | None":
         """
