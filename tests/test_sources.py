@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import http.server
 import json
-from collections.abc import Iterator
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import icechunk
+import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 
 import vczstore
 from tests import azure, cohort, s3
 from tests.test_objects import BATCH, OLD, Cloud, azure_cloud, make_arrays, s3_cloud
 from vczstore.cli import main
-from vczstore.errors import OptionError
+from vczstore.errors import NotAStoreError, OptionError, VczstoreError
 from vczstore.job import run_job
 
 __all__ = ["azure_cloud", "s3_cloud"]  # fixtures
@@ -91,6 +100,232 @@ def test_options_of_sources_that_need_none(tmp_path: Path) -> None:
         vczstore.append(tmp_path / "a.vcz", "s3://bucket/b", source_storage_options={"secret_access_key": "hunter2"})
     assert "hunter2" not in str(caught.value)
     assert cohort.digest(tmp_path / "a.vcz") == before
+
+
+# ---- sessions, zip files, web addresses -----------------------------------------------------
+
+
+def repository(folder: Path) -> icechunk.Repository:
+    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("which", "form", "executor"),
+    [
+        ("read-only", "session", "threads"),
+        ("read-only", "store", "threads"),
+        ("writable", "store", "threads"),
+        ("changed", "session", "processes"),
+        ("changed", "store", "threads"),
+        ("fork", "session", "threads"),
+    ],
+)
+def test_a_session_is_a_source(tmp_path: Path, which: str, form: str, executor: str) -> None:
+    """With what it has changed, and has not committed."""
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    cohort.write_icechunk(tmp_path / "batch", BATCH)
+    repo = repository(tmp_path / "batch")
+    session = repo.readonly_session("main") if which == "read-only" else repo.writable_session("main")
+    if which == "fork":
+        session = session.fork()
+    expected = {name: values.copy() for name, values in BATCH.items()}
+    if which == "changed":
+        zarr.open_array(session.store, path="sample_sex")[...] = 0
+        expected["sample_sex"][:] = 0
+    source = session if form == "session" else session.store
+    vczstore.append(tmp_path / "store.vcz", source, executor=executor, max_workers=2)
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, expected))
+    assert session.has_uncommitted_changes == (which == "changed")
+    assert vczstore.info(source).samples == 5
+
+
+def writes(store: Any, batch: Path) -> dict[str, Callable[[], object]]:
+    """Every operation that writes to a store."""
+    return {
+        "append": lambda: vczstore.append(store, batch),
+        "append harmonised": lambda: vczstore.append(store, batch, harmonise=True),
+        "plan_append": lambda: vczstore.plan_append(store, batch),
+        "update": lambda: vczstore.update(store, batch),
+        "remove": lambda: vczstore.remove(store, "S0001"),
+        "remove and purge": lambda: vczstore.remove(store, "S0001", purge=True),
+        "recompute": lambda: vczstore.recompute(store),
+        "compact": lambda: vczstore.compact(store),
+        "purge": lambda: vczstore.purge(store),
+        "gc": lambda: vczstore.gc(store),
+        "repair": lambda: vczstore.repair(store),
+        "tag": lambda: vczstore.tag(store, "v1"),
+        "delete_tag": lambda: vczstore.delete_tag(store, "v1"),
+    }
+
+
+def test_a_session_is_not_written_to(tmp_path: Path) -> None:
+    cohort.write_icechunk(tmp_path / "store", OLD)
+    cohort.write_vcz(tmp_path / "batch.vcz", BATCH)
+    before = cohort.digest(tmp_path / "store")
+    for session in (repository(tmp_path / "store").writable_session("main"), cohort.icechunk_store(tmp_path / "store")):
+        for name, write in writes(session, tmp_path / "batch.vcz").items():
+            with pytest.raises(OptionError, match=r"hand in the session's repository, or its path"):
+                print(name, write())
+    assert cohort.digest(tmp_path / "store") == before
+
+
+def zipped(folder: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
+    file = folder.with_name(f"{folder.name}.zip")
+    cohort.write_vcz(folder, arrays, **layout)
+    shutil.make_archive(str(folder), "zip", folder)
+    return file
+
+
+@pytest.mark.parametrize(("zarr_format", "executor"), [(2, "threads"), (3, "processes")])
+def test_a_zip_file_is_a_source(tmp_path: Path, zarr_format: int, executor: str) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    file = zipped(tmp_path / "batch.vcz", BATCH, zarr_format=zarr_format)
+    assert file.name == "batch.vcz.zip"
+    options = {"executor": executor, "max_workers": 2}
+    vczstore.append(tmp_path / "store.vcz", file, **options)
+    expected = cohort.expected_append(OLD, BATCH)
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), expected)
+    del options["executor"]
+    more = zipped(tmp_path / "more.vcz", make_arrays(12, 3))
+    for source in (zarr.storage.ZipStore(more, mode="r"), more):  # the second is the first
+        with nullcontext() if source is not more else pytest.raises(VczstoreError, match="S0012"):
+            vczstore.append(tmp_path / "store.vcz", source, **options)
+    expected = cohort.expected_append(expected, make_arrays(12, 3))
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), expected)
+    vczstore.copy_store_to_icechunk(file, tmp_path / "repository")
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "repository")), BATCH)
+
+
+def test_zip_files_in_an_inbox(tmp_path: Path) -> None:
+    """Beside what a desktop leaves there; a batch comes in once, and one that has changed is refused."""
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    (tmp_path / "inbox").mkdir()
+    file = zipped(tmp_path / "inbox" / "batch.vcz", BATCH)
+    shutil.rmtree(tmp_path / "inbox" / "batch.vcz")
+    for name in (".DS_Store", "Thumbs.db", "._batch.vcz.zip", "notes.txt"):
+        (tmp_path / "inbox" / name).write_bytes(b"not a VCZ")
+    job = tmp_path / "job.yaml"
+    for pattern in ("inbox/*", "inbox/.*"):
+        job.write_text(f"store: store.vcz\nsteps: [{{append: '{pattern}'}}]")
+        assert run_job(job).status == ("done" if pattern == "inbox/*" else "nothing to do"), pattern
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, BATCH))
+    file.unlink()
+    shutil.rmtree(tmp_path / "inbox" / "batch.vcz", ignore_errors=True)
+    zipped(tmp_path / "inbox" / "batch.vcz", {**BATCH, "sample_sex": BATCH["sample_sex"] * 0})
+    shutil.rmtree(tmp_path / "inbox" / "batch.vcz")
+    with pytest.raises(VczstoreError, match="has changed since it was appended"):
+        run_job(job, ["steps.0.append=inbox/*"])
+
+
+def test_a_ds_store_in_a_batch(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    cohort.write_vcz(tmp_path / "batch.vcz", BATCH)
+    for folder in ("batch.vcz", "batch.vcz/call_GL", "batch.vcz/call_GL/c", "store.vcz"):
+        (tmp_path / folder / ".DS_Store").write_bytes(b"x")
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
+    (tmp_path / "store.vcz" / ".DS_Store").unlink()  # of which zarr-python warns
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, BATCH))
+
+
+def test_files_that_are_no_stores(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    file = zipped(tmp_path / "batch.vcz", BATCH)
+    before = file.read_bytes()
+    for write in writes(file, tmp_path / "batch.vcz").values():
+        with pytest.raises(OptionError, match="unpack it, and name the folder"):
+            write()
+    assert file.read_bytes() == before
+    (tmp_path / "a.vcf").write_text("##fileformat=VCFv4.3")
+    with pytest.raises(NotAStoreError, match=r"a\.vcf: is a file"):
+        vczstore.append(tmp_path / "store.vcz", tmp_path / "a.vcf")
+    with pytest.raises(OptionError, match="read_only=True"):
+        vczstore.append(zarr.storage.LocalStore(tmp_path / "store.vcz", read_only=True), tmp_path / "batch.vcz")
+    with pytest.raises(NotAStoreError, match="download it"):
+        vczstore.info("s3://bucket/batch.vcz.zip")
+
+
+class Web:
+    """A folder behind a server, which may show what is in folders."""
+
+    def __init__(self, folder: Path, *, listing: bool) -> None:
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args, directory=str(folder))
+
+            def list_directory(self, path: Any) -> Any:
+                return super().list_directory(path) if listing else self.send_error(403)
+
+            def do_GET(self) -> None:
+                path, wanted = Path(self.translate_path(self.path)), self.headers.get("Range")
+                if wanted is None or not path.is_file():
+                    return super().do_GET()
+                data, (first, _, last) = path.read_bytes(), wanted.removeprefix("bytes=").partition("-")
+                part = data[int(first) : int(last) + 1 if last else None]
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+                self.send_header("Content-Length", str(len(part)))
+                self.end_headers()
+                self.wfile.write(part)
+                return None
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def __enter__(self) -> str:
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+        return self.url
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "listing", "consolidated"),
+    [("format2", True, False), ("format2", False, True), ("format3", True, True), ("format3", False, True)],
+)
+def test_a_web_address_is_a_source(tmp_path: Path, kind: str, listing: bool, consolidated: bool) -> None:
+    web = tmp_path / "web" / "in box"
+    web.mkdir(parents=True)
+    layout = {"zarr_format": 2 if kind == "format2" else 3, "consolidated": consolidated, "skip_empty": True}
+    cohort.write_vcz(web / "batch#1.vcz", BATCH, **layout)
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    with Web(web.parent, listing=listing) as url:
+        job, source = tmp_path / "job.yaml", f"{url}/in%20box/batch%231.vcz/"
+        job.write_text(f"store: store.vcz\nsteps: [{{append: '{source}'}}]")
+        assert run_job(job).status == "done"
+        assert run_job(job).status == "nothing to do"
+        cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, BATCH))
+        executor = "processes" if listing and consolidated else "threads"
+        vczstore.copy_store_to_icechunk(source, tmp_path / "repository", executor=executor, max_workers=2)
+        cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "repository")), BATCH)
+        for write in writes(source, tmp_path / "store.vcz").values():
+            with pytest.raises(OptionError, match="is a web address, which is only read"):
+                write()
+        os.utime(web / "batch#1.vcz" / "sample_sex" / ("0" if kind == "format2" else "c/0"), (1, 1))
+        with pytest.raises(VczstoreError, match="has changed since it was appended"):
+            run_job(job)
+
+
+def test_a_repository_at_a_web_address(tmp_path: Path) -> None:
+    cohort.write_icechunk(tmp_path / "web" / "batch", BATCH)
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    with Web(tmp_path / "web", listing=False) as url:
+        vczstore.append(tmp_path / "store.vcz", f"{url}/batch")
+        with pytest.raises(NotAStoreError, match="/nothing: "):
+            vczstore.info(f"{url}/nothing")
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, BATCH))
+
+
+def test_a_server_that_lists_nothing(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "web" / "batch.vcz", BATCH)
+    with Web(tmp_path / "web", listing=False) as url, pytest.raises(VczstoreError, match=r"zarr\.consolidate_metadata"):
+        vczstore.info(f"{url}/batch.vcz")
 
 
 # ---- Azure ----------------------------------------------------------------------------------

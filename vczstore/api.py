@@ -35,7 +35,17 @@ from vczstore.execution import (
 )
 from vczstore.locations import is_url, local_path, parse, scheme
 from vczstore.sizes import parse_size
-from vczstore.stores import Place, Store, check_backend, is_repository, new_store, objects, open_store
+from vczstore.stores import (
+    Place,
+    Store,
+    check_backend,
+    is_repository,
+    is_session,
+    new_store,
+    objects,
+    open_store,
+    refuse_read_only,
+)
 from vczstore.stores.objects import plain_errors
 from vczstore.vcz import SAMPLE_ID, Vcz, positions_of
 
@@ -175,18 +185,22 @@ class Options:
         """
         if sources and self.source_storage_options and not any(map(scheme, sources)):
             raise OptionError(f"{sources[0]}: a local source takes no storage options")
-        return [open_store(s, storage_options=self.options_of(s, store)).open() for s in sources]
+        opened = list[Vcz]()
+        for source in sources:
+            with plain_errors(source):
+                opened.append(open_store(source, storage_options=self.options_of(source, store)).open())
+        return opened
 
     def options_of(self, source: Place, store: Place) -> Mapping[str, Any]:
         """The storage options that reach a source."""
-        if self.source_storage_options and scheme(source) is not None:
+        if self.source_storage_options and scheme(source) not in (None, "http"):
             return self.source_storage_options
         return self.shared(source, store)
 
     def shared(self, place: Place, store: Place) -> Mapping[str, Any]:
         """The store's options where they reach another place too. fsspec's are no others'."""
         mine, theirs = scheme(store), scheme(place)
-        reach = theirs is not None and mine in (None, theirs) and self.backend_storage != "fsspec"
+        reach = theirs not in (None, "http") and mine in (None, theirs) and self.backend_storage != "fsspec"
         return (self.storage_options or {}) if reach else {}
 
     def find(self, source: str, store: Place) -> list[str]:
@@ -318,6 +332,7 @@ def append(
     >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
     """
     opts = Options(**options)
+    refuse_read_only("append", store)
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
 
     def attempt() -> Result:
@@ -344,6 +359,7 @@ def plan_append(
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
     opts = Options(**options)
+    refuse_read_only("append", store)
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
     return _plan_append(store, sources, opts, rules)
 
@@ -488,6 +504,7 @@ def update(
         If anything else does not fit. Nothing has been changed then.
     """
     opts = Options(**options)
+    refuse_read_only("update", store)
 
     def attempt() -> Result:
         return _run(plan_update(store, *sources, **options), opts, dry_run=dry_run, then=recompute)
@@ -500,6 +517,7 @@ def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
     from plans.update import compile_update
 
     opts = Options(**options)
+    refuse_read_only("update", store)
     refuse_same_place("update", store, sources)
     with plain_errors(store), planning("update"):
         place, incoming = opts.store_and_sources(store, sources)
@@ -560,6 +578,7 @@ def remove(
         If tags or branches would keep the samples, and are not to be deleted. No sample is removed.
     """
     opts = Options(**options)
+    refuse_read_only("remove", store)
 
     def attempt() -> Result:
         return _run(plan_remove(store, samples, **options), opts, dry_run=dry_run, then=recompute)
@@ -616,6 +635,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
 
     check_tags(tags)
     opts = Options(**options)
+    refuse_read_only("purge", store)
     with plain_errors(store):
         place = opts.store(store)
         with hold(store, opts.storage_options) as lock:
@@ -649,6 +669,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
     from vczstore.stores.lock import hold
 
     opts = Options(**options)
+    refuse_read_only("gc", store)
     with plain_errors(store):
         place = opts.store(store)
         if dry_run:
@@ -660,6 +681,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
     """Compile a removal without running it; see `remove` and `run`."""
     opts = Options(**options)
+    refuse_read_only("remove", store)
     with plain_errors(store), planning("remove"):
         wanted = [samples] if isinstance(samples, str) else list(samples)
         return _removal(opts.store(store), wanted, opts.memory)
@@ -715,6 +737,7 @@ def recompute(
         If the store has no genotypes, or an array that cannot hold a field.
     """
     opts = Options(**options)
+    refuse_read_only("recompute", store)
 
     def attempt() -> Result:
         return _run(plan_recompute(store, fields, **options), opts, dry_run=dry_run)
@@ -727,6 +750,7 @@ def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIEL
     from plans.recompute import compile_recompute
 
     opts = Options(**options)
+    refuse_read_only("recompute", store)
     with plain_errors(store), planning("recompute"):
         place = opts.store(store)
         wanted = [fields] if isinstance(fields, str) else list(fields)
@@ -764,6 +788,8 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     from vczstore.stores.replacing import folder_of
 
     opts = Options(**options)
+    if output is None:
+        refuse_read_only("compact", store)
 
     def attempt(before_commit: Callable[[], None] | None = None) -> Result:
         plan = plan_compact(store, output, **options)
@@ -793,6 +819,8 @@ def plan_compact(store: Place, output: str | Path | None = None, **options: Any)
     from vczstore.stores.replacing import ReplacedStore
 
     opts = Options(**options)
+    if output is None:
+        refuse_read_only("compact", store)
     with plain_errors(store), planning("compact"):
         if output is None:
             place = opts.store(store)
@@ -1027,6 +1055,7 @@ def tag(store: Place, name: str, **options: Any) -> str:
     """
     if not name or not name.isprintable() or "/" in name:
         raise TagError(f"tag: {name!r} is no name for a tag; use printable characters without /")
+    refuse_read_only("tag", store)
     with plain_errors(store):
         return _repository(store, Options(**options)).create_tag(name)
 
@@ -1040,6 +1069,7 @@ def delete_tag(store: Place, name: str, **options: Any) -> None:
     TagError
         If there is no such tag.
     """
+    refuse_read_only("tag", store)
     with plain_errors(store):
         _repository(store, Options(**options)).delete_tag(name)
 
@@ -1047,6 +1077,8 @@ def delete_tag(store: Place, name: str, **options: Any) -> None:
 def _repository(store: Place, opts: Options, operation: str = "tag") -> "IcechunkStore":
     from vczstore.stores.plain import PlainStore
 
+    if is_session(store):
+        refuse_read_only(operation, store)
     place = opts.store(store)
     if isinstance(place, PlainStore):
         raise TagError(
@@ -1176,5 +1208,6 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
     from vczstore.repairing import repair_store
 
     opts = Options(**options)
+    refuse_read_only("repair", store)
     with plain_errors(store):
         return repair_store(store, opts, dry_run=dry_run, quick=quick)

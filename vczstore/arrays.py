@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 import zarr
@@ -41,7 +41,7 @@ from zarr.core.metadata.v3 import RegularChunkGridMetadata
 from zarr.core.sync import sync
 from zarr.errors import UnstableSpecificationWarning
 from zarr.registry import register_pipeline
-from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
 from zarr.types import AnyArray
 
 type Document = dict[str, Any]
@@ -619,6 +619,11 @@ _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS,
 """Why there may be no hard link: file systems without any, too many of one file, or a file of somebody else."""
 
 
+def wait_for[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that runs in zarr's event loop."""
+    return sync(coroutine)
+
+
 def get_many(store: Store, keys: Sequence[str]) -> list[Buffer | None]:
     """Read several objects, at most `CONCURRENCY` at a time."""
     prototype = default_buffer_prototype()
@@ -686,6 +691,19 @@ def stored_bytes(store: Store) -> int | None:
     return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
 
 
+@runtime_checkable
+class Listed(Protocol):
+    """A store that says itself what lies in it."""
+
+    def entries(self) -> Iterator[tuple[str, object, object]]:
+        """The key and size of every object, and what tells its states apart."""
+
+
+def reading(store: Store) -> Store:
+    """The same store for reading alone; zip files have no such view."""
+    return store if store.read_only or isinstance(store, ZipStore) else store.with_read_only(True)
+
+
 def fingerprint(store: Store) -> str:
     """
     What changes when any object of a store does. No object is read, but in memory.
@@ -700,6 +718,11 @@ def fingerprint(store: Store) -> str:
 
 def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
     match store:
+        case Listed():
+            yield from store.entries()
+        case ZipStore(path=Path() as path):
+            found = path.stat()
+            yield "", found.st_size, found.st_mtime_ns
         case LocalStore():
             for folder, _, files in os.walk(store.root):
                 for file in files:

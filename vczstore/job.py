@@ -41,7 +41,7 @@ from vczstore.jobfile import (
 from vczstore.ledger import Ledger, removal_digest
 from vczstore.locations import scheme
 from vczstore.report import Report, Step, make_folder, write_report
-from vczstore.stores import Store
+from vczstore.stores import Store, refuse_read_only
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.journal import Journal
 from vczstore.stores.lock import job_lock
@@ -236,6 +236,7 @@ def run_job(
         committed then; on plain Zarr, the steps that were finished are done.
     """
     job = load(file, overrides)
+    refuse_read_only("run", job.store.url)
     if report is not None:
         make_folder(Path(report))
     _options(job).store(job.store.url)  # a store that is not there needs no lock

@@ -321,7 +321,8 @@ class Append(_Model):
     sources: _Sources = Field(
         alias="source",
         description="One VCZ or a list of them, never written to. Local paths are relative to the job file. Globs "
-        "such as `*` and `**` are expanded when the step runs, in sorted order, and may find nothing; for a literal "
+        "such as `*` and `**` are expanded when the step runs, in sorted order, and may find nothing; they find "
+        "folders, and files whose names end in `.zip`, `.vcz` or `.zarr`; for a literal "
         "`*`, `?` or `[` write `[*]`, `[?]` or `[[]`. In an object store, `*` and `?` find stores by the last part of "
         "a URL.",
         examples=["inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]],
@@ -687,10 +688,16 @@ def expand_sources(step: Append | Update) -> list[str]:
         if is_url(source) or not is_glob(source):
             paths = [source if is_url(source) else literal(source)]
         else:
-            paths = sorted(glob.glob(source, recursive=True))
+            paths = sorted(filter(_may_be_a_store, glob.glob(source, recursive=True)))
         for path in paths:
             found.setdefault(path if is_url(path) else os.path.realpath(path), path)
     return list(found.values())
+
+
+def _may_be_a_store(path: str) -> bool:
+    """Whether what a glob has found is a folder, or a file that is called like a store: desktops leave other files."""
+    name = os.path.basename(path)
+    return os.path.isdir(path) or (name.endswith((".zip", ".vcz", ".zarr")) and not name.startswith("._"))
 
 
 def read_samples(step: Remove) -> list[str]:

@@ -270,6 +270,8 @@ class Vcz:
             raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
         except arrays.DECODING_ERRORS as error:
             raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({_first_line(error)})") from error
+        except Exception as error:  # of a store's own classes
+            raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
 
     def tells(self, name: str) -> bool:
         """Whether there is a table: an array, or an attribute of the root as sgkit and VCF Zarr up to 0.2 have it."""

@@ -19,9 +19,9 @@ from vczstore.stores.objects import object_store, plain_errors, refuse_credentia
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
-    from icechunk import Repository
+    from icechunk import Repository, Session
 
-type Place = str | Path | ZarrStore | "Repository"
+type Place = str | Path | ZarrStore | "Repository | Session"
 """What a user may call a store by."""
 
 
@@ -146,7 +146,7 @@ def open_store(
     Parameters
     ----------
     place
-        A path, a URL, a Zarr store (in memory too) or an Icechunk repository.
+        A path (of a zip file too), a URL, a Zarr store (in memory too), an Icechunk repository or a session of one.
     backend_storage
         One of `BACKENDS`; found out when None.
     storage_options
@@ -170,6 +170,10 @@ def open_store(
     if not isinstance(place, str | os.PathLike):
         if options:
             raise OptionError("storage options go with a URL, not with a store that is open already")
+        if is_session(place):
+            from vczstore.stores.icechunk import SessionStore
+
+            return SessionStore.of(place)
         if isinstance(place, ZarrStore):
             return PlainStore(place, label=f"<{type(place).__name__}>", backend="zarr")
         if type(place).__module__.startswith("icechunk"):
@@ -250,6 +254,43 @@ def new_store(
     return plain
 
 
+def is_session(place: object) -> bool:
+    """Whether a user hands in an Icechunk session, or the Zarr store of one."""
+    module = type(place).__module__.partition(".")[0]
+    return module == "icechunk" and (isinstance(place, ZarrStore) or hasattr(place, "has_uncommitted_changes"))
+
+
+def refuse_read_only(operation: str, place: Place) -> None:
+    """
+    Refuse to write to what can only be read.
+
+    Raises
+    ------
+    OptionError
+        If it is an Icechunk session, a zip file, a Zarr store that was opened to be read, or at a web address.
+    """
+    import zarr.storage
+
+    why = None
+    if is_session(place):
+        why = (
+            "an Icechunk session is only read, since each operation commits by itself; hand in the session's "
+            "repository, or its path or URL"
+        )
+    elif isinstance(place, zarr.storage.ZipStore):
+        why = "a zip file is only read; unpack it, and name the folder"
+    elif isinstance(place, ZarrStore) and place.read_only:
+        why = f"the {type(place).__name__} was opened with read_only=True; open it without"
+    elif isinstance(place, str | os.PathLike):
+        location = parse(place)
+        if location.kind == "http":
+            why = f"{place} is a web address, which is only read; name the store by a path, s3://, gs:// or az://"
+        elif location.path is not None and location.path.is_file():
+            why = f"{place} is a file, and a zip file is only read; unpack it, and name the folder"
+    if why is not None:
+        raise OptionError(f"{operation}: {why}")
+
+
 def check_backend(backend_storage: str | None) -> None:
     """Raise an `OptionError` for a backend that does not exist."""
     if backend_storage is not None and backend_storage not in BACKENDS:
@@ -273,6 +314,8 @@ def _detect(url: str, location: Location, options: Mapping[str, Any]) -> str:
         return "icechunk" if is_repository(location.path) else "zarr"
     from vczstore.arrays import get_many
 
+    if location.key.endswith(".zip"):
+        raise NotAStoreError(f"{url}: a zip file is read on this machine alone; download it, or unpack it there")
     # a repository's objects are its own; a Zarr group has its document at the top
     top = get_many(_zarr_store(url, location, "obstore", options), ["zarr.json", ".zgroup"])
     if any(document is not None for document in top):
@@ -287,15 +330,31 @@ def _zarr_store(url: str, location: Location, backend: str, options: Mapping[str
     if backend == "zarr":
         if path is None:
             raise OptionError(f"{url}: a URL needs --backend-storage obstore, fsspec or icechunk")
-        from vczstore.arrays import RegularLocalStore
-
-        return RegularLocalStore(path, read_only=True)
+        return _local_store(url, path)
     if backend == "fsspec":
         require("fsspec", "fsspec")
         if path is not None:
             return _local_fsspec(path)
         return zarr.storage.FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
+    if location.kind == "http":
+        from vczstore.stores.web import WebStore
+
+        return WebStore(object_store(location, options), location.url)
     return zarr.storage.ObjectStore(object_store(location, options), read_only=True)
+
+
+def _local_store(url: str, path: Path) -> ZarrStore:
+    import zipfile
+
+    import zarr.storage
+
+    from vczstore.arrays import RegularLocalStore
+
+    if not path.is_file():
+        return RegularLocalStore(path, read_only=True)
+    if not zipfile.is_zipfile(path):
+        raise NotAStoreError(f"{url}: is a file; a VCZ is a folder, or a zip file of what is in one")
+    return zarr.storage.ZipStore(real_path(path), mode="r")
 
 
 def _local_fsspec(path: Path) -> ZarrStore:

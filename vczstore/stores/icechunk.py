@@ -20,6 +20,7 @@ from vczstore.stores import Snapshot, objects
 from vczstore.stores.edits import Edit
 from vczstore.stores.journal import Saved
 from vczstore.stores.objects import Remote, reason
+from vczstore.stores.plain import PlainStore
 from vczstore.stores.replacing import delete_half_written
 from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
@@ -506,6 +507,36 @@ class IcechunkStore:
 
 
 @dataclass(frozen=True)
+class SessionStore(PlainStore):
+    """
+    What a session of the user's sees, uncommitted changes included; it is only read.
+
+    Attributes
+    ----------
+    snapshot
+        The snapshot that it sees; None if it has changes of its own.
+    """
+
+    snapshot: str | None = None
+    atomic: bool = True
+
+    @classmethod
+    def of(cls, place: Any) -> "SessionStore":
+        """A session, or the Zarr store of one."""
+        session = place.session if isinstance(place, icechunk.IcechunkStore) else place
+        snapshot = None if session.has_uncommitted_changes else str(session.snapshot_id)
+        if not session.read_only and not isinstance(session, icechunk.ForkSession):
+            session = session.fork()  # other processes can read that, too
+        return cls(session.store, "<Icechunk session>", "icechunk", snapshot=snapshot)
+
+    def open(self, at: str | None = None) -> Vcz:
+        """Read the metadata; a session sees one state alone."""
+        if at is not None:
+            raise OptionError(f"info: {self.label} sees one state; hand in its repository to look at {at!r}")
+        return Vcz.read(self.zarr_store, self.label, snapshot=self.snapshot)
+
+
+@dataclass(frozen=True)
 class NewIcechunkStore(IcechunkStore):
     """
     A place where a repository will be; until then an empty one in memory stands for it.
@@ -691,6 +722,9 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
             if entry.is_fifo() or entry.is_char_device() or entry.is_socket():
                 raise StorageError(f"{url}: {entry.name} is a pipe or a device, where there should be a file")
         return icechunk.local_filesystem_storage(str(folder)), folder
+    if location.kind == "http":
+        # what else there is, such as a page that says so, is no repository
+        return icechunk.http_storage(location.url), None
     remote = Remote.of(location, options)
     if remote is None:
         raise OptionError(f"{url}: no Icechunk storage for {location.kind}://; use a path, s3://, gs:// or az://")

@@ -232,6 +232,10 @@ def object_store(place: str | Location, options: Mapping[str, Any], *, patience:
         stores = require("obstore.store", "obstore")
         if location.path is not None:
             return stores.LocalStore(real_path(location.path))
+        if location.kind == "http":
+            web = client_options() | {"allow_http": location.root.startswith("http:")}
+            config = {"client_options": web, "retry_config": retry_config(patience)}
+            return stores.HTTPStore.from_url(location.url, **config, **dict(options))
         if location.kind == "memory":
             return stores.from_url(location.url, **dict(options))
         client, retry = client_options(), retry_config(patience)

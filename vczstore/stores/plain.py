@@ -8,7 +8,7 @@ from typing import Any
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore
 
-from vczstore.arrays import clear_outside, names, stored_bytes
+from vczstore.arrays import clear_outside, names, reading, stored_bytes
 from vczstore.errors import ConflictError, OptionError
 from vczstore.stores import Snapshot
 from vczstore.stores.edits import Edit
@@ -36,7 +36,7 @@ class PlainStore:
                 f"info: {self.label} is plain Zarr, which has no tag or snapshot {at!r}; "
                 f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that keeps them"
             )
-        return Vcz.read(self.zarr_store.with_read_only(True), self.label)
+        return Vcz.read(reading(self.zarr_store), self.label)
 
     def tags(self) -> dict[str, str]:
         """None: plain Zarr has no tags."""

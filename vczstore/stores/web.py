@@ -1,0 +1,116 @@
+"""A VCZ at an ``http://`` or ``https://`` address: it can be read, and nothing else."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from html.parser import HTMLParser
+from itertools import batched
+from typing import Any
+from urllib.parse import unquote, urljoin
+
+import numpy as np
+import zarr
+from zarr.storage import ObjectStore
+
+from vczstore import arrays
+from vczstore.errors import StorageError
+
+
+class WebStore(ObjectStore[Any]):
+    """
+    The objects below an address.
+
+    HTTP lists nothing. What lies in a folder is what consolidated metadata name, and what the page links to that many
+    servers show for a folder; what the arrays are is read from their own metadata.
+    """
+
+    def __init__(self, store: Any, url: str) -> None:
+        super().__init__(store, read_only=True)
+        self.url = url
+
+    def with_read_only(self, read_only: bool = False) -> "WebStore":
+        """It is always read-only."""
+        return self
+
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Names in a folder."""
+        prefix = prefix.strip("/")
+        listed = [
+            found for found in (await self._consolidated(prefix), await self._linked(prefix)) if found is not None
+        ]
+        if not listed:
+            raise StorageError(
+                f"{self.url}: the server lists no folders, and there are no consolidated metadata that name the "
+                "arrays; write them with zarr.consolidate_metadata, or copy the store"
+            )
+        for name in sorted(set().union(*listed)):
+            yield name
+
+    async def _get(self, key: str) -> bytes | None:
+        import obstore
+        from obstore.exceptions import PermissionDeniedError
+
+        try:
+            return bytes(await (await obstore.get_async(self.store, key)).bytes_async())
+        except (FileNotFoundError, PermissionDeniedError):  # many servers forbid to look at a folder
+            return None
+
+    async def _consolidated(self, prefix: str) -> set[str] | None:
+        for key in (".zmetadata", "zarr.json"):
+            document = json.loads(await self._get(key) or "{}")
+            nodes = (document.get("consolidated_metadata") or document).get("metadata")
+            if nodes:
+                begin = f"{prefix}/" if prefix else ""
+                return {node.removeprefix(begin).partition("/")[0] for node in nodes if node.startswith(begin)}
+        return None
+
+    async def _linked(self, prefix: str) -> set[str] | None:
+        page = await self._get(prefix)
+        if page is None or page.lstrip()[:1] != b"<":
+            return None
+        folder = "/".join(part for part in (self.url, prefix) if part) + "/"
+        links = _Links()
+        links.feed(page.decode(errors="replace"))
+        found = (unquote(urljoin(folder, link)) for link in links.targets)
+        names = {url.removeprefix(unquote(folder)).rstrip("/") for url in found if url.startswith(unquote(folder))}
+        return {name for name in names if name and "/" not in name and "?" not in name}
+
+    def entries(self) -> Iterator[tuple[str, object, object]]:
+        """The key, size and entity tag of every metadata document and chunk."""
+        members = dict(zarr.open_group(self, mode="r", use_consolidated=False).arrays())
+        keys = [key for path in ("", *members) for key in _documents(path)]
+        for array in members.values():
+            keys += [
+                arrays.chunk_key(array, c) for c in np.ndindex(arrays.grid(array.shape, arrays.outer_chunks(array)))
+            ]
+        for some in batched(keys, arrays.CONCURRENCY):
+            yield from arrays.wait_for(self._heads(some))
+
+    async def _heads(self, keys: tuple[str, ...]) -> list[tuple[str, object, object]]:
+        found = await asyncio.gather(*map(self._head, keys))
+        return [entry for entry in found if entry is not None]
+
+    async def _head(self, key: str) -> tuple[str, object, object] | None:
+        import obstore
+
+        try:
+            found = await obstore.head_async(self.store, key)
+        except FileNotFoundError:
+            return None
+        return key, found["size"], found["e_tag"] or str(found["last_modified"])
+
+
+class _Links(HTMLParser):
+    """Where the links of a page lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take a link."""
+        self.targets += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def _documents(path: str) -> list[str]:
+    return [f"{path}/{name}".lstrip("/") for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs")]
