@@ -316,7 +316,7 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
 
 # ---- refusals -------------------------------------------------------------------------------
 
-KEYS_ARE = "store, executor, max-workers, allowed-mem, reserved-mem, work-dir"
+KEYS_ARE = "store, source-storage-options, executor, max-workers, allowed-mem, reserved-mem, work-dir"
 ONE_KEY = "a step has one of the keys append, update, remove, recompute and tag"
 REFUSED = {
     "no such key": (
