@@ -4,7 +4,7 @@ Only the chunk columns that hold the samples are read and written, each once, ho
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from plans.stale import samples_change
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, SampleError
 from vczstore.stores import Store
-from vczstore.stores.edits import SetItems
+from vczstore.stores.edits import Consolidate, SetItems, SetShape
 from vczstore.vcz import (
     REMOVED,
     SAMPLE_ID,
@@ -94,6 +94,38 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         after=after,
         counts={"samples removed": len(positions)},
         preparations=marks,
+    )
+
+
+def compile_repair(place: Store, store: Vcz, names: Collection[str], memory: Memory) -> Plan:
+    """
+    Compile what completes removals that others have left half-done: the values of samples without an ID.
+
+    Parameters
+    ----------
+    place, store
+        The store, and the state that it is in. IDs that are empty, and for which no array has values, go.
+    names
+        The arrays in which samples without an ID have values.
+    memory
+        What a task may use.
+    """
+    n = store.n_samples if store.beyond_calls is None else store.beyond_calls
+    ids, ends = store.sample_ids[:n], store.resized(n)
+    longer = [name for name, array in ends.items() if array.shape != store.arrays[name].shape]
+    shapes = [SetShape(name, store.zarr_format, ends[name].shape) for name in longer]
+    positions = np.flatnonzero(ids == REMOVED)
+    writes = tuple(RemoveFromArray.of(name, ends[name], positions, memory) for name in sorted(names))
+    return Plan(
+        operation="repair",
+        store=place,
+        base=store.state,
+        checks=(),
+        writes=writes,
+        edits=(*shapes, Consolidate(tuple(longer), store.zarr_format)),
+        memory=memory,
+        after=store.planned(ends, ids),
+        counts={"empty IDs deleted": store.n_samples - len(ids), "arrays blanked": len(writes)},
     )
 
 

@@ -338,9 +338,11 @@ class Chunks:
             for at, value in self._encoded(coords):
                 if value is None:
                     seen.absent += 1
-                    continue
-                seen.stored += 1
-                if (what := value if isinstance(value, str) else self._wrong(decoder, at, value)) is not None:
+                    what = self._left_in_fill(at)
+                else:
+                    seen.stored += 1
+                    what = value if isinstance(value, str) else self._wrong(decoder, at, value)
+                if what is not None:
                     seen.damages.append(Damage(self.name, _key(self.array, at), what))
         return seen
 
@@ -368,19 +370,41 @@ class Chunks:
             return f"has genotypes from {values.min()} to {values.max()}, there are {self.n_alleles} alleles"
         return self._left(values, at)
 
+    def _left_in_fill(self, at: tuple[int, ...]) -> str | None:
+        """Whether removed samples have the fill value of a chunk that is absent, and it is not missing."""
+        fill = np.asarray(self.array.fill_value)
+        if self.axis is None or self.array.fill_value is None or fill.dtype.kind != self.array.dtype.kind:
+            return None
+        here = self._removed_in(at)
+        if not len(here) or _is_missing(self.name, self.array, fill[np.newaxis]).all():
+            return None
+        return _told_left(here)
+
+    def _removed_in(self, at: tuple[int, ...]) -> np.ndarray:
+        """Which removed samples a chunk has."""
+        region = arrays.chunk_region(self.array, at)[self.axis or 0]
+        return self.removed[np.searchsorted(self.removed, region.start) : np.searchsorted(self.removed, region.stop)]
+
     def _left(self, values: np.ndarray, at: tuple[int, ...]) -> str | None:
         """Whether removed samples have values still."""
         if self.axis is None:
             return None
-        region = arrays.chunk_region(self.array, at)[self.axis]
-        here = self.removed[np.searchsorted(self.removed, region.start) : np.searchsorted(self.removed, region.stop)]
+        region, here = arrays.chunk_region(self.array, at)[self.axis], self._removed_in(at)
         if not len(here):
             return None
         theirs = np.moveaxis(values, self.axis, 0)[here - region.start]
         left = ~_is_missing(self.name, self.array, theirs).reshape(len(here), -1).all(axis=1)
         if not left.any():
             return None
-        return f"has values of removed samples, at {listing(here[left].tolist())}; remove them with vczstore"
+        return _told_left(here[left])
+
+
+LEFT = "has values of removed samples"
+"""How what is said of an array begins that `plans.remove.compile_repair` mends."""
+
+
+def _told_left(samples: np.ndarray) -> str:
+    return f"{LEFT}, at {listing(samples.tolist())}; vczstore repair makes them missing"
 
 
 def _is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:

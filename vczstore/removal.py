@@ -289,7 +289,8 @@ class _Look:
         if left_in:
             self.reasons.append(
                 f"removed samples have {_n(wrong.total(), 'value')} that {_s(wrong.total(), 'is', 'are')} not missing, "
-                f"in {_places(map(self.shown, left_in))}; blank them there, or delete the array"
+                f"in {_places(map(self.shown, left_in))}; vczstore repair {self.shown(vcz.label)} makes them missing, "
+                "where there is such a value"
             )
         self.figures |= {
             "removed samples": len(removed),
@@ -455,7 +456,7 @@ def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
     """The values of some samples, chunk by chunk."""
     axis = samples_axis(array)
     assert axis is not None
-    width = arrays.outer_chunks(array)[axis]
+    width, positions = arrays.outer_chunks(array)[axis], positions[positions < array.shape[axis]]
     for column in np.unique(positions // width).tolist():
         here = positions[positions // width == column]
         within = range(column * width, min(array.shape[axis], (column + 1) * width))

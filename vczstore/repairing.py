@@ -1,17 +1,24 @@
-"""Repair: what stopped operations have left half-done on plain Zarr is finished or undone, where that is safe."""
+"""
+Repair: what stopped operations have left half-done on plain Zarr is finished or undone, where that is safe.
+
+Also what vczstore 0.1.0 leaves, on Icechunk too: its `create` empty IDs without calls, its `remove` masks that say that
+calls are not missing, and values in ``sample_*`` arrays.
+"""
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plans.verify import Damage, consolidated_damages, length_damages
-from vczstore.stores import Place
+from plans.remove import compile_repair
+from plans.verify import LEFT, Damage, consolidated_damages, length_damages
+from vczstore.execution import run_plan
+from vczstore.stores import Place, Store
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
 from vczstore.stores.lock import hold
 from vczstore.stores.plain import PlainStore
 from vczstore.stores.replacing import delete_half_written, folder_of, foreseen, leftovers, settle
-from vczstore.vcz import SAMPLE_ID, Vcz, listing, samples_axis
+from vczstore.vcz import SAMPLE_ID, Vcz, has_missing_value, listing, samples_axis
 from vczstore.verification import verify_store
 
 if TYPE_CHECKING:
@@ -77,21 +84,52 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
         if dry_run and path is not None and not path.exists():
             return Repaired(str(place), dry_run, tuple(done), ())
         store = opts.store(place)
-        if not isinstance(store, PlainStore):
-            return Repaired(store.label, dry_run, (), (), TRANSACTIONS)
-        before = store.open()
-        after, *edits = _reveal(before, done)
-        if stale := [*consolidated_damages(after)]:
-            done.append("consolidated metadata that were stale are written anew from the arrays' own")
-            edits.append(ConsolidateAnew(tuple(after.arrays), after.zarr_format))
-        if not dry_run:
-            for edit in edits:
-                edit.apply(store.zarr_store.with_read_only(False))
+        mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
         done += _half_written(path, dry_run=dry_run)
         left = set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
         if dry_run:  # what would be repaired is found still
-            left -= {*consolidated_damages(before), *stale, *set(length_damages(before)) - set(length_damages(after))}
-    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda damage: damage.order)))
+            left -= mended
+        left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick)
+    note = TRANSACTIONS if store.atomic and not done else ""
+    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda damage: damage.order)), note)
+
+
+def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Damage]:
+    """What a stopped append has left of shapes and consolidated metadata is mended; returns what was wrong."""
+    before = store.open()
+    after, *edits = _reveal(before, done)
+    if stale := [*consolidated_damages(after)]:
+        done.append("consolidated metadata that were stale are written anew from the arrays' own")
+        edits.append(ConsolidateAnew(tuple(after.arrays), after.zarr_format))
+    if not dry_run:
+        for edit in edits:
+            edit.apply(store.zarr_store.with_read_only(False))
+    return {*consolidated_damages(before), *stale, *set(length_damages(before)) - set(length_damages(after))}
+
+
+def _half_removed(
+    store: Store, damages: set[Damage], opts: "Options", done: list[str], *, dry_run: bool, quick: bool
+) -> set[Damage]:
+    """What vczstore 0.1.0 leaves of samples without an ID: values, or places without calls; returns what is left."""
+    vcz = store.open()
+    mine = {d for d in damages if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
+    found = {d.array for d in mine if d.array is not None and has_missing_value(vcz.arrays[d.array])}
+    # in all arrays: what is fill there is no value for `verify`, and tells of a person's ploidy all the same
+    names = {n for n, a in vcz.samples_arrays.items() if n != SAMPLE_ID and has_missing_value(a)} if found else set()
+    n = vcz.beyond_calls
+    if not names and n is None:
+        return damages
+    if n is not None:
+        done.append(f"empty IDs of samples for which no array has values: {vcz.n_samples - n:,} deleted")
+    if names:
+        done.append(f"values of samples that have no ID any more, in {listing(sorted(found))}: made missing")
+    plan = compile_repair(store, vcz, names, opts.memory)
+    if not dry_run:
+        run_plan(plan, **opts.engine)
+        return set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
+    return (
+        damages - {d for d in mine if d.array in found} - (set(length_damages(vcz)) - set(length_damages(plan.after)))
+    )
 
 
 def _compaction(path: Path | None, *, dry_run: bool) -> list[str]:

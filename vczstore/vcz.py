@@ -382,6 +382,20 @@ class Vcz:
         return result
 
     @cached_property
+    def beyond_calls(self) -> int | None:
+        """
+        How many samples there are where ``sample_id`` goes on with nothing but empty IDs; None where it does not.
+
+        vczstore 0.1.0 makes a store with as many empty IDs as its first source has samples, and with calls of none; of
+        one source it copies ``sample_*`` as well.
+        """
+        lengths = {a.shape[samples_axis(a) or 0] for a in self.samples_arrays.values()}
+        n = min(lengths)
+        if lengths != {n, self.n_samples} or n == self.n_samples or (self.sample_ids[n:] != REMOVED).any():
+            return None
+        return int(n)
+
+    @cached_property
     def out_of_reach(self) -> dict[str, str]:
         """The arrays that hold samples where no operation would find them, by path, and why, for a message."""
         left = "so what it holds of them would stay as it is"
@@ -456,6 +470,9 @@ class Vcz:
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has chunks of different sizes")
             lengths[name] = array.shape[samples_axis(array) or 0]
         n_samples = lengths[SAMPLE_ID]
+        way_out = "if an append was interrupted here, run that append again"
+        if self.beyond_calls is not None:
+            way_out = f"its last IDs are empty, as vczstore 0.1.0 leaves them: vczstore repair {self.label}"
         others = [n for name, n in lengths.items() if name != SAMPLE_ID]
         ahead = [n == interrupted_at for n in others]
         stopped = interrupted_at is not None and ahead == sorted(ahead, reverse=True)
@@ -463,7 +480,7 @@ class Vcz:
             if length != n_samples and not (stopped and length == interrupted_at):
                 raise DamagedStoreError(
                     f"{operation}: {self.label} is damaged: {name} has {length} samples, sample_id has "
-                    f"{n_samples}; if an append was interrupted here, run that append again"
+                    f"{n_samples}; {way_out}"
                 )
         for name, array in self.arrays.items():
             names = dimensions(array)
