@@ -130,6 +130,8 @@ class Plan:
         What the driver writes before all else, and no reader notices: new arrays without samples.
     conclude
         Makes of what the tasks that wrote have found the edits that come last of all.
+    last
+        The arrays to which nothing is written before all others have been; they come last in `writes`.
     """
 
     operation: str
@@ -144,6 +146,7 @@ class Plan:
     notes: Mapping[str, str] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
+    last: tuple[str, ...] = ()
 
     @property
     def encoded_chunks(self) -> int:
@@ -201,10 +204,16 @@ class Plan:
 
         if through_xarray:
             require("cubed_xarray", "xarray")
-            targets = [a for w in self.writes for a in w.by_xarray(store, self.memory)]
-        else:
-            targets = [a for w in self.writes for a in w.by_cubed(store, self.memory)]
-        return chunks.compile_plan(targets, self.operation)
+        first, last = (
+            [
+                array
+                for w in self.writes
+                if (w.name in self.last) == is_last
+                for array in (w.by_xarray if through_xarray else w.by_cubed)(store, self.memory)
+            ]
+            for is_last in (False, True)
+        )
+        return chunks.compile_plan(first, self.operation, last=last)
 
     @cached_property
     def _sizes(self) -> tuple[int, int, dict[str, int]]:

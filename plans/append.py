@@ -17,7 +17,7 @@ from plans.compatible import check_metadata, check_samples, data_checks
 from plans.harmonise import Findings, Rules
 from plans.parts import Part, PutSamples
 from plans.stale import samples_change
-from plans.widening import widenings
+from plans.widening import ALLELE, completed, rewritten, widenings
 from vczstore import arrays
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
@@ -61,7 +61,7 @@ def compile_append(
         source.require_whole(operation)
     check_samples(operation, store, sources)
     base = store.state
-    lengths = {} if findings is None else harmonise.widths(operation, store, findings.most_alleles, sources[0])
+    lengths = {} if findings is None else harmonise.widths(operation, store, findings, sources[0])
     may_lack: set[str] = set()
     if findings is not None:
         sources, may_lack = _without_dropped(operation, store, sources, findings, lengths)
@@ -78,7 +78,10 @@ def compile_append(
     if findings is not None:
         wider = harmonise.wider(operation, store, lengths)
         after = {name: harmonise.widened(array, lengths) for name, array in after.items()}
-        before = {name: harmonise.padded(array, lengths) for name, array in before.items()}
+        before = {
+            name: cast("AnyArray", completed(name, store, array, harmonise.widened(array, lengths), findings))
+            for name, array in before.items()
+        }
     places = np.split(np.arange(old, new), np.cumsum(incoming)[:-1])
     writes: tuple[Write, ...] = tuple(
         PutSamples.of(
@@ -93,13 +96,17 @@ def compile_append(
         )
         for name in after
     )
+    told = harmonise.Told()
     if findings is not None:
-        writes += widenings(operation, store, wider, old, findings, memory)
-
-    told = harmonise.Told() if findings is None else harmonise.Told.of(findings, after, may_lack)
+        told = harmonise.Told.of(findings, after, may_lack)
+        widening = widenings(operation, store, wider, old, findings, memory)
+        writes += widening
+        told = replace(told, notes={**told.notes, "rewritten": rewritten(widening)}) if widening else told
 
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
-    resized = {**{name: array for name, array in wider.items() if name not in after}, **after}
+    # (and alleles after the vectors that have room for them: what a run that follows a stopped one goes by)
+    resized = {**wider, **after}
+    resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
     shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in resized.items()]
     ids = np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])
     planned, marks = samples_change(store.planned(resized, ids))
@@ -119,6 +126,7 @@ def compile_append(
         after=planned,
         counts={"sources": len(sources), "samples added": new - old, **told.counts},
         notes=told.notes,
+        last=(ALLELE,),
     )
 
 

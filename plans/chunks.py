@@ -190,9 +190,20 @@ def _same(block: np.ndarray) -> np.ndarray:
     return block
 
 
-def compile_plan(targets: Sequence[cubed.Array], operation: str) -> FinalizedPlan | None:
+def compile_plan(
+    targets: Sequence[cubed.Array], operation: str, *, last: Sequence[cubed.Array] = ()
+) -> FinalizedPlan | None:
     """
     Turn written arrays into one plan whose tasks report to the driver.
+
+    Parameters
+    ----------
+    targets
+        What is written.
+    operation
+        For messages.
+    last
+        What is written when all `targets` are.
 
     Returns
     -------
@@ -204,9 +215,9 @@ def compile_plan(targets: Sequence[cubed.Array], operation: str) -> FinalizedPla
     MemoryLimitError
         If a task is projected to need more memory than it is allowed.
     """
-    if not targets:
+    if not targets and not last:
         return None
-    plan = cubed.plan(*targets)
+    plan = cubed.plan(*targets, *last)
     for _, op in plan.ops_exceeding_memory:
         raise MemoryLimitError(memory_message(operation, op.projected_mem, op.allowed_mem))
     dag = nx.MultiDiGraph(plan.dag)
@@ -222,6 +233,8 @@ def compile_plan(targets: Sequence[cubed.Array], operation: str) -> FinalizedPla
         if "pipeline" in node and node["pipeline"].function is apply_blockwise:
             function = partial(run_task, about=about.get(name, operation), name=names.get(name, ""))
             node["pipeline"] = dataclasses.replace(node["pipeline"], function=function)
+    # Cubed runs an operation when those are done on which it depends
+    dag.add_edges_from([(a.name, op) for b in last for op in list(dag.predecessors(b.name)) for a in targets])
     return FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
 
 

@@ -24,7 +24,7 @@ from plans.in_order import DIPLOID, Field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
 from plans.order import FindRuns, site, unit_rows
-from plans.vectors import n_genotypes
+from plans.vectors import MAX_PLOIDY, lengths, n_genotypes
 from plans.views import Padded, View
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, OptionError
@@ -112,6 +112,11 @@ class Findings:
     def new_alleles(self) -> int:
         """How many alleles come in."""
         return sum(r.new_alleles for r in self.reports.values())
+
+    @property
+    def most_alleles_where_new(self) -> int:
+        """How many alleles a variant to which alleles come will have at most; 0 if none come."""
+        return max((r.most_where_new for r in self.reports.values()), default=0)
 
     @cached_property
     def changed_units(self) -> tuple[int, ...]:
@@ -267,7 +272,7 @@ def _check_some(operation: str, store: Vcz, source: Vcz, rules: Rules, n_unmatch
 # ---- dimensions -----------------------------------------------------------------------------
 
 
-def widths(operation: str, store: Vcz, n_alleles: int, source: Vcz) -> dict[str, int]:
+def widths(operation: str, store: Vcz, findings: Findings, source: Vcz) -> dict[str, int]:
     """
     How long the dimensions become that go by alleles.
 
@@ -276,20 +281,41 @@ def widths(operation: str, store: Vcz, n_alleles: int, source: Vcz) -> dict[str,
     IncompatibleError
         If the length of ``genotypes`` belongs to no ploidy.
     """
-    old = _lengths(store) or _lengths(source)
-    alleles = max(_lengths(store).get("alleles", 1), n_alleles)
-    result = {"alleles": alleles, "alt_alleles": max(alleles - 1, _lengths(store).get("alt_alleles", 0))}
-    genotypes = {**_lengths(source), **old}.get("genotypes")
-    if genotypes is not None:
-        before = (_lengths(store) if "genotypes" in _lengths(store) else _lengths(source)).get("alleles", 1)
-        ploidies = range(1, 65) if before > 1 else (_ploidy(store, source),)  # one allele, one genotype
-        ploidy = next((p for p in ploidies if n_genotypes(before, p) >= genotypes), None)
-        if ploidy is None or (n_genotypes(before, ploidy) != genotypes and before > 1):
-            raise IncompatibleError(
-                f"{operation}: {store.label} has {genotypes} genotypes and {before} alleles, which no ploidy gives; "
-                "make the store with bio2zarr"
-            )
-        result["genotypes"] = max(genotypes, n_genotypes(alleles, ploidy)) if alleles > before else genotypes
+    ours, theirs = _lengths(store), _lengths(source)
+    alleles, most_new = max(ours.get("alleles", 1), findings.most_alleles), findings.most_alleles_where_new
+    result = {"alleles": alleles, "alt_alleles": max(alleles - 1, ours.get("alt_alleles", 0))}
+    if "genotypes" in ours and GENOTYPE in store.arrays:
+        # whatever other variants have, those to which alleles come need room
+        ploidy = store.arrays[GENOTYPE].shape[-1]
+        result["genotypes"] = max(ours["genotypes"], n_genotypes(most_new, ploidy) if most_new else 0)
+    elif "genotypes" in {**ours, **theirs}:
+        lengths = ours if "genotypes" in ours else theirs
+        result["genotypes"] = _n_genotypes_for(operation, store, source, lengths, alleles)
+    return {**result, **(_info_lengths(store, most_new) if most_new else {})}
+
+
+def _n_genotypes_for(operation: str, store: Vcz, source: Vcz, lengths: Mapping[str, int], alleles: int) -> int:
+    """How long the dimension becomes where the store's genotypes do not tell the ploidy."""
+    before, genotypes = lengths.get("alleles", 1), lengths["genotypes"]
+    ploidies = range(1, MAX_PLOIDY + 1) if before > 1 else (_ploidy(store, source),)  # one allele, one genotype
+    ploidy = next((p for p in ploidies if n_genotypes(before, p) >= genotypes), None)
+    if ploidy is None or (n_genotypes(before, ploidy) != genotypes and before > 1):
+        raise IncompatibleError(
+            f"{operation}: {store.label} has {genotypes} genotypes and {before} alleles, which no ploidy gives; "
+            "make the store with bio2zarr"
+        )
+    return max(genotypes, n_genotypes(alleles, ploidy)) if alleles > before else genotypes
+
+
+def _info_lengths(store: Vcz, n_alleles: int) -> dict[str, int]:
+    """How long the dimensions of INFO fields become that the VCF header alone says go by alleles."""
+    numbers, result = numbers_of(store, "INFO"), {}
+    for name, number in numbers.items():
+        array = store.arrays.get(f"variant_{name}")
+        if array is None or not number_of(name, array, numbers) or dimensions(array)[-1] in _NUMBERS:
+            continue
+        needed = lengths(number, np.array([n_alleles]), np.array([2]))
+        result[str(dimensions(array)[-1])] = max(array.shape[-1], int(needed[0]))
     return result
 
 
@@ -299,12 +325,13 @@ def _ploidy(*vczs: Vcz) -> int:
 
 
 def _lengths(vcz: Vcz) -> dict[str, int]:
-    return {
-        str(name): n
-        for array in vcz.arrays.values()
-        for name, n in zip(dimensions(array), array.shape, strict=True)
-        if name in ("alleles", "alt_alleles", "genotypes")
-    }
+    """The lengths of dimensions that go by alleles; of an append that was stopped, those that it had reached."""
+    result: dict[str, int] = {}
+    for array in vcz.arrays.values():
+        for name, n in zip(dimensions(array), array.shape, strict=True):
+            if name in _NUMBERS:
+                result[str(name)] = max(n, result.get(str(name), 0))
+    return result
 
 
 def widened(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
@@ -506,22 +533,29 @@ def kind_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
 
 def number_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
     """
-    What the last axis of a call's value goes by: ``R``, ``A`` or ``G`` as in VCF, or ``""``.
+    What the last axis of a value goes by, of a call or of INFO: ``R``, ``A`` or ``G`` as in VCF, or ``""``.
 
-    Its dimension says so; else the VCF header, or the VCF specification (4.5, table 2).
+    Its dimension says so; else the VCF header; else, of calls, the VCF specification (4.5, table 2).
     """
-    last, field = str(dimensions(array)[-1]), name.removeprefix("call_")
+    names = dimensions(array)
+    last, field = str(names[-1]), name.removeprefix("call_").removeprefix("variant_")
     if is_local(name, array, numbers.get(field, "")):
         return ""
     if last in _NUMBERS:
         return _NUMBERS[last]
-    return numbers.get(field, _RESERVED.get(field, "")) if array.ndim > 2 and last != "ploidy" else ""
+    is_of_calls = SAMPLES in names
+    usual = _RESERVED.get(field, "") if is_of_calls else ""
+    return numbers.get(field, usual) if array.ndim > 1 + is_of_calls and last != "ploidy" else ""
 
 
-def numbers_of(vcz: Vcz) -> dict[str, str]:
-    """The Number of each FORMAT field with one of ``R``, ``A``, ``G``, or with L before it, as the VCF header says."""
+def numbers_of(vcz: Vcz, of: str = "FORMAT") -> dict[str, str]:
+    """
+    The Number of each field with one of ``R``, ``A``, ``G``, or with L before it, as the VCF header says.
+
+    `of` is ``FORMAT`` or ``INFO``.
+    """
     header = str(vcz.attributes.get("vcf_header", ""))
-    return dict(re.findall(r"##FORMAT=<ID=([^,]+),Number=(L?[RAG]),", header))
+    return dict(re.findall(rf"##{of}=<ID=([^,]+),Number=(L?[RAG]),", header))
 
 
 _NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}

@@ -485,8 +485,8 @@ class UnitReport(NamedTuple):
         Whether every allele has the same number, and the store has no others.
     span
         How many rows of the source have to be read.
-    most_alleles
-        How many alleles a variant will have at most, after all sources.
+    most_alleles, most_where_new
+        How many alleles a variant will have at most, after all sources; and one to which alleles come, 0 if none is.
     """
 
     number: int
@@ -500,6 +500,7 @@ class UnitReport(NamedTuple):
     same_alleles: bool
     span: int
     most_alleles: int
+    most_where_new: int
 
 
 @dataclass(frozen=True)
@@ -534,6 +535,7 @@ class FindMatches:
             same_alleles=same,
             span=int(present.max() - present.min()) + 1 if len(present) else 0,
             most_alleles=int(unit.n_alleles.max(initial=0)),
+            most_where_new=int(unit.n_alleles[unit.n_alleles > unit.n_before].max(initial=0)),
         )
 
     @property

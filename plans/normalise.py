@@ -73,7 +73,7 @@ def compile_normalise(
         If the source cannot be harmonised.
     """
     findings = yield from harmonise.look_up(OPERATION, store, [source], rules, memory)
-    lengths = harmonise.widths(OPERATION, store, findings.most_alleles, source)
+    lengths = harmonise.widths(OPERATION, store, findings, source)
     harmonise.check_dropped(OPERATION, store, [source], rules)
     known = store if store.n_samples else replace(store, arrays={**source.arrays, **store.arrays})
     brought = harmonise.without_dropped(OPERATION, known, source, findings, lengths)

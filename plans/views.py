@@ -99,12 +99,17 @@ class Padded(View):
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region, and fill what lies beyond."""
-        inside = tuple(
-            slice(min(r.start, n), min(r.stop, n)) if isinstance(r, slice) else r
-            for r, n in zip(region, self.source.shape, strict=True)
-        )
-        values = np.asarray(self.source.oindex[inside])
-        wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in region]
-        result = np.full(wanted, fill_value(self.path, self.source), dtype=values.dtype)
-        result[tuple(slice(0, n) for n in values.shape)] = values
-        return result
+        return read_padded(self.source, region)
+
+
+def read_padded(array: AnyArray, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+    """Read a region of an array, and fill what lies beyond its shape."""
+    inside = tuple(
+        slice(min(r.start, n), min(r.stop, n)) if isinstance(r, slice) else r
+        for r, n in zip(region, array.shape, strict=True)
+    )
+    values = np.asarray(array.oindex[inside])
+    wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in region]
+    result = np.full(wanted, fill_value(array.path, array), dtype=values.dtype)
+    result[tuple(slice(0, n) for n in values.shape)] = values
+    return result

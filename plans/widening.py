@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from zarr.abc.store import Store as ZarrStore
@@ -13,11 +13,12 @@ from zarr.types import AnyArray
 from plans import Memory
 from plans.anew import Anew, ColumnReader
 from plans.columns import Blocks, Columns
-from plans.harmonise import Findings
+from plans.harmonise import Findings, number_of, numbers_of
 from plans.matching import Index, Unit
-from plans.views import Padded
+from plans.vectors import extents, fitted, lacking, lengths, ploidies, same
+from plans.views import Padded, View, read_padded
 from vczstore import arrays
-from vczstore.vcz import Vcz, samples_axis
+from vczstore.vcz import VARIANTS, Vcz, dimensions, fill_value, listing, missing_value, samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -26,18 +27,84 @@ if TYPE_CHECKING:
     from plans.chunks import Reader
 
 
+ALLELE = "variant_allele"
+GENOTYPE = "call_genotype"
+DIPLOID = 2
+
+
 def widenings(
     operation: str, store: Vcz, wider: Mapping[str, AnyArray], old: int, findings: Findings, memory: Memory
 ) -> "tuple[Write, ...]":
-    """What is written of arrays that become longer, beside the samples that come in, and of ``variant_allele``."""
+    """
+    What is written of what is in the store already: arrays that become longer, and vectors that end before new alleles.
+
+    ``variant_allele`` comes last. Nothing else tells a run that follows one that was stopped which vectors are to be
+    completed.
+    """
     result: list[Write] = []
-    for name, after in wider.items():
-        if name != "variant_allele":
-            write = Widen.of(operation, name, store.arrays[name], after, old, memory)
-            result += [write] if write.decoded_chunks else []
-    allele = store.arrays["variant_allele"]
-    alleles = WriteAlleles.of(allele, wider.get("variant_allele", allele), findings)
+    for name, array in store.arrays.items():
+        if name == ALLELE:
+            continue
+        view = completed(name, store, array, wider.get(name, array), findings)
+        if isinstance(view, View):
+            writes: list[Write] = [Widen.of(operation, name, view, old, memory)] if name in wider else []
+            if isinstance(view, Completed):
+                writes.append(Complete.of(operation, name, view, old, findings, memory))
+            result += [write for write in writes if write.decoded_chunks]
+    allele = store.arrays[ALLELE]
+    alleles = WriteAlleles.of(allele, wider.get(ALLELE, allele), findings)
     return (*result, *([alleles] if alleles.decoded_chunks else []))
+
+
+def rewritten(writes: "Sequence[Write]") -> str:
+    """What `widenings` cost, for people."""
+    n_chunks, n_bytes = (sum(getattr(w, what) for w in writes) for what in ("decoded_chunks", "bytes_written"))
+    return f"{n_chunks:,} chunks ({n_bytes:,} bytes) of {listing(sorted({w.name for w in writes}), limit=50)}"
+
+
+def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings: Findings) -> "AnyArray | View":
+    """
+    What an array of the store has, as it is going to be beside new alleles.
+
+    Parameters
+    ----------
+    name, store
+        The array.
+    before
+        The same with the samples that count.
+    after
+        The same with dimensions that have become longer.
+    findings
+        What alleles come in.
+    """
+    number = _number(name, store, findings)
+    if not number:
+        return before if after.shape == before.shape else Padded(before, after)
+    data = store.arrays.get(name.removesuffix("_fill"), before)
+    by_ploidy = number == "G" and samples_axis(before) is not None
+    calls = store.arrays.get(GENOTYPE)
+    return Completed(
+        source=before,
+        like=after,
+        name=name,
+        number=number,
+        index=findings.index,
+        data=data if data.shape == store.arrays[name].shape else before,
+        calls=calls if by_ploidy else None,
+        ploidy=DIPLOID if calls is None else calls.shape[-1],
+        by_length=by_ploidy and calls is None,
+    )
+
+
+def _number(name: str, store: Vcz, findings: Findings) -> str:
+    """What the vectors of an array go by, if any have to be completed: ``R``, ``A`` or ``G``."""
+    array = store.arrays[name]
+    if not findings.new_alleles or name == ALLELE or array.ndim < 2 or dimensions(array)[0] != VARIANTS:
+        return ""
+    if same(np.array([missing_value(name, array)], array.dtype), fill_value(name, array)).all():
+        return ""  # nothing tells missing from fill
+    numbers = findings.numbers if samples_axis(array) is not None else numbers_of(store, "INFO")
+    return number_of(name.removesuffix("_fill"), array, numbers)
 
 
 @dataclass(frozen=True)
@@ -101,46 +168,179 @@ class Rewritten(_Made):
 
 
 @dataclass(frozen=True)
-class Widen(_Made):
+class _Viewed(_Made):
+    """Chunk columns of an array that get what a view of it has."""
+
+    view: View
+
+    def reader(self, store: ZarrStore) -> ColumnReader:
+        """The values, read where they are written."""
+        return ColumnReader(self.view.in_store(store), self.columns)
+
+    def reading_mem(self) -> int:
+        """What it takes to read a block."""
+        reader = ColumnReader(cast("AnyArray", self.view), self.columns)
+        return reader.decode_mem() + self.view.extra_mem(self.columns.block_shape)
+
+    @classmethod
+    def fitting(cls, operation: str, name: str, view: View, columns: Columns, memory: Memory) -> Self:
+        """With as many chunks in a task as memory allows."""
+        one = cls(name, view.like, columns, view)
+        if not columns.n_chunks:
+            return one
+
+        def reading(block: tuple[int, ...]) -> int:
+            return replace(one, columns=replace(columns, block=block)).reading_mem()
+
+        chunk_bytes = math.prod(columns.chunks) * arrays.element_bytes(view.like)
+        block = memory.fit(operation, columns.grid, chunk_bytes, reading)
+        return replace(one, columns=replace(columns, block=block))
+
+
+def _whole_columns(view: View, old: int) -> list[int]:
+    """The shape of what `old` samples have in chunks of their own: the ragged last column belongs to the append."""
+    shape, axis = list(view.shape), samples_axis(view.like)
+    if axis is not None:
+        width = arrays.outer_chunks(view.like)[axis]
+        shape[axis] = old // width * width
+    return shape
+
+
+def _longer(view: View) -> int | None:
+    """Which axis becomes longer."""
+    return next((i for i, (n, m) in enumerate(zip(view.source.shape, view.shape, strict=True)) if n < m), None)
+
+
+class Widen(_Viewed):
     """
-    A dimension of an array that goes by alleles becomes longer: what it gains is filled.
+    A dimension of an array that goes by alleles becomes longer.
 
     Chunks that lie in the old part alone stay as they are. New ones are written, because what an absent chunk reads as
     is 0 in most stores, and that is a value. Samples that come in are written by their append.
     """
 
-    before: AnyArray
+    @classmethod
+    def of(cls, operation: str, name: str, view: View, old: int, memory: Memory) -> "Widen":
+        """Of `old` samples."""
+        axis, chunks = _longer(view), arrays.outer_chunks(view.like)
+        assert axis is not None
+        first = view.source.shape[axis] // chunks[axis]
+        new = tuple(range(first, -(-view.shape[axis] // chunks[axis])))
+        columns = Columns(tuple(_whole_columns(view, old)), chunks, axis, new, (1,) * len(chunks))
+        return cls.fitting(operation, name, view, columns, memory)
+
+
+class Complete(_Viewed):
+    """
+    Vectors that end before new alleles get missing values for them, in the chunks of variants that have any.
+
+    A short one could be taken for another: three likelihoods of a diploid call with two alleles are those of a haploid
+    one with three (VCF 4.5, section 1.6.2).
+    """
 
     @classmethod
-    def of(cls, operation: str, name: str, before: AnyArray, after: AnyArray, old: int, memory: Memory) -> "Widen":
-        """Of `old` samples."""
-        (axis,) = (i for i, (n, m) in enumerate(zip(before.shape, after.shape, strict=True)) if n != m)
-        chunks = arrays.outer_chunks(after)
-        shape = list(after.shape)
-        if (samples := samples_axis(before)) is not None:
-            # the ragged last column belongs to the append
-            shape[samples] = old // chunks[samples] * chunks[samples]
-        first = before.shape[axis] // chunks[axis]
-        columns = tuple(range(first, -(-after.shape[axis] // chunks[axis])))
-        grid = [len(columns) if i == axis else n for i, n in enumerate(arrays.grid(shape, chunks))]
-        alone = cls(name, after, Columns(tuple(shape), chunks, axis, columns, (1,) * len(chunks)), before)
-        if not alone.columns.n_chunks:
-            return alone
+    def of(cls, operation: str, name: str, view: "Completed", old: int, findings: Findings, memory: Memory) -> Self:
+        """Of `old` samples; what `Widen` writes is left out."""
+        axis, chunks, shape = _longer(view), arrays.outer_chunks(view.like), _whole_columns(view, old)
+        if axis is not None:
+            shape[axis] = view.source.shape[axis] // chunks[axis] * chunks[axis]
+        rows = changed_rows(findings, shape[0], chunks[0])
+        columns = Columns(tuple(shape), chunks, 0, rows, (1,) * len(chunks))
+        return cls.fitting(operation, name, view, columns, memory)
 
-        def cut(block: tuple[int, ...]) -> "Widen":
-            return replace(alone, columns=replace(alone.columns, block=block))
 
-        chunk_bytes = math.prod(chunks) * arrays.element_bytes(after)
-        return cut(memory.fit(operation, grid, chunk_bytes, lambda block: cut(block).reading_mem()))
+def changed_rows(findings: Findings, n_variants: int, chunk: int) -> tuple[int, ...]:
+    """The chunks of variants to which alleles come."""
+    unit = findings.index.unit
+    ranges = ((n * unit // chunk, -(-min((n + 1) * unit, n_variants) // chunk)) for n in findings.changed_units)
+    return tuple(sorted({row for first, after in ranges for row in range(first, after)}))
 
-    def reader(self, store: ZarrStore) -> ColumnReader:
-        """The old values, filled up."""
-        before = arrays.planned(self.before, store=store)
-        return ColumnReader(cast("AnyArray", Padded(before, self.target)), self.columns)
 
-    def reading_mem(self) -> int:
-        """What it takes to read a block."""
-        return self.reader(self.before.store).decode_mem()
+@dataclass(frozen=True)
+class Completed(View):
+    """
+    An array of the store whose vectors have a place for each of the alleles that there will be.
+
+    Attributes
+    ----------
+    source, like
+        The array as it is, and as it will be.
+    name
+        Of the array.
+    number
+        What its vectors go by: ``R``, ``A`` or ``G``.
+    index
+        How many alleles each variant has, and will have.
+    data
+        The values that tell where a vector ends: those of the array, or those that it is a ``*_fill`` of.
+    calls
+        The genotypes whose ploidy the length of a vector goes by, if it does.
+    ploidy
+        The highest; that of INFO.
+    by_length
+        Whether the length of a vector has to tell the ploidy.
+    """
+
+    name: str
+    number: str
+    index: Index
+    data: AnyArray
+    calls: AnyArray | None
+    ploidy: int
+    by_length: bool
+
+    def in_store(self, store: ZarrStore) -> AnyArray:
+        """The same, read elsewhere."""
+        source, data = (arrays.planned(a, store=store) for a in (self.source, self.data))
+        calls = None if self.calls is None else arrays.planned(self.calls, store=store)
+        return cast("AnyArray", replace(self, source=source, data=data, calls=calls))
+
+    def extra_mem(self, block: tuple[int, ...]) -> int:
+        """What it takes beside the block: the whole vectors of one unit, what is told of them, and their genotypes."""
+        others = math.prod(block[1:-1])
+        n_vectors = min(self.index.unit, block[0]) * others
+        size = max(arrays.element_bytes(a) for a in (self.source, self.data))
+        read = [self.data] if self.calls is None else [self.data, self.calls]
+        decoding = sum(arrays.decode_mem(a, arrays.READS_AT_ONCE) for a in read)
+        alleles = 8 * arrays.decode_mem(self.index.store.allele, 1)
+        return n_vectors * (self.shape[-1] * (4 * size + 8) + 10 * self.ploidy + 64) + decoding + alleles
+
+    def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+        """Read a region, fill what lies beyond, and complete the vectors of some variants."""
+        values = read_padded(self.source, region)
+        rows, *others, last = region
+        assert isinstance(rows, slice)
+        for unit, here in self.index.units(rows):
+            wanted = self._longest(unit.n_alleles[here])
+            grown = np.flatnonzero((unit.n_alleles > unit.n_before)[here] | (wanted > self.source.shape[-1]))
+            if len(grown):
+                at = unit.start + here.start + grown
+                lacks = self._lacking(at, others, unit.n_before[here][grown], unit.n_alleles[here][grown])
+                chosen = values[at - rows.start]
+                chosen[lacks[..., last]] = missing_value(self.name, self.source)
+                values[at - rows.start] = chosen
+        return values
+
+    def _longest(self, n_alleles: np.ndarray) -> np.ndarray:
+        """How long vectors of variants can be."""
+        return lengths(self.number, n_alleles, np.full(len(n_alleles), self.ploidy))
+
+    def _lacking(self, rows: np.ndarray, others: Sequence[Any], before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Where the vectors of some variants, `rows`, have to be missing and are fill."""
+        low, high = int(rows.min()), int(rows.max()) + 1
+        vectors = read_padded(self.data, (slice(low, high), *others, slice(0, self.shape[-1])))[rows - low]
+        missing, fill = (of(self.data.path, self.data) for of in (missing_value, fill_value))
+        ploidy = np.full(vectors.shape[:-1], self.ploidy)
+        if self.calls is not None:
+            region = (slice(low, high), others[0], slice(None))
+            found = ploidies(np.asarray(self.calls.oindex[region])[rows - low])
+            ploidy = fitted(found, extents(vectors, missing, fill), before)
+        elif self.by_length:
+            ploidy = fitted(np.ones_like(ploidy), (~same(vectors, fill)).sum(axis=-1), before)
+        lacks = lacking(vectors, lengths(self.number, after, ploidy), missing, fill)
+        # what a shorter array had no room for is lacking even if the allele is there, as after a run that was stopped
+        lacks[before == after, ..., : self.source.shape[-1]] = False
+        return lacks
 
 
 @dataclass(frozen=True)
@@ -184,16 +384,12 @@ class WriteAlleles(_Made):
     @classmethod
     def of(cls, before: AnyArray | None, after: AnyArray, findings: Findings) -> "WriteAlleles":
         """Find the chunks of variants that have new alleles; all of them, where there was no array before."""
-        chunks, unit = arrays.outer_chunks(after), findings.index.unit
-        rows = {
-            row
-            for n in findings.changed_units
-            for row in range(n * unit // chunks[0], -(-min((n + 1) * unit, after.shape[0]) // chunks[0]))
-        }
+        chunks = arrays.outer_chunks(after)
+        rows = changed_rows(findings, after.shape[0], chunks[0])
         if before is None or (after.shape != before.shape and after.fill_value not in ("", None)):
-            rows = set(range(arrays.grid(after.shape, chunks)[0]))
+            rows = tuple(range(arrays.grid(after.shape, chunks)[0]))
         n_wide = arrays.grid(after.shape, chunks)[1]
-        columns = Columns(after.shape, chunks, 0, tuple(sorted(rows)), (1, n_wide))
+        columns = Columns(after.shape, chunks, 0, rows, (1, n_wide))
         return cls("variant_allele", after, columns, findings)
 
     def reader(self, store: ZarrStore) -> AllelesReader:
