@@ -155,7 +155,8 @@ def compile_harmonised(
     VczstoreError
         If sources cannot be harmonised.
     """
-    findings = yield from harmonise.look_up(operation, store, sources, rules, memory)
+    after = None if store.snapshot else store.n_samples + sum(source.n_samples for source in sources)
+    findings = yield from harmonise.look_up(operation, store, sources, rules, memory, interrupted_at=after)
     return compile_append(place, store, sources, memory, findings)
 
 

@@ -185,18 +185,32 @@ class Told:
 
 
 def look_up(
-    operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory
+    operation: str,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    rules: Rules,
+    memory: Memory,
+    *,
+    interrupted_at: int | None = None,
 ) -> Generator[Survey, list[list[Any]], Findings]:
     """
     Find out what of sources is what of a store, in two surveys.
+
+    Parameters
+    ----------
+    operation, store, sources, rules, memory
+        As in `plans.append`.
+    interrupted_at
+        As in `Vcz.require_whole`, of the store.
 
     Raises
     ------
     VczstoreError
         If a VCZ is damaged, variants are not sorted, or some of a source's match nothing and are not to be dropped.
     """
-    for vcz in (store, *sources):
-        vcz.require_whole(operation)
+    store.require_whole(operation, interrupted_at=interrupted_at)
+    for source in sources:
+        source.require_whole(operation)
     scans = _run_scans(operation, store, sources)
     runs = yield Survey(operation, tuple(scans), memory)
     scan = _match_scan(operation, store, sources, rules, scans, runs)
