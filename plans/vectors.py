@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vczstore.vcz import INT_FILL
-
 MAX_PLOIDY = 64
-"""No genotype has more alleles: what a vector that fits none of these has is left as it is."""
+"""No genotype has more alleles."""
 
 
 def n_genotypes(n_alleles: int, ploidy: int) -> int:
@@ -37,7 +35,7 @@ def lengths(number: str, n_alleles: np.ndarray, ploidy: np.ndarray) -> np.ndarra
     n_alleles
         How many alleles each variant has, the reference included.
     ploidy
-        Of each call, variants by calls; looked at for ``G`` alone.
+        Of each call, variants by calls, below 1 where nothing tells it: no values; looked at for ``G`` alone.
 
     Examples
     --------
@@ -48,60 +46,8 @@ def lengths(number: str, n_alleles: np.ndarray, ploidy: np.ndarray) -> np.ndarra
     if number != "G":
         return np.asarray(np.maximum(n_alleles - (number == "A"), 0))
     pairs, which = np.unique(np.stack([n_alleles.ravel(), ploidy.ravel()], axis=1), axis=0, return_inverse=True)
-    found = np.array([n_genotypes(n, p) if n > 0 else 0 for n, p in pairs.tolist()], dtype="i8")
+    found = np.array([n_genotypes(n, p) if n > 0 and p > 0 else 0 for n, p in pairs.tolist()], dtype="i8")
     return np.asarray(found[which.ravel()].reshape(ploidy.shape))
-
-
-def ploidies(genotypes: np.ndarray) -> np.ndarray:
-    """
-    How many alleles genotypes have, missing ones included; 1 where all is fill.
-
-    >>> ploidies(np.array([[0, 1], [1, -2], [-1, -1]])).tolist()
-    [2, 1, 2]
-    """
-    return np.asarray(np.maximum((genotypes != INT_FILL).sum(axis=-1), 1))
-
-
-def fitted(ploidy: np.ndarray, extents: np.ndarray, n_alleles: np.ndarray) -> np.ndarray:
-    """
-    The ploidy of vectors with Number=G: that of the genotype, unless they have a value beyond what belongs to it.
-
-    A genotype that is written as ``.``, whatever its ploidy, is one of these.
-
-    Parameters
-    ----------
-    ploidy
-        As the genotypes have it, variants by calls.
-    extents
-        How many values the vector of each call has, up to the last that is neither missing nor fill.
-    n_alleles
-        How many alleles each variant has.
-
-    Examples
-    --------
-    >>> fitted(np.array([[1, 1, 2]]), np.array([[2, 3, 2]]), np.array([2])).tolist()
-    [[1, 2, 2]]
-    """
-    result = ploidy.copy()
-    beyond = extents > lengths("G", n_alleles, ploidy)
-    rows = np.nonzero(beyond)[0]
-    for at, row, extent in zip(np.argwhere(beyond).tolist(), rows.tolist(), extents[beyond].tolist(), strict=True):
-        n = int(n_alleles[row])
-        more = range(int(ploidy[tuple(at)]), MAX_PLOIDY + 1)
-        result[tuple(at)] = next((p for p in more if n_genotypes(n, p) >= extent), MAX_PLOIDY)
-    return result
-
-
-def extents(values: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
-    """
-    How many values vectors have, up to the last that is neither missing nor fill.
-
-    >>> extents(np.array([[30, 0, 40, -1], [-1, -2, -2, -2]]), -1, -2).tolist()
-    [3, 0]
-    """
-    is_value = ~same(values, missing) & ~same(values, fill)
-    last = values.shape[-1] - np.argmax(is_value[..., ::-1], axis=-1)
-    return np.where(is_value.any(axis=-1), last, 0)
 
 
 def same(values: np.ndarray, value: Any) -> np.ndarray:

@@ -13,9 +13,10 @@ from zarr.types import AnyArray
 from plans import Memory
 from plans.anew import Anew, ColumnReader
 from plans.columns import Blocks, Columns
-from plans.harmonise import Findings, number_of, numbers_of
+from plans.harmonise import GENOTYPE, Findings, number_of, numbers_of
+from plans.in_order import DIPLOID, Field
 from plans.matching import Index, Unit
-from plans.vectors import extents, fitted, lacking, lengths, ploidies, same
+from plans.vectors import lacking, lengths, same
 from plans.views import Padded, View, read_padded
 from vczstore import arrays
 from vczstore.vcz import VARIANTS, Vcz, dimensions, fill_value, listing, missing_value, samples_axis
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 
 ALLELE = "variant_allele"
-GENOTYPE = "call_genotype"
-DIPLOID = 2
 
 
 def widenings(
@@ -81,7 +80,7 @@ def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings
     if not number:
         return before if after.shape == before.shape else Padded(before, after)
     data = store.arrays.get(name.removesuffix("_fill"), before)
-    by_ploidy = number == "G" and samples_axis(before) is not None
+    is_by_call = number == "G" and samples_axis(before) is not None
     calls = store.arrays.get(GENOTYPE)
     return Completed(
         source=before,
@@ -90,9 +89,9 @@ def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings
         number=number,
         index=findings.index,
         data=data if data.shape == store.arrays[name].shape else before,
-        calls=calls if by_ploidy else None,
+        calls=calls if is_by_call else None,
         ploidy=DIPLOID if calls is None else calls.shape[-1],
-        by_length=by_ploidy and calls is None,
+        is_by_call=is_by_call,
     )
 
 
@@ -276,9 +275,9 @@ class Completed(View):
     calls
         The genotypes whose ploidy the length of a vector goes by, if it does.
     ploidy
-        The highest; that of INFO.
-    by_length
-        Whether the length of a vector has to tell the ploidy.
+        The highest, which is that of INFO.
+    is_by_call
+        Whether the ploidy is that of each call.
     """
 
     name: str
@@ -287,7 +286,7 @@ class Completed(View):
     data: AnyArray
     calls: AnyArray | None
     ploidy: int
-    by_length: bool
+    is_by_call: bool
 
     def in_store(self, store: ZarrStore) -> AnyArray:
         """The same, read elsewhere."""
@@ -331,12 +330,13 @@ class Completed(View):
         vectors = read_padded(self.data, (slice(low, high), *others, slice(0, self.shape[-1])))[rows - low]
         missing, fill = (of(self.data.path, self.data) for of in (missing_value, fill_value))
         ploidy = np.full(vectors.shape[:-1], self.ploidy)
-        if self.calls is not None:
+        if self.is_by_call:
             region = (slice(low, high), others[0], slice(None))
-            found = ploidies(np.asarray(self.calls.oindex[region])[rows - low])
-            ploidy = fitted(found, extents(vectors, missing, fill), before)
-        elif self.by_length:
-            ploidy = fitted(np.ones_like(ploidy), (~same(vectors, fill)).sum(axis=-1), before)
+            calls = None if self.calls is None else np.asarray(self.calls.oindex[region])[rows - low]
+            field = Field(self.number, missing, fill)
+            for n in np.unique(before).tolist():
+                mine = before == n
+                ploidy[mine] = field.look(vectors[mine], n, None if calls is None else calls[mine]).ploidy
         lacks = lacking(vectors, lengths(self.number, after, ploidy), missing, fill)
         # what a shorter array had no room for is lacking even if the allele is there, as after a run that was stopped
         lacks[before == after, ..., : self.source.shape[-1]] = False

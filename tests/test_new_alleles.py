@@ -6,6 +6,7 @@ import random
 import re
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,20 +146,20 @@ def said(record: str) -> list[Any]:
     return [fields[:2], fields[3:5], [{k: v for k, v in call.items() if set(v) - set(".,")} for call in calls]]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(["format2", "format3"]))
 def test_as_bcftools_merges_and_splits(seed: int, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        texts = [cohorts(seed, ["a", "b", "c"], ["C", "G"]), cohorts(seed + 1, ["d", "e"], ["T", "G", "<DEL>"])]
+        texts = [cohorts(seed, ["a", "b", "c"], ["C", "G"]), cohorts(seed + 1, ["d", "e"], ["T", "G", "C"])]
         store, batch = (make(place, str(i), one, kind) for i, one in enumerate(texts))
         vczstore.append(store, batch, **ALLOWED, executor="single-threaded")
         vcf.write_vcf(place / "export.vcf.gz", vcf.vcztools_view(store))
         merged = ("--no-version", "-m", "both", "-Oz", "-o", str(place / "merged.vcf.gz"))
         pysam.bcftools.merge(*merged, *(str(place / f"{i}.vcf.gz") for i in (0, 1)), catch_stdout=False)
-        for command in ([], ["-m-"]):
+        for command in (pysam.bcftools.view, partial(pysam.bcftools.norm, "-m-")):
             ours, theirs = (
-                [said(r) for r in vcf.records(pysam.bcftools.norm("--no-version", *command, str(place / name)))[1:]]
+                [said(r) for r in vcf.records(command("--no-version", str(place / name)))[1:]]
                 for name in ("export.vcf.gz", "merged.vcf.gz")
             )
             assert ours == theirs
@@ -199,19 +200,15 @@ def test_chunks_without_new_alleles_stay_as_they_are(tmp_path: Path, kind: str) 
 def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
     """A reader who sees an allele sees vectors that have a place for it, and running the command again completes it."""
     three = "0/2:5,6,7:6,7:30,0,40,1,2,3"
-    records = [f"1 5 C MLEAC=1 {CALL} {CALL} {CALL}", f"1 6 C,T MLEAC=1,2 {three} {three} {three}"]
-    records += [f"X 2 C MLEAC=1 {CALL} 1:5,6:6:9,0 {CALL}"]
+    records = [f"1 5 C MLEAC=1 {CALL} 1:5,6:6:9,0 {CALL}", f"1 6 C,T MLEAC=1,2 {three} {three} {three}"]
     store = make(tmp_path, "a", text(["A", "B", "C"], *records), kind, (1, 2))
-    batch = make(tmp_path, "b", text(["D"], f"1 5 G . {CALL}", f"1 6 G . {CALL}", f"X 2 G . {CALL}"))
-    code = (
-        "import vczstore\n"
-        f"vczstore.append(store, {str(batch)!r}, harmonise=True, allow_new_alleles=True, executor='single-threaded')"
-    )
-    *left, whole = killed(store, tmp_path / "killed", code, step=11)
+    batch = make(tmp_path, "b", text(["D"], f"1 5 G . {CALL}", f"1 6 G . {CALL}"))
+    code = f"import vczstore; vczstore.append(store, {str(batch)!r}, **{ALLOWED!r}, executor='single-threaded')"
+    *left, whole = killed(store, tmp_path / "killed", code, step=17)
     expected = cohort.read_vcz(whole)
-    assert expected["variant_allele"].tolist() == [["A", "C", "G", ""], ["A", "C", "T", "G"], ["A", "C", "G", ""]]
-    assert expected["call_PL"][2, 1].tolist() == [9, 0, -1, *[-2] * 7]
-    assert len(left) > 10
+    assert expected["variant_allele"].tolist() == [["A", "C", "G", ""], ["A", "C", "T", "G"]]
+    assert expected["call_PL"][0, 1].tolist() == [9, 0, -1, *[-2] * 7]
+    assert len(left) > 5
     seen = set()
     for one in left:
         found = cohort.read_vcz(one)
