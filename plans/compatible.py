@@ -9,6 +9,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.columns import TASK_BYTES
+from plans.extents import END, LENGTH, SVLEN, Extents, describe
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
@@ -258,7 +259,7 @@ def _may_fit(source: np.dtype, store: np.dtype) -> bool:
 @dataclass(frozen=True)
 class SameVariants:
     """
-    A source has the store's variants: the same contig, position and alleles in every row.
+    A source has the store's variants: the same contig, position and alleles in every row, and as long where symbolic.
 
     Encoded chunks are compared first, and decoded only where they differ. Alleles may be padded with empty
     strings to different widths.
@@ -270,31 +271,53 @@ class SameVariants:
 
     def look(self, rows: slice) -> int | None:
         """The first of some variants that differs, None if none does."""
-        return min((i for name in SITE_FIELDS if (i := self._differs(name, rows)) is not None), default=None)
+        found = [self._differs(name, rows) for name in SITE_FIELDS]
+        if found == [None] * len(found):
+            found = [self._differs_in_length(rows)]
+        return min((i for i in found if i is not None), default=None)
 
     def _differs(self, name: str, rows: slice) -> int | None:
-        ours, theirs = self.store.arrays[name], self.source.arrays[name]
-        chunk = arrays.outer_chunks(ours)[0]
-        if (
-            arrays.outer_chunks(ours) == arrays.outer_chunks(theirs)
-            and ours.shape == theirs.shape
-            and rows.start % chunk == 0
-            and arrays.same_encoding(ours, theirs)
-        ):
-            others = arrays.grid(ours.shape, arrays.outer_chunks(ours))[1:]
-            cells = [
-                (i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)
-            ]
-            a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
-            if all(_same_bytes(x, y) for x, y in zip(a, b, strict=True)):
-                return None
-        values = [arrays.read_normalised(array, (rows,)) for array in (ours, theirs)]
+        if self._same_encoded(name, rows):
+            return None
+        values = [arrays.read_normalised(vcz.arrays[name], (rows,)) for vcz in (self.store, self.source)]
         differs = _unequal_rows(*(map(without_nothing, values) if name == "variant_allele" else values))
         return None if not differs.any() else rows.start + int(np.argmax(differs))
 
+    def _differs_in_length(self, rows: slice) -> int | None:
+        """Of variants with the same alleles: where these are symbolic, their lengths say what they are."""
+        if all(self._same_encoded(name, rows) for name in (LENGTH, END, SVLEN)):
+            return None
+        extents = [self._extents(vcz, rows) for vcz in (self.store, self.source)]
+        differs = extents[0] != extents[1]
+        return None if not differs.any() else rows.start + int(np.argmax(differs))
+
+    @staticmethod
+    def _extents(vcz: Vcz, rows: slice) -> np.ndarray:
+        alleles = arrays.read_normalised(vcz.arrays["variant_allele"], (rows,))
+        return Extents.of(vcz.arrays).look(alleles, rows)
+
+    def _same_encoded(self, name: str, rows: slice) -> bool:
+        """Whether the chunks of an array hold the same bytes, or neither side has it."""
+        if name not in self.store.arrays or name not in self.source.arrays:
+            return name not in self.store.arrays and name not in self.source.arrays
+        ours, theirs = self.store.arrays[name], self.source.arrays[name]
+        chunk = arrays.outer_chunks(ours)[0]
+        if (
+            arrays.outer_chunks(ours) != arrays.outer_chunks(theirs)
+            or ours.shape != theirs.shape
+            or rows.start % chunk
+            or not arrays.same_encoding(ours, theirs)
+        ):
+            return False
+        others = arrays.grid(ours.shape, arrays.outer_chunks(ours))[1:]
+        cells = [(i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)]
+        a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
+        return all(_same_bytes(x, y) for x, y in zip(a, b, strict=True))
+
     @property
     def _sides(self) -> list[AnyArray]:
-        return [vcz.arrays[name] for vcz in (self.store, self.source) for name in SITE_FIELDS]
+        names = (*SITE_FIELDS, LENGTH, END, SVLEN)
+        return [vcz.arrays[n] for vcz in (self.store, self.source) for n in names if n in vcz.arrays]
 
     def rows_per_task(self, memory: Memory) -> int:
         """Whole chunks of either side."""
@@ -335,10 +358,11 @@ class SameVariants:
         contig, position, alleles = (
             arrays.read_normalised(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
         )
+        long = describe(int(SameVariants._extents(vcz, slice(row, row + 1))[0]))
         names = vcz.table(CONTIGS) if vcz.tells(CONTIGS) else np.empty(0)
         number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
         name = names[number] if 0 <= number < len(names) else number
-        return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}"
+        return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}{long}"
 
 
 def without_nothing(alleles: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from zarr.types import AnyArray
 from plans import Memory, Plan, Survey
 from plans.columns import MIN_TASKS, TASK_BYTES
 from plans.compatible import SITE_FIELDS, check_builds, without_nothing
+from plans.extents import END, LENGTH, NONE, SVLEN, Extents
 from plans.memory import SLACK, memory_message
 from plans.order import FindRuns, Runs
 from plans.sites import Merged, merge_sites, region_index, union_table
@@ -30,7 +31,7 @@ from vczstore import arrays
 from vczstore.errors import IncompatibleError, MemoryLimitError, OptionError, VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
-from vczstore.vcz import SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, listing
+from vczstore.vcz import INT_MISSING, SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, listing
 
 if TYPE_CHECKING:
     import cubed
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 OPERATION = "create"
 ONLY_CUBED = "create: there is one implementation, cubed; leave impl out"
 CONTIG, POSITION, ALLELE = SITE_FIELDS
-LENGTH, ID, ID_MASK, FILTER = "variant_length", "variant_id", "variant_id_mask", "variant_filter"
+EXTENT = "extent"
+ID, ID_MASK, FILTER = "variant_id", "variant_id_mask", "variant_filter"
 
 SEGMENT_ROWS = 1000
 """After so many variants the driver knows anew where on the genome a source is."""
@@ -238,6 +240,9 @@ def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int 
         ALLELE: _new(ALLELE, (0, n_alleles), "string", (VARIANTS, "alleles"), chunk),
         LENGTH: _new(LENGTH, (0,), widest(LENGTH), (VARIANTS,), chunk),
     }
+    for name in (END, SVLEN):  # of symbolic ALTs: what they are
+        if any(name in s.arrays for s in sources):
+            new[name] = _new(name, (0,), "i4", (VARIANTS,), chunk)
     if any(ID in s.arrays for s in sources):
         new[ID] = _new(ID, (0,), "string", (VARIANTS,), chunk)
         new[ID_MASK] = _new(ID_MASK, (0,), "bool", (VARIANTS,), chunk)
@@ -277,7 +282,7 @@ def _filled(name: str, values: np.ndarray) -> WriteArray:
 
 def _sites(sources: Sequence[Vcz]) -> list["Sites"]:
     _, numbers = union_table([s.table("contig_id").tolist() for s in sources])
-    names = (*SITE_FIELDS, LENGTH, ID, ID_MASK)
+    names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK)
     return [
         Sites({n: s.arrays[n] for n in names if n in s.arrays}, contigs)
         for s, contigs in zip(sources, numbers, strict=True)
@@ -329,6 +334,18 @@ class Sites:
             n_chunks = min(whole * (math.ceil(n_rows / chunk) + 1), arrays.READS_AT_ONCE)
             found.append(arrays.decode_mem(array, n_chunks))
         return max(found)
+
+    @property
+    def extents(self) -> Extents:
+        """How long variants are."""
+        return Extents.of(self.arrays)
+
+    def lengths(self, rows: slice) -> np.ndarray:
+        """What variants take up of the reference."""
+        if LENGTH in self.arrays:
+            return self.read(LENGTH, rows).astype("i8")
+        refs = np.strings.str_len(self.read(ALLELE, rows)[:, 0].astype("T")).astype("i8")
+        return np.asarray(np.maximum(refs, self.extents.lengths(rows)))
 
     def segments(self, runs: Runs) -> np.ndarray:
         """
@@ -496,13 +513,13 @@ class Union:
         rows : list of tuple of int and slice
             Of which source, and which.
         values : dict of numpy.ndarray
-            What `SITE_FIELDS` have in these rows; contigs by their numbers in the union's table.
+            What `SITE_FIELDS` have in these rows, contigs by their numbers in the union's table; and their extents.
         merged : Merged
             Which of the rows are the same.
         """
         rows = self.rows(i)
         width = max(s.arrays[ALLELE].shape[1] for s in self.sites)
-        values: dict[str, list[np.ndarray]] = {name: [] for name in SITE_FIELDS}
+        values: dict[str, list[np.ndarray]] = {name: [] for name in (*SITE_FIELDS, EXTENT)}
         for source, where in rows:
             sites = self.sites[source]
             values[CONTIG].append(sites.contigs[sites.read(CONTIG, where)])
@@ -510,31 +527,20 @@ class Union:
             alleles = np.full((where.stop - where.start, width), "", dtype="T")
             alleles[:, : sites.arrays[ALLELE].shape[1]] = sites.read(ALLELE, where).astype("T")
             values[ALLELE].append(alleles)
+            values[EXTENT].append(sites.extents.look(alleles, where))
         joined = {name: np.concatenate(found) for name, found in values.items()}
         source_of = np.repeat([source for source, _ in rows], [r.stop - r.start for _, r in rows])
-        return rows, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of)
+        return rows, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of, joined[EXTENT])
 
     def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
         """The records of the union in a range: what each of these arrays has of them, of so many alleles."""
         rows, values, merged = self.merge(i)
         found = {name: values[name][merged.first] for name in SITE_FIELDS}
         found[ALLELE] = without_nothing(found[ALLELE])
-        lengths = []
-        for source, where in rows:
-            sites = self.sites[source]
-            if LENGTH in sites.arrays:
-                lengths.append(sites.read(LENGTH, where).astype("i8"))
-            else:
-                lengths.append(np.strings.str_len(sites.read(ALLELE, where)[:, 0].astype("T")).astype("i8"))
-        length = np.concatenate(lengths)
-        found[LENGTH] = length[merged.first]
         found[ALLELE] = np.pad(found[ALLELE], ((0, 0), (0, n_alleles - found[ALLELE].shape[1])), constant_values="")
-        if merged.joined:
-            longest = np.zeros(len(merged.first), dtype="i8")
-            np.maximum.at(longest, merged.record, length)
-            for row, alleles in merged.joined.items():
-                found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
-                found[LENGTH][row] = longest[row]
+        for row, alleles in merged.joined.items():
+            found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
+        found |= self._lengths(rows, values[EXTENT] != NONE, merged, names)
         if ID in names:
             ids = [self._ids(self.sites[source], where) for source, where in rows]
             said = np.concatenate(ids)
@@ -545,6 +551,28 @@ class Union:
             others = np.flatnonzero((said != STR_MISSING) & (said != found[ID][merged.record]))
             for record, text in zip(merged.record[others].tolist(), said[others].tolist(), strict=True):
                 found[ID][record] = _both_ids(found[ID][record], text)
+        return found
+
+    def _lengths(
+        self, rows: Sequence[tuple[int, slice]], is_symbolic: np.ndarray, merged: Merged, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """How long records are: where ALTs are symbolic as long as these are, whatever has been joined with them."""
+        length = np.concatenate([self.sites[source].lengths(where) for source, where in rows])
+        n = len(merged.first)
+        symbolic, _ = merged.first_where(is_symbolic)
+        of_symbolic = np.zeros(n, dtype=bool)
+        of_symbolic[symbolic] = True
+        longest = np.zeros(n, dtype="i8")
+        np.maximum.at(longest, merged.record, np.where(of_symbolic[merged.record] & ~is_symbolic, 0, length))
+        is_joined = of_symbolic | np.isin(np.arange(n), list(merged.joined))
+        found = {LENGTH: np.where(is_joined, longest, length[merged.first])}
+        for name, missing in ((END, INT_MISSING), (SVLEN, 0)):
+            if name in names:
+                extents = [(self.sites[source].extents, where) for source, where in rows]
+                said = np.concatenate([e.ends(w) if name == END else e.sizes(w) for e, w in extents])
+                found[name] = np.full(n, INT_MISSING, dtype="i8")
+                which, at = merged.first_where(is_symbolic & (said != missing))
+                found[name][which] = said[at]
         return found
 
     @staticmethod

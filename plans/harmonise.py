@@ -246,7 +246,7 @@ def _match_scan(
     token = uuid4().hex
     unit = unit_rows(store)
     index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, rules.allow_new_alleles)
-    read = [a for s in sites for a in (s.position, s.contig, s.allele)]
+    read = [a for s in sites for a in (s.position, s.contig, s.allele, *s.extents.fields.values())]
     return FindMatches(operation, index, sum(4 * arrays.decode_mem(a, 2) for a in read))
 
 

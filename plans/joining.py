@@ -13,22 +13,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plans.extents import NONE, UNSEEN
 from plans.matching import match
 
-UNSEEN = ("<*>", "<NON_REF>")
-"""These stand for alleles that nobody has seen; to share one is to share nothing."""
 
-
-def join(alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]]) -> list[int]:
+def join(
+    alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int] | None = None
+) -> list[int]:
     """
     Join records at one position that have one REF.
 
     Parameters
     ----------
     alts
-        Of each record, each once, in upper case.
+        Of each record, each once, in upper case; symbolic ones with something that tells other lengths apart.
     sources
         Which of them have the record.
+    extents
+        How long each record is; see `plans.extents`. None if no ALT is symbolic.
 
     Returns
     -------
@@ -48,27 +50,32 @@ def join(alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]]) -> lis
     [0, 1, 2]
     """
     alone: set[int] = set()
+    extents = [NONE] * len(alts) if extents is None else extents
     while True:
-        joined = _join(alts, sources, alone)
-        lost = _lost(alts, sources, joined)
+        joined = _join(alts, sources, extents, alone)
+        lost = _lost(alts, sources, extents, joined)
         if lost <= alone:
             return joined
         alone |= lost
 
 
-def _join(alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], alone: set[int]) -> list[int]:
+def _join(
+    alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int], alone: set[int]
+) -> list[int]:
     joined = list(range(len(alts)))
     left = [i for i in joined if i not in alone]
     while left:
-        chosen = _choose(alts, sources, left)
+        chosen = _choose(alts, sources, extents, left)
         for i in chosen:
             joined[i] = min(chosen)
         left = [i for i in left if i not in chosen]
     return joined
 
 
-def _choose(alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], left: Sequence[int]) -> list[int]:
-    """The records that become the next: at most one of each source."""
+def _choose(
+    alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int], left: Sequence[int]
+) -> list[int]:
+    """The records that become the next: at most one of each source, and symbolic ones of one length."""
     seen = {i: {alt for alt in alts[i] if alt not in UNSEEN} for i in left}
     counts: dict[str, int] = {}
     candidates: list[int] = []
@@ -81,14 +88,19 @@ def _choose(alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], lef
     most = max(counts, key=counts.__getitem__, default=None)  # of several the first
     chosen: list[int] = []
     taken: set[int] = set()
+    long: set[int] = set()
     for i in sorted(candidates, key=lambda i: not seen[i]):  # REF alone goes with what is there
-        if (most in seen[i] or not seen[i]) and taken.isdisjoint(sources[i]):
+        mine = {extents[i]} - {NONE}
+        if (most in seen[i] or not seen[i]) and taken.isdisjoint(sources[i]) and (not mine or long in (set(), mine)):
             chosen.append(i)
+            long |= mine
             taken.update(sources[i])
     return chosen
 
 
-def _lost(alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], joined: Sequence[int]) -> set[int]:
+def _lost(
+    alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int], joined: Sequence[int]
+) -> set[int]:
     """The records that have been joined, and that a source would not find where they are."""
     together: dict[int, list[int]] = {}
     for i, j in enumerate(joined):
@@ -97,11 +109,13 @@ def _lost(alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], joine
         return set()  # there is nothing else
     numbers = {alt: n for n, alt in enumerate(dict.fromkeys(alt for texts in alts for alt in texts), 1)}
     store = _table([sorted({numbers[a] for i in members for a in alts[i]}) for members in together.values()])
+    long = np.array([max(extents[i] for i in members) for members in together.values()], dtype="i8")
     lost: set[int] = set()
     for source in {s for some in sources for s in some}:
         mine = [i for i, some in enumerate(sources) if source in some]
         theirs = _table([[numbers[a] for a in alts[i]] for i in mine])
-        found = match(np.zeros(len(store), "i8"), store, np.zeros(len(mine), "i8"), theirs)
+        own = (long, np.array([extents[i] for i in mine], dtype="i8"))
+        found = match(np.zeros(len(store), "i8"), store, np.zeros(len(mine), "i8"), theirs, extents=own)
         at = {mine[n]: members for n, members in zip(found.tolist(), together.values(), strict=True) if n >= 0}
         for i in mine:
             if at.get(i) != together[joined[i]]:

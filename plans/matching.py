@@ -1,7 +1,8 @@
 """Matching: which variant of a source is which of the store's, and which of its alleles is which.
 
-A variant is its contig (by name), position, REF, and the set of its ALTs; letters count regardless of case. Of a store
-and a source that have the same contig, position and REF, in this order:
+A variant is its contig (by name), position, REF, and the set of its ALTs; letters count regardless of case. Where an
+ALT is symbolic, its length belongs to it; see `plans.extents`. Of a store and a source that have the same contig,
+position and REF, in this order:
 
 1. variants with the same ALTs are the same; of several, the first of one is the first of the other, and so on;
 2. a variant of the source whose ALTs are among those of one variant of the store is that one;
@@ -26,6 +27,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.compatible import NOTHING
+from plans.extents import NONE, Extents, may_match
 from plans.memory import Memory
 from plans.order import Runs
 from vczstore import arrays
@@ -48,6 +50,7 @@ def match(
     source_alleles: np.ndarray,
     *,
     allow_new_alleles: bool = False,
+    extents: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """
     Match the variants of a source to those of a store, on one contig.
@@ -60,6 +63,8 @@ def match(
         A number for each different allele, the same on both sides, REF first; negative where there is none.
     allow_new_alleles
         Whether the third rule holds.
+    extents
+        How long the variants of the store and of the source are; see `plans.extents`. None if none is symbolic.
 
     Returns
     -------
@@ -88,6 +93,9 @@ def match(
     a, b = alleles[ours, 1:], source_alleles[theirs, 1:]
     shared = ((b[:, :, np.newaxis] == a[:, np.newaxis, :]) & (b >= 0)[:, :, np.newaxis]).any(axis=2).sum(axis=1)
     n, m = (a >= 0).sum(axis=1), (b >= 0).sum(axis=1)
+    if extents is not None:
+        may = may_match(extents[0][ours], extents[1][theirs], shared, m == 0)
+        ours, theirs, shared, n, m = ours[may], theirs[may], shared[may], n[may], m[may]
 
     exact = (shared == m) & (m == n)
     i, j = ours[exact], theirs[exact]
@@ -133,19 +141,22 @@ class Sites:
         The arrays.
     runs
         Where they are, runs by what `Runs` has, contigs as the store numbers them; those that it has not are negative.
+    extents
+        How long they are.
     """
 
     contig: AnyArray
     position: AnyArray
     allele: AnyArray
     runs: np.ndarray
+    extents: Extents
 
     @classmethod
     def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray) -> "Sites":
         """`numbers` are those of the store, for each contig of the VCZ."""
         table = np.stack(runs._replace(contig=numbers[runs.contig]), axis=1)
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
-        return cls(contig, position, allele, table)
+        return cls(contig, position, allele, table, Extents.of(vcz.arrays))
 
     def of_contig(self, contig: int) -> np.ndarray:
         """The runs of one contig."""
@@ -321,6 +332,7 @@ class Index:
         numbers = _Numbers()
         ours = numbers.of(alleles)
         n_before = (ours >= 0).sum(axis=1)
+        our_extents = self.store.extents.look(alleles, slice(a, b))
         here = slice(start - a, stop - a)
         found, reports = [], []
         for source in self.sources:
@@ -328,7 +340,15 @@ class Index:
             theirs = source.alleles(c, d)
             ids = numbers.of(theirs)
             their_positions = arrays.read(source.position, (slice(c, d),)).astype("i8")
-            at = match(positions, ours, their_positions, ids, allow_new_alleles=self.allow_new_alleles)
+            extents = (our_extents, source.extents.look(theirs, slice(c, d)))
+            at = match(
+                positions,
+                ours,
+                their_positions,
+                ids,
+                allow_new_alleles=self.allow_new_alleles,
+                extents=extents if any((e != NONE).any() for e in extents) else None,
+            )
             alleles, ours, mapped = _with_new(alleles, ours, theirs, ids, at)
             n = np.where(at >= 0, (ids[at] >= 0).sum(axis=1), 0) if d > c else np.zeros(len(at), dtype="i8")
             found.append(Matches(np.where(at >= 0, at + c, -1)[here], mapped[here], n[here]))

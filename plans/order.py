@@ -12,6 +12,7 @@ import numpy as np
 
 from plans.columns import MIN_TASKS
 from plans.compatible import NOTHING
+from plans.extents import Extents, describe
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, IncompatibleError
@@ -160,10 +161,11 @@ def unit_rows(vcz: Vcz) -> int:
 def site(vcz: Vcz, row: int) -> str:
     """A variant for people, such as ``chr1:1000 A/C,T``."""
     contig, position, alleles = (
-        arrays.read(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
+        arrays.read_normalised(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
         for name in ("contig", "position", "allele")
     )
     names = vcz.table("contig_id") if vcz.tells("contig_id") else np.empty(0)
+    long = describe(int(Extents.of(vcz.arrays).look(alleles[np.newaxis], slice(row, row + 1))[0]))
     number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
     name = names[number] if 0 <= number < len(names) else number
-    return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}"
+    return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}{long}"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from plans.compatible import NOTHING
-from plans.joining import UNSEEN, join
+from plans.extents import NONE, UNSEEN, is_symbolic
+from plans.joining import join
 
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:
@@ -149,7 +150,13 @@ class Merged:
         return records, rows[at]
 
 
-def merge_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray, source: np.ndarray) -> Merged:
+def merge_sites(
+    contig: np.ndarray,
+    position: np.ndarray,
+    alleles: np.ndarray,
+    source: np.ndarray,
+    extents: np.ndarray | None = None,
+) -> Merged:
     """
     Merge the records of several sources.
 
@@ -163,10 +170,15 @@ def merge_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray, s
         As in `group_sites`; of one source after the other.
     source
         The number of the source of each record.
+    extents
+        How long each record is; see `plans.extents`. None if no ALT is symbolic.
     """
     codes = _codes(alleles)
     sites = _sites(contig, position, codes)
-    groups = _group(sites, codes)
+    extents = np.full(len(sites), NONE, dtype="i8") if extents is None else extents
+    groups = _group(
+        sites if (extents == NONE).all() else _pairs(sites, np.unique(extents, return_inverse=True)[1]), codes
+    )
     if not len(groups):
         return Merged(groups, groups, {})
     copies = _pairs(groups, count_repeats(groups, source))
@@ -180,7 +192,9 @@ def merge_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray, s
         alts = [[a for a in alleles[first[i], 1:].tolist() if a not in NOTHING] for i in rows]
         upper = [list(dict.fromkeys(a.upper() for a in some)) for some in alts]
         members = [by_record[ends[i - 1] if i else 0 : ends[i]] for i in rows.tolist()]
-        joined = join(upper, [source[m].tolist() for m in members])
+        long = extents[first[rows]].tolist()
+        upper = [[f"{a} {n}" if is_symbolic(a) else a for a in some] for some, n in zip(upper, long, strict=True)]
+        joined = join(upper, [source[m].tolist() for m in members], long)
         becomes[rows] = rows[joined]
         for i, n in Counter(joined).items():
             if n > 1:
