@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -348,10 +349,26 @@ class SameVariants:
     def error(self, found: int) -> VczstoreError:
         """Name the variant on both sides."""
         a, b = self._site(self.store, found), self._site(self.source, found)
+        what = self._difference(found) if a.split() == b.split() else ""
         return IncompatibleError(
-            f"{self.operation}: variant {found} of {self.source.label} is {b}, in the store it is {a}; "
+            f"{self.operation}: variant {found} of {self.source.label} is {b}, in the store it is {a}{what}; "
             "both need the same variants, in the same order, or say --harmonise"
         )
+
+    def _difference(self, row: int) -> str:
+        """What tells two variants apart that look the same: long alleles are not shown to their end."""
+        for name in SITE_FIELDS:
+            sides = [arrays.read_normalised(v.arrays[name], (slice(row, row + 1),)) for v in (self.store, self.source)]
+            if name == "variant_allele":
+                sides = [without_nothing(side) for side in sides]
+            pairs = zip_longest(*(side.ravel().tolist() for side in sides), fillvalue="")
+            for i, (a, b) in enumerate(pairs):
+                if a != b:
+                    ours, theirs = str(a), str(b)
+                    at = next((n for n, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), None)
+                    at = min(len(ours), len(theirs)) if at is None else at
+                    return f" ({name} {i} of the source is {_from(theirs, at)}, of the store {_from(ours, at)})"
+        return ""
 
     @staticmethod
     def _site(vcz: Vcz, row: int) -> str:
@@ -363,6 +380,13 @@ class SameVariants:
         number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
         name = names[number] if 0 <= number < len(names) else number
         return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}{long}"
+
+
+def _from(text: str, at: int) -> str:
+    """A text, or if it is long, what it has from a character on."""
+    if len(text) <= 40:
+        return repr(text)
+    return f"{text[at : at + 20]!r} after {at:,} of its {len(text):,} characters"
 
 
 def without_nothing(alleles: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import icechunk
 import numpy as np
@@ -19,10 +20,10 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests import azure, cohort, s3
+from tests import azure, cohort, faults, s3
 from tests.test_objects import BATCH, OLD, Cloud, azure_cloud, make_arrays, s3_cloud
 from vczstore.cli import main
-from vczstore.errors import NotAStoreError, OptionError, VczstoreError
+from vczstore.errors import NotAStoreError, OptionError, StorageError, VczstoreError
 from vczstore.job import run_job
 
 __all__ = ["azure_cloud", "s3_cloud"]  # fixtures
@@ -326,6 +327,119 @@ def test_a_server_that_lists_nothing(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "web" / "batch.vcz", BATCH)
     with Web(tmp_path / "web", listing=False) as url, pytest.raises(VczstoreError, match=r"zarr\.consolidate_metadata"):
         vczstore.info(f"{url}/batch.vcz")
+
+
+# ---- branches and groups --------------------------------------------------------------------
+
+
+def test_a_vcz_on_another_branch(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "batch")))
+    repo.create_branch("dev", repo.lookup_branch("main"))
+    session = repo.writable_session("dev")
+    cohort.write_vcz(session.store, BATCH)
+    session.commit("made by the test")
+    before = cohort.digest(tmp_path / "store.vcz")
+    with pytest.raises(NotAStoreError, match=r"is the branch main, .* is dev: .*readonly_session\('dev'\)"):
+        vczstore.append(tmp_path / "store.vcz", tmp_path / "batch")
+    assert cohort.digest(tmp_path / "store.vcz") == before
+    assert vczstore.info(tmp_path / "batch", at="dev").samples == 5
+    vczstore.append(tmp_path / "store.vcz", repo.readonly_session("dev"))
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("is_group", [True, False])
+def test_a_vcz_in_a_group(tmp_path: Path, zarr_format: int, is_group: bool) -> None:
+    """Of a Zarr group, or of a folder that is none."""
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    cohort.write_vcz(tmp_path / "all" / "chr1", BATCH, zarr_format=zarr_format)
+    if is_group:
+        zarr.create_group(tmp_path / "all", zarr_format=zarr_format)
+    with pytest.raises(NotAStoreError, match=r"a VCZ lies in its group chr1: name .*/all/chr1$") as caught:
+        vczstore.append(tmp_path / "store.vcz", tmp_path / "all")
+    vczstore.append(tmp_path / "store.vcz", str(caught.value).rpartition("name ")[2])
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, BATCH))
+
+
+def test_a_vcz_in_a_group_of_a_repository_or_zip_file(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repository")))
+    session = repo.writable_session("main")
+    root = zarr.create_group(session.store)
+    root.create_group("chr1").create_array("sample_id", data=np.array(["a"]), dimension_names=("samples",))
+    session.commit("made by the test")
+    with pytest.raises(NotAStoreError, match=r"group chr1: .* copy the group into a repository of its own"):
+        vczstore.append(tmp_path / "store.vcz", tmp_path / "repository")
+    cohort.write_vcz(tmp_path / "packed" / "batch.vcz", BATCH)
+    file = shutil.make_archive(str(tmp_path / "batch.vcz"), "zip", tmp_path / "packed")
+    with pytest.raises(NotAStoreError, match=r"zip what is in batch\.vcz, without the folder itself"):
+        vczstore.append(tmp_path / "store.vcz", file)
+
+
+# ---- messages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (["A" * 300 + "C", "A"], ["A" * 300 + "G", "A"], "variant_allele 0 of the source is 'G' after 300 of its 301"),
+        (["A", "T"], ["A", "T "], "variant_allele 1 of the source is 'T ', of the store 'T'"),
+        (["A", "C" * 70], ["A", "C" * 71], "is 'C' after 70 of its 71 characters, of the store '' after 70 of its 70"),
+        (["A", "", "T"], ["A", "T", ""], "variant_allele 1 of the source is 'T', of the store ''"),
+        (["A", "T"], ["a", "T"], "is chr1:10 a/T, in the store it is chr1:10 A/T; both"),
+    ],
+)
+def test_a_message_shows_what_differs(tmp_path: Path, ours: list[str], theirs: list[str], words: str) -> None:
+    for name, arrays, alleles in (("store.vcz", OLD, ours), ("batch.vcz", BATCH, theirs)):
+        allele = np.array([alleles] * 10, dtype=object)
+        cohort.write_vcz(tmp_path / name, {**arrays, "variant_allele": allele, "variant_contig": np.zeros(10, "i1")})
+    before = cohort.digest(tmp_path / "store.vcz")
+    with pytest.raises(VczstoreError) as caught:
+        vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
+    assert words in str(caught.value), str(caught.value)
+    assert "batch.vcz is chr1:10 " in str(caught.value)
+    assert cohort.digest(tmp_path / "store.vcz") == before
+
+
+def test_a_source_that_cannot_be_read_is_named(s3_cloud: Cloud) -> None:
+    cohort.write_vcz(s3_cloud.tmp / "store.vcz", OLD)
+    with faults.before(s3_cloud.options["endpoint"]) as proxy:
+        options = {"storage_options": {**s3_cloud.options, "endpoint": proxy.endpoint}}
+        for kind in ("format3", "icechunk"):
+            batch = s3_cloud.make(kind, f"batch-{kind}")
+            refused = "/sample_id/c/" if kind == "format3" else "/manifests/"
+            proxy.follow(lambda _n, _method, path, refused=refused: 403 if refused in path else None)
+            with pytest.raises(StorageError, match=f"^(append: )?{batch}: .*"):
+                vczstore.append(s3_cloud.tmp / "store.vcz", batch, **options)
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+def test_s3_without_the_right_to_list(s3_cloud: Cloud, kind: str) -> None:
+    """S3 says then that an object is forbidden which is not there, and lists nothing."""
+    store = s3_cloud.make(kind)
+    there = {entry[0] for entry in s3_cloud.listing()}
+    bucket = s3_cloud.url.removeprefix("s3://")
+
+    def forbid(_number: int, method: str, path: str) -> int | None:
+        key = unquote(path.partition("?")[0]).removeprefix(f"/{bucket}").strip("/")
+        return 403 if method in ("GET", "HEAD") and key not in there else None
+
+    with faults.before(s3_cloud.options["endpoint"]) as proxy:
+        proxy.follow(forbid)
+        options = {"storage_options": {**s3_cloud.options, "endpoint": proxy.endpoint}}
+        before = s3_cloud.listing()
+        for look in (
+            lambda: vczstore.verify_removal(store, "S0001", **options),
+            lambda: vczstore.info(f"{s3_cloud.url}/nothing", **options),
+            lambda: vczstore.append(store, f"{s3_cloud.url}/nothing", **options),
+        ):
+            with pytest.raises(
+                StorageError, match=r"access denied; on S3 this takes s3:GetObject, and s3:ListBucket"
+            ) as e:
+                look()
+            assert "\n" not in str(e.value)
+        assert s3_cloud.listing() == before
 
 
 # ---- Azure ----------------------------------------------------------------------------------

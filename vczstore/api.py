@@ -1136,7 +1136,7 @@ def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
     store
         A path, a URL, a Zarr store or an Icechunk repository.
     at
-        A tag or snapshot; the present by default.
+        A tag, branch or snapshot; the present by default.
     options
         ``backend_storage`` and ``storage_options`` of `Options`.
     """

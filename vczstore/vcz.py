@@ -9,6 +9,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -198,7 +199,8 @@ class Vcz:
             what = "the metadata of an array"
             members, inner, groups = _members(group)
         except (GroupNotFoundError, NodeTypeValidationError, ContainsArrayError) as error:
-            raise NotAStoreError(f"{label}: there is no Zarr group here; make a VCZ with vcf2zarr") from error
+            hint = _hint(label, snapshot, _folders_with_ids(store))
+            raise NotAStoreError(f"{label}: there is no Zarr group here; {hint}") from error
         except OSError as error:
             raise StorageError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
         except _NO_METADATA as error:
@@ -214,7 +216,9 @@ class Vcz:
         vcz = cls(label, store, members, root, group.metadata.zarr_format, snapshot, inner=inner, groups=groups)
         for name in (SAMPLE_ID, "variant_position"):
             if name not in members:
-                raise NotAStoreError(f"{label}: not a VCZ, it has no array {name}; make one with vcf2zarr")
+                found = [path.rpartition("/")[0] for path in inner if path.endswith(f"/{SAMPLE_ID}")]
+                hint = _hint(label, snapshot, found)
+                raise NotAStoreError(f"{label}: not a VCZ, it has no array {name}; {hint}")
         if samples_axis(members[SAMPLE_ID]) != 0 or members[SAMPLE_ID].ndim != 1:
             raise NotAStoreError(
                 f"{label}: not a VCZ, sample_id has dimensions {dimensions(members[SAMPLE_ID])}, not ('samples',)"
@@ -557,6 +561,33 @@ def _check_dimensions(label: str, name: str, array: AnyArray) -> None:
             f"{label}: the attribute _ARRAY_DIMENSIONS of {name} is {str(said)[:100]!r}; it takes a name for each of "
             f"its {array.ndim} axes"
         )
+
+
+def _folders_with_ids(store: Store) -> list[str]:
+    """Groups at the top of what is no group itself."""
+    found: list[str] = []
+    with suppress(Exception):  # the message goes without
+        for name in sorted(arrays.names(store))[:20]:
+            documents = [f"{name}/{SAMPLE_ID}/{key}" for key in ("zarr.json", ".zarray")]
+            if any(document is not None for document in arrays.get_many(store, documents)):
+                found.append(name)
+    return found
+
+
+def _hint(label: str, snapshot: str | None, groups: Sequence[str]) -> str:
+    """What to do where a VCZ is not at the root, but in a group."""
+    if not groups:
+        return "make a VCZ with vcf2zarr"
+    first = groups[0]
+    if snapshot is not None:
+        way_out = "a VCZ is read at the root of a repository alone, copy the group into a repository of its own"
+    elif label.endswith(".zip"):
+        way_out = f"zip what is in {first}, without the folder itself"
+    elif label.startswith("<"):
+        way_out = f"open {first} as a store of its own"
+    else:
+        way_out = f"name {label.rstrip('/')}/{first}"
+    return f"a VCZ lies in its group {listing(groups, 3)}: {way_out}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -135,17 +135,29 @@ class IcechunkStore:
         return str(self.repository.lookup_branch(self.branch))
 
     def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata at the branch's head, a tag or a snapshot."""
-        if at is None:
-            session = self.repository.readonly_session(self.branch)
+        """Read the metadata at the branch's head, another branch's, a tag or a snapshot."""
+        if at is None or at in self.repository.list_branches():
+            session = self.repository.readonly_session(at or self.branch)
         elif at in self.repository.list_tags():
             session = self.repository.readonly_session(tag=at)
         else:
             try:
                 session = self.repository.readonly_session(snapshot_id=at)
             except icechunk.IcechunkError as error:
-                raise TagError(f"{self.label} has no tag or snapshot {at!r}; vczstore tag lists the tags") from error
-        return Vcz.read(session.store, self.label, snapshot=str(session.snapshot_id))
+                raise TagError(
+                    f"{self.label} has no tag, branch or snapshot {at!r}; vczstore tag lists the tags"
+                ) from error
+        try:
+            return Vcz.read(session.store, self.label, snapshot=str(session.snapshot_id))
+        except NotAStoreError as error:
+            others = self._refs()[1] if at is None else {}
+            if not others:
+                raise
+            name = next(iter(others))
+            raise NotAStoreError(
+                f"{error}; that is the branch {self.branch}, beside which there is {listing(others, 3)}: as a source "
+                f"in Python, hand in repository.readonly_session({name!r}); only {self.branch} is edited"
+            ) from error
 
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Begin one commit."""

@@ -6,6 +6,7 @@ a task runs, so that nothing that is pickled or shown holds any.
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -286,7 +287,17 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:400]
+    text = (lines or [type(error).__name__])[0]
+    if is_of_storage(error) and _DENIED.search(f"{type(error).__name__} {text}"):
+        rights = next((right for method, right in _RIGHTS.items() if f"performing {method}" in text), _TO_READ)
+        return f"access denied; on S3 this takes {rights}: {text[:200]}"
+    return text[:400]
+
+
+_DENIED = re.compile("PermissionDenied|AccessDenied|403 Forbidden")
+_TO_READ = "s3:GetObject, and s3:ListBucket, without which an object that is not there is denied too"
+_RIGHTS = {"PUT": "s3:PutObject", "POST": "s3:PutObject", "DELETE": "s3:DeleteObject"}
+"""Which right a request needs (Amazon S3 User Guide, Required permissions for Amazon S3 API operations)."""
 
 
 def require(module: str, extra: str) -> Any:
