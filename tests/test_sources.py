@@ -237,7 +237,7 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
             write()
     assert file.read_bytes() == before
     (tmp_path / "a.vcf").write_text("##fileformat=VCFv4.3")
-    with pytest.raises(NotAStoreError, match=r"a\.vcf: is a file"):
+    with pytest.raises(NotAStoreError, match=r"a\.vcf: there is no Zarr group here, but a file"):
         vczstore.append(tmp_path / "store.vcz", tmp_path / "a.vcf")
     with pytest.raises(OptionError, match="read_only=True"):
         vczstore.append(zarr.storage.LocalStore(tmp_path / "store.vcz", read_only=True), tmp_path / "batch.vcz")

@@ -580,7 +580,7 @@ def tag(store: str, name: str | None, delete: bool, as_json: bool, **options: An
 
 @main.command()
 @click.argument("store")
-@click.option("--at", metavar="TAG|SNAPSHOT", help="Look at the store as it was then.")
+@click.option("--at", metavar="TAG|BRANCH|SNAPSHOT", help="Look at the store as it was then, or is there.")
 @_options(_STORE, _OUTPUT)
 def info(store: str, at: str | None, as_json: bool, **options: Any) -> None:
     """Show what is in a store: samples, variants, chunks, tags, history."""

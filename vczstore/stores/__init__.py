@@ -254,6 +254,13 @@ def new_store(
     return plain
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a path is that of a zip file."""
+    import zipfile
+
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
 def is_session(place: object) -> bool:
     """Whether a user hands in an Icechunk session, or the Zarr store of one."""
     module = type(place).__module__.partition(".")[0]
@@ -285,8 +292,8 @@ def refuse_read_only(operation: str, place: Place) -> None:
         location = parse(place)
         if location.kind == "http":
             why = f"{place} is a web address, which is only read; name the store by a path, s3://, gs:// or az://"
-        elif location.path is not None and location.path.is_file():
-            why = f"{place} is a file, and a zip file is only read; unpack it, and name the folder"
+        elif location.path is not None and is_zip(location.path):
+            why = f"{place} is a zip file, which is only read; unpack it, and name the folder"
     if why is not None:
         raise OptionError(f"{operation}: {why}")
 
@@ -344,16 +351,16 @@ def _zarr_store(url: str, location: Location, backend: str, options: Mapping[str
 
 
 def _local_store(url: str, path: Path) -> ZarrStore:
-    import zipfile
-
     import zarr.storage
 
     from vczstore.arrays import RegularLocalStore
 
     if not path.is_file():
         return RegularLocalStore(path, read_only=True)
-    if not zipfile.is_zipfile(path):
-        raise NotAStoreError(f"{url}: is a file; a VCZ is a folder, or a zip file of what is in one")
+    if not is_zip(path):
+        raise NotAStoreError(
+            f"{url}: there is no Zarr group here, but a file; a VCZ is a folder, or a zip file of what is in one"
+        )
     return zarr.storage.ZipStore(real_path(path), mode="r")
 
 
