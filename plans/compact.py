@@ -90,7 +90,7 @@ def compile_compacted_copy(place: Store, store: Vcz, memory: Memory) -> Plan:
     kept = _kept(store)
     after = store.resized(len(kept))
     writes: list[Write] = []
-    for name, array in store.arrays.items():
+    for name, array in (*store.arrays.items(), *store.inner.items()):
         if name in after:
             writes.append(_moved(array, after[name], kept, memory, whole=True))
         else:
@@ -218,10 +218,11 @@ def _documents(store: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
 
     The root's own comes last. Without it there is no store, so nobody reads one that is not whole.
     """
-    of_array, of_root = [".zarray", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
+    of_array, of_group, of_root = [".zarray", ".zattrs"], [".zgroup", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
     if store.zarr_format == 3:
-        of_array = of_root = ["zarr.json"]
-    keys = [*(f"{path}/{name}" for path in store.arrays for name in of_array), *of_root]
+        of_array = of_group = of_root = ["zarr.json"]
+    keys = [f"{path}/{name}" for path in store.groups for name in of_group]
+    keys += [*(f"{path}/{name}" for path in (*store.arrays, *store.inner) for name in of_array), *of_root]
     scratch = MemoryStore()
     stored = zip(keys, arrays.get_many(store.store, keys), strict=True)
     arrays.set_many(scratch, [(key, value) for key, value in stored if value is not None])

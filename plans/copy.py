@@ -4,8 +4,9 @@ Chunks whose bytes format 3 can decode are copied as they are, which is nearly a
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zarr.types import AnyArray
 
@@ -40,9 +41,11 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
     """
     operation = "copy-store-to-icechunk"
     source.require_whole(operation, edited=False)
-    writes = tuple(CopyArray.of(operation, name, array, 3, memory) for name, array in source.arrays.items())
-    root = {"zarr_format": 3, "node_type": "group", "attributes": dict(source.attributes)}
-    documents = {f"{w.name}/zarr.json": arrays.documents(w.target.metadata)["zarr.json"] for w in writes}
+    members = {**source.arrays, **source.inner}
+    writes = tuple(CopyArray.of(operation, name, array, 3, memory) for name, array in members.items())
+    root = _group(source.attributes)
+    documents = {f"{path}/zarr.json": _group(attributes) for path, attributes in source.groups.items()}
+    documents |= {f"{w.name}/zarr.json": arrays.documents(w.target.metadata)["zarr.json"] for w in writes}
     return Plan(
         operation=operation,
         store=place,
@@ -57,6 +60,10 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
         after=source,
         counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
     )
+
+
+def _group(attributes: Mapping[str, Any]) -> arrays.Document:
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
 def columns_per_manifest(source: Vcz) -> int:

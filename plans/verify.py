@@ -19,6 +19,7 @@ from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, VczstoreError
+from vczstore.stores import parents
 from vczstore.vcz import (
     REMOVED,
     SAMPLE_ID,
@@ -250,6 +251,8 @@ def _samples(vcz: Vcz) -> Iterator[Damage]:
 def consolidated_damages(vcz: Vcz) -> Iterator[Damage]:
     """Consolidated metadata, where there are any, that are not a copy of the arrays' own."""
     way_out = "; if an append was stopped here, run that append again, or vczstore repair"
+    for folder in parents.stale(vcz):
+        yield Damage(None, None, f"consolidated metadata of {folder}, the group it lies in, are not its own{way_out}")
     try:
         copy = vcz.consolidated()
     except DamagedStoreError as error:
@@ -257,16 +260,19 @@ def consolidated_damages(vcz: Vcz) -> Iterator[Damage]:
         return
     if copy is None:
         return
-    for name in sorted({*vcz.arrays, *copy.arrays}):
+    members, copies = ({**one.arrays, **one.inner} for one in (vcz, copy))
+    for name in sorted({*members, *copies}):
         mine, theirs = (
             None if array is None else arrays.documents(array.metadata)
-            for array in (vcz.arrays.get(name), copy.arrays.get(name))
+            for array in (members.get(name), copies.get(name))
         )
         if mine is None or theirs is None:
             which = "lack it" if theirs is None else "have it, and it does not exist"
             yield Damage(name, None, f"consolidated metadata {which}{way_out}")
         elif mine != theirs:
             yield Damage(name, None, f"consolidated metadata are not its own{way_out}")
+    if copy.groups != vcz.groups:
+        yield Damage(None, None, f"consolidated metadata have other groups, or other attributes of them{way_out}")
     if copy.attributes != vcz.attributes:
         yield Damage(None, None, f"consolidated metadata have other attributes of the root group{way_out}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from plans.remove import compile_repair
 from plans.verify import LEFT, Damage, consolidated_damages, length_damages
 from vczstore.execution import run_plan
-from vczstore.stores import Place, Store
+from vczstore.stores import Place, Store, parents
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
 from vczstore.stores.lock import hold
 from vczstore.stores.plain import PlainStore
@@ -100,10 +100,11 @@ def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Damage
     after, *edits = _reveal(before, done)
     if stale := [*consolidated_damages(after)]:
         done.append("consolidated metadata that were stale are written anew from the arrays' own")
-        edits.append(ConsolidateAnew(tuple(after.arrays), after.zarr_format))
+        edits.append(ConsolidateAnew((*after.arrays, *after.inner), tuple(after.groups), after.zarr_format))
     if not dry_run:
         for edit in edits:
             edit.apply(store.zarr_store.with_read_only(False))
+        parents.follow(store.zarr_store)
     return {*consolidated_damages(before), *stale, *set(length_damages(before)) - set(length_damages(after))}
 
 

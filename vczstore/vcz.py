@@ -314,11 +314,11 @@ class Vcz:
             if document is None or (self.zarr_format == 3 and not document.get("consolidated_metadata")):
                 return None
             group = zarr.open_group(self.store, mode="r", use_consolidated=True)
-            members = {name: arrays.planned(array) for name, array in sorted(group.arrays())}
+            members, inner, groups = _members(group, consolidated=True)
             attributes = document["metadata"].get(".zattrs", {}) if self.zarr_format == 2 else dict(group.attrs)
         except _NO_METADATA as error:
             raise DamagedStoreError(f"consolidated metadata cannot be read ({_first_line(error)})") from error
-        return replace(self, arrays=members, attributes=attributes)
+        return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:
@@ -525,7 +525,9 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
     return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
 
 
-def _members(group: zarr.Group) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
+def _members(
+    group: zarr.Group, *, consolidated: bool = False
+) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
     """The arrays of a group, those within its groups, and their attributes; other files that lie there do not count."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ZarrUserWarning)
@@ -534,7 +536,7 @@ def _members(group: zarr.Group) -> tuple[dict[str, AnyArray], dict[str, AnyArray
             (f"{name}/{path}", node)
             for name, sub in top
             if isinstance(sub, zarr.Group)
-            for path, node in sorted(sub.members(max_depth=None, use_consolidated_for_children=False))
+            for path, node in sorted(sub.members(max_depth=None, use_consolidated_for_children=consolidated))
         ]
     for warning in caught:
         # zarr takes a key that a document lacks for a member that the group lacks

@@ -162,9 +162,10 @@ class Consolidate:
 
 @dataclass(frozen=True)
 class ConsolidateAnew:
-    """Consolidated metadata, which a store has, become a copy of all documents there are, whatever they were."""
+    """Consolidated metadata become a copy of all documents there are of arrays and groups, whatever they were."""
 
     paths: tuple[str, ...]
+    groups: tuple[str, ...]
     zarr_format: int
 
     def apply(self, store: Store) -> None:
@@ -173,7 +174,7 @@ class ConsolidateAnew:
             root = arrays.read_json(store, "zarr.json") or {}
             stored = root.get("consolidated_metadata")
             inner = stored if isinstance(stored, dict) else {}
-            keys = {name: f"{name}/zarr.json" for name in self._keys(inner, self.paths)}
+            keys = {name: f"{name}/zarr.json" for name in self._keys(inner, (*self.paths, *self.groups))}
             head = {"kind": "inline", "must_understand": False}
             document = {**root, "consolidated_metadata": {**head, **inner, "metadata": self._copy(store, keys)}}
             arrays.write_json(store, "zarr.json", document)
@@ -182,6 +183,7 @@ class ConsolidateAnew:
         with suppress(ValueError):
             inner = arrays.read_json(store, ".zmetadata") or {}
         names = [f"{path}/{name}" for path in self.paths for name in (".zarray", ".zattrs")]
+        names += [f"{path}/{name}" for path in self.groups for name in (".zgroup", ".zattrs")]
         keys = {name: name for name in self._keys(inner, [".zgroup", ".zattrs", *names])}
         arrays.write_json(store, ".zmetadata", {"zarr_consolidated_format": 1, "metadata": self._copy(store, keys)})
 

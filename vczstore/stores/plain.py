@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zarr.abc.store import Store as ZarrStore
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from vczstore.arrays import clear_outside, names, reading, stored_bytes
 from vczstore.errors import ConflictError, OptionError
-from vczstore.stores import Snapshot
+from vczstore.stores import Snapshot, parents
 from vczstore.stores.edits import Edit
 from vczstore.vcz import Vcz
 
@@ -59,8 +59,10 @@ class PlainStore:
 
     def transaction(self, base: str) -> "PlainTransaction":
         """Begin to write to the store itself."""
-        if self.open().state != base:
+        vcz = self.open()
+        if vcz.state != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
+        parents.require_writable(vcz)
         return self._begin()
 
     def _begin(self) -> "PlainTransaction":
@@ -104,7 +106,9 @@ class PlainTransaction:
         """Nothing to take in: what a task has written lies in the store."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
-        """Nothing to do: every step is visible already."""
+        """Every step is visible already; what groups above keep of the store's metadata follows."""
+        if isinstance(self.store, LocalStore):
+            parents.follow(self.store)
 
     @property
     def is_done(self) -> bool:

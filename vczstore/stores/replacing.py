@@ -45,7 +45,7 @@ from zarr.storage import LocalStore
 from vczstore.arrays import link_file
 from vczstore.errors import ConflictError, OptionError, StorageError
 from vczstore.locations import local_path, real_path
-from vczstore.stores import Place, Store, open_store
+from vczstore.stores import Place, Store, open_store, parents
 from vczstore.stores.edits import Edit
 from vczstore.stores.lock import JobLock, job_lock
 from vczstore.stores.objects import reason
@@ -199,6 +199,7 @@ class Replacement:
                 aside.rename(path)
                 raise
         write_out_names(path.parent)
+        parents.follow(LocalStore(path))
 
     def _begin(self) -> Path:
         path = self.store.path
