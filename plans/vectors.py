@@ -83,3 +83,16 @@ def lacking(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> 
     is_dot = (n_values == 0) | ((n_values == 1) & same(values[..., 0], missing))
     is_within = np.arange(values.shape[-1]) < wanted[..., np.newaxis]
     return np.asarray(is_fill & is_within & ~is_dot[..., np.newaxis])
+
+
+def beyond(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
+    """
+    Where vectors that have all their values are padded with missing ones; as `lacking`.
+
+    >>> beyond(np.array([[5, 6, -1, -1], [5, 6, 7, -1]]), np.array([2, 2]), -1, -2).astype(int).tolist()
+    [[0, 0, 1, 1], [0, 0, 0, 0]]
+    """
+    is_beyond = np.arange(values.shape[-1]) >= wanted[..., np.newaxis]
+    is_missing = same(values, missing)
+    is_padding = (~is_beyond | is_missing | same(values, fill)).all(axis=-1) & (wanted > 0)
+    return np.asarray(is_beyond & is_missing & is_padding[..., np.newaxis])

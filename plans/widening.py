@@ -16,7 +16,7 @@ from plans.columns import Blocks, Columns
 from plans.harmonise import GENOTYPE, Findings, number_of, numbers_of
 from plans.in_order import DIPLOID, Field
 from plans.matching import Index, Unit
-from plans.vectors import lacking, lengths, same
+from plans.vectors import beyond, lacking, lengths, same
 from plans.views import Padded, View, read_padded
 from vczstore import arrays
 from vczstore.vcz import VARIANTS, Vcz, dimensions, fill_value, listing, missing_value, samples_axis
@@ -314,9 +314,10 @@ class Completed(View):
             grown = np.flatnonzero((unit.n_alleles > unit.n_before)[here] | (wanted > self.source.shape[-1]))
             if len(grown):
                 at = unit.start + here.start + grown
-                lacks = self._lacking(at, others, unit.n_before[here][grown], unit.n_alleles[here][grown])
+                lacks, ends = self._wrong(at, others, unit.n_before[here][grown], unit.n_alleles[here][grown])
                 chosen = values[at - rows.start]
                 chosen[lacks[..., last]] = missing_value(self.name, self.source)
+                chosen[ends[..., last]] = fill_value(self.name, self.source)
                 values[at - rows.start] = chosen
         return values
 
@@ -324,8 +325,10 @@ class Completed(View):
         """How long vectors of variants can be."""
         return lengths(self.number, n_alleles, np.full(len(n_alleles), self.ploidy))
 
-    def _lacking(self, rows: np.ndarray, others: Sequence[Any], before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """Where the vectors of some variants, `rows`, have to be missing and are fill."""
+    def _wrong(
+        self, rows: np.ndarray, others: Sequence[Any], before: np.ndarray, after: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where the vectors of some variants, `rows`, have to be missing and are fill, and the other way round."""
         low, high = int(rows.min()), int(rows.max()) + 1
         vectors = read_padded(self.data, (slice(low, high), *others, slice(0, self.shape[-1])))[rows - low]
         missing, fill = (of(self.data.path, self.data) for of in (missing_value, fill_value))
@@ -337,10 +340,12 @@ class Completed(View):
             for n in np.unique(before).tolist():
                 mine = before == n
                 ploidy[mine] = field.look(vectors[mine], n, None if calls is None else calls[mine]).ploidy
-        lacks = lacking(vectors, lengths(self.number, after, ploidy), missing, fill)
+        wanted = lengths(self.number, after, ploidy)
+        lacks, ends = lacking(vectors, wanted, missing, fill), beyond(vectors, wanted, missing, fill)
         # what a shorter array had no room for is lacking even if the allele is there, as after a run that was stopped
         lacks[before == after, ..., : self.source.shape[-1]] = False
-        return lacks
+        ends[before == after] = False
+        return lacks, ends
 
 
 @dataclass(frozen=True)
