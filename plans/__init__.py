@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plans.memory import Memory
-from vczstore.errors import VczstoreError
+from vczstore import arrays
+from vczstore.errors import IncompatibleError, VczstoreError
 from vczstore.stores.edits import Edit
 from vczstore.stores.objects import require
 from vczstore.vcz import Vcz
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import cubed
     from cubed.core.plan import FinalizedPlan
     from zarr.abc.store import Store as ZarrStore
+    from zarr.types import AnyArray
 
     from vczstore.stores import Store
 
@@ -46,12 +48,16 @@ class Write(Protocol):
         """Of the array."""
 
     @property
+    def arrays(self) -> "Sequence[AnyArray]":
+        """The arrays that are written, as they will be."""
+
+    @property
     def encoded_chunks(self) -> int:
         """How many chunks are copied as they are."""
 
     @property
     def decoded_chunks(self) -> int:
-        """How many chunks are encoded anew."""
+        """How many chunks are re-encoded."""
 
     @property
     def chunks_read(self) -> int:
@@ -147,6 +153,32 @@ class Plan:
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
     last: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.require_lossless([write for write in self.writes if _has_lossy(write) and write.decoded_chunks])
+
+    def require_lossless(self, re_encoding: "Sequence[Write] | None" = None) -> None:
+        """
+        Check that what is re-encoded decodes to the same values.
+
+        Parameters
+        ----------
+        re_encoding
+            The writes that re-encode chunks; all of them by default, as where nothing is copied encoded.
+
+        Raises
+        ------
+        IncompatibleError
+            Naming the array and the codec that may change values.
+        """
+        for write in self.writes if re_encoding is None else re_encoding:
+            for array in write.arrays:
+                if (codec := arrays.lossy_codec(array)) is not None:
+                    raise IncompatibleError(
+                        f"{self.operation}: {array.path} of {self.store.label} is encoded with {codec}, which is not "
+                        "known to be lossless, and some of its chunks would be re-encoded; rewrite this array with "
+                        "lossless codecs only, such as zstd or blosc"
+                    )
 
     @property
     def encoded_chunks(self) -> int:
@@ -256,6 +288,10 @@ class Plan:
             f"<Plan {self.operation} {self.store.label}: {self.summary}; {self.encoded_chunks:,} chunks copied "
             f"as they are, {self.decoded_chunks:,} encoded anew; {len(self.writes)} arrays, {len(self.checks)} checks>"
         )
+
+
+def _has_lossy(write: Write) -> bool:
+    return any(arrays.lossy_codec(array) is not None for array in write.arrays)
 
 
 def _count(n: int, what: str) -> str:

@@ -30,6 +30,11 @@ class Anew:
     columns: Columns
 
     @property
+    def arrays(self) -> tuple[AnyArray]:
+        """The target."""
+        return (self.target,)
+
+    @property
     def encoded_chunks(self) -> int:
         """None."""
         return 0

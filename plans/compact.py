@@ -164,6 +164,11 @@ class LinkChunks:
     decoded_chunks = chunks_read = bytes_read = bytes_written = 0
 
     @property
+    def arrays(self) -> tuple[()]:
+        """None: what is linked is never encoded."""
+        return ()
+
+    @property
     def encoded_chunks(self) -> int:
         """All of them; absent ones count."""
         return math.prod(self.grid)

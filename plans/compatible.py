@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.types import AnyArray
 
+from plans import cf_attributes
 from plans.columns import TASK_BYTES
 from plans.extents import END, LENGTH, SVLEN, Extents, describe
 from plans.memory import Memory
@@ -224,6 +225,11 @@ def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: A
             raise refuse(f"{dimension} of", m, n, way_out)
     if not _may_fit(theirs.dtype, ours.dtype):
         raise refuse("dtype", theirs.dtype, ours.dtype, "make the source with the store's dtype")
+    if (differs := cf_attributes.first_difference(theirs, ours)) is not None:
+        attribute, of_source, of_store = differs
+        raise refuse(
+            f"the attribute {attribute}", of_source, of_store, "store the source's values as the store's attributes say"
+        )
 
 
 def _is_string(dtype: np.dtype) -> bool:

@@ -668,6 +668,11 @@ class WriteSites:
         return math.ceil(self.n_variants / self.chunk / self.block)
 
     @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        """The targets."""
+        return tuple(self.targets.values())
+
+    @property
     def encoded_chunks(self) -> int:
         """None: every chunk is new."""
         return 0

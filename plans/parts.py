@@ -237,6 +237,11 @@ class PutSamples:
         return Joined(self._all_parts(store), self._columns(self.decoded), self.target.dtype)
 
     @property
+    def arrays(self) -> tuple[AnyArray]:
+        """The target."""
+        return (self.target,)
+
+    @property
     def encoded_chunks(self) -> int:
         """How many chunks are copied as they are."""
         return sum(self._n_copied(c) for c in self.copied)

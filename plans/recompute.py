@@ -270,6 +270,11 @@ class RecomputeFields:
         return ", ".join(array.path for array in self.targets.values())
 
     @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        """The targets."""
+        return tuple(self.targets.values())
+
+    @property
     def encoded_chunks(self) -> int:
         """None."""
         return 0

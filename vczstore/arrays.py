@@ -803,6 +803,58 @@ def encoding(metadata: ArrayV2Metadata | ArrayV3Metadata) -> Document:
     return document
 
 
+_LOSSLESS = frozenset(
+    (
+        *("blosc", "bz2", "gzip", "lz4", "lzma", "pcodec", "zlib", "zstd"),
+        *("base64", "bitshuffle", "bytes", "shuffle", "transpose", "sharding_indexed"),
+        *("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"),
+        *("json2", "msgpack2", "pickle", "vlen-array", "vlen-bytes", "vlen-utf8"),
+    )
+)
+"""Codecs that decode to what was encoded, by their names in both formats, without numcodecs' prefix in format 3."""
+
+
+def lossy_codec(array: AnyArray) -> str | None:
+    """
+    The first codec of an array that may change what is written, None if all are known to be lossless.
+
+    Examples
+    --------
+    >>> def array(*filters):
+    ...     options = {"dtype": "f4", "chunks": (1,), "zarr_format": 2, "filters": filters}
+    ...     return zarr.create_array(MemoryStore(), shape=(1,), **options)
+    >>> from numcodecs import FixedScaleOffset, Shuffle
+    >>> lossy_codec(array(Shuffle(4))), lossy_codec(array(FixedScaleOffset(0, 10, "f4", "u1")))
+    (None, 'fixedscaleoffset')
+    """
+    named = documents(array.metadata)
+    if (document := named.get(".zarray")) is not None:
+        codecs = [(c["id"], c) for c in (*(document["filters"] or ()), document["compressor"]) if c]
+    else:
+        codecs = list(_flat(named["zarr.json"]["codecs"]))
+    return next((name for name, config in codecs if not _is_lossless(name, config, array.dtype)), None)
+
+
+def _flat(codecs: Iterable[Document]) -> Iterator[tuple[str, Document]]:
+    """The codecs of format 3 with their configurations, those within shards too."""
+    for codec in codecs:
+        config = codec.get("configuration", {})
+        yield codec["name"].removeprefix("numcodecs."), config
+        for inner in ("codecs", "index_codecs"):
+            yield from _flat(config.get(inner, ()) if codec["name"] == "sharding_indexed" else ())
+
+
+def _is_lossless(name: str, config: Document, dtype: np.dtype) -> bool:
+    match name:
+        case "packbits":
+            return dtype.kind == "b"
+        case "delta":  # integers wrap around, and back
+            kinds = {np.dtype(config[key]) for key in ("dtype", "astype") if config.get(key) is not None}
+            return dtype.kind in "iu" and kinds <= {dtype}
+        case _:
+            return name in _LOSSLESS
+
+
 def same_encoding(a: AnyArray, b: AnyArray) -> bool:
     """Whether a chunk of one array is, byte for byte, a chunk of the other."""
     try:

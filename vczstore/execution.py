@@ -245,6 +245,8 @@ def _run_plans(
         if engine is not None:
             engine.check_place(plan.operation, store)
         for plan, run in zip(plans, runs, strict=True):
+            if engine is None or through_xarray:  # these copy no chunk encoded
+                plan.require_lossless()
             with run.timed():
                 _check(plan, engine, run)
         if not dry_run:
