@@ -376,6 +376,14 @@ def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
         with pytest.raises(IncompatibleError, match=r"match none of the store, the first is variant \d+, chr"):
             vczstore.append(folder / "store", *paths, **options)
         assert cohort.digest(folder / "store") == before
+    strangers = [
+        model_append(old, sources[: i + 1], new=case["new"])[1] - model_append(old, sources[:i], new=case["new"])[1]
+        for i in range(len(sources))
+    ]
+    if any(n == len(sites) for n, sites in zip(strangers, case["sources"], strict=True)):
+        with pytest.raises(IncompatibleError, match="drop would leave nothing of it"):
+            vczstore.append(folder / "store", *paths, new_variants="drop", **options)
+        return
     result = vczstore.append(folder / "store", *paths, new_variants="drop", **options)
     cohort.assert_same(cohort.read_vcz(folder / "store"), expected)
     assert result.counts["variants dropped"] == unmatched
