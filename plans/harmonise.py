@@ -23,6 +23,8 @@ from plans.compatible import check_builds, check_field
 from plans.in_order import DIPLOID, Field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
+from plans.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
+from plans.misfits import Source as MisfitSource
 from plans.order import FindRuns, site, unit_rows
 from plans.vectors import MAX_PLOIDY, lengths, n_genotypes
 from plans.views import Padded, View
@@ -90,6 +92,8 @@ class Findings:
         The store's contigs.
     numbers
         As `numbers_of` the store.
+    misfits
+        By the label of a source and the name of an array: the first value that does not fit the alleles.
     """
 
     rules: Rules
@@ -97,6 +101,7 @@ class Findings:
     reports: Mapping[tuple[int, int], UnitReport]
     contigs: tuple[str, ...]
     numbers: Mapping[str, str]
+    misfits: Mapping[tuple[str, str], Misfit] = field(default_factory=dict)
 
     @property
     def same_alleles(self) -> bool:
@@ -215,7 +220,32 @@ def look_up(
     runs = yield Survey(operation, tuple(scans), memory)
     scan = _match_scan(operation, store, sources, rules, scans, runs)
     (reports,) = yield Survey(operation, (scan,), memory)
-    return _findings(operation, store, sources, rules, scan.index, reports)
+    findings = _findings(operation, store, sources, rules, scan.index, reports)
+    values = _misfit_scan(store, sources, findings, scan)
+    if not values.is_due:
+        return findings
+    (misfits,) = yield Survey(operation, (values,), memory)
+    found: dict[tuple[str, str], Misfit] = {}
+    for misfit in sorted(Misfit(*item) for items in misfits for item in items):
+        found.setdefault((sources[misfit.source].label, misfit.name), misfit)
+    return replace(findings, misfits=found)
+
+
+def _misfit_scan(store: Vcz, sources: Sequence[Vcz], findings: Findings, scan: FindMatches) -> FindMisfits:
+    """What has to be looked up last: whether values fit the alleles."""
+    looked_at = []
+    for i, source in enumerate(sources):
+        calls = {
+            name: array
+            for name, array in source.samples_arrays.items()
+            if dimensions(array)[:2] == (VARIANTS, SAMPLES) and (name in store.samples_arrays or not store.n_samples)
+        }
+        kinds = {name: kind_of(name, array, findings.numbers) for name, array in calls.items() if array.dtype != bool}
+        vectors = {n: (calls[n], field_of(n, calls[n], kind)) for n, kind in kinds.items() if kind in ("R", "A", "G")}
+        numbers = {name: calls[name] for name, kind in kinds.items() if kind == "GT"}
+        reports = [r for r in findings.reports.values() if r.source == i]
+        looked_at.append(MisfitSource.of(vectors, numbers, calls.get(GENOTYPE), source.chosen, reports))
+    return FindMisfits(findings.index, tuple(looked_at), scan.rows_per_task, findings.span, scan.mem)
 
 
 def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
@@ -412,6 +442,8 @@ def _check_field(
             f"{operation}: {name} of {source.label} has dtype {ours.dtype}, which has no missing value for where the "
             "source lacks variants or alleles; make the source with the store's"
         )
+    if misfit := findings.misfits.get((source.label, name)):
+        raise IncompatibleError(f"{operation}: {_told(source, misfit)}; {_way_out(name)}")
     is_numbers = name in ALLELE_NUMBERS
     if is_numbers and findings.most_alleles - 1 > np.iinfo(ours.dtype).max:
         raise IncompatibleError(
@@ -441,8 +473,20 @@ def _check_field(
         )
 
 
+def _told(source: Vcz, misfit: Misfit) -> str:
+    """What does not fit, for people."""
+    name, where = misfit.name, f"variant {misfit.row} of {source.label}, {site(source, misfit.row)},"
+    if name in ALLELE_NUMBERS:
+        return f"{name} has allele {misfit.found} at {where} which has {misfit.n_alleles}, REF included"
+    values = f"{misfit.found} values at {where}"
+    if misfit.expected < 0:
+        return f"{name} has {values} and nothing tells of how many alleles the genotype is: there is no call_genotype"
+    return f"{name} has {values} whose {misfit.n_alleles} alleles take {misfit.expected}"
+
+
 def _way_out(name: str) -> str:
-    return f"make the source without it, or leave it missing with --drop-field {name.removeprefix('call_')}"
+    field = "GT" if name == GENOTYPE else name.removeprefix("call_")
+    return f"make the source without it, or leave it missing with --drop-field {field}"
 
 
 # ---- fields that are dropped ----------------------------------------------------------------
@@ -520,18 +564,6 @@ class Dropped(View):
 
 
 # ---- what a field goes by -------------------------------------------------------------------
-
-
-VECTOR_BYTES = 64
-"""What it takes to look at one vector, beside its values."""
-
-
-def _read_mem(array: AnyArray | None, n_samples: int, span: int) -> int:
-    """What it takes to read the rows of a unit, of some samples."""
-    if array is None:
-        return 0
-    values = n_samples * math.prod(array.shape[2:]) * arrays.element_bytes(array)
-    return 3 * (span + 2 * arrays.outer_chunks(array)[0]) * values
 
 
 def field_of(name: str, array: AnyArray, number: str) -> Field:
@@ -688,7 +720,7 @@ class Harmonised(View):
         """What it takes to make a block beside the block and the chunks it is made of."""
         size = arrays.element_bytes(cast("AnyArray", self))
         n_samples = max(arrays.outer_chunks(self.source)[1], block[1])
-        read = _read_mem(self.source, n_samples, self.span) + _read_mem(self.genotype, n_samples, self.span)
+        read = n_samples * (read_bytes(self.source, self.span) + read_bytes(self.genotype, self.span))
         # one unit after the other: its values, some times over, and how many they are
         unit = self.findings.index.unit
         made = math.prod(self.source.shape[2:]) * (5 * unit + block[0]) * size

@@ -503,6 +503,8 @@ class UnitReport(NamedTuple):
         after the other.
     same_alleles
         Whether every allele has the same number, and the store has no others.
+    fewer
+        Whether a variant that matches has fewer alleles in the source than in the store.
     span
         How many rows of the source have to be read.
     most_alleles, most_where_new
@@ -518,6 +520,7 @@ class UnitReport(NamedTuple):
     new_alleles: int
     shift: int | None
     same_alleles: bool
+    fewer: bool
     span: int
     most_alleles: int
     most_where_new: int
@@ -553,6 +556,7 @@ class FindMatches:
             new_alleles=new,
             shift=shift,
             same_alleles=same,
+            fewer=bool((mine.n_alleles < unit.n_alleles)[mine.rows >= 0].any()),
             span=int(present.max() - present.min()) + 1 if len(present) else 0,
             most_alleles=int(unit.n_alleles.max(initial=0)),
             most_where_new=int(unit.n_alleles[unit.n_alleles > unit.n_before].max(initial=0)),

@@ -12,7 +12,9 @@ import pytest
 import vczstore
 from tests import cohort, vcf
 from tests.conftest import WRITTEN
+from tests.test_errors import complain
 from tests.test_harmonise import calls_of
+from vczstore.errors import IncompatibleError
 
 HEADER = """##fileformat=VCFv4.2
 ##FILTER=<ID=PASS,Description="All filters passed">
@@ -117,3 +119,59 @@ def test_a_field_without_genotypes(tmp_path: Path) -> None:
         [[7, -1, -1, -1, -1, -1], [-1, -2, -2, -2, -2, -2]],
     ]
     assert found["call_GP"][0, 1].tolist() == [0, 0.25, 0.5, 0, 0.25, 0]
+
+
+# ---- values that do not fit -----------------------------------------------------------------
+
+THREE = "A C,G GT:AD:AO:PL 0/1:1,2,3:2,3:1,2,3,4,5,6"
+MISFITS = {
+    "R": ("120 A G GT:AD 0/1:1,2,3", "call_AD has 3 values at .*, X:120 A/G, whose 2 alleles take 2"),
+    "A": ("120 A G GT:AO 0/1:1,2", "call_AO has 2 values at .*, X:120 A/G, whose 2 alleles take 1"),
+    "G": ("120 A G GT:PL 0/1:1,2,3,4", "call_PL has 4 values at .*, X:120 A/G, whose 2 alleles take 3"),
+    "G of one allele": ("120 A G GT:PL 1:1,2,3", "call_PL has 3 values at .*, X:120 A/G, whose 2 alleles take 2"),
+    "GT": ("120 A G GT 0/2", "call_genotype has allele 2 at .*, X:120 A/G, which has 2, REF included"),
+    "GT of REF alone": ("120 A . GT 0/1", "call_genotype has allele 1 at .*, X:120 A/., which has 1, REF included"),
+}
+
+
+@pytest.mark.parametrize(("case", "kind"), [*((c, "format3") for c in MISFITS), ("R", "format2"), ("GT", "icechunk")])
+def test_values_that_do_not_fit_the_alleles_are_refused(tmp_path: Path, case: str, kind: str) -> None:
+    record, words = MISFITS[case]
+    new = text("B1", f"100 {THREE}", record, f"130 {THREE}")
+    store, source = make_pair(tmp_path, text("A1", *(f"{p} {THREE}" for p in (100, 120, 130))), new, kind)
+    before = cohort.digest(store)
+    for more in ({}, {"dry_run": True}):
+        complain(
+            IncompatibleError,
+            (f"^append: {words}", "variant 1 of .*new.vcz", "--drop-field"),
+            lambda more=more: vczstore.append(store, source, harmonise=True, **more),
+        )
+    assert cohort.digest(store) == before
+    complain(IncompatibleError, (f"^normalise: {words}",), lambda: vczstore.normalise(store, source, tmp_path / "out"))
+    dropped = record.split()[3].split(":")[-1]
+    vczstore.append(store, source, harmonise=True, drop_fields=[dropped])
+    found = cohort.read_vcz(cohort.icechunk_store(store) if kind == "icechunk" else store)
+    name = "call_genotype" if dropped == "GT" else f"call_{dropped}"
+    assert (found[name][:, 1] < 0).all()
+
+
+def test_values_that_stay_where_they_are_are_not_looked_at(tmp_path: Path) -> None:
+    """Nothing is lost of a vector that is too long, where no allele gets another number."""
+    record = "120 A G GT:AD 0/1:1,2,3"
+    store, source = make_pair(tmp_path, *(text(s, record, "130 A C,G GT:AD 0/1:1,2,3") for s in ("A1", "B1")))
+    vczstore.append(store, source, harmonise=True)
+    assert cohort.read_vcz(store)["call_AD"][0].tolist() == [[1, 2, 3]] * 2
+
+
+def test_a_length_that_tells_no_ploidy(tmp_path: Path) -> None:
+    """Floats that a converter has padded, of a batch without genotypes: the length could be of one allele or two."""
+    old = text("A1", "100 A C,G GT:GP 0/1:0,1,0,0,0,0")
+    store, source = make_pair(tmp_path, old, text("B1 B2", "100 A G,C GT:GP 0/1:0,1,0,0,0,0 1:0,1,0"))
+    for place in (store, source):
+        for folder in place.glob("call_genotype*"):
+            shutil.rmtree(folder)
+    complain(
+        IncompatibleError,
+        ("^append: call_GP has 3 values at variant 0 .*new.vcz, X:100 A/G,C, and nothing tells", "--drop-field GP"),
+        lambda: vczstore.append(store, source, harmonise=True),
+    )
