@@ -232,8 +232,13 @@ def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: A
         )
 
 
-def _is_string(dtype: np.dtype) -> bool:
-    return dtype.kind in "OTU"
+def _is_text(dtype: np.dtype) -> bool:
+    return dtype.kind in "TU"
+
+
+def _is_bytes(dtype: np.dtype) -> bool:
+    """Bytes and text are not cast to each other: NumPy makes ``"b'A'"`` of ``b"A"``."""
+    return dtype.kind in "OS"
 
 
 def fits(source: np.dtype, store: np.dtype) -> bool:
@@ -247,16 +252,18 @@ def fits(source: np.dtype, store: np.dtype) -> bool:
     """
     if source == store:
         return True
-    if _is_string(source) and _is_string(store):
+    if _is_text(source) and _is_text(store):
         return store.kind != "U" or (source.kind == "U" and source.itemsize <= store.itemsize)
     if source.kind in "iu" and store.kind in "iu":
         return np.can_cast(source, store, "safe")
+    if _is_bytes(source) and store.kind == "O":
+        return True
     return source.kind == store.kind == "S" and source.itemsize <= store.itemsize
 
 
 def _may_fit(source: np.dtype, store: np.dtype) -> bool:
     integers = source.kind in "iu" and store.kind in "iu"
-    strings = (_is_string(source) and _is_string(store)) or source.kind == store.kind == "S"
+    strings = (_is_text(source) and _is_text(store)) or source.kind == store.kind == "S"
     return fits(source, store) or integers or strings
 
 

@@ -46,7 +46,7 @@ def in_form(store: Path, form: str, *names: str) -> None:
     """Let arrays of strings have another form."""
     dtype, convert = FORMS[form]
     for name in names:
-        texts = np.asarray(zarr.open_array(store / name)[...]).astype(object)
+        texts = as_text(np.asarray(zarr.open_array(store / name)[...]))
         values = np.array([convert(t) for t in texts.ravel()], dtype=object).reshape(texts.shape)
         stored_as(store, name, dtype, values if dtype == "variable_length_bytes" else values.astype(str(dtype)))
 
@@ -211,3 +211,25 @@ def test_a_region_of_bytes_is_text(tmp_path: Path) -> None:
     in_form(tmp_path / "a.vcz", "bytes", "sample_id")
     array = zarr.open_array(tmp_path / "a.vcz" / "sample_id")
     assert read_strings(array, (slice(1, 3),)).tolist() == ["S0001", "S0002"]
+
+
+@pytest.mark.parametrize("form", ["bytes", "bytes of any length"])
+@pytest.mark.parametrize("side", ["store", "batch"])
+def test_bytes_and_text_are_not_mixed_in_one_array(tmp_path: Path, form: str, side: str) -> None:
+    """NumPy would write the text ``b'S0007'``, or a codec stop half-way: it is refused before anything is written."""
+    store, batch, _ = make(tmp_path, form, "format3")
+    in_form(batch if side == "store" else store, "text", "sample_id")
+    before = cohort.digest(store)
+    done = CliRunner().invoke(main, ["append", str(store), str(batch)])
+    assert done.exit_code == 1
+    assert done.output.startswith(f"Error: append: sample_id of {batch} has dtype ")
+    assert len(done.output.splitlines()) == 1
+    assert cohort.digest(store) == before
+
+
+def test_bytes_of_fixed_length_go_into_bytes_of_any(tmp_path: Path) -> None:
+    store, batch, ids = make(tmp_path, "bytes of any length", "format3")
+    in_form_of_bytes = np.array([sample.encode() for sample in cohort.ids(7, 4)])
+    stored_as(batch, "sample_id", "S8", in_form_of_bytes)
+    vczstore.append(store, batch)
+    assert stored_ids(store, "format3") == [sample.encode() for sample in (*ids, *cohort.ids(7, 4))]
