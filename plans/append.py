@@ -22,7 +22,7 @@ from vczstore import arrays
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
-from vczstore.vcz import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
+from vczstore.vcz import MASKS, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 
 def compile_append(
@@ -89,7 +89,7 @@ def compile_append(
             before[name],
             after[name],
             [
-                Part.make(_incoming(name, i, s, after[name], findings), s.positions, to)
+                Part.make(_incoming(name, i, s, after, findings), s.positions, to)
                 for i, (s, to) in enumerate(zip(sources, places, strict=True))
             ],
             memory,
@@ -186,14 +186,14 @@ def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
     )
 
 
-def _incoming(name: str, number: int, source: Vcz, target: AnyArray, findings: Findings | None) -> AnyArray:
+def _incoming(
+    name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings | None
+) -> AnyArray:
     """An array of a source, as the store would have it."""
     array = source.samples_arrays.get(name)
     if array is None:
-        return cast("AnyArray", harmonise.Dropped.of(name, target, int(source.arrays[SAMPLE_ID].shape[0])))
-    if findings is None or VARIANTS not in dimensions(array):
-        return array
-    return cast("AnyArray", harmonise.Harmonised.of(name, source, target, number, findings))
+        return cast("AnyArray", harmonise.Dropped.of(name, targets[name], int(source.arrays[SAMPLE_ID].shape[0])))
+    return array if findings is None else cast("AnyArray", harmonise.incoming(name, number, source, targets, findings))
 
 
 def _without_dropped(
@@ -206,7 +206,8 @@ def _without_dropped(
     # a store that takes over the fields of its first source takes none that this source does not bring
     store, _ = _with_new_arrays(store, first, lengths)
     rest = [harmonise.without_dropped(operation, store, s, findings, lengths) for s in sources[1:]]
-    lacking = {n for s in sources for n in findings.rules.drop_fields if n not in s.samples_arrays}
+    absent = {n for s in sources for n in findings.rules.drop_fields if n not in s.samples_arrays}
+    lacking = absent | {f"{name}{end}" for name in absent for end in MASKS}
     gone = [set(a.samples_arrays) - set(b.samples_arrays) for a, b in zip(sources, [first, *rest], strict=True)]
     return [first, *rest], lacking.union(*gone)
 

@@ -247,14 +247,14 @@ def fits(source: np.dtype, store: np.dtype) -> bool:
 
     >>> fits(np.dtype("i1"), np.dtype("i2")), fits(np.dtype("i2"), np.dtype("i1"))
     (True, False)
-    >>> fits(np.dtype("f4"), np.dtype("f8"))  # the payload of a missing value would be lost
-    False
+    >>> fits(np.dtype("f4"), np.dtype("f8")), fits(np.dtype("f8"), np.dtype("f4"))
+    (True, False)
     """
     if source == store:
         return True
     if _is_text(source) and _is_text(store):
         return store.kind != "U" or (source.kind == "U" and source.itemsize <= store.itemsize)
-    if source.kind in "iu" and store.kind in "iu":
+    if (source.kind in "iu" and store.kind in "iu") or source.kind == store.kind == "f":
         return np.can_cast(source, store, "safe")
     if _is_bytes(source) and store.kind == "O":
         return True

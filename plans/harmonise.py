@@ -31,6 +31,7 @@ from plans.views import Padded, View
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.vcz import (
+    MASKS,
     SAMPLE_ID,
     SAMPLES,
     VARIANTS,
@@ -38,7 +39,10 @@ from vczstore.vcz import (
     dimensions,
     fill_value,
     has_missing_value,
+    has_sentinels,
     listing,
+    mask_of,
+    masked_by,
     missing_value,
     samples_axis,
 )
@@ -430,7 +434,7 @@ def _check_field(
     operation: str, store: Vcz, source: Vcz, name: str, findings: Findings, lengths: Mapping[str, int]
 ) -> None:
     ours, names = store.samples_arrays[name], dimensions(source.samples_arrays[name])
-    if VARIANTS not in names:
+    if VARIANTS not in names or _is_derived(name, source, findings.numbers):
         return
     if names[:2] != (VARIANTS, SAMPLES):
         raise IncompatibleError(
@@ -466,7 +470,7 @@ def _check_field(
             f"{operation}: {name} of {store.label} goes by alleles, and its dimension is called {names[-1]}, which "
             f"does not say so; make the store with bio2zarr 0.2 or later, or {_way_out(name)}"
         )
-    if number == "G" and name.endswith(("_mask", "_fill")):
+    if number == "G" and name.endswith(MASKS):
         raise IncompatibleError(
             f"{operation}: {name} of {source.label} goes by genotypes, and does not tell of how many alleles they "
             f"are, so it cannot be harmonised where alleles differ from the store's; {_way_out(name)}"
@@ -482,6 +486,26 @@ def _told(source: Vcz, misfit: Misfit) -> str:
     if misfit.expected < 0:
         return f"{name} has {values} and nothing tells of how many alleles the genotype is: there is no call_genotype"
     return f"{name} has {values} whose {misfit.n_alleles} alleles take {misfit.expected}"
+
+
+def _is_derived(name: str, source: Vcz, numbers: Mapping[str, str]) -> bool:
+    """Whether an array is a mask that follows from values that go by allele and say what is missing."""
+    mask, values = source.samples_arrays[name], source.samples_arrays.get(masked_by(name))
+    if masked_by(name) == name or values is None or mask.dtype.kind != "b" or values.shape != mask.shape:
+        return False
+    return has_sentinels(values.dtype) and kind_of(masked_by(name), values, numbers) in ("R", "A", "G")
+
+
+def incoming(
+    name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings
+) -> "AnyArray | View":
+    """An array of a source over the variants and alleles of a store; `targets` are the store's as they will be."""
+    if VARIANTS not in dimensions(source.samples_arrays[name]):
+        return source.samples_arrays[name]
+    data = None
+    if _is_derived(name, source, findings.numbers):
+        data = Harmonised.of(masked_by(name), source, targets[masked_by(name)], number, findings)
+    return Harmonised.of(name, source, targets[name], number, findings, data)
 
 
 def _way_out(name: str) -> str:
@@ -551,7 +575,7 @@ class Dropped(View):
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """The values of a region: missing, and no more of them."""
         call = np.full(self.shape[2:], missing_value(self.name, self.like), dtype=self.dtype)
-        if self.name != "call_genotype" and not self.name.endswith("_mask"):
+        if masked_by(self.name) != "call_genotype":
             call.reshape(-1)[1:] = fill_value(self.name, self.like)
         call = call[(*region[2:], ...)]
         rows, samples = (len(np.arange(n)[r]) for n, r in zip(self.shape, region[:2], strict=False))
@@ -635,6 +659,9 @@ class Harmonised(View):
         As that of the findings.
     genotype
         The source's genotypes, which tell the ploidy of each call; None if it has none.
+    data
+        What a mask is made of, where values are put in order: the mask alone does not say what is missing and what is
+        fill, nor of how many alleles a vector is.
     """
 
     name: str
@@ -643,23 +670,32 @@ class Harmonised(View):
     copied: tuple[tuple[int, int, int], ...]
     span: int
     genotype: AnyArray | None
+    data: "Harmonised | None" = None
 
     @classmethod
-    def of(cls, name: str, source: Vcz, target: AnyArray, number: int, findings: Findings) -> "Harmonised":
+    def of(
+        cls,
+        name: str,
+        source: Vcz,
+        target: AnyArray,
+        number: int,
+        findings: Findings,
+        data: "Harmonised | None" = None,
+    ) -> "Harmonised":
         """`target` is the array of the store as it will be."""
         array = source.samples_arrays[name]
         axis = samples_axis(array)
         shape = tuple(array.shape[i] if i == axis else n for i, n in enumerate(target.shape))
         like = arrays.planned(target, shape=shape)
         by_genotype = kind_of(name, array, findings.numbers) == "G"
-        genotype = source.samples_arrays.get(GENOTYPE) if by_genotype else None
-        view = cls(array, like, name, number, replace(findings, reports={}), (), findings.span, genotype)
+        genotype = source.samples_arrays.get(GENOTYPE) if by_genotype and data is None else None
+        view = cls(array, like, name, number, replace(findings, reports={}), (), findings.span, genotype, data)
         return replace(view, copied=view._copied([r for r in findings.reports.values() if r.source == number]))
 
     @property
     def kind(self) -> str:
         """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
-        return kind_of(self.name, self.like, self.findings.numbers)
+        return kind_of(self.name, self.like, self.findings.numbers) if self.data is None else self.data.kind
 
     @property
     def dtype(self) -> np.dtype:
@@ -725,10 +761,13 @@ class Harmonised(View):
         unit = self.findings.index.unit
         made = math.prod(self.source.shape[2:]) * (5 * unit + block[0]) * size
         counted = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
-        return read + n_samples * (made + counted)
+        data = 0 if self.data is None else self.data.extra_mem(block)
+        return data + read + n_samples * (made + counted)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region: find the rows, and put in order what goes by allele."""
+        if self.data is not None:
+            return mask_of(self.name, self.data.name, self.data.source, self.data[region])
         rows, samples, *rest = region
         assert isinstance(rows, slice)
         parts = [self._unit(mine, n, at, samples) for mine, n, at in self._units(rows)]
@@ -770,13 +809,12 @@ class Harmonised(View):
         values = np.full((len(rows), 1, *self.like.shape[2:]), missing, dtype=self.dtype)
         if not len(rows):
             return values
-        is_mask = self.name.endswith("_mask")
         by_ploidy = dimensions(self.like)[-1] == "ploidy"
-        if by_ploidy and self.name in ("call_genotype", "call_genotype_mask"):
+        if by_ploidy and masked_by(self.name) == "call_genotype":
             if self.findings.rules.absent == "reference":
-                values[...] = False if is_mask else 0
-            values[self._is_haploid(rows), :, 1:] = True if is_mask else fill
-        elif values.ndim > 2 and not is_mask:
+                values[...] = 0  # which is False, too
+            values[self._is_haploid(rows), :, 1:] = fill
+        elif values.ndim > 2:
             values.reshape(len(rows), 1, -1)[:, :, 1:] = fill
         return values
 
@@ -829,8 +867,6 @@ class Harmonised(View):
         if slab.shape[2:] == trailing:
             return slab
         result = np.full((*slab.shape[:2], *trailing), fill_value(self.name, self.source), dtype=slab.dtype)
-        if self.name.endswith("_mask"):
-            result[...] = True
         both = tuple(slice(0, min(a, b)) for a, b in zip(slab.shape[2:], trailing, strict=True))
         result[(slice(None), slice(None), *both)] = slab[(slice(None), slice(None), *both)]
         return result

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plans.vectors import n_genotypes, same
-from vczstore.vcz import INT_FILL
+from plans.vectors import n_genotypes
+from vczstore.vcz import INT_FILL, same
 
 DIPLOID = 2
 """What VCF takes calls for that do not say how many alleles they have."""

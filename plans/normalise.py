@@ -11,13 +11,13 @@ from zarr.types import AnyArray
 from plans import Memory, Plan, Survey, harmonise
 from plans.compatible import data_checks
 from plans.copy import CopyArray
-from plans.harmonise import Dropped, Findings, Harmonised, Rules
+from plans.harmonise import Dropped, Findings, Rules
 from plans.parts import Part, PutSamples
 from plans.widening import Rewritten, WriteAlleles
 from vczstore import arrays
 from vczstore.stores import Store
 from vczstore.stores.edits import WriteDocuments
-from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
+from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions, samples_axis
 
 OPERATION = "normalise"
 
@@ -84,19 +84,20 @@ def compile_normalise(
         _carry(name, store.arrays[name], lengths, findings, memory) for name in CARRIED if name in store.arrays
     ]
     members = {write.name: write.target for write in writes}
-    calls = {}
-    for name, array in {**dropped, **brought.samples_arrays}.items():
-        # readers count the chunks of variants in those of the calls, and so does the region_index that is carried over
-        of_variants = {VARIANTS: store.chunk_lengths[VARIANTS]}
-        after = _target(name, array, {**lengths, VARIANTS: store.n_variants, SAMPLES: source.n_samples}, of_variants)
-        members[name] = calls[name] = after
-        axis = dimensions(array).index(SAMPLES)
+    lengths = {**lengths, VARIANTS: store.n_variants, SAMPLES: source.n_samples}
+    # readers count the chunks of variants in those of the calls, and so does the region_index that is carried over
+    of_variants = {VARIANTS: store.chunk_lengths[VARIANTS]}
+    fields = {**dropped, **brought.samples_arrays}
+    calls = {name: _target(name, array, lengths, of_variants) for name, array in fields.items()}
+    members |= calls
+    for name, after in calls.items():
+        axis = samples_axis(after)
         empty = tuple(0 if i == axis else n for i, n in enumerate(after.shape))
-        incoming: Any = array
-        if name in dropped:
-            incoming = Dropped.of(name, after, source.n_samples)
-        elif VARIANTS in dimensions(array):
-            incoming = Harmonised.of(name, brought, after, 0, findings)
+        incoming: Any = (
+            Dropped.of(name, after, source.n_samples)
+            if name in dropped
+            else harmonise.incoming(name, 0, brought, calls, findings)
+        )
         part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
     # what a store remembers of itself is not the batch's

@@ -16,7 +16,7 @@ from plans.columns import Blocks, Columns, Copied, Region, whole_columns
 from plans.memory import Memory
 from plans.views import View
 from vczstore import arrays
-from vczstore.vcz import samples_axis
+from vczstore.vcz import recast, samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -79,7 +79,7 @@ class Part:
             first, last = int(of[mine].min()), int(of[mine].max())
             slab = arrays.read(self.array, (*there[:axis], slice(first, last + 1), *there[axis + 1 :]))
             chosen = slab[(*[slice(None)] * axis, _as_slice(of[mine] - first))]
-            values[(*here[:axis], _as_slice(to[mine]), *here[axis + 1 :])] = chosen
+            values[(*here[:axis], _as_slice(to[mine]), *here[axis + 1 :])] = _in_dtype(chosen, values.dtype)
 
     def put_mem(self, axis: int, block: tuple[int, ...]) -> int:
         """What `put` takes for a block of this shape: the chunks of one column, what is read of them, and chosen."""
@@ -95,6 +95,11 @@ class Part:
         chosen = 0 if in_order else rows * min(width, block[axis])
         n_chunks = min(math.prod(overlapped), arrays.READS_AT_ONCE)
         return arrays.decode_mem(self.array, n_chunks) + rows * width + chosen + _extra_mem(self.array, block)
+
+
+def _in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values that are assigned to an array of a dtype: NumPy casts them then, but for what floats mean."""
+    return recast(values, dtype) if values.dtype.kind == "f" else values
 
 
 def _extra_mem(array: AnyArray | View, block: tuple[int, ...]) -> int:
@@ -331,7 +336,7 @@ class PutSamples:
                 of, to = part.within(region[self.axis])
                 if len(of):
                     here = (*[slice(None)] * self.axis, to - region[self.axis].start)
-                    values[here] = arrays.read_at(part.array, (*before, of, *after))
+                    values[here] = _in_dtype(arrays.read_at(part.array, (*before, of, *after)), values.dtype)
             with arrays.naming(self.name):
                 target[region] = values
 

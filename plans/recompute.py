@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.types import AnyArray
@@ -22,7 +22,7 @@ from vczstore import arrays
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, WriteDocuments
-from vczstore.vcz import FLOAT32_FILL, INT_FILL, REMOVED, VARIANTS, Vcz, dimensions, missing_value
+from vczstore.vcz import MASKS, REMOVED, VARIANTS, Vcz, dimensions, fill_value, mask_of, masked_by, missing_value
 
 if TYPE_CHECKING:
     import cubed
@@ -74,8 +74,8 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
     created = {a.path: a for a in targets.values() if a.path not in store.arrays}
 
     # what is half-way written when a run is stopped on plain Zarr is not current, whatever it was before
-    _, begun = mark(store, [f for f in fields if array_name(f) in store.arrays], STALE)
-    after, done = mark(store.planned(created, store.sample_ids), fields, CURRENT)
+    marked, begun = mark(store, [f for f in fields if array_name(f) in store.arrays], STALE)
+    after, done = mark(marked.planned(created, store.sample_ids), fields, CURRENT)
     return Plan(
         operation=operation,
         store=place,
@@ -237,26 +237,30 @@ class RecomputeFields:
     ----------
     targets
         The array of each field.
+    masks
+        Arrays that say of these which values are missing or fill.
     counter
         What they are computed from.
     """
 
     targets: dict[str, AnyArray]
+    masks: tuple[AnyArray, ...]
     counter: GenotypeCounter
 
     @classmethod
     def of(cls, store: Vcz, targets: dict[str, AnyArray], memory: Memory) -> "RecomputeFields":
         """Find out how many rows one task takes: whole chunks of all targets, which no other task writes then."""
+        masks = tuple(m for a in targets.values() for m in _masks(store, a))
         genotype, allele = store.arrays[GENOTYPE], store.arrays[ALLELE]
         removed = np.flatnonzero(store.sample_ids == REMOVED)
-        written = math.lcm(*(arrays.outer_chunks(a)[0] for a in targets.values()))
+        written = math.lcm(*(arrays.outer_chunks(a)[0] for a in (*targets.values(), *masks)))
         n = max(1, store.n_variants)
         both = math.lcm(written, arrays.outer_chunks(genotype)[0])
         unit = both if both <= n else min(written, n)  # else some chunks of genotypes are read twice
         count_bytes = 8 * packed_width(allele.shape[1])
         row_bytes = max(count_bytes, math.prod(genotype.shape[1:]) * arrays.element_bytes(genotype))
         units = max(1, min(TASK_BYTES // (unit * row_bytes), math.ceil(n / unit) // MIN_TASKS))
-        alone = cls(targets, GenotypeCounter(genotype, allele, removed, unit * units))
+        alone = cls(targets, masks, GenotypeCounter(genotype, allele, removed, unit * units))
         # what fields are made of takes some copies of the counts
         memory.fit("recompute", (1,), unit * units * count_bytes, lambda _: alone._extra_mem(count_bytes))
         return alone
@@ -267,7 +271,12 @@ class RecomputeFields:
     @property
     def name(self) -> str:
         """Of all its arrays."""
-        return ", ".join(array.path for array in self.targets.values())
+        return ", ".join(array.path for array in self.written)
+
+    @property
+    def written(self) -> tuple[AnyArray, ...]:
+        """All arrays that are written."""
+        return (*self.targets.values(), *self.masks)
 
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
@@ -282,7 +291,7 @@ class RecomputeFields:
     @property
     def decoded_chunks(self) -> int:
         """All chunks of all targets."""
-        return sum(_n_chunks(array) for array in self.targets.values())
+        return sum(map(_n_chunks, self.written))
 
     @property
     def chunks_read(self) -> int:
@@ -297,7 +306,7 @@ class RecomputeFields:
     @property
     def bytes_written(self) -> int:
         """The targets, decoded."""
-        return sum(a.size * arrays.element_bytes(a) for a in self.targets.values())
+        return sum(a.size * arrays.element_bytes(a) for a in self.written)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Count in tasks, and write what each has counted."""
@@ -328,6 +337,7 @@ class RecomputeFields:
         genotype, allele = (arrays.planned(a, store=store) for a in (counter.genotype, counter.allele))
         return RecomputeFields(
             {field: arrays.planned(array, store=store) for field, array in self.targets.items()},
+            tuple(arrays.planned(array, store=store) for array in self.masks),
             GenotypeCounter(genotype, allele, counter.removed, counter.n_rows),
         )
 
@@ -337,11 +347,33 @@ class RecomputeFields:
         n_chunks = n_bytes = 0
         for field, array in self.targets.items():
             values = _values(field, array, counts, first)
-            if values.size:
-                array[first : first + len(values)] = values
-            n_chunks += math.prod(arrays.grid(values.shape, arrays.outer_chunks(array)))
-            n_bytes += values.nbytes
+            masks = [m for m in self.masks if masked_by(m.path) == array.path]
+            for target, data in ((array, values), *((m, mask_of(m.path, array.path, array, values)) for m in masks)):
+                if data.size:
+                    target[first : first + len(data)] = data
+                n_chunks += math.prod(arrays.grid(data.shape, arrays.outer_chunks(target)))
+                n_bytes += data.nbytes
         return n_chunks, n_bytes
+
+
+def _masks(store: Vcz, array: AnyArray) -> list[AnyArray]:
+    """
+    The arrays of a store that say which values of another are missing or fill.
+
+    Raises
+    ------
+    IncompatibleError
+        If one is not of its shape.
+    """
+    found = [store.arrays[f"{array.path}{end}"] for end in MASKS if f"{array.path}{end}" in store.arrays]
+    for mask in found:
+        if mask.shape != array.shape or mask.dtype.kind != "b" or not arrays.has_regular_grid(mask):
+            raise IncompatibleError(
+                f"recompute: {mask.path} of {store.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
+                f"has shape {array.shape}, so it cannot say which of its values are missing; delete the array "
+                f"{mask.path}"
+            )
+    return found
 
 
 def _n_chunks(array: AnyArray) -> int:
@@ -366,16 +398,9 @@ def _values(field: str, array: AnyArray, counts: Counts, first: int) -> np.ndarr
             f"{field} is {found.values.max()} in row {first + row}, which {array.path} of dtype {array.dtype} cannot "
             f"hold; leave {field} out, or delete the array {array.path}, which is then made anew"
         )
-    filled = np.full((n, math.prod(array.shape[1:])), _fill_value(array), dtype=array.dtype)
+    filled = np.full((n, math.prod(array.shape[1:])), fill_value(array.path, array), dtype=array.dtype)
     values = found.values.astype(array.dtype)
     values[np.broadcast_to(found.missing, values.shape)] = missing_value(array.path, array)
     has = np.arange(1, width + 1) < counts.n_alleles[:, np.newaxis] if what.per_allele else np.ones((n, 1), dtype=bool)
     filled[:, :width][has] = values[has]
     return filled.reshape(n, *array.shape[1:])
-
-
-def _fill_value(array: AnyArray) -> Any:
-    """What stands for "no more values" (VCF Zarr specification 0.4)."""
-    if array.dtype.kind == "i":
-        return INT_FILL
-    return FLOAT32_FILL if array.dtype.itemsize == 4 else np.nan

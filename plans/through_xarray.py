@@ -16,7 +16,7 @@ from zarr.types import AnyArray
 from plans import Memory, chunks
 from plans.columns import Columns
 from vczstore.errors import MemoryLimitError
-from vczstore.vcz import SAMPLES
+from vczstore.vcz import SAMPLES, recast
 
 
 def variable(array: AnyArray, memory: Memory, samples: slice | np.ndarray | None = None) -> xr.DataArray:
@@ -49,8 +49,14 @@ def variable(array: AnyArray, memory: Memory, samples: slice | np.ndarray | None
 def concat(parts: Sequence[xr.DataArray], dtype: np.dtype) -> xr.DataArray:
     """Arrays side by side on the samples axis, in one dtype; U strings, whose width xarray forgets, in T."""
     dtype = np.dtypes.StringDType() if dtype.kind == "U" else dtype
-    parts = [part.astype(dtype) if part.dtype != dtype else part for part in parts]
+    parts = [_cast(part, dtype) if part.dtype != dtype else part for part in parts]
     return parts[0] if len(parts) == 1 else xr.concat(parts, dim=SAMPLES, coords="minimal", compat="override")
+
+
+def _cast(part: xr.DataArray, dtype: np.dtype) -> xr.DataArray:
+    if part.dtype.kind != "f":
+        return part.astype(dtype)
+    return xr.apply_ufunc(recast, part, kwargs={"dtype": dtype}, dask="parallelized", output_dtypes=[dtype])
 
 
 def select(values: xr.DataArray, columns: Columns) -> xr.DataArray:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vczstore.vcz import same
+
 MAX_PLOIDY = 64
 """No genotype has more alleles."""
 
@@ -48,14 +50,6 @@ def lengths(number: str, n_alleles: np.ndarray, ploidy: np.ndarray) -> np.ndarra
     pairs, which = np.unique(np.stack([n_alleles.ravel(), ploidy.ravel()], axis=1), axis=0, return_inverse=True)
     found = np.array([n_genotypes(n, p) if n > 0 and p > 0 else 0 for n, p in pairs.tolist()], dtype="i8")
     return np.asarray(found[which.ravel()].reshape(ploidy.shape))
-
-
-def same(values: np.ndarray, value: Any) -> np.ndarray:
-    """Where values are this one, NaN by its payload."""
-    if values.dtype.kind == "f":
-        unsigned = np.dtype(f"u{values.dtype.itemsize}")
-        return np.asarray(values.view(unsigned) == np.asarray(value, dtype=values.dtype).view(unsigned))
-    return np.asarray(values == value)
 
 
 def lacking(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> np.ndarray:

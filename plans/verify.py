@@ -28,9 +28,12 @@ from vczstore.vcz import (
     VARIANTS,
     Vcz,
     dimensions,
+    fill_value,
     has_missing_value,
+    has_sentinels,
     listing,
     missing_value,
+    same,
     samples_axis,
 )
 
@@ -414,21 +417,11 @@ def _told_left(samples: np.ndarray) -> str:
 
 
 def _is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
-    match array.dtype.kind:
-        case "i":
-            return np.isin(values, (-1, -2))
-        case "f":
-            return np.isnan(values)
-        case "b" | "u":
-            return np.asarray(values == missing_value(name, array))
-        case "M" | "m":
-            return np.isnat(values)
-        case "S" | "O":
-            return np.asarray((values == b".") | (values == b""))
-        case _ if not has_missing_value(array):
-            return np.zeros(values.shape, dtype=bool)
-        case _:
-            return np.asarray((values == ".") | (values == ""))
+    """Fill is as good; an ordinary NaN is a value, which readers show as such."""
+    if not has_missing_value(array):
+        return np.zeros(values.shape, dtype=bool)
+    missing = same(values, missing_value(name, array))
+    return missing | same(values, fill_value(name, array)) if has_sentinels(array.dtype) else missing
 
 
 def _key(array: AnyArray, at: Iterable[int]) -> str:

@@ -16,17 +16,28 @@ from plans.columns import Blocks, Columns
 from plans.harmonise import GENOTYPE, Findings, number_of, numbers_of
 from plans.in_order import DIPLOID, Field
 from plans.matching import Index, Unit
-from plans.vectors import beyond, lacking, lengths, same
+from plans.vectors import beyond, lacking, lengths
 from plans.views import Padded, View, read_padded
 from vczstore import arrays
-from vczstore.vcz import VARIANTS, Vcz, dimensions, fill_value, listing, missing_value, samples_axis
+from vczstore.vcz import (
+    STR_FILL,
+    STR_MISSING,
+    VARIANTS,
+    Vcz,
+    dimensions,
+    fill_value,
+    listing,
+    masked_by,
+    missing_value,
+    same,
+    samples_axis,
+)
 
 if TYPE_CHECKING:
     import cubed
 
     from plans import Write
     from plans.chunks import Reader
-
 
 ALLELE = "variant_allele"
 
@@ -41,8 +52,9 @@ def widenings(
     completed.
     """
     result: list[Write] = []
+    by_allele = [name for name, array in store.arrays.items() if _follows_alleles(name, array)]
     for name, array in store.arrays.items():
-        if name == ALLELE:
+        if name in by_allele:
             continue
         view = completed(name, store, array, wider.get(name, array), findings)
         if isinstance(view, View):
@@ -50,9 +62,16 @@ def widenings(
             if isinstance(view, Completed):
                 writes.append(Complete.of(operation, name, view, old, findings, memory))
             result += [write for write in writes if write.decoded_chunks]
-    allele = store.arrays[ALLELE]
-    alleles = WriteAlleles.of(allele, wider.get(ALLELE, allele), findings)
-    return (*result, *([alleles] if alleles.decoded_chunks else []))
+    for name in sorted(by_allele, key=ALLELE.__eq__):
+        alleles = WriteAlleles.of(store.arrays[name], wider.get(name, store.arrays[name]), findings)
+        result += [alleles] if alleles.decoded_chunks else []
+    return tuple(result)
+
+
+def _follows_alleles(name: str, array: AnyArray) -> bool:
+    """Whether it is ``variant_allele``, or says of its values which are missing and fill."""
+    is_mask = array.dtype.kind == "b" and dimensions(array) == (VARIANTS, "alleles")
+    return name == ALLELE or (masked_by(name) == ALLELE and is_mask)
 
 
 def rewritten(writes: "Sequence[Write]") -> str:
@@ -350,11 +369,12 @@ class Completed(View):
 
 @dataclass(frozen=True)
 class AllelesReader:
-    """The alleles of some chunks of variants, as they will be."""
+    """The alleles of some chunks of variants, as they will be, or what a mask has for them."""
 
     index: Index
     columns: Columns
     dtype: np.dtype
+    name: str
 
     @property
     def blocks(self) -> Blocks:
@@ -367,7 +387,10 @@ class AllelesReader:
         for here, there in self.columns.regions(index):
             rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
             values[here] = rows[:, there[1]]
-        return arrays.as_stored(values, self.dtype)
+        if self.name == ALLELE:
+            return arrays.as_stored(values, self.dtype)
+        is_fill = values == STR_FILL
+        return np.asarray(is_fill if self.name.endswith("_fill") else is_fill | (values == STR_MISSING), dtype=bool)
 
     def _alleles(self, unit: Unit, rows: slice) -> np.ndarray:
         if unit.alleles is not None:
@@ -380,9 +403,14 @@ class AllelesReader:
         return np.pad(alleles, ((0, 0), (0, max(0, more))), constant_values="")[:, :width]
 
 
+def _is_fill(array: AnyArray) -> bool:
+    """Whether what an absent chunk reads as means that there is no allele."""
+    return array.fill_value is None or bool(array.fill_value == fill_value(array.path, array))
+
+
 @dataclass(frozen=True)
 class WriteAlleles(_Made):
-    """New alleles come to ``variant_allele``, after those that are there."""
+    """New alleles come to ``variant_allele``, after those that are there, or to a mask of it."""
 
     findings: Findings
 
@@ -391,15 +419,15 @@ class WriteAlleles(_Made):
         """Find the chunks of variants that have new alleles; all of them, where there was no array before."""
         chunks = arrays.outer_chunks(after)
         rows = changed_rows(findings, after.shape[0], chunks[0])
-        if before is None or (after.shape != before.shape and after.fill_value not in ("", None)):
+        if before is None or (after.shape != before.shape and not _is_fill(after)):
             rows = tuple(range(arrays.grid(after.shape, chunks)[0]))
         n_wide = arrays.grid(after.shape, chunks)[1]
         columns = Columns(after.shape, chunks, 0, rows, (1, n_wide))
-        return cls("variant_allele", after, columns, findings)
+        return cls(after.path, after, columns, findings)
 
     def reader(self, store: ZarrStore) -> AllelesReader:
         """The alleles as they will be."""
-        return AllelesReader(self.findings.index, self.columns, self.target.dtype)
+        return AllelesReader(self.findings.index, self.columns, self.target.dtype, self.name)
 
     def reading_mem(self) -> int:
         """What it takes to read a block: alleles of all sides, as Python's strings."""

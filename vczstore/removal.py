@@ -38,7 +38,7 @@ from vczstore.sizes import human_size
 from vczstore.stores import Place, Store
 from vczstore.stores.everything import Objects
 from vczstore.stores.replacing import folder_of, half_written, leftovers
-from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, has_missing_value, listing, missing_value, samples_axis
+from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, has_missing_value, listing, missing_value, same, samples_axis
 
 SHORT = 4
 """IDs of fewer bytes are not looked for in bytes."""
@@ -465,20 +465,7 @@ def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _count_missing(name: str, array: AnyArray, values: np.ndarray) -> int:
-    if not has_missing_value(array):
-        return 0
-    return int(np.count_nonzero(_is_missing(values, missing_value(name, array))))
-
-
-def _is_missing(values: np.ndarray, missing: Any) -> np.ndarray:
-    """Which values are missing; of single-precision floats, which are the very NaN that means it."""
-    if values.dtype.kind in "Mm":
-        return np.isnat(values)
-    if values.dtype.kind != "f":
-        return np.asarray(values == missing)
-    if values.dtype.itemsize != 4:
-        return np.isnan(values)
-    return np.asarray(values.astype("f4", copy=False).view("u4") == np.float32(missing).view("u4"))
+    return int(np.count_nonzero(same(values, missing_value(name, array)))) if has_missing_value(array) else 0
 
 
 # ---- words ----------------------------------------------------------------------------------

@@ -59,11 +59,16 @@ MAX_LENGTH = 10**11
 _NO_METADATA = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What zarr and json raise when a document is none; the last where it is too deep."""
 
-INT_MISSING = -1
-STR_MISSING = "."
-FLOAT32_MISSING = np.array([0x7F800001], dtype="u4").view("f4")[0]
-FLOAT32_FILL = np.array([0x7F800002], dtype="u4").view("f4")[0]
-INT_FILL = -2
+INT_MISSING, INT_FILL = -1, -2
+STR_MISSING, STR_FILL = ".", ""
+_FLOAT_BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
+"""
+The signalling NaNs that mean missing and fill, by the size of a float in bytes.
+
+VCF Zarr specification 0.4, "Missing and fill values", has those of 32 and 64 bits; that of 16 bits is made alike, as
+vcztools has it. Copies keep such a NaN, arithmetic and casts to another width do not: see `recast`.
+"""
+_FLOATS = {size: tuple(np.array(bits, f"u{size}").view(f"f{size}")) for size, bits in _FLOAT_BITS.items()}
 
 
 _TABLES = {"contig_id": "contigs", "filter_id": "filters"}
@@ -87,15 +92,17 @@ def missing_value(name: str, array: AnyArray) -> Any:
     """
     What stands for "no value" in a field.
 
-    VCF Zarr specification 0.4, "Missing and fill values": integers -1, strings ``"."``, floats a NaN with
-    the payload of 0x7F800001, booleans False, but True in a ``*_mask``. Unsigned integers have no missing
-    value there; they get the array's fill value, or 0.
+    VCF Zarr specification 0.4, "Missing and fill values": integers -1, strings ``"."``, floats a NaN with a payload of
+    1; a ``<name>_mask`` is True there, a ``<name>_fill`` False. Unsigned integers have no missing value there; they get
+    the array's fill value, or 0.
     """
     match array.dtype.kind:
         case "i":
             return array.dtype.type(INT_MISSING)
+        case "f" if array.dtype.itemsize in _FLOATS:
+            return _FLOATS[array.dtype.itemsize][0]
         case "f":
-            return FLOAT32_MISSING if array.dtype.itemsize == 4 else array.dtype.type("nan")
+            return array.dtype.type("nan")
         case "b":
             return np.bool_(name.endswith("_mask"))
         case "u":
@@ -119,22 +126,77 @@ def fill_value(name: str, array: AnyArray) -> Any:
     """
     What stands beyond the end of a value that is shorter than others.
 
-    VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""``, floats a NaN with the payload
-    of 0x7F800002, booleans False, but True in a ``*_mask``.
+    VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""``, floats a NaN with a payload of
+    2; both a ``<name>_mask`` and a ``<name>_fill`` are True there.
     """
     match array.dtype.kind:
         case "i":
             return array.dtype.type(INT_FILL)
-        case "f":
-            return FLOAT32_FILL if array.dtype.itemsize == 4 else array.dtype.type("nan")
-        case "b" | "u":
+        case "f" if array.dtype.itemsize in _FLOATS:
+            return _FLOATS[array.dtype.itemsize][1]
+        case "b":
+            return np.bool_(name.endswith(MASKS))
+        case "f" | "u":
             return missing_value(name, array)
         case "S" | "O":
-            return b""
+            return STR_FILL.encode()
         case "M" | "m":
             return missing_value(name, array)
         case _:
-            return ""
+            return STR_FILL
+
+
+MASKS = ("_mask", "_fill")
+"""How the names of the arrays end that say of another which of its values are missing or fill, and which are fill."""
+
+
+def masked_by(name: str) -> str:
+    """
+    The array of whose values another tells; itself, if of none.
+
+    >>> masked_by("call_AD_fill"), masked_by("call_AD")
+    ('call_AD', 'call_AD')
+    """
+    return next((name.removesuffix(end) for end in MASKS if name.endswith(end)), name)
+
+
+def same(values: np.ndarray, value: Any) -> np.ndarray:
+    """Where values are this one; a NaN by its payload, in either byte order."""
+    if values.dtype.kind != "f":
+        return np.asarray(values == value)
+    bits = values.dtype.str.replace("f", "u")
+    return np.asarray(values.view(bits) == np.asarray(value, dtype=values.dtype).view(bits))
+
+
+def has_sentinels(dtype: np.dtype) -> bool:
+    """Whether values of a dtype say by themselves that they are missing or fill."""
+    return dtype.kind in "iSOTU" or (dtype.kind == "f" and dtype.itemsize in _FLOATS)
+
+
+def mask_of(mask: str, name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
+    """What the array `mask` of an array has for these values of it, whose dtype has sentinels."""
+    is_fill = same(values, fill_value(name, array))
+    return is_fill if mask.endswith("_fill") else is_fill | same(values, missing_value(name, array))
+
+
+def recast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """
+    Values in another dtype that has room for them; floats that mean missing and fill mean it still.
+
+    A cast alone makes one and the same quiet NaN of both.
+
+    >>> recast(np.array([0x7F800002], "u4").view("f4"), np.dtype("f8")).view("u8")[0] == 0x7FF0000000000002
+    np.True_
+    """
+    if values.dtype == dtype:
+        return values
+    if values.dtype.itemsize == dtype.itemsize or {values.dtype.kind, dtype.kind} != {"f"}:
+        return values.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        result = values.astype(dtype)
+    for old, new in zip(_FLOATS[values.dtype.itemsize], _FLOATS[dtype.itemsize], strict=True):
+        result[same(values, old)] = new
+    return result
 
 
 @dataclass(frozen=True)
