@@ -181,6 +181,11 @@ class Plan:
                     )
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do, and nothing to commit."""
+        return not (self.writes or self.preparations or self.edits or self.conclude)
+
+    @property
     def encoded_chunks(self) -> int:
         """How many chunks are copied as they are."""
         return sum(w.encoded_chunks for w in self.writes)

@@ -17,7 +17,7 @@ from zarr.types import AnyArray
 from plans import Memory, Plan
 from plans.columns import MIN_TASKS, TASK_BYTES, Blocks
 from plans.info_fields import FIELDS, SLAB, SLAB_BYTES_PER_ALLELE, Counts, packed_width
-from plans.stale import CURRENT, STALE, array_name, mark
+from plans.stale import CURRENT, STALE, array_name, mark, states
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.stores import Store
@@ -41,7 +41,8 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
     place, store
         The store: where it is, and the state that it will be in.
     fields
-        Which of `plans.info_fields.FIELDS`. Arrays that are not there are made; others keep their dtype.
+        Which of `plans.info_fields.FIELDS`. Arrays that are not there are made; others keep their dtype. Those that are
+        current already are left as they are.
     memory
         What a task may use.
 
@@ -69,6 +70,8 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
             raise IncompatibleError(
                 f"{operation}: {store.label} has {has}, and fields are computed from {name} of {names}"
             )
+    known = states(store)
+    fields = [field for field in fields if known.get(field) != CURRENT]
     targets = {field: _target(operation, store, field) for field in fields}
     write = RecomputeFields.of(store, targets, memory)
     created = {a.path: a for a in targets.values() if a.path not in store.arrays}
@@ -81,9 +84,11 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
         store=place,
         base=store.state,
         checks=(),
-        writes=(write,),
+        writes=(write,) if fields else (),
         preparations=begun,
-        edits=(
+        edits=()
+        if not fields
+        else (
             *(WriteDocuments.of(array) for array in created.values()),
             Consolidate(tuple(created), store.zarr_format),
             *done,

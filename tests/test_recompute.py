@@ -432,7 +432,6 @@ def test_stale_comes_before_all_else(store: Path) -> None:
         "append": lambda: vczstore.plan_append(store, store.with_name("batch.vcz")),
         "update": lambda: vczstore.plan_update(store, store.with_name("again.vcz")),
         "remove": lambda: vczstore.plan_remove(store, "S0003"),
-        "recompute": lambda: vczstore.plan_recompute(store, ["AC", "AN"]),
     }
     cohort.write_vcz(store.with_name("again.vcz"), make_arrays(10, cohort.ids(2, 2), seed=2))
     before = cohort.digest(store)
@@ -639,3 +638,22 @@ def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) 
     with pytest.raises(OptionError, match="recompute: no field 'XX'"):
         vczstore.remove(path, ["S0002"], recompute=["XX"])
     cohort.assert_same(way.read(path), before)
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_current_fields_are_left_as_they_are(tmp_path: Path, kind: str) -> None:
+    """No commit, no write, and they stay current; of several only those that are stale are computed."""
+    way = Way(kind, "cubed")
+    store = way.make(tmp_path, cohort.make_arrays(5, cohort.ids(0, 4)))
+    vczstore.recompute(store, ["AN", "NS"])
+    vczstore.remove(store, cohort.ids(0, 1), recompute=["AN"])
+    assert vczstore.info(store).stale == ["AC", "NS"]
+    assert vczstore.recompute(store, ["AN", "NS"]).counts == {"fields recomputed": 1}
+    before, history = cohort.digest(store), len(vczstore.info(store).history)
+    for _ in range(2):
+        result = vczstore.recompute(store, ["AN", "NS"])
+        assert result.counts == {"fields recomputed": 0}
+        assert result.snapshot == vczstore.info(store).snapshot
+    assert cohort.digest(store) == before
+    assert len(vczstore.info(store).history) == history
+    assert vczstore.info(store).stale == ["AC"]

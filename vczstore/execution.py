@@ -249,7 +249,9 @@ def _run_plans(
                 plan.require_lossless()
             with run.timed():
                 _check(plan, engine, run)
-        if not dry_run:
+        if not dry_run and all(plan.is_empty for plan in plans):
+            snapshot = plans[0].base if store.atomic else None
+        elif not dry_run:
             plan = plans[0]
             transaction = store.transaction(plan.base)
             journal.resume(transaction)
