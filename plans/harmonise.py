@@ -72,6 +72,8 @@ class Rules:
         Where those genotypes have one allele.
     drop_fields
         Fields that come in as missing values if they cannot be harmonised, instead of being refused: names of arrays.
+    numbers
+        What FORMAT fields go by whose header does not say so: ``AD=R``, with one of ``R``, ``A`` and ``G``.
     """
 
     allow_new_alleles: bool = False
@@ -79,6 +81,22 @@ class Rules:
     new_variants: str = "refuse"
     haploid_contigs: Sequence[str] = HAPLOID_CONTIGS
     drop_fields: Sequence[str] = ()
+    numbers: Sequence[str] = ()
+
+    @property
+    def by_field(self) -> dict[str, str]:
+        """
+        The same numbers, by the names of fields.
+
+        Raises
+        ------
+        OptionError
+            If one is not of that form.
+        """
+        for text in self.numbers:
+            if not re.fullmatch(r"[^=]+=[RAG]", text):
+                raise OptionError(f"--number takes NAME=R, NAME=A or NAME=G, such as AD=R, and got {text!r}")
+        return {name.removeprefix("call_"): number for name, number in (text.split("=") for text in self.numbers)}
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,11 @@ class Findings:
     def same_alleles(self) -> bool:
         """Whether every variant that matches has the same alleles in the store, in the same order."""
         return all(r.same_alleles and not r.new_alleles for r in self.reports.values())
+
+    @property
+    def moves_alleles(self) -> bool:
+        """Whether an allele has another number in the store than in a source."""
+        return any(r.reordered for r in self.reports.values())
 
     @property
     def most_alleles(self) -> int:
@@ -287,7 +310,9 @@ def _match_scan(
 def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
     """Put together what was found."""
     reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
-    findings = Findings(rules, index, reports, tuple(store.table("contig_id").tolist()), numbers_of(store))
+    findings = Findings(
+        rules, index, reports, tuple(store.table("contig_id").tolist()), {**numbers_of(store), **rules.by_field}
+    )
     for i, source in enumerate(sources):
         n, first = findings.first_unmatched(i)
         _check_some(operation, store, source, rules, n)
@@ -339,7 +364,14 @@ def widths(operation: str, store: Vcz, findings: Findings, source: Vcz) -> dict[
     elif "genotypes" in {**ours, **theirs}:
         lengths = ours if "genotypes" in ours else theirs
         result["genotypes"] = _n_genotypes_for(operation, store, source, lengths, alleles)
-    return {**result, **(_info_lengths(store, most_new) if most_new else {})}
+    if most_new:
+        result |= _info_lengths(store, most_new)
+    for name, number in findings.rules.by_field.items():
+        array = store.arrays.get(f"call_{name}", source.arrays.get(f"call_{name}"))
+        if array is not None and array.ndim == 3 and dimensions(array)[-1] not in result:
+            size = n_genotypes(alleles, _ploidy(store, source)) if number == "G" else alleles - (number == "A")
+            result[str(dimensions(array)[-1])] = max(array.shape[-1], size)
+    return result
 
 
 def _n_genotypes_for(operation: str, store: Vcz, source: Vcz, lengths: Mapping[str, int], alleles: int) -> int:
@@ -465,10 +497,12 @@ def _check_field(
     if findings.same_alleles:
         return
     number = number_of(name, ours, findings.numbers)
-    if number in ("R", "A", "G") and names[-1] not in lengths:
+    if number in ("R", "A", "G") and names[-1] not in lengths and findings.moves_alleles:
+        said = name.removeprefix("call_")
         raise IncompatibleError(
-            f"{operation}: {name} of {store.label} goes by alleles, and its dimension is called {names[-1]}, which "
-            f"does not say so; make the store with bio2zarr 0.2 or later, or {_way_out(name)}"
+            f"{operation}: {name} of {store.label} has the dimension {names[-1]}, as of a VCF header with Number=. for "
+            f"{said}, and alleles get other numbers; say what it goes by with --number {said}={number} (or A, R, G), "
+            f"or {_way_out(name)}"
         )
     if number == "G" and name.endswith(MASKS):
         raise IncompatibleError(

@@ -12,9 +12,10 @@ import pytest
 import vczstore
 from tests import cohort, vcf
 from tests.conftest import WRITTEN
+from tests.test_cli import run
 from tests.test_errors import complain
 from tests.test_harmonise import calls_of
-from vczstore.errors import IncompatibleError
+from vczstore.errors import IncompatibleError, OptionError
 
 HEADER = """##fileformat=VCFv4.2
 ##FILTER=<ID=PASS,Description="All filters passed">
@@ -175,3 +176,39 @@ def test_a_length_that_tells_no_ploidy(tmp_path: Path) -> None:
         ("^append: call_GP has 3 values at variant 0 .*new.vcz, X:100 A/G,C, and nothing tells", "--drop-field GP"),
         lambda: vczstore.append(store, source, harmonise=True),
     )
+
+
+# ---- a header that says Number=. -------------------------------------------------------------
+
+DOT = HEADER.replace("ID=AD,Number=R", "ID=AD,Number=.")
+
+
+def test_a_field_whose_header_does_not_say_what_it_goes_by(tmp_path: Path) -> None:
+    """AD with Number=., as GATK 3 and the 1000 Genomes have it."""
+    old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=DOT)
+    new = text("B1", "100 A G,C GT:AD 0/1:4,5,6", "110 A C GT:AD 1/1:7,8", header=DOT)
+    store, source = make_pair(tmp_path, old, new)
+    before = cohort.digest(store)
+    words = ("^append: call_AD of .*FORMAT_AD_dim.*Number=.", "--number AD=R", "--drop-field AD")
+    complain(IncompatibleError, words, lambda: vczstore.append(store, source, harmonise=True))
+    words = ("^append: --number takes NAME=R.*'AD=X'",)
+    complain(OptionError, words, lambda: vczstore.append(store, source, harmonise=True, numbers=["AD=X"]))
+    assert cohort.digest(store) == before
+    for how in ("command", "job"):
+        shutil.copytree(store, tmp_path / f"{how}.vcz")
+    run("append", tmp_path / "command.vcz", source, "--harmonise", "--number", "AD=R")
+    steps = "[{append: {source: new.vcz, harmonise: {numbers: [AD=R]}}}]"
+    (tmp_path / "job.yaml").write_text(f"store: job.vcz\nsteps: {steps}\n")
+    vczstore.run_job(tmp_path / "job.yaml")
+    vczstore.append(store, source, harmonise=True, numbers=["AD=R"])
+    for how in ("command", "job"):
+        cohort.assert_same(cohort.read_vcz(tmp_path / f"{how}.vcz"), cohort.read_vcz(store))
+    assert cohort.read_vcz(store)["call_AD"][:, 1].tolist() == [[4, 6, 5], [7, 8, -2]]
+
+
+def test_a_field_without_a_number_where_no_allele_moves(tmp_path: Path) -> None:
+    old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=DOT)
+    new = text("B1", "100 A C,G GT:AD 0/1:4,5,6", header=DOT)
+    store, source = make_pair(tmp_path, old, new)
+    vczstore.append(store, source, harmonise=True)
+    assert cohort.read_vcz(store)["call_AD"][:, 1].tolist() == [[4, 5, 6], [-1, -2, -2]]

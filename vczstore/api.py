@@ -289,6 +289,7 @@ def append(
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
     drop_fields: Sequence[str] = (),
+    numbers: Sequence[str] = (),
     recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
@@ -317,6 +318,8 @@ def append(
         Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.
     drop_fields
         FORMAT fields, such as ``LPL``, that are left missing instead of being refused if they cannot be harmonised.
+    numbers
+        What FORMAT fields go by whose header says ``Number=.``: ``AD=R``, or ``A`` or ``G``.
     recompute
         INFO fields that are computed anew in the same commit; see `recompute`.
     options
@@ -333,7 +336,7 @@ def append(
     """
     opts = Options(**options)
     refuse_read_only("append", store)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers)
 
     def attempt() -> Result:
         if rules is None or recompute:
@@ -355,12 +358,13 @@ def plan_append(
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
     drop_fields: Sequence[str] = (),
+    numbers: Sequence[str] = (),
     **options: Any,
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
     opts = Options(**options)
     refuse_read_only("append", store)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers)
     return _plan_append(store, sources, opts, rules)
 
 
@@ -399,6 +403,7 @@ def normalise(
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
     drop_fields: Sequence[str] = (),
+    numbers: Sequence[str] = (),
     **options: Any,
 ) -> Result:
     """
@@ -418,7 +423,7 @@ def normalise(
         the samples of the source, and the variants of the store without INFO.
     dry_run
         Look at everything, create nothing.
-    allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields
+    allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers
         As in `append`.
     options
         See `Options`; ``backend_storage`` is that of `out`, and `storage_options` are those of the store and `out`.
@@ -434,7 +439,7 @@ def normalise(
     from plans.normalise import OPERATION, compile_normalise
 
     opts, url = Options(**options), os.fspath(out)
-    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields)
+    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers)
     assert rules is not None
     if opts.impl == "xarray":
         raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
@@ -460,6 +465,7 @@ def _rules(
     new_variants: str,
     haploid_contigs: Sequence[str] | None,
     drop_fields: Sequence[str],
+    numbers: Sequence[str],
 ) -> "Rules | None":
     from plans.harmonise import HAPLOID_CONTIGS, Rules, array_name
 
@@ -467,11 +473,15 @@ def _rules(
         if value not in choices:
             raise OptionError(f"{operation}: {name} is {value!r}; choose one of {', '.join(choices)}")
     contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
-    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(map(array_name, drop_fields)))
+    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(map(array_name, drop_fields)), tuple(numbers))
+    try:
+        _ = rules.by_field
+    except OptionError as error:
+        raise OptionError(f"{operation}: {error}") from None
     if not harmonise and rules != Rules():
         raise OptionError(
-            "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs and --drop-field go with "
-            "--harmonise"
+            "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --drop-field and --number "
+            "go with --harmonise"
         )
     return rules if harmonise else None
 

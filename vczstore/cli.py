@@ -322,6 +322,13 @@ _HARMONISE = (
         multiple=True,
         help="Leave this FORMAT field missing if it cannot be harmonised, instead of refusing it. Repeatable.",
     ),
+    click.option(
+        "--number",
+        "numbers",
+        metavar="NAME=R|A|G",
+        multiple=True,
+        help="What a FORMAT field goes by whose header says Number=., such as AD=R. Repeatable.",
+    ),
 )
 
 

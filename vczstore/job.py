@@ -392,6 +392,7 @@ class _Compiler:
             )
         said = {name: value for name, value in harmonise.model_dump().items() if value is not None}
         said["drop_fields"] = tuple(map(array_name, harmonise.drop_fields))
+        said["numbers"] = tuple(harmonise.numbers)
         stages = compile_harmonised("append", self.place, self.vcz, sources, Rules(**said), self.memory)
         plan = compile_stages(stages, "append", self.place, **self.engine)
         self.alleles_added = plan.counts["alleles added"] > 0

@@ -303,6 +303,11 @@ class Harmonise(_Model):
         description="FORMAT fields that are left missing if they cannot be harmonised, instead of being refused.",
         examples=[["LAD", "LPL"]],
     )
+    numbers: Annotated[list[_Text], Field(title="list of text")] = Field(
+        default_factory=list,
+        description="What FORMAT fields go by whose header says Number=., each as NAME=R, NAME=A or NAME=G.",
+        examples=[["AD=R"]],
+    )
 
 
 def _true_or_rules(value: Any) -> Any:
