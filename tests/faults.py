@@ -31,6 +31,8 @@ class Proxy:
     plan: Plan = never
     seen: int = 0
     faults: int = 0
+    ignored: frozenset[str] = frozenset()
+    """Headers, in small letters, that the server does not get to see."""
     over: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -75,12 +77,13 @@ def before(endpoint: str) -> Iterator[Proxy]:
 
         def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             server = http.client.HTTPConnection(target, timeout=60)
-            server.request(self.command, self.path, body, dict(self.headers))
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in proxy.ignored}
+            server.request(self.command, self.path, body, headers)
             found = server.getresponse()
-            headers = [(k, v) for k, v in found.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
+            answered = [(k, v) for k, v in found.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
             content = found.read()
             server.close()
-            return found.status, headers, content
+            return found.status, answered, content
 
         def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
             self.send_response_only(status)

@@ -681,6 +681,7 @@ def test_set(tmp_path: Path) -> None:
         "url": "s3://bucket/cohort",
         "backend_storage": "icechunk",
         "storage_options": {"region": "eu"},
+        "no_lock": False,
     }
     assert job.executor == ExecutorSpec(name="processes", options={"retries": 1})
     assert (job.allowed_mem, job.max_workers) == (4_000_000_000, 2)

@@ -23,7 +23,6 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from tests import cohort, s3
 from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, VczstoreError
-from vczstore.locations import parse
 from vczstore.stores import lock
 from vczstore.stores.lock import job_lock
 from vczstore.stores.objects import object_store
@@ -32,6 +31,8 @@ ROOT = Path(__file__).parent.parent
 TTL = 2.0
 """Short, but long enough for a machine that has other things to do."""
 PATIENCE = 60.0
+KEY = "sample_id/.vczstore-job.lock"
+"""Of the lock in a store on plain Zarr: not at the top, where readers of Zarr would look for members."""
 
 JOB = """
 import json, sys
@@ -151,6 +152,17 @@ def until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
+def make(path: Path) -> None:
+    """What is enough of a VCZ to be locked: a group, and a folder of sample IDs."""
+    (path / "sample_id").mkdir(parents=True)
+    (path / "zarr.json").touch()
+
+
+def begin(url: str, options: dict[str, Any]) -> None:
+    """The same in an object store."""
+    obstore.put(object_store(url, options), "zarr.json", b"{}")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(lock, "TTL", TTL)
@@ -160,6 +172,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def local(folder: Path) -> Iterator[Place]:
     place = Place(str(folder / "store.vcz"), {}, folder)
+    make(Path(place.url))
     yield place
     place.stop()
 
@@ -168,6 +181,7 @@ def local(folder: Path) -> Iterator[Place]:
 def remote(folder: Path, s3_server: s3.S3Server) -> Iterator[Place]:
     bucket = s3_server.url(f"lock-{uuid4().hex}")
     place = Place(f"{bucket}/cohort/store.vcz", s3_server.options, folder)
+    begin(place.url, place.options)
     yield place
     place.stop()
 
@@ -178,9 +192,8 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 def lease_of(place: Place) -> tuple[Any, str]:
-    """The object that holds a lease, and its name beside the store."""
-    parent, _, name = place.url.rpartition("/")
-    return object_store(parent, place.options), f"{name}.vczstore-job.lock"
+    """The object that holds a lease, and its name in the store."""
+    return object_store(place.url, place.options), KEY
 
 
 # ---- everywhere -----------------------------------------------------------------------------
@@ -251,6 +264,10 @@ def test_no_update_is_lost(place: Place) -> None:
 
 
 def test_two_stores_do_not_share_a_lock(place: Place) -> None:
+    if "://" in place.url:
+        begin(place.url + "2", place.options)
+    else:
+        make(Path(place.url + "2"))
     with place.lock(), job_lock(place.url + "2", place.options, wait=False) as other:
         other.check()
 
@@ -268,11 +285,11 @@ def test_the_file_of_a_killed_holder_is_free_at_once(local: Place) -> None:
     local.assert_free()
 
 
-def test_the_file_is_beside_the_store(local: Place) -> None:
-    Path(local.url).mkdir()
+def test_the_file_is_in_the_store(local: Place) -> None:
     with local.lock():
-        assert not list(Path(local.url).iterdir())
-        assert sorted(path.name for path in local.folder.iterdir()) == [".store.vcz.vczstore-job.lock", "store.vcz"]
+        assert sorted(path.name for path in local.folder.iterdir()) == ["store.vcz"]
+        assert sorted(path.name for path in Path(local.url).iterdir()) == ["sample_id", "zarr.json"]
+        assert (Path(local.url) / KEY).exists()
 
 
 def test_no_file_is_left(local: Place) -> None:
@@ -306,7 +323,6 @@ def test_many_who_take_turns_are_never_in_at_once(local: Place) -> None:
 
 
 def test_a_link_to_a_store_shares_its_lock(local: Place) -> None:
-    Path(local.url).mkdir()
     (local.folder / "elsewhere").mkdir()
     link = local.folder / "elsewhere" / "link.vcz"
     link.symlink_to(local.url)
@@ -317,14 +333,14 @@ def test_a_link_to_a_store_shares_its_lock(local: Place) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"pid": 1}'])
 def test_a_file_that_says_nothing_is_a_lock_all_the_same(local: Place, content: bytes) -> None:
     with local.lock():
-        (local.folder / ".store.vcz.vczstore-job.lock").write_bytes(content)
+        (Path(local.url) / KEY).write_bytes(content)
         assert "another process works on it; run" in local.assert_busy()
     local.assert_free()
 
 
 def test_who_lost_the_file_is_told(local: Place) -> None:
     with local.lock() as held:
-        (local.folder / ".store.vcz.vczstore-job.lock").unlink()
+        (Path(local.url) / KEY).unlink()
         with pytest.raises(StaleError, match="deleted"):
             held.check()
         with local.lock() as other:
@@ -342,7 +358,8 @@ def test_a_folder_that_is_not_there_is_not_made(local: Place) -> None:
 
 
 def test_a_file_that_cannot_be_made_is_an_error(local: Place) -> None:
-    with pytest.raises(StorageError, match="cannot be locked"), job_lock(local.url + "x" * 240, {}, wait=False):
+    (Path(local.url) / KEY).mkdir()
+    with pytest.raises(StorageError, match="cannot be locked"), local.lock():
         pass
 
 
@@ -379,26 +396,27 @@ def test_the_server_honours_conditional_writes(remote: Place) -> None:
     assert winners("absent", {"e_tag": obstore.head(store, "0")["e_tag"]}) == []
 
 
-def test_the_lease_is_beside_the_store_and_holds_no_credentials(remote: Place) -> None:
-    url = remote.url
-    with job_lock(url, remote.options, wait=False) as held:
+def test_the_lease_is_in_the_store_and_holds_no_credentials(remote: Place) -> None:
+    with remote.lock() as held:
         top = object_store(remote.url.removesuffix("/cohort/store.vcz"), remote.options)
-        (only,) = obstore.list(top).collect()
-        assert only["path"] == "cohort/store.vcz.vczstore-job.lock"
-        lease = bytes(obstore.get(top, only["path"]).bytes()).decode()
+        keys = [f"cohort/store.vcz/{KEY}", "cohort/store.vcz/zarr.json"]
+        assert [entry["path"] for entry in obstore.list(top).collect()] == keys
+        lease = bytes(obstore.get(top, keys[0]).bytes()).decode()
         assert set(json.loads(lease)) == {"id", "host", "pid", "started", "renewed", "ttl", "released"}
-        with pytest.raises(BusyError) as caught, job_lock(url, remote.options, wait=False):
-            pass
-        told = lease + repr(held) + str(caught.value)
+        told = lease + repr(held) + remote.assert_busy()
         for secret in s3.CREDENTIALS.values():
             assert secret not in told
-    with pytest.raises(OptionError) as refused, job_lock(f"{url}?sig=the-test-signature", remote.options, wait=False):
+    with (
+        pytest.raises(OptionError) as refused,
+        job_lock(f"{remote.url}?sig=the-test-signature", remote.options, wait=False),
+    ):
         pass
     assert "the-test-signature" not in str(refused.value)
 
 
 def test_a_whole_bucket_has_a_lease(remote: Place) -> None:
     bucket = replace(remote, url=remote.url.removesuffix("/cohort/store.vcz"))
+    begin(bucket.url, bucket.options)
     with bucket.lock():
         bucket.assert_busy()
         remote.assert_free()
@@ -499,7 +517,7 @@ def test_a_lease_that_says_nothing_runs_out_all_the_same(remote: Place, content:
 
 def test_a_write_whose_answer_is_lost_counts(remote: Place) -> None:
     """It has reached the server, and the client only knows that its second try was refused."""
-    lease = lock._Lease.beside(parse(remote.url), remote.options)
+    lease = lock._Lease(remote.url, *lease_of(remote))
     assert lease._write()
     lease.version = {}
     lease.acquire(wait=False)
@@ -518,12 +536,13 @@ def test_a_server_that_goes_away(s3_server: s3.S3Server, monkeypatch: pytest.Mon
     with ExitStack() as server:
         other = server.enter_context(s3.serve())
         url = f"{other.url('bucket')}/store.vcz"
+        begin(url, other.options)
         with job_lock(url, other.options, wait=False) as held:
             held.check()
             server.close()
             with pytest.raises(StorageError, match="cannot be locked"):
                 held.check()
-        with pytest.raises(StorageError, match="cannot be locked"), job_lock(url, other.options, wait=True):
+        with pytest.raises(StorageError, match="cannot be read"), job_lock(url, other.options, wait=True):
             pass
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lease")]
 
@@ -539,7 +558,7 @@ def refused(url: str, options: dict[str, Any], words: Sequence[str]) -> type[Exc
 
 def test_a_place_that_does_not_exist_is_an_error(remote: Place) -> None:
     nowhere = "s3://no-such-bucket/store.vcz"
-    assert refused(nowhere, remote.options, [nowhere, "cannot be locked"]) is StorageError
+    assert refused(nowhere, remote.options, [nowhere, "there is no"]) is NotAStoreError
     assert refused(remote.url, {"no_such_option": 1}, ["/cohort", "no_such_option"]) is OptionError
     assert refused("ftp://host/store.vcz", {}, ["ftp://host", "obstore cannot open it"]) is OptionError
 

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,9 +16,7 @@ from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, MAX_CHUNK, NEW_
 from vczstore.describe import Info, describe
 from vczstore.errors import (
     IncompatibleError,
-    MissingDependencyError,
     OptionError,
-    StorageError,
     TagError,
     VczstoreError,
 )
@@ -90,6 +89,9 @@ class Options:
         Told of every task that ends, for a progress bar.
     replans
         How often an operation is planned and run anew when somebody else has changed the store meanwhile.
+    no_lock
+        Write without the lock of the store, where storage has none. Of several who then write to one store at once,
+        batches are lost or mixed without a word, on plain Zarr and in a repository on this machine.
     executor_options
         What the executor file says; not given by itself.
     """
@@ -105,6 +107,7 @@ class Options:
     work_dir: str | None = None
     progress: Progress | None = None
     replans: int = REPLANS
+    no_lock: bool = False
     executor_options: Mapping[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -160,7 +163,12 @@ class Options:
 
     def store(self, place: Place) -> Store:
         """Open the store that is edited."""
-        return open_store(place, backend_storage=self.backend_storage, storage_options=self.storage_options)
+        return open_store(
+            place,
+            backend_storage=self.backend_storage,
+            storage_options=self.storage_options,
+            no_lock=self.no_lock,
+        )
 
     def store_and_sources(self, store: Place, sources: Sequence[Place]) -> tuple[Store, list[Vcz]]:
         """Open the store that is edited, and what comes into it."""
@@ -271,6 +279,7 @@ def create(
             backend_storage=opts.backend_storage,
             storage_options=opts.for_store(url, sources).storage_options,
             samples_chunks=min(map(columns_per_manifest, incoming), default=1),
+            no_lock=opts.no_lock,
         )
     stages = compile_create(place, incoming, opts.memory, variants_chunk=variants_chunk, samples_chunk=samples_chunk)
     return run_stages(stages, "create", place, dry_run=dry_run, **opts.engine)
@@ -452,6 +461,7 @@ def normalise(
             backend_storage=opts.backend_storage,
             storage_options=opts.for_store(url, [store, source]).storage_options,
             samples_chunks=columns_per_manifest(theirs),
+            no_lock=opts.no_lock,
         )
     stages = compile_normalise(place, ours, theirs, rules, opts.memory)
     return run_stages(stages, OPERATION, place, impl=opts.impl, dry_run=dry_run, **opts.engine)
@@ -600,10 +610,11 @@ def remove(
 
     check_tags(tags)
     with plain_errors(store):
-        refuse_pins(opts.store(store), tags)
-        with hold(store, opts.storage_options) as lock:
+        place = opts.store(store)
+        refuse_pins(place, tags)
+        with nullcontext() if dry_run else hold(place) as lock:
             result = _replanned(store, opts, attempt, locked=True)
-            if dry_run:
+            if lock is None:
                 return result
             try:
                 purged = purge_store(opts.store(store), tags, lock, opts.memory, **opts.engine)
@@ -648,7 +659,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     refuse_read_only("purge", store)
     with plain_errors(store):
         place = opts.store(store)
-        with hold(store, opts.storage_options) as lock:
+        with hold(place) as lock:
             return purge_store(place, tags, lock, opts.memory, **opts.engine)
 
 
@@ -684,7 +695,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
         place = opts.store(store)
         if dry_run:
             return collect_garbage(place, None, dry_run=True)
-        with hold(store, opts.storage_options) as lock:
+        with hold(place) as lock:
             return collect_garbage(place, lock, dry_run=False)
 
 
@@ -820,7 +831,7 @@ def _replacing(store: Place, opts: Options) -> AbstractContextManager["JobLock"]
     from vczstore.stores.replacing import replacing
 
     options = {"backend_storage": opts.backend_storage, "storage_options": opts.storage_options}
-    return replacing(store, options)
+    return replacing(store, {**options, "no_lock": opts.no_lock})
 
 
 def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
@@ -924,7 +935,7 @@ def _plan_copy(source: Place, url: str, opts: Options, *, overwrite: bool, dry_r
     if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())) and not is_repository(path):
         raise OptionError(f"copy-store-to-icechunk: {url} exists, and is no Icechunk repository; choose another path")
     if IcechunkStore.exists(url, storage_options):
-        place = IcechunkStore.at_url(url, storage_options)
+        place = IcechunkStore.at_url(url, storage_options, no_lock=opts.no_lock)
         if not overwrite and not place.is_empty:
             raise OptionError(
                 f"copy-store-to-icechunk: {url} holds a repository already; choose another path, or --overwrite it"
@@ -934,7 +945,7 @@ def _plan_copy(source: Place, url: str, opts: Options, *, overwrite: bool, dry_r
     nowhere = IcechunkStore.in_memory(url)
     plan = compile_copy(vcz, nowhere, nowhere.head, opts.memory)
     if not dry_run:
-        place = IcechunkStore.create(url, storage_options, columns_per_manifest(vcz))
+        place = IcechunkStore.create(url, storage_options, columns_per_manifest(vcz), no_lock=opts.no_lock)
         plan = replace(plan, store=place, base=place.head)
     return plan, opts
 
@@ -955,19 +966,21 @@ def run(plan: Plan, **options: Any) -> Result:
     StaleError
         If the store has changed since the plan was compiled.
     BusyError
-        If somebody else writes to a store on plain Zarr in a folder of this machine. How to reach an object store,
-        and so the lock of one there, a plan does not know: run one plan at a time on it.
+        If somebody else writes to a store on plain Zarr.
     """
-    from vczstore.stores.plain import PlainStore
+    from vczstore.stores.lock import hold
+    from vczstore.stores.plain import NewPlainStore
     from vczstore.stores.replacing import ReplacedStore
 
     opts = Options(**options)
-    if not isinstance(plan.store, ReplacedStore):
-        here = type(plan.store) is PlainStore and (path := local_path(plan.store.label)) is not None and path.exists()
-        with _lock_of(plan.store.label, None, wait=False) if here else nullcontext():
-            return _run(plan, opts, dry_run=False)
-    with plain_errors(plan.store.label), _replacing(plan.store.path, opts) as lock:
-        return run_plan(plan, impl=opts.impl, before_commit=lock.check, **opts.engine)
+    if opts.no_lock:
+        plan = replace(plan, store=replace(cast(Any, plan.store), no_lock=True))
+    store = plan.store
+    if isinstance(store, ReplacedStore):
+        with plain_errors(store.label), _replacing(store.path, replace(opts, no_lock=store.no_lock)) as lock:
+            return run_plan(plan, impl=opts.impl, before_commit=lock.check, **opts.engine)
+    with nullcontext() if store.atomic or isinstance(store, NewPlainStore) else hold(store, watch=True):
+        return _run(plan, opts, dry_run=False)
 
 
 def _replanned(
@@ -976,8 +989,8 @@ def _replanned(
     """
     Plan and run; anew, if somebody else has changed the store meanwhile.
 
-    Whoever has lost a race waits for the lock of jobs, where there is a place for one: of any number of writers, all
-    get through. On plain Zarr, where two writers would mix their chunks, the lock is held from the beginning.
+    Whoever has lost a race waits for the lock of the store, where there is a place for one: of any number of writers,
+    all get through. On plain Zarr, where two writers would mix their chunks, the lock is held from the beginning.
 
     Parameters
     ----------
@@ -994,35 +1007,37 @@ def _replanned(
     ------
     BusyError
         If somebody else writes to a store on plain Zarr.
+    StorageError
+        If the lock cannot be taken.
     """
-    options = opts.for_store(store, sources).storage_options
-    plain = not locked and _is_plain(store, opts, options)
-    lock = partial(_lock_of, store, options)
-    with lock(wait=False) if plain else nullcontext():
-        turn = nullcontext if plain or locked else partial(lock, wait=True)
+    from vczstore.stores.lock import hold
+
+    opts = replace(opts, storage_options=opts.for_store(store, sources).storage_options)
+    with plain_errors(store):
+        plain = None if locked else _plain(store, opts)
+    turn = nullcontext if locked or plain is not None else partial(_turn, store, opts)
+    # watched: who was killed, or cut off from an object store, can run the same again
+    with nullcontext() if plain is None else hold(plain, watch=True):
         result, n = replanned(attempt, opts.replans, turn)
     return replace(result, replans=n)
 
 
-def _is_plain(store: Place, opts: Options, options: Mapping[str, Any] | None) -> bool:
-    """Whether a store is on plain Zarr, and there: one that is not needs no lock, and is told of when it is opened."""
+def _plain(store: Place, opts: Options) -> Store | None:
+    """A store that is on plain Zarr; None for a repository, which needs no lock as long as nobody is in the way."""
     path = local_path(os.fspath(store)) if isinstance(store, str | os.PathLike) else None
-    with plain_errors(store):
-        if path is not None:
-            return path.exists() and opts.backend_storage != "icechunk" and not is_repository(path)
-        return not open_store(store, backend_storage=opts.backend_storage, storage_options=options).atomic
+    if path is not None and (opts.backend_storage == "icechunk" or is_repository(path)):
+        return None
+    place = opts.store(store)
+    return None if place.atomic else place
 
 
-@contextmanager
-def _lock_of(store: Place, options: Mapping[str, Any] | None, *, wait: bool) -> Iterator[None]:
-    """The lock of jobs, for a single operation; where no lock can be, things go on without."""
+def _turn(store: Place, opts: Options) -> AbstractContextManager[Any]:
+    """The lock of a repository, for whoever has lost a race. In an object store it takes obstore; Icechunk does not."""
     from vczstore.stores.lock import hold
 
-    with ExitStack() as held:
-        with suppress(MissingDependencyError, StorageError):
-            # watched: who was killed, or cut off from an object store, can run the same again
-            held.enter_context(hold(store, options, wait=wait, watch=True))
-        yield
+    place = opts.store(store)
+    without = place.folder is None and find_spec("obstore") is None
+    return nullcontext() if without else hold(place, wait=True)
 
 
 def _run(plan: Plan, opts: Options, *, dry_run: bool, then: Sequence[str] = ()) -> Result:

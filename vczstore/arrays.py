@@ -58,6 +58,11 @@ READS_AT_ONCE = 10
 _BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
 
+LOCK = ".vczstore-job.lock"
+COMMIT_LOCK = ".vczstore-commit.lock"
+"""The files or objects in a store that are no part of it: whoever writes to it, or commits to it, holds them."""
+
+
 class UnsupportedCodecError(ValueError):
     """A format 2 codec has no counterpart in format 3 that decodes the same bytes."""
 
@@ -708,12 +713,18 @@ def fingerprint(store: Store) -> str:
     """
     What changes when any object of a store does. No object is read, but in memory.
 
-    It is a digest of keys, sizes and, where storage tells them, times of change or entity tags.
+    It is a digest of keys, sizes and, where storage tells them, times of change or entity tags. The lock is left out.
     """
     digest = hashlib.blake2b(digest_size=16)
     for entry in sorted(_entries(store)):
-        digest.update(repr(entry).encode())
+        if not is_lock(entry[0]):
+            digest.update(repr(entry).encode())
     return digest.hexdigest()
+
+
+def is_lock(key: str) -> bool:
+    """Whether an object is a lock, at the top of a store or one folder below."""
+    return key.count("/") <= 1 and key.rpartition("/")[2] in (LOCK, COMMIT_LOCK)
 
 
 def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
@@ -727,8 +738,10 @@ def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
             for folder, _, files in os.walk(store.root):
                 for file in files:
                     path = Path(folder, file)
-                    found = path.stat()
-                    yield path.relative_to(store.root).as_posix(), found.st_size, found.st_mtime_ns
+                    key = path.relative_to(store.root).as_posix()
+                    if not is_lock(key):
+                        found = path.stat()
+                        yield key, found.st_size, found.st_mtime_ns
         case ObjectStore():
             for batch in store.store.list():
                 for entry in batch:

@@ -129,6 +129,14 @@ _RUN = (
     ),
     *_TASKS,
 )
+_LOCK = (
+    click.option(
+        "--no-lock",
+        is_flag=True,
+        help="Write without the lock of the store, where storage has none, or lets none be taken. Whatever else writes "
+        "to the store meanwhile, batches are then lost or mixed without a word: see to it that nothing does.",
+    ),
+)
 _REPLANS = click.option(
     "--replans",
     type=click.IntRange(min=0),
@@ -348,7 +356,7 @@ _HARMONISE = (
     metavar="N",
     help="How many variants a chunk has.  [default: the sources' longest, or 1,000]",
 )
-@_options(_STORE, _SOURCES, _TASKS, _OUTPUT)
+@_options(_STORE, _LOCK, _SOURCES, _TASKS, _OUTPUT)
 def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Make a store without samples, over the variants of one or more VCZs.
 
@@ -369,7 +377,7 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 @click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
 @_RECOMPUTE
 @_REPLANS
-@_options(_HARMONISE, _STORE, _SOURCES, _RUN, _OUTPUT)
+@_options(_HARMONISE, _STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Append the samples of one or more VCZs, in their order.
 
@@ -386,7 +394,7 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.argument("store")
 @click.argument("source")
 @click.argument("out")
-@_options(_HARMONISE, _STORE, _SOURCES, _RUN, _OUTPUT)
+@_options(_HARMONISE, _STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def normalise(store: str, source: str, out: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Express a VCZ over the variants and alleles of a store, as a store of its own.
 
@@ -404,7 +412,7 @@ def normalise(store: str, source: str, out: str, progress: bool | None, as_json:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @_RECOMPUTE
 @_REPLANS
-@_options(_STORE, _SOURCES, _RUN, _OUTPUT)
+@_options(_STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Replace samples of a store by those of one or more VCZs."""
     from vczstore import api
@@ -427,7 +435,7 @@ def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @_TAGS
 @_RECOMPUTE
 @_REPLANS
-@_options(_STORE, _RUN, _OUTPUT)
+@_options(_STORE, _LOCK, _RUN, _OUTPUT)
 def remove(
     store: str,
     sample_ids: tuple[str, ...],
@@ -464,7 +472,7 @@ def _lines(command: str, file: Any) -> list[str]:
 @click.argument("store")
 @click.option("--output", metavar="PATH", help="Make a compacted copy on plain Zarr here; STORE stays as it is.")
 @_REPLANS
-@_options(_STORE, _RUN, _OUTPUT)
+@_options(_STORE, _LOCK, _RUN, _OUTPUT)
 def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Let removed samples leave: those after them move up.
 
@@ -481,7 +489,7 @@ def compact(store: str, output: str | None, progress: bool | None, as_json: bool
 @click.argument("store")
 @_TAGS
 @_PROGRESS
-@_options(_STORE, _WORKERS, _OUTPUT)
+@_options(_STORE, _LOCK, _WORKERS, _OUTPUT)
 def purge(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Delete the history of a store, so that what was removed cannot be read in it.
 
@@ -500,7 +508,7 @@ def purge(store: str, progress: bool | None, as_json: bool, **options: Any) -> N
 @main.command("gc")
 @click.argument("store")
 @click.option("--dry-run", is_flag=True, help="Count, and delete nothing.")
-@_options(_STORE, _OUTPUT)
+@_options(_STORE, _LOCK, _OUTPUT)
 def collect_garbage(store: str, as_json: bool, **options: Any) -> None:
     """Delete what nothing leads to, such as what an operation that was killed has left. The history stays."""
     from vczstore import api
@@ -552,7 +560,7 @@ def verify_removal(store: str, samples_file: Any, as_json: bool, **options: Any)
     help=f"Which: {', '.join(INFO_FIELDS)}.",
 )
 @_REPLANS
-@_options(_STORE, _RUN, _OUTPUT)
+@_options(_STORE, _LOCK, _RUN, _OUTPUT)
 def recompute(store: str, fields: list[str], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Compute INFO fields from the genotypes that are there, as bcftools +fill-tags does."""
     from vczstore import api
@@ -566,7 +574,7 @@ def recompute(store: str, fields: list[str], progress: bool | None, as_json: boo
 @click.argument("store")
 @click.argument("name", required=False)
 @click.option("-d", "--delete", is_flag=True, help="Delete the tag. Its name cannot be given again.")
-@_options(_STORE, _OUTPUT)
+@_options(_STORE, _LOCK, _OUTPUT)
 def tag(store: str, name: str | None, delete: bool, as_json: bool, **options: Any) -> None:
     """List the tags of a store, or name its present state."""
     from vczstore import api
@@ -627,7 +635,7 @@ def verify(store: str, quick: bool, progress: bool | None, as_json: bool, **opti
 @click.option("--quick", is_flag=True, help="Look for other damages in metadata and sample IDs only.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @_PROGRESS
-@_options(_STORE, _WORKERS, _OUTPUT)
+@_options(_STORE, _LOCK, _WORKERS, _OUTPUT)
 def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Finish or undo what stopped operations have left of a store on plain Zarr.
 
@@ -649,7 +657,7 @@ def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> 
 @click.argument("source")
 @click.argument("store")
 @click.option("--overwrite", is_flag=True, help="Replace what the repository holds. Its history stays.")
-@_options(_STORE, _SOURCES, _RUN, _OUTPUT)
+@_options(_STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def copy_store_to_icechunk(source: str, store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Copy a VCZ on plain Zarr into an Icechunk repository."""
     from vczstore import api

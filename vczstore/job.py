@@ -44,7 +44,7 @@ from vczstore.report import Report, Step, make_folder, write_report
 from vczstore.stores import Store, refuse_read_only
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.journal import Journal
-from vczstore.stores.lock import job_lock
+from vczstore.stores.lock import hold
 from vczstore.stores.objects import plain_errors
 from vczstore.vcz import REMOVED, Vcz, positions_of
 
@@ -239,8 +239,7 @@ def run_job(
     refuse_read_only("run", job.store.url)
     if report is not None:
         make_folder(Path(report))
-    _options(job).store(job.store.url)  # a store that is not there needs no lock
-    with job_lock(job.store.url, job.store.storage_options, wait=wait) as lock:
+    with hold(_options(job).store(job.store.url), wait=wait) as lock:
 
         def attempt() -> JobResult:
             compiled = compile_job(job)
@@ -302,6 +301,7 @@ def _options(job: Job) -> Options:
         backend_storage=job.store.backend_storage,
         storage_options=job.store.storage_options,
         source_storage_options=job.source_storage_options,
+        no_lock=job.store.no_lock,
         allowed_mem=job.allowed_mem,
         reserved_mem=job.reserved_mem,
         work_dir=job.work_dir,

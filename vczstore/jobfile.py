@@ -241,6 +241,11 @@ class StoreSpec(_Model):
         "kind by the environment alone. Never credentials.",
         examples=[{"region": "eu-west-2"}],
     )
+    no_lock: StrictBool = Field(
+        default=False,
+        description="Write without the lock of the store, where storage has none. Nothing else may write to it then.",
+        examples=[True],
+    )
 
 
 class ExecutorSpec(_Model):

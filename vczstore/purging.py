@@ -73,7 +73,7 @@ def refuse_pins(place: Store, tags: Tags) -> None:
     store.refuse_pins(changing=True, keep=store.tags() if tags == "recreate" else ())
 
 
-def purge_store(place: Store, tags: Tags, lock: JobLock | None, memory: Memory, **options: Any) -> Purged:
+def purge_store(place: Store, tags: Tags, lock: JobLock, memory: Memory, **options: Any) -> Purged:
     """
     Delete the history of a store.
 
@@ -101,7 +101,7 @@ def purge_store(place: Store, tags: Tags, lock: JobLock | None, memory: Memory, 
             tags=tags,
             keep=set(now.values()),
             base=base,
-            before=lambda: None if lock is None else lock.check(),
+            before=lock.check,
         )
     except KeyboardInterrupt as error:
         raise Interrupted(f"purge: interrupted; some of the history may be deleted, {again}") from error

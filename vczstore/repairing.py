@@ -17,7 +17,7 @@ from vczstore.stores import Place, Store, parents
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
 from vczstore.stores.lock import hold
 from vczstore.stores.plain import PlainStore
-from vczstore.stores.replacing import delete_half_written, folder_of, foreseen, leftovers, settle
+from vczstore.stores.replacing import delete_half_written, folder_of, foreseen, leftovers, settle, settling
 from vczstore.vcz import SAMPLE_ID, Vcz, has_missing_value, listing, samples_axis
 from vczstore.verification import verify_store
 
@@ -77,13 +77,11 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
         Whether to look for other damages in metadata and sample IDs only.
     """
     path = folder_of(place)
-    if path is None or not leftovers(path):
-        opts.store(place)  # one that is not there needs no lock
-    with nullcontext() if dry_run else hold(place, opts.storage_options):
-        done = _compaction(path, dry_run=dry_run)
-        if dry_run and path is not None and not path.exists():
-            return Repaired(str(place), dry_run, tuple(done), ())
-        store = opts.store(place)
+    done = _compaction(path, opts, dry_run=dry_run)
+    if dry_run and path is not None and not path.exists():
+        return Repaired(str(place), dry_run, tuple(done), ())
+    store = opts.store(place)
+    with nullcontext() if dry_run else hold(store):
         mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
         done += _half_written(path, dry_run=dry_run)
         left = set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
@@ -133,11 +131,13 @@ def _half_removed(
     )
 
 
-def _compaction(path: Path | None, *, dry_run: bool) -> list[str]:
+def _compaction(path: Path | None, opts: "Options", *, dry_run: bool) -> list[str]:
     """A compaction in place that was stopped: what it has left beside the store goes."""
-    if path is None:
+    if path is None or not leftovers(path):
         return []
-    match foreseen(path) if dry_run else settle(path):
+    with nullcontext() if dry_run else settling(path, no_lock=opts.no_lock):
+        outcome = foreseen(path) if dry_run else settle(path)
+    match outcome:
         case "completed":
             return ["a compaction that was stopped is completed: the store as it was before is deleted"]
         case "undone":

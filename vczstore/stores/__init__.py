@@ -102,6 +102,18 @@ class Store(Protocol):
     def pickles(self) -> bool:
         """Whether other processes can reach it."""
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The storage options that reach it."""
+
+    @property
+    def no_lock(self) -> bool:
+        """Whether it is written to without its lock."""
+
     def open(self, at: str | None = None) -> Vcz:
         """
         Read the metadata of the VCZ, as it is now or as it was at a tag or snapshot.
@@ -138,7 +150,11 @@ class Store(Protocol):
 
 
 def open_store(
-    place: Place, *, backend_storage: str | None = None, storage_options: Mapping[str, Any] | None = None
+    place: Place,
+    *,
+    backend_storage: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    no_lock: bool = False,
 ) -> Store:
     """
     Turn what a user calls a store by into a `Store`. Nothing is created.
@@ -151,6 +167,8 @@ def open_store(
         One of `BACKENDS`; found out when None.
     storage_options
         What reaches a URL: see `vczstore.stores.objects`. fsspec takes its own. Never credentials.
+    no_lock
+        Whether it is written to without its lock.
 
     Raises
     ------
@@ -175,11 +193,11 @@ def open_store(
 
             return SessionStore.of(place)
         if isinstance(place, ZarrStore):
-            return PlainStore(place, label=f"<{type(place).__name__}>", backend="zarr")
+            return PlainStore(place, label=f"<{type(place).__name__}>", backend="zarr", no_lock=no_lock)
         if type(place).__module__.startswith("icechunk"):
             from vczstore.stores.icechunk import IcechunkStore
 
-            return IcechunkStore(place, label="<Icechunk repository>")
+            return IcechunkStore.of(place, no_lock=no_lock)
         raise OptionError(
             f"a store is a path, a URL, a Zarr store or an Icechunk repository, not {type(place).__name__}"
         )
@@ -193,7 +211,7 @@ def open_store(
         if backend == "icechunk":
             from vczstore.stores.icechunk import IcechunkStore
 
-            return IcechunkStore.at_url(url, options)
+            return IcechunkStore.at_url(url, options, no_lock=no_lock)
         if path is not None and not path.exists():
             from vczstore.stores.replacing import leftovers
 
@@ -201,7 +219,8 @@ def open_store(
                 "; vczstore repair completes a compaction that was stopped here" if leftovers(real_path(path)) else ""
             )
             raise NotAStoreError(f"{url}: no such file or directory{stopped}")
-    return PlainStore(_zarr_store(url, location, backend, options), label=url, backend=backend)
+    zarr_store = _zarr_store(url, location, backend, options)
+    return PlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
 
 
 def new_store(
@@ -211,6 +230,7 @@ def new_store(
     backend_storage: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     samples_chunks: int,
+    no_lock: bool = False,
 ) -> Store:
     """
     A place where a store will be. Nothing is created before its transaction begins.
@@ -227,6 +247,8 @@ def new_store(
         As in `open_store`.
     samples_chunks
         On Icechunk, how many chunk columns of a field have their chunk references in one manifest.
+    no_lock
+        As in `open_store`.
 
     Raises
     ------
@@ -242,14 +264,15 @@ def new_store(
     if backend_storage == "icechunk":
         from vczstore.stores.icechunk import NewIcechunkStore
 
-        place = NewIcechunkStore.in_memory(url, options=options, samples_chunks=samples_chunks)
+        place = NewIcechunkStore.in_memory(url, options=options, samples_chunks=samples_chunks, no_lock=no_lock)
         place.require_nothing(operation)
         return place
     from vczstore.stores.plain import NewPlainStore
 
     # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
     backend = "zarr" if path is not None else backend_storage or "obstore"
-    plain = NewPlainStore(_zarr_store(url, location, backend, options), label=url, backend=backend)
+    zarr_store = _zarr_store(url, location, backend, options)
+    plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
     plain.require_nothing(operation)
     return plain
 

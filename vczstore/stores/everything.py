@@ -9,6 +9,7 @@ from itertools import batched
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vczstore.arrays import is_lock
 from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError
 from vczstore.locations import parse
 from vczstore.stores import Place
@@ -74,7 +75,11 @@ class Objects:
         return cls(url, None, path)
 
     def sizes(self) -> dict[str, int]:
-        """The size of every object, in the order of the keys' characters. All that is kept of all objects at once."""
+        """
+        The size of every object but locks, in the order of the keys' characters.
+
+        All that is kept of all objects at once. Locks are no part of a store, and come and go.
+        """
         if isinstance(self.root, Path):
             found = [
                 (path.relative_to(self.root).as_posix(), self._size(path))
@@ -83,9 +88,11 @@ class Objects:
             ]
         else:
             found = [(e["path"], e["size"]) for page in require("obstore", "obstore").list(self.root) for e in page]
-        return dict(sorted(found))
+        return dict(sorted((key, size) for key, size in found if not is_lock(key)))
 
     def _size(self, path: Path) -> int:
+        if is_lock(path.relative_to(self.root).as_posix()):
+            return 0  # it may be gone by now
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a name may be a sample's
             raise StorageError(

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -19,14 +19,13 @@ from vczstore.locations import local_path, parse, real_path
 from vczstore.stores import Snapshot, objects
 from vczstore.stores.edits import Edit
 from vczstore.stores.journal import Saved
+from vczstore.stores.lock import commit_lock
 from vczstore.stores.objects import Remote, reason
 from vczstore.stores.plain import PlainStore
 from vczstore.stores.replacing import delete_half_written
 from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
 BRANCH = "main"
-LOCK = ".vczstore.lock"
-"""In a repository's folder: icechunk's local storage loses commits that are made at once."""
 
 SAMPLE_ID_CHUNKS = 4
 """How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
@@ -55,6 +54,8 @@ class IcechunkStore:
     branch: str = BRANCH
     backend: str = "icechunk"
     atomic: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    no_lock: bool = False
 
     @property
     def pickles(self) -> bool:
@@ -62,14 +63,21 @@ class IcechunkStore:
         return "type: in-memory" not in str(self.repository.storage)
 
     @classmethod
-    def at_url(cls, url: str, options: Mapping[str, Any]) -> "IcechunkStore":
+    def of(cls, repository: icechunk.Repository, *, no_lock: bool = False) -> "IcechunkStore":
+        """A repository that is open."""
+        said = dict(line.strip().partition(": ")[::2] for line in str(repository.storage).splitlines())
+        folder = real_path(Path(said["path"])) if said.get("type") == "local filesystem" else None
+        return cls(repository, label="<Icechunk repository>", folder=folder, no_lock=no_lock)
+
+    @classmethod
+    def at_url(cls, url: str, options: Mapping[str, Any], *, no_lock: bool = False) -> "IcechunkStore":
         """Open an existing repository."""
         storage, folder = _storage(url, options)
         if folder is not None and not folder.exists():
             raise NotAStoreError(f"{url}: no such file or directory")
         try:
             repository = icechunk.Repository.open(storage, config=None if folder else _runtime())
-            return cls(repository, label=url, folder=folder)
+            return cls(repository, label=url, folder=folder, options=options, no_lock=no_lock)
         except icechunk.RepositoryNotFoundError as error:
             raise NotAStoreError(
                 f"{url}: there is no Icechunk repository here; make one with: "
@@ -79,7 +87,9 @@ class IcechunkStore:
             raise StorageError(f"{url}: {reason(error)}") from error
 
     @classmethod
-    def create(cls, url: str, options: Mapping[str, Any], samples_chunks: int) -> "IcechunkStore":
+    def create(
+        cls, url: str, options: Mapping[str, Any], samples_chunks: int, *, no_lock: bool = False
+    ) -> "IcechunkStore":
         """
         Open a repository, or create one that holds nothing yet.
 
@@ -91,6 +101,8 @@ class IcechunkStore:
             How many chunk columns of a field have their chunk references in one manifest. A commit rewrites every
             manifest that it touches: split along the samples axis, an append rewrites the last one and adds
             its own, whatever the size of the store.
+        no_lock
+            As in `open_store`.
         """
         _require_writable(url)
         storage, folder = _storage(url, options)
@@ -109,7 +121,7 @@ class IcechunkStore:
             repository.save_config()
         except icechunk.IcechunkError as error:
             raise StorageError(f"{url}: {reason(error)}") from error
-        return cls(repository, label=url, folder=folder)
+        return cls(repository, label=url, folder=folder, options=options, no_lock=no_lock)
 
     @classmethod
     def in_memory(cls, label: str, **fields: Any) -> Self:
@@ -508,14 +520,10 @@ class IcechunkStore:
         # repositories of Icechunk's first format keep no log
         return self.repository.ops_log() if self.repository.spec_version >= icechunk.SpecVersion.v2 else iter(())
 
-    def lock(self) -> Any:
+    def lock(self) -> AbstractContextManager[Any]:
         """What serialises commits where the storage does not."""
         _require_writable(self.label)
-        if self.folder is None:
-            return nullcontext()
-        from filelock import FileLock
-
-        return FileLock(self.folder / LOCK)
+        return nullcontext() if self.folder is None or self.no_lock else commit_lock(self.label, self.folder)
 
 
 @dataclass(frozen=True)
@@ -555,13 +563,10 @@ class NewIcechunkStore(IcechunkStore):
 
     Attributes
     ----------
-    options
-        As of `IcechunkStore.create`.
     samples_chunks
         As of `IcechunkStore.create`.
     """
 
-    options: Mapping[str, Any] = field(default_factory=dict)
     samples_chunks: int = 1
 
     @property
@@ -582,7 +587,7 @@ class NewIcechunkStore(IcechunkStore):
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Create the repository, and begin its first commit."""
         self.require_nothing("create")
-        place = IcechunkStore.create(self.label, self.options, self.samples_chunks)
+        place = IcechunkStore.create(self.label, self.options, self.samples_chunks, no_lock=self.no_lock)
         return place.transaction(place.head)
 
 

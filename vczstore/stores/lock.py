@@ -1,9 +1,17 @@
 """
 The lock of a store: it keeps two jobs on the same store apart.
 
-On this machine the kernel holds it, on a file beside the store, and frees it when its holder dies. In an object store
-it is a lease: an object beside the store that its holder renews as long as they live. Only conditional writes touch
-it, so that of several who want it exactly one gets it:
+It lies in the store, so that it is the same however the store is reached: through a link, another mount, another
+spelling of a URL, or a Zarr store that is open. In a VCZ on plain Zarr it lies among the chunks of ``sample_id``, where
+no reader of Zarr looks for what is not a chunk; at the top of a group it would be an unknown member. In an Icechunk
+repository it lies at the top.
+
+On this machine the kernel holds it, on a file, and frees it when its holder dies. Where a file system has no such locks
+(Lustre without ``-o flock``), the file itself is the lock: its holder touches it as long as they live, and deletes it.
+One that a killed process has left has to be deleted by hand: nothing there could take it over at one moment.
+
+In an object store it is a lease: an object that its holder renews as long as they live. Only conditional writes touch
+it, so that of several who want it exactly one gets it; whoever gets it makes sure that the server heeds conditions:
 
     free ----------- create, or update of a released lease -----> held
     held ----------- its holder renews it every TTL / 3 --------> held
@@ -18,6 +26,7 @@ A holder who was suspended for longer than a TTL, or is robbed by somebody whose
 holder wrote after the other job had begun.
 """
 
+import errno
 import json
 import os
 import re
@@ -25,26 +34,33 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from zarr.storage import MemoryStore, ObjectStore
+
+from vczstore.arrays import COMMIT_LOCK, LOCK
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.locations import Location, parse, real_path
-from vczstore.stores import Place
-from vczstore.stores.objects import BACKOFF, object_store
-
-SUFFIX = ".vczstore-job.lock"
-"""Of the lock's name, after the store's. Beside the store: within, it would be an unknown member of a Zarr group."""
+from vczstore.locations import parse
+from vczstore.stores import Store, open_store
+from vczstore.stores.objects import BACKOFF, object_store, reason
+from vczstore.stores.plain import innermost, protocols
+from vczstore.vcz import SAMPLE_ID
 
 TTL = 60.0
 """How many seconds a lease lives without being renewed."""
 
 ABANDONED = 5
 """After how many times its TTL a lease may be taken without watching it first."""
+
+POLL = 0.05
+"""Seconds between two looks at a file whose existence is the lock."""
+
+WITHOUT = "--no-lock (no_lock in Python) goes without it, if nothing else writes to the store"
 
 
 class JobLock(Protocol):
@@ -65,13 +81,23 @@ class JobLock(Protocol):
 
 @contextmanager
 def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool, watch: bool = False) -> Iterator[JobLock]:
+    """Hold the lock of the store at a path or URL; see `hold`."""
+    with hold(open_store(url, storage_options=storage_options), wait=wait, watch=watch) as lock:
+        yield lock
+
+
+@contextmanager
+def hold(store: Store, *, wait: bool = False, watch: bool = False) -> Iterator[JobLock]:
     """
-    Hold the lock of the store at a path or URL. There need not be a store yet.
+    Hold the lock of a store.
+
+    A store that is to be written to without is not locked, nor is a repository that is open and elsewhere, whose
+    commits exclude each other.
 
     Parameters
     ----------
-    url, storage_options
-        Where the store is; a URL is opened with obstore.
+    store
+        Which. A store in memory, or of a kind that names no place, has a lock within this process.
     wait
         Whether to wait until it is free; SIGINT ends the waiting.
     watch
@@ -83,37 +109,67 @@ def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool, watch:
     BusyError
         If it is held, and not to be waited for.
     StorageError
-        If storage does not let it be held.
+        If storage does not let it be held, or does not heed the conditions of a write.
     NotAStoreError
-        If the folder of a local store does not exist.
+        If the store does not exist.
     OptionError
         If the options do not fit the place.
     MissingDependencyError
         If obstore is not installed.
     """
-    location = parse(url)
-    if location.path is not None:
-        with _hold_file(url, real_path(location.path), wait) as held:
-            yield held
-        return
-    lease = _Lease.beside(location, storage_options)
-    try:
-        lease.acquire(wait, watch)
-        yield lease
-    finally:
-        lease.release()
-
-
-@contextmanager
-def hold(
-    store: Place, options: Mapping[str, Any] | None, *, wait: bool = False, watch: bool = False
-) -> Iterator[JobLock | None]:
-    """Hold the lock of a store as `job_lock` does; None where there is no place for one: a store that is open."""
-    if not isinstance(store, str | os.PathLike):
-        yield None
-        return
-    with job_lock(os.fspath(store), options or {}, wait=wait, watch=watch) as lock:
+    with nullcontext(_Kept()) if store.no_lock else _held(store, wait, watch) as lock:
         yield lock
+
+
+def _held(store: Store, wait: bool, watch: bool) -> AbstractContextManager[JobLock]:
+    path = store.folder
+    if path is not None:
+        return hold_file(store.label, lock_file(path), wait)
+    if store.atomic:
+        there = _at_url(store)
+        return nullcontext(_Kept()) if there is None else _hold_lease(store.label, there, LOCK, wait, watch)
+    inner = innermost(cast(Any, store).zarr_store)
+    elsewhere = _objects(store, inner)
+    if elsewhere is not None:
+        return _hold_lease(store.label, elsewhere, f"{SAMPLE_ID}/{LOCK}", wait, watch)
+    return _hold_here(store.label, _identity(inner), wait)
+
+
+def _objects(store: Store, inner: Any) -> Any:
+    """The object store, as obstore has it, in which a VCZ on plain Zarr lies; None if it is in memory or unknown."""
+    if isinstance(inner, ObjectStore):
+        if type(inner.store).__name__ == "MemoryStore":
+            return None
+        return _at_url(store) or inner.store
+    if type(inner).__name__ != "FsspecStore" or "memory" in protocols(inner):
+        return None
+    there = _at_url(store)
+    if there is not None:
+        return there
+    raise StorageError(
+        f"{store.label}: an open store of fsspec cannot be locked, since fsspec knows no conditional writes; give its "
+        f"URL instead; {WITHOUT}"
+    )
+
+
+def _at_url(store: Store) -> Any:
+    """What lies at the URL of a store; None for one that was open already."""
+    location = None if store.label.startswith("<") else parse(store.label)
+    if location is None or location.path is not None:
+        return None
+    # who does not get through for a TTL has lost the lease: no use in trying longer
+    return object_store(location, store.options, patience=TTL)
+
+
+def _identity(inner: Any) -> Hashable:
+    """What tells a store in this process's memory from others."""
+    if isinstance(inner, MemoryStore):
+        return id(inner._store_dict)
+    if isinstance(inner, ObjectStore):
+        return id(inner.store)
+    if type(inner).__name__ == "FsspecStore":
+        return str(inner.path)
+    return id(inner)
 
 
 def _holder() -> dict[str, Any]:
@@ -134,24 +190,88 @@ def _parse(document: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
+def _who(lock: Mapping[str, Any]) -> tuple[str, str]:
+    """The holder of a lock, and since when."""
     who = f"process {lock['pid']} on {lock['host']}" if {"pid", "host"} <= lock.keys() else "another process"
-    since = f" since {str(lock['started']).partition('.')[0]} UTC" if "started" in lock else ""
+    return who, f" since {str(lock['started']).partition('.')[0]} UTC" if "started" in lock else ""
+
+
+def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
+    who, since = _who(lock)
     return BusyError(
         f"{url} is busy: {who} works on it{since}; run this again when that is over; jobs can wait, with --if-busy wait"
     )
 
 
+def commit_lock(label: str, folder: Path) -> AbstractContextManager[JobLock]:
+    """What serialises commits to a repository in a folder, where Icechunk loses those that are made at once."""
+    return hold_file(label, folder / COMMIT_LOCK, wait=True)
+
+
+# ---- in this process ------------------------------------------------------------------------
+
+_IN_USE: set[Hashable] = set()
+_FREED = threading.Condition()
+
+
+class _Kept:
+    """What nothing can take away: a lock within this process, or none at all."""
+
+    def check(self) -> None:
+        """It is held until it is given back."""
+
+
+@contextmanager
+def _hold_here(label: str, identity: Hashable, wait: bool) -> Iterator[JobLock]:
+    with _FREED:
+        while identity in _IN_USE:
+            if not wait:
+                raise _busy(label, {"host": socket.gethostname(), "pid": os.getpid()})
+            _FREED.wait()
+        _IN_USE.add(identity)
+    try:
+        yield _Kept()
+    finally:
+        with _FREED:
+            _IN_USE.discard(identity)
+            _FREED.notify_all()
+
+
 # ---- on this machine ------------------------------------------------------------------------
 
+_CANNOT_LOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What flock(2) says on file systems without locks, such as Lustre without ``-o flock``."""
 
-@dataclass(frozen=True)
+
+def lock_file(folder: Path) -> Path:
+    """The file on which the lock of the store in a folder is."""
+    inner = folder / SAMPLE_ID
+    return (inner if inner.is_dir() else folder) / LOCK
+
+
+def carry(old: Path, new: Path) -> None:
+    """
+    Let the lock of a store be that of the folder too that is about to take its place.
+
+    Whoever comes after the exchange finds it held. Where a file can have no second name, they find it free: the folder
+    is complete by then, and what is still done to the old one does not concern them.
+    """
+    place = lock_file(new)
+    place.unlink(missing_ok=True)
+    with suppress(OSError):
+        os.link(lock_file(old), place)
+
+
+@dataclass
 class _LockedFile:
-    """A file that the kernel has locked for us."""
+    """A file that keeps others out: the kernel has locked it for us, or it is ours since we have made it."""
 
     url: str
     path: Path
     file: int
+    made: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
+    touching: threading.Thread | None = None
 
     def check(self) -> None:
         """Whoever deletes the file lets others in."""
@@ -160,47 +280,155 @@ class _LockedFile:
                 f"{self.url}: {self.path} was deleted while a job ran; nothing was committed, run it again"
             )
 
+    def begin(self) -> None:
+        """Say who holds it, and go on saying so where the kernel does not know."""
+        os.ftruncate(self.file, 0)
+        os.pwrite(self.file, json.dumps(_holder() | ({"made": True} if self.made else {})).encode(), 0)
+        if self.made:
+            self.touching = threading.Thread(target=self._touch, name=f"lock of {self.url}", daemon=True)
+            self.touching.start()
+
+    def end(self) -> None:
+        """Let others have it."""
+        self.over.set()
+        if self.touching is not None:
+            self.touching.join()
+        # before it is freed: who waits for it has it open, finds out that it is gone, and makes another
+        if _is_at(self.file, self.path):
+            with suppress(OSError):
+                self.path.unlink()
+        os.close(self.file)
+
+    def _touch(self) -> None:
+        while not self.over.wait(TTL / 3):
+            with suppress(OSError):
+                os.utime(self.file)
+
 
 @contextmanager
-def _hold_file(url: str, path: Path, wait: bool) -> Iterator[_LockedFile]:
-    place = path.with_name(f".{path.name}{SUFFIX}")
+def hold_file(label: str, place: Path, wait: bool) -> Iterator[JobLock]:
+    """
+    Hold the lock that a file is.
+
+    Raises
+    ------
+    BusyError
+        If it is held, and not to be waited for; or if who holds it by its existence gives no sign of life for a TTL.
+    NotAStoreError
+        If its folder does not exist.
+    StorageError
+        If it cannot be made or locked.
+    """
     try:
-        file = _open_locked(place, wait)
+        held = _take(label, place, wait)
     except BlockingIOError:
         said = b""
         with suppress(FileNotFoundError):  # it has just been freed
             said = place.read_bytes()
-        raise _busy(url, _parse(said)) from None
+        raise _busy(label, _parse(said)) from None
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotAStoreError(f"{url}: no such file or directory") from error
+        raise NotAStoreError(f"{label}: no such file or directory") from error
     except OSError as error:
-        raise StorageError(f"{url}: cannot be locked with {place} ({error.strerror})") from error
+        raise StorageError(
+            f"{label}: cannot be locked with {place} ({error.strerror}); nothing was done; make it writable, or where "
+            f"storage cannot lock: {WITHOUT}"
+        ) from error
     try:
-        yield _LockedFile(url, place, file)
+        yield held
     finally:
-        # before it is freed: who waits for it has it open, finds out that it is gone, and makes another
-        if _is_at(file, place):
-            with suppress(OSError):
-                place.unlink()
+        held.end()
+
+
+def _take(label: str, place: Path, wait: bool) -> _LockedFile:
+    unheard = _Unheard(label, place, wait)
+    while True:
+        held = _try(label, place, wait)
+        if held is not None:
+            return held
+        unheard.look()
+
+
+def _try(label: str, place: Path, wait: bool) -> _LockedFile | None:
+    """Take it; None if it is there, and its existence is what keeps others out, or if it was deleted meanwhile."""
+    file, is_new = _open(place)
+    try:
+        is_locked = _flock(file, wait)
+        is_held = _parse(os.pread(file, 4096, 0)).get("made") is True if is_locked else not is_new
+        if _is_at(file, place) and not is_held:
+            held = _LockedFile(label, place, file, made=not is_locked)
+            held.begin()
+            return held
+    except BaseException:
         os.close(file)
+        raise
+    os.close(file)
+    return None
 
 
-def _open_locked(place: Path, wait: bool) -> int:
-    # not filelock: where it cannot lock, it takes a file's existence for a lock, which outlives its holder
+def _open(place: Path) -> tuple[int, bool]:
+    """Open a file, made if it is not there: whether it was."""
+    while True:
+        with suppress(FileExistsError):
+            return os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        with suppress(FileNotFoundError):
+            return os.open(place, os.O_RDWR | os.O_NOFOLLOW), False
+
+
+def _flock(file: int, wait: bool) -> bool:
+    """Lock an open file; False where the file system has no locks."""
     import fcntl
 
-    while True:
-        file = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _CANNOT_LOCK:
+            return False
+        raise
+    return True
+
+
+@dataclass
+class _Unheard:
+    """Waits for a file whose existence is the lock, as long as its holder touches it."""
+
+    label: str
+    place: Path
+    wait: bool
+    seen: tuple[int, int] | None = None
+    since: float = 0.0
+
+    def look(self) -> None:
+        """Wait a moment; raise a `BusyError` if that is of no use."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, place):
-                os.ftruncate(file, 0)
-                os.pwrite(file, json.dumps(_holder()).encode(), 0)
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)  # its holder deleted it meanwhile: it keeps nobody out any more
+            found, lock = self.place.stat(), _parse(self.place.read_bytes())
+        except FileNotFoundError:
+            return
+        state = (found.st_ino, found.st_mtime_ns)
+        if state != self.seen:
+            self.seen, self.since = state, time.monotonic()
+        who, since = _who(lock)
+        unlocked = f"{self.label} is busy: {who} works on it{since}, as {self.place} says"
+        if _is_gone(lock) or time.monotonic() - self.since > TTL:
+            raise BusyError(f"{unlocked}, but gives no sign of life; if it is over, delete that file")
+        if not self.wait:
+            raise BusyError(
+                f"{unlocked}; run this again when that is over; if it was killed, delete that file: this file system "
+                "has no locks that end with their holder"
+            )
+        time.sleep(POLL)
+
+
+def _is_gone(lock: Mapping[str, Any]) -> bool:
+    """Whether the holder was a process of this machine, and there is none of its number."""
+    if lock.get("host") != socket.gethostname() or not isinstance(lock.get("pid"), int):
+        return False
+    try:
+        os.kill(lock["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_at(file: int, place: Path) -> bool:
@@ -217,6 +445,16 @@ type Version = dict[str, str]
 """What tells one state of an object from all others, in obstore's words."""
 
 
+@contextmanager
+def _hold_lease(url: str, objects: Any, key: str, wait: bool, watch: bool) -> Iterator[JobLock]:
+    lease = _Lease(url, objects, key)
+    try:
+        lease.acquire(wait, watch)
+        yield lease
+    finally:
+        lease.release()
+
+
 @dataclass
 class _Lease:
     """An object that says who works on a store. It is ours while nobody else has written to it."""
@@ -231,14 +469,6 @@ class _Lease:
     one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
     renewing: threading.Thread | None = None
-
-    @classmethod
-    def beside(cls, location: Location, options: Mapping[str, Any]) -> "_Lease":
-        """The lease of the store at a place. The lease of a whole bucket is within it."""
-        parent, _, name = location.key.rpartition("/")
-        # who does not get through for a TTL has lost the lease: no use in trying longer
-        objects = object_store(replace(location, key=parent), options, patience=TTL)
-        return cls(location.url, objects, f"{name}{SUFFIX}")
 
     def acquire(self, wait: bool, watch: bool = False) -> None:
         """Get the lease, and begin to renew it."""
@@ -271,6 +501,7 @@ class _Lease:
                 time.sleep(ttl / 30)
             else:
                 raise _busy(self.url, lease)
+        self._require_conditions()
         self.renewing = threading.Thread(target=self._keep, name=f"lease of {self.url}", daemon=True)
         self.renewing.start()
 
@@ -319,34 +550,71 @@ class _Lease:
         except Exception as error:  # obstore's own errors, whose classes differ by version
             raise self._refused(error) from error
 
+    def _require_conditions(self) -> None:
+        """
+        Make sure that the server heeds the conditions of writes: with one that does not, everybody gets the lease.
+
+        Raises
+        ------
+        StorageError
+            If it does not.
+        """
+        for mode in ("create", {name: _NEVER[name] for name in self.version}):
+            if self._put(mode) is not None:
+                raise StorageError(
+                    f"{self.url}: cannot be locked with {self.key}: its server ignores the conditions of writes "
+                    f"({'If-None-Match' if mode == 'create' else 'If-Match'}), so that nothing can keep another "
+                    f"writer out; nothing was done; {WITHOUT}"
+                )
+
     def _write(self, *, over: Version | None = None, released: bool = False) -> bool:
         """Create the lease, or write over a version of it; False if somebody else was quicker."""
+        written = self._put("create" if over is None else over, released=released)
+        if written is not None:
+            self.version = _version(written)
+        return written is not None
+
+    def _put(self, mode: Any, *, released: bool = False) -> Any:
+        """Write it on a condition; None if that was not met."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
         lease = {"id": self.id, **self.holder, "renewed": _now(), "ttl": TTL, "released": released}
-        mode = "create" if over is None else over
         until, pause = time.monotonic() + TTL, BACKOFF[0]
         while True:
             try:
-                written = obstore.put(self.objects, self.key, json.dumps(lease).encode(), mode=mode)
+                return obstore.put(self.objects, self.key, json.dumps(lease).encode(), mode=mode)
             except (AlreadyExistsError, PreconditionError):
-                return False
+                return None
             except Exception as error:
                 # obstore makes no conditional write again that was cut off: it may have taken effect. If it has,
                 # the next finds our own ID there
-                if not isinstance(error, GenericError) or time.monotonic() + pause > until:
+                again = isinstance(error, GenericError) and _may_pass(error)
+                if not again or time.monotonic() + pause > until:
                     raise self._refused(error) from error
                 time.sleep(pause)
                 pause = min(2 * pause, BACKOFF[1])
-                continue
-            self.version = _version(written)
-            return True
 
     def _refused(self, error: Exception) -> StorageError:
         # a query may carry a token
-        reason = re.sub(r"\?\S*", "", str(error).splitlines()[0])
-        return StorageError(f"{self.url}: cannot be locked with {self.key} ({reason})")
+        said = re.sub(r"\?\S*", "", reason(error))
+        return StorageError(
+            f"{self.url}: cannot be locked with {self.key} ({said}); nothing was done; allow that object to be "
+            f"read and written; {WITHOUT}"
+        )
+
+
+_NEVER = {"e_tag": '"0"', "version": "1"}
+"""A version that no object has."""
+
+_PASSING = {"408", "429", "500", "502", "503", "504"}
+"""Answers after which the same request may succeed. That conditional writes are not implemented, 501, is none."""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a server has not answered, or with an error that may pass."""
+    status = re.search(r"status code: (\d{3})", str(error))
+    return status is None or status[1] in _PASSING
 
 
 def _version(meta: Mapping[str, Any]) -> Version:

@@ -19,10 +19,11 @@ obstore change no file in place: they write another, and rename it. fsspec does,
 A reader that has the store open looks every chunk up by its name. If it reads on after the exchange, it gets chunks of
 the new store with shapes and sample IDs of the old one; that the folder has another inode tells.
 
-The lock of jobs keeps other operations away. What programs write to STORE meanwhile that know of no lock is found by
-the times of its files and folders, right before the exchange, and nothing is replaced then. What they write while these
-are looked at (some microseconds for each file) is lost, and one that goes on after the exchange writes into the new
-store.
+The lock of the store keeps other operations away, before the exchange and after it, since it lies in both folders; a
+second lock, beside the store, those that would settle what lies there. What programs write to STORE meanwhile that know
+of no lock is found by the times of its files and folders, right before the exchange, and nothing is replaced then. What
+they write while these are looked at (some microseconds for each file) is lost, and one that goes on after the exchange
+writes into the new store.
 """
 
 import errno
@@ -34,7 +35,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -42,12 +43,12 @@ from typing import Any, Literal, cast
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore
 
-from vczstore.arrays import link_file
+from vczstore.arrays import LOCK, link_file
 from vczstore.errors import ConflictError, OptionError, StorageError
 from vczstore.locations import local_path, real_path
 from vczstore.stores import Place, Store, open_store, parents
 from vczstore.stores.edits import Edit
-from vczstore.stores.lock import JobLock, job_lock
+from vczstore.stores.lock import JobLock, carry, hold, hold_file
 from vczstore.stores.objects import reason
 from vczstore.stores.plain import PlainStore
 from vczstore.stores.rename import exchange, write_out, write_out_names
@@ -107,18 +108,18 @@ class ReplacedStore(PlainStore):
         members = sorted(path.iterdir())
         link = next((member.name for member in members if member.is_symlink()), None)
         why = None
-        if path.stat().st_dev != path.parent.stat().st_dev:
-            why = "is a mount point, and cannot be exchanged for another folder"
+        if _is_mounted(path):
+            why = _MOUNTED
         elif link is not None:
             why = f"is not all in one place: {link} is a symbolic link"
         if why is not None:
-            raise OptionError(f"{OPERATION}: {store.label} {why}; name a new store with --output")
+            raise OptionError(_refusal(store.label, why))
         for folder in (path.parent, path, *(member for member in members if member.is_dir())):
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StorageError(
                     f"{OPERATION}: {store.label}: {folder} may not be written to; name a new store with --output"
                 )
-        return cls(LocalStore(path, read_only=True), store.label, store.backend)
+        return cls(LocalStore(path, read_only=True), store.label, store.backend, no_lock=store.no_lock)
 
     @property
     def path(self) -> Path:
@@ -128,6 +129,29 @@ class ReplacedStore(PlainStore):
     def transaction(self, base: str) -> "Replacement":  # type: ignore[override]
         """Begin to make another store in its place; nothing is written before there is something to write."""
         return Replacement(self, base)
+
+
+_MOUNTED = "is a mount point, and cannot be exchanged for another folder; compact it where it is mounted from"
+
+
+def _refusal(label: str, why: str) -> str:
+    return f"{OPERATION}: {label} {why}; or name a new store with --output"
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether something is mounted at a path, be it another folder of the same file system."""
+    if path.stat().st_dev != path.parent.stat().st_dev:
+        return True
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    return os.fsencode(path) in {_unescaped(line.split()[4]) for line in mounts}
+
+
+def _unescaped(field: bytes) -> bytes:
+    """A path as the kernel writes it: spaces and their like are octal numbers."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
 
 
 @dataclass
@@ -190,7 +214,8 @@ class Replacement:
         write_out(self.new)
         if _has_changed(path, self.begun):
             raise self._conflict()
-        if not exchange(path, self.new):
+        carry(path, self.new)
+        if not self._exchange(path, self.new):
             aside = _aside(self.new)
             path.rename(aside)
             try:
@@ -200,6 +225,14 @@ class Replacement:
                 raise
         write_out_names(path.parent)
         parents.follow(LocalStore(path))
+
+    def _exchange(self, path: Path, new: Path) -> bool:
+        try:
+            return exchange(path, new)
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # a mount of which nothing was known
+                raise OptionError(_refusal(self.store.label, _MOUNTED)) from error
+            raise
 
     def _begin(self) -> Path:
         path = self.store.path
@@ -245,7 +278,7 @@ class LinkAllBut:
 def _link(entry: "os.DirEntry[str]", target: Path, but: re.Pattern[str] | None = None) -> None:
     """Link a file, or all in a folder but names of some kind."""
     if not entry.is_dir(follow_symlinks=False):
-        if not _HALF_WRITTEN.fullmatch(entry.name):
+        if entry.name != LOCK and not _HALF_WRITTEN.fullmatch(entry.name):
             link_file(entry.path, os.fspath(target))
         return
     target.mkdir(exist_ok=True)
@@ -328,9 +361,27 @@ def leftovers(path: Path) -> list[Path]:
 
 
 @contextmanager
+def settling(path: Path, *, no_lock: bool = False) -> Iterator[None]:
+    """
+    Hold the lock of what lies beside a store: it is needed where a replacement is begun, finished or undone.
+
+    Of the store itself there may be none at that moment, so that its own lock does not do.
+
+    Raises
+    ------
+    BusyError
+        If another process replaces the store.
+    StorageError
+        If the folder may not be written to.
+    """
+    with nullcontext() if no_lock else hold_file(str(path), path.with_name(f".{path.name}{LOCK}"), wait=False):
+        yield
+
+
+@contextmanager
 def replacing(place: Place, options: Mapping[str, Any]) -> Iterator[JobLock]:
     """
-    Hold the lock of jobs on a store while it is replaced, and leave nothing beside it.
+    Hold the lock of a store while it is replaced, and leave nothing beside it.
 
     What a run that was stopped has left is settled first: the store may only be there again after that.
 
@@ -346,31 +397,38 @@ def replacing(place: Place, options: Mapping[str, Any]) -> Iterator[JobLock]:
     path = folder_of(place)
     assert path is not None
     if not leftovers(path):
-        open_store(place, **options)  # one that is not there needs no lock
-    with job_lock(os.fspath(cast("str | Path", place)), {}, wait=False) as lock:
+        ReplacedStore.of(place, open_store(place, **options))  # one that cannot be replaced needs no lock
+    with settling(path, no_lock=options["no_lock"]):
         settle(path)
-        try:
+        with hold(open_store(place, **options)) as lock, _leaving_nothing(place, path):
             yield lock
-        except KeyboardInterrupt as error:
-            outcome = _settle_late(path)
-            if outcome == "completed":
-                raise KeyboardInterrupt(f"{OPERATION}: interrupted when {place} was compacted already") from error
-            raise
-        except BaseException:
-            _settle_late(path)
-            raise
-        try:
-            settle(path)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"{OPERATION}: interrupted; {place} is compacted, and what it was before is not deleted yet: "
-                "run the same command again"
-            ) from error
-        except OSError as error:
-            raise StorageError(
-                f"{OPERATION}: {place} is compacted, but what it was before cannot be deleted ({reason(error)}): "
-                f"{leftovers(path)[0]}; run the same command again once it can"
-            ) from error
+
+
+@contextmanager
+def _leaving_nothing(place: Place, path: Path) -> Iterator[None]:
+    """Settle a replacement when it is over, however it ends."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        outcome = _settle_late(path)
+        if outcome == "completed":
+            raise KeyboardInterrupt(f"{OPERATION}: interrupted when {place} was compacted already") from error
+        raise
+    except BaseException:
+        _settle_late(path)
+        raise
+    try:
+        settle(path)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"{OPERATION}: interrupted; {place} is compacted, and what it was before is not deleted yet: "
+            "run the same command again"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"{OPERATION}: {place} is compacted, but what it was before cannot be deleted ({reason(error)}): "
+            f"{leftovers(path)[0]}; run the same command again once it can"
+        ) from error
 
 
 def settle(path: Path) -> Outcome | None:
@@ -474,6 +532,9 @@ def _delete(place: Path) -> None:
     while True:
         try:
             if place.is_dir() and not place.is_symlink():
+                for document in ("zarr.json", ".zgroup"):
+                    # first: whoever has reached the old store by another mount finds none, instead of half of one
+                    (place / document).unlink(missing_ok=True)
                 shutil.rmtree(place)
             else:
                 place.unlink(missing_ok=True)
