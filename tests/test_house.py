@@ -43,7 +43,14 @@ ALLOWED = {
     },
     "vczstore/yamlfile.py": {"vczstore.credentials", "vczstore.errors"},
     "vczstore/credentials.py": set(),
-    "vczstore/execution.py": {"executors", "plans", "vczstore.errors", "vczstore.locations", "vczstore.stores"},
+    "vczstore/execution.py": {
+        "executors",
+        "plans",
+        "vczstore.errors",
+        "vczstore.locations",
+        "vczstore.stores",
+        "vczstore.vcz",
+    },
 }
 """What of the project a module may import; the rest of ``vczstore`` is the face, which may import all."""
 

@@ -26,6 +26,7 @@ from vczstore.execution import (
     Result,
     compile_stages,
     planning,
+    refuse_unreachable,
     replanned,
     run_plan,
     run_plans,
@@ -197,6 +198,8 @@ class Options:
         for source in sources:
             with plain_errors(source):
                 opened.append(open_store(source, storage_options=self.options_of(source, store)).open())
+        if self.impl != "zarr":
+            refuse_unreachable(opened, **{k: v for k, v in self.engine.items() if k != "progress"})
         return opened
 
     def options_of(self, source: Place, store: Place) -> Mapping[str, Any]:

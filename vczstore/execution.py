@@ -1,6 +1,7 @@
 """Running plans: check, begin a transaction, write, commit. The only place where plans and executors meet."""
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,10 +16,13 @@ from vczstore.errors import ConflictError, MissingDependencyError, OptionError, 
 from vczstore.locations import local_path
 from vczstore.stores import Store, Transaction
 from vczstore.stores.journal import Journal
+from vczstore.stores.plain import PlainStore, is_same_everywhere, put
+from vczstore.vcz import SAMPLE_ID, Vcz
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
     from cubed.runtime.types import DagExecutor
+    from zarr.abc.store import Store as ZarrStore
 
     from plans.chunks import TaskReport
     from vczstore.purging import Purged
@@ -254,6 +258,8 @@ def _run_plans(
         elif not dry_run:
             plan = plans[0]
             transaction = store.transaction(plan.base)
+            if engine is not None:
+                engine.check_writes(plan.operation, store)
             journal.resume(transaction)
             for step, (plan, run) in enumerate(zip(plans, runs, strict=True)):
                 with run.timed():
@@ -605,6 +611,38 @@ def _plain_errors() -> Iterator[None]:
         raise MissingDependencyError(str(error)) from error
 
 
+_KNOWN = ("zarr.json", ".zgroup", ".zattrs", f"{SAMPLE_ID}/zarr.json", f"{SAMPLE_ID}/.zarray")
+"""What tells one store from another, and every store has some of."""
+
+
+def _pickled(operation: str, label: str, zarr_store: "ZarrStore") -> bytes:
+    from plans import reach
+
+    try:
+        return reach.pickled(zarr_store)
+    except Exception as error:  # whatever a store of the user's raises there
+        raise OptionError(
+            f"{operation}: {label} cannot be sent to other processes ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); use the executor threads, or name it by a path or URL"
+        ) from error
+
+
+def refuse_unreachable(
+    sources: Sequence[Vcz], executor: str, executor_options: Mapping[str, Any] | None, max_workers: int | None
+) -> None:
+    """Raise an `OptionError` for sources that the tasks of an executor do not read as the driver does."""
+    doubtful = [source for source in sources if not is_same_everywhere(source.store)]
+    if executor in executors.IN_PROCESS or not doubtful:
+        return
+    given = {} if max_workers is None else {"max_workers": max_workers}
+    engine = _Engine(executor, {**(executor_options or {}), **given}, None)
+    try:
+        for source in doubtful:
+            engine.check_reads("sources", source.label, source.store)
+    finally:
+        engine.close()
+
+
 def close_executor(executor: "DagExecutor") -> None:
     """End workers that wait for more."""
     if hasattr(executor, "close"):
@@ -615,6 +653,7 @@ class _Engine:
     """Cubed on an executor."""
 
     def __init__(self, executor: str, options: Mapping[str, Any], progress: Progress | None) -> None:
+        self.name = executor
         self.executor = create_executor(executor, options)
         self.progress = progress
 
@@ -631,6 +670,48 @@ class _Engine:
             raise OptionError(
                 f"{operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
                 "use the URL of an object store, or the executor processes"
+            )
+        if isinstance(store, PlainStore):
+            self.check_reads(operation, label, store.zarr_store)
+
+    def check_reads(self, operation: str, label: str, zarr_store: "ZarrStore") -> None:
+        """Refuse a store, or a source, of which a first task does not read what the driver does."""
+        if self.name in executors.IN_PROCESS or is_same_everywhere(zarr_store):
+            return
+        from plans import reach
+
+        self._compare(operation, label, _pickled(operation, label, zarr_store), reach.read(zarr_store, _KNOWN), _KNOWN)
+
+    def check_writes(self, operation: str, store: Store) -> None:
+        """Refuse a store of which tasks have a copy: what is written once it is pickled a first task has to see."""
+        if (
+            self.name in executors.IN_PROCESS
+            or not isinstance(store, PlainStore)
+            or is_same_everywhere(store.zarr_store)
+        ):
+            return
+        key, value = f"{SAMPLE_ID}/.vczstore-nonce-{secrets.token_hex(8)}", secrets.token_bytes(16)
+        sent, there = _pickled(operation, store.label, store.zarr_store), store.zarr_store.with_read_only(False)
+        try:
+            put(there, key, value)
+            self._compare(operation, store.label, sent, [value], (key,))
+        finally:
+            put(there, key, None)
+
+    def _compare(
+        self, operation: str, label: str, sent: bytes, expected: list[bytes | None], keys: tuple[str, ...]
+    ) -> None:
+        from plans import chunks, reach
+
+        found: list[Any] = []
+        looking = reach.looking(sent, keys)
+        assert looking is not None
+        chunks.execute(looking, self.executor, lambda report: found.extend(value for _, value in report.found))
+        if found != [expected]:
+            why = f" ({found[0].splitlines()[0]})" if found and isinstance(found[0], str) else ""
+            raise OptionError(
+                f"{operation}: {label}: the tasks of the executor {self.name} reach another store or a copy, not this "
+                f"one{why}; nothing was written; use the executor threads, or name it by a path or URL"
             )
 
     def execute(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import Store as ZarrStore
+from zarr.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
-from vczstore.arrays import clear_outside, names, reading, stored_bytes
+from vczstore.arrays import clear_outside, names, reading, set_many, stored_bytes
 from vczstore.errors import ConflictError, OptionError
 from vczstore.stores import Snapshot, parents
 from vczstore.stores.edits import Edit
@@ -151,3 +152,21 @@ def _folder(store: Any) -> Path | None:
     elif "file" in protocols(store):
         found = store.path
     return None if found is None else Path(os.path.realpath(found))
+
+
+_ANYWHERE = ("S3Store", "GCSStore", "AzureStore", "HTTPStore", "LocalStore")
+"""The stores of obstore that lie outside this process."""
+
+
+def is_same_everywhere(store: ZarrStore) -> bool:
+    """Whether a store is surely the same one in another process of this machine, once it was pickled."""
+    kind = type(store)
+    if isinstance(store, ObjectStore):
+        return type(store.store).__name__ in _ANYWHERE
+    return kind is LocalStore or kind.__module__.partition(".")[0] in ("vczstore", "icechunk")
+
+
+def put(store: ZarrStore, key: str, value: bytes | None) -> None:
+    """Write one object; None deletes it."""
+    buffer = None if value is None else default_buffer_prototype().buffer.from_bytes(value)
+    set_many(store, [(key, buffer)])

@@ -1,0 +1,50 @@
+"""Whether the tasks of an executor reach a store: what survives pickling may be a copy, or an empty store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cloudpickle
+from zarr.abc.store import Store as ZarrStore
+
+from plans.memory import Memory
+from vczstore.arrays import get_many
+
+if TYPE_CHECKING:
+    from cubed.core.plan import FinalizedPlan
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Reads objects of a store where the task runs."""
+
+    pickled: bytes
+    keys: tuple[str, ...]
+
+    def __call__(self, _: slice) -> list[bytes | None] | str:
+        try:
+            return _read(cloudpickle.loads(self.pickled), self.keys)
+        except Exception as error:  # whatever a store of the user's raises there
+            return f"{type(error).__name__}: {error}"
+
+
+def pickled(store: ZarrStore) -> bytes:
+    """A store as it is sent to a task."""
+    return bytes(cloudpickle.dumps(store.with_read_only(True)))
+
+
+def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
+    """What the driver finds of some objects; a task of `looking` should find the same."""
+    return _read(store.with_read_only(True), keys)
+
+
+def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
+    """A plan of one task, which reports what it finds of objects, or why it finds nothing."""
+    from plans import chunks
+
+    reader = chunks.ScanReader(_Look(sent, tuple(keys)), 1, 1)
+    return chunks.compile_plan([chunks.scan(reader, Memory().spec(), 0, extra_mem=0)], "reach")
+
+
+def _read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
+    return [None if value is None else value.to_bytes() for value in get_many(store, keys)]
