@@ -161,7 +161,9 @@ def masked_by(name: str) -> str:
 
 
 def same(values: np.ndarray, value: Any) -> np.ndarray:
-    """Where values are this one; a NaN by its payload, in either byte order."""
+    """Where values are this one; a NaN by its payload, in either byte order, and a time that is none (NaT)."""
+    if values.dtype.kind in "Mm" and np.isnat(value):
+        return np.isnat(values)
     if values.dtype.kind != "f":
         return np.asarray(values == value)
     bits = values.dtype.str.replace("f", "u")
