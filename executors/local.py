@@ -9,6 +9,7 @@ This module and `executors.lithops` are the only ones that touch Cubed's private
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +24,9 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice, repeat
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -220,7 +223,7 @@ class ProcessesExecutor(LocalExecutor):
     def pool(self) -> Executor:
         """Start the processes. An interrupt is the driver's business, from their first moment on."""
         pool = ProcessPoolExecutor(
-            self.max_workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(os.getpid(),)
+            self.max_workers, mp_context=_WorkerContext(), initializer=_begin_worker, initargs=(os.getpid(),)
         )
         # started first, because it unblocks the signal in the thread that starts it
         resource_tracker.ensure_running()
@@ -255,6 +258,29 @@ class ProcessesExecutor(LocalExecutor):
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+class _WorkerProcess(SpawnProcess):
+    """
+    A process that does not import its driver's script again, which would run all of it without a ``__main__`` guard.
+
+    Nothing in a worker needs it: what a script defines is pickled by value.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = script
+
+
+class _WorkerContext(SpawnContext):
+    """Starts such processes."""
+
+    Process = _WorkerProcess
 
 
 class PickledTask:

@@ -981,7 +981,7 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
             slow.mend()
             for left in session_of(process.pid):
                 os.kill(left, signal.SIGKILL)
-    assert process.returncode in ({130} if case.signal == signal.SIGINT else {130, 143})
+    assert process.returncode == 128 + case.signal
     assert stdout == ""
     assert len(stderr.splitlines()) == 1, stderr
     assert re.search(case.state, stderr), stderr
@@ -1000,3 +1000,62 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
     run(*arguments)
     expected = cohort.expected_append(OLD, NEW) if case.command == "append" else cohort.expected_remove(OLD, ["S0001"])
     cohort.assert_same(read(store), expected)
+
+
+# ---- output that cannot be written ----------------------------------------------------------
+
+
+def to_nowhere(words: list[str], output: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose standard output is a full device, or a pipe that nobody reads any more."""
+    command = [sys.executable, "-m", "vczstore", *words]
+    if output == "full":
+        with Path("/dev/full").open("wb") as full:
+            return subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment()
+            )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment())
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_what_was_done_has_status_0_whatever_becomes_of_output(templates: Path, tmp_path: Path, output: str) -> None:
+    store = shutil.copytree(templates / "icechunk", tmp_path / "store.vcz")
+    shutil.copytree(templates / "batch.vcz", tmp_path / "batch.vcz")
+    for words in (
+        ["append", str(store), str(tmp_path / "batch.vcz")],
+        ["remove", str(store), "S0001", "--json"],
+        ["tag", str(store), "one"],
+    ):
+        done = to_nowhere(words, output)
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Warning: standard output: ")
+    assert vczstore.tags(store).keys() == {"one"}
+    assert (vczstore.info(store).samples, vczstore.info(store).removed_samples) == (
+        N_OLD + len(NEW["sample_id"]) - 1,
+        1,
+    )
+
+
+def test_a_verdict_stays_and_output_that_is_asked_for_is_missed(templates: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(templates / "format3", tmp_path / "store.vcz")
+    (store / "call_DP/c/0/0").write_bytes(b"no chunk")
+    assert to_nowhere(["verify", str(store)], "closed").returncode == 1
+    for words in (["info", str(templates / "format3")], ["schema"], ["log", str(templates / "icechunk")]):
+        read_enough, full = to_nowhere(words, "closed"), to_nowhere(words, "full")
+        assert (read_enough.returncode, read_enough.stderr) == (0, "")
+        assert full.returncode == 1
+        assert full.stderr == "Error: [Errno 28] No space left on device\n"
+
+
+def test_names_that_the_terminal_cannot_show(templates: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(templates / "format3", tmp_path / "kohorte-\u03b2-\u00e9.vcz")
+    words = [sys.executable, "-m", "vczstore", "info", str(store)]
+    locale = {"PYTHONIOENCODING": "iso-8859-1", "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(words, capture_output=True, check=False, env={**environment(), **locale})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "kohorte-\\u03b2-" in done.stdout.decode("iso-8859-1")

@@ -57,6 +57,35 @@ def test_every_task_runs_once(name: str) -> None:
     assert sorted(_run(name, task, n)) == list(range(n))
 
 
+def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
+    """Worker processes do not run the script once more; what it defines reaches them all the same."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            from cubed.runtime.types import CubedPipeline
+            import networkx as nx
+            import executors
+
+            print("begun")
+
+            def double(number):
+                return 2 * number
+
+            def task(coords, *, config):
+                return double(coords[0])
+
+            dag = nx.MultiDiGraph()
+            dag.add_node("op", pipeline=CubedPipeline(task, "op", [[i] for i in range(4)], None))
+            engine = executors.create("processes", max_workers=2)
+            engine.execute_dag(dag)
+            engine.close()
+            print("done")
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "begun\ndone\n", "")
+
+
 def test_operations_that_do_not_wait_for_each_other_run_in_turn() -> None:
     ran: list[str] = []
 

@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -31,9 +31,14 @@ if TYPE_CHECKING:
     from vczstore.report import Report
     from vczstore.verification import Verified
 
-INTERRUPTED = 130
+INTERRUPTED = 128
+"""With the number of the signal, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
 MAX_SAMPLES = 2**28
 """The longest list of sample IDs, in characters: some ten million samples, or somebody's mistake."""
+
+
+class _Found(Protocol):
+    def as_dict(self) -> dict[str, Any]: ...
 
 
 class _Group(click.Group):
@@ -223,7 +228,11 @@ def _end_in_peace() -> None:
 
 @contextmanager
 def _errors(verbose: int) -> Iterator[None]:
+    received = signal.SIGINT
+
     def terminate(*_: Any) -> None:
+        nonlocal received
+        received = signal.SIGTERM
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
@@ -233,10 +242,7 @@ def _errors(verbose: int) -> Iterator[None]:
         raise
     except KeyboardInterrupt as error:
         click.secho(str(error) or "interrupted", fg="yellow", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        sys.exit(INTERRUPTED + received)
     except Exception as error:
         if verbose:
             import traceback
@@ -250,6 +256,25 @@ def _errors(verbose: int) -> Iterator[None]:
             text = f"unexpected {type(error).__name__}: {text[:300]}; --verbose shows where"
         click.echo(f"{click.style('Error:', fg='red')} {_printable(text)}", err=True)
         sys.exit(status)
+
+
+@contextmanager
+def _output(*, is_all: bool = False) -> Iterator[None]:
+    """
+    Write to standard output; one that is closed or full changes nothing of what was done, nor of the status.
+
+    Where output `is_all` that a command is for, a full one is an error; a reader that has closed it has seen enough.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_all and not isinstance(error, BrokenPipeError):
+            raise
+        with suppress(OSError, io.UnsupportedOperation):  # so that what is buffered does not fail once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not is_all:
+            with suppress(OSError):
+                click.echo(f"Warning: standard output: {error.strerror or error}; what was done is done", err=True)
 
 
 @contextmanager
@@ -454,7 +479,8 @@ def remove(
         result = api.remove(store, samples, progress=bar, **options)
     _show(result, as_json)
     if result.purged is not None and not as_json:
-        _print_purged(result.purged)
+        with _output():
+            _print_purged(result.purged)
 
 
 def _lines(command: str, file: Any) -> list[str]:
@@ -499,10 +525,7 @@ def purge(store: str, progress: bool | None, as_json: bool, **options: Any) -> N
 
     with _progress(progress) as bar:
         done = api.purge(store, progress=bar, **options)
-    if as_json:
-        click.echo(json.dumps(done.as_dict()))
-    else:
-        _print_purged(done)
+    _tell(done, _print_purged, as_json)
 
 
 @main.command("gc")
@@ -514,10 +537,7 @@ def collect_garbage(store: str, as_json: bool, **options: Any) -> None:
     from vczstore import api
 
     done = api.gc(store, **options)
-    if as_json:
-        click.echo(json.dumps(done.as_dict()))
-    else:
-        _print_collected(done)
+    _tell(done, _print_collected, as_json)
 
 
 @main.command()
@@ -541,10 +561,7 @@ def verify_removal(store: str, samples_file: Any, as_json: bool, **options: Any)
     from vczstore import api
 
     found = api.verify_removal(store, _lines("verify-removal", samples_file), **options)
-    if as_json:
-        click.echo(json.dumps(found.as_dict()))
-    else:
-        _print_verification(found)
+    _tell(found, _print_verification, as_json)
     if not found.erased:
         sys.exit(1)
 
@@ -584,7 +601,8 @@ def tag(store: str, name: str | None, delete: bool, as_json: bool, **options: An
             raise click.UsageError("Name the tag to delete.")
         found = api.tags(store, **options)
         lines = [f"{name}\t{snapshot}" for name, snapshot in found.items()]
-        click.echo(json.dumps(found) if as_json else "\n".join(lines), nl=bool(found) or as_json)
+        with _output(is_all=True):
+            click.echo(json.dumps(found) if as_json else "\n".join(lines), nl=bool(found) or as_json)
     elif delete:
         api.delete_tag(store, name, **options)
         _say({"deleted": name}, f"deleted tag {name}", as_json)
@@ -602,10 +620,8 @@ def info(store: str, at: str | None, as_json: bool, **options: Any) -> None:
     from vczstore import api
 
     found = api.info(store, at=at, **options)
-    if as_json:
-        click.echo(json.dumps(found.as_dict()))
-    else:
-        _print_info(found)
+    with _output(is_all=True):
+        click.echo(json.dumps(found.as_dict())) if as_json else _print_info(found)
 
 
 @main.command()
@@ -622,10 +638,7 @@ def verify(store: str, quick: bool, progress: bool | None, as_json: bool, **opti
 
     with _progress(progress) as bar:
         found = api.verify(store, quick=quick, progress=bar, **options)
-    if as_json:
-        click.echo(json.dumps(found.as_dict()))
-    else:
-        _print_verified(found)
+    _tell(found, _print_verified, as_json)
     if not found.ok:
         sys.exit(1)
 
@@ -645,10 +658,7 @@ def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> 
 
     with _progress(progress) as bar:
         found = api.repair(store, progress=bar, **options)
-    if as_json:
-        click.echo(json.dumps(found.as_dict()))
-    else:
-        _print_repaired(found)
+    _tell(found, _print_repaired, as_json)
     if not found.ok:
         sys.exit(1)
 
@@ -699,10 +709,8 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     described = job.describe_job(job.plan_job(file, _overrides(**flags)))
     if svg:
         Path(svg).write_text(report.plan_svg(described), encoding="utf-8", errors="backslashreplace")
-    if as_json:
-        click.echo(json.dumps(described))
-    else:
-        _print_job(described)
+    with _output(is_all=True):
+        click.echo(json.dumps(described)) if as_json else _print_job(described)
 
 
 @main.command()
@@ -733,12 +741,10 @@ def run(file: str, report: str | None, if_busy: str, progress: bool | None, as_j
             result = job.run_job(file, _overrides(**flags), wait=if_busy == "wait", report=report, progress=bar)
     except VczstoreError as error:
         if as_json:
-            click.echo(json.dumps({"status": "failed", "error": str(error), "exit_status": error.exit_status}))
+            with _output():
+                click.echo(json.dumps({"status": "failed", "error": str(error), "exit_status": error.exit_status}))
         raise
-    if as_json:
-        click.echo(json.dumps(result.as_dict()))
-    else:
-        _print_result(result)
+    _tell(result, _print_result, as_json)
 
 
 @main.command()
@@ -749,18 +755,8 @@ def log(store: str, as_json: bool, **options: Any) -> None:
     from vczstore import api
 
     entries = api.log(store, **options)
-    if as_json:
-        click.echo(json.dumps(list(entries)))
-        return
-    for entry in entries:
-        head = click.style(entry["snapshot"], fg="yellow")
-        tags = "".join(click.style(f" ({name})", fg="green") for name in entry["tags"])
-        click.echo(f"{head}{tags}  {entry['time']}  {entry['message']}")
-        made = [f"{name} {number}" for name, number in entry["versions"].items()]
-        if entry["job"] or made:
-            click.echo(
-                click.style("  " + ", ".join([*([f"job {entry['job']}"] if entry["job"] else []), *made]), dim=True)
-            )
+    with _output(is_all=True):
+        click.echo(json.dumps(list(entries))) if as_json else _print_log(entries)
 
 
 @main.command()
@@ -772,7 +768,8 @@ def schema() -> None:
     """
     from vczstore import jobfile
 
-    click.echo(json.dumps(jobfile.schema(), indent=2))
+    with _output(is_all=True):
+        click.echo(json.dumps(jobfile.schema(), indent=2))
 
 
 @main.group(cls=_Group)
@@ -791,10 +788,7 @@ def check(executor: str, as_json: bool) -> None:
     from vczstore import executor_check
 
     found = executor_check.check(executor)
-    if as_json:
-        click.echo(json.dumps(found.as_dict()))
-    else:
-        _print_checked(found)
+    _tell(found, _print_checked, as_json)
     if not found.ok:
         sys.exit(1)
 
@@ -815,11 +809,23 @@ def demo(directory: str, as_json: bool) -> None:
 
 
 def _say(value: Mapping[str, Any], text: str, as_json: bool) -> None:
-    click.echo(json.dumps(value) if as_json else text)
+    with _output():
+        click.echo(json.dumps(value) if as_json else text)
+
+
+def _tell[T: _Found](found: T, show: Callable[[T], None], as_json: bool) -> None:
+    """What an operation has found or done, as JSON or by `show`."""
+    with _output():
+        click.echo(json.dumps(found.as_dict())) if as_json else show(found)
 
 
 def _show(result: "Result", as_json: bool) -> None:
     """What was done, or would be done."""
+    with _output(is_all=not result.committed):
+        _print_done(result, as_json)
+
+
+def _print_done(result: "Result", as_json: bool) -> None:
     from vczstore.sizes import human_size
 
     plan = result.plan
@@ -848,6 +854,19 @@ def _show(result: "Result", as_json: bool) -> None:
     snapshot = f", snapshot {result.snapshot}" if result.snapshot else ""
     again = f", planned anew {result.replans} times, since others changed the store" if result.replans else ""
     click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}{again}")
+
+
+def _print_log(entries: Iterator[dict[str, Any]]) -> None:
+    """The history, newest first."""
+    for entry in entries:
+        head = click.style(entry["snapshot"], fg="yellow")
+        tags = "".join(click.style(f" ({name})", fg="green") for name in entry["tags"])
+        click.echo(f"{head}{tags}  {entry['time']}  {entry['message']}")
+        made = [f"{name} {number}" for name, number in entry["versions"].items()]
+        if entry["job"] or made:
+            click.echo(
+                click.style("  " + ", ".join([*([f"job {entry['job']}"] if entry["job"] else []), *made]), dim=True)
+            )
 
 
 def _print_purged(done: "Purged") -> None:
