@@ -168,7 +168,7 @@ def _options(*groups: tuple[Callable[..., Any], ...]) -> Callable[[Callable[...,
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
-        def run(*args: Any, verbose: int, **kwargs: Any) -> None:
+        def run(*args: Any, verbose: int = 0, **kwargs: Any) -> None:
             # what imports allocate is not garbage: looking for some in it takes a tenth of a short command
             gc.set_threshold(100_000)
             _log(verbose)
@@ -760,6 +760,7 @@ def log(store: str, as_json: bool, **options: Any) -> None:
 
 
 @main.command()
+@_options()
 def schema() -> None:
     """Print the JSON Schema of job files.
 
