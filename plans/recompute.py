@@ -276,17 +276,12 @@ class RecomputeFields:
     @property
     def name(self) -> str:
         """Of all its arrays."""
-        return ", ".join(array.path for array in self.written)
-
-    @property
-    def written(self) -> tuple[AnyArray, ...]:
-        """All arrays that are written."""
-        return (*self.targets.values(), *self.masks)
+        return ", ".join(array.path for array in self.arrays)
 
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
-        """The targets."""
-        return tuple(self.targets.values())
+        """The targets, and what says which of their values are missing."""
+        return (*self.targets.values(), *self.masks)
 
     @property
     def encoded_chunks(self) -> int:
@@ -296,7 +291,7 @@ class RecomputeFields:
     @property
     def decoded_chunks(self) -> int:
         """All chunks of all targets."""
-        return sum(map(_n_chunks, self.written))
+        return sum(map(_n_chunks, self.arrays))
 
     @property
     def chunks_read(self) -> int:
@@ -311,7 +306,7 @@ class RecomputeFields:
     @property
     def bytes_written(self) -> int:
         """The targets, decoded."""
-        return sum(a.size * arrays.element_bytes(a) for a in self.written)
+        return sum(a.size * arrays.element_bytes(a) for a in self.arrays)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Count in tasks, and write what each has counted."""
