@@ -793,7 +793,7 @@ def test_not_allowed_to_read(templates: Path, reachable: Path, kind: str, what: 
     paths = {"store": reachable / "store.vcz", "batch": reachable / "batch.vcz"}
     shutil.copytree(templates / (kind if side == "store" else "format3"), paths["store"])
     shutil.copytree(templates / (kind if side == "batch" else "batch"), paths["batch"])
-    permit(reachable, 0o755, 0o644)
+    permit(reachable, 0o777, 0o666)  # a store has to be writable to be locked
     before = cohort.digest(reachable)
     denied = paths[side] / what
     denied.chmod(0)
@@ -859,7 +859,7 @@ def test_not_allowed_to_write(templates: Path, reachable: Path, kind: str, opera
         "remove": lambda: vczstore.remove(store, "S0001", impl="zarr"),
     }
     with unchanged(store, batch), as_nobody():
-        complain(StorageError, (f"^{operation}: ", str(store), "(?i)permission"), calls[operation])
+        complain(StorageError, (str(store), "(?i)permission"), calls[operation])
         if kind == "icechunk":
             time.sleep(
                 1

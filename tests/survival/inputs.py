@@ -173,7 +173,7 @@ def tree(folder: Path) -> dict[str, object]:
             found[name] = path.read_bytes()
         else:
             found[name] = "folder" if path.is_dir() else "other"
-    locks = (".vczstore-job.lock", ".vczstore.lock")
+    locks = (".vczstore-job.lock", ".vczstore-commit.lock")
     return {name: value for name, value in found.items() if not name.endswith(locks)}
 
 
