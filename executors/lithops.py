@@ -213,6 +213,8 @@ class LithopsExecutor(DagExecutor):
     def _run(self, generation: Any, callbacks: Sequence[Callback] | None) -> None:
         names = [name for name, _ in generation]
         operations = [self._pickle((node["pipeline"].function, node["pipeline"].config)) for _, node in generation]
+        for _, node in generation:
+            self._pickle(node["pipeline"].mappable)  # what tasks are sent beside is looked at, too
         now = time.time()
         todo = [
             _Task(i, coords, 0, now) for i, (_, node) in enumerate(generation) for coords in node["pipeline"].mappable

@@ -153,7 +153,7 @@ class ModalExecutor(LocalExecutor):
 
         nodes = [node for _, node in dag.nodes(data=True)]
         for node in nodes:
-            if "pipeline" in node and any(mark in _pickle(node["pipeline"]) for mark in HERE_ONLY):
+            if "pipeline" in node and _is_here_only(node["pipeline"]):
                 raise ModalError(
                     "a store is on this machine, which Modal's containers cannot reach; "
                     "keep the store and its sources where a URL such as s3:// leads"
@@ -285,6 +285,12 @@ def pins() -> list[str]:
     if found.pop(PACKAGE, None) is None:
         raise ExecutorOptionError(f"modal: {PACKAGE} is not installed here, so what it needs is not known; install it")
     return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+def _is_here_only(pipeline: "CubedPipeline") -> bool:
+    """Whether an operation, or what its tasks are sent beside, needs a store that is on this machine only."""
+    sent = _pickle(pipeline), bytes(cloudpickle.dumps(pipeline.mappable))
+    return any(mark in part for mark in HERE_ONLY for part in sent)
 
 
 def _pickle(pipeline: "CubedPipeline") -> bytes:

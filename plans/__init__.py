@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
     from zarr.types import AnyArray
 
+    from plans.chunks import ScanReader
     from vczstore.stores import Store
 
 __all__ = ["Check", "Memory", "Plan", "Scan", "Survey", "Write"]
@@ -26,8 +27,8 @@ __all__ = ["Check", "Memory", "Plan", "Scan", "Survey", "Write"]
 class Scan(Protocol):
     """Something to look up in the data."""
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
-        """Look it up in tasks, over ranges of rows. What is found is reported with the tag."""
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """How it is looked up in tasks, over ranges of rows. What is found is reported with the tag."""
 
 
 class Check(Scan, Protocol):
@@ -100,9 +101,8 @@ class Survey:
         """
         from plans import chunks
 
-        return chunks.compile_plan(
-            [a for i, s in enumerate(self.scans) for a in s.by_cubed(self.memory, i)], self.operation
-        )
+        scans = [reader for i, s in enumerate(self.scans) for reader in s.by_cubed(self.memory, i)]
+        return chunks.compile_plan(chunks.survey(scans, self.memory), self.operation)
 
 
 @dataclass(frozen=True, repr=False)

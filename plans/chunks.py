@@ -13,13 +13,14 @@ import hashlib
 import math
 import re
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cubed
 import networkx as nx
@@ -31,8 +32,8 @@ from cubed.storage.zarr import LazyZarrArray
 from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
-from plans.columns import Blocks, Columns
-from plans.memory import memory_message
+from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Blocks, Columns
+from plans.memory import Memory, memory_message
 from vczstore import arrays
 from vczstore.errors import MemoryLimitError
 
@@ -75,14 +76,30 @@ class TaskReport:
 
 
 _report: ContextVar[TaskReport] = ContextVar("vczstore_task_report")
+_share: ContextVar["Share"] = ContextVar("vczstore_task_share")
+
+
+class Assigned(list[int]):
+    """
+    The coordinates of a task that takes its own share of a reader along, and no other.
+
+    What an operation reads is sent with each of its tasks. Of many sources each task needs a few: if all of them were
+    sent, that would be quadratic.
+    """
+
+    def __init__(self, coords: Iterable[int], share: "Share") -> None:
+        super().__init__(coords)
+        self.share = share
 
 
 def run_task(coords: list[int], *, config: Any, about: str, name: str) -> TaskReport:
     """Run one task of an operation as Cubed would, and say what it has done; an error names what it was about."""
     token = _report.set(TaskReport(task=(name, tuple(coords)) if name else None))
+    if isinstance(coords, Assigned):
+        _share.set(coords.share)
     try:
         with arrays.naming(about):
-            apply_blockwise(coords, config=config)
+            apply_blockwise(list(coords), config=config)
         report = _report.get()
         report.peak_mem, report.end = peak_mem(), time.time()
         return report
@@ -125,6 +142,43 @@ class Reader(Protocol):
         """Produce one block; `index` counts blocks along each axis."""
 
 
+class Share(Protocol):
+    """What a single task reads."""
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Produce the task's block."""
+
+
+class SharedReader(Reader, Protocol):
+    """What a source reads of many places, of which each block needs few."""
+
+    def share(self, index: tuple[int, ...]) -> "Share":
+        """What produces this one block."""
+
+
+@dataclass(frozen=True)
+class _InTask:
+    """Stands for a reader in an operation whose tasks each have their share of it."""
+
+    dtype: np.dtype
+    blocks: Blocks
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Produce the task's own block."""
+        return _share.get().block(index)
+
+
+@dataclass(frozen=True)
+class _Assigning(Iterable[list[int]]):
+    """The coordinates of an operation's tasks, each with its share."""
+
+    all: Iterable[list[int]]
+    reader: SharedReader
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (Assigned(coords, self.reader.share(tuple(coords))) for coords in self.all)
+
+
 def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0) -> cubed.Array:
     """
     A Cubed array of a reader's blocks.
@@ -155,8 +209,14 @@ def _read_block(_: np.ndarray, *, reader: Reader, block_id: tuple[int, ...]) -> 
 class View(LazyZarrArray):
     """Where Cubed puts blocks. It is there already, so creating and opening it do nothing."""
 
+    reader: SharedReader | None = None
+    """What its blocks come from, where each task has its share of it. It is not sent to workers."""
+
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, block: tuple[int, ...]) -> None:
         super().__init__(None, shape, dtype, block)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "reader"}
 
     def create(self, mode: str | None = None) -> "View":
         """Nothing to create."""
@@ -188,6 +248,14 @@ def write(values: cubed.Array, view: View) -> cubed.Array:
 
 def _same(block: np.ndarray) -> np.ndarray:
     return block
+
+
+def move(reader: SharedReader, view: View, spec: cubed.Spec, *, extra_mem: int, shared: bool) -> cubed.Array:
+    """As `read` and `write`; where it is `shared`, each task is sent its share of the reader alone."""
+    if not shared:
+        return write(read(reader, spec, extra_mem=extra_mem), view)
+    view.reader = reader
+    return write(read(_InTask(reader.dtype, reader.blocks), spec, extra_mem=extra_mem), view)
 
 
 def compile_plan(
@@ -229,10 +297,19 @@ def compile_plan(
         for ancestor in nx.ancestors(dag, name)
     }
     names = _names(dag)
+    readers = {
+        name: view.reader
+        for target, view in dag.nodes(data="target")
+        if isinstance(view, View) and view.reader is not None
+        for name in dag.predecessors(target)
+    }
     for name, node in dag.nodes(data=True):
         if "pipeline" in node and node["pipeline"].function is apply_blockwise:
             function = partial(run_task, about=about.get(name, operation), name=names.get(name, ""))
             node["pipeline"] = dataclasses.replace(node["pipeline"], function=function)
+            if (reader := readers.get(name)) is not None:
+                tasks = _Assigning(node["pipeline"].mappable, reader)
+                node["pipeline"] = dataclasses.replace(node["pipeline"], mappable=tasks)
     # Cubed runs an operation when those are done on which it depends
     dag.add_edges_from([(a.name, op) for b in last for op in list(dag.predecessors(b.name)) for a in targets])
     return FinalizedPlan(nx.freeze(dag), plan.array_names, plan.optimized)
@@ -336,47 +413,118 @@ def execute(plan: FinalizedPlan, executor: Any, on_report: Callable[[TaskReport]
 # ---- chunks as they are ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class EncodedReader:
-    """The encoded chunks of some columns: an array of objects over the grid, None where a chunk is absent."""
+type EncodedChunks = list[tuple[tuple[int, ...], arrays.Encoded]]
+"""Chunks of a target as they are, by their coordinates; None clears what lay there."""
 
-    array: AnyArray
+
+@dataclass(frozen=True)
+class Piece:
+    """Chunk columns of an array that are, chunk for chunk, columns of a target; both have the same grid and blocks."""
+
+    source: AnyArray
+    source_columns: Columns
     columns: Columns
 
     @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return math.prod(map(len, self.columns.grid_blocks))
+
+    def chunks(self, number: int) -> EncodedChunks:
+        """The chunks of one block."""
+        index = tuple(int(i) for i in np.unravel_index(number, [len(b) for b in self.columns.grid_blocks]))
+        coords = [at for _, at in self.source_columns.coords(self.source_columns.cells(index))]
+        encoded = arrays.get_encoded(self.source, coords)
+        arrays.check_frames(self.source, coords, encoded)
+        return list(zip((at for _, at in self.columns.coords(self.columns.cells(index))), encoded, strict=True))
+
+
+@dataclass(frozen=True)
+class _EncodedTask:
+    """The pieces that one task copies: some whole, or one block of a single one."""
+
+    pieces: tuple[Piece, ...]
+    number: int = 0
+
+    def block(self, _: tuple[int, ...]) -> np.ndarray:
+        """All of their chunks."""
+        values = np.empty(1, dtype=object)
+        values[0] = [chunk for piece in self.pieces for chunk in piece.chunks(self.number)]
+        return values
+
+
+@dataclass(frozen=True)
+class EncodedReader:
+    """
+    The encoded chunks of some pieces of one target, one list of them for each task.
+
+    Attributes
+    ----------
+    pieces
+        What is copied. A block of one makes a task, or several pieces of one block.
+    together
+        So many chunks at most make a task of several pieces.
+    """
+
+    pieces: tuple[Piece, ...]
+    together: int
+
+    @cached_property
+    def _groups(self) -> tuple[list[int], list[tuple[Piece, ...]]]:
+        """The first task of each group of pieces, and the group: one piece, or several of one block each."""
+        starts: list[int] = []
+        groups: list[list[Piece]] = []
+        n_tasks = n_chunks = 0
+        for piece in self.pieces:
+            if not groups or n_chunks + piece.columns.n_chunks > self.together:
+                starts.append(n_tasks)
+                groups.append([piece])
+                n_tasks, n_chunks = n_tasks + piece.n_blocks, piece.columns.n_chunks
+                n_chunks = n_chunks if piece.n_blocks == 1 else self.together
+            elif piece.n_blocks == 1:
+                groups[-1].append(piece)
+                n_chunks += piece.columns.n_chunks
+            else:
+                starts.append(n_tasks)
+                groups.append([piece])
+                n_tasks, n_chunks = n_tasks + piece.n_blocks, self.together
+        return starts, [tuple(group) for group in groups]
+
+    @property
     def dtype(self) -> np.dtype:
-        """An element is the bytes of a chunk."""
+        """An element is a list of chunks."""
         return np.dtype(object)
 
     @property
     def blocks(self) -> Blocks:
-        """In chunks."""
-        return self.columns.grid_blocks
+        """One element for each task."""
+        starts, groups = self._groups
+        return ((1,) * (starts[-1] + groups[-1][0].n_blocks),)
+
+    def share(self, index: tuple[int, ...]) -> _EncodedTask:
+        """What one task copies."""
+        starts, groups = self._groups
+        group = bisect_right(starts, index[0]) - 1
+        return _EncodedTask(groups[group], index[0] - starts[group])
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
-        """The bytes of the chunks of one block."""
-        cells = self.columns.cells(index)
-        where, coords = zip(*self.columns.coords(cells), strict=True)
-        encoded = arrays.get_encoded(self.array, coords)
-        arrays.check_frames(self.array, coords, encoded)
-        values = np.empty([len(r) for r in cells], dtype=object)
-        for at, value in zip(where, encoded, strict=True):
-            values[at] = value
-        return values
+        """The chunks of one task."""
+        return self.share(index).block(index)
 
 
 class EncodedView(View):
-    """Where encoded chunks are put, over the grid; a None clears what lay there."""
+    """Where encoded chunks are put, lists of them."""
 
-    def __init__(self, array: AnyArray, columns: Columns) -> None:
-        super().__init__(columns.grid, np.dtype(object), columns.block)
+    def __init__(self, array: AnyArray, reader: EncodedReader) -> None:
+        super().__init__((len(reader.blocks[0]),), np.dtype(object), (1,))
         self.array = array
-        self.columns = columns
+        # tells apart what views write; all columns of many pieces are not sent to workers
+        columns = repr([piece.columns for piece in reader.pieces]).encode()
+        self.columns = hashlib.blake2b(columns, digest_size=8).hexdigest()
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Write one block of encoded chunks."""
-        cells = [range(s.start, s.stop) for s in key]
-        chunks = [(coords, values[where]) for where, coords in self.columns.coords(cells)]
+        """Write the chunks of one task."""
+        chunks: EncodedChunks = [chunk for found in values for chunk in found]
         arrays.set_encoded(self.array, chunks)
         report = _report.get()
         report.chunks += len(chunks)
@@ -385,19 +533,29 @@ class EncodedView(View):
 
 
 def copy_encoded(
-    source: AnyArray,
-    source_columns: Columns,
-    target: AnyArray,
-    columns: Columns,
-    spec: cubed.Spec,
-    *,
-    extra_mem: int = 0,
+    pieces: Sequence[Piece], target: AnyArray, spec: cubed.Spec, *, together: int = 1, extra_mem: int = 0
 ) -> cubed.Array:
-    """Copy chunk columns as they are; both sides have the same grid and blocks."""
-    chunk_bytes = math.prod(columns.chunks) * arrays.element_bytes(target)
+    """
+    Copy chunk columns as they are.
+
+    Parameters
+    ----------
+    pieces
+        At least one; each has chunks.
+    target
+        Where they go.
+    spec
+        Of the plan.
+    together
+        As in `EncodedReader`.
+    extra_mem
+        What making a chunk takes, in bytes, where it is made.
+    """
+    reader = EncodedReader(tuple(pieces), together)
+    most = max(together, *(math.prod(piece.columns.block) for piece in pieces))
     # read and written as one object each, hardly ever larger than decoded
-    extra = 2 * math.prod(columns.block) * chunk_bytes + extra_mem
-    return write(read(EncodedReader(source, source_columns), spec, extra_mem=extra), EncodedView(target, columns))
+    extra = 2 * most * math.prod(pieces[0].columns.chunks) * arrays.element_bytes(target) + extra_mem
+    return move(reader, EncodedView(target, reader), spec, extra_mem=extra, shared=len(pieces) > 1)
 
 
 # ---- values ---------------------------------------------------------------------------------
@@ -469,28 +627,51 @@ class RowsView(View):
 
 
 class FoundView(View):
-    """Takes what a scan has found to the driver, in the tasks' reports, with the number of the scan."""
+    """Takes what scans have found to the driver, in the tasks' reports: lists of it, each with the number of a scan."""
 
-    def __init__(self, n_tasks: int, tag: int) -> None:
+    def __init__(self, n_tasks: int) -> None:
         super().__init__((n_tasks,), np.dtype(object), (1,))
-        self.tag = tag
 
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
-        """Keep what was found in one block; None is nothing."""
-        _report.get().found.extend((self.tag, value) for value in values if value is not None)
+        """Keep what one task has found."""
+        _report.get().found.extend(pair for pairs in values for pair in pairs)
+
+
+class Range(NamedTuple):
+    """A range of rows that a scan looks at, and what it takes, in bytes."""
+
+    tag: int
+    look: Callable[[slice], Any]
+    rows: slice
+    mem: int
 
 
 @dataclass(frozen=True)
 class ScanReader:
-    """Looks at one range of rows after the other, and returns an object for each: what was found, or None."""
+    """
+    Looks at one range of rows after the other, each in a task; what is found there is an object, or None.
+
+    Attributes
+    ----------
+    look
+        Looks at a range.
+    n_rows, rows_per_task
+        How many rows there are, and how many are looked at together.
+    tag
+        Tells what is found from what other scans find.
+    mem
+        What it takes to look at a range, in bytes.
+    """
 
     look: Callable[[slice], Any]
     n_rows: int
     rows_per_task: int
+    tag: int = 0
+    mem: int = 0
 
     @property
     def dtype(self) -> np.dtype:
-        """An element is what was found."""
+        """An element is a list of what was found."""
         return np.dtype(object)
 
     @property
@@ -498,14 +679,69 @@ class ScanReader:
         """One element for each task."""
         return ((1,) * math.ceil(self.n_rows / self.rows_per_task),)
 
+    def range(self, number: int) -> Range:
+        """What one task looks at."""
+        start = number * self.rows_per_task
+        return Range(self.tag, self.look, slice(start, min(self.n_rows, start + self.rows_per_task)), self.mem)
+
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Look at the rows of one task."""
-        start = index[0] * self.rows_per_task
-        values = np.empty(1, dtype=object)
-        values[0] = self.look(slice(start, min(self.n_rows, start + self.rows_per_task)))
-        return values
+        return _found([self.range(index[0])])
 
 
-def scan(reader: ScanReader, spec: cubed.Spec, tag: int, *, extra_mem: int) -> cubed.Array:
-    """A scan as a Cubed array: one element for each task, None where nothing was found."""
-    return write(read(reader, spec, extra_mem=extra_mem), FoundView(len(reader.blocks[0]), tag))
+@dataclass(frozen=True)
+class _Together:
+    """Ranges of many scans, some in each task."""
+
+    tasks: Sequence[Sequence[Range]]
+
+    dtype = np.dtype(object)
+
+    @property
+    def blocks(self) -> Blocks:
+        """One element for each task."""
+        return ((1,) * len(self.tasks),)
+
+    def share(self, index: tuple[int, ...]) -> "_Together":
+        """What one task looks at."""
+        return _Together([self.tasks[index[0]]])
+
+    def block(self, _: tuple[int, ...]) -> np.ndarray:
+        """Look at all of a task's share."""
+        return _found(self.tasks[0])
+
+
+def _found(ranges: Iterable[Range]) -> np.ndarray:
+    values = np.empty(1, dtype=object)
+    found = ((r.tag, r.look(r.rows)) for r in ranges)
+    values[0] = [(tag, value) for tag, value in found if value is not None]
+    return values
+
+
+def scan(reader: ScanReader, spec: cubed.Spec) -> cubed.Array:
+    """A scan as a Cubed array, with a task for each range."""
+    return write(read(reader, spec, extra_mem=reader.mem), FoundView(len(reader.blocks[0])))
+
+
+def survey(scans: Sequence[ScanReader], memory: Memory) -> list[cubed.Array]:
+    """
+    Scans as one Cubed array, so that a plan does not grow with them; none if there is nothing to look at.
+
+    Ranges that take little are looked at together in one task.
+    """
+    scans = [one for one in scans if one.n_rows]
+    if len(scans) < 2:
+        return [scan(one, memory.spec()) for one in scans]
+    ranges = [one.range(i) for one in scans for i in range(len(one.blocks[0]))]
+    most, room = min(TASK_CHUNKS, len(ranges) // MIN_TASKS), max(TASK_BYTES, memory.task_bytes)
+    tasks: list[list[Range]] = []
+    taken = 0
+    for r in ranges:
+        if tasks and len(tasks[-1]) < most and taken + r.mem <= room:
+            tasks[-1].append(r)
+            taken += r.mem
+        else:
+            tasks.append([r])
+            taken = r.mem
+    mem = max(one.mem for one in scans)
+    return [move(_Together(tasks), FoundView(len(tasks)), memory.spec(), extra_mem=mem, shared=True)]

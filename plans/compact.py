@@ -181,7 +181,7 @@ class LinkChunks:
             return []
         per_task = min(LINKS_PER_TASK, math.ceil(self.encoded_chunks / MIN_TASKS))
         reader = chunks.ScanReader(_Link(self, store).look, self.encoded_chunks, per_task)
-        return [chunks.scan(reader, memory.spec(), 0, extra_mem=0)]
+        return [chunks.scan(reader, memory.spec())]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """There is nothing in them that xarray would have to see."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.vcz import REMOVED, SAMPLES, Vcz, dimensions, listing, samples_axis
 
 if TYPE_CHECKING:
-    import cubed
+    from plans.chunks import ScanReader
 
 NOTHING = ("", ".", "0")
 """What stands in an allele's place where there is none: of fill, of VCF, and of PLINK (.bim, columns 5 and 6)."""
@@ -343,15 +343,16 @@ class SameVariants:
         """What it takes to look at so many rows."""
         return sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0])) for a in self._sides)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Scan in tasks."""
         from plans import chunks
 
         if not self.store.n_variants:
             return []
         rows = self.rows_per_task(memory)
-        reader = chunks.ScanReader(self.look, self.store.n_variants, rows)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self._look_mem(rows))]
+        store, source = (vcz.only(SITE_FIELDS) for vcz in (self.store, self.source))
+        look = replace(self, store=store, source=source).look  # the rest is not sent along
+        return [chunks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[int]:
         """Look at one range after the other."""
@@ -470,13 +471,12 @@ class FitsDtype:
         """What it takes to look at so many rows, one column of chunks after the other."""
         return 2 * arrays.decode_mem(self.array, math.ceil(rows / arrays.outer_chunks(self.array)[0]))
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Scan in tasks."""
         from plans import chunks
 
         rows = self.rows_per_task(memory)
-        reader = chunks.ScanReader(self.look, self.array.shape[0], rows)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self._look_mem(rows))]
+        return [chunks.ScanReader(self.look, self.array.shape[0], rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[tuple[int, Any]]:
         """Look at one range after the other."""

@@ -127,7 +127,7 @@ class CopyArray(Anew):
             return []
         target = arrays.planned(self.target, store=store)
         if self.is_encoded:
-            return [chunks.copy_encoded(self.source, self.columns, target, self.columns, memory.spec())]
+            return [chunks.copy_encoded([chunks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
         reader = ColumnReader(self.source, self.columns)
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
         return [chunks.write(values, chunks.DecodedView(target, self.columns))]

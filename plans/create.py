@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.chunks import ScanReader
+
 OPERATION = "create"
 ONLY_CUBED = "create: there is one implementation, cubed; leave impl out"
 CONTIG, POSITION, ALLELE = SITE_FIELDS
@@ -608,14 +610,13 @@ class CountRecords:
         _, _, merged = self.union.merge(ranges.start)
         return ranges.start, len(merged.first), merged.most_alleles
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """A task for each range."""
         from plans import chunks
 
         if not self.union.n_ranges:
             return []
-        reader = chunks.ScanReader(self.look, self.union.n_ranges, 1)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self.union.merge_mem)]
+        return [chunks.ScanReader(self.look, self.union.n_ranges, 1, tag, self.union.merge_mem)]
 
 
 # ---- writing --------------------------------------------------------------------------------
@@ -746,9 +747,9 @@ class WriteSites:
         """A task for each block."""
         from plans import chunks
 
-        reader = chunks.ScanReader(partial(self.put, store=store), self.n_blocks, 1)
-        extra = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
-        return [chunks.scan(reader, memory.spec(), 0, extra_mem=extra)]
+        mem = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
+        put = partial(self.put, store=store)
+        return [chunks.scan(chunks.ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Not by xarray."""

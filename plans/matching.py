@@ -34,7 +34,7 @@ from vczstore import arrays
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
-    import cubed
+    from plans.chunks import ScanReader
 
 KEPT_BYTES = 8 * 2**20
 """How much a process remembers of the latest matches: every array of a plan, and every column of it, asks for them."""
@@ -568,11 +568,10 @@ class FindMatches:
         n_units = -(-self.index.n_variants // self.index.unit)
         return self.index.unit * max(1, min(n_units // 16, 100))
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks."""
         from plans import chunks
 
         if not self.index.n_variants:
             return []
-        reader = chunks.ScanReader(self.look, self.index.n_variants, self.rows_per_task)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self.mem)]
+        return [chunks.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, self.mem)]

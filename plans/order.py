@@ -5,7 +5,7 @@ The driver holds one line for each run of variants; everything else is looked up
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from vczstore.errors import DamagedStoreError, IncompatibleError
 from vczstore.vcz import Vcz
 
 if TYPE_CHECKING:
-    import cubed
+    from plans.chunks import ScanReader
 
 RUN_ROWS = 2**18
 """About how many variants a task looks at, at most, to find where they are."""
@@ -93,24 +93,25 @@ class FindRuns:
         runs = Runs(contig[starts], rows.start + starts, rows.start + stops, position[starts], position[stops - 1])
         return Seen(runs, None, int(rows.start + np.argmax(back)) if back.any() else None)
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks, over whole chunks."""
         from plans import chunks
 
         if not self.vcz.n_variants:
             return []
+        names = ("variant_contig", "variant_position", "contig_id")
+        look = replace(self, vcz=self.vcz.only(names)).look  # the rest is not sent along
         chunk = unit_rows(self.vcz)
         room = min(RUN_ROWS, (memory.allowed - memory.reserved) // 2 // SCAN_BYTES)
         n_chunks = math.ceil(self.vcz.n_variants / chunk)
         rows = chunk * max(1, min(room // chunk, math.ceil(n_chunks / MIN_TASKS)))
-        reader = chunks.ScanReader(self.look, self.vcz.n_variants, rows)
         read = min(rows, self.vcz.n_variants)
         places = [self.vcz.arrays[f"variant_{name}"] for name in ("contig", "position")]
         decoding = max(
             arrays.decode_mem(a, min(math.ceil(read / arrays.outer_chunks(a)[0]) + 1, arrays.READS_AT_ONCE))
             for a in places
         )
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=read * SCAN_BYTES + decoding)]
+        return [chunks.ScanReader(look, self.vcz.n_variants, rows, tag, read * SCAN_BYTES + decoding)]
 
     def joined(self, found: Sequence[Any]) -> Runs:
         """

@@ -7,6 +7,7 @@ where a column is not replaced whole, from the array itself. They differ in wher
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,10 @@ from vczstore.vcz import recast, samples_axis
 if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
+
+
+FEW = 2
+"""So many parts are sent to all tasks: what a store has, and what one source brings."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,13 @@ class Part:
     def moves(self) -> tuple[np.ndarray, np.ndarray]:
         """The positions in the array, and in the target."""
         return _as_positions(self.of), _as_positions(self.to)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Where the first and the last sample go; the last before the first if there are none."""
+        if isinstance(self.to, slice):
+            return self.to.start, self.to.stop - 1
+        return (int(self.to[0]), int(self.to[-1])) if len(self.to) else (0, -1)
 
     def within(self, there: slice) -> tuple[np.ndarray, np.ndarray]:
         """The same, of the samples that go to a range of the target."""
@@ -129,12 +141,32 @@ class Joined:
         """In elements."""
         return self.columns.blocks
 
+    def share(self, index: tuple[int, ...]) -> "Joined":
+        """Without the parts that have nothing in a block."""
+        assert self.columns.axis is not None
+        return replace(self, parts=self._within([there[self.columns.axis] for _, there in self.columns.regions(index)]))
+
+    def _within(self, ranges: Sequence[slice]) -> tuple[Part, ...]:
+        """The parts that have something in some ranges of the target, as far as their first and last sample tell."""
+        first, last = self._ends
+        has = np.zeros(len(self.parts), dtype=bool)
+        for there in ranges:
+            has |= (first < there.stop) & (last >= there.start)
+        return tuple(self.parts[i] for i in np.flatnonzero(has))
+
+    @cached_property
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the first and the last sample of each part go."""
+        ends = [part.ends for part in self.parts]
+        first, last = np.array(ends, dtype="i8").T
+        return first, last
+
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Read each part's share of a block."""
         assert self.columns.axis is not None
         values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
         for here, there in self.columns.regions(index):
-            for part in self.parts:
+            for part in self._within([there[self.columns.axis]]):
                 part.put(values, self.columns.axis, here, there)
         return values
 
@@ -165,6 +197,8 @@ class PutSamples:
         Which chunk columns are copied as they are, and which are encoded anew.
     block
         How many chunks along each axis one task takes.
+    together
+        How many chunks one task copies at most, of several sources.
     """
 
     name: str
@@ -175,6 +209,7 @@ class PutSamples:
     copied: tuple[Copied, ...]
     decoded: tuple[int, ...]
     block: tuple[int, ...]
+    together: int = 1
 
     @classmethod
     def of(
@@ -221,7 +256,10 @@ class PutSamples:
         def decoding(block: tuple[int, ...]) -> int:
             return replace(alone, block=block)._joined(before.store).decode_mem() if alone.decoded else 0
 
-        return replace(alone, block=memory.fit(operation, grid, chunk_bytes, decoding, prefer=prefer))
+        n_copied = sum(alone._columns(c.columns).n_chunks for c in copied)
+        (together,) = memory.fit(operation, (n_copied,), chunk_bytes, lambda _: 0)
+        block = memory.fit(operation, grid, chunk_bytes, decoding, prefer=prefer)
+        return replace(alone, block=block, together=together)
 
     def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
         array = self.target if array is None else array
@@ -294,17 +332,21 @@ class PutSamples:
         spec = memory.spec()
         target = arrays.planned(self.target, store=store)
         result = []
-        for copied in self.copied:
-            source = self.parts[copied.source].array
-            columns = self._columns(copied.columns)
-            if columns.n_chunks:
-                source_columns = self._columns(copied.source_columns, source)
-                extra = _extra_mem(source, columns.chunks)
-                result.append(chunks.copy_encoded(source, source_columns, target, columns, spec, extra_mem=extra))
+        sources = [(self.parts[c.source].array, c.source_columns, self._columns(c.columns)) for c in self.copied]
+        pieces = [
+            chunks.Piece(source, self._columns(theirs, source), ours)
+            for source, theirs, ours in sources
+            if ours.n_chunks
+        ]
+        if pieces:
+            extra = max(_extra_mem(piece.source, piece.columns.chunks) for piece in pieces)
+            result.append(chunks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
         joined = self._joined(store)
         if joined.columns.n_chunks:
-            values = chunks.read(joined, spec, extra_mem=joined.decode_mem())
-            result.append(chunks.write(values, chunks.DecodedView(target, joined.columns)))
+            view = chunks.DecodedView(target, joined.columns)
+            result.append(
+                chunks.move(joined, view, spec, extra_mem=joined.decode_mem(), shared=len(joined.parts) > FEW)
+            )
         return result
 
     def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":

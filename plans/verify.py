@@ -38,7 +38,7 @@ from vczstore.vcz import (
 )
 
 if TYPE_CHECKING:
-    import cubed
+    from plans.chunks import ScanReader
 
 CALL = (VARIANTS, SAMPLES)
 FIXED: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -152,14 +152,13 @@ class Scan:
     per_task: int
     mem: int
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """As a Cubed array, of what was seen."""
         from plans import chunks
 
         if not self.n:
             return []
-        reader = chunks.ScanReader(self.look, self.n, self.per_task)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=self.mem)]
+        return [chunks.ScanReader(self.look, self.n, self.per_task, tag, self.mem)]
 
 
 def data_scans(vcz: Vcz) -> list[Scan]:

@@ -89,7 +89,7 @@ def check(executor: str, **options: Any) -> Checked:
         workers.extend(seen for _, seen in report.found)
 
     reader = chunks.ScanReader(_look, N_TASKS, 1)
-    plan = chunks.compile_plan([chunks.scan(reader, opts.memory.spec(), 0, extra_mem=0)], "executor check")
+    plan = chunks.compile_plan([chunks.scan(reader, opts.memory.spec())], "executor check")
     assert plan is not None
     given = {} if opts.max_workers is None else {"max_workers": opts.max_workers}
     started = time.perf_counter()

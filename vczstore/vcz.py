@@ -384,6 +384,10 @@ class Vcz:
             raise DamagedStoreError(f"consolidated metadata cannot be read ({_first_line(error)})") from error
         return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
+    def only(self, names: Iterable[str]) -> "Vcz":
+        """Some of its arrays, and nothing else: what is sent to workers."""
+        return replace(self, arrays={name: self.arrays[name] for name in names}, attributes={}, planned_ids=None)
+
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:
         """The arrays that have a ``samples`` dimension, by name, ``sample_id`` last."""

@@ -41,14 +41,16 @@ class Sleeper:
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         sleep(TASK_SECONDS)
-        return np.full(1, None, dtype=object)
+        values = np.empty(1, dtype=object)
+        values[0] = []
+        return values
 
 
 def scheduling(name: str) -> float:
     """The seconds that the tasks take on an executor whose workers have been started."""
     engine = executors.create(name, max_workers=WORKERS)
     for _ in range(2):
-        view = chunks.FoundView(N_TASKS, 0)
+        view = chunks.FoundView(N_TASKS)
         plan = chunks.compile_plan([chunks.write(chunks.read(Sleeper(), Memory().spec()), view)], "tasks")
         assert plan is not None
         started = perf_counter()
