@@ -554,7 +554,7 @@ def copy_encoded(
     reader = EncodedReader(tuple(pieces), together)
     most = max(together, *(math.prod(piece.columns.block) for piece in pieces))
     # read and written as one object each, hardly ever larger than decoded
-    extra = 2 * most * math.prod(pieces[0].columns.chunks) * arrays.element_bytes(target) + extra_mem
+    extra = 2 * most * arrays.chunk_bytes(target) + extra_mem
     return move(reader, EncodedView(target, reader), spec, extra_mem=extra, shared=len(pieces) > 1)
 
 

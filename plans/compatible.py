@@ -24,6 +24,8 @@ NOTHING = ("", ".", "0")
 """What stands in an allele's place where there is none: of fill, of VCF, and of PLINK (.bim, columns 5 and 6)."""
 SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
 """What makes a variant the same variant."""
+LOOKED_AT = (*SITE_FIELDS, LENGTH, END, SVLEN)
+"""What is compared of variants, as far as it is there."""
 BY_VARIANT = ("variants", "alleles", "alt_alleles", "genotypes")
 """Dimensions that may differ where variants are matched."""
 CONTIGS = "contig_id"
@@ -330,18 +332,26 @@ class SameVariants:
 
     @property
     def _sides(self) -> list[AnyArray]:
-        names = (*SITE_FIELDS, LENGTH, END, SVLEN)
-        return [vcz.arrays[n] for vcz in (self.store, self.source) for n in names if n in vcz.arrays]
+        return [vcz.arrays[n] for vcz in (self.store, self.source) for n in LOOKED_AT if n in vcz.arrays]
 
     def rows_per_task(self, memory: Memory) -> int:
         """Whole chunks of either side."""
-        chunk = max(arrays.outer_chunks(a)[0] for a in self._sides)
+        lengths = sorted({arrays.outer_chunks(a)[0] for a in self._sides}, reverse=True)
+        # parts of the longest, where whole ones of the others would be too much
+        chunk = next((n for n in lengths if self._look_mem(n) <= memory.free), lengths[-1])
         row_bytes = sum(64 * math.prod(a.shape[1:]) for a in self._sides)
         return _rows_per_task(memory, self.store.n_variants, chunk, row_bytes, self._look_mem)
 
     def _look_mem(self, rows: int) -> int:
-        """What it takes to look at so many rows."""
-        return sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0])) for a in self._sides)
+        """What it takes to look at so many rows, one array after the other."""
+        sides = self.store, self.source
+        together = [[vcz.arrays[name] for vcz in sides] for name in SITE_FIELDS]
+        names = ("variant_allele", LENGTH, END, SVLEN)
+        together += [[vcz.arrays[name] for name in names if name in vcz.arrays] for vcz in sides]
+        return max(
+            sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0]) + 1) for a in some)
+            for some in together
+        )
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Scan in tasks."""
@@ -350,7 +360,7 @@ class SameVariants:
         if not self.store.n_variants:
             return []
         rows = self.rows_per_task(memory)
-        store, source = (vcz.only(SITE_FIELDS) for vcz in (self.store, self.source))
+        store, source = (vcz.only(LOOKED_AT) for vcz in (self.store, self.source))
         look = replace(self, store=store, source=source).look  # the rest is not sent along
         return [chunks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
 

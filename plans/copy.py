@@ -3,7 +3,6 @@
 Chunks whose bytes format 3 can decode are copied as they are, which is nearly always; the others are encoded anew.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,7 +94,7 @@ class CopyArray(Anew):
         metadata = arrays.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
         target = arrays.from_metadata(metadata, source.store, name)
         chunks = arrays.outer_chunks(target)
-        chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
+        chunk_bytes = arrays.chunk_bytes(target)
         grid = arrays.grid(target.shape, chunks)
 
         def decoding(block: tuple[int, ...]) -> int:

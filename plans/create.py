@@ -466,7 +466,8 @@ class Union:
         row_bytes = [s.row_bytes for s in sites]
         total = sum(s.n_variants * b for s, b in zip(sites, row_bytes, strict=True))
         # a chunk of each source at least, or else chunks are read again and again
-        chunks = sum(arrays.outer_chunks(s.arrays[ALLELE])[0] * b for s, b in zip(sites, row_bytes, strict=True))
+        lengths = [min(s.n_variants, arrays.outer_chunks(s.arrays[ALLELE])[0]) for s in sites]
+        chunks = sum(n * b for n, b in zip(lengths, row_bytes, strict=True))
         room = min(max(chunks, min(TASK_BYTES, total // MIN_TASKS)), limit)
         while True:
             edges = cut_genome(segments, row_bytes, room)

@@ -140,7 +140,7 @@ class Findings:
         """How many alleles a variant will have at most."""
         return max((r.most_alleles for r in self.reports.values()), default=0)
 
-    @property
+    @cached_property
     def new_alleles(self) -> int:
         """How many alleles come in."""
         return sum(r.new_alleles for r in self.reports.values())
@@ -154,11 +154,6 @@ class Findings:
     def changed_units(self) -> tuple[int, ...]:
         """The units to which alleles come."""
         return tuple(sorted({r.number for r in self.reports.values() if r.new_alleles}))
-
-    @property
-    def span(self) -> int:
-        """How many rows of a source a unit takes at most."""
-        return max((r.span for r in self.reports.values()), default=0)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -176,11 +171,25 @@ class Findings:
         known = set(self.index.store.runs[:, 0].tolist())
         return sum(int(r[2] - r[1]) for s in self.index.sources for r in s.runs if int(r[0]) not in known)
 
+    @cached_property
+    def by_source(self) -> dict[int, list[UnitReport]]:
+        """The reports of each source."""
+        found: dict[int, list[UnitReport]] = {}
+        for report in self.reports.values():
+            found.setdefault(report.source, []).append(report)
+        return found
+
+    def of_source(self, number: int) -> tuple["Findings", int]:
+        """What tasks are sent of one source, and its number there: where alleles come in, all depends on all."""
+        if self.new_alleles:
+            return replace(self, reports={}), number
+        return replace(self, index=self.index.of_source(number), reports={}), 0
+
     def first_unmatched(self, source: int) -> tuple[int, int | None]:
         """How many variants of a source match nothing, and the first of them."""
         known = set(self.index.store.runs[:, 0].tolist())
         strange = [run for run in self.index.sources[source].runs.tolist() if run[0] not in known]
-        mine = [r for r in self.reports.values() if r.source == source]
+        mine = self.by_source.get(source, [])
         firsts = [run[1] for run in strange] + [r.first_unmatched for r in mine if r.first_unmatched is not None]
         n = sum(r.unmatched for r in mine) + sum(run[2] - run[1] for run in strange)
         return n, min(firsts, default=None)
@@ -270,9 +279,10 @@ def _misfit_scan(store: Vcz, sources: Sequence[Vcz], findings: Findings, scan: F
         kinds = {name: kind_of(name, array, findings.numbers) for name, array in calls.items() if array.dtype != bool}
         vectors = {n: (calls[n], field_of(n, calls[n], kind)) for n, kind in kinds.items() if kind in ("R", "A", "G")}
         numbers = {name: calls[name] for name, kind in kinds.items() if kind == "GT"}
-        reports = [r for r in findings.reports.values() if r.source == i]
+        reports = findings.by_source.get(i, [])
         looked_at.append(MisfitSource.of(vectors, numbers, calls.get(GENOTYPE), source.chosen, reports))
-    return FindMisfits(findings.index, tuple(looked_at), scan.rows_per_task, findings.span, scan.mem)
+    span = max((r.span for r in findings.reports.values()), default=0)
+    return FindMisfits(findings.index, tuple(looked_at), scan.rows_per_task, span, scan.mem)
 
 
 def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
@@ -303,8 +313,16 @@ def _match_scan(
     token = uuid4().hex
     unit = unit_rows(store)
     index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, rules.allow_new_alleles)
-    read = [a for s in sites for a in (s.position, s.contig, s.allele, *s.extents.fields.values())]
-    return FindMatches(operation, index, sum(4 * arrays.decode_mem(a, 2) for a in read))
+    return FindMatches(operation, index, _match_mem(index))
+
+
+def _match_mem(index: Index) -> int:
+    """What it takes to match a unit: reading the store and one source after the other, and what is found in each."""
+    read = [(s.position, s.contig, s.allele, *s.extents.fields.values()) for s in (index.store, *index.sources)]
+    reading = [4 * sum(arrays.decode_mem(a, 2) for a in some) for some in read]
+    rows = min(index.unit, index.n_variants)
+    found = sum(3 * rows * (16 + 8 * s.allele.shape[1]) for s in index.sources)
+    return reading[0] + max(reading[1:], default=0) + found
 
 
 def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
@@ -683,14 +701,14 @@ class Harmonised(View):
     name
         Of the array.
     number
-        Of the source.
+        Of the source, among those of the findings.
     findings
         What goes where, without the reports, which are the driver's.
     copied
         Runs of units whose chunks are those of the source: the first, the one after the last, and how much further
         down in the source they are, in chunks. It goes to every task, and a store can have a million units.
     span
-        As that of the findings.
+        How many rows of the source a unit takes at most.
     genotype
         The source's genotypes, which tell the ploidy of each call; None if it has none.
     data
@@ -723,8 +741,10 @@ class Harmonised(View):
         like = arrays.planned(target, shape=shape)
         by_genotype = kind_of(name, array, findings.numbers) == "G"
         genotype = source.samples_arrays.get(GENOTYPE) if by_genotype and data is None else None
-        view = cls(array, like, name, number, replace(findings, reports={}), (), findings.span, genotype, data)
-        return replace(view, copied=view._copied([r for r in findings.reports.values() if r.source == number]))
+        reports = findings.by_source.get(number, [])
+        sent, at = findings.of_source(number)
+        view = cls(array, like, name, at, sent, (), max((r.span for r in reports), default=0), genotype, data)
+        return replace(view, copied=view._copied(reports))
 
     @property
     def kind(self) -> str:
@@ -789,11 +809,11 @@ class Harmonised(View):
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""
         size = arrays.element_bytes(cast("AnyArray", self))
-        n_samples = max(arrays.outer_chunks(self.source)[1], block[1])
+        n_samples = min(self.shape[1], max(arrays.outer_chunks(self.source)[1], block[1]))
         read = n_samples * (read_bytes(self.source, self.span) + read_bytes(self.genotype, self.span))
         # one unit after the other: its values, some times over, and how many they are
-        unit = self.findings.index.unit
-        made = math.prod(self.source.shape[2:]) * (5 * unit + block[0]) * size
+        unit = min(self.shape[0], self.findings.index.unit)
+        made = math.prod(self.source.shape[2:]) * (5 * unit + min(self.shape[0], block[0])) * size
         counted = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
         data = 0 if self.data is None else self.data.extra_mem(block)
         return data + read + n_samples * (made + counted)

@@ -20,7 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -284,6 +284,10 @@ class Index:
     n_variants: int
     unit: int
     allow_new_alleles: bool
+
+    def of_source(self, number: int) -> "Index":
+        """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
+        return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))
 
     def units(self, rows: slice) -> Iterator[tuple[Unit, slice]]:
         """The units of a range of rows, and which of their variants lie in it."""

@@ -19,7 +19,7 @@ from plans.memory import Memory
 from vczstore import arrays
 
 if TYPE_CHECKING:
-    import cubed
+    from plans.chunks import ScanReader
 
 VECTOR_BYTES = 64
 """What it takes to look at one vector, beside its values."""
@@ -144,7 +144,7 @@ def read_bytes(array: AnyArray | None, span: int) -> int:
     if array is None:
         return 0
     values = math.prod(array.shape[2:]) * arrays.element_bytes(array)
-    return 3 * (span + 2 * arrays.outer_chunks(array)[0]) * values
+    return 3 * (span + 2 * min(array.shape[0], arrays.outer_chunks(array)[0])) * values
 
 
 def _judge(
@@ -186,12 +186,11 @@ class FindMisfits:
                     found.setdefault((s, item[0]), Misfit(s, *item))
         return list(found.values())
 
-    def by_cubed(self, memory: Memory, tag: int) -> "list[cubed.Array]":
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks."""
         from plans import chunks
 
         if not self.index.n_variants:
             return []
-        reader = chunks.ScanReader(self.look, self.index.n_variants, self.rows_per_task)
         needed = self.mem + max((source.mem(self.span) for source in self.sources), default=0)
-        return [chunks.scan(reader, memory.spec(), tag, extra_mem=needed)]
+        return [chunks.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, needed)]

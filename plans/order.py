@@ -16,13 +16,15 @@ from plans.extents import Extents, describe
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, IncompatibleError
-from vczstore.vcz import Vcz
+from vczstore.vcz import VARIANTS, Vcz
 
 if TYPE_CHECKING:
     from plans.chunks import ScanReader
 
 RUN_ROWS = 2**18
 """About how many variants a task looks at, at most, to find where they are."""
+LONG_ROWS = 2**16
+"""A chunk of more rows is looked at in parts: index arrays may have many of the calls' chunks in one of theirs."""
 SCAN_BYTES = 64
 """What it takes to look at one variant's place, decoded, with all that is computed from it."""
 
@@ -155,8 +157,13 @@ class FindRuns:
 
 
 def unit_rows(vcz: Vcz) -> int:
-    """How many variants are looked at together: a chunk of ``variant_position``."""
-    return arrays.outer_chunks(vcz.arrays["variant_position"])[0]
+    """How many variants are looked at together: a chunk of ``variant_position``, or a part of a very long one."""
+    return task_rows(arrays.outer_chunks(vcz.arrays["variant_position"])[0], vcz.chunk_lengths[VARIANTS])
+
+
+def task_rows(chunk: int, shortest: int) -> int:
+    """As many rows as a chunk of an array has; of a very long one some of the store's shortest, which divide it."""
+    return chunk if chunk <= LONG_ROWS or chunk % shortest else shortest * max(1, LONG_ROWS // shortest)
 
 
 def site(vcz: Vcz, row: int) -> str:

@@ -251,7 +251,7 @@ class PutSamples:
         widest = [max([1, *(arrays.outer_chunks(p.array)[i] for p in parts)]) for i in range(target.ndim)]
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
         prefer[axis] = max([_spread(part, axis, decoded, width) for part in parts], default=1)
-        chunk_bytes = math.prod(chunks) * arrays.element_bytes(target)
+        chunk_bytes = arrays.chunk_bytes(target)
 
         def decoding(block: tuple[int, ...]) -> int:
             return replace(alone, block=block)._joined(before.store).decode_mem() if alone.decoded else 0

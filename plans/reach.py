@@ -43,7 +43,7 @@ def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
     from plans import chunks
 
     reader = chunks.ScanReader(_Look(sent, tuple(keys)), 1, 1)
-    return chunks.compile_plan([chunks.scan(reader, Memory().spec(), 0, extra_mem=0)], "reach")
+    return chunks.compile_plan([chunks.scan(reader, Memory().spec())], "reach")
 
 
 def _read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:

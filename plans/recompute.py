@@ -208,8 +208,8 @@ class GenotypeCounter:
 
     def mem(self) -> int:
         """What counting takes beside the counts: a chunk of genotypes, what is made of it, and alleles."""
-        rows, samples, ploidy = arrays.outer_chunks(self.genotype)
-        decoded = rows * samples * ploidy * arrays.element_bytes(self.genotype)
+        _, samples, ploidy = arrays.outer_chunks(self.genotype)
+        decoded = arrays.chunk_bytes(self.genotype)
         kept_apart = decoded if len(self.removed) else 0
         at_once = max(SLAB, min(samples, self.genotype.shape[1]) * ploidy)
         strings = 2 * self.n_rows * self.allele.shape[1] * arrays.element_bytes(self.allele)

@@ -3,7 +3,6 @@
 Only the chunk columns that hold the samples are read and written, each once, however many samples it holds.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -153,7 +152,7 @@ class RemoveFromArray(Anew):
         chunks = arrays.outer_chunks(array)
         touched = tuple(int(c) for c in np.unique(positions // chunks[axis]))
         grid = [len(touched) if i == axis else n for i, n in enumerate(arrays.grid(array.shape, chunks))]
-        chunk_bytes = math.prod(chunks) * arrays.element_bytes(array)
+        chunk_bytes = arrays.chunk_bytes(array)
 
         def columns(block: tuple[int, ...]) -> Columns:
             return Columns(array.shape, chunks, axis, touched, block)

@@ -17,6 +17,7 @@ from zarr.types import AnyArray
 
 from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.memory import Memory
+from plans.order import task_rows
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, VczstoreError
 from vczstore.stores import parents
@@ -330,7 +331,7 @@ class Chunks:
 
     @property
     def _chunk_bytes(self) -> int:
-        return math.prod(arrays.outer_chunks(self.array)) * arrays.element_bytes(self.array)
+        return arrays.chunk_bytes(self.array)
 
     @property
     def _at_once(self) -> int:
@@ -445,6 +446,8 @@ class Order:
         The arrays; the last two where a store has them.
     n_contigs
         How many contigs there are, None if nothing says.
+    chunk
+        How many variants make a chunk, as the index counts them: arrays may have multiples of them in one.
     """
 
     contig: AnyArray
@@ -452,6 +455,7 @@ class Order:
     length: AnyArray | None
     index: AnyArray | None
     n_contigs: int | None
+    chunk: int
 
     @classmethod
     def scans(cls, vcz: Vcz) -> list[Scan]:
@@ -466,9 +470,11 @@ class Order:
         index, contigs = vcz.arrays.get("region_index"), vcz.arrays.get("contig_id")
         if index is not None and (index.ndim != 2 or index.shape[1] != len(INDEX_COLUMNS)):
             index = None
-        order = cls(contig, position, length, index, None if contigs is None else contigs.shape[0])
-        chunk = arrays.outer_chunks(position)[0]
-        per_task = chunk * max(1, min(TASK_BYTES // (chunk * 24), math.ceil(vcz.n_variants / chunk / 4)))
+        chunk = vcz.chunk_lengths[VARIANTS]
+        order = cls(contig, position, length, index, None if contigs is None else contigs.shape[0], chunk)
+        rows = task_rows(arrays.outer_chunks(position)[0], chunk)
+        per_task = rows * max(1, min(TASK_BYTES // (rows * 24), math.ceil(vcz.n_variants / rows / 4)))
+        per_task = min(per_task, vcz.n_variants)
         mem = 100 * per_task  # ten columns of integers
         for array in (contig, position, length):
             if array is not None:
@@ -515,7 +521,7 @@ class Order:
         self, rows: slice, contig: np.ndarray, position: np.ndarray, length: np.ndarray | None, index: np.ndarray
     ) -> Iterator[Damage]:
         """Rows of the index that are not what the variants are; those of chunks that do not exist with the first."""
-        chunk = self.position.chunks[0]
+        chunk = self.chunk
         last = math.ceil(self.position.shape[0] / chunk)
         beyond = (index[:, 0] < 0) | (index[:, 0] >= last)
         way_out = "; make it anew with vcf2zarr create-index"

@@ -171,7 +171,7 @@ class Rewritten(_Made):
         def cut(block: tuple[int, ...]) -> "Rewritten":
             return cls(after.path, after, Columns(after.shape, chunks, None, (), block), before)
 
-        chunk_bytes = math.prod(chunks) * arrays.element_bytes(after)
+        chunk_bytes = arrays.chunk_bytes(after)
         grid = arrays.grid(after.shape, chunks)
         return cut(memory.fit(operation, grid, chunk_bytes, lambda block: cut(block).reading_mem()))
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import pickle
+import resource
 import warnings
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import numpy as np
 import pysam.bcftools
 import pytest
@@ -16,7 +20,7 @@ import vczstore
 from tests import cohort, vcf
 from tests.test_cli import run
 from tests.test_errors import complain
-from vczstore.errors import OptionError
+from vczstore.errors import IncompatibleError, OptionError
 from vczstore.vcz import dimensions
 
 HEADER = (
@@ -174,3 +178,158 @@ def test_identifiers_of_all_sources(tmp_path: Path, backend: str) -> None:
     root = open_root(out)
     assert root["variant_id"][:].tolist() == wanted
     assert root["variant_id_mask"][:].tolist() == [False] * 4 + [True]
+
+
+# ---- many sources ---------------------------------------------------------------------------
+
+
+FIELDS = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele")
+
+
+def many(folder: Path, n: int, fields: tuple[str, ...] = ("call_genotype", "call_DP"), chunk: int = 1) -> list[Path]:
+    """A store of one sample, and so many sources of one."""
+    places = []
+    for i in range(n + 1):
+        found = cohort.make_arrays(8, cohort.ids(i, 1), seed=i)
+        places.append(folder / f"{i}.vcz")
+        cohort.write_vcz(places[-1], {name: found[name] for name in (*FIELDS, *fields)}, samples_chunk=chunk)
+    return places
+
+
+def sizes(plan: Any) -> tuple[int, int]:
+    """How many operations a Cubed plan has, and what is sent with the largest task, in bytes."""
+    operations, largest = 0, 0
+    for _, node in plan.dag.nodes(data=True):
+        if "pipeline" in node:
+            pipeline = node["pipeline"]
+            operations += 1
+            fixed = len(cloudpickle.dumps((pipeline.function, pipeline.config)))
+            largest = max(largest, *(fixed + len(pickle.dumps(coords)) for coords in pipeline.mappable))
+    return operations, largest
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("what", ["append", "harmonise", "update"])
+def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk: int) -> None:
+    """One operation looks at all sources, and one or two write each array; a task is sent its own sources alone."""
+    store, *sources = many(tmp_path, 40, chunk=chunk)
+    if what == "update":
+        vczstore.append(store, *sources)
+    found = []
+    for n in (19, 38):
+        given = sources[:n]
+        plan = (
+            vczstore.plan_update(store, *given)
+            if what == "update"
+            else vczstore.plan_append(store, *given, harmonise=what == "harmonise")
+        )
+        checks, writes = plan.cubed_checks(), plan.cubed_writes(zarr.storage.MemoryStore())
+        found.append([sizes(p) for p in (checks, writes) if p is not None])
+    few, twice = found
+    assert [operations for operations, _ in few] == [operations for operations, _ in twice]
+    assert sum(operations for operations, _ in twice) <= 1 + 2 * 3
+    if chunk == 1:  # else a task puts many sources into one chunk
+        assert all(b < 1.5 * a for (_, a), (_, b) in zip(few, twice, strict=True))
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_many_sources_come_in_with_few_files_open(tmp_path: Path, executor: str, chunk: int) -> None:
+    """What comes in is what the model says, where a process may have few files open."""
+    store, *sources = many(tmp_path, 60, chunk=chunk)
+    wanted = cohort.expected_append(cohort.read_vcz(store), *map(cohort.read_vcz, sources))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 40, limits[1]))
+    try:
+        vczstore.append(store, *sources[:30], executor=executor)
+        vczstore.append(store, *sources[30:], executor=executor, harmonise=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    cohort.assert_same(cohort.read_vcz(store), wanted)
+
+
+def test_the_first_of_many_sources_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    """What is found of each source is told of it, though one task looks at several."""
+    store, *sources = many(tmp_path, 30)
+    before = cohort.digest(store)
+    for i in (17, 25):
+        zarr.open_array(sources[i] / "variant_position", mode="r+")[3] += 1
+    words = ["^append: variant 3 of ", sources[17].name]
+    complain(IncompatibleError, words, lambda: vczstore.append(store, *sources))
+    assert cohort.digest(store) == before
+
+
+def test_one_survey_looks_at_all_sources_of_create(tmp_path: Path) -> None:
+    _, *sources = many(tmp_path, 40)
+    result = vczstore.create(tmp_path / "out", *sources)
+    assert result.tasks is not None
+    assert result.tasks < 20
+    assert result.counts["variants"] == 8
+
+
+# ---- chunks in multiples, and longer than their arrays --------------------------------------
+
+
+def proportional(folder: Path, samples: list[str], *, allele: int, contig: int, chunk: int = 4) -> Path:
+    """As vcztools 0.2 rechunks: arrays of variants have multiples of the calls' chunk, which the index counts."""
+    made = vcf.to_vcz(make(folder, samples, positions(10)), folder / f"{samples[0]}.vcz", 3, chunk, None)
+    root = zarr.open_group(made, mode="r+", use_consolidated=False)
+    for name, factor in (("variant_allele", allele), ("variant_contig", contig), ("variant_position", contig)):
+        old = root[name]
+        values, attributes, names = old[...], dict(old.attrs), old.metadata.dimension_names
+        del root[name]
+        new = root.create_array(
+            name,
+            shape=values.shape,
+            dtype="string" if values.dtype.kind == "T" else values.dtype,
+            chunks=(factor * chunk, *values.shape[1:]),
+            dimension_names=names,
+            attributes=attributes,
+        )
+        new[...] = values
+    return made
+
+
+@pytest.mark.parametrize(("allele", "contig"), [(2, 3), (41_000, 2_600_000)])
+def test_index_arrays_in_multiples_of_the_calls_chunk(tmp_path: Path, allele: int, contig: int) -> None:
+    """Verify finds nothing, and no operation asks for memory that would hold what is not there."""
+    store = proportional(tmp_path, ["S1", "S2"], allele=allele, contig=contig)
+    batch = proportional(tmp_path, ["B1"], allele=allele, contig=contig)
+    other = proportional(tmp_path, ["C1"], allele=allele, contig=contig)
+    assert [row[1] for row in view(store, "2:1030-1040")] == ["1030", "1040"]
+    assert vczstore.verify(store).ok
+    vczstore.append(store, batch)
+    vczstore.append(store, other, harmonise=True)
+    vczstore.update(store, batch)
+    vczstore.recompute(store)
+    vczstore.remove(store, ["S1"])
+    vczstore.normalise(store, batch, tmp_path / "normalised")
+    vczstore.create(tmp_path / "created", store, batch)
+    vczstore.copy_store_to_icechunk(store, tmp_path / "icechunk")
+    vczstore.compact(store)
+    for place in (store, tmp_path / "normalised", tmp_path / "created", tmp_path / "icechunk"):
+        found = vczstore.verify(place)
+        assert found.ok, found.damages
+        assert [row[1] for row in view(place, "2:1030-1040")] == ["1030", "1040"]
+    assert [row[9:] for row in view(store, "2:1030")] == [["0/1"] * 3]
+
+
+def test_index_that_is_wrong_is_found_in_multiples(tmp_path: Path) -> None:
+    store = proportional(tmp_path, ["S1"], allele=2, contig=3)
+    index = zarr.open_array(store / "region_index", mode="r+")
+    values = index[...]
+    values[2, 3] += 1
+    index[...] = values
+    assert [(d.array, d.what[:42]) for d in vczstore.verify(store).damages] == [
+        ("region_index", f"does not say which variants are in chunk {values[2, 0]}")
+    ]
+
+
+def test_strings_of_few_samples_in_long_chunks(tmp_path: Path) -> None:
+    """A chunk of 10,000 x 1,000 strings of which three are there is not projected as ten million long ones."""
+    arrays = cohort.make_arrays(4, cohort.ids(0, 3))
+    cohort.write_vcz(tmp_path / "source", {name: arrays[name] for name in (*FIELDS, "call_FT", "call_genotype")})
+    vczstore.create(tmp_path / "out", tmp_path / "source", samples_chunk=10_000, variants_chunk=1_000)
+    plan = vczstore.plan_append(tmp_path / "out", tmp_path / "source", harmonise=True)
+    assert plan.projected_mem < 1_500_000_000

@@ -150,9 +150,26 @@ def element_bytes(array: AnyArray) -> int:
     return 64 if array.dtype.kind in "OT" else int(array.dtype.itemsize)
 
 
+def chunk_bytes(array: AnyArray) -> int:
+    """
+    The decoded size of a chunk, in bytes.
+
+    zarr decodes all of one that reaches beyond its array. There is nothing in there: a string takes what NumPy keeps of
+    an empty one.
+    """
+    chunks = outer_chunks(array)
+    inside = math.prod(min(c, n) for c, n in zip(chunks, array.shape, strict=True))
+    empty = _EMPTY_STRING if array.dtype.kind in "OT" else int(array.dtype.itemsize)
+    return inside * element_bytes(array) + (math.prod(chunks) - inside) * empty
+
+
+_EMPTY_STRING = 16
+"""What NumPy keeps of each string, in bytes."""
+
+
 def decode_mem(array: AnyArray, n_chunks: int) -> int:
-    """What it takes to decode so many chunks of an array at once, encoded and decoded, in bytes."""
-    return 2 * n_chunks * math.prod(outer_chunks(array)) * element_bytes(array)
+    """What it takes to decode so many chunks of an array at once, or all, encoded and decoded, in bytes."""
+    return 2 * min(n_chunks, math.prod(grid(array.shape, outer_chunks(array)))) * chunk_bytes(array)
 
 
 def has_regular_grid(array: AnyArray) -> bool:

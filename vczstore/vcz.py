@@ -385,8 +385,9 @@ class Vcz:
         return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
     def only(self, names: Iterable[str]) -> "Vcz":
-        """Some of its arrays, and nothing else: what is sent to workers."""
-        return replace(self, arrays={name: self.arrays[name] for name in names}, attributes={}, planned_ids=None)
+        """Those of some arrays that it has, and nothing else: what is sent to workers."""
+        found = {name: self.arrays[name] for name in names if name in self.arrays}
+        return replace(self, arrays=found, attributes={}, planned_ids=None)
 
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:
