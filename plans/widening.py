@@ -210,7 +210,7 @@ class _Viewed(_Made):
         def reading(block: tuple[int, ...]) -> int:
             return replace(one, columns=replace(columns, block=block)).reading_mem()
 
-        chunk_bytes = math.prod(columns.chunks) * arrays.element_bytes(view.like)
+        chunk_bytes = arrays.chunk_bytes(view.like)
         block = memory.fit(operation, columns.grid, chunk_bytes, reading)
         return replace(one, columns=replace(columns, block=block))
 
