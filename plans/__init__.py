@@ -1,7 +1,7 @@
 """Plans: one module per operation. A store and its sources in, a `Plan` out; no data is read that does not steer it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -134,6 +134,9 @@ class Plan:
         The store as the plan will leave it.
     preparations
         What the driver writes before all else, and no reader notices: new arrays without samples.
+    first
+        Plans that run before this one, after the same checks, and are a part of it. What they read is what was there
+        before them: see `from_store`.
     conclude
         Makes of what the tasks that wrote have found the edits that come last of all.
     last
@@ -153,6 +156,20 @@ class Plan:
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
     last: tuple[str, ...] = ()
+    first: "tuple[Plan, ...]" = ()
+
+    @property
+    def steps(self) -> "tuple[Plan, ...]":
+        """The plans that it is made of, in their order."""
+        return (*self.first, replace(self, first=()) if self.first else self)
+
+    @property
+    def _all_writes(self) -> tuple[Write, ...]:
+        return tuple(write for plan in self.steps for write in plan.writes)
+
+    def from_store(self, store: "ZarrStore") -> "Plan":
+        """The same, with what is re-encoded read from a store that has what earlier steps have left."""
+        return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))
 
     def __post_init__(self) -> None:
         self.require_lossless([write for write in self.writes if _has_lossy(write) and write.decoded_chunks])
@@ -188,27 +205,27 @@ class Plan:
     @property
     def encoded_chunks(self) -> int:
         """How many chunks are copied as they are."""
-        return sum(w.encoded_chunks for w in self.writes)
+        return sum(w.encoded_chunks for w in self._all_writes)
 
     @property
     def decoded_chunks(self) -> int:
         """How many chunks are encoded anew."""
-        return sum(w.decoded_chunks for w in self.writes)
+        return sum(w.decoded_chunks for w in self._all_writes)
 
     @property
     def chunks_read(self) -> int:
         """At most so many chunks are read, those of checks aside."""
-        return sum(w.chunks_read for w in self.writes)
+        return sum(w.chunks_read for w in self._all_writes)
 
     @property
     def bytes_read(self) -> int:
         """At most so many bytes are read, counted decoded."""
-        return sum(w.bytes_read for w in self.writes)
+        return sum(w.bytes_read for w in self._all_writes)
 
     @property
     def bytes_written(self) -> int:
         """At most so many bytes are written, counted decoded."""
-        return sum(w.bytes_written for w in self.writes)
+        return sum(w.bytes_written for w in self._all_writes)
 
     def cubed_checks(self) -> "FinalizedPlan | None":
         """
@@ -256,10 +273,11 @@ class Plan:
     def _sizes(self) -> tuple[int, int, dict[str, int]]:
         from plans import chunks
 
-        checks, writes = self.cubed_checks(), self.cubed_writes(_nowhere())
-        plans = [p for p in (checks, writes) if p is not None]
+        writes = [plan.cubed_writes(_nowhere()) for plan in self.steps]
+        plans = [p for p in (self.cubed_checks(), *writes) if p is not None]
         tasks = sum(p.num_tasks for p in plans)
-        return tasks, max([p.max_projected_mem for p in plans], default=0), chunks.tasks_of(writes)
+        names = {name: n for plan in writes for name, n in chunks.tasks_of(plan).items()}
+        return tasks, max([p.max_projected_mem for p in plans], default=0), names
 
     @property
     def tasks(self) -> int:
@@ -297,6 +315,11 @@ class Plan:
 
 def _has_lossy(write: Write) -> bool:
     return any(arrays.lossy_codec(array) is not None for array in write.arrays)
+
+
+def _read_from(write: Write, store: "ZarrStore") -> Write:
+    moved = getattr(write, "reading_from", None)
+    return write if moved is None else moved(store)
 
 
 def _count(n: int, what: str) -> str:

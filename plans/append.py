@@ -5,28 +5,40 @@ encoding is the store's, are copied as they are. The others, the store's ragged 
 joined, cut on the store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import Memory, Plan, Survey, Write, harmonise
-from plans.compatible import check_metadata, check_samples, data_checks
-from plans.harmonise import Findings, Rules
+from plans import Check, Memory, Plan, Survey, Write, harmonise
+from plans.compatible import FitsDtype, check_metadata, check_samples, data_checks, fits
+from plans.fitting import fitted, is_derived
+from plans.harmonise import Dropped, Findings, Rules, Told
+from plans.layout import Fields, check_named, layout_of, named, new_arrays, takes_all, widest, without_unjoinable
 from plans.parts import Part, PutSamples
+from plans.rebuilding import compile_rebuild, cost, rebuilt_arrays, told_wider
 from plans.stale import samples_change
-from plans.widening import ALLELE, completed, rewritten, widenings
-from vczstore import arrays
+from plans.views import View
+from plans.widening import ALLELE, WriteMissing, completed, rewritten, widenings
 from vczstore.errors import VczstoreError
 from vczstore.stores import Store
-from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
-from vczstore.vcz import MASKS, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
+from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
+from vczstore.vcz import SAMPLE_ID, Vcz
+
+OPERATION = "append"
 
 
 def compile_append(
-    place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory, findings: Findings | None = None
+    place: Store,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    memory: Memory,
+    *,
+    findings: Findings | None = None,
+    fields: Fields = Fields(),  # noqa: B008
+    unfit: Collection[tuple[int, str]] | None = None,
 ) -> Plan:
     """
     Compile the append of sources to a store.
@@ -41,109 +53,114 @@ def compile_append(
         What a task may use.
     findings
         How the sources are harmonised with the store.
+    fields
+        What is done about fields that the store or a source lacks.
+    unfit
+        Arrays of sources, by number and name, that have values which the store's narrower dtype cannot hold; for
+        these it is widened. None if that is not known: such values are refused then.
 
     Raises
     ------
     VczstoreError
         If anything that metadata and sample IDs tell does not fit.
     """
-    operation = "append"
     if not sources:
-        raise VczstoreError(f"{operation}: no sources given; name the VCZs whose samples come in")
+        raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples come in")
     incoming = [source.n_samples for source in sources]
     old, new = store.n_samples, store.n_samples + sum(incoming)
 
     # 1. everything is whole, and fits
     if _waits_for_consolidation(store, sources):
         return complete_append(place, store, memory)
-    store.require_whole(operation, interrupted_at=None if store.snapshot else new)
+    store.require_whole(OPERATION, interrupted_at=None if store.snapshot else new)
     for source in sources:
-        source.require_whole(operation)
-    check_samples(operation, store, sources)
+        source.require_whole(OPERATION)
+    check_samples(OPERATION, store, sources)
     base = store.state
-    lengths = {} if findings is None else harmonise.widths(operation, store, findings, sources[0])
-    may_lack: set[str] = set()
-    if findings is not None:
-        sources, may_lack = _without_dropped(operation, store, sources, findings, lengths)
-    store, created = _with_new_arrays(store, sources[0], lengths)
-    for source in sources:
-        check_metadata(operation, store, source, harmonised=findings is not None, may_lack=may_lack)
-        if findings is not None:
-            harmonise.check_fields(operation, store, source, findings, lengths)
+    brought, by_allele = _brought(store, sources, findings, fields)
+    dropped = _dropped(store, sources, brought, fields)
+    layout = layout_of(OPERATION, store, brought, by_allele, add=fields.add, unfit=unfit or ())
+    texts = (ALLELE,) if findings is not None and findings.new_alleles else ()
+    rebuilt = rebuilt_arrays(OPERATION, store, layout, texts)
+    created = new_arrays(store, brought, layout)
+    was = store
+    store = replace(store, arrays=dict(sorted({**store.arrays, **rebuilt, **created}.items())))
+    checks = _check(store, brought, findings, by_allele, fields, surveyed=unfit is not None)
+    first = (compile_rebuild(OPERATION, place, was, rebuilt, memory),) if rebuilt else ()
+    if findings is not None and not place.atomic:
+        findings = findings.with_alleles_in(store.arrays[ALLELE])
 
     # 2. what happens to each array
     # (a stopped append may have left arrays longer than sample_id says)
-    before, after = store.resized(old), store.resized(new)
-    wider = {}
-    if findings is not None:
-        wider = harmonise.wider(operation, store, lengths)
-        after = {name: harmonise.widened(array, lengths) for name, array in after.items()}
-        before = {
-            name: cast("AnyArray", completed(name, store, array, harmonise.widened(array, lengths), findings))
-            for name, array in before.items()
-        }
-    places = np.split(np.arange(old, new), np.cumsum(incoming)[:-1])
-    writes: tuple[Write, ...] = tuple(
-        PutSamples.of(
-            operation,
-            before[name],
-            after[name],
-            [
-                Part.make(_incoming(name, i, s, after, findings), s.positions, to)
-                for i, (s, to) in enumerate(zip(sources, places, strict=True))
-            ],
-            memory,
-        )
-        for name in after
+    wider = harmonise.wider(OPERATION, store, layout.lengths)
+    after = {name: harmonise.widened(a, layout.lengths) for name, a in store.resized(new).items()}
+    before = {
+        name: cast("AnyArray", completed(name, store, array, harmonise.widened(array, layout.lengths), findings))
+        for name, array in store.resized(old).items()
+        if not (old and name in created)
+    }
+    added = {name: Dropped.of(name, after[name], old) for name in created if old}
+    before |= cast("dict[str, AnyArray]", added)
+    known = replace(store, arrays={name: array for name, array in store.arrays.items() if name not in added})
+    widening = widenings(OPERATION, known, wider, old, findings, memory)
+    writes = (
+        *_put(before, after, brought, findings, old, memory),
+        *(WriteMissing.of(OPERATION, view, after[name], old, memory) for name, view in added.items()),
+        *widening,
     )
-    told = harmonise.Told()
-    if findings is not None:
-        told = harmonise.Told.of(findings, after, may_lack)
-        widening = widenings(operation, store, wider, old, findings, memory)
-        writes += widening
-        told = replace(told, notes={**told.notes, "rewritten": rewritten(widening)}) if widening else told
 
     # 3. what makes it visible: sample_id, which alone says how many samples there are, last
     # (and alleles after the vectors that have room for them: what a run that follows a stopped one goes by)
     resized = {**wider, **after}
     resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
-    shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in resized.items()]
-    ids = np.concatenate([store.sample_ids, *(s.sample_ids for s in sources)])
+    edits: list[Edit] = [
+        WriteDocuments.of(array) if name in added else SetShape(name, store.zarr_format, array.shape)
+        for name, array in resized.items()
+    ]
+    ids = np.concatenate([was.sample_ids, *(s.sample_ids for s in sources)])
     planned, marks = samples_change(store.planned(resized, ids))
+    told = Told.of(findings, after, dropped, added)
+    costs = cost(first[0]) if first else {}
+    rewriting = {"rewritten": rewritten(widening)} if widening else {}
     return Plan(
-        operation=operation,
+        operation=OPERATION,
         store=place,
         base=base,
-        checks=tuple(
-            check
-            for source in sources
-            for check in data_checks(operation, store, source, harmonised=findings is not None)
-        ),
-        writes=writes,
-        preparations=(*(WriteDocuments.of(store.arrays[name]) for name in created), *marks),
-        edits=(*shapes, Consolidate(tuple(resized), store.zarr_format)),
+        checks=tuple(checks),
+        writes=tuple(write for write in writes if write is not None),
+        preparations=(*(WriteDocuments.of(array) for array in created.values() if not old), *marks),
+        edits=(*edits, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
         after=planned,
-        counts={"sources": len(sources), "samples added": new - old, **told.counts},
-        notes=told.notes,
+        counts={"sources": len(sources), "samples added": new - old, **told.counts, **costs},
+        notes={
+            **told.notes,
+            **told_wider(was, rebuilt, wider),
+            **rewriting,
+        },
         last=(ALLELE,),
+        first=first,
     )
 
 
-def compile_harmonised(
-    operation: str, place: Store, store: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory
+def compile_in_stages(
+    place: Store,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    memory: Memory,
+    *,
+    rules: Rules | None = None,
+    fields: Fields = Fields(),  # noqa: B008
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
-    Compile an append of sources that are harmonised with the store on the way, in stages.
+    Compile an append in stages: what variants and values there are is looked up first, where that matters.
 
     Parameters
     ----------
-    operation
-        For messages.
-    place, store, sources, memory
+    place, store, sources, memory, fields
         As in `compile_append`.
     rules
-        How sources are re-expressed.
+        How sources are harmonised with the store; None if they have its variants.
 
     Yields
     ------
@@ -153,11 +170,28 @@ def compile_harmonised(
     Raises
     ------
     VczstoreError
-        If sources cannot be harmonised.
+        If the sources do not fit.
     """
-    after = None if store.snapshot else store.n_samples + sum(source.n_samples for source in sources)
-    findings = yield from harmonise.look_up(operation, store, sources, rules, memory, interrupted_at=after)
-    return compile_append(place, store, sources, memory, findings)
+    findings = None
+    if rules is not None:
+        after = None if store.snapshot else store.n_samples + sum(source.n_samples for source in sources)
+        findings = yield from harmonise.look_up(OPERATION, store, sources, rules, memory, interrupted_at=after)
+    scans = {
+        (i, name): FitsDtype(OPERATION, source.label, name, array, store.samples_arrays[name].dtype, source.chosen)
+        for i, source in enumerate(sources)
+        for name, array in source.samples_arrays.items()
+        if not takes_all(store) and _may_not_fit(array, store.samples_arrays.get(name))
+    }
+    found = (yield Survey(OPERATION, tuple(scans.values()), memory)) if scans else []
+    unfit = {at for at, values in zip(scans, found, strict=True) if values}
+    return compile_append(place, store, sources, memory, findings=findings, fields=fields, unfit=unfit)
+
+
+def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:
+    """Whether values decide if the dtype of a store's array has room for those of a source."""
+    if ours is None or fits(theirs.dtype, ours.dtype) or widest(theirs.dtype, ours.dtype) is None:
+        return False
+    return ours.dtype.kind in "iuU" or ours.dtype.kind == theirs.dtype.kind == "S"
 
 
 def _waits_for_consolidation(store: Vcz, sources: Sequence[Vcz]) -> bool:
@@ -186,48 +220,87 @@ def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
     )
 
 
+def _brought(
+    store: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
+) -> tuple[list[Vcz], dict[str, int] | None]:
+    """The sources without the fields that are dropped, and how long the axes become that go by alleles."""
+    check_named(OPERATION, store, sources, fields)
+    sources = without_unjoinable(OPERATION, store, sources, fields, harmonised=findings is not None)
+    if findings is None:
+        return sources, None
+    by_allele: dict[str, int] = {}
+    for source in sources:
+        mine = harmonise.widths(OPERATION, store, findings, source)
+        by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in mine.items()}
+    layout = layout_of(OPERATION, store, sources, by_allele, add=fields.add)
+    whole = replace(store, arrays={**store.arrays, **new_arrays(store, sources, layout)})
+    sources = [
+        harmonise.without_dropped(OPERATION, whole, source, findings, by_allele, fields.drop) for source in sources
+    ]
+    return sources, by_allele
+
+
+def _dropped(store: Vcz, sources: Sequence[Vcz], brought: Sequence[Vcz], fields: Fields) -> set[str]:
+    """The fields that may be dropped and are missing, from some source at least, in the store or as a whole."""
+    known = {name for vcz in (store, *sources) for name in vcz.samples_arrays}
+    return {n for n in known if named(n, fields.drop) and any(n not in s.samples_arrays for s in brought)}
+
+
+def _check(
+    store: Vcz,
+    sources: Sequence[Vcz],
+    findings: Findings | None,
+    by_allele: Mapping[str, int] | None,
+    fields: Fields,
+    *,
+    surveyed: bool,
+) -> list[Check]:
+    """Check what metadata tell of sources and a store that has all arrays it needs; what is left for tasks to check."""
+    checks: list[Check] = []
+    for source in sources:
+        lacks = {name for name in store.samples_arrays if name not in source.samples_arrays}
+        may_lack = {n for n in lacks if takes_all(store) or named(n, fields.drop) or is_derived(n, source)}
+        may_lack |= {name for name in lacks if named(name, fields.add)}
+        check_metadata(OPERATION, store, source, harmonised=findings is not None, may_lack=may_lack)
+        if findings is not None:
+            harmonise.check_fields(OPERATION, store, source, findings, by_allele or {})
+        mine = data_checks(OPERATION, store, source, harmonised=findings is not None)
+        checks += [check for check in mine if not (surveyed and isinstance(check, FitsDtype))]
+    return checks
+
+
+def _put(
+    before: Mapping[str, AnyArray],
+    after: Mapping[str, AnyArray],
+    sources: Sequence[Vcz],
+    findings: Findings | None,
+    old: int,
+    memory: Memory,
+) -> list[Write]:
+    """What writes the samples of the sources behind the `old` ones."""
+    incoming = [source.n_samples for source in sources]
+    places = np.split(np.arange(old, old + sum(incoming)), np.cumsum(incoming)[:-1])
+    comes_in = [fitted(source, after, harmonised=findings is not None) for source in sources]
+    return [
+        PutSamples.of(
+            OPERATION,
+            before[name],
+            target,
+            [
+                Part.make(_incoming(name, i, source, after, findings), source.positions, to)
+                for i, (source, to) in enumerate(zip(comes_in, places, strict=True))
+            ],
+            memory,
+        )
+        for name, target in after.items()
+    ]
+
+
 def _incoming(
     name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings | None
 ) -> AnyArray:
     """An array of a source, as the store would have it."""
-    array = source.samples_arrays.get(name)
-    if array is None:
-        return cast("AnyArray", harmonise.Dropped.of(name, targets[name], int(source.arrays[SAMPLE_ID].shape[0])))
-    return array if findings is None else cast("AnyArray", harmonise.incoming(name, number, source, targets, findings))
-
-
-def _without_dropped(
-    operation: str, store: Vcz, sources: Sequence[Vcz], findings: Findings, lengths: Mapping[str, int]
-) -> tuple[list[Vcz], set[str]]:
-    """The sources without fields that are dropped, and the names of these; what a source lacks is dropped, too."""
-    harmonise.check_dropped(operation, store, sources, findings.rules)
-    whole, _ = _with_new_arrays(store, sources[0], lengths)
-    first = harmonise.without_dropped(operation, whole, sources[0], findings, lengths)
-    # a store that takes over the fields of its first source takes none that this source does not bring
-    store, _ = _with_new_arrays(store, first, lengths)
-    rest = [harmonise.without_dropped(operation, store, s, findings, lengths) for s in sources[1:]]
-    absent = {n for s in sources for n in findings.rules.drop_fields if n not in s.samples_arrays}
-    lacking = absent | {f"{name}{end}" for name in absent for end in MASKS}
-    gone = [set(a.samples_arrays) - set(b.samples_arrays) for a, b in zip(sources, [first, *rest], strict=True)]
-    return [first, *rest], lacking.union(*gone)
-
-
-def _with_new_arrays(store: Vcz, source: Vcz, lengths: Mapping[str, int]) -> tuple[Vcz, list[str]]:
-    """A store without samples takes over the fields that its first source has, and it has not."""
-    if store.n_samples:
-        return store, []
-    missing = set(source.samples_arrays) - set(store.samples_arrays)
-    if set(store.samples_arrays) == {SAMPLE_ID}:
-        missing.add(SAMPLE_ID)  # encoded as the sources are
-    lengths = {**lengths, VARIANTS: store.n_variants}
-    added = {name: _empty_like(source.samples_arrays[name], store, name, lengths) for name in missing}
-    return replace(store, arrays=dict(sorted({**store.arrays, **added}.items()))), sorted(missing)
-
-
-def _empty_like(array: AnyArray, store: Vcz, name: str, lengths: Mapping[str, int]) -> AnyArray:
-    """An array of the store's format and chunks without samples, encoded as one of a source where the formats allow."""
-    lengths, names = {**lengths, SAMPLES: 0}, dimensions(array)
-    shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
-    chunks = tuple(store.chunk_lengths.get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
-    metadata = arrays.in_format(array, store.zarr_format, shape=shape, dimension_names=names, chunks=chunks)
-    return arrays.from_metadata(metadata, store.store, name)
+    array: AnyArray | View = source.samples_arrays[name]
+    if findings is None or isinstance(array, Dropped):
+        return cast("AnyArray", array)
+    return cast("AnyArray", harmonise.incoming(name, number, source, targets, findings))

@@ -132,9 +132,7 @@ def check_metadata(
         _check_table(operation, store, source, name)
     _check_fields(operation, store, source, may_lack)
     for name, theirs in source.samples_arrays.items():
-        ours = store.samples_arrays.get(name)
-        if ours is not None:
-            check_field(operation, source.label, name, ours, theirs, harmonised)
+        check_attributes(operation, source.label, name, store.samples_arrays[name], theirs)
 
 
 def check_builds(operation: str, vczs: Sequence[Vcz]) -> dict[str, int]:
@@ -184,21 +182,41 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
 
 def _check_fields(operation: str, store: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
     ours, theirs = set(store.samples_arrays), set(source.samples_arrays)
-    if lacks := ours - theirs - set(may_lack):
-        raise IncompatibleError(
-            f"{operation}: {source.label} lacks {listing(sorted(lacks))}, which the store has; "
-            "make the source with these fields"
+    lacks, more = sorted(ours - theirs - set(may_lack)), sorted(theirs - ours)
+    told, has_flags = [], operation == "append"
+    if lacks:
+        way_out = f"leave it missing for these samples with {_flags('--drop-field', lacks)}"
+        told.append(
+            f"lacks {listing(lacks)}, which the store has; "
+            f"{way_out if has_flags else 'make the source with these fields'}"
         )
-    if theirs - ours and store.n_samples:
-        raise IncompatibleError(
-            f"{operation}: {source.label} has {listing(sorted(theirs - ours))}, which the store lacks; "
-            "make the source without these fields"
+    if more:
+        way_out = (
+            f"add it, missing for the samples that are there, with {_flags('--add-field', more)}, or leave it out "
+            f"with {_flags('--drop-field', more)}"
         )
+        told.append(
+            f"has {listing(more)}, which the store lacks; "
+            f"{way_out if has_flags else 'make the source without these fields'}"
+        )
+    if told:
+        raise IncompatibleError(f"{operation}: {source.label} {'; and it '.join(told)}")
 
 
-def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray, harmonised: bool) -> None:
+def _flags(flag: str, names: Sequence[str]) -> str:
     """
-    Check all that metadata tell of one field of a store and a source.
+    What a user adds to a command for some arrays; what says more of an array needs no flag of its own.
+
+    >>> _flags("--drop-field", ["call_PS", "call_PS_mask"])
+    '--drop-field PS'
+    """
+    fields = [name for name in names if not any(name != n and name.startswith(f"{n}_") for n in names)]
+    return " ".join(f"{flag} {name.removeprefix('call_')}" for name in fields)
+
+
+def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
+    """
+    Check that an array of a store can take the values of one of a source as it is, but for what the data tell.
 
     Raises
     ------
@@ -207,9 +225,8 @@ def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: A
     """
 
     def refuse(what: str, of_source: object, of_store: object, way_out: str) -> IncompatibleError:
-        other = f", or leave it missing with --drop-field {name.removeprefix('call_')}" if harmonised else ""
         return IncompatibleError(
-            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}{other}"
+            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}"
         )
 
     names, their_names = dimensions(ours), dimensions(theirs)
@@ -218,7 +235,7 @@ def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: A
     if names != their_names:
         raise refuse("dimensions", their_names, names, "both need the same dimensions, in the same order")
     for dimension, n, m in zip(names, ours.shape, theirs.shape, strict=True):
-        if dimension != SAMPLES and n != m and not (harmonised and (dimension in BY_VARIANT or m < n)):
+        if dimension != SAMPLES and n != m:
             way_out = (
                 "both need the same ploidy"
                 if dimension == "ploidy"
@@ -227,10 +244,17 @@ def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: A
             raise refuse(f"{dimension} of", m, n, way_out)
     if not _may_fit(theirs.dtype, ours.dtype):
         raise refuse("dtype", theirs.dtype, ours.dtype, "make the source with the store's dtype")
+    check_attributes(operation, label, name, ours, theirs)
+
+
+def check_attributes(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
+    """Raise an `IncompatibleError` if attributes give the values of an array another meaning than the store's have."""
     if (differs := cf_attributes.first_difference(theirs, ours)) is not None:
         attribute, of_source, of_store = differs
-        raise refuse(
-            f"the attribute {attribute}", of_source, of_store, "store the source's values as the store's attributes say"
+        other = f", or leave it out with --drop-field {name.removeprefix('call_')}" if operation == "append" else ""
+        raise IncompatibleError(
+            f"{operation}: {name} of {label} has the attribute {attribute} {of_source}, the store has {of_store}; "
+            f"store the source's values as the store's attributes say{other}"
         )
 
 

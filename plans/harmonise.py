@@ -8,7 +8,7 @@ nothing changes are copied as they are.
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
@@ -19,7 +19,7 @@ from zarr.types import AnyArray
 
 from plans import Memory, Survey
 from plans.columns import Columns
-from plans.compatible import check_builds, check_field
+from plans.compatible import check_builds
 from plans.in_order import DIPLOID, Field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
@@ -27,12 +27,11 @@ from plans.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
 from plans.misfits import Source as MisfitSource
 from plans.order import FindRuns, site, unit_rows
 from plans.vectors import MAX_PLOIDY, lengths, n_genotypes
-from plans.views import Padded, View
+from plans.views import View
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.vcz import (
     MASKS,
-    SAMPLE_ID,
     SAMPLES,
     VARIANTS,
     Vcz,
@@ -70,8 +69,6 @@ class Rules:
         What to do about variants that the store lacks: one of `vczstore.choices.NEW_VARIANTS`.
     haploid_contigs
         Where those genotypes have one allele.
-    drop_fields
-        Fields that come in as missing values if they cannot be harmonised, instead of being refused: names of arrays.
     numbers
         What FORMAT fields go by whose header does not say so: ``AD=R``, with one of ``R``, ``A`` and ``G``.
     """
@@ -80,7 +77,6 @@ class Rules:
     absent: str = "missing"
     new_variants: str = "refuse"
     haploid_contigs: Sequence[str] = HAPLOID_CONTIGS
-    drop_fields: Sequence[str] = ()
     numbers: Sequence[str] = ()
 
     @property
@@ -124,6 +120,11 @@ class Findings:
     contigs: tuple[str, ...]
     numbers: Mapping[str, str]
     misfits: Mapping[tuple[str, str], Misfit] = field(default_factory=dict)
+
+    def with_alleles_in(self, array: AnyArray) -> "Findings":
+        """The same where alleles are read from another array, since the store's is re-encoded before tasks read it."""
+        sites = replace(self.index.store, allele=array)
+        return replace(self, index=replace(self.index, store=sites))
 
     @property
     def same_alleles(self) -> bool:
@@ -203,26 +204,48 @@ class Told:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, findings: Findings, fields: Mapping[str, AnyArray], dropped: Container[str]) -> "Told":
-        """`fields` are the arrays of the store that take part, `dropped` the names of those that do not come in."""
+    def of(
+        cls,
+        findings: Findings | None,
+        fields: Mapping[str, AnyArray],
+        dropped: Collection[str],
+        added: Collection[str] = (),
+    ) -> "Told":
+        """
+        Count and name.
+
+        Parameters
+        ----------
+        findings
+            None where nothing is harmonised.
+        fields
+            The arrays of the store that take part.
+        dropped, added
+            The names of those that do not come in, and of those that come to the store.
+        """
         calls = {name: array for name, array in fields.items() if VARIANTS in dimensions(array)}
-        gone = [name for name in calls if name in dropped]
+        gone = sorted(dropped)
+        counts = {"fields added": len(added)} if added else {}
+        groups = {"added": list(added), "dropped": gone}
+        if findings is None:
+            counts |= {"fields dropped": len(gone)} if gone else {}
+            return cls(counts, {"fields": text} if (text := _listed(groups)) else {})
         mapped = [n for n, a in calls.items() if n not in gone and kind_of(n, a, findings.numbers)]
-        groups = {
-            "by allele": mapped,
-            "as they are": [name for name in calls if name not in (*gone, *mapped)],
-            "dropped": gone,
-        }
-        told = [f"{what}: {listing(names, limit=50)}" for what, names in groups.items() if names]
+        plain = [name for name in calls if name not in (*gone, *mapped)]
         rules = findings.rules
         haploid = [name for name in findings.contigs if name in rules.haploid_contigs]
         known = ", ".join(rules.haploid_contigs) or "none"
         notes = {
-            "fields": "; ".join(told),
+            "fields": _listed({"by allele": mapped, "as they are": plain, **groups}),
             "absent": f"genotypes {rules.absent}; of one allele on {listing(haploid) if haploid else 'no contig'} "
             f"(haploid contigs: {known})",
         }
-        return cls({**findings.counts, "fields by allele": len(mapped), "fields dropped": len(gone)}, notes)
+        counts |= {**findings.counts, "fields by allele": len(mapped), "fields dropped": len(gone)}
+        return cls(counts, notes)
+
+
+def _listed(groups: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{what}: {listing(names, limit=50)}" for what, names in groups.items() if names)
 
 
 def look_up(
@@ -438,12 +461,6 @@ def widened(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
     return arrays.planned(array, shape=shape)
 
 
-def padded(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
-    """An array as it is, filled up to those lengths."""
-    like = widened(array, lengths)
-    return array if like.shape == array.shape else cast("AnyArray", Padded(array, like))
-
-
 def wider(operation: str, store: Vcz, lengths: Mapping[str, int]) -> dict[str, AnyArray]:
     """
     The arrays whose dimensions become longer, as they will be.
@@ -568,42 +585,20 @@ def _way_out(name: str) -> str:
 # ---- fields that are dropped ----------------------------------------------------------------
 
 
-def array_name(field: str) -> str:
-    """
-    The array of a FORMAT field, by the name of either.
-
-    >>> array_name("LPL"), array_name("GT"), array_name("call_AD")
-    ('call_LPL', 'call_genotype', 'call_AD')
-    """
-    return {"GT": "call_genotype"}.get(field, field if field.startswith("call_") else f"call_{field}")
-
-
-def check_dropped(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules) -> None:
-    """
-    Check that the fields that may be dropped are there.
-
-    Raises
-    ------
-    OptionError
-        If neither a source nor the store has one of them.
-    """
-    known = {name for vcz in (store, *sources) for name in vcz.samples_arrays}
-    for name in rules.drop_fields:
-        if name not in known or name == SAMPLE_ID:
-            raise OptionError(f"{operation}: no source has {name}, so it cannot be dropped; see vczstore info")
-
-
-def without_dropped(operation: str, store: Vcz, source: Vcz, findings: Findings, lengths: Mapping[str, int]) -> Vcz:
+def without_dropped(
+    operation: str,
+    store: Vcz,
+    source: Vcz,
+    findings: Findings,
+    lengths: Mapping[str, int],
+    may_drop: Sequence[str],
+) -> Vcz:
     """A source without those of the fields that may be dropped which cannot be harmonised, nor their masks."""
     # what others depend on goes first
-    for name in sorted(findings.rules.drop_fields, key=lambda name: name not in LOCAL_ALLELES):
+    for name in sorted(may_drop, key=lambda name: name not in LOCAL_ALLELES):
         if name not in source.samples_arrays:
             continue
         try:
-            if name not in store.samples_arrays:
-                raise IncompatibleError(f"{operation}: {store.label} has no {name}")
-            ours, theirs = store.samples_arrays[name], source.samples_arrays[name]
-            check_field(operation, source.label, name, ours, theirs, True)
             _check_field(operation, store, source, name, findings, lengths)
         except IncompatibleError:
             gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased"))}
@@ -626,12 +621,13 @@ class Dropped(View):
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """The values of a region: missing, and no more of them."""
-        call = np.full(self.shape[2:], missing_value(self.name, self.like), dtype=self.dtype)
+        lead = (samples_axis(self.like) or 0) + 1
+        call = np.full(self.shape[lead:], missing_value(self.name, self.like), dtype=self.dtype)
         if masked_by(self.name) != "call_genotype":
             call.reshape(-1)[1:] = fill_value(self.name, self.like)
-        call = call[(*region[2:], ...)]
-        rows, samples = (len(np.arange(n)[r]) for n, r in zip(self.shape, region[:2], strict=False))
-        return np.broadcast_to(call, (rows, samples, *call.shape)).copy()
+        call = call[(*region[lead:], ...)]
+        others = [len(np.arange(n)[r]) for n, r in zip(self.shape, region[:lead], strict=False)]
+        return np.broadcast_to(call, (*others, *call.shape)).copy()
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
         """Chunks of them."""
@@ -741,6 +737,7 @@ class Harmonised(View):
         like = arrays.planned(target, shape=shape)
         by_genotype = kind_of(name, array, findings.numbers) == "G"
         genotype = source.samples_arrays.get(GENOTYPE) if by_genotype and data is None else None
+        genotype = None if isinstance(genotype, Dropped) else genotype  # which the source does not have
         reports = findings.by_source.get(number, [])
         sent, at = findings.of_source(number)
         view = cls(array, like, name, at, sent, (), max((r.span for r in reports), default=0), genotype, data)
@@ -761,7 +758,7 @@ class Harmonised(View):
         rows = self.findings.index.unit
         if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
             return ()
-        if not arrays.same_encoding(self.source, self.like):
+        if isinstance(cast("AnyArray | View", self.source), View) or not arrays.same_encoding(self.source, self.like):
             return ()
         runs: list[tuple[int, int, int]] = []
         by_allele = bool(self.kind)

@@ -12,6 +12,7 @@ from plans import Memory, Plan, Survey, harmonise
 from plans.compatible import data_checks
 from plans.copy import CopyArray
 from plans.harmonise import Dropped, Findings, Rules
+from plans.layout import STRINGS, Fields, check_named, without_unjoinable
 from plans.parts import Part, PutSamples
 from plans.widening import Rewritten, WriteAlleles
 from vczstore import arrays
@@ -44,7 +45,7 @@ TABLES = ("contigs", "contig_lengths", "filters")
 
 
 def compile_normalise(
-    place: Store, store: Vcz, source: Vcz, rules: Rules, memory: Memory
+    place: Store, store: Vcz, source: Vcz, rules: Rules, memory: Memory, fields: Fields
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile the re-expression of a source over the variants and alleles of a store, in stages.
@@ -61,6 +62,8 @@ def compile_normalise(
         How.
     memory
         What a task may use.
+    fields
+        What is left missing if it cannot be harmonised.
 
     Yields
     ------
@@ -74,11 +77,12 @@ def compile_normalise(
     """
     findings = yield from harmonise.look_up(OPERATION, store, [source], rules, memory)
     lengths = harmonise.widths(OPERATION, store, findings, source)
-    harmonise.check_dropped(OPERATION, store, [source], rules)
+    check_named(OPERATION, store, [source], fields)
     known = store if store.n_samples else replace(store, arrays={**source.arrays, **store.arrays})
-    brought = harmonise.without_dropped(OPERATION, known, source, findings, lengths)
+    (brought,) = without_unjoinable(OPERATION, known, [source], fields, harmonised=True)
+    brought = harmonise.without_dropped(OPERATION, known, brought, findings, lengths, fields.drop)
     harmonise.check_fields(OPERATION, source, brought, findings, lengths)
-    lacking = {*rules.drop_fields, *source.samples_arrays} - set(brought.samples_arrays)
+    lacking = {*fields.drop, *source.samples_arrays} - set(brought.samples_arrays)
     dropped = {name: array for name, array in store.samples_arrays.items() if name in lacking}
     writes: list[CopyArray | Rewritten | WriteAlleles | PutSamples] = [
         _carry(name, store.arrays[name], lengths, findings, memory) for name in CARRIED if name in store.arrays
@@ -87,8 +91,8 @@ def compile_normalise(
     lengths = {**lengths, VARIANTS: store.n_variants, SAMPLES: source.n_samples}
     # readers count the chunks of variants in those of the calls, and so does the region_index that is carried over
     of_variants = {VARIANTS: store.chunk_lengths[VARIANTS]}
-    fields = {**dropped, **brought.samples_arrays}
-    calls = {name: _target(name, array, lengths, of_variants) for name, array in fields.items()}
+    by_sample = {**dropped, **brought.samples_arrays}
+    calls = {name: _target(name, array, lengths, of_variants) for name, array in by_sample.items()}
     members |= calls
     for name, after in calls.items():
         axis = samples_axis(after)
@@ -138,6 +142,8 @@ def _carry(
     """What takes an array over from the store."""
     after = _target(name, array, lengths)
     if name == "variant_allele" and findings.new_alleles:
+        if after.dtype.kind in "US":  # which would cut alleles that are longer than those of the store
+            after = arrays.reformed(after, dtype=STRINGS, shape=after.shape, dimension_names=dimensions(after))
         return WriteAlleles.of(None, after, findings)
     if after.shape != array.shape:
         return Rewritten.of(OPERATION, array, after, memory)

@@ -5,7 +5,7 @@ It decodes every chunk, and re-chunks through storage where chunks do not fall t
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import cubed
 import numpy as np
@@ -14,24 +14,33 @@ import zarr
 from zarr.types import AnyArray
 
 from plans import Memory, chunks
+from plans.anew import ColumnReader
 from plans.columns import Columns
+from plans.views import View
+from vczstore import arrays
 from vczstore.errors import MemoryLimitError
-from vczstore.vcz import SAMPLES, recast
+from vczstore.vcz import SAMPLES, dimensions, recast
 
 
-def variable(array: AnyArray, memory: Memory, samples: slice | np.ndarray | None = None) -> xr.DataArray:
+def variable(array: AnyArray | View, memory: Memory, samples: slice | np.ndarray | None = None) -> xr.DataArray:
     """
     One array of a store as an ``xarray.DataArray`` of a Cubed array, raw: nothing is masked, scaled or decoded as CF.
 
     Parameters
     ----------
     array
-        Which; its name and store are used, its shape is not.
+        Which; of one that is stored its name and store are used, its shape is not.
     memory
         What a task may use.
     samples
         A range of samples, or some positions; all by default.
     """
+    if isinstance(array, View):
+        columns = Columns(array.shape, arrays.outer_chunks(cast("AnyArray", array)), None, (), (1,) * array.ndim)
+        reader = ColumnReader(cast("AnyArray", array), columns)
+        made = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
+        values = xr.DataArray(made, dims=dimensions(cast("AnyArray", array)))
+        return values if samples is None else values.isel({SAMPLES: samples})
     others = set(zarr.open_group(array.store, mode="r", use_consolidated=False).array_keys()) - {array.path}
     values = xr.open_zarr(
         array.store,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from plans import Memory, Plan
-from plans.compatible import check_incoming, check_metadata, data_checks
+from plans.compatible import check_field, check_incoming, check_metadata, data_checks
 from plans.parts import Part, PutSamples
 from plans.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
@@ -48,6 +48,8 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
     places = _places(operation, store, sources)
     for source in sources:
         check_metadata(operation, store, source)
+        for name, array in source.samples_arrays.items():
+            check_field(operation, source.label, name, store.samples_arrays[name], array)
 
     # 2. what happens to each array; nothing else changes, but what is known of INFO fields
     writes = tuple(

@@ -13,7 +13,8 @@ from zarr.types import AnyArray
 from plans import Memory
 from plans.anew import Anew, ColumnReader
 from plans.columns import Blocks, Columns
-from plans.harmonise import GENOTYPE, Findings, number_of, numbers_of
+from plans.fitting import Fitted
+from plans.harmonise import GENOTYPE, Dropped, Findings, number_of, numbers_of
 from plans.in_order import DIPLOID, Field
 from plans.matching import Index, Unit
 from plans.vectors import beyond, lacking, lengths
@@ -43,7 +44,7 @@ ALLELE = "variant_allele"
 
 
 def widenings(
-    operation: str, store: Vcz, wider: Mapping[str, AnyArray], old: int, findings: Findings, memory: Memory
+    operation: str, store: Vcz, wider: Mapping[str, AnyArray], old: int, findings: Findings | None, memory: Memory
 ) -> "tuple[Write, ...]":
     """
     What is written of what is in the store already: arrays that become longer, and vectors that end before new alleles.
@@ -54,14 +55,17 @@ def widenings(
     result: list[Write] = []
     by_allele = [name for name, array in store.arrays.items() if _follows_alleles(name, array)]
     for name, array in store.arrays.items():
-        if name in by_allele:
+        if name in by_allele and findings is not None:
             continue
         view = completed(name, store, array, wider.get(name, array), findings)
         if isinstance(view, View):
             writes: list[Write] = [Widen.of(operation, name, view, old, memory)] if name in wider else []
             if isinstance(view, Completed):
+                assert findings is not None
                 writes.append(Complete.of(operation, name, view, old, findings, memory))
             result += [write for write in writes if write.decoded_chunks]
+    if findings is None:
+        return tuple(result)
     for name in sorted(by_allele, key=ALLELE.__eq__):
         alleles = WriteAlleles.of(store.arrays[name], wider.get(name, store.arrays[name]), findings)
         result += [alleles] if alleles.decoded_chunks else []
@@ -80,7 +84,7 @@ def rewritten(writes: "Sequence[Write]") -> str:
     return f"{n_chunks:,} chunks ({n_bytes:,} bytes) of {listing(sorted({w.name for w in writes}), limit=50)}"
 
 
-def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings: Findings) -> "AnyArray | View":
+def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings: Findings | None) -> "AnyArray | View":
     """
     What an array of the store has, as it is going to be beside new alleles.
 
@@ -93,10 +97,10 @@ def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings
     after
         The same with dimensions that have become longer.
     findings
-        What alleles come in.
+        What alleles come in; None if none can.
     """
-    number = _number(name, store, findings)
-    if not number:
+    number = "" if findings is None else _number(name, store, findings)
+    if findings is None or not number:
         return before if after.shape == before.shape else Padded(before, after)
     data = store.arrays.get(name.removesuffix("_fill"), before)
     is_by_call = number == "G" and samples_axis(before) is not None
@@ -159,13 +163,13 @@ class _Made(Anew, ABC):
 
 @dataclass(frozen=True)
 class Rewritten(_Made):
-    """All of an array of one store becomes one of another, with dimensions that have become longer."""
+    """All of an array becomes another one, with dimensions that have become longer, or in a wider dtype."""
 
     before: AnyArray
 
     @classmethod
     def of(cls, operation: str, before: AnyArray, after: AnyArray, memory: Memory) -> "Rewritten":
-        """`after` is the array in the other store."""
+        """`after` is what it becomes: in another store, or in the same once the old chunks are not needed."""
         chunks = arrays.outer_chunks(after)
 
         def cut(block: tuple[int, ...]) -> "Rewritten":
@@ -175,10 +179,13 @@ class Rewritten(_Made):
         grid = arrays.grid(after.shape, chunks)
         return cut(memory.fit(operation, grid, chunk_bytes, lambda block: cut(block).reading_mem()))
 
+    def reading_from(self, store: ZarrStore) -> "Rewritten":
+        """The same, read elsewhere."""
+        return replace(self, before=arrays.planned(self.before, store=store))
+
     def reader(self, store: ZarrStore) -> ColumnReader:
         """The values, filled up."""
-        like = arrays.planned(self.before, shape=self.target.shape)
-        return ColumnReader(cast("AnyArray", Padded(self.before, like)), self.columns)
+        return ColumnReader(cast("AnyArray", Fitted(self.before, self.target, self.name)), self.columns)
 
     def reading_mem(self) -> int:
         """What it takes to read a block."""
@@ -365,6 +372,38 @@ class Completed(View):
         lacks[before == after, ..., : self.source.shape[-1]] = False
         ends[before == after] = False
         return lacks, ends
+
+
+@dataclass(frozen=True)
+class WriteMissing(_Made):
+    """An array comes to a store that has samples, which are missing in it: their whole chunk columns."""
+
+    view: Dropped
+
+    @classmethod
+    def of(cls, operation: str, view: Dropped, after: AnyArray, old: int, memory: Memory) -> "WriteMissing | None":
+        """The `view` is what the `old` samples have; None if there is no whole column of theirs."""
+        chunks, axis = arrays.outer_chunks(after), samples_axis(after)
+        assert axis is not None
+        width = old // chunks[axis] * chunks[axis]  # the ragged last column belongs to the append
+        shape = tuple(width if i == axis else n for i, n in enumerate(after.shape))
+
+        def cut(block: tuple[int, ...]) -> "WriteMissing":
+            return cls(after.path, after, Columns(shape, chunks, None, (), block), view)
+
+        if not cut((1,) * len(chunks)).columns.n_chunks:
+            return None
+        chunk_bytes = math.prod(chunks) * arrays.element_bytes(after)
+        block = memory.fit(operation, arrays.grid(shape, chunks), chunk_bytes, lambda block: cut(block).reading_mem())
+        return cut(block)
+
+    def reader(self, store: ZarrStore) -> ColumnReader:
+        """The missing values."""
+        return ColumnReader(cast("AnyArray", self.view), self.columns)
+
+    def reading_mem(self) -> int:
+        """What it takes to make a block."""
+        return self.reader(self.target.store).decode_mem()
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ from vczstore.vcz import SAMPLE_ID, Vcz, positions_of
 if TYPE_CHECKING:
     from plans import Survey
     from plans.harmonise import Rules
+    from plans.layout import Fields
     from vczstore.purging import Collected, Purged, Tags
     from vczstore.removal import Verification
     from vczstore.repairing import Repaired
@@ -301,6 +302,7 @@ def append(
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
     drop_fields: Sequence[str] = (),
+    add_fields: Sequence[str] = (),
     numbers: Sequence[str] = (),
     recompute: Sequence[str] = (),
     **options: Any,
@@ -318,8 +320,8 @@ def append(
     dry_run
         Check everything, write nothing.
     harmonise
-        Express the sources over the store's variants and alleles; see `plans.matching` for what matches. The rest
-        goes with this.
+        Express the sources over the store's variants and alleles; see `plans.matching` for what matches. What follows,
+        up to `haploid_contigs`, goes with this.
     allow_new_alleles
         Let alleles come in that the store has not seen.
     absent
@@ -329,7 +331,11 @@ def append(
     haploid_contigs
         Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.
     drop_fields
-        FORMAT fields, such as ``LPL``, that are left missing instead of being refused if they cannot be harmonised.
+        FORMAT fields, such as ``LPL``, that do not come in where they would be refused: what the store lacks is left
+        out, and what it has is missing for the samples of a source that lacks it, or whose values do not fit.
+    add_fields
+        FORMAT fields that a source has and the store lacks, which the store gets: the samples that it has are missing
+        there. A store without samples gets all fields of all its sources.
     numbers
         What FORMAT fields go by whose header says ``Number=.``: ``AD=R``, or ``A`` or ``G``.
     recompute
@@ -348,14 +354,15 @@ def append(
     """
     opts = Options(**options)
     refuse_read_only("append", store)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
+    fields = _fields(drop_fields, add_fields)
 
     def attempt() -> Result:
         if rules is None or recompute:
-            return _run(_plan_append(store, sources, opts, rules), opts, dry_run=dry_run, then=recompute)
+            return _run(_plan_append(store, sources, opts, rules, fields), opts, dry_run=dry_run, then=recompute)
         refuse_same_place("append", store, sources)
         with plain_errors(store):
-            place, stages = _harmonised(store, sources, opts, rules)
+            place, stages = _append_in_stages(store, sources, opts, rules, fields)
         return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
@@ -370,38 +377,36 @@ def plan_append(
     new_variants: str = "refuse",
     haploid_contigs: Sequence[str] | None = None,
     drop_fields: Sequence[str] = (),
+    add_fields: Sequence[str] = (),
     numbers: Sequence[str] = (),
     **options: Any,
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
     opts = Options(**options)
     refuse_read_only("append", store)
-    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers)
-    return _plan_append(store, sources, opts, rules)
+    rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
+    return _plan_append(store, sources, opts, rules, _fields(drop_fields, add_fields))
 
 
-def _plan_append(store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None") -> Plan:
-    from plans.append import compile_append
-
+def _plan_append(
+    store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None", fields: "Fields"
+) -> Plan:
     refuse_same_place("append", store, sources)
     with plain_errors(store), planning("append"):
-        if rules is None:
-            place, incoming = opts.store_and_sources(store, sources)
-            return compile_append(place, place.open(), incoming, opts.memory)
-        place, stages = _harmonised(store, sources, opts, rules)
-    return compile_stages(stages, "append", place, **opts.engine)
+        place, stages = _append_in_stages(store, sources, opts, rules, fields)
+        return compile_stages(stages, "append", place, **opts.engine)
 
 
-def _harmonised(
-    store: Place, sources: Sequence[Place], opts: Options, rules: "Rules"
+def _append_in_stages(
+    store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None", fields: "Fields"
 ) -> "tuple[Store, Generator[Survey, list[list[Any]], Plan]]":
-    """What compiles an append that harmonises."""
-    from plans.append import compile_harmonised
+    """What compiles an append."""
+    from plans.append import compile_in_stages
 
-    if opts.impl == "xarray":
+    if opts.impl == "xarray" and rules is not None:
         raise OptionError("append: --impl xarray cannot harmonise; leave it out")
     place, incoming = opts.store_and_sources(store, sources)
-    return place, compile_harmonised("append", place, place.open(), incoming, rules, opts.memory)
+    return place, compile_in_stages(place, place.open(), incoming, opts.memory, rules=rules, fields=fields)
 
 
 def normalise(
@@ -451,7 +456,7 @@ def normalise(
     from plans.normalise import OPERATION, compile_normalise
 
     opts, url = Options(**options), os.fspath(out)
-    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers)
+    rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
     assert rules is not None
     if opts.impl == "xarray":
         raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
@@ -466,7 +471,7 @@ def normalise(
             samples_chunks=columns_per_manifest(theirs),
             no_lock=opts.no_lock,
         )
-    stages = compile_normalise(place, ours, theirs, rules, opts.memory)
+    stages = compile_normalise(place, ours, theirs, rules, opts.memory, _fields(drop_fields))
     return run_stages(stages, OPERATION, place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
 
@@ -477,26 +482,30 @@ def _rules(
     absent: str,
     new_variants: str,
     haploid_contigs: Sequence[str] | None,
-    drop_fields: Sequence[str],
     numbers: Sequence[str],
 ) -> "Rules | None":
-    from plans.harmonise import HAPLOID_CONTIGS, Rules, array_name
+    from plans.harmonise import HAPLOID_CONTIGS, Rules
 
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
             raise OptionError(f"{operation}: {name} is {value!r}; choose one of {', '.join(choices)}")
     contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
-    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(map(array_name, drop_fields)), tuple(numbers))
+    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(numbers))
     try:
         _ = rules.by_field
     except OptionError as error:
         raise OptionError(f"{operation}: {error}") from None
     if not harmonise and rules != Rules():
         raise OptionError(
-            "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --drop-field and --number "
-            "go with --harmonise"
+            "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs and --number go with --harmonise"
         )
     return rules if harmonise else None
+
+
+def _fields(drop: Sequence[str], add: Sequence[str] = ()) -> "Fields":
+    from plans.layout import Fields, array_name
+
+    return Fields(tuple(map(array_name, drop)), tuple(map(array_name, add)))
 
 
 def update(

@@ -39,6 +39,7 @@ from zarr.core.dtype import VariableLengthUTF8
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.metadata.v3 import RegularChunkGridMetadata
 from zarr.core.sync import sync
+from zarr.dtype import parse_dtype
 from zarr.errors import UnstableSpecificationWarning
 from zarr.registry import register_pipeline
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
@@ -785,9 +786,9 @@ def names(store: Store) -> set[str]:
     return sync(collect())
 
 
-def clear(store: Store) -> None:
-    """Delete all objects of a store."""
-    sync(store.clear())
+def clear(store: Store, path: str = "") -> None:
+    """Delete all objects of a store, or those below a path."""
+    sync(store.delete_dir(path) if path else store.clear())
 
 
 # ---- metadata documents ---------------------------------------------------------------------
@@ -1083,3 +1084,89 @@ def _rechunked(
         if codec["name"] == "sharding_indexed":
             codec["configuration"]["chunk_shape"] = list(new)
     return ArrayV3Metadata.from_dict(document)
+
+
+def reformed(
+    array: AnyArray, *, dtype: np.dtype, shape: tuple[int, ...], dimension_names: Sequence[str | None]
+) -> AnyArray:
+    """
+    The array with values of another dtype, and with axes added after its last; attributes and compression stay.
+
+    Parameters
+    ----------
+    array
+        The array as it is.
+    dtype
+        A wider dtype of the same kind, or variable-length strings in place of those of fixed width.
+    shape, dimension_names
+        Of the result. An axis that is new is one chunk.
+
+    Raises
+    ------
+    UnsupportedCodecError
+        If a filter or codec depends on the dtype.
+    """
+    metadata = array.metadata
+    document = documents(metadata)
+    data_type = cast(Any, parse_dtype(dtype, zarr_format=metadata.zarr_format))
+    fill_value = _fill_in(metadata.fill_value, dtype)
+    if fill_value is not None:
+        fill_value = data_type.to_json_scalar(fill_value, zarr_format=metadata.zarr_format)
+    new_axes = [max(1, n) for n in shape[array.ndim :]]
+    result: ArrayV2Metadata | ArrayV3Metadata
+    if isinstance(metadata, ArrayV2Metadata):
+        filters = [f["id"] for f in document[".zarray"]["filters"] or ()]
+        if filters not in ([], ["vlen-utf8"]):
+            raise UnsupportedCodecError(f"filters {filters}")
+        said = {**document[".zarray"], "shape": list(shape), "chunks": [*metadata.chunks, *new_axes]}
+        said |= {"dtype": data_type.to_json(zarr_format=2)["name"], "fill_value": fill_value}
+        said["filters"] = [{"id": "vlen-utf8"}] if isinstance(data_type, VariableLengthUTF8) else None
+        attributes = {**metadata.attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
+        result = ArrayV2Metadata.from_dict({**said, "attributes": attributes})
+    else:
+        said = {**document["zarr.json"], "shape": list(shape), "dimension_names": list(dimension_names)}
+        said |= {"data_type": data_type.to_json(zarr_format=3), "fill_value": fill_value}
+        _lengthen(said["chunk_grid"]["configuration"], new_axes)
+        said["codecs"] = _codecs_for(said["codecs"], dtype, new_axes)
+        result = ArrayV3Metadata.from_dict(said)
+    return from_metadata(result, array.store, array.path)
+
+
+def _fill_in(value: Any, dtype: np.dtype) -> Any:
+    """A fill value in another dtype; null stays null."""
+    if value is None:
+        return None
+    if dtype.kind in "TO":
+        return value.decode() if isinstance(value, bytes) else str(value or "")
+    return dtype.type(value)
+
+
+def _lengthen(configuration: Document, new_axes: Sequence[int]) -> None:
+    configuration["chunk_shape"] = [*configuration["chunk_shape"], *new_axes]
+
+
+def _codecs_for(codecs: Sequence[Document], dtype: np.dtype, new_axes: Sequence[int]) -> list[Document]:
+    """The codecs of format 3 for another dtype and more axes."""
+    result = []
+    for codec in copy.deepcopy(list(codecs)):
+        configuration = codec.get("configuration", {})
+        match codec["name"]:
+            case "bytes" | "vlen-utf8" if dtype.kind in "TO":
+                result.append({"name": "vlen-utf8"})
+                continue
+            case "bytes":
+                codec["configuration"] = {"endian": configuration.get("endian", "little")}
+            case "blosc":
+                configuration["typesize"] = 1 if dtype.kind in "TO" else dtype.itemsize
+            case "sharding_indexed":
+                _lengthen(configuration, new_axes)
+                configuration["codecs"] = _codecs_for(configuration["codecs"], dtype, new_axes)
+            case "transpose":
+                order = configuration["order"]
+                configuration["order"] = [*order, *range(len(order), len(order) + len(new_axes))]
+            case "vlen-utf8" | "zstd" | "gzip" | "crc32c":
+                pass
+            case name:
+                raise UnsupportedCodecError(f"codec {name}")
+        result.append(codec)
+    return result

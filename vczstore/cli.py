@@ -326,6 +326,20 @@ _RECOMPUTE = click.option(
     callback=_names,
     help=f"Compute these INFO fields anew in the same commit: {', '.join(INFO_FIELDS)}.",
 )
+_DROP_FIELD = click.option(
+    "--drop-field",
+    "drop_fields",
+    metavar="NAME",
+    multiple=True,
+    help="Leave this FORMAT field out, or missing, where it would be refused. Repeatable.",
+)
+_ADD_FIELD = click.option(
+    "--add-field",
+    "add_fields",
+    metavar="NAME",
+    multiple=True,
+    help="Add this FORMAT field, which the store lacks: the samples that it has are missing there. Repeatable.",
+)
 _HARMONISE = (
     click.option("--allow-new-alleles", is_flag=True, help="Let alleles come in that the store has not seen."),
     click.option(
@@ -347,13 +361,6 @@ _HARMONISE = (
         metavar="NAME,...",
         callback=_names,
         help="Where a variant that a source lacks gets genotypes of one allele.  [default: X,chrX,Y,chrY,M,MT,chrM]",
-    ),
-    click.option(
-        "--drop-field",
-        "drop_fields",
-        metavar="NAME",
-        multiple=True,
-        help="Leave this FORMAT field missing if it cannot be harmonised, instead of refusing it. Repeatable.",
     ),
     click.option(
         "--number",
@@ -400,6 +407,8 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
+@_DROP_FIELD
+@_ADD_FIELD
 @_RECOMPUTE
 @_REPLANS
 @_options(_HARMONISE, _STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
@@ -419,6 +428,7 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.argument("store")
 @click.argument("source")
 @click.argument("out")
+@_DROP_FIELD
 @_options(_HARMONISE, _STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def normalise(store: str, source: str, out: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Express a VCZ over the variants and alleles of a store, as a store of its own.

@@ -17,6 +17,7 @@ from vczstore.locations import local_path
 from vczstore.stores import Store, Transaction
 from vczstore.stores.journal import Journal
 from vczstore.stores.plain import PlainStore, is_same_everywhere, put
+from vczstore.stores.replacing import ReplacedStore
 from vczstore.vcz import SAMPLE_ID, Vcz
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ def _run_plans(
     plan, snapshot, visible = plans[0], None, 0
     transaction: Transaction | None = None
     runs = [_Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
+    steps = _steps(plans, runs)
 
     def state() -> tuple[str, str]:
         is_done = visible == len(plans) or (transaction is not None and transaction.is_done)
@@ -261,10 +263,15 @@ def _run_plans(
             if engine is not None:
                 engine.check_writes(plan.operation, store)
             journal.resume(transaction)
-            for step, (plan, run) in enumerate(zip(plans, runs, strict=True)):
+            if any(one.is_first for one in steps[1 : journal.restored + 1]):
+                # what it was going to read is not what the run that was stopped has left
+                journal.delete()
+                transaction, journal = store.transaction(plan.base), Journal(None, {})
+            for number, one in enumerate(steps):
+                plan, run = one.plan, one.run
                 with run.timed():
-                    _write(plan, step, transaction, engine, run, journal, through_xarray=through_xarray)
-                visible += not store.atomic
+                    _write_step(one, number, transaction, engine, journal, through_xarray=through_xarray)
+                visible += not (store.atomic or one.is_first)
             if before_commit is not None:
                 before_commit()
             snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
@@ -283,8 +290,58 @@ def _run_plans(
             resumed_chunks=run.resumed_chunks,
             **cast("dict[str, Any]", {} if engine is None else run.totals),
         )
-        for plan, run in zip(plans, runs, strict=True)
+        for plan, run in zip(plans, _summed(steps, runs), strict=True)
     ]
+
+
+class _Step(NamedTuple):
+    """A plan to run; and whether another one of the same operation comes after it."""
+
+    plan: Plan
+    run: "_Run"
+    of: int
+    is_first: bool
+
+
+def _steps(plans: Sequence[Plan], runs: Sequence["_Run"]) -> list[_Step]:
+    """Plans, and before each of them those that run first: these count by themselves."""
+    result = []
+    for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
+        *first, last = plan.steps
+        result += [_Step(one, _Run(run.which), i, True) for one in first] + [_Step(last, run, i, False)]
+    return result
+
+
+def _summed(steps: Sequence[_Step], runs: Sequence["_Run"]) -> list["_Run"]:
+    """What the runs of each plan add up to, those of the plans that run before it included."""
+    for step in steps:
+        if step.is_first:
+            runs[step.of].include(step.run)
+    return list(runs)
+
+
+def _write_step(
+    step: _Step,
+    number: int,
+    transaction: Transaction,
+    engine: "_Engine | None",
+    journal: Journal,
+    *,
+    through_xarray: bool,
+) -> None:
+    """Write what a plan says: in a transaction of its own where a store on plain Zarr is replaced first."""
+    plan, place = step.plan, step.plan.store
+    if not step.is_first:
+        _write(plan, number, transaction, engine, step.run, journal, through_xarray=through_xarray)
+    elif isinstance(place, ReplacedStore):
+        with place.settled():
+            own = place.transaction(place.open().state)
+            _write(plan, number, own, engine, step.run, journal, through_xarray=through_xarray)
+            own.commit("", {})
+    else:
+        if number:
+            plan = plan.from_store(transaction.found())
+        _write(plan, number, transaction, engine, step.run, journal, through_xarray=through_xarray)
 
 
 def run_stages(
@@ -349,10 +406,16 @@ def compile_stages(
     max_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Compile a plan in stages without running it; see `run_stages`."""
+    """Compile a plan in stages without running it; see `run_stages`. Where nothing is looked up, nothing is started."""
+    with _telling(store, lambda: (operation, "nothing was written")):
+        try:
+            survey = next(stages)
+        except StopIteration as end:
+            plan: Plan = end.value
+            return plan
     with _engine(operation, store, "cubed", executor, executor_options, max_workers, progress) as engine:
         assert engine is not None
-        return _compile(stages, operation, store, engine, _Run(""))
+        return _compile(stages, operation, store, engine, _Run(""), survey)
 
 
 def run_survey(
@@ -403,16 +466,22 @@ def _look_up(survey: Survey, what: str, engine: "_Engine", run: "_Run") -> list[
 
 
 def _compile(
-    stages: Generator[Survey, list[list[Any]], Plan], operation: str, store: Store, engine: "_Engine", run: "_Run"
+    stages: Generator[Survey, list[list[Any]], Plan],
+    operation: str,
+    store: Store,
+    engine: "_Engine",
+    run: "_Run",
+    survey: Survey | None = None,
 ) -> Plan:
-    """Answer one survey after the other."""
+    """Answer one survey after the other, of which the first may be at hand."""
     answer: list[list[Any]] | None = None
     n_surveys = 0
     with _telling(store, lambda: (operation, "nothing was written")), run.timed():
         engine.check_place(operation, store)
         while True:
             try:
-                survey = next(stages) if answer is None else stages.send(answer)
+                if survey is None or answer is not None:
+                    survey = next(stages) if answer is None else stages.send(answer)
             except StopIteration as end:
                 plan: Plan = end.value
                 return plan
@@ -493,6 +562,14 @@ class _Run:
         started = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - started
+
+    def include(self, other: "_Run") -> None:
+        """Add what another run adds up to."""
+        peak_mem = max(self.totals["peak_mem"], other.totals["peak_mem"])
+        self.totals = {name: n + other.totals[name] for name, n in self.totals.items()} | {"peak_mem": peak_mem}
+        self.timeline = [*other.timeline, *self.timeline]
+        self.seconds += other.seconds
+        self.resumed_chunks += other.resumed_chunks
 
     def add(self, what: str, report: "TaskReport") -> None:
         """Count one task, of checking or writing."""

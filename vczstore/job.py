@@ -15,8 +15,9 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from plans import Memory, Plan
-from plans.append import compile_append, compile_harmonised, complete_append
-from plans.harmonise import Rules, array_name
+from plans.append import compile_in_stages, complete_append
+from plans.harmonise import Rules
+from plans.layout import Fields, array_name
 from plans.recompute import compile_recompute
 from plans.remove import compile_remove
 from plans.stale import CURRENT, states
@@ -281,7 +282,7 @@ def compile_job(job: Job) -> CompiledJob:
         for step in job.steps:
             match step:
                 case Append():
-                    compiler.append(compiler.find(expand_sources(step)), step.on_duplicate, step.harmonise)
+                    compiler.append(compiler.find(expand_sources(step)), step)
                 case Update():
                     compiler.update(compiler.find(expand_sources(step)), insert=step.insert)
                 case Remove():
@@ -335,10 +336,12 @@ class _Compiler:
         """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
         return list(dict.fromkeys(url for source in sources for url in self.options.find(source, self.url)))
 
-    def append(self, urls: Sequence[str], on_duplicate: str, harmonise: Harmonise | None = None) -> None:
+    def append(self, urls: Sequence[str], step: Append) -> None:
         """Samples come in; those of batches that have come in before are left alone."""
         sources, fresh = self._open("append", urls)
+        harmonise, on_duplicate, fields = step.harmonise, step.on_duplicate, _fields(step)
         said = [] if harmonise is None else [harmonise.model_dump(mode="json")]
+        said += [{"fields": [fields.drop, fields.add]}] if fields != Fields() and harmonise is None else []
         self.said.append(["append", on_duplicate, _states(sources), *said])
         plans: list[Plan] = []
         already_applied = len(sources) - len(fresh)
@@ -358,10 +361,17 @@ class _Compiler:
                 )
         new = fresh if not stopped else [s for s in fresh if s.identity not in pending]
         # what was stopped comes first, and alone: its chunks lie where they belong already
-        plans += self._bring_in(stopped, on_duplicate, harmonise) + self._bring_in(new, on_duplicate, harmonise)
+        for group in (stopped, new):
+            plans += self._bring_in(group, on_duplicate, harmonise, fields)
         self._add("append", sources, plans, already_applied)
 
-    def _bring_in(self, group: Sequence[Vcz], on_duplicate: str, harmonise: Harmonise | None = None) -> list[Plan]:
+    def _bring_in(
+        self,
+        group: Sequence[Vcz],
+        on_duplicate: str,
+        harmonise: Harmonise | None = None,
+        fields: Fields = Fields(),  # noqa: B008
+    ) -> list[Plan]:
         """Plans for batches that have not come in yet."""
         if not group:
             return []
@@ -374,7 +384,7 @@ class _Compiler:
         if known and on_duplicate == "replace":
             compiled.append(lambda: compile_update(self.place, self.vcz, known, self.memory))
         if new:
-            compiled.append(lambda: self._append(new, harmonise))
+            compiled.append(lambda: self._append(new, harmonise, fields))
         plans = []
         for i, compile_plan in enumerate(compiled):
             plan = compile_plan()
@@ -382,20 +392,17 @@ class _Compiler:
             self.vcz = plan.after
         return plans
 
-    def _append(self, sources: Sequence[Vcz], harmonise: Harmonise | None) -> Plan:
-        if harmonise is None:
-            return compile_append(self.place, self.vcz, sources, self.memory)
-        if self.alleles_added:
+    def _append(self, sources: Sequence[Vcz], harmonise: Harmonise | None, fields: Fields) -> Plan:
+        if harmonise is not None and self.alleles_added:
             raise IncompatibleError(
                 f"append: {sources[0].label} is to be harmonised with a store to which an earlier step of the job "
                 "brings alleles, which nobody can look up before they are there; name the sources in one step"
             )
-        said = {name: value for name, value in harmonise.model_dump().items() if value is not None}
-        said["drop_fields"] = tuple(map(array_name, harmonise.drop_fields))
-        said["numbers"] = tuple(harmonise.numbers)
-        stages = compile_harmonised("append", self.place, self.vcz, sources, Rules(**said), self.memory)
+        said = None if harmonise is None else harmonise.model_dump(exclude={"drop_fields"}, exclude_none=True)
+        rules = None if said is None else Rules(**said)
+        stages = compile_in_stages(self.place, self.vcz, sources, self.memory, rules=rules, fields=fields)
         plan = compile_stages(stages, "append", self.place, **self.engine)
-        self.alleles_added = plan.counts["alleles added"] > 0
+        self.alleles_added |= plan.counts.get("alleles added", 0) > 0
         return plan
 
     def _recorded(self, plan: Plan, sources: Sequence[Vcz]) -> Plan:
@@ -673,6 +680,11 @@ def _journal(compiled: CompiledJob) -> Journal:
     }
     folder = compiled.job.work_dir if isinstance(compiled.store, IcechunkStore) else None
     return Journal.of(compiled.job.store.url, folder, about)
+
+
+def _fields(step: Append) -> Fields:
+    drop = [*step.drop_fields, *(step.harmonise.drop_fields if step.harmonise is not None else ())]
+    return Fields(tuple(map(array_name, drop)), tuple(map(array_name, step.add_fields)))
 
 
 def _states(sources: Sequence[Vcz]) -> list[tuple[str, str]]:

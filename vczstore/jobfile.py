@@ -305,7 +305,7 @@ class Harmonise(_Model):
     )
     drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
         default_factory=list,
-        description="FORMAT fields that are left missing if they cannot be harmonised, instead of being refused.",
+        description="The same as `drop-fields` of the step.",
         examples=[["LAD", "LPL"]],
     )
     numbers: Annotated[list[_Text], Field(title="list of text")] = Field(
@@ -350,6 +350,18 @@ class Append(_Model):
         description="Express the sources over the store's variants and alleles, which they need to have otherwise. "
         "Not with on-duplicate: replace, and with new alleles in one step of a job alone.",
         examples=[True, {"allow-new-alleles": True, "absent": "reference"}],
+    )
+    drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
+        default_factory=list,
+        description="FORMAT fields that do not come in where they would be refused: what the store lacks is left out, "
+        "and what it has is missing for the samples of a source that lacks it, or whose values do not fit.",
+        examples=[["PS"]],
+    )
+    add_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
+        default_factory=list,
+        description="FORMAT fields that a source has and the store lacks, which the store gets: the samples that it "
+        "has are missing there.",
+        examples=[["PS"]],
     )
 
     @model_validator(mode="after")

@@ -54,6 +54,9 @@ class Transaction(Protocol):
             What the tasks read and write. It survives pickling; what comes back is handed to `collect`.
         """
 
+    def found(self) -> ZarrStore:
+        """What the steps so far have left, to be read while the next one writes."""
+
     def collect(self, store: ZarrStore) -> None:
         """Take in what a task has written to the store it was sent. Called once for each task that succeeds."""
 

@@ -36,6 +36,17 @@ class Clear:
 
 
 @dataclass(frozen=True)
+class Delete:
+    """An array goes. Only for stores whose edits are part of a transaction."""
+
+    path: str
+
+    def apply(self, store: Store) -> None:
+        """Delete its documents and its chunks."""
+        arrays.clear(store, self.path)
+
+
+@dataclass(frozen=True)
 class SetShape:
     """An array takes another shape: what was written beyond its edge becomes visible."""
 

@@ -616,6 +616,12 @@ class IcechunkTransaction:
         if fork.session.has_uncommitted_changes:
             self.session.merge(fork.session)
 
+    def found(self) -> ZarrStore:
+        """What the steps so far have left, to be read while the next one writes."""
+        session = self.session.fork() if self.session.has_uncommitted_changes else self.session
+        store: ZarrStore = session.store
+        return store
+
     def collect(self, store: ZarrStore) -> None:
         """
         Merge the fork that a task sends back.

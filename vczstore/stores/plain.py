@@ -112,6 +112,10 @@ class PlainTransaction:
         for edit in edits:
             edit.apply(self.store)
 
+    def found(self) -> ZarrStore:
+        """What the steps so far have left."""
+        return self.store
+
     def collect(self, store: ZarrStore) -> None:
         """Nothing to take in: what a task has written lies in the store."""
 

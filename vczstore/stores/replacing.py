@@ -126,6 +126,17 @@ class ReplacedStore(PlainStore):
         """The folder, links resolved."""
         return cast("LocalStore", self.zarr_store).root
 
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Leave nothing beside the store; its lock has to be held."""
+        settle(self.path)
+        try:
+            yield
+        except BaseException:
+            _settle_late(self.path)
+            raise
+        settle(self.path)
+
     def transaction(self, base: str) -> "Replacement":  # type: ignore[override]
         """Begin to make another store in its place; nothing is written before there is something to write."""
         return Replacement(self, base)
@@ -195,6 +206,10 @@ class Replacement:
         yield target
         for edit in edits:
             edit.apply(target)
+
+    def found(self) -> ZarrStore:
+        """The old store."""
+        return self.store.zarr_store
 
     def collect(self, store: ZarrStore) -> None:
         """Nothing to take in: what a task has written lies in the new store."""
