@@ -588,11 +588,6 @@ def _unsorted(arrays: dict[str, np.ndarray]) -> None:
     arrays["variant_position"] = arrays["variant_position"][::-1].copy()
 
 
-def _ploidy(arrays: dict[str, np.ndarray]) -> None:
-    for name in ("call_genotype", "call_genotype_mask"):
-        arrays[name] = np.concatenate([arrays[name], arrays[name][..., :1]], axis=2)
-
-
 def _contig_twice(arrays: dict[str, np.ndarray]) -> None:
     arrays["variant_contig"] = np.array([0, 1, 0], "i1")
 
@@ -605,7 +600,6 @@ REFUSED = {
     "nowhere": (_nowhere, {}, ("variant 2 of .*batch has the variant_contig 7", "3 contigs", "make it anew")),
     "unsorted": (_unsorted, {}, ("variant 1 of .*batch, chr1:6 A/C, comes after chr1:7 A/C", "bcftools sort")),
     "contig twice": (_contig_twice, {}, ("variant 2 of .*batch, chr1:7 A/C, comes after chr2:6", "bcftools sort")),
-    "ploidy": (_ploidy, {}, ("call_genotype of .*batch has ploidy of 3, the store has 2", "same ploidy")),
     "xarray": (lambda _: None, {"impl": "xarray"}, ("--impl xarray cannot harmonise",)),
     "absent": (lambda _: None, {"absent": "none"}, ("absent is 'none'", "missing, reference")),
     "no harmonise": (lambda _: None, {"harmonise": False, "new_variants": "drop"}, ("go with --harmonise",)),

@@ -261,7 +261,8 @@ def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
             lengths = (found["call_AD"][row, :3] != -2).sum(axis=1)
             assert (lengths >= n).all()
             assert (found["variant_MLEAC"][row] != -2).sum() >= n - 1
-        vczstore.append(one, batch, **ALLOWED, executor="single-threaded")
+        if len(found["sample_id"]) == 3:  # else it was done
+            vczstore.append(one, batch, **ALLOWED, executor="single-threaded")
         cohort.assert_same(cohort.read_vcz(one), expected)
     assert len(seen) > 1
     assert np.array_equal(expected["sample_id"], np.array(["A", "B", "C", "D"], dtype=object))
