@@ -90,3 +90,17 @@ def beyond(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> n
     is_missing = same(values, missing)
     is_padding = (~is_beyond | is_missing | same(values, fill)).all(axis=-1) & (wanted > 0)
     return np.asarray(is_beyond & is_missing & is_padding[..., np.newaxis])
+
+
+def trimmed(values: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
+    """
+    Vectors that end with their last value, whatever they are padded with.
+
+    >>> trimmed(np.array([[9, -1, 5, -1], [-1, -2, -2, -2]]), -1, -2).tolist()
+    [[9, -1, 5, -2], [-2, -2, -2, -2]]
+    """
+    is_value = ~same(values, missing) & ~same(values, fill)
+    is_within = np.logical_or.accumulate(is_value[..., ::-1], axis=-1)[..., ::-1]
+    result = values.copy()
+    result[~is_within] = fill
+    return result

@@ -17,7 +17,7 @@ from plans.fitting import Fitted
 from plans.harmonise import GENOTYPE, Dropped, Findings, number_of, numbers_of
 from plans.in_order import DIPLOID, Field
 from plans.matching import Index, Unit
-from plans.vectors import beyond, lacking, lengths
+from plans.vectors import beyond, lacking, lengths, trimmed
 from plans.views import Padded, View, read_padded
 from vczstore import arrays
 from vczstore.vcz import (
@@ -340,38 +340,42 @@ class Completed(View):
             grown = np.flatnonzero((unit.n_alleles > unit.n_before)[here] | (wanted > self.source.shape[-1]))
             if len(grown):
                 at = unit.start + here.start + grown
-                lacks, ends = self._wrong(at, others, unit.n_before[here][grown], unit.n_alleles[here][grown])
-                chosen = values[at - rows.start]
-                chosen[lacks[..., last]] = missing_value(self.name, self.source)
-                chosen[ends[..., last]] = fill_value(self.name, self.source)
-                values[at - rows.start] = chosen
+                vectors = self._complete(at, others, unit.n_before[here][grown], unit.n_alleles[here][grown])
+                if self.data.path != self.source.path:
+                    vectors = same(vectors, fill_value(self.data.path, self.data))
+                values[at - rows.start] = vectors[..., last]
         return values
 
     def _longest(self, n_alleles: np.ndarray) -> np.ndarray:
         """How long vectors of variants can be."""
         return lengths(self.number, n_alleles, np.full(len(n_alleles), self.ploidy))
 
-    def _wrong(
-        self, rows: np.ndarray, others: Sequence[Any], before: np.ndarray, after: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Where the vectors of some variants, `rows`, have to be missing and are fill, and the other way round."""
+    def _complete(self, rows: np.ndarray, others: Sequence[Any], before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """
+        The vectors of some variants, `rows`, as they will be.
+
+        Those that are complete already stay as they are, since a task may run twice, and so may an append.
+        """
         low, high = int(rows.min()), int(rows.max()) + 1
-        vectors = read_padded(self.data, (slice(low, high), *others, slice(0, self.shape[-1])))[rows - low]
+        region = (slice(low, high), *others, slice(0, self.shape[-1]))
+        vectors: np.ndarray = read_padded(self.data, region)[rows - low]
         missing, fill = (of(self.data.path, self.data) for of in (missing_value, fill_value))
         ploidy = np.full(vectors.shape[:-1], self.ploidy)
         if self.is_by_call:
-            region = (slice(low, high), others[0], slice(None))
-            calls = None if self.calls is None else np.asarray(self.calls.oindex[region])[rows - low]
-            field = Field(self.number, missing, fill)
+            of_calls = (slice(low, high), others[0], slice(None))
+            calls = None if self.calls is None else np.asarray(self.calls.oindex[of_calls])[rows - low]
+            field, ended = Field(self.number, missing, fill), trimmed(vectors, missing, fill)
             for n in np.unique(before).tolist():
                 mine = before == n
-                ploidy[mine] = field.look(vectors[mine], n, None if calls is None else calls[mine]).ploidy
+                found = field.look(ended[mine], n, None if calls is None else calls[mine])
+                ploidy[mine] = np.where(found.is_wrong, -1, found.ploidy)
         wanted = lengths(self.number, after, ploidy)
         lacks, ends = lacking(vectors, wanted, missing, fill), beyond(vectors, wanted, missing, fill)
         # what a shorter array had no room for is lacking even if the allele is there, as after a run that was stopped
         lacks[before == after, ..., : self.source.shape[-1]] = False
         ends[before == after] = False
-        return lacks, ends
+        vectors[lacks], vectors[ends] = missing, fill
+        return vectors
 
 
 @dataclass(frozen=True)

@@ -243,14 +243,14 @@ def test_chunks_without_new_alleles_stay_as_they_are(tmp_path: Path, kind: str) 
 def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
     """A reader who sees an allele sees vectors that have a place for it, and running the command again completes it."""
     three = "0/2:5,6,7:6,7:30,0,40,1,2,3"
-    records = [f"1 5 C MLEAC=1 {CALL} 1:5,6:6:9,0 {CALL}", f"1 6 C,T MLEAC=1,2 {three} {three} {three}"]
+    records = [f"1 5 C MLEAC=1 {CALL} 1:5,6:6:9,0 .:5,6:6:9,0", f"1 6 C,T MLEAC=1,2 {three} {three} {three}"]
     store = make(tmp_path, "a", text(["A", "B", "C"], *records), kind, (1, 2))
     batch = make(tmp_path, "b", text(["D"], f"1 5 G . {CALL}", f"1 6 G . {CALL}"))
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, **{ALLOWED!r}, executor='single-threaded')"
     *left, whole = killed(store, tmp_path / "killed", code, step=23)
     expected = cohort.read_vcz(whole)
     assert expected["variant_allele"].tolist() == [["A", "C", "G", ""], ["A", "C", "T", "G"]]
-    assert expected["call_PL"][0, 1].tolist() == [9, 0, -1, *[-2] * 7]
+    assert expected["call_PL"][0, 1:3].tolist() == [[9, 0, -1, *[-2] * 7]] * 2
     assert len(left) > 3
     seen = set()
     for one in left:
