@@ -30,12 +30,17 @@ class _Look:
 
 def pickled(store: ZarrStore) -> bytes:
     """A store as it is sent to a task."""
-    return bytes(cloudpickle.dumps(store.with_read_only(True)))
+    return bytes(cloudpickle.dumps(_read_only(store)))
 
 
 def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
     """What the driver finds of some objects; a task of `looking` should find the same."""
-    return _read(store.with_read_only(True), keys)
+    return _read(_read_only(store), keys)
+
+
+def _read_only(store: ZarrStore) -> ZarrStore:
+    """A zip file is opened once, to read or to write."""
+    return store if store.read_only else store.with_read_only(True)
 
 
 def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":

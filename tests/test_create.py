@@ -105,10 +105,15 @@ class Source:
         return path
 
 
-def site(record: Record) -> tuple[str, int, str, frozenset[str]]:
+def site(record: Record) -> tuple[str, int, str, frozenset[str], int]:
     """What makes a record the same as another."""
     ref, *alts = (allele.upper() for allele in record.alleles)
-    return record.contig, record.position, ref, frozenset(alts) - {"", "."}
+    return record.contig, record.position, ref, frozenset(alts) - {"", "."}, extent(record)
+
+
+def extent(record: Record) -> int:
+    """How long a deletion is; -1 of other records."""
+    return max(len(record.alleles[0]), record.length) if "<DEL>" in record.alleles else -1
 
 
 def units(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
@@ -128,8 +133,10 @@ def joined(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
         places.setdefault(site(rows[unit[0]][1])[:3], []).append(unit)
     result = []
     for some in places.values():
+        long = [extent(rows[unit[0]][1]) for unit in some]
         alts = [list(dict.fromkeys(a.upper() for a in rows[u[0]][1].alleles[1:])) for u in some]
-        numbers = join(alts, [[rows[i][0] for i in unit] for unit in some])
+        alts = [[f"{a} {n}" if a == "<DEL>" else a for a in mine] for mine, n in zip(alts, long, strict=True)]
+        numbers = join(alts, [[rows[i][0] for i in unit] for unit in some], long)
         result += [
             [i for unit, number in zip(some, numbers, strict=True) if number == n for i in unit]
             for n in dict.fromkeys(numbers)
@@ -244,7 +251,7 @@ def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> No
     position = np.array([r.position for _, r in rows], dtype="i4")
     alleles = np.array([[*r.alleles, *[""] * (4 - len(r.alleles))] for _, r in rows], dtype=dtype).reshape(-1, 4)
     numbers: dict[Any, int] = {}
-    groups = [numbers.setdefault(site(r), len(numbers)) for _, r in rows]
+    groups = [numbers.setdefault(site(r)[:4], len(numbers)) for _, r in rows]
     assert group_sites(contig, position, alleles).tolist() == groups
     seen: Counter[Any] = Counter()
     repeats = []
@@ -253,7 +260,8 @@ def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> No
         seen[s, g] += 1
     assert count_repeats(np.array(groups, dtype="i8"), source).tolist() == repeats
     members = sorted(joined(rows), key=lambda some: (contig[min(some)], position[min(some)], min(some)))
-    merged = merge_sites(contig, position, alleles, source)
+    extents = np.array([extent(r) for _, r in rows], dtype="i8")
+    merged = merge_sites(contig, position, alleles, source, extents)
     assert merged.first.tolist() == [min(some) for some in members]
     assert [merged.record[some].tolist() for some in members] == [[i] * len(some) for i, some in enumerate(members)]
     for i, some in enumerate(members):

@@ -9,8 +9,10 @@ from uuid import uuid4
 import numpy as np
 import obstore
 import pytest
+import zarr
 from hypothesis import example, given
 from hypothesis import strategies as st
+from obstore.store import S3Store
 
 import vczstore
 from tests import cohort, s3
@@ -229,6 +231,12 @@ def test_locks_of_two_stores_are_two(s3_server: s3.S3Server) -> None:
     from vczstore.stores.lock import job_lock
 
     bucket = s3_server.url(f"locks-{uuid4().hex}")
+    for name in ("a", "a#2", "a?2"):
+        http = {"client_options": {"allow_http": True}}
+        objects = S3Store(
+            bucket.removeprefix("s3://"), prefix=name, endpoint=s3_server.endpoint, region="us-east-1", **http
+        )
+        cohort.write_vcz(zarr.storage.ObjectStore(objects), cohort.make_arrays(2, ["S1"]))
     with (
         job_lock(f"{bucket}/a", s3_server.options, wait=False),
         job_lock(f"{bucket}/a#2", s3_server.options, wait=False),

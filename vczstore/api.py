@@ -1,5 +1,6 @@
 """The operations: open the store, compile a plan, run it, commit."""
 
+import copy
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -140,6 +141,13 @@ class Options:
                 "that ends in .yaml"
             )
 
+    def but(self, **changes: Any) -> "Options":
+        """The same with other values; what an executor file says stays, which `dataclasses.replace` would lose."""
+        result = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(result, name, value)  # still being made
+        return result
+
     @property
     def memory(self) -> Memory:
         """What a task may use, and how long it should be on this executor."""
@@ -179,7 +187,7 @@ class Options:
     def for_store(self, store: Place, sources: Sequence[Place]) -> "Options":
         """The options without those that are for the sources alone, since the store is on this machine."""
         mine = scheme(store) or self.source_storage_options or not any(map(scheme, sources))
-        return self if mine else replace(self, storage_options=None)
+        return self if mine else self.but(storage_options=None)
 
     def sources(self, store: Place, sources: Sequence[Place]) -> list[Vcz]:
         """
@@ -989,7 +997,7 @@ def run(plan: Plan, **options: Any) -> Result:
         plan = replace(plan, store=replace(cast(Any, plan.store), no_lock=True))
     store = plan.store
     if isinstance(store, ReplacedStore):
-        with plain_errors(store.label), _replacing(store.path, replace(opts, no_lock=store.no_lock)) as lock:
+        with plain_errors(store.label), _replacing(store.path, opts.but(no_lock=store.no_lock)) as lock:
             return run_plan(plan, impl=opts.impl, before_commit=lock.check, **opts.engine)
     with nullcontext() if store.atomic or isinstance(store, NewPlainStore) else hold(store, watch=True):
         return _run(plan, opts, dry_run=False)
@@ -1024,7 +1032,7 @@ def _replanned(
     """
     from vczstore.stores.lock import hold
 
-    opts = replace(opts, storage_options=opts.for_store(store, sources).storage_options)
+    opts = opts.but(storage_options=opts.for_store(store, sources).storage_options)
     with plain_errors(store):
         plain = None if locked else _plain(store, opts)
     turn = nullcontext if locked or plain is not None else partial(_turn, store, opts)

@@ -536,9 +536,9 @@ class Bench:
         """How it ended, and what it said."""
         wrong = []
         killed = is_hit and point.signal == signal.SIGKILL and point.role == "driver"
-        allowed = {0} if not is_hit else {0, -9} if killed else {0, 1} if point.role == "worker" else {0, 130}
+        allowed = {0} if not is_hit else {0, -9} if killed else {0, 1} if point.role == "worker" else {0, 130, 143}
         if is_hit and point.everybody:
-            allowed |= {130}
+            allowed |= {130, 143}
         if ended.status not in allowed:
             wrong.append(f"it ended with status {ended.status}")
         if ended.status == 0 and state != "new":
