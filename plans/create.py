@@ -211,8 +211,11 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
     return tables
 
 
-DEFAULT_CHUNKS = {VARIANTS: 1_000, SAMPLES: 10_000}
-"""Those of bio2zarr."""
+DEFAULT_CHUNKS = {VARIANTS: 1_000, SAMPLES: 1_000}
+"""
+Variants as in bio2zarr. Its 10,000 samples would be too many here: unlike its chunks, these may be longer than the axis,
+and one of strings of Number=R takes 2 GB of a task's memory then, however few samples there are.
+"""
 
 
 def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
@@ -220,7 +223,7 @@ def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
     The chunk lengths of a store over some sources: the longest of theirs, in any order of the sources.
 
     One that holds a whole axis tells nothing: converters make no chunk longer than the axis. Where no other is there,
-    it is bio2zarr's default.
+    it is `DEFAULT_CHUNKS`.
     """
     result = {}
     for axis, default in DEFAULT_CHUNKS.items():

@@ -263,7 +263,7 @@ def create(
         Look at everything, count the variants, create nothing.
     variants_chunk, samples_chunk
         How many variants and samples a chunk of the store has, of samples that come in too. The longest that a source
-        has of more than one along the axis, by default, or else 1,000 and 10,000, as bio2zarr has it.
+        has of more than one along the axis, by default, or else 1,000 of each.
     options
         See `Options`; ``impl`` is ``cubed``.
 

@@ -380,7 +380,7 @@ _HARMONISE = (
     "--samples-chunk-size",
     type=click.IntRange(1, MAX_CHUNK),
     metavar="N",
-    help="How many samples a chunk has, of samples that come in too.  [default: the sources' longest, or 10,000]",
+    help="How many samples a chunk has, of samples that come in too.  [default: the sources' longest, or 1,000]",
 )
 @click.option(
     "--variants-chunk",
