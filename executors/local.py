@@ -260,6 +260,10 @@ class ProcessesExecutor(LocalExecutor):
                 process.join()
 
 
+_STARTING = threading.Lock()
+"""Held while a process is started: of two threads, each would take the other's stand-in for the script."""
+
+
 class _WorkerProcess(SpawnProcess):
     """
     A process that does not import its driver's script again, which would run all of it without a ``__main__`` guard.
@@ -269,12 +273,13 @@ class _WorkerProcess(SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
-        script = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = script
+        with _STARTING:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                sys.modules["__main__"] = script
 
 
 class _WorkerContext(SpawnContext):

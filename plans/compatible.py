@@ -121,7 +121,7 @@ def check_metadata(
     if source.n_variants != store.n_variants and not harmonised:
         raise IncompatibleError(
             f"{operation}: {source.label} has {source.n_variants:,} variants, the store has {store.n_variants:,}; "
-            "both need the same variants, in the same order, or say --harmonise"
+            f"both need the same variants, in the same order{_or_harmonise(operation)}"
         )
     for name in SITE_FIELDS:
         for vcz in (store, source):
@@ -161,6 +161,11 @@ def check_builds(operation: str, vczs: Sequence[Vcz]) -> dict[str, int]:
     return {contig: length for contig, (length, _) in known.items()}
 
 
+def _or_harmonise(operation: str) -> str:
+    """The way out that an append has."""
+    return ", or say --harmonise" if operation == "append" else ""
+
+
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
     silent = [vcz.label for vcz in (store, source) if not vcz.tells(name)]
     if len(silent) == 1 and name == CONTIGS:
@@ -176,7 +181,7 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
         i, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise IncompatibleError(
             f"{operation}: {source.label} has {name} {listing([b])} at {i}, the store has {listing([a])}; "
-            f"both need the same {name}, in the same order, or say --harmonise"
+            f"both need the same {name}, in the same order{_or_harmonise(operation)}"
         )
 
 
@@ -400,7 +405,7 @@ class SameVariants:
         what = self._difference(found) if a.split() == b.split() else ""
         return IncompatibleError(
             f"{self.operation}: variant {found} of {self.source.label} is {b}, in the store it is {a}{what}; "
-            "both need the same variants, in the same order, or say --harmonise"
+            f"both need the same variants, in the same order{_or_harmonise(self.operation)}"
         )
 
     def _difference(self, row: int) -> str:

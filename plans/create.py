@@ -213,8 +213,8 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
 
 DEFAULT_CHUNKS = {VARIANTS: 1_000, SAMPLES: 1_000}
 """
-Variants as in bio2zarr. Its 10,000 samples would be too many here: unlike its chunks, these may be longer than the axis,
-and one of strings of Number=R takes 2 GB of a task's memory then, however few samples there are.
+Variants as in bio2zarr. Its 10,000 samples would be too many here: unlike its chunks, these may be longer than the
+axis, and one of strings of Number=R takes 2 GB of a task's memory then, however few samples there are.
 """
 
 
@@ -579,6 +579,10 @@ class Union:
                 found[name] = np.full(n, INT_MISSING, dtype="i8")
                 which, at = merged.first_where(is_symbolic & (said != missing))
                 found[name][which] = said[at]
+                if name == END:  # of reference blocks too, in accord with the length
+                    last = np.full(n, INT_MISSING, dtype="i8")
+                    np.maximum.at(last, merged.record, said)
+                    found[END][~of_symbolic] = np.where(is_joined, last, said[merged.first])[~of_symbolic]
         return found
 
     @staticmethod

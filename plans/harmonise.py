@@ -126,17 +126,17 @@ class Findings:
         sites = replace(self.index.store, allele=array)
         return replace(self, index=replace(self.index, store=sites))
 
-    @property
+    @cached_property
     def same_alleles(self) -> bool:
         """Whether every variant that matches has the same alleles in the store, in the same order."""
         return all(r.same_alleles and not r.new_alleles for r in self.reports.values())
 
-    @property
+    @cached_property
     def moves_alleles(self) -> bool:
         """Whether an allele has another number in the store than in a source."""
         return any(r.reordered for r in self.reports.values())
 
-    @property
+    @cached_property
     def most_alleles(self) -> int:
         """How many alleles a variant will have at most."""
         return max((r.most_alleles for r in self.reports.values()), default=0)
@@ -146,7 +146,7 @@ class Findings:
         """How many alleles come in."""
         return sum(r.new_alleles for r in self.reports.values())
 
-    @property
+    @cached_property
     def most_alleles_where_new(self) -> int:
         """How many alleles a variant to which alleles come will have at most; 0 if none come."""
         return max((r.most_where_new for r in self.reports.values()), default=0)

@@ -140,10 +140,10 @@ def array_name(field: str) -> str:
     """
     The array of a FORMAT field, by the name of either.
 
-    >>> array_name("LPL"), array_name("GT"), array_name("call_AD")
-    ('call_LPL', 'call_genotype', 'call_AD')
+    >>> array_name("LPL"), array_name("GT"), array_name("call_AD"), array_name("sample_sex")
+    ('call_LPL', 'call_genotype', 'call_AD', 'sample_sex')
     """
-    return {"GT": "call_genotype"}.get(field, field if field.startswith("call_") else f"call_{field}")
+    return {"GT": "call_genotype"}.get(field, field if field.startswith(("call_", "sample_")) else f"call_{field}")
 
 
 def field_of(name: str) -> str:
@@ -310,7 +310,9 @@ def check_named(operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fiel
     for what, names in (("dropped", fields.drop), ("added", fields.add)):
         for name in names:
             if name not in known:
-                raise OptionError(f"{operation}: no source has {name}, so it cannot be {what}; see vczstore info")
+                raise OptionError(
+                    f"{operation}: neither the store nor a source has {name}, so it cannot be {what}; see vczstore info"
+                )
 
 
 def without_unjoinable(

@@ -256,9 +256,9 @@ class PutSamples:
         def decoding(block: tuple[int, ...]) -> int:
             return replace(alone, block=block)._joined(before.store).decode_mem() if alone.decoded else 0
 
-        n_copied = sum(alone._columns(c.columns).n_chunks for c in copied)
-        (together,) = memory.fit(operation, (n_copied,), chunk_bytes, lambda _: 0)
         block = memory.fit(operation, grid, chunk_bytes, decoding, prefer=prefer)
+        n_copied = sum(alone._columns(c.columns).n_chunks for c in copied)
+        (together,) = memory.fit(operation, (n_copied,), chunk_bytes, lambda _: 0) if n_copied else (1,)
         return replace(alone, block=block, together=together)
 
     def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:

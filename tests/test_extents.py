@@ -107,6 +107,18 @@ def test_a_symbolic_allele_keeps_its_length_in_a_created_store(tmp_path: Path) -
     assert sorted(info) == [".", "END=100;SVLEN=300", "END=600", "END=99100"]
 
 
+def test_a_reference_block_keeps_its_end_in_a_created_store(tmp_path: Path) -> None:
+    """Beside a deletion of another source, and in accord with the lengths."""
+    sources = []
+    for name, records in (("A1", ["100 A <NON_REF> END=199 0/0"]), ("B1", ["500 A <DEL> END=600 0/1"])):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(name, *records, REST))
+        sources.append(vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 3, 2, 2))
+    vczstore.create(tmp_path / "store.vcz", *sources)
+    info = [line.split("\t")[7] for line in vcf.records(vcf.vcztools_view(tmp_path / "store.vcz"))[1:]]
+    assert info == ["END=199", "END=600", "."]
+    assert cohort.read_vcz(tmp_path / "store.vcz")["variant_length"].tolist() == [100, 101, 1]
+
+
 @pytest.mark.parametrize("kind", ["format2", "icechunk"])
 @pytest.mark.parametrize("order", ["ab", "ba"])
 def test_a_symbolic_allele_does_not_come_to_a_record_of_bases(tmp_path: Path, order: str, kind: str) -> None:

@@ -255,7 +255,7 @@ def test_dropped(tmp_path: Path, kind: str, impl: str, case: str) -> None:
     before = cohort.digest(store)
     refused = (f"^append: {words}", "--drop-field L..|make the source with")
     complain(IncompatibleError, refused, lambda: vczstore.append(store, tmp_path / "batch.vcz", harmonise=True))
-    unknown = ("^append: no source has call_XYZ",)
+    unknown = ("^append: neither the store nor a source has call_XYZ",)
     again = {"harmonise": True, "drop_fields": ["XYZ"]}
     complain(OptionError, unknown, lambda: vczstore.append(store, tmp_path / "batch.vcz", **again))
     assert cohort.digest(store) == before

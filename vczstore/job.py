@@ -341,7 +341,7 @@ class _Compiler:
         sources, fresh = self._open("append", urls)
         harmonise, on_duplicate, fields = step.harmonise, step.on_duplicate, _fields(step)
         said = [] if harmonise is None else [harmonise.model_dump(mode="json")]
-        said += [{"fields": [fields.drop, fields.add]}] if fields != Fields() and harmonise is None else []
+        said += [{"fields": [fields.drop, fields.add]}] if step.drop_fields or step.add_fields else []
         self.said.append(["append", on_duplicate, _states(sources), *said])
         plans: list[Plan] = []
         already_applied = len(sources) - len(fresh)

@@ -351,6 +351,7 @@ def _take(label: str, place: Path, wait: bool) -> _LockedFile:
 def _try(label: str, place: Path, wait: bool) -> _LockedFile | None:
     """Take it; None if it is there, and its existence is what keeps others out, or if it was deleted meanwhile."""
     file, is_new = _open(place)
+    is_locked = True
     try:
         is_locked = _flock(file, wait)
         is_held = _parse(os.pread(file, 4096, 0)).get("made") is True if is_locked else not is_new
@@ -359,6 +360,9 @@ def _try(label: str, place: Path, wait: bool) -> _LockedFile | None:
             held.begin()
             return held
     except BaseException:
+        if is_new and not is_locked:  # its existence is the lock, and would keep others out for ever
+            with suppress(OSError):
+                os.unlink(place)
         os.close(file)
         raise
     os.close(file)

@@ -97,8 +97,14 @@ def parents(folder: Path) -> Iterator[Parent]:
             return
         path = folder.relative_to(above).as_posix()
         for key in keys:
-            document = arrays.read_json(LocalStore(above), key)
-            inner = (document or {}).get("consolidated_metadata") if key == "zarr.json" else document
+            try:
+                document: Any = arrays.read_json(LocalStore(above), key) or {}
+                inner = document.get("consolidated_metadata") if key == "zarr.json" else document
+                dict((inner or {}).get("metadata", {}))
+            except (ValueError, AttributeError, TypeError) as error:
+                raise StorageError(
+                    f"{above / key}: the metadata of a group above the store cannot be read; repair or delete it"
+                ) from error
             if any(k == path or k.startswith(f"{path}/") for k in (inner or {}).get("metadata", {})):
                 yield Parent(above, path, key)
         above = above.parent
