@@ -167,6 +167,8 @@ def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
             first = first._replace(
                 alleles=(first.alleles[0], *alleles.values()), length=max(rows[i][1].length for i in members)
             )
+        if deletions := [rows[i][1].length for i in members if extent(rows[i][1]) >= 0]:
+            first = first._replace(length=max(deletions))
         ids = [rows[i][1].id for i in sorted(members) if rows[i][1].id != "."]
         parts = [part for i in dict.fromkeys(ids) for part in i.split(";")] if len(set(ids)) > 1 else ids[:1]
         union.append((min(members), first._replace(id=";".join(dict.fromkeys(parts)) or ".")))

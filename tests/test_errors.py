@@ -790,7 +790,7 @@ def test_a_link_that_leads_to_itself(plain: Path, tmp_path: Path, call: Any) -> 
 def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind: str, call: Any) -> None:
     place = shutil.copytree(templates / kind, reachable / "store.vcz")
     other = shutil.copytree(templates / "batch", reachable / "batch.vcz")
-    permit(reachable, 0o755, 0o644)
+    permit(reachable, 0o777, 0o666)
     before = cohort.digest(reachable)
     place.chmod(0)
     with as_nobody():

@@ -749,8 +749,8 @@ def test_each_thing_that_can_be_left_is_a_reason(tmp_path: Path) -> None:
         "2 objects hold an ID: call_FT/c/0/0, zarr.json",
         "an ID is part of the keys of 1 object",
         "an ID is in the strings of 1 array: call_FT",
-        "removed samples have 3 values that are not missing, in call_DP, call_GL; blank them there, or delete the "
-        "array",
+        "removed samples have 3 values that are not missing, in call_DP, call_GL; vczstore repair (a name that holds "
+        "an ID) makes them missing, where there is such a value",
         "1 chunk lies outside the shapes of the arrays, as a stopped append leaves them; run it again to complete it, "
         "or delete them",
     )

@@ -387,7 +387,10 @@ class Vcz:
     def only(self, names: Iterable[str]) -> "Vcz":
         """Those of some arrays that it has, and nothing else: what is sent to workers."""
         found = {name: self.arrays[name] for name in names if name in self.arrays}
-        return replace(self, arrays=found, attributes={}, planned_ids=None)
+        tables = {
+            name: self.attributes[name] for name in (*_TABLES.values(), "contig_lengths") if name in self.attributes
+        }
+        return replace(self, arrays=found, attributes=tables, planned_ids=None)
 
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:
