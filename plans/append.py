@@ -22,10 +22,10 @@ from plans.rebuilding import compile_rebuild, cost, rebuilt_arrays, told_wider
 from plans.stale import samples_change
 from plans.views import View
 from plans.widening import ALLELE, WriteMissing, completed, rewritten, widenings
-from vczstore.errors import VczstoreError
+from vczstore.errors import IncompatibleError, VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
-from vczstore.vcz import SAMPLE_ID, Vcz
+from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
 OPERATION = "append"
 
@@ -185,6 +185,31 @@ def compile_in_stages(
     found = (yield Survey(OPERATION, tuple(scans.values()), memory)) if scans else []
     unfit = {at for at, values in zip(scans, found, strict=True) if values}
     return compile_append(place, store, sources, memory, findings=findings, fields=fields, unfit=unfit)
+
+
+def copying_directly(
+    stages: Generator[Survey, list[list[Any]], Plan],
+) -> Generator[Survey, list[list[Any]], Plan]:
+    """
+    Compile an append that copies all chunks of values as they are; sample IDs are joined.
+
+    Raises
+    ------
+    IncompatibleError
+        Naming the arrays of which chunks would be re-encoded.
+    """
+    plan = yield from stages
+    steps = (*plan.first, plan)
+    names = {
+        w.name: w.decoded_chunks for step in steps for w in step.writes if w.name != SAMPLE_ID and w.decoded_chunks
+    }
+    if names:
+        raise IncompatibleError(
+            f"{OPERATION}: {sum(names.values()):,} chunks of {listing(names)} would be re-encoded, and "
+            "--require-direct-copy allows none; the samples have to come in where a chunk of the store begins, in "
+            "chunks, codecs and dtypes of the store's"
+        )
+    return plan
 
 
 def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:

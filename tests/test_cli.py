@@ -1059,3 +1059,42 @@ def test_names_that_the_terminal_cannot_show(templates: Path, tmp_path: Path) ->
     done = subprocess.run(words, capture_output=True, check=False, env={**environment(), **locale})
     assert (done.returncode, done.stderr) == (0, b"")
     assert "kohorte-\\u03b2-" in done.stdout.decode("iso-8859-1")
+
+
+# ---- what scripts for version 0.1.0 say -----------------------------------------------------
+
+
+def test_a_direct_copy_is_required(store: Path, kind: str, tmp_path: Path) -> None:
+    """The store ends in the middle of a chunk; the same batch comes in where one begins."""
+    before = cohort.digest(store)
+    for more in ([], ["--dry-run"], ["--recompute", "AC"], ["--harmonise"]):
+        done = CliRunner().invoke(
+            cli.main, ["append", str(store), str(store.with_name("batch.vcz")), "--require-direct-copy", *more]
+        )
+        assert done.exit_code == 1, done.output
+        (line,) = done.stderr.splitlines()
+        assert re.match(r"Error: append: \d+ chunks of .*call_DP.* would be re-encoded, and --require-direct", line)
+        assert cohort.digest(store) == before
+    aligned = tmp_path / "aligned.vcz"
+    cohort.write_vcz(aligned, some_arrays(cohort.ids(0, 6)))
+    run("append", aligned, store.with_name("batch.vcz"), "--require-direct-copy")
+    assert vczstore.info(aligned).samples == 6 + N_NEW
+
+
+def test_options_without_effect_are_noticed(store: Path, kind: str, tmp_path: Path) -> None:
+    batch = store.with_name("batch.vcz")
+    for words in (
+        ["append", str(store), str(batch), "--io-concurrency", "8", "--dry-run"],
+        ["remove", str(store), "S0001", "--variant-chunks-in-batch", "2", "--dry-run"],
+        ["normalise", str(store), str(batch), str(tmp_path / "out"), "--variant-chunks-in-batch", "2", "--dry-run"],
+    ):
+        done = CliRunner().invoke(cli.main, words)
+        assert done.exit_code == 0, done.output
+        assert re.fullmatch(r"Note: --[a-z-]+ has no effect; .*\n", done.stderr)
+
+
+def test_the_backends_of_what_is_normalised(templates: Path, tmp_path: Path) -> None:
+    store, batch = templates / "icechunk", templates / "batch.vcz"
+    run("normalise", store, batch, tmp_path / "plain", "--backend-storage", "icechunk")
+    run("normalise", store, batch, tmp_path / "repository", "--output-backend", "icechunk")
+    assert [vczstore.info(tmp_path / name).backend for name in ("plain", "repository")] == ["zarr", "icechunk"]

@@ -523,7 +523,7 @@ def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new:
     vczstore.append(one, tmp_path / "batch", harmonise=True, **rules, **way.options)
     backend = "icechunk" if kind == "icechunk" else None
     before = way.read(two)
-    vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", backend_storage=backend, **rules, **way.options)
+    vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", output_backend=backend, **rules, **way.options)
     cohort.assert_same(way.read(two), before)
     if new:  # these are the batch's alone
         words = ("^append: ", "say --harmonise")

@@ -312,6 +312,7 @@ def append(
     drop_fields: Sequence[str] = (),
     add_fields: Sequence[str] = (),
     numbers: Sequence[str] = (),
+    require_direct_copy: bool = False,
     recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
@@ -346,6 +347,8 @@ def append(
         there. A store without samples gets all fields of all its sources.
     numbers
         What FORMAT fields go by whose header says ``Number=.``: ``AD=R``, or ``A`` or ``G``.
+    require_direct_copy
+        Refuse an append in which a chunk of values would be re-encoded instead of being copied as it is.
     recompute
         INFO fields that are computed anew in the same commit; see `recompute`.
     options
@@ -367,10 +370,11 @@ def append(
 
     def attempt() -> Result:
         if rules is None or recompute:
-            return _run(_plan_append(store, sources, opts, rules, fields), opts, dry_run=dry_run, then=recompute)
+            plan = _plan_append(store, sources, opts, rules, fields, direct=require_direct_copy)
+            return _run(plan, opts, dry_run=dry_run, then=recompute)
         refuse_same_place("append", store, sources)
         with plain_errors(store):
-            place, stages = _append_in_stages(store, sources, opts, rules, fields)
+            place, stages = _append_in_stages(store, sources, opts, rules, fields, direct=require_direct_copy)
         return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
@@ -397,24 +401,37 @@ def plan_append(
 
 
 def _plan_append(
-    store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None", fields: "Fields"
+    store: Place,
+    sources: Sequence[Place],
+    opts: Options,
+    rules: "Rules | None",
+    fields: "Fields",
+    *,
+    direct: bool = False,
 ) -> Plan:
     refuse_same_place("append", store, sources)
     with plain_errors(store), planning("append"):
-        place, stages = _append_in_stages(store, sources, opts, rules, fields)
+        place, stages = _append_in_stages(store, sources, opts, rules, fields, direct=direct)
         return compile_stages(stages, "append", place, **opts.engine)
 
 
 def _append_in_stages(
-    store: Place, sources: Sequence[Place], opts: Options, rules: "Rules | None", fields: "Fields"
+    store: Place,
+    sources: Sequence[Place],
+    opts: Options,
+    rules: "Rules | None",
+    fields: "Fields",
+    *,
+    direct: bool,
 ) -> "tuple[Store, Generator[Survey, list[list[Any]], Plan]]":
     """What compiles an append."""
-    from plans.append import compile_in_stages
+    from plans.append import compile_in_stages, copying_directly
 
     if opts.impl == "xarray" and rules is not None:
         raise OptionError("append: --impl xarray cannot harmonise; leave it out")
     place, incoming = opts.store_and_sources(store, sources)
-    return place, compile_in_stages(place, place.open(), incoming, opts.memory, rules=rules, fields=fields)
+    stages = compile_in_stages(place, place.open(), incoming, opts.memory, rules=rules, fields=fields)
+    return place, copying_directly(stages) if direct else stages
 
 
 def normalise(
@@ -422,6 +439,7 @@ def normalise(
     source: Place,
     out: str | Path,
     *,
+    output_backend: str | None = None,
     dry_run: bool = False,
     allow_new_alleles: bool = False,
     absent: str = "missing",
@@ -444,14 +462,15 @@ def normalise(
     source
         The same; what is re-expressed, never written to.
     out
-        A path or URL where nothing is. Plain Zarr of format 3, unless ``backend_storage`` is ``icechunk``. It has
-        the samples of the source, and the variants of the store without INFO.
+        A path or URL where nothing is. It has the samples of the source, and the variants of the store without INFO.
+    output_backend
+        The backend of `out`: plain Zarr of format 3, unless it is ``icechunk``.
     dry_run
         Look at everything, create nothing.
     allow_new_alleles, absent, new_variants, haploid_contigs, drop_fields, numbers
         As in `append`.
     options
-        See `Options`; ``backend_storage`` is that of `out`, and `storage_options` are those of the store and `out`.
+        See `Options`; ``backend_storage`` is that of the store, `storage_options` are those of the store and `out`.
 
     Raises
     ------
@@ -469,12 +488,13 @@ def normalise(
     if opts.impl == "xarray":
         raise OptionError(f"{OPERATION}: --impl xarray cannot harmonise; leave it out")
     with plain_errors(url):
-        ours = open_store(store, storage_options=opts.shared(store, url)).open()
+        reach = opts.shared(store, url)
+        ours = open_store(store, backend_storage=opts.backend_storage, storage_options=reach).open()
         (theirs,) = opts.sources(url, [source])
         place = new_store(
             url,
             OPERATION,
-            backend_storage=opts.backend_storage,
+            backend_storage=output_backend,
             storage_options=opts.for_store(url, [store, source]).storage_options,
             samples_chunks=columns_per_manifest(theirs),
             no_lock=opts.no_lock,

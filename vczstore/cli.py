@@ -340,6 +340,20 @@ _ADD_FIELD = click.option(
     multiple=True,
     help="Add this FORMAT field, which the store lacks: the samples that it has are missing there. Repeatable.",
 )
+
+
+def _without_effect(context: click.Context, parameter: click.Parameter, value: int | None) -> None:
+    """Say that an option of vczstore 0.1.0 does nothing, which scripts may still give."""
+    if value is not None and not context.resilient_parsing:
+        instead = "--max-workers says how many tasks run at once, --allowed-mem how much of a store each takes"
+        click.echo(f"Note: {parameter.opts[0]} has no effect; {instead}", err=True)
+
+
+def _of_first_release(name: str) -> Callable[..., Any]:
+    options: dict[str, Any] = {"type": click.IntRange(min=1), "hidden": True, "expose_value": False}
+    return click.option(name, callback=_without_effect, **options)
+
+
 _HARMONISE = (
     click.option("--allow-new-alleles", is_flag=True, help="Let alleles come in that the store has not seen."),
     click.option(
@@ -409,6 +423,12 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 @click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
 @_DROP_FIELD
 @_ADD_FIELD
+@click.option(
+    "--require-direct-copy",
+    is_flag=True,
+    help="Fail if a chunk of values would be re-encoded instead of being copied as it is.",
+)
+@_of_first_release("--io-concurrency")
 @_RECOMPUTE
 @_REPLANS
 @_options(_HARMONISE, _STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
@@ -428,12 +448,14 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @click.argument("store")
 @click.argument("source")
 @click.argument("out")
+@click.option("--output-backend", type=click.Choice(BACKENDS), help="Backend of OUT.  [default: zarr]")
 @_DROP_FIELD
+@_of_first_release("--variant-chunks-in-batch")
 @_options(_HARMONISE, _STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def normalise(store: str, source: str, out: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Express a VCZ over the variants and alleles of a store, as a store of its own.
 
-    OUT is plain Zarr of format 3 unless --backend-storage says icechunk.
+    OUT is plain Zarr of format 3 unless --output-backend says icechunk.
     """
     from vczstore import api
 
@@ -466,6 +488,7 @@ def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
     type=_SamplesFile(),
     help="File of sample IDs, one in a line; - is standard input.",
 )
+@_of_first_release("--variant-chunks-in-batch")
 @click.option("--purge", is_flag=True, help="Then delete the history, in which the samples stay readable.")
 @_TAGS
 @_RECOMPUTE
@@ -676,6 +699,7 @@ def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> 
 @main.command()
 @click.argument("source")
 @click.argument("store")
+@_of_first_release("--io-concurrency")
 @click.option("--overwrite", is_flag=True, help="Replace what the repository holds. Its history stays.")
 @_options(_STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def copy_store_to_icechunk(source: str, store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
