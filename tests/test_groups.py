@@ -112,15 +112,17 @@ def ids_seen_from(parent: Path, n: int) -> list[str]:
     return [str(sample) for sample in np.asarray(found[...])]
 
 
+@pytest.mark.parametrize("backend", [None, "obstore", "fsspec"])
 @FORMATS
-def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int) -> None:
+def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int, backend: str | None) -> None:
     parent, store = within(tmp_path, zarr_format)
     batch = make(tmp_path / "batch.vcz", start=10)
     put(batch, "call_DP", np.ones((7, 5), "i2"), ("variants", "samples"), 3)
     assert vczstore.verify(store).damages == []
-    vczstore.append(store, batch)
+    vczstore.append(store, batch, backend_storage=backend)
     assert ids_seen_from(parent, 10) == [*cohort.ids(0, 5), *cohort.ids(10, 5)]
-    vczstore.remove(store, ["S0001"])
+    vczstore.remove(store, ["S0001"], backend_storage=backend)
+    assert ids_seen_from(parent, 10) == ["S0000", "", *cohort.ids(2, 3), *cohort.ids(10, 5)]
     vczstore.compact(store)
     assert ids_seen_from(parent, 9) == ["S0000", *cohort.ids(2, 3), *cohort.ids(10, 5)]
     assert vczstore.verify(store).damages == []

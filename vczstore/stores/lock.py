@@ -47,8 +47,8 @@ from vczstore.arrays import COMMIT_LOCK, LOCK
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
 from vczstore.locations import parse
 from vczstore.stores import Store, open_store
+from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.objects import BACKOFF, object_store, reason
-from vczstore.stores.plain import innermost, protocols
 from vczstore.vcz import SAMPLE_ID
 
 TTL = 60.0

@@ -18,6 +18,7 @@ from zarr.storage import LocalStore
 from vczstore import arrays
 from vczstore.arrays import Document
 from vczstore.errors import StorageError
+from vczstore.stores.folders import folder_behind
 from vczstore.vcz import Vcz
 
 _TOLD = ("shape", "attributes", "chunks", "chunk_grid", "dtype", "data_type")
@@ -112,7 +113,8 @@ def parents(folder: Path) -> Iterator[Parent]:
 
 def of(store: Store) -> list[Parent]:
     """The same of a store; none where it is in no folder of this machine."""
-    return list(parents(store.root.resolve())) if isinstance(store, LocalStore) else []
+    folder = folder_behind(store)
+    return [] if folder is None else list(parents(folder))
 
 
 def require_writable(vcz: Vcz) -> None:

@@ -1,6 +1,5 @@
 """A VCZ on plain Zarr, format 2 or 3: no transactions, so the order of writes keeps readers safe."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,12 +8,13 @@ from typing import Any
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
 from vczstore.arrays import clear_outside, names, reading, set_many, stored_bytes
 from vczstore.errors import ConflictError, OptionError
 from vczstore.stores import Snapshot, parents
 from vczstore.stores.edits import Edit
+from vczstore.stores.folders import folder_behind
 from vczstore.vcz import Vcz
 
 
@@ -32,7 +32,7 @@ class PlainStore:
     @property
     def folder(self) -> Path | None:
         """The folder of this machine in which everything is."""
-        return _folder(innermost(self.zarr_store))
+        return folder_behind(self.zarr_store)
 
     @property
     def pickles(self) -> bool:
@@ -121,41 +121,12 @@ class PlainTransaction:
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """Every step is visible already; what groups above keep of the store's metadata follows."""
-        if isinstance(self.store, LocalStore):
-            parents.follow(self.store)
+        parents.follow(self.store)
 
     @property
     def is_done(self) -> bool:
         """Not known: who counts the steps knows."""
         return False
-
-
-def innermost(store: ZarrStore) -> Any:
-    """What is within wrappers, such as a store that logs."""
-    while isinstance(store, WrapperStore):
-        store = store._store
-    return store
-
-
-def protocols(store: Any) -> tuple[str, ...]:
-    """What fsspec calls the file system of a Zarr store, and those that it is made over; none for other stores."""
-    found: list[str] = []
-    fs = getattr(store, "fs", None) if type(store).__name__ == "FsspecStore" else None
-    while fs is not None:
-        found += [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
-        fs = getattr(fs, "fs", None) or getattr(fs, "sync_fs", None)
-    return tuple(found)
-
-
-def _folder(store: Any) -> Path | None:
-    found = None
-    if isinstance(store, LocalStore):
-        found = store.root
-    elif isinstance(store, ObjectStore) and type(store.store).__name__ == "LocalStore":
-        found = store.store.prefix
-    elif "file" in protocols(store):
-        found = store.path
-    return None if found is None else Path(os.path.realpath(found))
 
 
 _ANYWHERE = ("S3Store", "GCSStore", "AzureStore", "HTTPStore", "LocalStore")

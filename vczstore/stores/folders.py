@@ -1,0 +1,37 @@
+"""Folders behind Zarr stores, whatever opens them: zarr itself, obstore or fsspec."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from zarr.abc.store import Store as ZarrStore
+from zarr.storage import LocalStore, ObjectStore, WrapperStore
+
+
+def innermost(store: ZarrStore) -> Any:
+    """What is within wrappers, such as a store that logs."""
+    while isinstance(store, WrapperStore):
+        store = store._store
+    return store
+
+
+def protocols(store: Any) -> tuple[str, ...]:
+    """What fsspec calls the file system of a Zarr store, and those that it is made over; none for other stores."""
+    found: list[str] = []
+    fs = getattr(store, "fs", None) if type(store).__name__ == "FsspecStore" else None
+    while fs is not None:
+        found += [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+        fs = getattr(fs, "fs", None) or getattr(fs, "sync_fs", None)
+    return tuple(found)
+
+
+def folder_behind(store: ZarrStore) -> Path | None:
+    """The folder of this machine that a Zarr store of any kind reads, links resolved; None elsewhere."""
+    found, inner = None, innermost(store)
+    if isinstance(inner, LocalStore):
+        found = inner.root
+    elif isinstance(inner, ObjectStore) and type(inner.store).__name__ == "LocalStore":
+        found = inner.store.prefix
+    elif "file" in protocols(inner):
+        found = inner.path
+    return None if found is None else Path(os.path.realpath(found))
