@@ -175,6 +175,7 @@ def compile_in_stages(
     findings = None
     if rules is not None:
         after = None if store.snapshot else store.n_samples + sum(source.n_samples for source in sources)
+        sources = harmonise.with_numbers(store, sources, rules)
         findings = yield from harmonise.look_up(OPERATION, store, sources, rules, memory, interrupted_at=after)
     scans = {
         (i, name): FitsDtype(OPERATION, source.label, name, array, store.samples_arrays[name].dtype, source.chosen)

@@ -67,6 +67,9 @@ class Fitted(_Made):
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region, and fill what lies beyond."""
         region = (*region, *(slice(0, n) for n in self.shape[len(region) :]))
+        region = tuple(
+            slice(*r.indices(n)[:2]) if isinstance(r, slice) else r for r, n in zip(region, self.shape, strict=True)
+        )
         theirs = (*self.source.shape, 1)[: self.ndim]
         inside = tuple(
             slice(min(r.start, n), min(r.stop, n)) if isinstance(r, slice) else r

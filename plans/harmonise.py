@@ -248,6 +248,25 @@ def _listed(groups: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{what}: {listing(names, limit=50)}" for what, names in groups.items() if names)
 
 
+_DIMENSIONS = {"R": "alleles", "A": "alt_alleles", "G": "genotypes"}
+"""What converters call the last axis of a field, by its Number."""
+
+
+def with_numbers(store: Vcz, sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
+    """The sources with the last axes of fields whose Number a user tells called as they are in the store."""
+    result = []
+    for source in sources:
+        renamed = {}
+        for field_name, number in rules.by_field.items():
+            name = f"call_{field_name}"
+            theirs, ours = (vcz.samples_arrays.get(name) for vcz in (source, store))
+            if theirs is not None and theirs.ndim == 3:
+                wanted = _DIMENSIONS[number] if ours is None or ours.ndim != 3 else dimensions(ours)[-1]
+                renamed[name] = arrays.with_dimensions(theirs, (*dimensions(theirs)[:-1], wanted))
+        result.append(replace(source, arrays={**source.arrays, **renamed}) if renamed else source)
+    return result
+
+
 def look_up(
     operation: str,
     store: Vcz,

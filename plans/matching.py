@@ -17,7 +17,7 @@ Both sides are sorted, so what belongs to a range of the store's variants lies t
 """
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -455,7 +455,34 @@ class _Numbers(dict[str, int]):
 
     def of(self, alleles: np.ndarray) -> np.ndarray:
         """Of many."""
-        return np.fromiter(map(self.__getitem__, alleles.ravel().tolist()), "i8", alleles.size).reshape(alleles.shape)
+        numbers = np.fromiter(map(self.__getitem__, alleles.ravel().tolist()), "i8", alleles.size)
+        return told_apart(numbers.reshape(alleles.shape))
+
+
+REPEATED = 2**32
+"""Between the numbers of an allele that a record has several times."""
+
+
+def told_apart(numbers: np.ndarray) -> np.ndarray:
+    """
+    The numbers of alleles, in which one that a record repeats has another number each time.
+
+    VCF allows no repeated allele, yet there are files with some, and what belongs to each has to stay with it.
+
+    >>> told_apart(np.array([[0, 1, 2], [0, 1, 1], [3, -1, -1]])).tolist()
+    [[0, 1, 2], [0, 1, 4294967297], [3, -1, -1]]
+    """
+    in_order = np.sort(numbers, axis=1)
+    repeats = (np.diff(in_order, axis=1) == 0) & (in_order[:, 1:] >= 0)
+    result = numbers
+    for row in np.flatnonzero(repeats.any(axis=1)):
+        result = numbers.copy() if result is numbers else result
+        seen: Counter[int] = Counter()
+        for column, number in enumerate(numbers[row].tolist()):
+            if number >= 0:
+                result[row, column] += seen[number] * REPEATED
+                seen[number] += 1
+    return result
 
 
 def _widened(alleles: np.ndarray, width: int) -> np.ndarray:

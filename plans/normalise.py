@@ -75,6 +75,7 @@ def compile_normalise(
     VczstoreError
         If the source cannot be harmonised.
     """
+    (source,) = harmonise.with_numbers(store, [source], rules)
     findings = yield from harmonise.look_up(OPERATION, store, [source], rules, memory)
     lengths = harmonise.widths(OPERATION, store, findings, source)
     check_named(OPERATION, store, [source], fields)

@@ -1,6 +1,6 @@
 """Sites: which records of several VCZs are the same, and in which order they come. NumPy arrays in, NumPy arrays out.
 
-Two records are the same if their contig (by name), position, REF and set of ALTs are. ALTs may be in any order,
+Two records are the same if their contig (by name), position, REF and ALTs are. ALTs may be in any order,
 letters count regardless of case, and alleles that are missing (``"."``) or fill (``""``) are no alleles. Alleles are
 compared as they are written: nothing is trimmed, as ``bcftools norm`` does. Those that are not the same may be joined;
 see `plans.joining`.
@@ -15,6 +15,7 @@ import numpy as np
 from plans.compatible import NOTHING
 from plans.extents import NONE, UNSEEN, is_symbolic
 from plans.joining import join
+from plans.matching import REPEATED, told_apart
 
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:
@@ -92,7 +93,14 @@ def _codes(alleles: np.ndarray) -> np.ndarray:
     numbers = {allele: i for i, allele in enumerate(dict.fromkeys(letters.values()))}
     codes = {allele: numbers[upper] for allele, upper in letters.items()}
     codes.update(dict.fromkeys(NOTHING, -1))
-    return np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape)
+    result = told_apart(np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape))
+    return result if result.max(initial=0) < REPEATED else _compact(result)
+
+
+def _compact(codes: np.ndarray) -> np.ndarray:
+    """The same numbers counted from 0, but for negative ones."""
+    known, numbers = np.unique(codes, return_inverse=True)
+    return np.maximum(numbers.reshape(codes.shape) - int((known < 0).sum()), -1)
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -190,18 +198,18 @@ def merge_sites(
     becomes, texts = np.arange(len(first)), {}
     for rows in _meetings(sites, codes, alleles, first):
         alts = [[a for a in alleles[first[i], 1:].tolist() if a not in NOTHING] for i in rows]
-        upper = [list(dict.fromkeys(a.upper() for a in some)) for some in alts]
         members = [by_record[ends[i - 1] if i else 0 : ends[i]] for i in rows.tolist()]
         long = extents[first[rows]].tolist()
-        upper = [[f"{a} {n}" if is_symbolic(a) else a for a in some] for some, n in zip(upper, long, strict=True)]
+        ref = str(alleles[first[rows[0]], 0])
+        upper = [_labels(ref, some, n) for some, n in zip(alts, long, strict=True)]
         joined = join(upper, [source[m].tolist() for m in members], long)
         becomes[rows] = rows[joined]
         for i, n in Counter(joined).items():
             if n > 1:
                 known: dict[str, str] = {}
                 for j in range(len(rows)):
-                    for allele in alts[j] if joined[j] == i else ():
-                        known.setdefault(allele.upper(), allele)
+                    for label, allele in zip(upper[j], alts[j], strict=True) if joined[j] == i else ():
+                        known.setdefault(label, allele)
                 texts[int(rows[i])] = [str(alleles[first[rows[i]], 0]), *known.values()]
 
     kept = np.flatnonzero(becomes == np.arange(len(first)))
@@ -209,6 +217,22 @@ def merge_sites(
     numbers = np.empty(len(first), dtype="i8")
     numbers[order] = np.arange(len(order))
     return Merged(numbers[becomes][record], first[order], {int(numbers[i]): text for i, text in texts.items()})
+
+
+def _labels(ref: str, alts: Sequence[str], extent: int) -> list[str]:
+    """
+    Texts that are equal for the same ALTs: of symbolic ones with their length, of those that are repeated numbered.
+
+    >>> _labels("A", ["C", "<DEL>", "c"], 500)
+    ['C', '<DEL> 500', 'C #2']
+    """
+    seen = Counter([ref.upper()])
+    result = []
+    for alt in map(str.upper, alts):
+        seen[alt] += 1
+        label = f"{alt} {extent}" if is_symbolic(alt) else alt
+        result.append(label if seen[alt] == 1 else f"{label} #{seen[alt]}")
+    return result
 
 
 def _meetings(sites: np.ndarray, codes: np.ndarray, alleles: np.ndarray, first: np.ndarray) -> list[np.ndarray]:

@@ -206,6 +206,22 @@ def test_a_field_whose_header_does_not_say_what_it_goes_by(tmp_path: Path) -> No
     assert cohort.read_vcz(store)["call_AD"][:, 1].tolist() == [[4, 6, 5], [7, 8, -2]]
 
 
+@pytest.mark.parametrize("dot", ["store", "batch"])
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+def test_a_number_that_one_header_says(tmp_path: Path, dot: str, kind: str) -> None:
+    """Number=R on one side and Number=. on the other: the user says that they are the same."""
+    mine, theirs = (DOT, HEADER) if dot == "store" else (HEADER, DOT)
+    old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=mine)
+    new = text("B1", "100 A G,C GT:AD 0/1:4,5,6", "110 A C GT:AD 1/1:7,8", header=theirs)
+    store, source = make_pair(tmp_path, old, new, kind)
+    before = cohort.digest(store)
+    with pytest.raises(IncompatibleError, match="call_AD"):
+        vczstore.append(store, source, harmonise=True)
+    assert cohort.digest(store) == before
+    vczstore.append(store, source, harmonise=True, numbers=["AD=R"])
+    assert cohort.read_vcz(store)["call_AD"][:, 1].tolist() == [[4, 6, 5], [7, 8, -2]]
+
+
 def test_a_field_without_a_number_where_no_allele_moves(tmp_path: Path) -> None:
     old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=DOT)
     new = text("B1", "100 A C,G GT:AD 0/1:4,5,6", header=DOT)

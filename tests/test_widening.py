@@ -115,8 +115,8 @@ def test_no_field_of_any_source_is_lost(tmp_path: Path, kind: str, harmonise: bo
         assert vczstore.verify(store).damages == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "harmonise"), [("format3", False), ("format3", True), ("icechunk", False)])
+def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str, harmonise: bool) -> None:
     """Of dtypes, vectors, axes that converters drop, ploidies; in any order."""
     a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1,2:.5:a,b", "0/1:100:1,2:.25:a")
     b = make(tmp_path, "B", "GT:DP:XN:XF:PGT", "0/1:300:7:.5,.25:c", "0/1:70000:.:.:d")
@@ -125,7 +125,7 @@ def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str) -> None:
     seen = []
     for order in permutations([a, b, c]):
         store = start(tmp_path, kind, a, b)
-        vczstore.append(store, *order)
+        vczstore.append(store, *order, harmonise=harmonise)
         assert shown(store, kind) == expected
         root = opened(store, kind)
         seen.append({name: array.metadata.to_dict() for name, array in root.arrays()})
@@ -139,8 +139,17 @@ def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str) -> None:
 # ---- a store with samples -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "impl"), [("format3", "cubed"), ("icechunk", "zarr"), ("icechunk", "xarray")])
-def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "impl", "harmonise"),
+    [
+        ("format3", "cubed", False),
+        ("format3", "cubed", True),
+        ("icechunk", "zarr", False),
+        ("icechunk", "zarr", True),
+        ("icechunk", "xarray", False),
+    ],
+)
+def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str, harmonise: bool) -> None:
     """A wider dtype, a longer vector, an axis that the store lacks, another ploidy: in one commit, in both orders."""
     a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1:.5:a", "0/1:100:.:.:a")
     b = make(tmp_path, "B", "GT:DP:XN:XF:PGT", "0/1:300:7,8,9:.5,.25:c", "0/1:70000:.,2:.:d,e")
@@ -149,7 +158,7 @@ def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str) ->
     for order in ([a, b, c], [c, b, a]):
         store = start(tmp_path, kind, a)
         for source in order:
-            vczstore.append(store, source, impl=impl)
+            vczstore.append(store, source, impl=impl, harmonise=harmonise)
             assert vczstore.verify(store).damages == []
         assert shown(store, kind) == expected
         root = opened(store, kind)

@@ -111,6 +111,14 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
         )
 
 
+def with_dimensions(array: AnyArray, names: Sequence[str | None]) -> AnyArray:
+    """An array with other names for its axes; nothing is written."""
+    if isinstance(array.metadata, ArrayV2Metadata):
+        attributes = {**array.metadata.attributes, "_ARRAY_DIMENSIONS": list(names)}
+        return from_metadata(replace(array.metadata, attributes=attributes), array.store, array.path)
+    return from_metadata(replace(array.metadata, dimension_names=tuple(names)), array.store, array.path)
+
+
 def new(
     path: str,
     *,
