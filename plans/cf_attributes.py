@@ -28,6 +28,8 @@ def first_difference(source: AnyArray, store: AnyArray) -> tuple[str, str, str] 
     tuple of str or None
         The attribute, and what it is in each; None if there is none.
     """
+    if source.metadata.attributes == store.metadata.attributes and source.dtype == store.dtype:
+        return None
     for name in (*_NEUTRAL, *_MASKED):
         a, b = _meaning(name, source), _meaning(name, store)
         if a != b:

@@ -386,6 +386,8 @@ class PutSamples:
 def _spread(part: Part, axis: int, columns: np.ndarray, width: int) -> int:
     """Over how many neighbouring columns, of those encoded anew, the samples of one chunk column of a part go."""
     of, to = part.moves
+    if len(of) == 1:
+        return 1
     is_here = np.isin(to // width, columns)
     theirs = of[is_here] // arrays.outer_chunks(part.array)[axis]
     if not len(theirs):

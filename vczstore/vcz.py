@@ -56,9 +56,6 @@ _LIKE_SAMPLES = re.compile(r"(not?_|num_)?samples?(_\w+)?", re.IGNORECASE)
 MAX_LENGTH = 10**11
 """No axis is longer: a hundred times what this is made for. To look at all that a broken shape has takes for ever."""
 
-_NO_METADATA = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What zarr and json raise when a document is none; the last where it is too deep."""
-
 INT_MISSING, INT_FILL = -1, -2
 STR_MISSING, STR_FILL = ".", ""
 _FLOAT_BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
@@ -267,7 +264,7 @@ class Vcz:
             raise NotAStoreError(f"{label}: there is no Zarr group here; {hint}") from error
         except OSError as error:
             raise StorageError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
-        except _NO_METADATA as error:
+        except arrays.NO_METADATA as error:
             raise DamagedStoreError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
         for name, array in (*members.items(), *inner.items()):
             _check_dimensions(label, name, array)
@@ -332,6 +329,18 @@ class Vcz:
         """
         if name not in self.arrays and self.tells(name):
             return np.array([str(text) for text in self.attributes[_TABLES[name]]] + [None], dtype=object)[:-1]
+        if name == SAMPLE_ID:
+            return self._read_table(name)
+        if name not in self._tables:
+            self._tables[name] = self._read_table(name)
+        return self._tables[name].copy()
+
+    @cached_property
+    def _tables(self) -> dict[str, np.ndarray]:
+        """Tables that were read already: those of a store are compared with the ones of each source."""
+        return {}
+
+    def _read_table(self, name: str) -> np.ndarray:
         try:
             return arrays.read_strings(self.arrays[name])
         except OSError as error:
@@ -380,7 +389,7 @@ class Vcz:
             group = zarr.open_group(self.store, mode="r", use_consolidated=True)
             members, inner, groups = _members(group, consolidated=True)
             attributes = document["metadata"].get(".zattrs", {}) if self.zarr_format == 2 else dict(group.attrs)
-        except _NO_METADATA as error:
+        except arrays.NO_METADATA as error:
             raise DamagedStoreError(f"consolidated metadata cannot be read ({_first_line(error)})") from error
         return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
@@ -601,6 +610,9 @@ def _members(
     group: zarr.Group, *, consolidated: bool = False
 ) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
     """The arrays of a group, those within its groups, and their attributes; other files that lie there do not count."""
+    plain = None if consolidated else arrays.members_of_folder(group.store, group.metadata.zarr_format)
+    if plain is not None:
+        return plain, {}, {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ZarrUserWarning)
         top = sorted(group.members())
