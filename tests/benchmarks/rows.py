@@ -44,6 +44,8 @@ class Sizes:
         Variants where memory is measured.
     flat, flat_samples
         Variants of the stores on which harmonising should take the same memory, and their samples.
+    sources
+        How many sources one append has.
     """
 
     variants: int = 50_000
@@ -56,6 +58,7 @@ class Sizes:
     memory_variants: int = 1_000_000
     flat: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     flat_samples: int = 20
+    sources: int = 1_000
 
     def __str__(self) -> str:
         return (
@@ -74,6 +77,7 @@ QUICK = Sizes(
     scaling_variants=2_000,
     memory_variants=10_000,
     flat=(10_000, 50_000),
+    sources=100,
 )
 
 
@@ -392,6 +396,25 @@ def jobs(bench: Bench) -> Iterator[Row]:
     )
 
 
+# ---- many sources ---------------------------------------------------------------------------
+
+
+def many_sources(bench: Bench) -> Iterator[Row]:
+    """Plan the append of sources of one sample each: ten times as many should cost ten times as much."""
+    few, many = bench.sizes.sources // 10, bench.sizes.sources
+    store = Cohort(20, 1).make(bench.work)
+    sources = [Cohort(20, 1, first=FAR + i).make(bench.work) for i in range(many)]
+    with Worker(bench.ours) as worker:
+
+        def plan(n: int) -> float:
+            return worker.call("append", store, *sources[:n], dry_run=True).seconds
+
+        found = in_turn(min(3, bench.sizes.repeats), {n: partial(plan, n) for n in (few, many)})
+    name = f"plan an append of {many:,} sources of 1 sample"
+    yield Row(name, "in-process", found[many], f"of {few:,} sources", found[few], 1.2, times=10)
+    yield Row(name, "in-process", found[many], "target", [5.0], 1.0)
+
+
 # ---- tasks ----------------------------------------------------------------------------------
 
 
@@ -451,6 +474,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "memory": memory,
     "flat-memory": flat_memory,
     "jobs": jobs,
+    "many-sources": many_sources,
     "tasks": tasks,
 }
 """By the name that ``--only`` takes."""
