@@ -10,6 +10,7 @@ from zarr.types import AnyArray
 from plans.harmonise import Dropped
 from plans.views import View
 from vczstore import arrays
+from vczstore.floats import recast
 from vczstore.vcz import (
     MASKS,
     SAMPLE_ID,
@@ -20,7 +21,6 @@ from vczstore.vcz import (
     has_sentinels,
     mask_of,
     masked_by,
-    recast,
     samples_axis,
 )
 

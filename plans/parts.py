@@ -17,7 +17,8 @@ from plans.columns import Blocks, Columns, Copied, Region, whole_columns
 from plans.memory import Memory
 from plans.views import View
 from vczstore import arrays
-from vczstore.vcz import recast, samples_axis
+from vczstore.floats import recast
+from vczstore.vcz import samples_axis
 
 if TYPE_CHECKING:
     import cubed

@@ -19,7 +19,8 @@ from plans.columns import Columns
 from plans.views import View
 from vczstore import arrays
 from vczstore.errors import MemoryLimitError
-from vczstore.vcz import SAMPLES, dimensions, recast
+from vczstore.floats import recast
+from vczstore.vcz import SAMPLES, dimensions
 
 
 def variable(array: AnyArray | View, memory: Memory, samples: slice | np.ndarray | None = None) -> xr.DataArray:
@@ -35,7 +36,7 @@ def variable(array: AnyArray | View, memory: Memory, samples: slice | np.ndarray
     samples
         A range of samples, or some positions; all by default.
     """
-    if isinstance(array, View):
+    if isinstance(array, View) or arrays.has_own_nan(array):
         columns = Columns(array.shape, arrays.outer_chunks(cast("AnyArray", array)), None, (), (1,) * array.ndim)
         reader = ColumnReader(cast("AnyArray", array), columns)
         made = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())

@@ -46,6 +46,8 @@ from zarr.registry import register_pipeline
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
 from zarr.types import AnyArray
 
+from vczstore.floats import from_hex, recast, to_hex
+
 type Document = dict[str, Any]
 type Encoded = Buffer | None
 """The bytes of a chunk, None for one that is absent."""
@@ -114,6 +116,29 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
         return zarr.Array(
             AsyncArray(metadata=metadata, store_path=StorePath(store, path), config={"write_empty_chunks": keep})
         )
+
+
+def as_documented(array: AnyArray, copies: Document | None = None) -> AnyArray:
+    """
+    An array as zarr opens it, with the bits of its fill value: what absent chunks read as.
+
+    Parameters
+    ----------
+    array
+        An array that is stored.
+    copies
+        Consolidated metadata of format 3, by path, if these are what counts.
+    """
+    if isinstance(array.metadata, ArrayV2Metadata) or not _is_nan(array.metadata.fill_value):
+        return planned(array)
+    key = metadata_key(array.path, 3)
+    document = read_json(array.store, key) if copies is None else copies.get(array.path)
+    return from_metadata(array.metadata if document is None else parsed(document), array.store, array.path)
+
+
+def has_own_nan(array: AnyArray) -> bool:
+    """Whether absent chunks read as another NaN than NumPy's, which whatever else opens the array does not keep."""
+    return _is_nan(array.fill_value) and to_hex(array.fill_value) is not None
 
 
 def with_dimensions(array: AnyArray, names: Sequence[str | None]) -> AnyArray:
@@ -846,7 +871,7 @@ def _parsed(zarr_format: int, document: bytes, attributes: bytes) -> AnyArray:
     """An array by its metadata, which are often the same, byte for byte, in all sources of a batch."""
     fields = json.loads(document)
     metadata = (
-        ArrayV3Metadata.from_dict(fields)
+        parsed(fields)
         if zarr_format == 3
         else ArrayV2Metadata.from_dict({**fields, "attributes": json.loads(attributes)})
     )
@@ -893,7 +918,21 @@ def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document
         # an array keeps the dtype that it has: to warn of it each time helps no user
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
         buffers = metadata.to_buffer_dict(default_buffer_prototype())
-    return {name: json.loads(value.to_bytes()) for name, value in buffers.items()}
+    result: dict[str, Document] = {name: json.loads(value.to_bytes()) for name, value in buffers.items()}
+    if isinstance(metadata, ArrayV3Metadata) and _is_nan(metadata.fill_value):
+        # zarr writes any NaN as the one of NumPy
+        result["zarr.json"]["fill_value"] = to_hex(metadata.fill_value) or "NaN"
+    return result
+
+
+def parsed(document: Document) -> ArrayV3Metadata:
+    """Format 3 metadata by their document, the bits of the fill value included; the reverse of `documents`."""
+    metadata = ArrayV3Metadata.from_dict(document)
+    text = document.get("fill_value")
+    if isinstance(text, str) and text.startswith("0x") and _is_nan(metadata.fill_value):
+        exact = from_hex(text, metadata.data_type.to_native_dtype())
+        object.__setattr__(metadata, "fill_value", exact)
+    return metadata
 
 
 def encoding(metadata: ArrayV2Metadata | ArrayV3Metadata) -> Document:
@@ -1136,7 +1175,7 @@ def in_format(
         shape=shape,
         dtype=array.dtype,
         chunks=chunks or array.chunks,
-        fill_value=array.fill_value,
+        fill_value=float("nan") if zarr_format == 2 and _is_nan(array.fill_value) else array.fill_value,
         zarr_format=cast(Any, zarr_format),
         attributes=attributes,
         **options,
@@ -1159,7 +1198,7 @@ def _rechunked(
     for codec in document["codecs"]:
         if codec["name"] == "sharding_indexed":
             codec["configuration"]["chunk_shape"] = list(new)
-    return ArrayV3Metadata.from_dict(document)
+    return parsed(document)
 
 
 def reformed(
@@ -1187,7 +1226,8 @@ def reformed(
     data_type = cast(Any, parse_dtype(dtype, zarr_format=metadata.zarr_format))
     fill_value = _fill_in(metadata.fill_value, dtype)
     if fill_value is not None:
-        fill_value = data_type.to_json_scalar(fill_value, zarr_format=metadata.zarr_format)
+        exact = to_hex(fill_value) if metadata.zarr_format == 3 and _is_nan(fill_value) else None
+        fill_value = exact or data_type.to_json_scalar(fill_value, zarr_format=metadata.zarr_format)
     new_axes = [max(1, n) for n in shape[array.ndim :]]
     result: ArrayV2Metadata | ArrayV3Metadata
     if isinstance(metadata, ArrayV2Metadata):
@@ -1204,7 +1244,7 @@ def reformed(
         said |= {"data_type": data_type.to_json(zarr_format=3), "fill_value": fill_value}
         _lengthen(said["chunk_grid"]["configuration"], new_axes)
         said["codecs"] = _codecs_for(said["codecs"], dtype, new_axes)
-        result = ArrayV3Metadata.from_dict(said)
+        result = parsed(said)
     return from_metadata(result, array.store, array.path)
 
 
@@ -1214,7 +1254,7 @@ def _fill_in(value: Any, dtype: np.dtype) -> Any:
         return None
     if dtype.kind in "TO":
         return value.decode() if isinstance(value, bytes) else str(value or "")
-    return dtype.type(value)
+    return recast(np.asarray(value), dtype)[()] if dtype.kind == "f" else dtype.type(value)
 
 
 def _lengthen(configuration: Document, new_axes: Sequence[int]) -> None:

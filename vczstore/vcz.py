@@ -22,6 +22,7 @@ from zarr.types import AnyArray
 
 from vczstore import arrays
 from vczstore.errors import DamagedStoreError, IncompatibleError, NotAStoreError, StorageError
+from vczstore.floats import SENTINELS, same_bits
 
 SAMPLES = "samples"
 VARIANTS = "variants"
@@ -58,14 +59,6 @@ MAX_LENGTH = 10**11
 
 INT_MISSING, INT_FILL = -1, -2
 STR_MISSING, STR_FILL = ".", ""
-_FLOAT_BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
-"""
-The signalling NaNs that mean missing and fill, by the size of a float in bytes.
-
-VCF Zarr specification 0.4, "Missing and fill values", has those of 32 and 64 bits; that of 16 bits is made alike, as
-vcztools has it. Copies keep such a NaN, arithmetic and casts to another width do not: see `recast`.
-"""
-_FLOATS = {size: tuple(np.array(bits, f"u{size}").view(f"f{size}")) for size, bits in _FLOAT_BITS.items()}
 
 
 _TABLES = {"contig_id": "contigs", "filter_id": "filters"}
@@ -96,8 +89,8 @@ def missing_value(name: str, array: AnyArray) -> Any:
     match array.dtype.kind:
         case "i":
             return array.dtype.type(INT_MISSING)
-        case "f" if array.dtype.itemsize in _FLOATS:
-            return _FLOATS[array.dtype.itemsize][0]
+        case "f" if array.dtype.itemsize in SENTINELS:
+            return SENTINELS[array.dtype.itemsize][0]
         case "f":
             return array.dtype.type("nan")
         case "b":
@@ -129,8 +122,8 @@ def fill_value(name: str, array: AnyArray) -> Any:
     match array.dtype.kind:
         case "i":
             return array.dtype.type(INT_FILL)
-        case "f" if array.dtype.itemsize in _FLOATS:
-            return _FLOATS[array.dtype.itemsize][1]
+        case "f" if array.dtype.itemsize in SENTINELS:
+            return SENTINELS[array.dtype.itemsize][1]
         case "b":
             return np.bool_(name.endswith(MASKS))
         case "f" | "u":
@@ -161,41 +154,18 @@ def same(values: np.ndarray, value: Any) -> np.ndarray:
     """Where values are this one; a NaN by its payload, in either byte order, and a time that is none (NaT)."""
     if values.dtype.kind in "Mm" and np.isnat(value):
         return np.isnat(values)
-    if values.dtype.kind != "f":
-        return np.asarray(values == value)
-    bits = values.dtype.str.replace("f", "u")
-    return np.asarray(values.view(bits) == np.asarray(value, dtype=values.dtype).view(bits))
+    return same_bits(values, value) if values.dtype.kind == "f" else np.asarray(values == value)
 
 
 def has_sentinels(dtype: np.dtype) -> bool:
     """Whether values of a dtype say by themselves that they are missing or fill."""
-    return dtype.kind in "iSOTU" or (dtype.kind == "f" and dtype.itemsize in _FLOATS)
+    return dtype.kind in "iSOTU" or (dtype.kind == "f" and dtype.itemsize in SENTINELS)
 
 
 def mask_of(mask: str, name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
     """What the array `mask` of an array has for these values of it, whose dtype has sentinels."""
     is_fill = same(values, fill_value(name, array))
     return is_fill if mask.endswith("_fill") else is_fill | same(values, missing_value(name, array))
-
-
-def recast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """
-    Values in another dtype that has room for them; floats that mean missing and fill mean it still.
-
-    A cast alone makes one and the same quiet NaN of both.
-
-    >>> recast(np.array([0x7F800002], "u4").view("f4"), np.dtype("f8")).view("u8")[0] == 0x7FF0000000000002
-    np.True_
-    """
-    if values.dtype == dtype:
-        return values
-    if values.dtype.itemsize == dtype.itemsize or {values.dtype.kind, dtype.kind} != {"f"}:
-        return values.astype(dtype)
-    with np.errstate(invalid="ignore"):
-        result = values.astype(dtype)
-    for old, new in zip(_FLOATS[values.dtype.itemsize], _FLOATS[dtype.itemsize], strict=True):
-        result[same(values, old)] = new
-    return result
 
 
 @dataclass(frozen=True)
@@ -387,7 +357,8 @@ class Vcz:
             if document is None or (self.zarr_format == 3 and not document.get("consolidated_metadata")):
                 return None
             group = zarr.open_group(self.store, mode="r", use_consolidated=True)
-            members, inner, groups = _members(group, consolidated=True)
+            copies = document["consolidated_metadata"]["metadata"] if self.zarr_format == 3 else {}
+            members, inner, groups = _members(group, copies)
             attributes = document["metadata"].get(".zattrs", {}) if self.zarr_format == 2 else dict(group.attrs)
         except arrays.NO_METADATA as error:
             raise DamagedStoreError(f"consolidated metadata cannot be read ({_first_line(error)})") from error
@@ -607,9 +578,14 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
 
 
 def _members(
-    group: zarr.Group, *, consolidated: bool = False
+    group: zarr.Group, copies: arrays.Document | None = None
 ) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
-    """The arrays of a group, those within its groups, and their attributes; other files that lie there do not count."""
+    """
+    The arrays of a group, those within its groups, and their attributes; other files that lie there do not count.
+
+    By consolidated metadata if there are `copies`, which are those of format 3.
+    """
+    consolidated = copies is not None
     plain = None if consolidated else arrays.members_of_folder(group.store, group.metadata.zarr_format)
     if plain is not None:
         return plain, {}, {}
@@ -628,7 +604,8 @@ def _members(
         if name and name[1] not in arrays.names(group.store):
             raise KeyError(f"{name[1]} is missing")
     members, inner = (
-        {name: arrays.planned(node) for name, node in nodes if isinstance(node, zarr.Array)} for nodes in (top, below)
+        {name: arrays.as_documented(node, copies) for name, node in nodes if isinstance(node, zarr.Array)}
+        for nodes in (top, below)
     )
     groups = {name: dict(node.attrs) for name, node in (*top, *below) if isinstance(node, zarr.Group)}
     return members, inner, groups
