@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zarr.types import AnyArray
 
     from plans.chunks import ScanReader
+    from plans.through_xarray import Opened
     from vczstore.stores import Store
 
 __all__ = ["Check", "Memory", "Plan", "Scan", "Survey", "Write"]
@@ -75,7 +76,7 @@ class Write(Protocol):
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Cubed arrays over blocks of chunks, whose computing writes to the store."""
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """The same by way of xarray and cubed-xarray."""
 
     def by_zarr(self, store: "ZarrStore") -> None:
@@ -256,15 +257,19 @@ class Plan:
         """
         from plans import chunks
 
+        def arrays_of(write: Write) -> "list[cubed.Array]":
+            if opened is None:
+                return write.by_cubed(store, self.memory)
+            return write.by_xarray(store, self.memory, opened)
+
+        opened = None
         if through_xarray:
             require("cubed_xarray", "xarray")
+            from plans.through_xarray import Opened
+
+            opened = Opened()
         first, last = (
-            [
-                array
-                for w in self.writes
-                if (w.name in self.last) == is_last
-                for array in (w.by_xarray if through_xarray else w.by_cubed)(store, self.memory)
-            ]
+            [array for w in self.writes if (w.name in self.last) == is_last for array in arrays_of(w)]
             for is_last in (False, True)
         )
         return chunks.compile_plan(first, self.operation, last=last)

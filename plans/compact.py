@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.through_xarray import Opened
+
 LINKS_PER_TASK = 10_000
 """Hard links take some microseconds each."""
 
@@ -183,7 +185,7 @@ class LinkChunks:
         reader = chunks.ScanReader(_Link(self, store).look, self.encoded_chunks, per_task)
         return [chunks.scan(reader, memory.spec())]
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """There is nothing in them that xarray would have to see."""
         return self.by_cubed(store, memory)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.through_xarray import Opened
+
 MANIFEST_CHUNKS = 1000
 """About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
 
@@ -131,14 +133,14 @@ class CopyArray(Anew):
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
         return [chunks.write(values, chunks.DecodedView(target, self.columns))]
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray read the array."""
         from plans import through_xarray
 
         if not self.columns.n_chunks:
             return []
         target = arrays.planned(self.target, store=store)
-        return through_xarray.write(through_xarray.variable(self.source, memory), target, self.columns)
+        return through_xarray.write(opened.variable(self.source, memory), target, self.columns)
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Assign chunk by chunk."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
     from plans.chunks import ScanReader
+    from plans.through_xarray import Opened
 
 OPERATION = "create"
 ONLY_CUBED = "create: there is one implementation, cubed; leave impl out"
@@ -759,7 +760,7 @@ class WriteSites:
         put = partial(self.put, store=store)
         return [chunks.scan(chunks.ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Not by xarray."""
         raise OptionError(ONLY_CUBED)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.through_xarray import Opened
+
 
 FEW = 2
 """So many parts are sent to all tasks: what a store has, and what one source brings."""
@@ -350,7 +352,7 @@ class PutSamples:
             )
         return result
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray select the samples of each part, join them, and put them in order."""
         from plans import through_xarray
 
@@ -359,7 +361,7 @@ class PutSamples:
             return []
         parts = [part for part in self._all_parts(store) if len(part.moves[0])]
         joined = through_xarray.concat(
-            [through_xarray.variable(part.array, memory, part.of) for part in parts], self.target.dtype
+            [opened.variable(part.array, memory, part.of) for part in parts], self.target.dtype
         )
         destinations = np.concatenate([part.moves[1] for part in parts])
         where = np.empty(self.target.shape[self.axis], dtype="i8")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.through_xarray import Opened
+
 GENOTYPE, ALLELE = "call_genotype", "variant_allele"
 NEEDED = {GENOTYPE: (VARIANTS, "samples", "ploidy"), ALLELE: (VARIANTS, "alleles")}
 
@@ -321,7 +323,7 @@ class RecomputeFields:
         view = chunks.RowsView((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)
         return [chunks.write(counts, view)]
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """The same: one pass that makes several arrays of another shape is nothing that xarray has."""
         return self.by_cubed(store, memory)
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.through_xarray import Opened
+
 
 def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
@@ -181,14 +183,14 @@ class RemoveFromArray(Anew):
         )
         return [chunks.write(blanked, chunks.DecodedView(array, self.columns))]
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray select the columns, and choose between old and missing values."""
         from plans import through_xarray
 
         if not self.columns.n_chunks:
             return []
         array = arrays.planned(self.target, store=store)
-        columns = through_xarray.select(through_xarray.variable(array, memory), self.columns)
+        columns = through_xarray.select(opened.variable(array, memory), self.columns)
         blanked = through_xarray.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)
         return through_xarray.write(blanked, array, self.columns)
 

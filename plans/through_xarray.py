@@ -10,7 +10,7 @@ from typing import Any, cast
 import cubed
 import numpy as np
 import xarray as xr
-import zarr
+from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans import Memory, chunks
@@ -23,37 +23,49 @@ from vczstore.floats import recast
 from vczstore.vcz import SAMPLES, dimensions
 
 
-def variable(array: AnyArray | View, memory: Memory, samples: slice | np.ndarray | None = None) -> xr.DataArray:
-    """
-    One array of a store as an ``xarray.DataArray`` of a Cubed array, raw: nothing is masked, scaled or decoded as CF.
+class Opened:
+    """Stores that xarray has opened: each once, however many of its arrays are read, since that reads all metadata."""
 
-    Parameters
-    ----------
-    array
-        Which; of one that is stored its name and store are used, its shape is not.
-    memory
-        What a task may use.
-    samples
-        A range of samples, or some positions; all by default.
-    """
-    if isinstance(array, View) or arrays.has_own_nan(array):
-        columns = Columns(array.shape, arrays.outer_chunks(cast("AnyArray", array)), None, (), (1,) * array.ndim)
-        reader = ColumnReader(cast("AnyArray", array), columns)
-        made = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
-        values = xr.DataArray(made, dims=dimensions(cast("AnyArray", array)))
-        return values if samples is None else values.isel({SAMPLES: samples})
-    others = set(zarr.open_group(array.store, mode="r", use_consolidated=False).array_keys()) - {array.path}
-    values = xr.open_zarr(
-        array.store,
-        chunks=None,
-        consolidated=False,
-        decode_cf=False,
-        create_default_indexes=False,
-        drop_variables=others,
-    )[array.path]
-    if samples is not None:
-        values = values.isel({SAMPLES: samples})
-    return values.chunk(chunked_array_type="cubed", from_array_kwargs={"spec": memory.spec()})
+    def __init__(self) -> None:
+        self._stores: list[tuple[ZarrStore, xr.backends.ZarrStore]] = []
+
+    def variable(
+        self, array: AnyArray | View, memory: Memory, samples: slice | np.ndarray | None = None
+    ) -> xr.DataArray:
+        """
+        One array of a store as an ``xarray.DataArray`` of a Cubed array, raw: nothing is masked, scaled or decoded.
+
+        Parameters
+        ----------
+        array
+            Which; of one that is stored its name and store are used, its shape is not.
+        memory
+            What a task may use.
+        samples
+            A range of samples, or some positions; all by default.
+        """
+        if isinstance(array, View) or arrays.has_own_nan(array):
+            columns = Columns(array.shape, arrays.outer_chunks(cast("AnyArray", array)), None, (), (1,) * array.ndim)
+            reader = ColumnReader(cast("AnyArray", array), columns)
+            made = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
+            values = xr.DataArray(made, dims=dimensions(cast("AnyArray", array)))
+            return values if samples is None else values.isel({SAMPLES: samples})
+        stored = self._opened(array.store)
+        others = set(stored.array_keys()) - {array.path}
+        values = xr.open_dataset(
+            stored, chunks=None, cache=False, decode_cf=False, create_default_indexes=False, drop_variables=others
+        )[array.path]
+        if samples is not None:
+            values = values.isel({SAMPLES: samples})
+        return values.chunk(chunked_array_type="cubed", from_array_kwargs={"spec": memory.spec()})
+
+    def _opened(self, store: ZarrStore) -> xr.backends.ZarrStore:
+        for known, opened in self._stores:
+            if known is store:
+                return opened
+        opened = xr.backends.ZarrStore.open_group(store, mode="r", consolidated=False)
+        self._stores.append((store, opened))
+        return opened
 
 
 def concat(parts: Sequence[xr.DataArray], dtype: np.dtype) -> xr.DataArray:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from plans import Write
     from plans.chunks import Reader
+    from plans.through_xarray import Opened
 
 ALLELE = "variant_allele"
 
@@ -148,7 +149,7 @@ class _Made(Anew, ABC):
         values = chunks.read(self.reader(store), memory.spec(), extra_mem=self.reading_mem())
         return [chunks.write(values, chunks.DecodedView(arrays.planned(self.target, store=store), self.columns))]
 
-    def by_xarray(self, store: ZarrStore, memory: Memory) -> "list[cubed.Array]":
+    def by_xarray(self, store: ZarrStore, memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """The same: alleles are nothing that xarray knows."""
         return self.by_cubed(store, memory)
 
