@@ -12,8 +12,10 @@ It speaks a private protocol, that of modal 1.6.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import gc
+import hashlib
 import itertools
 import os
 import shlex
@@ -25,8 +27,9 @@ import tempfile
 import threading
 import warnings
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -287,13 +290,9 @@ class Container:
             self.modal.fail(self.function, Result(status=Result.GENERIC_STATUS_FAILURE, exception=reason))
 
     async def _run(self) -> int:
-        definition, root = self.function.definition, self.folder / "root"
-        root.mkdir(parents=True)
-        for mount in definition.mount_ids:
-            for name, digest in self.modal.mounts[mount].items():
-                path = self.folder / name.lstrip("/")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self.modal.files[digest])
+        definition = self.function.definition
+        root = self.modal.mounted(definition.mount_ids) / "root"
+        self.folder.mkdir()
         secrets = [self.modal.secrets[secret.removeprefix("st-")] for secret in definition.secret_ids]
         python = await asyncio.to_thread(self.modal.python, self.modal.images[definition.image_id])
         handle = _handle(definition, self.function.id)
@@ -315,7 +314,7 @@ class Container:
             "PATH": "/usr/bin:/bin",
             "HOME": str(self.folder),
             "PYTHONPATH": str(root),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            **{name: os.environ[name] for name in os.environ if name == "PYTHONPYCACHEPREFIX"},
             "MODAL_IS_REMOTE": "1",
             "MODAL_SERVER_URL": f"unix://{self.folder / 'socket'}",
             "MODAL_TASK_ID": self.id,
@@ -362,6 +361,14 @@ class Container:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
+@cache
+def _mounts() -> Path:
+    """A folder that is there until this process ends."""
+    folder = tempfile.mkdtemp(prefix="fm")
+    atexit.register(shutil.rmtree, folder)
+    return Path(folder)
+
+
 class FakeModal:
     """
     The servers, in a thread, while the context lasts.
@@ -401,6 +408,18 @@ class FakeModal:
     def new(self, kind: str) -> str:
         """An ID that was never given."""
         return f"{kind}-{next(self._ids[kind])}"
+
+    def mounted(self, mounts: Sequence[str]) -> Path:
+        """The files of some mounts, at the same path whenever they are the same: Python compiles them once."""
+        files = sorted(item for mount in mounts for item in self.mounts[mount].items())
+        folder = _mounts() / hashlib.sha256(repr(files).encode()).hexdigest()
+        if not folder.exists():
+            (folder / "root").mkdir(parents=True)
+            for name, digest in files:
+                path = folder / name.lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.files[digest])
+        return folder
 
     def begin(self, coroutine: Any) -> None:
         """Do something beside all else."""
