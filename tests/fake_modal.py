@@ -365,7 +365,7 @@ class Container:
 def _mounts() -> Path:
     """A folder that is there until this process ends."""
     folder = tempfile.mkdtemp(prefix="fm")
-    atexit.register(shutil.rmtree, folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 

@@ -22,6 +22,7 @@ from plans import Memory, Plan
 from plans.copy import columns_per_manifest, compile_copy
 from plans.remove import compile_remove
 from tests import cohort, s3
+from tests.covering import in_pairs
 from tests.test_modal import _variables, no_token, start
 from vczstore.errors import StorageError
 from vczstore.execution import run_plans
@@ -139,11 +140,15 @@ def contents(store: zarr.abc.store.Store) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", [name for name in executors.NAMES if name != "single-threaded"])
-@pytest.mark.parametrize("case", EXPECTED)
-@pytest.mark.parametrize("where", ["local", "bucket"])
+@in_pairs(
+    where=("local", "bucket"), case=tuple(EXPECTED), executor=[n for n in executors.NAMES if n != "single-threaded"]
+)
 def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, case: str, executor: str) -> None:
-    """Each is compared with one thread, and that with the model. Modal, which sees no folders, refuses them."""
+    """
+    Each is compared with one thread, and that with the model. Modal, which sees no folders, refuses them.
+
+    In pairs: an executor is given tasks of any case, and each task opens its store wherever that is, by itself.
+    """
     place = request.getfixturevalue(where)
     plans = compile_case(place, case)
     before = place.files

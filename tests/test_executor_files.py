@@ -29,6 +29,7 @@ from vczstore.cli import main
 from vczstore.errors import JobFileError, MissingDependencyError, OptionError, StorageError
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples" / "executors"
 FILE = "name: single-threaded\noptions: {retries: 7}\nallowed-mem: 1GB\nreserved-mem: 100MB\nwork-dir: scratch\n"
 
 
@@ -137,9 +138,18 @@ def test_an_engine_of_cubed_is_named_in_files_only() -> None:
 # ---- check ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["threads", "processes", pytest.param("lithops", marks=pytest.mark.slow)])
-def test_check(name: str) -> None:
-    done = call("executor", "check", name, "--json")
+@pytest.mark.parametrize(
+    ("named", "name"),
+    [
+        ("threads", "threads"),
+        (EXAMPLES / "this-machine.yaml", "processes"),
+        pytest.param(EXAMPLES / "lithops-localhost.yaml", "lithops", marks=pytest.mark.slow),
+    ],
+    ids=["threads", "this-machine", "lithops-localhost"],
+)
+def test_check(named: str | Path, name: str) -> None:
+    """By name, and by the examples of files that run on this machine."""
+    done = call("executor", "check", named, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["ok"]
@@ -194,7 +204,6 @@ def test_check_of_an_executor_that_is_none() -> None:
 
 # ---- examples -------------------------------------------------------------------------------
 
-EXAMPLES = ROOT / "examples" / "executors"
 CLOUD = {
     "AWS_REGION": "us-east-1",
     "LITHOPS_ROLE": "arn:aws:iam::123456789012:role/lithops",
@@ -225,13 +234,6 @@ def test_lithops_takes_the_example_for_lambda(s3_server: S3Server, monkeypatch: 
     engine.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["this-machine", "lithops-localhost"])
-def test_examples_run(name: str) -> None:
-    found = executor_check.check(str(EXAMPLES / f"{name}.yaml"))
-    assert found.ok
-
-
 def test_requirements_are_what_vczstore_allows() -> None:
     """Within the bounds of the package; of what it leaves open, not older by a major version than what is tested."""
     lines = (EXAMPLES / "requirements.txt").read_text().splitlines()
@@ -244,15 +246,15 @@ def test_requirements_are_what_vczstore_allows() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "operation"), [("format3", "append"), ("icechunk", "remove")])
-def test_dask_on_this_machine(tmp_path: Path, kind: str, operation: str) -> None:
+@pytest.mark.parametrize(("kind", "operation", "workers"), [("format3", "append", 2), ("icechunk", "remove", 1)])
+def test_dask_on_this_machine(tmp_path: Path, kind: str, operation: str, workers: int) -> None:
     """Cubed's own executor, with a cluster that it begins and ends itself."""
     old, new = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 4), seed=1)
     way = Way(kind, "cubed")
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", new)
     (tmp_path / "dask.yaml").write_text(
-        "name: dask\noptions: {compute_kwargs: {n_workers: 2, dashboard_address: ':0'}}\n"
+        f"name: dask\noptions: {{compute_kwargs: {{n_workers: {workers}, dashboard_address: ':0'}}}}\n"
     )
     argument, expected = {
         "append": (tmp_path / "batch.vcz", cohort.expected_append(old, new)),
