@@ -34,6 +34,11 @@ class MissingEngineError(ImportError):
     """The library of an executor is not installed."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of an executor's library says, for the end of a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def create(name: str, **options: Any) -> "DagExecutor":
     """
     Make an executor.

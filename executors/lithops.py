@@ -32,7 +32,7 @@ from cubed.runtime.utils import (
     handle_operation_start_callbacks,
 )
 
-from executors import ExecutorOptionError, MissingEngineError
+from executors import ExecutorOptionError, MissingEngineError, first_line
 
 LOCAL_POLL, REMOTE_POLL = 0.05, 1.0
 """Seconds between two looks at which tasks have ended: in a folder, and in an object store, which counts requests."""
@@ -319,8 +319,7 @@ def _plain_errors(backend: str | None) -> Iterator[None]:
             f"the executor lithops needs {error.name} for {backend or 'its backend'}, which is not installed"
         ) from error
     except Exception as error:  # Lithops raises plain exceptions
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExecutorOptionError(f"the executor lithops cannot be configured: {reason}") from error
+        raise ExecutorOptionError(f"the executor lithops cannot be configured: {first_line(error)}") from error
 
 
 _LOST = "a worker has ended without a word: it could not start, or was killed; see localhost-runner.log of Lithops"

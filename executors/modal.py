@@ -19,7 +19,7 @@ import networkx as nx
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from executors import ExecutorOptionError, MissingEngineError
+from executors import ExecutorOptionError, MissingEngineError, first_line
 from executors.local import LocalExecutor, PickledTask
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class ModalExecutor(LocalExecutor):
         except modal.exception.AuthError as error:
             raise ModalError("Modal does not accept the token; get another with: modal token new") from error
         except modal.Error as error:
-            raise ModalError(f"modal: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+            raise ModalError(f"modal: {first_line(error)}") from error
 
     def pool(self) -> Executor:
         """Make the image, and start the app."""

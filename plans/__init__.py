@@ -133,6 +133,8 @@ class Plan:
         What people are told of it beside the numbers, before it runs: a line each, by a word.
     after
         The store as the plan will leave it.
+    if_stopped
+        What state a store without transactions is in if the plan is stopped halfway, and the way out.
     preparations
         What the driver writes before all else, and no reader notices: new arrays without samples.
     first
@@ -152,6 +154,7 @@ class Plan:
     edits: tuple[Edit, ...]
     memory: Memory
     after: Vcz
+    if_stopped: str
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()

@@ -28,6 +28,7 @@ from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
 from vczstore.vcz import SAMPLE_ID, Vcz, listing
 
 OPERATION = "append"
+IF_STOPPED = "readers see the old samples, or all of the new ones; run the same command again to complete it"
 
 
 def compile_append(
@@ -132,6 +133,7 @@ def compile_append(
         edits=(*edits, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
         after=planned,
+        if_stopped=IF_STOPPED,
         counts={"sources": len(sources), "samples added": new - old, **told.counts, **costs},
         notes={
             **told.notes,
@@ -242,6 +244,7 @@ def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
         edits=edits,
         memory=memory,
         after=store,
+        if_stopped=IF_STOPPED,
         counts=counts,
     )
 

@@ -70,6 +70,7 @@ def compile_compact(place: Store, store: Vcz, memory: Memory) -> Plan:
         edits=_edits(store, after),
         memory=memory,
         after=store.planned(after, store.sample_ids[kept]),
+        if_stopped=f"{place.label} is no store yet; delete what is there and run the same command again",
         counts=_counts(store, kept),
         preparations=preparations,
     )
@@ -106,6 +107,7 @@ def compile_compacted_copy(place: Store, store: Vcz, memory: Memory) -> Plan:
         edits=(WriteDocuments(_documents(store, after)),),
         memory=memory,
         after=store.planned(after, store.sample_ids[kept]),
+        if_stopped=f"{place.label} is no store yet; delete what is there and run the same command again",
         counts=_counts(store, kept),
     )
 

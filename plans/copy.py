@@ -59,6 +59,7 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
         ),
         memory=memory,
         after=source,
+        if_stopped=f"{place.label} is no store yet; delete what is there and run the same command again",
         counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
     )
 

@@ -97,6 +97,7 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
         ),
         memory=memory,
         after=after,
+        if_stopped="some values of the fields may be new already; run the same command again to complete it",
         counts={"fields recomputed": len(fields)},
     )
 

@@ -93,6 +93,7 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         edits=(SetItems(store.arrays[SAMPLE_ID], positions, REMOVED),),
         memory=memory,
         after=after,
+        if_stopped="some values of the samples may be missing already; run the same command again to complete it",
         counts={"samples removed": len(positions)},
         preparations=marks,
     )
@@ -126,6 +127,7 @@ def compile_repair(place: Store, store: Vcz, names: Collection[str], memory: Mem
         edits=(*shapes, Consolidate(tuple(longer), store.zarr_format)),
         memory=memory,
         after=store.planned(ends, ids),
+        if_stopped="some values of the samples may be missing already; run the same command again to complete it",
         counts={"empty IDs deleted": store.n_samples - len(ids), "arrays blanked": len(writes)},
     )
 

@@ -73,6 +73,7 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
         edits=(),
         memory=memory,
         after=after,
+        if_stopped="some values of the samples may be new already; run the same command again to complete it",
         counts={"sources": len(sources), "samples updated": sum(len(to) for to in places)},
         preparations=marks,
     )

@@ -19,7 +19,7 @@ from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.memory import Memory
 from plans.order import task_rows
 from vczstore import arrays
-from vczstore.errors import DamagedStoreError, VczstoreError
+from vczstore.errors import DamagedStoreError, VczstoreError, first_line
 from vczstore.stores import parents
 from vczstore.vcz import (
     REMOVED,
@@ -361,7 +361,7 @@ class Chunks:
             yield from zip(coords, arrays.get_encoded(self.array, coords), strict=True)
         except Exception as error:
             if len(coords) == 1:
-                yield coords[0], f"cannot be read ({_reason(error)})"
+                yield coords[0], f"cannot be read ({first_line(error)})"
                 return
             for at in coords:
                 yield from self._encoded([at])
@@ -374,7 +374,7 @@ class Chunks:
         try:
             values = decoder.decode(at, value)
         except Exception as error:
-            return f"cannot be decoded ({_reason(error)})"
+            return f"cannot be decoded ({first_line(error)})"
         if self.n_alleles is not None and values.size and not -2 <= values.min() <= values.max() < self.n_alleles:
             return f"has genotypes from {values.min()} to {values.max()}, there are {self.n_alleles} alleles"
         return self._left(values, at)
@@ -426,10 +426,6 @@ def _is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
 
 def _key(array: AnyArray, at: Iterable[int]) -> str:
     return arrays.chunk_key(array, tuple(at)).removeprefix(f"{array.path}/")
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 # ---- variants -------------------------------------------------------------------------------

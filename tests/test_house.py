@@ -37,7 +37,7 @@ ALLOWED = {
         "vczstore.stores",
         "vczstore.vcz",
     },
-    "vczstore/arrays.py": {"vczstore.floats"},
+    "vczstore/arrays.py": {"vczstore.errors", "vczstore.floats"},
     "vczstore/floats.py": set(),
     "vczstore/locations.py": {"vczstore.credentials", "vczstore.errors"},
     "vczstore/vcz.py": {"vczstore.arrays", "vczstore.errors", "vczstore.floats"},

@@ -46,6 +46,7 @@ from zarr.registry import register_pipeline
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
 from zarr.types import AnyArray
 
+from vczstore.errors import first_line
 from vczstore.floats import from_hex, recast, to_hex
 
 type Document = dict[str, Any]
@@ -244,8 +245,7 @@ def naming(what: str) -> Iterator[None]:
     except DamagedChunkError:
         raise
     except DECODING_ERRORS as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DamagedChunkError(f"a chunk of {what} cannot be decoded ({reason})") from error
+        raise DamagedChunkError(f"a chunk of {what} cannot be decoded ({first_line(error)})") from error
 
 
 def read(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
@@ -792,6 +792,17 @@ def is_lock(key: str) -> bool:
     return key.count("/") <= 1 and key.rpartition("/")[2] in (LOCK, COMMIT_LOCK)
 
 
+def _files(root: Path) -> Iterator[tuple[str, object, object]]:
+    """The files below a folder but the locks: one that another writer holds comes and goes."""
+    for folder, _, files in os.walk(root):
+        for file in files:
+            path = Path(folder, file)
+            key = path.relative_to(root).as_posix()
+            if not is_lock(key):
+                found = path.stat()
+                yield key, found.st_size, found.st_mtime_ns
+
+
 def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
     match store:
         case Listed():
@@ -800,13 +811,7 @@ def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
             found = path.stat()
             yield "", found.st_size, found.st_mtime_ns
         case LocalStore():
-            for folder, _, files in os.walk(store.root):
-                for file in files:
-                    path = Path(folder, file)
-                    key = path.relative_to(store.root).as_posix()
-                    if not is_lock(key):
-                        found = path.stat()
-                        yield key, found.st_size, found.st_mtime_ns
+            yield from _files(store.root)
         case ObjectStore():
             for batch in store.store.list():
                 for entry in batch:

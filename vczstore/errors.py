@@ -1,6 +1,11 @@
 """The errors a user can meet: one line each, naming operation, field, both values and the way out."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, for the end of a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 class VczstoreError(ValueError):
     """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
 

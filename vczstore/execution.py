@@ -540,7 +540,7 @@ def _telling(store: Store, state: Callable[[], tuple[str, str]]) -> Iterator[Non
         raise Interrupted(f"{operation}: interrupted; {left}") from error
     except Exception as error:
         operation, left = state()
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = executors.first_line(error)
         raise StorageError(f"{operation}: {store.label}: {reason}; {left}") from error
 
 
@@ -823,14 +823,5 @@ def _state(plan: Plan, visible: int = 0) -> str:
     """What state the store is in when a plan did not end well, after so many plans that are visible."""
     if plan.store.atomic:
         return "nothing was committed, the store is as it was"
-    if plan.operation in ("create", "normalise"):
-        return "nothing there reads as a store; delete it, and run the same command again"
     before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
-    if plan.operation == "compact":
-        return f"{plan.store.label} is no store yet; delete what is there and run the same command again"
-    if plan.operation in ("remove", "update"):
-        done = "be missing" if plan.operation == "remove" else "be new"
-        return f"{before}some values of the samples may {done} already; run the same command again to complete it"
-    if plan.operation == "recompute":
-        return f"{before}some values of the fields may be new already; run the same command again to complete it"
-    return f"{before}readers see the old samples, or all of the new ones; run the same command again to complete it"
+    return f"{before}{plan.if_stopped}"

@@ -99,7 +99,7 @@ def check(executor: str, **options: Any) -> Checked:
     except executors.ExecutorOptionError as error:
         raise OptionError(f"executor check: {error}") from error
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = executors.first_line(error)
         raise StorageError(
             f"executor check: tasks do not run on {opts.executor}: {reason}; "
             "see that its workers have the Python and the packages that are here"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, assert_never, cast
 
 import numpy as np
 
@@ -291,6 +291,8 @@ def compile_job(job: Job) -> CompiledJob:
                     compiler.recompute(step.fields)
                 case Tag():
                     compiler.tag(step.name)
+                case _:
+                    assert_never(step)
         compiled = compiler.finish(job)
         for plan in compiled.plans:
             _ = plan.projected_mem  # raises if a task needs more memory than it is allowed

@@ -21,7 +21,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidati
 from zarr.types import AnyArray
 
 from vczstore import arrays
-from vczstore.errors import DamagedStoreError, IncompatibleError, NotAStoreError, StorageError
+from vczstore.errors import DamagedStoreError, IncompatibleError, NotAStoreError, StorageError, first_line
 from vczstore.floats import SENTINELS, same_bits
 
 SAMPLES = "samples"
@@ -233,9 +233,9 @@ class Vcz:
             hint = _hint(label, snapshot, _folders_with_ids(store))
             raise NotAStoreError(f"{label}: there is no Zarr group here; {hint}") from error
         except OSError as error:
-            raise StorageError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
+            raise StorageError(f"{label}: {what} cannot be read ({first_line(error)})") from error
         except arrays.NO_METADATA as error:
-            raise DamagedStoreError(f"{label}: {what} cannot be read ({_first_line(error)})") from error
+            raise DamagedStoreError(f"{label}: {what} cannot be read ({first_line(error)})") from error
         for name, array in (*members.items(), *inner.items()):
             _check_dimensions(label, name, array)
             if max(array.shape, default=0) > MAX_LENGTH:
@@ -314,11 +314,11 @@ class Vcz:
         try:
             return arrays.read_strings(self.arrays[name])
         except OSError as error:
-            raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
+            raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
         except arrays.DECODING_ERRORS as error:
-            raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({_first_line(error)})") from error
+            raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({first_line(error)})") from error
         except Exception as error:  # of a store's own classes
-            raise StorageError(f"{self.label}: {name} cannot be read ({_first_line(error)})") from error
+            raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
 
     def tells(self, name: str) -> bool:
         """Whether there is a table: an array, or an attribute of the root as sgkit and VCF Zarr up to 0.2 have it."""
@@ -361,7 +361,7 @@ class Vcz:
             members, inner, groups = _members(group, copies)
             attributes = document["metadata"].get(".zattrs", {}) if self.zarr_format == 2 else dict(group.attrs)
         except arrays.NO_METADATA as error:
-            raise DamagedStoreError(f"consolidated metadata cannot be read ({_first_line(error)})") from error
+            raise DamagedStoreError(f"consolidated metadata cannot be read ({first_line(error)})") from error
         return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
     def only(self, names: Iterable[str]) -> "Vcz":
@@ -651,7 +651,3 @@ def _hint(label: str, snapshot: str | None, groups: Sequence[str]) -> str:
     else:
         way_out = f"name {label.rstrip('/')}/{first}"
     return f"a VCZ lies in its group {listing(groups, 3)}: {way_out}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
