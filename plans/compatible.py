@@ -188,21 +188,19 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
 def _check_fields(operation: str, store: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
     ours, theirs = set(store.samples_arrays), set(source.samples_arrays)
     lacks, more = sorted(ours - theirs - set(may_lack)), sorted(theirs - ours)
-    told, has_flags = [], operation == "append"
+    told, can_drop, can_add = [], operation in ("append", "update"), operation == "append"
     if lacks:
         way_out = f"leave it missing for these samples with {_flags('--drop-field', lacks)}"
         told.append(
             f"lacks {listing(lacks)}, which the store has; "
-            f"{way_out if has_flags else 'make the source with these fields'}"
+            f"{way_out if can_drop else 'make the source with these fields'}"
         )
     if more:
-        way_out = (
-            f"add it, missing for the samples that are there, with {_flags('--add-field', more)}, or leave it out "
-            f"with {_flags('--drop-field', more)}"
-        )
+        adding = f"add it, missing for the samples that are there, with {_flags('--add-field', more)}, or "
+        way_out = f"{adding * can_add}leave it out with {_flags('--drop-field', more)}"
         told.append(
             f"has {listing(more)}, which the store lacks; "
-            f"{way_out if has_flags else 'make the source without these fields'}"
+            f"{way_out if can_drop else 'make the source without these fields'}"
         )
     if told:
         raise IncompatibleError(f"{operation}: {source.label} {'; and it '.join(told)}")

@@ -22,7 +22,7 @@ from plans.columns import Columns
 from plans.compatible import check_builds
 from plans.in_order import DIPLOID, Field
 from plans.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
-from plans.matching import FindMatches, Index, Matches, Sites, UnitReport
+from plans.matching import UNMATCHED, FindMatches, Index, Matches, Sites, UnitReport
 from plans.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
 from plans.misfits import Source as MisfitSource
 from plans.order import FindRuns, site, unit_rows
@@ -870,11 +870,16 @@ class Harmonised(View):
         if len(present):
             result[present] = slab
         absent = np.flatnonzero(mine.rows < 0)
-        result[absent] = self._absent(start + absent)
+        result[absent] = self._absent(start + absent, mine.rows[absent] == UNMATCHED)
         return result
 
-    def _absent(self, rows: np.ndarray) -> np.ndarray:
-        """The values of variants that the source lacks: rows by 1 by what a call has."""
+    def _absent(self, rows: np.ndarray, is_unmatched: np.ndarray) -> np.ndarray:
+        """
+        The values of variants that the source lacks: rows by 1 by what a call has.
+
+        Where it has a record there that matches none of the store's, its samples may well carry an allele of them:
+        their genotypes are missing, whatever is said of absent ones.
+        """
         missing, fill = missing_value(self.name, self.source), fill_value(self.name, self.source)
         values = np.full((len(rows), 1, *self.like.shape[2:]), missing, dtype=self.dtype)
         if not len(rows):
@@ -882,7 +887,7 @@ class Harmonised(View):
         by_ploidy = dimensions(self.like)[-1] == "ploidy"
         if by_ploidy and masked_by(self.name) == "call_genotype":
             if self.findings.rules.absent == "reference":
-                values[...] = 0  # which is False, too
+                values[~is_unmatched] = 0  # which is False, too
             values[self._is_haploid(rows), :, 1:] = fill
         elif values.ndim > 2:
             values.reshape(len(rows), 1, -1)[:, :, 1:] = fill

@@ -190,6 +190,10 @@ class Sites:
 # ---- what belongs together ------------------------------------------------------------------
 
 
+ABSENT, UNMATCHED = -1, -2
+"""In the place of a row: the source has nothing at the position, or something else."""
+
+
 @dataclass(frozen=True)
 class Matches:
     """
@@ -198,7 +202,8 @@ class Matches:
     Attributes
     ----------
     rows : numpy.ndarray of int64
-        The row of the source, or -1.
+        The row of the source; `ABSENT`, or `UNMATCHED` where a record of the source has the position, but is no variant
+        of the store.
     alleles : numpy.ndarray of int32, variants by alleles of the source
         For each allele of the source the number of it in the store; -1 where there is none.
     n_alleles : numpy.ndarray of int32
@@ -355,7 +360,8 @@ class Index:
             )
             alleles, ours, mapped = _with_new(alleles, ours, theirs, ids, at)
             n = np.where(at >= 0, (ids[at] >= 0).sum(axis=1), 0) if d > c else np.zeros(len(at), dtype="i8")
-            found.append(Matches(np.where(at >= 0, at + c, -1)[here], mapped[here], n[here]))
+            elsewhere = np.where(_has_unmatched(positions, their_positions, at), UNMATCHED, ABSENT)
+            found.append(Matches(np.where(at >= 0, at + c, elsewhere)[here], mapped[here], n[here]))
             reports.append(self._report(source, k, c, at, their_positions, found[-1]))
         return Unit(
             start,
@@ -396,6 +402,13 @@ class Index:
             return matched, n_unmatched, begin
         offset = int(np.argmax(inside)) if inside.any() else max(0, c + len(positions) - max(begin, c))
         return matched, n_unmatched, max(begin, c) + offset
+
+
+def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """At which positions of the store's variants a source has a record that is none of them."""
+    is_unmatched = np.ones(len(source_positions), dtype=bool)
+    is_unmatched[at[at >= 0]] = False
+    return np.isin(positions, source_positions[is_unmatched])
 
 
 class _Latest:

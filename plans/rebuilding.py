@@ -108,7 +108,7 @@ def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[s
         edits=tuple(edits),
         memory=memory,
         after=replace(store, arrays={**store.arrays, **targets}),
-        if_stopped="readers see the same values, in arrays that may be wider; run the same command again to complete it",
+        if_stopped="readers see the same values, perhaps in wider arrays; run the same command again to complete it",
         preparations=tuple(preparations),
     )
 

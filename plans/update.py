@@ -10,6 +10,8 @@ import numpy as np
 
 from plans import Memory, Plan
 from plans.compatible import check_field, check_incoming, check_metadata, data_checks
+from plans.fitting import fitted
+from plans.layout import Fields, check_named, named, without_unjoinable
 from plans.parts import Part, PutSamples
 from plans.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
@@ -17,7 +19,14 @@ from vczstore.stores import Store
 from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
 
 
-def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Memory) -> Plan:
+def compile_update(
+    place: Store,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    memory: Memory,
+    *,
+    fields: Fields = Fields(),  # noqa: B008
+) -> Plan:
     """
     Compile the update of samples of a store.
 
@@ -29,6 +38,8 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
         The new values. All have the store's variants, and samples that are in the store, in any order.
     memory
         What a task may use.
+    fields
+        Which fields become missing for the samples of a source that lacks them, and are left out if the store does.
 
     Raises
     ------
@@ -46,10 +57,8 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
     for source in sources:
         source.require_whole(operation)
     places = _places(operation, store, sources)
-    for source in sources:
-        check_metadata(operation, store, source)
-        for name, array in source.samples_arrays.items():
-            check_field(operation, source.label, name, store.samples_arrays[name], array)
+    check_named(operation, store, sources, fields)
+    sources = [_fitted(operation, store, source, fields) for source in sources]
 
     # 2. what happens to each array; nothing else changes, but what is known of INFO fields
     writes = tuple(
@@ -77,6 +86,17 @@ def compile_update(place: Store, store: Vcz, sources: Sequence[Vcz], memory: Mem
         counts={"sources": len(sources), "samples updated": sum(len(to) for to in places)},
         preparations=marks,
     )
+
+
+def _fitted(operation: str, store: Vcz, source: Vcz, fields: Fields) -> Vcz:
+    """A source that fits a store, with missing values for fields that it lacks and that may be dropped."""
+    (brought,) = without_unjoinable(operation, store, [source], fields, harmonised=False)
+    lacks = {name for name in store.samples_arrays if name not in brought.samples_arrays}
+    may_lack = {name for name in lacks if named(name, fields.drop)}
+    check_metadata(operation, store, brought, may_lack=may_lack)
+    for name, array in brought.samples_arrays.items():
+        check_field(operation, source.label, name, store.samples_arrays[name], array)
+    return fitted(brought, store.samples_arrays, harmonised=False) if may_lack else brought
 
 
 def split_known(store: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:

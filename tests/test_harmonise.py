@@ -208,15 +208,17 @@ def _model_calls(
     fill: Any = {"i": -2, "f": NAN_FILL, "b": False}.get(values.dtype.kind, "")
     result = np.full(shape, fill, dtype=values.dtype)
     theirs = sites_of(source)
+    unmatched = {site[:2] for j, site in enumerate(theirs) if j not in found.values()}
     for i, row in enumerate(result):
         contig = sites_of(store)[i].contig
+        is_reference = absent == "reference" and sites_of(store)[i][:2] not in unmatched
         for k in range(values.shape[1]):
             if i not in found:
                 if name == "call_genotype":
-                    value = 0 if absent == "reference" else -1
+                    value = 0 if is_reference else -1
                     row[k] = [value, -2] if contig in HAPLOID_CONTIGS else [value, value]
                 elif name == "call_genotype_mask":
-                    value = absent == "missing"
+                    value = not is_reference
                     row[k] = [value, True] if contig in HAPLOID_CONTIGS else [value, value]
                 elif row.ndim == 1:
                     row[k] = missing

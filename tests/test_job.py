@@ -29,6 +29,7 @@ from tests.covering import costly, in_turn
 from vczstore.cli import main
 from vczstore.errors import (
     IncompatibleError,
+    JobFileError,
     MemoryLimitError,
     NotAStoreError,
     OptionError,
@@ -283,6 +284,37 @@ def test_on_duplicate(place: Place) -> None:
     cohort.assert_same(other.read(), cohort.expected_append(cohort.expected_update(OLD, known), new))
 
 
+def test_samples_that_an_append_has_skipped_come_in_by_an_update(place: Place) -> None:
+    """The same batch, in the same state: an append that is run again has nothing to do, an update has."""
+    arrays = place.batch("late.vcz", ["S0008", "S0002", "S0007", "S0005"], seed=4)
+    for status in ("done", "nothing to do"):
+        assert place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}").status == status
+    for status in ("done", "nothing to do"):
+        assert place.run("- update: {source: inbox/late.vcz, insert: true}").status == status
+    seen = place.read()
+    where = [seen["sample_id"].tolist().index(sample) for sample in arrays["sample_id"]]
+    np.testing.assert_array_equal(seen["call_genotype"][:, where], arrays["call_genotype"])
+    assert place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}").status == "nothing to do"
+
+
+def test_a_folder_that_does_not_exist_is_no_empty_inbox(place: Place) -> None:
+    assert place.run("- append: inbox/*.vcz").status == "nothing to do"
+    with unchanged(place), pytest.raises(JobFileError, match=r"inbx/\*\.vcz: there is no folder .*inbx; correct"):
+        place.run("- append: inbx/*.vcz")
+
+
+def test_update_of_what_lacks_a_field(place: Place) -> None:
+    arrays = place.batch("recalled.vcz", ["S0006", "S0001"], seed=5)
+    shutil.rmtree(place.folder / "inbox/recalled.vcz/call_DP")
+    with unchanged(place), pytest.raises(IncompatibleError, match="missing for these samples with --drop-field DP"):
+        place.run("- update: inbox/recalled.vcz")
+    place.run("- update: {source: inbox/recalled.vcz, drop-fields: [DP]}")
+    seen = place.read()
+    np.testing.assert_array_equal(seen["call_genotype"][:, [6, 1]], arrays["call_genotype"])
+    assert (seen["call_DP"][:, [1, 6]] == -1).all()
+    np.testing.assert_array_equal(seen["call_DP"][:, [0, 2, 3, 4, 5]], OLD["call_DP"][:, [0, 2, 3, 4, 5]])
+
+
 def test_update_with_insert(place: Place) -> None:
     arrays = place.batch("recalled.vcz", ["S0006", "S0011"], seed=5)
     place.run("- update: {source: inbox/recalled.vcz, insert: true}")
@@ -367,7 +399,7 @@ def test_a_source_that_changed_after_its_append_was_stopped(tmp_path: Path, kind
     old = place.batch("a.vcz", cohort.ids(7, 2))
     steps = "- append: inbox/a.vcz"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vczstore.ledger.Ledger.with_sources", lambda self, sources: self.begun(sources))
+        patch.setattr("vczstore.ledger.Ledger.with_sources", lambda self, sources, _: self.begun(sources))
         place.run(steps)  # as if stopped before the last edit, which records it
     cohort.assert_same(place.read(), cohort.expected_append(OLD, old))
     changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)

@@ -235,7 +235,9 @@ def test_expand_sources(tmp_path: Path) -> None:
 
     assert expand("inbox/*.vcz") == ["inbox/a.vcz", "inbox/b.vcz"]
     assert expand("inbox/**/*.vcz") == ["inbox/a.vcz", "inbox/b.vcz", "inbox/deep/down/c.vcz"]
-    assert expand("outbox/*.vcz") == []
+    assert expand("inbox/deep/*.vcz") == []
+    with pytest.raises(JobFileError, match=r"there is no folder .*outbox; correct the path"):
+        expand("outbox/*.vcz")
     assert expand("nowhere.vcz", "s3://bucket/x.vcz") == ["nowhere.vcz", "s3://bucket/x.vcz"]
     assert expand("inbox/b.vcz", "inbox/?.vcz", "./inbox/b.vcz") == ["inbox/b.vcz", "inbox/a.vcz"]
     assert expand("s3://b/x", "s3://b/x") == ["s3://b/x"]

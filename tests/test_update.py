@@ -49,6 +49,23 @@ def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_update(old, *new))
 
 
+@in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
+def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
+    """What the source lacks is missing for its samples, what the store lacks is left out; both only when named."""
+    old, new = cohort.make_arrays(10, cohort.ids(0, 11)), recalled(["S0010", "S0003", "S0004"])
+    del old["call_DP"], new["call_FT"]
+    store = way.make(tmp_path, old)
+    cohort.write_vcz(tmp_path / "new.vcz", new)
+    for dropped in ((), ("FT",), ("DP",)):
+        with pytest.raises(IncompatibleError, match="--drop-field"):
+            vczstore.update(store, tmp_path / "new.vcz", drop_fields=dropped, **way.options)
+    cohort.assert_same(way.read(store), old)
+    vczstore.update(store, tmp_path / "new.vcz", drop_fields=["FT", "DP"], **way.options)
+    new["call_FT"] = np.full((10, 3), ".", dtype=old["call_FT"].dtype)
+    del new["call_DP"]
+    cohort.assert_same(way.read(store), cohort.expected_update(old, new))
+
+
 @in_pairs(kind=WRITTEN, impl=("zarr", "cubed"))
 def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
     """A batch that comes again, columns in another order, the ragged last one among them."""

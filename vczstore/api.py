@@ -537,7 +537,12 @@ def _fields(drop: Sequence[str], add: Sequence[str] = ()) -> "Fields":
 
 
 def update(
-    store: Place, *sources: Place, dry_run: bool = False, recompute: Sequence[str] = (), **options: Any
+    store: Place,
+    *sources: Place,
+    dry_run: bool = False,
+    drop_fields: Sequence[str] = (),
+    recompute: Sequence[str] = (),
+    **options: Any,
 ) -> Result:
     """
     Replace the values of samples of a store by those that one or more VCZs have for them, in one commit.
@@ -551,6 +556,9 @@ def update(
         store, and may be in any order.
     dry_run
         Check everything, write nothing.
+    drop_fields
+        FORMAT fields that a source lacks, which become missing for its samples, or that the store lacks, which are
+        left out.
     recompute
         INFO fields that are computed anew in the same commit; see `recompute`.
     options
@@ -567,12 +575,13 @@ def update(
     refuse_read_only("update", store)
 
     def attempt() -> Result:
-        return _run(plan_update(store, *sources, **options), opts, dry_run=dry_run, then=recompute)
+        plan = plan_update(store, *sources, drop_fields=drop_fields, **options)
+        return _run(plan, opts, dry_run=dry_run, then=recompute)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
 
 
-def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
+def plan_update(store: Place, *sources: Place, drop_fields: Sequence[str] = (), **options: Any) -> Plan:
     """Compile an update without running it; see `update` and `run`."""
     from plans.update import compile_update
 
@@ -581,7 +590,7 @@ def plan_update(store: Place, *sources: Place, **options: Any) -> Plan:
     refuse_same_place("update", store, sources)
     with plain_errors(store), planning("update"):
         place, incoming = opts.store_and_sources(store, sources)
-        return compile_update(place, place.open(), incoming, opts.memory)
+        return compile_update(place, place.open(), incoming, opts.memory, fields=_fields(drop_fields))
 
 
 def refuse_same_place(operation: str, store: Place, sources: Sequence[Place]) -> None:

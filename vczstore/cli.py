@@ -467,6 +467,7 @@ def normalise(store: str, source: str, out: str, progress: bool | None, as_json:
 @main.command()
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_DROP_FIELD
 @_RECOMPUTE
 @_REPLANS
 @_options(_STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)

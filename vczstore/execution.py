@@ -256,7 +256,7 @@ def _run_plans(
             with run.timed():
                 _check(plan, engine, run)
         if not dry_run and all(plan.is_empty for plan in plans):
-            snapshot = plans[0].base if store.atomic else None
+            snapshot = plans[0].base if store.backend == "icechunk" else None
         elif not dry_run:
             plan = plans[0]
             transaction = store.transaction(plan.base)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -284,7 +284,7 @@ def compile_job(job: Job) -> CompiledJob:
                 case Append():
                     compiler.append(compiler.find(expand_sources(step)), step)
                 case Update():
-                    compiler.update(compiler.find(expand_sources(step)), insert=step.insert)
+                    compiler.update(compiler.find(expand_sources(step)), step)
                 case Remove():
                     compiler.remove(read_samples(step), missing_ok=step.missing_ok)
                 case Recompute():
@@ -359,7 +359,7 @@ class _Compiler:
             if self.ledger.knows(source) and on_duplicate == "error":
                 raise IncompatibleError(
                     f"append: {source.label} has changed since it was appended; replace its samples with an update "
-                    "step, or set on-duplicate: skip or replace"
+                    "step, or set on-duplicate: replace; on-duplicate: skip keeps the calls that the store has"
                 )
         new = fresh if not stopped else [s for s in fresh if s.identity not in pending]
         # what was stopped comes first, and alone: its chunks lie where they belong already
@@ -384,13 +384,14 @@ class _Compiler:
             known = [s.select(there) for s, (there, _) in zip(group, split, strict=True) if len(there)]
         compiled: list[Callable[[], Plan]] = []
         if known and on_duplicate == "replace":
-            compiled.append(lambda: compile_update(self.place, self.vcz, known, self.memory))
+            compiled.append(lambda: compile_update(self.place, self.vcz, known, self.memory, fields=fields))
         if new:
             compiled.append(lambda: self._append(new, harmonise, fields))
         plans = []
         for i, compile_plan in enumerate(compiled):
             plan = compile_plan()
-            plans.append(self._recorded(plan, group) if i == len(compiled) - 1 else plan)
+            skipped = {source.identity for source in known if on_duplicate == "skip"}
+            plans.append(self._recorded(plan, group, skipped) if i == len(compiled) - 1 else plan)
             self.vcz = plan.after
         return plans
 
@@ -407,24 +408,25 @@ class _Compiler:
         self.alleles_added |= plan.counts.get("alleles added", 0) > 0
         return plan
 
-    def _recorded(self, plan: Plan, sources: Sequence[Vcz]) -> Plan:
+    def _recorded(self, plan: Plan, sources: Sequence[Vcz], partly: Collection[str] = ()) -> Plan:
         """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
         zarr_format = self.vcz.zarr_format
-        begun = () if self.place.atomic else (self.ledger.begun(sources).edit(zarr_format),)
-        self.ledger = self.ledger.with_sources(sources)
+        begun = () if self.place.atomic else (self.ledger.begun(sources, partly).edit(zarr_format),)
+        self.ledger = self.ledger.with_sources(sources, partly)
         return replace(
             plan, preparations=(*plan.preparations, *begun), edits=(*plan.edits, self.ledger.edit(zarr_format))
         )
 
-    def update(self, urls: Sequence[str], *, insert: bool) -> None:
+    def update(self, urls: Sequence[str], step: Update) -> None:
         """Samples are replaced by those of other batches."""
         sources, fresh = self._open("update", urls)
-        self.said.append(["update", insert, _states(sources)])
+        fields = Fields(tuple(map(array_name, step.drop_fields)))
+        self.said.append(["update", step.insert, _states(sources), *([fields.drop] if fields.drop else [])])
         plans: list[Plan] = []
-        if fresh and insert:
-            plans = self._bring_in(fresh, "replace")
+        if fresh and step.insert:
+            plans = self._bring_in(fresh, "replace", fields=fields)
         elif fresh:
-            plan = compile_update(self.place, self.vcz, fresh, self.memory)
+            plan = compile_update(self.place, self.vcz, fresh, self.memory, fields=fields)
             plans = [self._recorded(plan, fresh)]
             self.vcz = plan.after
         self._add("update", sources, plans, len(sources) - len(fresh))
@@ -493,7 +495,8 @@ class _Compiler:
         """All sources of a step, and those that have not come in."""
         refuse_same_place(operation, self.url, urls)
         sources = self.options.sources(self.url, urls)
-        return sources, [source for source in sources if not self.ledger.has(source)]
+        entirely = operation == "update"
+        return sources, [source for source in sources if not self.ledger.has(source, entirely=entirely)]
 
     def _add(self, operation: str, sources: Sequence[Vcz], plans: Sequence[Plan], already_applied: int) -> None:
         labels, before = tuple(source.label for source in sources), self.present

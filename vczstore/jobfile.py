@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -384,6 +385,12 @@ class Update(_Model):
         description="Append the samples that the store does not have; else they are an error.",
         examples=[True],
     )
+    drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
+        default_factory=list,
+        description="FORMAT fields that a source lacks, which become missing for its samples, or that the store lacks, "
+        "which are left out.",
+        examples=[["PS"]],
+    )
 
 
 class Remove(_Model):
@@ -702,18 +709,33 @@ def expand_sources(step: Append | Update) -> list[str]:
     """
     Find the sources of a step: globs in sorted order, each source once.
 
-    A glob may find nothing. A path that is none is taken as it is, whether something is there or not. URLs are left
-    to those who can list object stores.
+    A glob may find nothing, but not for want of the folder in which it looks. A path that is none is taken as it is,
+    whether something is there or not. URLs are left to those who can list object stores.
+
+    Raises
+    ------
+    JobFileError
+        If the folder of a glob does not exist.
     """
     found: dict[str, str] = {}
     for source in step.sources:
         if is_url(source) or not is_glob(source):
             paths = [source if is_url(source) else literal(source)]
         else:
+            _require_folder(source)
             paths = sorted(filter(_may_be_a_store, glob.glob(source, recursive=True)))
         for path in paths:
             found.setdefault(path if is_url(path) else os.path.realpath(path), path)
     return list(found.values())
+
+
+def _require_folder(pattern: str) -> None:
+    """A misspelt inbox would find nothing, every night, and look like an empty one."""
+    parts = Path(pattern).parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    folder = literal(str(Path(*parts[:first])))
+    if not os.path.isdir(folder):
+        raise JobFileError(f"{one_line(pattern)}: there is no folder {one_line(folder)}; correct the path, or make it")
 
 
 def _may_be_a_store(path: str) -> bool:

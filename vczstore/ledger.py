@@ -5,7 +5,7 @@ when history is expired.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,24 +57,24 @@ class Ledger:
                 f"{vcz.label}: the root attribute {ATTRIBUTE} is no ledger of jobs; delete it to begin a new one"
             ) from error
 
-    def has(self, source: Vcz) -> bool:
-        """Whether this state of a batch has come in."""
-        return source.stamp in self.sources.get(source.identity, ())
+    def has(self, source: Vcz, *, entirely: bool = False) -> bool:
+        """Whether this state of a batch has come in; `entirely`, with those of its samples that were there already."""
+        states = (source.stamp,) if entirely else (source.stamp, _partly(source.stamp))
+        return any(state in self.sources.get(source.identity, ()) for state in states)
 
     def knows(self, source: Vcz) -> bool:
         """Whether some state of a batch has come in."""
         return source.identity in self.sources
 
-    def begun(self, sources: Sequence[Vcz]) -> "Ledger":
-        """The ledger while batches are coming in."""
-        return replace(self, pending={source.identity: source.stamp for source in sources})
+    def begun(self, sources: Sequence[Vcz], partly: Collection[str] = ()) -> "Ledger":
+        """The ledger while batches are coming in, those of some identities without samples that are there already."""
+        return replace(
+            self, pending={s.identity: _partly(s.stamp) if s.identity in partly else s.stamp for s in sources}
+        )
 
-    def with_sources(self, sources: Sequence[Vcz]) -> "Ledger":
+    def with_sources(self, sources: Sequence[Vcz], partly: Collection[str] = ()) -> "Ledger":
         """The ledger with batches that have come in."""
-        known = dict(self.sources)
-        for source in sources:
-            known[source.identity] = [*known.get(source.identity, ()), source.stamp]
-        return replace(self, sources=known, pending={})
+        return self.begun(sources, partly).completed()
 
     def completed(self) -> "Ledger":
         """The ledger once what was pending has turned out to be in, in the states that it had then."""
@@ -97,6 +97,11 @@ class Ledger:
         if self.pending:
             value["pending"] = dict(self.pending)
         return SetAttribute(ATTRIBUTE, value, zarr_format)
+
+
+def _partly(stamp: str) -> str:
+    """The state of a batch that has come in without samples that the store had: an update still brings these."""
+    return f"{stamp} new samples only"
 
 
 def removal_digest(samples: Sequence[str]) -> str:

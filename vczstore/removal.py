@@ -258,6 +258,7 @@ class _Look:
                 "uploads in parts that were begun and never completed: they are no objects; a lifecycle rule of the "
                 "bucket can end them, which deletes their parts"
             )
+        self.not_checked.append("the spelling of the IDs: one that the store never had is not found, either")
         self.not_checked.append(
             "backups, replicas and copies elsewhere, and what storage itself keeps of deleted files"
         )
