@@ -15,6 +15,7 @@ from plans.extents import END, LENGTH, SVLEN, Extents, describe
 from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
+from vczstore.sample_ids import same_in_unicode
 from vczstore.vcz import REMOVED, SAMPLES, Vcz, dimensions, listing, samples_axis
 
 if TYPE_CHECKING:
@@ -84,6 +85,12 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
         label = owner[present[0]]
         mine_present = [sample for sample in present if owner[sample] == label]
         _refuse_doubled(operation, mine_present, label, dict.fromkeys(present, store.label))
+    alike = same_in_unicode(list(owner), [*store.sample_ids.tolist(), *owner])
+    for sample, other in alike.items():
+        raise SampleError(
+            f"{operation}: {owner[sample]} has sample {sample!a}, which looks like {other!a} of "
+            f"{owner.get(other, store.label)}, in another Unicode form; write both in the same"
+        )
 
 
 def _refuse_doubled(operation: str, samples: Sequence[str], label: str, owner: Mapping[str, str]) -> None:

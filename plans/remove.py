@@ -16,6 +16,7 @@ from plans.columns import Columns, chunk_regions
 from plans.stale import samples_change
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, SampleError
+from vczstore.sample_ids import spelt_otherwise
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, SetItems, SetShape
 from vczstore.vcz import (
@@ -63,7 +64,7 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
     if unknown:
         raise SampleError(
             f"{operation}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was removed, "
-            "vcztools query -l lists the samples"
+            f"{_spelling_hint(unknown, store)}vcztools query -l lists the samples"
         )
     if (ids := store.arrays[SAMPLE_ID]).dtype.kind not in TEXT:
         raise SampleError(
@@ -97,6 +98,13 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         counts={"samples removed": len(positions)},
         preparations=marks,
     )
+
+
+def _spelling_hint(unknown: Sequence[str], store: Vcz) -> str:
+    """Which samples of a store a list may mean, where it has them in another spelling."""
+    found = sorted(set(spelt_otherwise(unknown, store.sample_ids.tolist()).values()) - {REMOVED})
+    # what looks the same is told apart by its escapes
+    return f"perhaps {listing([ascii(sample)[1:-1] for sample in found], limit=10)} is meant; " if found else ""
 
 
 def compile_repair(place: Store, store: Vcz, names: Collection[str], memory: Memory) -> Plan:

@@ -885,8 +885,8 @@ def test_object_stores_that_do_not_tell_of_old_versions(kind: str, versions: int
 def test_uploads_that_were_never_completed_are_not_checked(kind: str) -> None:
     look = _Look(frozenset(GONE), _Needles(frozenset(GONE), []))
     look.at_versions(kind, 0)
-    assert [said.partition(":")[0] for said in look.not_checked][-2:-1] == [
-        "uploads in parts that were begun and never completed"
+    assert "uploads in parts that were begun and never completed" in [
+        said.partition(":")[0] for said in look.not_checked
     ]
 
 

@@ -959,6 +959,8 @@ def _print_job(described: "Report") -> None:
     click.echo(f"{click.style(job['store'], bold=True)}  job {job['id']}, on {job['executor']}")
     visible = "in one commit" if job["atomic"] else "one by one, each safe to stop: plain Zarr has no transactions"
     click.echo(f"  steps become visible {visible}")
+    for note in job.get("notes", ()):
+        click.echo(f"  {note}")
     for i, step in enumerate(described["steps"], 1):
         head = click.style(f"{i}. {step['operation']}", bold=True)
         click.echo(
@@ -988,6 +990,8 @@ def _print_result(result: "JobResult") -> None:
     """What a job has done."""
     at = f", snapshot {result.snapshot}" if result.snapshot else ""
     head = click.style(f"job {result.id} on {result.store}:", bold=True)
+    for note in result.job.notes:
+        click.echo(note)
     if result.status == "nothing to do":
         click.echo(f"{head} already applied{at}")
         return

@@ -23,7 +23,7 @@ from plans.remove import compile_remove
 from plans.stale import CURRENT, states
 from plans.update import compile_update, split_known
 from vczstore.api import Options, refuse_same_place
-from vczstore.errors import IncompatibleError, StaleError, TagError, VczstoreError
+from vczstore.errors import IncompatibleError, SampleError, StaleError, TagError, VczstoreError
 from vczstore.estimate import estimate
 from vczstore.execution import REPLANS, Progress, Result, compile_stages, planning, replanned, run_plans, task_bytes
 from vczstore.jobfile import (
@@ -42,6 +42,7 @@ from vczstore.jobfile import (
 from vczstore.ledger import Ledger, removal_digest
 from vczstore.locations import scheme
 from vczstore.report import Report, Step, make_folder, write_report
+from vczstore.sample_ids import spelt_otherwise
 from vczstore.stores import Store, refuse_read_only
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.journal import Journal
@@ -96,6 +97,8 @@ class CompiledJob:
         All steps but tags.
     tags
         What the job's snapshot is going to be called.
+    notes
+        What its steps have found, a line each, whether there is anything to do or not.
     id
         What tells this job from others: a digest of its steps, and of the states of its sources.
     memory
@@ -107,6 +110,7 @@ class CompiledJob:
     base: str
     steps: tuple[CompiledStep, ...]
     tags: tuple[str, ...]
+    notes: tuple[str, ...]
     id: str
     memory: Memory
 
@@ -171,6 +175,7 @@ class JobResult:
             "snapshot": self.snapshot,
             "tags": list(self.tags),
             "replans": self.replans,
+            "notes": list(self.job.notes),
             "steps": [result.as_dict() for result in self.results],
         }
 
@@ -331,6 +336,7 @@ class _Compiler:
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
         self.tags: list[str] = []
+        self.notes: list[str] = []
         self.said: list[Any] = []
         """What the job's id is made of."""
 
@@ -439,6 +445,8 @@ class _Compiler:
         known = wanted
         if unknown and (missing_ok or self.ledger.has_removal(wanted)):
             known = [str(sample) for sample in self.vcz.sample_ids[positions]]
+            self._refuse_other_spellings(unknown)
+            self.notes.append(f"remove: {len(unknown):,} of {len(wanted):,} sample IDs are not in the store")
         if not wanted and missing_ok:
             known = []
         plans: list[Plan] = []
@@ -450,6 +458,16 @@ class _Compiler:
             plans = [replace(plan, edits=(self.ledger.edit(self.vcz.zarr_format), *plan.edits))]
             self.vcz = plan.after
         self._add("remove", (), plans, int(not plans))
+
+    def _refuse_other_spellings(self, unknown: Sequence[str]) -> None:
+        """A sample is not left in the store because a list has it in quotes, or beside something else."""
+        meant = spelt_otherwise(unknown, self.vcz.sample_ids[self.vcz.sample_ids != REMOVED].tolist())
+        if meant:
+            raise SampleError(
+                f"remove: {self.place.label} has {len(meant):,} of the sample IDs in another spelling (quotes, "
+                "columns, invisible characters, Unicode form); nothing was removed, "
+                "write them as vcztools query -l does"
+            )
 
     def recompute(self, fields: Sequence[str]) -> None:
         """INFO fields are computed, unless they are those of the samples that are there."""
@@ -487,6 +505,7 @@ class _Compiler:
             base=self.base,
             steps=tuple(self.steps),
             tags=tuple(self.tags),
+            notes=tuple(self.notes),
             id=hashlib.blake2b(text, digest_size=12).hexdigest(),
             memory=self.memory,
         )
@@ -496,7 +515,9 @@ class _Compiler:
         refuse_same_place(operation, self.url, urls)
         sources = self.options.sources(self.url, urls)
         entirely = operation == "update"
-        return sources, [source for source in sources if not self.ledger.has(source, entirely=entirely)]
+        fresh = [source for source in sources if not self.ledger.has(source, entirely=entirely)]
+        self.notes.append(f"{operation}: {len(sources):,} sources found, {len(fresh):,} new")
+        return sources, fresh
 
     def _add(self, operation: str, sources: Sequence[Vcz], plans: Sequence[Plan], already_applied: int) -> None:
         labels, before = tuple(source.label for source in sources), self.present
@@ -549,6 +570,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
             "base": compiled.base,
             "snapshot": None if result is None else result.snapshot,
             "tags": list(compiled.tags),
+            "notes": list(compiled.notes),
             "atomic": compiled.store.atomic,
             "error": error,
         },

@@ -34,6 +34,7 @@ from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, Stal
 from vczstore.frames import contents
 from vczstore.pictures import clean, duration, escaped
 from vczstore.report import make_folder, page
+from vczstore.sample_ids import spellings, spelt_otherwise
 from vczstore.sizes import human_size
 from vczstore.stores import Place, Store
 from vczstore.stores.everything import Objects
@@ -142,7 +143,9 @@ def verify(
         make_folder(report)
     objects = Objects.at(url, options)
     vcz = place.open()
-    look = _Look(ids, _Needles(ids, vcz.sample_ids.tolist()))
+    if any("\t" in sample for sample in ids):
+        raise SampleError("verify-removal: a line of the list has a tab; give one sample ID in a line, nothing else")
+    look = _Look(ids, _Needles(frozenset[str]().union(*map(spellings, ids)) - {REMOVED}, vcz.sample_ids.tolist()))
     sizes = objects.sizes()
     digest = look.at_objects(objects, sizes)
     look.at_leftovers(url)
@@ -258,10 +261,10 @@ class _Look:
                 "uploads in parts that were begun and never completed: they are no objects; a lifecycle rule of the "
                 "bucket can end them, which deletes their parts"
             )
-        self.not_checked.append("the spelling of the IDs: one that the store never had is not found, either")
         self.not_checked.append(
             "backups, replicas and copies elsewhere, and what storage itself keeps of deleted files"
         )
+        self.not_checked.append("the spelling of the IDs: one that the store never had is not found, either")
 
     def at_present(self, vcz: Vcz) -> None:
         """Look at the store as it is now: sample IDs, strings, and the values of removed samples."""
@@ -272,6 +275,7 @@ class _Look:
             self.reasons.append(
                 f"{_n(left, 'ID')} {_s(left, 'is', 'are')} in {SAMPLE_ID} now; vczstore remove {self.shown(vcz.label)}"
             )
+        self._at_other_spellings(vcz.sample_ids[vcz.sample_ids != REMOVED].tolist())
         if vcz.out_of_reach:
             self.reasons.append(
                 f"values of samples cannot be told apart in {_places(map(self.shown, vcz.out_of_reach))}: "
@@ -300,6 +304,20 @@ class _Look:
             "of these not missing": wrong.total(),
         }
 
+    def _at_other_spellings(self, samples: Sequence[str]) -> None:
+        """Look for samples that the list means, though it does not have their IDs as they are."""
+        others = self.ids.difference(samples)
+        if meant := spelt_otherwise(others, samples):
+            self.reasons.append(
+                f"{_n(meant, 'line')} of the list {_s(meant, 'is', 'are')} in {SAMPLE_ID} now in another spelling "
+                "(quotes, columns, invisible characters, Unicode form); write the IDs as vcztools query -l does"
+            )
+        if cases := {other.casefold() for other in others}.intersection(map(str.casefold, samples)):
+            self.not_checked.append(
+                f"{_n(cases, 'ID')} that {_s(cases, 'is', 'are')} in {SAMPLE_ID} in letters of another case: whether "
+                "the same sample is meant"
+            )
+
     def _in_strings(self, array: AnyArray) -> bool:
         """Whether an ID is in an array of strings, however its chunks are encoded."""
         if array.dtype.kind not in "OTUS":
@@ -321,7 +339,8 @@ class _Look:
         with_ids = []
         for snapshot in snapshots:
             try:
-                if not self.ids.isdisjoint(place.open(snapshot).sample_ids.tolist()):
+                samples = place.open(snapshot).sample_ids.tolist()
+                if not self.ids.isdisjoint(samples) or spelt_otherwise(self.ids, {*samples} - {REMOVED}):
                     with_ids.append(snapshot)
             except NotAStoreError:
                 continue  # the first snapshot of a repository is empty

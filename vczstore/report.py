@@ -37,6 +37,7 @@ class Job(TypedDict):
     base: str
     snapshot: str | None
     tags: list[str]
+    notes: NotRequired[list[str]]
     atomic: bool
     error: str | None
 
