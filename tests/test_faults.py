@@ -37,7 +37,7 @@ def shaky(s3_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shaky]:
     monkeypatch.setattr(objects, "BACKOFF", (0.02, 0.1))
     monkeypatch.setattr(objects, "TIMEOUT", 0.4)
     monkeypatch.setattr(objects, "PATIENCE", 10.0)
-    monkeypatch.setattr(lock, "TTL", 6.0)
+    monkeypatch.setattr(lock, "TTL", 3.0)
     with faults.before(s3_cloud.options["endpoint"]) as proxy:
         yield Shaky(s3_cloud, proxy, {**s3_cloud.options, "endpoint": proxy.endpoint})
 

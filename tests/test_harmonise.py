@@ -492,10 +492,12 @@ def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
 # ---- whole stores, and what is refused -------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
-def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "executor"), [("format2", "threads"), ("format3", "processes"), ("icechunk", "threads")]
+)
+def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, executor: str) -> None:
     """Whichever comes first, both come out right: each is expressed over the alleles that are there then."""
-    way = Way(kind, "cubed", "processes")
+    way = Way(kind, "cubed", executor)
     old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
     batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]
     for i, batch in enumerate(batches):

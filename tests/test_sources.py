@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 import vczstore
 from tests import azure, cohort, faults, s3
+from tests.survival import storage
 from tests.test_objects import BATCH, OLD, Cloud, azure_cloud, make_arrays, s3_cloud
 from vczstore.cli import main
 from vczstore.errors import NotAStoreError, OptionError, StorageError, VczstoreError
@@ -272,7 +273,10 @@ class Web:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 128  # of 5 at once, as is usual, all others are tried again a second later
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self) -> str:
@@ -404,7 +408,7 @@ def test_a_message_shows_what_differs(tmp_path: Path, ours: list[str], theirs: l
 
 def test_a_source_that_cannot_be_read_is_named(s3_cloud: Cloud) -> None:
     cohort.write_vcz(s3_cloud.tmp / "store.vcz", OLD)
-    with faults.before(s3_cloud.options["endpoint"]) as proxy:
+    with storage.little_patience(), faults.before(s3_cloud.options["endpoint"]) as proxy:
         options = {"storage_options": {**s3_cloud.options, "endpoint": proxy.endpoint}}
         for kind in ("format3", "icechunk"):
             batch = s3_cloud.make(kind, f"batch-{kind}")
