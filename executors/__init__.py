@@ -31,7 +31,18 @@ class ExecutorOptionError(ValueError):
 
 
 class MissingEngineError(ImportError):
-    """The library of an executor is not installed."""
+    """
+    The library of an executor is not installed.
+
+    Attributes
+    ----------
+    extra
+        The name of the optional dependencies that have it, None if it is in none of them.
+    """
+
+    def __init__(self, message: str, *, extra: str | None = None) -> None:
+        super().__init__(message)
+        self.extra = extra
 
 
 def first_line(error: BaseException) -> str:

@@ -312,9 +312,7 @@ def _plain_errors(backend: str | None) -> Iterator[None]:
         yield
     except ImportError as error:
         if error.name == "lithops":
-            raise MissingEngineError(
-                "lithops is not installed; get it with: pip install 'vczstore[lithops]'"
-            ) from error
+            raise MissingEngineError("lithops is not installed", extra="lithops") from error
         raise MissingEngineError(
             f"the executor lithops needs {error.name} for {backend or 'its backend'}, which is not installed"
         ) from error

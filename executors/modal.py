@@ -341,7 +341,7 @@ def _check_token() -> None:
     try:
         from modal.config import config
     except ImportError as error:
-        raise MissingEngineError(f"modal is not installed; get it with: pip install '{PACKAGE}[modal]'") from error
+        raise MissingEngineError("modal is not installed", extra="modal") from error
     if not (config.get("token_id") and config.get("token_secret")) and not config.get("oauth_refresh_token"):
         raise ExecutorOptionError(
             "modal: there is no token; get one with: modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"

@@ -200,7 +200,7 @@ def test_executor_file(tmp_path: Path) -> None:
             "spark, found 'other.yaml'",
         ),
         ("name: threads\noptions: 3\n", f"big.yaml:2: options: expected a mapping, found 3{NUMBER}"),
-        ("", "big.yaml: is empty; examples/JOBS.md shows what belongs in it"),
+        ("", "big.yaml: is empty; examples/guide/reference-jobs.md shows what belongs in it"),
         (
             "name: threads\nwork-dir: ${W}\n",
             "big.yaml:2: work-dir: the variable W is not set; set it, or write ${W:-default}",
@@ -894,7 +894,7 @@ def test_any_override(tmp_path: Path, override: str) -> None:
 
 WRITTEN = {
     ROOT / "vczstore" / "job.schema.json": lambda: json.dumps(jobfile.schema(), indent=2, ensure_ascii=False) + "\n",
-    ROOT / "examples" / "JOBS.md": jobfile.reference,
+    ROOT / "examples" / "guide" / "reference-jobs.md": jobfile.reference,
 }
 
 
@@ -996,8 +996,8 @@ def places(data: Any) -> list[tuple[Any, Any]]:
 
 
 def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
-    page = (ROOT / "examples" / "JOBS.md").read_text()
-    job, machines = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    page = (ROOT / "examples" / "guide" / "reference-jobs.md").read_text()
+    job, machines = re.findall(r"```yaml title=.*?\n(.*?)```", page, flags=re.DOTALL)
     assert len(load(tmp_path, job).steps) == 6
     assert accepts(yaml.safe_load(job))
     assert jobfile.load_executor(write(tmp_path, machines, "cluster.yaml")).name == "processes"

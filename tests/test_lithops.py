@@ -240,7 +240,7 @@ def test_lithops_is_not_installed(small: Any, monkeypatch: pytest.MonkeyPatch) -
     store, batch, *_ = small
     monkeypatch.setitem(sys.modules, "lithops", None)
     before = cohort.digest(store)
-    words = (r"pip install 'vczstore\[lithops\]'",)
+    words = (r"from a clone of vczstore: pip install '.\[lithops\]'",)
     complain(MissingDependencyError, words, lambda: vczstore.append(store, batch, executor="lithops"))
     assert cohort.digest(store) == before
 

@@ -517,15 +517,16 @@ def test_without_modal_it_says_what_to_install() -> None:
         """
         import sys
         sys.modules["modal"] = None
-        import executors
+        from vczstore.errors import MissingDependencyError
+        from vczstore.execution import create_executor
         try:
-            executors.create("modal")
-        except executors.MissingEngineError as error:
+            create_executor("modal", {})
+        except MissingDependencyError as error:
             print(error)
         """
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "modal is not installed; get it with: pip install 'vczstore[modal]'\n"
+    assert done.stdout == "modal is not installed; install it from a clone of vczstore: pip install '.[modal]'\n"
 
 
 def test_the_image_has_what_the_driver_has() -> None:

@@ -37,6 +37,15 @@ class MissingDependencyError(VczstoreError):
     """An optional package is needed and not installed."""
 
 
+def missing_extra(problem: object, extra: str) -> MissingDependencyError:
+    """
+    Return the error for a package that is not installed, and that one of the project's extras has.
+
+    The name ``vczstore`` on PyPI is that of another package, so the way out is a clone of this one.
+    """
+    return MissingDependencyError(f"{problem}; install it from a clone of vczstore: pip install '.[{extra}]'")
+
+
 class MemoryLimitError(VczstoreError):
     """A task would need more memory than it is allowed."""
 

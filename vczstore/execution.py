@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
 from plans import Plan, Survey
-from vczstore.errors import ConflictError, MissingDependencyError, OptionError, StorageError, VczstoreError
+from vczstore.errors import (
+    ConflictError,
+    MissingDependencyError,
+    OptionError,
+    StorageError,
+    VczstoreError,
+    missing_extra,
+)
 from vczstore.locations import local_path
 from vczstore.stores import Store, Transaction
 from vczstore.stores.journal import Journal
@@ -685,7 +692,7 @@ def _plain_errors() -> Iterator[None]:
     except executors.ExecutorOptionError as error:
         raise OptionError(str(error)) from error
     except executors.MissingEngineError as error:
-        raise MissingDependencyError(str(error)) from error
+        raise (missing_extra(error, error.extra) if error.extra else MissingDependencyError(str(error))) from error
 
 
 _KNOWN = ("zarr.json", ".zgroup", ".zattrs", f"{SAMPLE_ID}/zarr.json", f"{SAMPLE_ID}/.zarray")

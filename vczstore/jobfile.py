@@ -1,7 +1,7 @@
 """What a job file (``plan.yaml``) says: a store, steps, an executor. Nothing here runs it.
 
 The models below are the one definition of the format: what is accepted, the JSON schema that editors use, and the
-reference page ``examples/JOBS.md`` all come from them. `vczstore.yamlfile` reads the file.
+reference page ``examples/guide/reference-jobs.md`` all come from them. `vczstore.yamlfile` reads the file.
 """
 
 import glob
@@ -827,17 +827,17 @@ _REFERENCE = """\
 # Job files
 
 A job file is YAML: a store, the steps that are applied to it, and what runs them. This page is made from the models in
-[`vczstore/jobfile.py`](../vczstore/jobfile.py), as is the JSON schema for editors,
-[`vczstore/job.schema.json`](../vczstore/job.schema.json); `tests/test_jobfile.py` says how both are written again.
+`vczstore/jobfile.py`, as is the JSON schema for editors, `vczstore/job.schema.json`; `tests/test_jobfile.py` says how
+both are written again.
 
-```yaml
+```yaml title="job.yaml"
 {example}```
 
 {tables}## Executor file
 
 {executor_file}
 
-```yaml
+```yaml title="cluster.yaml"
 {executor_example}```
 
 {executor_table}
@@ -872,7 +872,7 @@ a number needs quotes.
 
 
 def reference() -> str:
-    """Give the reference page of the format in Markdown; ``examples/JOBS.md`` is what it returns."""
+    """Give the reference page of the format in Markdown; ``examples/guide/reference-jobs.md`` is what it returns."""
     job = schema()
     file = ExecutorFile.model_json_schema(schema_generator=_Schema)
     parts = {

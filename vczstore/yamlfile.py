@@ -267,7 +267,7 @@ class YamlFile:
         text = decode(read_bytes(path, file.name, MAX_BYTES), file.name)
         root = _Yaml(text, file.name).root()
         if root is None:
-            raise JobFileError(f"{file.name}: is empty; examples/JOBS.md shows what belongs in it")
+            raise JobFileError(f"{file.name}: is empty; examples/guide/reference-jobs.md shows what belongs in it")
         file.root = root
         # in each state, so that no message of a later one can show them
         file.refuse_credentials()

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, Literal, cast
 
 from vczstore.credentials import NO_CREDENTIALS, is_credential, is_credential_name
-from vczstore.errors import MissingDependencyError, OptionError, StorageError, VczstoreError
+from vczstore.errors import OptionError, StorageError, VczstoreError, missing_extra
 from vczstore.locations import OBJECT_STORES, Location, literal, parse, real_path, split_glob
 
 RETRIES = 8
@@ -31,7 +31,7 @@ MAX_REQUEST = 300.0
 type Kind = Literal["s3", "gs", "az"]
 
 EXTRAS: dict[Kind, str] = {"s3": "s3", "gs": "gcs", "az": "azure"}
-"""What of ``vczstore[...]`` installs what a kind of object store needs."""
+"""The extra of this project that installs what a kind of object store needs."""
 
 _SPELLINGS = {"endpoint_url": "endpoint", "skip_signature": "anonymous", "anon": "anonymous"}
 """What other tools call our options."""
@@ -315,6 +315,4 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise MissingDependencyError(
-            f"{package} is not installed; get it with: pip install 'vczstore[{extra}]'"
-        ) from error
+        raise missing_extra(f"{package} is not installed", extra) from error
