@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import click
@@ -59,13 +60,13 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str, str
 
 def python() -> str:
     """Return the page of the Python API."""
-    api = griffe.load("vczstore.api")
+    load = cache(griffe.load)
     homes = {name: inspect.getmodule(getattr(vczstore, name)) for name in vczstore.__all__}
     parts = [
         "# Python API\n",
         f"What `import vczstore` offers, from the docstrings. {HOW}",
-        *(_object(f"vczstore.{name}", name, griffe.load(home.__name__)[name]) for name, home in homes.items() if home),
-        _object("vczstore.api.Options", "Options", api["Options"]),
+        *(_object(f"vczstore.{name}", name, load(home.__name__)[name]) for name, home in homes.items() if home),
+        _object("vczstore.api.Options", "Options", load("vczstore.api")["Options"]),
     ]
     return re.sub(r"(?<!`)``(?!`)", "`", "\n".join(parts))  # numpydoc's code to Markdown's
 

@@ -243,6 +243,7 @@ def _upload(store: Path, server: s3.S3Server) -> None:
             obstore.put(bucket, str(path.relative_to(store.parent)), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages(page: Path, workplace: tuple[Path, dict[str, str]]) -> None:
     folder, environment = workplace
