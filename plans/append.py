@@ -121,6 +121,8 @@ def compile_append(
     ids = np.concatenate([was.sample_ids, *(s.sample_ids for s in sources)])
     planned, marks = samples_change(store.planned(resized, ids))
     told = Told.of(findings, after, dropped, added)
+    kept = {n for source in brought for n in source.samples_arrays if named(n, fields.drop)} - dropped
+    fitting = {"fields kept (they fit)": len(kept)} if kept else {}
     costs = cost(first[0]) if first else {}
     rewriting = {"rewritten": rewritten(widening)} if widening else {}
     return Plan(
@@ -134,9 +136,10 @@ def compile_append(
         memory=memory,
         after=planned,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(sources), "samples added": new - old, **told.counts, **costs},
+        counts={"sources": len(sources), "samples added": new - old, **told.counts, **fitting, **costs},
         notes={
             **told.notes,
+            **({"kept": f"{listing(sorted(kept))}, which can come in as it is"} if kept else {}),
             **told_wider(was, rebuilt, wider),
             **rewriting,
         },

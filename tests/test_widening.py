@@ -279,6 +279,18 @@ def test_fields_that_one_side_lacks(tmp_path: Path, kind: str, harmonise: bool) 
     assert vczstore.verify(store).damages == []
 
 
+@pytest.mark.parametrize("harmonise", [False, True])
+def test_a_field_that_fits_comes_in_and_is_told_of(tmp_path: Path, harmonise: bool) -> None:
+    """--drop-field is for what would be refused: of several sources, those that have the field keep it."""
+    a, b = make(tmp_path, "A", "GT:DP", "0/1:5", "0/1:7"), make(tmp_path, "B", "GT:DP", "0/0:6", "0/1:8")
+    store = start(tmp_path, "format3", a)
+    vczstore.append(store, a)
+    result = vczstore.append(store, b, harmonise=harmonise, drop_fields=["DP"])
+    assert result.counts["fields kept (they fit)"] == 1
+    assert result.plan.notes["kept"] == "call_DP, which can come in as it is"
+    assert shown(store, "format3") == merged(tmp_path, "A", "B")
+
+
 def test_flags_of_the_command_line_and_of_jobs(tmp_path: Path) -> None:
     a = make(tmp_path, "A", "GT:DP:GQ", "0/1:5:99", "0/1:7:98")
     b = make(tmp_path, "B", "GT:DP:PS", "0|1:7:3000000", "0|1:8:3000000")
