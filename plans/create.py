@@ -146,7 +146,7 @@ def compile_create(
         conclude=conclude,
         memory=memory,
         after=Vcz(place.label, MemoryStore(), dict(sorted(members.items())), attributes, 3, None, np.empty(0, "O")),
-        if_stopped="nothing there reads as a store; delete it, and run the same command again",
+        if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
         counts={"sources": len(sources), "variants": n_variants},
     )
 

@@ -121,7 +121,7 @@ def compile_normalise(
         edits=(WriteDocuments({"zarr.json": root}),),
         memory=memory,
         after=Vcz(place.label, MemoryStore(), members, attributes, 3, None, source.sample_ids),
-        if_stopped="nothing there reads as a store; delete it, and run the same command again",
+        if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
         counts={"samples": source.n_samples, "variants": store.n_variants, **told.counts},
         notes=told.notes,
     )

@@ -25,7 +25,7 @@ from vczstore.cli import main
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, StorageError, VczstoreError
 from vczstore.job import plan_job, run_job
 from vczstore.locations import parse
-from vczstore.stores import open_store
+from vczstore.stores import objects, open_store
 from vczstore.stores.objects import Remote
 
 FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
@@ -409,3 +409,12 @@ def test_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for url, extra in {"s3://b/a": "s3", "gs://b/a": "gcs", "az://c/a": "azure", "https://host/a": "obstore"}.items():
         with pytest.raises(MissingDependencyError, match=rf"pip install '.\[{extra}\]'"):
             open_store(url)
+
+
+def test_no_credentials_are_told_from_missing_rights() -> None:
+    """obstore asks the machine for those of its role last, and says no more than that this has failed."""
+    asked = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 2.4s: HTTP 403 Forbidden"
+    said = objects.reason(OSError(asked))
+    assert said.startswith("no credentials were found in the environment")
+    assert "PutObject" not in said
+    assert "s3:PutObject" in objects.reason(OSError("Error performing PUT http://host/b/k in 1s: 403 Forbidden"))

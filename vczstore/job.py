@@ -493,7 +493,7 @@ class _Compiler:
         elif any(step.plans for step in self.steps):
             raise TagError(
                 f"tag: {name!r} exists already, on snapshot {tags[name]}, and this job changes the store; "
-                "give the step another name, such as one with a date: release-${DATE}"
+                "give the step another name, such as one with a date: release-${DATE:-draft}"
             )
 
     def finish(self, job: Job) -> CompiledJob:

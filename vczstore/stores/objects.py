@@ -288,11 +288,19 @@ def reason(error: BaseException) -> str:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = (lines or [type(error).__name__])[0]
+    if any(host in text for host in _METADATA_SERVICES):
+        return (
+            "no credentials were found in the environment, and this machine has no role that gives any; set them (for "
+            "S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or say --storage-option anonymous=true for public data"
+        )
     if is_of_storage(error) and _DENIED.search(f"{type(error).__name__} {text}"):
         rights = next((right for method, right in _RIGHTS.items() if f"performing {method}" in text), _TO_READ)
         return f"access denied; on S3 this takes {rights}: {text[:200]}"
     return text[:400]
 
+
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+"""Where a machine in a cloud asks for the credentials of its role: who asks there has found no others."""
 
 _DENIED = re.compile("PermissionDenied|AccessDenied|403 Forbidden")
 _TO_READ = "s3:GetObject, and s3:ListBucket, without which an object that is not there is denied too"
