@@ -144,6 +144,7 @@ def test_any_chunk(tmp_path_factory: pytest.TempPathFactory, damaged: tuple[str,
         ("icechunk", "info", lambda folder: inputs.PLACES["a pipe"](folder / "store.vcz" / "repo")),
     ],
 )
+@pytest.mark.slow
 def test_as_a_program(tmp_path: Path, kind: str, command: str, damage: object) -> None:
     """What only a process of its own shows: what is written at its end, by threads, by Rust."""
     case = inputs.Case("", kind, command, damage)
@@ -168,6 +169,7 @@ def test_as_a_program(tmp_path: Path, kind: str, command: str, damage: object) -
         "verify-removal --samples-file gone.txt --report report",
     ],
 )
+@pytest.mark.slow
 def test_a_path_that_is_no_text(tmp_path: Path, arguments: str) -> None:
     """Linux takes any bytes for a name, and a terminal of UTF-8 does not show them."""
     name = os.fsdecode(b"store-\xff")

@@ -51,6 +51,7 @@ def test_source_map_and_sink_become_one_operation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
+@pytest.mark.slow
 def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
     source = _array(tmp_path)
     target, written = _copy(tmp_path, Columns(source.shape, source.chunks, None, (), (1, 1)), source)
@@ -67,6 +68,7 @@ def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
+@pytest.mark.slow
 def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     source = _array(tmp_path)
     columns = Columns(source.shape, source.chunks, None, (), (1, 1))

@@ -169,6 +169,7 @@ RUNS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
+@pytest.mark.slow
 def test_ways_to_run(plain: Path, options: list[str]) -> None:
     run("append", plain, plain.with_name("batch.vcz"), *options)
     run("remove", plain, "S0001", "S0008", *options)
@@ -269,6 +270,7 @@ def test_info_of_plain_zarr(plain: Path) -> None:
     assert value.items() >= {**expected, **sizes}.items()
 
 
+@pytest.mark.slow
 def test_info_at(repository: Path) -> None:
     """What was is shown as it was."""
     first = repository_of(repository).lookup_branch("main")
@@ -291,6 +293,7 @@ def test_info_at(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.slow
 def test_create(plain: Path, tmp_path: Path, as_json: bool) -> None:
     """A store without samples, to which what it was made of is appended."""
     out, batch = tmp_path / "out", tmp_path / "batch.vcz"
@@ -562,6 +565,7 @@ def test_dry_run_that_fails(plain: Path, tmp_path: Path) -> None:
 # ---- demo -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands that it shows are what was done: run again, they lead to the same samples and values."""
     monkeypatch.chdir(tmp_path)
@@ -596,6 +600,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(*shlex.split(line)[1:])
 
 
+@pytest.mark.slow
 def test_demo_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is there is left alone."""
     monkeypatch.chdir(tmp_path)
@@ -608,6 +613,7 @@ def test_demo_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert cohort.digest(tmp_path).items() >= before.items()
 
 
+@pytest.mark.slow
 def test_demo_as_json(tmp_path: Path) -> None:
     value = one_object(run("demo", "--directory", tmp_path / "demo", "--json"))
     assert Path(value["directory"]) == tmp_path / "demo"
@@ -700,6 +706,7 @@ run()
 
 
 @pytest.mark.parametrize("where", ["the end of the command", "the end of Python"])
+@pytest.mark.slow
 def test_an_interrupt_that_comes_when_all_is_done_changes_nothing(plain: Path, where: str) -> None:
     command = [sys.executable, "-c", LATE.format(where=where), "remove", str(plain), "S0001"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -718,6 +725,7 @@ def test_help_imports_nothing(arguments: list[str]) -> None:
     ("impl", "not_needed"),
     [("zarr", {"cubed", "icechunk", "xarray"}), ("cubed", {"icechunk", "xarray"}), ("xarray", {"icechunk"})],
 )
+@pytest.mark.slow
 def test_imports_what_it_needs(plain: Path, impl: str, not_needed: set[str]) -> None:
     found = imported("append", plain, plain.with_name("batch.vcz"), "--impl", impl)
     assert not found & not_needed
@@ -725,6 +733,7 @@ def test_imports_what_it_needs(plain: Path, impl: str, not_needed: set[str]) -> 
     cohort.assert_same(read(plain), cohort.expected_append(OLD, NEW))
 
 
+@pytest.mark.slow
 def test_public_names() -> None:
     assert set(vczstore.__all__) <= set(dir(vczstore))
     for name in vczstore.__all__:
@@ -770,6 +779,7 @@ def test_help_and_version() -> None:
 # ---- the program ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_program_is_quiet_about_what_is_not_its(plain: Path, tmp_path: Path) -> None:
     """A file that somebody put beside the arrays is neither read nor spoken of."""
     (plain / "README.txt").write_text("Do not delete!\n")
@@ -780,6 +790,7 @@ def test_program_is_quiet_about_what_is_not_its(plain: Path, tmp_path: Path) -> 
     assert (plain / "README.txt").read_text() == "Do not delete!\n"
 
 
+@pytest.mark.slow
 def test_program_in_processes(plain: Path, tmp_path: Path) -> None:
     """Run as a module, its workers start without running it again."""
     result = call("append", plain, tmp_path / "batch.vcz", "--executor", "processes", "--max-workers", "2", "--json")
@@ -788,6 +799,7 @@ def test_program_in_processes(plain: Path, tmp_path: Path) -> None:
     cohort.assert_same(read(plain), cohort.expected_append(OLD, NEW))
 
 
+@pytest.mark.slow
 def test_reader_of_its_output_that_ends(plain: Path) -> None:
     """As in ``vczstore info | head -1``."""
     ours, theirs = os.pipe()
@@ -806,6 +818,7 @@ def test_reader_of_its_output_that_ends(plain: Path) -> None:
     assert "BrokenPipe" not in result.stderr
 
 
+@pytest.mark.slow
 def test_sample_ids_stay_out_of_history_and_logs(tmp_path: Path) -> None:
     """What is written to history and logs outlives the removal of a sample."""
     secrets = [f"SECRET{i}" for i in range(6)]
@@ -954,6 +967,7 @@ def test_a_file_name_with_a_line_break_does_not_break_the_message(command: list[
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("case", INTERRUPTS, ids=lambda case: case.id)
+@pytest.mark.slow
 def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
     """It ends soon, says in one line what state the store is in, and the same command completes it."""
     store = shutil.copytree(templates / case.kind, tmp_path / "store.vcz")
@@ -1022,6 +1036,7 @@ def to_nowhere(words: list[str], output: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("output", ["full", "closed"])
+@pytest.mark.slow
 def test_what_was_done_has_status_0_whatever_becomes_of_output(templates: Path, tmp_path: Path, output: str) -> None:
     store = shutil.copytree(templates / "icechunk", tmp_path / "store.vcz")
     shutil.copytree(templates / "batch.vcz", tmp_path / "batch.vcz")
@@ -1041,6 +1056,7 @@ def test_what_was_done_has_status_0_whatever_becomes_of_output(templates: Path, 
     )
 
 
+@pytest.mark.slow
 def test_a_verdict_stays_and_output_that_is_asked_for_is_missed(templates: Path, tmp_path: Path) -> None:
     store = shutil.copytree(templates / "format3", tmp_path / "store.vcz")
     (store / "call_DP/c/0/0").write_bytes(b"no chunk")
@@ -1052,6 +1068,7 @@ def test_a_verdict_stays_and_output_that_is_asked_for_is_missed(templates: Path,
         assert full.stderr == "Error: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.slow
 def test_names_that_the_terminal_cannot_show(templates: Path, tmp_path: Path) -> None:
     store = shutil.copytree(templates / "format3", tmp_path / "kohorte-\u03b2-\u00e9.vcz")
     words = [sys.executable, "-m", "vczstore", "info", str(store)]

@@ -87,6 +87,7 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.slow
 def test_lossy_codecs_are_refused(tmp_path: Path, kind: str, operation: str) -> None:
     for name, (dtype, codec, config) in LOSSY.items():
         folder = tmp_path / name
@@ -126,6 +127,7 @@ def test_update_and_compact_refuse_lossy_codecs(tmp_path: Path, kind: str) -> No
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str) -> None:
     for name, (dtype, codec, config) in LOSSLESS.items():
         folder = tmp_path / name
@@ -137,6 +139,7 @@ def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str) -> Non
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_what_is_copied_encoded_may_be_lossy(tmp_path: Path, kind: str) -> None:
     """Chunks of one encoding stay what they are; an implementation that would re-encode them refuses."""
     dtype, codec, config = LOSSY["fixedscaleoffset"]

@@ -71,6 +71,7 @@ def test_a_region_knows_its_cells(c: Columns) -> None:
 
 
 @given(columns())
+@pytest.mark.slow
 def test_positions(c: Columns) -> None:
     """The positions of the columns' samples are those of their regions."""
     if c.axis is not None:

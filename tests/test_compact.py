@@ -117,6 +117,7 @@ def test_nothing_is_left_beyond_the_new_shapes(removed: Callable, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 samples spread over 100 chunk columns: each column is read and written once, and no other is."""
     n, width, first = 4_000, 20, 100  # 200 columns; the second half of them is touched
@@ -154,6 +155,7 @@ def test_many_withdrawals_cost_one_pass(tmp_path: Path, kind: str, monkeypatch: 
     cohort.assert_same(way.read(store), cohort.expected_compact(expected))
 
 
+@pytest.mark.slow
 def test_other_processes(removed: Callable) -> None:
     """What they read is the base snapshot, though others write to the same chunks."""
     store, before = removed(Way("icechunk", "cubed"))
@@ -165,6 +167,7 @@ def test_other_processes(removed: Callable) -> None:
 @given(
     st.data(), st.integers(1, 13), layouts, st.sampled_from(["format2", "format3", "icechunk"]), st.sampled_from("cz")
 )
+@pytest.mark.slow
 def test_random_stores(data: st.DataObject, n: int, layout: dict, kind: str, impl: str) -> None:
     gone = data.draw(st.sets(st.sampled_from(cohort.ids(0, n))))
     if kind == "format2":
@@ -184,6 +187,7 @@ def test_random_stores(data: st.DataObject, n: int, layout: dict, kind: str, imp
 
 
 @pytest.mark.parametrize("kind", ["format2", "icechunk"])
+@pytest.mark.slow
 def test_bcftools_and_vcztools(tmp_path: Path, kind: str) -> None:
     """A compacted store shows what the VCF shows without the samples; so does what is appended to it."""
     text, (first, second, _) = vcf.EXAMPLES["calls"].make(), vcf.EXAMPLES["calls"].parts
@@ -318,6 +322,7 @@ def test_truncated_chunk_on_icechunk(removed: Callable) -> None:
     cohort.assert_same(found, before)
 
 
+@pytest.mark.slow
 def test_somebody_else_commits(removed: Callable) -> None:
     store, before = removed(Way("icechunk", "cubed"))
     done: list[str | None] = []

@@ -83,6 +83,7 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.slow
 def test_who_comes_second_plans_anew(repository: Path, batch: Path, others: Path, operation: str) -> None:
     run, expected = OPERATIONS[operation]
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"))
@@ -93,6 +94,7 @@ def test_who_comes_second_plans_anew(repository: Path, batch: Path, others: Path
     assert head(repository) == result.snapshot
 
 
+@pytest.mark.slow
 def test_what_changed_before_the_first_write(repository: Path, batch: Path, others: Path) -> None:
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"), during="checking")
     assert vczstore.append(repository, batch, progress=somebody).replans == 1
@@ -106,6 +108,7 @@ def test_a_plan_that_was_made_before_is_not_made_anew(store: Path, others: Path)
     cohort.assert_same(read(store), APPENDED)
 
 
+@pytest.mark.slow
 def test_the_number_of_times_is_bounded(repository: Path, batch: Path, tmp_path: Path) -> None:
     def another(n: int) -> None:
         cohort.write_vcz(tmp_path / f"{n}.vcz", some_arrays([f"T{n}"], seed=n))
@@ -120,6 +123,7 @@ def test_the_number_of_times_is_bounded(repository: Path, batch: Path, tmp_path:
     assert len(list(repository_of(repository).ancestry(branch="main"))) == 2 + 3
 
 
+@pytest.mark.slow
 def test_what_somebody_else_has_done_already_is_not_done_twice(repository: Path, batch: Path) -> None:
     somebody = SomebodyElse(lambda _: vczstore.append(repository, batch, impl="zarr"))
     words = ("append", "S0007", "already")
@@ -130,6 +134,7 @@ def test_what_somebody_else_has_done_already_is_not_done_twice(repository: Path,
     cohort.assert_same(read(repository), cohort.expected_remove(cohort.expected_append(OLD, NEW), ["S0003"]))
 
 
+@pytest.mark.slow
 def test_a_job_plans_anew(repository: Path, batch: Path, others: Path, tmp_path: Path) -> None:
     """The tag names the commit that was made, and the ledger knows the batch."""
     file = tmp_path / "job.yaml"
@@ -144,6 +149,7 @@ def test_a_job_plans_anew(repository: Path, batch: Path, others: Path, tmp_path:
     assert '"status": "done"' in (tmp_path / "report" / "report.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so(repository: Path, batch: Path, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"), times=2)
     append = vczstore.api.append

@@ -53,6 +53,7 @@ def refused(store: Path, words: tuple[str, ...], *sources: Path, **options: Any)
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.parametrize("which", ["store", "batch", "both"])
+@pytest.mark.slow
 def test_contigs_that_are_an_attribute(tmp_path: Path, which: str, kind: str) -> None:
     store, batch = make_pair(tmp_path, text("A1", *AUTOSOMES), text("B1", *SEXES), kind)
     same = vcf.to_vcz(vcf.write_vcf(tmp_path / "c.vcf.gz", text("C1", *AUTOSOMES[::-1])), tmp_path / "c.vcz", 3, 2, 2)
@@ -94,6 +95,7 @@ def test_builds_do_not_mix(tmp_path: Path, harmonise: bool, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_a_batch_of_which_nothing_is_left(tmp_path: Path, kind: str) -> None:
     store, batch = make_pair(tmp_path, text("A1", *AUTOSOMES), text("B1", *SEXES), kind)
     words = ("^append: all 2 variants of .*new.vcz match none", "its contigs are chrX, chrY, the store's chr1, chr2")
@@ -116,6 +118,7 @@ def write_alleles(place: Path, row: int, alleles: list[str]) -> None:
 
 @pytest.mark.parametrize("nothing", ["0", ".", ""])
 @pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.slow
 def test_an_allele_that_is_none(tmp_path: Path, nothing: str, order: str) -> None:
     """PLINK writes 0 for the allele that nobody has; its calls are of REF alone, and match G/A."""
     a, b = text("A1", "chr1 1000 G A 0/0", "chr1 1010 C T 0/1"), text("B1", "chr1 1000 G A 0/1", "chr1 1010 C T 1/1")

@@ -321,6 +321,7 @@ def sources(draw: st.DrawFn) -> Source:
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(sources(), min_size=1, max_size=4), st.sampled_from(["zarr", "icechunk"]), st.booleans(), st.data())
+@pytest.mark.slow
 def test_create_against_a_model(made: list[Source], backend: str, small: bool, data: st.DataObject) -> None:
     """Sources of any layout and order of contigs; many small ranges, or one."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
@@ -396,6 +397,7 @@ def vcfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
 def test_bcftools_merges_the_same_records(
     vcfs: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +440,7 @@ def view(store: Path, backend: str, region: str) -> str:
 
 
 @pytest.mark.parametrize(("number", "backend"), [(0, "zarr"), (1, "icechunk")])
+@pytest.mark.slow
 def test_samples_are_appended(vcfs: Path, tmp_path: Path, number: int, backend: str) -> None:
     """To the variants of one VCZ its own samples; all but QUAL, FILTER and INFO is as it was there."""
     source, out = vcfs / f"{number}.vcz", tmp_path / "out"
@@ -483,6 +486,7 @@ def test_every_backend(source: Path, tmp_path: Path, backend: str | None) -> Non
     assert (info.samples, info.variants, info.backend) == (0, 4, "icechunk" if backend == "icechunk" else "zarr")
 
 
+@pytest.mark.slow
 def test_processes(source: Path, tmp_path: Path) -> None:
     result = vczstore.create(tmp_path / "out", source, backend_storage="icechunk", executor="processes", max_workers=2)
     holds(read(tmp_path / "out"), [SIMPLE])

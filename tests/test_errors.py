@@ -590,6 +590,7 @@ WIDER: dict[str, tuple[str, Change | None, Change]] = {
 
 
 @in_pairs(store=KINDS, impl=IMPLS, case=WIDER, indirect=["store"])
+@pytest.mark.slow
 def test_value_that_does_not_fit_widens_the_store(
     store: Path, batch: Path, impl: str, case: tuple[str, Change | None, Change]
 ) -> None:
@@ -997,6 +998,7 @@ def test_processes_and_memory(batch: Path, impl: str, what: str) -> None:
     cohort.assert_same(cohort.read_vcz(where), OLD)
 
 
+@pytest.mark.slow
 def test_source_in_memory_and_processes(plain: Path) -> None:
     """A source may be sent along, or be refused; what may not happen is that it is read as empty."""
     memory = zarr.storage.MemoryStore()
@@ -1080,6 +1082,7 @@ def test_plan_that_was_run(store: Path, batch: Path) -> None:
 
 @pytest.mark.parametrize("impl", ["cubed", "xarray"])
 @pytest.mark.parametrize("during", ["checking", "writing"])
+@pytest.mark.slow
 def test_somebody_else_commits(repository: Path, batch: Path, impl: str, during: str) -> None:
     """Of two operations on one repository at a time, one is committed and the other says so."""
     done: list[str | None] = []
@@ -1107,6 +1110,7 @@ FAULTS: dict[str, tuple[str, str, tuple[int, ...]]] = {
 
 
 @in_pairs(store=KINDS, fault=FAULTS, impl=IMPLS, indirect=["store"])
+@pytest.mark.slow
 def test_truncated_chunk(store: Path, batch: Path, impl: str, fault: tuple[str, str, tuple[int, ...]]) -> None:
     """The line names the array that is broken: nobody finds it otherwise among hundreds."""
     side, field, coords = fault
@@ -1163,6 +1167,7 @@ main()
     ],
     ids=["zarr", "cubed", "processes", "icechunk"],
 )
+@pytest.mark.slow
 def test_disk_full(tmp_path: Path, kind: str, options: list[str]) -> None:
     """One line, status 1, the old samples; and once there is room, the same command completes it."""
     fields = [*(f for f in FIELDS if not f.startswith("call_")), "call_GL", "call_DP"]
@@ -1268,6 +1273,7 @@ def consolidated_samples(store: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("stopped", STOPPED, ids=lambda stopped: stopped.id)
+@pytest.mark.slow
 def test_append_stopped_after_each_edit(tmp_path: Path, stopped: Stopped) -> None:
     """
     Until sample_id follows, readers see the old samples; and the same append completes it from anywhere.
@@ -1308,6 +1314,7 @@ def _with_fields_of(store: Path, old: dict[str, np.ndarray]) -> dict[str, np.nda
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_append_stopped_while_writing(tmp_path: Path, impl: str) -> None:
     template, sources, old, expected = Stopped(3).make(tmp_path)
     for j in (1, 5):
@@ -1319,6 +1326,7 @@ def test_append_stopped_while_writing(tmp_path: Path, impl: str) -> None:
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
 def test_append_stopped_before_consolidating(tmp_path: Path, zarr_format: int) -> None:
     """The samples are in, and the consolidated metadata do not say so yet: running again brings them up to date."""
     template, sources, _, expected = Stopped(zarr_format, consolidated=True).make(tmp_path)
@@ -1349,6 +1357,7 @@ def test_other_operations_on_a_stopped_append(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_another_append_on_a_stopped_one(tmp_path: Path, impl: str) -> None:
     """As many samples, but others: nothing of the stopped append may come to light. To refuse is fine too."""
     template, sources, old, _ = Stopped(3).make(tmp_path)
@@ -1365,6 +1374,7 @@ def test_another_append_on_a_stopped_one(tmp_path: Path, impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_remove_stopped(plain: Path, impl: str) -> None:
     """IDs go last, so a removal that was stopped can be named again."""
     samples = ["S0001", "S0005", "S0006"]

@@ -24,6 +24,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SCHEDULE = EXAMPLES / "schedule"
 
 
+@pytest.mark.slow
 def test_nightly(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES / "nightly", tmp_path / "nightly", ignore=shutil.ignore_patterns("data"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -69,6 +69,7 @@ def test_workers_that_are_given_go_before_those_of_the_file(small: Any, tmp_path
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
 
 
+@pytest.mark.slow
 def test_commands_take_files(small: Any, tmp_path: Path, file: Path) -> None:
     store, batch, old, new = small
     for arguments in (
@@ -107,6 +108,7 @@ def test_a_configuration_is_relative_to_its_file(tmp_path: Path) -> None:
     assert load_executor(tmp_path / "cloud.yaml").options == {"config-file": str(tmp_path / "lithops.yaml")}
 
 
+@pytest.mark.slow
 def test_without_a_file_pydantic_is_not_imported() -> None:
     code = "import sys; from vczstore.api import Options; Options(); print('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -147,6 +149,7 @@ def test_an_engine_of_cubed_is_named_in_files_only() -> None:
     ],
     ids=["threads", "this-machine", "lithops-localhost"],
 )
+@pytest.mark.slow
 def test_check(named: str | Path, name: str) -> None:
     """By name, and by the examples of files that run on this machine."""
     done = call("executor", "check", named, "--json")
@@ -167,6 +170,7 @@ def test_check_for_people(file: Path) -> None:
     assert "  cubed       0." in done.stdout
 
 
+@pytest.mark.slow
 def test_check_of_workers_with_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes begin anew, and look for themselves."""
     real = executor_check.versions()

@@ -49,6 +49,7 @@ def _run(name: str, function: Callable[..., Any], n: int, **options: Any) -> lis
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
+@pytest.mark.slow
 def test_every_task_runs_once(name: str) -> None:
     def task(coords: list[int], *, config: None) -> int:
         return coords[0]
@@ -57,6 +58,7 @@ def test_every_task_runs_once(name: str) -> None:
     assert sorted(_run(name, task, n)) == list(range(n))
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
     """Worker processes do not run the script once more; what it defines reaches them all the same."""
     script = tmp_path / "script.py"
@@ -100,6 +102,7 @@ def test_operations_that_do_not_wait_for_each_other_run_in_turn() -> None:
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
+@pytest.mark.slow
 def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
     def task(coords: list[int], *, config: None) -> int:
         attempts = tmp_path / str(coords[0])
@@ -114,6 +117,7 @@ def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
+@pytest.mark.slow
 def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
     """When the error reaches the caller, no task is running, and of those queued none ever begins."""
 
@@ -131,6 +135,7 @@ def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == began
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
     def task(coords: list[int], *, config: None) -> None:
         if coords[0] == 5:
@@ -143,6 +148,7 @@ def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
     assert not [c for c in psutil.Process().children() if "vczstore" in " ".join(c.cmdline())]
 
 
+@pytest.mark.slow
 def test_a_worker_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when one is killed that waits for work: it holds the lock with which the others wait, and they never end."""
 
@@ -160,6 +166,7 @@ def test_a_worker_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     script = textwrap.dedent(
         f"""

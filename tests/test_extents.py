@@ -61,6 +61,7 @@ def view(store: Path, kind: str = "format3") -> list[Any]:
 @pytest.mark.parametrize(
     ("case", "kind"), [*((c, "format3") for c in DIFFERENT), ("END", "format2"), ("END", "icechunk")]
 )
+@pytest.mark.slow
 def test_other_lengths_are_other_variants(tmp_path: Path, case: str, kind: str) -> None:
     a, b = (text(name, record, REST) for name, record in zip(("A1", "B1"), DIFFERENT[case], strict=True))
     store, batch = make_pair(tmp_path, a, b, kind)
@@ -79,6 +80,7 @@ def test_other_lengths_are_other_variants(tmp_path: Path, case: str, kind: str) 
 @pytest.mark.parametrize(
     ("case", "order"), [*((c, "ab") for c in (*DIFFERENT, *SAME)), ("REF alone", "ba"), ("END", "ba")]
 )
+@pytest.mark.slow
 def test_create_has_the_records_that_bcftools_has(tmp_path: Path, case: str, order: str) -> None:
     """bcftools compares END alone; SVLEN, of which END follows, is compared here, too."""
     records = {**SAME, **DIFFERENT}[case]
@@ -97,6 +99,7 @@ def test_create_has_the_records_that_bcftools_has(tmp_path: Path, case: str, ord
         )
 
 
+@pytest.mark.slow
 def test_a_symbolic_allele_keeps_its_length_in_a_created_store(tmp_path: Path) -> None:
     sources = []
     for name, records in (("A1", DIFFERENT["END"][:1]), ("B1", DIFFERENT["END"][1:]), ("C1", DIFFERENT["SVLEN"][:1])):
@@ -107,6 +110,7 @@ def test_a_symbolic_allele_keeps_its_length_in_a_created_store(tmp_path: Path) -
     assert sorted(info) == [".", "END=100;SVLEN=300", "END=600", "END=99100"]
 
 
+@pytest.mark.slow
 def test_a_reference_block_keeps_its_end_in_a_created_store(tmp_path: Path) -> None:
     """Beside a deletion of another source, and in accord with the lengths."""
     sources = []
@@ -121,6 +125,7 @@ def test_a_reference_block_keeps_its_end_in_a_created_store(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["format2", "icechunk"])
 @pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.slow
 def test_a_symbolic_allele_does_not_come_to_a_record_of_bases(tmp_path: Path, order: str, kind: str) -> None:
     records = ["100 A C . 0/1", "100 A <DEL> END=600 0/1"]
     a, b = (text(f"{name.upper()}1", records["ab".index(name)], REST) for name in order)
@@ -134,6 +139,7 @@ def test_a_symbolic_allele_does_not_come_to_a_record_of_bases(tmp_path: Path, or
 
 @pytest.mark.parametrize("side", ["store", "batch", "both"])
 @pytest.mark.parametrize("gone", ["variant_length", "variant_END", "all"])
+@pytest.mark.slow
 def test_where_a_side_does_not_say_how_long(tmp_path: Path, side: str, gone: str) -> None:
     """Either array will do; where only one side says anything, nothing is guessed."""
     for name, records in (("same", SAME["END"]), ("different", DIFFERENT["END"])):

@@ -94,6 +94,7 @@ def test_lasting_faults_are_one_error(shaky: Shaky, kind: str, fault: faults.Fau
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_answers_that_are_lost(shaky: Shaky, kind: str) -> None:
     """Every write reaches the server, and the first answer to it reaches nobody."""
     store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
@@ -148,6 +149,7 @@ def test_full_disk(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, one in storage.OPERATIONS.items() if "icechunk" in one.kinds])
+@pytest.mark.slow
 def test_each_answer_is_lost_once(s3_server: s3.S3Server, tmp_path: Path, name: str) -> None:
     """Of every write, deletion and conditional write: commits, tags and locks too. All of them are survived."""
     seen: set[tuple[str, str]] = set()

@@ -77,6 +77,7 @@ def test_a_copy_to_icechunk_keeps_it(tmp_path: Path, width: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "impl"), [(2, "cubed"), (8, "cubed"), *product([4], IMPLS)])
+@pytest.mark.slow
 def test_absent_chunks_that_are_joined_read_as_it(tmp_path: Path, width: int, impl: str) -> None:
     """The last chunk of both sides is absent, and the store's is ragged: all is decoded, joined and written."""
     store = with_absent(make(tmp_path / "a.vcz"), width)
@@ -140,6 +141,7 @@ def test_a_first_append_takes_the_values_whatever_the_format(tmp_path: Path, kin
 
 @pytest.mark.parametrize(("narrow", "wide"), [(2, 4), (4, 8)])
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_a_wider_float_has_it_in_its_own_width(tmp_path: Path, narrow: int, wide: int, kind: str) -> None:
     store = with_absent(make(tmp_path / "a.vcz"), narrow, 1)
     if kind == "icechunk":

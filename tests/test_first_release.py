@@ -88,6 +88,7 @@ def run(*arguments: object, status: int = 0) -> str:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_a_store_that_was_created_is_named_and_mended(tmp_path: Path, kind: str) -> None:
     store, way = make(tmp_path, kind, created), Way(kind, "cubed")
     cohort.write_vcz(tmp_path / "batch.vcz", BATCH)
@@ -110,6 +111,7 @@ def test_a_store_that_was_created_is_named_and_mended(tmp_path: Path, kind: str)
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("change", [appended, removed])
+@pytest.mark.slow
 def test_calls_of_samples_without_an_id_are_made_missing(
     tmp_path: Path, kind: str, change: Callable[[zarr.Group], None]
 ) -> None:
@@ -138,6 +140,7 @@ def test_calls_of_samples_without_an_id_are_made_missing(
         np.testing.assert_array_equal(after[name], before[name][:, kept])
 
 
+@pytest.mark.slow
 def test_what_its_removal_left_of_other_fields_is_made_missing(tmp_path: Path) -> None:
     """Version 0.1.0 blanks ``call_*`` only: what is known of the person in ``sample_*`` stays."""
     cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(7, cohort.ids(0, 5)))

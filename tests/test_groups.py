@@ -51,6 +51,7 @@ def below(place: object) -> dict[str, object]:
 
 @FORMATS
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
+@pytest.mark.slow
 def test_copies_take_groups_along(tmp_path: Path, zarr_format: int, impl: str) -> None:
     store = with_groups(tmp_path / "store.vcz", zarr_format)
     consolidate(store, zarr_format)
@@ -75,6 +76,7 @@ def test_copies_take_groups_along(tmp_path: Path, zarr_format: int, impl: str) -
 
 
 @FORMATS
+@pytest.mark.slow
 def test_samples_in_a_group_are_named(tmp_path: Path, zarr_format: int) -> None:
     store, batch = with_groups(tmp_path / "store.vcz", zarr_format), make(tmp_path / "batch.vcz", start=10)
     put(store / "annotations" / "genes", "burden", np.arange(10).reshape(5, 2), ("samples", "genes"), zarr_format)
@@ -114,6 +116,7 @@ def ids_seen_from(parent: Path, n: int) -> list[str]:
 
 @pytest.mark.parametrize("backend", [None, "obstore", "fsspec"])
 @FORMATS
+@pytest.mark.slow
 def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int, backend: str | None) -> None:
     parent, store = within(tmp_path, zarr_format)
     batch = make(tmp_path / "batch.vcz", start=10)
@@ -129,6 +132,7 @@ def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int, bac
 
 
 @FORMATS
+@pytest.mark.slow
 def test_a_copy_that_was_left_behind_is_named_and_mended(tmp_path: Path, zarr_format: int) -> None:
     parent, store = within(tmp_path, zarr_format)
     key = "zarr.json" if zarr_format == 3 else ".zmetadata"

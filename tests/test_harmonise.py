@@ -297,6 +297,7 @@ def _numbers(alleles: Sequence[Sequence[str]], width: int) -> np.ndarray:
 
 @settings(max_examples=150, deadline=None)
 @given(variants(), variants(), st.booleans())
+@pytest.mark.slow
 def test_matches_are_those_of_the_model(store: Any, source: Any, new: bool) -> None:
     found = match(
         np.array([p for p, _ in store], "i8"),
@@ -347,6 +348,7 @@ def cohorts(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=14, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cohorts())
+@pytest.mark.slow
 def test_appends_are_those_of_the_model(case: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _append_as_the_model(Path(folder), case)
@@ -469,6 +471,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.slow
 def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
     sites, multiallelics = BATCHES[batch]
     # with new alleles, bcftools would join split variants, too
@@ -495,6 +498,7 @@ def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "executor"), [("format2", "threads"), ("format3", "processes"), ("icechunk", "threads")]
 )
+@pytest.mark.slow
 def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, executor: str) -> None:
     """Whichever comes first, both come out right: each is expressed over the alleles that are there then."""
     way = Way(kind, "cubed", executor)
@@ -515,6 +519,7 @@ def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, exe
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.parametrize("new", [False, True])
+@pytest.mark.slow
 def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new: bool) -> None:
     sites = [Site("chr1", 5, ("A", "C", "T")), Site("chr1", 9, ("A", "G")), Site("chrX", 2, ("C", "A"))]
     theirs = [Site("chr1", 5, ("A", "T", "C")), Site("chr1", 9, ("A", "T", "G") if new else ("A", "G"))]
@@ -541,6 +546,7 @@ def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new:
     complain(OptionError, words, lambda: vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", **again))
 
 
+@pytest.mark.slow
 def test_a_store_that_was_created_takes_harmonised_batches(tmp_path: Path) -> None:
     cohorts = [
         make([Site("chr1", 5, ("A", "C", "T")), Site("chr1", 7, ("A", "G"))], cohort.ids(0, 4), 1),
@@ -627,6 +633,7 @@ def test_refused(tmp_path: Path, change: Any, options: dict[str, Any], words: tu
     assert cohort.digest(tmp_path / "store") == before
 
 
+@pytest.mark.slow
 def test_a_job_that_harmonises(tmp_path: Path) -> None:
     old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
     batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]

@@ -149,6 +149,7 @@ def test_the_guide_shows_commands_whose_results_are_judged() -> None:
     assert all(command in source for command in shown)
 
 
+@pytest.mark.slow
 def test_the_walkthrough_runs(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "examples" / "walkthrough.py", tmp_path / "data"]

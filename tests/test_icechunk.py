@@ -33,6 +33,7 @@ def _batch(folder: Path, first: int, n: int) -> Path:
     return folder / f"batch-{first}.vcz"
 
 
+@pytest.mark.slow
 def test_several_sources_are_one_commit(store: Path, tmp_path: Path) -> None:
     result = vczstore.append(store, _batch(tmp_path, 7, 3), _batch(tmp_path, 10, 4), _batch(tmp_path, 14, 1))
     history = list(_repository(store).ancestry(branch="main"))
@@ -50,6 +51,7 @@ def test_several_sources_are_one_commit(store: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
     vczstore.tag(store, "before")
     vczstore.append(store, _batch(tmp_path, 7, 3))
@@ -98,6 +100,7 @@ def test_chunks_that_got_lost_are_not_committed(store: Path, tmp_path: Path) -> 
     assert _repository(store).lookup_branch("main") == head
 
 
+@pytest.mark.slow
 def test_a_commit_costs_what_the_batch_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes added beside the chunks do not grow with the number of chunk columns that are there."""
     monkeypatch.setattr("plans.copy.MANIFEST_CHUNKS", 100)
@@ -121,6 +124,7 @@ def test_a_commit_costs_what_the_batch_costs(tmp_path: Path, monkeypatch: pytest
     assert added(80) <= 1.1 * added(40)
 
 
+@pytest.mark.slow
 def test_copy_keeps_values_attributes_and_absent_chunks(tmp_path: Path) -> None:
     arrays = cohort.make_arrays(10, cohort.ids(0, 7))
     arrays["call_DP"][:4, :3] = 0
@@ -149,6 +153,7 @@ def test_overwriting_a_repository_keeps_its_history(store: Path, tmp_path: Path)
     np.testing.assert_array_equal(before["sample_id"].astype(object), np.array(cohort.ids(0, 7), dtype=object))
 
 
+@pytest.mark.slow
 def test_no_task_asks_icechunk_for_the_text_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another thread writes through the session, neither would ever end. Before tasks begin zarr asks, too."""
 

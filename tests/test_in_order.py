@@ -80,6 +80,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.slow
 def test_vectors_are_those_of_bcftools(tmp_path: Path, batch: str, kind: str) -> None:
     store, source = make_pair(tmp_path, OLD, BATCHES[batch], kind)
     have = cohort.read_vcz(source)
@@ -94,6 +95,7 @@ def test_vectors_are_those_of_bcftools(tmp_path: Path, batch: str, kind: str) ->
 
 
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
+@pytest.mark.slow
 def test_vectors_of_calls_without_alleles(tmp_path: Path, impl: str) -> None:
     """A genotype of any ploidy may be written as a point: the vector's own length says how many alleles it is of."""
     new = text("B1 B2", "100 A G,C GT:PL .:1,2,3,4,5,6 .:1,2,3", "110 A G GT:PL ./.:1,2,3 0/.:1,2,3")
@@ -136,6 +138,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize(("case", "kind"), [*((c, "format3") for c in MISFITS), ("R", "format2"), ("GT", "icechunk")])
+@pytest.mark.slow
 def test_values_that_do_not_fit_the_alleles_are_refused(tmp_path: Path, case: str, kind: str) -> None:
     record, words = MISFITS[case]
     new = text("B1", f"100 {THREE}", record, f"130 {THREE}")
@@ -183,6 +186,7 @@ def test_a_length_that_tells_no_ploidy(tmp_path: Path) -> None:
 DOT = HEADER.replace("ID=AD,Number=R", "ID=AD,Number=.")
 
 
+@pytest.mark.slow
 def test_a_field_whose_header_does_not_say_what_it_goes_by(tmp_path: Path) -> None:
     """AD with Number=., as GATK 3 and the 1000 Genomes have it."""
     old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=DOT)
@@ -208,6 +212,7 @@ def test_a_field_whose_header_does_not_say_what_it_goes_by(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("dot", ["store", "batch"])
 @pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
 def test_a_number_that_one_header_says(tmp_path: Path, dot: str, kind: str) -> None:
     """Number=R on one side and Number=. on the other: the user says that they are the same."""
     mine, theirs = (DOT, HEADER) if dot == "store" else (HEADER, DOT)
@@ -222,6 +227,7 @@ def test_a_number_that_one_header_says(tmp_path: Path, dot: str, kind: str) -> N
     assert cohort.read_vcz(store)["call_AD"][:, 1].tolist() == [[4, 6, 5], [7, 8, -2]]
 
 
+@pytest.mark.slow
 def test_a_field_without_a_number_where_no_allele_moves(tmp_path: Path) -> None:
     old = text("A1", "100 A C,G GT:AD 0/1:1,2,3", "110 A C GT:AD 0/1:1,2", header=DOT)
     new = text("B1", "100 A C,G GT:AD 0/1:4,5,6", header=DOT)

@@ -67,6 +67,7 @@ def assert_compacted(store: Path) -> None:
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.slow
 def test_in_place(tmp_path: Path, layout: str, impl: str) -> None:
     store = make(tmp_path, layout)
     result = vczstore.compact(store, impl=impl)
@@ -93,6 +94,7 @@ def test_dry_run(tmp_path: Path) -> None:
     assert cohort.digest(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_other_processes(tmp_path: Path) -> None:
     store = make(tmp_path)
     vczstore.run(vczstore.plan_compact(store), executor="processes", max_workers=2)
@@ -161,6 +163,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why
     assert_compacted(store)
 
 
+@pytest.mark.slow
 def test_by_another_name(tmp_path: Path) -> None:
     """A symbolic link stays one, and what it names is replaced where it is; a relative path and a URL do as well."""
     for i, name in enumerate(("link", "relative", "url")):
@@ -219,6 +222,7 @@ def test_killed(tmp_path: Path, layout: str, before: str, step: int) -> None:
     assert seen.count("new") > 20 / step
 
 
+@pytest.mark.slow
 def test_readers_see_one_or_the_other(tmp_path: Path) -> None:
     """
     There is a store at every moment, and it is one or the other.
@@ -259,6 +263,7 @@ def test_readers_see_one_or_the_other(tmp_path: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the exchange, before it, and while the old store is deleted: what is said is true, the next run goes on."""
 
@@ -374,6 +379,7 @@ def test_not_permitted(where: str) -> None:
         assert beside(store) == set()
 
 
+@pytest.mark.slow
 def test_disk_full(tmp_path: Path) -> None:
     """One line, the store as before, and nothing beside it; with room, the same command does it."""
     old = {

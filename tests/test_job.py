@@ -393,6 +393,7 @@ def test_a_source_that_changed_is_told_apart(place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
 def test_a_source_that_changed_after_its_append_was_stopped(tmp_path: Path, kind: str) -> None:
     """Its samples are visible as they were; that this was not recorded any more hides nothing."""
     place = make(tmp_path, kind)
@@ -429,6 +430,7 @@ def test_a_removal_is_asked_for_once(place: Place) -> None:
             place.run("- remove: [S0001, S0003]")
 
 
+@pytest.mark.slow
 def test_a_tag_that_is_there(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     first = repo.run("- append: inbox/*.vcz\n- tag: release-1")
@@ -442,6 +444,7 @@ def test_a_tag_that_is_there(repo: Place) -> None:
     assert vczstore.tags(repo.store) == {"release-1": first.snapshot}
 
 
+@pytest.mark.slow
 def test_a_tag_that_was_not_made_is_made_by_the_next_run(repo: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a run that was killed between its commit and its tag."""
     repo.batch("a.vcz", cohort.ids(7, 2))
@@ -461,6 +464,7 @@ def _killed(*_: Any) -> None:
     raise RuntimeError("killed")
 
 
+@pytest.mark.slow
 def test_running_again_reads_no_chunk(place: Place) -> None:
     """Every file that the process opens is written down by an audit hook."""
     for i in range(3):
@@ -484,6 +488,7 @@ def test_running_again_reads_no_chunk(place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
 def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path, kind: str) -> None:
     """
     On plain Zarr, storage fails at one write after the other; a new batch arrives before the second run.
@@ -574,6 +579,7 @@ def test_a_ledger_that_is_none(place: Place) -> None:
 # ---- conflicts, and two runs at once --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_conflict_has_a_status_of_its_own(repo: Place) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     compiled = plan_job(repo.write("- append: inbox/a.vcz"))
@@ -627,6 +633,7 @@ on_two_kinds = pytest.mark.parametrize("place", ["format3", "icechunk"], indirec
 
 
 @on_two_kinds
+@pytest.mark.slow
 def test_busy(place: Place) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/a.vcz")
@@ -638,6 +645,7 @@ def test_busy(place: Place) -> None:
     assert "--if-busy wait" in done.stderr
 
 
+@pytest.mark.slow
 def test_waiting_for_one_that_is_killed(plain: Place) -> None:
     batch = plain.batch("a.vcz", cohort.ids(7, 2))
     file = plain.write("- append: inbox/a.vcz")
@@ -651,6 +659,7 @@ def test_waiting_for_one_that_is_killed(plain: Place) -> None:
 
 
 @on_two_kinds
+@pytest.mark.slow
 def test_runs_at_once_do_it_once(place: Place) -> None:
     batch = place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/a.vcz")
@@ -671,6 +680,7 @@ def test_runs_at_once_do_it_once(place: Place) -> None:
 # ---- the commands ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plan_writes_nothing_and_shows_every_step(place: Place, tmp_path: Path) -> None:
     place.batch("a.vcz", cohort.ids(7, 2))
     file = place.write("- append: inbox/*.vcz\n- remove: S0001")
@@ -690,6 +700,7 @@ def test_plan_writes_nothing_and_shows_every_step(place: Place, tmp_path: Path) 
     assert (tmp_path / "plan.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_run_and_log(repo: Place, tmp_path: Path) -> None:
     repo.batch("a.vcz", cohort.ids(7, 2))
     file = repo.write("- append: inbox/*.vcz\n- tag: ${NAME:-release-1}")
@@ -769,6 +780,7 @@ def test_schema_is_what_ships() -> None:
 
 @costly
 @given(data=st.data(), kind=st.sampled_from(KINDS))
+@pytest.mark.slow
 def test_any_job_is_its_steps_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
 ) -> None:

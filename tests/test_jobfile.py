@@ -576,6 +576,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_hostile(tmp_path: Path) -> None:
     """All of them in one process that may have half a gigabyte, its libraries included."""
     paths = [write(tmp_path, text, f"{i}.yaml") for i, (text, _) in enumerate(HOSTILE.values())]
@@ -879,6 +880,7 @@ def test_any_structure(tmp_path: Path, data: Any) -> None:
 
 @bounded
 @given(steps=st.lists(st.dictionaries(words, structures, min_size=1, max_size=2), max_size=3), store=structures)
+@pytest.mark.slow
 def test_any_structure_that_is_nearly_right(tmp_path: Path, steps: Any, store: Any) -> None:
     data = {"store": store, "steps": steps}
     loads_or_refuses(tmp_path, yaml.safe_dump(data).encode(errors="surrogatepass"))
@@ -954,6 +956,7 @@ def test_the_schema_is_one() -> None:
             assert value["examples"]
 
 
+@pytest.mark.slow
 def test_what_the_schema_refuses_is_refused(tmp_path: Path) -> None:
     """On the cases above, and on accepted jobs with any one value replaced. Most of what is refused, it refuses too."""
     texts = [text for text, _ in REFUSED.values()]

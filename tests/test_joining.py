@@ -94,6 +94,7 @@ def test_records_are_joined_as_bcftools_joins_them(tmp_path: Path, alts: tuple[s
     assert 0 < differ < 60
 
 
+@pytest.mark.slow
 def test_a_store_of_joined_records(tmp_path: Path) -> None:
     """From VCFs to a VCF, by bio2zarr, create and vcztools: the records that bcftools makes of them."""
     rng = random.Random(3)
@@ -119,6 +120,7 @@ def _counted(union: Union) -> Counter[Any]:
     return Counter((alts, tuple(has)) for alts, has in union)
 
 
+@pytest.mark.slow
 def test_all_that_is_joined_is_found_again() -> None:
     """However many records a source has; where nothing has to do with anything, nothing is joined."""
     rng, joined_somewhere = random.Random(2), 0

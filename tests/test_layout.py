@@ -113,6 +113,7 @@ def test_regions_are_found_in_what_is_normalised(sources: dict[str, Path], tmp_p
 
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
 def test_chunks_that_are_asked_for(sources: dict[str, Path], tmp_path: Path, backend: str) -> None:
     """They are those of every array, of those that the first append makes too."""
     out = tmp_path / "out"
@@ -163,6 +164,7 @@ def test_a_chunk_length_that_cannot_be(sources: dict[str, Path], tmp_path: Path,
 
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
 def test_identifiers_of_all_sources(tmp_path: Path, backend: str) -> None:
     """As bcftools merge has them: in the order of the sources, each once, missing ones left out."""
     ids = [("rs1", "rs2", "rs1"), (".", "rs2", "."), ("rs1", "rs1", "rs1"), ("rs2", "rs1", "rs3"), (".", ".", ".")]
@@ -210,6 +212,7 @@ def sizes(plan: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("what", ["append", "harmonise", "update"])
+@pytest.mark.slow
 def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk: int) -> None:
     """One operation looks at all sources, and one or two write each array; a task is sent its own sources alone."""
     store, *sources = many(tmp_path, 40, chunk=chunk)
@@ -234,6 +237,7 @@ def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk:
 
 @pytest.mark.parametrize("executor", ["threads", "processes"])
 @pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.slow
 def test_many_sources_come_in_with_few_files_open(tmp_path: Path, executor: str, chunk: int) -> None:
     """What comes in is what the model says, where a process may have few files open."""
     store, *sources = many(tmp_path, 60, chunk=chunk)
@@ -292,6 +296,7 @@ def proportional(folder: Path, samples: list[str], *, allele: int, contig: int, 
 
 
 @pytest.mark.parametrize(("allele", "contig"), [(2, 3), (41_000, 2_600_000)])
+@pytest.mark.slow
 def test_index_arrays_in_multiples_of_the_calls_chunk(tmp_path: Path, allele: int, contig: int) -> None:
     """Verify finds nothing, and no operation asks for memory that would hold what is not there."""
     store = proportional(tmp_path, ["S1", "S2"], allele=allele, contig=contig)

@@ -197,6 +197,7 @@ def in_the_cloud(s3_server: S3Server, folder: Path, monkeypatch: pytest.MonkeyPa
     yield file
 
 
+@pytest.mark.slow
 def test_a_cloud_does_not_find_folders(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would find nothing there: chunks of a source would be taken for missing, those of a store be lost."""
     options = {"storage_options": s3_server.options}
@@ -245,6 +246,7 @@ def test_lithops_is_not_installed(small: Any, monkeypatch: pytest.MonkeyPatch) -
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed() -> None:
     from tests.test_executors import _run
 
@@ -268,6 +270,7 @@ def runner(folder: Path, body: str) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_without_a_word(tmp_path: Path) -> None:
     from tests.test_executors import _run
 
@@ -281,6 +284,7 @@ def test_a_worker_that_ends_without_a_word(tmp_path: Path) -> None:
         _run("lithops", task, 1, runtime=python, retries=0)
 
 
+@pytest.mark.slow
 def test_a_worker_of_which_nothing_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.test_executors import _run
 
@@ -293,6 +297,7 @@ def test_a_worker_of_which_nothing_is_heard(tmp_path: Path, monkeypatch: pytest.
     assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_command(p))]
 
 
+@pytest.mark.slow
 def test_an_error_that_does_not_travel() -> None:
     from tests.test_executors import _run
 
@@ -314,6 +319,7 @@ def test_closed_twice() -> None:
     engine.close()
 
 
+@pytest.mark.slow
 def test_no_two_executors_have_one_name() -> None:
     """Also in a process that was started by one that has an executor: under one name they took each other's results."""
     code = "from executors.lithops import LithopsExecutor as E; e = E(); print(e._functions.executor_id); e.close()"

@@ -190,6 +190,7 @@ def by_alleles(vcz: Path, samples: Sequence[str]) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("batch", ["reordered", "symbolic"])
+@pytest.mark.slow
 def test_local_alleles_of_what_bcftools_merges(tmp_path: Path, batch: str) -> None:
     """To localise and harmonise is to merge and localise."""
     sites, multiallelics = BATCHES[batch]
@@ -243,6 +244,7 @@ DROPPED: dict[str, tuple[Callable[..., None], Callable[..., None], list[str], st
 
 @pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("icechunk", "cubed")])
 @pytest.mark.parametrize("case", DROPPED)
+@pytest.mark.slow
 def test_dropped(tmp_path: Path, kind: str, impl: str, case: str) -> None:
     """The store keeps the array, and what comes in is missing there; all else is harmonised."""
     change_store, change_batch, fields, words = DROPPED[case]
@@ -289,6 +291,7 @@ def test_dropped(tmp_path: Path, kind: str, impl: str, case: str) -> None:
     cohort.assert_same(way.read(other), found)
 
 
+@pytest.mark.slow
 def test_dropped_by_command_and_by_job(tmp_path: Path) -> None:
     old, batch = localised(SITES, cohort.ids(0, 4), 1), localised(SWAPPED, cohort.ids(10, 5), 2)
     for arrays in (old, batch):
@@ -314,6 +317,7 @@ def test_dropped_by_command_and_by_job(tmp_path: Path) -> None:
     cohort.assert_same(one, two)
 
 
+@pytest.mark.slow
 def test_a_store_without_samples_takes_no_field_that_is_dropped(tmp_path: Path) -> None:
     batch = localised([*SWAPPED, Site("chr1", 9, ("A", "G"))], cohort.ids(10, 5), 2)
     _without_laa(batch)

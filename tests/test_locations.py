@@ -44,6 +44,7 @@ def is_safe(location: Location) -> bool:
 @given(kind=st.sampled_from(["s3", "gs", "az"]), bucket=BUCKETS, key=KEYS, account=ACCOUNTS)
 @example(kind="s3", bucket="bucket", key="cohort#2", account=None)
 @example(kind="az", bucket="container", key="a%20b?c #d/é%2", account="me")
+@pytest.mark.slow
 def test_keys_come_back_as_they_are(kind: str, bucket: str, key: str, account: str | None) -> None:
     location = Location(kind, bucket, key, account if kind == "az" else None)
     if not is_safe(location):
@@ -56,6 +57,7 @@ def test_keys_come_back_as_they_are(kind: str, bucket: str, key: str, account: s
 
 
 @given(kind=st.sampled_from(["s3", "gs", "az"]), first=KEYS, second=KEYS, account=ACCOUNTS)
+@pytest.mark.slow
 def test_different_keys_are_different_places(kind: str, first: str, second: str, account: str | None) -> None:
     one, other = (Location(kind, "bucket", key, account if kind == "az" else None) for key in (first, second))
     assert (one.url == other.url) == (first == second)
@@ -64,6 +66,7 @@ def test_different_keys_are_different_places(kind: str, first: str, second: str,
 @given(parts=st.lists(PARTS, min_size=1, max_size=4), absolute=st.booleans())
 @example(parts=["a%20b", "c#d?e", "f::g"], absolute=True)
 @example(parts=["s3:", "", "bucket"], absolute=False)
+@pytest.mark.slow
 def test_paths_come_back_as_they_are(parts: list[str], absolute: bool) -> None:
     text = "/" * absolute + "/".join(parts)
     if not absolute and (is_url(text) or text.split("/")[0].endswith(":")):
@@ -163,6 +166,7 @@ def keys(cloud: Cloud) -> dict[str, tuple[int, str]]:
 
 
 @pytest.mark.parametrize("twins", [TWINS[0], TWINS[2], TWINS[4]], ids=str)
+@pytest.mark.slow
 def test_the_other_object_stays(s3_cloud: Cloud, twins: tuple[str, str]) -> None:
     """Appended to, locked, removed from, read through by verify-removal; the batch has such a name, too."""
     one, other = twins
@@ -183,6 +187,7 @@ def test_the_other_object_stays(s3_cloud: Cloud, twins: tuple[str, str]) -> None
 
 
 @pytest.mark.parametrize("name", ["a b&c;*::d", "cohort#2", "cohort?2", "a%20b", "a+b", "caf\u00e9"])
+@pytest.mark.slow
 def test_icechunk_writes_where_it_can(s3_cloud: Cloud, name: str) -> None:
     """Under other keys it would copy what lies under another one, or fail after the tasks have run."""
     source, store = s3_cloud.put("source", OLD), f"{s3_cloud.url}/{name}"

@@ -199,6 +199,7 @@ def lease_of(place: Place) -> tuple[Any, str]:
 # ---- everywhere -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_job_is_told_who_is_busy(place: Place) -> None:
     holder = place.holder()
     message = place.assert_busy()
@@ -241,6 +242,7 @@ def test_who_waits_gets_it_when_it_is_released_and_not_before(place: Place) -> N
     waiting.finish()
 
 
+@pytest.mark.slow
 def test_waiting_can_be_interrupted(place: Place) -> None:
     holder = place.holder()
     waiting = place.start(wait=True)
@@ -280,6 +282,7 @@ def test_the_same_store_with_a_slash_shares_it(place: Place) -> None:
 # ---- on this machine ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_file_of_a_killed_holder_is_free_at_once(local: Place) -> None:
     local.holder().kill()
     local.assert_free()
@@ -455,6 +458,7 @@ def test_who_does_not_wait_gets_a_lease_that_was_abandoned(remote: Place) -> Non
     assert time.monotonic() - killed < lock.ABANDONED * TTL  # the TTL that counts is the holder's
 
 
+@pytest.mark.slow
 def test_whoever_watches_tells_the_living_from_the_dead(remote: Place) -> None:
     holder = remote.holder()
     begin = time.monotonic()
@@ -471,6 +475,7 @@ def test_whoever_watches_tells_the_living_from_the_dead(remote: Place) -> None:
         assert time.monotonic() - begin < TTL / 3  # one that was freed is not watched
 
 
+@pytest.mark.slow
 def test_a_holder_who_was_suspended_finds_out(remote: Place) -> None:
     holder = remote.holder()
     holder.process.send_signal(signal.SIGSTOP)
@@ -484,6 +489,7 @@ def test_a_holder_who_was_suspended_finds_out(remote: Place) -> None:
     remote.assert_free()
 
 
+@pytest.mark.slow
 def test_a_holder_who_was_suspended_and_missed_by_nobody_keeps_it(remote: Place) -> None:
     holder = remote.holder()
     holder.process.send_signal(signal.SIGSTOP)
@@ -530,6 +536,7 @@ def test_a_write_whose_answer_is_lost_counts(remote: Place) -> None:
     remote.assert_free()
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away(s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check says that it cannot tell; the end of the job is not a failure."""
     monkeypatch.setattr(lock, "TTL", 0.5)

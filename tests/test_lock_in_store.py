@@ -153,6 +153,7 @@ KINDS = ("format2", "format3", "icechunk")
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_one_store_at_two_mounts(folder: Path, batches: list[str], kind: str) -> None:
     store = make(folder / "a" / "store.vcz", kind)
     with mounted(store, folder / "elsewhere"):
@@ -171,6 +172,7 @@ def own(store: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become somebody else")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_parent_that_may_not_be_written_to(folder: Path, batches: list[str], kind: str) -> None:
     store = make(folder / "theirs" / "store.vcz", kind)
     for path in (store, *store.rglob("*")):
@@ -194,6 +196,7 @@ def test_a_parent_that_may_not_be_written_to(folder: Path, batches: list[str], k
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_file_system_without_locks(folder: Path, batches: list[str], kind: str) -> None:
     store = make(folder / "a" / "store.vcz", kind)
     left = [".vczstore.lock"] if kind == "icechunk" else []
@@ -257,6 +260,7 @@ def test_where_some_machines_have_locks_and_others_not(folder: Path, monkeypatch
 
 
 @pytest.mark.parametrize("reach", ["LocalStore", "ObjectStore", "logged", "link", "file://", "obstore", "fsspec"])
+@pytest.mark.slow
 def test_every_way_to_reach_a_store_has_one_lock(folder: Path, reach: str) -> None:
     path = make(folder / "a" / "store.vcz")
     (folder / "link").symlink_to(path)
@@ -297,6 +301,7 @@ def test_a_store_in_memory_has_a_lock_in_this_process() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_the_lock_is_no_member(folder: Path) -> None:
     """Whoever opens a store while it is held, or after its holder was killed, sees nothing of it."""
     store = make(folder / "a" / "store.vcz")
@@ -362,6 +367,7 @@ def test_whoever_waits_while_a_folder_is_exchanged_gets_the_lock_of_the_new_one(
     assert not list(folder.rglob("*.lock"))
 
 
+@pytest.mark.slow
 def test_no_lock(folder: Path, batches: list[str]) -> None:
     """For those who know: what is locked is written to all the same, and no lock is made."""
     for kind in ("format3", "icechunk"):
@@ -406,6 +412,7 @@ def read_s3(url: str, server: s3.S3Server) -> dict[str, np.ndarray]:
     return cohort.read_vcz(ObjectStore(object_store_at(url, server.options), read_only=True))
 
 
+@pytest.mark.slow
 def test_a_policy_that_allows_the_store_alone(
     proxy: faults.Proxy, s3_server: s3.S3Server, folder: Path, batches: list[str]
 ) -> None:
@@ -424,6 +431,7 @@ def test_a_policy_that_allows_the_store_alone(
 
 
 @pytest.mark.parametrize("headers", [{"if-none-match"}, {"if-match"}, {"if-none-match", "if-match"}])
+@pytest.mark.slow
 def test_a_server_that_ignores_conditions(
     proxy: faults.Proxy, s3_server: s3.S3Server, folder: Path, batches: list[str], headers: set[str]
 ) -> None:
@@ -466,6 +474,7 @@ def test_a_lock_that_is_refused(
     cohort.assert_same(read_s3(url, s3_server), OLD)
 
 
+@pytest.mark.slow
 def test_the_lease_is_no_member(s3_server: s3.S3Server, folder: Path, batches: list[str]) -> None:
     url = put(s3_server, folder)
     options = {"storage_options": s3_server.options}

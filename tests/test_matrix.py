@@ -198,18 +198,21 @@ def _update(made: Cohort, present: Arrays) -> Arrays:
 
 
 @pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+@pytest.mark.slow
 def test_append(way: Way, make_cohort: MakeCohort) -> None:
     made = make_cohort(way)
     made.assert_holds(_append(made))
 
 
 @pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+@pytest.mark.slow
 def test_remove(way: Way, make_cohort: MakeCohort) -> None:
     made = make_cohort(way)
     made.assert_holds(_remove(made, made.old, ["S0006", "S0000", "S0002"]))
 
 
 @pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+@pytest.mark.slow
 def test_update(way: Way, make_cohort: MakeCohort) -> None:
     made = make_cohort(way)
     made.assert_holds(_update(made, made.old))
@@ -237,6 +240,7 @@ def test_append_update_and_remove(way: Way, make_cohort: MakeCohort) -> None:
     made.assert_holds(cohort.expected_remove(cohort.expected_update(appended, recalled), GONE))
 
 
+@pytest.mark.slow
 def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:
     """What the rows of the legacy kind rest on: what zarr-python 2.18 wrote differs from what zarr-python 3 writes."""
     made = make_cohort(Way(LEGACY, "zarr"))
@@ -250,6 +254,7 @@ def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:
     assert document["dimension_separator"] == "/"
 
 
+@pytest.mark.slow
 def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_path: Path) -> None:
     """The copy is what zarr-python 2.18 reads, through consolidated metadata and without them."""
     made = make_cohort(Way(LEGACY, "cubed"))
@@ -266,6 +271,7 @@ def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_p
         assert vczstore.verify(store).damages == []
 
 
+@pytest.mark.slow
 def test_a_legacy_store_is_repaired(make_cohort: MakeCohort) -> None:
     """zarr-python 2.18 reads the old samples, by consolidated metadata too, whichever edit an append got to."""
     made = make_cohort(Way(LEGACY, "cubed"))
@@ -285,6 +291,7 @@ def test_a_legacy_store_is_repaired(make_cohort: MakeCohort) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_a_legacy_store_moves_to_icechunk(make_cohort: MakeCohort, tmp_path: Path, impl: str) -> None:
     """With chunks that format 3 decodes and others that it does not; and a legacy batch comes after it."""
     made = make_cohort(Way(LEGACY, "zarr"))

@@ -120,6 +120,7 @@ def check_masks(store: Path, *, icechunk: bool = False) -> dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize(("zarr_format", "dtype"), [(2, "<f8"), (2, ">f8"), (3, "<f8"), (3, "<f2")])
+@pytest.mark.slow
 def test_floats_of_every_width_mean_what_single_ones_do(tmp_path: Path, zarr_format: int, dtype: str) -> None:
     """
     vcztools is the judge: it prints the same whatever the width, a "." where a value is missing.
@@ -144,6 +145,7 @@ def test_floats_of_every_width_mean_what_single_ones_do(tmp_path: Path, zarr_for
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_single_floats_come_into_an_array_of_double_ones(tmp_path: Path, impl: str) -> None:
     store = with_floats(make(tmp_path, "store", "A1 A2", FIRST), "<f8")
     batch = make(tmp_path, "batch", "B1 B2 B3", [line + "\t" + line.split("\t")[-1] for line in FIRST])
@@ -156,6 +158,7 @@ def test_single_floats_come_into_an_array_of_double_ones(tmp_path: Path, impl: s
         np.testing.assert_array_equal(after[name].view("u8"), expected.view("u8"))
 
 
+@pytest.mark.slow
 def test_ordinary_nan_of_a_removed_sample_is_a_value(tmp_path: Path) -> None:
     """A reader would show it as nan; fill is as good as missing."""
     store = with_floats(make(tmp_path, "store", "A1 A2", FIRST), "<f8")
@@ -172,6 +175,7 @@ def test_ordinary_nan_of_a_removed_sample_is_a_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.slow
 def test_masks_follow_what_is_harmonised(tmp_path: Path, kind: str) -> None:
     zarr_format = 2 if kind == "format2" else 3
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST, zarr_format))
@@ -194,6 +198,7 @@ def test_masks_follow_what_is_harmonised(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
+@pytest.mark.slow
 def test_masks_of_alleles_that_come_in(tmp_path: Path, impl: str) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST[1:]))
     batch = with_masks(make(tmp_path, "batch", "B1", SECOND))
@@ -202,6 +207,7 @@ def test_masks_of_alleles_that_come_in(tmp_path: Path, impl: str) -> None:
     assert arrays["variant_allele"].tolist() == [["A", "C", "T"], ["A", "C", ""]]
 
 
+@pytest.mark.slow
 def test_masks_of_fields_that_are_dropped(tmp_path: Path) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST))
     batch = with_masks(make(tmp_path, "batch", "B1", SECOND))
@@ -212,6 +218,7 @@ def test_masks_of_fields_that_are_dropped(tmp_path: Path) -> None:
     assert check_masks(store)["call_AD"][:, 2].tolist() == [[-1, -2, -2]] * 3
 
 
+@pytest.mark.slow
 def test_masks_of_removed_samples_and_of_what_is_recomputed(tmp_path: Path) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST))
     vczstore.remove(store, ["A1"], recompute=["AF"])
@@ -221,6 +228,7 @@ def test_masks_of_removed_samples_and_of_what_is_recomputed(tmp_path: Path) -> N
     assert arrays["variant_AF_fill"].tolist() == [[False, False], [False, True], [False, True]]
 
 
+@pytest.mark.slow
 def test_normalise_makes_masks(tmp_path: Path) -> None:
     store = with_masks(make(tmp_path, "store", "A1 A2", FIRST))
     batch = with_masks(make(tmp_path, "batch", "B1", SECOND))

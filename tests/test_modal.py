@@ -101,6 +101,7 @@ def _run(function: Callable[..., Any], n: int, **options: Any) -> list[Any]:
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_every_task_runs_once_in_containers(fake: FakeModal) -> None:
     def task(coords: list[int], *, config: None) -> tuple[int, int]:
         return coords[0], os.getpid()
@@ -112,6 +113,7 @@ def test_every_task_runs_once_in_containers(fake: FakeModal) -> None:
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_what_modal_is_told(fake: FakeModal) -> None:
     def task(coords: list[int], *, config: None) -> tuple[str | None, ...]:
         return os.environ.get("GREETING"), os.environ.get("SHELL"), os.environ.get("MODAL_TOKEN_SECRET")
@@ -136,6 +138,7 @@ def test_what_modal_is_told(fake: FakeModal) -> None:
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_one_app_for_all_plans_until_it_is_closed(fake: FakeModal) -> None:
     def task(coords: list[int], *, config: None) -> int:
         return coords[0]
@@ -150,6 +153,7 @@ def test_one_app_for_all_plans_until_it_is_closed(fake: FakeModal) -> None:
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_a_task_that_fails_is_tried_again(fake: FakeModal, tmp_path: Path) -> None:
     def task(coords: list[int], *, config: None) -> int:
         attempts = tmp_path / str(coords[0])
@@ -164,6 +168,7 @@ def test_a_task_that_fails_is_tried_again(fake: FakeModal, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_a_task_that_always_fails_is_one_error_and_stops_the_app(fake: FakeModal, tmp_path: Path) -> None:
     def task(coords: list[int], *, config: None) -> None:
         if coords[0] == 2:
@@ -181,6 +186,7 @@ def test_a_task_that_always_fails_is_one_error_and_stops_the_app(fake: FakeModal
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_one_task_that_times_out_is_tried_again_alone(fake: FakeModal, tmp_path: Path) -> None:
     def task(coords: list[int], *, config: None) -> int:
         attempts = tmp_path / str(coords[0])
@@ -195,6 +201,7 @@ def test_one_task_that_times_out_is_tried_again_alone(fake: FakeModal, tmp_path:
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_a_task_that_always_times_out_is_one_error(fake: FakeModal) -> None:
     def task(coords: list[int], *, config: None) -> None:
         time.sleep(60)
@@ -206,6 +213,7 @@ def test_a_task_that_always_times_out_is_one_error(fake: FakeModal) -> None:
 
 
 @pytest.mark.usefixtures("by_value")
+@pytest.mark.slow
 def test_a_container_that_always_dies_is_one_error(fake: FakeModal) -> None:
     def task(coords: list[int], *, config: None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -215,6 +223,7 @@ def test_a_container_that_always_dies_is_one_error(fake: FakeModal) -> None:
     assert list(fake.apps.values()) == ["stopped"]
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_app(fake: FakeModal, tmp_path: Path) -> None:
     script = textwrap.dedent(
         f"""
@@ -322,6 +331,7 @@ def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
         assert not any(value.encode() in sent for sent in inputs + outputs)
 
 
+@pytest.mark.slow
 def test_append_and_remove_as_threads_do(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
     _append_and_remove(bucket, start({"bucket": _variables(bucket.server)}))
 
@@ -345,6 +355,7 @@ def test_append_and_remove_in_the_image(
     assert set(pins()) <= set(installed)
 
 
+@pytest.mark.slow
 def test_nothing_is_committed_when_tasks_fail(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
     start({"bucket": _variables(bucket.server)})
     batch = bucket.objects("batch.vcz").store
@@ -358,6 +369,7 @@ def test_nothing_is_committed_when_tasks_fail(bucket: Bucket, start: Callable[..
     cohort.assert_same(bucket.read("store"), bucket.old)
 
 
+@pytest.mark.slow
 def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
     start({"bucket": _variables(bucket.server)})
     cohort.write_vcz(bucket.objects("plain.vcz"), bucket.old)
@@ -367,6 +379,7 @@ def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModa
     cohort.assert_same(cohort.read_vcz(bucket.objects("plain.vcz")), cohort.expected_append(bucket.old, bucket.batch))
 
 
+@pytest.mark.slow
 def test_a_job_with_an_executor_file(bucket: Bucket, start: Callable[..., FakeModal], tmp_path: Path) -> None:
     """The example as it stands."""
     fake = start({"vczstore-aws": _variables(bucket.server)})
@@ -492,12 +505,14 @@ def test_intermediate_data_on_this_machine(fake: FakeModal) -> None:
     assert not fake.apps
 
 
+@pytest.mark.slow
 def test_a_secret_that_modal_does_not_have(fake: FakeModal) -> None:
     with pytest.raises(ModalError, match=r"^modal: Secret 'absent' not found"):
         _run(print, 1, variables_from="absent")
     assert list(fake.apps.values()) == ["stopped"]
 
 
+@pytest.mark.slow
 def test_a_token_that_modal_does_not_know(fake: FakeModal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODAL_TOKEN_ID", "ak-another")
     with pytest.raises(ModalError, match=r"^Modal does not accept the token; get another with: modal token new$"):
@@ -512,6 +527,7 @@ def test_no_token_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert token.encode() not in cloudpickle.dumps(engine)
 
 
+@pytest.mark.slow
 def test_without_modal_it_says_what_to_install() -> None:
     code = textwrap.dedent(
         """

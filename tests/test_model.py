@@ -6,6 +6,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 import vczstore
 from tests import cohort
 from tests.covering import costly
+
+pytestmark = pytest.mark.slow
 
 layouts = st.fixed_dictionaries(
     {

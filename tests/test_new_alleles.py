@@ -75,6 +75,7 @@ def shown(store: Path, *, icechunk: bool = False) -> list[list[str]]:
 
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.slow
 def test_vectors_have_a_place_for_each_allele(tmp_path: Path, kind: str, impl: str) -> None:
     """VCF 4.5, section 1.4.2: a vector has a value for each allele, or is missing as a whole."""
     is_ice = kind == "icechunk"
@@ -98,6 +99,7 @@ def test_vectors_have_a_place_for_each_allele(tmp_path: Path, kind: str, impl: s
     assert record[4:] == ["0/2:5,.,6:.,6:30,.,.,0,.,40", "0/1:5,6,.:6,.:30,0,40,.,.,."]
 
 
+@pytest.mark.slow
 def test_haploid_calls_and_missing_vectors(tmp_path: Path) -> None:
     """Ploidy is that of the genotype; floats of haploid calls are padded with missing values by bio2zarr."""
     keys = "GT:AD:GL:NM:PL"
@@ -116,6 +118,7 @@ def test_haploid_calls_and_missing_vectors(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_floats_that_are_padded_with_missing_values(tmp_path: Path) -> None:
     """bio2zarr pads those of a haploid call up to the longest of the record."""
     store = make(tmp_path, "a", text(["A", "B"], "X 5 C,G . 0/1:1,2,3,4,5,6 2:7,8,9", keys="GT:GL"), chunks=(1, 3))
@@ -128,6 +131,7 @@ def test_floats_that_are_padded_with_missing_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
 def test_info_whose_dimension_does_not_say_that_it_goes_by_alleles(tmp_path: Path, kind: str) -> None:
     """As bio2zarr wrote it before 0.1.6: then the VCF header says so."""
     store = make(tmp_path, "a", text(["A"], f"1 5 C MLEAC=1 {CALL}", f"1 9 C MLEAC=2 {CALL}"), kind, (1, 1))
@@ -149,6 +153,7 @@ def _named(group: zarr.Group, name: str) -> dict[str, Any]:
     return {"attributes": {"_ARRAY_DIMENSIONS": dims}} if is_2 else {"dimension_names": dims}
 
 
+@pytest.mark.slow
 def test_a_batch_that_an_earlier_version_left_with_short_vectors(tmp_path: Path) -> None:
     """Three likelihoods of three alleles could be those of a haploid call: the genotype tells that they are not."""
     batch = make(tmp_path, "a", text(["A", "B"], "1 5 C,G . 0/1:5,6:6:30,0,40 1:5,6:6:9,0"))
@@ -191,6 +196,7 @@ def said(record: str) -> list[Any]:
 
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(["format2", "format3"]))
+@pytest.mark.slow
 def test_as_bcftools_merges_and_splits(seed: int, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -212,6 +218,7 @@ def test_as_bcftools_merges_and_splits(seed: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
 def test_chunks_without_new_alleles_stay_as_they_are(tmp_path: Path, kind: str) -> None:
     sites = [f"1 {position} C,T MLEAC=1,2 " + " ".join(["0/1:5,6,7:6,7:30,0,40,1,2,3"] * 4) for position in range(1, 9)]
     sites[4] = "1 5 C MLEAC=1 " + " ".join([CALL] * 4)

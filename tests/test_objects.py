@@ -185,6 +185,7 @@ def run_cli(*args: str, cloud: Cloud) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_line(cloud: Cloud) -> None:
     store, batch = cloud.make("icechunk"), cloud.put("batch.vcz", BATCH)
     run_cli("append", store, batch, cloud=cloud)
@@ -199,6 +200,7 @@ def test_the_command_line(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_a_job(cloud: Cloud, kind: str) -> None:
     store, batch = cloud.make(kind), cloud.put("batch.vcz", BATCH)
     tag = ", {tag: release-1}" if kind == "icechunk" else ""
@@ -259,6 +261,7 @@ def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
         assert secret not in shown
 
 
+@pytest.mark.slow
 def test_other_processes_find_credentials_themselves(cloud: Cloud) -> None:
     store, batch = cloud.make("icechunk"), cloud.put("batch.vcz", BATCH)
     vczstore.append(store, batch, storage_options=cloud.options, executor="processes", max_workers=2)
@@ -346,6 +349,7 @@ def test_options_without_an_object_store(tmp_path: Path) -> None:
 # ---- from one place to another --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sources_elsewhere(s3_cloud: Cloud) -> None:
     """A local store with sources in a bucket, of another format; and the other way round."""
     local = s3_cloud.tmp / "local.vcz"
@@ -363,6 +367,7 @@ def test_sources_elsewhere(s3_cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("backend", [None, "icechunk"])
+@pytest.mark.slow
 def test_create(s3_cloud: Cloud, backend: str | None) -> None:
     """A new store in a bucket, from one that is there too; what is there stays."""
     source, options = s3_cloud.put("old.vcz", OLD, zarr_format=2), {"storage_options": s3_cloud.options}

@@ -17,6 +17,7 @@ from vczstore.errors import SampleError
 
 
 @in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
+@pytest.mark.slow
 def test_append(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, n))
     batches = [
@@ -33,6 +34,7 @@ def test_append(way: Way, tmp_path: Path, n: int) -> None:
 
 
 @in_turn(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
 def test_remove(way: Way, tmp_path: Path) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, 11))
     store = way.make(tmp_path, old)
@@ -43,6 +45,7 @@ def test_remove(way: Way, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
 def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_path: Path) -> None:
     """They lie in different chunks of sample_id. What nobody began to remove stays unknown."""
     old, gone = cohort.make_arrays(10, cohort.ids(0, 11)), ["S0001", "S0009"]
@@ -63,6 +66,7 @@ def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_
 
 
 @in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
+@pytest.mark.slow
 def test_append_after_remove(way: Way, tmp_path: Path) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, 5))
     batch = cohort.make_arrays(10, ["S0001", "S0005"], seed=3)
@@ -74,6 +78,7 @@ def test_append_after_remove(way: Way, tmp_path: Path) -> None:
 
 
 @in_pairs(kind=WRITTEN, impl=IMPLS, zarr_format=(2, 3))
+@pytest.mark.slow
 def test_append_from_other_layouts(way: Way, tmp_path: Path, zarr_format: int) -> None:
     """Other chunks, codecs, format and byte layout: the source is re-chunked on the fly."""
     old, batch = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 8), seed=1)
@@ -94,6 +99,7 @@ def test_append_from_other_layouts(way: Way, tmp_path: Path, zarr_format: int) -
 
 
 @pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
+@pytest.mark.slow
 def test_sharded(tmp_path: Path, impl: str) -> None:
     old, batch = cohort.make_arrays(17, cohort.ids(0, 7)), cohort.make_arrays(17, cohort.ids(7, 8), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old, shards=(2, 2))
@@ -104,6 +110,7 @@ def test_sharded(tmp_path: Path, impl: str) -> None:
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), expected)
 
 
+@pytest.mark.slow
 def test_sharded_columns_are_copied_as_they_are(tmp_path: Path) -> None:
     old, batch = cohort.make_arrays(17, cohort.ids(0, 6)), cohort.make_arrays(17, cohort.ids(6, 8), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old, shards=(2, 2))
@@ -151,6 +158,7 @@ def test_sparse_chunks_stay_absent_and_clear_what_lay_there(tmp_path: Path, n: i
 
 
 @in_pairs(kind=WRITTEN, impl=IMPLS, source_format=(2, 3))
+@pytest.mark.slow
 def test_first_batch_of_a_variants_list(way: Way, tmp_path: Path, source_format: int) -> None:
     batch = cohort.make_arrays(10, cohort.ids(0, 8))
     fields = [n for n, dims in cohort.DIMENSIONS.items() if "samples" not in dims or n == "sample_id"]
@@ -166,6 +174,7 @@ def test_first_batch_of_a_variants_list(way: Way, tmp_path: Path, source_format:
 
 
 @pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
+@pytest.mark.slow
 def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
     old, batch = cohort.make_arrays(10, cohort.ids(0, 4)), cohort.make_arrays(10, cohort.ids(4, 4), seed=1)
     batch["call_AD"] = batch["call_AD"].astype("i1")  # always fits
@@ -176,6 +185,7 @@ def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(old, batch))
 
 
+@pytest.mark.slow
 def test_stores_as_objects(tmp_path: Path) -> None:
     old, batch = cohort.make_arrays(10, cohort.ids(0, 4)), cohort.make_arrays(10, cohort.ids(4, 3), seed=1)
     memory, source = zarr.storage.MemoryStore(), zarr.storage.MemoryStore()
@@ -196,6 +206,7 @@ def test_stores_as_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["obstore", "fsspec", "zarr"])
+@pytest.mark.slow
 def test_backends(tmp_path: Path, backend: str) -> None:
     old, batch = cohort.make_arrays(10, cohort.ids(0, 4)), cohort.make_arrays(10, cohort.ids(4, 3), seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old)
@@ -207,6 +218,7 @@ def test_backends(tmp_path: Path, backend: str) -> None:
     cohort.assert_same(cohort.read_vcz(store), expected)
 
 
+@pytest.mark.slow
 def test_large_fill_nan_survives(tmp_path: Path) -> None:
     """A chunk of nothing but missing floats, in an array whose fill value is another NaN, is not dropped."""
     old, batch = cohort.make_arrays(4, cohort.ids(0, 4)), cohort.make_arrays(4, cohort.ids(4, 4), seed=1)

@@ -131,6 +131,7 @@ def view(kind: str, store: Path) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.slow
 def test_vcztools_shows_what_bcftools_shows(library: Library, example: str) -> None:
     """Without vczstore: what the other tests rest on."""
     judged = bcftools_records(library.vcf(example))
@@ -139,6 +140,7 @@ def test_vcztools_shows_what_bcftools_shows(library: Library, example: str) -> N
     assert len(judged) > 10
 
 
+@pytest.mark.slow
 def test_the_fields_are_as_various_as_they_should_be(library: Library) -> None:
     """Every Type and Number is there, with ends of lists; and parts that have to be widened."""
     first, second = (zarr.open_group(library.vcz("fields", i, 3, PLAIN), mode="r") for i in (0, 1))
@@ -159,6 +161,7 @@ def test_the_fields_are_as_various_as_they_should_be(library: Library) -> None:
 
 
 @cases
+@pytest.mark.slow
 def test_append(library: Library, tmp_path: Path, case: Case) -> None:
     """All parts in one call, on the chunks of the store."""
     parts = EXAMPLES[case.example].parts
@@ -171,6 +174,7 @@ def test_append(library: Library, tmp_path: Path, case: Case) -> None:
 
 
 @pytest.mark.parametrize(("kind", "source_format"), [("format2", 3), ("format3", 2), ("icechunk", 2), ("icechunk", 3)])
+@pytest.mark.slow
 def test_append_one_by_one(library: Library, tmp_path: Path, kind: str, source_format: int) -> None:
     """Sources of either format, on chunks of their own."""
     store = make_store(kind, library.vcz("calls", 0, 3 if kind == "format3" else 2, Layout(16, 3)), tmp_path)
@@ -189,6 +193,7 @@ RECALLED = {"fields": (4, 0), "mixed_ploidy": (5, 0, 3), "triploid": (0, 4), "ca
 
 
 @cases
+@pytest.mark.slow
 def test_update(library: Library, tmp_path: Path, case: Case) -> None:
     """The store shows what the VCF shows in which the columns of these samples are exchanged."""
     samples = [EXAMPLES[case.example].samples[i] for i in RECALLED[case.example]]
@@ -214,6 +219,7 @@ def gone(example: str) -> list[str]:
 
 
 @cases
+@pytest.mark.slow
 def test_remove(library: Library, tmp_path: Path, case: Case) -> None:
     whole = library.vcz(case.example, WHOLE, case.zarr_format, case.layout)
     store = make_store(case.kind, whole, tmp_path)
@@ -224,6 +230,7 @@ def test_remove(library: Library, tmp_path: Path, case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.slow
 def test_remove_what_was_appended_and_append_it_again(library: Library, tmp_path: Path, kind: str) -> None:
     """A removed sample comes back as a new one, at the end."""
     zarr_format = 3 if kind == "format3" else 2

@@ -126,6 +126,7 @@ def test_a_source_that_would_leave_samples_behind_is_refused(tmp_path: Path, zar
     refused(batch, "call_DP", "normalise", str(store), str(batch), str(tmp_path / "out.vcz"))
 
 
+@pytest.mark.slow
 def test_what_is_as_long_as_the_samples_by_chance_is_left_alone(tmp_path: Path) -> None:
     """As many variants, alleles, contigs and filters as samples; and components, which samples have, too."""
     n = 2

@@ -190,6 +190,7 @@ def store(tmp_path: Path) -> Path:
 # ---- values ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bcftools_fill_tags(tmp_path: Path) -> None:
     """What bcftools has computed, and bio2zarr has read, is what is computed here, over it and where there is none."""
     text = STORED_BY_BCFTOOLS.read_text()
@@ -298,6 +299,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any], list[
 
 @few
 @given(cases(), st.sampled_from(["zarr", "cubed"]), st.integers(1, 9))
+@pytest.mark.slow
 def test_the_model(case: tuple[dict[str, np.ndarray], dict[str, Any], list[str]], impl: str, ac_chunk: int) -> None:
     """All ploidies, layouts and numbers of samples, over an array in chunks of its own."""
     arrays, layout, gone = case
@@ -363,6 +365,7 @@ def test_what_is_there_is_kept_as_it_is(tmp_path: Path, zarr_format: int) -> Non
     assert group.attrs[ATTRIBUTE] == dict.fromkeys(sorted(DEFAULT), "current")
 
 
+@pytest.mark.slow
 def test_a_million_samples(tmp_path: Path) -> None:
     """What a task needs depends on the chunks, not on how many there are of them."""
     needed = []
@@ -386,6 +389,7 @@ def test_a_million_samples(tmp_path: Path) -> None:
     np.testing.assert_array_equal(zarr.open_group(path)["variant_AN"][...], np.full(5, 2 * n))
 
 
+@pytest.mark.slow
 def test_processes(store: Path) -> None:
     """Tasks in other processes send back forks of a session, each with the chunks of all arrays."""
     repository = store.with_name("repository")
@@ -399,6 +403,7 @@ def test_processes(store: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.slow
 def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "zarr")
     path = way.make(tmp_path, make_arrays(10, cohort.ids(0, 7)))
@@ -469,6 +474,7 @@ def test_a_plan_does_not_outlive_what_it_knows(store: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_a_job_recomputes_what_its_steps_leave(store: Path, tmp_path: Path, kind: str) -> None:
     """In the same commit; and again only if samples have changed since, or a field is not there."""
     way = Way(kind, "cubed")
@@ -618,6 +624,7 @@ def test_no_variants(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "icechunk"])
+@pytest.mark.slow
 def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "cubed")
     old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)

@@ -104,6 +104,7 @@ def test_append_killed(store: Path, batch: Path, tmp_path: Path) -> None:
     assert any("half-written" in one for one in done)
 
 
+@pytest.mark.slow
 def test_job_killed(tmp_path: Path, batch: Path) -> None:
     """What has begun is noted in the store (`pending`), and the next run of the job knows it again."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)

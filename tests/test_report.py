@@ -385,6 +385,7 @@ def requests_of(log: Path) -> list[str]:
     return [p["url"] for p in started if p["initiator"] != "not an origin"]
 
 
+@pytest.mark.slow
 def test_no_host_is_asked_for_anything(tmp_path: Path, browse: Browser) -> None:
     """The control asks for an image, so the log does tell; the report, all of it hostile, asks for nothing."""
     log = tmp_path / "net.json"
@@ -408,6 +409,7 @@ def test_no_host_is_asked_for_anything(tmp_path: Path, browse: Browser) -> None:
 
 
 @pytest.mark.parametrize("name", ["done", "hostile"])
+@pytest.mark.slow
 def test_nothing_is_wider_than_the_window(tmp_path: Path, browse: Browser, name: str) -> None:
     """Measured by a script in a frame of each width, in a copy of the page that allows one; letters of pictures too."""
     report = REPORTS["done"] if name == "done" else make_hostile(HOSTILE[8])
@@ -462,6 +464,7 @@ def _pixels(png: bytes) -> tuple[int, int, list[bytes]]:
 
 
 @pytest.mark.parametrize(("scheme", "back"), [("1", "eef1f4"), ("0", "11151b")])
+@pytest.mark.slow
 def test_it_looks_light_or_dark_as_the_reader_likes(tmp_path: Path, browse: Browser, scheme: str, back: str) -> None:
     page_of(tmp_path, REPORTS["done"])
     picture = tmp_path / "page.png"

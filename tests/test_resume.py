@@ -253,6 +253,7 @@ def test_at_an_object_store(template: Path, tmp_path: Path, s3_cloud: Cloud, exe
     assert again == sum(PLANNED) - resumed(result)
 
 
+@pytest.mark.slow
 def test_at_its_usual_pace(place: Place) -> None:
     """What was recorded last is behind what was written, never ahead of it."""
     file = place.job("single-threaded")
@@ -263,6 +264,7 @@ def test_at_its_usual_pace(place: Place) -> None:
 
 
 @pytest.mark.parametrize(("step", "within"), [(1, 1), (1, None), (3, 2)])
+@pytest.mark.slow
 def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> None:
     """The arrays of a step exist in the dead driver's session alone, with identities of their own."""
     (place.folder / "whole").mkdir()
@@ -297,6 +299,7 @@ def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.slow
 def test_a_run_that_failed_is_gone_on_with(place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     file = place.job()
     real, left = arrays.set_encoded, iter(range(10))
@@ -389,6 +392,7 @@ def begins_anew(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> N
     assert words in said
 
 
+@pytest.mark.slow
 def test_on_another_executor(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
     """What the tests that follow would see if nothing had happened."""
     assert stat.S_IMODE(killed.journal.stat().st_mode) == 0o600
@@ -400,6 +404,7 @@ def test_on_another_executor(killed: Place, caplog: pytest.LogCaptureFixture) ->
     assert said.startswith("the job goes on with step 2, where ")
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(killed: Place) -> None:
     file, before = killed.folder / "job.yaml", killed.written()
     for n in (5, 7):
@@ -417,6 +422,7 @@ def test_another_job_takes_its_place(killed: Place, caplog: pytest.LogCaptureFix
     cohort.assert_same(killed.read(), cohort.expected_append(OLD, B))
 
 
+@pytest.mark.slow
 def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
     file, store = killed.folder / "job.yaml", killed.folder / "store"
     with pytest.raises(StaleError):
@@ -427,6 +433,7 @@ def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
     assert (again, resumed(result)) == (sum(PLANNED), 0)
 
 
+@pytest.mark.slow
 def test_one_that_goes_on_and_loses_is_planned_anew(killed: Place) -> None:
     """What was written against the old state is of no use then."""
     store, before, done = killed.folder / "store", killed.written(), list[str]()
@@ -459,6 +466,7 @@ def test_one_that_goes_on_and_loses_is_planned_anew(killed: Place) -> None:
         (lambda file: (file.unlink(), os.mkfifo(file, 0o600)), "is not trusted"),
     ],
 )
+@pytest.mark.slow
 def test_a_journal_that_is_not_to_be_trusted(
     killed: Place, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object], words: str
 ) -> None:
@@ -466,6 +474,7 @@ def test_a_journal_that_is_not_to_be_trusted(
     begins_anew(killed, caplog, words)
 
 
+@pytest.mark.slow
 def test_garbage_was_collected(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
     """By another tool, which knows nothing of jobs."""
     chunks = killed.written()
@@ -474,12 +483,14 @@ def test_garbage_was_collected(killed: Place, caplog: pytest.LogCaptureFixture) 
     begins_anew(killed, caplog, "is of no use")
 
 
+@pytest.mark.slow
 def test_garbage_was_collected_of_what_was_older(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is gone, and nobody can tell."""
     killed.repository.garbage_collect(datetime(2020, 1, 1, tzinfo=UTC))
     begins_anew(killed, caplog, "garbage was collected since")
 
 
+@pytest.mark.slow
 def test_the_store_was_put_back(killed: Place, template: Path, caplog: pytest.LogCaptureFixture) -> None:
     """From a copy that lacks the chunks; its snapshot is the same."""
     shutil.rmtree(killed.folder / "store")
@@ -487,6 +498,7 @@ def test_the_store_was_put_back(killed: Place, template: Path, caplog: pytest.Lo
     begins_anew(killed, caplog, "is of no use")
 
 
+@pytest.mark.slow
 def test_the_store_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
     vczstore.remove(killed.folder / "store", *ids(0, 1))
     name = killed.journal
@@ -496,6 +508,7 @@ def test_the_store_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) 
     assert caplog.messages[0].startswith(f"the job begins anew: {name} is of another job")
 
 
+@pytest.mark.slow
 def test_a_source_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
     other = make_arrays(24, 24, 9)
     shutil.rmtree(killed.folder / "a.vcz")
@@ -513,6 +526,7 @@ def test_a_source_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize("work_dir", [None, "s3://nowhere/work"])
+@pytest.mark.slow
 def test_without_a_folder_there_is_none(place: Place, work_dir: str | None) -> None:
     assert run_job(place.job(work_dir=work_dir)).status == "done"
     assert not place.work.exists()
@@ -524,6 +538,7 @@ def test_nor_on_plain_zarr(place: Place) -> None:
     assert not place.work.exists()
 
 
+@pytest.mark.slow
 def test_a_job_does_not_fail_for_want_of_one(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     (place.folder / "taken").write_text("")
     assert run_job(place.job(work_dir="taken/work")).status == "done"

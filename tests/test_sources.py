@@ -54,6 +54,7 @@ def elsewhere(other_server: s3.S3Server, s3_cloud: Cloud) -> Cloud:
     return Cloud(s3_cloud.url, other_server.options, objects, s3_cloud.storage, (), s3_cloud.tmp)
 
 
+@pytest.mark.slow
 def test_store_and_source_on_two_servers(s3_cloud: Cloud, elsewhere: Cloud) -> None:
     """What lies at the store's server under the source's name is another VCZ, and is not taken for it."""
     store, source = s3_cloud.make("format3", "store"), elsewhere.put("batch", BATCH)
@@ -75,6 +76,7 @@ def test_store_and_source_on_two_servers(s3_cloud: Cloud, elsewhere: Cloud) -> N
     assert s3_cloud.read("normalised", "format3")["sample_id"].tolist() == BATCH["sample_id"].tolist()
 
 
+@pytest.mark.slow
 def test_options_of_sources_in_commands_and_jobs(s3_cloud: Cloud, elsewhere: Cloud) -> None:
     local = s3_cloud.tmp / "local.vcz"
     cohort.write_vcz(local, OLD)
@@ -122,6 +124,7 @@ def repository(folder: Path) -> icechunk.Repository:
         ("fork", "session", "threads"),
     ],
 )
+@pytest.mark.slow
 def test_a_session_is_a_source(tmp_path: Path, which: str, form: str, executor: str) -> None:
     """With what it has changed, and has not committed."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
@@ -179,6 +182,7 @@ def zipped(folder: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
 
 
 @pytest.mark.parametrize(("zarr_format", "executor"), [(2, "threads"), (3, "processes")])
+@pytest.mark.slow
 def test_a_zip_file_is_a_source(tmp_path: Path, zarr_format: int, executor: str) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     file = zipped(tmp_path / "batch.vcz", BATCH, zarr_format=zarr_format)
@@ -294,6 +298,7 @@ class Web:
     ("kind", "listing", "consolidated"),
     [("format2", True, False), ("format2", False, True), ("format3", True, True), ("format3", False, True)],
 )
+@pytest.mark.slow
 def test_a_web_address_is_a_source(tmp_path: Path, kind: str, listing: bool, consolidated: bool) -> None:
     web = tmp_path / "web" / "in box"
     web.mkdir(parents=True)
@@ -406,6 +411,7 @@ def test_a_message_shows_what_differs(tmp_path: Path, ours: list[str], theirs: l
     assert cohort.digest(tmp_path / "store.vcz") == before
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_read_is_named(s3_cloud: Cloud) -> None:
     cohort.write_vcz(s3_cloud.tmp / "store.vcz", OLD)
     with storage.little_patience(), faults.before(s3_cloud.options["endpoint"]) as proxy:
@@ -450,6 +456,7 @@ def test_s3_without_the_right_to_list(s3_cloud: Cloud, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_all_spellings_of_azure(azure_cloud: Cloud, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     azure_cloud.make(kind, "a b/store")
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")

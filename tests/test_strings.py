@@ -76,6 +76,7 @@ def stored_ids(store: Path, kind: str) -> list[object]:
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_an_id_is_found_in_every_form(tmp_path: Path, form: str, kind: str) -> None:
     store, batch, ids = make(tmp_path, form, kind)
     convert = FORMS[form][1]
@@ -151,6 +152,7 @@ def test_new_alleles_are_written_in_the_store_s_form(tmp_path: Path, form: str) 
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
 def test_ids_that_are_integers_are_found_and_cannot_be_blanked(tmp_path: Path, zarr_format: int) -> None:
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     for path, start, n in ((store, 0, 7), (batch, 7, 4)):

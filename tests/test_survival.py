@@ -84,6 +84,7 @@ def test_what_is_neither_old_nor_new_is_seen() -> None:
 
 
 @pytest.mark.parametrize("when", ["within the commit", "after it"])
+@pytest.mark.slow
 def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     store, batch = tmp_path / "store", tmp_path / "batch.vcz"
     cohort.write_icechunk(store, kills.OLD)
@@ -124,6 +125,7 @@ def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pyt
         ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#12", "gc"),
     ],
 )
+@pytest.mark.slow
 def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, name: str, command: str) -> None:
     """A killed process may have left anybody's data in them, whatever is overwritten later."""
     store = tmp_path / "store.vcz"
@@ -144,6 +146,7 @@ def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, nam
         assert vczstore.verify_removal(store, "S0001").erased
 
 
+@pytest.mark.slow
 def test_a_killed_writer_of_icechunk_leaves_a_file_that_nothing_lists(tmp_path: Path) -> None:
     """Which is why it is looked for by its name, which is that of Icechunk's and obstore's common storage."""
     script = """if True:

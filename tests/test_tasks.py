@@ -154,6 +154,7 @@ def _changed(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [name for name in executors.NAMES if name != "single-threaded"])
+@pytest.mark.slow
 def test_operations_of_a_generation_run_side_by_side(name: str, tmp_path: Path, request: Any) -> None:
     """Each of two tasks ends only once the other has begun."""
     if name == "modal":

@@ -36,6 +36,7 @@ def recalled(samples: Sequence[str], *, seed: int = 5) -> Arrays:
 
 
 @in_turn(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
 def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
     """Of several sources, from whole, ragged, shared and neighbouring chunk columns of 3; one is replaced whole."""
     old = cohort.make_arrays(10, cohort.ids(0, 11))
@@ -79,6 +80,7 @@ def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
 
 
 @in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
+@pytest.mark.slow
 def test_after_remove(way: Way, tmp_path: Path) -> None:
     """A removed sample's place stays empty, also between samples that are updated."""
     old = cohort.make_arrays(10, cohort.ids(0, 5))
@@ -91,6 +93,7 @@ def test_after_remove(way: Way, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_sharded(tmp_path: Path, impl: str) -> None:
     old, new = cohort.make_arrays(17, cohort.ids(0, 14)), cohort.make_arrays(17, cohort.ids(4, 8)[::-1], seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old, shards=(2, 2))
@@ -116,6 +119,7 @@ def test_absent_chunks(tmp_path: Path, impl: str, samples: list[str]) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_missing_floats_that_look_like_the_fill_value(tmp_path: Path, impl: str) -> None:
     """A chunk of nothing but missing floats, in an array whose fill value is another NaN, is not dropped."""
     old, new = cohort.make_arrays(8, cohort.ids(0, 9)), cohort.make_arrays(8, cohort.ids(4, 3), seed=1)
@@ -127,6 +131,7 @@ def test_missing_floats_that_look_like_the_fill_value(tmp_path: Path, impl: str)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
     old, new = cohort.make_arrays(10, cohort.ids(0, 7)), recalled(["S0005", "S0001"])
     new["call_AD"], new["call_DP"] = new["call_AD"].astype("i1"), new["call_DP"].astype("i8")
@@ -148,6 +153,7 @@ def test_again_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_only_the_columns_of_the_samples_are_written(tmp_path: Path, impl: str) -> None:
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, cohort.make_arrays(10, cohort.ids(0, 11)))
@@ -343,6 +349,7 @@ def test_too_little_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_broken_source(store: Path, tmp_path: Path, impl: str) -> None:
     """The line names the array; on Icechunk nothing is committed, and the same call with the source mended works."""
     source = make(tmp_path, ["S0001", "S0004"])
@@ -401,6 +408,7 @@ def test_split_known(tmp_path: Path) -> None:
 
 
 @in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
+@pytest.mark.slow
 def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.make_arrays(10, cohort.ids(0, n))
     samples = ["S0100", "S0004", "S0101", "S0000", "S0102", "S0103", "S0104", "S0003"]
@@ -421,6 +429,7 @@ def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int
     cohort.assert_same(way.read(store), expected)
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
     """A sample that does not come in may be removed, or have values that do not fit; a column of such is not read."""
     old, incoming = cohort.make_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "", *cohort.ids(6, 5)])

@@ -89,6 +89,7 @@ def files(store: Path) -> int:
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.slow
 def test_whole(tmp_path: Path, kind: str) -> None:
     """After every operation too. Chunks that are not stored are counted."""
     arrays, batch = some_arrays(), some_arrays(4, first=7, seed=1)
@@ -124,6 +125,7 @@ def test_quick(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
 def test_what_bio2zarr_makes(tmp_path: Path, zarr_format: int) -> None:
     """Its region index too, of several chunks and contigs."""
     path = vcf.write_vcf(tmp_path / "calls.vcf.gz", vcf.EXAMPLES["calls"].make())
@@ -135,6 +137,7 @@ def test_what_bio2zarr_makes(tmp_path: Path, zarr_format: int) -> None:
 # ---- what a stopped append leaves -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stopped_append(tmp_path: Path) -> None:
     """Chunks outside the grid are told of, and are no damage; arrays that disagree are. The same append mends both."""
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
@@ -404,6 +407,7 @@ def test_icechunk(tmp_path: Path) -> None:
 # ---- the command line, and what is no answer ------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command(template: Path, tmp_path: Path) -> None:
     store = shutil.copytree(template, tmp_path / "store.vcz")
 

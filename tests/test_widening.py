@@ -101,6 +101,7 @@ def shown(store: Path, kind: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("harmonise", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_no_field_of_any_source_is_lost(tmp_path: Path, kind: str, harmonise: bool) -> None:
     """The first append to a store without samples takes the fields of all sources, as bcftools merge does."""
     a = make(tmp_path, "A", "GT:DP", "0/1:5", "0/0:6")
@@ -116,6 +117,7 @@ def test_no_field_of_any_source_is_lost(tmp_path: Path, kind: str, harmonise: bo
 
 
 @pytest.mark.parametrize(("kind", "harmonise"), [("format3", False), ("format3", True), ("icechunk", False)])
+@pytest.mark.slow
 def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str, harmonise: bool) -> None:
     """Of dtypes, vectors, axes that converters drop, ploidies; in any order."""
     a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1,2:.5:a,b", "0/1:100:1,2:.25:a")
@@ -149,6 +151,7 @@ def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str, harmonise
         ("icechunk", "xarray", False),
     ],
 )
+@pytest.mark.slow
 def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str, harmonise: bool) -> None:
     """A wider dtype, a longer vector, an axis that the store lacks, another ploidy: in one commit, in both orders."""
     a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1:.5:a", "0/1:100:.:.:a")
@@ -194,6 +197,7 @@ def test_wide_dtypes_of_small_values_widen_nothing(tmp_path: Path) -> None:
     assert opened(store, "format3")["call_DP"][...].tolist() == [[12, 13], [100, -1]]
 
 
+@pytest.mark.slow
 def test_steps_of_a_job_widen_what_those_before_them_have_left(tmp_path: Path) -> None:
     """The second append re-encodes samples that the first has brought in, before anything is committed."""
     sources = [
@@ -212,6 +216,7 @@ def test_steps_of_a_job_widen_what_those_before_them_have_left(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: str) -> None:
     """A chunk that does not decode is found when all others may be re-encoded already."""
     a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
@@ -233,6 +238,7 @@ def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: st
     assert [p.name for p in tmp_path.glob(".store-*compact*")] == []
 
 
+@pytest.mark.slow
 def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
     """There is no folder to replace, and readers would see half of what is re-encoded."""
     a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
@@ -258,6 +264,7 @@ def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harmonise", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_fields_that_one_side_lacks(tmp_path: Path, kind: str, harmonise: bool) -> None:
     """Refused, or left out and missing, or added: as the flags say that the message names."""
     a = make(tmp_path, "A", "GT:DP:GQ", "0/1:5:99", "0/1:7:98")
@@ -291,6 +298,7 @@ def test_a_field_that_fits_comes_in_and_is_told_of(tmp_path: Path, harmonise: bo
     assert shown(store, "format3") == merged(tmp_path, "A", "B")
 
 
+@pytest.mark.slow
 def test_flags_of_the_command_line_and_of_jobs(tmp_path: Path) -> None:
     a = make(tmp_path, "A", "GT:DP:GQ", "0/1:5:99", "0/1:7:98")
     b = make(tmp_path, "B", "GT:DP:PS", "0|1:7:3000000", "0|1:8:3000000")
@@ -311,6 +319,7 @@ def test_flags_of_the_command_line_and_of_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_what_nothing_holds_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     """An integer of one header is no float of another; where it may be dropped, it is dropped, in any order."""
     a = make(tmp_path, "A", "GT:GQ", "0/1:99", "0/1:98")
@@ -344,6 +353,7 @@ def fix_widths(store: Path, *names: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_no_string_is_cut(tmp_path: Path, kind: str) -> None:
     """Alleles, filters and sample IDs that are longer than a store's fixed width."""
     a = make(tmp_path, "A", "GT:FT", "0/1:ok", "0/1:ok")
@@ -379,6 +389,7 @@ FORMS = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(FORMS, min_size=1, max_size=4))
+@pytest.mark.slow
 def test_forms_join_in_any_order(forms: list[Form]) -> None:
     """The same for all orders; and what it says holds the values of each."""
 

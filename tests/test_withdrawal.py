@@ -133,6 +133,7 @@ def run(*arguments: object, status: int = 0, stdin: str | None = None) -> Any:
 # ---- purge ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_removed_sample_can_be_read_until_the_purge(place: Place) -> None:
     old = str(place.repository.lookup_branch("main"))
     vczstore.remove(place.url, GONE, impl="zarr", **place.options)
@@ -154,6 +155,7 @@ def test_a_removed_sample_can_be_read_until_the_purge(place: Place) -> None:
     assert found.figures["values of removed samples"] == 2 * (1 + N_VARIANTS * (2 + 1 + 3 + 1))
 
 
+@pytest.mark.slow
 def test_a_tag_or_branch_that_keeps_the_past_is_refused_or_deleted(local: Path) -> None:
     path = Path(local.url)
     vczstore.tag(path, "release-1")
@@ -182,6 +184,7 @@ def test_a_tag_or_branch_that_keeps_the_past_is_refused_or_deleted(local: Path) 
         vczstore.purge(path)
 
 
+@pytest.mark.slow
 def test_remove_and_purge_in_one(local: Place) -> None:
     path = Path(local.url)
     vczstore.tag(path, "release-1")
@@ -309,6 +312,7 @@ def test_no_purge_while_a_job_runs(place: Place) -> None:
     assert place.repository.lookup_branch("main") == before
 
 
+@pytest.mark.slow
 def test_a_commit_during_a_purge_is_told_of(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tools heed neither lock nor mark."""
     collect = icechunk.Repository.garbage_collect
@@ -330,6 +334,7 @@ def without(arrays: dict[str, np.ndarray], samples: list[str]) -> dict[str, np.n
     return cohort.expected_remove(arrays, samples)
 
 
+@pytest.mark.slow
 def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Path) -> None:
     """Each names the state that it named, less the samples that are gone; the others' names stay."""
     more = some_arrays(["S0100", "S0101"], seed=1)
@@ -364,6 +369,7 @@ def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Pat
     assert not [sample for sample in (*GONE, "S0100", "S0101") if sample in said]
 
 
+@pytest.mark.slow
 def test_recreated_twice_and_on_the_command_line(local: Place) -> None:
     path = Path(local.url)
     vczstore.tag(path, "release-1")
@@ -431,6 +437,7 @@ def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, tol
     assert local.verify().erased
 
 
+@pytest.mark.slow
 def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +486,7 @@ def test_a_recreation_that_fails_leaves_no_branch(local: Place) -> None:
     assert vczstore.purge(local.url, tags="recreate").recreated == {"v1.1": "v1.1.1"}
 
 
+@pytest.mark.slow
 def test_info_fields_of_recreated_tags_are_stale(tmp_path: Path) -> None:
     plain, path = tmp_path / "plain.vcz", tmp_path / "store"
     cohort.write_vcz(plain, cohort.make_arrays(10, cohort.ids(0, 7)))
@@ -509,6 +517,7 @@ def files(folder: str) -> dict[str, int]:
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) -> None:
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
     vczstore.tag(local.url, "release-1")
@@ -543,6 +552,7 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
         vczstore.purge(local.url)
 
 
+@pytest.mark.slow
 def test_what_was_begun_before_gc_is_planned_anew(place: Place, tmp_path: Path) -> None:
     """Its chunks are gone: nothing of them is committed."""
     new = some_arrays(["S0100"], seed=1)
@@ -679,6 +689,7 @@ def test_the_report_has_the_digest_and_no_id(local: Place, tmp_path: Path) -> No
     assert not [sample for sample in GONE if sample in page + text + result.output]
 
 
+@pytest.mark.slow
 def test_what_was_never_committed_is_found(local: Place) -> None:
     """Nothing leads to it, so that no reader of snapshots would notice."""
     vczstore.remove(local.url, GONE, impl="zarr", purge=True)
@@ -813,6 +824,7 @@ def test_frames_are_found_wherever_they_lie(payload: bytes, before: bytes, after
     assert payload in list(contents(file))
 
 
+@pytest.mark.slow
 def test_old_versions_of_objects_are_detected(bucket: Place, s3_server: s3.S3Server) -> None:
     name = bucket.url.removeprefix("s3://").partition("/")[0]
     vczstore.remove(bucket.url, GONE, impl="zarr", **bucket.options)
