@@ -303,10 +303,27 @@ def test_a_folder_that_does_not_exist_is_no_empty_inbox(place: Place) -> None:
         place.run("- append: inbx/*.vcz")
 
 
+def test_errors_name_keys_of_the_job_file(plain: Place) -> None:
+    """Where they name flags of the command line."""
+    plain.batch("a.vcz", ["S0011"])
+    shutil.rmtree(plain.folder / "inbox/a.vcz/call_DP")
+    shutil.copytree(plain.folder / "inbox/a.vcz/call_FT", plain.folder / "inbox/a.vcz/call_XA")
+    shutil.copytree(plain.folder / "inbox/a.vcz/call_FT", plain.folder / "inbox/a.vcz/call_XB")
+    with unchanged(plain), pytest.raises(IncompatibleError) as caught:
+        plain.run("- append: inbox/a.vcz")
+    assert "with drop-fields: [DP]" in str(caught.value)
+    assert "with add-fields: [XA, XB], or leave it out with drop-fields: [XA, XB]" in str(caught.value)
+    plain.batch("b.vcz", ["S0012"])
+    group = zarr.open_group(plain.folder / "inbox/b.vcz")
+    group["variant_position"][:] = group["variant_position"][:] + 1
+    with unchanged(plain), pytest.raises(IncompatibleError, match="or say harmonise: true"):
+        plain.run("- append: inbox/b.vcz")
+
+
 def test_update_of_what_lacks_a_field(place: Place) -> None:
     arrays = place.batch("recalled.vcz", ["S0006", "S0001"], seed=5)
     shutil.rmtree(place.folder / "inbox/recalled.vcz/call_DP")
-    with unchanged(place), pytest.raises(IncompatibleError, match="missing for these samples with --drop-field DP"):
+    with unchanged(place), pytest.raises(IncompatibleError, match=r"missing for these samples with drop-fields: \[DP\]"):
         place.run("- update: inbox/recalled.vcz")
     place.run("- update: {source: inbox/recalled.vcz, drop-fields: [DP]}")
     seen = place.read()

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -206,7 +207,39 @@ def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob:
     >>> plan_job("nightly.yaml", ["executor=processes"])  # doctest: +SKIP
     <CompiledJob 5b0f... cohort.icechunk: append (1 source, 3 samples added), tag release-1>
     """
-    return compile_job(load(file, overrides))
+    with _keys_for_flags():
+        return compile_job(load(file, overrides))
+
+
+_FLAG = re.compile(
+    r"--(?P<fields>drop|add)-field [\w.]+(?: --(?P=fields)-field [\w.]+)*"
+    r"|--number (?P<number>[\w.]+=[RAG])"
+    r"|--(?P<rule>new-variants|absent) (?P<value>\w+)"
+    r"|--(?P<switch>allow-new-alleles)"
+    r"|--(?P<harmonise>harmonise)"
+)
+
+
+@contextmanager
+def _keys_for_flags() -> Iterator[None]:
+    """Let errors name the keys of a job file where they name flags of the command line."""
+
+    def key(match: re.Match[str]) -> str:
+        if kind := match["fields"]:
+            return f"{kind}-fields: [{', '.join(re.findall('-field ([^ ]+)', match[0]))}]"
+        if match["number"]:
+            return f"harmonise: {{numbers: [{match['number']}]}}"
+        if match["rule"]:
+            return f"harmonise: {{{match['rule']}: {match['value']}}}"
+        return "harmonise: {allow-new-alleles: true}" if match["switch"] else "harmonise: true"
+
+    try:
+        yield
+    except VczstoreError as error:
+        told = _FLAG.sub(key, str(error))
+        if told == str(error):
+            raise
+        raise type(error)(told) from error
 
 
 def run_job(
@@ -245,7 +278,7 @@ def run_job(
     refuse_read_only("run", job.store.url)
     if report is not None:
         make_folder(Path(report))
-    with hold(_options(job).store(job.store.url), wait=wait) as lock:
+    with _keys_for_flags(), hold(_options(job).store(job.store.url), wait=wait) as lock:
 
         def attempt() -> JobResult:
             compiled = compile_job(job)
