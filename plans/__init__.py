@@ -106,6 +106,10 @@ class Survey:
         return chunks.compile_plan(chunks.survey(scans, self.memory), self.operation)
 
 
+AFTERWARDS = "after"
+"""The word of a note that holds once the operation is done, and is told then, too."""
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """

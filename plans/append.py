@@ -17,6 +17,7 @@ from plans.compatible import FitsDtype, check_metadata, check_samples, data_chec
 from plans.fitting import fitted, is_derived
 from plans.harmonise import Dropped, Findings, Rules, Told
 from plans.layout import Fields, check_named, layout_of, named, new_arrays, takes_all, widest, without_unjoinable
+from plans.missing import with_missing_values
 from plans.parts import Part, PutSamples
 from plans.rebuilding import compile_rebuild, cost, rebuilt_arrays, told_wider
 from plans.stale import samples_change
@@ -81,6 +82,7 @@ def compile_append(
     brought, by_allele = _brought(store, sources, findings, fields)
     dropped = _dropped(store, sources, brought, fields)
     layout = layout_of(OPERATION, store, brought, by_allele, add=fields.add, unfit=unfit or ())
+    layout = with_missing_values(OPERATION, store, brought, layout, findings)
     texts = (ALLELE,) if findings is not None and findings.new_alleles else ()
     rebuilt = rebuilt_arrays(OPERATION, store, layout, texts)
     created = new_arrays(store, brought, layout)

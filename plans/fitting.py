@@ -83,9 +83,10 @@ class Fitted(_Made):
         wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in region]
         if self.source.ndim < self.ndim and not found[-1]:
             values = values[..., np.newaxis][..., :0]  # beyond the only position
-        result = np.full(wanted, fill_value(self.name, self.source), dtype=values.dtype)
-        result[tuple(slice(0, n) for n in found)] = values.reshape(found)
-        return _cast(result, self.dtype)
+        # in the store's dtype: that of the source may have no fill value
+        result = np.full(wanted, fill_value(self.name, self.like), dtype=self.dtype)
+        result[tuple(slice(0, n) for n in found)] = _cast(values.reshape(found), self.dtype)
+        return result
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def fitted(source: Vcz, targets: Mapping[str, AnyArray], *, harmonised: bool) ->
     for name, target in targets.items():
         array = source.samples_arrays.get(name)
         if array is not None and _needs_fitting(array, target, harmonised):
-            made[name] = cast("AnyArray", Fitted(array, _like(array, target), name))
+            made[name] = cast("AnyArray", Fitted(array, _like(array, target, harmonised), name))
     known = {**source.samples_arrays, **made}
     n_samples = int(source.arrays[SAMPLE_ID].shape[0])
     for name, target in targets.items():
@@ -152,14 +153,21 @@ def _becomes_text(source: np.dtype, target: np.dtype) -> bool:
 def _needs_fitting(array: AnyArray, target: AnyArray, harmonised: bool) -> bool:
     if array.ndim != target.ndim or _becomes_text(array.dtype, target.dtype):
         return True
+    if array.dtype.kind == "u" and target.dtype.kind == "i":
+        return True  # which has missing values
     lead = _lead(target)
-    is_lengthened = harmonised and VARIANTS in dimensions(target)
-    return array.shape[lead:] != target.shape[lead:] and not is_lengthened
+    return array.shape[lead:] != target.shape[lead:] and not _is_lengthened(target, harmonised)
 
 
-def _like(array: AnyArray, target: AnyArray) -> AnyArray:
+def _is_lengthened(target: AnyArray, harmonised: bool) -> bool:
+    """Whether harmonising makes the axes of an array longer."""
+    return harmonised and VARIANTS in dimensions(target)
+
+
+def _like(array: AnyArray, target: AnyArray, harmonised: bool) -> AnyArray:
     lead = _lead(target)
-    return arrays.planned(target, shape=(*array.shape[:lead], *target.shape[lead:]))
+    keeps = array.ndim == target.ndim and _is_lengthened(target, harmonised)
+    return arrays.planned(target, shape=(*array.shape[:lead], *(array if keeps else target).shape[lead:]))
 
 
 def _lead(array: AnyArray) -> int:

@@ -37,7 +37,6 @@ from vczstore.vcz import (
     Vcz,
     dimensions,
     fill_value,
-    has_missing_value,
     has_sentinels,
     listing,
     mask_of,
@@ -526,11 +525,6 @@ def _check_field(
         raise IncompatibleError(
             f"{operation}: {name} of {source.label} has dimensions {names}, and only (variants, samples, ...) can "
             f"be harmonised; {_way_out(name)}"
-        )
-    if not has_missing_value(ours) and (findings.counts["variants absent"] or not findings.same_alleles):
-        raise IncompatibleError(
-            f"{operation}: {name} of {source.label} has dtype {ours.dtype}, which has no missing value for where the "
-            "source lacks variants or alleles; make the source with the store's"
         )
     if misfit := findings.misfits.get((source.label, name)):
         raise IncompatibleError(f"{operation}: {_told(source, misfit)}; {_way_out(name)}")

@@ -95,7 +95,9 @@ class Field:
         length = (~is_end * places).max(axis=-1, initial=0)
         ploidy = np.zeros(found.shape, dtype="i8")
         if self.number == "G":
-            ploidy = self._ploidy(n, genotype, found, length, may_be_padded=values.dtype.kind == "f")
+            # unsigned vectors are padded with 0, which is a value, too: how long they are cannot be told
+            told = np.zeros_like(length) if values.dtype.kind == "u" else length
+            ploidy = self._ploidy(n, genotype, found, told, may_be_padded=values.dtype.kind == "f")
             sizes = np.array([n_genotypes(n, p) for p in range(int(ploidy.max(initial=0)) + 1)])
             expected = sizes[np.maximum(ploidy, 0)]
         else:

@@ -1,6 +1,6 @@
 """Normalise: a source over the variants and alleles of a store, as a store of its own."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,16 @@ from zarr.types import AnyArray
 from plans import Memory, Plan, Survey, harmonise
 from plans.compatible import data_checks
 from plans.copy import CopyArray
+from plans.fitting import fitted
 from plans.harmonise import Dropped, Findings, Rules
-from plans.layout import STRINGS, Fields, check_named, without_unjoinable
+from plans.layout import STRINGS, Fields, Form, check_named, without_unjoinable
+from plans.missing import missing_where_harmonised, with_missing
 from plans.parts import Part, PutSamples
 from plans.widening import Rewritten, WriteAlleles
 from vczstore import arrays
 from vczstore.stores import Store
 from vczstore.stores.edits import WriteDocuments
-from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions, samples_axis
+from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions, lacks_missing_value, samples_axis
 
 OPERATION = "normalise"
 
@@ -93,8 +95,12 @@ def compile_normalise(
     # readers count the chunks of variants in those of the calls, and so does the region_index that is carried over
     of_variants = {VARIANTS: store.chunk_lengths[VARIANTS]}
     by_sample = {**dropped, **brought.samples_arrays}
-    calls = {name: _target(name, array, lengths, of_variants) for name, array in by_sample.items()}
+    calls = {
+        name: _with_missing(name, _target(name, array, lengths, of_variants), store, source, dropped, findings)
+        for name, array in by_sample.items()
+    }
     members |= calls
+    brought = fitted(brought, calls, harmonised=True)
     for name, after in calls.items():
         axis = samples_axis(after)
         empty = tuple(0 if i == axis else n for i, n in enumerate(after.shape))
@@ -136,6 +142,22 @@ def _target(
     chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
     metadata = arrays.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, MemoryStore(), name)
+
+
+def _with_missing(
+    name: str, after: AnyArray, store: Vcz, source: Vcz, dropped: Collection[str], findings: Findings
+) -> AnyArray:
+    """An array of the result, of signed integers if it gets missing values."""
+    if not lacks_missing_value(name, after.dtype):
+        return after
+    form, holder = Form.of(after), store if name in dropped else source
+    why = f"the samples of {source.label}, of which it is dropped" if name in dropped else None
+    if why is None and VARIANTS in form.dimensions:
+        why = missing_where_harmonised(name, form, store, [source], findings)
+    if why is None:
+        return after
+    dtype = with_missing(OPERATION, holder.label, name, form, why).dtype
+    return arrays.reformed(after, dtype=dtype, shape=after.shape, dimension_names=form.dimensions)
 
 
 def _carry(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import Memory, Plan
+from plans import AFTERWARDS, Memory, Plan
 from plans.anew import Anew, ColumnReader
 from plans.columns import Columns, chunk_regions
 from plans.stale import samples_change
@@ -25,6 +25,7 @@ from vczstore.vcz import (
     TEXT,
     Vcz,
     has_missing_value,
+    lacks_missing_value,
     listing,
     missing_value,
     positions_of,
@@ -97,6 +98,7 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         if_stopped="some values of the samples may be missing already; run the same command again to complete it",
         counts={"samples removed": len(positions)},
         preparations=marks,
+        notes={AFTERWARDS: text} if (text := _told_neutral(store)) else {},
     )
 
 
@@ -105,6 +107,16 @@ def _spelling_hint(unknown: Sequence[str], store: Vcz) -> str:
     found = sorted(set(spelt_otherwise(unknown, store.sample_ids.tolist()).values()) - {REMOVED})
     # what looks the same is told apart by its escapes
     return f"perhaps {listing([ascii(sample)[1:-1] for sample in found], limit=10)} is meant; " if found else ""
+
+
+def _told_neutral(store: Vcz) -> str:
+    """The fields that cannot say that there is no value, and what is written instead; nothing if there are none."""
+    found = [
+        f"{name} ({array.dtype}) reads {missing_value(name, array)}"
+        for name, array in store.samples_arrays.items()
+        if lacks_missing_value(name, array.dtype)
+    ]
+    return f"no missing value: {listing(found)}" if found else ""
 
 
 def compile_repair(place: Store, store: Vcz, names: Collection[str], memory: Memory) -> Plan:

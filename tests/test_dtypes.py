@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from click.testing import CliRunner
 
 import vczstore
 from tests import cohort
-from tests.conftest import WRITTEN, Way
+from tests.conftest import IMPLS, WRITTEN, Way
+from tests.test_new_alleles import make as from_vcf
+from tests.test_new_alleles import shown, text
 from tests.test_out_of_reach import make, put
 from vczstore.cli import main
 
@@ -121,6 +124,152 @@ def test_a_dtype_without_a_missing_value_is_refused_before_anything_is_written(
     assert not vczstore.verify_removal(store, ["S0001"]).erased
     vczstore.compact(store)
     assert way.read(store)["sample_id"].tolist() == [*cohort.ids(0, 5), *cohort.ids(10, 5)]
+
+
+UNSIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64"}
+"""The signed integers that hold the same values."""
+
+
+def unsigned(folder: Path, dtype: str, kind: str, *, field: str = "call_DP", n: int = 5) -> tuple[Path, np.ndarray]:
+    """A store with a field of unsigned integers, none of them 0; and its values."""
+    zarr_format = 2 if kind == "format2" else 3
+    store = make(folder / "unsigned.vcz", zarr_format=zarr_format, n=n)
+    values = values_of(dtype, (7, n))
+    put(store, field, values, ("variants", "samples"), zarr_format)
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, store := folder / "unsigned.icechunk")
+    return store, values
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("way_in", ["drop_fields", "add_fields"])
+def test_unsigned_integers_that_get_missing_values_become_signed(tmp_path: Path, way_in: str, kind: str) -> None:
+    with_field, values = unsigned(tmp_path, "uint8", kind)
+    without = make(tmp_path / "without.vcz", zarr_format=2 if kind == "format2" else 3, start=10)
+    if way_in == "add_fields":
+        if kind == "icechunk":
+            vczstore.copy_store_to_icechunk(without, without := tmp_path / "without.icechunk")
+        store, batch = without, with_field
+    else:
+        store, batch = with_field, without
+    dry = vczstore.append(store, batch, **{way_in: ["DP"]}, dry_run=True)
+    if way_in == "drop_fields":
+        assert dry.plan.notes["widened"] == "call_DP (uint8 to int16)"
+    vczstore.append(store, batch, **{way_in: ["DP"]})
+    found = Way(kind, "cubed").read(store)["call_DP"]
+    sides = [values, np.full((7, 5), -1)]
+    np.testing.assert_array_equal(found, np.concatenate(sides if way_in == "drop_fields" else sides[::-1], axis=1))
+    assert found.dtype == np.int16
+    assert vczstore.verify(store).damages == []
+
+
+@pytest.mark.parametrize("dtype", UNSIGNED)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_first_append_of_which_one_source_lacks_a_field(tmp_path: Path, dtype: str, order: int) -> None:
+    sources = [unsigned(tmp_path, dtype, "format3")[0], make(tmp_path / "without.vcz", start=10)][::order]
+    vczstore.create(tmp_path / "store.vcz", *sources)
+    vczstore.append(tmp_path / "store.vcz", *sources)
+    found = cohort.read_vcz(tmp_path / "store.vcz")["call_DP"]
+    sides = [values_of(dtype, (7, 5)), np.full((7, 5), -1)][::order]
+    np.testing.assert_array_equal(found, np.concatenate(sides, axis=1))
+    assert found.dtype == UNSIGNED[dtype]
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("ours", ["uint8", "int16"])
+def test_variants_that_a_source_of_unsigned_integers_lacks_are_missing(tmp_path: Path, ours: str, kind: str) -> None:
+    store = make(tmp_path / "store.vcz", zarr_format=2 if kind == "format2" else 3)
+    put(store, "call_DP", values_of(ours, (7, 5)), ("variants", "samples"), 2 if kind == "format2" else 3)
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, store := tmp_path / "store.icechunk")
+    batch = make(tmp_path / "batch.vcz", start=10, n_variants=6)
+    put(batch, "call_DP", values_of("uint8", (6, 5)), ("variants", "samples"), 3)
+    vczstore.append(store, batch, harmonise=True)
+    found = Way(kind, "cubed").read(store)["call_DP"]
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found[:6, 5:], values_of("uint8", (6, 5)))
+    assert found[6].tolist() == [*values_of(ours, (7, 5))[6].tolist(), *[-1] * 5]
+
+    if kind == "format3":
+        vczstore.normalise(store, batch, tmp_path / "out.vcz")
+        np.testing.assert_array_equal(cohort.read_vcz(tmp_path / "out.vcz")["call_DP"], found[:, 5:])
+
+
+def test_shorter_vectors_of_unsigned_integers_end_with_fill(tmp_path: Path) -> None:
+    for (name, start), width in zip((("store.vcz", 0), ("batch.vcz", 10)), (2, 3), strict=True):
+        store = make(tmp_path / name, start=start)
+        put(store, "call_XN", values_of("uint8", (7, 5, width)), ("variants", "samples", "FORMAT_XN_dim"), 3)
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
+    found = cohort.read_vcz(tmp_path / "store.vcz")["call_XN"]
+    assert found.dtype == np.int16
+    assert (found[:, :5, 2] == -2).all()
+    np.testing.assert_array_equal(found[:, :5, :2], values_of("uint8", (7, 5, 2)))
+    np.testing.assert_array_equal(found[:, 5:], values_of("uint8", (7, 5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "other"), [("uint64", "int64"), ("bool", "int8"), ("complex64", "numbers or strings")]
+)
+@pytest.mark.parametrize("way_in", ["--drop-field", "--add-field", "--harmonise"])
+def test_a_field_that_can_have_no_missing_value_is_refused(tmp_path: Path, way_in: str, dtype: str, other: str) -> None:
+    store, _ = unsigned(tmp_path, dtype, "format3")
+    batch = make(tmp_path / "batch.vcz", start=10, n_variants=6 if way_in == "--harmonise" else 7)
+    flags = [way_in, "DP"]
+    if way_in == "--add-field":
+        store, batch = batch, store
+    if way_in == "--harmonise":
+        put(batch, "call_DP", values_of(dtype, (6, 5)), ("variants", "samples"), 3)
+        flags = [way_in]
+    before = cohort.digest(store)
+    done = CliRunner().invoke(main, ["append", str(store), str(batch), *flags])
+    assert done.exit_code == 1, done.output
+    assert len(done.output.splitlines()) == 1
+    assert done.output.startswith("Error: append: call_DP of ")
+    assert f"has dtype {dtype}, which has no missing value for " in done.output
+    assert f"; store it as {other}, or delete the array" in done.output
+    assert cohort.digest(store) == before
+
+
+def retyped(store: Path, dtype: str, *names: str) -> Path:
+    """A store of format 3 whose fields are of another dtype, padded with 0 where they were with fill."""
+    for name in names:
+        array = zarr.open_array(store / name)
+        values, layout = np.maximum(np.asarray(array[...]), 0), {"chunks": array.chunks, "shape": array.shape}
+        shutil.rmtree(store / name)
+        dims = array.metadata.dimension_names  # type: ignore[union-attr]
+        zarr.create_array(store / name, dtype=dtype, dimension_names=dims, **layout)[...] = values.astype(dtype)
+    return store
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_alleles_that_come_in_are_missing_where_vectors_were_unsigned(tmp_path: Path, kind: str) -> None:
+    """The values of vectors, of a call without a genotype too, are in the places of their alleles."""
+    ours = text(["A1", "A2"], "1 5 C RD=7,8 0/1:5,6:6:30,0,40 ./.:5,0:0:60,30,0")
+    theirs = text(["B1"], "1 5 G RD=7,8 ./.:5,6:6:60,30,0")
+    names = ("call_AD", "call_AO", "call_PL")
+    store = retyped(from_vcf(tmp_path, "a", ours), "uint16", *names, "variant_RD")
+    batch = retyped(from_vcf(tmp_path, "b", theirs), "uint8", *names)
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, store := tmp_path / "a.icechunk")
+    vczstore.append(store, batch, harmonise=True, allow_new_alleles=True)
+    calls = ["0/1:5,6,.:6,.:30,0,40,.,.,.", "./.:5,0,.:0,.:60,30,0,.,.,.", "./.:5,.,6:.,6:60,.,.,30,.,0"]
+    assert shown(store, icechunk=kind == "icechunk") == [["C,G", "RD=7,8,.", "GT:AD:AO:PL", *calls]]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_remove_says_which_fields_have_no_missing_value(tmp_path: Path, impl: str) -> None:
+    store, values = unsigned(tmp_path, "uint8", "format3")
+    put(store, "call_seen", values_of("bool", (7, 5)), ("variants", "samples"), 3)
+    said = "no missing value: call_DP (uint8) reads 0, call_seen (bool) reads False"
+    for flag in (["--dry-run"], []):
+        done = CliRunner().invoke(main, ["remove", str(store), "S0001", "--impl", impl, *flag])
+        assert done.exit_code == 0, done.output
+        assert f"  after   {said}\n" in done.output
+    assert vczstore.remove(store, ["S0002"], impl=impl).as_dict()["notes"] == {"after": said}
+    values[:, 1:3] = 0
+    np.testing.assert_array_equal(cohort.read_vcz(store)["call_DP"], values)
+    assert vczstore.verify(store).damages == []
+    assert "notes" not in vczstore.remove(make(tmp_path / "other.vcz"), ["S0001"], impl=impl).as_dict()
 
 
 @pytest.mark.parametrize("impl", ["zarr", "xarray"])

@@ -890,6 +890,13 @@ def _print_done(result: "Result", as_json: bool) -> None:
     snapshot = f", snapshot {result.snapshot}" if result.snapshot else ""
     again = f", planned anew {result.replans} times, since others changed the store" if result.replans else ""
     click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}{again}")
+    _print_notes(result)
+
+
+def _print_notes(result: "Result") -> None:
+    """What is to be known of the store as it is now."""
+    for what, text in result.notes.items():
+        click.echo(f"  {what:<7} {text}")
 
 
 def _print_log(entries: Iterator[dict[str, Any]]) -> None:
@@ -1000,6 +1007,7 @@ def _print_result(result: "JobResult") -> None:
         click.echo(
             f"{click.style(f'{done.operation}:', bold=True)} {done.plan.summary} in {done.seconds:.2f} s{before}"
         )
+        _print_notes(done)
     for name in result.tags:
         click.echo(f"{click.style('tag:', bold=True)} {name}")
     click.echo(f"{head} done{at}")

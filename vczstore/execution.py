@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
-from plans import Plan, Survey
+from plans import AFTERWARDS, Plan, Survey
 from vczstore.errors import (
     ConflictError,
     MissingDependencyError,
@@ -118,7 +118,13 @@ class Result:
         """Everything but the plan and the timeline, for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline", "purged")}
         purged = {} if self.purged is None else {"purged": self.purged.as_dict()}
-        return {**values, "counts": dict(self.counts), **purged}
+        notes = {"notes": self.notes} if self.notes else {}
+        return {**values, "counts": dict(self.counts), **notes, **purged}
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What people are told of the store as it is now, beside the numbers."""
+        return {what: text for what, text in self.plan.notes.items() if what == AFTERWARDS}
 
 
 def replanned[T](

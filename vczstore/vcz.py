@@ -112,6 +112,20 @@ def has_missing_value(array: AnyArray) -> bool:
     return array.dtype.kind in "iufbMm" + TEXT
 
 
+def lacks_missing_value(name: str, dtype: np.dtype) -> bool:
+    """
+    Whether any value of a field is a real one: what `missing_value` has for it does not say that there is none.
+
+    VCF Zarr specification 0.4, "Missing and fill values". Masks and phases are booleans that have no need of one.
+
+    >>> lacks_missing_value("call_DP", np.dtype("u1")), lacks_missing_value("call_genotype_phased", np.dtype("?"))
+    (True, False)
+    """
+    if dtype.kind == "b":
+        return not name.endswith((*MASKS, "_phased"))
+    return dtype.kind not in "ifMm" + TEXT
+
+
 def fill_value(name: str, array: AnyArray) -> Any:
     """
     What stands beyond the end of a value that is shorter than others.
