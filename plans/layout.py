@@ -13,7 +13,7 @@ from zarr.types import AnyArray
 
 from plans.compatible import BY_VARIANT, check_attributes, fits
 from vczstore import arrays
-from vczstore.errors import IncompatibleError, OptionError
+from vczstore.errors import IncompatibleError, UnsuitableError
 from vczstore.vcz import SAMPLE_ID, SAMPLES, TEXT, VARIANTS, Vcz, dimensions, masked_by
 
 STRINGS = np.dtypes.StringDType()
@@ -303,14 +303,14 @@ def check_named(operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fiel
 
     Raises
     ------
-    OptionError
+    UnsuitableError
         If neither a source nor the store has one of them.
     """
     known = {name for vcz in (store, *sources) for name in vcz.samples_arrays if name != SAMPLE_ID}
     for what, names in (("dropped", fields.drop), ("added", fields.add)):
         for name in names:
             if name not in known:
-                raise OptionError(
+                raise UnsuitableError(
                     f"{operation}: neither the store nor a source has {name}, so it cannot be {what}; see vczstore info"
                 )
 

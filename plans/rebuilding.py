@@ -16,7 +16,7 @@ from plans.compact import LinkChunks
 from plans.layout import Layout, form_in, takes_all
 from plans.widening import Rewritten
 from vczstore import arrays
-from vczstore.errors import IncompatibleError, OptionError, StorageError
+from vczstore.errors import IncompatibleError, OptionError, StorageError, UnsuitableError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteDocuments
 from vczstore.stores.plain import PlainStore
@@ -80,7 +80,7 @@ def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[s
 
     Raises
     ------
-    OptionError
+    UnsuitableError
         If the store is on plain Zarr, and no folder of this machine that can be replaced.
     """
     writes: list[Write] = [
@@ -119,7 +119,7 @@ def _replaced(operation: str, place: Store, targets: Mapping[str, AnyArray]) -> 
     assert isinstance(place, PlainStore)
     path = place.folder
     if path is None:
-        raise OptionError(
+        raise UnsuitableError(
             f"{what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see one half of "
             f"it; {way_out}"
         )
@@ -127,7 +127,7 @@ def _replaced(operation: str, place: Store, targets: Mapping[str, AnyArray]) -> 
         return ReplacedStore.of(path, place)
     except (OptionError, StorageError) as error:
         why = str(error).partition(": ")[2].partition("; ")[0]
-        raise OptionError(f"{what}, for which the folder is replaced, but {why}; {way_out}") from error
+        raise UnsuitableError(f"{what}, for which the folder is replaced, but {why}; {way_out}") from error
 
 
 def told_wider(store: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:

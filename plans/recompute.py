@@ -34,6 +34,20 @@ GENOTYPE, ALLELE = "call_genotype", "variant_allele"
 NEEDED = {GENOTYPE: (VARIANTS, "samples", "ploidy"), ALLELE: (VARIANTS, "alleles")}
 
 
+OPERATION = "recompute"
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """Raise an `OptionError` if no fields are named, or one is not among `plans.info_fields.FIELDS`."""
+    if not fields:
+        raise OptionError(f"{OPERATION}: no fields named; choose from {', '.join(FIELDS)}")
+    for field in fields:
+        if field not in FIELDS:
+            near = get_close_matches(field[:40], FIELDS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(FIELDS)}"
+            raise OptionError(f"{OPERATION}: no field {field[:40]!r}; {hint}")
+
+
 def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: Memory) -> Plan:
     """
     Compile the recomputing of INFO fields of a store.
@@ -55,26 +69,19 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
     IncompatibleError
         If the store lacks what they are computed from, or has an array that cannot hold one.
     """
-    operation = "recompute"
     fields = list(dict.fromkeys(fields))
-    if not fields:
-        raise OptionError(f"{operation}: no fields named; choose from {', '.join(FIELDS)}")
-    for field in fields:
-        if field not in FIELDS:
-            near = get_close_matches(field[:40], FIELDS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(FIELDS)}"
-            raise OptionError(f"{operation}: no field {field[:40]!r}; {hint}")
-    store.require_whole(operation, edited=False)
+    check_fields(fields)
+    store.require_whole(OPERATION, edited=False)
     for name, names in NEEDED.items():
         found = dimensions(store.arrays[name]) if name in store.arrays else None
         if found != names:
             has = f"no {name}" if found is None else f"{name} of dimensions {found}"
             raise IncompatibleError(
-                f"{operation}: {store.label} has {has}, and fields are computed from {name} of {names}"
+                f"{OPERATION}: {store.label} has {has}, and fields are computed from {name} of {names}"
             )
     known = states(store)
     fields = [field for field in fields if known.get(field) != CURRENT]
-    targets = {field: _target(operation, store, field) for field in fields}
+    targets = {field: _target(OPERATION, store, field) for field in fields}
     write = RecomputeFields.of(store, targets, memory)
     created = {a.path: a for a in targets.values() if a.path not in store.arrays}
 
@@ -82,7 +89,7 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
     marked, begun = mark(store, [f for f in fields if array_name(f) in store.arrays], STALE)
     after, done = mark(marked.planned(created, store.sample_ids), fields, CURRENT)
     return Plan(
-        operation=operation,
+        operation=OPERATION,
         store=place,
         base=store.state,
         checks=(),

@@ -4,9 +4,11 @@ import copy
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +21,7 @@ from vczstore.errors import (
     IncompatibleError,
     OptionError,
     TagError,
+    UnsuitableError,
     VczstoreError,
 )
 from vczstore.execution import (
@@ -277,7 +280,7 @@ def create(
     from plans.copy import columns_per_manifest
     from plans.create import ONLY_CUBED, compile_create
 
-    opts, url = Options(**options), os.fspath(out)
+    opts, url = _options(create, options), os.fspath(out)
     if opts.impl != "cubed":
         raise OptionError(ONLY_CUBED)
     for name, length in (("variants_chunk", variants_chunk), ("samples_chunk", samples_chunk)):
@@ -295,6 +298,40 @@ def create(
         )
     stages = compile_create(place, incoming, opts.memory, variants_chunk=variants_chunk, samples_chunk=samples_chunk)
     return run_stages(stages, "create", place, dry_run=dry_run, **opts.engine)
+
+
+def _options(function: Callable[..., Any], given: Mapping[str, Any]) -> Options:
+    """
+    The options of a call.
+
+    Raises
+    ------
+    TypeError
+        If one does not exist, as Python has it for parameters.
+    """
+    known = [one.name for one in fields(Options) if one.init]
+    for name in given:
+        if name not in known:
+            own = [p.name for p in signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+            near = get_close_matches(name, [*own, *known], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}")
+    return Options(**given)
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    """Names, of which one may stand alone."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _info_fields(names: str | Sequence[str]) -> list[str]:
+    """INFO fields that are computed once more, which are known before anything is read."""
+    from plans.recompute import check_fields
+
+    wanted = _listed(names)
+    if wanted:
+        check_fields(wanted)
+    return wanted
 
 
 # ---- append, update, remove, compact, copy --------------------------------------------------
@@ -363,18 +400,18 @@ def append(
     --------
     >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
     """
-    opts = Options(**options)
+    opts = _options(append, options)
     refuse_read_only("append", store)
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
-    fields = _fields(drop_fields, add_fields)
+    changes, then = _fields(drop_fields, add_fields), _info_fields(recompute)
 
     def attempt() -> Result:
-        if rules is None or recompute:
-            plan = _plan_append(store, sources, opts, rules, fields, direct=require_direct_copy)
-            return _run(plan, opts, dry_run=dry_run, then=recompute)
+        if rules is None or then:
+            plan = _plan_append(store, sources, opts, rules, changes, direct=require_direct_copy)
+            return _run(plan, opts, dry_run=dry_run, then=then)
         refuse_same_place("append", store, sources)
         with plain_errors(store):
-            place, stages = _append_in_stages(store, sources, opts, rules, fields, direct=require_direct_copy)
+            place, stages = _append_in_stages(store, sources, opts, rules, changes, direct=require_direct_copy)
         return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
@@ -394,7 +431,7 @@ def plan_append(
     **options: Any,
 ) -> Plan:
     """Compile an append without running it; see `append` and `run`. Harmonising looks variants up, in tasks."""
-    opts = Options(**options)
+    opts = _options(plan_append, options)
     refuse_read_only("append", store)
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
     return _plan_append(store, sources, opts, rules, _fields(drop_fields, add_fields))
@@ -482,7 +519,7 @@ def normalise(
     from plans.copy import columns_per_manifest
     from plans.normalise import OPERATION, compile_normalise
 
-    opts, url = Options(**options), os.fspath(out)
+    opts, url = _options(normalise, options), os.fspath(out)
     rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
     assert rules is not None
     if opts.impl == "xarray":
@@ -517,8 +554,8 @@ def _rules(
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
             raise OptionError(f"{operation}: {name} is {value!r}; choose one of {', '.join(choices)}")
-    contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(haploid_contigs)
-    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(numbers))
+    contigs = HAPLOID_CONTIGS if haploid_contigs is None else tuple(_listed(haploid_contigs))
+    rules = Rules(allow_new_alleles, absent, new_variants, contigs, tuple(_listed(numbers)))
     try:
         _ = rules.by_field
     except OptionError as error:
@@ -533,7 +570,7 @@ def _rules(
 def _fields(drop: Sequence[str], add: Sequence[str] = ()) -> "Fields":
     from plans.layout import Fields, array_name
 
-    return Fields(tuple(map(array_name, drop)), tuple(map(array_name, add)))
+    return Fields(tuple(map(array_name, _listed(drop))), tuple(map(array_name, _listed(add))))
 
 
 def update(
@@ -571,12 +608,12 @@ def update(
     VczstoreError
         If anything else does not fit. Nothing has been changed then.
     """
-    opts = Options(**options)
+    opts, then = _options(update, options), _info_fields(recompute)
     refuse_read_only("update", store)
 
     def attempt() -> Result:
         plan = plan_update(store, *sources, drop_fields=drop_fields, **options)
-        return _run(plan, opts, dry_run=dry_run, then=recompute)
+        return _run(plan, opts, dry_run=dry_run, then=then)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
 
@@ -585,7 +622,7 @@ def plan_update(store: Place, *sources: Place, drop_fields: Sequence[str] = (), 
     """Compile an update without running it; see `update` and `run`."""
     from plans.update import compile_update
 
-    opts = Options(**options)
+    opts = _options(plan_update, options)
     refuse_read_only("update", store)
     refuse_same_place("update", store, sources)
     with plain_errors(store), planning("update"):
@@ -646,11 +683,11 @@ def remove(
     TagError
         If tags or branches would keep the samples, and are not to be deleted. No sample is removed.
     """
-    opts = Options(**options)
+    opts, then = _options(remove, options), _info_fields(recompute)
     refuse_read_only("remove", store)
 
     def attempt() -> Result:
-        return _run(plan_remove(store, samples, **options), opts, dry_run=dry_run, then=recompute)
+        return _run(plan_remove(store, samples, **options), opts, dry_run=dry_run, then=then)
 
     if not purge:
         return _replanned(store, opts, attempt, locked=dry_run)
@@ -704,7 +741,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     from vczstore.stores.lock import hold
 
     check_tags(tags)
-    opts = Options(**options)
+    opts = _options(purge, options)
     refuse_read_only("purge", store)
     with plain_errors(store):
         place = opts.store(store)
@@ -738,7 +775,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
     from vczstore.purging import collect_garbage
     from vczstore.stores.lock import hold
 
-    opts = Options(**options)
+    opts = _options(gc, options)
     refuse_read_only("gc", store)
     with plain_errors(store):
         place = opts.store(store)
@@ -750,7 +787,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
 
 def plan_remove(store: Place, samples: str | Sequence[str], **options: Any) -> Plan:
     """Compile a removal without running it; see `remove` and `run`."""
-    opts = Options(**options)
+    opts = _options(plan_remove, options)
     refuse_read_only("remove", store)
     with plain_errors(store), planning("remove"):
         wanted = [samples] if isinstance(samples, str) else list(samples)
@@ -806,7 +843,7 @@ def recompute(
     IncompatibleError
         If the store has no genotypes, or an array that cannot hold a field.
     """
-    opts = Options(**options)
+    opts = _options(recompute, options)
     refuse_read_only("recompute", store)
 
     def attempt() -> Result:
@@ -819,12 +856,11 @@ def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIEL
     """Compile the recomputing of INFO fields without running it; see `recompute` and `run`."""
     from plans.recompute import compile_recompute
 
-    opts = Options(**options)
+    opts = _options(plan_recompute, options)
     refuse_read_only("recompute", store)
     with plain_errors(store), planning("recompute"):
         place = opts.store(store)
-        wanted = [fields] if isinstance(fields, str) else list(fields)
-        return compile_recompute(place, place.open(), wanted, opts.memory)
+        return compile_recompute(place, place.open(), _listed(fields), opts.memory)
 
 
 def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = False, **options: Any) -> Result:
@@ -857,7 +893,7 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     """
     from vczstore.stores.replacing import folder_of
 
-    opts = Options(**options)
+    opts = _options(compact, options)
     if output is None:
         refuse_read_only("compact", store)
 
@@ -888,7 +924,7 @@ def plan_compact(store: Place, output: str | Path | None = None, **options: Any)
     from plans.compact import compile_compact, compile_compacted_copy
     from vczstore.stores.replacing import ReplacedStore
 
-    opts = Options(**options)
+    opts = _options(plan_compact, options)
     if output is None:
         refuse_read_only("compact", store)
     with plain_errors(store), planning("compact"):
@@ -933,7 +969,7 @@ def verify_removal(
     """
     from vczstore.removal import verify
 
-    opts = Options(**options)
+    opts = _options(verify_removal, options)
     with plain_errors(store):
         wanted = [samples] if isinstance(samples, str) else list(samples)
         folder = None if report is None else Path(report)
@@ -964,7 +1000,7 @@ def copy_store_to_icechunk(
     OptionError
         If there is something at the path already, and `overwrite` is not given.
     """
-    opts = Options(**{"backend_storage": "icechunk", **options})
+    opts = _options(copy_store_to_icechunk, {"backend_storage": "icechunk", **options})
     if opts.backend_storage != "icechunk":
         raise OptionError(f"copy-store-to-icechunk: the new store is on icechunk, not {opts.backend_storage}")
     with plain_errors(store):
@@ -982,11 +1018,13 @@ def _plan_copy(source: Place, url: str, opts: Options, *, overwrite: bool, dry_r
     if path is not None and storage_options:
         raise OptionError(f"{url}: a local store takes no storage options")
     if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())) and not is_repository(path):
-        raise OptionError(f"copy-store-to-icechunk: {url} exists, and is no Icechunk repository; choose another path")
+        raise UnsuitableError(
+            f"copy-store-to-icechunk: {url} exists, and is no Icechunk repository; choose another path"
+        )
     if IcechunkStore.exists(url, storage_options):
         place = IcechunkStore.at_url(url, storage_options, no_lock=opts.no_lock)
         if not overwrite and not place.is_empty:
-            raise OptionError(
+            raise UnsuitableError(
                 f"copy-store-to-icechunk: {url} holds a repository already; choose another path, or --overwrite it"
             )
         return compile_copy(vcz, place, place.head, opts.memory), opts
@@ -1021,7 +1059,7 @@ def run(plan: Plan, **options: Any) -> Result:
     from vczstore.stores.plain import NewPlainStore
     from vczstore.stores.replacing import ReplacedStore
 
-    opts = Options(**options)
+    opts = _options(run, options)
     if opts.no_lock:
         plan = replace(plan, store=replace(cast(Any, plan.store), no_lock=True))
     store = plan.store
@@ -1110,7 +1148,7 @@ def _run(plan: Plan, opts: Options, *, dry_run: bool, then: Sequence[str] = ()) 
 def tags(store: Place, **options: Any) -> dict[str, str]:
     """The snapshot of each tag of a store, by name."""
     with plain_errors(store):
-        return _repository(store, Options(**options)).tags()
+        return _repository(store, _options(tags, options)).tags()
 
 
 def tag(store: Place, name: str, **options: Any) -> str:
@@ -1131,7 +1169,7 @@ def tag(store: Place, name: str, **options: Any) -> str:
         raise TagError(f"tag: {name!r} is no name for a tag; use printable characters without /")
     refuse_read_only("tag", store)
     with plain_errors(store):
-        return _repository(store, Options(**options)).create_tag(name)
+        return _repository(store, _options(tag, options)).create_tag(name)
 
 
 def delete_tag(store: Place, name: str, **options: Any) -> None:
@@ -1145,7 +1183,7 @@ def delete_tag(store: Place, name: str, **options: Any) -> None:
     """
     refuse_read_only("tag", store)
     with plain_errors(store):
-        _repository(store, Options(**options)).delete_tag(name)
+        _repository(store, _options(delete_tag, options)).delete_tag(name)
 
 
 def _repository(store: Place, opts: Options, operation: str = "tag") -> "IcechunkStore":
@@ -1178,7 +1216,7 @@ def log(store: Place, **options: Any) -> Iterator[dict[str, Any]]:
         If the store is on plain Zarr, which keeps no history.
     """
     with plain_errors(store):
-        place = _repository(store, Options(**options), "log")
+        place = _repository(store, _options(log, options), "log")
         names: dict[str, list[str]] = {}
         for name, snapshot in place.tags().items():
             names.setdefault(snapshot, []).append(name)
@@ -1215,7 +1253,7 @@ def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
         ``backend_storage`` and ``storage_options`` of `Options`.
     """
     with plain_errors(store):
-        return describe(Options(**options).store(store), at)
+        return describe(_options(info, options).store(store), at)
 
 
 def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
@@ -1245,7 +1283,7 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     """
     from vczstore.verification import verify_store
 
-    opts = Options(**options)
+    opts = _options(verify, options)
     with plain_errors(store):
         return verify_store(opts.store(store), opts.memory, quick=quick, **opts.engine)
 
@@ -1281,7 +1319,7 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
     """
     from vczstore.repairing import repair_store
 
-    opts = Options(**options)
+    opts = _options(repair, options)
     refuse_read_only("repair", store)
     with plain_errors(store):
         return repair_store(store, opts, dry_run=dry_run, quick=quick)

@@ -30,7 +30,19 @@ class SampleError(VczstoreError):
 
 
 class OptionError(VczstoreError):
-    """An option does not exist, or does not fit the others."""
+    """
+    An option does not exist, or does not fit the others: wrong usage, whatever is in a store.
+
+    As for click, the exit status is 2. What depends on what is there is an `UnsuitableError`.
+    """
+
+    exit_status = 2
+
+
+class UnsuitableError(OptionError):
+    """An option, or a place, that would be right elsewhere does not suit what is there."""
+
+    exit_status = 1
 
 
 class MissingDependencyError(VczstoreError):

@@ -17,6 +17,7 @@ from vczstore.errors import (
     MissingDependencyError,
     OptionError,
     StorageError,
+    UnsuitableError,
     VczstoreError,
     missing_extra,
 )
@@ -711,7 +712,7 @@ def _pickled(operation: str, label: str, zarr_store: "ZarrStore") -> bytes:
     try:
         return reach.pickled(zarr_store)
     except Exception as error:  # whatever a store of the user's raises there
-        raise OptionError(
+        raise UnsuitableError(
             f"{operation}: {label} cannot be sent to other processes ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}); use the executor threads, or name it by a path or URL"
         ) from error
@@ -799,7 +800,7 @@ class _Engine:
         chunks.execute(looking, self.executor, lambda report: found.extend(value for _, value in report.found))
         if found != [expected]:
             why = f" ({found[0].splitlines()[0]})" if found and isinstance(found[0], str) else ""
-            raise OptionError(
+            raise UnsuitableError(
                 f"{operation}: {label}: the tasks of the executor {self.name} reach another store or a copy, not this "
                 f"one{why}; nothing was written; use the executor threads, or name it by a path or URL"
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zarr.abc.store import Store as ZarrStore
 
 from vczstore.choices import BACKENDS
-from vczstore.errors import NotAStoreError, OptionError
+from vczstore.errors import NotAStoreError, OptionError, UnsuitableError
 from vczstore.locations import Location, parse, real_path
 from vczstore.stores.edits import Edit
 from vczstore.stores.objects import object_store, plain_errors, refuse_credentials, require
@@ -263,7 +263,7 @@ def new_store(
     path = location.path
     _check_options(url, location, options)
     if path is not None and path.exists() and not path.is_dir():
-        raise OptionError(f"{operation}: {url} exists; choose another path")
+        raise UnsuitableError(f"{operation}: {url} exists; choose another path")
     if backend_storage == "icechunk":
         from vczstore.stores.icechunk import NewIcechunkStore
 
@@ -317,11 +317,14 @@ def refuse_read_only(operation: str, place: Place) -> None:
     elif isinstance(place, str | os.PathLike):
         location = parse(place)
         if location.kind == "http":
-            why = f"{place} is a web address, which is only read; name the store by a path, s3://, gs:// or az://"
-        elif location.path is not None and is_zip(location.path):
+            raise OptionError(
+                f"{operation}: {place} is a web address, which is only read; name the store by a path, s3://, gs:// or "
+                "az://"
+            )
+        if location.path is not None and is_zip(location.path):
             why = f"{place} is a zip file, which is only read; unpack it, and name the folder"
     if why is not None:
-        raise OptionError(f"{operation}: {why}")
+        raise UnsuitableError(f"{operation}: {why}")
 
 
 def check_backend(backend_storage: str | None) -> None:

@@ -14,7 +14,16 @@ from typing import Any, Self
 import icechunk
 from zarr.abc.store import Store as ZarrStore
 
-from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StaleError, StorageError, TagError
+from vczstore.errors import (
+    BusyError,
+    ConflictError,
+    NotAStoreError,
+    OptionError,
+    StaleError,
+    StorageError,
+    TagError,
+    UnsuitableError,
+)
 from vczstore.locations import local_path, parse, real_path
 from vczstore.stores import Snapshot, objects
 from vczstore.stores.edits import Edit
@@ -580,9 +589,11 @@ class NewIcechunkStore(IcechunkStore):
         if IcechunkStore.exists(self.label, self.options):
             if IcechunkStore.at_url(self.label, self.options).is_empty:
                 return
-            raise OptionError(f"{operation}: {self.label} holds a repository already; choose another path")
+            raise UnsuitableError(f"{operation}: {self.label} holds a repository already; choose another path")
         if path is not None and path.exists() and any(path.iterdir()):
-            raise OptionError(f"{operation}: {self.label} exists, and is no Icechunk repository; choose another path")
+            raise UnsuitableError(
+                f"{operation}: {self.label} exists, and is no Icechunk repository; choose another path"
+            )
 
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Create the repository, and begin its first commit."""

@@ -11,7 +11,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
 from vczstore.arrays import clear_outside, names, reading, set_many, stored_bytes
-from vczstore.errors import ConflictError, OptionError
+from vczstore.errors import ConflictError, UnsuitableError
 from vczstore.stores import Snapshot, parents
 from vczstore.stores.edits import Edit
 from vczstore.stores.folders import folder_behind
@@ -42,7 +42,7 @@ class PlainStore:
     def open(self, at: str | None = None) -> Vcz:
         """Read the metadata; plain Zarr has no other moment than now."""
         if at is not None:
-            raise OptionError(
+            raise UnsuitableError(
                 f"info: {self.label} is plain Zarr, which has no tag or snapshot {at!r}; "
                 f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that keeps them"
             )
@@ -84,9 +84,9 @@ class NewPlainStore(PlainStore):
     """A place where a VCZ on plain Zarr will be, and nothing is yet."""
 
     def require_nothing(self, operation: str) -> None:
-        """Raise an `OptionError` if anything lies there."""
+        """Raise an `UnsuitableError` if anything lies there."""
         if names(self.zarr_store):
-            raise OptionError(
+            raise UnsuitableError(
                 f"{operation}: {self.label} exists; choose another path, or delete it if it is what a stopped "
                 f"{operation} has left"
             )

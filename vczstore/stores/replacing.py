@@ -44,7 +44,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore
 
 from vczstore.arrays import LOCK, link_file
-from vczstore.errors import ConflictError, OptionError, StorageError
+from vczstore.errors import ConflictError, StorageError, UnsuitableError
 from vczstore.locations import local_path, real_path
 from vczstore.stores import Place, Store, open_store, parents
 from vczstore.stores.edits import Edit
@@ -94,14 +94,14 @@ class ReplacedStore(PlainStore):
 
         Raises
         ------
-        OptionError
+        UnsuitableError
             If it is no folder, or cannot be replaced as a whole.
         StorageError
             If it may not be.
         """
         path = folder_of(place)
         if path is None:
-            raise OptionError(
+            raise UnsuitableError(
                 f"{OPERATION}: {store.label} is plain Zarr, which has no transactions, and no folder on this machine: "
                 "while samples move, readers would take one for another; name a new store with --output"
             )
@@ -113,7 +113,7 @@ class ReplacedStore(PlainStore):
         elif link is not None:
             why = f"is not all in one place: {link} is a symbolic link"
         if why is not None:
-            raise OptionError(_refusal(store.label, why))
+            raise UnsuitableError(_refusal(store.label, why))
         for folder in (path.parent, path, *(member for member in members if member.is_dir())):
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StorageError(
@@ -246,7 +246,7 @@ class Replacement:
             return exchange(path, new)
         except OSError as error:
             if error.errno == errno.EBUSY:  # a mount of which nothing was known
-                raise OptionError(_refusal(self.store.label, _MOUNTED)) from error
+                raise UnsuitableError(_refusal(self.store.label, _MOUNTED)) from error
             raise
 
     def _begin(self) -> Path:
