@@ -237,19 +237,20 @@ def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
 def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int = 0) -> dict[str, AnyArray]:
     """The new arrays that tasks write to, without variants as yet; of so many alleles, or as many as a source has."""
 
-    def widest(name: str) -> np.dtype:
-        return np.result_type("i4", *(s.arrays[name].dtype for s in sources if name in s.arrays))
+    def widest(*names: str) -> np.dtype:
+        found = np.result_type("i4", *(s.arrays[name].dtype for s in sources for name in names if name in s.arrays))
+        return found if found.kind == "i" else np.dtype("i8")
 
     n_alleles = max(n_alleles, *(s.arrays[ALLELE].shape[1] for s in sources))
     new = {
         CONTIG: _new(CONTIG, (0,), np.min_scalar_type(-n_contigs - 1), (VARIANTS,), chunk),
         POSITION: _new(POSITION, (0,), widest(POSITION), (VARIANTS,), chunk),
         ALLELE: _new(ALLELE, (0, n_alleles), "string", (VARIANTS, "alleles"), chunk),
-        LENGTH: _new(LENGTH, (0,), widest(LENGTH), (VARIANTS,), chunk),
+        LENGTH: _new(LENGTH, (0,), widest(LENGTH, END, POSITION), (VARIANTS,), chunk),
     }
     for name in (END, SVLEN):  # of symbolic ALTs: what they are
         if any(name in s.arrays for s in sources):
-            new[name] = _new(name, (0,), "i4", (VARIANTS,), chunk)
+            new[name] = _new(name, (0,), widest(name), (VARIANTS,), chunk)
     if any(ID in s.arrays for s in sources):
         new[ID] = _new(ID, (0,), "string", (VARIANTS,), chunk)
         new[ID_MASK] = _new(ID_MASK, (0,), "bool", (VARIANTS,), chunk)
@@ -350,7 +351,7 @@ class Sites:
     def lengths(self, rows: slice) -> np.ndarray:
         """What variants take up of the reference."""
         if LENGTH in self.arrays:
-            return self.read(LENGTH, rows).astype("i8")
+            return self.extents.lengths(rows)
         refs = np.strings.str_len(self.read(ALLELE, rows)[:, 0].astype("T")).astype("i8")
         return np.asarray(np.maximum(refs, self.extents.lengths(rows)))
 

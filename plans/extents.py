@@ -88,23 +88,40 @@ class Extents:
     def lengths(self, rows: slice) -> np.ndarray:
         """What records take up of the reference; 0 where nothing says it."""
         if LENGTH in self.fields:
-            return arrays.read(self.fields[LENGTH], (rows,)).astype("i8")
+            return self._read(LENGTH, rows, 0)[:, 0]
         ends, positions = self.ends(rows), arrays.read(self.fields[POSITION], (rows,)).astype("i8")
         return np.where(ends >= 0, ends - positions + 1, 0)
 
     def ends(self, rows: slice) -> np.ndarray:
         """INFO's END of each record; missing where there is none."""
-        if END not in self.fields or self.fields[END].ndim != 1:
-            return np.full(rows.stop - rows.start, INT_MISSING, dtype="i8")
-        return arrays.read(self.fields[END], (rows,)).astype("i8")
+        return self._read(END, rows, INT_MISSING)[:, 0]
 
     def sizes(self, rows: slice) -> np.ndarray:
         """The SVLEN of each record that is the greatest regardless of its sign; 0 where there is none."""
-        if SVLEN not in self.fields or self.fields[SVLEN].dtype.kind != "i":
-            return np.zeros(rows.stop - rows.start, dtype="i8")
-        values = arrays.read(self.fields[SVLEN], (rows,)).astype("i8").reshape(rows.stop - rows.start, -1)
+        values = self._read(SVLEN, rows, 0)
         values[(values == INT_MISSING) | (values == INT_FILL)] = 0
         return values[np.arange(len(values)), np.abs(values).argmax(axis=1)]
+
+    def _read(self, name: str, rows: slice, missing: int) -> np.ndarray:
+        """The numbers of some records, records by values; there is at least one, `missing` where none says anything."""
+        n, array = rows.stop - rows.start, self.fields.get(name)
+        if array is None or array.dtype.kind not in "iuf" or 0 in array.shape[1:]:
+            return np.full((n, 1), missing, dtype="i8")
+        return whole_numbers(arrays.read(array, (rows, *(slice(None),) * (array.ndim - 1))), missing).reshape(n, -1)
+
+
+def whole_numbers(values: np.ndarray, missing: int) -> np.ndarray:
+    """
+    Numbers as int64, of floats too, which some converters write; NaN, and what is beyond any genome, is `missing`.
+
+    >>> whole_numbers(np.array([600.0, np.nan, 1e30], "f4"), -1).tolist()
+    [600, -1, -1]
+    """
+    if values.dtype.kind == "i":
+        return values.astype("i8")
+    with np.errstate(invalid="ignore"):  # of NaN
+        is_number = np.abs(values) < _INSERTED
+    return np.where(is_number, np.rint(np.where(is_number, values, 0)), missing).astype("i8")
 
 
 def may_match(ours: np.ndarray, theirs: np.ndarray, shared: np.ndarray, is_ref_alone: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pysam.bcftools
 import pytest
 import zarr
@@ -161,3 +162,57 @@ def test_where_a_side_does_not_say_how_long(tmp_path: Path, side: str, gone: str
                 assert len(view(copy)) == 2
             else:
                 complain(IncompatibleError, ("^append: .*<DEL> of length",), append)
+
+
+def retyped(store: Path, dtype: str, *, axis: bool = False) -> Path:
+    """A store whose END and SVLEN are of another dtype, NaN where they are missing, perhaps with an axis of values."""
+    for name in ("variant_END", "variant_SVLEN"):
+        if not (store / name).exists():
+            continue
+        values = zarr.open_array(store / name)[:]
+        shutil.rmtree(store / name)
+        changed = np.where(values == -1, np.nan, values).astype(dtype) if dtype[0] == "f" else values.astype(dtype)
+        changed = changed[:, np.newaxis] if axis else changed
+        names = ("variants", "FORMAT_X_dim")[: changed.ndim]
+        zarr.create_array(store / name, data=changed, chunks=(2, 1)[: changed.ndim], dimension_names=names)
+    for lengths in store.glob("variant_length"):
+        shutil.rmtree(lengths)
+    return store
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("axis", [False, True])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8"])
+@pytest.mark.parametrize("case", ["END", "SVLEN", "SVLEN alone"])
+def test_lengths_that_are_held_as_other_numbers(tmp_path: Path, case: str, dtype: str, axis: bool) -> None:
+    for records, is_same in ((DIFFERENT[case], False), ((DIFFERENT[case][0],) * 2, True)):
+        folder = tmp_path / str(is_same)
+        folder.mkdir()
+        store, batch = make_pair(
+            folder, *(text(s, record, REST) for s, record in zip(("A1", "B1"), records, strict=True))
+        )
+        shutil.rmtree(store / "variant_length")
+        retyped(batch, dtype, axis=axis)
+        if is_same:
+            assert vczstore.append(store, batch, dry_run=True).counts["samples added"] == 1
+        else:
+            complain(IncompatibleError, ("of (length|SVLEN) [0-9]+",), functools.partial(vczstore.append, store, batch))
+
+
+@pytest.mark.parametrize("dtype", ["f8", "i8"])
+def test_an_end_beyond_int32_does_not_wrap_around(tmp_path: Path, dtype: str) -> None:
+    """Of contigs longer than 2^31, or of a record that says so."""
+    (tmp_path / "a").mkdir()
+    end = 3 * 10**9
+    source = make_pair(tmp_path / "a", *(text(s, "100 N <DEL> END=600 0/1", REST) for s in ("A1", "B1")))[0]
+    shutil.rmtree(source / "variant_length")
+    shutil.rmtree(source / "variant_END")
+    missing = np.nan if dtype == "f8" else -1
+    zarr.create_array(source / "variant_END", data=np.array([end, missing], dtype), dimension_names=("variants",))
+    vczstore.create(tmp_path / "store.vcz", source)
+    found = cohort.read_vcz(tmp_path / "store.vcz")
+    assert found["variant_END"].tolist() == [end, -1]
+    assert found["variant_length"].tolist() == [end - 99, 1]
+    assert found["region_index"][0].tolist()[1:4] == [0, 100, 900000]
+    assert found["region_index"][0, 4] == 2**31 - 1  # no query reaches further
+    assert vczstore.verify(tmp_path / "store.vcz").damages == []
