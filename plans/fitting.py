@@ -125,11 +125,13 @@ def fitted(source: Vcz, targets: Mapping[str, AnyArray], *, harmonised: bool) ->
         Whether the source will be expressed over the store's variants and alleles, which makes axes longer by itself.
     """
     made: dict[str, AnyArray] = {}
+    # what has room for no value is no more than what is not there
+    present = {n: a for n, a in source.samples_arrays.items() if n not in targets or not _is_empty(a, targets[n])}
     for name, target in targets.items():
-        array = source.samples_arrays.get(name)
+        array = present.get(name)
         if array is not None and _needs_fitting(array, target, harmonised):
             made[name] = cast("AnyArray", Fitted(array, _like(array, target, harmonised), name))
-    known = {**source.samples_arrays, **made}
+    known = {**present, **made}
     n_samples = int(source.arrays[SAMPLE_ID].shape[0])
     for name, target in targets.items():
         if name not in known:
@@ -157,6 +159,11 @@ def _needs_fitting(array: AnyArray, target: AnyArray, harmonised: bool) -> bool:
         return True  # which has missing values
     lead = _lead(target)
     return array.shape[lead:] != target.shape[lead:] and not _is_lengthened(target, harmonised)
+
+
+def _is_empty(array: AnyArray, target: AnyArray) -> bool:
+    """Whether an array has an axis of length 0 where the store has values."""
+    return 0 in array.shape[_lead(array) :] and 0 not in target.shape[_lead(target) :]
 
 
 def _is_lengthened(target: AnyArray, harmonised: bool) -> bool:

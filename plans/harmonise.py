@@ -493,9 +493,14 @@ def wider(operation: str, store: Vcz, lengths: Mapping[str, int]) -> dict[str, A
         after = widened(array, lengths)
         if after.shape != array.shape:
             if sum(n != m for n, m in zip(array.shape, after.shape, strict=True)) > 1:
+                grown = [
+                    f"{d} {n} to {m}"
+                    for d, n, m in zip(dimensions(array), array.shape, after.shape, strict=True)
+                    if n != m
+                ]
                 raise IncompatibleError(
-                    f"{operation}: new alleles make {name} longer along two of its dimensions, {dimensions(array)}, "
-                    "which is not supported; leave out --allow-new-alleles"
+                    f"{operation}: {name} of {store.label} would become longer along {' and '.join(grown)}, and one "
+                    "dimension at a time is supported; delete the array, or make the store with vczstore create"
                 )
             result[name] = after
     return result

@@ -9,7 +9,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from vczstore import arrays
-from vczstore.vcz import fill_value, samples_axis
+from vczstore.vcz import fill_value, missing_value, samples_axis
 
 if TYPE_CHECKING:
     from plans.columns import Columns
@@ -112,4 +112,6 @@ def read_padded(array: AnyArray, region: tuple[slice | np.ndarray, ...]) -> np.n
     wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in region]
     result = np.full(wanted, fill_value(array.path, array), dtype=values.dtype)
     result[tuple(slice(0, n) for n in values.shape)] = values
+    if wanted[-1] and array.shape[-1] == 0 and isinstance(region[-1], slice) and region[-1].start == 0:
+        result[..., 0] = missing_value(array.path, array)  # a vector that had room for nothing
     return result
