@@ -106,9 +106,9 @@ def run(*arguments: object, status: int = 0, stdin: str | bytes | None = None) -
     return result
 
 
-def fails(*arguments: object, **options: Any) -> str:
-    """Status 1, nothing on standard output, and one line on standard error; returns the line."""
-    result = run(*arguments, status=1, **options)
+def fails(*arguments: object, status: int = 1, **options: Any) -> str:
+    """A status, nothing on standard output, and one line on standard error; returns the line."""
+    result = run(*arguments, status=status, **options)
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
@@ -365,7 +365,9 @@ def test_wrong_backend_storage(store: Path, backend: str) -> None:
 
 
 def test_copy_to_another_backend(plain: Path, tmp_path: Path) -> None:
-    assert "icechunk" in fails("copy-store-to-icechunk", plain, tmp_path / "copy", "--backend-storage", "zarr")
+    assert "icechunk" in fails(
+        "copy-store-to-icechunk", plain, tmp_path / "copy", "--backend-storage", "zarr", status=2
+    )
     assert not (tmp_path / "copy").exists()
 
 
@@ -472,7 +474,8 @@ def test_errors(plain: Path, tmp_path: Path, arguments: list[str], words: str, a
     before = cohort.digest(tmp_path)
     names = {"STORE": "store.vcz", "SOURCE": "batch.vcz", "NOTHING": "nothing.vcz", "NEW": "new.vcz"}
     arguments = [str(tmp_path / names[a]) if a in names else a for a in arguments]
-    assert words in fails(*arguments, *["--json"] * as_json, stdin="")
+    is_usage = any(option in arguments for option in ("--allowed-mem", "--storage-option"))
+    assert words in fails(*arguments, *["--json"] * as_json, stdin="", status=2 if is_usage else 1)
     assert cohort.digest(tmp_path) == before
 
 
