@@ -146,6 +146,8 @@ class Plan:
         before them: see `from_store`.
     conclude
         Makes of what the tasks that wrote have found the edits that come last of all.
+    chunks_of_store
+        How many of the `decoded_chunks` hold what is in the store already, and nothing that comes in.
     last
         The arrays to which nothing is written before all others have been; they come last in `writes`.
     """
@@ -165,6 +167,7 @@ class Plan:
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
     last: tuple[str, ...] = ()
     first: "tuple[Plan, ...]" = ()
+    chunks_of_store: int = 0
 
     @property
     def steps(self) -> "tuple[Plan, ...]":

@@ -147,6 +147,7 @@ def compile_append(
         },
         last=(ALLELE,),
         first=first,
+        chunks_of_store=costs.get("chunks re-encoded", 0) + sum(write.decoded_chunks for write in widening),
     )
 
 

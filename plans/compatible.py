@@ -168,9 +168,12 @@ def check_builds(operation: str, vczs: Sequence[Vcz]) -> dict[str, int]:
     return {contig: length for contig, (length, _) in known.items()}
 
 
+_NORMALISE = "express the source over the store with vczstore normalise first"
+
+
 def _or_harmonise(operation: str) -> str:
-    """The way out that an append has."""
-    return ", or say --harmonise" if operation == "append" else ""
+    """The way out that an operation has where variants or alleles differ."""
+    return {"append": ", or say --harmonise", "update": f", or {_NORMALISE}"}.get(operation, "")
 
 
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
@@ -249,6 +252,8 @@ def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: A
             way_out = (
                 "both need the same ploidy"
                 if dimension == "ploidy"
+                else _NORMALISE
+                if dimension in BY_VARIANT
                 else f"make the source with the store's {dimension}"
             )
             raise refuse(f"{dimension} of", m, n, way_out)

@@ -159,7 +159,13 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_status() -> None:
     statuses = {e: e.exit_status for e in vars(errors).values() if isinstance(e, type)}
-    special = {JobFileError: 2, errors.BusyError: 3, errors.StaleError: 4, errors.ConflictError: 4}
+    special = {
+        JobFileError: 2,
+        errors.OptionError: 2,
+        errors.BusyError: 3,
+        errors.StaleError: 4,
+        errors.ConflictError: 4,
+    }
     assert statuses == {**dict.fromkeys(statuses, 1), **special}
 
 

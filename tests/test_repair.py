@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,9 @@ def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
     text = run("repair", store)
     assert text.exit_code == 0
     assert text.stdout == f"repair {store}: 1 repaired\n  repaired {what}\n"
+    left = rf"repair {store}: nothing to repair; \d+ chunks that no reader sees are left of a stopped append; "
+    assert re.fullmatch(rf"{left}vczstore gc {store} deletes them\n", run("repair", store).stdout)
+    run("gc", store)
     assert run("repair", store).stdout == f"repair {store}: nothing to repair\n"
 
 

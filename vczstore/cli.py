@@ -21,6 +21,7 @@ import executors
 from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_FIELDS, MAX_CHUNK, NEW_VARIANTS, TAGS
 
 if TYPE_CHECKING:
+    from plans import Plan
     from vczstore.describe import Info
     from vczstore.execution import Progress, Result
     from vczstore.executor_check import Checked
@@ -868,6 +869,7 @@ def _print_done(result: "Result", as_json: bool) -> None:
     would = {
         "chunks_encoded": plan.encoded_chunks,
         "chunks_decoded": plan.decoded_chunks,
+        "chunks_of_store": plan.chunks_of_store,
         "bytes_read_at_most": plan.bytes_read,
         "bytes_written_at_most": plan.bytes_written,
     }
@@ -882,7 +884,9 @@ def _print_done(result: "Result", as_json: bool) -> None:
         click.echo(f"{head} {counts} (dry run, nothing was written)")
         for what, text in plan.notes.items():
             click.echo(f"  {what:<7} {text}")
-        click.echo(f"  chunks  {plan.encoded_chunks:,} copied as they are, {plan.decoded_chunks:,} encoded anew")
+        click.echo(
+            f"  chunks  {plan.encoded_chunks:,} copied as they are, {plan.decoded_chunks:,} encoded{_of_store(plan)}"
+        )
         click.echo(f"  reads   at most {human_size(plan.bytes_read)} (decoded)")
         click.echo(f"  writes  at most {human_size(plan.bytes_written)} (decoded)")
         click.echo(f"  tasks   {plan.tasks:,}, the largest is projected to need {human_size(plan.projected_mem)}")
@@ -891,6 +895,16 @@ def _print_done(result: "Result", as_json: bool) -> None:
     again = f", planned anew {result.replans} times, since others changed the store" if result.replans else ""
     click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}{again}")
     _print_notes(result)
+
+
+def _of_store(plan: "Plan") -> str:
+    """Which chunks hold what is in the store already: those that the counts and the notes tell of."""
+    if not plan.chunks_of_store:
+        return ""
+    re_encoded = plan.counts.get("chunks re-encoded", 0)
+    parts = {"re-encoded": re_encoded, "rewritten": plan.chunks_of_store - re_encoded}
+    told = " and ".join(f"{n:,} {what}" for what, n in parts.items() if n)
+    return f", of which {told} hold what is in the store"
 
 
 def _print_notes(result: "Result") -> None:
@@ -953,8 +967,8 @@ def _print_verification(found: "Verification") -> None:
         click.echo(f"  found        {reason}")
     for what in found.not_checked:
         click.echo(f"  not checked  {what}")
-    for name, value in found.figures.items():
-        click.echo(f"  {value:>12,} {name}" if isinstance(value, int) else f"  {value:>12.2g} {name}")
+    for name, value in found.figures.items():  # beside their names, which fit any number
+        click.echo(f"  {name:<46} {f'{value:,}' if isinstance(value, int) else f'{value:.2g}'}")
     click.echo(f"  sha256       {found.digest}")
 
 
@@ -975,9 +989,7 @@ def _print_job(described: "Report") -> None:
         )
         for what, text in step.get("notes", {}).items():
             click.echo(f"   {what:<9} {text}")
-        click.echo(
-            f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded anew"
-        )
+        click.echo(f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded")
         click.echo(f"   reads     at most {human_size(step['bytes_read'])} (decoded), {step['get_requests']:,} GET")
         click.echo(f"   writes    at most {human_size(step['bytes_written'])} (decoded), {step['put_requests']:,} PUT")
         click.echo(

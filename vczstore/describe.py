@@ -43,7 +43,7 @@ class Info:
     tags
         The snapshot of each tag, by name.
     history
-        The latest snapshots, newest first: id, time, message.
+        The latest snapshots up to what was looked at, newest first: id, time, message.
     """
 
     store: str
@@ -74,6 +74,7 @@ def describe(place: Store, at: str | None = None) -> Info:
     removed = int(np.sum(vcz.sample_ids == REMOVED))
     samples_chunk, variants_chunk = _chunk_sizes(vcz)
     version = vcz.attributes.get("vcf_zarr_version")
+    past = place.history() if at is None else place.history(vcz.snapshot)
     return Info(
         store=place.label,
         backend=place.backend,
@@ -90,7 +91,7 @@ def describe(place: Store, at: str | None = None) -> Info:
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
         stored_bytes=place.stored_bytes(),
         tags=place.tags(),
-        history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(place.history(), HISTORY)],
+        history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(past, HISTORY)],
     )
 
 

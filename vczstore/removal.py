@@ -301,7 +301,7 @@ class _Look:
             "removed samples": len(removed),
             "arrays with a samples dimension": len(vcz.samples_arrays),
             "values of removed samples": values,
-            "of these not missing": wrong.total(),
+            "values of removed samples that are not missing": wrong.total(),
         }
 
     def _at_other_spellings(self, samples: Sequence[str]) -> None:

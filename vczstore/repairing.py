@@ -43,7 +43,7 @@ class Repaired:
     damages
         What is wrong still, as `verify` tells it, and is not safe to repair: it takes the data, or a decision.
     note
-        Why there is nothing to do.
+        Why there is nothing to do, or what is left that is no damage.
     """
 
     store: str
@@ -84,12 +84,21 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
     with nullcontext() if dry_run else hold(store):
         mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
         done += _half_written(path, dry_run=dry_run)
-        left = set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
+        found = verify_store(store, opts.memory, quick=quick, **opts.engine)
+        left = set(found.damages)
         if dry_run:  # what would be repaired is found still
             left -= mended
         left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick)
-    note = TRANSACTIONS if store.atomic and not done else ""
+    note = ""
+    if not done:
+        note = TRANSACTIONS if store.atomic else _told_outside(store, sum(found.outside.values()))
     return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda damage: damage.order)), note)
+
+
+def _told_outside(store: Store, n: int) -> str:
+    """What an append that failed has left, and is no damage: the same append writes it once more."""
+    there = f"{n:,} chunk{'s' * (n > 1)} that no reader sees {'are' if n > 1 else 'is'} left of a stopped append"
+    return f"{there}; vczstore gc {store.label} deletes {'them' if n > 1 else 'it'}" if n else ""
 
 
 def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Damage]:

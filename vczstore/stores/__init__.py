@@ -130,8 +130,8 @@ class Store(Protocol):
     def tags(self) -> dict[str, str]:
         """The snapshot of each tag, by name. None where there are no tags."""
 
-    def history(self) -> Iterator[Snapshot]:
-        """All snapshots, newest first. None where there is no history."""
+    def history(self, snapshot: str | None = None) -> Iterator[Snapshot]:
+        """All snapshots, newest first, or one and those before it. None where there is no history."""
 
     def stored_bytes(self) -> int | None:
         """The size of what is stored, in bytes, older snapshots included; None if it is not cheap to say."""

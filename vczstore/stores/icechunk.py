@@ -226,9 +226,10 @@ class IcechunkStore:
         except icechunk.NotFoundError as error:
             raise TagError(f"tag: {self.label} has no tag {name!r}; vczstore tag {self.label} lists them") from error
 
-    def history(self) -> Iterator[Snapshot]:
-        """All snapshots, newest first."""
-        for info in self.repository.ancestry(branch=BRANCH):
+    def history(self, snapshot: str | None = None) -> Iterator[Snapshot]:
+        """All snapshots, newest first: those of the branch, or from one of them on."""
+        start = {"branch": BRANCH} if snapshot is None else {"snapshot_id": snapshot}
+        for info in self.repository.ancestry(**start):
             written = info.written_at.isoformat(timespec="seconds")
             yield Snapshot(str(info.id), written, info.message, dict(info.metadata))
 

@@ -52,7 +52,7 @@ class PlainStore:
         """None: plain Zarr has no tags."""
         return {}
 
-    def history(self) -> Iterator[Snapshot]:
+    def history(self, snapshot: str | None = None) -> Iterator[Snapshot]:
         """None: plain Zarr has no history."""
         return iter(())
 
