@@ -14,9 +14,9 @@ from plans.fitting import fitted
 from plans.layout import Fields, check_named, named, without_unjoinable
 from plans.parts import Part, PutSamples
 from plans.stale import samples_change
-from vczstore.errors import SampleError, VczstoreError
+from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores import Store
-from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
+from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, lacks_missing_value, listing, positions_of
 
 
 def compile_update(
@@ -94,6 +94,12 @@ def _fitted(operation: str, store: Vcz, source: Vcz, fields: Fields) -> Vcz:
     lacks = {name for name in store.samples_arrays if name not in brought.samples_arrays}
     may_lack = {name for name in lacks if named(name, fields.drop)}
     check_metadata(operation, store, brought, may_lack=may_lack)
+    for name in sorted(may_lack):
+        if lacks_missing_value(name, (dtype := store.samples_arrays[name].dtype)):
+            raise IncompatibleError(
+                f"{operation}: {name} of {store.label} has dtype {dtype}, which has no missing value for the "
+                f"samples of {source.label}, which lacks it; make the source with this field"
+            )
     for name, array in brought.samples_arrays.items():
         check_field(operation, source.label, name, store.samples_arrays[name], array)
     return fitted(brought, store.samples_arrays, harmonised=False) if may_lack else brought
