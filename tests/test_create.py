@@ -718,7 +718,7 @@ def test_a_run_that_fails_leaves_no_store(tmp_path: Path, backend: str) -> None:
     chunk = source / "variant_id" / "c" / "1"
     whole = chunk.read_bytes()
     chunk.write_bytes(whole[:20])
-    left = "delete it" if backend == "zarr" else "nothing was committed"
+    left = "delete what is there" if backend == "zarr" else "nothing was committed"
     words = ["^create: ", "variant_id", left]
     complain(StorageError, words, lambda: vczstore.create(out, source, backend_storage=backend))
     assert out.exists()
