@@ -73,7 +73,7 @@ class Options:
     Attributes
     ----------
     backend_storage
-        The store's backend: ``zarr``, ``obstore``, ``fsspec`` or ``icechunk``. Found out when None.
+        The store's backend: ``zarr``, ``obstore``, ``fsspec`` or ``icechunk``. Auto-detected when None.
     storage_options
         What reaches an object store: ``region``, ``endpoint``, ``anonymous``, ``allow_http`` and others, for the
         store and for sources of the same kind. Never credentials.
@@ -94,7 +94,7 @@ class Options:
     progress
         Told of every task that ends, for a progress bar.
     replans
-        How often an operation is planned and run anew when somebody else has changed the store meanwhile.
+        How often an operation is planned and run again after a concurrent commit.
     no_lock
         Write without the lock of the store, where storage has none. Of several who then write to one store at once,
         batches are lost or mixed without a word, on plain Zarr and in a repository on this machine.
@@ -387,7 +387,7 @@ def append(
     require_direct_copy
         Refuse an append in which a chunk of values would be re-encoded instead of being copied as it is.
     recompute
-        INFO fields that are computed anew in the same commit; see `recompute`.
+        INFO fields that are recomputed in the same commit; see `recompute`.
     options
         See `Options`.
 
@@ -597,7 +597,7 @@ def update(
         FORMAT fields that a source lacks, which become missing for its samples, or that the store lacks, which are
         left out.
     recompute
-        INFO fields that are computed anew in the same commit; see `recompute`.
+        INFO fields that are recomputed in the same commit; see `recompute`.
     options
         See `Options`.
 
@@ -672,7 +672,7 @@ def remove(
     dry_run
         Check everything, write nothing.
     recompute
-        INFO fields that are computed anew in the same commit; see `recompute`.
+        INFO fields that are recomputed in the same commit; see `recompute`.
     options
         See `Options`.
 
@@ -735,7 +735,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     BusyError
         If a job runs on the store.
     StaleError
-        If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
+        After a concurrent commit. Operations that had begun before are planned again.
     """
     from vczstore.purging import check_tags, purge_store
     from vczstore.stores.lock import hold
@@ -770,7 +770,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
     BusyError
         If a job runs on the store; on plain Zarr, if anything does.
     StaleError
-        If somebody else has changed the store meanwhile. Operations that had begun before plan anew.
+        After a concurrent commit. Operations that had begun before are planned again.
     """
     from vczstore.purging import collect_garbage
     from vczstore.stores.lock import hold
@@ -869,7 +869,7 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
 
     On plain Zarr, a folder of this machine is replaced by another as a whole; see `vczstore.stores.replacing`. Who
     opens the store sees it as it was, or compacted. Who has opened it before, and reads on, gets chunks of the one
-    with shapes and sample IDs of the other, since nothing on plain Zarr holds them together: let readers open it anew.
+    with shapes and sample IDs of the other, since nothing on plain Zarr holds them together: let readers open it again.
     If a run is stopped, readers see one or the other, and running it again completes it.
 
     Parameters
@@ -985,7 +985,7 @@ def copy_store_to_icechunk(
     Parameters
     ----------
     source
-        What is copied. ``backend_storage`` speaks of the store; the source's is found out.
+        What is copied. ``backend_storage`` is that of the store; the source's is auto-detected.
     store
         A path or URL for the repository.
     overwrite
@@ -1053,7 +1053,7 @@ def run(plan: Plan, **options: Any) -> Result:
     StaleError
         If the store has changed since the plan was compiled.
     BusyError
-        If somebody else writes to a store on plain Zarr.
+        If another process writes to a store on plain Zarr.
     """
     from vczstore.stores.lock import hold
     from vczstore.stores.plain import NewPlainStore
@@ -1093,7 +1093,7 @@ def _replanned(
     Raises
     ------
     BusyError
-        If somebody else writes to a store on plain Zarr.
+        If another process writes to a store on plain Zarr.
     StorageError
         If the lock cannot be taken.
     """
@@ -1258,12 +1258,12 @@ def info(store: Place, *, at: str | None = None, **options: Any) -> Info:
 
 def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     """
-    Look for damages of a store, and write nothing.
+    Look for errors in a store, and write nothing.
 
     Arrays agree on the lengths of dimensions, and are as the VCF Zarr specification has them; sample IDs are unique;
     consolidated metadata are those of the arrays; every chunk that is stored decodes, and holds no values of removed
     samples; variants are sorted within contigs, and ``region_index`` is true. Chunks that are not stored stand for the
-    fill value, and are no damage; nor are those that a stopped append has left outside the grid of an array.
+    fill value, and are not errors; nor are those that an interrupted append left outside the grid of an array.
 
     A bit that has flipped in a chunk is found if its codec, or what it decodes to, tells: gzip and checksums always do.
 
@@ -1279,7 +1279,7 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     Raises
     ------
     VczstoreError
-        If the store cannot be opened, its metadata being too damaged for instance.
+        If the store cannot be opened, for instance since its metadata are corrupt.
     """
     from vczstore.verification import verify_store
 
@@ -1290,14 +1290,15 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
 
 def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **options: Any) -> "Repaired":
     """
-    Repair what stopped operations have left of a store on plain Zarr, as far as that is safe.
+    Repair what interrupted operations left on plain Zarr, and what version 0.1.0 leaves, as far as that is safe.
 
-    An append that was stopped while its samples became visible is undone, and comes in when it is run again;
-    consolidated metadata that are stale are written anew from the arrays' own; a compaction in place that was stopped
-    is finished or undone; files that a killed process had not finished are deleted. Other damages are left alone, and
-    named. On Icechunk, whose commits are all or nothing, there is nothing to repair.
+    An append that was interrupted while its samples became visible is undone, and completes when it is run again;
+    stale consolidated metadata are rewritten from the arrays' own; an interrupted compaction in place is finished or
+    undone; half-written files of a killed process are deleted. Other errors are listed and left. On Icechunk, whose
+    commits are all or nothing, only what version 0.1.0 leaves is repaired: empty IDs without calls, and values of
+    removed samples.
 
-    The lock of jobs is held; programs that know of none must not write to the store meanwhile.
+    The lock of the store is held; programs that do not take it must not write to the store meanwhile.
 
     Parameters
     ----------
@@ -1306,7 +1307,7 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
     dry_run
         Say what would be done, write nothing.
     quick
-        Look for other damages in metadata and sample IDs only.
+        Look for other errors in metadata and sample IDs only.
     options
         See `Options`.
 
@@ -1315,7 +1316,7 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
     BusyError
         If a job runs on the store.
     VczstoreError
-        If the store cannot be opened, its metadata being too damaged for instance.
+        If the store cannot be opened, for instance since its metadata are corrupt.
     """
     from vczstore.repairing import repair_store
 

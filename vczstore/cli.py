@@ -82,7 +82,7 @@ _STORE = (
         "--backend-storage",
         "--zarr-backend-storage",
         type=click.Choice(BACKENDS),
-        help="Backend of the store; found out when left out.",
+        help="Backend of the store; auto-detected if left out.",
     ),
     click.option(
         "--storage-option",
@@ -90,8 +90,8 @@ _STORE = (
         multiple=True,
         metavar="KEY=VALUE",
         callback=_storage_options,
-        help="What reaches an object store, such as region=eu-west-2 or endpoint=URL: the store, and sources of the "
-        "same kind. Never credentials. VALUE is read as JSON where it is JSON. Repeatable.",
+        help="Connection option of an object store, such as region=eu-west-2 or endpoint=URL, for the store and for "
+        "sources of the same kind. Never credentials. VALUE is read as JSON if it is JSON. Repeatable.",
     ),
 )
 _SOURCES = (
@@ -101,11 +101,11 @@ _SOURCES = (
         multiple=True,
         metavar="KEY=VALUE",
         callback=_storage_options,
-        help="The same for the sources alone, which then take no --storage-option. Repeatable.",
+        help="The same for the sources alone, which then take none of --storage-option. Repeatable.",
     ),
 )
 _PROGRESS = click.option(
-    "-P/-Q", "--progress/--no-progress", default=None, help="Show progress, or do not.  [default: on a terminal]"
+    "-P/-Q", "--progress/--no-progress", default=None, help="Show a progress bar or not.  [default: on a terminal]"
 )
 _WORKERS = (
     click.option(
@@ -114,33 +114,31 @@ _WORKERS = (
         callback=_executor,
         default="threads",
         show_default=True,
-        help=f"What runs the tasks: {', '.join(executors.NAMES)}, or a file.yaml that has one with its options.",
+        help=f"What runs the tasks: {', '.join(executors.NAMES)}, or an executor file (.yaml).",
     ),
     click.option(
         "--max-workers",
         type=click.IntRange(min=1),
-        help="Tasks that run at once; one for each core by default, 100 on Modal.",
+        help="How many tasks run at once.  [default: one per core, 100 on Modal]",
     ),
-    click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB.  [default: 2GB]"),
+    click.option("--allowed-mem", metavar="SIZE", help="Memory that a task may use, such as 2GB.  [default: 2GB]"),
 )
 _TASKS = (
     *_WORKERS,
-    click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; write nothing."),
+    click.option("--dry-run", is_flag=True, help="Check everything and print what would be done; write nothing."),
     _PROGRESS,
 )
 _RUN = (
-    click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="How it is computed."),
-    click.option(
-        "--work-dir", metavar="DIR", help="Folder for intermediate data, of which only --impl xarray has any."
-    ),
+    click.option("--impl", type=click.Choice(IMPLS), default="cubed", show_default=True, help="Implementation."),
+    click.option("--work-dir", metavar="DIR", help="Folder for intermediate data; only --impl xarray has any."),
     *_TASKS,
 )
 _LOCK = (
     click.option(
         "--no-lock",
         is_flag=True,
-        help="Write without the lock of the store, where storage has none, or lets none be taken. Whatever else writes "
-        "to the store meanwhile, batches are then lost or mixed without a word: see to it that nothing does.",
+        help="Write without the lock of the store, where storage has no locks or does not permit one. If anything else "
+        "writes to the store at the same time, batches are lost or mixed without an error.",
     ),
 )
 _REPLANS = click.option(
@@ -148,19 +146,19 @@ _REPLANS = click.option(
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="How often to plan anew when somebody else has changed the store meanwhile.",
+    help="How often to plan again after a concurrent commit.",
 )
 _TAGS = click.option(
     "--tags",
     type=click.Choice(TAGS),
     default="refuse",
     show_default=True,
-    help="What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name "
-    "without the samples that the store has no longer; release-1 becomes release-1.1, since no name is given twice.",
+    help="What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name, "
+    "without the samples that the store no longer has; release-1 becomes release-1.1, since no name is used twice.",
 )
 _OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
-    click.option("-v", "--verbose", count=True, help="Say more; twice for still more."),
+    click.option("-v", "--verbose", count=True, help="Print more; twice for still more."),
 )
 
 
@@ -325,21 +323,21 @@ _RECOMPUTE = click.option(
     metavar="FIELD,...",
     default="",
     callback=_names,
-    help=f"Compute these INFO fields anew in the same commit: {', '.join(INFO_FIELDS)}.",
+    help=f"Recompute these INFO fields in the same commit: {', '.join(INFO_FIELDS)}.",
 )
 _DROP_FIELD = click.option(
     "--drop-field",
     "drop_fields",
     metavar="NAME",
     multiple=True,
-    help="Leave this FORMAT field out, or missing, where it would be refused. Repeatable.",
+    help="Leave this FORMAT field out, or missing, instead of refusing it. Repeatable.",
 )
 _ADD_FIELD = click.option(
     "--add-field",
     "add_fields",
     metavar="NAME",
     multiple=True,
-    help="Add this FORMAT field, which the store lacks: the samples that it has are missing there. Repeatable.",
+    help="Add this FORMAT field, which the store lacks; it is missing for the samples that are there. Repeatable.",
 )
 
 
@@ -356,33 +354,33 @@ def _of_first_release(name: str) -> Callable[..., Any]:
 
 
 _HARMONISE = (
-    click.option("--allow-new-alleles", is_flag=True, help="Let alleles come in that the store has not seen."),
+    click.option("--allow-new-alleles", is_flag=True, help="Add alleles that the store does not have."),
     click.option(
         "--absent",
         type=click.Choice(ABSENT),
         default="missing",
         show_default=True,
-        help="What genotypes are where a source lacks a variant.",
+        help="Genotypes where a source lacks a variant.",
     ),
     click.option(
         "--new-variants",
         type=click.Choice(NEW_VARIANTS),
         default="refuse",
         show_default=True,
-        help="What is done about variants that the store lacks.",
+        help="What to do with variants that the store lacks.",
     ),
     click.option(
         "--haploid-contigs",
         metavar="NAME,...",
         callback=_names,
-        help="Where a variant that a source lacks gets genotypes of one allele.  [default: X,chrX,Y,chrY,M,MT,chrM]",
+        help="Contigs where the genotypes of --absent have one allele.  [default: X,chrX,Y,chrY,M,MT,chrM]",
     ),
     click.option(
         "--number",
         "numbers",
         metavar="NAME=R|A|G",
         multiple=True,
-        help="What a FORMAT field goes by whose header says Number=., such as AD=R. Repeatable.",
+        help="What a FORMAT field is whose header says Number=., such as AD=R. Repeatable.",
     ),
 )
 
@@ -395,7 +393,7 @@ _HARMONISE = (
     "--samples-chunk-size",
     type=click.IntRange(1, MAX_CHUNK),
     metavar="N",
-    help="How many samples a chunk has, of samples that come in too.  [default: the sources' longest, or 1,000]",
+    help="How many samples a chunk has, also for samples appended later.  [default: the sources' longest, or 1,000]",
 )
 @click.option(
     "--variants-chunk",
@@ -421,7 +419,7 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 @main.command()
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--harmonise", is_flag=True, help="Express the sources over the store's variants and alleles.")
+@click.option("--harmonise", is_flag=True, help="Map the sources to the variants and alleles of the store.")
 @_DROP_FIELD
 @_ADD_FIELD
 @click.option(
@@ -436,7 +434,7 @@ def create(out: str, sources: tuple[str, ...], progress: bool | None, as_json: b
 def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
     """Append the samples of one or more VCZs, in their order.
 
-    They need the store's variants and alleles in its order, unless --harmonise finds which is which.
+    They need the store's variants and alleles in the store's order, unless --harmonise maps them.
     """
     from vczstore import api
 
@@ -454,7 +452,7 @@ def append(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
 @_of_first_release("--variant-chunks-in-batch")
 @_options(_HARMONISE, _STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def normalise(store: str, source: str, out: str, progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Express a VCZ over the variants and alleles of a store, as a store of its own.
+    """Map a VCZ to the variants and alleles of a store, and write it as a store of its own.
 
     OUT is plain Zarr of format 3 unless --output-backend says icechunk.
     """
@@ -473,7 +471,7 @@ def normalise(store: str, source: str, out: str, progress: bool | None, as_json:
 @_REPLANS
 @_options(_STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Replace samples of a store by those of one or more VCZs."""
+    """Replace the values of samples by those of one or more VCZs."""
     from vczstore import api
 
     with _progress(progress) as bar:
@@ -488,10 +486,10 @@ def update(store: str, sources: tuple[str, ...], progress: bool | None, as_json:
     "-S",
     "--samples-file",
     type=_SamplesFile(),
-    help="File of sample IDs, one in a line; - is standard input.",
+    help="File of sample IDs, one per line; - is standard input.",
 )
 @_of_first_release("--variant-chunks-in-batch")
-@click.option("--purge", is_flag=True, help="Then delete the history, in which the samples stay readable.")
+@click.option("--purge", is_flag=True, help="Then delete the history, in which the samples would stay readable.")
 @_TAGS
 @_RECOMPUTE
 @_REPLANS
@@ -535,9 +533,9 @@ def _lines(command: str, file: Any) -> list[str]:
 @_REPLANS
 @_options(_STORE, _LOCK, _RUN, _OUTPUT)
 def compact(store: str, output: str | None, progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Let removed samples leave: those after them move up.
+    """Drop removed samples from all arrays: the samples after them move up.
 
-    A folder of plain Zarr is replaced by another as a whole; plain Zarr elsewhere needs --output.
+    A folder of plain Zarr is replaced by a new one; plain Zarr elsewhere needs --output.
     """
     from vczstore import api
 
@@ -552,9 +550,9 @@ def compact(store: str, output: str | None, progress: bool | None, as_json: bool
 @_PROGRESS
 @_options(_STORE, _LOCK, _WORKERS, _OUTPUT)
 def purge(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Delete the history of a store, so that what was removed cannot be read in it.
+    """Delete the history of a store, in which removed samples stay readable.
 
-    What other writers have begun on the store is planned anew then; none may begin meanwhile.
+    Operations that other writers have begun are planned again afterwards; no new one may begin meanwhile.
     """
     from vczstore import api
 
@@ -568,7 +566,7 @@ def purge(store: str, progress: bool | None, as_json: bool, **options: Any) -> N
 @click.option("--dry-run", is_flag=True, help="Count, and delete nothing.")
 @_options(_STORE, _LOCK, _OUTPUT)
 def collect_garbage(store: str, as_json: bool, **options: Any) -> None:
-    """Delete what nothing leads to, such as what an operation that was killed has left. The history stays."""
+    """Delete unreferenced objects, such as those of a killed operation. The history stays."""
     from vczstore import api
 
     done = api.gc(store, **options)
@@ -582,16 +580,16 @@ def collect_garbage(store: str, as_json: bool, **options: Any) -> None:
     "--samples-file",
     type=_SamplesFile(),
     required=True,
-    help="File of the IDs of samples that were removed, one in a line; - is standard input.",
+    help="File of the IDs of removed samples, one per line; - is standard input.",
 )
 @click.option(
-    "--report", type=click.Path(file_okay=False), metavar="DIR", help="Leave report.json and report.html here."
+    "--report", type=click.Path(file_okay=False), metavar="DIR", help="Write report.json and report.html here."
 )
 @_options(_STORE, _OUTPUT)
 def verify_removal(store: str, samples_file: Any, as_json: bool, **options: Any) -> None:
     """Read every object of a store, to show that nothing of removed samples is left.
 
-    The IDs are looked for, and kept nowhere. Exit status 1 if anything is found.
+    The IDs are searched for, and stored nowhere. Exit status 1 if anything is found.
     """
     from vczstore import api
 
@@ -614,7 +612,7 @@ def verify_removal(store: str, samples_file: Any, as_json: bool, **options: Any)
 @_REPLANS
 @_options(_STORE, _LOCK, _RUN, _OUTPUT)
 def recompute(store: str, fields: list[str], progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Compute INFO fields from the genotypes that are there, as bcftools +fill-tags does."""
+    """Recompute INFO fields from the genotypes, as bcftools +fill-tags does."""
     from vczstore import api
 
     with _progress(progress) as bar:
@@ -625,10 +623,10 @@ def recompute(store: str, fields: list[str], progress: bool | None, as_json: boo
 @main.command()
 @click.argument("store")
 @click.argument("name", required=False)
-@click.option("-d", "--delete", is_flag=True, help="Delete the tag. Its name cannot be given again.")
+@click.option("-d", "--delete", is_flag=True, help="Delete the tag. Its name cannot be used again.")
 @_options(_STORE, _LOCK, _OUTPUT)
 def tag(store: str, name: str | None, delete: bool, as_json: bool, **options: Any) -> None:
-    """List the tags of a store, or name its present state."""
+    """List the tags of a store, or tag its current state."""
     from vczstore import api
 
     if name is None:
@@ -648,7 +646,7 @@ def tag(store: str, name: str | None, delete: bool, as_json: bool, **options: An
 
 @main.command()
 @click.argument("store")
-@click.option("--at", metavar="TAG|BRANCH|SNAPSHOT", help="Look at the store as it was then, or is there.")
+@click.option("--at", metavar="TAG|BRANCH|SNAPSHOT", help="Show the store at this tag, branch or snapshot.")
 @_options(_STORE, _OUTPUT)
 def info(store: str, at: str | None, as_json: bool, **options: Any) -> None:
     """Show what is in a store: samples, variants, chunks, tags, history."""
@@ -661,13 +659,13 @@ def info(store: str, at: str | None, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("store")
-@click.option("--quick", is_flag=True, help="Look at metadata and sample IDs only.")
+@click.option("--quick", is_flag=True, help="Check metadata and sample IDs only.")
 @_PROGRESS
 @_options(_STORE, _WORKERS, _OUTPUT)
 def verify(store: str, quick: bool, progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Look for damages: in metadata, sample IDs, the order of variants, and every chunk.
+    """Check a store: metadata, sample IDs, the order of variants, and every chunk.
 
-    Exit status 1 if there are any.
+    Exit status 1 if there are errors.
     """
     from vczstore import api
 
@@ -680,14 +678,14 @@ def verify(store: str, quick: bool, progress: bool | None, as_json: bool, **opti
 
 @main.command()
 @click.argument("store")
-@click.option("--quick", is_flag=True, help="Look for other damages in metadata and sample IDs only.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--quick", is_flag=True, help="Look for other errors in metadata and sample IDs only.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
 @_PROGRESS
 @_options(_STORE, _LOCK, _WORKERS, _OUTPUT)
 def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
-    """Finish or undo what stopped operations have left of a store on plain Zarr.
+    """Finish or undo what an interrupted operation left on plain Zarr, and mend stores of version 0.1.0.
 
-    Other damages are left alone. Exit status 1 if there are any.
+    Other errors are listed and left. Exit status 1 if there are any.
     """
     from vczstore import api
 
@@ -702,7 +700,7 @@ def repair(store: str, progress: bool | None, as_json: bool, **options: Any) -> 
 @click.argument("source")
 @click.argument("store")
 @_of_first_release("--io-concurrency")
-@click.option("--overwrite", is_flag=True, help="Replace what the repository holds. Its history stays.")
+@click.option("--overwrite", is_flag=True, help="Replace the contents of the repository. Its history stays.")
 @_options(_STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)
 def copy_store_to_icechunk(source: str, store: str, progress: bool | None, as_json: bool, **options: Any) -> None:
     """Copy a VCZ on plain Zarr into an Icechunk repository."""
@@ -721,11 +719,11 @@ _JOB = (
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Takes the place of what the file says, such as --set store=other.vcz. Repeatable.",
+        help="Override a key of the file, such as --set store=other.vcz. Repeatable.",
     ),
     click.option("--executor", metavar="NAME|FILE", help="What runs the tasks."),
     click.option("--max-workers", type=click.IntRange(min=1), help="Tasks that run at once."),
-    click.option("--allowed-mem", metavar="SIZE", help="What a task may use, such as 2GB."),
+    click.option("--allowed-mem", metavar="SIZE", help="Memory that a task may use, such as 2GB."),
 )
 
 
@@ -751,23 +749,23 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
 
 @main.command()
 @click.option(
-    "--report", type=click.Path(file_okay=False), metavar="DIR", help="Leave report.json and report.html here."
+    "--report", type=click.Path(file_okay=False), metavar="DIR", help="Write report.json and report.html here."
 )
 @click.option(
     "--if-busy",
     type=click.Choice(["wait", "exit"]),
     default="exit",
     show_default=True,
-    help="What to do while another job runs on the store; exit has status 3.",
+    help="What to do while another job runs on the store; exit means status 3.",
 )
 @_PROGRESS
 @_options(_JOB, _OUTPUT)
 def run(file: str, report: str | None, if_busy: str, progress: bool | None, as_json: bool, **flags: Any) -> None:
-    """Do what a job file says and no earlier run has done, in one commit.
+    """Apply the steps of a job file that no earlier run has applied, in one commit.
 
     Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage, or no job file; 3 busy; 4 conflict with another
-    writer. Unless it is 0 nothing is committed on Icechunk, except that a tag may be what failed; on plain Zarr the
-    steps that were finished are done.
+    writer. Unless it is 0, nothing is committed on Icechunk, except that a tag may be what failed; on plain Zarr the
+    finished steps are done.
     """
     from vczstore import job
     from vczstore.errors import VczstoreError
@@ -787,7 +785,7 @@ def run(file: str, report: str | None, if_busy: str, progress: bool | None, as_j
 @click.argument("store")
 @_options(_STORE, _OUTPUT)
 def log(store: str, as_json: bool, **options: Any) -> None:
-    """Show the history of a store: when, what, in which numbers, by which versions."""
+    """Show the history of a store: when, what, how much, by which versions."""
     from vczstore import api
 
     entries = api.log(store, **options)
@@ -811,16 +809,16 @@ def schema() -> None:
 
 @main.group(cls=_Group)
 def executor() -> None:
-    """See whether an executor works."""
+    """Try an executor."""
 
 
 @executor.command()
 @click.argument("executor", metavar="NAME|FILE", callback=_executor)
 @_options(_OUTPUT)
 def check(executor: str, as_json: bool) -> None:
-    """Run a few tasks: how fast it is, and whether its workers have the versions that are here.
+    """Run a few tasks on an executor, and compare its workers' versions with those here.
 
-    Exit status 1 if they differ in Python, cubed, icechunk or zarr.
+    Exit status 1 if Python, cubed, icechunk or zarr differ.
     """
     from vczstore import executor_check
 

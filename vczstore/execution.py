@@ -85,17 +85,17 @@ class Result:
         How many tasks ran, checks included. This and what follows is None with ``impl="zarr"``, which has no
         tasks.
     chunks, encoded_bytes, decoded_bytes
-        Chunks written or cleared, bytes copied as they were, and bytes encoded anew (counted before encoding).
+        Chunks written or cleared, bytes copied without re-encoding, and bytes encoded (counted before encoding).
     peak_mem
         The most memory that the process of a task has used, in bytes.
     timeline
         When each task ran.
     purged
-        What a purge that followed has done; None without one.
+        What the purge that followed has done; None without one.
     replans
-        How often it was planned anew, since somebody else had changed the store meanwhile.
+        How often it was planned again after a concurrent commit.
     resumed_chunks
-        Chunks that a run which was stopped has written, beside `chunks`.
+        Chunks that an interrupted run has written, beside `chunks`.
     """
 
     operation: str

@@ -233,7 +233,7 @@ class StoreSpec(_Model):
         examples=["cohort.icechunk", "s3://bucket/cohort"],
     )
     backend_storage: Annotated[str | None, AfterValidator(_one_of(BACKENDS)), _choice_schema(BACKENDS)] = Field(
-        default=None, description="The backend of the store; found out when left out.", examples=["icechunk"]
+        default=None, description="The backend of the store; auto-detected if left out.", examples=["icechunk"]
     )
     storage_options: _Options = Field(
         default_factory=dict,
@@ -588,7 +588,7 @@ class _JobFile(_Model):
     )
     max_workers: _Workers | None = Field(
         default=None,
-        description="How many tasks run at once; one for each core by default, 100 on Modal.",
+        description="How many tasks run at once; one per core by default, 100 on Modal.",
         examples=[4],
     )
     allowed_mem: _Size | None = Field(default=None, description="What a task may use.", examples=["2GB"])
