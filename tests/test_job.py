@@ -323,7 +323,10 @@ def test_errors_name_keys_of_the_job_file(plain: Place) -> None:
 def test_update_of_what_lacks_a_field(place: Place) -> None:
     arrays = place.batch("recalled.vcz", ["S0006", "S0001"], seed=5)
     shutil.rmtree(place.folder / "inbox/recalled.vcz/call_DP")
-    with unchanged(place), pytest.raises(IncompatibleError, match=r"missing for these samples with drop-fields: \[DP\]"):
+    with (
+        unchanged(place),
+        pytest.raises(IncompatibleError, match=r"missing for these samples with drop-fields: \[DP\]"),
+    ):
         place.run("- update: inbox/recalled.vcz")
     place.run("- update: {source: inbox/recalled.vcz, drop-fields: [DP]}")
     seen = place.read()
