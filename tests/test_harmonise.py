@@ -243,7 +243,9 @@ def _model_calls(
                 ):
                     row[k, 0] = missing
                 elif kind == "G":
-                    ploidy = int((source["call_genotype"][found[i], k] != -2).sum())
+                    genotype = source["call_genotype"][found[i], k]
+                    # of REF alone a likelihood is one value, and "." is a genotype of any ploidy
+                    ploidy = 2 if n == 1 and (genotype < 0).all() else int((genotype != -2).sum())
                     row[k, : math.comb(len(upper) + ploidy - 1, ploidy)] = missing
                     for g in itertools.combinations_with_replacement(range(n), ploidy):
                         row[k, _g(sorted(to[a] for a in g))] = given[_g(g)]
