@@ -12,17 +12,16 @@ from typing import Any, cast
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import Check, Memory, Plan, Survey, Write, harmonise
-from plans.compatible import FitsDtype, check_metadata, check_samples, data_checks, fits
-from plans.fitting import fitted, is_derived
+from plans import Memory, Plan, Survey, Write, harmonise
+from plans.compatible import check_samples
+from plans.fitting import fitted
 from plans.harmonise import Dropped, Findings, Rules, Told
-from plans.layout import Fields, check_named, layout_of, named, new_arrays, takes_all, widest, without_unjoinable
-from plans.missing import with_missing_values
+from plans.layout import Fields, check_named, layout_of, new_arrays, without_unjoinable
 from plans.parts import Part, PutSamples
-from plans.rebuilding import compile_rebuild, cost, rebuilt_arrays, told_wider
+from plans.room import dropped_fields, look_up_unfit, make_room, told_kept
 from plans.stale import samples_change
 from plans.views import View
-from plans.widening import ALLELE, WriteMissing, completed, rewritten, widenings
+from plans.widening import ALLELE, WriteMissing, completed, widenings
 from vczstore.errors import IncompatibleError, VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
@@ -80,16 +79,21 @@ def compile_append(
     check_samples(OPERATION, store, sources)
     base = store.state
     brought, by_allele = _brought(store, sources, findings, fields)
-    dropped = _dropped(store, sources, brought, fields)
+    dropped = dropped_fields(store, sources, brought, fields)
     layout = layout_of(OPERATION, store, brought, by_allele, add=fields.add, unfit=unfit or ())
-    layout = with_missing_values(OPERATION, store, brought, layout, findings)
-    texts = (ALLELE,) if findings is not None and findings.new_alleles else ()
-    rebuilt = rebuilt_arrays(OPERATION, store, layout, texts)
-    created = new_arrays(store, brought, layout)
-    was = store
-    store = replace(store, arrays=dict(sorted({**store.arrays, **rebuilt, **created}.items())))
-    checks = _check(store, brought, findings, by_allele, fields, surveyed=unfit is not None)
-    first = (compile_rebuild(OPERATION, place, was, rebuilt, memory),) if rebuilt else ()
+    room = make_room(
+        OPERATION,
+        place,
+        store,
+        brought,
+        layout,
+        memory,
+        fields=fields,
+        surveyed=unfit is not None,
+        findings=findings,
+        by_allele=by_allele,
+    )
+    was, store, created = store, room.store, room.created
     if findings is not None and not place.atomic:
         findings = findings.with_alleles_in(store.arrays[ALLELE])
 
@@ -122,32 +126,23 @@ def compile_append(
     ]
     ids = np.concatenate([was.sample_ids, *(s.sample_ids for s in sources)])
     planned, marks = samples_change(store.planned(resized, ids))
-    told = Told.of(findings, after, dropped, added)
-    kept = {n for source in brought for n in source.samples_arrays if named(n, fields.drop)} - dropped
-    fitting = {"fields kept (they fit)": len(kept)} if kept else {}
-    costs = cost(first[0]) if first else {}
-    rewriting = {"rewritten": rewritten(widening)} if widening else {}
+    told, kept = Told.of(findings, after, dropped, added), told_kept(brought, fields, dropped)
     return Plan(
         operation=OPERATION,
         store=place,
         base=base,
-        checks=tuple(checks),
+        checks=room.checks,
         writes=tuple(write for write in writes if write is not None),
         preparations=(*(WriteDocuments.of(array) for array in created.values() if not old), *marks),
         edits=(*edits, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
         after=planned,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(sources), "samples added": new - old, **told.counts, **fitting, **costs},
-        notes={
-            **told.notes,
-            **({"kept": f"{listing(sorted(kept))}, which can come in as it is"} if kept else {}),
-            **told_wider(was, rebuilt, wider),
-            **rewriting,
-        },
+        counts={"sources": len(sources), "samples added": new - old, **told.counts, **kept.counts, **room.counts},
+        notes={**told.notes, **kept.notes, **room.notes(wider, widening)},
         last=(ALLELE,),
-        first=first,
-        chunks_of_store=costs.get("chunks re-encoded", 0) + sum(write.decoded_chunks for write in widening),
+        first=room.first,
+        chunks_of_store=room.chunks_of_store(widening),
     )
 
 
@@ -185,14 +180,7 @@ def compile_in_stages(
         after = None if store.snapshot else store.n_samples + sum(source.n_samples for source in sources)
         sources = harmonise.with_numbers(store, sources, rules)
         findings = yield from harmonise.look_up(OPERATION, store, sources, rules, memory, interrupted_at=after)
-    scans = {
-        (i, name): FitsDtype(OPERATION, source.label, name, array, store.samples_arrays[name].dtype, source.chosen)
-        for i, source in enumerate(sources)
-        for name, array in source.samples_arrays.items()
-        if not takes_all(store) and _may_not_fit(array, store.samples_arrays.get(name))
-    }
-    found = (yield Survey(OPERATION, tuple(scans.values()), memory)) if scans else []
-    unfit = {at for at, values in zip(scans, found, strict=True) if values}
+    unfit = yield from look_up_unfit(OPERATION, store, sources, memory)
     return compile_append(place, store, sources, memory, findings=findings, fields=fields, unfit=unfit)
 
 
@@ -219,13 +207,6 @@ def copying_directly(
             "chunks, codecs and dtypes of the store's"
         )
     return plan
-
-
-def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:
-    """Whether values decide if the dtype of a store's array has room for those of a source."""
-    if ours is None or fits(theirs.dtype, ours.dtype) or widest(theirs.dtype, ours.dtype) is None:
-        return False
-    return ours.dtype.kind in "iuU" or ours.dtype.kind == theirs.dtype.kind == "S"
 
 
 def _waits_for_consolidation(store: Vcz, sources: Sequence[Vcz]) -> bool:
@@ -273,35 +254,6 @@ def _brought(
         harmonise.without_dropped(OPERATION, whole, source, findings, by_allele, fields.drop) for source in sources
     ]
     return sources, by_allele
-
-
-def _dropped(store: Vcz, sources: Sequence[Vcz], brought: Sequence[Vcz], fields: Fields) -> set[str]:
-    """The fields that may be dropped and are missing, from some source at least, in the store or as a whole."""
-    known = {name for vcz in (store, *sources) for name in vcz.samples_arrays}
-    return {n for n in known if named(n, fields.drop) and any(n not in s.samples_arrays for s in brought)}
-
-
-def _check(
-    store: Vcz,
-    sources: Sequence[Vcz],
-    findings: Findings | None,
-    by_allele: Mapping[str, int] | None,
-    fields: Fields,
-    *,
-    surveyed: bool,
-) -> list[Check]:
-    """Check what metadata tell of sources and a store that has all arrays it needs; what is left for tasks to check."""
-    checks: list[Check] = []
-    for source in sources:
-        lacks = {name for name in store.samples_arrays if name not in source.samples_arrays}
-        may_lack = {n for n in lacks if takes_all(store) or named(n, fields.drop) or is_derived(n, source)}
-        may_lack |= {name for name in lacks if named(name, fields.add)}
-        check_metadata(OPERATION, store, source, harmonised=findings is not None, may_lack=may_lack)
-        if findings is not None:
-            harmonise.check_fields(OPERATION, store, source, findings, by_allele or {})
-        mine = data_checks(OPERATION, store, source, harmonised=findings is not None)
-        checks += [check for check in mine if not (surveyed and isinstance(check, FitsDtype))]
-    return checks
 
 
 def _put(

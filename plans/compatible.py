@@ -16,7 +16,7 @@ from plans.memory import Memory
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.sample_ids import same_in_unicode
-from vczstore.vcz import REMOVED, SAMPLES, Vcz, dimensions, listing, samples_axis
+from vczstore.vcz import REMOVED, Vcz, listing, samples_axis
 
 if TYPE_CHECKING:
     from plans.chunks import ScanReader
@@ -198,19 +198,19 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
 def _check_fields(operation: str, store: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
     ours, theirs = set(store.samples_arrays), set(source.samples_arrays)
     lacks, more = sorted(ours - theirs - set(may_lack)), sorted(theirs - ours)
-    told, can_drop, can_add = [], operation in ("append", "update"), operation == "append"
+    told, can_name = [], operation in ("append", "update")
     if lacks:
         way_out = f"leave it missing for these samples with {_flags('--drop-field', lacks)}"
         told.append(
             f"lacks {listing(lacks)}, which the store has; "
-            f"{way_out if can_drop else 'make the source with these fields'}"
+            f"{way_out if can_name else 'make the source with these fields'}"
         )
     if more:
         adding = f"add it, missing for the samples that are there, with {_flags('--add-field', more)}, or "
-        way_out = f"{adding * can_add}leave it out with {_flags('--drop-field', more)}"
+        way_out = f"{adding}leave it out with {_flags('--drop-field', more)}"
         told.append(
             f"has {listing(more)}, which the store lacks; "
-            f"{way_out if can_drop else 'make the source without these fields'}"
+            f"{way_out if can_name else 'make the source without these fields'}"
         )
     if told:
         raise IncompatibleError(f"{operation}: {source.label} {'; and it '.join(told)}")
@@ -227,46 +227,15 @@ def _flags(flag: str, names: Sequence[str]) -> str:
     return " ".join(f"{flag} {name.removeprefix('call_')}" for name in fields)
 
 
-def check_field(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
-    """
-    Check that an array of a store can take the values of one of a source as it is, but for what the data tell.
-
-    Raises
-    ------
-    IncompatibleError
-        For the first thing that differs.
-    """
-
-    def refuse(what: str, of_source: object, of_store: object, way_out: str) -> IncompatibleError:
-        return IncompatibleError(
-            f"{operation}: {name} of {label} has {what} {of_source}, the store has {of_store}; {way_out}"
-        )
-
-    names, their_names = dimensions(ours), dimensions(theirs)
-    if ours.ndim != theirs.ndim:
-        raise refuse("dimensions", their_names, names, "make the source with the store's Number for this field")
-    if names != their_names:
-        raise refuse("dimensions", their_names, names, "both need the same dimensions, in the same order")
-    for dimension, n, m in zip(names, ours.shape, theirs.shape, strict=True):
-        if dimension != SAMPLES and n != m:
-            way_out = (
-                "both need the same ploidy"
-                if dimension == "ploidy"
-                else _NORMALISE
-                if dimension in BY_VARIANT
-                else f"make the source with the store's {dimension}"
-            )
-            raise refuse(f"{dimension} of", m, n, way_out)
-    if not _may_fit(theirs.dtype, ours.dtype):
-        raise refuse("dtype", theirs.dtype, ours.dtype, "make the source with the store's dtype")
-    check_attributes(operation, label, name, ours, theirs)
-
-
 def check_attributes(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
     """Raise an `IncompatibleError` if attributes give the values of an array another meaning than the store's have."""
     if (differs := cf_attributes.first_difference(theirs, ours)) is not None:
         attribute, of_source, of_store = differs
-        other = f", or leave it out with --drop-field {name.removeprefix('call_')}" if operation == "append" else ""
+        other = (
+            f", or leave it out with --drop-field {name.removeprefix('call_')}"
+            if operation in ("append", "update")
+            else ""
+        )
         raise IncompatibleError(
             f"{operation}: {name} of {label} has the attribute {attribute} {of_source}, the store has {of_store}; "
             f"store the source's values as the store's attributes say{other}"
@@ -300,12 +269,6 @@ def fits(source: np.dtype, store: np.dtype) -> bool:
     if _is_bytes(source) and store.kind == "O":
         return True
     return source.kind == store.kind == "S" and source.itemsize <= store.itemsize
-
-
-def _may_fit(source: np.dtype, store: np.dtype) -> bool:
-    integers = source.kind in "iu" and store.kind in "iu"
-    strings = (_is_text(source) and _is_text(store)) or source.kind == store.kind == "S"
-    return fits(source, store) or integers or strings
 
 
 # ---- data -----------------------------------------------------------------------------------

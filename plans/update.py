@@ -4,19 +4,25 @@ Only the chunk columns that hold the samples are read and written, each once, ho
 whose samples are all replaced is not read; if it is a column of a source, sample for sample, it is copied as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from plans import Memory, Plan
-from plans.compatible import check_field, check_incoming, check_metadata, data_checks
+from plans import Memory, Plan, Survey
+from plans.compatible import check_incoming
 from plans.fitting import fitted
-from plans.layout import Fields, check_named, named, without_unjoinable
+from plans.harmonise import Told
+from plans.layout import Fields, Layout, check_named, layout_of, without_unjoinable
 from plans.parts import Part, PutSamples
+from plans.room import compile_growth, dropped_fields, look_up_unfit, make_room, told_kept
 from plans.stale import samples_change
-from vczstore.errors import IncompatibleError, SampleError, VczstoreError
+from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores import Store
-from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, lacks_missing_value, listing, positions_of
+from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
+
+OPERATION = "update"
 
 
 def compile_update(
@@ -26,6 +32,7 @@ def compile_update(
     memory: Memory,
     *,
     fields: Fields = Fields(),  # noqa: B008
+    unfit: Collection[tuple[int, str]] | None = None,
 ) -> Plan:
     """
     Compile the update of samples of a store.
@@ -39,7 +46,10 @@ def compile_update(
     memory
         What a task may use.
     fields
-        Which fields become missing for the samples of a source that lacks them, and are left out if the store does.
+        Which fields become missing for the samples of a source that lacks them, and are left out if the store does;
+        and which the store gets.
+    unfit
+        As in `plans.append.compile_append`.
 
     Raises
     ------
@@ -48,61 +58,92 @@ def compile_update(
     VczstoreError
         If anything else that metadata and sample IDs tell does not fit.
     """
-    operation = "update"
     if not sources:
-        raise VczstoreError(f"{operation}: no sources given; name the VCZs whose samples are new")
+        raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples are new")
 
     # 1. everything is whole, and fits
-    store.require_whole(operation)
+    store.require_whole(OPERATION)
     for source in sources:
-        source.require_whole(operation)
-    places = _places(operation, store, sources)
-    check_named(operation, store, sources, fields)
-    sources = [_fitted(operation, store, source, fields) for source in sources]
+        source.require_whole(OPERATION)
+    places = _places(store, sources)
+    check_named(OPERATION, store, sources, fields)
+    # a field that the store has is not added: values that it has there do not become missing for that
+    fields = replace(fields, add=[name for name in fields.add if name not in store.samples_arrays])
+    brought = without_unjoinable(OPERATION, store, sources, fields, harmonised=False)
+    dropped = dropped_fields(store, sources, brought, fields)
+    layout = _without_ids(layout_of(OPERATION, store, brought, None, add=fields.add, unfit=unfit or ()))
+    room = make_room(OPERATION, place, store, brought, layout, memory, fields=fields, surveyed=unfit is not None)
 
-    # 2. what happens to each array; nothing else changes, but what is known of INFO fields
+    # 2. what the store lacks comes first, since samples are written to columns that are widened
+    room, growth = compile_growth(OPERATION, place, room, layout, memory)
+
+    # 3. what happens to each array; nothing else changes, but what is known of INFO fields
+    targets = {name: array for name, array in room.store.samples_arrays.items() if name != SAMPLE_ID}
+    comes_in = [fitted(source, targets, harmonised=False) for source in brought]
     writes = tuple(
         PutSamples.of(
-            operation,
+            OPERATION,
             array,
             array,
-            [Part.make(s.samples_arrays[name], s.positions, to) for s, to in zip(sources, places, strict=True)],
+            [Part.make(s.samples_arrays[name], s.positions, to) for s, to in zip(comes_in, places, strict=True)],
             memory,
         )
-        for name, array in store.samples_arrays.items()
-        if name != SAMPLE_ID
+        for name, array in targets.items()
     )
-    after, marks = samples_change(store)
+    after, marks = samples_change(room.store)
+    told, kept = Told.of(None, targets, dropped, room.created), told_kept(brought, fields, dropped)
+    n_updated = sum(len(to) for to in places)
     return Plan(
-        operation=operation,
+        operation=OPERATION,
         store=place,
         base=store.state,
-        checks=tuple(check for source in sources for check in data_checks(operation, store, source)),
+        checks=room.checks,
         writes=writes,
         edits=(),
         memory=memory,
         after=after,
         if_stopped="some values of the samples may be new already; run the same command again to complete it",
-        counts={"sources": len(sources), "samples updated": sum(len(to) for to in places)},
+        counts={"sources": len(sources), "samples updated": n_updated, **told.counts, **kept.counts, **room.counts},
+        notes={**told.notes, **kept.notes, **growth.notes},
         preparations=marks,
+        first=room.first,
+        chunks_of_store=growth.chunks_of_store,
     )
 
 
-def _fitted(operation: str, store: Vcz, source: Vcz, fields: Fields) -> Vcz:
-    """A source that fits a store, with missing values for fields that it lacks and that may be dropped."""
-    (brought,) = without_unjoinable(operation, store, [source], fields, harmonised=False)
-    lacks = {name for name in store.samples_arrays if name not in brought.samples_arrays}
-    may_lack = {name for name in lacks if named(name, fields.drop)}
-    check_metadata(operation, store, brought, may_lack=may_lack)
-    for name in sorted(may_lack):
-        if lacks_missing_value(name, (dtype := store.samples_arrays[name].dtype)):
-            raise IncompatibleError(
-                f"{operation}: {name} of {store.label} has dtype {dtype}, which has no missing value for the "
-                f"samples of {source.label}, which lacks it; make the source with this field"
-            )
-    for name, array in brought.samples_arrays.items():
-        check_field(operation, source.label, name, store.samples_arrays[name], array)
-    return fitted(brought, store.samples_arrays, harmonised=False) if may_lack else brought
+def compile_in_stages(
+    place: Store,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    memory: Memory,
+    *,
+    fields: Fields = Fields(),  # noqa: B008
+) -> Generator[Survey, list[list[Any]], Plan]:
+    """
+    Compile an update in stages: whether values need a wider dtype than the store's is looked up first.
+
+    Parameters
+    ----------
+    place, store, sources, memory, fields
+        As in `compile_update`.
+
+    Yields
+    ------
+    Survey
+        As in `plans.append.compile_in_stages`.
+
+    Raises
+    ------
+    VczstoreError
+        If the sources do not fit.
+    """
+    unfit = yield from look_up_unfit(OPERATION, store, sources, memory)
+    return compile_update(place, store, sources, memory, fields=fields, unfit=unfit)
+
+
+def _without_ids(layout: Layout) -> Layout:
+    """A layout without sample IDs, which the store has already."""
+    return replace(layout, forms={name: form for name, form in layout.forms.items() if name != SAMPLE_ID})
 
 
 def split_known(store: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
@@ -119,20 +160,20 @@ def split_known(store: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(is_known), np.flatnonzero(~is_known)
 
 
-def _places(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
+def _places(store: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
     """Where the samples of each source are in the store."""
-    incoming = check_incoming(operation, sources)
+    incoming = check_incoming(OPERATION, sources)
     positions, unknown = positions_of(store, list(incoming))
     if unknown:
         raise SampleError(
-            f"{operation}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was updated, append "
+            f"{OPERATION}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was updated, append "
             "these samples, or say insert: true in a job, which updates some and appends the others"
         )
     found = dict(zip(store.sample_ids[positions].tolist(), positions.tolist(), strict=True))
     if len(found) < len(positions):
         ids, counts = np.unique(store.sample_ids[positions], return_counts=True)
         raise SampleError(
-            f"{operation}: {store.label} has sample {listing(ids[counts > 1])} twice, and either may be meant; "
+            f"{OPERATION}: {store.label} has sample {listing(ids[counts > 1])} twice, and either may be meant; "
             "remove it there, and append it"
         )
     return [np.array([found[sample] for sample in source.sample_ids], dtype="i8") for source in sources]

@@ -45,10 +45,17 @@ ALLELE = "variant_allele"
 
 
 def widenings(
-    operation: str, store: Vcz, wider: Mapping[str, AnyArray], old: int, findings: Findings | None, memory: Memory
+    operation: str,
+    store: Vcz,
+    wider: Mapping[str, AnyArray],
+    old: int | None,
+    findings: Findings | None,
+    memory: Memory,
 ) -> "tuple[Write, ...]":
     """
     What is written of what is in the store already: arrays that become longer, and vectors that end before new alleles.
+
+    Samples come behind `old` ones, whose ragged last column is left to them; all columns are written if it is None.
 
     ``variant_allele`` comes last. Nothing else tells a run that follows one that was stopped which vectors are to be
     completed.
@@ -223,10 +230,10 @@ class _Viewed(_Made):
         return replace(one, columns=replace(columns, block=block))
 
 
-def _whole_columns(view: View, old: int) -> list[int]:
+def _whole_columns(view: View, old: int | None) -> list[int]:
     """The shape of what `old` samples have in chunks of their own: the ragged last column belongs to the append."""
     shape, axis = list(view.shape), samples_axis(view.like)
-    if axis is not None:
+    if axis is not None and old is not None:
         width = arrays.outer_chunks(view.like)[axis]
         shape[axis] = old // width * width
     return shape
@@ -246,8 +253,8 @@ class Widen(_Viewed):
     """
 
     @classmethod
-    def of(cls, operation: str, name: str, view: View, old: int, memory: Memory) -> "Widen":
-        """Of `old` samples."""
+    def of(cls, operation: str, name: str, view: View, old: int | None, memory: Memory) -> "Widen":
+        """Of `old` samples, or of all."""
         axis, chunks = _longer(view), arrays.outer_chunks(view.like)
         assert axis is not None
         first = view.source.shape[axis] // chunks[axis]
@@ -265,7 +272,9 @@ class Complete(_Viewed):
     """
 
     @classmethod
-    def of(cls, operation: str, name: str, view: "Completed", old: int, findings: Findings, memory: Memory) -> Self:
+    def of(
+        cls, operation: str, name: str, view: "Completed", old: int | None, findings: Findings, memory: Memory
+    ) -> Self:
         """Of `old` samples; what `Widen` writes is left out."""
         axis, chunks, shape = _longer(view), arrays.outer_chunks(view.like), _whole_columns(view, old)
         if axis is not None:
@@ -386,12 +395,11 @@ class WriteMissing(_Made):
     view: Dropped
 
     @classmethod
-    def of(cls, operation: str, view: Dropped, after: AnyArray, old: int, memory: Memory) -> "WriteMissing | None":
-        """The `view` is what the `old` samples have; None if there is no whole column of theirs."""
-        chunks, axis = arrays.outer_chunks(after), samples_axis(after)
-        assert axis is not None
-        width = old // chunks[axis] * chunks[axis]  # the ragged last column belongs to the append
-        shape = tuple(width if i == axis else n for i, n in enumerate(after.shape))
+    def of(
+        cls, operation: str, view: Dropped, after: AnyArray, old: int | None, memory: Memory
+    ) -> "WriteMissing | None":
+        """The `view` is what `old` samples have, or all; None if there is no whole column of theirs."""
+        chunks, shape = arrays.outer_chunks(after), tuple(_whole_columns(view, old))
 
         def cut(block: tuple[int, ...]) -> "WriteMissing":
             return cls(after.path, after, Columns(shape, chunks, None, (), block), view)

@@ -578,6 +578,7 @@ def update(
     *sources: Place,
     dry_run: bool = False,
     drop_fields: Sequence[str] = (),
+    add_fields: Sequence[str] = (),
     recompute: Sequence[str] = (),
     **options: Any,
 ) -> Result:
@@ -594,8 +595,10 @@ def update(
     dry_run
         Check everything, write nothing.
     drop_fields
-        FORMAT fields that a source lacks, which become missing for its samples, or that the store lacks, which are
-        left out.
+        FORMAT fields that do not come in where they would be refused: those that the store lacks are left out, those
+        that a source lacks, or whose values do not fit, become missing for its samples.
+    add_fields
+        FORMAT fields that a source has and the store lacks, which the store gets: the other samples are missing there.
     recompute
         INFO fields that are recomputed in the same commit; see `recompute`.
     options
@@ -612,22 +615,30 @@ def update(
     refuse_read_only("update", store)
 
     def attempt() -> Result:
-        plan = plan_update(store, *sources, drop_fields=drop_fields, **options)
+        plan = plan_update(store, *sources, drop_fields=drop_fields, add_fields=add_fields, **options)
         return _run(plan, opts, dry_run=dry_run, then=then)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
 
 
-def plan_update(store: Place, *sources: Place, drop_fields: Sequence[str] = (), **options: Any) -> Plan:
-    """Compile an update without running it; see `update` and `run`."""
-    from plans.update import compile_update
+def plan_update(
+    store: Place,
+    *sources: Place,
+    drop_fields: Sequence[str] = (),
+    add_fields: Sequence[str] = (),
+    **options: Any,
+) -> Plan:
+    """Compile an update without running it; see `update` and `run`. Values of wider dtypes are looked up, in tasks."""
+    from plans.update import compile_in_stages
 
     opts = _options(plan_update, options)
     refuse_read_only("update", store)
     refuse_same_place("update", store, sources)
     with plain_errors(store), planning("update"):
         place, incoming = opts.store_and_sources(store, sources)
-        return compile_update(place, place.open(), incoming, opts.memory, fields=_fields(drop_fields))
+        fields = _fields(drop_fields, add_fields)
+        stages = compile_in_stages(place, place.open(), incoming, opts.memory, fields=fields)
+        return compile_stages(stages, "update", place, **opts.engine)
 
 
 def refuse_same_place(operation: str, store: Place, sources: Sequence[Place]) -> None:

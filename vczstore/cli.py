@@ -337,7 +337,7 @@ _ADD_FIELD = click.option(
     "add_fields",
     metavar="NAME",
     multiple=True,
-    help="Add this FORMAT field, which the store lacks; it is missing for the samples that are there. Repeatable.",
+    help="Add this FORMAT field, which the store lacks; it is missing for its other samples. Repeatable.",
 )
 
 
@@ -467,6 +467,7 @@ def normalise(store: str, source: str, out: str, progress: bool | None, as_json:
 @click.argument("store")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @_DROP_FIELD
+@_ADD_FIELD
 @_RECOMPUTE
 @_REPLANS
 @_options(_STORE, _LOCK, _SOURCES, _RUN, _OUTPUT)

@@ -22,7 +22,8 @@ from plans.layout import Fields, array_name
 from plans.recompute import compile_recompute
 from plans.remove import compile_remove
 from plans.stale import CURRENT, states
-from plans.update import compile_update, split_known
+from plans.update import compile_in_stages as update_in_stages
+from plans.update import split_known
 from vczstore.api import Options, refuse_same_place
 from vczstore.errors import IncompatibleError, SampleError, StaleError, TagError, VczstoreError
 from vczstore.estimate import estimate
@@ -423,7 +424,7 @@ class _Compiler:
             known = [s.select(there) for s, (there, _) in zip(group, split, strict=True) if len(there)]
         compiled: list[Callable[[], Plan]] = []
         if known and on_duplicate == "replace":
-            compiled.append(lambda: compile_update(self.place, self.vcz, known, self.memory, fields=fields))
+            compiled.append(lambda: self._update(known, fields))
         if new:
             compiled.append(lambda: self._append(new, harmonise, fields))
         plans = []
@@ -447,6 +448,10 @@ class _Compiler:
         self.alleles_added |= plan.counts.get("alleles added", 0) > 0
         return plan
 
+    def _update(self, sources: Sequence[Vcz], fields: Fields) -> Plan:
+        stages = update_in_stages(self.place, self.vcz, sources, self.memory, fields=fields)
+        return compile_stages(stages, "update", self.place, **self.engine)
+
     def _recorded(self, plan: Plan, sources: Sequence[Vcz], partly: Collection[str] = ()) -> Plan:
         """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
         zarr_format = self.vcz.zarr_format
@@ -459,13 +464,15 @@ class _Compiler:
     def update(self, urls: Sequence[str], step: Update) -> None:
         """Samples are replaced by those of other batches."""
         sources, fresh = self._open("update", urls)
-        fields = Fields(tuple(map(array_name, step.drop_fields)))
-        self.said.append(["update", step.insert, _states(sources), *([fields.drop] if fields.drop else [])])
+        fields = _fields(step)
+        said = [fields.drop] if fields.drop or fields.add else []
+        said += [fields.add] if fields.add else []
+        self.said.append(["update", step.insert, _states(sources), *said])
         plans: list[Plan] = []
         if fresh and step.insert:
             plans = self._bring_in(fresh, "replace", fields=fields)
         elif fresh:
-            plan = compile_update(self.place, self.vcz, fresh, self.memory, fields=fields)
+            plan = self._update(fresh, fields)
             plans = [self._recorded(plan, fresh)]
             self.vcz = plan.after
         self._add("update", sources, plans, len(sources) - len(fresh))
@@ -742,8 +749,9 @@ def _journal(compiled: CompiledJob) -> Journal:
     return Journal.of(compiled.job.store.url, folder, about)
 
 
-def _fields(step: Append) -> Fields:
-    drop = [*step.drop_fields, *(step.harmonise.drop_fields if step.harmonise is not None else ())]
+def _fields(step: Append | Update) -> Fields:
+    harmonise = step.harmonise if isinstance(step, Append) else None
+    drop = [*step.drop_fields, *(harmonise.drop_fields if harmonise is not None else ())]
     return Fields(tuple(map(array_name, drop)), tuple(map(array_name, step.add_fields)))
 
 

@@ -387,8 +387,14 @@ class Update(_Model):
     )
     drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
         default_factory=list,
-        description="FORMAT fields that a source lacks, which become missing for its samples, or that the store lacks, "
-        "which are left out.",
+        description="FORMAT fields that do not come in where they would be refused: those that the store lacks are "
+        "left out, those that a source lacks, or whose values do not fit, become missing for its samples.",
+        examples=[["PS"]],
+    )
+    add_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
+        default_factory=list,
+        description="FORMAT fields that a source has and the store lacks, which the store gets: the other samples are "
+        "missing there.",
         examples=[["PS"]],
     )
 
