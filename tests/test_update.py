@@ -288,15 +288,15 @@ MISFITS: dict[str, Misfit] = {
         ("variant 9 ", "1234", "same variants"),
         put("variant_position", altered(NEW["variant_position"], (9, 1234))),
     ),
-    "ploidy": (
+    "dtype": (
         IncompatibleError,
-        ("call_genotype", "same ploidy"),
-        put("call_genotype", NEW["call_genotype"][..., :1]),
+        ("call_DP", "float32", "int16", "--drop-field DP"),
+        put("call_DP", NEW["call_DP"].astype("f4")),
     ),
-    "value": (
+    "dimensions": (
         IncompatibleError,
-        ("call_DP", "int64", "70000", "row 3", "int16"),
-        put("call_DP", altered(NEW["call_DP"].astype("i8"), ((3, 1), 70_000))),
+        ("call_AD", "dimensions", "--drop-field AD"),
+        put("call_AD", NEW["call_AD"][..., np.newaxis]),
     ),
     "damaged": (DamagedStoreError, ("call_DP has 1 samples",), resize("call_DP", 10, 1)),
 }
