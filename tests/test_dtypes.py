@@ -284,10 +284,10 @@ def test_times_are_removed_by_every_implementation(tmp_path: Path, impl: str) ->
 
 def test_an_update_writes_no_value_where_none_is_missing(tmp_path: Path) -> None:
     """Unsigned integers become signed, as in an append; booleans cannot."""
-    source = make(tmp_path / "source.vcz")
+    source = make(tmp_path / "source.vcz", n=2)
     for dtype in ("bool", "uint8"):
         (tmp_path / dtype).mkdir()
-        store, _ = unsigned(tmp_path / dtype, dtype, "format3")
+        store, old = unsigned(tmp_path / dtype, dtype, "format3")
         before = cohort.digest(store)
         done = CliRunner().invoke(main, ["update", str(store), str(source), "--drop-field", "DP"])
         if dtype == "bool":
@@ -298,4 +298,5 @@ def test_an_update_writes_no_value_where_none_is_missing(tmp_path: Path) -> None
             assert done.exit_code == 0, done.output
             values = zarr.open_group(store, mode="r")["call_DP"]
             assert values.dtype == "int16"
-            assert (values[:, :1] == -1).all()
+            assert (values[:, :2] == -1).all()
+            assert (values[:, 2:] == old[:, 2:]).all()

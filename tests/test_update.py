@@ -296,7 +296,7 @@ MISFITS: dict[str, Misfit] = {
     "dimensions": (
         IncompatibleError,
         ("call_AD", "dimensions", "--drop-field AD"),
-        put("call_AD", NEW["call_AD"][..., np.newaxis]),
+        put("call_AD", NEW["call_AD"], ("variants", "samples", "others")),
     ),
     "damaged": (DamagedStoreError, ("call_DP has 1 samples",), resize("call_DP", 10, 1)),
 }
