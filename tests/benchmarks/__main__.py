@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=rows.MEASUREMENTS, metavar="NAME", help=", ".join(rows.MEASUREMENTS)
     )
-    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
+    parser.add_argument("--markdown", action="store_true", help="print the table for examples/guide/tested.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="for the data and the peer  [build/benchmarks]")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What was measured, on which machine, as a table for a terminal or for the README."""
+"""What was measured, on which machine, as a table for a terminal or for the guide."""
 
 from __future__ import annotations
 

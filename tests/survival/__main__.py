@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--case", default="", metavar="REGEX", help="kill these only, such as append-icechunk")
     parser.add_argument("--anew", action="store_true", help="kill runs that are no forks: slow, and as users run them")
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
+    parser.add_argument("--markdown", action="store_true", help="print the table for examples/guide/tested.md")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell of each kill")
     options = parser.parse_args()
 
