@@ -489,3 +489,72 @@ def test_the_lease_is_no_member(s3_server: s3.S3Server, folder: Path, batches: l
     found = vczstore.verify_removal(url, "S0001", **options)
     assert found.erased
     assert found.figures["objects that belong to no array"] == 0
+
+
+# ---- spellings ------------------------------------------------------------------------------
+
+
+def opened(path: str) -> icechunk.Repository:
+    return icechunk.Repository.open(icechunk.local_filesystem_storage(path))
+
+
+SPELLINGS = {
+    "absolute": "{folder}/a/store.vcz",
+    "relative": "a/store.vcz",
+    "dotted": "./a/../a//store.vcz/",
+    "link": "{folder}/link",
+    "below a link": "parent/store.vcz/",
+    "URL": "file://{folder}/a/store.vcz",
+    "URL of localhost": "file://localhost{folder}/link/",
+}
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize("other", SPELLINGS)
+def test_every_spelling_has_one_lock(
+    folder: Path, other: str, kind: str, batches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(folder / "a" / "store.vcz", kind)
+    (folder / "link").symlink_to(path)
+    (folder / "parent").symlink_to(folder / "a")
+    monkeypatch.chdir(folder)
+    spelled = SPELLINGS[other].format(folder=folder)
+    places: list[Any] = [spelled]
+    if not spelled.startswith("file:"):
+        places += [Path(spelled), opened(spelled) if kind == "icechunk" else LocalStore(spelled)]
+    for place in places:
+        for first, second in ((path, place), (place, path)):
+            with lock.hold(open_store(first)), pytest.raises(BusyError), lock.hold(open_store(second)):
+                pass
+        if kind == "icechunk":
+            assert open_store(place).folder == path
+    vczstore.append(places[-1], batches[0])
+    cohort.assert_same(read(path, kind), cohort.expected_append(OLD, NEW[0]))
+
+
+def test_an_open_repository_of_a_name_with_line_breaks(folder: Path) -> None:
+    path = make(folder / "a: b\n  c " / "store\nvcz", "icechunk")
+    assert open_store(opened(str(path))).folder == path
+
+
+def test_a_repository_that_another_working_directory_leads_to(
+    folder: Path, batches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Icechunk goes on where it was opened; other processes, and the lock, would look for it here."""
+    path = make(folder / "a" / "store.vcz", "icechunk")
+    monkeypatch.chdir(folder)
+    repository = opened("a/store.vcz")
+    (folder / "b").mkdir()
+    monkeypatch.chdir(folder / "b")
+    before = cohort.digest(folder)
+    for executor in ("threads", "processes"):
+        with pytest.raises(vczstore.VczstoreError, match=r"relative path 'a/store\.vcz' of another") as caught:
+            vczstore.append(repository, batches[0], executor=executor)
+        assert "\n" not in str(caught.value)
+    assert cohort.digest(folder) == before
+    cohort.write_icechunk(folder / "b" / "a" / "store.vcz", NEW[1])
+    with pytest.raises(vczstore.VczstoreError, match="absolute path"):
+        vczstore.append(repository, batches[0])
+    monkeypatch.chdir(folder)
+    vczstore.append(repository, batches[0])
+    cohort.assert_same(read(path, "icechunk"), cohort.expected_append(OLD, NEW[0]))

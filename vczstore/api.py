@@ -405,14 +405,14 @@ def append(
     rules = _rules("append", harmonise, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
     changes, then = _fields(drop_fields, add_fields), _info_fields(recompute)
 
-    def attempt() -> Result:
+    def attempt(check: Check) -> Result:
         if rules is None or then:
             plan = _plan_append(store, sources, opts, rules, changes, direct=require_direct_copy)
-            return _run(plan, opts, dry_run=dry_run, then=then)
+            return _run(plan, opts, check, dry_run=dry_run, then=then)
         refuse_same_place("append", store, sources)
         with plain_errors(store):
             place, stages = _append_in_stages(store, sources, opts, rules, changes, direct=require_direct_copy)
-        return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, **opts.engine)
+        return run_stages(stages, "append", place, impl=opts.impl, dry_run=dry_run, before_commit=check, **opts.engine)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
 
@@ -614,9 +614,9 @@ def update(
     opts, then = _options(update, options), _info_fields(recompute)
     refuse_read_only("update", store)
 
-    def attempt() -> Result:
+    def attempt(check: Check) -> Result:
         plan = plan_update(store, *sources, drop_fields=drop_fields, add_fields=add_fields, **options)
-        return _run(plan, opts, dry_run=dry_run, then=then)
+        return _run(plan, opts, check, dry_run=dry_run, then=then)
 
     return _replanned(store, opts, attempt, sources, locked=dry_run)
 
@@ -697,8 +697,8 @@ def remove(
     opts, then = _options(remove, options), _info_fields(recompute)
     refuse_read_only("remove", store)
 
-    def attempt() -> Result:
-        return _run(plan_remove(store, samples, **options), opts, dry_run=dry_run, then=then)
+    def attempt(check: Check) -> Result:
+        return _run(plan_remove(store, samples, **options), opts, check, dry_run=dry_run, then=then)
 
     if not purge:
         return _replanned(store, opts, attempt, locked=dry_run)
@@ -710,7 +710,7 @@ def remove(
         place = opts.store(store)
         refuse_pins(place, tags)
         with nullcontext() if dry_run else hold(place) as lock:
-            result = _replanned(store, opts, attempt, locked=True)
+            result = _replanned(store, opts, attempt, locked=True, lock=lock)
             if lock is None:
                 return result
             try:
@@ -857,8 +857,8 @@ def recompute(
     opts = _options(recompute, options)
     refuse_read_only("recompute", store)
 
-    def attempt() -> Result:
-        return _run(plan_recompute(store, fields, **options), opts, dry_run=dry_run)
+    def attempt(check: Check) -> Result:
+        return _run(plan_recompute(store, fields, **options), opts, check, dry_run=dry_run)
 
     return _replanned(store, opts, attempt, locked=dry_run)
 
@@ -908,9 +908,8 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     if output is None:
         refuse_read_only("compact", store)
 
-    def attempt(before_commit: Callable[[], None] | None = None) -> Result:
-        plan = plan_compact(store, output, **options)
-        return run_plan(plan, impl=opts.impl, dry_run=dry_run, before_commit=before_commit, **opts.engine)
+    def attempt(check: Check) -> Result:
+        return _run(plan_compact(store, output, **options), opts, check, dry_run=dry_run)
 
     with plain_errors(store):
         path = None if output is not None or dry_run else folder_of(store)
@@ -920,7 +919,7 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     if in_one_commit:
         return _replanned(store, opts, attempt, locked=locked)
     with plain_errors(store), _replacing(store, opts) as lock:
-        return _replanned(store, opts, lambda: attempt(lock.check), locked=True)
+        return _replanned(store, opts, attempt, locked=True, lock=lock)
 
 
 def _replacing(store: Place, opts: Options) -> AbstractContextManager["JobLock"]:
@@ -1076,13 +1075,23 @@ def run(plan: Plan, **options: Any) -> Result:
     store = plan.store
     if isinstance(store, ReplacedStore):
         with plain_errors(store.label), _replacing(store.path, opts.but(no_lock=store.no_lock)) as lock:
-            return run_plan(plan, impl=opts.impl, before_commit=lock.check, **opts.engine)
-    with nullcontext() if store.atomic or isinstance(store, NewPlainStore) else hold(store, watch=True):
-        return _run(plan, opts, dry_run=False)
+            return _run(plan, opts, lock.check, dry_run=False)
+    with nullcontext() if store.atomic or isinstance(store, NewPlainStore) else hold(store, watch=True) as held:
+        return _run(plan, opts, None if held is None else held.check, dry_run=False)
+
+
+type Check = Callable[[], None] | None
+"""What makes sure before anything becomes visible that a lock is still held, where one is."""
 
 
 def _replanned(
-    store: Place, opts: Options, attempt: Callable[[], Result], sources: Sequence[Place] = (), *, locked: bool = False
+    store: Place,
+    opts: Options,
+    attempt: Callable[[Check], Result],
+    sources: Sequence[Place] = (),
+    *,
+    locked: bool = False,
+    lock: "JobLock | None" = None,
 ) -> Result:
     """
     Plan and run; anew, if somebody else has changed the store meanwhile.
@@ -1098,8 +1107,8 @@ def _replanned(
         Its options.
     attempt
         What is done.
-    locked
-        Whether the lock is held already, or not needed since nothing is written.
+    locked, lock
+        Whether the lock is held already, which then is given, or not needed since nothing is written.
 
     Raises
     ------
@@ -1115,8 +1124,8 @@ def _replanned(
         plain = None if locked else _plain(store, opts)
     turn = nullcontext if locked or plain is not None else partial(_turn, store, opts)
     # watched: who was killed, or cut off from an object store, can run the same again
-    with nullcontext() if plain is None else hold(plain, watch=True):
-        result, n = replanned(attempt, opts.replans, turn)
+    with nullcontext(lock) if plain is None else hold(plain, watch=True) as held:
+        result, n = replanned(partial(attempt, None if held is None else held.check), opts.replans, turn)
     return replace(result, replans=n)
 
 
@@ -1138,10 +1147,11 @@ def _turn(store: Place, opts: Options) -> AbstractContextManager[Any]:
     return nullcontext() if without else hold(place, wait=True)
 
 
-def _run(plan: Plan, opts: Options, *, dry_run: bool, then: Sequence[str] = ()) -> Result:
+def _run(plan: Plan, opts: Options, check: Check = None, *, dry_run: bool, then: Sequence[str] = ()) -> Result:
     """Run a plan, and in the same commit recompute INFO fields."""
+    how = {"impl": opts.impl, "dry_run": dry_run, "before_commit": check, **opts.engine}
     if not then:
-        return run_plan(plan, impl=opts.impl, dry_run=dry_run, **opts.engine)
+        return run_plan(plan, **how)
     from plans.recompute import compile_recompute
 
     with plain_errors(plan.store.label):
@@ -1149,7 +1159,7 @@ def _run(plan: Plan, opts: Options, *, dry_run: bool, then: Sequence[str] = ()) 
     message = "; ".join(f"{one.operation}: {one.summary}" for one in plans)
     steps = [{"operation": one.operation, **one.counts} for one in plans]
     said = {"operation": plan.operation, "steps": steps}
-    done, _ = run_plans(plans, message, said, impl=opts.impl, dry_run=dry_run, **opts.engine)
+    done, _ = run_plans(plans, message, said, **how)
     return done
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -25,7 +26,7 @@ from vczstore.locations import local_path
 from vczstore.stores import Store, Transaction
 from vczstore.stores.journal import Journal
 from vczstore.stores.plain import PlainStore, is_same_everywhere, put
-from vczstore.stores.replacing import ReplacedStore
+from vczstore.stores.replacing import ReplacedStore, settle_before
 from vczstore.vcz import SAMPLE_ID, Vcz
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def run_plans(
     dry_run
         Stop after the checks.
     before_commit
-        Called when everything is written, and may still refuse.
+        Called when everything is written, and on plain Zarr before each step becomes visible; it may still refuse.
     journal
         What a run that was stopped has written, and where this one leaves the same.
 
@@ -273,6 +274,8 @@ def _run_plans(
             snapshot = plans[0].base if store.backend == "icechunk" else None
         elif not dry_run:
             plan = plans[0]
+            if isinstance(store, PlainStore) and not store.atomic:
+                settle_before(store)
             transaction = store.transaction(plan.base)
             if engine is not None:
                 engine.check_writes(plan.operation, store)
@@ -284,7 +287,9 @@ def _run_plans(
             for number, one in enumerate(steps):
                 plan, run = one.plan, one.run
                 with run.timed():
-                    _write_step(one, number, transaction, engine, journal, through_xarray=through_xarray)
+                    _write_step(
+                        one, number, transaction, engine, journal, through_xarray=through_xarray, check=before_commit
+                    )
                 visible += not (store.atomic or one.is_first)
             if before_commit is not None:
                 before_commit()
@@ -342,20 +347,22 @@ def _write_step(
     journal: Journal,
     *,
     through_xarray: bool,
+    check: Callable[[], None] | None,
 ) -> None:
     """Write what a plan says: in a transaction of its own where a store on plain Zarr is replaced first."""
     plan, place = step.plan, step.plan.store
+    write = partial(_write, engine=engine, run=step.run, journal=journal, through_xarray=through_xarray, check=check)
     if not step.is_first:
-        _write(plan, number, transaction, engine, step.run, journal, through_xarray=through_xarray)
+        write(plan, number, transaction)
     elif isinstance(place, ReplacedStore):
         with place.settled():
             own = place.transaction(place.open().state)
-            _write(plan, number, own, engine, step.run, journal, through_xarray=through_xarray)
+            write(plan, number, own)
+            if check is not None:
+                check()
             own.commit("", {})
     else:
-        if number:
-            plan = plan.from_store(transaction.found())
-        _write(plan, number, transaction, engine, step.run, journal, through_xarray=through_xarray)
+        write(plan.from_store(transaction.found()) if number else plan, number, transaction)
 
 
 def run_stages(
@@ -369,6 +376,7 @@ def run_stages(
     max_workers: int | None = None,
     progress: Progress | None = None,
     dry_run: bool = False,
+    before_commit: Callable[[], None] | None = None,
 ) -> Result:
     """
     Run a plan that is compiled in stages, with surveys of the data in between.
@@ -379,7 +387,7 @@ def run_stages(
         What yields surveys, is sent what they have found, and returns the plan.
     operation, store
         What is being planned, and for which store.
-    impl, executor, executor_options, max_workers, progress, dry_run
+    impl, executor, executor_options, max_workers, progress, dry_run, before_commit
         As in `run_plans`; surveys are Cubed's in any case.
 
     Returns
@@ -397,7 +405,7 @@ def run_stages(
             None if impl == "zarr" else engine,
             through_xarray=impl == "xarray",
             dry_run=dry_run,
-            before_commit=None,
+            before_commit=before_commit,
         )
     if impl == "zarr":
         return result
@@ -615,9 +623,12 @@ def _write(
     journal: Journal,
     *,
     through_xarray: bool,
+    check: Callable[[], None] | None,
 ) -> None:
     """
     Write all chunks of one plan, and its edits, or what is missing of them.
+
+    `check` may still refuse before the edits, which on plain Zarr make the chunks visible.
 
     Raises
     ------
@@ -642,6 +653,7 @@ def _write(
         if engine is None:
             for write in plan.writes:
                 write.by_zarr(store)
+            _before_edits(plan, check)
             return
         journal.begin(step)
         run.resumed_chunks = journal.chunks
@@ -656,9 +668,15 @@ def _write(
                 f"{plan.operation}: tasks report {run.totals['chunks'] + run.resumed_chunks:,} chunks written, "
                 f"{planned:,} were planned; {_state(plan)}"
             )
+        _before_edits(plan, check)
     if plan.conclude is not None:
         with transaction.step((), plan.conclude(found)):
             pass  # the edits are all there is to it
+
+
+def _before_edits(plan: Plan, check: Callable[[], None] | None) -> None:
+    if check is not None and not plan.store.atomic:
+        check()
 
 
 def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":

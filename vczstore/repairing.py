@@ -5,6 +5,7 @@ Also what vczstore 0.1.0 leaves, on Icechunk too: its `create` empty IDs without
 calls are not missing, and values in ``sample_*`` arrays.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -81,14 +82,15 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
     if dry_run and path is not None and not path.exists():
         return Repaired(str(place), dry_run, tuple(done), ())
     store = opts.store(place)
-    with nullcontext() if dry_run else hold(store):
+    with nullcontext() if dry_run else hold(store) as lock:
         mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
         done += _half_written(path, dry_run=dry_run)
         found = verify_store(store, opts.memory, quick=quick, **opts.engine)
         left = set(found.damages)
         if dry_run:  # what would be repaired is found still
             left -= mended
-        left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick)
+        check = None if lock is None else lock.check
+        left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick, check=check)
     note = ""
     if not done:
         note = TRANSACTIONS if store.atomic else _told_outside(store, sum(found.outside.values()))
@@ -116,7 +118,14 @@ def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Damage
 
 
 def _half_removed(
-    store: Store, damages: set[Damage], opts: "Options", done: list[str], *, dry_run: bool, quick: bool
+    store: Store,
+    damages: set[Damage],
+    opts: "Options",
+    done: list[str],
+    *,
+    dry_run: bool,
+    quick: bool,
+    check: Callable[[], None] | None,
 ) -> set[Damage]:
     """What vczstore 0.1.0 leaves of samples without an ID: values, or places without calls; returns what is left."""
     vcz = store.open()
@@ -133,7 +142,7 @@ def _half_removed(
         done.append(f"values of samples that have no ID any more, in {listing(sorted(found))}: made missing")
     plan = compile_repair(store, vcz, names, opts.memory)
     if not dry_run:
-        run_plan(plan, **opts.engine)
+        run_plan(plan, before_commit=check, **opts.engine)
         return set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
     return (
         damages - {d for d in mine if d.array in found} - (set(length_damages(vcz)) - set(length_damages(plan.after)))

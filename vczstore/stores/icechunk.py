@@ -74,9 +74,7 @@ class IcechunkStore:
     @classmethod
     def of(cls, repository: icechunk.Repository, *, no_lock: bool = False) -> "IcechunkStore":
         """A repository that is open."""
-        said = dict(line.strip().partition(": ")[::2] for line in str(repository.storage).splitlines())
-        folder = real_path(Path(said["path"])) if said.get("type") == "local filesystem" else None
-        return cls(repository, label="<Icechunk repository>", folder=folder, no_lock=no_lock)
+        return cls(repository, label="<Icechunk repository>", folder=_folder_of(repository), no_lock=no_lock)
 
     @classmethod
     def at_url(cls, url: str, options: Mapping[str, Any], *, no_lock: bool = False) -> "IcechunkStore":
@@ -764,6 +762,36 @@ def _storage(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Pa
     if remote is None:
         raise OptionError(f"{url}: no Icechunk storage for {location.kind}://; use a path, s3://, gs:// or az://")
     return remote.icechunk(), None
+
+
+_LOCAL = re.compile(r"<icechunk\.Storage>\ntype: local filesystem\npath:(?: (.*)|\n(.*))\n", re.S)
+"""How icechunk describes a storage on this machine, which is all that tells where it is; texts of several lines are
+indented."""
+
+
+def _folder_of(repository: icechunk.Repository) -> Path | None:
+    """
+    Where a repository that is open lies, links resolved; None if it is elsewhere.
+
+    Raises
+    ------
+    OptionError
+        If its path is relative to another working directory. Nothing tells which: processes that it is sent to would
+        write elsewhere, and its lock would be another one.
+    """
+    text = str(repository.storage)
+    if "\ntype: local filesystem\n" not in text:
+        return None
+    said = _LOCAL.fullmatch(text)
+    path = "" if said is None else said[1] or re.sub("^    ", "", said[2], flags=re.M)
+    folder = real_path(Path(path))
+    head = str(repository.lookup_branch(BRANCH))
+    if not os.path.isabs(path) and not (folder / "snapshots" / head).exists():
+        raise OptionError(
+            f"an Icechunk repository was opened by the relative path {path!r} of another working directory, where "
+            "other processes would not find it; open it by an absolute path, or name it by its path"
+        )
+    return folder
 
 
 def _require_writable(label: str) -> None:

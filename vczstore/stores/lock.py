@@ -253,13 +253,16 @@ def carry(old: Path, new: Path) -> None:
     """
     Let the lock of a store be that of the folder too that is about to take its place.
 
-    Whoever comes after the exchange finds it held. Where a file can have no second name, they find it free: the folder
-    is complete by then, and what is still done to the old one does not concern them.
+    Whoever comes after the exchange finds it held. Where a file can have no second name, it moves: who takes the lock
+    of the old folder in that moment loses it with the exchange, as their `check` tells.
     """
     place = lock_file(new)
     place.unlink(missing_ok=True)
-    with suppress(OSError):
+    try:
         os.link(lock_file(old), place)
+    except OSError:
+        with suppress(FileNotFoundError):  # none is held
+            lock_file(old).rename(place)
 
 
 @dataclass

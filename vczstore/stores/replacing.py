@@ -128,14 +128,19 @@ class ReplacedStore(PlainStore):
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Leave nothing beside the store; its lock has to be held."""
-        settle(self.path)
-        try:
-            yield
-        except BaseException:
-            _settle_late(self.path)
-            raise
-        settle(self.path)
+        """
+        Leave nothing beside the store, and keep others from settling what is made there meanwhile.
+
+        The lock of the store has to be held: who has the other one does not wait for it, so that it is soon free.
+        """
+        with settling(self.path, no_lock=self.no_lock, wait=True):
+            settle(self.path)
+            try:
+                yield
+            except BaseException:
+                _settle_late(self.path)
+                raise
+            settle(self.path)
 
     def transaction(self, base: str) -> "Replacement":  # type: ignore[override]
         """Begin to make another store in its place; nothing is written before there is something to write."""
@@ -376,7 +381,7 @@ def leftovers(path: Path) -> list[Path]:
 
 
 @contextmanager
-def settling(path: Path, *, no_lock: bool = False) -> Iterator[None]:
+def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> Iterator[None]:
     """
     Hold the lock of what lies beside a store: it is needed where a replacement is begun, finished or undone.
 
@@ -389,7 +394,7 @@ def settling(path: Path, *, no_lock: bool = False) -> Iterator[None]:
     StorageError
         If the folder may not be written to.
     """
-    with nullcontext() if no_lock else hold_file(str(path), path.with_name(f".{path.name}{LOCK}"), wait=False):
+    with nullcontext() if no_lock else hold_file(str(path), path.with_name(f".{path.name}{LOCK}"), wait):
         yield
 
 
@@ -472,6 +477,19 @@ def settle(path: Path) -> Outcome | None:
             _delete(place)
     journal.unlink(missing_ok=True)
     return outcome
+
+
+def settle_before(store: PlainStore) -> None:
+    """
+    Let nothing of a replacement that was stopped stay beside a store that is about to be written to.
+
+    What it was before holds all that is going to be removed. The lock of the store has to be held.
+    """
+    path = store.folder
+    if path is None or not os.access(path.parent, os.R_OK | os.W_OK | os.X_OK) or not leftovers(path):
+        return
+    with settling(path, no_lock=store.no_lock, wait=True):
+        settle(path)
 
 
 def _settle_late(path: Path) -> Outcome | None:
