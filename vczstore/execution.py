@@ -274,8 +274,7 @@ def _run_plans(
             snapshot = plans[0].base if store.backend == "icechunk" else None
         elif not dry_run:
             plan = plans[0]
-            if isinstance(store, PlainStore) and not store.atomic:
-                settle_before(store)
+            _settle(store)
             transaction = store.transaction(plan.base)
             if engine is not None:
                 engine.check_writes(plan.operation, store)
@@ -672,6 +671,12 @@ def _write(
     if plan.conclude is not None:
         with transaction.step((), plan.conclude(found)):
             pass  # the edits are all there is to it
+
+
+def _settle(store: Store) -> None:
+    """Let nothing of a replacement that was stopped stay beside a store."""
+    if isinstance(store, PlainStore) and not store.atomic:
+        settle_before(store)
 
 
 def _before_edits(plan: Plan, check: Callable[[], None] | None) -> None:

@@ -43,7 +43,7 @@ from typing import Any, Literal, cast
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore
 
-from vczstore.arrays import LOCK, link_file
+from vczstore.arrays import COMMIT_LOCK, LOCK, link_file
 from vczstore.errors import ConflictError, StorageError, UnsuitableError
 from vczstore.locations import local_path, real_path
 from vczstore.stores import Place, Store, open_store, parents
@@ -357,6 +357,8 @@ def _has_changed(folder: Path, since: int) -> bool:
         return True
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name in (LOCK, COMMIT_LOCK):  # touched by whoever holds it
+                continue
             found = entry.stat(follow_symlinks=False)
             if _has_changed(Path(entry.path), since) if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns > since:
                 return True
