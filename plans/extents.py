@@ -5,6 +5,7 @@ the same symbolic ALTs are the same variant if they are equally long, as ``bcfto
 ``<*>`` and ``<NON_REF>`` stand for alleles that nobody has seen, and have no length.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,7 +108,8 @@ class Extents:
         n, array = rows.stop - rows.start, self.fields.get(name)
         if array is None or array.dtype.kind not in "iuf" or 0 in array.shape[1:]:
             return np.full((n, 1), missing, dtype="i8")
-        return whole_numbers(arrays.read(array, (rows, *(slice(None),) * (array.ndim - 1))), missing).reshape(n, -1)
+        values = arrays.read(array, (rows, *(slice(None),) * (array.ndim - 1)))
+        return whole_numbers(values, missing).reshape(n, math.prod(array.shape[1:]))
 
 
 def whole_numbers(values: np.ndarray, missing: int) -> np.ndarray:

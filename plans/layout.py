@@ -101,7 +101,7 @@ def widest(a: np.dtype, b: np.dtype) -> np.dtype | None:
     if kinds <= set("iu"):
         both = np.promote_types(a, b)
         return both if both.kind in "iu" else None
-    if a.newbyteorder("=") == b.newbyteorder("="):
+    if "T" not in kinds and a.newbyteorder("=") == b.newbyteorder("="):
         return a.newbyteorder("=")
     if kinds in ({"f"}, {"S"}):
         return max(a, b, key=lambda dtype: dtype.itemsize).newbyteorder("=")

@@ -7,7 +7,8 @@ position and REF, in this order:
 1. variants with the same ALTs are the same; of several, the first of one is the first of the other, and so on;
 2. a variant of the source whose ALTs are among those of one variant of the store is that one;
 3. if new alleles are allowed: one that shares an ALT with one variant of the store, or of which either has no ALT,
-   is that one, and its other ALTs come in; and then one for which there is no other choice.
+   is that one, and its other ALTs come in; and then one for which there is no other choice. A record that repeats an
+   ALT brings none: it is a variant of the store only where the store repeats it, too.
 
 A variant of the source that could be several of the store's is none of them: nothing is guessed. Another REF is
 another variant.
@@ -104,7 +105,9 @@ def match(
 
     levels = [shared == m]
     if allow_new_alleles:
-        levels += [(shared > 0) | (n == 0) | (m == 0), np.ones(len(ours), dtype=bool)]
+        # an allele that a record repeats is no new one: the store would have two of it from then on
+        repeats = ((source_alleles >= REPEATED).any(axis=1))[theirs]
+        levels += [~repeats & ((shared > 0) | (n == 0) | (m == 0)), ~repeats]
     for level in levels:
         is_free = np.ones(len(source_positions), dtype=bool)
         is_free[result[result >= 0]] = False

@@ -303,6 +303,23 @@ def test_a_folder_that_does_not_exist_is_no_empty_inbox(place: Place) -> None:
         place.run("- append: inbx/*.vcz")
 
 
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.parametrize("step", ["append: {source: inbox/a.vcz, on-duplicate: replace}", "update: inbox/a.vcz"])
+def test_an_update_that_was_stopped_is_done_again(kind: str, step: str, tmp_path: Path) -> None:
+    """Its samples are there before and after, which says nothing of their values."""
+    template = make(tmp_path / "template", kind, fields=FEW)
+    arrays = template.batch("a.vcz", ["S0001", "S0004"], seed=9, fields=FEW)
+    template.write(f"- {step}", executor="single-threaded")
+    for n in range(1, 9, 2):
+        place = Place(tmp_path / f"run{n}", kind)
+        shutil.copytree(template.folder, place.folder)
+        with failing_after(n), pytest.raises(StorageError):
+            run_job(place.folder / "job.yaml")
+        assert run_job(place.folder / "job.yaml").status == "done"
+        cohort.assert_same(place.read(), cohort.expected_update(few(OLD, FEW), arrays))
+        assert run_job(place.folder / "job.yaml").status == "nothing to do"
+
+
 def test_errors_name_keys_of_the_job_file(plain: Place) -> None:
     """Where they name flags of the command line."""
     plain.batch("a.vcz", ["S0011"])

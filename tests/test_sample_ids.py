@@ -56,6 +56,14 @@ def test_a_job_does_not_leave_it_there(line: str, store: Path, tmp_path: Path) -
     assert cohort.digest(store) == before
 
 
+@pytest.mark.parametrize("sample", ['"S1"', "S1 ", "S1\u200b"])
+def test_ids_that_the_store_has_in_another_spelling(sample: str, tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, cohort.make_arrays(10, [sample, "S2"]))
+    assert not vczstore.verify_removal(store, ["S1"]).erased
+    vczstore.remove(store, sample)
+    assert vczstore.verify_removal(store, ["S1"]).erased
+
+
 def test_remove_names_what_is_meant(store: Path) -> None:
     before = cohort.digest(store)
     with pytest.raises(SampleError, match=re.escape(f"perhaps {ascii(NFD)[1:-1]} is meant")):

@@ -217,7 +217,8 @@ _FLAG = re.compile(
     r"|--number (?P<number>[\w.]+=[RAG])"
     r"|--(?P<rule>new-variants|absent) (?P<value>\w+)"
     r"|--(?P<switch>allow-new-alleles)"
-    r"|--(?P<harmonise>harmonise)"
+    r"|--(?P<harmonise>harmonise)\b"
+    r"|--(?P<lock>no-lock)\b"
 )
 
 
@@ -232,6 +233,8 @@ def _keys_for_flags() -> Iterator[None]:
             return f"harmonise: {{numbers: [{match['number']}]}}"
         if match["rule"]:
             return f"harmonise: {{{match['rule']}: {match['value']}}}"
+        if match["lock"]:
+            return "store: {url: ..., no-lock: true}"
         return "harmonise: {allow-new-alleles: true}" if match["switch"] else "harmonise: true"
 
     try:
@@ -455,7 +458,8 @@ class _Compiler:
     def _recorded(self, plan: Plan, sources: Sequence[Vcz], partly: Collection[str] = ()) -> Plan:
         """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
         zarr_format = self.vcz.zarr_format
-        begun = () if self.place.atomic else (self.ledger.begun(sources, partly).edit(zarr_format),)
+        is_update = plan.operation == "update"  # which is done again from its beginning
+        begun = () if self.place.atomic or is_update else (self.ledger.begun(sources, partly).edit(zarr_format),)
         self.ledger = self.ledger.with_sources(sources, partly)
         return replace(
             plan, preparations=(*plan.preparations, *begun), edits=(*plan.edits, self.ledger.edit(zarr_format))
