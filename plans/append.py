@@ -5,9 +5,11 @@ encoding is the store's, are copied as they are. The others, the store's ragged 
 joined, cut on the store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
 """
 
-from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+import itertools
+import math
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from zarr.types import AnyArray
@@ -22,10 +24,14 @@ from plans.room import dropped_fields, look_up_unfit, make_room, told_kept
 from plans.stale import samples_change
 from plans.views import View
 from plans.widening import ALLELE, WriteMissing, completed, widenings
-from vczstore.errors import IncompatibleError, VczstoreError
+from vczstore import arrays
+from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
-from vczstore.vcz import SAMPLE_ID, Vcz, listing
+from vczstore.vcz import SAMPLE_ID, Vcz, listing, same
+
+if TYPE_CHECKING:
+    from plans.chunks import ScanReader
 
 OPERATION = "append"
 IF_STOPPED = "readers see the old samples, or all of the new ones; run the same command again to complete it"
@@ -72,7 +78,10 @@ def compile_append(
 
     # 1. everything is whole, and fits
     if _waits_for_consolidation(store, sources):
-        return complete_append(place, store, memory)
+        as_it_was = store.planned(store.resized(old - sum(incoming)), store.sample_ids[: old - sum(incoming)])
+        plan = compile_append(place, as_it_was, sources, memory, findings=findings, fields=fields, unfit=unfit)
+        checks = [HasSamples(place.label, write) for write in plan.writes if isinstance(write, PutSamples)]
+        return replace(complete_append(place, store, memory), checks=(*plan.checks, *checks))
     store.require_whole(OPERATION, interrupted_at=None if store.snapshot else new)
     for source in sources:
         source.require_whole(OPERATION)
@@ -234,6 +243,68 @@ def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
         if_stopped=IF_STOPPED,
         counts=counts,
     )
+
+
+@dataclass(frozen=True)
+class HasSamples:
+    """An array of a store has the values that an append would write, so that it was this append which was stopped."""
+
+    label: str
+    write: PutSamples
+
+    def look(self, rows: slice) -> str | None:
+        """The array's name if values of some rows along its first axis differ."""
+        target, axis = self.write.target, self.write.axis
+        whole = [rows if i == 0 else slice(0, n) for i, n in enumerate(target.shape)]
+        for start, stop in self._columns(rows if axis == 0 else slice(0, target.shape[axis])):
+            there = tuple(slice(start, stop) if i == axis else r for i, r in enumerate(whole))
+            ours = arrays.read(target, there)
+            theirs = ours.copy()
+            for part in self.write.parts:
+                part.put(theirs, axis, tuple(slice(0, n) for n in ours.shape), there)
+            if not same(ours, theirs).all():
+                return self.write.name
+        return None
+
+    def _columns(self, within: slice) -> list[tuple[int, int]]:
+        """Where along the samples the parts go, a chunk column each."""
+        width = arrays.outer_chunks(self.write.target)[self.write.axis]
+        ends = [part.ends for part in self.write.parts]
+        first, last = max(within.start, min(e[0] for e in ends)), min(within.stop, max(e[1] for e in ends) + 1)
+        bounds = [first, *range((first // width + 1) * width, last, width), last]
+        return [(a, b) for a, b in itertools.pairwise(bounds) if a < b]
+
+    @property
+    def _rows(self) -> int:
+        """Rows that are looked at at once: a chunk of them."""
+        return arrays.outer_chunks(self.write.target)[0]
+
+    def _look_mem(self) -> int:
+        block = arrays.outer_chunks(self.write.target)
+        size = math.prod(block) * arrays.element_bytes(self.write.target)
+        putting = max(part.put_mem(self.write.axis, (1,) * len(block)) for part in self.write.parts)
+        return 3 * size + putting + arrays.decode_mem(self.write.target, 1)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """Look in tasks."""
+        from plans import chunks
+
+        n = self.write.target.shape[0]
+        return [chunks.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
+
+    def by_zarr(self) -> Iterator[str]:
+        """Look at one range after the other."""
+        n = self.write.target.shape[0]
+        for start in range(0, n, self._rows):
+            if (found := self.look(slice(start, min(n, start + self._rows)))) is not None:
+                yield found
+
+    def error(self, found: str) -> SampleError:
+        """Samples of these names, but not these samples."""
+        return SampleError(
+            f"{OPERATION}: {self.label} has all of these samples already, with other values of {found}; update them, "
+            f"or leave them out (its consolidated metadata are out of date: vczstore repair {self.label})"
+        )
 
 
 def _brought(
