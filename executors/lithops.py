@@ -256,7 +256,7 @@ class LithopsExecutor(DagExecutor):
 
     def _lost(self, running: Mapping[Any, _Task]) -> list[Any]:
         """
-        Tasks of this machine whose processes have ended without a word, such as when they could not begin.
+        Tasks of this machine whose processes have ended silently, such as when they could not begin.
 
         Lithops itself waits for them for ever.
         """
@@ -320,7 +320,7 @@ def _plain_errors(backend: str | None) -> Iterator[None]:
         raise ExecutorOptionError(f"the executor lithops cannot be configured: {first_line(error)}") from error
 
 
-_LOST = "a worker has ended without a word: it could not start, or was killed; see localhost-runner.log of Lithops"
+_LOST = "a worker has ended silently: it could not start, or was killed; see localhost-runner.log of Lithops"
 
 
 class _NoLocalStores(cloudpickle.Pickler):

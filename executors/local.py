@@ -134,7 +134,7 @@ class LocalExecutor(DagExecutor):
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     raise WorkerDiedError(
-                        "a worker process was killed, perhaps for want of memory; "
+                        "a worker process was killed, perhaps because it ran out of memory; "
                         "give it less to do at once with --max-workers or --allowed-mem"
                     ) from error
                 if error is not None and attempt < self.retries and isinstance(error, Exception):
@@ -213,7 +213,7 @@ class ThreadsExecutor(LocalExecutor):
 
 
 class ProcessesExecutor(LocalExecutor):
-    """Several processes, started anew. They end with their driver, whatever ends it."""
+    """Several processes, spawned. They end with their driver, whatever ends it."""
 
     @property
     def name(self) -> str:

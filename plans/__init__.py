@@ -220,7 +220,7 @@ class Plan:
 
     @property
     def decoded_chunks(self) -> int:
-        """How many chunks are encoded anew."""
+        """How many chunks are re-encoded."""
         return sum(w.decoded_chunks for w in self._all_writes)
 
     @property
@@ -324,7 +324,7 @@ class Plan:
     def __repr__(self) -> str:
         return (
             f"<Plan {self.operation} {self.store.label}: {self.summary}; {self.encoded_chunks:,} chunks copied "
-            f"as they are, {self.decoded_chunks:,} encoded anew; {len(self.writes)} arrays, {len(self.checks)} checks>"
+            f"as they are, {self.decoded_chunks:,} re-encoded; {len(self.writes)} arrays, {len(self.checks)} checks>"
         )
 
 

@@ -51,7 +51,7 @@ class TaskReport:
     chunks
         How many chunks (shards, where there are shards) were written, or cleared.
     encoded_bytes, decoded_bytes
-        How much was written as it was, and how much was encoded anew.
+        How much was written as it was, and how much was re-encoded.
     found
         What a scan has found.
     store

@@ -65,7 +65,7 @@ def check_incoming(operation: str, sources: Sequence[Vcz]) -> dict[str, str]:
             if sample in mine:
                 raise SampleError(f"{operation}: {source.label} has sample {sample!r} twice; rename one of them")
             mine.add(sample)
-        _refuse_doubled(operation, sorted(mine & owner.keys()), source.label, owner)
+        _refuse_duplicates(operation, sorted(mine & owner.keys()), source.label, owner)
         owner.update(dict.fromkeys(source.sample_ids.tolist(), source.label))
     return owner
 
@@ -84,7 +84,7 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
         present = [sample for sample in store.sample_ids if sample in owner]
         label = owner[present[0]]
         mine_present = [sample for sample in present if owner[sample] == label]
-        _refuse_doubled(operation, mine_present, label, dict.fromkeys(present, store.label))
+        _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, store.label))
     alike = same_in_unicode(list(owner), [*store.sample_ids.tolist(), *owner])
     for sample, other in alike.items():
         raise SampleError(
@@ -93,7 +93,7 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
         )
 
 
-def _refuse_doubled(operation: str, samples: Sequence[str], label: str, owner: Mapping[str, str]) -> None:
+def _refuse_duplicates(operation: str, samples: Sequence[str], label: str, owner: Mapping[str, str]) -> None:
     if samples:
         raise SampleError(
             f"{operation}: {len(samples):,} of the samples of {label} are in {owner[samples[0]]} already: "
@@ -500,7 +500,7 @@ class FitsDtype:
         """Name the value."""
         return IncompatibleError(
             f"{self.operation}: {self.name} of {self.label} has dtype {self.array.dtype} and the value {found[1]} in "
-            f"row {found[0]}, which the store's {self.dtype} cannot hold; make either anew with one dtype"
+            f"row {found[0]}, which the store's {self.dtype} cannot hold; re-create either with the other's dtype"
         )
 
 

@@ -1,6 +1,6 @@
 """Copy: a store on plain Zarr, of either format, becomes the first commit of an Icechunk repository.
 
-Chunks whose bytes format 3 can decode are copied as they are, which is nearly always; the others are encoded anew.
+Chunks whose bytes format 3 can decode are copied as they are, which is nearly always; the others are re-encoded.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from zarr.types import AnyArray
 
 from plans import Memory, Plan
-from plans.anew import Anew, ColumnReader
 from plans.columns import Columns, chunk_regions
+from plans.reencoding import ColumnReader, Reencoded
 from vczstore import arrays
 from vczstore.stores import Store
 from vczstore.stores.edits import Clear, WriteDocuments
@@ -79,7 +79,7 @@ def columns_per_manifest(source: Vcz) -> int:
 
 
 @dataclass(frozen=True)
-class CopyArray(Anew):
+class CopyArray(Reencoded):
     """
     The copy of one array: all of it is written, as it is where its encoding allows.
 

@@ -47,7 +47,7 @@ EXTENT = "extent"
 ID, ID_MASK, FILTER = "variant_id", "variant_id_mask", "variant_filter"
 
 SEGMENT_ROWS = 1000
-"""After so many variants the driver knows anew where on the genome a source is."""
+"""After so many variants the driver looks up again where on the genome a source is."""
 SEGMENTS = 1_000_000
 """About as many such places the driver keeps at most, of all sources together."""
 _CONTIG_SHIFT = 40
@@ -192,7 +192,7 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
             if not source.tells(name):
                 raise IncompatibleError(
                     f"{OPERATION}: {source.label} has no {name}, so its variants cannot be merged; "
-                    "make it anew with vcf2zarr"
+                    "re-create it with vcf2zarr"
                 )
     contigs, _ = union_table([s.table("contig_id").tolist() for s in sources])
     tables = {"contig_id": np.array(contigs, dtype="T")}

@@ -2,7 +2,7 @@
 
 ``<DEL>`` alone does not say what is deleted: INFO's END or SVLEN does (VCF 4.5, sections 1.4.5 and 3). Two records with
 the same symbolic ALTs are the same variant if they are equally long, as ``bcftools merge`` has it since version 1.22.
-``<*>`` and ``<NON_REF>`` stand for alleles that nobody has seen, and have no length.
+``<*>`` and ``<NON_REF>`` stand for alleles that were not seen, and have no length.
 """
 
 import math
@@ -16,7 +16,7 @@ from vczstore import arrays
 from vczstore.vcz import INT_FILL, INT_MISSING
 
 UNSEEN = ("<*>", "<NON_REF>")
-"""These stand for alleles that nobody has seen; to share one is to share nothing."""
+"""These stand for alleles that were not seen; to share one is to share nothing."""
 POSITION, LENGTH, END, SVLEN = "variant_position", "variant_length", "variant_END", "variant_SVLEN"
 NONE = -1
 """The extent of a record without symbolic ALTs."""

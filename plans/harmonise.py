@@ -806,7 +806,7 @@ class Harmonised(View):
         return unit + self.copied[at][2]
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
-        """Chunks as the store will have them: those of the source, or made anew."""
+        """Chunks as the store will have them: those of the source, or re-created."""
         copies = [self._copy_of(c[0]) for c in coords]
         theirs = [(unit, *c[1:]) for unit, c in zip(copies, coords, strict=True) if unit is not None]
         found = arrays.get_encoded(self.source, theirs)

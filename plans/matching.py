@@ -121,7 +121,7 @@ def match(
 
 
 def _rank(of: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """For each pair, the how-manieth `of` is of those paired with the same `among`."""
+    """For each pair, the rank of `of` among those paired with the same `among`."""
     order = np.lexsort((of, among))
     starts = np.r_[True, np.diff(among[order]) != 0] if len(order) else np.empty(0, dtype=bool)
     here = np.arange(len(order))
@@ -516,7 +516,7 @@ def _with_new(
     wanted = ids[at[present]]
     same = wanted[:, :, np.newaxis] == ours[present][:, np.newaxis, :]
     mapped[present] = np.where(wanted < 0, -1, np.where(same.any(axis=2), same.argmax(axis=2), -2))
-    for row in present[(mapped[present] == -2).any(axis=1)]:  # few: alleles that nobody had
+    for row in present[(mapped[present] == -2).any(axis=1)]:  # few: alleles that were new
         n = int((ours[row] >= 0).sum())
         for column in np.flatnonzero(mapped[row] == -2):
             if n == ours.shape[1]:

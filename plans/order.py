@@ -133,7 +133,7 @@ class FindRuns:
             raise DamagedStoreError(
                 f"{self.operation}: variant {row} of {self.vcz.label} has the variant_contig {contig} and the "
                 f"variant_position {position}, which is nowhere on the {self.vcz.n_contigs} contigs "
-                "of its contig_id; make it anew with vcf2zarr"
+                "of its contig_id; re-create it with vcf2zarr"
             )
         columns = [np.concatenate(column) for column in zip(_NONE, *(s.runs for s in seen), strict=True)]
         order = np.argsort(columns[1], kind="stable")

@@ -191,13 +191,13 @@ class PutSamples:
     target
         The array as it will be.
     kept
-        What stays of the array in columns that are encoded anew.
+        What stays of the array in columns that are re-encoded.
     parts
         What comes in, from each source.
     axis
         The samples axis.
     copied, decoded
-        Which chunk columns are copied as they are, and which are encoded anew.
+        Which chunk columns are copied as they are, and which are re-encoded.
     block
         How many chunks along each axis one task takes.
     together
@@ -299,7 +299,7 @@ class PutSamples:
 
     @property
     def decoded_chunks(self) -> int:
-        """How many chunks are encoded anew."""
+        """How many chunks are re-encoded."""
         made = sum(self._columns(c.columns).n_chunks - self._n_copied(c) for c in self.copied)
         return self._columns(self.decoded).n_chunks + made
 
@@ -387,7 +387,7 @@ class PutSamples:
 
 
 def _spread(part: Part, axis: int, columns: np.ndarray, width: int) -> int:
-    """Over how many neighbouring columns, of those encoded anew, the samples of one chunk column of a part go."""
+    """Over how many neighbouring columns, of those re-encoded, the samples of one chunk column of a part go."""
     of, to = part.moves
     if len(of) == 1:
         return 1

@@ -127,7 +127,7 @@ def _target(operation: str, store: Vcz, field: str) -> AnyArray:
     def refuse(has: str, needs: str) -> IncompatibleError:
         return IncompatibleError(
             f"{operation}: {name} of {store.label} has {has}, and {field} needs {needs}; leave {field} out, or delete "
-            f"the array {name}, which is then made anew"
+            f"the array {name}, which is then re-created"
         )
 
     if dimensions(array)[:1] != (VARIANTS,) or array.ndim > 2:
@@ -406,7 +406,7 @@ def _values(field: str, array: AnyArray, counts: Counts, first: int) -> np.ndarr
         row = int(np.argmax(found.values.max(axis=1)))
         raise OverflowError(
             f"{field} is {found.values.max()} in row {first + row}, which {array.path} of dtype {array.dtype} cannot "
-            f"hold; leave {field} out, or delete the array {array.path}, which is then made anew"
+            f"hold; leave {field} out, or delete the array {array.path}, which is then re-created"
         )
     filled = np.full((n, math.prod(array.shape[1:])), fill_value(array.path, array), dtype=array.dtype)
     values = found.values.astype(array.dtype)

@@ -11,8 +11,8 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans import AFTERWARDS, Memory, Plan
-from plans.anew import Anew, ColumnReader
 from plans.columns import Columns, chunk_regions
+from plans.reencoding import ColumnReader, Reencoded
 from plans.stale import samples_change
 from vczstore import arrays
 from vczstore.errors import IncompatibleError, SampleError
@@ -153,7 +153,7 @@ def compile_repair(place: Store, store: Vcz, names: Collection[str], memory: Mem
 
 
 @dataclass(frozen=True)
-class RemoveFromArray(Anew):
+class RemoveFromArray(Reencoded):
     """
     The removal of samples from one array, whose shape stays.
 

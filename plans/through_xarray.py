@@ -14,8 +14,8 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans import Memory, chunks
-from plans.anew import ColumnReader
 from plans.columns import Columns
+from plans.reencoding import ColumnReader
 from plans.views import View
 from vczstore import arrays
 from vczstore.errors import MemoryLimitError

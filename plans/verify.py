@@ -520,7 +520,7 @@ class Order:
         chunk = self.chunk
         last = math.ceil(self.position.shape[0] / chunk)
         beyond = (index[:, 0] < 0) | (index[:, 0] >= last)
-        way_out = "; make it anew with vcf2zarr create-index"
+        way_out = "; re-create it with vcf2zarr create-index"
         if rows.start == 0 and beyond.any():
             yield Damage("region_index", None, f"has a row of chunk {index[beyond][0, 0]}, there are {last}{way_out}")
         for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)):

@@ -11,12 +11,12 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans import Memory
-from plans.anew import Anew, ColumnReader
 from plans.columns import Blocks, Columns
 from plans.fitting import Fitted
 from plans.harmonise import GENOTYPE, Dropped, Findings, number_of, numbers_of
 from plans.in_order import DIPLOID, Field
 from plans.matching import Index, Unit
+from plans.reencoding import ColumnReader, Reencoded
 from plans.vectors import beyond, lacking, lengths, trimmed
 from plans.views import Padded, View, read_padded
 from vczstore import arrays
@@ -138,7 +138,7 @@ def _number(name: str, store: Vcz, findings: Findings) -> str:
 
 
 @dataclass(frozen=True)
-class _Made(Anew, ABC):
+class _Made(Reencoded, ABC):
     """Chunk columns that a reader makes."""
 
     @abstractmethod

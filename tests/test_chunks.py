@@ -16,8 +16,8 @@ from zarr.core.sync import sync
 import executors
 import vczstore
 from plans import Memory, chunks
-from plans.anew import ColumnReader
 from plans.columns import Columns
+from plans.reencoding import ColumnReader
 from tests import cohort
 from vczstore import arrays
 from vczstore.errors import MemoryLimitError

@@ -114,7 +114,7 @@ def test_update_and_compact_refuse_lossy_codecs(tmp_path: Path, kind: str) -> No
     with pytest.raises(IncompatibleError, match=r"update: call_X of .* is encoded with fixedscaleoffset"):
         vczstore.update(store, same)
     assert cohort.digest(store) == before
-    # a removed sample whose ID was blanked by somebody else
+    # a removed sample whose ID was blanked by another writer
     ids = cohort.read_vcz(store if kind != "icechunk" else cohort.icechunk_store(store))["sample_id"].tolist()
     if kind != "icechunk":
         group = zarr.open_group(store, use_consolidated=False)

@@ -1,4 +1,4 @@
-"""Two writers on one store: whoever comes second plans anew, and no commit is lost."""
+"""Two writers on one store: whoever comes second is planned again, and no commit is lost."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_number_of_times_is_bounded(repository: Path, batch: Path, tmp_path:
         vczstore.append(repository, tmp_path / f"{n}.vcz", impl="zarr")
 
     somebody = SomebodyElse(another, times=100)
-    words = (re.escape(str(repository)), "changed by somebody else", r"planned anew 2 times")
+    words = (re.escape(str(repository)), "changed by another writer", r"retried 2 times")
     complain(ConflictError, words, lambda: vczstore.append(repository, batch, progress=somebody, replans=2))
     assert somebody.done == 3
     assert read(repository)["sample_id"].tolist() == [*OLD["sample_id"], "T1", "T2", "T3"]
@@ -161,12 +161,12 @@ def test_the_command_line_says_so(repository: Path, batch: Path, others: Path, m
     vczstore.remove(repository, ["S0100", "S0101"])
     found = CliRunner().invoke(main, ["append", str(repository), str(batch)])
     assert (found.exit_code, found.stderr) == (0, "")
-    assert "planned anew 1 time" in found.stdout
+    assert "retried 1 time" in found.stdout
 
 
 @pytest.mark.slow
 def test_all_who_write_at_once_get_through(repository: Path, tmp_path: Path) -> None:
-    """More processes than a writer plans anew: who has lost waits for its turn. Each batch comes in once."""
+    """More processes than a writer is planned again: who has lost waits for its turn. Each batch comes in once."""
     batches = [some_arrays([f"B{i}a", f"B{i}b"], seed=i) for i in range(7)]
     for i, arrays in enumerate(batches):
         cohort.write_vcz(tmp_path / f"{i}.vcz", arrays)

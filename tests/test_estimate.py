@@ -22,7 +22,7 @@ GIB = 2**30
 
 
 def step(**changes: int) -> dict[str, int]:
-    """10 tasks: 400 MB copied as they are and 800 MB encoded anew, in 4 and 8 chunks."""
+    """10 tasks: 400 MB copied as they are and 800 MB re-encoded, in 4 and 8 chunks."""
     default = {
         "tasks": 10,
         "encoded_chunks": 4,

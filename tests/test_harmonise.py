@@ -589,7 +589,7 @@ def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) 
     for name, arrays in (("store", old), ("batch", new)):
         cohort.write_vcz(tmp_path / name, arrays, variants_chunk=4, samples_chunk=3)
     result = vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
-    # four rows of two chunks in each array: one row is made anew in the five that go by allele
+    # four rows of two chunks in each array: one row is re-created in the five that go by allele
     arrays = [n for n in new if cohort.DIMENSIONS[n][:2] == ("variants", "samples")]
     assert result.plan.decoded_chunks == 5 * 2
     assert result.plan.encoded_chunks == 8 * len(arrays) - 5 * 2 + 2 * 2  # and samples themselves
@@ -609,7 +609,7 @@ def _nowhere(arrays: dict[str, np.ndarray]) -> None:
 
 
 REFUSED = {
-    "nowhere": (_nowhere, {}, ("variant 2 of .*batch has the variant_contig 7", "3 contigs", "make it anew")),
+    "nowhere": (_nowhere, {}, ("variant 2 of .*batch has the variant_contig 7", "3 contigs", "re-create it")),
     "unsorted": (_unsorted, {}, ("variant 1 of .*batch, chr1:6 A/C, comes after chr1:7 A/C", "bcftools sort")),
     "contig twice": (_contig_twice, {}, ("variant 2 of .*batch, chr1:7 A/C, comes after chr2:6", "bcftools sort")),
     "xarray": (lambda _: None, {"impl": "xarray"}, ("--impl xarray cannot harmonise",)),

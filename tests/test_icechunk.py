@@ -70,7 +70,7 @@ def test_a_writer_that_comes_second_commits_nothing(store: Path, tmp_path: Path)
     with transaction.step(plan.preparations, plan.edits):
         vczstore.remove(store, "S0001")
         head = place.head
-    with pytest.raises(StaleError, match="was changed by somebody else while this ran; nothing was committed"):
+    with pytest.raises(StaleError, match="was changed by another writer while this ran; nothing was committed"):
         transaction.commit("append", {})
     assert place.head == head
     expected = cohort.expected_remove(cohort.make_arrays(10, cohort.ids(0, 7)), ["S0001"])

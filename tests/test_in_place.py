@@ -140,7 +140,7 @@ def test_what_stays_is_neither_read_nor_written(tmp_path: Path) -> None:
 
 
 def test_writers_replace_files(tmp_path: Path) -> None:
-    """What hard links rest on: a chunk that is written anew is another file, with zarr's stores and with ours."""
+    """What hard links rest on: a chunk that is rewritten is another file, with zarr's stores and with ours."""
     for backend in ("zarr", "obstore"):
         store = make(tmp_path / backend)
         shutil.copytree(store, tmp_path / backend / "links", copy_function=os.link)

@@ -170,7 +170,7 @@ def own(store: Path) -> None:
     vczstore.remove(store, "S0001", purge=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another writer")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
 def test_a_parent_that_may_not_be_written_to(folder: Path, batches: list[str], kind: str) -> None:

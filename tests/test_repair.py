@@ -101,7 +101,7 @@ def test_append_killed(store: Path, batch: Path, tmp_path: Path) -> None:
                 vczstore.append(place, batch, impl="zarr")
         cohort.assert_same(read(place), WHOLE)
     assert vczstore.verify(stores[0]).ok
-    what = ["an append that was stopped is undone", "consolidated metadata that were stale are written anew"]
+    what = ["an append that was stopped is undone", "consolidated metadata that were stale are rewritten"]
     assert [any(one.startswith(begin) for one in done) for begin in what] == [True, consolidated]
     assert any("half-written" in one for one in done)
 
@@ -241,7 +241,7 @@ def test_other_damages_are_named(store: Path, name: str) -> None:
         assert (text.exit_code, as_json.exit_code) == (1, 1)
         assert [d["array"] for d in json.loads(as_json.stdout)["damages"]] == [d.array for d in found]
         assert "left that repair does not mend" in text.stdout
-        assert f"damage {where}" in text.stdout
+        assert f"error {where}" in text.stdout
     assert cohort.digest(store) == before
 
 

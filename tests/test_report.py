@@ -222,7 +222,7 @@ def test_plan_tells_store_steps_and_commit() -> None:
         "← s3://bucket/batch-7.vcz",
         "← s3://bucket/batch-8.vcz",
         "480 chunks copied as they are",
-        "96 chunks encoded anew",
+        "96 chunks re-encoded",
         "5 arrays, 40 tasks",
     ]
     assert found[-4:] == ["one commit", "snapshot 1CECHNKREP0F1RSTCMT0", "5,500 samples", "release-1"]

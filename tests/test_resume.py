@@ -388,7 +388,7 @@ def begins_anew(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> N
         again, result = place.complete(place.folder / "job.yaml")
     assert (again, resumed(result)) == (sum(PLANNED), 0)
     (said,) = caplog.messages
-    assert said.startswith(f"the job begins anew: {name} ")
+    assert said.startswith(f"the job starts from the beginning: {name} ")
     assert words in said
 
 
@@ -505,7 +505,7 @@ def test_the_store_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.INFO, "vczstore"):
         again, result = killed.complete(killed.folder / "job.yaml", cohort.expected_remove(NEW, ids(0, 1)))
     assert (again, resumed(result)) == (sum(PLANNED), 0)
-    assert caplog.messages[0].startswith(f"the job begins anew: {name} is of another job")
+    assert caplog.messages[0].startswith(f"the job starts from the beginning: {name} is of another job")
 
 
 @pytest.mark.slow
@@ -544,4 +544,4 @@ def test_a_job_does_not_fail_for_want_of_one(place: Place, caplog: pytest.LogCap
     assert run_job(place.job(work_dir="taken/work")).status == "done"
     cohort.assert_same(place.read(), NEW)
     (said,) = caplog.messages  # at its usual level
-    assert said.startswith("no journal is kept, so a job that is stopped begins anew: ")
+    assert said.startswith("no journal is kept, so a job that is stopped starts from the beginning: ")

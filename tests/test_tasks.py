@@ -130,7 +130,7 @@ def test_what_cannot_be_configured_is_told_before_planning(
 
 
 def test_arrays_of_a_plan_are_one_generation(small: Any, tmp_path: Path) -> None:
-    """Columns that are copied and columns that are encoded anew, of all arrays: none waits for another."""
+    """Columns that are copied and columns that are re-encoded, of all arrays: none waits for another."""
     store, batch, *_ = small
     cohort.write_vcz(tmp_path / "odd.vcz", cohort.make_arrays(10, cohort.ids(11, 4), seed=2), variants_chunk=3)
     plans = [

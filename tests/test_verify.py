@@ -418,7 +418,7 @@ def test_command(template: Path, tmp_path: Path) -> None:
         return result.stdout
 
     assert re.match(
-        rf"verify {store}: whole; looked at all of 16 arrays, \d+ chunks stored, 0 absent", run(store, status=0)
+        rf"verify {store}: consistent; looked at all of 16 arrays, \d+ chunks stored, 0 absent", run(store, status=0)
     )
     assert "metadata and sample IDs" in run(store, "--quick", status=0)
     assert json.loads(run(store, "--json", "-P", "--max-workers", 2, status=0))["ok"] is True
@@ -430,8 +430,8 @@ def test_command(template: Path, tmp_path: Path) -> None:
     assert head.startswith(f"verify {store}: 2 damages;")
     assert [line.split(":")[0].split() for line in lines] == [
         ["call_DP"],
-        ["damage", "call_DP", "c/0/0"],
-        ["damage", "call_GL", "c/1/1/0"],
+        ["error", "call_DP", "c/0/0"],
+        ["error", "call_GL", "c/1/1/0"],
     ]
     told = json.loads(run(store, "--json", "--executor", "single-threaded", status=1))
     assert told["ok"] is False

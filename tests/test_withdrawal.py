@@ -697,7 +697,7 @@ def test_what_was_never_committed_is_found(local: Place) -> None:
     session = local.repository.writable_session("main")
     zarr.open_group(session.store, mode="r+")["call_DP"][:] = OLD["call_DP"]
     found = local.verify()
-    assert found.reasons == (f"there are objects that nothing leads to: 3 chunks; vczstore purge {local.url}",)
+    assert found.reasons == (f"there are unreferenced objects: 3 chunks; vczstore purge {local.url}",)
     assert vczstore.purge(local.url).counts["chunks deleted"] == 3
     assert local.verify().erased
 

@@ -97,7 +97,7 @@ class Options:
         How often an operation is planned and run again after a concurrent commit.
     no_lock
         Write without the lock of the store, where storage has none. Of several who then write to one store at once,
-        batches are lost or mixed without a word, on plain Zarr and in a repository on this machine.
+        batches are silently lost or mixed, on plain Zarr and in a repository on this machine.
     executor_options
         What the executor file says; not given by itself.
     """
@@ -124,7 +124,7 @@ class Options:
         if self.max_workers is not None and self.max_workers < 1:
             raise OptionError(f"{self.max_workers} workers are too few; give at least 1")
         if self.replans < 0:
-            raise OptionError(f"nothing can be planned anew {self.replans} times; give 0 or more")
+            raise OptionError(f"cannot retry {self.replans} times; give 0 or more")
 
     def _read_executor(self) -> None:
         name = str(self.executor)
@@ -762,7 +762,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
 
 def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
     """
-    Delete what nothing leads to, such as the chunks of an operation that was killed. The history stays.
+    Delete unreferenced objects, such as the chunks of an operation that was killed. The history stays.
 
     On plain Zarr these are chunks outside the arrays' shapes, as an append that was stopped leaves them; to run that
     append again completes it, with or without them.
@@ -1094,7 +1094,7 @@ def _replanned(
     lock: "JobLock | None" = None,
 ) -> Result:
     """
-    Plan and run; anew, if somebody else has changed the store meanwhile.
+    Plan and run; retry after a concurrent commit.
 
     Whoever has lost a race waits for the lock of the store, where there is a place for one: of any number of writers,
     all get through. On plain Zarr, where two writers would mix their chunks, the lock is held from the beginning.

@@ -677,7 +677,7 @@ def link_file(source: str, target: str) -> None:
 
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Why there may be no hard link: file systems without any, too many of one file, or a file of somebody else."""
+"""Why there may be no hard link: file systems without any, too many of one file, or a file of another user."""
 
 
 def wait_for[T](coroutine: Coroutine[Any, Any, T]) -> T:

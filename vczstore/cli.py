@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 128
 """With the number of the signal, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
 MAX_SAMPLES = 2**28
-"""The longest list of sample IDs, in characters: some ten million samples, or somebody's mistake."""
+"""The longest list of sample IDs, in characters: some ten million samples, or a mistake."""
 
 
 class _Found(Protocol):
@@ -891,7 +891,7 @@ def _print_done(result: "Result", as_json: bool) -> None:
         click.echo(f"  tasks   {plan.tasks:,}, the largest is projected to need {human_size(plan.projected_mem)}")
         return
     snapshot = f", snapshot {result.snapshot}" if result.snapshot else ""
-    again = f", planned anew {result.replans} times, since others changed the store" if result.replans else ""
+    again = f", retried {result.replans} times after concurrent commits" if result.replans else ""
     click.echo(f"{head} {counts} in {result.seconds:.2f} s{snapshot}{again}")
     _print_notes(result)
 
@@ -1041,14 +1041,16 @@ def _print_checked(found: "Checked") -> None:
 def _print_verified(found: "Verified") -> None:
     """What is wrong with a store, one line each, after what was looked at."""
     head = click.style(f"verify {found.store}:", bold=True)
-    verdict = f"{len(found.damages):,} damages" if len(found.damages) > 1 else "1 damage" if found.damages else "whole"
+    verdict = (
+        f"{len(found.damages):,} errors" if len(found.damages) > 1 else "1 error" if found.damages else "consistent"
+    )
     chunks = "" if found.chunks is None else f", {found.chunks:,} chunks stored, {found.absent:,} absent"
     what = "metadata and sample IDs" if found.quick else "all"
     click.echo(f"{head} {verdict}; looked at {what} of {found.arrays:,} arrays{chunks}, in {found.seconds:.2f} s")
     for name, n in found.outside.items():
         click.echo(f"  {name}: {n:,} chunks outside its grid, which no reader sees; a stopped append leaves such")
     for damage in found.damages:
-        click.echo(f"  {click.style('damage', fg='red')} {damage}")
+        click.echo(f"  {click.style('error', fg='red')} {damage}")
 
 
 def _print_repaired(found: "Repaired") -> None:
@@ -1056,7 +1058,7 @@ def _print_repaired(found: "Repaired") -> None:
     head = click.style(f"repair {found.store}:", bold=True)
     dry = " (dry run, nothing was written)" * found.dry_run
     left = (
-        f"; {len(found.damages):,} damage{'s' * (len(found.damages) > 1)} left that repair does not mend"
+        f"; {len(found.damages):,} error{'s' * (len(found.damages) > 1)} left that repair does not fix"
         if found.damages
         else ""
     )
@@ -1065,7 +1067,7 @@ def _print_repaired(found: "Repaired") -> None:
     for what in found.done:
         click.echo(f"  {click.style('repaired', fg='green')} {what}")
     for damage in found.damages:
-        click.echo(f"  {click.style('damage', fg='red')} {damage}")
+        click.echo(f"  {click.style('error', fg='red')} {damage}")
 
 
 def _print_info(found: "Info") -> None:

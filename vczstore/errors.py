@@ -26,7 +26,7 @@ class IncompatibleError(VczstoreError):
 
 
 class SampleError(VczstoreError):
-    """Sample IDs are unknown, doubled or already present."""
+    """Sample IDs are unknown, duplicated or already present."""
 
 
 class OptionError(VczstoreError):
@@ -69,7 +69,7 @@ class StaleError(VczstoreError):
 
 
 class ConflictError(StaleError):
-    """Somebody else has committed since a plan was compiled. What was planned against the present may still succeed."""
+    """Another writer has committed since a plan was compiled. A plan against the present may still succeed."""
 
 
 class TagError(VczstoreError):

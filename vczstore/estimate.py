@@ -148,7 +148,7 @@ def _work(step: Mapping[str, Any], speeds: Mapping[str, Any], overhead: float, r
 def _speeds(speeds: Mapping[str, Any], workers: int, remote: bool) -> list[str]:
     lines = [
         f"{workers:,} task{'s run' if workers > 1 else ' runs'} at once, with a core for each, all of a step alike",
-        f"chunks are copied at {human_size(speeds['copied']['value'])} and encoded anew at "
+        f"chunks are copied at {human_size(speeds['copied']['value'])} and re-encoded at "
         f"{human_size(speeds['encoded']['value'])} (decoded) a second and core",
     ]
     if remote:

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from vczstore.purging import Purged
 
 WORTH_A_SECOND = 800_000_000
-"""Decoded bytes that are worth a second of beginning a task: to encode them anew takes ten, to copy them two."""
+"""Decoded bytes that are worth a second of beginning a task: to re-encode them takes ten, to copy them two."""
 
 REPLANS = 3
-"""How often an operation is planned anew when somebody else has changed its store meanwhile, unless said otherwise."""
+"""How often an operation is retried after a concurrent commit, by default."""
 
 PAUSE = 0.5
-"""Up to how many seconds pass before it is planned anew, more each time: others may be in the same situation."""
+"""Up to how many seconds pass before a retry, more each time: others may be retrying too."""
 
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""
@@ -133,7 +133,7 @@ def replanned[T](
     attempt: Callable[[], T], replans: int, turn: Callable[[], AbstractContextManager[Any]]
 ) -> tuple[T, int]:
     """
-    Plan and run; where somebody else has changed the store meanwhile, do it again from what the store is now.
+    Plan and run; where another writer has changed the store meanwhile, do it again from what the store is now.
 
     Nothing is rebased onto the other's commit: what was planned against another state may be wrong in this one.
 
@@ -164,7 +164,7 @@ def replanned[T](
                 return attempt(), n
         except ConflictError as error:
             if n == replans:
-                raise ConflictError(f"{error} (planned anew {n} times)" if n else str(error)) from error
+                raise ConflictError(f"{error} (retried {n} times)" if n else str(error)) from error
         time.sleep(random.uniform(0, PAUSE * 2**n))
     raise AssertionError("unreachable")
 
@@ -776,7 +776,7 @@ class _Engine:
         close_executor(self.executor)
 
     def check_place(self, operation: str, store: Store) -> None:
-        """Refuse a store that the workers do not find: what they wrote would be lost without a word."""
+        """Refuse a store that the workers do not find: what they wrote would be silently lost."""
         label = store.label
         if getattr(self.executor, "remote", False) and local_path(label) is not None:
             # an object that was handed in has no URL to tell by

@@ -156,7 +156,7 @@ class JobResult:
     job
         What was run.
     replans
-        How often it was planned anew, since somebody else had changed the store meanwhile.
+        How often it was retried after a concurrent commit.
     """
 
     status: Status

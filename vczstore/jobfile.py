@@ -715,7 +715,7 @@ def expand_sources(step: Append | Update) -> list[str]:
     """
     Find the sources of a step: globs in sorted order, each source once.
 
-    A glob may find nothing, but not for want of the folder in which it looks. A path that is none is taken as it is,
+    A glob may find nothing, but the folder in which it looks has to be there. A path that is none is taken as it is,
     whether something is there or not. URLs are left to those who can list object stores.
 
     Raises

@@ -211,7 +211,7 @@ def _draw_chunks(canvas: _Canvas, step: "Step", x: int) -> None:
     canvas.y += 16
     for kind, text in (
         ("copied", f"{counted(copied, 'chunk')} copied as {'it is' if copied == 1 else 'they are'}" if copied else ""),
-        ("encoded", f"{counted(encoded, 'chunk')} encoded anew" if encoded else ""),
+        ("encoded", f"{counted(encoded, 'chunk')} re-encoded" if encoded else ""),
     ):
         if text:
             canvas.text(text, "muted", x + 14)

@@ -181,7 +181,7 @@ class Collected:
 
 def collect_garbage(place: Store, lock: JobLock | None, *, dry_run: bool) -> Collected:
     """
-    Delete what nothing leads to: what writers that were stopped have left.
+    Delete unreferenced objects: what writers that were stopped have left.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ What is looked for, and where:
 - Shorter IDs: as whole sample IDs only, in every snapshot that can be reached. "1" is a contig, too, and is in any
   object by chance.
 - Values: at the positions of all removed samples, every array holds what stands for "missing".
-- History, on Icechunk: no snapshot that can be reached has the samples, and no object is left that nothing leads to.
+- History, on Icechunk: no snapshot that can be reached has the samples, and no unreferenced object is left.
 """
 
 import hashlib
@@ -329,7 +329,7 @@ class _Look:
         return False
 
     def at_history(self, place: Any, sizes: Mapping[str, int]) -> None:
-        """Look at every snapshot of a repository, and for objects that nothing leads to."""
+        """Look at every snapshot of a repository, and for unreferenced objects."""
         snapshots = place.reachable()
         folders: dict[str, set[str]] = {"snapshots": set(), "manifests": set()}
         for key in sizes:
@@ -352,10 +352,10 @@ class _Look:
             )
         if any(left.values()):
             told = ", ".join(_n(n, what) for what, n in left.items() if n)
-            self.reasons.append(f"there are objects that nothing leads to: {told}; vczstore purge {label}")
+            self.reasons.append(f"there are unreferenced objects: {told}; vczstore purge {label}")
         self.figures |= {
             "snapshots that can be reached": len(snapshots),
-            **{f"{what}s that nothing leads to": n for what, n in left.items()},
+            **{f"{what}s, unreferenced": n for what, n in left.items()},
         }
 
     def at_grid(self, vcz: Vcz, sizes: Mapping[str, int]) -> None:

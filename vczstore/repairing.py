@@ -108,7 +108,7 @@ def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Damage
     before = store.open()
     after, *edits = _reveal(before, done)
     if stale := [*consolidated_damages(after)]:
-        done.append("consolidated metadata that were stale are written anew from the arrays' own")
+        done.append("consolidated metadata that were stale are rewritten from the arrays' own")
         edits.append(ConsolidateAnew((*after.arrays, *after.inner), tuple(after.groups), after.zarr_format))
     if not dry_run:
         for edit in edits:

@@ -375,7 +375,7 @@ def _steps(report: Report) -> str:
     if not report["steps"]:
         return ""
     names = (
-        "samples", "already applied", "chunks copied", "encoded anew", "tasks", "read, at most", "written, at most",
+        "samples", "already applied", "chunks copied", "re-encoded", "tasks", "read, at most", "written, at most",
         "GET / PUT", "time",
     )  # fmt: skip
     head = "".join(f'<th scope="col" role="columnheader">{name}</th>' for name in ("step", *names))
@@ -458,7 +458,7 @@ def _bytes(report: Report) -> str:
         {
             "planned": "planned, at most (decoded)",
             "copied": "copied as they are (as stored)",
-            "encoded": "encoded anew (decoded)",
+            "encoded": "re-encoded (decoded)",
         }
     )
     return _section("Bytes written", legend + bars_svg("bytes", "Bytes written", rows, {})) if rows else ""

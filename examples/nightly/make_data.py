@@ -9,7 +9,7 @@ from vczstore.demo import make_vcz
 
 
 def main(folder: Path) -> None:
-    """Make everything anew in a folder."""
+    """Re-create everything in a folder."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "inbox").mkdir(parents=True)
     make_vcz(folder / "cohort.vcz", ["ana", "ben", "cho"])

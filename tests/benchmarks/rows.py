@@ -100,7 +100,7 @@ class Bench:
         return Cohort(self.sizes.variants, self.sizes.batch, first=FAR).make(self.cache)
 
     def icechunk(self, store: Path) -> Path:
-        """The store in an Icechunk repository, made anew in every run: its layout is ours to change."""
+        """The store in an Icechunk repository, re-created in every run: its layout is ours to change."""
         repository = self.work / f"{store.name}.icechunk"
         vczstore.copy_store_to_icechunk(store, repository)
         return repository

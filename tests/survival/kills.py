@@ -345,7 +345,7 @@ def objects(repository: Path) -> dict[str, int]:
 
 
 def collect_garbage(repository: Path) -> None:
-    """Delete what nothing leads to."""
+    """Delete unreferenced objects."""
     vczstore.gc(repository)
 
 

@@ -21,7 +21,7 @@ from tests.survival import Tally
 from tests.survival.kills import GONE, OLD, PATIENCE, VARIANTS_CHUNK, some_arrays
 
 CONFLICT, AGAIN = 4, 0
-"""The status of who has lost to others too often, and how often its command is then run again: it plans anew itself."""
+"""The status of who has lost to others too often, and how often its command is then run again: it is retried itself."""
 BATCH = 2
 """Samples that each writer appends."""
 

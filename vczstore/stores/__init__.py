@@ -77,7 +77,7 @@ class Transaction(Protocol):
         Raises
         ------
         ConflictError
-            If somebody else has committed since the transaction began. Nothing is rebased: a removed sample would
+            If another writer has committed since the transaction began. Nothing is rebased: a removed sample would
             come back, or two batches would lie in one place.
         """
 
@@ -167,7 +167,7 @@ def open_store(
     place
         A path (of a zip file too), a URL, a Zarr store (in memory too), an Icechunk repository or a session of one.
     backend_storage
-        One of `BACKENDS`; found out when None.
+        One of `BACKENDS`; auto-detected when None.
     storage_options
         What reaches a URL: see `vczstore.stores.objects`. fsspec takes its own. Never credentials.
     no_lock

@@ -40,7 +40,7 @@ SAMPLE_ID_CHUNKS = 4
 """How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
 
 SWEEPS = ("purge", "gc")
-"""The operations that delete what nothing leads to. Each is two commits; the first of them is named `BEGUN`."""
+"""The operations that delete unreferenced objects. Each is two commits; the first of them is named `BEGUN`."""
 BEGUN = "{} begun"
 
 RECREATE = "recreate"
@@ -295,7 +295,7 @@ class IcechunkStore:
         TagError
             If there are tags or branches that keep more, and they are not to be deleted. Nothing is done then.
         StaleError
-            If somebody else has changed the store meanwhile.
+            If another writer has changed the store meanwhile.
         StorageError
             If something could not be deleted.
         """
@@ -323,7 +323,7 @@ class IcechunkStore:
 
     def collect_garbage(self, *, before: Callable[[], None], dry_run: bool) -> tuple[str | None, dict[str, int]]:
         """
-        Delete what nothing leads to, such as what a writer that was killed has left. All snapshots stay.
+        Delete unreferenced objects, such as what a writer that was killed has left. All snapshots stay.
 
         Parameters
         ----------
@@ -342,7 +342,7 @@ class IcechunkStore:
         Raises
         ------
         StaleError
-            If somebody else has changed the store meanwhile.
+            If another writer has changed the store meanwhile.
         StorageError
             If something could not be deleted.
         """
@@ -359,7 +359,7 @@ class IcechunkStore:
         self, name: str, check: Callable[[], None], *, base: str | None = None, options: str = ""
     ) -> "Iterator[_Sweep]":
         """
-        Deleting what nothing leads to, between two commits that change nothing.
+        Deleting unreferenced objects, between two commits that change nothing.
 
         The first makes every session that began before it conflict, since what such a session has written is about to
         be deleted; and none begins until the second has followed, which stays away if the sweep is stopped. Without
@@ -383,7 +383,7 @@ class IcechunkStore:
             with self.lock():
                 session = self.repository.writable_session(BRANCH)
                 if base not in (None, session.snapshot_id):
-                    raise StaleError(f"{name}: {self.label} was changed by somebody else meanwhile; {sweep.again}")
+                    raise StaleError(f"{name}: {self.label} was changed by another writer meanwhile; {sweep.again}")
                 check()
                 same = sorted(self._present().intersection(s for refs in self._refs() for s in refs.values()))
                 said: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
@@ -398,7 +398,7 @@ class IcechunkStore:
                 sweep.snapshot = _commit_nothing(session, message, {**said, "operation": name, **counts})
         except icechunk.ConflictError as error:
             state = sweep.again if begin else f"nothing was deleted, {again}"
-            raise StaleError(f"{name}: {self.label} was changed by somebody else meanwhile; {state}") from error
+            raise StaleError(f"{name}: {self.label} was changed by another writer meanwhile; {state}") from error
         except icechunk.IcechunkError as error:
             state = sweep.again if begin else "nothing was deleted"
             raise StorageError(f"{name}: {self.label}: {reason(error)}; {state}") from error
@@ -617,7 +617,7 @@ class IcechunkTransaction:
         Fork the session for the tasks of one plan, and merge what they have written into it.
 
         The edits are made first: chunks written through a fork that does not know the new shapes yet would be
-        dropped without a word.
+        silently dropped.
         """
         for edit in (*preparations, *edits):
             edit.apply(self.session.store)
@@ -658,7 +658,7 @@ class IcechunkTransaction:
         Go on with what another process has saved of a transaction, instead of with what was written here.
 
         A session as it is, since another one with the same edits would not do: arrays that are new have other
-        identities there, and chunks of theirs would be dropped without a word.
+        identities there, and chunks of theirs would be silently dropped.
 
         Raises
         ------
@@ -693,7 +693,7 @@ class IcechunkTransaction:
                 return str(self.session.commit(message, metadata=dict(metadata)))
         except icechunk.ConflictError as error:
             raise ConflictError(
-                f"{self.place.label} was changed by somebody else while this ran; nothing was committed, run it again"
+                f"{self.place.label} was changed by another writer while this ran; nothing was committed, run it again"
             ) from error
         except icechunk.IcechunkError as error:
             raise StorageError(f"{self.place.label}: {reason(error)}") from error
@@ -720,7 +720,7 @@ class _Sweep:
     snapshot: str = ""
 
     def collect(self, store: IcechunkStore, *, dry_run: bool = False) -> None:
-        """Delete what nothing leads to, or only count it; in a folder what is half-written too: Icechunk sees none."""
+        """Delete unreferenced objects, or only count it; in a folder what is half-written too: Icechunk sees none."""
         done = store.repository.garbage_collect(self.cutoff, dry_run=dry_run, **_MANIFESTS)
         if done.objects_failed_to_delete:
             raise StorageError(f"{done.objects_failed_to_delete:,} objects could not be deleted; {self.again}")
@@ -814,7 +814,7 @@ def _runtime() -> icechunk.RepositoryConfig:
     How often requests are made again, how long they may take, and that writes are conditional.
 
     Conditional whatever a repository says: one that was made in a folder and copied to an object store says that they
-    are not, and of commits at once some would be lost without a word.
+    are not, and of commits at once some would be silently lost.
     """
     first, longest = (round(1000 * seconds) for seconds in objects.BACKOFF)
     wait = round(1000 * objects.TIMEOUT)

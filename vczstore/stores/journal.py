@@ -80,7 +80,7 @@ class Journal:
     Attributes
     ----------
     restored
-        The step in which another run was stopped, and with which this one goes on; -1 if it begins anew.
+        The step in which another run was stopped, and with which this one goes on; -1 if it starts from the beginning.
     done
         How many chunks each task of the present step has written that has ended: by its coordinates, for each
         operation by name.
@@ -110,7 +110,7 @@ class Journal:
             return
         self._transaction = cast("IcechunkTransaction", transaction)
         if self._transaction.began is None:
-            self.file = None  # whether garbage was collected could not be found out
+            self.file = None  # whether garbage was collected is not known
             return
         try:
             said, saved = self._read(self.file)
@@ -119,7 +119,7 @@ class Journal:
             return
         except (OSError, ValueError) as error:
             why = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
-            log.info("the job begins anew: %s %s", self.file, why)
+            log.info("the job starts from the beginning: %s %s", self.file, why)
             self.delete()
             return
         self.restored = self.step = int(said["step"])
@@ -147,7 +147,7 @@ class Journal:
             self.save()
 
     def save(self) -> None:
-        """Write the file. A job does not fail for want of a journal."""
+        """Write the file. A job does not fail because it has no journal."""
         if self.file is None or self._transaction is None:
             return
         began = time.monotonic()
@@ -163,7 +163,11 @@ class Journal:
         try:
             self._write(self.file, json.dumps(said).encode() + b"\n", saved.session, saved.fork)
         except OSError as error:
-            log.warning("no journal is kept, so a job that is stopped begins anew: %s (%s)", self.file, error.strerror)
+            log.warning(
+                "no journal is kept, so a job that is stopped starts from the beginning: %s (%s)",
+                self.file,
+                error.strerror,
+            )
             self.delete()
             self.file = None
         now = time.monotonic()

@@ -21,7 +21,7 @@ it, so that of several who want it exactly one gets it; whoever gets it makes su
 Whoever waits, or watches, sees on their own clock that a lease is not renewed; no two clocks are compared. Whoever does
 neither takes a lease only when it is long `ABANDONED`, by the object store's clock and their own.
 
-A holder who was suspended for longer than a TTL, or is robbed by somebody whose clock is wrong by minutes, finds out at
+A holder who was suspended for longer than a TTL, or is robbed by a writer whose clock is wrong by minutes, finds out at
 `check`, before the commit. On Icechunk that keeps the store whole. On plain Zarr it cannot undo the chunks that such a
 holder wrote after the other job had begun.
 """
@@ -73,7 +73,7 @@ class JobLock(Protocol):
         Raises
         ------
         StaleError
-            If somebody else may have worked on the store.
+            If another writer may have worked on the store.
         StorageError
             If storage does not say.
         """
@@ -575,7 +575,7 @@ class _Lease:
                 )
 
     def _write(self, *, over: Version | None = None, released: bool = False) -> bool:
-        """Create the lease, or write over a version of it; False if somebody else was quicker."""
+        """Create the lease, or write over a version of it; False if another writer was quicker."""
         written = self._put("create" if over is None else over, released=released)
         if written is not None:
             self.version = _version(written)

@@ -226,7 +226,7 @@ class Replacement:
         Raises
         ------
         ConflictError
-            If somebody else has written to the old one meanwhile. It stays where it is.
+            If another writer has written to the old one meanwhile. It stays where it is.
         """
         if self.new is None:
             return
@@ -498,7 +498,7 @@ def _settle_late(path: Path) -> Outcome | None:
     """
     The same after something went wrong, which is what has to be told.
 
-    What zarr's threads have begun they write when another has failed already, and make the folder for it anew.
+    What zarr's threads have begun they write when another has failed already, and re-create the folder for it.
     """
     outcome = None
     with suppress(OSError, StorageError):

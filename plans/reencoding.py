@@ -1,4 +1,4 @@
-"""Chunk columns of an array that are encoded anew: how many they are, and what reads them."""
+"""Chunk columns of an array that are re-encoded: how many they are, and what reads them."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from vczstore import arrays
 
 
 @dataclass(frozen=True)
-class Anew:
+class Reencoded:
     """
     The counts of a `plans.Write` that reads and writes the same chunk columns.
 
