@@ -169,5 +169,5 @@ def test_ids_that_are_not_empty_are_no_such_store(tmp_path: Path) -> None:
     store = make(tmp_path, "format3", created)
     array_of(zarr.open_group(store, mode="r+"), "sample_id")[1] = "S0001"
     before = cohort.digest(store)
-    assert "that repair does not mend" in run("repair", store, status=1)
+    assert "that repair does not fix" in run("repair", store, status=1)
     assert cohort.digest(store) == before

@@ -240,7 +240,7 @@ def test_other_damages_are_named(store: Path, name: str) -> None:
         text, as_json = run("repair", store, *options), run("repair", store, "--json", *options)
         assert (text.exit_code, as_json.exit_code) == (1, 1)
         assert [d["array"] for d in json.loads(as_json.stdout)["damages"]] == [d.array for d in found]
-        assert "left that repair does not mend" in text.stdout
+        assert "left that repair does not fix" in text.stdout
         assert f"error {where}" in text.stdout
     assert cohort.digest(store) == before
 

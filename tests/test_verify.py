@@ -427,7 +427,7 @@ def test_command(template: Path, tmp_path: Path) -> None:
     (store / "call_DP" / "c" / "7").mkdir()
     (store / "call_DP" / "c" / "7" / "0").write_bytes(b"")
     head, *lines = run(store, status=1).splitlines()
-    assert head.startswith(f"verify {store}: 2 damages;")
+    assert head.startswith(f"verify {store}: 2 errors;")
     assert [line.split(":")[0].split() for line in lines] == [
         ["call_DP"],
         ["error", "call_DP", "c/0/0"],
