@@ -222,9 +222,15 @@ class ProcessesExecutor(LocalExecutor):
 
     def pool(self) -> Executor:
         """Start the processes. An interrupt is the driver's business, from their first moment on."""
-        pool = ProcessPoolExecutor(
-            self.max_workers, mp_context=_WorkerContext(), initializer=_begin_worker, initargs=(os.getpid(),)
-        )
+        try:
+            pool = ProcessPoolExecutor(
+                self.max_workers, mp_context=_WorkerContext(), initializer=_begin_worker, initargs=(os.getpid(),)
+            )
+        except OSError as error:
+            raise RuntimeError(
+                f"the executor processes cannot start ({error.strerror or error}): it takes semaphores, which need a "
+                "/dev/shm that can be written to; mount one, or use the executor threads"
+            ) from error
         # started first, because it unblocks the signal in the thread that starts it
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

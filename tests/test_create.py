@@ -25,6 +25,7 @@ from plans.joining import join
 from plans.sites import count_repeats, group_sites, merge_sites, region_index, union_table
 from tests import cohort, vcf
 from tests.test_errors import complain
+from vczstore.arrays import LOCK, claim, names
 from vczstore.errors import (
     DamagedStoreError,
     IncompatibleError,
@@ -35,6 +36,7 @@ from vczstore.errors import (
     VczstoreError,
 )
 from vczstore.execution import Interrupted
+from vczstore.stores import new_store
 
 # ---- sources, and what should become of them ------------------------------------------------
 
@@ -742,3 +744,17 @@ def test_interrupted(source: Path, tmp_path: Path, when: str, words: str) -> Non
     with pytest.raises(Interrupted, match=f"^create: interrupted; .*{words}"):
         vczstore.create(tmp_path / "out", source, progress=stop)
     assert not (tmp_path / "out" / "zarr.json").exists()
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """One makes the store; the other is refused, though the place was empty when both began."""
+    cohort.write_vcz(tmp_path / "a.vcz", cohort.make_arrays(10, ["A"]))
+    first, second = (new_store(str(tmp_path / "out"), "create", samples_chunks=1) for _ in range(2))
+    transaction = first.transaction("")
+    with pytest.raises(VczstoreError, match=r"out exists|another process makes a store here"):
+        second.transaction("")
+    assert not claim(first.zarr_store.with_read_only(False), LOCK)
+    transaction.commit("", {})
+    assert names(first.zarr_store) == set()
+    vczstore.create(tmp_path / "out", tmp_path / "a.vcz")
+    assert not list((tmp_path / "out").glob(".vczstore*"))

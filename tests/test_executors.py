@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -20,8 +21,11 @@ import pytest
 from cubed.runtime.types import Callback, CubedPipeline
 
 import executors
+import vczstore
 from executors import local
 from executors.local import GRACE, QUEUED_PER_WORKER, ThreadsExecutor, WorkerDiedError
+from tests import cohort
+from vczstore.errors import StorageError
 
 
 def _dag(function: Callable[..., Any], n: int) -> nx.MultiDiGraph:
@@ -231,3 +235,20 @@ def test_importing_executors_imports_no_engine() -> None:
 def test_unknown_executor() -> None:
     with pytest.raises(executors.ExecutorOptionError, match="no executor 'thread'; choose one of single-threaded"):
         executors.create("thread")
+
+
+def test_processes_without_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that mount no /dev/shm, or one that cannot be written to: what the system says is told."""
+    import _multiprocessing
+
+    class Semaphore(_multiprocessing.SemLock):
+        def __new__(cls, *_: Any) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    cohort.write_vcz(tmp_path / "store", cohort.make_arrays(10, cohort.ids(0, 3)))
+    cohort.write_vcz(tmp_path / "batch", cohort.make_arrays(10, cohort.ids(3, 2)))
+    before = cohort.digest(tmp_path / "store")
+    monkeypatch.setattr(_multiprocessing, "SemLock", Semaphore)
+    with pytest.raises(StorageError, match=r"cannot start \(Read-only file system\).* use the executor threads"):
+        vczstore.append(tmp_path / "store", tmp_path / "batch", executor="processes")
+    assert cohort.digest(tmp_path / "store") == before

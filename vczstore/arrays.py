@@ -892,6 +892,14 @@ def _at(alike: AnyArray, store: Store, path: str) -> AnyArray:
     return zarr.Array(array)
 
 
+def claim(store: Store, key: str) -> bool:
+    """Create an object, unless it exists: of several who do so at once, one gets it."""
+    mine = default_buffer_prototype().buffer.from_bytes(uuid.uuid4().hex.encode())
+    sync(store.set_if_not_exists(key, mine))
+    (found,) = get_many(store, [key])
+    return found is not None and found.to_bytes() == mine.to_bytes()
+
+
 def clear(store: Store, path: str = "") -> None:
     """Delete all objects of a store, or those below a path."""
     sync(store.delete_dir(path) if path else store.clear())

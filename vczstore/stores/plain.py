@@ -10,8 +10,8 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
-from vczstore.arrays import clear_outside, names, reading, set_many, stored_bytes
-from vczstore.errors import ConflictError, UnsuitableError
+from vczstore.arrays import LOCK, claim, clear_outside, names, reading, set_many, stored_bytes
+from vczstore.errors import BusyError, ConflictError, UnsuitableError
 from vczstore.stores import Snapshot, parents
 from vczstore.stores.edits import Edit
 from vczstore.stores.folders import folder_behind
@@ -92,9 +92,21 @@ class NewPlainStore(PlainStore):
             )
 
     def transaction(self, base: str) -> "PlainTransaction":
-        """Begin to write what becomes a store with its last edit."""
+        """
+        Begin to write what becomes a store with its last edit.
+
+        Raises
+        ------
+        UnsuitableError
+            If something lies there.
+        BusyError
+            If another process begins to write there at the same time.
+        """
         self.require_nothing("create")
-        return self._begin()
+        store = self.zarr_store.with_read_only(False)
+        if not claim(store, LOCK):
+            raise BusyError(f"{self.label}: another process makes a store here; choose another path")
+        return NewPlainTransaction(store)
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,16 @@ class PlainTransaction:
     def is_done(self) -> bool:
         """Not known: who counts the steps knows."""
         return False
+
+
+@dataclass(frozen=True)
+class NewPlainTransaction(PlainTransaction):
+    """The same where no store is yet: the process that has claimed the place makes one there."""
+
+    def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
+        """There is a store, which has a lock of its own."""
+        super().commit(message, metadata)
+        set_many(self.store, [(LOCK, None)])
 
 
 _ANYWHERE = ("S3Store", "GCSStore", "AzureStore", "HTTPStore", "LocalStore")
