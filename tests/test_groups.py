@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,26 @@ def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int, bac
     vczstore.compact(store)
     assert ids_seen_from(parent, 9) == ["S0000", *cohort.ids(2, 3), *cohort.ids(10, 5)]
     assert vczstore.verify(store).damages == []
+
+
+@FORMATS
+def test_stores_in_one_group_take_turns(tmp_path: Path, zarr_format: int) -> None:
+    """What one writes of itself is not taken back by the other, which has read the copy before."""
+    import fcntl
+
+    parent, store = within(tmp_path, zarr_format)
+    batch = make(tmp_path / "batch.vcz", start=10)
+    put(batch, "call_DP", np.ones((7, 5), "i2"), ("variants", "samples"), 3)
+    other = os.open(parent, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)  # as another process that refreshes the copy for its own store
+    with ThreadPoolExecutor() as pool:
+        appended = pool.submit(vczstore.append, store, batch)
+        while len(cohort.read_vcz(store)["sample_id"]) < 10:
+            assert not appended.done()
+        assert len(ids_seen_from(parent, 5)) == 5
+        os.close(other)
+        assert appended.result().committed
+    assert len(ids_seen_from(parent, 10)) == 10
 
 
 @FORMATS

@@ -8,6 +8,7 @@ of an object store nothing is looked for.
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,24 @@ class Parent:
         return ({**document, "consolidated_metadata": inner} if self.key == "zarr.json" else inner), differs
 
     def refresh(self, vcz: Vcz) -> None:
-        """Let the copy be what the store is."""
-        document, differs = self.refreshed(vcz)
-        if differs:
-            arrays.write_json(self._store, self.key, document)
+        """Let the copy be what the store is. Of stores in one group, one after the other does so."""
+        with self._locked():
+            document, differs = self.refreshed(vcz)
+            if differs:
+                arrays.write_json(self._store, self.key, document)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold a lock of the folder itself, beside whose files none of ours belongs; none where it has no locks."""
+        import fcntl
+
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _is_within(self, key: str) -> bool:
         return key == self.path or key.startswith(f"{self.path}/")
