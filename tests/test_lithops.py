@@ -271,7 +271,7 @@ def runner(folder: Path, body: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_worker_that_ends_without_a_word(tmp_path: Path) -> None:
+def test_a_worker_that_ends_silently(tmp_path: Path) -> None:
     from tests.test_executors import _run
 
     def task(coords: list[int], *, config: None) -> int:
@@ -280,7 +280,7 @@ def test_a_worker_that_ends_without_a_word(tmp_path: Path) -> None:
     python = runner(tmp_path, "exit 3")
     assert sorted(_run("lithops", task, 3, runtime=python, max_workers=2)) == [0, 1, 2]
     (tmp_path / "begun").rmdir()
-    with pytest.raises(LostTaskError, match="ended without a word"):
+    with pytest.raises(LostTaskError, match="ended silently"):
         _run("lithops", task, 1, runtime=python, retries=0)
 
 

@@ -702,7 +702,7 @@ def test_what_was_never_committed_is_found(local: Place) -> None:
     assert local.verify().erased
 
 
-def test_ids_in_what_nothing_leads_to_are_found(local: Place) -> None:
+def test_ids_in_unreferenced_objects_are_found(local: Place) -> None:
     """The old sample IDs are inlined in a manifest: a frame in a frame."""
     (manifest,) = [
         p
@@ -716,7 +716,7 @@ def test_ids_in_what_nothing_leads_to_are_found(local: Place) -> None:
     manifest.write_bytes(kept)
     found = local.verify()
     assert found.reasons[0] == f"1 object holds an ID: manifests/{manifest.name}"
-    assert "nothing leads to: 1 manifest" in found.reasons[1]
+    assert "unreferenced objects: 1 manifest" in found.reasons[1]
 
 
 @pytest.mark.parametrize(
