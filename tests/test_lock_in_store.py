@@ -379,7 +379,11 @@ def test_no_lock(folder: Path, batches: list[str]) -> None:
             job = folder / "job.yaml"
             job.write_text(f"store: {{url: {store}, no-lock: true}}\nsteps: [{{append: {batches[1]}}}]\n")
             assert CliRunner().invoke(main, ["run", str(job)]).exit_code == 0
-        cohort.assert_same(read(store, kind), cohort.expected_append(OLD, *NEW))
+            job.write_text(f"store: {store}\nsteps: [{{remove: S0001}}]\n")
+            assert CliRunner().invoke(main, ["run", str(job)]).exit_code == 3
+            assert CliRunner().invoke(main, ["run", str(job), "--no-lock"]).exit_code == 0
+        expected = cohort.expected_remove(cohort.expected_append(OLD, *NEW), ["S0001"])
+        cohort.assert_same(read(store, kind), expected)
     assert "lost or mixed" in " ".join(CliRunner().invoke(main, ["append", "--help"]).stdout.split())
 
 
@@ -449,6 +453,31 @@ def test_a_server_that_ignores_conditions(
     cohort.assert_same(read_s3(url, s3_server), OLD)
     vczstore.append(url, batches[0], storage_options=options, no_lock=True)
     cohort.assert_same(read_s3(url, s3_server), cohort.expected_append(OLD, NEW[0]))
+
+
+@pytest.mark.parametrize("headers", [{"if-none-match"}, {"if-match"}, {"if-none-match", "if-match"}])
+@pytest.mark.slow
+def test_a_repository_on_a_server_that_ignores_conditions(
+    proxy: faults.Proxy, s3_server: s3.S3Server, folder: Path, batches: list[str], headers: set[str]
+) -> None:
+    """Of commits that are made there at once, one is lost: none is made."""
+    url = s3_server.url(f"lock-{uuid4().hex}") + "/cohort"
+    vczstore.copy_store_to_icechunk(make(folder / "made" / "store.vcz"), url, storage_options=s3_server.options)
+    there = object_store_at(url, s3_server.options)
+    objects = {one["path"] for some in there.list() for one in some}
+    proxy.ignored = frozenset(headers)
+    options = {**s3_server.options, "endpoint": proxy.endpoint}
+    with pytest.raises(StorageError, match="ignores the conditions of writes") as caught:
+        vczstore.append(url, batches[0], storage_options=options)
+    assert "--no-lock" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {one["path"] for some in there.list() for one in some} == objects
+    vczstore.append(url, batches[0], storage_options=options, no_lock=True)
+    proxy.ignored = frozenset()
+    vczstore.append(url, batches[1], storage_options={**options, "region": "us-east-1"})
+    seen = vczstore.info(url, storage_options=s3_server.options)
+    assert seen.samples == len(OLD["sample_id"]) + sum(len(new["sample_id"]) for new in NEW[:2])
+    assert not [one for some in there.list() for one in some if lock.LOCK in one["path"]]
 
 
 @pytest.mark.parametrize("status", [403, 501, 400])

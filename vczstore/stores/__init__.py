@@ -267,16 +267,18 @@ def new_store(
     if backend_storage == "icechunk":
         from vczstore.stores.icechunk import NewIcechunkStore
 
-        place = NewIcechunkStore.in_memory(url, options=options, samples_chunks=samples_chunks, no_lock=no_lock)
-        place.require_nothing(operation)
+        place = NewIcechunkStore.in_memory(
+            url, options=options, samples_chunks=samples_chunks, no_lock=no_lock, operation=operation
+        )
+        place.require_nothing()
         return place
     from vczstore.stores.plain import NewPlainStore
 
     # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
     backend = "zarr" if path is not None else backend_storage or "obstore"
     zarr_store = _zarr_store(url, location, backend, options)
-    plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
-    plain.require_nothing(operation)
+    plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock, operation=operation)
+    plain.require_nothing()
     return plain
 
 

@@ -28,7 +28,7 @@ from vczstore.locations import local_path, parse, real_path
 from vczstore.stores import Snapshot, objects
 from vczstore.stores.edits import Edit
 from vczstore.stores.journal import Saved
-from vczstore.stores.lock import commit_lock
+from vczstore.stores.lock import commit_lock, require_conditions
 from vczstore.stores.objects import Remote, reason
 from vczstore.stores.plain import PlainStore
 from vczstore.stores.replacing import delete_half_written
@@ -181,6 +181,7 @@ class IcechunkStore:
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Begin one commit."""
         _require_writable(self.label)
+        require_conditions(self)
         began = self._last_update()
         session = self.repository.writable_session(self.branch)
         operation = _operation(self.repository.lookup_snapshot(session.snapshot_id))
@@ -573,30 +574,33 @@ class NewIcechunkStore(IcechunkStore):
     ----------
     samples_chunks
         As of `IcechunkStore.create`.
+    operation
+        What makes it.
     """
 
     samples_chunks: int = 1
+    operation: str = field(kw_only=True)
 
     @property
     def pickles(self) -> bool:
         """What will be written to is no memory."""
         return True
 
-    def require_nothing(self, operation: str) -> None:
-        """Raise an `OptionError` if something is there that is not an empty repository."""
+    def require_nothing(self) -> None:
+        """Raise an `UnsuitableError` if something is there that is not an empty repository."""
         path = local_path(self.label)
         if IcechunkStore.exists(self.label, self.options):
             if IcechunkStore.at_url(self.label, self.options).is_empty:
                 return
-            raise UnsuitableError(f"{operation}: {self.label} holds a repository already; choose another path")
+            raise UnsuitableError(f"{self.operation}: {self.label} holds a repository already; choose another path")
         if path is not None and path.exists() and any(path.iterdir()):
             raise UnsuitableError(
-                f"{operation}: {self.label} exists, and is no Icechunk repository; choose another path"
+                f"{self.operation}: {self.label} exists, and is no Icechunk repository; choose another path"
             )
 
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Create the repository, and begin its first commit."""
-        self.require_nothing("create")
+        self.require_nothing()
         place = IcechunkStore.create(self.label, self.options, self.samples_chunks, no_lock=self.no_lock)
         return place.transaction(place.head)
 

@@ -38,6 +38,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -119,6 +120,39 @@ def hold(store: Store, *, wait: bool = False, watch: bool = False) -> Iterator[J
     """
     with nullcontext(_Kept()) if store.no_lock else _held(store, wait, watch) as lock:
         yield lock
+
+
+_HEEDED: set[Hashable] = set()
+"""The repositories whose servers were seen to heed the conditions of writes."""
+
+
+def require_conditions(store: Store) -> None:
+    """
+    Make sure that commits to a repository in an object store exclude each other, which rests on conditional writes.
+
+    Its server is asked once in a process, by an object that is deleted again. That takes obstore: without it, as where
+    the store is written to without a lock, the server is trusted.
+
+    Raises
+    ------
+    StorageError
+        If the server ignores the conditions of writes, or does not let the object be written.
+    """
+    if store.no_lock or store.folder is not None or find_spec("obstore") is None:
+        return
+    there, place = _at_url(store), (store.label, repr(sorted(store.options.items())))
+    if there is None or place in _HEEDED:
+        return
+    import obstore
+
+    probe = _Lease(store.label, there, f"{LOCK}.{secrets.token_hex(8)}")
+    try:
+        probe._write(released=True)
+        probe._require_conditions()
+    finally:
+        with suppress(Exception):  # what is left is no part of a repository
+            obstore.delete(there, probe.key)
+    _HEEDED.add(place)
 
 
 def _held(store: Store, wait: bool, watch: bool) -> AbstractContextManager[JobLock]:

@@ -6,9 +6,11 @@ store within from that copy, and so the samples as they were. On this machine th
 of an object store nothing is looked for.
 """
 
+import errno
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ from vczstore.arrays import Document
 from vczstore.errors import StorageError
 from vczstore.stores.folders import folder_behind
 from vczstore.vcz import Vcz
+
+PATIENCE = 60.0
+"""Seconds that a group is waited for."""
+CANNOT_LOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF)
+"""What file systems say that have no locks; NFS wants to write to what it locks."""
 
 _TOLD = ("shape", "attributes", "chunks", "chunk_grid", "dtype", "data_type")
 """What of an array's document a reader of chunks needs; how the rest is written differs between writers."""
@@ -71,13 +78,32 @@ class Parent:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold a lock of the folder itself, beside whose files none of ours belongs; none where it has no locks."""
+        """
+        Hold a lock of the folder itself, beside whose files none of ours belongs; each is held for milliseconds.
+
+        Where a file system has no locks, of two stores one may be told of as it was: `stale` names it, and a repair
+        mends it.
+        """
         import fcntl
 
-        folder = os.open(self.folder, os.O_RDONLY)
+        folder, until = os.open(self.folder, os.O_RDONLY), time.monotonic() + PATIENCE
         try:
-            with suppress(OSError):
-                fcntl.flock(folder, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > until:
+                        raise StorageError(
+                            f"{self.folder / self.key}: another process has held the group for {PATIENCE:.0f} s; the "
+                            "store is written, its copy there is out of date: vczstore repair "
+                            f"{self.folder / self.path}"
+                        ) from error
+                    time.sleep(0.01)
+                except OSError as error:
+                    if error.errno not in CANNOT_LOCK:
+                        raise
+                    break
             yield
         finally:
             os.close(folder)

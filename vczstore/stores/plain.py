@@ -64,7 +64,7 @@ class PlainStore:
         """Delete, or count, the chunks outside the arrays' shapes, which an append that was stopped leaves."""
         vcz, store = self.open(), self.zarr_store.with_read_only(False)
         vcz.require_whole("gc", edited=False)
-        found = [clear_outside(array, store, dry_run=dry_run) for array in vcz.arrays.values()]
+        found = [clear_outside(array, store, dry_run=dry_run) for array in (*vcz.arrays.values(), *vcz.inner.values())]
         return {"chunks deleted": sum(n for n, _ in found), "bytes": sum(size for _, size in found)}
 
     def transaction(self, base: str) -> "PlainTransaction":
@@ -81,14 +81,23 @@ class PlainStore:
 
 @dataclass(frozen=True)
 class NewPlainStore(PlainStore):
-    """A place where a VCZ on plain Zarr will be, and nothing is yet."""
+    """
+    A place where a VCZ on plain Zarr will be, and nothing is yet.
 
-    def require_nothing(self, operation: str) -> None:
+    Attributes
+    ----------
+    operation
+        What makes it.
+    """
+
+    operation: str = field(kw_only=True)
+
+    def require_nothing(self) -> None:
         """Raise an `UnsuitableError` if anything lies there."""
         if names(self.zarr_store):
             raise UnsuitableError(
-                f"{operation}: {self.label} exists; choose another path, or delete it if it is what a stopped "
-                f"{operation} has left"
+                f"{self.operation}: {self.label} exists; choose another path, or delete it if it is what a stopped "
+                f"{self.operation} has left"
             )
 
     def transaction(self, base: str) -> "PlainTransaction":
@@ -102,10 +111,10 @@ class NewPlainStore(PlainStore):
         BusyError
             If another process begins to write there at the same time.
         """
-        self.require_nothing("create")
+        self.require_nothing()
         store = self.zarr_store.with_read_only(False)
         if not claim(store, LOCK):
-            raise BusyError(f"{self.label}: another process makes a store here; choose another path")
+            raise BusyError(f"{self.operation}: {self.label}: another process makes a store here; choose another path")
         return NewPlainTransaction(store)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
 from html.parser import HTMLParser
-from itertools import batched
+from itertools import batched, chain
 from typing import Any
 from urllib.parse import unquote, urljoin
 
@@ -78,12 +78,13 @@ class WebStore(ObjectStore[Any]):
     def entries(self) -> Iterator[tuple[str, object, object]]:
         """The key, size and entity tag of every metadata document and chunk."""
         members = dict(zarr.open_group(self, mode="r", use_consolidated=False).arrays())
-        keys = [key for path in ("", *members) for key in _documents(path)]
-        for array in members.values():
-            keys += [
-                arrays.chunk_key(array, c) for c in np.ndindex(arrays.grid(array.shape, arrays.outer_chunks(array)))
-            ]
-        for some in batched(keys, arrays.CONCURRENCY):
+        documents = (key for path in ("", *members) for key in _documents(path))
+        chunks = (
+            arrays.chunk_key(array, c)
+            for array in members.values()
+            for c in np.ndindex(arrays.grid(array.shape, arrays.outer_chunks(array)))
+        )
+        for some in batched(chain(documents, chunks), arrays.CONCURRENCY):
             yield from arrays.wait_for(self._heads(some))
 
     async def _heads(self, keys: tuple[str, ...]) -> list[tuple[str, object, object]]:
