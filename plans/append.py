@@ -20,7 +20,7 @@ from plans.fitting import fitted
 from plans.harmonise import Dropped, Findings, Rules, Told
 from plans.layout import Fields, check_named, layout_of, new_arrays, without_unjoinable
 from plans.parts import Part, PutSamples
-from plans.room import dropped_fields, look_up_unfit, make_room, told_kept
+from plans.schema_change import compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.stale import samples_change
 from plans.views import View
 from plans.widening import ALLELE, WriteMissing, completed, widenings
@@ -44,7 +44,7 @@ def compile_append(
     memory: Memory,
     *,
     findings: Findings | None = None,
-    fields: Fields = Fields(),  # noqa: B008
+    fields: Fields = Fields(),
     unfit: Collection[tuple[int, str]] | None = None,
 ) -> Plan:
     """
@@ -80,6 +80,8 @@ def compile_append(
     if _waits_for_consolidation(store, sources):
         as_it_was = store.planned(store.resized(old - sum(incoming)), store.sample_ids[: old - sum(incoming)])
         plan = compile_append(place, as_it_was, sources, memory, findings=findings, fields=fields, unfit=unfit)
+        if plan.first:  # which the stopped append would have done before its samples
+            check_samples(OPERATION, store, sources)
         checks = [HasSamples(place.label, write) for write in plan.writes if isinstance(write, PutSamples)]
         return replace(complete_append(place, store, memory), checks=(*plan.checks, *checks))
     store.require_whole(OPERATION, interrupted_at=None if store.snapshot else new)
@@ -90,7 +92,7 @@ def compile_append(
     brought, by_allele = _brought(store, sources, findings, fields)
     dropped = dropped_fields(store, sources, brought, fields)
     layout = layout_of(OPERATION, store, brought, by_allele, add=fields.add, unfit=unfit or ())
-    room = make_room(
+    change = compile_schema_change(
         OPERATION,
         place,
         store,
@@ -102,7 +104,7 @@ def compile_append(
         findings=findings,
         by_allele=by_allele,
     )
-    was, store, created = store, room.store, room.created
+    was, store, created = store, change.store, change.created
     if findings is not None and not place.atomic:
         findings = findings.with_alleles_in(store.arrays[ALLELE])
 
@@ -140,18 +142,18 @@ def compile_append(
         operation=OPERATION,
         store=place,
         base=base,
-        checks=room.checks,
+        checks=change.checks,
         writes=tuple(write for write in writes if write is not None),
         preparations=(*(WriteDocuments.of(array) for array in created.values() if not old), *marks),
         edits=(*edits, Consolidate(tuple(resized), store.zarr_format)),
         memory=memory,
         after=planned,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(sources), "samples added": new - old, **told.counts, **kept.counts, **room.counts},
-        notes={**told.notes, **kept.notes, **room.notes(wider, widening)},
+        counts={"sources": len(sources), "samples added": new - old, **told.counts, **kept.counts, **change.counts},
+        notes={**told.notes, **kept.notes, **change.notes(wider, widening)},
         last=(ALLELE,),
-        first=room.first,
-        chunks_of_store=room.chunks_of_store(widening),
+        first=change.first,
+        chunks_of_store=change.chunks_of_store(widening),
     )
 
 
@@ -162,7 +164,7 @@ def compile_in_stages(
     memory: Memory,
     *,
     rules: Rules | None = None,
-    fields: Fields = Fields(),  # noqa: B008
+    fields: Fields = Fields(),
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile an append in stages: what variants and values there are is looked up first, where that matters.

@@ -16,7 +16,7 @@ from plans.fitting import fitted
 from plans.harmonise import Told
 from plans.layout import Fields, Layout, check_named, layout_of, without_unjoinable
 from plans.parts import Part, PutSamples
-from plans.room import compile_growth, dropped_fields, look_up_unfit, make_room, told_kept
+from plans.schema_change import compile_growth, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores import Store
@@ -31,7 +31,7 @@ def compile_update(
     sources: Sequence[Vcz],
     memory: Memory,
     *,
-    fields: Fields = Fields(),  # noqa: B008
+    fields: Fields = Fields(),
     unfit: Collection[tuple[int, str]] | None = None,
 ) -> Plan:
     """
@@ -72,13 +72,15 @@ def compile_update(
     brought = without_unjoinable(OPERATION, store, sources, fields, harmonised=False)
     dropped = dropped_fields(store, sources, brought, fields)
     layout = _without_ids(layout_of(OPERATION, store, brought, None, add=fields.add, unfit=unfit or ()))
-    room = make_room(OPERATION, place, store, brought, layout, memory, fields=fields, surveyed=unfit is not None)
+    change = compile_schema_change(
+        OPERATION, place, store, brought, layout, memory, fields=fields, surveyed=unfit is not None
+    )
 
     # 2. what the store lacks comes first, since samples are written to columns that are widened
-    room, growth = compile_growth(OPERATION, place, room, layout, memory)
+    change, growth = compile_growth(OPERATION, place, change, layout, memory)
 
     # 3. what happens to each array; nothing else changes, but what is known of INFO fields
-    targets = {name: array for name, array in room.store.samples_arrays.items() if name != SAMPLE_ID}
+    targets = {name: array for name, array in change.store.samples_arrays.items() if name != SAMPLE_ID}
     comes_in = [fitted(source, targets, harmonised=False) for source in brought]
     writes = tuple(
         PutSamples.of(
@@ -90,23 +92,23 @@ def compile_update(
         )
         for name, array in targets.items()
     )
-    after, marks = samples_change(room.store)
-    told, kept = Told.of(None, targets, dropped, room.created), told_kept(brought, fields, dropped)
+    after, marks = samples_change(change.store)
+    told, kept = Told.of(None, targets, dropped, change.created), told_kept(brought, fields, dropped)
     n_updated = sum(len(to) for to in places)
     return Plan(
         operation=OPERATION,
         store=place,
         base=store.state,
-        checks=room.checks,
+        checks=change.checks,
         writes=writes,
         edits=(),
         memory=memory,
         after=after,
         if_stopped="some values of the samples may be new already; run the same command again to complete it",
-        counts={"sources": len(sources), "samples updated": n_updated, **told.counts, **kept.counts, **room.counts},
+        counts={"sources": len(sources), "samples updated": n_updated, **told.counts, **kept.counts, **change.counts},
         notes={**told.notes, **kept.notes, **growth.notes},
         preparations=marks,
-        first=room.first,
+        first=change.first,
         chunks_of_store=growth.chunks_of_store,
     )
 
@@ -117,7 +119,7 @@ def compile_in_stages(
     sources: Sequence[Vcz],
     memory: Memory,
     *,
-    fields: Fields = Fields(),  # noqa: B008
+    fields: Fields = Fields(),
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile an update in stages: whether values need a wider dtype than the store's is looked up first.

@@ -1,4 +1,4 @@
-"""Room: what a store needs before it can take the samples of its sources, be they new to it or not.
+"""SchemaChange: what a store needs before it can take the samples of its sources, be they new to it or not.
 
 An append and an update ask the same: which dtypes, axes and fields there have to be, whether the values of a wider
 dtype need it, what is re-encoded before anything comes in, and what is left for tasks to check.
@@ -24,9 +24,9 @@ from vczstore.vcz import Vcz, listing
 
 
 @dataclass(frozen=True)
-class Room:
+class SchemaChange:
     """
-    A store with the arrays that its sources need.
+    What changes in the arrays of a store so that they can hold the samples of its sources.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Room:
         return {**told_wider(self.was, self.rebuilt, wider), **rewriting}
 
 
-def make_room(
+def compile_schema_change(
     operation: str,
     place: Store,
     store: Vcz,
@@ -74,7 +74,7 @@ def make_room(
     surveyed: bool,
     findings: Findings | None = None,
     by_allele: Mapping[str, int] | None = None,
-) -> Room:
+) -> SchemaChange:
     """
     Compile what a store needs before it can take the samples of its sources.
 
@@ -109,45 +109,47 @@ def make_room(
     after = replace(store, arrays=dict(sorted({**store.arrays, **rebuilt, **created}.items())))
     checks = _check(operation, after, sources, findings, by_allele, fields, surveyed=surveyed)
     first = (compile_rebuild(operation, place, store, rebuilt, memory),) if rebuilt else ()
-    return Room(store, after, rebuilt, created, tuple(checks), first)
+    return SchemaChange(store, after, rebuilt, created, tuple(checks), first)
 
 
-def compile_growth(operation: str, place: Store, room: Room, layout: Layout, memory: Memory) -> "tuple[Room, Plan]":
+def compile_growth(
+    operation: str, place: Store, change: SchemaChange, layout: Layout, memory: Memory
+) -> tuple[SchemaChange, Plan]:
     """
     Compile what makes axes longer, and writes fields that are added, for the samples that a store has.
 
     Returns
     -------
-    room
+    change
         The same, with the longer arrays.
     plan
         What writes them, and does nothing where there are none.
     """
-    wider = harmonise.wider(operation, room.store, layout.lengths)
-    widening = widenings(operation, room.store, wider, None, None, memory)
-    n_samples = room.store.n_samples
+    wider = harmonise.wider(operation, change.store, layout.lengths)
+    widening = widenings(operation, change.store, wider, None, None, memory)
+    n_samples = change.store.n_samples
     missing = [
         WriteMissing.of(operation, Dropped.of(name, array, n_samples), array, None, memory)
-        for name, array in room.created.items()
+        for name, array in change.created.items()
     ]
-    after = replace(room.store, arrays={**room.store.arrays, **wider})
+    after = replace(change.store, arrays={**change.store.arrays, **wider})
     lengthened = [SetShape(name, after.zarr_format, array.shape) for name, array in wider.items()]
-    edits: list[Edit] = [*map(WriteDocuments.of, room.created.values()), *lengthened]
-    changed = (*room.created, *wider)
+    edits: list[Edit] = [*map(WriteDocuments.of, change.created.values()), *lengthened]
+    changed = (*change.created, *wider)
     plan = Plan(
         operation=operation,
         store=place,
-        base=room.was.state,
+        base=change.was.state,
         checks=(),
         writes=(*(write for write in missing if write is not None), *widening),
         edits=(*edits, Consolidate(changed, after.zarr_format)) if changed else (),
         memory=memory,
         after=after,
         if_stopped="readers see the same values, perhaps in longer arrays; run the same command again to complete it",
-        notes=room.notes(wider, widening),
-        chunks_of_store=room.chunks_of_store(widening),
+        notes=change.notes(wider, widening),
+        chunks_of_store=change.chunks_of_store(widening),
     )
-    return replace(room, store=after, first=(*room.first, plan) if changed else room.first), plan
+    return replace(change, store=after, first=(*change.first, plan) if changed else change.first), plan
 
 
 def look_up_unfit(
