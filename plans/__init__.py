@@ -202,8 +202,10 @@ class Plan:
         for write in self.writes if re_encoding is None else re_encoding:
             for array in write.arrays:
                 if (codec := arrays.lossy_codec(array)) is not None:
+                    where = arrays.place(array.store)  # of a copy, that of the source
+                    label = where if where.startswith("/") else self.store.label
                     raise IncompatibleError(
-                        f"{self.operation}: {array.path} of {self.store.label} is encoded with {codec}, which is not "
+                        f"{self.operation}: {array.path} of {label} is encoded with {codec}, which is not "
                         "known to be lossless, and some of its chunks would be re-encoded; rewrite this array with "
                         "lossless codecs only, such as zstd or blosc"
                     )
@@ -319,7 +321,7 @@ class Plan:
     @property
     def summary(self) -> str:
         """The counts in words, such as "2 sources, 1 sample added"."""
-        return ", ".join(_count(n, what) for what, n in self.counts.items())
+        return in_words(self.counts)
 
     def __repr__(self) -> str:
         return (
@@ -335,6 +337,11 @@ def _has_lossy(write: Write) -> bool:
 def _read_from(write: Write, store: "ZarrStore") -> Write:
     moved = getattr(write, "reading_from", None)
     return write if moved is None else moved(store)
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """What an operation does, in numbers with their words."""
+    return ", ".join(_count(n, what) for what, n in counts.items())
 
 
 def _count(n: int, what: str) -> str:

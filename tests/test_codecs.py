@@ -204,3 +204,11 @@ def test_attributes_that_say_what_values_mean(
         differs = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
         assert f"the attribute {differs} " in str(caught.value)
     assert cohort.digest(store) == before
+
+
+def test_a_copy_names_the_source_that_is_lossy(tmp_path: Path) -> None:
+    dtype, codec, config = LOSSY["fixedscaleoffset"]
+    cohort.write_vcz(tmp_path / "source.vcz", cohort.make_arrays(10, cohort.ids(0, 6)))
+    put(tmp_path / "source.vcz", values_of(dtype, 6, 0), (codec, config))
+    with pytest.raises(IncompatibleError, match=rf"call_X of {tmp_path}/source\.vcz is encoded with"):
+        vczstore.copy_store_to_icechunk(tmp_path / "source.vcz", tmp_path / "out.icechunk", impl="zarr")

@@ -13,7 +13,9 @@ from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, Obj
 
 import vczstore
 from tests import cohort
+from vczstore import arrays
 from vczstore.errors import VczstoreError
+from vczstore.stores import open_store
 
 OLD, NEW = cohort.make_arrays(10, cohort.ids(0, 3)), cohort.make_arrays(10, cohort.ids(3, 2), seed=1)
 
@@ -80,8 +82,11 @@ def test_a_source_in_memory(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_workers_do_reach(tmp_path: Path) -> None:
-    """A folder in wrappers, and a source whose copy is as good; no nonce is left."""
+    """A folder in wrappers, and a source whose copy is as good; no nonce is left, be it of a run that was killed."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    stamp = open_store(tmp_path / "store.vcz").open().stamp
+    (tmp_path / "store.vcz/sample_id" / f"{arrays.NONCE}0011").write_bytes(b"of a run that was killed")
+    assert open_store(tmp_path / "store.vcz").open().stamp == stamp
     source = fill(MemoryStore(), tmp_path, NEW)
     vczstore.append(WrapperStore(LocalStore(tmp_path / "store.vcz")), source, executor="processes", max_workers=1)
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, NEW))

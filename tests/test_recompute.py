@@ -631,6 +631,8 @@ def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) 
     path = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
     result = vczstore.append(path, tmp_path / "batch.vcz", recompute=ALL)
+    assert result.counts["fields recomputed"] == len(ALL)
+    assert "fields recomputed" in result.summary
     assert_fields(way.read(path), expected_fields(cohort.expected_append(old, batch)))
     if kind == "icechunk":
         assert next(iter(vczstore.log(path)))["snapshot"] == result.snapshot

@@ -36,6 +36,7 @@ from vczstore.execution import (
     run_plans,
     run_stages,
     task_bytes,
+    together,
 )
 from vczstore.locations import is_url, local_path, parse, scheme
 from vczstore.sizes import parse_size
@@ -1159,8 +1160,7 @@ def _run(plan: Plan, opts: Options, check: Check = None, *, dry_run: bool, then:
     message = "; ".join(f"{one.operation}: {one.summary}" for one in plans)
     steps = [{"operation": one.operation, **one.counts} for one in plans]
     said = {"operation": plan.operation, "steps": steps}
-    done, _ = run_plans(plans, message, said, **how)
-    return done
+    return together(run_plans(plans, message, said, **how))
 
 
 # ---- tags and information -------------------------------------------------------------------

@@ -63,6 +63,8 @@ READS_AT_ONCE = 10
 _BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
 
+NONCE = ".vczstore-nonce-"
+"""The name of an object by which tasks show that they reach a store begins like this; killed runs leave one."""
 LOCK = ".vczstore-job.lock"
 COMMIT_LOCK = ".vczstore-commit.lock"
 """The files or objects in a store that are no part of it: whoever writes to it, or commits to it, holds them."""
@@ -788,8 +790,9 @@ def fingerprint(store: Store) -> str:
 
 
 def is_lock(key: str) -> bool:
-    """Whether an object is a lock, at the top of a store or one folder below."""
-    return key.count("/") <= 1 and key.rpartition("/")[2] in (LOCK, COMMIT_LOCK)
+    """Whether an object is a lock or a nonce, at the top of a store or one folder below: no part of the store."""
+    name = key.rpartition("/")[2]
+    return key.count("/") <= 1 and (name in (LOCK, COMMIT_LOCK) or name.startswith(NONCE))
 
 
 def _files(root: Path) -> Iterator[tuple[str, object, object]]:
@@ -829,11 +832,11 @@ def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
                     yield key, sync(store.getsize(key)), None
 
 
-def names(store: Store) -> set[str]:
-    """What lies at the top of a store, whatever it is."""
+def names(store: Store, folder: str = "") -> set[str]:
+    """What lies at the top of a store, or of a folder in it, whatever it is."""
 
     async def collect() -> set[str]:
-        return {name async for name in store.list_dir("")}
+        return {name async for name in store.list_dir(folder)}
 
     return sync(collect())
 
@@ -844,8 +847,9 @@ def members_of_folder(store: Store, zarr_format: int) -> dict[str, AnyArray] | N
 
     Zarr's walk over a group costs a millisecond a member, which counts where an append has a thousand sources. None
     where the store is no folder, or anything in it is not an array that can be read: the way of zarr tells what it is.
+    A subclass of a user's may read files in its own way, and is left to zarr, too.
     """
-    if not isinstance(store, LocalStore):
+    if not isinstance(store, LocalStore) or type(store) not in (LocalStore, RegularLocalStore):
         return None
     key, attributes = ("zarr.json", None) if zarr_format == 3 else (".zarray", ".zattrs")
     found = dict[str, AnyArray]()

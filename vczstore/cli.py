@@ -760,8 +760,16 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     help="What to do while another job runs on the store; exit means status 3.",
 )
 @_PROGRESS
-@_options(_JOB, _OUTPUT)
-def run(file: str, report: str | None, if_busy: str, progress: bool | None, as_json: bool, **flags: Any) -> None:
+@_options(_JOB, _LOCK, _OUTPUT)
+def run(
+    file: str,
+    report: str | None,
+    if_busy: str,
+    progress: bool | None,
+    no_lock: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Apply the steps of a job file that no earlier run has applied, in one commit.
 
     Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage, or no job file; 3 busy; 4 conflict with another
@@ -773,7 +781,8 @@ def run(file: str, report: str | None, if_busy: str, progress: bool | None, as_j
 
     try:
         with _progress(progress) as bar:
-            result = job.run_job(file, _overrides(**flags), wait=if_busy == "wait", report=report, progress=bar)
+            overrides = [*_overrides(**flags), *["store.no-lock=true"] * no_lock]
+            result = job.run_job(file, overrides, wait=if_busy == "wait", report=report, progress=bar)
     except VczstoreError as error:
         if as_json:
             with _output():
@@ -877,7 +886,7 @@ def _print_done(result: "Result", as_json: bool) -> None:
         dry = {} if result.committed else {"plan": {**would, **more}}
         click.echo(json.dumps({**result.as_dict(), **dry}))
         return
-    counts = plan.summary
+    counts = result.summary
     head = click.style(f"{result.operation} {result.store}:", bold=True)
     if not result.committed:
         click.echo(f"{head} {counts} (dry run, nothing was written)")
@@ -1041,16 +1050,14 @@ def _print_checked(found: "Checked") -> None:
 def _print_verified(found: "Verified") -> None:
     """What is wrong with a store, one line each, after what was looked at."""
     head = click.style(f"verify {found.store}:", bold=True)
-    verdict = (
-        f"{len(found.damages):,} errors" if len(found.damages) > 1 else "1 error" if found.damages else "consistent"
-    )
+    verdict = f"{len(found.errors):,} errors" if len(found.errors) > 1 else "1 error" if found.errors else "consistent"
     chunks = "" if found.chunks is None else f", {found.chunks:,} chunks stored, {found.absent:,} absent"
     what = "metadata and sample IDs" if found.quick else "all"
     click.echo(f"{head} {verdict}; looked at {what} of {found.arrays:,} arrays{chunks}, in {found.seconds:.2f} s")
     for name, n in found.outside.items():
         click.echo(f"  {name}: {n:,} chunks outside its grid, which no reader sees; a stopped append leaves such")
-    for damage in found.damages:
-        click.echo(f"  {click.style('error', fg='red')} {damage}")
+    for finding in found.errors:
+        click.echo(f"  {click.style('error', fg='red')} {finding}")
 
 
 def _print_repaired(found: "Repaired") -> None:
@@ -1058,16 +1065,16 @@ def _print_repaired(found: "Repaired") -> None:
     head = click.style(f"repair {found.store}:", bold=True)
     dry = " (dry run, nothing was written)" * found.dry_run
     left = (
-        f"; {len(found.damages):,} error{'s' * (len(found.damages) > 1)} left that repair does not fix"
-        if found.damages
+        f"; {len(found.errors):,} error{'s' * (len(found.errors) > 1)} left that repair does not fix"
+        if found.errors
         else ""
     )
     note = f"; {found.note}" if found.note else ""
     click.echo(f"{head} {f'{len(found.done):,} repaired' if found.done else 'nothing to repair'}{note}{left}{dry}")
     for what in found.done:
         click.echo(f"  {click.style('repaired', fg='green')} {what}")
-    for damage in found.damages:
-        click.echo(f"  {click.style('error', fg='red')} {damage}")
+    for finding in found.errors:
+        click.echo(f"  {click.style('error', fg='red')} {finding}")
 
 
 def _print_info(found: "Info") -> None:

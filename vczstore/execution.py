@@ -12,7 +12,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
-from plans import AFTERWARDS, Plan, Survey
+from plans import AFTERWARDS, Plan, Survey, in_words
+from vczstore.arrays import NONCE, names
 from vczstore.errors import (
     ConflictError,
     MissingDependencyError,
@@ -124,9 +125,33 @@ class Result:
         return {**values, "counts": dict(self.counts), **notes, **purged}
 
     @property
+    def summary(self) -> str:
+        """What was done in words, such as "2 sources, 1 sample added"."""
+        return in_words(self.counts)
+
+    @property
     def notes(self) -> dict[str, str]:
         """What people are told of the store as it is now, beside the numbers."""
         return {what: text for what, text in self.plan.notes.items() if what == AFTERWARDS}
+
+
+def together(results: Sequence[Result]) -> Result:
+    """What several plans of one commit have done, as the first one's operation."""
+    first, *others = results
+
+    def total(name: str) -> int | None:
+        found = [getattr(result, name) for result in results]
+        return None if None in found else sum(found)
+
+    totals: dict[str, Any] = {name: total(name) for name in ("tasks", "chunks", "encoded_bytes", "decoded_bytes")}
+    return replace(
+        first,
+        counts={**first.counts, **{what: n for other in others for what, n in other.counts.items()}},
+        seconds=sum(result.seconds for result in results),
+        **totals,
+        peak_mem=max((r.peak_mem for r in results if r.peak_mem is not None), default=None),
+        timeline=[task for result in results for task in result.timeline],
+    )
 
 
 def replanned[T](
@@ -804,8 +829,11 @@ class _Engine:
             or is_same_everywhere(store.zarr_store)
         ):
             return
-        key, value = f"{SAMPLE_ID}/.vczstore-nonce-{secrets.token_hex(8)}", secrets.token_bytes(16)
+        key, value = f"{SAMPLE_ID}/{NONCE}{secrets.token_hex(8)}", secrets.token_bytes(16)
         sent, there = _pickled(operation, store.label, store.zarr_store), store.zarr_store.with_read_only(False)
+        for name in names(there, SAMPLE_ID):  # the lock of the store is held, so no other run needs them
+            if name.startswith(NONCE):
+                put(there, f"{SAMPLE_ID}/{name}", None)
         try:
             put(there, key, value)
             self._compare(operation, store.label, sent, [value], (key,))

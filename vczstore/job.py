@@ -218,7 +218,6 @@ _FLAG = re.compile(
     r"|--(?P<rule>new-variants|absent) (?P<value>\w+)"
     r"|--(?P<switch>allow-new-alleles)"
     r"|--(?P<harmonise>harmonise)\b"
-    r"|--(?P<lock>no-lock)\b"
 )
 
 
@@ -233,8 +232,6 @@ def _keys_for_flags() -> Iterator[None]:
             return f"harmonise: {{numbers: [{match['number']}]}}"
         if match["rule"]:
             return f"harmonise: {{{match['rule']}: {match['value']}}}"
-        if match["lock"]:
-            return "store: {url: ..., no-lock: true}"
         return "harmonise: {allow-new-alleles: true}" if match["switch"] else "harmonise: true"
 
     try:
@@ -415,7 +412,7 @@ class _Compiler:
         group: Sequence[Vcz],
         on_duplicate: str,
         harmonise: Harmonise | None = None,
-        fields: Fields = Fields(),  # noqa: B008
+        fields: Fields = Fields(),
     ) -> list[Plan]:
         """Plans for batches that have not come in yet."""
         if not group:

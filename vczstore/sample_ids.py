@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/+-]+")
+"""IDs with one spelling alone."""
 _COLUMNS = re.compile(r"[\s,;|]+")
 
 
@@ -38,8 +40,8 @@ def spelt_otherwise(lines: Iterable[str], samples: Iterable[str]) -> dict[str, s
     """
     known: dict[str, str] = {}
     for sample in samples:
-        # as most IDs are, and a million of them are looked at
-        known |= {sample: sample} if sample.isalnum() and sample.isascii() else dict.fromkeys(spellings(sample), sample)
+        # most IDs have one spelling, and a million of them are looked at
+        known |= {sample: sample} if _PLAIN.fullmatch(sample) else dict.fromkeys(spellings(sample), sample)
     return {line: known[form] for line in lines for form in sorted(meant(line)) if form in known}
 
 
