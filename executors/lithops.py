@@ -163,7 +163,7 @@ class LithopsExecutor(DagExecutor):
         ------
         Exception
             Of the first task that failed once more than `retries` times. No task is begun any more; those that run
-            are killed on this machine, and in a cloud go on until they end, where nobody listens to them.
+            are killed on this machine; in a cloud they run to their end, and their results are ignored.
         ExecutorOptionError
             If tasks may use more memory than a worker has, or need files of this machine where workers are on others.
         """

@@ -197,8 +197,8 @@ class LinkChunks:
 
     def link(self, store: "ZarrStore", numbers: slice) -> None:
         """Link chunks by their numbers in the grid."""
-        coords = (np.unravel_index(n, self.grid) for n in range(numbers.start, numbers.stop))
-        arrays.link_chunks(self.array, arrays.planned(self.array, store=store), coords)  # type: ignore[arg-type]
+        coords = (tuple(map(int, np.unravel_index(n, self.grid))) for n in range(numbers.start, numbers.stop))
+        arrays.link_chunks(self.array, arrays.planned(self.array, store=store), coords)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _documents(store: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
     """
     The documents of the copy: those of the store, with all that vczstore does not know, and with the new shapes.
 
-    The root's own comes last. Without it there is no store, so nobody reads one that is not whole.
+    The root's own comes last. Without it there is no store, so that readers never see an incomplete one.
     """
     of_array, of_group, of_root = [".zarray", ".zattrs"], [".zgroup", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
     if store.zarr_format == 3:

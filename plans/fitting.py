@@ -101,7 +101,10 @@ class Derived(_Made):
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read the values of a region, and say which are missing."""
         is_slices = all(isinstance(r, slice) for r in region)
-        values = arrays.read(self.source, region) if is_slices else arrays.read_at(self.source, region)  # type: ignore[arg-type]
+        if is_slices:
+            values = arrays.read(self.source, cast("tuple[slice, ...]", region))
+        else:
+            values = arrays.read_at(self.source, region)
         return mask_of(self.name, masked_by(self.name), self.source, values)
 
 

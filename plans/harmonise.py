@@ -908,7 +908,7 @@ class Harmonised(View):
         if self.kind == "GT":
             slab = self._lengthened(slab).astype(self.dtype, copy=False)
             rows = np.flatnonzero(other)
-            # an allele that the source does not have is damage, and stays to be seen; so do missing and fill
+            # an allele that the source does not have is an error, and stays visible; so do missing and fill
             shifts = np.where(maps >= 0, maps - np.arange(maps.shape[1]), 0)[rows].astype(slab.dtype)
             values = slab[rows]
             for allele in np.flatnonzero(shifts.any(axis=0)):

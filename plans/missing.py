@@ -115,7 +115,7 @@ def missing_where_harmonised(
 
 
 def _final_lengths(name: str, form: Form, store: Vcz, layout: Layout) -> dict[str, int]:
-    """How long the axes will be that vectors are cut off at: those of alleles are padded by what nobody reads."""
+    """The lengths of the axes that vectors end at; those of alleles are left out, since padding is never read there."""
     is_new = name not in store.samples_arrays or takes_all(store)
     known = lengths_of(Form.of(array) for array in store.arrays.values()) if is_new else {}
     return {

@@ -23,7 +23,7 @@ def array_name(field: str) -> str:
 
 def states(vcz: Vcz) -> dict[str, str]:
     """
-    What is known of the fields of a store: stale or current. Of others nobody knows what samples they tell of.
+    The fields of a store that are known to be stale or current. Of others it is unknown which samples they count.
 
     Raises
     ------

@@ -79,7 +79,7 @@ INDEX_COLUMNS = ("chunk", "contig", "start", "end", "max end", "records")
 
 
 @dataclass(frozen=True)
-class Damage:
+class Finding:
     """
     One thing that is wrong.
 
@@ -119,7 +119,7 @@ class Seen:
         How many chunks are stored, and how many are not, which stand for the fill value.
     outside
         How many chunks are stored outside the grid.
-    damages
+    errors
         What is wrong.
     contigs
         The variants, by row, at which another contig begins, and that contig.
@@ -129,7 +129,7 @@ class Seen:
     stored: int = 0
     absent: int = 0
     outside: int = 0
-    damages: list[Damage] = field(default_factory=list)
+    errors: list[Finding] = field(default_factory=list)
     contigs: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -190,13 +190,13 @@ def data_scans(vcz: Vcz) -> list[Scan]:
 # ---- metadata and sample IDs ----------------------------------------------------------------
 
 
-def metadata_damages(vcz: Vcz) -> list[Damage]:
+def metadata_errors(vcz: Vcz) -> list[Finding]:
     """What metadata and sample IDs tell."""
-    inner = [Damage(path, None, why) for path, why in vcz.out_of_reach.items() if path in vcz.inner]
-    return [*length_damages(vcz), *_fields(vcz), *inner, *_samples(vcz), *consolidated_damages(vcz)]
+    inner = [Finding(path, None, why) for path, why in vcz.out_of_reach.items() if path in vcz.inner]
+    return [*length_errors(vcz), *_fields(vcz), *inner, *_samples(vcz), *consolidated_errors(vcz)]
 
 
-def length_damages(vcz: Vcz) -> Iterator[Damage]:
+def length_errors(vcz: Vcz) -> Iterator[Finding]:
     """Arrays that disagree on the length of a dimension."""
     found: dict[str, dict[str, int]] = {}
     for name, array in vcz.arrays.items():
@@ -213,53 +213,53 @@ def length_damages(vcz: Vcz) -> Iterator[Damage]:
         )
         for name, n in lengths.items():
             if n != lengths[decides]:
-                yield Damage(name, None, f"has {n:,} {dimension}, {decides} has {lengths[decides]:,}{way_out}")
+                yield Finding(name, None, f"has {n:,} {dimension}, {decides} has {lengths[decides]:,}{way_out}")
 
 
-def _fields(vcz: Vcz) -> Iterator[Damage]:
+def _fields(vcz: Vcz) -> Iterator[Finding]:
     """Arrays that are not as the specification has them."""
     for name, array in vcz.arrays.items():
         names, kind = dimensions(array), array.dtype.kind
         begin = next((dims for prefix, dims in BEGINS.items() if name.startswith(prefix)), ())
         kinds, dims = FIXED.get(name, (FIELD_KINDS if begin else kind, None))
         if kind not in kinds:
-            yield Damage(name, None, f"has dtype {array.dtype}, which VCF Zarr does not have for it")
+            yield Finding(name, None, f"has dtype {array.dtype}, which VCF Zarr does not have for it")
         if name in vcz.out_of_reach:
-            yield Damage(name, None, vcz.out_of_reach[name])
+            yield Finding(name, None, vcz.out_of_reach[name])
         elif len(names) != array.ndim or None in names:
-            yield Damage(name, None, "has dimensions without a name")
+            yield Finding(name, None, "has dimensions without a name")
         elif len(set(names)) < len(names):
-            yield Damage(name, None, f"has dimensions {names}, one of them twice")
+            yield Finding(name, None, f"has dimensions {names}, one of them twice")
         elif (dims is not None and names != dims) or names[: len(begin)] != begin:
             wanted = dims or (*begin, "...")
-            yield Damage(name, None, f"has dimensions {names}, in VCF Zarr they are {wanted}")
+            yield Finding(name, None, f"has dimensions {names}, in VCF Zarr they are {wanted}")
         if not arrays.has_regular_grid(array):
-            yield Damage(name, None, "has chunks of different sizes")
+            yield Finding(name, None, "has chunks of different sizes")
 
 
-def _samples(vcz: Vcz) -> Iterator[Damage]:
+def _samples(vcz: Vcz) -> Iterator[Finding]:
     """Sample IDs that are there twice, removed ones aside."""
     try:
         ids = vcz.sample_ids.tolist()
     except VczstoreError as error:
-        yield Damage(SAMPLE_ID, None, str(error).partition(f"{SAMPLE_ID} ")[2])
+        yield Finding(SAMPLE_ID, None, str(error).partition(f"{SAMPLE_ID} ")[2])
         return
     first: dict[str, int] = {}
     pairs = [(at, i) for i, sample in enumerate(ids) if sample != REMOVED and (at := first.setdefault(sample, i)) != i]
     if pairs:
         shown = listing([f"{i} (as at {at})" for at, i in pairs])
-        yield Damage(SAMPLE_ID, None, f"has the same ID more than once, at {shown}; remove the sample and append it")
+        yield Finding(SAMPLE_ID, None, f"has the same ID more than once, at {shown}; remove the sample and append it")
 
 
-def consolidated_damages(vcz: Vcz) -> Iterator[Damage]:
+def consolidated_errors(vcz: Vcz) -> Iterator[Finding]:
     """Consolidated metadata, where there are any, that are not a copy of the arrays' own."""
     way_out = "; if an append was stopped here, run that append again, or vczstore repair"
     for folder in parents.stale(vcz):
-        yield Damage(None, None, f"consolidated metadata of {folder}, the group it lies in, are not its own{way_out}")
+        yield Finding(None, None, f"consolidated metadata of {folder}, the group it lies in, are not its own{way_out}")
     try:
         copy = vcz.consolidated()
     except DamagedStoreError as error:
-        yield Damage(None, None, f"{error}{way_out}")
+        yield Finding(None, None, f"{error}{way_out}")
         return
     if copy is None:
         return
@@ -271,13 +271,13 @@ def consolidated_damages(vcz: Vcz) -> Iterator[Damage]:
         )
         if mine is None or theirs is None:
             which = "lack it" if theirs is None else "have it, and it does not exist"
-            yield Damage(name, None, f"consolidated metadata {which}{way_out}")
+            yield Finding(name, None, f"consolidated metadata {which}{way_out}")
         elif mine != theirs:
-            yield Damage(name, None, f"consolidated metadata are not its own{way_out}")
+            yield Finding(name, None, f"consolidated metadata are not its own{way_out}")
     if copy.groups != vcz.groups:
-        yield Damage(None, None, f"consolidated metadata have other groups, or other attributes of them{way_out}")
+        yield Finding(None, None, f"consolidated metadata have other groups, or other attributes of them{way_out}")
     if copy.attributes != vcz.attributes:
-        yield Damage(None, None, f"consolidated metadata have other attributes of the root group{way_out}")
+        yield Finding(None, None, f"consolidated metadata have other attributes of the root group{way_out}")
 
 
 # ---- chunks ---------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ class Chunks:
                     seen.stored += 1
                     what = value if isinstance(value, str) else self._wrong(decoder, at, value)
                 if what is not None:
-                    seen.damages.append(Damage(self.name, _key(self.array, at), what))
+                    seen.errors.append(Finding(self.name, _key(self.array, at), what))
         return seen
 
     def _encoded(self, coords: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], Buffer | str | None]]:
@@ -499,30 +499,30 @@ class Order:
         if back.any():
             i = int(np.argmax(back)) + 1
             what = f"variant {start + i} at {position[i]} comes after {position[i - 1]} of the same contig"
-            seen.damages.append(self._damage(self.position, start + i, what))
+            seen.errors.append(self._finding(self.position, start + i, what))
         if self.n_contigs is not None and ((contig < 0) | (contig >= self.n_contigs)).any():
             i = int(np.argmax((contig < 0) | (contig >= self.n_contigs)))
             what = f"variant {start + i} is on contig {contig[i]}, there are {self.n_contigs}"
-            seen.damages.append(self._damage(self.contig, start + i, what))
+            seen.errors.append(self._finding(self.contig, start + i, what))
         if index is not None:
             skipped = rows.start - start
-            seen.damages += self._index(rows, contig[skipped:], position[skipped:], length, index)
+            seen.errors += self._index(rows, contig[skipped:], position[skipped:], length, index)
         return seen
 
     @staticmethod
-    def _damage(array: AnyArray, row: int, what: str) -> Damage:
-        return Damage(array.path, _key(array, (row // arrays.outer_chunks(array)[0],)), what)
+    def _finding(array: AnyArray, row: int, what: str) -> Finding:
+        return Finding(array.path, _key(array, (row // arrays.outer_chunks(array)[0],)), what)
 
     def _index(
         self, rows: slice, contig: np.ndarray, position: np.ndarray, length: np.ndarray | None, index: np.ndarray
-    ) -> Iterator[Damage]:
+    ) -> Iterator[Finding]:
         """Rows of the index that are not what the variants are; those of chunks that do not exist with the first."""
         chunk = self.chunk
         last = math.ceil(self.position.shape[0] / chunk)
         beyond = (index[:, 0] < 0) | (index[:, 0] >= last)
         way_out = "; re-create it with vcf2zarr create-index"
         if rows.start == 0 and beyond.any():
-            yield Damage("region_index", None, f"has a row of chunk {index[beyond][0, 0]}, there are {last}{way_out}")
+            yield Finding("region_index", None, f"has a row of chunk {index[beyond][0, 0]}, there are {last}{way_out}")
         for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)):
             part = slice(i * chunk - rows.start, min((i + 1) * chunk, rows.stop) - rows.start)
             ends = None if length is None else position[part] + length[part] - 1
@@ -532,7 +532,7 @@ class Order:
             # an index of 32 bits stops there
             wanted, found = (np.minimum(table, np.iinfo("i4").max) for table in (wanted, found))
             if not np.array_equal(wanted, found):
-                yield Damage("region_index", None, f"does not say which variants are in chunk {i}{way_out}")
+                yield Finding("region_index", None, f"does not say which variants are in chunk {i}{way_out}")
 
 
 def _index_rows(i: int, contig: np.ndarray, position: np.ndarray, ends: np.ndarray | None) -> np.ndarray:
@@ -544,11 +544,11 @@ def _index_rows(i: int, contig: np.ndarray, position: np.ndarray, ends: np.ndarr
     return np.stack(columns, axis=1)
 
 
-def contig_damages(seen: Iterable[Seen]) -> Iterator[Damage]:
+def contig_errors(seen: Iterable[Seen]) -> Iterator[Finding]:
     """Contigs that come back: their variants are not next to one another."""
     begun: set[int] = set()
     for row, contig in sorted(begin for one in seen for begin in one.contigs):
         if contig in begun:
-            yield Damage("variant_contig", None, f"contig {contig} comes back at variant {row}; sort the variants")
+            yield Finding("variant_contig", None, f"contig {contig} comes back at variant {row}; sort the variants")
             return
         begun.add(contig)

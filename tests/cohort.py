@@ -202,6 +202,16 @@ def read_vcz(place: Path | str | zarr.abc.store.Store) -> dict[str, np.ndarray]:
     return {name: np.asarray(array[...]) for name, array in group.arrays()}
 
 
+def in_memory(folder: Path) -> zarr.storage.MemoryStore:
+    """A store in this process's memory with the files of a folder."""
+    memory = zarr.storage.MemoryStore()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            value = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(path.read_bytes())
+            memory.set_sync(path.relative_to(folder).as_posix(), value)
+    return memory
+
+
 def icechunk_store(path: Path | str) -> zarr.abc.store.Store:
     """The main branch of a repository, as a Zarr store to read, opened with icechunk alone."""
     import icechunk

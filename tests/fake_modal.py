@@ -481,7 +481,7 @@ class FakeModal:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):  # a socket that nobody has closed is told of in another test
+        with contextlib.suppress(TimeoutError):  # unclosed sockets are covered by another test
             await asyncio.wait_for(server.wait_closed(), 5)
 
     def __enter__(self) -> Self:

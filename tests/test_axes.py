@@ -47,7 +47,7 @@ def test_vectors_that_have_room_for_nothing_are_missing(
     mine, theirs = (found[:, :5], found[:, 5:]) if empty == 1 else (found[:, 5:], found[:, :5])
     np.testing.assert_array_equal(mine, full.reshape(mine.shape))
     np.testing.assert_array_equal(theirs, np.broadcast_to([-1, -2][: width or 1], theirs.shape))
-    assert vczstore.verify(stores[0]).damages == []
+    assert vczstore.verify(stores[0]).errors == []
 
 
 def test_two_units_of_time_are_refused_by_name(tmp_path: Path) -> None:

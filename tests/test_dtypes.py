@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,14 +43,13 @@ NONE: dict[str, object] = {
 """Dtypes for which nothing stands for a missing value."""
 
 
-def values_of(dtype: object, shape: tuple[int, ...]) -> np.ndarray:
+def values_of(dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Values of which none is missing."""
-    numbers = np.arange(1, 1 + int(np.prod(shape)))
-    kind = np.dtype(dtype).kind  # type: ignore[call-overload]
-    if kind == "V":
-        size = np.dtype(dtype).itemsize  # type: ignore[call-overload]
-        return np.frombuffer(np.resize(numbers.astype("u1"), size * len(numbers)).tobytes(), dtype).reshape(shape)  # type: ignore[call-overload, no-any-return]
-    return (numbers % 2 == 1 if kind == "b" else numbers).astype(dtype).reshape(shape)  # type: ignore[call-overload, no-any-return]
+    numbers, wanted = np.arange(1, 1 + int(np.prod(shape))), np.dtype(dtype)
+    if wanted.kind == "V":
+        text = np.resize(numbers.astype("u1"), wanted.itemsize * len(numbers)).tobytes()
+        return np.frombuffer(text, wanted).reshape(shape)
+    return np.asarray(numbers % 2 == 1 if wanted.kind == "b" else numbers).astype(wanted).reshape(shape)
 
 
 def pair(folder: Path, dtype: object, kind: str) -> tuple[Path, Path, np.ndarray, np.ndarray]:
@@ -77,7 +77,7 @@ def test_a_dtype_with_a_missing_value_is_appended_and_removed(tmp_path: Path, dt
     np.testing.assert_array_equal(way.read(store)["observed"], both)
 
     vczstore.remove(store, ["S0001", "S0012"])
-    assert vczstore.verify(store, quick=True).damages == []
+    assert vczstore.verify(store, quick=True).errors == []
     found, expected = way.read(store), both.copy()
     expected[:, [1, 7]] = MISSING[dtype]
     np.testing.assert_array_equal(found["observed"], expected)
@@ -85,7 +85,7 @@ def test_a_dtype_with_a_missing_value_is_appended_and_removed(tmp_path: Path, dt
     if np.dtype(dtype).kind in "Mm":
         assert (found["observed"].view("i8")[:, [1, 7]] == NAT).all()
         assert (found["sample_seen"].view("i8")[[1, 7]] == NAT).all()
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
     if kind == "icechunk":
         vczstore.purge(store)
     assert vczstore.verify_removal(store, ["S0001", "S0012"]).reasons == ()
@@ -97,7 +97,7 @@ def test_a_time_that_is_left_is_found(tmp_path: Path, dtype: str) -> None:
     vczstore.remove(store, ["S0001"])
     array = zarr.open_array(store / "observed")
     array[2, 1] = np.array(5).astype(dtype)
-    assert any("has values of removed samples" in str(damage) for damage in vczstore.verify(store).damages)
+    assert any("has values of removed samples" in str(damage) for damage in vczstore.verify(store).errors)
     assert "1 value that is not missing, in observed" in vczstore.verify_removal(store, ["S0001"]).reasons[0]
 
 
@@ -160,7 +160,7 @@ def test_unsigned_integers_that_get_missing_values_become_signed(tmp_path: Path,
     sides = [values, np.full((7, 5), -1)]
     np.testing.assert_array_equal(found, np.concatenate(sides if way_in == "drop_fields" else sides[::-1], axis=1))
     assert found.dtype == np.int16
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.parametrize("dtype", UNSIGNED)
@@ -268,7 +268,7 @@ def test_remove_says_which_fields_have_no_missing_value(tmp_path: Path, impl: st
     assert vczstore.remove(store, ["S0002"], impl=impl).as_dict()["notes"] == {"after": said}
     values[:, 1:3] = 0
     np.testing.assert_array_equal(cohort.read_vcz(store)["call_DP"], values)
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
     assert "notes" not in vczstore.remove(make(tmp_path / "other.vcz"), ["S0001"], impl=impl).as_dict()
 
 

@@ -215,4 +215,4 @@ def test_an_end_beyond_int32_does_not_wrap_around(tmp_path: Path, dtype: str) ->
     assert found["variant_length"].tolist() == [end - 99, 1]
     assert found["region_index"][0].tolist()[1:4] == [0, 100, 900000]
     assert found["region_index"][0, 4] == 2**31 - 1  # no query reaches further
-    assert vczstore.verify(tmp_path / "store.vcz").damages == []
+    assert vczstore.verify(tmp_path / "store.vcz").errors == []

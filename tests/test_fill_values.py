@@ -86,7 +86,7 @@ def test_absent_chunks_that_are_joined_read_as_it(tmp_path: Path, width: int, im
     assert document_of(store)["fill_value"] == hexadecimal(width)
     missing, fill, one = *BITS[width], ones(width)
     assert bits(store).tolist() == [[one] * 3 + [missing] * 2 + [one] * 3 + [fill] * 2] * 7
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
 
     before = bits(store)
     vczstore.compact(store, tmp_path / "copy.vcz", impl=impl)
@@ -158,7 +158,7 @@ def test_consolidated_metadata_that_have_it_are_no_damage(tmp_path: Path) -> Non
     members = {p.parent.name: json.loads(p.read_text()) for p in store.glob("*/zarr.json")}
     root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": members}
     (store / "zarr.json").write_text(json.dumps(root))
-    assert vczstore.verify(store, quick=True).damages == []
+    assert vczstore.verify(store, quick=True).errors == []
     members["call_DS"]["fill_value"] = "NaN"
     (store / "zarr.json").write_text(json.dumps(root))
-    assert [d.array for d in vczstore.verify(store, quick=True).damages] == ["call_DS"]
+    assert [d.array for d in vczstore.verify(store, quick=True).errors] == ["call_DS"]

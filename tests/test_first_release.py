@@ -102,7 +102,7 @@ def test_a_store_that_was_created_is_named_and_mended(tmp_path: Path, kind: str)
     assert cohort.digest(store) == before
 
     assert "empty IDs of samples for which no array has values: 5 deleted" in run("repair", store)
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
     assert "nothing to repair" in run("repair", store)
     vczstore.append(store, tmp_path / "batch.vcz")
     expected = {n: (BATCH if "samples" in cohort.DIMENSIONS[n] else ARRAYS)[n] for n in ARRAYS}
@@ -122,7 +122,7 @@ def test_calls_of_samples_without_an_id_are_made_missing(
     assert any("not missing, in call_" in why for why in vczstore.verify_removal(store, ["S9999"]).reasons)
 
     assert "values of samples that have no ID any more, in call_" in run("repair", store)
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
     found = way.read(store)
     kept = [i for i in range(len(found["sample_id"])) if i not in gone]
     for name in ARRAYS:

@@ -171,6 +171,6 @@ def test_no_task_asks_icechunk_for_the_text_of_a_store(tmp_path: Path, monkeypat
         vczstore.remove(tmp_path / "store", "S0003")
         vczstore.update(tmp_path / "store", tmp_path / "batch")
         vczstore.compact(tmp_path / "store")
-        assert not vczstore.verify(tmp_path / "store").damages
+        assert not vczstore.verify(tmp_path / "store").errors
     expected = cohort.select(cohort.expected_append(old, new), [s for s in cohort.ids(0, 11) if s != "S0003"])
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "store")), expected)

@@ -61,7 +61,7 @@ def assert_compacted(store: Path) -> None:
     cohort.assert_same(read(store), AFTER)
     assert beside(store) == set()
     found = vczstore.verify(store, quick=True)
-    assert found.damages == []
+    assert found.errors == []
 
 
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
@@ -75,7 +75,7 @@ def test_in_place(tmp_path: Path, layout: str, impl: str) -> None:
     assert result.counts == {"samples dropped": 3, "samples kept": 11}
     assert_compacted(store)
     checked = vczstore.verify(store)
-    assert (checked.damages, checked.outside) == ([], {})
+    assert (checked.errors, checked.outside) == ([], {})
     assert vczstore.verify_removal(store, GONE).erased
     before = cohort.digest(store)
     assert vczstore.compact(store, impl=impl).counts == {"samples dropped": 0, "samples kept": 11}

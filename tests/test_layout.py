@@ -315,7 +315,7 @@ def test_index_arrays_in_multiples_of_the_calls_chunk(tmp_path: Path, allele: in
     vczstore.compact(store)
     for place in (store, tmp_path / "normalised", tmp_path / "created", tmp_path / "icechunk"):
         found = vczstore.verify(place)
-        assert found.ok, found.damages
+        assert found.ok, found.errors
         assert [row[1] for row in view(place, "2:1030-1040")] == ["1030", "1040"]
     assert [row[9:] for row in view(store, "2:1030")] == [["0/1"] * 3]
 
@@ -326,7 +326,7 @@ def test_index_that_is_wrong_is_found_in_multiples(tmp_path: Path) -> None:
     values = index[...]
     values[2, 3] += 1
     index[...] = values
-    assert [(d.array, d.what[:42]) for d in vczstore.verify(store).damages] == [
+    assert [(d.array, d.what[:42]) for d in vczstore.verify(store).errors] == [
         ("region_index", f"does not say which variants are in chunk {values[2, 0]}")
     ]
 

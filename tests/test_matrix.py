@@ -268,7 +268,7 @@ def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_p
     for found in made.legacy.read(made.store):
         cohort.assert_same(found, expected)
     for store in (made.store, tmp_path / "output.vcz"):
-        assert vczstore.verify(store).damages == []
+        assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.slow

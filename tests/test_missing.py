@@ -163,10 +163,10 @@ def test_ordinary_nan_of_a_removed_sample_is_a_value(tmp_path: Path) -> None:
     """A reader would show it as nan; fill is as good as missing."""
     store = with_floats(make(tmp_path, "store", "A1 A2", FIRST), "<f8")
     vczstore.remove(store, ["A1"])
-    assert not vczstore.verify(store).damages
+    assert not vczstore.verify(store).errors
     array: Any = zarr.open_group(store, mode="r+")["call_DS"]
     array[0, 0] = np.nan
-    (damage,) = vczstore.verify(store).damages
+    (damage,) = vczstore.verify(store).errors
     assert damage.array == "call_DS"
     assert "values of removed samples" in damage.what
 

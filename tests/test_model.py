@@ -113,7 +113,7 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
             operation(store, *paths, impl=impl, executor=executor)
         place: zarr.abc.store.Store | Path = cohort.icechunk_store(store) if icechunk else store
         cohort.assert_same(cohort.read_vcz(place), model)
-        assert vczstore.verify(store, impl="zarr").damages == []
+        assert vczstore.verify(store, impl="zarr").errors == []
 
 
 @settings(costly, max_examples=8)

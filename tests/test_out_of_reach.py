@@ -83,7 +83,7 @@ def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, za
     refused(store, name, "remove", str(store), "S0001")
     refused(store, name, "append", str(store), str(batch))
     refused(store, name, "compact", str(store))
-    damages = [damage.what for damage in vczstore.verify(store, quick=True).damages if damage.array == name]
+    damages = [damage.what for damage in vczstore.verify(store, quick=True).errors if damage.array == name]
     assert any("seems to hold samples" in what for what in damages)
     found = vczstore.verify_removal(store, ["S9999"])
     assert not found.erased

@@ -137,7 +137,7 @@ def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
     what = f"{begin}, sample_id has 7; the same append brings them in"
     dry = run("repair", store, "--dry-run", "--json")
     assert cohort.digest(store) == before
-    found = {"ok": True, "store": str(store), "done": [what], "damages": [], "note": ""}
+    found = {"ok": True, "store": str(store), "done": [what], "errors": [], "note": ""}
     assert (dry.exit_code, json.loads(dry.stdout)) == (0, {**found, "dry_run": True})
     text = run("repair", store)
     assert text.exit_code == 0
@@ -234,12 +234,12 @@ def test_other_damages_are_named(store: Path, name: str) -> None:
     damage, where = OTHERS[name]
     damage(store)
     before = cohort.digest(store)
-    found = vczstore.verify(store).damages
+    found = vczstore.verify(store).errors
     assert found
     for options in ([], ["--dry-run"]):
         text, as_json = run("repair", store, *options), run("repair", store, "--json", *options)
         assert (text.exit_code, as_json.exit_code) == (1, 1)
-        assert [d["array"] for d in json.loads(as_json.stdout)["damages"]] == [d.array for d in found]
+        assert [d["array"] for d in json.loads(as_json.stdout)["errors"]] == [d.array for d in found]
         assert "left that repair does not fix" in text.stdout
         assert f"error {where}" in text.stdout
     assert cohort.digest(store) == before
@@ -251,8 +251,8 @@ def test_one_is_repaired_and_another_is_not(store: Path) -> None:
     cut(store)
     dry = vczstore.repair(store, dry_run=True)
     result = vczstore.repair(store)
-    assert (dry.done, dry.damages) == (result.done, result.damages)
-    assert len(result.done) == len(result.damages) == 1
+    assert (dry.done, dry.errors) == (result.done, result.errors)
+    assert len(result.done) == len(result.errors) == 1
     assert vczstore.repair(store, quick=True).ok  # which does not look at chunks
 
 

@@ -97,7 +97,7 @@ def test_an_id_is_found_in_every_form(tmp_path: Path, form: str, kind: str) -> N
     assert "1 ID is in sample_id now" in "; ".join(vczstore.verify_removal(store, ["S0003"]).reasons)
     vczstore.compact(store)
     assert stored_ids(store, kind) == [convert(sample) for sample in left if sample]
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -163,7 +163,7 @@ def test_ids_that_are_integers_are_found_and_cannot_be_blanked(tmp_path: Path, z
         vczstore.append(store, batch)
     assert vczstore.update(store, batch).counts["samples updated"] == 4
     assert "1 ID is in sample_id now" in vczstore.verify_removal(store, ["1003"]).reasons[-1]
-    assert any("sample_id: has dtype int64" in str(damage) for damage in vczstore.verify(store).damages)
+    assert any("sample_id: has dtype int64" in str(damage) for damage in vczstore.verify(store).errors)
 
     before = cohort.digest(store)
     done = CliRunner().invoke(main, ["remove", str(store), "1003"])

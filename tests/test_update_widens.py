@@ -135,7 +135,7 @@ def test_fields_are_added(way: Way, tmp_path: Path) -> None:
     expected = {**old, "call_DP": np.full((10, 11), -1, "i2"), "call_GL": gl}
     other |= {"call_DP": expected["call_DP"][:, :1], "call_GL": gl[:, :1]}
     cohort.assert_same(way.read(store), cohort.expected_update(expected, new, other))
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
     # the store has these fields now, so none becomes missing for having been named
     with pytest.raises(IncompatibleError, match=r"lacks call_DP, call_GL, .*--drop-field"):
         vczstore.update(store, tmp_path / "other.vcz", add_fields=["DP", "GL"], **way.options)
@@ -174,7 +174,7 @@ def test_second_calling(tmp_path: Path, kind: str) -> None:
             assert vczstore.run_job(file).status == "done"
             assert vczstore.run_job(file).status == "nothing to do"
         assert shown(store, kind) == expected
-        assert vczstore.verify(store).damages == []
+        assert vczstore.verify(store).errors == []
         assert [p.name for p in tmp_path.glob(".store-*")] == []
         assert kind != "icechunk" or len(list(vczstore.log(store))) == n_commits + 1
 
@@ -225,11 +225,7 @@ def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
     old, new = two(tmp_path)
     store = start(tmp_path, "format3", old)
     vczstore.append(store, old)
-    memory = zarr.storage.MemoryStore()
-    for path in store.rglob("*"):
-        if path.is_file():
-            value = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(path.read_bytes())
-            memory.set_sync(path.relative_to(store).as_posix(), value)
+    memory = cohort.in_memory(store)
     before = {key: value.to_bytes() for key, value in memory._store_dict.items()}
     with pytest.raises(OptionError, match=r"^update: call_DP of .* re-encoded.*copy-store-to-icechunk"):
         vczstore.update(memory, new)

@@ -63,15 +63,15 @@ def look(store: Path, **options: object) -> Verified:
     result = vczstore.verify(store, **options)
     assert vczstore.verify(store, impl="zarr", **options) == result
     assert cohort.digest(store) == before
-    assert result.ok is not bool(result.damages)
-    for damage in result.damages:
+    assert result.ok is not bool(result.errors)
+    for damage in result.errors:
         assert "\n" not in str(damage)
         assert "S00" not in str(damage)  # as sample IDs begin
     return result
 
 
 def places(result: Verified) -> list[Where]:
-    return [(damage.array, damage.chunk) for damage in result.damages]
+    return [(damage.array, damage.chunk) for damage in result.errors]
 
 
 def found(store: Path, **options: object) -> list[Where]:
@@ -154,7 +154,7 @@ def test_stopped_append(tmp_path: Path) -> None:
     for edit in plan.edits[:2]:
         edit.apply(place)
     changed = {edit.path for edit in plan.edits[:2]}
-    damages = vczstore.verify(store).damages
+    damages = vczstore.verify(store).errors
     assert {damage.array for damage in damages} == changed
     assert all("12 samples, sample_id has 7; " in d.what and "run that append again" in d.what for d in damages)
     vczstore.append(store, batch)
@@ -162,7 +162,7 @@ def test_stopped_append(tmp_path: Path) -> None:
     assert (result.ok, result.outside) == (True, {})
 
 
-# ---- damages --------------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def test_damage(template: Path, tmp_path: Path, broken: Broken) -> None:
     broken.do(store)
     result = look(store)
     assert places(result) == broken.where
-    for damage in result.damages:
+    for damage in result.errors:
         assert re.search(broken.words, damage.what), damage.what
     assert bool(found(store, quick=True)) is (broken.quick or broken.where[0] == ("sample_id", None))
 
@@ -369,7 +369,7 @@ def test_consolidated_metadata(tmp_path: Path, zarr_format: int) -> None:
         (store / ".zmetadata").write_text(stale.replace("tests", "others"))
         assert (None, None) in found(store, quick=True)
         (store / ".zmetadata").write_text("{")
-        (damage,) = vczstore.verify(store, quick=True).damages
+        (damage,) = vczstore.verify(store, quick=True).errors
         assert str(damage).startswith("the store: consolidated metadata cannot be read")
 
 
@@ -399,9 +399,9 @@ def test_icechunk(tmp_path: Path) -> None:
     lost.unlink()
     shorter.write_bytes(shorter.read_bytes()[:100])
     result = vczstore.verify(store)
-    assert len(result.damages) == 3
-    assert {damage.array for damage in result.damages} == {"call_GL"}
-    assert sum("cannot be read" in damage.what for damage in result.damages) >= 1
+    assert len(result.errors) == 3
+    assert {damage.array for damage in result.errors} == {"call_GL"}
+    assert sum("cannot be read" in damage.what for damage in result.errors) >= 1
 
 
 # ---- the command line, and what is no answer ------------------------------------------------
@@ -436,7 +436,7 @@ def test_command(template: Path, tmp_path: Path) -> None:
     told = json.loads(run(store, "--json", "--executor", "single-threaded", status=1))
     assert told["ok"] is False
     assert told["outside"] == {"call_DP": 1}
-    assert [(d["array"], d["chunk"]) for d in told["damages"]] == [("call_DP", "c/0/0"), ("call_GL", "c/1/1/0")]
+    assert [(d["array"], d["chunk"]) for d in told["errors"]] == [("call_DP", "c/0/0"), ("call_GL", "c/1/1/0")]
     assert run(store, "--quick", status=0)
 
 

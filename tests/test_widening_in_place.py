@@ -70,7 +70,7 @@ def test_killed_at_any_point(tmp_path: Path, layout: dict[str, Any]) -> None:
         else:
             vczstore.append(one, batch, impl="zarr")
         cohort.assert_same(cohort.read_vcz(one), AFTER)
-        assert vczstore.verify(one).damages == []
+        assert vczstore.verify(one).errors == []
         assert beside(one) == []
     assert {"as before", "wider"} <= seen
 
@@ -90,7 +90,7 @@ def test_others_do_not_settle_what_is_being_made(tmp_path: Path, command: str) -
     assert {(end.exit_code, len(end.stderr.splitlines())) for end in ends} == {(3, 1)}
     cohort.assert_same(cohort.read_vcz(store), AFTER)
     assert beside(store) == []
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
 
 
 def test_one_that_only_looks_in_is_waited_for(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_nothing_becomes_visible_once_the_lock_is_lost(tmp_path: Path, name: str
     if name == "widen":
         cohort.assert_same(cohort.read_vcz(store), OLD)
     OPERATIONS[name](store, batch)
-    assert vczstore.verify(store).damages == []
+    assert vczstore.verify(store).errors == []
 
 
 def test_the_lock_goes_along_where_files_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plans.remove import compile_repair
-from plans.verify import LEFT, Damage, consolidated_damages, length_damages
+from plans.verify import LEFT, Finding, consolidated_errors, length_errors
 from vczstore.execution import run_plan
 from vczstore.stores import Place, Store, parents
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
@@ -41,27 +41,27 @@ class Repaired:
         Whether nothing was done, and `done` is what would be.
     done
         What was done, in words; never a sample ID.
-    damages
+    errors
         What is wrong still, as `verify` tells it, and is not safe to repair: it takes the data, or a decision.
     note
-        Why there is nothing to do, or what is left that is no damage.
+        Why there is nothing to do, or what is left that is no error.
     """
 
     store: str
     dry_run: bool
     done: tuple[str, ...]
-    damages: tuple[Damage, ...]
+    errors: tuple[Finding, ...]
     note: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong any more."""
-        return not self.damages
+        return not self.errors
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"ok": self.ok, **values, "damages": [asdict(damage) for damage in self.damages]}
+        return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
 
 
 def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -> Repaired:
@@ -75,7 +75,7 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
     dry_run
         Whether to write nothing.
     quick
-        Whether to look for other damages in metadata and sample IDs only.
+        Whether to look for other errors in metadata and sample IDs only.
     """
     path = folder_of(place)
     done = _compaction(path, opts, dry_run=dry_run)
@@ -86,7 +86,7 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
         mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
         done += _half_written(path, dry_run=dry_run)
         found = verify_store(store, opts.memory, quick=quick, **opts.engine)
-        left = set(found.damages)
+        left = set(found.errors)
         if dry_run:  # what would be repaired is found still
             left -= mended
         check = None if lock is None else lock.check
@@ -94,48 +94,48 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
     note = ""
     if not done:
         note = TRANSACTIONS if store.atomic else _told_outside(store, sum(found.outside.values()))
-    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda damage: damage.order)), note)
+    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda finding: finding.order)), note)
 
 
 def _told_outside(store: Store, n: int) -> str:
-    """What an append that failed has left, and is no damage: the same append writes it once more."""
+    """What an append that failed has left, and is no error: the same append writes it once more."""
     there = f"{n:,} chunk{'s' * (n > 1)} that no reader sees {'are' if n > 1 else 'is'} left of a stopped append"
     return f"{there}; vczstore gc {store.label} deletes {'them' if n > 1 else 'it'}" if n else ""
 
 
-def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Damage]:
+def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Finding]:
     """What a stopped append has left of shapes and consolidated metadata is mended; returns what was wrong."""
     before = store.open()
     after, *edits = _reveal(before, done)
-    if stale := [*consolidated_damages(after)]:
+    if stale := [*consolidated_errors(after)]:
         done.append("consolidated metadata that were stale are rewritten from the arrays' own")
         edits.append(ConsolidateAnew((*after.arrays, *after.inner), tuple(after.groups), after.zarr_format))
     if not dry_run:
         for edit in edits:
             edit.apply(store.zarr_store.with_read_only(False))
         parents.follow(store.zarr_store)
-    return {*consolidated_damages(before), *stale, *set(length_damages(before)) - set(length_damages(after))}
+    return {*consolidated_errors(before), *stale, *set(length_errors(before)) - set(length_errors(after))}
 
 
 def _half_removed(
     store: Store,
-    damages: set[Damage],
+    errors: set[Finding],
     opts: "Options",
     done: list[str],
     *,
     dry_run: bool,
     quick: bool,
     check: Callable[[], None] | None,
-) -> set[Damage]:
+) -> set[Finding]:
     """What vczstore 0.1.0 leaves of samples without an ID: values, or places without calls; returns what is left."""
     vcz = store.open()
-    mine = {d for d in damages if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
+    mine = {d for d in errors if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
     found = {d.array for d in mine if d.array is not None and has_missing_value(vcz.arrays[d.array])}
     # in all arrays: what is fill there is no value for `verify`, and tells of a person's ploidy all the same
     names = {n for n, a in vcz.samples_arrays.items() if n != SAMPLE_ID and has_missing_value(a)} if found else set()
     n = vcz.beyond_calls
     if not names and n is None:
-        return damages
+        return errors
     if n is not None:
         done.append(f"empty IDs of samples for which no array has values: {vcz.n_samples - n:,} deleted")
     if names:
@@ -143,10 +143,8 @@ def _half_removed(
     plan = compile_repair(store, vcz, names, opts.memory)
     if not dry_run:
         run_plan(plan, before_commit=check, **opts.engine)
-        return set(verify_store(store, opts.memory, quick=quick, **opts.engine).damages)
-    return (
-        damages - {d for d in mine if d.array in found} - (set(length_damages(vcz)) - set(length_damages(plan.after)))
-    )
+        return set(verify_store(store, opts.memory, quick=quick, **opts.engine).errors)
+    return errors - {d for d in mine if d.array in found} - (set(length_errors(vcz)) - set(length_errors(plan.after)))
 
 
 def _compaction(path: Path | None, opts: "Options", *, dry_run: bool) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from plans import Memory, Survey
-from plans.verify import Damage, contig_damages, data_scans, metadata_damages
+from plans.verify import Finding, contig_errors, data_scans, metadata_errors
 from vczstore.execution import run_survey
 from vczstore.stores import Store
 
@@ -31,7 +31,7 @@ class Verified:
         How many chunks are stored, and how many are not and stand for the fill value, as Zarr allows. None if quick.
     outside
         How many chunks each array has outside its grid, where no reader looks; arrays without any are left out.
-    damages
+    errors
         What is wrong, sorted by array and chunk.
     seconds
         What it took.
@@ -44,18 +44,18 @@ class Verified:
     chunks: int | None
     absent: int | None
     outside: Mapping[str, int]
-    damages: list[Damage]
+    errors: list[Finding]
     seconds: float = field(compare=False)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.damages
+        return not self.errors
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"ok": self.ok, **values, "damages": [asdict(damage) for damage in self.damages]}
+        return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
 
 
 def verify_store(place: Store, memory: Memory, *, quick: bool, **options: Any) -> Verified:
@@ -75,11 +75,11 @@ def verify_store(place: Store, memory: Memory, *, quick: bool, **options: Any) -
     """
     started = time.perf_counter()
     vcz = place.open()
-    damages = set(metadata_damages(vcz))
+    errors = set(metadata_errors(vcz))
     found = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), memory), place, **options)
     seen = [one for ones in found for one in ones]
-    damages.update(damage for one in seen for damage in one.damages)
-    damages.update(contig_damages(seen))
+    errors.update(finding for one in seen for finding in one.errors)
+    errors.update(contig_errors(seen))
     outside: Counter[str] = Counter()
     for one in seen:
         outside[one.array] += one.outside
@@ -91,6 +91,6 @@ def verify_store(place: Store, memory: Memory, *, quick: bool, **options: Any) -
         chunks=None if quick else sum(one.stored for one in seen),
         absent=None if quick else sum(one.absent for one in seen),
         outside={name: n for name, n in sorted(outside.items()) if n},
-        damages=sorted(damages, key=lambda damage: damage.order),
+        errors=sorted(errors, key=lambda finding: finding.order),
         seconds=time.perf_counter() - started,
     )

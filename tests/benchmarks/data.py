@@ -51,7 +51,7 @@ class Cohort:
     ids_chunk
         Sample IDs in a chunk.
     multiallelic
-        Every how-manieth variant has two ALTs; 0 for none.
+        Every n-th variant has two ALTs; 0 for none.
     swapped
         Whether these are the other way round.
     """

@@ -524,7 +524,7 @@ class Bench:
             wrong.append("the source has changed")
         wrong += self._wrong_end(ended, point, state, is_hit=is_hit)
         if found is not None:
-            damages = [str(damage) for damage in vczstore.verify(target).damages]
+            damages = [str(damage) for damage in vczstore.verify(target).errors]
             if state == "between":
                 damages = [damage for damage in damages if _INTERRUPTED_REVEAL not in damage]
             elif self.case.kind == "format2":  # stopped between a document and the consolidated metadata
@@ -554,7 +554,7 @@ class Bench:
         """Let it be repaired: nothing is left of the kill but an operation to complete."""
         target = place / self.case.target
         repaired = vczstore.repair(target)
-        wrong = [f"repair: {damage}" for damage in repaired.damages]
+        wrong = [f"repair: {damage}" for damage in repaired.errors]
         found = read(target)
         if state != "between" and not _is(found, self.case.what.before if state == "old" else self.case.what.after):
             wrong.append(f"repair: the store is not {state} any more")
@@ -581,7 +581,7 @@ class Bench:
         if not _is(found, what.after):
             wrong.append("again: the store is not what the operation makes of it")
             return wrong
-        wrong += [f"again: verify: {damage}" for damage in vczstore.verify(target).damages[:3]]
+        wrong += [f"again: verify: {damage}" for damage in vczstore.verify(target).errors[:3]]
         if self._is_repository(target):
             if self.case.operation == "run":
                 repository = icechunk.Repository.open(_storage(target))
