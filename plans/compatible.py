@@ -1,5 +1,6 @@
 """When a source fits a store: from metadata at once, from data in tasks over ranges of variants."""
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
         label = owner[present[0]]
         mine_present = [sample for sample in present if owner[sample] == label]
         _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, store.label))
-    alike = same_in_unicode(list(owner), [*store.sample_ids.tolist(), *owner])
+    alike = same_in_unicode(list(owner), itertools.chain(store.sample_ids, owner))
     for sample, other in alike.items():
         raise SampleError(
             f"{operation}: {owner[sample]} has sample {sample!a}, which looks like {other!a} of "

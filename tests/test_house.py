@@ -56,6 +56,7 @@ ALLOWED = {
     "vczstore/execution.py": {
         "executors",
         "plans",
+        "vczstore.arrays",
         "vczstore.errors",
         "vczstore.locations",
         "vczstore.stores",

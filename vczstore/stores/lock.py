@@ -147,7 +147,8 @@ def require_conditions(store: Store) -> None:
 
     probe = _Lease(store.label, there, f"{LOCK}.{secrets.token_hex(8)}")
     try:
-        probe._write(released=True)
+        if not probe._write(released=True) and (found := probe._read()) is not None:
+            probe.version = found[1]  # the answer was lost, and the client's second try met the first
         probe._require_conditions()
     finally:
         with suppress(Exception):  # what is left is no part of a repository
