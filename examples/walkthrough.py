@@ -11,7 +11,7 @@ import icechunk
 import xarray as xr
 
 import vczstore
-from vczstore.demo import make_vcz
+from vczstore.cli.demo import make_vcz
 
 
 def main(folder: Path) -> None:

@@ -14,24 +14,26 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import Memory, Plan, Survey, Write, harmonise
-from plans.compatible import check_samples
-from plans.fitting import fitted
-from plans.harmonise import Dropped, Findings, Rules, Told
-from plans.layout import Fields, check_named, layout_of, new_arrays, without_unjoinable
-from plans.parts import Part, PutSamples
-from plans.schema_change import compile_schema_change, dropped_fields, look_up_unfit, told_kept
-from plans.stale import samples_change
-from plans.views import View
-from plans.widening import ALLELE, WriteMissing, completed, widenings
-from vczstore import arrays
+from plans.core.compatibility import check_samples
+from plans.core.gather_samples import Part, PutSamples
+from plans.core.memory import Memory
+from plans.core.model import Plan, Survey, Write
+from plans.core.views import View
+from plans.schema.fitting import fitted
+from plans.schema.layout import Fields, check_named, layout_of, new_arrays, without_unjoinable
+from plans.schema.schema_change import compile_schema_change, dropped_fields, look_up_unfit, told_kept
+from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
+from plans.variants import harmonise
+from plans.variants.harmonise import Dropped, Findings, Rules, Told
+from plans.variants.stale import samples_change
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
-from vczstore.stores import Store
+from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
-from vczstore.vcz import SAMPLE_ID, Vcz, listing, same
+from vczstore.vcz import arrays
+from vczstore.vcz.model import SAMPLE_ID, Vcz, listing, same
 
 if TYPE_CHECKING:
-    from plans.chunks import ScanReader
+    from plans.core.cubed_backend import ScanReader
 
 OPERATION = "append"
 IF_STOPPED = "readers see the old samples, or all of the new ones; run the same command again to complete it"
@@ -289,10 +291,10 @@ class HasSamples:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks."""
-        from plans import chunks
+        from plans.core import cubed_backend
 
         n = self.write.target.shape[0]
-        return [chunks.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
+        return [cubed_backend.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
 
     def by_zarr(self) -> Iterator[str]:
         """Look at one range after the other."""

@@ -14,22 +14,23 @@ import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans import Memory, Plan, Write
-from plans.columns import MIN_TASKS
 from plans.copy import CopyArray
-from plans.parts import Part, PutSamples
-from vczstore import arrays
-from vczstore.arrays import Document
-from vczstore.stores import Store
+from plans.core.chunk_grid import MIN_TASKS
+from plans.core.gather_samples import Part, PutSamples
+from plans.core.memory import Memory
+from plans.core.model import Plan, Write
+from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
-from vczstore.stores.replacing import OPERATION, LinkAllBut, ReplacedStore
-from vczstore.vcz import REMOVED, Vcz, samples_axis
+from vczstore.stores.folder_swap import OPERATION, LinkAllBut, ReplacedStore
+from vczstore.vcz import arrays
+from vczstore.vcz.arrays import Document
+from vczstore.vcz.model import REMOVED, Vcz, samples_axis
 
 if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.through_xarray import Opened
+    from plans.core.xarray_backend import Opened
 
 LINKS_PER_TASK = 10_000
 """Hard links take some microseconds each."""
@@ -179,7 +180,7 @@ class LinkChunks:
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Link some thousand chunks in a task."""
-        from plans import chunks
+        from plans.core import cubed_backend as chunks
 
         if not self.encoded_chunks:
             return []
@@ -210,7 +211,7 @@ class _Link:
 
     def look(self, numbers: slice) -> None:
         """Link some chunks, and say how many."""
-        from plans import chunks
+        from plans.core import cubed_backend as chunks
 
         self.chunks.link(self.store, numbers)
         chunks.report_written(self.store, numbers.stop - numbers.start, 0)

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.types import AnyArray
 
-from plans import Memory, Plan
-from plans.columns import Columns, chunk_regions
-from plans.reencoding import ColumnReader, Reencoded
-from vczstore import arrays
-from vczstore.stores import Store
+from plans.core.chunk_grid import Columns, chunk_regions
+from plans.core.memory import Memory
+from plans.core.model import Plan
+from plans.core.rewrite_columns import ColumnReader, Reencoded
+from vczstore.stores.base import Store
 from vczstore.stores.edits import Clear, WriteDocuments
-from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions
+from vczstore.vcz import arrays
+from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
 if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.through_xarray import Opened
+    from plans.core.xarray_backend import Opened
 
 MANIFEST_CHUNKS = 1000
 """About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
@@ -123,7 +124,7 @@ class CopyArray(Reencoded):
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Copy the chunks as they are, or decode and encode them."""
-        from plans import chunks
+        from plans.core import cubed_backend as chunks
 
         if not self.columns.n_chunks:
             return []
@@ -136,12 +137,12 @@ class CopyArray(Reencoded):
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray read the array."""
-        from plans import through_xarray
+        from plans.core import xarray_backend
 
         if not self.columns.n_chunks:
             return []
         target = arrays.planned(self.target, store=store)
-        return through_xarray.write(opened.variable(self.source, memory), target, self.columns)
+        return xarray_backend.write(opened.variable(self.source, memory), target, self.columns)
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Assign chunk by chunk."""

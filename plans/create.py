@@ -20,25 +20,25 @@ import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans import Memory, Plan, Survey
-from plans.columns import MIN_TASKS, TASK_BYTES
-from plans.compatible import SITE_FIELDS, check_builds, without_nothing
-from plans.extents import END, LENGTH, NONE, SVLEN, Extents
-from plans.memory import SLACK, memory_message
-from plans.order import FindRuns, Runs
-from plans.sites import Merged, merge_sites, region_index, union_table
-from vczstore import arrays
+from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
+from plans.core.compatibility import SITE_FIELDS, check_builds, without_nothing
+from plans.core.memory import SLACK, Memory, memory_message
+from plans.core.model import Plan, Survey
+from plans.variants.sortedness import FindRuns, Runs
+from plans.variants.union_sites import Merged, merge_sites, region_index, union_table
 from vczstore.errors import IncompatibleError, MemoryLimitError, OptionError, VczstoreError
-from vczstore.stores import Store
+from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
-from vczstore.vcz import INT_MISSING, SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, listing
+from vczstore.vcz import arrays
+from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
+from vczstore.vcz.model import INT_MISSING, SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, listing
 
 if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.chunks import ScanReader
-    from plans.through_xarray import Opened
+    from plans.core.cubed_backend import ScanReader
+    from plans.core.xarray_backend import Opened
 
 OPERATION = "create"
 ONLY_CUBED = "create: there is one implementation, cubed; leave impl out"
@@ -623,7 +623,7 @@ class CountRecords:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """A task for each range."""
-        from plans import chunks
+        from plans.core import cubed_backend as chunks
 
         if not self.union.n_ranges:
             return []
@@ -738,7 +738,7 @@ class WriteSites:
 
     def put(self, blocks: slice, *, store: "ZarrStore") -> np.ndarray:
         """Write one block; returns its rows of the region index."""
-        from plans import chunks
+        from plans.core import cubed_backend as chunks
 
         start = blocks.start * self.block * self.chunk
         stop = min(self.n_variants, start + self.block * self.chunk)
@@ -756,7 +756,7 @@ class WriteSites:
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """A task for each block."""
-        from plans import chunks
+        from plans.core import cubed_backend as chunks
 
         mem = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
         put = partial(self.put, store=store)

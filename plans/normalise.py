@@ -8,19 +8,21 @@ import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans import Memory, Plan, Survey, harmonise
-from plans.compatible import data_checks
 from plans.copy import CopyArray
-from plans.fitting import fitted
-from plans.harmonise import Dropped, Findings, Rules
-from plans.layout import STRINGS, Fields, Form, check_named, without_unjoinable
-from plans.missing import missing_where_harmonised, with_missing
-from plans.parts import Part, PutSamples
-from plans.widening import Rewritten, WriteAlleles
-from vczstore import arrays
-from vczstore.stores import Store
+from plans.core.compatibility import data_checks
+from plans.core.gather_samples import Part, PutSamples
+from plans.core.memory import Memory
+from plans.core.model import Plan, Survey
+from plans.schema.fitting import fitted
+from plans.schema.layout import STRINGS, Fields, Form, check_named, without_unjoinable
+from plans.schema.missing import missing_where_harmonised, with_missing
+from plans.schema.widen import Rewritten, WriteAlleles
+from plans.variants import harmonise
+from plans.variants.harmonise import Dropped, Findings, Rules
+from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
-from vczstore.vcz import SAMPLES, VARIANTS, Vcz, dimensions, lacks_missing_value, samples_axis
+from vczstore.vcz import arrays
+from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, lacks_missing_value, samples_axis
 
 OPERATION = "normalise"
 

@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import Memory, Plan
-from plans.columns import MIN_TASKS, TASK_BYTES, Blocks
-from plans.info_fields import FIELDS, SLAB, SLAB_BYTES_PER_ALLELE, Counts, packed_width
-from plans.stale import CURRENT, STALE, array_name, mark, states
-from vczstore import arrays
+from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, Blocks
+from plans.core.memory import Memory
+from plans.core.model import Plan
+from plans.variants.info_fields import FIELDS, SLAB, SLAB_BYTES_PER_ALLELE, Counts, packed_width
+from plans.variants.stale import CURRENT, STALE, array_name, mark, states
 from vczstore.errors import IncompatibleError, OptionError
-from vczstore.stores import Store
+from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, WriteDocuments
-from vczstore.vcz import MASKS, REMOVED, VARIANTS, Vcz, dimensions, fill_value, mask_of, masked_by, missing_value
+from vczstore.vcz import arrays
+from vczstore.vcz.model import MASKS, REMOVED, VARIANTS, Vcz, dimensions, fill_value, mask_of, masked_by, missing_value
 
 if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.through_xarray import Opened
+    from plans.core.xarray_backend import Opened
 
 GENOTYPE, ALLELE = "call_genotype", "variant_allele"
 NEEDED = {GENOTYPE: (VARIANTS, "samples", "ploidy"), ALLELE: (VARIANTS, "alleles")}
@@ -38,7 +39,7 @@ OPERATION = "recompute"
 
 
 def check_fields(fields: Sequence[str]) -> None:
-    """Raise an `OptionError` if no fields are named, or one is not among `plans.info_fields.FIELDS`."""
+    """Raise an `OptionError` if no fields are named, or one is not among `plans.variants.info_fields.FIELDS`."""
     if not fields:
         raise OptionError(f"{OPERATION}: no fields named; choose from {', '.join(FIELDS)}")
     for field in fields:
@@ -57,8 +58,8 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
     place, store
         The store: where it is, and the state that it will be in.
     fields
-        Which of `plans.info_fields.FIELDS`. Arrays that are not there are made; others keep their dtype. Those that are
-        current already are left as they are.
+        Which of `plans.variants.info_fields.FIELDS`. Arrays that are not there are made; others keep their dtype.
+        Those that are current already are left as they are.
     memory
         What a task may use.
 
@@ -320,16 +321,16 @@ class RecomputeFields:
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Count in tasks, and write what each has counted."""
-        from plans import chunks
+        from plans.core import cubed_backend
 
         here = self._in(store)
         rows, (width,) = here.counter.blocks
         if not rows or not self.decoded_chunks:
             return []
         extra = here._extra_mem(8 * width)
-        counts = chunks.read(here.counter, memory.spec(), extra_mem=extra)
-        view = chunks.RowsView((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)
-        return [chunks.write(counts, view)]
+        counts = cubed_backend.read(here.counter, memory.spec(), extra_mem=extra)
+        view = cubed_backend.RowsView((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)
+        return [cubed_backend.write(counts, view)]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """The same: one pass that makes several arrays of another shape is nothing that xarray has."""

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.types import AnyArray
 
-from plans import AFTERWARDS, Memory, Plan
-from plans.columns import Columns, chunk_regions
-from plans.reencoding import ColumnReader, Reencoded
-from plans.stale import samples_change
-from vczstore import arrays
+from plans.core.chunk_grid import Columns, chunk_regions
+from plans.core.memory import Memory
+from plans.core.model import AFTERWARDS, Plan
+from plans.core.rewrite_columns import ColumnReader, Reencoded
+from plans.variants.stale import samples_change
 from vczstore.errors import IncompatibleError, SampleError
-from vczstore.sample_ids import spelt_otherwise
-from vczstore.stores import Store
+from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetItems, SetShape
-from vczstore.vcz import (
+from vczstore.vcz import arrays
+from vczstore.vcz.model import (
     REMOVED,
     SAMPLE_ID,
     TEXT,
@@ -31,12 +31,13 @@ from vczstore.vcz import (
     positions_of,
     samples_axis,
 )
+from vczstore.vcz.sample_ids import spelt_otherwise
 
 if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.through_xarray import Opened
+    from plans.core.xarray_backend import Opened
 
 
 def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
@@ -188,7 +189,7 @@ class RemoveFromArray(Reencoded):
         """Read the columns, blank the samples, write the columns."""
         import cubed
 
-        from plans import chunks
+        from plans.core import cubed_backend as chunks
 
         if not self.columns.n_chunks:
             return []
@@ -207,14 +208,14 @@ class RemoveFromArray(Reencoded):
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray select the columns, and choose between old and missing values."""
-        from plans import through_xarray
+        from plans.core import xarray_backend
 
         if not self.columns.n_chunks:
             return []
         array = arrays.planned(self.target, store=store)
-        columns = through_xarray.select(opened.variable(array, memory), self.columns)
-        blanked = through_xarray.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)
-        return through_xarray.write(blanked, array, self.columns)
+        columns = xarray_backend.select(opened.variable(array, memory), self.columns)
+        blanked = xarray_backend.blank(columns, np.isin(self.columns.positions(), self.positions), self.value)
+        return xarray_backend.write(blanked, array, self.columns)
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Assign the missing value, chunk by chunk."""

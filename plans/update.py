@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from plans import Memory, Plan, Survey
-from plans.compatible import check_incoming
-from plans.fitting import fitted
-from plans.harmonise import Told
-from plans.layout import Fields, Layout, check_named, layout_of, without_unjoinable
-from plans.parts import Part, PutSamples
-from plans.schema_change import compile_growth, compile_schema_change, dropped_fields, look_up_unfit, told_kept
-from plans.stale import samples_change
+from plans.core.compatibility import check_incoming
+from plans.core.gather_samples import Part, PutSamples
+from plans.core.memory import Memory
+from plans.core.model import Plan, Survey
+from plans.schema.fitting import fitted
+from plans.schema.layout import Fields, Layout, check_named, layout_of, without_unjoinable
+from plans.schema.schema_change import compile_growth, compile_schema_change, dropped_fields, look_up_unfit, told_kept
+from plans.variants.harmonise import Told
+from plans.variants.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
-from vczstore.stores import Store
-from vczstore.vcz import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
+from vczstore.stores.base import Store
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
 
 OPERATION = "update"
 

@@ -12,7 +12,7 @@ import click
 import griffe
 
 import vczstore
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 HOW = "It is generated; `tests/test_guide.py` checks that it is up to date, and says how to write it again."
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import vczstore
 from tests import cohort
 from tests.test_out_of_reach import make
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 

@@ -15,12 +15,13 @@ from zarr.core.sync import sync
 
 import executors
 import vczstore
-from plans import Memory, chunks
-from plans.columns import Columns
-from plans.reencoding import ColumnReader
+from plans.core import cubed_backend
+from plans.core.chunk_grid import Columns
+from plans.core.memory import Memory
+from plans.core.rewrite_columns import ColumnReader
 from tests import cohort
-from vczstore import arrays
 from vczstore.errors import MemoryLimitError
+from vczstore.vcz import arrays
 
 
 def _array(tmp_path: Path, shape: tuple[int, ...] = (10, 7), chunks_: tuple[int, ...] = (4, 3)) -> zarr.Array:
@@ -31,20 +32,20 @@ def _array(tmp_path: Path, shape: tuple[int, ...] = (10, 7), chunks_: tuple[int,
 
 def _copy(tmp_path: Path, columns: Columns, source: zarr.Array) -> tuple[zarr.Array, cubed.Array]:
     target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
-    values = chunks.read(ColumnReader(source, columns), Memory().spec())
-    return target, chunks.write(values + 1, chunks.DecodedView(target, columns))
+    values = cubed_backend.read(ColumnReader(source, columns), Memory().spec())
+    return target, cubed_backend.write(values + 1, cubed_backend.DecodedView(target, columns))
 
 
 def test_source_map_and_sink_become_one_operation(tmp_path: Path) -> None:
     source = _array(tmp_path)
     target, written = _copy(tmp_path, Columns(source.shape, source.chunks, 1, (0, 2), (2, 1)), source)
-    plan = chunks.compile_plan([written], "test")
+    plan = cubed_backend.compile_plan([written], "test")
     assert plan is not None
     operations = [n for n, d in plan.dag.nodes(data=True) if "pipeline" in d]
     assert len(operations) == 1, "cubed no longer fuses what is read, mapped and written"
     assert plan.num_tasks == 4
-    reports: list[chunks.TaskReport] = []
-    chunks.execute(plan, executors.create("single-threaded"), reports.append)
+    reports: list[cubed_backend.TaskReport] = []
+    cubed_backend.execute(plan, executors.create("single-threaded"), reports.append)
     assert sum(r.chunks for r in reports) == 6
     expected = np.where(np.isin(np.arange(7), [0, 1, 2, 6]), source[...] + 1, 0)
     np.testing.assert_array_equal(target[...], expected)
@@ -55,11 +56,11 @@ def test_source_map_and_sink_become_one_operation(tmp_path: Path) -> None:
 def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
     source = _array(tmp_path)
     target, written = _copy(tmp_path, Columns(source.shape, source.chunks, None, (), (1, 1)), source)
-    plan = chunks.compile_plan([written], "test")
+    plan = cubed_backend.compile_plan([written], "test")
     assert plan is not None
-    reports: list[chunks.TaskReport] = []
+    reports: list[cubed_backend.TaskReport] = []
     engine = executors.create(name, max_workers=2)
-    chunks.execute(plan, engine, reports.append)
+    cubed_backend.execute(plan, engine, reports.append)
     engine.close()
     assert [r.chunks for r in reports] == [1] * 9
     assert sum(r.decoded_bytes for r in reports) == source.nbytes
@@ -73,26 +74,30 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     source = _array(tmp_path)
     columns = Columns(source.shape, source.chunks, None, (), (1, 1))
     target, written = _copy(tmp_path, columns, source)
-    plan = chunks.compile_plan([written], "test")
+    plan = cubed_backend.compile_plan([written], "test")
     assert plan is not None
-    ((operation, n),) = chunks.tasks_of(plan).items()
+    ((operation, n),) = cubed_backend.tasks_of(plan).items()
     assert n == 9
-    values = chunks.read(ColumnReader(source, columns), Memory().spec())
-    same = chunks.write(values + 2, chunks.DecodedView(target, columns))
-    assert chunks.tasks_of(chunks.compile_plan([same], "test")) == {operation: 9}, "names have to outlive the process"
-    assert chunks.tasks_of(chunks.compile_plan([written, same], "test")) == {}, "names have to tell operations apart"
-    left = chunks.without(plan, {operation: {(0, 0), (2, 1)}})
+    values = cubed_backend.read(ColumnReader(source, columns), Memory().spec())
+    same = cubed_backend.write(values + 2, cubed_backend.DecodedView(target, columns))
+    assert cubed_backend.tasks_of(cubed_backend.compile_plan([same], "test")) == {operation: 9}, (
+        "names have to outlive the process"
+    )
+    assert cubed_backend.tasks_of(cubed_backend.compile_plan([written, same], "test")) == {}, (
+        "names have to tell operations apart"
+    )
+    left = cubed_backend.without(plan, {operation: {(0, 0), (2, 1)}})
     assert left is not None
     assert left.num_tasks == 7
-    engine, reports = executors.create(name, max_workers=2), list[chunks.TaskReport]()
-    chunks.execute(left, engine, reports.append)
+    engine, reports = executors.create(name, max_workers=2), list[cubed_backend.TaskReport]()
+    cubed_backend.execute(left, engine, reports.append)
     engine.close()
     others = {(operation, (i, j)) for i in range(3) for j in range(3)} - {(operation, (0, 0)), (operation, (2, 1))}
     assert sorted(r.task or ("", ()) for r in reports) == sorted(others)
     expected = source[...] + 1
     expected[0:4, 0:3] = expected[8:10, 3:6] = 0
     np.testing.assert_array_equal(target[...], expected)
-    assert chunks.without(plan, {operation: {(i, j) for i in range(3) for j in range(3)}}) is None
+    assert cubed_backend.without(plan, {operation: {(i, j) for i in range(3) for j in range(3)}}) is None
 
 
 def test_planning_computes_nothing(tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ def test_planning_computes_nothing(tmp_path: Path) -> None:
     target, written = _copy(tmp_path, Columns(source.shape, source.chunks, None, (), (1, 1)), source)
     before = cohort.digest(tmp_path)
     with cubed.raise_if_computes():
-        chunks.compile_plan([written], "test")
+        cubed_backend.compile_plan([written], "test")
     assert cohort.digest(tmp_path) == before
     assert not target[...].any()
 
@@ -111,9 +116,11 @@ def test_a_task_that_needs_too_much_is_refused(tmp_path: Path) -> None:
     columns = Columns(source.shape, source.chunks, None, (), (1, 1))
     target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
     spec = Memory(allowed=101_000_000, reserved=100_000_000).spec()
-    written = chunks.write(chunks.read(ColumnReader(source, columns), spec), chunks.DecodedView(target, columns))
+    written = cubed_backend.write(
+        cubed_backend.read(ColumnReader(source, columns), spec), cubed_backend.DecodedView(target, columns)
+    )
     with pytest.raises(MemoryLimitError, match=r"test: a task needs 1\d\dMB of memory, and 101MB are allowed"):
-        chunks.compile_plan([written], "test")
+        cubed_backend.compile_plan([written], "test")
 
 
 def test_a_planned_array_writes_beyond_the_shape_that_readers_see(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from click.testing import CliRunner, Result
 
 import vczstore
 from tests import cohort
-from vczstore import api, cli
+from vczstore import api
+from vczstore.cli import main
 
 FIELDS = (
     *("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
@@ -99,7 +100,7 @@ def _process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run(*arguments: object, status: int = 0, stdin: str | bytes | None = None) -> Result:
     """Call the command line in this process; what it prints goes to no terminal."""
-    result = CliRunner().invoke(cli.main, [str(a) for a in arguments], input=stdin)
+    result = CliRunner().invoke(main.main, [str(a) for a in arguments], input=stdin)
     assert result.exit_code == status, (result.output, result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert "\x1b" not in result.output
@@ -231,7 +232,7 @@ def test_remove_ids_that_are_not_text(plain: Path, tmp_path: Path) -> None:
     """A file in another encoding is the user's mistake, not an unexpected one."""
     (tmp_path / "ids.txt").write_bytes("Zo\xeb\n".encode("latin-1"))
     before = cohort.digest(plain)
-    result = CliRunner().invoke(cli.main, ["remove", str(plain), "-S", str(tmp_path / "ids.txt")])
+    result = CliRunner().invoke(main.main, ["remove", str(plain), "-S", str(tmp_path / "ids.txt")])
     assert result.exit_code in (1, 2)
     assert "ids.txt" in result.stderr
     assert "unexpected" not in result.stderr
@@ -410,7 +411,7 @@ def test_storage_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "empty=": "",
     }
     options = [o for pair in pairs for o in ("--storage-option", pair)]
-    CliRunner().invoke(cli.main, [command, *arguments, *options])
+    CliRunner().invoke(main.main, [command, *arguments, *options])
     assert passed["storage_options"] == {pair.partition("=")[0]: value for pair, value in pairs.items()}
 
 
@@ -490,7 +491,7 @@ def test_unexpected_errors(plain: Path, error: Exception, monkeypatch: pytest.Mo
     line = fails("info", plain)
     assert type(error).__name__ in line
     assert "--verbose" in line
-    result = CliRunner().invoke(cli.main, ["info", str(plain), "--verbose"])
+    result = CliRunner().invoke(main.main, ["info", str(plain), "--verbose"])
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
     assert "stand_in" in result.stderr
@@ -631,7 +632,7 @@ def test_demo_as_json(tmp_path: Path) -> None:
 HEAVY = ("numpy", "zarr", "cubed", "icechunk", "xarray", "rich", "networkx", "obstore", "fsspec")
 PROBE = f"""
 import sys
-from vczstore.cli import main
+from vczstore.cli.main import main
 try:
     main(sys.argv[1:])
 except SystemExit as error:
@@ -962,7 +963,7 @@ def wait_for_workers(driver: int) -> None:
 
 @pytest.mark.parametrize("command", [["remove", "a.vcz"], ["verify-removal", "a.vcz"]], ids=lambda c: c[0])
 def test_a_file_name_with_a_line_break_does_not_break_the_message(command: list[str]) -> None:
-    found = CliRunner().invoke(cli.main, [*command, "-S", "no\nsuch file"])
+    found = CliRunner().invoke(main.main, [*command, "-S", "no\nsuch file"])
     assert found.exit_code == 2
     *_, last = found.stderr.splitlines()
     assert re.fullmatch(r"Error: Invalid value for '-S' / '--samples-file': 'no\\nsuch file': .*", last)
@@ -1089,7 +1090,7 @@ def test_a_direct_copy_is_required(store: Path, kind: str, tmp_path: Path) -> No
     before = cohort.digest(store)
     for more in ([], ["--dry-run"], ["--recompute", "AC"], ["--harmonise"]):
         done = CliRunner().invoke(
-            cli.main, ["append", str(store), str(store.with_name("batch.vcz")), "--require-direct-copy", *more]
+            main.main, ["append", str(store), str(store.with_name("batch.vcz")), "--require-direct-copy", *more]
         )
         assert done.exit_code == 1, done.output
         (line,) = done.stderr.splitlines()
@@ -1108,7 +1109,7 @@ def test_options_without_effect_are_noticed(store: Path, kind: str, tmp_path: Pa
         ["remove", str(store), "S0001", "--variant-chunks-in-batch", "2", "--dry-run"],
         ["normalise", str(store), str(batch), str(tmp_path / "out"), "--variant-chunks-in-batch", "2", "--dry-run"],
     ):
-        done = CliRunner().invoke(cli.main, words)
+        done = CliRunner().invoke(main.main, words)
         assert done.exit_code == 0, done.output
         assert re.fullmatch(r"Note: --[a-z-]+ has no effect; .*\n", done.stderr)
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import vczstore
 from tests import cohort
 from tests.conftest import IMPLS, WRITTEN, Way
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import IncompatibleError
 
 pytestmark = [

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plans.columns import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Columns, block_of, whole_columns
-from plans.memory import SLACK, WORKING_COPIES, Memory
-from vczstore.arrays import grid
+from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Columns, block_of, whole_columns
+from plans.core.memory import SLACK, WORKING_COPIES, Memory
 from vczstore.errors import MemoryLimitError
+from vczstore.vcz.arrays import grid
 
 
 @st.composite

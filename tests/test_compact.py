@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.parts import Part
+from plans.core.gather_samples import Part
 from tests import cohort, vcf
 from tests.conftest import IMPLS, WRITTEN, Way
 from tests.test_model import layouts

@@ -28,9 +28,9 @@ from tests.test_errors import (
     store,
     templates,
 )
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import ConflictError, SampleError
-from vczstore.job import run_job
+from vczstore.jobs.run import run_job
 
 __all__ = ["batch", "repository", "store", "templates"]  # fixtures
 
@@ -41,7 +41,7 @@ OTHERS = some_arrays(["S0100", "S0101"], seed=2)
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vczstore.execution.PAUSE", 0)
+    monkeypatch.setattr("vczstore.execution.engine.PAUSE", 0)
 
 
 @dataclass

@@ -20,12 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans import create
-from plans.joining import join
-from plans.sites import count_repeats, group_sites, merge_sites, region_index, union_table
+from plans.core.model import create
+from plans.variants.join_records import join
+from plans.variants.union_sites import count_repeats, group_sites, merge_sites, region_index, union_table
 from tests import cohort, vcf
 from tests.test_errors import complain
-from vczstore.arrays import LOCK, claim, names
 from vczstore.errors import (
     DamagedStoreError,
     IncompatibleError,
@@ -35,8 +34,9 @@ from vczstore.errors import (
     StorageError,
     VczstoreError,
 )
-from vczstore.execution import Interrupted
-from vczstore.stores import new_store
+from vczstore.execution.engine import Interrupted
+from vczstore.stores.base import new_store
+from vczstore.vcz.arrays import LOCK, claim, names
 
 # ---- sources, and what should become of them ------------------------------------------------
 
@@ -129,7 +129,7 @@ def units(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
 
 
 def joined(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
-    """The same, with those together that `plans.joining` joins."""
+    """The same, with those together that `plans.variants.join_records` joins."""
     places: dict[Any, list[list[int]]] = {}
     for unit in units(rows):
         places.setdefault(site(rows[unit[0]][1])[:3], []).append(unit)

@@ -281,14 +281,14 @@ def _succeed(command: Sequence[str], folder: Path, environment: dict[str, str], 
 
 def _write_yaml(path: Path, text: str) -> None:
     """A job file or an executor file, under the name in its title."""
-    from vczstore import jobfile
+    from vczstore.jobs import model
 
     assert path.suffix == ".yaml", "a block of YAML needs the title of its file"
     path.write_text(text)
     if re.search("^steps:", text, flags=re.MULTILINE):
-        assert jobfile.load(str(path)).steps
+        assert model.load(str(path)).steps
     else:
-        assert jobfile.load_executor(str(path)).name
+        assert model.load_executor(str(path)).name
 
 
 def test_a_block_of_another_language_is_found(tmp_path: Path) -> None:

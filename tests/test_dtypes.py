@@ -18,7 +18,7 @@ from tests.conftest import IMPLS, WRITTEN, Way
 from tests.test_new_alleles import make as from_vcf
 from tests.test_new_alleles import shown, text
 from tests.test_out_of_reach import make, put
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 

@@ -18,15 +18,16 @@ from obstore.store import LocalStore, S3Store
 
 import executors
 import vczstore
-from plans import Memory, Plan
 from plans.copy import columns_per_manifest, compile_copy
+from plans.core.memory import Memory
+from plans.core.model import Plan
 from plans.remove import compile_remove
 from tests import cohort, s3
 from tests.covering import in_pairs
 from tests.test_modal import _variables, no_token, start
 from vczstore.errors import StorageError
-from vczstore.execution import run_plans
-from vczstore.stores import open_store
+from vczstore.execution.engine import run_plans
+from vczstore.stores.base import open_store
 from vczstore.stores.icechunk import IcechunkStore
 
 __all__ = ["no_token", "start"]  # fixtures

@@ -1155,7 +1155,7 @@ LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.argv[0] = "vczstore"
-from vczstore.cli import main
+from vczstore.cli.main import main
 main()
 """
 """A disk that takes small files only. Python ignores SIGXFSZ, so that writing is refused as on a full disk."""

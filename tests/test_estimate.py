@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import executors
 from vczstore.errors import OptionError
-from vczstore.estimate import Estimate, estimate
+from vczstore.jobs.estimate import Estimate, estimate
 
 DATA = json.loads(files("vczstore").joinpath("prices.json").read_text(encoding="utf-8"))
 PRICED = ("lithops-aws-lambda", "lithops-gcp-cloudrun", "modal")

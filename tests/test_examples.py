@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests import cohort
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCHEDULE = EXAMPLES / "schedule"

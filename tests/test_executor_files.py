@@ -23,10 +23,10 @@ from tests import cohort
 from tests.conftest import Way
 from tests.s3 import S3Server
 from tests.test_errors import complain
-from vczstore import executor_check
 from vczstore.api import Options
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import JobFileError, MissingDependencyError, OptionError, StorageError
+from vczstore.run import executor_check
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples" / "executors"
@@ -102,7 +102,7 @@ def test_a_file_that_is_wrong(small: Any, tmp_path: Path) -> None:
 
 
 def test_a_configuration_is_relative_to_its_file(tmp_path: Path) -> None:
-    from vczstore.jobfile import load_executor
+    from vczstore.jobs.model import load_executor
 
     (tmp_path / "cloud.yaml").write_text("name: lithops\noptions: {config-file: lithops.yaml}\n")
     assert load_executor(tmp_path / "cloud.yaml").options == {"config-file": str(tmp_path / "lithops.yaml")}

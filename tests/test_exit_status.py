@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import vczstore
 from tests import cohort
 from vczstore.api import _rules
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import OptionError, UnsuitableError
 
 Small = tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]

@@ -17,7 +17,8 @@ from tests import cohort, faults, s3
 from tests.survival import storage
 from tests.test_objects import BATCH, OLD, Cloud, s3_cloud
 from vczstore.errors import StorageError
-from vczstore.stores import lock, objects
+from vczstore.stores import object_store
+from vczstore.stores.base import lock
 
 __all__ = ["s3_cloud"]  # a fixture
 
@@ -33,10 +34,10 @@ class Shaky:
 
 @pytest.fixture
 def shaky(s3_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shaky]:
-    monkeypatch.setattr(objects, "RETRIES", 3)
-    monkeypatch.setattr(objects, "BACKOFF", (0.02, 0.1))
-    monkeypatch.setattr(objects, "TIMEOUT", 0.4)
-    monkeypatch.setattr(objects, "PATIENCE", 10.0)
+    monkeypatch.setattr(object_store, "RETRIES", 3)
+    monkeypatch.setattr(object_store, "BACKOFF", (0.02, 0.1))
+    monkeypatch.setattr(object_store, "TIMEOUT", 0.4)
+    monkeypatch.setattr(object_store, "PATIENCE", 10.0)
     monkeypatch.setattr(lock, "TTL", 3.0)
     with faults.before(s3_cloud.options["endpoint"]) as proxy:
         yield Shaky(s3_cloud, proxy, {**s3_cloud.options, "endpoint": proxy.endpoint})
@@ -121,7 +122,7 @@ def test_a_store_that_cannot_be_opened(shaky: Shaky, backend: str | None, status
     assert "\n" not in str(caught.value)
     assert f"{shaky.cloud.url}/store" in str(caught.value)
     # Icechunk learns how often to try only once it has opened a repository, and tries ten times before
-    assert shaky.proxy.seen <= 4 * (objects.RETRIES + 1)
+    assert shaky.proxy.seen <= 4 * (object_store.RETRIES + 1)
 
 
 # ---- faults that are made from seeds --------------------------------------------------------

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import vczstore
 from tests import cohort
 from tests.conftest import WRITTEN, Way
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 ARRAYS = {
     name: values

@@ -17,7 +17,7 @@ import vczstore
 from tests import cohort
 from tests.test_errors import as_nobody, permit
 from tests.test_out_of_reach import make, put, refused
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 FORMATS = pytest.mark.parametrize("zarr_format", [2, 3])

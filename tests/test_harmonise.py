@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.harmonise import HAPLOID_CONTIGS
-from plans.in_order import genotype_number, genotypes
-from plans.matching import match
+from plans.variants.harmonise import HAPLOID_CONTIGS
+from plans.variants.in_order import genotype_number, genotypes
+from plans.variants.match import match
 from tests import cohort, vcf
 from tests.conftest import Way
 from tests.test_errors import complain
 from vczstore.errors import DamagedStoreError, IncompatibleError, OptionError
-from vczstore.job import JobResult
+from vczstore.jobs.run import JobResult
 
 DIMENSIONS = {
     "call_PL": ("variants", "samples", "genotypes"),

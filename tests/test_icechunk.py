@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 import vczstore
-from plans import Plan
+from plans.core.model import Plan
 from tests import cohort
 from vczstore.errors import StaleError, StorageError
 from vczstore.stores.icechunk import IcechunkStore

@@ -22,9 +22,10 @@ from tests import cohort
 from tests.killed import killed
 from tests.test_compact import GONE, complain, some_arrays
 from tests.test_errors import LIMITED, as_nobody
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
-from vczstore.stores import rename, replacing
+from vczstore.stores import folder_swap
+from vczstore.stores.base import rename
 from vczstore.stores.lock import job_lock
 
 LOCK = ".store.vcz.vczstore-job.lock"
@@ -178,7 +179,7 @@ def test_by_another_name(tmp_path: Path) -> None:
 
 # ---- stopped --------------------------------------------------------------------------------
 
-TWO_RENAMES = "import vczstore.stores.replacing as r; r.exchange = lambda a, b: False; "
+TWO_RENAMES = "import vczstore.stores.folder_swap as r; r.exchange = lambda a, b: False; "
 """As on a file system that cannot exchange two names."""
 
 
@@ -279,7 +280,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (what, do, words) in cases.items():
         store = make(tmp_path / name)
         with monkeypatch.context() as patch:
-            patch.setattr(replacing, what, do)
+            patch.setattr(folder_swap, what, do)
             with pytest.raises(KeyboardInterrupt, match=words):
                 vczstore.compact(store)
         cohort.assert_same(read(store), BEFORE if name == "before" else AFTER)

@@ -24,9 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vczstore
+from plans.core.ledger import ATTRIBUTE
 from tests import cohort
 from tests.covering import costly, in_turn
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import (
     IncompatibleError,
     JobFileError,
@@ -39,8 +40,7 @@ from vczstore.errors import (
     TagError,
     VczstoreError,
 )
-from vczstore.job import JobResult, plan_job, run_compiled, run_job
-from vczstore.ledger import ATTRIBUTE
+from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
 
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 
@@ -437,7 +437,7 @@ def test_a_source_that_changed_after_its_append_was_stopped(tmp_path: Path, kind
     old = place.batch("a.vcz", cohort.ids(7, 2))
     steps = "- append: inbox/a.vcz"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vczstore.ledger.Ledger.with_sources", lambda self, sources, _: self.begun(sources))
+        patch.setattr("plans.core.ledger.Ledger.with_sources", lambda self, sources, _: self.begun(sources))
         place.run(steps)  # as if stopped before the last edit, which records it
     cohort.assert_same(place.read(), cohort.expected_append(OLD, old))
     changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)
@@ -512,7 +512,7 @@ def test_running_again_reads_no_chunk(place: Place) -> None:
         import sys
         opened = []
         sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-        from vczstore.job import run_job
+        from vczstore.jobs.run import run_job
         assert run_job(sys.argv[1]).status == "nothing to do"
         print("\\n".join(path for path in opened if path.startswith(sys.argv[2])))
     """

@@ -18,9 +18,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vczstore import errors, jobfile
+from vczstore import errors
 from vczstore.errors import JobFileError
-from vczstore.jobfile import Append, ExecutorSpec, Remove, StoreSpec, Tag, Update
+from vczstore.jobs import model as jobfile
+from vczstore.jobs.model import Append, ExecutorSpec, Remove, StoreSpec, Tag, Update
 
 ROOT = Path(__file__).parent.parent
 NUMBER = ", which is a number in YAML"
@@ -1037,7 +1038,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
 
 def test_imports_are_light() -> None:
     """Checking a job file does not wait for what runs it."""
-    code = "import sys, vczstore.jobfile; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    code = "import sys, vczstore.jobs.model; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not {"zarr", "cubed", "numpy", "icechunk", "click", "rich"} & set(done.stdout.split())

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.joining import join
+from plans.variants.join_records import join
 from tests import cohort, vcf
 from tests.test_create import Record, joined
 from tests.test_harmonise import DIMENSIONS, POOL, Site, make, model_match, sites_of

@@ -21,7 +21,7 @@ from tests import cohort, vcf
 from tests.test_cli import run
 from tests.test_errors import complain
 from vczstore.errors import IncompatibleError, OptionError
-from vczstore.vcz import dimensions
+from vczstore.vcz.model import dimensions
 
 HEADER = (
     "##fileformat=VCFv4.2",

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.local_alleles import is_local
+from plans.variants.local_alleles import is_local
 from tests import cohort, vcf
 from tests.conftest import Way
 from tests.test_cli import run as run_cli

@@ -18,9 +18,9 @@ import vczstore
 from tests import cohort, s3
 from tests.test_objects import BATCH, OLD, Cloud, azure_cloud, s3_cloud
 from vczstore.errors import BusyError, IncompatibleError, NotAStoreError, OptionError
-from vczstore.job import run_job
-from vczstore.locations import Location, is_url, literal, local_path, parse
-from vczstore.stores import open_store
+from vczstore.jobs.run import run_job
+from vczstore.stores.base import open_store
+from vczstore.stores.locations import Location, is_url, literal, local_path, parse
 
 __all__ = ["azure_cloud", "s3_cloud"]  # fixtures
 

@@ -23,9 +23,9 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from tests import cohort, s3
 from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, VczstoreError
-from vczstore.stores import lock
+from vczstore.stores.base import lock
 from vczstore.stores.lock import job_lock
-from vczstore.stores.objects import object_store
+from vczstore.stores.object_store import object_store
 
 ROOT = Path(__file__).parent.parent
 TTL = 2.0

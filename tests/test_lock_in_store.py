@@ -27,10 +27,10 @@ from zarr.storage import LocalStore, LoggingStore, MemoryStore, ObjectStore
 
 import vczstore
 from tests import cohort, faults, s3
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import BusyError, StorageError
-from vczstore.stores import lock, open_store
-from vczstore.stores.objects import object_store
+from vczstore.stores.base import lock, open_store
+from vczstore.stores.object_store import object_store
 
 ROOT = Path(__file__).parent.parent
 OLD = cohort.make_arrays(40, cohort.ids(0, 3))
@@ -407,7 +407,7 @@ def put(server: s3.S3Server, folder: Path, kind: str = "format3") -> str:
 
 
 def object_store_at(url: str, options: dict[str, Any]) -> Any:
-    from vczstore.locations import parse
+    from vczstore.stores.locations import parse
 
     return object_store(parse(url), options)
 

@@ -16,14 +16,14 @@ import zarr
 from filelock import FileLock
 
 import vczstore
-from plans import Memory
 from plans.append import compile_append
+from plans.core.memory import Memory
 from plans.remove import compile_remove
 from plans.update import compile_update
 from tests import cohort
 from tests.conftest import IMPLS, KINDS, Way
-from vczstore.execution import run_plans
-from vczstore.stores import open_store
+from vczstore.execution.engine import run_plans
+from vczstore.stores.base import open_store
 
 type Arrays = dict[str, np.ndarray]
 

@@ -10,9 +10,9 @@ import pytest
 import zarr
 
 import vczstore
-from plans import Memory
+from plans.core.memory import Memory
 from tests import cohort
-from vczstore.execution import Result
+from vczstore.execution.engine import Result
 
 VARIANTS, SAMPLES, CHUNKS = 16_000, 1500, (1000, 1000)
 

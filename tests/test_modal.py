@@ -32,9 +32,9 @@ from tests import cohort, s3
 from tests.fake_modal import TOKEN, FakeModal, environment_of
 from tests.test_executors import Ends, _dag
 from tests.test_objects import BATCH, OLD
-from vczstore import jobfile
 from vczstore.errors import OptionError, StorageError
-from vczstore.execution import Result, run_plan
+from vczstore.execution.engine import Result, run_plan
+from vczstore.jobs import model
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples" / "executors"
@@ -133,7 +133,7 @@ def test_what_modal_is_told(fake: FakeModal) -> None:
     assert "s3fs==2026.1.0" in dockerfile
     uploaded = {name for mount in told.mount_ids for name in fake.mounts[mount]}
     sent = {"/".join(Path(name).parts[-2:]) for name in uploaded}  # below a folder of Modal's choice
-    assert {"vczstore/arrays.py", "plans/chunks.py", "executors/modal.py"} <= sent
+    assert {"vczstore/vcz/arrays.py", "plans/core/cubed_backend.py", "executors/modal.py"} <= sent
     assert not [name for name in uploaded if "test" in name]
 
 
@@ -282,7 +282,7 @@ class Bucket:
         vczstore.copy_store_to_icechunk(self.plain, f"{self.url}/{name}", **options)
 
     def objects(self, name: str) -> zarr.storage.ObjectStore:
-        from vczstore.stores import object_store
+        from vczstore.stores.base import object_store
 
         return zarr.storage.ObjectStore(object_store(f"{self.url}/{name}", self.server.options))
 
@@ -401,7 +401,7 @@ def test_a_job_with_an_executor_file(bucket: Bucket, start: Callable[..., FakeMo
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("modal-*.yaml")), ids=lambda path: path.stem)
 def test_examples_are_executor_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _set_token(monkeypatch)
-    said = jobfile.load_executor(path)
+    said = model.load_executor(path)
     engine = executors.create(said.name, **said.options)
     assert isinstance(engine, ModalExecutor)
     assert f"modal-{engine.cloud}" == path.stem
@@ -534,7 +534,7 @@ def test_without_modal_it_says_what_to_install() -> None:
         import sys
         sys.modules["modal"] = None
         from vczstore.errors import MissingDependencyError
-        from vczstore.execution import create_executor
+        from vczstore.execution.engine import create_executor
         try:
             create_executor("modal", {})
         except MissingDependencyError as error:
@@ -568,8 +568,8 @@ def test_it_is_a_local_scheduler_with_containers_for_workers() -> None:
 @pytest.mark.usefixtures("by_value")
 def test_on_modal_itself() -> None:
     def task(coords: list[int], *, config: None) -> tuple[int, str | None]:
-        import plans.chunks  # all that tasks import is there
+        import plans.core.cubed_backend  # all that tasks import is there
 
-        return coords[0], os.environ.get("MODAL_IS_REMOTE") if plans.chunks.run_task else None
+        return coords[0], os.environ.get("MODAL_IS_REMOTE") if plans.core.cubed_backend.run_task else None
 
     assert sorted(_run(task, 3, max_workers=1)) == [(n, "1") for n in range(3)]

@@ -22,7 +22,7 @@ import vczstore
 from tests import cohort, vcf
 from tests.conftest import Way
 from tests.killed import killed
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 HEADER = """##fileformat=VCFv4.3
 ##contig=<ID=1,length=1000>

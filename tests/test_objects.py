@@ -21,12 +21,13 @@ from zarr.storage import ObjectStore
 
 import vczstore
 from tests import azure, cohort, s3
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, StorageError, VczstoreError
-from vczstore.job import plan_job, run_job
-from vczstore.locations import parse
-from vczstore.stores import objects, open_store
-from vczstore.stores.objects import Remote
+from vczstore.jobs.run import plan_job, run_job
+from vczstore.stores import object_store as objects
+from vczstore.stores.base import open_store
+from vczstore.stores.locations import parse
+from vczstore.stores.object_store import Remote
 
 FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
 

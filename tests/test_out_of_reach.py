@@ -12,9 +12,9 @@ from click.testing import CliRunner
 import vczstore
 from tests import cohort
 from tests.conftest import WRITTEN
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import DamagedStoreError
-from vczstore.vcz import Vcz
+from vczstore.vcz.model import Vcz
 
 N_SAMPLES, N_VARIANTS = 5, 7
 DP = np.arange(N_VARIANTS * N_SAMPLES, dtype="i2").reshape(N_VARIANTS, N_SAMPLES) + 100

@@ -13,9 +13,9 @@ from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, Obj
 
 import vczstore
 from tests import cohort
-from vczstore import arrays
 from vczstore.errors import VczstoreError
-from vczstore.stores import open_store
+from vczstore.stores.base import open_store
+from vczstore.vcz import arrays
 
 OLD, NEW = cohort.make_arrays(10, cohort.ids(0, 3)), cohort.make_arrays(10, cohort.ids(3, 2), seed=1)
 

@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.info_fields import FIELDS, exact_test
 from plans.recompute import compile_recompute
+from plans.variants.info_fields import FIELDS, exact_test
 from tests import cohort, vcf
 from tests.conftest import IMPLS, WRITTEN, Way
 from tests.covering import in_pairs
-from vczstore import cli
 from vczstore.api import Options
+from vczstore.cli import main
 from vczstore.errors import (
     DamagedStoreError,
     IncompatibleError,
@@ -35,7 +35,7 @@ from vczstore.errors import (
     StaleError,
     StorageError,
 )
-from vczstore.job import run_job
+from vczstore.jobs.run import run_job
 
 ALL = tuple(FIELDS)
 DEFAULT = ("AC", "AN", "AF", "NS")
@@ -503,7 +503,7 @@ def test_a_job_recomputes_what_its_steps_leave(store: Path, tmp_path: Path, kind
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.main, [str(a) for a in arguments])
+    result = CliRunner().invoke(main.main, [str(a) for a in arguments])
     return result.exit_code, result.output
 
 

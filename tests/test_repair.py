@@ -18,9 +18,9 @@ from click.testing import CliRunner, Result
 import vczstore
 from tests import cohort
 from tests.killed import killed
-from vczstore.arrays import LOCK
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, SampleError
+from vczstore.vcz.arrays import LOCK
 
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_FT", "call_genotype")
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -112,7 +112,7 @@ def test_job_killed(tmp_path: Path, batch: Path) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     job = tmp_path / "job.yaml"
     job.write_text(f"store: {tmp_path / 'store.vcz'}\nexecutor: single-threaded\nsteps:\n- append: {batch}\n")
-    code = f"from vczstore.job import run_job; run_job({str(job)!r}, [f'store={{store}}'])"
+    code = f"from vczstore.jobs.run import run_job; run_job({str(job)!r}, [f'store={{store}}'])"
     n_undone = 0
     for place in killed(tmp_path / "store.vcz", tmp_path / "killed", code, last=16, step=4):
         result = vczstore.repair(place, quick=True)

@@ -19,9 +19,9 @@ from xml.etree import ElementTree
 import pytest
 
 from vczstore.errors import StorageError
-from vczstore.estimate import estimate
-from vczstore.pictures import MOST_BARS, clean, duration
-from vczstore.report import plan_svg, write_report
+from vczstore.jobs.estimate import estimate
+from vczstore.jobs.pictures import MOST_BARS, clean, duration
+from vczstore.jobs.report import plan_svg, write_report
 
 HTML_TAGS = set(re.findall(r"\w+", "html head meta title style body main header section div span h1 h2 p b bdi"))
 HTML_TAGS |= set(re.findall(r"\w+", "dl dt dd ul li table thead tbody tr th td"))

@@ -26,11 +26,12 @@ import pytest
 import vczstore
 from tests import cohort
 from tests.test_objects import Cloud, s3_cloud
-from vczstore import arrays
 from vczstore.errors import StaleError, StorageError
-from vczstore.execution import Interrupted
-from vczstore.job import JobResult, plan_job, run_compiled, run_job
-from vczstore.stores import journal, lock
+from vczstore.execution import checkpoint
+from vczstore.execution.engine import Interrupted
+from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
+from vczstore.stores.base import lock
+from vczstore.vcz import arrays
 
 __all__ = ["s3_cloud"]  # a fixture
 
@@ -67,10 +68,10 @@ NEW = cohort.expected_update(cohort.expected_append(OLD, A, B), C)
 DRIVER = """
 import json, os, signal, sys
 import psutil
-from vczstore.job import run_job
+from vczstore.jobs.run import run_job
 from vczstore.stores import journal, lock
 
-file, n, journal.REST, lock.TTL = json.loads(sys.argv[1])
+file, n, checkpoint.REST, lock.TTL = json.loads(sys.argv[1])
 
 def progress(what, done, total):
     global n
@@ -257,7 +258,7 @@ def test_at_an_object_store(template: Path, tmp_path: Path, s3_cloud: Cloud, exe
 def test_at_its_usual_pace(place: Place) -> None:
     """What was recorded last is behind what was written, never ahead of it."""
     file = place.job("single-threaded")
-    place.kill(file, sum(tasks(file)) - 1, rest=journal.REST)
+    place.kill(file, sum(tasks(file)) - 1, rest=checkpoint.REST)
     again, result = place.complete(file)
     assert resumed(result) >= sum(PLANNED[:2])  # each step begins with a record
     assert again == sum(PLANNED) - resumed(result)
@@ -288,7 +289,7 @@ def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> Non
 def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     file = place.job()
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "delete", lambda self: None)
+        patch.setattr(checkpoint.Journal, "delete", lambda self: None)
         run_job(file)
     assert place.journal.exists()  # with sample IDs
     assert run_job(file).status == "nothing to do"

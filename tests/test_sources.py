@@ -23,9 +23,9 @@ import vczstore
 from tests import azure, cohort, faults, s3
 from tests.survival import storage
 from tests.test_objects import BATCH, OLD, Cloud, azure_cloud, make_arrays, s3_cloud
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, OptionError, StorageError, VczstoreError
-from vczstore.job import run_job
+from vczstore.jobs.run import run_job
 
 __all__ = ["azure_cloud", "s3_cloud"]  # fixtures
 

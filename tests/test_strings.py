@@ -13,9 +13,9 @@ from click.testing import CliRunner
 import vczstore
 from tests import cohort
 from tests.conftest import WRITTEN
-from vczstore.arrays import as_stored, as_text, read_strings
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, SampleError
+from vczstore.vcz.arrays import as_stored, as_text, read_strings
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 

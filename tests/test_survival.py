@@ -19,9 +19,9 @@ from tests import cohort
 from tests.survival import erasure, kills, writers
 from tests.survival.erasure import LAYOUTS, Layout
 from tests.survival.kills import Case
-from vczstore.cli import main
-from vczstore.execution import Interrupted
-from vczstore.stores.replacing import HALF_WRITTEN, half_written
+from vczstore.cli.main import main
+from vczstore.execution.engine import Interrupted
+from vczstore.stores.folder_swap import HALF_WRITTEN, half_written
 
 CASES = (
     *(Case("append", *how) for how in (("format2", "threads"), ("format3", "processes"), ("icechunk", "threads"))),
@@ -110,7 +110,7 @@ def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", kills.OLD)
-    monkeypatch.setattr("vczstore.cli._show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("vczstore.cli.main._show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     found = CliRunner().invoke(main, ["remove", str(tmp_path / "store.vcz"), "S0001"])
     assert (found.exit_code, found.stderr) == (130, "interrupted\n")
 

@@ -18,11 +18,11 @@ from cubed.runtime.types import CubedPipeline
 
 import executors
 import vczstore
-from plans import Plan
+from plans.core.model import Plan
 from tests import cohort
 from tests.test_modal import no_token, start
 from vczstore.errors import MissingDependencyError, OptionError
-from vczstore.job import plan_job
+from vczstore.jobs.run import plan_job
 
 __all__ = ["no_token", "start"]  # fixtures
 

@@ -15,7 +15,7 @@ import vczstore
 from tests import cohort
 from tests.test_new_alleles import ALLOWED, CALL, text
 from tests.test_new_alleles import make as from_vcf
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 Small = tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]
 

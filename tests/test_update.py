@@ -12,17 +12,18 @@ import pytest
 import zarr
 
 import vczstore
-from plans import Memory, Plan
 from plans.append import compile_append
-from plans.parts import Part, PutSamples
+from plans.core.gather_samples import Part, PutSamples
+from plans.core.memory import Memory
+from plans.core.model import Plan
 from plans.update import compile_update, split_known
 from tests import cohort
 from tests.conftest import IMPLS, WRITTEN, Way
 from tests.covering import in_pairs, in_turn
 from tests.test_errors import FIELDS, KINDS, altered, complain, edit, head, put, resize, truncate, unchanged
 from vczstore.errors import DamagedStoreError, IncompatibleError, MemoryLimitError, SampleError, VczstoreError
-from vczstore.stores import open_store
-from vczstore.vcz import Vcz
+from vczstore.stores.base import open_store
+from vczstore.vcz.model import Vcz
 
 type Arrays = dict[str, np.ndarray]
 

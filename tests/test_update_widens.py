@@ -16,9 +16,9 @@ from tests import cohort
 from tests.conftest import IMPLS, WRITTEN, Way
 from tests.covering import in_turn
 from tests.test_widening import HEADER, KINDS, fix_widths, make, merged, opened, shown, start
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import IncompatibleError, OptionError, SampleError
-from vczstore.execution import Interrupted
+from vczstore.execution.engine import Interrupted
 
 type Arrays = dict[str, np.ndarray]
 

@@ -18,11 +18,11 @@ from click.testing import CliRunner
 from zarr.codecs import Crc32cCodec, GzipCodec
 
 import vczstore
+from plans.verify import Verified
 from tests import cohort, vcf
 from tests.conftest import Way
-from vczstore import cli
+from vczstore.cli import main
 from vczstore.errors import DamagedStoreError, MemoryLimitError, NotAStoreError, OptionError
-from vczstore.verification import Verified
 
 FIELDS = (
     *("sample_id", "sample_sex", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
@@ -412,7 +412,7 @@ def test_command(template: Path, tmp_path: Path) -> None:
     store = shutil.copytree(template, tmp_path / "store.vcz")
 
     def run(*arguments: object, status: int) -> str:
-        result = CliRunner().invoke(cli.main, ["verify", *map(str, arguments)])
+        result = CliRunner().invoke(main.main, ["verify", *map(str, arguments)])
         assert result.exit_code == status, result.output
         assert ("checking" in result.stderr) is ("-P" in arguments)
         return result.stdout

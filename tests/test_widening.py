@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.layout import Form, Mismatch
+from plans.schema.layout import Form, Mismatch
 from tests import cohort
 from tests.vcf import records, to_vcz, vcztools_view, write_vcf
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import IncompatibleError, OptionError
 
 HEADER = {

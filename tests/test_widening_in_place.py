@@ -14,9 +14,9 @@ from click.testing import CliRunner
 import vczstore
 from tests import cohort
 from tests.killed import killed
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import BusyError, StaleError
-from vczstore.stores import replacing
+from vczstore.stores import folder_swap
 
 KEPT = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype", "call_DP")
 OLD = {name: values for name, values in cohort.make_arrays(5, cohort.ids(0, 4)).items() if name in KEPT}
@@ -99,7 +99,7 @@ def test_one_that_only_looks_in_is_waited_for(tmp_path: Path) -> None:
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with replacing.settling(store):
+        with folder_swap.settling(store):
             held.set()
             over.wait(0.5)
 

@@ -27,8 +27,9 @@ from numcodecs import Blosc, GZip, Zstd
 from obstore.store import S3Store
 
 import vczstore
+from plans.verify_removal import _Look, _Needles
 from tests import cohort, s3
-from vczstore.cli import main
+from vczstore.cli.main import main
 from vczstore.errors import (
     BusyError,
     ConflictError,
@@ -41,11 +42,10 @@ from vczstore.errors import (
     TagError,
     VczstoreError,
 )
-from vczstore.frames import contents
-from vczstore.removal import _Look, _Needles
-from vczstore.stores.everything import Objects
 from vczstore.stores.icechunk import IcechunkStore
+from vczstore.stores.listing import Objects
 from vczstore.stores.lock import job_lock
+from vczstore.vcz.frames import contents
 
 FIELDS = (
     *("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele"),

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         verify_removal,
     )
     from vczstore.errors import VczstoreError
-    from vczstore.execution import Result
-    from vczstore.job import plan_job, run_job
+    from vczstore.execution.engine import Result
+    from vczstore.jobs.run import plan_job, run_job
 
 __all__ = [
     "Result",
@@ -69,10 +69,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Result": "vczstore.execution",
+    "Result": "vczstore.execution.engine",
     "VczstoreError": "vczstore.errors",
-    "plan_job": "vczstore.job",
-    "run_job": "vczstore.job",
+    "plan_job": "vczstore.jobs.run",
+    "run_job": "vczstore.jobs.run",
 }
 
 

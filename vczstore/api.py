@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import executors
-from plans import Memory, Plan
-from vczstore.arrays import outer_chunks
+from plans.core.memory import Memory
+from plans.core.model import Plan
+from plans.info import Info, describe
 from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, MAX_CHUNK, NEW_VARIANTS
-from vczstore.describe import Info, describe
 from vczstore.errors import (
     IncompatibleError,
     OptionError,
@@ -24,7 +24,7 @@ from vczstore.errors import (
     UnsuitableError,
     VczstoreError,
 )
-from vczstore.execution import (
+from vczstore.execution.engine import (
     REPLANS,
     Progress,
     Result,
@@ -38,32 +38,33 @@ from vczstore.execution import (
     task_bytes,
     together,
 )
-from vczstore.locations import is_url, local_path, parse, scheme
 from vczstore.sizes import parse_size
-from vczstore.stores import (
+from vczstore.stores import object_store
+from vczstore.stores.base import (
     Place,
     Store,
     check_backend,
     is_repository,
     is_session,
     new_store,
-    objects,
     open_store,
     refuse_read_only,
 )
-from vczstore.stores.objects import plain_errors
-from vczstore.vcz import SAMPLE_ID, Vcz, positions_of
+from vczstore.stores.locations import is_url, local_path, parse, scheme
+from vczstore.stores.object_store import plain_errors
+from vczstore.vcz.arrays import outer_chunks
+from vczstore.vcz.model import SAMPLE_ID, Vcz, positions_of
 
 if TYPE_CHECKING:
-    from plans import Survey
-    from plans.harmonise import Rules
-    from plans.layout import Fields
-    from vczstore.purging import Collected, Purged, Tags
-    from vczstore.removal import Verification
-    from vczstore.repairing import Repaired
+    from plans.core.model import Survey
+    from plans.purge import Collected, Purged, Tags
+    from plans.repair import Repaired
+    from plans.schema.layout import Fields
+    from plans.variants.harmonise import Rules
+    from plans.verify import Verified
+    from plans.verify_removal import Verification
     from vczstore.stores.icechunk import IcechunkStore
     from vczstore.stores.lock import JobLock
-    from vczstore.verification import Verified
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Options:
     def _read_executor(self) -> None:
         name = str(self.executor)
         if name.endswith((".yaml", ".yml")):
-            from vczstore.jobfile import load_executor
+            from vczstore.jobs.model import load_executor
 
             file = load_executor(name)
             said = {"executor": file.name, "executor_options": file.options}
@@ -167,7 +168,7 @@ class Options:
 
     @property
     def engine(self) -> dict[str, Any]:
-        """What runs tasks, as `vczstore.execution` takes it."""
+        """What runs tasks, as `vczstore.execution.engine` takes it."""
         return {
             "executor": self.executor,
             "executor_options": self.executor_options,
@@ -229,7 +230,7 @@ class Options:
 
     def find(self, source: str, store: Place) -> list[str]:
         """The source that a path or URL names, or those that a glob in a URL finds."""
-        return objects.find(source, self.options_of(source, store)) if is_url(source) else [source]
+        return object_store.find(source, self.options_of(source, store)) if is_url(source) else [source]
 
 
 # ---- create ---------------------------------------------------------------------------------
@@ -367,8 +368,8 @@ def append(
     dry_run
         Check everything, write nothing.
     harmonise
-        Express the sources over the store's variants and alleles; see `plans.matching` for what matches. What follows,
-        up to `haploid_contigs`, goes with this.
+        Express the sources over the store's variants and alleles; see `plans.variants.match` for what matches. What
+        follows, up to `haploid_contigs`, goes with this.
     allow_new_alleles
         Let alleles come in that the store has not seen.
     absent
@@ -550,7 +551,7 @@ def _rules(
     haploid_contigs: Sequence[str] | None,
     numbers: Sequence[str],
 ) -> "Rules | None":
-    from plans.harmonise import HAPLOID_CONTIGS, Rules
+    from plans.variants.harmonise import HAPLOID_CONTIGS, Rules
 
     for name, value, choices in (("absent", absent, ABSENT), ("new_variants", new_variants, NEW_VARIANTS)):
         if value not in choices:
@@ -569,7 +570,7 @@ def _rules(
 
 
 def _fields(drop: Sequence[str], add: Sequence[str] = ()) -> "Fields":
-    from plans.layout import Fields, array_name
+    from plans.schema.layout import Fields, array_name
 
     return Fields(tuple(map(array_name, _listed(drop))), tuple(map(array_name, _listed(add))))
 
@@ -703,7 +704,7 @@ def remove(
 
     if not purge:
         return _replanned(store, opts, attempt, locked=dry_run)
-    from vczstore.purging import check_tags, purge_store, refuse_pins
+    from plans.purge import check_tags, purge_store, refuse_pins
     from vczstore.stores.lock import hold
 
     check_tags(tags)
@@ -749,7 +750,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     StaleError
         After a concurrent commit. Operations that had begun before are planned again.
     """
-    from vczstore.purging import check_tags, purge_store
+    from plans.purge import check_tags, purge_store
     from vczstore.stores.lock import hold
 
     check_tags(tags)
@@ -784,7 +785,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
     StaleError
         After a concurrent commit. Operations that had begun before are planned again.
     """
-    from vczstore.purging import collect_garbage
+    from plans.purge import collect_garbage
     from vczstore.stores.lock import hold
 
     opts = _options(gc, options)
@@ -813,8 +814,8 @@ def _removal(place: Store, samples: Sequence[str], memory: Memory) -> Plan:
     On plain Zarr IDs in several chunks are blanked one chunk after the other. The store remembers beforehand that the
     list is being removed, so that a second run does not take those that are gone for unknown.
     """
+    from plans.core.ledger import Ledger
     from plans.remove import compile_remove
-    from vczstore.ledger import Ledger
 
     vcz = place.open()
     if place.atomic:
@@ -879,7 +880,7 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     """
     Let the samples that have been removed leave a store: those after them move up, in one commit.
 
-    On plain Zarr, a folder of this machine is replaced by another as a whole; see `vczstore.stores.replacing`. Who
+    On plain Zarr, a folder of this machine is replaced by another as a whole; see `vczstore.stores.folder_swap`. Who
     opens the store sees it as it was, or compacted. Who has opened it before, and reads on, gets chunks of the one
     with shapes and sample IDs of the other, since nothing on plain Zarr holds them together: let readers open it again.
     If a run is stopped, readers see one or the other, and running it again completes it.
@@ -903,7 +904,7 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
     BusyError
         If a job runs on a folder that is to be replaced.
     """
-    from vczstore.stores.replacing import folder_of
+    from vczstore.stores.folder_swap import folder_of
 
     opts = _options(compact, options)
     if output is None:
@@ -924,7 +925,7 @@ def compact(store: Place, output: str | Path | None = None, *, dry_run: bool = F
 
 
 def _replacing(store: Place, opts: Options) -> AbstractContextManager["JobLock"]:
-    from vczstore.stores.replacing import replacing
+    from vczstore.stores.folder_swap import replacing
 
     options = {"backend_storage": opts.backend_storage, "storage_options": opts.storage_options}
     return replacing(store, {**options, "no_lock": opts.no_lock})
@@ -933,7 +934,7 @@ def _replacing(store: Place, opts: Options) -> AbstractContextManager["JobLock"]
 def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
     """Compile a compaction without running it; see `compact` and `run`."""
     from plans.compact import compile_compact, compile_compacted_copy
-    from vczstore.stores.replacing import ReplacedStore
+    from vczstore.stores.folder_swap import ReplacedStore
 
     opts = _options(plan_compact, options)
     if output is None:
@@ -978,7 +979,7 @@ def verify_removal(
     StaleError
         If the store changes meanwhile.
     """
-    from vczstore.removal import verify
+    from plans.verify_removal import verify
 
     opts = _options(verify_removal, options)
     with plain_errors(store):
@@ -1066,9 +1067,9 @@ def run(plan: Plan, **options: Any) -> Result:
     BusyError
         If another process writes to a store on plain Zarr.
     """
+    from vczstore.stores.folder_swap import ReplacedStore
     from vczstore.stores.lock import hold
     from vczstore.stores.plain import NewPlainStore
-    from vczstore.stores.replacing import ReplacedStore
 
     opts = _options(run, options)
     if opts.no_lock:
@@ -1302,7 +1303,7 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     VczstoreError
         If the store cannot be opened, for instance since its metadata are corrupt.
     """
-    from vczstore.verification import verify_store
+    from plans.verify import verify_store
 
     opts = _options(verify, options)
     with plain_errors(store):
@@ -1339,7 +1340,7 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
     VczstoreError
         If the store cannot be opened, for instance since its metadata are corrupt.
     """
-    from vczstore.repairing import repair_store
+    from plans.repair import repair_store
 
     opts = _options(repair, options)
     refuse_read_only("repair", store)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import vczstore
-from vczstore.demo import make_vcz
+from vczstore.cli.demo import make_vcz
 
 
 def main(folder: Path) -> None:

@@ -14,7 +14,7 @@ from time import perf_counter
 from numcodecs import Blosc
 
 import vczstore
-from plans import Plan
+from plans.core.model import Plan
 from tests.benchmarks.data import CALLS, CHUNK, CLEVEL, Cohort, fresh_copy, fresh_folder, stamps, written_since
 from tests.benchmarks.report import Row, Samples
 from tests.benchmarks.sides import Side, Worker

@@ -94,7 +94,7 @@ class Worker:
 def ours() -> Side:
     """The package of this environment."""
     modules = dict.fromkeys(("append", "remove", "normalise"), "vczstore.api")
-    return Side(Path(sys.executable), {**modules, "plan_job": "vczstore.job"})
+    return Side(Path(sys.executable), {**modules, "plan_job": "vczstore.jobs.run"})
 
 
 def peer(folder: Path) -> Side:

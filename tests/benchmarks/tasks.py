@@ -16,10 +16,11 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 import executors
-from plans import Memory, chunks
+from plans.core import cubed_backend
+from plans.core.memory import Memory
 from tests.benchmarks.worker import peak_rss
-from vczstore import arrays
 from vczstore.stores.icechunk import IcechunkStore
+from vczstore.vcz import arrays
 
 WORKERS = 2
 N_TASKS, TASK_SECONDS = 2_000, 0.005
@@ -50,11 +51,13 @@ def scheduling(name: str) -> float:
     """The seconds that the tasks take on an executor whose workers have been started."""
     engine = executors.create(name, max_workers=WORKERS)
     for _ in range(2):
-        view = chunks.FoundView(N_TASKS)
-        plan = chunks.compile_plan([chunks.write(chunks.read(Sleeper(), Memory().spec()), view)], "tasks")
+        view = cubed_backend.FoundView(N_TASKS)
+        plan = cubed_backend.compile_plan(
+            [cubed_backend.write(cubed_backend.read(Sleeper(), Memory().spec()), view)], "tasks"
+        )
         assert plan is not None
         started = perf_counter()
-        chunks.execute(plan, engine, lambda _: None)
+        cubed_backend.execute(plan, engine, lambda _: None)
         seconds = perf_counter() - started
     engine.close()
     return seconds

@@ -31,7 +31,7 @@ from tests import cohort
 from tests.survival import Tally
 from tests.survival.forks import Forks
 from tests.survival.kills import VARIANTS_CHUNK, Point, read, run, some_arrays
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 WITHDRAWN = ["WITHDRAWN-ada", "WITHDRAWN-bob"]
 SENTINEL = np.float32(1234567.125)

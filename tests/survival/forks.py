@@ -20,8 +20,8 @@ from typing import Any, Self
 
 TRAP = Path(__file__).parent / "trap"
 IMPORTED = (
-    *("executors.local", "plans.append", "plans.chunks", "plans.compact", "plans.copy", "plans.remove"),
-    *("vczstore.api", "vczstore.cli", "vczstore.jobfile", "vczstore.verification"),
+    *("executors.local", "plans.append", "plans.core.cubed_backend", "plans.compact", "plans.copy", "plans.remove"),
+    *("vczstore.api", "vczstore.cli.main", "vczstore.jobs.model", "plans.verify"),
 )
 """None of them imports icechunk."""
 

@@ -34,7 +34,7 @@ from zarr.core.sync import sync
 import vczstore
 from tests import cohort
 from tests.survival import Tally
-from vczstore.cli import main
+from vczstore.cli.main import main
 
 SECONDS = 20
 """How long a command may take."""

@@ -34,8 +34,9 @@ import vczstore
 from tests import cohort, faults, s3
 from tests.survival import Tally
 from vczstore.errors import BusyError, VczstoreError
-from vczstore.job import run_job
-from vczstore.stores import lock, objects
+from vczstore.jobs.run import run_job
+from vczstore.stores import object_store
+from vczstore.stores.base import lock
 
 SECONDS = 60
 """How long an operation may take to give up."""
@@ -182,10 +183,10 @@ def little_patience() -> Iterator[None]:
     """Requests are made again soon, and not for long."""
     with ExitStack() as stack:
         for module, name, value in (
-            (objects, "RETRIES", 3),
-            (objects, "BACKOFF", (0.02, 0.1)),
-            (objects, "TIMEOUT", 0.5),
-            (objects, "PATIENCE", 10.0),
+            (object_store, "RETRIES", 3),
+            (object_store, "BACKOFF", (0.02, 0.1)),
+            (object_store, "TIMEOUT", 0.5),
+            (object_store, "PATIENCE", 10.0),
             (lock, "TTL", 2.0),
         ):
             stack.enter_context(mock.patch.object(module, name, value))
@@ -431,7 +432,7 @@ def _delete(url: str, site: Site) -> None:
     if not site.options:
         shutil.rmtree(url, ignore_errors=True)
         return
-    top = objects.object_store(url, site.options)
+    top = object_store.object_store(url, site.options)
     for page in obstore.list(top):
         obstore.delete(top, [entry["path"] for entry in page])
 

@@ -15,8 +15,8 @@ import numpy as np
 from zarr.abc.store import Store
 from zarr.types import AnyArray
 
-from vczstore import arrays
-from vczstore.arrays import Document
+from vczstore.vcz import arrays
+from vczstore.vcz.arrays import Document
 
 
 class Edit(Protocol):

@@ -24,15 +24,16 @@ from vczstore.errors import (
     TagError,
     UnsuitableError,
 )
-from vczstore.locations import local_path, parse, real_path
-from vczstore.stores import Snapshot, objects
+from vczstore.execution.checkpoint import Saved
+from vczstore.stores import object_store
+from vczstore.stores.base import Snapshot
 from vczstore.stores.edits import Edit
-from vczstore.stores.journal import Saved
+from vczstore.stores.folder_swap import delete_half_written
+from vczstore.stores.locations import local_path, parse, real_path
 from vczstore.stores.lock import commit_lock, require_conditions
-from vczstore.stores.objects import Remote, reason
+from vczstore.stores.object_store import Remote, reason
 from vczstore.stores.plain import PlainStore
-from vczstore.stores.replacing import delete_half_written
-from vczstore.vcz import SAMPLE_ID, Vcz, listing
+from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
 
 BRANCH = "main"
 
@@ -820,18 +821,20 @@ def _runtime() -> icechunk.RepositoryConfig:
     Conditional whatever a repository says: one that was made in a folder and copied to an object store says that they
     are not, and of commits at once some would be silently lost.
     """
-    first, longest = (round(1000 * seconds) for seconds in objects.BACKOFF)
-    wait = round(1000 * objects.TIMEOUT)
+    first, longest = (round(1000 * seconds) for seconds in object_store.BACKOFF)
+    wait = round(1000 * object_store.TIMEOUT)
     return icechunk.RepositoryConfig(
         storage=icechunk.StorageSettings(
             unsafe_use_conditional_create=True,
             unsafe_use_conditional_update=True,
             unsafe_use_metadata=True,
             retries=icechunk.StorageRetriesSettings(
-                max_tries=objects.RETRIES + 1, initial_backoff_ms=first, max_backoff_ms=longest
+                max_tries=object_store.RETRIES + 1, initial_backoff_ms=first, max_backoff_ms=longest
             ),
             timeouts=icechunk.StorageTimeoutSettings(
-                connect_timeout_ms=wait, read_timeout_ms=wait, operation_timeout_ms=round(1000 * objects.MAX_REQUEST)
+                connect_timeout_ms=wait,
+                read_timeout_ms=wait,
+                operation_timeout_ms=round(1000 * object_store.MAX_REQUEST),
             ),
         )
     )

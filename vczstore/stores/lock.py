@@ -44,13 +44,13 @@ from typing import Any, Protocol, cast
 
 from zarr.storage import MemoryStore, ObjectStore
 
-from vczstore.arrays import COMMIT_LOCK, LOCK
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.locations import parse
-from vczstore.stores import Store, open_store
+from vczstore.stores.base import Store, open_store
 from vczstore.stores.folders import innermost, protocols
-from vczstore.stores.objects import BACKOFF, object_store, reason
-from vczstore.vcz import SAMPLE_ID
+from vczstore.stores.locations import parse
+from vczstore.stores.object_store import BACKOFF, object_store, reason
+from vczstore.vcz.arrays import COMMIT_LOCK, LOCK
+from vczstore.vcz.model import SAMPLE_ID
 
 TTL = 60.0
 """How many seconds a lease lives without being renewed."""

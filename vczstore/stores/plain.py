@@ -10,12 +10,13 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
-from vczstore.arrays import LOCK, claim, clear_outside, names, reading, set_many, stored_bytes
 from vczstore.errors import BusyError, ConflictError, UnsuitableError
-from vczstore.stores import Snapshot, parents
+from vczstore.stores import parent_metadata
+from vczstore.stores.base import Snapshot
 from vczstore.stores.edits import Edit
 from vczstore.stores.folders import folder_behind
-from vczstore.vcz import Vcz
+from vczstore.vcz.arrays import LOCK, claim, clear_outside, names, reading, set_many, stored_bytes
+from vczstore.vcz.model import Vcz
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class PlainStore:
         vcz = self.open()
         if vcz.state != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
-        parents.require_writable(vcz)
+        parent_metadata.require_writable(vcz)
         return self._begin()
 
     def _begin(self) -> "PlainTransaction":
@@ -142,7 +143,7 @@ class PlainTransaction:
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """Every step is visible already; what groups above keep of the store's metadata follows."""
-        parents.follow(self.store)
+        parent_metadata.follow(self.store)
 
     @property
     def is_done(self) -> bool:

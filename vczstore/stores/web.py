@@ -12,8 +12,8 @@ import numpy as np
 import zarr
 from zarr.storage import ObjectStore
 
-from vczstore import arrays
 from vczstore.errors import StorageError
+from vczstore.vcz import arrays
 
 
 class WebStore(ObjectStore[Any]):

@@ -1,0 +1,271 @@
+"""Chunk columns: which chunks an operation touches, and how many of them one task takes. Integers in, integers out."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from zarr.types import AnyArray
+
+from vczstore.vcz.arrays import grid, outer_chunks
+
+type Blocks = tuple[tuple[int, ...], ...]
+"""The length of each block along each axis, as in ``cubed.Array.chunks``."""
+type Region = tuple[slice, ...]
+
+TASK_BYTES = 64 * 2**20
+"""About how many decoded bytes one task moves: enough to make its own cost vanish."""
+TASK_CHUNKS = 1000
+"""At most so many chunks in a task, however small they are."""
+MIN_TASKS = 8
+"""Rather smaller tasks than fewer of them: workers should all have something to do."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """
+    Some chunk columns of an array, side by side, cut into blocks of whole chunks.
+
+    With an array of 10 samples in chunks of 4, columns 0 and 2 are samples 0 to 3 and 8 to 9. Side by side
+    they make an axis of 6::
+
+        array     0 1 2 3 | 4 5 6 7 | 8 9
+        columns      0         1       2
+        here      0 1 2 3 |           4 5
+
+    Attributes
+    ----------
+    array_shape
+        The shape of the array, in elements.
+    chunks
+        The shape of its chunks (of its shards, if it has shards).
+    axis
+        The axis that is cut into columns; None to take the array whole.
+    columns
+        The chunk columns, increasing. Not used without an axis.
+    block
+        How many chunks along each axis make a block. One task takes one block.
+
+    Examples
+    --------
+    >>> c = Columns((10,), (4,), axis=0, columns=(0, 2), block=(2,))
+    >>> c.grid, c.shape, c.blocks
+    ((2,), (6,), ((6,),))
+    >>> list(c.regions((0,)))
+    [((slice(0, 4, None),), (slice(0, 4, None),)), ((slice(4, 6, None),), (slice(8, 10, None),))]
+    """
+
+    array_shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    axis: int | None
+    columns: tuple[int, ...]
+    block: tuple[int, ...]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """How many chunks there are along each axis."""
+        whole = grid(self.array_shape, self.chunks)
+        return tuple(len(self.columns) if i == self.axis else n for i, n in enumerate(whole))
+
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks there are."""
+        return math.prod(self.grid)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many elements there are along each axis, columns side by side."""
+        shape = list(self.array_shape)
+        if self.axis is not None:
+            shape[self.axis] = sum(self._width(c) for c in self.columns[-1:]) + self.chunks[self.axis] * (
+                len(self.columns) - 1
+            )
+        return tuple(shape)
+
+    def _width(self, column: int) -> int:
+        assert self.axis is not None
+        return min(self.chunks[self.axis], self.array_shape[self.axis] - column * self.chunks[self.axis])
+
+    @property
+    def grid_blocks(self) -> Blocks:
+        """The blocks, in chunks."""
+        return tuple(_cut(n, b) for n, b in zip(self.grid, self.block, strict=True))
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """The elements of a block that is not cut short by an edge."""
+        return tuple(min(b * c, max(n, 1)) for b, c, n in zip(self.block, self.chunks, self.shape, strict=True))
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks, in elements."""
+        return tuple(_cut(n, b * c) for n, b, c in zip(self.shape, self.block, self.chunks, strict=True))
+
+    def cells(self, index: Sequence[int]) -> list[range]:
+        """The part of the grid that a block takes."""
+        return [range(i * b, min(n, (i + 1) * b)) for i, b, n in zip(index, self.block, self.grid, strict=True)]
+
+    def cells_of(self, region: Region) -> list[range]:
+        """The part of the grid that a region takes, columns side by side. It begins and ends with a chunk."""
+        return [range(r.start // c, math.ceil(r.stop / c)) for r, c in zip(region, self.chunks, strict=True)]
+
+    def coords(self, cells: Sequence[range]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """For each chunk of a part of the grid: where it is in the part, and its coordinates in the array."""
+        for where in itertools.product(*(range(len(r)) for r in cells)):
+            at = [r[i] for r, i in zip(cells, where, strict=True)]
+            if self.axis is not None:
+                at[self.axis] = self.columns[at[self.axis]]
+            yield where, tuple(at)
+
+    def regions(self, index: Sequence[int]) -> Iterator[tuple[Region, Region]]:
+        """Runs of neighbouring columns of a block: their region in the block, and in the array."""
+        return self.runs(self.cells(index))
+
+    def runs(self, cells: Sequence[range]) -> Iterator[tuple[Region, Region]]:
+        """Runs of neighbouring columns of a part of the grid: their region in the part, and in the array."""
+        here = [slice(0, self._length(i, r)) for i, r in enumerate(cells)]
+        there = [slice(r.start * c, r.start * c + s.stop) for r, c, s in zip(cells, self.chunks, here, strict=True)]
+        if self.axis is None:
+            yield tuple(here), tuple(there)
+            return
+        chunk, at = self.chunks[self.axis], 0
+        columns = [self.columns[i] for i in cells[self.axis]]
+        for _, run in itertools.groupby(enumerate(columns), key=lambda pair: pair[1] - pair[0]):
+            members = [column for _, column in run]
+            width = chunk * (len(members) - 1) + self._width(members[-1])
+            here[self.axis] = slice(at, at + width)
+            there[self.axis] = slice(members[0] * chunk, members[0] * chunk + width)
+            yield tuple(here), tuple(there)
+            at += width
+
+    def positions(self) -> np.ndarray:
+        """For each element along the columns' axis, its position in the array."""
+        assert self.axis is not None
+        chunk = self.chunks[self.axis]
+        return np.concatenate([np.arange(c * chunk, c * chunk + self._width(c)) for c in self.columns])
+
+    def _length(self, axis: int, cells: range) -> int:
+        return min(cells.stop * self.chunks[axis], self.shape[axis]) - cells.start * self.chunks[axis]
+
+
+def _cut(n: int, size: int) -> tuple[int, ...]:
+    return tuple(min(size, n - i) for i in range(0, n, size))
+
+
+def block_of(
+    grid: Sequence[int], chunk_bytes: int, room: int, *, prefer: Sequence[int] | None = None, least: int = 0
+) -> tuple[int, ...]:
+    """
+    How many chunks along each axis one task takes.
+
+    Parameters
+    ----------
+    grid
+        The number of chunks along each axis.
+    chunk_bytes
+        The decoded size of a chunk.
+    room
+        The decoded bytes that a task has memory for.
+    prefer
+        Chunks along each axis that should stay together as far as memory allows, for instance because one chunk
+        of a source covers them all.
+    least
+        The decoded bytes that make a task worth beginning; with fewer in all, one task takes everything.
+
+    Examples
+    --------
+    Chunks of 2 MB, one chunk column of 1,000: 33 in a task, as far as `TASK_BYTES` go.
+
+    >>> block_of((1000, 1, 1), 2_000_000, 2_000_000_000)
+    (33, 1, 1)
+
+    Memory for three of them:
+
+    >>> block_of((1000, 1, 1), 2_000_000, 6_000_000)
+    (3, 1, 1)
+
+    Tasks that take long to begin:
+
+    >>> block_of((1000, 1, 1), 2_000_000, 2_000_000_000, least=800_000_000)
+    (400, 1, 1)
+    """
+    fits = max(1, room // max(1, chunk_bytes))
+    block = [1] * len(grid)
+    if prefer is not None:
+        for axis, (p, n) in enumerate(zip(prefer, grid, strict=True)):
+            block[axis] = max(1, min(p, n, fits // math.prod(block)))
+    shared = min(TASK_BYTES // max(1, chunk_bytes), math.prod(grid) // MIN_TASKS)
+    wanted = min(fits, TASK_CHUNKS, max(shared, least // max(1, chunk_bytes)))
+    for axis, n in enumerate(grid):
+        factor = max(1, wanted // math.prod(block))
+        block[axis] = max(1, min(n, block[axis] * factor))
+    return tuple(block)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Chunk columns of a source that are, chunk for chunk, columns of the store."""
+
+    source: int
+    source_columns: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def whole_columns(
+    of: np.ndarray, to: np.ndarray, n_source: int, n_target: int, width: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """
+    Find the chunk columns that a source and a store have in common, sample for sample: these can be copied encoded.
+
+    Parameters
+    ----------
+    of, to
+        The positions of samples in the source, and in the store, where they go; the latter increase.
+    n_source, n_target
+        The number of samples of the source, and of the store when all is done.
+    width
+        The sample chunk size of both.
+
+    Returns
+    -------
+    source_columns, columns : tuple of int
+        Side by side, the latter increasing.
+
+    Examples
+    --------
+    5 samples go to positions 6 to 10, in chunks of 2. The last column ends where the source ends::
+
+        source         0 1 | 2 3 | 4
+        store    ... | 6 7 | 8 9 | 10
+
+    >>> whole_columns(np.arange(5), np.arange(6, 11), 5, 11, 2)
+    ((0, 1, 2), (3, 4, 5))
+
+    One position further, none falls on a boundary.
+
+    >>> whole_columns(np.arange(5), np.arange(7, 12), 5, 12, 2)
+    ((), ())
+    """
+    columns, first, counts = np.unique(to // width, return_index=True, return_counts=True)
+    if not len(columns):
+        return (), ()
+    shifts = of - to
+    lowest, highest = np.minimum.reduceat(shifts, first), np.maximum.reduceat(shifts, first)
+    theirs = columns + lowest // width
+    lengths = np.minimum(width, n_target - columns * width)
+    is_whole = (lowest == highest) & (lowest % width == 0)
+    is_whole &= (counts == lengths) & (np.minimum(width, n_source - theirs * width) == lengths)
+    return tuple(theirs[is_whole].tolist()), tuple(columns[is_whole].tolist())
+
+
+def chunk_regions(array: AnyArray, within: dict[int, range]) -> Iterator[tuple[slice, ...]]:
+    """The regions of an array's chunks, cut to a range along some axes; one that is empty yields nothing."""
+    chunks = outer_chunks(array)
+    ranges = [within.get(i, range(n)) for i, n in enumerate(array.shape)]
+    cells = [range(r.start // c, math.ceil(r.stop / c)) for r, c in zip(ranges, chunks, strict=True)]
+    for cell in np.ndindex(*(len(c) for c in cells)):
+        at = [c[i] for c, i in zip(cells, cell, strict=True)]
+        yield tuple(
+            slice(max(r.start, i * c), min(r.stop, (i + 1) * c)) for i, r, c in zip(at, ranges, chunks, strict=True)
+        )

@@ -1,0 +1,526 @@
+"""When a source fits a store: from metadata at once, from data in tasks over ranges of variants."""
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import TASK_BYTES
+from plans.core.memory import Memory
+from vczstore.errors import IncompatibleError, SampleError, VczstoreError
+from vczstore.vcz import arrays, cf_attributes
+from vczstore.vcz.extents import END, LENGTH, SVLEN, Extents, describe
+from vczstore.vcz.model import REMOVED, Vcz, listing, samples_axis
+from vczstore.vcz.sample_ids import same_in_unicode
+
+if TYPE_CHECKING:
+    from plans.core.cubed_backend import ScanReader
+
+NOTHING = ("", ".", "0")
+"""What stands in an allele's place where there is none: of fill, of VCF, and of PLINK (.bim, columns 5 and 6)."""
+SITE_FIELDS = ("variant_contig", "variant_position", "variant_allele")
+"""What makes a variant the same variant."""
+LOOKED_AT = (*SITE_FIELDS, LENGTH, END, SVLEN)
+"""What is compared of variants, as far as it is there."""
+BY_VARIANT = ("variants", "alleles", "alt_alleles", "genotypes")
+"""Dimensions that may differ where variants are matched."""
+CONTIGS = "contig_id"
+TABLES = (CONTIGS, "filter_id")
+"""What variants refer to by number."""
+
+
+# ---- samples --------------------------------------------------------------------------------
+
+
+def check_incoming(operation: str, sources: Sequence[Vcz]) -> dict[str, str]:
+    """
+    Check that no sample comes in twice.
+
+    Returns
+    -------
+    dict
+        The label of its source, by sample.
+
+    Raises
+    ------
+    SampleError
+        If a source has no samples, has one twice or removed ones, or a sample is in another source.
+    """
+    owner: dict[str, str] = {}
+    for source in sources:
+        if source.n_samples == 0:
+            raise SampleError(f"{operation}: {source.label} has no samples; leave it out")
+        mine: set[str] = set()
+        for sample in source.sample_ids:
+            if sample == REMOVED:
+                raise SampleError(
+                    f"{operation}: {source.label} has removed samples (empty IDs), which cannot come in; "
+                    "give a copy that is made without them"
+                )
+            if sample in mine:
+                raise SampleError(f"{operation}: {source.label} has sample {sample!r} twice; rename one of them")
+            mine.add(sample)
+        _refuse_duplicates(operation, sorted(mine & owner.keys()), source.label, owner)
+        owner.update(dict.fromkeys(source.sample_ids.tolist(), source.label))
+    return owner
+
+
+def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
+    """
+    Check that all samples are new, and no sample comes in twice.
+
+    Raises
+    ------
+    SampleError
+        As `check_incoming`, or if a sample is in the store.
+    """
+    owner = check_incoming(operation, sources)
+    if not owner.keys().isdisjoint(store.sample_ids.tolist()):
+        present = [sample for sample in store.sample_ids if sample in owner]
+        label = owner[present[0]]
+        mine_present = [sample for sample in present if owner[sample] == label]
+        _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, store.label))
+    alike = same_in_unicode(list(owner), itertools.chain(store.sample_ids, owner))
+    for sample, other in alike.items():
+        raise SampleError(
+            f"{operation}: {owner[sample]} has sample {sample!a}, which looks like {other!a} of "
+            f"{owner.get(other, store.label)}, in another Unicode form; write both in the same"
+        )
+
+
+def _refuse_duplicates(operation: str, samples: Sequence[str], label: str, owner: Mapping[str, str]) -> None:
+    if samples:
+        raise SampleError(
+            f"{operation}: {len(samples):,} of the samples of {label} are in {owner[samples[0]]} already: "
+            f"{listing(samples)}; remove them there, or leave them out"
+        )
+
+
+# ---- metadata -------------------------------------------------------------------------------
+
+
+def check_metadata(
+    operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False, may_lack: Collection[str] = ()
+) -> None:
+    """
+    Check all that the metadata of two VCZs tell: versions, variants, tables, fields, dimensions, dtypes.
+
+    Variants, tables, and dimensions that go by alleles may differ where the source is going to be harmonised. Fields
+    that the source `may_lack` are missing values in the store.
+
+    Raises
+    ------
+    IncompatibleError
+        For the first thing that differs.
+    """
+    versions = [vcz.attributes.get("vcf_zarr_version") for vcz in (store, source)]
+    if None not in versions and versions[0] != versions[1]:
+        raise IncompatibleError(
+            f"{operation}: {source.label} has vcf_zarr_version {listing(versions[1:])}, the store has "
+            f"{listing(versions[:1])}; "
+            "convert the source with the version of the store"
+        )
+    if source.n_variants != store.n_variants and not harmonised:
+        raise IncompatibleError(
+            f"{operation}: {source.label} has {source.n_variants:,} variants, the store has {store.n_variants:,}; "
+            f"both need the same variants, in the same order{_or_harmonise(operation)}"
+        )
+    for name in SITE_FIELDS:
+        for vcz in (store, source):
+            if name not in vcz.arrays:
+                raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be compared")
+    check_builds(operation, [store, source])
+    for name in () if harmonised else TABLES:
+        _check_table(operation, store, source, name)
+    _check_fields(operation, store, source, may_lack)
+    for name, theirs in source.samples_arrays.items():
+        check_attributes(operation, source.label, name, store.samples_arrays[name], theirs)
+
+
+def check_builds(operation: str, vczs: Sequence[Vcz]) -> dict[str, int]:
+    """
+    Check that VCZs are of one reference genome: that contigs of one name have one length.
+
+    Returns
+    -------
+    dict
+        The length of each contig that has one.
+
+    Raises
+    ------
+    IncompatibleError
+        For the first contig whose lengths differ.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    for vcz in vczs:
+        for contig, length in vcz.contig_lengths.items():
+            other, label = known.setdefault(contig, (length, vcz.label))
+            if length != other:
+                raise IncompatibleError(
+                    f"{operation}: {vcz.label} has {listing([contig])} of contig_length {length}, {label} of {other}; "
+                    "all have to be of one reference genome: lift one over to the other's, and convert it again"
+                )
+    return {contig: length for contig, (length, _) in known.items()}
+
+
+_NORMALISE = "express the source over the store with vczstore normalise first"
+
+
+def _or_harmonise(operation: str) -> str:
+    """The way out that an operation has where variants or alleles differ."""
+    return {"append": ", or say --harmonise", "update": f", or {_NORMALISE}"}.get(operation, "")
+
+
+def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
+    silent = [vcz.label for vcz in (store, source) if not vcz.tells(name)]
+    if len(silent) == 1 and name == CONTIGS:
+        raise IncompatibleError(
+            f"{operation}: {silent[0]} has no {name}, so which contigs its variants are on cannot be compared; make "
+            "it with vcf2zarr"
+        )
+    if silent:
+        return
+    ours, theirs = (list(vcz.table(name)) for vcz in (store, source))
+    if ours != theirs:
+        pairs = zip([*ours, None], [*theirs, None], strict=False)
+        i, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise IncompatibleError(
+            f"{operation}: {source.label} has {name} {listing([b])} at {i}, the store has {listing([a])}; "
+            f"both need the same {name}, in the same order{_or_harmonise(operation)}"
+        )
+
+
+def _check_fields(operation: str, store: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
+    ours, theirs = set(store.samples_arrays), set(source.samples_arrays)
+    lacks, more = sorted(ours - theirs - set(may_lack)), sorted(theirs - ours)
+    told, can_name = [], operation in ("append", "update")
+    if lacks:
+        way_out = f"leave it missing for these samples with {_flags('--drop-field', lacks)}"
+        told.append(
+            f"lacks {listing(lacks)}, which the store has; "
+            f"{way_out if can_name else 'make the source with these fields'}"
+        )
+    if more:
+        adding = f"add it, missing for the samples that are there, with {_flags('--add-field', more)}, or "
+        way_out = f"{adding}leave it out with {_flags('--drop-field', more)}"
+        told.append(
+            f"has {listing(more)}, which the store lacks; "
+            f"{way_out if can_name else 'make the source without these fields'}"
+        )
+    if told:
+        raise IncompatibleError(f"{operation}: {source.label} {'; and it '.join(told)}")
+
+
+def _flags(flag: str, names: Sequence[str]) -> str:
+    """
+    What a user adds to a command for some arrays; what says more of an array needs no flag of its own.
+
+    >>> _flags("--drop-field", ["call_PS", "call_PS_mask"])
+    '--drop-field PS'
+    """
+    fields = [name for name in names if not any(name != n and name.startswith(f"{n}_") for n in names)]
+    return " ".join(f"{flag} {name.removeprefix('call_')}" for name in fields)
+
+
+def check_attributes(operation: str, label: str, name: str, ours: AnyArray, theirs: AnyArray) -> None:
+    """Raise an `IncompatibleError` if attributes give the values of an array another meaning than the store's have."""
+    if (differs := cf_attributes.first_difference(theirs, ours)) is not None:
+        attribute, of_source, of_store = differs
+        other = (
+            f", or leave it out with --drop-field {name.removeprefix('call_')}"
+            if operation in ("append", "update")
+            else ""
+        )
+        raise IncompatibleError(
+            f"{operation}: {name} of {label} has the attribute {attribute} {of_source}, the store has {of_store}; "
+            f"store the source's values as the store's attributes say{other}"
+        )
+
+
+def _is_text(dtype: np.dtype) -> bool:
+    return dtype.kind in "TU"
+
+
+def _is_bytes(dtype: np.dtype) -> bool:
+    """Bytes and text are not cast to each other: NumPy makes ``"b'A'"`` of ``b"A"``."""
+    return dtype.kind in "OS"
+
+
+def fits(source: np.dtype, store: np.dtype) -> bool:
+    """
+    Whether every value of one dtype is a value of another, missing values included.
+
+    >>> fits(np.dtype("i1"), np.dtype("i2")), fits(np.dtype("i2"), np.dtype("i1"))
+    (True, False)
+    >>> fits(np.dtype("f4"), np.dtype("f8")), fits(np.dtype("f8"), np.dtype("f4"))
+    (True, False)
+    """
+    if source == store:
+        return True
+    if _is_text(source) and _is_text(store):
+        return store.kind != "U" or (source.kind == "U" and source.itemsize <= store.itemsize)
+    if (source.kind in "iu" and store.kind in "iu") or source.kind == store.kind == "f":
+        return np.can_cast(source, store, "safe")
+    if _is_bytes(source) and store.kind == "O":
+        return True
+    return source.kind == store.kind == "S" and source.itemsize <= store.itemsize
+
+
+# ---- data -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SameVariants:
+    """
+    A source has the store's variants: the same contig, position and alleles in every row, and as long where symbolic.
+
+    Encoded chunks are compared first, and decoded only where they differ. Alleles may be padded with empty
+    strings to different widths.
+    """
+
+    operation: str
+    store: Vcz
+    source: Vcz
+
+    def look(self, rows: slice) -> int | None:
+        """The first of some variants that differs, None if none does."""
+        found = [self._differs(name, rows) for name in SITE_FIELDS]
+        if found == [None] * len(found):
+            found = [self._differs_in_length(rows)]
+        return min((i for i in found if i is not None), default=None)
+
+    def _differs(self, name: str, rows: slice) -> int | None:
+        if self._same_encoded(name, rows):
+            return None
+        values = [arrays.read_normalised(vcz.arrays[name], (rows,)) for vcz in (self.store, self.source)]
+        differs = _unequal_rows(*(map(without_nothing, values) if name == "variant_allele" else values))
+        return None if not differs.any() else rows.start + int(np.argmax(differs))
+
+    def _differs_in_length(self, rows: slice) -> int | None:
+        """Of variants with the same alleles: where these are symbolic, their lengths say what they are."""
+        if all(self._same_encoded(name, rows) for name in (LENGTH, END, SVLEN)):
+            return None
+        extents = [self._extents(vcz, rows) for vcz in (self.store, self.source)]
+        differs = extents[0] != extents[1]
+        return None if not differs.any() else rows.start + int(np.argmax(differs))
+
+    @staticmethod
+    def _extents(vcz: Vcz, rows: slice) -> np.ndarray:
+        alleles = arrays.read_normalised(vcz.arrays["variant_allele"], (rows,))
+        return Extents.of(vcz.arrays).look(alleles, rows)
+
+    def _same_encoded(self, name: str, rows: slice) -> bool:
+        """Whether the chunks of an array hold the same bytes, or neither side has it."""
+        if name not in self.store.arrays or name not in self.source.arrays:
+            return name not in self.store.arrays and name not in self.source.arrays
+        ours, theirs = self.store.arrays[name], self.source.arrays[name]
+        chunk = arrays.outer_chunks(ours)[0]
+        if (
+            arrays.outer_chunks(ours) != arrays.outer_chunks(theirs)
+            or ours.shape != theirs.shape
+            or rows.start % chunk
+            or not arrays.same_encoding(ours, theirs)
+        ):
+            return False
+        others = arrays.grid(ours.shape, arrays.outer_chunks(ours))[1:]
+        cells = [(i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)]
+        a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
+        return all(_same_bytes(x, y) for x, y in zip(a, b, strict=True))
+
+    @property
+    def _sides(self) -> list[AnyArray]:
+        return [vcz.arrays[n] for vcz in (self.store, self.source) for n in LOOKED_AT if n in vcz.arrays]
+
+    def rows_per_task(self, memory: Memory) -> int:
+        """Whole chunks of either side."""
+        lengths = sorted({arrays.outer_chunks(a)[0] for a in self._sides}, reverse=True)
+        # parts of the longest, where whole ones of the others would be too much
+        chunk = next((n for n in lengths if self._look_mem(n) <= memory.free), lengths[-1])
+        row_bytes = sum(64 * math.prod(a.shape[1:]) for a in self._sides)
+        return _rows_per_task(memory, self.store.n_variants, chunk, row_bytes, self._look_mem)
+
+    def _look_mem(self, rows: int) -> int:
+        """What it takes to look at so many rows, one array after the other."""
+        sides = self.store, self.source
+        together = [[vcz.arrays[name] for vcz in sides] for name in SITE_FIELDS]
+        names = ("variant_allele", LENGTH, END, SVLEN)
+        together += [[vcz.arrays[name] for name in names if name in vcz.arrays] for vcz in sides]
+        return max(
+            sum(arrays.decode_mem(a, math.ceil(rows / arrays.outer_chunks(a)[0]) + 1) for a in some)
+            for some in together
+        )
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """Scan in tasks."""
+        from plans.core import cubed_backend as chunks
+
+        if not self.store.n_variants:
+            return []
+        rows = self.rows_per_task(memory)
+        store, source = (vcz.only(LOOKED_AT) for vcz in (self.store, self.source))
+        look = replace(self, store=store, source=source).look  # the rest is not sent along
+        return [chunks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
+
+    def by_zarr(self) -> Iterator[int]:
+        """Look at one range after the other."""
+        for rows in _ranges(self.store.n_variants, self.rows_per_task(Memory())):
+            if (found := self.look(rows)) is not None:
+                yield found
+
+    def error(self, found: int) -> VczstoreError:
+        """Name the variant on both sides."""
+        a, b = self._site(self.store, found), self._site(self.source, found)
+        what = self._difference(found) if a.split() == b.split() else ""
+        return IncompatibleError(
+            f"{self.operation}: variant {found} of {self.source.label} is {b}, in the store it is {a}{what}; "
+            f"both need the same variants, in the same order{_or_harmonise(self.operation)}"
+        )
+
+    def _difference(self, row: int) -> str:
+        """What tells two variants apart that look the same: long alleles are not shown to their end."""
+        for name in SITE_FIELDS:
+            sides = [arrays.read_normalised(v.arrays[name], (slice(row, row + 1),)) for v in (self.store, self.source)]
+            if name == "variant_allele":
+                sides = [without_nothing(side) for side in sides]
+            pairs = zip_longest(*(side.ravel().tolist() for side in sides), fillvalue="")
+            for i, (a, b) in enumerate(pairs):
+                if a != b:
+                    ours, theirs = str(a), str(b)
+                    at = next((n for n, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), None)
+                    at = min(len(ours), len(theirs)) if at is None else at
+                    return f" ({name} {i} of the source is {_from(theirs, at)}, of the store {_from(ours, at)})"
+        return ""
+
+    @staticmethod
+    def _site(vcz: Vcz, row: int) -> str:
+        contig, position, alleles = (
+            arrays.read_normalised(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
+        )
+        long = describe(int(SameVariants._extents(vcz, slice(row, row + 1))[0]))
+        names = vcz.table(CONTIGS) if vcz.tells(CONTIGS) else np.empty(0)
+        number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
+        name = names[number] if 0 <= number < len(names) else number
+        return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}{long}"
+
+
+def _from(text: str, at: int) -> str:
+    """A text, or if it is long, what it has from a character on."""
+    if len(text) <= 40:
+        return repr(text)
+    return f"{text[at : at + 20]!r} after {at:,} of its {len(text):,} characters"
+
+
+def without_nothing(alleles: np.ndarray) -> np.ndarray:
+    """Alleles with an empty string where there is none, however that is written."""
+    return np.where(np.logical_or.reduce([alleles == text for text in NOTHING]), "", alleles)
+
+
+def _same_bytes(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    return len(a) == len(b) and bool(np.array_equal(a.as_numpy_array(), b.as_numpy_array()))
+
+
+def _unequal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Which rows differ; strings may be padded to different widths."""
+    if a.ndim == 2 and a.shape[1] != b.shape[1]:
+        width = max(a.shape[1], b.shape[1])
+        a, b = (np.pad(x.astype(object), ((0, 0), (0, width - x.shape[1])), constant_values="") for x in (a, b))
+    return np.asarray((a != b).reshape(len(a), -1).any(axis=1))
+
+
+@dataclass(frozen=True)
+class FitsDtype:
+    """Every value of a source's array is a value of the store's narrower dtype, as far as its samples are chosen."""
+
+    operation: str
+    label: str
+    name: str
+    array: AnyArray
+    dtype: np.dtype
+    chosen: np.ndarray | None = None
+
+    def look(self, rows: slice) -> tuple[int, Any] | None:
+        """The first row and value of some rows that does not fit, None if all do."""
+        chunks, shape = arrays.outer_chunks(self.array), self.array.shape
+        found = []
+        for cell in np.ndindex(arrays.grid(shape, chunks)[1:]):
+            rest = [slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(cell, chunks[1:], shape[1:], strict=True)]
+            values = arrays.read(self.array, (rows, *rest))
+            if (bad := self._unfit(values) & self._counts([rows, *rest])).any():
+                first = np.unravel_index(int(np.argmax(bad)), bad.shape)
+                found.append((rows.start + int(first[0]), str(values[first])))
+        return min(found, default=None)
+
+    def _counts(self, region: Sequence[slice]) -> np.ndarray | bool:
+        """Which samples of a region are chosen, for all elements of a sample."""
+        if self.chosen is None:
+            return True
+        axis = samples_axis(self.array) or 0
+        is_chosen = np.isin(np.arange(region[axis].start, region[axis].stop), self.chosen)
+        return is_chosen.reshape([-1 if i == axis else 1 for i in range(len(region))])
+
+    def _unfit(self, values: np.ndarray) -> np.ndarray:
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            return (values < limits.min) | (values > limits.max)
+        return np.strings.str_len(values if values.dtype.kind in "TUS" else values.astype("T")) > arrays.width(
+            self.dtype
+        )
+
+    def rows_per_task(self, memory: Memory) -> int:
+        """Whole chunks."""
+        chunk = arrays.outer_chunks(self.array)[0]
+        row_bytes = 8 * math.prod(self.array.shape[1:])
+        return _rows_per_task(memory, self.array.shape[0], chunk, row_bytes, self._look_mem)
+
+    def _look_mem(self, rows: int) -> int:
+        """What it takes to look at so many rows, one column of chunks after the other."""
+        return 2 * arrays.decode_mem(self.array, math.ceil(rows / arrays.outer_chunks(self.array)[0]))
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """Scan in tasks."""
+        from plans.core import cubed_backend as chunks
+
+        rows = self.rows_per_task(memory)
+        return [chunks.ScanReader(self.look, self.array.shape[0], rows, tag, self._look_mem(rows))]
+
+    def by_zarr(self) -> Iterator[tuple[int, Any]]:
+        """Look at one range after the other."""
+        for rows in _ranges(self.array.shape[0], self.rows_per_task(Memory())):
+            if (found := self.look(rows)) is not None:
+                yield found
+
+    def error(self, found: tuple[int, Any]) -> VczstoreError:
+        """Name the value."""
+        return IncompatibleError(
+            f"{self.operation}: {self.name} of {self.label} has dtype {self.array.dtype} and the value {found[1]} in "
+            f"row {found[0]}, which the store's {self.dtype} cannot hold; re-create either with the other's dtype"
+        )
+
+
+def _rows_per_task(memory: Memory, n_rows: int, chunk: int, row_bytes: int, look_mem: Callable[[int], int]) -> int:
+    """Whole chunks: about `TASK_BYTES` of them, so few that there are four tasks, or what is worth beginning one."""
+    n_chunks, chunk_bytes = math.ceil(n_rows / chunk), chunk * row_bytes
+    shared = min(TASK_BYTES // chunk_bytes, math.ceil(n_chunks / 4))
+    return chunk * max(shared, memory.worth(n_chunks, chunk_bytes, lambda n: look_mem(n * chunk)))
+
+
+def _ranges(n: int, step: int) -> Iterator[slice]:
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def data_checks(operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False) -> list[SameVariants | FitsDtype]:
+    """What has to be looked up in the data of a store and a source whose metadata fit."""
+    checks: list[SameVariants | FitsDtype] = [] if harmonised else [SameVariants(operation, store, source)]
+    for name, theirs in source.samples_arrays.items():
+        ours = store.samples_arrays.get(name)
+        if ours is not None and not fits(theirs.dtype, ours.dtype):
+            checks.append(FitsDtype(operation, source.label, name, theirs, ours.dtype, source.chosen))
+    return checks

@@ -1,0 +1,115 @@
+"""What jobs have done to a store, so that none does it twice: kept in the store, never a sample ID in it.
+
+The ledger is an attribute of the store's root group. It changes in the transaction that it tells of, and it stays
+when history is expired.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vczstore.errors import DamagedStoreError
+from vczstore.stores.edits import SetAttribute
+from vczstore.vcz.model import Vcz
+
+ATTRIBUTE = "vczstore_ledger"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """
+    What jobs have done to a store.
+
+    Attributes
+    ----------
+    sources
+        For each batch (`Vcz.identity`) the states of it (`Vcz.stamp`) that have come in.
+    removals
+        Digests of the lists of samples that were removed; see `removal_digest`.
+    pending
+        Batches whose append has begun, and their states, in their order: on plain Zarr it may be stopped half-way.
+    """
+
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    removals: Sequence[str] = ()
+    pending: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, vcz: Vcz) -> "Ledger":
+        """
+        Read the ledger of a store; an empty one where there is none.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it is none of ours.
+        """
+        value = vcz.attributes.get(ATTRIBUTE, {})
+        try:
+            return cls(
+                {str(batch): [str(stamp) for stamp in stamps] for batch, stamps in value.get("sources", {}).items()},
+                [str(digest) for digest in value.get("removals", [])],
+                {str(batch): str(stamp) for batch, stamp in value.get("pending", {}).items()},
+            )
+        except (AttributeError, TypeError) as error:
+            raise DamagedStoreError(
+                f"{vcz.label}: the root attribute {ATTRIBUTE} is no ledger of jobs; delete it to begin a new one"
+            ) from error
+
+    def has(self, source: Vcz, *, entirely: bool = False) -> bool:
+        """Whether this state of a batch has come in; `entirely`, with those of its samples that were there already."""
+        states = (source.stamp,) if entirely else (source.stamp, _partly(source.stamp))
+        return any(state in self.sources.get(source.identity, ()) for state in states)
+
+    def knows(self, source: Vcz) -> bool:
+        """Whether some state of a batch has come in."""
+        return source.identity in self.sources
+
+    def begun(self, sources: Sequence[Vcz], partly: Collection[str] = ()) -> "Ledger":
+        """The ledger while batches are coming in, those of some identities without samples that are there already."""
+        return replace(
+            self, pending={s.identity: _partly(s.stamp) if s.identity in partly else s.stamp for s in sources}
+        )
+
+    def with_sources(self, sources: Sequence[Vcz], partly: Collection[str] = ()) -> "Ledger":
+        """The ledger with batches that have come in."""
+        return self.begun(sources, partly).completed()
+
+    def completed(self) -> "Ledger":
+        """The ledger once what was pending has turned out to be in, in the states that it had then."""
+        known = dict(self.sources)
+        for batch, stamp in self.pending.items():
+            known[batch] = [*known.get(batch, ()), stamp]
+        return replace(self, sources=known, pending={})
+
+    def with_removal(self, samples: Sequence[str]) -> "Ledger":
+        """The ledger with a list of samples that were removed."""
+        return replace(self, removals=list(dict.fromkeys([*self.removals, removal_digest(samples)])))
+
+    def has_removal(self, samples: Sequence[str]) -> bool:
+        """Whether this list of samples was removed before."""
+        return bool(self.removals) and removal_digest(samples) in self.removals
+
+    def edit(self, zarr_format: int) -> SetAttribute:
+        """What writes the ledger to its store."""
+        value: dict[str, Any] = {"sources": dict(self.sources), "removals": list(self.removals)}
+        if self.pending:
+            value["pending"] = dict(self.pending)
+        return SetAttribute(ATTRIBUTE, value, zarr_format)
+
+
+def _partly(stamp: str) -> str:
+    """The state of a batch that has come in without samples that the store had: an update still brings these."""
+    return f"{stamp} new samples only"
+
+
+def removal_digest(samples: Sequence[str]) -> str:
+    """
+    A digest of a list of samples, whatever its order.
+
+    It outlives the samples, so it is slow to compute on purpose (scrypt, some 50 ms): to find out by trial whether
+    one person was removed takes that long for each guess at the whole list.
+    """
+    text = "\n".join(sorted(set(samples))).encode()
+    return hashlib.scrypt(text, salt=b"vczstore removal", n=2**14, r=8, p=1, dklen=16).hex()

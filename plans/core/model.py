@@ -1,0 +1,356 @@
+"""Plans: one module per operation. A store and its sources in, a `Plan` out; no data is read that does not steer it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from plans.core.memory import Memory
+from vczstore.errors import IncompatibleError, VczstoreError
+from vczstore.stores.edits import Edit
+from vczstore.stores.object_store import require
+from vczstore.vcz import arrays
+from vczstore.vcz.model import Vcz
+
+if TYPE_CHECKING:
+    import cubed
+    from cubed.core.plan import FinalizedPlan
+    from zarr.abc.store import Store as ZarrStore
+    from zarr.types import AnyArray
+
+    from plans.core.cubed_backend import ScanReader
+    from plans.core.xarray_backend import Opened
+    from vczstore.stores.base import Store
+
+__all__ = ["Check", "Memory", "Plan", "Scan", "Survey", "Write"]
+
+
+class Scan(Protocol):
+    """Something to look up in the data."""
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """How it is looked up in tasks, over ranges of rows. What is found is reported with the tag."""
+
+
+class Check(Scan, Protocol):
+    """Something about the data that has to hold before the first write: what is found are violations."""
+
+    def by_zarr(self) -> Iterator[Any]:
+        """The same in a plain loop: everything that was found."""
+
+    def error(self, found: Any) -> VczstoreError:
+        """What to tell the user about a violation. Of several, the smallest is told."""
+
+
+class Write(Protocol):
+    """What happens to one array, in three implementations that agree."""
+
+    @property
+    def name(self) -> str:
+        """Of the array."""
+
+    @property
+    def arrays(self) -> "Sequence[AnyArray]":
+        """The arrays that are written, as they will be."""
+
+    @property
+    def encoded_chunks(self) -> int:
+        """How many chunks are copied as they are."""
+
+    @property
+    def decoded_chunks(self) -> int:
+        """How many chunks are re-encoded."""
+
+    @property
+    def chunks_read(self) -> int:
+        """At most so many chunks are read."""
+
+    @property
+    def bytes_read(self) -> int:
+        """At most so many bytes are read, counted decoded."""
+
+    @property
+    def bytes_written(self) -> int:
+        """At most so many bytes are written, counted decoded."""
+
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Cubed arrays over blocks of chunks, whose computing writes to the store."""
+
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
+        """The same by way of xarray and cubed-xarray."""
+
+    def by_zarr(self, store: "ZarrStore") -> None:
+        """The plain reference: zarr-python alone, chunk by chunk."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What has to be looked up in the data before a plan can be compiled."""
+
+    operation: str
+    scans: tuple[Scan, ...]
+    memory: Memory
+
+    def cubed_plan(self) -> "FinalizedPlan | None":
+        """
+        All scans as one Cubed plan, None if there is nothing to look at.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a task needs more memory than it is allowed.
+        """
+        from plans.core import cubed_backend
+
+        scans = [reader for i, s in enumerate(self.scans) for reader in s.by_cubed(self.memory, i)]
+        return cubed_backend.compile_plan(cubed_backend.survey(scans, self.memory), self.operation)
+
+
+AFTERWARDS = "after"
+"""The word of a note that holds once the operation is done, and is told then, too."""
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """
+    One operation compiled against one state of one store. Immutable; knows nothing of executors.
+
+    Attributes
+    ----------
+    operation
+        Its name.
+    store
+        The store that it is for.
+    base
+        The `Vcz.state` of the store that it was compiled against. It runs against no other.
+    checks
+        What has to hold before the first write, and is too large for the driver to look at.
+    writes
+        What happens to the chunks of each array.
+    edits
+        What the driver writes itself, in the order that is safe where nothing is transactional.
+    memory
+        What a task may use.
+    counts
+        What the operation does, in numbers, for people and for the history. Never a sample ID.
+    notes
+        What people are told of it beside the numbers, before it runs: a line each, by a word.
+    after
+        The store as the plan will leave it.
+    if_stopped
+        What state a store without transactions is in if the plan is stopped halfway, and the way out.
+    preparations
+        What the driver writes before all else, and no reader notices: new arrays without samples.
+    first
+        Plans that run before this one, after the same checks, and are a part of it. What they read is what was there
+        before them: see `from_store`.
+    conclude
+        Makes of what the tasks that wrote have found the edits that come last of all.
+    chunks_of_store
+        How many of the `decoded_chunks` hold what is in the store already, and nothing that comes in.
+    last
+        The arrays to which nothing is written before all others have been; they come last in `writes`.
+    """
+
+    operation: str
+    store: "Store"
+    base: str
+    checks: tuple[Check, ...]
+    writes: tuple[Write, ...]
+    edits: tuple[Edit, ...]
+    memory: Memory
+    after: Vcz
+    if_stopped: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    preparations: tuple[Edit, ...] = ()
+    conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
+    last: tuple[str, ...] = ()
+    first: "tuple[Plan, ...]" = ()
+    chunks_of_store: int = 0
+
+    @property
+    def steps(self) -> "tuple[Plan, ...]":
+        """The plans that it is made of, in their order."""
+        return (*self.first, replace(self, first=()) if self.first else self)
+
+    @property
+    def _all_writes(self) -> tuple[Write, ...]:
+        return tuple(write for plan in self.steps for write in plan.writes)
+
+    def from_store(self, store: "ZarrStore") -> "Plan":
+        """The same, with what is re-encoded read from a store that has what earlier steps have left."""
+        return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))
+
+    def __post_init__(self) -> None:
+        self.require_lossless([write for write in self.writes if _has_lossy(write) and write.decoded_chunks])
+
+    def require_lossless(self, re_encoding: "Sequence[Write] | None" = None) -> None:
+        """
+        Check that what is re-encoded decodes to the same values.
+
+        Parameters
+        ----------
+        re_encoding
+            The writes that re-encode chunks; all of them by default, as where nothing is copied encoded.
+
+        Raises
+        ------
+        IncompatibleError
+            Naming the array and the codec that may change values.
+        """
+        for write in self.writes if re_encoding is None else re_encoding:
+            for array in write.arrays:
+                if (codec := arrays.lossy_codec(array)) is not None:
+                    where = arrays.place(array.store)  # of a copy, that of the source
+                    label = where if where.startswith("/") else self.store.label
+                    raise IncompatibleError(
+                        f"{self.operation}: {array.path} of {label} is encoded with {codec}, which is not "
+                        "known to be lossless, and some of its chunks would be re-encoded; rewrite this array with "
+                        "lossless codecs only, such as zstd or blosc"
+                    )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do, and nothing to commit."""
+        return not (self.writes or self.preparations or self.edits or self.conclude)
+
+    @property
+    def encoded_chunks(self) -> int:
+        """How many chunks are copied as they are."""
+        return sum(w.encoded_chunks for w in self._all_writes)
+
+    @property
+    def decoded_chunks(self) -> int:
+        """How many chunks are re-encoded."""
+        return sum(w.decoded_chunks for w in self._all_writes)
+
+    @property
+    def chunks_read(self) -> int:
+        """At most so many chunks are read, those of checks aside."""
+        return sum(w.chunks_read for w in self._all_writes)
+
+    @property
+    def bytes_read(self) -> int:
+        """At most so many bytes are read, counted decoded."""
+        return sum(w.bytes_read for w in self._all_writes)
+
+    @property
+    def bytes_written(self) -> int:
+        """At most so many bytes are written, counted decoded."""
+        return sum(w.bytes_written for w in self._all_writes)
+
+    def cubed_checks(self) -> "FinalizedPlan | None":
+        """
+        The checks as one Cubed plan, None if there are none.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a task needs more memory than it is allowed.
+        """
+        return Survey(self.operation, self.checks, self.memory).cubed_plan()
+
+    def cubed_writes(self, store: "ZarrStore", *, through_xarray: bool = False) -> "FinalizedPlan | None":
+        """
+        The writes as one Cubed plan, None if there are none.
+
+        Parameters
+        ----------
+        store
+            Where the tasks read and write: a transaction's.
+        through_xarray
+            Whether arrays are read, joined and selected by xarray.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a task needs more memory than it is allowed.
+        """
+        from plans.core import cubed_backend
+
+        def arrays_of(write: Write) -> "list[cubed.Array]":
+            if opened is None:
+                return write.by_cubed(store, self.memory)
+            return write.by_xarray(store, self.memory, opened)
+
+        opened = None
+        if through_xarray:
+            require("cubed_xarray", "xarray")
+            from plans.core.xarray_backend import Opened
+
+            opened = Opened()
+        first, last = (
+            [array for w in self.writes if (w.name in self.last) == is_last for array in arrays_of(w)]
+            for is_last in (False, True)
+        )
+        return cubed_backend.compile_plan(first, self.operation, last=last)
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int, dict[str, int]]:
+        from plans.core import cubed_backend
+
+        writes = [plan.cubed_writes(_nowhere()) for plan in self.steps]
+        plans = [p for p in (self.cubed_checks(), *writes) if p is not None]
+        tasks = sum(p.num_tasks for p in plans)
+        names = {name: n for plan in writes for name, n in cubed_backend.tasks_of(plan).items()}
+        return tasks, max([p.max_projected_mem for p in plans], default=0), names
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks Cubed makes of it, checks included."""
+        return self._sizes[0]
+
+    @property
+    def projected_mem(self) -> int:
+        """What the largest task is projected to need, in bytes."""
+        return self._sizes[1]
+
+    @property
+    def writing_tasks(self) -> dict[str, int]:
+        """How many tasks write each set of blocks, by a name that another process gives it too."""
+        return self._sizes[2]
+
+    def visualize(self, filename: str, **options: Any) -> Any:
+        """Draw the Cubed plan; see ``cubed.visualize``. Needs graphviz and pydot."""
+        plan = self.cubed_writes(_nowhere())
+        if plan is None:
+            raise VczstoreError(f"{self.operation}: there is nothing to do, and nothing to draw")
+        return plan.visualize(filename, **options)
+
+    @property
+    def summary(self) -> str:
+        """The counts in words, such as "2 sources, 1 sample added"."""
+        return in_words(self.counts)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Plan {self.operation} {self.store.label}: {self.summary}; {self.encoded_chunks:,} chunks copied "
+            f"as they are, {self.decoded_chunks:,} re-encoded; {len(self.writes)} arrays, {len(self.checks)} checks>"
+        )
+
+
+def _has_lossy(write: Write) -> bool:
+    return any(arrays.lossy_codec(array) is not None for array in write.arrays)
+
+
+def _read_from(write: Write, store: "ZarrStore") -> Write:
+    moved = getattr(write, "reading_from", None)
+    return write if moved is None else moved(store)
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """What an operation does, in numbers with their words."""
+    return ", ".join(_count(n, what) for what, n in counts.items())
+
+
+def _count(n: int, what: str) -> str:
+    noun, _, rest = what.partition(" ")
+    return f"{n:,} {noun.removesuffix('s') if n == 1 else noun} {rest}".strip()
+
+
+def _nowhere() -> "ZarrStore":
+    """A store to compile against when nothing is going to run."""
+    from zarr.storage import MemoryStore
+
+    return MemoryStore()

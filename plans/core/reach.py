@@ -1,0 +1,55 @@
+"""Whether the tasks of an executor reach a store: what survives pickling may be a copy, or an empty store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cloudpickle
+from zarr.abc.store import Store as ZarrStore
+
+from plans.core.memory import Memory
+from vczstore.vcz.arrays import get_many
+
+if TYPE_CHECKING:
+    from cubed.core.plan import FinalizedPlan
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Reads objects of a store where the task runs."""
+
+    pickled: bytes
+    keys: tuple[str, ...]
+
+    def __call__(self, _: slice) -> list[bytes | None] | str:
+        try:
+            return _read(cloudpickle.loads(self.pickled), self.keys)
+        except Exception as error:  # whatever a store of the user's raises there
+            return f"{type(error).__name__}: {error}"
+
+
+def pickled(store: ZarrStore) -> bytes:
+    """A store as it is sent to a task."""
+    return bytes(cloudpickle.dumps(_read_only(store)))
+
+
+def read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
+    """What the driver finds of some objects; a task of `looking` should find the same."""
+    return _read(_read_only(store), keys)
+
+
+def _read_only(store: ZarrStore) -> ZarrStore:
+    """A zip file is opened once, to read or to write."""
+    return store if store.read_only else store.with_read_only(True)
+
+
+def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
+    """A plan of one task, which reports what it finds of objects, or why it finds nothing."""
+    from plans.core import cubed_backend
+
+    reader = cubed_backend.ScanReader(_Look(sent, tuple(keys)), 1, 1)
+    return cubed_backend.compile_plan([cubed_backend.scan(reader, Memory().spec())], "reach")
+
+
+def _read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:
+    return [None if value is None else value.to_bytes() for value in get_many(store, keys)]

@@ -1,0 +1,92 @@
+"""Chunk columns of an array that are re-encoded: how many they are, and what reads them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import Blocks, Columns
+from vczstore.vcz import arrays
+
+
+@dataclass(frozen=True)
+class Reencoded:
+    """
+    The counts of a `plans.core.model.Write` that reads and writes the same chunk columns.
+
+    Attributes
+    ----------
+    name
+        Of the array.
+    target
+        The array as it will be.
+    columns
+        What is written of it.
+    """
+
+    name: str
+    target: AnyArray
+    columns: Columns
+
+    @property
+    def arrays(self) -> tuple[AnyArray]:
+        """The target."""
+        return (self.target,)
+
+    @property
+    def encoded_chunks(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def decoded_chunks(self) -> int:
+        """All of the columns."""
+        return self.columns.n_chunks
+
+    @property
+    def chunks_read(self) -> int:
+        """At most as many as are written."""
+        return self.columns.n_chunks
+
+    @property
+    def bytes_read(self) -> int:
+        """At most the columns, decoded."""
+        return math.prod(self.columns.shape) * arrays.element_bytes(self.target)
+
+    @property
+    def bytes_written(self) -> int:
+        """The columns, decoded."""
+        return self.bytes_read
+
+
+@dataclass(frozen=True)
+class ColumnReader:
+    """The values of some chunk columns, side by side."""
+
+    array: AnyArray
+    columns: Columns
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The array's."""
+        return self.array.dtype
+
+    @property
+    def blocks(self) -> Blocks:
+        """In elements."""
+        return self.columns.blocks
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Read one block, run by run."""
+        values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
+        for here, there in self.columns.regions(index):
+            values[here] = arrays.read(self.array, there)
+        return values
+
+    def decode_mem(self) -> int:
+        """What it takes to read a block: its chunks, as far as zarr reads them at once, and a copy of it."""
+        n_chunks = min(math.prod(self.columns.block), arrays.READS_AT_ONCE)
+        return arrays.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
+            self.array
+        )

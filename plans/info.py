@@ -1,0 +1,105 @@
+"""What is in a store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from plans.variants.stale import stale
+from vczstore.stores.base import Store
+from vczstore.vcz import arrays
+from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions
+
+HISTORY = 20
+"""How many snapshots are shown."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """
+    What is in a store.
+
+    Attributes
+    ----------
+    store, backend, zarr_format, vcf_zarr_version
+        Which store it is, and how it is kept.
+    snapshot
+        What was looked at, None on plain Zarr.
+    samples, removed_samples
+        How many samples are present, and how many have been removed.
+    variants
+        How many variants there are.
+    samples_chunk_size, variants_chunk_size
+        Of ``call_genotype``, or of the first field that has both dimensions; None if there is none.
+    fields
+        The arrays with a samples dimension.
+    stale
+        The INFO fields that were not recomputed since samples came, went or changed.
+    decoded_bytes, stored_bytes
+        Of all arrays, decoded and as they are stored, older snapshots included. `stored_bytes` is None where
+        it would take a listing of a remote store.
+    tags
+        The snapshot of each tag, by name.
+    history
+        The latest snapshots up to what was looked at, newest first: id, time, message.
+    """
+
+    store: str
+    backend: str
+    zarr_format: int
+    vcf_zarr_version: str | None
+    snapshot: str | None
+    samples: int
+    removed_samples: int
+    variants: int
+    samples_chunk_size: int | None
+    variants_chunk_size: int | None
+    fields: list[str]
+    stale: list[str]
+    decoded_bytes: int
+    stored_bytes: int | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    history: list[dict[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def describe(place: Store, at: str | None = None) -> Info:
+    """Look at a store, now or at a tag or snapshot. Only metadata and sample IDs are read."""
+    vcz = place.open(at)
+    removed = int(np.sum(vcz.sample_ids == REMOVED))
+    samples_chunk, variants_chunk = _chunk_sizes(vcz)
+    version = vcz.attributes.get("vcf_zarr_version")
+    past = place.history() if at is None else place.history(vcz.snapshot)
+    return Info(
+        store=place.label,
+        backend=place.backend,
+        zarr_format=vcz.zarr_format,
+        vcf_zarr_version=None if version is None else str(version),
+        snapshot=vcz.snapshot,
+        samples=vcz.n_samples - removed,
+        removed_samples=removed,
+        variants=vcz.n_variants,
+        samples_chunk_size=samples_chunk,
+        variants_chunk_size=variants_chunk,
+        fields=list(vcz.samples_arrays),
+        stale=stale(vcz),
+        decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
+        stored_bytes=place.stored_bytes(),
+        tags=place.tags(),
+        history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(past, HISTORY)],
+    )
+
+
+def _chunk_sizes(vcz: Vcz) -> tuple[int | None, int | None]:
+    names = sorted(vcz.arrays, key=lambda name: name != "call_genotype")
+    for name in names:
+        dims = dimensions(vcz.arrays[name])
+        if SAMPLES in dims and VARIANTS in dims:
+            chunks = arrays.outer_chunks(vcz.arrays[name])
+            return chunks[dims.index(SAMPLES)], chunks[dims.index(VARIANTS)]
+    return None, None

@@ -1,0 +1,202 @@
+"""
+Purge and gc: what nothing needs is deleted.
+
+A purge deletes the history of a store, so that what was removed cannot be read through any of its snapshots. A
+collection of garbage leaves the history alone, and deletes what no snapshot leads to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from plans.core.memory import Memory
+from plans.remove import compile_remove
+from vczstore.choices import TAGS
+from vczstore.errors import OptionError, VczstoreError
+from vczstore.execution.engine import Interrupted, run_plans
+from vczstore.stores.base import Store
+from vczstore.stores.folder_swap import delete_half_written, folder_of
+from vczstore.stores.lock import JobLock
+from vczstore.vcz.model import REMOVED, Vcz
+
+if TYPE_CHECKING:
+    from vczstore.stores.icechunk import IcechunkStore
+    from vczstore.stores.plain import PlainStore
+
+type Tags = Literal["refuse", "delete", "recreate"]
+"""What to do with tags and branches that keep older snapshots."""
+
+NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"
+
+
+@dataclass(frozen=True)
+class Purged:
+    """
+    What a purge has done.
+
+    Attributes
+    ----------
+    store
+        Which store.
+    snapshot
+        The new snapshot, None on plain Zarr, which has none.
+    counts
+        What was deleted, in numbers; ``bytes`` too.
+    deleted
+        The tags and branches that were deleted.
+    recreated
+        The names that rewritten tags have now, by those that they had.
+    """
+
+    store: str
+    snapshot: str | None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    deleted: tuple[str, ...] = ()
+    recreated: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"deleted": list(self.deleted)}
+
+
+def check_tags(tags: str) -> None:
+    """Raise an `OptionError` for what cannot be done with tags."""
+    if tags not in TAGS:
+        raise OptionError(f"purge: tags is {tags!r}; it takes one of {', '.join(TAGS)}")
+
+
+def refuse_pins(place: Store, tags: Tags) -> None:
+    """Raise a `TagError` if what is going to be removed would be kept by a tag or a branch."""
+    if not place.atomic or tags == "delete":
+        return
+    store = cast("IcechunkStore", place)
+    store.refuse_pins(changing=True, keep=store.tags() if tags == "recreate" else ())
+
+
+def purge_store(place: Store, tags: Tags, lock: JobLock, memory: Memory, **options: Any) -> Purged:
+    """
+    Delete the history of a store.
+
+    Parameters
+    ----------
+    place
+        The store.
+    tags
+        What to do with tags and branches that keep older snapshots.
+    lock
+        That of jobs; it is held until this returns.
+    memory, options
+        For removals from tagged states: what a task may use, and options of `run_plans`.
+    """
+    if not place.atomic:
+        return Purged(place.label, None, delete_half_written(folder_of(place.label)))
+    store = cast("IcechunkStore", place)
+    again = f"run it again: vczstore purge {place.label}{' --tags recreate' if tags == 'recreate' else ''}"
+    try:
+        now, base = dict[str, str](), None
+        if tags == "recreate":
+            present = store.open()
+            now, base = _recreate(store, present, again, memory, **options), present.snapshot
+        snapshot, counts, deleted = store.purge(
+            tags=tags,
+            keep=set(now.values()),
+            base=base,
+            before=lock.check,
+        )
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"purge: interrupted; some of the history may be deleted, {again}") from error
+    recreated = {old: new for old, new in now.items() if old != new}
+    return Purged(place.label, snapshot, counts, tuple(deleted), recreated)
+
+
+def _recreate(store: "IcechunkStore", present: Vcz, again: str, memory: Memory, **options: Any) -> dict[str, str]:
+    """
+    Rewrite the states that tags name, without the samples that the present state has no longer.
+
+    Each is removed from on a branch of its own, in one commit. All states are looked at before any is rewritten.
+
+    Returns
+    -------
+    dict of str to str
+        What each tag is called now; most may be called what they were.
+    """
+    from vczstore.stores.icechunk import RECREATE
+
+    store.refuse_pins(keep=store.tags())  # branches, before anything is done
+    ids = {REMOVED, *present.sample_ids.tolist()}
+    withdrawn = {name: sorted(_samples(store, name) - ids) for name in store.tags()}
+    renamed = store.complete_renames()
+    now = {name: name for name in withdrawn if name not in renamed}
+    for name in now:
+        if not withdrawn[name]:
+            continue
+        try:
+            with store.rewriting(name) as branch:
+                plan = compile_remove(branch, branch.open(), withdrawn[name], memory)
+                said = {"operation": RECREATE, **plan.counts}
+                (done,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", said, **options)
+                assert done.snapshot is not None
+                now[name] = store.rename_tag(name, done.snapshot)
+        except VczstoreError as error:
+            raise type(error)(f"purge: the tag {name} could not be rewritten: {error}; {again}") from error
+    return {**now, **{old: now[new] for old, new in renamed.items()}}
+
+
+def _samples(store: "IcechunkStore", tag: str) -> set[str]:
+    try:
+        return set(store.open(at=tag).sample_ids.tolist())
+    except VczstoreError as error:
+        raise type(error)(
+            f"purge: what the tag {tag} names cannot be looked at: {error}; nothing was done, "
+            f"delete it with: vczstore tag {store.label} {tag} -d"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Collected:
+    """
+    What a collection of garbage has done.
+
+    Attributes
+    ----------
+    store
+        Which store.
+    committed
+        False after a dry run.
+    snapshot
+        The new snapshot; None on plain Zarr, and after a dry run.
+    counts
+        What was deleted, or would be, in numbers; ``bytes`` too.
+    """
+
+    store: str
+    committed: bool
+    snapshot: str | None
+    counts: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "counts": dict(self.counts)}
+
+
+def collect_garbage(place: Store, lock: JobLock | None, *, dry_run: bool) -> Collected:
+    """
+    Delete unreferenced objects: what writers that were stopped have left.
+
+    Parameters
+    ----------
+    place
+        The store.
+    lock
+        That of jobs; it is held until this returns.
+    dry_run
+        Count, and delete nothing.
+    """
+    if place.atomic:
+        snapshot, counts = cast("IcechunkStore", place).collect_garbage(
+            before=lambda: None if lock is None else lock.check(), dry_run=dry_run
+        )
+        return Collected(place.label, not dry_run, snapshot, counts)
+    counts = cast("PlainStore", place).collect_garbage(dry_run=dry_run)
+    counts |= delete_half_written(folder_of(place.label), dry_run=dry_run)
+    return Collected(place.label, not dry_run, None, counts)

@@ -1,0 +1,202 @@
+"""
+Repair: what stopped operations have left half-done on plain Zarr is finished or undone, where that is safe.
+
+Also what vczstore 0.1.0 leaves, on Icechunk too: its `create` empty IDs without calls, its `remove` masks that say that
+calls are not missing, and values in ``sample_*`` arrays.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plans.core.findings import LEFT, Finding, consolidated_errors, length_errors
+from plans.remove import compile_repair
+from plans.verify import verify_store
+from vczstore.execution.engine import run_plan
+from vczstore.stores import parent_metadata
+from vczstore.stores.base import Place, Store
+from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
+from vczstore.stores.folder_swap import delete_half_written, folder_of, foreseen, leftovers, settle, settling
+from vczstore.stores.lock import hold
+from vczstore.stores.plain import PlainStore
+from vczstore.vcz.model import SAMPLE_ID, Vcz, has_missing_value, listing, samples_axis
+
+if TYPE_CHECKING:
+    from vczstore.api import Options
+
+TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """
+    What a repair has done.
+
+    Attributes
+    ----------
+    store
+        Which store.
+    dry_run
+        Whether nothing was done, and `done` is what would be.
+    done
+        What was done, in words; never a sample ID.
+    errors
+        What is wrong still, as `verify` tells it, and is not safe to repair: it takes the data, or a decision.
+    note
+        Why there is nothing to do, or what is left that is no error.
+    """
+
+    store: str
+    dry_run: bool
+    done: tuple[str, ...]
+    errors: tuple[Finding, ...]
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong any more."""
+        return not self.errors
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
+
+
+def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -> Repaired:
+    """
+    Repair a store.
+
+    Parameters
+    ----------
+    place, opts
+        The store, and how it is found and looked at.
+    dry_run
+        Whether to write nothing.
+    quick
+        Whether to look for other errors in metadata and sample IDs only.
+    """
+    path = folder_of(place)
+    done = _compaction(path, opts, dry_run=dry_run)
+    if dry_run and path is not None and not path.exists():
+        return Repaired(str(place), dry_run, tuple(done), ())
+    store = opts.store(place)
+    with nullcontext() if dry_run else hold(store) as lock:
+        mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
+        done += _half_written(path, dry_run=dry_run)
+        found = verify_store(store, opts.memory, quick=quick, **opts.engine)
+        left = set(found.errors)
+        if dry_run:  # what would be repaired is found still
+            left -= mended
+        check = None if lock is None else lock.check
+        left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick, check=check)
+    note = ""
+    if not done:
+        note = TRANSACTIONS if store.atomic else _told_outside(store, sum(found.outside.values()))
+    return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda finding: finding.order)), note)
+
+
+def _told_outside(store: Store, n: int) -> str:
+    """What an append that failed has left, and is no error: the same append writes it once more."""
+    there = f"{n:,} chunk{'s' * (n > 1)} that no reader sees {'are' if n > 1 else 'is'} left of a stopped append"
+    return f"{there}; vczstore gc {store.label} deletes {'them' if n > 1 else 'it'}" if n else ""
+
+
+def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Finding]:
+    """What a stopped append has left of shapes and consolidated metadata is mended; returns what was wrong."""
+    before = store.open()
+    after, *edits = _reveal(before, done)
+    if stale := [*consolidated_errors(after)]:
+        done.append("consolidated metadata that were stale are rewritten from the arrays' own")
+        edits.append(ConsolidateAnew((*after.arrays, *after.inner), tuple(after.groups), after.zarr_format))
+    if not dry_run:
+        for edit in edits:
+            edit.apply(store.zarr_store.with_read_only(False))
+        parent_metadata.follow(store.zarr_store)
+    return {*consolidated_errors(before), *stale, *set(length_errors(before)) - set(length_errors(after))}
+
+
+def _half_removed(
+    store: Store,
+    errors: set[Finding],
+    opts: "Options",
+    done: list[str],
+    *,
+    dry_run: bool,
+    quick: bool,
+    check: Callable[[], None] | None,
+) -> set[Finding]:
+    """What vczstore 0.1.0 leaves of samples without an ID: values, or places without calls; returns what is left."""
+    vcz = store.open()
+    mine = {d for d in errors if d.array in vcz.samples_arrays and d.what.startswith(LEFT)}
+    found = {d.array for d in mine if d.array is not None and has_missing_value(vcz.arrays[d.array])}
+    # in all arrays: what is fill there is no value for `verify`, and tells of a person's ploidy all the same
+    names = {n for n, a in vcz.samples_arrays.items() if n != SAMPLE_ID and has_missing_value(a)} if found else set()
+    n = vcz.beyond_calls
+    if not names and n is None:
+        return errors
+    if n is not None:
+        done.append(f"empty IDs of samples for which no array has values: {vcz.n_samples - n:,} deleted")
+    if names:
+        done.append(f"values of samples that have no ID any more, in {listing(sorted(found))}: made missing")
+    plan = compile_repair(store, vcz, names, opts.memory)
+    if not dry_run:
+        run_plan(plan, before_commit=check, **opts.engine)
+        return set(verify_store(store, opts.memory, quick=quick, **opts.engine).errors)
+    return errors - {d for d in mine if d.array in found} - (set(length_errors(vcz)) - set(length_errors(plan.after)))
+
+
+def _compaction(path: Path | None, opts: "Options", *, dry_run: bool) -> list[str]:
+    """A compaction in place that was stopped: what it has left beside the store goes."""
+    if path is None or not leftovers(path):
+        return []
+    with nullcontext() if dry_run else settling(path, no_lock=opts.no_lock):
+        outcome = foreseen(path) if dry_run else settle(path)
+    match outcome:
+        case "completed":
+            return ["a compaction that was stopped is completed: the store as it was before is deleted"]
+        case "undone":
+            return ["a compaction that was stopped before it took effect is undone: what it had made is deleted"]
+        case _:
+            return []
+
+
+def _half_written(path: Path | None, *, dry_run: bool) -> list[str]:
+    n = sum(delete_half_written(path, dry_run=dry_run).values())
+    return [f"{n:,} file{'s' * (n > 1)} that a killed process has left half-written: deleted"] if n else []
+
+
+def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[Edit, ...]]:
+    """
+    An append that was stopped while its samples became visible: arrays are as long as sample_id is again.
+
+    Shapes follow in the order of the arrays' names, sample_id last; so the first ones have one length, which is more,
+    and the others that of sample_id. What else may have made arrays disagree is not repaired.
+
+    Returns
+    -------
+    Vcz
+        The store as it will be.
+    Edit
+        What makes it so. If this is stopped, it looks like the same append stopped earlier.
+    """
+    n = vcz.n_samples
+    lengths = {name: array.shape[samples_axis(array) or 0] for name, array in vcz.samples_arrays.items()}
+    longer = [name for name, length in lengths.items() if length > n]
+    rest = [length for name, length in lengths.items() if name not in longer]
+    if (
+        not longer
+        or list(lengths)[: len(longer)] != longer
+        or len({lengths[m] for m in longer}) > 1
+        or set(rest) != {n}
+    ):
+        return (vcz,)
+    back = vcz.resized(n)
+    done.append(
+        f"an append that was stopped is undone: {listing(longer)} had {lengths[longer[0]]:,} samples, {SAMPLE_ID} has "
+        f"{n:,}; the same append brings them in"
+    )
+    edits = [SetShape(name, vcz.zarr_format, back[name].shape) for name in reversed(longer)]
+    return (replace(vcz, arrays={**vcz.arrays, **{name: back[name] for name in longer}}), *edits)

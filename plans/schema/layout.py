@@ -1,0 +1,405 @@
+"""Layout: the dtype, the axes and their lengths that arrays need to hold the samples of a store and all its sources.
+
+Nothing is read but metadata. What is joined here is joined in any order to the same.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.compatibility import BY_VARIANT, check_attributes, fits
+from vczstore.errors import IncompatibleError, UnsuitableError
+from vczstore.vcz import arrays
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, TEXT, VARIANTS, Vcz, dimensions, masked_by
+
+STRINGS = np.dtypes.StringDType()
+
+
+class Mismatch(Exception):
+    """Two arrays have no layout in common: what of them differs, and both values."""
+
+    def __init__(self, what: str, theirs: object, ours: object) -> None:
+        super().__init__(what, theirs, ours)
+        self.what, self.theirs, self.ours = what, theirs, ours
+
+
+@dataclass(frozen=True)
+class Form:
+    """
+    What of an array's metadata says which values it can hold.
+
+    Attributes
+    ----------
+    dimensions
+        The names of its axes.
+    dtype
+        Of its values.
+    lengths
+        Of its axes; 0 for variants and samples, which do not count here.
+    """
+
+    dimensions: tuple[str | None, ...]
+    dtype: np.dtype
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: AnyArray) -> "Form":
+        """That of an array."""
+        names = dimensions(array)
+        lengths = (0 if d in (SAMPLES, VARIANTS) else n for d, n in zip(names, array.shape, strict=True))
+        return cls(names, array.dtype, tuple(lengths))
+
+    def joined(self, other: "Form") -> "Form":
+        """
+        The form that holds the values of two.
+
+        Raises
+        ------
+        Mismatch
+            If there is none.
+        """
+        a, b = self._with_axes_of(other), other._with_axes_of(self)
+        if a.dimensions != b.dimensions:
+            raise Mismatch("dimensions", other.dimensions, self.dimensions)
+        dtype = widest(self.dtype, other.dtype)
+        if dtype is None:
+            raise Mismatch("dtype", other.dtype, self.dtype)
+        return Form(a.dimensions, dtype, tuple(map(max, a.lengths, b.lengths)))
+
+    def _with_axes_of(self, other: "Form") -> "Form":
+        """With the last axis of the other, of length 1: converters drop the axis where no call has two values."""
+        names = self.dimensions
+        if len(names) < 2 or len(other.dimensions) != len(names) + 1 or other.dimensions[:-1] != names:
+            return self
+        return replace(self, dimensions=other.dimensions, lengths=(*self.lengths, 1))
+
+    def like(self, other: "Form") -> "Form":
+        """Without a last axis of at most one value, where another form has none."""
+        has_more = len(self.dimensions) == len(other.dimensions) + 1 > 2 and self.dimensions[:-1] == other.dimensions
+        if not has_more or self.lengths[-1] > 1:
+            return self
+        return replace(self, dimensions=self.dimensions[:-1], lengths=self.lengths[:-1])
+
+
+def widest(a: np.dtype, b: np.dtype) -> np.dtype | None:
+    """
+    The dtype that holds the values of two, missing ones included; None if no dtype does.
+
+    >>> widest(np.dtype("i1"), np.dtype("u1")), widest(np.dtype("f4"), np.dtype("f8"))
+    (dtype('int16'), dtype('float64'))
+    >>> widest(np.dtype("i4"), np.dtype("f4"))  # an integer of a header is not a float of another
+    """
+    if a == b:
+        return a
+    kinds = {a.kind, b.kind}
+    if kinds <= set(TEXT) and kinds != {"S"}:
+        return max(a, b, key=lambda dtype: dtype.itemsize) if kinds == {"U"} else STRINGS
+    if kinds <= set("iu"):
+        both = np.promote_types(a, b)
+        return both if both.kind in "iu" else None
+    if "T" not in kinds and a.newbyteorder("=") == b.newbyteorder("="):
+        return a.newbyteorder("=")
+    if kinds in ({"f"}, {"S"}):
+        return max(a, b, key=lambda dtype: dtype.itemsize).newbyteorder("=")
+    return None
+
+
+# ---- fields ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fields:
+    """
+    What is done about fields that a store or a source lacks: names of arrays.
+
+    Attributes
+    ----------
+    drop
+        Those that do not come in where they cannot; new samples are missing there.
+    add
+        Those that a store gets from a source; the samples that it has are missing there.
+    """
+
+    drop: Sequence[str] = ()
+    add: Sequence[str] = ()
+
+
+def base_of(name: str) -> str:
+    """
+    The array that another belongs to; itself, if to none.
+
+    >>> base_of("call_genotype_phased"), base_of("call_AD_mask"), base_of("call_AD")
+    ('call_genotype', 'call_AD', 'call_AD')
+    """
+    return masked_by(name).removesuffix("_phased")
+
+
+def array_name(field: str) -> str:
+    """
+    The array of a FORMAT field, by the name of either.
+
+    >>> array_name("LPL"), array_name("GT"), array_name("call_AD"), array_name("sample_sex")
+    ('call_LPL', 'call_genotype', 'call_AD', 'sample_sex')
+    """
+    return {"GT": "call_genotype"}.get(field, field if field.startswith(("call_", "sample_")) else f"call_{field}")
+
+
+def field_of(name: str) -> str:
+    """What a user calls the field of an array."""
+    return name.removeprefix("call_")
+
+
+def named(name: str, fields: Collection[str]) -> bool:
+    """Whether an array, or the one that it belongs to, is among some fields."""
+    return name in fields or base_of(name) in fields
+
+
+# ---- a store and its sources ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    What arrays over samples need to be, so that a store can take the samples of its sources.
+
+    Attributes
+    ----------
+    forms
+        The form of each array, by name.
+    lengths
+        How long dimensions become; those of a store that has samples only if they grow.
+    """
+
+    forms: Mapping[str, Form]
+    lengths: Mapping[str, int]
+
+
+def layout_of(
+    operation: str,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    by_allele: Mapping[str, int] | None,
+    *,
+    add: Collection[str] = (),
+    unfit: Collection[tuple[int, str]] = (),
+) -> Layout:
+    """
+    Find the layout that a store needs to take the samples of its sources, in whatever order these are.
+
+    Parameters
+    ----------
+    operation
+        For the message.
+    store, sources
+        A store without samples gets all arrays of its sources. One that has samples keeps its own, as wide as it takes.
+    by_allele
+        How long the axes are that go by alleles, where sources are expressed over those of the store; else None.
+    add
+        Fields that come to a store which has samples.
+    unfit
+        Arrays of sources, by number and name, that have values which the store's narrower dtype cannot hold.
+
+    Raises
+    ------
+    IncompatibleError
+        If an array has forms that nothing joins.
+    """
+    taken = {n for s in sources for n in s.samples_arrays if _takes(store, n, add)}
+    forms, grown = {}, []
+    for name in sorted({*store.samples_arrays, *taken}):
+        labelled = _labelled(store, sources, name, by_allele is not None, unfit)
+        forms[name] = _joined(operation, name, labelled)
+        if takes_all(store) or name not in store.samples_arrays or forms[name].lengths != labelled[0][1].lengths:
+            grown.append(forms[name])
+    known = lengths_of(Form.of(array) for array in store.arrays.values())
+    lengths = {**lengths_of(grown), **(by_allele or {})}
+    for name, n in lengths.items():
+        if name not in (by_allele or {}):
+            lengths[name] = max(n, known.get(name, 0))
+    return Layout(forms, _with_ploidy(lengths, known.get("ploidy", 0), by_allele))
+
+
+def _with_ploidy(lengths: dict[str, int], before: int, by_allele: Mapping[str, int] | None) -> dict[str, int]:
+    """With as many genotypes as a ploidy that grows gives."""
+    ploidy = lengths.get("ploidy", 0)
+    if by_allele and "genotypes" in by_allele and ploidy > before:
+        n_genotypes = math.comb(by_allele["alleles"] + ploidy - 1, ploidy)
+        lengths["genotypes"] = max(lengths["genotypes"], n_genotypes)
+    return lengths
+
+
+def takes_all(store: Vcz) -> bool:
+    """Whether a store has no samples, so that its arrays are made for those that come in."""
+    return store.n_samples == 0
+
+
+def _takes(store: Vcz, name: str, add: Collection[str]) -> bool:
+    return name in store.samples_arrays or takes_all(store) or named(name, add)
+
+
+def _labelled(
+    store: Vcz, sources: Sequence[Vcz], name: str, harmonised: bool, unfit: Collection[tuple[int, str]]
+) -> list[tuple[str, Form]]:
+    """The forms of an array in a store and its sources, each with the label of the VCZ."""
+    ours = store.samples_arrays.get(name)
+    forms = [] if ours is None or (takes_all(store) and name == SAMPLE_ID) else [(store.label, Form.of(ours))]
+    for i, source in enumerate(sources):
+        if name in source.samples_arrays:
+            form = Form.of(source.samples_arrays[name])
+            if ours is not None and not takes_all(store):
+                form = _beside(form, forms[0][1], (i, name) in unfit, harmonised)
+            forms.append((source.label, form))
+    return forms
+
+
+def _beside(form: Form, ours: Form, is_unfit: bool, harmonised: bool) -> Form:
+    """What of a source's form counts beside that of a store which has samples."""
+    form = form.like(ours)
+    if widest(ours.dtype, form.dtype) is not None:
+        is_narrowed = (
+            ours.dtype.kind in "iuUS" and not is_unfit and (form.dtype.kind == "S") == (ours.dtype.kind == "S")
+        )
+        if fits(form.dtype, ours.dtype) or is_narrowed:
+            form = replace(form, dtype=ours.dtype)
+        elif ours.dtype.kind in "US":
+            form = replace(form, dtype=STRINGS)
+    if harmonised and form.dimensions == ours.dimensions:
+        lengths = zip(form.dimensions, form.lengths, ours.lengths, strict=True)
+        form = replace(form, lengths=tuple(m if d in BY_VARIANT else n for d, n, m in lengths))
+    return form
+
+
+def _joined(operation: str, name: str, forms: Sequence[tuple[str, Form]]) -> Form:
+    def join(a: tuple[str, Form], b: tuple[str, Form]) -> tuple[str, Form]:
+        try:
+            return a[0], a[1].joined(b[1])
+        except Mismatch as error:
+            raise IncompatibleError(
+                f"{operation}: {name} of {b[0]} has {error.what} {error.theirs}, {a[0]} has {error.ours}, and nothing "
+                f"holds both; make them with one Number and Type, or leave it out with --drop-field {field_of(name)}"
+            ) from error
+
+    return reduce(join, forms)[1]
+
+
+def lengths_of(forms: Iterable[Form]) -> dict[str, int]:
+    """How long each dimension is, at most."""
+    result: dict[str, int] = {}
+    for form in forms:
+        for dimension, n in zip(form.dimensions, form.lengths, strict=True):
+            if dimension not in (SAMPLES, VARIANTS, None):
+                result[dimension] = max(n, result.get(dimension, 0))
+    return result
+
+
+# ---- fields that do not come in -------------------------------------------------------------
+
+
+def check_named(operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fields) -> None:
+    """
+    Check that the fields that may be dropped or added are there.
+
+    Raises
+    ------
+    UnsuitableError
+        If neither a source nor the store has one of them.
+    """
+    known = {name for vcz in (store, *sources) for name in vcz.samples_arrays if name != SAMPLE_ID}
+    for what, names in (("dropped", fields.drop), ("added", fields.add)):
+        for name in names:
+            if name not in known:
+                raise UnsuitableError(
+                    f"{operation}: neither the store nor a source has {name}, so it cannot be {what}; see vczstore info"
+                )
+
+
+def without_unjoinable(
+    operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fields, *, harmonised: bool
+) -> list[Vcz]:
+    """
+    The sources without those of the fields that may be dropped which the store has no place for.
+
+    Of a field for which a store without samples would need two layouts, no source brings its own.
+    """
+    result = list(sources)
+    for name in sorted({n for s in sources for n in s.samples_arrays if named(n, fields.drop)}):
+        if not _takes(store, name, fields.add):
+            result = [_without(source, name) for source in result]
+            continue
+        groups = [result] if takes_all(store) else [[source] for source in result]
+        kept = [g if _joins(operation, store, g, name, harmonised) else [_without(s, name) for s in g] for g in groups]
+        result = [source for group in kept for source in group]
+    return result
+
+
+def _joins(operation: str, store: Vcz, sources: Sequence[Vcz], name: str, harmonised: bool) -> bool:
+    forms = _labelled(store, sources, name, harmonised, ())
+    holders = [store] if name in store.samples_arrays and not takes_all(store) else []
+    holders += [source for source in sources if name in source.samples_arrays]
+    try:
+        _joined(operation, name, forms)
+        for vcz in holders[1:]:
+            check_attributes(operation, vcz.label, name, holders[0].samples_arrays[name], vcz.samples_arrays[name])
+    except IncompatibleError:
+        return False
+    return True
+
+
+def _without(source: Vcz, name: str) -> Vcz:
+    gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased"))}
+    return replace(source, arrays={n: a for n, a in source.arrays.items() if n not in gone})
+
+
+def form_in(layout: Layout, name: str, array: AnyArray, *, text: bool) -> Form:
+    """The form that an array of a store needs, whether it has samples or not; strings of any width if `text`."""
+    form = layout.forms.get(name) or Form.of(array)
+    return replace(form, dtype=STRINGS) if text and array.dtype.kind in "US" else form
+
+
+# ---- new arrays -----------------------------------------------------------------------------
+
+
+def new_arrays(store: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, AnyArray]:
+    """
+    The arrays over samples that a store lacks, or that were made for no samples, for the samples that it has.
+
+    Each is encoded as one of the sources' where the formats allow: whatever order these are in, the same one.
+    """
+    known = lengths_of(Form.of(array) for array in store.arrays.values())
+    lengths = {**known, **layout.lengths, VARIANTS: store.n_variants, SAMPLES: store.n_samples}
+    result = {}
+    for name, form in layout.forms.items():
+        ours = store.samples_arrays.get(name)
+        is_new = ours is None or (takes_all(store) and (name != SAMPLE_ID or len(store.samples_arrays) == 1))
+        if is_new and any(name in source.samples_arrays for source in sources):
+            array = _in_form(_template(name, form, sources), form, lengths)
+            names = form.dimensions
+            chunks = tuple(store.chunk_lengths.get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
+            metadata = arrays.in_format(
+                array, store.zarr_format, shape=array.shape, dimension_names=names, chunks=chunks
+            )
+            result[name] = arrays.from_metadata(metadata, store.store, name)
+    return result
+
+
+def _template(name: str, form: Form, sources: Sequence[Vcz]) -> AnyArray:
+    """The array that a new one is made like: rather one that need not be changed, and has long chunks."""
+
+    def rank(array: AnyArray) -> tuple[object, ...]:
+        is_same = (array.ndim == len(form.dimensions), array.dtype == form.dtype)
+        return (*is_same, arrays.outer_chunks(array), repr(sorted(arrays.documents(array.metadata).items())))
+
+    return max((s.samples_arrays[name] for s in sources if name in s.samples_arrays), key=rank)
+
+
+def _in_form(array: AnyArray, form: Form, lengths: Mapping[str, int]) -> AnyArray:
+    """An array in another form, its axes as long as dimensions are."""
+    own = (*array.shape, *form.lengths[array.ndim :])
+    shape = tuple(lengths.get(str(d), n) for d, n in zip(form.dimensions, own, strict=True))
+    if form.dimensions == dimensions(array) and form.dtype == array.dtype:
+        return arrays.planned(array, shape=shape)
+    return arrays.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)

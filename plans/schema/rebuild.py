@@ -1,0 +1,155 @@
+"""Rebuild: arrays of a store take a wider dtype, or another axis, so that all of their chunks are re-encoded.
+
+Tasks read the old chunks while others write the new ones to the same places, so what they read is never what they
+write: on Icechunk it is the state before, and a folder of this machine is replaced by another one, in which all that
+stays what it is are hard links. The values are the same before and after.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from zarr.types import AnyArray
+
+from plans.compact import LinkChunks
+from plans.core.memory import Memory
+from plans.core.model import Plan, Write
+from plans.schema.layout import Layout, form_in, takes_all
+from plans.schema.widen import Rewritten
+from plans.variants import harmonise
+from vczstore.errors import IncompatibleError, OptionError, StorageError, UnsuitableError
+from vczstore.stores.base import Store
+from vczstore.stores.edits import Consolidate, Delete, Edit, WriteDocuments
+from vczstore.stores.folder_swap import LinkAllBut, ReplacedStore
+from vczstore.stores.plain import PlainStore
+from vczstore.vcz import arrays
+from vczstore.vcz.model import Vcz, dimensions
+
+
+def rebuilt_arrays(operation: str, store: Vcz, layout: Layout, texts: Sequence[str] = ()) -> dict[str, AnyArray]:
+    """
+    The arrays of a store that chunks beside the old ones do not widen, as they will be.
+
+    Parameters
+    ----------
+    operation
+        For the message.
+    store, layout
+        What there is, and what is needed.
+    texts
+        Arrays of strings of fixed width that become strings of any width.
+
+    Raises
+    ------
+    IncompatibleError
+        If the codecs of one go with its dtype alone.
+    """
+    if takes_all(store):
+        return {}
+    result = {}
+    for name, array in store.arrays.items():
+        form = form_in(layout, name, array, text=name in texts)
+        grown = harmonise.widened(array, layout.lengths).shape
+        n_longer = sum(n != m for n, m in zip(array.shape, grown, strict=True))
+        if (form.dtype, form.dimensions) == (array.dtype, dimensions(array)) and n_longer < 2:
+            continue
+        more = (layout.lengths.get(str(d), n) for d, n in zip(form.dimensions, form.lengths, strict=True))
+        shape = (*grown, *list(more)[array.ndim :])
+        try:
+            result[name] = arrays.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
+        except arrays.UnsupportedCodecError as error:
+            raise IncompatibleError(
+                f"{operation}: {name} of {store.label} has {array.dtype} over {dimensions(array)} and needs "
+                f"{form.dtype} over {form.dimensions}, which its {error} does not take; make the store with bio2zarr"
+            ) from error
+    return result
+
+
+def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[str, AnyArray], memory: Memory) -> Plan:
+    """
+    Compile the re-encoding of arrays of a store, whose values stay what they are.
+
+    Parameters
+    ----------
+    operation
+        What it is a part of.
+    place, store
+        The store: where it is, and the state that it will be in.
+    targets
+        The arrays as they will be.
+    memory
+        What a task may use.
+
+    Raises
+    ------
+    UnsuitableError
+        If the store is on plain Zarr, and no folder of this machine that can be replaced.
+    """
+    writes: list[Write] = [
+        Rewritten.of(operation, store.arrays[name], after, memory) for name, after in targets.items()
+    ]
+    preparations: list[Edit] = []
+    documents = [WriteDocuments.of(array) for array in targets.values()]
+    if place.atomic:
+        preparations += [Delete(name) for name, array in targets.items() if array.ndim != store.arrays[name].ndim]
+        preparations += documents
+        edits: list[Edit] = []
+    else:
+        place = _replaced(operation, place, targets)
+        others = [a for n, a in store.arrays.items() if n not in targets and arrays.has_regular_grid(a)]
+        linked = [LinkChunks(a.path, a, arrays.grid(a.shape, arrays.outer_chunks(a))) for a in others]
+        preparations = [LinkAllBut(place.path, frozenset([*targets, *(link.name for link in linked)]))]
+        writes += linked
+        edits = [*documents, Consolidate(tuple(targets), store.zarr_format)]
+    return Plan(
+        operation=operation,
+        store=place,
+        base=store.state,
+        checks=(),
+        writes=tuple(write for write in writes if write.encoded_chunks or write.decoded_chunks),
+        edits=tuple(edits),
+        memory=memory,
+        after=replace(store, arrays={**store.arrays, **targets}),
+        if_stopped="readers see the same values, perhaps in wider arrays; run the same command again to complete it",
+        preparations=tuple(preparations),
+    )
+
+
+def _replaced(operation: str, place: Store, targets: Mapping[str, AnyArray]) -> ReplacedStore:
+    way_out = f"make a store that takes this in one commit: vczstore copy-store-to-icechunk {place.label} NEW_STORE"
+    what = f"{operation}: {', '.join(targets)} of {place.label} would be re-encoded"
+    assert isinstance(place, PlainStore)
+    path = place.folder
+    if path is None:
+        raise UnsuitableError(
+            f"{what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see one half of "
+            f"it; {way_out}"
+        )
+    try:
+        return ReplacedStore.of(path, place)
+    except (OptionError, StorageError) as error:
+        why = str(error).partition(": ")[2].partition("; ")[0]
+        raise UnsuitableError(f"{what}, for which the folder is replaced, but {why}; {way_out}") from error
+
+
+def told_wider(store: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:
+    """What people are told of arrays that become wider: from what to what."""
+    texts = []
+    for name, after in sorted({**widened, **targets}.items()):
+        before = store.arrays[name]
+        changes = [f"{before.dtype} to {after.dtype}"] if before.dtype != after.dtype else []
+        old = dict(zip(dimensions(before), before.shape, strict=True))
+        changes += [
+            f"{d} {old.get(d, 'none')} to {n}"
+            for d, n in zip(dimensions(after), after.shape, strict=True)
+            if d not in ("samples", "variants") and old.get(d) != n
+        ]
+        texts.append(f"{name} ({', '.join(changes)})")
+    return {"widened": "; ".join(texts)} if texts else {}
+
+
+def cost(plan: Plan) -> dict[str, int]:
+    """What re-encoding takes, in numbers."""
+    made = [write for write in plan.writes if isinstance(write, Rewritten)]
+    n_bytes = sum(math.prod(w.target.shape) * arrays.element_bytes(w.target) for w in made)
+    return {"chunks re-encoded": sum(w.decoded_chunks for w in made), "bytes re-encoded": n_bytes}

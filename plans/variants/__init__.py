@@ -1,0 +1,1 @@
+"""Variants and alleles: matching, joining, ordering and harmonising them."""

@@ -1,0 +1,179 @@
+"""Order: where on the genome the variants of a VCZ are, looked up in tasks, and whether they are sorted.
+
+The driver holds one line for each run of variants; everything else is looked up where it is needed, by tasks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from plans.core.chunk_grid import MIN_TASKS
+from plans.core.compatibility import NOTHING
+from plans.core.memory import Memory
+from vczstore.errors import DamagedStoreError, IncompatibleError
+from vczstore.vcz import arrays
+from vczstore.vcz.extents import Extents, describe
+from vczstore.vcz.model import VARIANTS, Vcz
+
+if TYPE_CHECKING:
+    from plans.core.cubed_backend import ScanReader
+
+RUN_ROWS = 2**18
+"""About how many variants a task looks at, at most, to find where they are."""
+LONG_ROWS = 2**16
+"""A chunk of more rows is looked at in parts: index arrays may have many of the calls' chunks in one of theirs."""
+SCAN_BYTES = 64
+"""What it takes to look at one variant's place, decoded, with all that is computed from it."""
+
+
+class Runs(NamedTuple):
+    """
+    Neighbouring variants of one contig each, one run after the other; all are arrays of int64.
+
+    Attributes
+    ----------
+    contig
+        Its number in the VCZ.
+    start, stop
+        The first row, and the one after the last.
+    first, last
+        The first and the last position.
+    """
+
+    contig: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+_NONE = Runs(*[np.empty(0, dtype="i8")] * 5)
+
+
+class Seen(NamedTuple):
+    """What a task has seen of some rows: runs, and the first row that is nowhere, and that comes too late."""
+
+    runs: Runs
+    outside: int | None
+    unsorted: int | None
+
+
+@dataclass(frozen=True)
+class FindRuns:
+    """
+    The runs of a VCZ, looked up in tasks.
+
+    Attributes
+    ----------
+    operation
+        For messages.
+    vcz
+        Where to look.
+    step
+        A run ends where its contig ends, and after rows whose number is a multiple of this.
+    """
+
+    operation: str
+    vcz: Vcz
+    step: int
+
+    def look(self, rows: slice) -> Seen:
+        """Look at some rows."""
+        contig, position = (
+            arrays.read(self.vcz.arrays[f"variant_{name}"], (rows,)).astype("i8") for name in ("contig", "position")
+        )
+        outside = (contig < 0) | (contig >= self.vcz.n_contigs) | (position < 0)
+        if outside.any():
+            return Seen(_NONE, int(rows.start + np.argmax(outside)), None)
+        is_new: np.ndarray = np.r_[True, contig[1:] != contig[:-1]]
+        back: np.ndarray = np.r_[False, position[1:] < position[:-1]] & ~is_new
+        starts = np.flatnonzero(is_new | (np.arange(rows.start, rows.stop) % self.step == 0))
+        stops = np.append(starts[1:], len(position))
+        runs = Runs(contig[starts], rows.start + starts, rows.start + stops, position[starts], position[stops - 1])
+        return Seen(runs, None, int(rows.start + np.argmax(back)) if back.any() else None)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """Look in tasks, over whole chunks."""
+        from plans.core import cubed_backend
+
+        if not self.vcz.n_variants:
+            return []
+        names = ("variant_contig", "variant_position", "contig_id")
+        look = replace(self, vcz=self.vcz.only(names)).look  # the rest is not sent along
+        chunk = unit_rows(self.vcz)
+        room = min(RUN_ROWS, (memory.allowed - memory.reserved) // 2 // SCAN_BYTES)
+        n_chunks = math.ceil(self.vcz.n_variants / chunk)
+        rows = chunk * max(1, min(room // chunk, math.ceil(n_chunks / MIN_TASKS)))
+        read = min(rows, self.vcz.n_variants)
+        places = [self.vcz.arrays[f"variant_{name}"] for name in ("contig", "position")]
+        decoding = max(
+            arrays.decode_mem(a, min(math.ceil(read / arrays.outer_chunks(a)[0]) + 1, arrays.READS_AT_ONCE))
+            for a in places
+        )
+        return [cubed_backend.ScanReader(look, self.vcz.n_variants, rows, tag, read * SCAN_BYTES + decoding)]
+
+    def joined(self, found: Sequence[Any]) -> Runs:
+        """
+        All runs, in order.
+
+        Raises
+        ------
+        DamagedStoreError
+            If a variant is nowhere on its contigs.
+        IncompatibleError
+            If variants are not sorted: a position after a greater one, or a contig in two pieces.
+        """
+        seen = [Seen(*item) for item in found]
+        if outside := [s.outside for s in seen if s.outside is not None]:
+            row = min(outside)
+            contig, position = (int(self._at(f"variant_{name}", row)) for name in ("contig", "position"))
+            raise DamagedStoreError(
+                f"{self.operation}: variant {row} of {self.vcz.label} has the variant_contig {contig} and the "
+                f"variant_position {position}, which is nowhere on the {self.vcz.n_contigs} contigs "
+                "of its contig_id; re-create it with vcf2zarr"
+            )
+        columns = [np.concatenate(column) for column in zip(_NONE, *(s.runs for s in seen), strict=True)]
+        order = np.argsort(columns[1], kind="stable")
+        runs = Runs(*(column[order] for column in columns))
+        is_new = np.diff(runs.contig, prepend=-1) != 0
+        back = runs.start[1:][~is_new[1:] & (runs.first[1:] < runs.last[:-1])]
+        again = np.ones(int(is_new.sum()), dtype=bool)
+        again[np.unique(runs.contig[is_new], return_index=True)[1]] = False
+        late = [*back, *runs.start[is_new][again], *(s.unsorted for s in seen if s.unsorted is not None)]
+        if late:
+            row = int(min(late))
+            raise IncompatibleError(
+                f"{self.operation}: variant {row} of {self.vcz.label}, {site(self.vcz, row)}, comes after "
+                f"{site(self.vcz, row - 1)}: variants have to be sorted by position, each contig in one piece; sort "
+                "the VCF with bcftools sort, and convert it again"
+            )
+        return runs
+
+    def _at(self, name: str, row: int) -> Any:
+        return arrays.read(self.vcz.arrays[name], (slice(row, row + 1),))[0]
+
+
+def unit_rows(vcz: Vcz) -> int:
+    """How many variants are looked at together: a chunk of ``variant_position``, or a part of a very long one."""
+    return task_rows(arrays.outer_chunks(vcz.arrays["variant_position"])[0], vcz.chunk_lengths[VARIANTS])
+
+
+def task_rows(chunk: int, shortest: int) -> int:
+    """As many rows as a chunk of an array has; of a very long one some of the store's shortest, which divide it."""
+    return chunk if chunk <= LONG_ROWS or chunk % shortest else shortest * max(1, LONG_ROWS // shortest)
+
+
+def site(vcz: Vcz, row: int) -> str:
+    """A variant for people, such as ``chr1:1000 A/C,T``."""
+    contig, position, alleles = (
+        arrays.read_normalised(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
+        for name in ("contig", "position", "allele")
+    )
+    names = vcz.table("contig_id") if vcz.tells("contig_id") else np.empty(0)
+    long = describe(int(Extents.of(vcz.arrays).look(alleles[np.newaxis], slice(row, row + 1))[0]))
+    number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
+    name = names[number] if 0 <= number < len(names) else number
+    return f"{name}:{position[0]} {','.join(present[:1])[:40]}/{','.join(present[1:])[:60] or '.'}{long}"

@@ -1,0 +1,558 @@
+"""
+Verification of a removal: every object of a store is read, to show that nothing of the samples is left.
+
+What is looked for, and where:
+
+- IDs of four bytes and more: in the key and the bytes of every object, in what is compressed in it, and in the strings
+  of the store as it is now, as UTF-8, as JSON escapes and as UTF-32, which NumPy's fixed-width strings are. Where the
+  ID of a sample that stays contains one, that is no finding.
+- Shorter IDs: as whole sample IDs only, in every snapshot that can be reached. "1" is a contig, too, and is in any
+  object by chance.
+- Values: at the positions of all removed samples, every array holds what stands for "missing".
+- History, on Icechunk: no snapshot that can be reached has the samples, and no unreferenced object is left.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import chunk_regions
+from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, StaleError, StorageError
+from vczstore.jobs.pictures import clean, duration, escaped
+from vczstore.jobs.report import make_folder, page
+from vczstore.sizes import human_size
+from vczstore.stores.base import Place, Store
+from vczstore.stores.folder_swap import folder_of, half_written, leftovers
+from vczstore.stores.listing import Objects
+from vczstore.vcz import arrays
+from vczstore.vcz.frames import contents
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, has_missing_value, listing, missing_value, same, samples_axis
+from vczstore.vcz.sample_ids import spellings, spelt_otherwise
+
+SHORT = 4
+"""IDs of fewer bytes are not looked for in bytes."""
+
+MANY = 50
+"""So many different beginnings of IDs are looked for one by one."""
+
+SHOWN = 10
+"""So many places of each kind of finding are named."""
+LONGEST = 1000
+"""Of longer IDs so many characters are looked for: it would take seconds to make an expression of a million."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """
+    What a verification has found. Never a sample ID.
+
+    Attributes
+    ----------
+    store, backend
+        Which store.
+    reasons
+        Why the samples are not erased; none if they are.
+    not_checked
+        What could not be checked, or is beyond what can be.
+    figures
+        What was checked, in numbers.
+    digest
+        SHA-256 over a line ``KEY<tab>SIZE<tab>SHA-256<newline>`` for each object, sorted by key.
+    snapshot
+        The store's present snapshot, None on plain Zarr.
+    started, seconds
+        When, as an ISO time, and what it took.
+    versions
+        Of the software.
+    """
+
+    store: str
+    backend: str
+    reasons: tuple[str, ...]
+    not_checked: tuple[str, ...]
+    figures: Mapping[str, int | float]
+    digest: str
+    snapshot: str | None
+    started: str
+    seconds: float
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def erased(self) -> bool:
+        """Whether nothing of the samples was found."""
+        return not self.reasons
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "store": self.store,
+            "backend": self.backend,
+            "verdict": "erased" if self.erased else "not erased",
+            "reasons": list(self.reasons),
+            "not_checked": list(self.not_checked),
+            "figures": dict(self.figures),
+            "sha256": self.digest,
+            "snapshot": self.snapshot,
+            "started": self.started,
+            "seconds": self.seconds,
+            "versions": dict(self.versions),
+        }
+
+
+def verify(
+    url: Place, place: Store, samples: Sequence[str], options: Mapping[str, Any], report: Path | None
+) -> Verification:
+    """
+    Read all of a store, and look for what should not be there.
+
+    Parameters
+    ----------
+    url, place, options
+        The store: its path or URL, opened, and what reaches it.
+    samples
+        The IDs. They are used, and kept nowhere.
+    report
+        A folder for ``report.json`` and ``report.html``.
+
+    Raises
+    ------
+    SampleError
+        If there are no IDs.
+    DamagedStoreError
+        If a chunk cannot be decoded.
+    StaleError
+        If the store changes meanwhile.
+    """
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    ids = frozenset(samples) - {REMOVED}
+    if not ids:
+        raise SampleError("verify-removal: no samples named; give a file of sample IDs with --samples-file")
+    if report is not None:
+        make_folder(report)
+    objects = Objects.at(url, options)
+    vcz = place.open()
+    if any("\t" in sample for sample in ids):
+        raise SampleError("verify-removal: a line of the list has a tab; give one sample ID in a line, nothing else")
+    look = _Look(ids, _Needles(frozenset[str]().union(*map(spellings, ids)) - {REMOVED}, vcz.sample_ids.tolist()))
+    sizes = objects.sizes()
+    digest = look.at_objects(objects, sizes)
+    look.at_leftovers(url)
+    try:
+        look.at_present(vcz)
+    except arrays.DamagedChunkError as error:
+        raise DamagedStoreError(f"verify-removal: {error}; restore it, or remove the array that it is of") from error
+    if place.atomic:
+        look.at_history(place, sizes)
+    else:
+        look.at_grid(vcz, sizes)
+    if place.open().state != vcz.state or objects.sizes() != sizes:
+        raise StaleError(f"verify-removal: {place.label} was changed while it was read; run it again")
+    found = Verification(
+        store=look.shown(place.label),
+        backend=place.backend,
+        reasons=tuple(look.reasons),
+        not_checked=tuple(look.not_checked),
+        figures=look.figures,
+        digest=digest,
+        snapshot=vcz.snapshot,
+        started=started,
+        seconds=round(time.perf_counter() - began, 3),
+        versions={package: version(package) for package in ("vczstore", "icechunk", "numcodecs", "numpy", "zarr")},
+    )
+    if report is not None:
+        _write(report, found)
+    return found
+
+
+@dataclass
+class _Look:
+    """What was found so far."""
+
+    ids: frozenset[str]
+    needles: "_Needles"
+    reasons: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    figures: dict[str, int | float] = field(default_factory=dict)
+
+    def shown(self, text: str) -> str:
+        """A text for the report, unless an ID is in it."""
+        return "(a name that holds an ID)" if self.needles.count(text.encode(errors="surrogateescape")) else text
+
+    def at_objects(self, objects: Objects, sizes: Mapping[str, int]) -> str:
+        """Look into every object; returns the digest of all."""
+        digest, holding = hashlib.sha256(), dict[str, None]()
+        hidden = versions = searched = 0
+        for key, data, object_version in objects.read(sizes):
+            digest.update(f"{key}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n".encode(errors="surrogateescape"))
+            versions += object_version is not None
+            hidden += self.needles.count(key.encode(errors="surrogateescape")) > 0
+            for text in contents(data):
+                searched += len(text)
+                if self.needles.count(text):
+                    holding[key] = None
+        by_chance = self.needles.expected(searched)
+        self.figures |= {
+            "IDs": len(self.ids),
+            "IDs too short to look for in bytes": len(self.ids) - self.needles.n_ids,
+            "objects read": len(sizes),
+            "bytes read": sum(sizes.values()),
+            "bytes searched, decompressed ones included": searched,
+            "findings to be expected by chance": by_chance,
+            "objects that hold an ID": len(holding),
+        }
+        if holding:
+            chance = f"; by chance alone, {by_chance:.2g} findings are to be expected" if by_chance > 0.01 else ""
+            self.reasons.append(
+                f"{_n(holding, 'object')} {_s(holding, 'holds', 'hold')} an ID: "
+                f"{_places(map(self.shown, holding))}{chance}"
+            )
+        if hidden:
+            self.reasons.append(f"an ID is part of the keys of {_n(hidden, 'object')}")
+        if self.needles.n_ids < len(self.ids):
+            self.not_checked.append(
+                f"{_n(len(self.ids) - self.needles.n_ids, 'ID')} of fewer than {SHORT} bytes: looked for as whole "
+                "sample IDs, not in the bytes of objects, where they are by chance"
+            )
+        self.at_versions(objects.kind, versions)
+        return digest.hexdigest()
+
+    def at_leftovers(self, url: Place) -> None:
+        """What killed processes were writing, and what a compaction that was stopped has left beside the store."""
+        path = folder_of(url)
+        n = 0 if path is None else sum(1 for _ in half_written(path))
+        if n:
+            self.reasons.append(
+                f"{_n(n, 'file')} {_s(n, 'is', 'are')} half written, left by a process that was killed, or goes on; "
+                f"vczstore purge {self.shown(str(url))}"
+            )
+        if path is not None and leftovers(path):
+            self.reasons.append(
+                f"a compaction that was stopped, or goes on, has left something beside the store; "
+                f"vczstore repair {self.shown(str(url))}"
+            )
+
+    def at_versions(self, kind: str | None, versions: int) -> None:
+        """What object stores keep of objects that were deleted or replaced."""
+        if kind in ("s3", "az") and versions:
+            self.reasons.append(
+                f"the bucket keeps old versions of objects ({_n(versions, 'object')} here have one): what was deleted "
+                "or replaced can be read by its version; delete the versions that are not current"
+            )
+        elif kind is not None and kind != "s3":
+            # S3 names the version of every object that has any. A generation on Google Cloud says nothing
+            self.not_checked.append(
+                "old versions of objects, and objects deleted softly: the object store does not tell"
+            )
+        if kind is not None:
+            # obstore sends what is longer than 5 MB in parts, and lists objects only
+            self.not_checked.append(
+                "uploads in parts that were begun and never completed: they are no objects; a lifecycle rule of the "
+                "bucket can end them, which deletes their parts"
+            )
+        self.not_checked.append(
+            "backups, replicas and copies elsewhere, and what storage itself keeps of deleted files"
+        )
+        self.not_checked.append("the spelling of the IDs: one that the store never had is not found, either")
+
+    def at_present(self, vcz: Vcz) -> None:
+        """Look at the store as it is now: sample IDs, strings, and the values of removed samples."""
+        names = [name for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if self._in_strings(array)]
+        if names:
+            self.reasons.append(f"an ID is in the strings of {_n(names, 'array')}: {_places(map(self.shown, names))}")
+        if left := len(self.ids.intersection(vcz.sample_ids.tolist())):
+            self.reasons.append(
+                f"{_n(left, 'ID')} {_s(left, 'is', 'are')} in {SAMPLE_ID} now; vczstore remove {self.shown(vcz.label)}"
+            )
+        self._at_other_spellings(vcz.sample_ids[vcz.sample_ids != REMOVED].tolist())
+        if vcz.out_of_reach:
+            self.reasons.append(
+                f"values of samples cannot be told apart in {_places(map(self.shown, vcz.out_of_reach))}: "
+                f"{_s(vcz.out_of_reach, 'it has', 'they have')} no samples dimension, or "
+                f"{_s(vcz.out_of_reach, 'lies', 'lie')} in a group within the store; vczstore verify "
+                f"{self.shown(vcz.label)} tells more"
+            )
+        removed = np.flatnonzero(vcz.sample_ids == REMOVED)
+        values, wrong = 0, Counter[str]()
+        for name, array in vcz.samples_arrays.items():
+            if name != SAMPLE_ID:
+                for block in _values_at(array, removed):
+                    values += block.size
+                    wrong[name] += block.size - _count_missing(name, array, block)
+        left_in = [name for name in wrong if wrong[name]]
+        if left_in:
+            self.reasons.append(
+                f"removed samples have {_n(wrong.total(), 'value')} that {_s(wrong.total(), 'is', 'are')} not missing, "
+                f"in {_places(map(self.shown, left_in))}; vczstore repair {self.shown(vcz.label)} makes them missing, "
+                "where there is such a value"
+            )
+        self.figures |= {
+            "removed samples": len(removed),
+            "arrays with a samples dimension": len(vcz.samples_arrays),
+            "values of removed samples": values,
+            "values of removed samples that are not missing": wrong.total(),
+        }
+
+    def _at_other_spellings(self, samples: Sequence[str]) -> None:
+        """Look for samples that the list means, though it does not have their IDs as they are."""
+        others = self.ids.difference(samples)
+        if meant := spelt_otherwise(others, samples):
+            self.reasons.append(
+                f"{_n(meant, 'line')} of the list {_s(meant, 'is', 'are')} in {SAMPLE_ID} now in another spelling "
+                "(quotes, columns, invisible characters, Unicode form); write the IDs as vcztools query -l does"
+            )
+        if cases := {other.casefold() for other in others}.intersection(map(str.casefold, samples)):
+            self.not_checked.append(
+                f"{_n(cases, 'ID')} that {_s(cases, 'is', 'are')} in {SAMPLE_ID} in letters of another case: whether "
+                "the same sample is meant"
+            )
+
+    def _in_strings(self, array: AnyArray) -> bool:
+        """Whether an ID is in an array of strings, however its chunks are encoded."""
+        if array.dtype.kind not in "OTUS":
+            return False
+        for region in chunk_regions(array, {}):
+            texts = arrays.read(array, region).ravel().tolist()
+            if self.needles.count(b"\0".join(t if isinstance(t, bytes) else str(t).encode() for t in texts)):
+                return True
+        return False
+
+    def at_history(self, place: Any, sizes: Mapping[str, int]) -> None:
+        """Look at every snapshot of a repository, and for unreferenced objects."""
+        snapshots = place.reachable()
+        folders: dict[str, set[str]] = {"snapshots": set(), "manifests": set()}
+        for key in sizes:
+            folder, _, name = key.partition("/")
+            folders.get(folder, set()).add(name)
+        left = place.unreachable(snapshots, folders)
+        with_ids = []
+        for snapshot in snapshots:
+            try:
+                samples = place.open(snapshot).sample_ids.tolist()
+                if not self.ids.isdisjoint(samples) or spelt_otherwise(self.ids, {*samples} - {REMOVED}):
+                    with_ids.append(snapshot)
+            except NotAStoreError:
+                continue  # the first snapshot of a repository is empty
+        label = self.shown(place.label)
+        if with_ids:
+            self.reasons.append(
+                f"{_n(with_ids, 'snapshot')} {_s(with_ids, 'has', 'have')} the samples: {_places(with_ids)}; "
+                f"vczstore purge {label}"
+            )
+        if any(left.values()):
+            told = ", ".join(_n(n, what) for what, n in left.items() if n)
+            self.reasons.append(f"there are unreferenced objects: {told}; vczstore purge {label}")
+        self.figures |= {
+            "snapshots that can be reached": len(snapshots),
+            **{f"{what}s, unreferenced": n for what, n in left.items()},
+        }
+
+    def at_grid(self, vcz: Vcz, sizes: Mapping[str, int]) -> None:
+        """Look for chunks of a plain Zarr that lie outside the arrays' shapes, and for what belongs to no array."""
+        outside = foreign = 0
+        for key in sizes:
+            head, _, name = key.partition("/")
+            if key in _DOCUMENTS or name in _DOCUMENTS:
+                continue
+            array = vcz.arrays.get(head)
+            coords = [] if array is None else re.split("[./]", re.sub("^c(?=[./])", "", name).lstrip("./"))
+            if array is None or len(coords) != array.ndim or not all(c.isdecimal() for c in coords):
+                foreign += 1
+                continue
+            ends = arrays.grid(array.shape, arrays.outer_chunks(array))
+            outside += any(int(c) >= n for c, n in zip(coords, ends, strict=True))
+        if outside:
+            self.reasons.append(
+                f"{_n(outside, 'chunk')} {_s(outside, 'lies', 'lie')} outside the shapes of the arrays, as a stopped "
+                "append leaves them; run it again to complete it, or delete them"
+            )
+        if foreign:
+            self.not_checked.append(
+                f"{_n(foreign, 'object')} {_s(foreign, 'belongs', 'belong')} to no array; their bytes were searched"
+            )
+        self.figures |= {"chunks outside the arrays": outside, "objects that belong to no array": foreign}
+
+
+_DOCUMENTS = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+
+
+@dataclass(frozen=True)
+class _Needles:
+    """The IDs as bytes to look for; `others` are the sample IDs of the store, of which some may contain one."""
+
+    ids: frozenset[str]
+    others: Sequence[str]
+
+    @cached_property
+    def long(self) -> list[str]:
+        """The IDs that are long enough."""
+        return [sample for sample in self.ids if len(sample.encode()) >= SHORT]
+
+    @property
+    def n_ids(self) -> int:
+        """How many these are."""
+        return len(self.long)
+
+    @cached_property
+    def forms(self) -> dict[bytes, list[tuple[int, bytes]]]:
+        """What to look for; for each, where in which longer IDs of others it is no finding."""
+        cut = {sample[:LONGEST] for sample in self.long}
+        found: dict[bytes, list[tuple[int, bytes]]] = {form: [] for sample in cut for form in _forms(sample)}
+        if not found:
+            return found
+        pattern = re.compile(_any_of(set(found)))
+        for other in set(self.others) - self.ids:
+            for form in _forms(other):
+                for start, needle in _matches(pattern, form):
+                    found[needle].append((start, form))
+        return found
+
+    @cached_property
+    def pattern(self) -> re.Pattern[bytes] | None:
+        """All of it as one expression."""
+        return re.compile(_any_of(set(self.forms))) if self.forms else None
+
+    @cached_property
+    def heads(self) -> set[bytes]:
+        """What every one of them begins with: to find that none is there is ten times as fast as the expression."""
+        return {head for sample in self.long for head in _forms(sample[:SHORT])}
+
+    def count(self, data: bytes) -> int:
+        """How often an ID is in some bytes, other than as a part of another sample's."""
+        if self.pattern is None or (len(self.heads) < MANY and not any(head in data for head in self.heads)):
+            return 0
+        return sum(
+            not any(at >= start and data.startswith(other, at - start) for start, other in self.forms[needle])
+            for at, needle in _matches(self.pattern, data)
+        )
+
+    def expected(self, searched: int) -> float:
+        """How often so many random bytes would hold one of them."""
+        return sum(searched * 256.0 ** -len(form) for form in self.forms)
+
+
+def _forms(sample: str) -> set[bytes]:
+    """The ways to write an ID: in UTF-8, in JSON, and in UTF-32."""
+    return {sample.encode(), json.dumps(sample)[1:-1].encode(), sample.encode("utf-32-le")}
+
+
+def _matches(pattern: re.Pattern[bytes], data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Where a pattern is, overlapping or not."""
+    match = pattern.search(data)
+    while match:
+        yield match.start(), match[0]
+        match = pattern.search(data, match.start() + 1)
+
+
+def _any_of(words: set[bytes]) -> bytes:
+    """
+    An expression for any of some words, the longest first. As a tree, so that its time does not grow with their number.
+
+    >>> _any_of({b"NA1", b"NA12", b"NA7"})
+    b'NA(?:1(?:2|)|7)'
+    """
+    first, last = min(words), max(words)
+    head = first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+    tails = {word[len(head) :] for word in words}
+    if len(tails) == 1:
+        return re.escape(head)
+    firsts = sorted({tail[:1] for tail in tails if tail})
+    branches = [_any_of({tail for tail in tails if tail[:1] == first}) for first in firsts]
+    return re.escape(head) + b"(?:" + b"|".join([*branches, *([b""] if b"" in tails else [])]) + b")"
+
+
+def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
+    """The values of some samples, chunk by chunk."""
+    axis = samples_axis(array)
+    assert axis is not None
+    width, positions = arrays.outer_chunks(array)[axis], positions[positions < array.shape[axis]]
+    for column in np.unique(positions // width).tolist():
+        here = positions[positions // width == column]
+        within = range(column * width, min(array.shape[axis], (column + 1) * width))
+        for region in chunk_regions(array, {axis: within}):
+            yield np.take(arrays.read(array, region), here - within.start, axis=axis)
+
+
+def _count_missing(name: str, array: AnyArray, values: np.ndarray) -> int:
+    return int(np.count_nonzero(same(values, missing_value(name, array)))) if has_missing_value(array) else 0
+
+
+# ---- words ----------------------------------------------------------------------------------
+
+
+def _n(what: int | Sized, noun: str) -> str:
+    n = what if isinstance(what, int) else len(what)
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def _s(what: int | Sized, one: str, many: str) -> str:
+    return one if (what if isinstance(what, int) else len(what)) == 1 else many
+
+
+def _places(names: Iterable[str]) -> str:
+    return listing(list(names), limit=SHOWN)
+
+
+# ---- the report -----------------------------------------------------------------------------
+
+
+def _write(folder: Path, found: Verification) -> None:
+    try:
+        (folder / "report.json").write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
+        (folder / "report.html").write_text(_html(found), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise StorageError(
+            f"report: {clean(folder)} cannot be written: {error.strerror}; name a folder that can"
+        ) from error
+
+
+def _html(found: Verification) -> str:
+    verdict = "✓ erased" if found.erased else "✕ not erased"
+    facts = {
+        "verified": found.started,
+        "time": duration(found.seconds),
+        "backend": found.backend,
+        "snapshot": found.snapshot or "none, plain Zarr",
+        "SHA-256 of the listing": found.digest,
+    }
+    figures = {
+        name: human_size(int(n))
+        if "bytes " in name and "ID" not in name
+        else f"{n:,}"
+        if isinstance(n, int)
+        else f"{n:.2g}"
+        for name, n in found.figures.items()
+    }
+    note = (
+        "The listing has a line for each object, sorted by key: key, tab, size in bytes, tab, SHA-256 of its content, "
+        "newline. IDs are kept nowhere, neither here nor in the store."
+    )
+    content = f"""<header class="{"done" if found.erased else "failed"}"><span class="status">{verdict}</span>
+<h1><bdi>{escaped(found.store, 160)}</bdi></h1></header>
+{_items("Why not", found.reasons)}
+{_items("Not checked", found.not_checked)}
+<section><h2>What was read</h2>{_table(figures)}</section>
+<section><h2>Verification</h2>{_table(facts)}<p class="muted">{note}</p></section>
+<section><h2>Versions</h2>{_table(found.versions)}</section>"""
+    return page(f"{escaped(found.store, 60)}: {verdict}", content)
+
+
+def _items(title: str, texts: Sequence[str]) -> str:
+    rows = "".join(f"<li><bdi>{escaped(text, 2_000)}</bdi></li>" for text in texts)
+    return f"<section><h2>{title}</h2><ul>{rows}</ul></section>" if texts else ""
+
+
+def _table(facts: Mapping[str, str]) -> str:
+    rows = "".join(f"<dt>{escaped(name, 80)}</dt><dd><bdi>{escaped(value)}</bdi></dd>" for name, value in facts.items())
+    return f'<dl class="facts">{rows}</dl>'

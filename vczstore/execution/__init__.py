@@ -1,0 +1,1 @@
+"""Running operations: options, the engine that executes plans, retries and results."""

@@ -1,0 +1,157 @@
+"""Whether an executor works: a few tasks that do nothing, and what they say of the machine that they ran on."""
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import executors
+from vczstore.api import Options
+from vczstore.errors import OptionError, StorageError
+from vczstore.execution.engine import close_executor, create_executor
+
+PACKAGES = ("vczstore", "cubed", "icechunk", "zarr", "numpy", "cloudpickle")
+MATTERS = ("Python", "cubed", "icechunk", "zarr")
+"""Where worker and driver have to agree: plans and forks of a session travel between them as pickles."""
+N_TASKS = 4
+
+
+@dataclass(frozen=True)
+class Checked:
+    """
+    What a check has found.
+
+    Attributes
+    ----------
+    executor
+        Its name.
+    first_seconds
+        From the start until the first task had ended.
+    task_seconds
+        How much later the last had, divided by the tasks that were between.
+    peak_mem, total_mem
+        The most memory that a worker's process has used, and what the worker may use as far as it can be known, in
+        bytes. The former is what to reserve for Python.
+    driver, worker
+        The versions of Python and packages; a package that is not installed has None.
+    differ
+        What is not the same.
+    """
+
+    executor: str
+    first_seconds: float
+    task_seconds: float
+    peak_mem: int
+    total_mem: int | None
+    driver: Mapping[str, str | None]
+    worker: Mapping[str, str | None]
+    differ: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs that matters. Of Python's version, the patch does not."""
+        return not any(_matters(name, self.driver[name], self.worker[name]) for name in self.differ)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {"ok": self.ok, **asdict(self), "differ": list(self.differ)}
+
+
+def check(executor: str, **options: Any) -> Checked:
+    """
+    Run a few tasks on an executor.
+
+    Parameters
+    ----------
+    executor
+        Its name, or an executor file.
+    options
+        As in `vczstore.api.Options`.
+
+    Raises
+    ------
+    VczstoreError
+        If the tasks do not run.
+    """
+    from plans.core import cubed_backend
+
+    opts = Options(executor=executor, **options)
+    ends: list[float] = []
+    workers: list[dict[str, Any]] = []
+
+    def on_report(report: cubed_backend.TaskReport) -> None:
+        ends.append(time.perf_counter())
+        workers.extend(seen for _, seen in report.found)
+
+    reader = cubed_backend.ScanReader(_look, N_TASKS, 1)
+    plan = cubed_backend.compile_plan([cubed_backend.scan(reader, opts.memory.spec())], "executor check")
+    assert plan is not None
+    given = {} if opts.max_workers is None else {"max_workers": opts.max_workers}
+    started = time.perf_counter()
+    engine = create_executor(opts.executor, {**opts.executor_options, **given})
+    try:
+        cubed_backend.execute(plan, engine, on_report)
+    except executors.ExecutorOptionError as error:
+        raise OptionError(f"executor check: {error}") from error
+    except Exception as error:
+        reason = executors.first_line(error)
+        raise StorageError(
+            f"executor check: tasks do not run on {opts.executor}: {reason}; "
+            "see that its workers have the Python and the packages that are here"
+        ) from error
+    finally:
+        close_executor(engine)
+    if len(workers) != N_TASKS:
+        raise StorageError(f"executor check: {len(workers)} of {N_TASKS} tasks have reported; the executor loses some")
+    driver, worker = versions(), workers[0]["versions"]
+    return Checked(
+        executor=opts.executor,
+        first_seconds=ends[0] - started,
+        task_seconds=(ends[-1] - ends[0]) / (N_TASKS - 1),
+        peak_mem=max(w["peak_mem"] for w in workers),
+        total_mem=workers[0]["total_mem"],
+        driver=driver,
+        worker=worker,
+        differ=tuple(name for name in driver if driver[name] != worker.get(name)),
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and what travels between driver and worker."""
+    found: dict[str, str | None] = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        found[package] = None
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _look(_: slice) -> dict[str, Any]:
+    """In a worker: look around."""
+    import icechunk  # noqa: F401  # as every task does, for its memory
+
+    from plans.core.cubed_backend import peak_mem
+
+    return {"versions": versions(), "peak_mem": peak_mem(), "total_mem": _total_mem()}
+
+
+def _total_mem() -> int | None:
+    """What this process may use: the limit of its function or container, else the machine's memory."""
+    if size := os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"):
+        return int(size) * 2**20
+    totals = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            totals.append(int(Path(limit).read_text()))
+    return min(totals)
+
+
+def _matters(name: str, one: str | None, other: str | None) -> bool:
+    if name == "Python" and one and other:
+        return one.split(".")[:2] != other.split(".")[:2]
+    return name in MATTERS

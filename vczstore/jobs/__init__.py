@@ -1,0 +1,1 @@
+"""Job files: several operations on one store in one commit."""

@@ -1,0 +1,426 @@
+"""Small YAML files that people write: read with their lines, bounded, without credentials, held against a model.
+
+Reading goes in one direction::
+
+    bytes -> YAML events -> Node (value, line) -> --set -> credentials refused, ${VAR} expanded -> a pydantic model
+
+YAML is read as events, so that depth and size are bounded before anything is built, and every value keeps its line.
+"""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from vczstore.errors import JobFileError
+from vczstore.stores.credentials import NO_CREDENTIALS, is_credential, is_credential_name
+
+MAX_BYTES = 2**20
+"""The largest job file; what its variables expand to may be as much again."""
+MAX_DEPTH = 20
+MAX_VALUES = 100_000
+STANDARD_INPUT = "-"
+
+type KeyPath = tuple[str | int, ...]
+"""Where a value is: ``("steps", 1, "append")``."""
+
+
+def either_or(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    return [one.alias or name for name, one in model.model_fields.items()]
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def one_line(text: str) -> str:
+    """A name for a message: as it is, unless it would break or garble the line."""
+    return text if text.isprintable() else ascii(text)
+
+
+def read_bytes(path: str, name: str, limit: int) -> bytes:
+    try:
+        if path == STANDARD_INPUT:
+            content = b"" if sys.stdin is None else sys.stdin.buffer.read(limit + 1)
+        else:
+            with Path(path).open("rb") as file:
+                content = file.read(limit + 1)
+    except IsADirectoryError:
+        raise JobFileError(f"{name}: is a folder; name a file") from None
+    except OSError as error:
+        raise JobFileError(f"{name}: cannot be read ({error.strerror or type(error).__name__})") from None
+    except ValueError:  # a NUL in the path, or standard input closed
+        raise JobFileError(f"{name}: cannot be read") from None
+    if len(content) > limit:
+        raise JobFileError(f"{name}: is larger than {limit:,} bytes, which is more than anybody writes by hand")
+    return content
+
+
+def decode(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise JobFileError(f"{name}:{line}: is no UTF-8 text; save it as UTF-8") from None
+
+
+# ---- YAML -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Node:
+    """A value, and where it is written."""
+
+    value: Any
+    """Text, a number, a boolean or None; or nodes, in a list or a dict."""
+    line: str
+    text: str = ""
+    """A scalar as it is written."""
+
+    def plain(self) -> Any:
+        match self.value:
+            case dict() as entries:
+                return {key: node.plain() for key, node in entries.items()}
+            case list() as items:
+                return [node.plain() for node in items]
+        return self.value
+
+    def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, "Node"]]:
+        """Every node, outer before inner, in the order of the file."""
+        yield path, self
+        match self.value:
+            case dict() as entries:
+                for key, node in entries.items():
+                    yield from node.walk((*path, key))
+            case list() as items:
+                for i, node in enumerate(items):
+                    yield from node.walk((*path, i))
+
+    @property
+    def found(self) -> str:
+        """How a message calls the value. What a variable held is not said: nobody wrote it into the file."""
+        match self.value:
+            case dict() as entries:
+                return "a mapping" if entries else "an empty mapping"
+            case list() as items:
+                return "a list" if items else "an empty list"
+            case str():
+                return f"{self.text[:40]!r}" + "..." * (len(self.text) > 40)
+            case bool():
+                return f"{self.text}, which is true or false in YAML"
+        return f"{self.text}, which is a number in YAML"
+
+
+_NULLS = ("", "~", "null", "Null", "NULL")
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""Characters that end in no path, name or ID that anybody wants."""
+
+
+class _Yaml:
+    """One document, built from events. What only makes files hard to check is refused: aliases, tags, merge keys."""
+
+    def __init__(self, text: str, name: str, line: str | None = None) -> None:
+        self.text = text
+        self.name = name
+        self.line = line
+        self.values = 0
+
+    def root(self) -> Node | None:
+        """The document, None if there is nothing in it."""
+        try:
+            events = yaml.parse(self.text, Loader=yaml.SafeLoader)
+            next(events)
+            first = next(events)
+            if isinstance(first, yaml.StreamEndEvent):
+                return None
+            root = self.node(next(events), events, 0)
+            next(events)
+            after = next(events)
+            if not isinstance(after, yaml.StreamEndEvent):
+                raise self.error(after, "a second document begins; put all into one")
+        except yaml.reader.ReaderError as error:
+            line = self.line or self.text.count("\n", 0, error.position) + 1
+            raise JobFileError(f"{self.name}:{line}: has a control character, which is not allowed in YAML") from None
+        except yaml.MarkedYAMLError as error:
+            if error.context == "while scanning an alias":
+                raise self.error(error, _ALIASES) from None
+            raise self.error(error, f"is not YAML: {error.problem}") from None
+        except (ValueError, OverflowError) as error:  # an escape or a directive beyond all numbers
+            if isinstance(error, JobFileError):
+                raise
+            where = self.name if self.line is None else f"{self.name}:{self.line}"
+            raise JobFileError(f"{where}: is not YAML: a number is out of range") from None
+        return None if root.value is None else root
+
+    def error(self, where: yaml.Event | yaml.MarkedYAMLError, message: str) -> JobFileError:
+        mark = where.problem_mark if isinstance(where, yaml.MarkedYAMLError) else where.start_mark
+        line = self.line or (1 if mark is None else mark.line + 1)
+        return JobFileError(f"{self.name}:{line}: {one_line(message)}")
+
+    def node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise self.error(event, f"there are more than {MAX_VALUES:,} values; put sample IDs into a file")
+        if depth > MAX_DEPTH:
+            raise self.error(event, f"lists and mappings are more than {MAX_DEPTH} deep")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise self.error(event, _ALIASES)
+        if getattr(event, "tag", None) is not None:
+            raise self.error(event, "YAML tags (!name) are not allowed; put text that begins with ! in quotes")
+        line = self.line or str(event.start_mark.line + 1 if event.start_mark else 1)
+        match event:
+            case yaml.SequenceStartEvent():
+                items = []
+                while not isinstance(event := next(events), yaml.SequenceEndEvent):
+                    items.append(self.node(event, events, depth + 1))
+                return Node(items, line)
+            case yaml.MappingStartEvent():
+                return Node(self.entries(events, depth), line)
+            case yaml.ScalarEvent():
+                return Node(self.scalar(event), line, event.value)
+        raise AssertionError(event)
+
+    def entries(self, events: Iterator[yaml.Event], depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            name = self.node(event, events, depth + 1)
+            if isinstance(name.value, dict | list):
+                raise self.error(event, "a key is a word, not a list or a mapping")
+            key = name.text
+            shown = _key(key)
+            if _UNFIT.search(key):
+                raise self.error(event, f"the key {shown} has a control character or half a character")
+            if key == "<<":
+                raise self.error(event, "merge keys (<<) are not allowed; write the keys out")
+            if key in entries:
+                raise self.error(event, f"the key {shown} is there already, in line {entries[key].line}")
+            entries[key] = self.node(next(events), events, depth + 1)
+            entries[key].line = name.line
+        return entries
+
+    def scalar(self, event: yaml.ScalarEvent) -> str | int | float | bool | None:
+        """The core schema of YAML 1.2, in which ``NO`` is text, as is a date."""
+        text: str = event.value
+        if _UNFIT.search(text):
+            raise self.error(event, "a text has a control character or half a character")
+        if not event.implicit[0]:  # quoted
+            return text
+        if text in _NULLS:
+            return None
+        if text in _BOOLS:
+            return _BOOLS[text]
+        if not _NUMBER.fullmatch(text):
+            return text
+        # int() of many digits takes for ever, or fails
+        if len(text) > 18 or not math.isfinite(float(text)):
+            raise self.error(event, "a number has too many digits; put quotes around it if it is text")
+        return float(text) if re.search("[.eE]", text) else int(text)
+
+
+_ALIASES = "YAML anchors and aliases (&name, *name) are not allowed; put text that begins with & or * in quotes"
+
+
+# ---- a file, from its text to its model -----------------------------------------------------
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
+_SHORT_FORMS = {"store": "url", "executor": "name", "append": "source", "update": "source", "remove": "samples"}
+"""What a key's value stands for where it is no mapping, so that ``--set store.backend-storage=...`` finds its place."""
+_SET = "--set"
+
+
+def _key(key: str | int) -> str:
+    """A key in a message."""
+    text = str(key)
+    if is_credential(text):
+        return "(a credential)"
+    return text if re.fullmatch(r"[\w-]{1,60}", text) else ascii(text[:60])
+
+
+def _dotted(path: KeyPath) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path).removeprefix(".")
+
+
+@dataclass
+class YamlFile:
+    """A file that was read: variables expanded, free of credentials, not yet held against a model."""
+
+    path: str
+    name: str
+    root: Node = field(default_factory=lambda: Node({}, "1"))
+
+    @classmethod
+    def read(cls, path: str, overrides: Sequence[str], environ: Mapping[str, str]) -> "YamlFile":
+        file = cls(path, "standard input" if path == STANDARD_INPUT else one_line(path))
+        text = decode(read_bytes(path, file.name, MAX_BYTES), file.name)
+        root = _Yaml(text, file.name).root()
+        if root is None:
+            raise JobFileError(f"{file.name}: is empty; examples/guide/reference-jobs.md shows what belongs in it")
+        file.root = root
+        # in each state, so that no message of a later one can show them
+        file.refuse_credentials()
+        for override in overrides:
+            file.set(override)
+        file.refuse_credentials()
+        file.expand(environ)
+        file.refuse_credentials()
+        return file
+
+    @property
+    def folder(self) -> str:
+        """What relative paths are relative to."""
+        return "" if self.path == STANDARD_INPUT else os.path.dirname(self.path)
+
+    def find(self, loc: KeyPath) -> tuple[KeyPath, Node]:
+        """The node at a place in the model: the file may have a short form, without some of the keys."""
+        path: KeyPath = ()
+        node = self.root
+        for part in loc:
+            match node.value:
+                case dict() as entries if part in entries:
+                    node = entries[part]
+                case list() as items if isinstance(part, int) and part < len(items):
+                    node = items[part]
+                case _:
+                    continue
+            path = (*path, part)
+        return path, node
+
+    def error(self, path: KeyPath, message: str, line: str | None = None) -> JobFileError:
+        line = line or self.find(path)[1].line
+        where = f"{_dotted(path)}: " if path else ""
+        return JobFileError(f"{self.name}:{line}: {where}{message}")
+
+    def refuse_credentials(self) -> None:
+        for path, node in self.root.walk():
+            for key in path[-1:]:
+                if isinstance(key, str) and (is_credential_name(key) or is_credential(key)):
+                    raise self.error(path, NO_CREDENTIALS, node.line)
+            if isinstance(node.value, str) and is_credential(node.value):
+                raise self.error(path, NO_CREDENTIALS, node.line)
+
+    def expand(self, environ: Mapping[str, str]) -> None:
+        """Put in the variables, after parsing: whatever they hold, it is text and no YAML."""
+        room = MAX_BYTES
+        for path, node in self.root.walk():
+            if node.value is None:
+                raise self.error(path, "expected a value, found none; give one or leave the key out", node.line)
+            if not isinstance(node.value, str) or "${" not in node.value:
+                continue
+            pieces, end = [], 0
+            for match in _VARIABLE.finditer(node.value):
+                pieces += [node.value[end : match.start()], self.variable(match, environ, path)]
+                end = match.end()
+                room -= len(pieces[-1])
+                if room < 0:
+                    raise self.error(path, f"the variables hold more than {MAX_BYTES:,} characters", node.line)
+            node.value = "".join([*pieces, node.value[end:]])
+            if _UNFIT.search(node.value):
+                raise self.error(path, "a variable holds a control character or half a character", node.line)
+
+    def variable(self, match: re.Match[str], environ: Mapping[str, str], path: KeyPath) -> str:
+        name, default = match["name"], match["default"]
+        if match[0] == "$${":
+            return "${"
+        if name is None:
+            raise self.error(path, "expected a variable such as ${NAME} or ${NAME:-default}; for a mere ${ write $${")
+        if is_credential_name(name):
+            raise self.error(path, f"${{{name}}}: {NO_CREDENTIALS}")
+        value = environ.get(name)
+        if default is not None:
+            return value or default  # as in a shell, an empty one counts as unset
+        if value is None:
+            raise self.error(path, f"the variable {name[:60]} is not set; set it, or write ${{{name[:60]}:-default}}")
+        return value
+
+    def set(self, override: str) -> None:
+        """Put in one ``KEY=VALUE`` of the command line."""
+        key, equals, text = override.partition("=")
+        parts = key.split(".")
+        if not equals or not all(parts) or len(parts) > MAX_DEPTH:
+            # not shown: it might be all value
+            raise JobFileError(f"{self.name}:{_SET}: expected KEY=VALUE, as in allowed-mem=4GB or store.url=cohort.vcz")
+        new = _Yaml(text, self.name, _SET).root() or Node(None, _SET)
+        if _UNFIT.search(key):
+            raise JobFileError(f"{self.name}:{_SET}: the key has a control character or half a character")
+        node = self.root
+        path: KeyPath = ()
+        for i, part in enumerate(parts):
+            self.widen(node, path, part)
+            last = i == len(parts) - 1
+            match node.value:
+                case list() as items:
+                    at = int(part) if re.fullmatch("[0-9]{1,6}", part) else len(items)
+                    if at >= len(items):
+                        expected = f"a number below {len(items)}"
+                        raise self.error(path, f"expected {expected}, found {_key(part)}", _SET)
+                    items[at] = new if last else items[at]
+                    node, path = items[at], (*path, at)
+                case dict() as entries:
+                    entries[part] = new if last else entries.get(part, Node({}, _SET))
+                    node, path = entries[part], (*path, part)
+                case _:
+                    raise self.error((*path, part), "no such key", _SET)
+
+    @staticmethod
+    def widen(node: Node, path: KeyPath, part: str) -> None:
+        short = _SHORT_FORMS.get(str(path[-1])) if len(path) == 1 or path[:1] == ("steps",) else None
+        is_item = isinstance(node.value, list) and re.fullmatch("[0-9]+", part)
+        if short and not is_item and isinstance(node.value, str | list):
+            node.value = {short: Node(node.value, node.line, node.text)}
+
+    def validate[M: BaseModel](self, model: type[M]) -> M:
+        if not isinstance(self.root.value, dict):
+            keys = either_or(keys_of(model))
+            raise JobFileError(f"{self.name}:{self.root.line}: expected keys such as {keys}, found {self.root.found}")
+        try:
+            return model.model_validate(self.root.plain())
+        except ValidationError as error:
+            self.explain(error.errors(include_url=False, include_input=False))
+
+    def explain(self, errors: list[ErrorDetails]) -> NoReturn:
+        """One error for all: the first, unless something is missing or short because something else is wrong."""
+        error = min(errors, key=lambda one: {"missing": 1, "too_short": 2}.get(one["type"], 0))
+        context = error.get("ctx", {})
+        path, node = self.find((*error["loc"], *context.get("at", ())))
+        match error["type"]:
+            case "missing":
+                raise self.error((*path, error["loc"][-1]), "is missing, and has no default", node.line)
+            case "wrong":
+                raise self.error(path, context["message"])
+            case "expected":
+                message = f"expected {context['what']}, found {node.found}{context['hint']}"
+            case kind:
+                expected = _EXPECTED.get(kind)
+                if expected is None:
+                    raise self.error(path, error["msg"])
+                message = f"expected {expected.format(**context)}, found {node.found}"
+                if kind == "string_type" and not isinstance(node.value, list | dict):
+                    message += "; put quotes around it"
+        raise self.error(path, message)
+
+
+_EXPECTED = {
+    "string_type": "text",
+    "string_too_short": "text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "too_short": "at least one",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+"""What pydantic's errors mean, in words that fit the rest."""

@@ -1,0 +1,1 @@
+"""What a VCZ is: its arrays, dimensions, missing values and sample IDs."""

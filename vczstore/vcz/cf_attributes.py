@@ -1,0 +1,59 @@
+"""CF attributes: those of an array that say what its stored values mean, to readers such as xarray."""
+
+import base64
+import math
+import struct
+from contextlib import suppress
+from typing import Any
+
+from zarr.types import AnyArray
+
+from vczstore.vcz.model import fill_value, missing_value
+
+_NEUTRAL: dict[str, Any] = {
+    **{"scale_factor": 1, "add_offset": 0, "units": "", "calendar": "", "_Unsigned": "false"},
+    **dict.fromkeys(("flag_values", "flag_masks", "flag_meanings")),
+}
+"""CF conventions 1.12 (2.5.1, 3.1, 3.5, 4.4.1, 8.1), and the value with which each says nothing."""
+_MASKED = ("_FillValue", "missing_value")
+"""Values that readers take for missing (CF 2.5.1)."""
+
+
+def first_difference(source: AnyArray, store: AnyArray) -> tuple[str, str, str] | None:
+    """
+    The first attribute by which equal stored values of two arrays mean different things.
+
+    Returns
+    -------
+    tuple of str or None
+        The attribute, and what it is in each; None if there is none.
+    """
+    if source.metadata.attributes == store.metadata.attributes and source.dtype == store.dtype:
+        return None
+    for name in (*_NEUTRAL, *_MASKED):
+        a, b = _meaning(name, source), _meaning(name, store)
+        if a != b:
+            return name, _shown(a), _shown(b)
+    return None
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else repr(value)[:60]
+
+
+def _meaning(name: str, array: AnyArray) -> Any:
+    """An attribute's value, None if the stored values mean the same without it."""
+    value = array.attrs.get(name)
+    says_nothing = _stands_for_missing(value, array) if name in _MASKED else value == _NEUTRAL[name]
+    return None if value is None or says_nothing else value
+
+
+def _stands_for_missing(value: Any, array: AnyArray) -> bool:
+    """Whether a value that readers mask is a missing one anyway: NaN, or VCF Zarr's missing and fill values."""
+    if array.dtype.kind == "f":
+        with suppress(ValueError, TypeError, struct.error):
+            # in format 3 xarray writes a float as the Base64 of a double
+            number = struct.unpack("<d", base64.b64decode(value, validate=True))[0] if isinstance(value, str) else value
+            return math.isnan(float(number))
+        return str(value).lower() == "nan"
+    return array.dtype.kind in "ibOTUS" and value in (missing_value(array.path, array), fill_value(array.path, array))

@@ -1,0 +1,93 @@
+"""
+What compressed bytes hold: frames are found by what they begin with, wherever in an object they lie.
+
+Icechunk's metadata files need nothing else: each is a header of 39 bytes, and one Zstandard frame (Icechunk
+specification, "File Layout"), in which small chunks are inlined as they are.
+"""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
+
+import numpy as np
+from numcodecs import blosc, zstd
+
+from vczstore.vcz.arrays import zstd_length
+
+ICECHUNK = "ICE🧊CHUNK".encode()
+ZSTD = b"\x28\xb5\x2f\xfd"
+GZIP = b"\x1f\x8b\x08"
+DEPTH = 3
+"""A chunk that is inlined in a manifest of Icechunk is a frame in a frame."""
+
+
+def contents(data: bytes) -> Iterator[bytes]:
+    """
+    The bytes themselves, and what every Zstandard, gzip and Blosc frame in them holds, and so on.
+
+    What looks like a frame and cannot be decoded is none. Blosc, whose frames begin with nothing in particular, is
+    found where it is all of an object, and in Icechunk's metadata, which has its length in front of it.
+
+    >>> list(contents(zlib.compress(b"S0001", wbits=31)))[1:]
+    [b'S0001']
+    """
+    return _contents(data, 0, data.startswith(ICECHUNK))
+
+
+def _contents(data: bytes, depth: int, is_metadata: bool) -> Iterator[bytes]:
+    yield data
+    if depth < DEPTH:
+        for frame in chain(_zstd(data), _gzip(data), _blosc(data, is_metadata)):
+            yield from _contents(frame, depth + 1, is_metadata and depth == 0)
+
+
+def _zstd(data: bytes) -> Iterator[bytes]:
+    at = data.find(ZSTD)
+    while at >= 0:
+        length = zstd_length(memoryview(data)[at:])
+        decoded = None
+        if length <= len(data) - at:
+            with suppress(RuntimeError, ValueError, MemoryError):
+                decoded = zstd.decompress(data[at : at + length])
+        if decoded is not None:
+            yield bytes(decoded)
+        at = data.find(ZSTD, at + (length if decoded is not None else 1))
+
+
+def _gzip(data: bytes) -> Iterator[bytes]:
+    at = data.find(GZIP)
+    while at >= 0:
+        decoder = zlib.decompressobj(wbits=31)
+        step = 1
+        try:
+            decoded = decoder.decompress(data[at:])
+            if decoder.eof:
+                step = len(data) - at - len(decoder.unused_data)
+                yield decoded
+        except zlib.error:
+            pass
+        at = data.find(GZIP, at + step)
+
+
+def _blosc(data: bytes, is_metadata: bool) -> Iterator[bytes]:
+    starts = [0] if _blosc_length(data, 0) == len(data) else []
+    if is_metadata:
+        words = np.frombuffer(data, "<u4", len(data) // 4)
+        # the length of a vector lies before it; that of a frame is the last of its four words
+        starts += [4 * int(i) + 4 for i in np.flatnonzero((words[:-4] == words[4:]) & (words[:-4] >= 16))]
+    for start in starts:
+        length = _blosc_length(data, start)
+        if 16 <= length <= len(data) - start:
+            try:
+                yield bytes(blosc.decompress(data[start : start + length]))
+            except (RuntimeError, ValueError, MemoryError):
+                continue
+
+
+def _blosc_length(data: bytes, start: int) -> int:
+    """The length of the frame that begins here, from c-blosc's header of 16 bytes; 0 if none does."""
+    if len(data) - start < 16 or data[start] != 2 or data[start + 3] == 0:
+        return 0
+    size, block, length = (int.from_bytes(data[start + i : start + i + 4], "little") for i in (4, 8, 12))
+    return length if block <= size < 2**31 - 16 and length <= size + 16 else 0
