@@ -31,7 +31,7 @@ def killed(template: Path, folder: Path, code: str, *, step: int = 1, last: int 
 
 def _main(template: str, folder: str, code: str, step: str, last: str) -> None:
     sys.dont_write_bytecode = True  # no change that an operation makes
-    import plans.repair  # noqa: F401
+    import plans.maintenance.repair  # noqa: F401
 
     compiled = compile(code, "<code>", "exec")
 

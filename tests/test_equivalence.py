@@ -18,10 +18,10 @@ from obstore.store import LocalStore, S3Store
 
 import executors
 import vczstore
-from plans.copy import columns_per_manifest, compile_copy
+from plans.compilers.copy import columns_per_manifest, compile_copy
+from plans.compilers.remove import compile_remove
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from plans.remove import compile_remove
 from tests import cohort, s3
 from tests.covering import in_pairs
 from tests.test_modal import _variables, no_token, start

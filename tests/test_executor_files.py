@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
 from packaging.version import Version
+from vczstore.run import executor_check
 
 import executors
 import vczstore
@@ -26,7 +27,6 @@ from tests.test_errors import complain
 from vczstore.api import Options
 from vczstore.cli.main import main
 from vczstore.errors import JobFileError, MissingDependencyError, OptionError, StorageError
-from vczstore.run import executor_check
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples" / "executors"

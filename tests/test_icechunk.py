@@ -103,7 +103,7 @@ def test_chunks_that_got_lost_are_not_committed(store: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_commit_costs_what_the_batch_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes added beside the chunks do not grow with the number of chunk columns that are there."""
-    monkeypatch.setattr("plans.copy.MANIFEST_CHUNKS", 100)
+    monkeypatch.setattr("plans.compilers.copy.MANIFEST_CHUNKS", 100)
 
     def added(columns: int) -> int:
         folder = tmp_path / str(columns)

@@ -16,10 +16,10 @@ import zarr
 from filelock import FileLock
 
 import vczstore
-from plans.append import compile_append
+from plans.compilers.append import compile_append
+from plans.compilers.remove import compile_remove
+from plans.compilers.update import compile_update
 from plans.core.memory import Memory
-from plans.remove import compile_remove
-from plans.update import compile_update
 from tests import cohort
 from tests.conftest import IMPLS, KINDS, Way
 from vczstore.execution.engine import run_plans
@@ -228,8 +228,8 @@ def test_append_update_and_remove(way: Way, make_cohort: MakeCohort) -> None:
     place, memory = open_store(made.store), Memory()
     batches = [open_store(batch).open() for batch in made.batches]
     plans = [compile_append(place, place.open(), batches, memory)]
-    plans.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
-    plans.append(compile_remove(place, plans[-1].after, GONE, memory))
+    plans.compilers.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
+    plans.compilers.append(compile_remove(place, plans[-1].after, GONE, memory))
     results = run_plans(plans, "all", {}, **way.options)
     for result, counts in zip(
         results,

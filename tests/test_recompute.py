@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.recompute import compile_recompute
+from plans.compilers.recompute import compile_recompute
 from plans.variants.info_fields import FIELDS, exact_test
 from tests import cohort, vcf
 from tests.conftest import IMPLS, WRITTEN, Way

@@ -12,11 +12,11 @@ import pytest
 import zarr
 
 import vczstore
-from plans.append import compile_append
+from plans.compilers.append import compile_append
+from plans.compilers.update import compile_update, split_known
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from plans.update import compile_update, split_known
 from tests import cohort
 from tests.conftest import IMPLS, WRITTEN, Way
 from tests.covering import in_pairs, in_turn

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from zarr.codecs import Crc32cCodec, GzipCodec
 
 import vczstore
-from plans.verify import Verified
+from plans.maintenance.verify import Verified
 from tests import cohort, vcf
 from tests.conftest import Way
 from vczstore.cli import main

@@ -27,7 +27,7 @@ from numcodecs import Blosc, GZip, Zstd
 from obstore.store import S3Store
 
 import vczstore
-from plans.verify_removal import _Look, _Needles
+from plans.maintenance.verify_removal import _Look, _Needles
 from tests import cohort, s3
 from vczstore.cli.main import main
 from vczstore.errors import (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import executors
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from plans.info import Info, describe
+from plans.maintenance.info import Info, describe
 from vczstore.choices import ABSENT, DEFAULT_INFO_FIELDS, IMPLS, MAX_CHUNK, NEW_VARIANTS
 from vczstore.errors import (
     IncompatibleError,
@@ -57,12 +57,12 @@ from vczstore.vcz.model import SAMPLE_ID, Vcz, positions_of
 
 if TYPE_CHECKING:
     from plans.core.model import Survey
-    from plans.purge import Collected, Purged, Tags
-    from plans.repair import Repaired
+    from plans.maintenance.purge import Collected, Purged, Tags
+    from plans.maintenance.repair import Repaired
+    from plans.maintenance.verify import Verified
+    from plans.maintenance.verify_removal import Verification
     from plans.schema.layout import Fields
     from plans.variants.harmonise import Rules
-    from plans.verify import Verified
-    from plans.verify_removal import Verification
     from vczstore.stores.icechunk import IcechunkStore
     from vczstore.stores.lock import JobLock
 
@@ -279,8 +279,8 @@ def create(
     IncompatibleError
         If a source is not sorted, or sources are of different reference genomes.
     """
-    from plans.copy import columns_per_manifest
-    from plans.create import ONLY_CUBED, compile_create
+    from plans.compilers.copy import columns_per_manifest
+    from plans.compilers.create import ONLY_CUBED, compile_create
 
     opts, url = _options(create, options), os.fspath(out)
     if opts.impl != "cubed":
@@ -328,7 +328,7 @@ def _listed(names: str | Sequence[str]) -> list[str]:
 
 def _info_fields(names: str | Sequence[str]) -> list[str]:
     """INFO fields that are computed once more, which are known before anything is read."""
-    from plans.recompute import check_fields
+    from plans.compilers.recompute import check_fields
 
     wanted = _listed(names)
     if wanted:
@@ -464,7 +464,7 @@ def _append_in_stages(
     direct: bool,
 ) -> "tuple[Store, Generator[Survey, list[list[Any]], Plan]]":
     """What compiles an append."""
-    from plans.append import compile_in_stages, copying_directly
+    from plans.compilers.append import compile_in_stages, copying_directly
 
     if opts.impl == "xarray" and rules is not None:
         raise OptionError("append: --impl xarray cannot harmonise; leave it out")
@@ -518,8 +518,8 @@ def normalise(
     VczstoreError
         If the source cannot be harmonised.
     """
-    from plans.copy import columns_per_manifest
-    from plans.normalise import OPERATION, compile_normalise
+    from plans.compilers.copy import columns_per_manifest
+    from plans.compilers.normalise import OPERATION, compile_normalise
 
     opts, url = _options(normalise, options), os.fspath(out)
     rules = _rules(OPERATION, True, allow_new_alleles, absent, new_variants, haploid_contigs, numbers)
@@ -631,7 +631,7 @@ def plan_update(
     **options: Any,
 ) -> Plan:
     """Compile an update without running it; see `update` and `run`. Values of wider dtypes are looked up, in tasks."""
-    from plans.update import compile_in_stages
+    from plans.compilers.update import compile_in_stages
 
     opts = _options(plan_update, options)
     refuse_read_only("update", store)
@@ -704,7 +704,7 @@ def remove(
 
     if not purge:
         return _replanned(store, opts, attempt, locked=dry_run)
-    from plans.purge import check_tags, purge_store, refuse_pins
+    from plans.maintenance.purge import check_tags, purge_store, refuse_pins
     from vczstore.stores.lock import hold
 
     check_tags(tags)
@@ -750,7 +750,7 @@ def purge(store: Place, tags: "Tags" = "refuse", **options: Any) -> "Purged":
     StaleError
         After a concurrent commit. Operations that had begun before are planned again.
     """
-    from plans.purge import check_tags, purge_store
+    from plans.maintenance.purge import check_tags, purge_store
     from vczstore.stores.lock import hold
 
     check_tags(tags)
@@ -785,7 +785,7 @@ def gc(store: Place, *, dry_run: bool = False, **options: Any) -> "Collected":
     StaleError
         After a concurrent commit. Operations that had begun before are planned again.
     """
-    from plans.purge import collect_garbage
+    from plans.maintenance.purge import collect_garbage
     from vczstore.stores.lock import hold
 
     opts = _options(gc, options)
@@ -814,8 +814,8 @@ def _removal(place: Store, samples: Sequence[str], memory: Memory) -> Plan:
     On plain Zarr IDs in several chunks are blanked one chunk after the other. The store remembers beforehand that the
     list is being removed, so that a second run does not take those that are gone for unknown.
     """
+    from plans.compilers.remove import compile_remove
     from plans.core.ledger import Ledger
-    from plans.remove import compile_remove
 
     vcz = place.open()
     if place.atomic:
@@ -867,7 +867,7 @@ def recompute(
 
 def plan_recompute(store: Place, fields: str | Sequence[str] = DEFAULT_INFO_FIELDS, **options: Any) -> Plan:
     """Compile the recomputing of INFO fields without running it; see `recompute` and `run`."""
-    from plans.recompute import compile_recompute
+    from plans.compilers.recompute import compile_recompute
 
     opts = _options(plan_recompute, options)
     refuse_read_only("recompute", store)
@@ -933,7 +933,7 @@ def _replacing(store: Place, opts: Options) -> AbstractContextManager["JobLock"]
 
 def plan_compact(store: Place, output: str | Path | None = None, **options: Any) -> Plan:
     """Compile a compaction without running it; see `compact` and `run`."""
-    from plans.compact import compile_compact, compile_compacted_copy
+    from plans.compilers.compact import compile_compact, compile_compacted_copy
     from vczstore.stores.folder_swap import ReplacedStore
 
     opts = _options(plan_compact, options)
@@ -979,7 +979,7 @@ def verify_removal(
     StaleError
         If the store changes meanwhile.
     """
-    from plans.verify_removal import verify
+    from plans.maintenance.verify_removal import verify
 
     opts = _options(verify_removal, options)
     with plain_errors(store):
@@ -1021,7 +1021,7 @@ def copy_store_to_icechunk(
 
 def _plan_copy(source: Place, url: str, opts: Options, *, overwrite: bool, dry_run: bool) -> tuple[Plan, Options]:
     """Compile a copy; unless it is dry, create the repository."""
-    from plans.copy import columns_per_manifest, compile_copy
+    from plans.compilers.copy import columns_per_manifest, compile_copy
     from vczstore.stores.icechunk import IcechunkStore
 
     (vcz,) = opts.sources(url, [source])
@@ -1154,7 +1154,7 @@ def _run(plan: Plan, opts: Options, check: Check = None, *, dry_run: bool, then:
     how = {"impl": opts.impl, "dry_run": dry_run, "before_commit": check, **opts.engine}
     if not then:
         return run_plan(plan, **how)
-    from plans.recompute import compile_recompute
+    from plans.compilers.recompute import compile_recompute
 
     with plain_errors(plan.store.label):
         plans = [plan, compile_recompute(plan.store, plan.after, then, opts.memory)]
@@ -1303,7 +1303,7 @@ def verify(store: Place, *, quick: bool = False, **options: Any) -> "Verified":
     VczstoreError
         If the store cannot be opened, for instance since its metadata are corrupt.
     """
-    from plans.verify import verify_store
+    from plans.maintenance.verify import verify_store
 
     opts = _options(verify, options)
     with plain_errors(store):
@@ -1340,7 +1340,7 @@ def repair(store: Place, *, dry_run: bool = False, quick: bool = False, **option
     VczstoreError
         If the store cannot be opened, for instance since its metadata are corrupt.
     """
-    from plans.repair import repair_store
+    from plans.maintenance.repair import repair_store
 
     opts = _options(repair, options)
     refuse_read_only("repair", store)

@@ -409,7 +409,7 @@ class Chunks:
 
 
 LEFT = "has values of removed samples"
-"""How what is said of an array begins that `plans.remove.compile_repair` mends."""
+"""How what is said of an array begins that `plans.compilers.remove.compile_repair` mends."""
 
 
 def _told_left(samples: np.ndarray) -> str:

@@ -282,7 +282,7 @@ def look_up(
     Parameters
     ----------
     operation, store, sources, rules, memory
-        As in `plans.append`.
+        As in `plans.compilers.append`.
     interrupted_at
         As in `Vcz.require_whole`, of the store.
 

@@ -2,7 +2,8 @@
 
 Some INFO fields are computed from genotypes, and an operation that changes samples leaves those of a store behind. It
 says so in an attribute of the store's root group: before its first write, so that a field may be called stale that is
-not, where an operation was stopped, but never the other way round. `plans.recompute` makes fields current again.
+not, where an operation was stopped, but never the other way round. `plans.compilers.recompute` makes fields current
+again.
 """
 
 from collections.abc import Iterable, Mapping

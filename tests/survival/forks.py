@@ -20,8 +20,15 @@ from typing import Any, Self
 
 TRAP = Path(__file__).parent / "trap"
 IMPORTED = (
-    *("executors.local", "plans.append", "plans.core.cubed_backend", "plans.compact", "plans.copy", "plans.remove"),
-    *("vczstore.api", "vczstore.cli.main", "vczstore.jobs.model", "plans.verify"),
+    *(
+        "executors.local",
+        "plans.compilers.append",
+        "plans.core.cubed_backend",
+        "plans.compilers.compact",
+        "plans.compilers.copy",
+        "plans.compilers.remove",
+    ),
+    *("vczstore.api", "vczstore.cli.main", "vczstore.jobs.model", "plans.maintenance.verify"),
 )
 """None of them imports icechunk."""
 

@@ -22,11 +22,11 @@ from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, IMPLS, INFO_
 
 if TYPE_CHECKING:
     from plans.core.model import Plan
-    from plans.info import Info
-    from plans.purge import Collected, Purged
-    from plans.repair import Repaired
-    from plans.verify import Verified
-    from plans.verify_removal import Verification
+    from plans.maintenance.info import Info
+    from plans.maintenance.purge import Collected, Purged
+    from plans.maintenance.repair import Repaired
+    from plans.maintenance.verify import Verified
+    from plans.maintenance.verify_removal import Verification
     from vczstore.execution.engine import Progress, Result
     from vczstore.execution.executor_check import Checked
     from vczstore.jobs.report import Report
@@ -937,7 +937,7 @@ def _print_log(entries: Iterator[dict[str, Any]]) -> None:
 
 def _print_purged(done: "Purged") -> None:
     """What a purge has deleted."""
-    from plans.purge import NO_HISTORY
+    from plans.maintenance.purge import NO_HISTORY
     from vczstore.sizes import human_size
 
     head = click.style(f"purge {done.store}:", bold=True)

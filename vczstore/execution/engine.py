@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
     from plans.core.cubed_backend import TaskReport
-    from plans.purge import Purged
+    from plans.maintenance.purge import Purged
 
 WORTH_A_SECOND = 800_000_000
 """Decoded bytes that are worth a second of beginning a task: to re-encode them takes ten, to copy them two."""

@@ -15,15 +15,15 @@ from typing import Any, Literal, assert_never, cast
 
 import numpy as np
 
-from plans.append import compile_in_stages, complete_append
+from plans.compilers.append import compile_in_stages, complete_append
+from plans.compilers.recompute import compile_recompute
+from plans.compilers.remove import compile_remove
+from plans.compilers.update import compile_in_stages as update_in_stages
+from plans.compilers.update import split_known
 from plans.core.ledger import Ledger, removal_digest
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from plans.recompute import compile_recompute
-from plans.remove import compile_remove
 from plans.schema.layout import Fields, array_name
-from plans.update import compile_in_stages as update_in_stages
-from plans.update import split_known
 from plans.variants.harmonise import Rules
 from plans.variants.stale import CURRENT, states
 from vczstore.api import Options, refuse_same_place

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plans.compilers.remove import compile_repair
 from plans.core.findings import LEFT, Finding, consolidated_errors, length_errors
-from plans.remove import compile_repair
-from plans.verify import verify_store
+from plans.maintenance.verify import verify_store
 from vczstore.execution.engine import run_plan
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Place, Store

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from plans.compilers.remove import compile_remove
 from plans.core.memory import Memory
-from plans.remove import compile_remove
 from vczstore.choices import TAGS
 from vczstore.errors import OptionError, VczstoreError
 from vczstore.execution.engine import Interrupted, run_plans

@@ -8,7 +8,7 @@ import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans.copy import CopyArray
+from plans.compilers.copy import CopyArray
 from plans.core.compatibility import data_checks
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory

@@ -14,7 +14,7 @@ import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans.copy import CopyArray
+from plans.compilers.copy import CopyArray
 from plans.core.chunk_grid import MIN_TASKS
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory

@@ -50,7 +50,7 @@ def compile_update(
         Which fields become missing for the samples of a source that lacks them, and are left out if the store does;
         and which the store gets.
     unfit
-        As in `plans.append.compile_append`.
+        As in `plans.compilers.append.compile_append`.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def compile_in_stages(
     Yields
     ------
     Survey
-        As in `plans.append.compile_in_stages`.
+        As in `plans.compilers.append.compile_in_stages`.
 
     Raises
     ------
