@@ -228,8 +228,8 @@ def test_append_update_and_remove(way: Way, make_cohort: MakeCohort) -> None:
     place, memory = open_store(made.store), Memory()
     batches = [open_store(batch).open() for batch in made.batches]
     plans = [compile_append(place, place.open(), batches, memory)]
-    plans.compilers.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
-    plans.compilers.append(compile_remove(place, plans[-1].after, GONE, memory))
+    plans.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
+    plans.append(compile_remove(place, plans[-1].after, GONE, memory))
     results = run_plans(plans, "all", {}, **way.options)
     for result, counts in zip(
         results,
