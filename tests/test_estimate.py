@@ -16,7 +16,7 @@ import executors
 from vczstore.errors import OptionError
 from vczstore.jobs.estimate import Estimate, estimate
 
-DATA = json.loads(files("vczstore").joinpath("prices.json").read_text(encoding="utf-8"))
+DATA = json.loads(files("vczstore.jobs").joinpath("prices.json").read_text(encoding="utf-8"))
 PRICED = ("lithops-aws-lambda", "lithops-gcp-cloudrun", "modal")
 GIB = 2**30
 

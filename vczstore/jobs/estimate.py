@@ -128,7 +128,7 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
 
 @cache
 def _data() -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(files("vczstore").joinpath("prices.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(files("vczstore.jobs").joinpath("prices.json").read_text(encoding="utf-8"))
     return data
 
 
