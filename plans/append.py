@@ -1,0 +1,108 @@
+"""Append: the samples of one or more sources become the last samples of a store."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from plans.core.options import HARMONISE, HarmoniseOptions, add_fields, drop_fields, fields_of, recomputed_fields
+from vczstore.errors import OptionError
+from vczstore.operations import Edit, Operation, Stages, argument, option
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+    from plans.variants.harmonise import Rules
+
+DUPLICATES = ("error", "skip", "replace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Append(HarmoniseOptions, Edit):
+    """
+    Append the samples of one or more VCZs, in their order.
+
+    They need the store's variants and alleles in the store's order, unless --harmonise maps them.
+
+    Raises
+    ------
+    VczstoreError
+        If anything does not fit. Nothing has been changed then.
+
+    Examples
+    --------
+    >>> append("cohort.vcz", "batch-7.vcz", "batch-8.vcz", executor="processes")  # doctest: +SKIP
+    """
+
+    uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources")
+    is_step: ClassVar[bool] = True
+
+    sources: tuple[Any, ...] = argument(
+        "The VCZs whose samples come in; never written to.",
+        metavar="SOURCE...",
+        kind="sources",
+        key="source",
+        examples=("inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]),
+    )
+    on_duplicate: str = option(
+        "error",
+        "What to do about samples that the store has already: fail, leave out the incoming ones, or let them replace "
+        "the store's.",
+        choices=DUPLICATES,
+        command=False,
+        python=False,
+        examples=("skip",),
+    )
+    harmonise: bool = option(
+        False,
+        "Map the sources to the variants and alleles of the store.",
+        examples=(True, {"allow-new-alleles": True, "absent": "reference"}),
+    )
+    drop_fields: tuple[str, ...] = drop_fields()
+    add_fields: tuple[str, ...] = add_fields()
+    require_direct_copy: bool = option(
+        False, "Fail if a chunk of values would be re-encoded instead of being copied as it is.", job=False
+    )
+    recompute: tuple[str, ...] = recomputed_fields()
+
+    def __post_init__(self) -> None:
+        if self.harmonise and self.on_duplicate == "replace":
+            raise OptionError(
+                "append: harmonise does not go with on-duplicate: replace; harmonise the source with vczstore normalise"
+            )
+
+    @property
+    def harmonising(self) -> "Rules | None":
+        """
+        How the sources are harmonised; None if they are not.
+
+        Raises
+        ------
+        OptionError
+            If options of harmonising are given without it.
+        """
+        from plans.variants.harmonise import Rules
+
+        if not self.harmonise and self.rules != Rules():
+            raise OptionError(
+                "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs and --number go with "
+                "--harmonise"
+            )
+        return self.rules if self.harmonise else None
+
+    @property
+    def then(self) -> Operation | None:
+        """What follows in the same commit."""
+        from plans.recompute import Recompute
+
+        return Recompute(store=self.store, fields=self.recompute) if self.recompute else None
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Look variants and values up where that matters; then compile what is copied, re-encoded and edited."""
+        from plans.compilers.append import compile_in_stages, copying_directly
+
+        rules = self.harmonising
+        if compiling.impl == "xarray" and rules is not None:
+            raise OptionError(f"append: --impl xarray cannot {HARMONISE}; leave it out")
+        fields = fields_of(self.drop_fields, self.add_fields)
+        stages = compile_in_stages(
+            compiling.store, compiling.vcz, compiling.sources, compiling.memory, rules=rules, fields=fields
+        )
+        return copying_directly(stages) if self.require_direct_copy else stages

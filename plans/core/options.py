@@ -1,0 +1,125 @@
+"""Options that several operations have."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vczstore.choices import ABSENT, INFO_FIELDS, NEW_VARIANTS
+from vczstore.errors import OptionError
+from vczstore.operations import Operation, option
+
+if TYPE_CHECKING:
+    from plans.schema.layout import Fields
+    from plans.variants.harmonise import Rules
+
+HARMONISE = "harmonise"
+"""The switch that options of harmonising go with."""
+
+
+def drop_fields() -> tuple[str, ...]:
+    """Declare the FORMAT fields that are left out."""
+    found: tuple[str, ...] = option(
+        (),
+        "FORMAT field that does not come in where it would be refused: one that the store lacks is left out; one that "
+        "a source lacks, or whose values do not fit, is missing for its samples. Repeatable.",
+        flags=("--drop-field",),
+        metavar="NAME",
+        examples=(["PS"],),
+    )
+    return found
+
+
+def add_fields() -> tuple[str, ...]:
+    """Declare the FORMAT fields that a store gets from a source."""
+    found: tuple[str, ...] = option(
+        (),
+        "FORMAT field that the store lacks and gets from a source; it is missing for the store's other samples. "
+        "Repeatable.",
+        flags=("--add-field",),
+        metavar="NAME",
+        examples=(["PS"],),
+    )
+    return found
+
+
+def recomputed_fields() -> tuple[str, ...]:
+    """Declare the INFO fields that are recomputed in the same commit."""
+    found: tuple[str, ...] = option(
+        (),
+        f"Recompute these INFO fields in the same commit: {', '.join(INFO_FIELDS)}.",
+        metavar="FIELD,...",
+        separator=",",
+        job=False,
+    )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmoniseOptions(Operation):
+    """How a source is expressed over the variants and alleles of a store."""
+
+    allow_new_alleles: bool = option(
+        False, "Add alleles that the store does not have.", within=HARMONISE, examples=(True,)
+    )
+    absent: str = option(
+        "missing",
+        "Genotypes where a source lacks a variant. Other fields are missing there.",
+        choices=ABSENT,
+        within=HARMONISE,
+        examples=("reference",),
+    )
+    new_variants: str = option(
+        "refuse",
+        "What to do with variants that the store lacks.",
+        choices=NEW_VARIANTS,
+        within=HARMONISE,
+        examples=("drop",),
+    )
+    haploid_contigs: tuple[str, ...] | None = option(
+        None,
+        "Contigs where the genotypes of --absent have one allele.",
+        metavar="NAME,...",
+        separator=",",
+        default="X,chrX,Y,chrY,M,MT,chrM",
+        within=HARMONISE,
+        examples=(["chrX", "chrM"],),
+    )
+    numbers: tuple[str, ...] = option(
+        (),
+        "What a FORMAT field is whose header says Number=., such as AD=R. Repeatable.",
+        flags=("--number",),
+        metavar="NAME=R|A|G",
+        within=HARMONISE,
+        examples=(["AD=R"],),
+    )
+
+    @property
+    def rules(self) -> "Rules":
+        """
+        The same for `plans.variants.harmonise`.
+
+        Raises
+        ------
+        OptionError
+            If an option has a value that it cannot have.
+        """
+        from plans.variants.harmonise import HAPLOID_CONTIGS, Rules
+
+        for name, choices in (("absent", ABSENT), ("new_variants", NEW_VARIANTS)):
+            if getattr(self, name) not in choices:
+                raise OptionError(
+                    f"{self.name()}: {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
+        contigs = HAPLOID_CONTIGS if self.haploid_contigs is None else self.haploid_contigs
+        rules = Rules(self.allow_new_alleles, self.absent, self.new_variants, contigs, self.numbers)
+        try:
+            _ = rules.by_field
+        except OptionError as error:
+            raise OptionError(f"{self.name()}: {error}") from None
+        return rules
+
+
+def fields_of(drop: tuple[str, ...], add: tuple[str, ...] = ()) -> "Fields":
+    """Return FORMAT fields that are dropped or added, by the names of their arrays."""
+    from plans.schema.layout import Fields, array_name
+
+    return Fields(tuple(map(array_name, drop)), tuple(map(array_name, add)))

@@ -1,0 +1,152 @@
+"""What an operation has done: counts, time, memory, and when each task ran."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plans.core.model import AFTERWARDS, Plan, in_words
+
+if TYPE_CHECKING:
+    from plans.core.cubed_backend import TaskReport
+
+type Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many tasks of it have ended, and how many there are."""
+
+
+class TaskTime(NamedTuple):
+    """When a task ran, in seconds since the epoch, and the most memory that its process had used by then, in bytes."""
+
+    what: str
+    start: float
+    end: float
+    peak_mem: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    What an operation has done.
+
+    Attributes
+    ----------
+    operation, store
+        What was done, and to which store.
+    committed
+        False after a dry run.
+    snapshot
+        The new snapshot, None on plain Zarr and after a dry run.
+    counts
+        What was done, in numbers.
+    seconds
+        What running took, checks included.
+    plan
+        What was run.
+    tasks
+        How many tasks ran, checks included. This and what follows is None with ``impl="zarr"``, which has no
+        tasks.
+    chunks, encoded_bytes, decoded_bytes
+        Chunks written or cleared, bytes copied without re-encoding, and bytes encoded (counted before encoding).
+    peak_mem
+        The most memory that the process of a task has used, in bytes.
+    timeline
+        When each task ran.
+    purged
+        What the purge that followed has done; None without one.
+    retries
+        How often it was retried after a concurrent commit.
+    resumed_chunks
+        Chunks that an interrupted run has written, beside `chunks`.
+    """
+
+    operation: str
+    store: str
+    committed: bool
+    snapshot: str | None
+    counts: Mapping[str, int]
+    seconds: float
+    plan: Plan = field(repr=False, compare=False)
+    tasks: int | None = None
+    chunks: int | None = None
+    encoded_bytes: int | None = None
+    decoded_bytes: int | None = None
+    peak_mem: int | None = None
+    timeline: Sequence[TaskTime] = field(default=(), repr=False, compare=False)
+    purged: "Purged | None" = None
+    retries: int = 0
+    resumed_chunks: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the plan and the timeline, for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline", "purged")}
+        purged = {} if self.purged is None else {"purged": self.purged.as_dict()}
+        notes = {"notes": self.notes} if self.notes else {}
+        return {**values, "counts": dict(self.counts), **notes, **purged}
+
+    @property
+    def summary(self) -> str:
+        """What was done in words, such as "2 sources, 1 sample added"."""
+        return in_words(self.counts)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What people are told of the store as it is now, beside the numbers."""
+        return {what: text for what, text in self.plan.notes.items() if what == AFTERWARDS}
+
+
+def together(results: Sequence[Result]) -> Result:
+    """What several plans of one commit have done, as the first one's operation."""
+    first, *others = results
+
+    def total(name: str) -> int | None:
+        found = [getattr(result, name) for result in results]
+        return None if None in found else sum(found)
+
+    totals: dict[str, Any] = {name: total(name) for name in ("tasks", "chunks", "encoded_bytes", "decoded_bytes")}
+    return replace(
+        first,
+        counts={**first.counts, **{what: n for other in others for what, n in other.counts.items()}},
+        seconds=sum(result.seconds for result in results),
+        **totals,
+        peak_mem=max((r.peak_mem for r in results if r.peak_mem is not None), default=None),
+        timeline=[task for result in results for task in result.timeline],
+    )
+
+
+@dataclass
+class Run:
+    """What the tasks of one plan add up to; `which` tells it from others in the progress that is shown."""
+
+    which: str
+    seconds: float = 0.0
+    totals: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("tasks", "chunks", "encoded_bytes", "decoded_bytes", "peak_mem"), 0)
+    )
+    timeline: list[TaskTime] = field(default_factory=list)
+    resumed_chunks: int = 0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time that passes within."""
+        started = perf_counter()
+        yield
+        self.seconds += perf_counter() - started
+
+    def include(self, other: "Run") -> None:
+        """Add what another run adds up to."""
+        peak_mem = max(self.totals["peak_mem"], other.totals["peak_mem"])
+        self.totals = {name: n + other.totals[name] for name, n in self.totals.items()} | {"peak_mem": peak_mem}
+        self.timeline = [*other.timeline, *self.timeline]
+        self.seconds += other.seconds
+        self.resumed_chunks += other.resumed_chunks
+
+    def add(self, what: str, report: "TaskReport") -> None:
+        """Count one task, of checking or writing."""
+        self.totals["tasks"] += 1
+        for name in ("chunks", "encoded_bytes", "decoded_bytes"):
+            self.totals[name] += getattr(report, name)
+        self.totals["peak_mem"] = max(self.totals["peak_mem"], report.peak_mem)
+        self.timeline.append(TaskTime(what, report.start, report.end, report.peak_mem))
+
+
