@@ -17,8 +17,7 @@ from tests import cohort, faults, s3
 from tests.survival import storage
 from tests.test_objects import BATCH, OLD, Cloud, s3_cloud
 from vczstore.errors import StorageError
-from vczstore.stores import object_store
-from vczstore.stores.base import lock
+from vczstore.stores import lock, object_store
 
 __all__ = ["s3_cloud"]  # a fixture
 

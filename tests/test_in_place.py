@@ -24,8 +24,7 @@ from tests.test_compact import GONE, complain, some_arrays
 from tests.test_errors import LIMITED, as_nobody
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
-from vczstore.stores import folder_swap
-from vczstore.stores.base import rename
+from vczstore.stores import folder_swap, rename
 from vczstore.stores.lock import job_lock
 
 LOCK = ".store.vcz.vczstore-job.lock"

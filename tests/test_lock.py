@@ -23,7 +23,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from tests import cohort, s3
 from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, VczstoreError
-from vczstore.stores.base import lock
+from vczstore.stores import lock
 from vczstore.stores.lock import job_lock
 from vczstore.stores.object_store import object_store
 

@@ -29,7 +29,8 @@ import vczstore
 from tests import cohort, faults, s3
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, StorageError
-from vczstore.stores.base import lock, open_store
+from vczstore.stores import lock
+from vczstore.stores.base import open_store
 from vczstore.stores.object_store import object_store
 
 ROOT = Path(__file__).parent.parent

@@ -282,7 +282,7 @@ class Bucket:
         vczstore.copy_store_to_icechunk(self.plain, f"{self.url}/{name}", **options)
 
     def objects(self, name: str) -> zarr.storage.ObjectStore:
-        from vczstore.stores.base import object_store
+        from vczstore.stores.object_store import object_store
 
         return zarr.storage.ObjectStore(object_store(f"{self.url}/{name}", self.server.options))
 

@@ -30,7 +30,7 @@ from vczstore.errors import StaleError, StorageError
 from vczstore.execution import checkpoint
 from vczstore.execution.engine import Interrupted
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
-from vczstore.stores.base import lock
+from vczstore.stores import lock
 from vczstore.vcz import arrays
 
 __all__ = ["s3_cloud"]  # a fixture
@@ -69,7 +69,8 @@ DRIVER = """
 import json, os, signal, sys
 import psutil
 from vczstore.jobs.run import run_job
-from vczstore.stores import journal, lock
+from vczstore.execution import checkpoint
+from vczstore.stores import lock
 
 file, n, checkpoint.REST, lock.TTL = json.loads(sys.argv[1])
 

@@ -35,8 +35,7 @@ from tests import cohort, faults, s3
 from tests.survival import Tally
 from vczstore.errors import BusyError, VczstoreError
 from vczstore.jobs.run import run_job
-from vczstore.stores import object_store
-from vczstore.stores.base import lock
+from vczstore.stores import lock, object_store
 
 SECONDS = 60
 """How long an operation may take to give up."""
