@@ -19,9 +19,9 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests import cohort
-from tests.azure import azure_server, azurite
-from tests.s3 import moto, s3_server
+from tests.support import cohort
+from tests.support.azure import azure_server, azurite
+from tests.support.s3 import moto, s3_server
 
 __all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
 
@@ -33,7 +33,7 @@ ROOM = 4 * 2**30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How much is tried in tests/test_survival.py."""
+    """How much is tried in tests/system/test_survival.py."""
     parser.addoption("--kills", type=int, default=11, metavar="N", help="how many runs are killed")
     parser.addoption(
         "--seed", type=int, default=0, metavar="S", help="what the points are drawn from at which they are"
@@ -115,7 +115,7 @@ class Way:
         if self.kind == "icechunk":
             cohort.write_icechunk(store, arrays, **layout)
         elif self.kind == "format2_legacy":
-            raise ValueError("made by zarr-python 2.18, in tests/test_matrix.py")
+            raise ValueError("made by zarr-python 2.18, in tests/system/test_matrix.py")
         else:
             cohort.write_vcz(store, arrays, zarr_format=2 if self.kind == "format2" else 3, **layout)
         return store
@@ -132,7 +132,7 @@ WRITTEN = ("format2", "format3", "icechunk")
 
 @pytest.fixture
 def way(kind: str, impl: str) -> Way:
-    """On threads; what a test of each kind with each implementation is for, tests/test_matrix.py has too."""
+    """On threads; what a test of each kind with each implementation is for, tests/system/test_matrix.py has too."""
     return Way(kind, impl)
 
 

@@ -10,7 +10,7 @@ from vczstore.errors import MemoryLimitError
 
 DEFAULT_ALLOWED = 2_000_000_000
 DEFAULT_RESERVED = 300_000_000
-"""What Python, zarr, cubed and icechunk take before a task has read a byte; measured in tests/test_memory.py."""
+"""What Python, zarr, cubed and icechunk take before a task has read a byte; see tests/plans/core/test_memory.py."""
 
 WORKING_COPIES = 4
 """How often Cubed counts the block that a task reads and writes: both sides, each with a copy in storage."""

@@ -833,8 +833,8 @@ _REFERENCE = """\
 # Job files
 
 A job file is YAML: a store, the steps that are applied to it, and what runs them. This page is made from the models in
-`vczstore/jobs/model.py`, as is the JSON schema for editors, `vczstore/job.schema.json`; `tests/test_jobfile.py` says
-how both are written again.
+`vczstore/jobs/model.py`, as is the JSON schema for editors, `vczstore/job.schema.json`; `tests/jobs/test_jobfile.py`
+says how both are written again.
 
 ```yaml title="job.yaml"
 {example}```

@@ -1,0 +1,173 @@
+"""One plan on every executor: what it leaves is the same, byte for byte, wherever the store is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import icechunk
+import obstore
+import pytest
+import zarr
+from obstore.store import LocalStore, S3Store
+
+import executors
+import vczstore
+from plans.compilers.copy import columns_per_manifest, compile_copy
+from plans.compilers.remove import compile_remove
+from plans.core.memory import Memory
+from plans.core.model import Plan
+from tests.executors.test_modal import _variables, no_token, start
+from tests.support import cohort, s3
+from tests.support.covering import in_pairs
+from vczstore.errors import StorageError
+from vczstore.execution.engine import run_plans
+from vczstore.stores.base import open_store
+from vczstore.stores.icechunk import IcechunkStore
+
+__all__ = ["no_token", "start"]  # fixtures
+
+FIELDS = ("sample_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
+"""Few, and in few chunks, because a task may be a process that starts anew."""
+
+
+def make_arrays(first: int, n: int) -> dict[str, Any]:
+    arrays = cohort.make_arrays(6, cohort.ids(first, n), seed=first)
+    return {name: arrays[name] for name in FIELDS}
+
+
+# in chunks of 3 samples: one column of the first batch is copied as it is, the next has samples of both
+OLD, BATCHES = make_arrays(0, 6), [make_arrays(6, 4), make_arrays(10, 1)]
+GONE = ["S0006", "S0008"]
+
+EDITED = cohort.expected_remove(cohort.expected_append(OLD, *BATCHES), GONE)
+EXPECTED = {"format3": EDITED, "icechunk": EDITED, "copy": OLD}
+"""For each case: a store that is appended to and removed from, by how it is kept; one that is copied to Icechunk."""
+
+
+@dataclass
+class Place:
+    """A folder, or a bucket, and what is in it, not read or written by vczstore."""
+
+    url: str
+    options: Mapping[str, Any]
+    objects: Callable[[str], Any]
+    """An obstore store of what is below a name."""
+    storage: icechunk.Storage
+    """Icechunk's of ``store``."""
+
+    def put(self, name: str, arrays: dict[str, Any]) -> str:
+        cohort.write_vcz(zarr.storage.ObjectStore(self.objects(name)), arrays, variants_chunk=6)
+        return f"{self.url}/{name}"
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """All objects of the store."""
+        listed = [entry["path"] for batch in obstore.list(self.store) for entry in batch]
+        return {path: bytes(obstore.get(self.store, path).bytes()) for path in listed}
+
+    def put_back(self, files: Mapping[str, bytes]) -> None:
+        """The store is what it was."""
+        obstore.delete(self.store, list(self.files))
+        for path, value in files.items():
+            obstore.put(self.store, path, value)
+
+    @cached_property
+    def store(self) -> Any:
+        return self.objects("store")
+
+    def as_zarr(self, case: str) -> zarr.abc.store.Store:
+        """What a reader opens."""
+        if case == "format3":
+            return zarr.storage.ObjectStore(self.store, read_only=True)
+        return icechunk.Repository.open(self.storage).readonly_session("main").store
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Place:
+    def objects(name: str) -> LocalStore:
+        return LocalStore(tmp_path / name, mkdir=True)
+
+    return Place(str(tmp_path), {}, objects, icechunk.local_filesystem_storage(str(tmp_path / "store")))
+
+
+@pytest.fixture
+def bucket(s3_server: s3.S3Server) -> Place:
+    url = s3_server.url(f"equivalence-{uuid4().hex}")
+    name = url.removeprefix("s3://")
+
+    def objects(prefix: str) -> S3Store:
+        http = {"client_options": {"allow_http": True}}
+        return S3Store(name, prefix=prefix, endpoint=s3_server.endpoint, region="us-east-1", **http)
+
+    where = {"endpoint_url": s3_server.endpoint, "region": "us-east-1", "allow_http": True, "force_path_style": True}
+    storage = icechunk.s3_storage(bucket=name, prefix="store", from_env=True, **where)
+    return Place(url, s3_server.options, objects, storage)
+
+
+def compile_case(place: Place, case: str) -> list[Plan]:
+    """The store of a case, and what is done to it in one transaction."""
+    url, options = f"{place.url}/store", {"storage_options": place.options}
+    if case == "copy":
+        source = open_store(place.put("source", OLD), **options).open()
+        empty = IcechunkStore.create(url, place.options, columns_per_manifest(source))
+        return [compile_copy(source, empty, empty.head, Memory())]
+    if case == "icechunk":
+        vczstore.copy_store_to_icechunk(place.put("plain", OLD), url, impl="zarr", **options)
+    else:
+        place.put("store", OLD)
+    append = vczstore.plan_append(url, *(place.put(f"batch-{i}", b) for i, b in enumerate(BATCHES)), **options)
+    assert (append.encoded_chunks, append.decoded_chunks) == (2, 2)
+    return [append, compile_remove(append.store, append.after, GONE, Memory())]
+
+
+def contents(store: zarr.abc.store.Store) -> dict[str, bytes]:
+    """Every chunk as it is encoded, and every metadata document."""
+
+    async def get_all() -> dict[str, bytes]:
+        found = {}
+        async for key in store.list():
+            value = await store.get(key, zarr.core.buffer.default_buffer_prototype())
+            assert value is not None
+            found[key] = value.to_bytes()
+        return found
+
+    return asyncio.run(get_all())
+
+
+@pytest.mark.slow
+@in_pairs(
+    where=("local", "bucket"), case=tuple(EXPECTED), executor=[n for n in executors.NAMES if n != "single-threaded"]
+)
+def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, case: str, executor: str) -> None:
+    """
+    Each is compared with one thread, and that with the model. Modal, which sees no folders, refuses them.
+
+    In pairs: an executor is given tasks of any case, and each task opens its store wherever that is, by itself.
+    """
+    place = request.getfixturevalue(where)
+    plans = compile_case(place, case)
+    before = place.files
+
+    def run(executor: str, **options: Any) -> None:
+        run_plans(plans, "test", {}, executor=executor, executor_options=options)
+
+    run("single-threaded")
+    expected = contents(place.as_zarr(case))
+    cohort.assert_same(cohort.read_vcz(place.as_zarr(case)), EXPECTED[case])
+    place.put_back(before)
+    if executor == "modal":
+        secret = _variables(request.getfixturevalue("s3_server"))
+        request.getfixturevalue("start")({"bucket": secret})
+        if where == "local":
+            with pytest.raises(StorageError, match="a store is on this machine, which Modal's containers cannot reach"):
+                run("modal", variables_from="bucket")
+            assert place.files.items() >= before.items()  # and what no branch leads to
+            return
+    run(executor, **({"variables_from": "bucket"} if executor == "modal" else {"max_workers": 2}))
+    assert contents(place.as_zarr(case)) == expected

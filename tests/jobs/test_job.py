@@ -1,0 +1,851 @@
+"""Jobs: steps see each other, become visible together, and are done exactly once."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vczstore
+from plans.core.ledger import ATTRIBUTE
+from tests.support import cohort
+from tests.support.covering import costly, in_turn
+from vczstore.cli.main import main
+from vczstore.errors import (
+    IncompatibleError,
+    JobFileError,
+    MemoryLimitError,
+    NotAStoreError,
+    OptionError,
+    SampleError,
+    StaleError,
+    StorageError,
+    TagError,
+    VczstoreError,
+)
+from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
+
+pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+
+KINDS = ("format2", "format3", "icechunk")
+N_VARIANTS = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a store of seven samples, an inbox, and a job file."""
+
+    folder: Path
+    kind: str
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def batch(
+        self, name: str, samples: list[str], *, seed: int = 1, fields: Sequence[str] = (), **layout: Any
+    ) -> dict[str, np.ndarray]:
+        """Put a batch into the inbox; returns its arrays."""
+        arrays = few(cohort.make_arrays(N_VARIANTS, samples, seed=seed), fields)
+        shutil.rmtree(self.folder / "inbox" / name, ignore_errors=True)
+        cohort.write_vcz(self.folder / "inbox" / name, arrays, **layout)
+        return arrays
+
+    def write(self, steps: str, **keys: str) -> Path:
+        """Write the job file."""
+        head = "".join(f"{key}: {value}\n" for key, value in {"store": "store", **keys}.items())
+        file = self.folder / "job.yaml"
+        file.write_text(f"{head}steps:\n{textwrap.indent(textwrap.dedent(steps).strip(), '  ')}\n")
+        return file
+
+    def run(self, steps: str, **keys: str) -> JobResult:
+        return run_job(self.write(steps, **keys))
+
+    def read(self) -> dict[str, np.ndarray]:
+        return cohort.read_vcz(cohort.icechunk_store(self.store) if self.kind == "icechunk" else self.store)
+
+    @property
+    def repository(self) -> icechunk.Repository:
+        return icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.store)))
+
+    @property
+    def snapshots(self) -> int:
+        return len(list(self.repository.ancestry(branch="main")))
+
+    def state(self) -> dict[str, str]:
+        """Every byte of the store."""
+        return cohort.digest(self.store)
+
+
+OLD = cohort.make_arrays(N_VARIANTS, cohort.ids(0, 7))
+
+
+FEW = ("call_genotype", "sample_sex")
+
+
+def few(arrays: dict[str, np.ndarray], fields: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays without all other fields of samples; all of them if none are named."""
+    keep = {*fields, "sample_id"}
+    return {n: a for n, a in arrays.items() if not fields or n in keep or "samples" not in cohort.DIMENSIONS[n]}
+
+
+def make(folder: Path, kind: str, *, fields: Sequence[str] = ()) -> Place:
+    place = Place(folder, kind)
+    (folder / "inbox").mkdir(parents=True)
+    if kind == "icechunk":
+        cohort.write_icechunk(place.store, few(OLD, fields))
+    else:
+        cohort.write_vcz(place.store, few(OLD, fields), zarr_format=2 if kind == "format2" else 3, consolidated=True)
+    return place
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return make(tmp_path, request.param)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Place:
+    return make(tmp_path, "icechunk")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Place:
+    return make(tmp_path, "format3")
+
+
+@contextmanager
+def unchanged(place: Place) -> Iterator[None]:
+    before = place.state()
+    yield
+    assert place.state() == before
+
+
+# ---- steps ----------------------------------------------------------------------------------
+
+
+def test_later_steps_see_earlier_ones(place: Place) -> None:
+    first, second = place.batch("a.vcz", cohort.ids(7, 2)), place.batch("b.vcz", cohort.ids(9, 3), seed=2)
+    recalled = place.batch("recalled.vcz", ["S0008", "S0003"], seed=3)
+    result = place.run(
+        """
+        - append: inbox/a.vcz
+        - append: {source: inbox/b.vcz}
+        - update: inbox/recalled.vcz
+        - remove: [S0009, S0000]
+        """
+    )
+    expected = cohort.expected_update(cohort.expected_append(OLD, first, second), recalled)
+    cohort.assert_same(place.read(), cohort.expected_remove(expected, ["S0009", "S0000"]))
+    assert result.status == "done"
+    assert [r.operation for r in result.results] == ["append", "append", "update", "remove"]
+
+
+@in_turn(place=KINDS, executor=("single-threaded", "threads", "processes"), indirect=["place"])
+def test_on_every_executor(place: Place, executor: str) -> None:
+    batch = place.batch("a.vcz", cohort.ids(7, 4))
+    place.run("- append: inbox/a.vcz\n- remove: S0001", executor=executor)
+    cohort.assert_same(place.read(), cohort.expected_remove(cohort.expected_append(OLD, batch), ["S0001"]))
+
+
+def test_a_compiled_job_runs_unchanged_on_any_executor(plain: Place) -> None:
+    batch = plain.batch("a.vcz", cohort.ids(7, 4))
+    compiled = plan_job(plain.write("- append: inbox/a.vcz\n- remove: S0001"))
+    expected = cohort.expected_remove(cohort.expected_append(OLD, batch), ["S0001"])
+    before, states = plain.folder / "before", []
+    shutil.copytree(plain.store, before)
+    for executor in ("single-threaded", "threads", "processes"):
+        shutil.rmtree(plain.store)
+        shutil.copytree(before, plain.store)
+        run_compiled(compiled, executor=executor)
+        cohort.assert_same(plain.read(), expected)
+        states.append(plain.state())
+    assert states[0] == states[1] == states[2]
+
+
+def test_a_job_is_one_commit_and_its_tags_name_it(repo: Place) -> None:
+    repo.batch("a.vcz", cohort.ids(7, 2))
+    repo.batch("b.vcz", cohort.ids(9, 3), seed=2)
+    before = repo.snapshots
+    result = repo.run("- append: inbox/*.vcz\n- remove: S0001\n- tag: release-1\n- tag: latest")
+    assert repo.snapshots == before + 1
+    assert {repo.repository.lookup_tag(name) for name in ("release-1", "latest")} == {result.snapshot}
+    said = next(iter(repo.repository.ancestry(branch="main"))).metadata["vczstore"]
+    assert said["steps"] == [
+        {"operation": "append", "sources": 2, "samples added": 5},
+        {"operation": "remove", "samples removed": 1},
+    ]
+    assert said["job"] == result.id
+
+
+def test_steps_on_plain_zarr_become_visible_in_order(plain: Place) -> None:
+    batch = plain.batch("a.vcz", cohort.ids(7, 3))
+    plain.batch("b.vcz", cohort.ids(10, 2), seed=2)
+    file = plain.write("- append: inbox/a.vcz\n- append: inbox/b.vcz")
+    compiled = plan_job(file)
+    chunk = plain.folder / "inbox/b.vcz/call_DP/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(StorageError, match="the step before it is done; readers see the old samples"):
+        run_compiled(compiled)
+    cohort.assert_same(plain.read(), cohort.expected_append(OLD, batch))
+
+
+def test_a_step_that_cannot_work_fails_the_job_before_the_first_write(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    file = place.write("- append: inbox/a.vcz\n- remove: [S0008, NOBODY]")
+    with unchanged(place), pytest.raises(SampleError, match="has no sample NOBODY"):
+        run_job(file)
+
+
+def test_a_check_that_fails_fails_the_job_before_the_first_write(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    place.batch("b.vcz", cohort.ids(9, 2))
+    zarr.open_array(place.folder / "inbox/b.vcz/variant_position")[3] = 7
+    file = place.write("- append: inbox/a.vcz\n- append: inbox/b.vcz")
+    with unchanged(place), pytest.raises(IncompatibleError, match=r"variant 3 of .*b\.vcz is"):
+        run_job(file)
+
+
+def test_memory_is_checked_for_all_steps(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    keys = {"allowed-mem": "300001kB", "reserved-mem": "300MB"}
+    with unchanged(place), pytest.raises(MemoryLimitError, match="give it --allowed-mem"):
+        place.run("- append: inbox/a.vcz", **keys)
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "words"),
+    [
+        ("- append: inbox/none.vcz", NotAStoreError, "none.vcz: no such file"),
+        ("- append: store", IncompatibleError, "is the store .* itself"),
+        ("- update: inbox/a.vcz", SampleError, "insert"),
+        ("- remove: {samples-file: nobody.txt}", VczstoreError, "nobody.txt"),
+    ],
+)
+def test_what_cannot_work(place: Place, steps: str, error: type[VczstoreError], words: str) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    with unchanged(place), pytest.raises(error, match=words):
+        place.run(steps)
+
+
+def test_tags_need_icechunk(plain: Place) -> None:
+    plain.batch("a.vcz", cohort.ids(7, 2))
+    with unchanged(plain), pytest.raises(TagError, match="is plain Zarr, which has no tags"):
+        plain.run("- append: inbox/a.vcz\n- tag: release-1")
+
+
+def test_executor_options_are_checked(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    with unchanged(place), pytest.raises(OptionError, match="threads has no option speed"):
+        place.run("- append: inbox/a.vcz", executor="{name: threads, options: {speed: 9}}")
+
+
+# ---- samples that are there already ---------------------------------------------------------
+
+
+def test_on_duplicate(place: Place) -> None:
+    arrays = place.batch("late.vcz", ["S0008", "S0002", "S0007", "S0005"], seed=4)
+    with unchanged(place), pytest.raises(SampleError, match=r"2 of the samples of .*late\.vcz are in .* already"):
+        place.run("- append: inbox/late.vcz")
+    new = {
+        name: values
+        if "samples" not in cohort.DIMENSIONS[name]
+        else values.take([0, 2], cohort.DIMENSIONS[name].index("samples"))
+        for name, values in arrays.items()
+    }
+    other = make(place.folder / "other", place.kind)
+    shutil.copytree(place.folder / "inbox/late.vcz", other.folder / "inbox/late.vcz")
+    place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}")
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, new))
+    other.run("- append: {source: inbox/late.vcz, on-duplicate: replace}")
+    known = {
+        name: values
+        if "samples" not in cohort.DIMENSIONS[name]
+        else values.take([1, 3], cohort.DIMENSIONS[name].index("samples"))
+        for name, values in arrays.items()
+    }
+    cohort.assert_same(other.read(), cohort.expected_append(cohort.expected_update(OLD, known), new))
+
+
+def test_samples_that_an_append_has_skipped_come_in_by_an_update(place: Place) -> None:
+    """The same batch, in the same state: an append that is run again has nothing to do, an update has."""
+    arrays = place.batch("late.vcz", ["S0008", "S0002", "S0007", "S0005"], seed=4)
+    for status in ("done", "nothing to do"):
+        assert place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}").status == status
+    for status in ("done", "nothing to do"):
+        assert place.run("- update: {source: inbox/late.vcz, insert: true}").status == status
+    seen = place.read()
+    where = [seen["sample_id"].tolist().index(sample) for sample in arrays["sample_id"]]
+    np.testing.assert_array_equal(seen["call_genotype"][:, where], arrays["call_genotype"])
+    assert place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}").status == "nothing to do"
+
+
+def test_a_folder_that_does_not_exist_is_no_empty_inbox(place: Place) -> None:
+    assert place.run("- append: inbox/*.vcz").status == "nothing to do"
+    with unchanged(place), pytest.raises(JobFileError, match=r"inbx/\*\.vcz: there is no folder .*inbx; correct"):
+        place.run("- append: inbx/*.vcz")
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.parametrize("step", ["append: {source: inbox/a.vcz, on-duplicate: replace}", "update: inbox/a.vcz"])
+def test_an_update_that_was_stopped_is_done_again(kind: str, step: str, tmp_path: Path) -> None:
+    """Its samples are there before and after, which says nothing of their values."""
+    template = make(tmp_path / "template", kind, fields=FEW)
+    arrays = template.batch("a.vcz", ["S0001", "S0004"], seed=9, fields=FEW)
+    template.write(f"- {step}", executor="single-threaded")
+    for n in range(1, 9, 2):
+        place = Place(tmp_path / f"run{n}", kind)
+        shutil.copytree(template.folder, place.folder)
+        with failing_after(n), pytest.raises(StorageError):
+            run_job(place.folder / "job.yaml")
+        assert run_job(place.folder / "job.yaml").status == "done"
+        cohort.assert_same(place.read(), cohort.expected_update(few(OLD, FEW), arrays))
+        assert run_job(place.folder / "job.yaml").status == "nothing to do"
+
+
+def test_errors_name_keys_of_the_job_file(plain: Place) -> None:
+    """Where they name flags of the command line."""
+    plain.batch("a.vcz", ["S0011"])
+    shutil.rmtree(plain.folder / "inbox/a.vcz/call_DP")
+    shutil.copytree(plain.folder / "inbox/a.vcz/call_FT", plain.folder / "inbox/a.vcz/call_XA")
+    shutil.copytree(plain.folder / "inbox/a.vcz/call_FT", plain.folder / "inbox/a.vcz/call_XB")
+    with unchanged(plain), pytest.raises(IncompatibleError) as caught:
+        plain.run("- append: inbox/a.vcz")
+    assert "with drop-fields: [DP]" in str(caught.value)
+    assert "with add-fields: [XA, XB], or leave it out with drop-fields: [XA, XB]" in str(caught.value)
+    plain.batch("b.vcz", ["S0012"])
+    group = zarr.open_group(plain.folder / "inbox/b.vcz")
+    group["variant_position"][:] = group["variant_position"][:] + 1
+    with unchanged(plain), pytest.raises(IncompatibleError, match="or say harmonise: true"):
+        plain.run("- append: inbox/b.vcz")
+
+
+def test_update_of_what_lacks_a_field(place: Place) -> None:
+    arrays = place.batch("recalled.vcz", ["S0006", "S0001"], seed=5)
+    shutil.rmtree(place.folder / "inbox/recalled.vcz/call_DP")
+    with (
+        unchanged(place),
+        pytest.raises(IncompatibleError, match=r"missing for these samples with drop-fields: \[DP\]"),
+    ):
+        place.run("- update: inbox/recalled.vcz")
+    place.run("- update: {source: inbox/recalled.vcz, drop-fields: [DP]}")
+    seen = place.read()
+    np.testing.assert_array_equal(seen["call_genotype"][:, [6, 1]], arrays["call_genotype"])
+    assert (seen["call_DP"][:, [1, 6]] == -1).all()
+    np.testing.assert_array_equal(seen["call_DP"][:, [0, 2, 3, 4, 5]], OLD["call_DP"][:, [0, 2, 3, 4, 5]])
+
+
+def test_update_with_insert(place: Place) -> None:
+    arrays = place.batch("recalled.vcz", ["S0006", "S0011"], seed=5)
+    place.run("- update: {source: inbox/recalled.vcz, insert: true}")
+    seen = place.read()
+    assert seen["sample_id"].tolist() == [*cohort.ids(0, 7), "S0011"]
+    np.testing.assert_array_equal(seen["call_genotype"][:, 6:], arrays["call_genotype"])
+    np.testing.assert_array_equal(seen["call_genotype"][:, :6], OLD["call_genotype"][:, :6])
+
+
+# ---- exactly once ---------------------------------------------------------------------------
+
+
+JOB = """
+- append: inbox/*.vcz
+- remove: {samples-file: withdrawn.txt, missing-ok: true}
+"""
+
+
+def test_a_job_that_is_applied_is_not_applied_again(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    place.batch("b.vcz", cohort.ids(9, 3), seed=2)
+    (place.folder / "withdrawn.txt").write_text("S0001\nNOBODY\n")
+    first = place.run(JOB)
+    with unchanged(place):
+        again = place.run(JOB)
+    assert (first.status, again.status, again.results) == ("done", "nothing to do", ())
+    assert (again.id, again.snapshot) == (first.id, first.snapshot)
+
+
+def test_applied_says_the_snapshot_even_when_others_came_later(repo: Place) -> None:
+    repo.batch("a.vcz", cohort.ids(7, 2))
+    first = repo.run("- append: inbox/a.vcz")
+    vczstore.remove(repo.store, "S0000")
+    again = repo.run("- append: inbox/a.vcz")
+    assert (again.status, again.snapshot) == ("nothing to do", first.snapshot)
+
+
+def test_new_batches_alone_come_in(place: Place) -> None:
+    first = place.batch("a.vcz", cohort.ids(7, 2))
+    place.run("- append: inbox/*.vcz")
+    second = place.batch("b.vcz", cohort.ids(9, 3), seed=2)
+    result = place.run("- append: inbox/*.vcz")
+    assert result.results[0].counts == {"sources": 1, "samples added": 3}
+    assert result.job.steps[0].already_applied == 1
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, first, second))
+
+
+def test_a_batch_that_was_moved_is_the_same_batch(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    place.run("- append: inbox/*.vcz")
+    (place.folder / "inbox/a.vcz").rename(place.folder / "inbox/z.vcz")
+    with unchanged(place):
+        assert place.run("- append: inbox/*.vcz").status == "nothing to do"
+
+
+def test_samples_that_were_removed_do_not_come_back(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    place.run("- append: inbox/*.vcz")
+    vczstore.remove(place.store, "S0007")
+    with unchanged(place):
+        assert place.run("- append: inbox/*.vcz").status == "nothing to do"
+
+
+def test_a_source_that_changed_is_told_apart(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    place.run("- append: inbox/a.vcz")
+    changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)
+    with unchanged(place), pytest.raises(IncompatibleError, match=r"a\.vcz has changed since it was appended"):
+        place.run("- append: inbox/a.vcz")
+    with unchanged(place):
+        assert place.run("- append: {source: inbox/a.vcz, on-duplicate: skip}").status == "nothing to do"
+    place.run("- append: {source: inbox/a.vcz, on-duplicate: replace}")
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, changed))
+    with unchanged(place):
+        assert place.run("- append: inbox/a.vcz").status == "nothing to do"
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
+def test_a_source_that_changed_after_its_append_was_stopped(tmp_path: Path, kind: str) -> None:
+    """Its samples are visible as they were; that this was not recorded any more hides nothing."""
+    place = make(tmp_path, kind)
+    old = place.batch("a.vcz", cohort.ids(7, 2))
+    steps = "- append: inbox/a.vcz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plans.core.ledger.Ledger.with_sources", lambda self, sources, _: self.begun(sources))
+        place.run(steps)  # as if stopped before the last edit, which records it
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, old))
+    changed = place.batch("a.vcz", cohort.ids(7, 2), seed=9)
+    with unchanged(place), pytest.raises(IncompatibleError, match=r"a\.vcz has changed since it was appended"):
+        place.run(steps)
+    place.run("- append: {source: inbox/a.vcz, on-duplicate: replace}")
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, changed))
+    with unchanged(place):
+        assert place.run(steps).status == "nothing to do"
+
+
+def test_a_job_that_appends_and_recalls_the_same_batch(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    recalled = place.batch("recalled.vcz", cohort.ids(7, 2), seed=9)
+    steps = "- append: inbox/a.vcz\n- update: inbox/recalled.vcz"
+    place.run(steps)
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, recalled))
+    with unchanged(place):
+        assert place.run(steps).status == "nothing to do"
+
+
+def test_a_removal_is_asked_for_once(place: Place) -> None:
+    place.run("- remove: [S0001, S0002]")
+    with unchanged(place):
+        assert place.run("- remove: [S0002, S0001]").status == "nothing to do"
+        with pytest.raises(SampleError, match="has no sample S0001"):
+            place.run("- remove: [S0001, S0003]")
+
+
+@pytest.mark.slow
+def test_a_tag_that_is_there(repo: Place) -> None:
+    repo.batch("a.vcz", cohort.ids(7, 2))
+    first = repo.run("- append: inbox/*.vcz\n- tag: release-1")
+    assert repo.run("- append: inbox/*.vcz\n- tag: release-1").status == "nothing to do"
+    repo.batch("b.vcz", cohort.ids(9, 2))
+    with (
+        unchanged(repo),
+        pytest.raises(TagError, match=r"'release-1' exists already, on snapshot .* changes the store"),
+    ):
+        repo.run("- append: inbox/*.vcz\n- tag: release-1")
+    assert vczstore.tags(repo.store) == {"release-1": first.snapshot}
+
+
+@pytest.mark.slow
+def test_a_tag_that_was_not_made_is_made_by_the_next_run(repo: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a run that was killed between its commit and its tag."""
+    repo.batch("a.vcz", cohort.ids(7, 2))
+    steps = "- append: inbox/*.vcz\n- tag: release-1"
+    with monkeypatch.context() as patch:
+        patch.setattr("vczstore.stores.icechunk.IcechunkStore.create_tag", _killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            repo.run(steps)
+    head = repo.repository.lookup_branch("main")
+    vczstore.remove(repo.store, "S0000")
+    result = repo.run(steps)
+    assert (result.status, result.tags, result.snapshot) == ("done", ("release-1",), head)
+    assert vczstore.tags(repo.store) == {"release-1": head}
+
+
+def _killed(*_: Any) -> None:
+    raise RuntimeError("killed")
+
+
+@pytest.mark.slow
+def test_running_again_reads_no_chunk(place: Place) -> None:
+    """Every file that the process opens is written down by an audit hook."""
+    for i in range(3):
+        place.batch(f"{i}.vcz", cohort.ids(10 * (i + 1), 2), seed=i)
+    file = place.write("- append: inbox/*.vcz")
+    run_job(file)
+    script = """
+        import sys
+        opened = []
+        sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+        from vczstore.jobs.run import run_job
+        assert run_job(sys.argv[1]).status == "nothing to do"
+        print("\\n".join(path for path in opened if path.startswith(sys.argv[2])))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), file, f"{place.folder}/"]
+    opened = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [path for path in opened if "inbox" in path and path.endswith("zarr.json")]
+    metadata = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+    others = [path for path in opened if not path.endswith((*metadata, "lock", "job.yaml"))]
+    assert [path for path in others if "/sample_id/" not in path] == []
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
+def test_a_run_that_is_stopped_anywhere_is_completed_by_the_next(tmp_path: Path, kind: str) -> None:
+    """
+    On plain Zarr, storage fails at one write after the other; a new batch arrives before the second run.
+
+    Of the chunks of an array that are written one after the other, at the first; of every other array in each format.
+    """
+    template = make(tmp_path / "template", kind, fields=FEW)
+    first = template.batch("a.vcz", cohort.ids(7, 2), fields=FEW)
+    second = template.batch("b.vcz", cohort.ids(9, 3), seed=2, fields=FEW)
+    steps = "- append: inbox/*.vcz\n- remove: {samples: [S0008], missing-ok: true}\n- append: {source: late.vcz}"
+    late = few(cohort.make_arrays(N_VARIANTS, cohort.ids(20, 2), seed=7), FEW)
+    cohort.write_vcz(template.folder / "late.vcz", late)
+    template.write(steps, executor="single-threaded")
+    shutil.copytree(template.folder, tmp_path / "whole")
+    with failing_after(10_000) as keys:
+        run_job(tmp_path / "whole" / "job.yaml")
+    arrays = [re.sub(r"/(c/)?\d[\d./]*$", "/chunk", key) for key in keys]
+    stops = [n for n, array in enumerate(arrays) if n == 0 or array != arrays[n - 1]]
+    last, stops = stops[-1], stops[kind == "format2" :: 2]  # what the formats have in common they stop at in turn
+    stops += [last] * (last not in stops)
+    assert len(keys) > 30
+    assert len(stops) > 10
+    for n in stops:
+        place = Place(tmp_path / f"run{n}", kind)
+        shutil.copytree(template.folder, place.folder)
+        with failing_after(n), pytest.raises(StorageError):
+            run_job(place.folder / "job.yaml")
+        seen = place.read()["sample_id"].tolist()
+        assert seen[:7] == cohort.ids(0, 7)
+        shutil.copytree(template.folder / "late.vcz", place.folder / "inbox/c.vcz")
+        result = run_job(place.folder / "job.yaml")
+        expected = cohort.expected_append(few(OLD, FEW), first, second, late)
+        cohort.assert_same(place.read(), cohort.expected_remove(expected, ["S0008"]))
+        assert result.status == "done"
+        assert run_job(place.folder / "job.yaml").status == "nothing to do"
+        shutil.rmtree(place.folder)
+
+
+@contextmanager
+def failing_after(n: int) -> Iterator[list[str]]:
+    """Storage takes so many writes of chunks and documents, and no more. Returns their keys."""
+    from zarr.storage import LocalStore
+
+    keys: list[str] = []
+    real = LocalStore.set_sync
+
+    def set_sync(self: LocalStore, key: str, value: Any) -> None:
+        if len(keys) == n:
+            raise OSError(28, "No space left on device")
+        keys.append(key)
+        real(self, key, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalStore, "set_sync", set_sync)
+        yield keys
+
+
+# ---- the ledger -----------------------------------------------------------------------------
+
+
+def test_no_sample_id_is_recorded(place: Place) -> None:
+    place.batch("a.vcz", ["SECRET-1", "SECRET-2"])
+    place.run("- append: inbox/a.vcz\n- remove: [SECRET-2, S0003]")
+    attributes = zarr.open_group(
+        cohort.icechunk_store(place.store) if place.kind == "icechunk" else place.store, mode="r"
+    ).attrs.asdict()
+    assert set(attributes[ATTRIBUTE]) == {"sources", "removals"}
+    assert attributes["source"] == "tests"
+    texts = [json.dumps(attributes[ATTRIBUTE])]
+    if place.kind == "icechunk":
+        texts += [f"{s.message} {json.dumps(s.metadata)}" for s in place.repository.ancestry(branch="main")]
+        texts.append(json.dumps(list(vczstore.log(place.store))))
+    assert not [text for text in texts if "SECRET" in text or "S0003" in text]
+
+
+def test_a_ledger_that_is_none(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    if place.kind == "icechunk":
+        session = place.repository.writable_session("main")
+        zarr.open_group(session.store, mode="r+").attrs[ATTRIBUTE] = {"sources": [1]}
+        session.commit("hostile")
+    else:
+        zarr.open_group(place.store, mode="r+", use_consolidated=False).attrs[ATTRIBUTE] = {"sources": [1]}
+    with unchanged(place), pytest.raises(VczstoreError, match=f"the root attribute {ATTRIBUTE} is no ledger of jobs"):
+        place.run("- append: inbox/a.vcz")
+
+
+# ---- conflicts, and two runs at once --------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_conflict_has_a_status_of_its_own(repo: Place) -> None:
+    repo.batch("a.vcz", cohort.ids(7, 2))
+    compiled = plan_job(repo.write("- append: inbox/a.vcz"))
+    with pytest.raises(StaleError) as caught:
+        run_compiled(compiled, before_commit=lambda: vczstore.remove(repo.store, "S0000") and None)
+    assert caught.value.exit_status == 4
+    cohort.assert_same(repo.read(), cohort.expected_remove(OLD, ["S0000"]))
+
+
+def test_a_compiled_job_runs_once(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    compiled = plan_job(place.write("- append: inbox/a.vcz"))
+    run_compiled(compiled)
+    with unchanged(place), pytest.raises(StaleError, match="has changed since the plan was made"):
+        run_compiled(compiled)
+
+
+HOLD = """
+import sys, time
+from vczstore.stores.lock import job_lock
+with job_lock(sys.argv[1], {}, wait=False):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def held(place: Place) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the store's lock."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(place.store)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def command(*args: object) -> Result:
+    """Call the command line in this process, which keeps its ways with signals."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(main, [str(arg) for arg in args])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+on_two_kinds = pytest.mark.parametrize("place", ["format3", "icechunk"], indirect=True)
+"""For what starts several processes, and does not look at the format of a plain store."""
+
+
+@on_two_kinds
+@pytest.mark.slow
+def test_busy(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    file = place.write("- append: inbox/a.vcz")
+    with held(place), unchanged(place):
+        done = command("run", file, "--json")
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["exit_status"] == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert "--if-busy wait" in done.stderr
+
+
+@pytest.mark.slow
+def test_waiting_for_one_that_is_killed(plain: Place) -> None:
+    batch = plain.batch("a.vcz", cohort.ids(7, 2))
+    file = plain.write("- append: inbox/a.vcz")
+    with held(plain) as holder:
+        waiting = subprocess.Popen([sys.executable, "-m", "vczstore", "run", str(file), "--if-busy", "wait"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(3)
+        holder.send_signal(signal.SIGKILL)
+        assert waiting.wait(60) == 0
+    cohort.assert_same(plain.read(), cohort.expected_append(OLD, batch))
+
+
+@on_two_kinds
+@pytest.mark.slow
+def test_runs_at_once_do_it_once(place: Place) -> None:
+    batch = place.batch("a.vcz", cohort.ids(7, 2))
+    file = place.write("- append: inbox/a.vcz")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "vczstore", "run", str(file), "--if-busy", "wait", "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    said = [json.loads(run.communicate()[0]) for run in runs]
+    assert [run.returncode for run in runs] == [0] * 4
+    assert sorted(answer["status"] for answer in said) == ["done"] + ["nothing to do"] * 3
+    cohort.assert_same(place.read(), cohort.expected_append(OLD, batch))
+
+
+# ---- the commands ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_plan_writes_nothing_and_shows_every_step(place: Place, tmp_path: Path) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    file = place.write("- append: inbox/*.vcz\n- remove: S0001")
+    with unchanged(place):
+        shown = command("plan", file)
+        machine = command("plan", file, "--json", "--svg", tmp_path / "plan.svg")
+    assert (shown.exit_code, shown.stderr, machine.exit_code, machine.stderr) == (0, "", 0, "")
+    assert "1. append" in shown.stdout
+    assert "2. remove" in shown.stdout
+    assert ("in one commit" in shown.stdout) == (place.kind == "icechunk")
+    assert ("one by one, each safe to stop" in shown.stdout) == (place.kind != "icechunk")
+    described = json.loads(machine.stdout)
+    append, remove = described["steps"]
+    assert (append["samples_before"], append["samples_after"], remove["samples_after"]) == (7, 9, 8)
+    compiled = plan_job(file)
+    assert [step["tasks"] for step in described["steps"]] == [plan.tasks for plan in compiled.plans]
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.slow
+def test_run_and_log(repo: Place, tmp_path: Path) -> None:
+    repo.batch("a.vcz", cohort.ids(7, 2))
+    file = repo.write("- append: inbox/*.vcz\n- tag: ${NAME:-release-1}")
+    # in a process of its own, whose memory is measured
+    program = [sys.executable, "-m", "vczstore", "run", file, "--json", "--report", tmp_path / "report"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert report["job"]["snapshot"] == answer["snapshot"] == repo.repository.lookup_tag("release-1")
+    (step,) = report["steps"]
+    assert len(step["timeline"]) == step["tasks"] == answer["steps"][0]["tasks"]
+    assert 0 <= min(t["start"] for t in step["timeline"]) <= max(t["end"] for t in step["timeline"])
+    assert step["measured_mem"] <= step["projected_mem"]
+    assert "<svg" in (tmp_path / "report/report.html").read_text()
+    assert "already applied" in command("run", file).stdout
+    (entry, *_) = json.loads(command("log", repo.store, "--json").stdout)
+    assert (entry["snapshot"], entry["job"], entry["tags"]) == (answer["snapshot"], answer["job"], ["release-1"])
+    assert set(entry["versions"]) == {"vczstore", "cubed", "icechunk", "numpy", "zarr"}
+    assert entry["steps"] == [{"operation": "append", "sources": 1, "samples added": 2}]
+    text = command("log", repo.store).stdout
+    assert answer["job"] in text
+    assert "(release-1)" in text
+
+
+def test_log_of_plain_zarr(plain: Place) -> None:
+    done = command("log", plain.store)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "is plain Zarr, which has no history" in done.stderr
+
+
+def test_flags_win_over_the_file_and_only_if_given(place: Place) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    file = place.write("- append: inbox/*.vcz", executor="single-threaded")
+    says = json.loads(command("plan", file, "--json").stdout)
+    assert says["job"]["executor"] == "single-threaded"
+    args = ("--executor", "processes", "--allowed-mem", "1GB", "--set", "steps.0.append=inbox/none*.vcz")
+    says = json.loads(command("plan", file, "--json", *args).stdout)
+    assert (says["job"]["executor"], says["memory"]["allowed"], says["steps"]) == ("processes", 10**9, [])
+
+
+def test_a_failed_run_leaves_a_report(place: Place, tmp_path: Path) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    chunk = place.folder / "inbox/a.vcz/call_DP/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    done = command("run", place.write("- append: inbox/a.vcz"), "--report", tmp_path / "report", "--json")
+    assert done.exit_code == 1
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert report["job"]["status"] == "failed"
+    assert report["job"]["error"] == json.loads(done.stdout)["error"]
+    assert place.read()["sample_id"].tolist() == cohort.ids(0, 7)
+
+
+def test_a_report_that_cannot_be_written_is_told_of_first(place: Place, tmp_path: Path) -> None:
+    place.batch("a.vcz", cohort.ids(7, 2))
+    file = place.write("- append: inbox/a.vcz")
+    (tmp_path / "taken").write_text("")
+    with unchanged(place), pytest.raises(StorageError, match=r"report: .*taken/report cannot be made"):
+        run_job(file, report=tmp_path / "taken" / "report")
+
+
+def test_no_job_file_is_wrong_usage(place: Place) -> None:
+    (place.folder / "job.yaml").write_text("stores: x\nsteps: []\n")
+    with unchanged(place):
+        done = command("run", place.folder / "job.yaml")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_schema_is_what_ships() -> None:
+    shipped = Path(vczstore.__file__).with_name("job.schema.json").read_text()
+    assert json.loads(command("schema").stdout) == json.loads(shipped)
+
+
+# ---- any job --------------------------------------------------------------------------------
+
+
+@costly
+@given(data=st.data(), kind=st.sampled_from(KINDS))
+@pytest.mark.slow
+def test_any_job_is_its_steps_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
+    """Steps drawn at random, against the model; then the same job again."""
+    place = make(tmp_path_factory.mktemp("job"), kind)
+    expected, steps, next_id = OLD, [], 7
+    for i in range(data.draw(st.integers(1, 4))):
+        present = [s for s in expected["sample_id"] if s]
+        match data.draw(st.sampled_from(["append", "remove", "update"])):
+            case "append":
+                n = data.draw(st.integers(1, 5))
+                batch = place.batch(
+                    f"{i}.vcz", cohort.ids(next_id, n), seed=i, samples_chunk=data.draw(st.integers(1, 4))
+                )
+                expected, next_id = cohort.expected_append(expected, batch), next_id + n
+                steps.append(f"- append: inbox/{i}.vcz")
+            case "remove" if present:
+                samples = data.draw(st.lists(st.sampled_from(present), min_size=1, max_size=3, unique=True))
+                expected = cohort.expected_remove(expected, samples)
+                steps.append(f"- remove: [{', '.join(samples)}]")
+            case "update" if present:
+                samples = data.draw(st.lists(st.sampled_from(present), min_size=1, max_size=4, unique=True))
+                batch = place.batch(f"{i}.vcz", samples, seed=100 + i)
+                expected = cohort.expected_update(expected, batch)
+                steps.append(f"- update: inbox/{i}.vcz")
+    if not steps:
+        return
+    place.run("\n".join(steps))
+    cohort.assert_same(place.read(), expected)
+    with unchanged(place):
+        assert place.run("\n".join(steps)).status == "nothing to do"

@@ -1,0 +1,549 @@
+"""Jobs on Icechunk whose driver died go on from what their tasks had finished: the chunks written again are counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import icechunk
+import numpy as np
+import psutil
+import pytest
+
+import vczstore
+from tests.stores.test_objects import Cloud, s3_cloud
+from tests.support import cohort
+from vczstore.errors import StaleError, StorageError
+from vczstore.execution import checkpoint
+from vczstore.execution.engine import Interrupted
+from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
+from vczstore.stores import lock
+from vczstore.vcz import arrays
+
+__all__ = ["s3_cloud"]  # a fixture
+
+N_VARIANTS = 320
+LAYOUT: dict[str, Any] = {"variants_chunk": 32, "samples_chunk": 16, "compressors": None}
+"""Chunks of 1 to 2 kB: Icechunk makes an object of each, so that what a run has written can be listed."""
+FIELDS = ("call_genotype", "call_DP")
+
+
+def ids(first: int, n: int) -> list[str]:
+    """So long that those of a chunk are an object too."""
+    return [f"{name}-{'x' * 40}" for name in cohort.ids(first, n)]
+
+
+STEPS = """
+  - append: a.vcz
+  - append: b.vcz
+  - update: c.vcz
+"""
+"""The first decodes two chunk columns, the second copies two as they are, the third decodes two: 20 chunks each."""
+PLANNED = (42, 42, 40)
+"""The chunks of the two fields, and of sample_id."""
+
+
+def make_arrays(first: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    made = cohort.make_arrays(N_VARIANTS, ids(first, n), seed=seed)
+    return {k: a for k, a in made.items() if k in (*FIELDS, "sample_id") or "samples" not in cohort.DIMENSIONS[k]}
+
+
+OLD, A, B = make_arrays(0, 24), make_arrays(24, 24, 1), make_arrays(48, 32, 2)
+C = {**make_arrays(0, 2, 3), "sample_id": np.array([*ids(3, 1), *ids(20, 1)], dtype=object)}
+NEW = cohort.expected_update(cohort.expected_append(OLD, A, B), C)
+
+DRIVER = """
+import json, os, signal, sys
+import psutil
+from vczstore.jobs.run import run_job
+from vczstore.execution import checkpoint
+from vczstore.stores import lock
+
+file, n, checkpoint.REST, lock.TTL = json.loads(sys.argv[1])
+
+def progress(what, done, total):
+    global n
+    n -= what.startswith("writing")
+    if n == 0:
+        print(json.dumps([process.pid for process in psutil.Process().children(recursive=True)]), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_job(file, progress=progress)
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a job, its batches and its work dir; the store is there too, or in a bucket."""
+
+    folder: Path
+    url: str
+    options: dict[str, Any] = field(default_factory=dict)
+    storage: Callable[[], icechunk.Storage] | None = None
+    chunks: Callable[[], set[str]] | None = None
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    @property
+    def repository(self) -> icechunk.Repository:
+        return icechunk.Repository.open(
+            self.storage() if self.storage else icechunk.local_filesystem_storage(str(self.folder / "store"))
+        )
+
+    def written(self) -> set[str]:
+        """The objects of all chunks, whether anything leads to them or not."""
+        return self.chunks() if self.chunks else {path.name for path in (self.folder / "store/chunks").iterdir()}
+
+    def read(self) -> dict[str, np.ndarray]:
+        return cohort.read_vcz(self.repository.readonly_session("main").store)
+
+    def job(self, executor: str = "threads", steps: str = STEPS, work_dir: str | None = "work") -> Path:
+        file = self.folder / "job.yaml"
+        store = json.dumps({"url": self.url, "storage-options": self.options} if self.options else self.url)
+        said = {
+            "store": store,
+            "executor": executor,
+            "max-workers": "2",
+            **({"work-dir": work_dir} if work_dir else {}),
+        }
+        file.write_text("".join(f"{key}: {value}\n" for key, value in said.items()) + f"steps:{steps}")
+        return file
+
+    def kill(self, file: Path, n: int, *, rest: float = 0) -> None:
+        """Run the job; its driver dies by SIGKILL when so many tasks have written. By default each is recorded."""
+        head = self.repository.lookup_branch("main")
+        command = [sys.executable, "-c", DRIVER, json.dumps([str(file), n, rest, 1.0])]
+        killed = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        # its workers end by themselves, and may write until then what nobody knows of
+        left = [psutil.Process(pid) for pid in json.loads(killed.stdout) if psutil.pid_exists(pid)]
+        assert psutil.wait_procs(left, timeout=120)[1] == []
+        assert self.repository.lookup_branch("main") == head
+
+    @property
+    def journal(self) -> Path:
+        """The one file in the work dir."""
+        (file,) = self.work.iterdir()
+        return file
+
+    def complete(
+        self, file: Path, expected: dict[str, np.ndarray] = NEW, then: str = "nothing to do"
+    ) -> tuple[int, JobResult]:
+        """Run the job again; returns how many objects of chunks that has made."""
+        before, head = self.written(), self.repository.lookup_branch("main")
+        result = run_job(file)
+        assert result.status == "done"
+        cohort.assert_same(self.read(), expected)
+        history = [snapshot.id for snapshot in self.repository.ancestry(branch="main")]
+        assert history[:2] == [result.snapshot, head]  # one commit
+        assert list(self.work.iterdir()) == []
+        made = len(self.written() - before)
+        assert run_job(file).status == then
+        return made, result
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    cohort.write_icechunk(folder / "store", OLD, **LAYOUT)
+    cohort.write_vcz(folder / "a.vcz", A, **LAYOUT)
+    cohort.write_vcz(folder / "b.vcz", B, **LAYOUT)
+    cohort.write_vcz(folder / "c.vcz", C, **LAYOUT)
+    return folder
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path) -> Place:
+    # times too: they are part of what tells a batch from another state of it
+    subprocess.run(["cp", "-a", f"{template}/.", tmp_path], check=True)
+    return Place(tmp_path, "store")
+
+
+def resumed(result: JobResult) -> int:
+    """How many chunks were there already."""
+    known = sum(r.resumed_chunks for r in result.results)
+    assert known + sum(r.chunks or 0 for r in result.results) == sum(PLANNED)
+    return known
+
+
+def tasks(file: Path) -> list[int]:
+    """How many tasks write, in each step."""
+    return [sum(plan.writing_tasks.values()) for plan in plan_job(file).plans]
+
+
+# ---- killed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("executor", "step", "part"),
+    [
+        ("threads", 0, 0.0),
+        ("threads", 1, 0.6),
+        ("threads", 2, 1.0),
+        ("processes", 0, 0.3),
+    ],
+)
+def test_a_job_goes_on_where_its_driver_was_killed(place: Place, executor: str, step: int, part: float) -> None:
+    file, before = place.job(executor), place.written()
+    per_step = tasks(file)
+    within = max(1, round(part * per_step[step]))
+    place.kill(file, sum(per_step[:step]) + within)
+    orphans = len(place.written() - before)
+    again, result = place.complete(file)
+    # what the journal knows was written by then; what else was, is written again
+    known = resumed(result)
+    assert sum(PLANNED[:step]) + within <= known <= orphans
+    assert again == sum(PLANNED) - known
+
+
+@pytest.mark.slow
+def test_on_lithops(tmp_path: Path) -> None:
+    """With few tasks, since each is a Python of its own; those that run when their driver dies end some time later."""
+    few = [{k: a[:64] if len(a) == N_VARIANTS else a for k, a in arrays.items()} for arrays in (OLD, A)]
+    old, batch = [{k: a for k, a in arrays.items() if k != "call_DP"} for arrays in few]
+    cohort.write_icechunk(tmp_path / "store", old, **LAYOUT)
+    cohort.write_vcz(tmp_path / "a.vcz", batch, **LAYOUT)
+    place = Place(tmp_path, "store")
+    file = place.job("lithops", steps="\n  - append: a.vcz\n")
+    place.kill(file, 2)
+    again, result = place.complete(file, cohort.expected_append(old, batch))
+    known = result.results[0].resumed_chunks
+    assert 0 < known < 6
+    assert again == 6 - known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_at_an_object_store(template: Path, tmp_path: Path, s3_cloud: Cloud, executor: str) -> None:
+    subprocess.run(["cp", "-a", f"{template}/.", tmp_path], check=True)
+    cohort.write_vcz(tmp_path / "old.vcz", OLD, **LAYOUT)
+    name = f"resumed-{uuid4().hex}"
+    url = f"{s3_cloud.url}/{name}"
+    vczstore.copy_store_to_icechunk(tmp_path / "old.vcz", url, storage_options=s3_cloud.options)
+
+    def chunks() -> set[str]:
+        return {entry["path"] for batch in s3_cloud.objects(name).list("chunks") for entry in batch}
+
+    place = Place(tmp_path, url, s3_cloud.options, lambda: s3_cloud.storage(name), chunks)
+    file = place.job(executor)
+    per_step = tasks(file)
+    place.kill(file, per_step[0] + per_step[1] // 2)
+    content = place.journal.read_bytes()
+    for secret in s3_cloud.secrets:
+        assert secret.encode() not in content
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "TTL", 1.0)
+        patch.setattr(lock, "ABANDONED", 0)  # the dead driver's lease need not run out
+        again, result = place.complete(file)
+    assert PLANNED[0] < resumed(result) < sum(PLANNED[:2])
+    assert again == sum(PLANNED) - resumed(result)
+
+
+@pytest.mark.slow
+def test_at_its_usual_pace(place: Place) -> None:
+    """What was recorded last is behind what was written, never ahead of it."""
+    file = place.job("single-threaded")
+    place.kill(file, sum(tasks(file)) - 1, rest=checkpoint.REST)
+    again, result = place.complete(file)
+    assert resumed(result) >= sum(PLANNED[:2])  # each step begins with a record
+    assert again == sum(PLANNED) - resumed(result)
+
+
+@pytest.mark.parametrize(("step", "within"), [(1, 1), (1, None), (3, 2)])
+@pytest.mark.slow
+def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> None:
+    """The arrays of a step exist in the dead driver's session alone, with identities of their own."""
+    (place.folder / "whole").mkdir()
+    shutil.copytree(place.folder / "store", place.folder / "whole/store")
+    (gone,) = ids(30, 1)
+    steps = f"\n  - append: a.vcz\n  - recompute: [AN, NS, AF]\n  - append: b.vcz\n  - remove: [{gone}]\n"
+    file = place.job(steps=steps)
+    per_step = tasks(file)
+    run_job(file, [f"store={place.folder}/whole/store"])
+    expected = Place(place.folder / "whole", "store").read()
+    called = (np.concatenate([OLD["call_genotype"], A["call_genotype"]], axis=1) >= 0).sum(axis=(1, 2))
+    np.testing.assert_array_equal(expected["variant_AN"], called)
+    place.kill(file, sum(per_step[:step]) + (within or per_step[step]))
+    _, result = place.complete(file, expected, then="done")  # the fields are stale again
+    known = [r.resumed_chunks for r in result.results]
+    assert known[:step] == [42, 30, 42][:step]
+    assert known[step] > 0
+    assert known[step + 1 :] == [0] * (3 - step)
+
+
+def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = place.job()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Journal, "delete", lambda self: None)
+        run_job(file)
+    assert place.journal.exists()  # with sample IDs
+    assert run_job(file).status == "nothing to do"
+    assert list(place.work.iterdir()) == []
+
+
+# ---- failed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.slow
+def test_a_run_that_failed_is_gone_on_with(place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    file = place.job()
+    real, left = arrays.set_encoded, iter(range(10))
+
+    def set_encoded(*args: Any) -> None:
+        if next(left, None) is None:
+            raise error
+        real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "set_encoded", set_encoded)
+        with pytest.raises(Interrupted if isinstance(error, KeyboardInterrupt) else StorageError):
+            run_job(file)
+    cohort.assert_same(place.read(), OLD)
+    again, result = place.complete(file)
+    assert PLANNED[0] < resumed(result) < sum(PLANNED[:2])
+    assert again == sum(PLANNED) - resumed(result)
+
+
+def test_one_that_lost_to_another_writer_leaves_nothing(place: Place) -> None:
+    compiled = plan_job(place.job())
+    with pytest.raises(StaleError):
+        run_compiled(compiled, before_commit=lambda: vczstore.remove(place.folder / "store", *ids(0, 1)) and None)
+    assert list(place.work.iterdir()) == []
+
+
+# ---- begun anew -----------------------------------------------------------------------------
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def sign(body: bytes) -> bytes:
+    return body + hashlib.blake2b(body, digest_size=32).digest()
+
+
+def other_session(file: Path) -> None:
+    head, _, _ = file.read_bytes().partition(b"\n")
+    said = json.loads(head)
+    file.write_bytes(sign(head + b"\n" + b"x" * said["session"]))
+
+
+def other_tasks(file: Path) -> None:
+    head, _, rest = file.read_bytes().partition(b"\n")
+    said = json.loads(head)
+    said["about"]["plans"][0] = dict.fromkeys(said["about"]["plans"][0], 1)
+    file.write_bytes(sign(json.dumps(said).encode() + b"\n" + rest[:-32]))
+
+
+def link(file: Path) -> None:
+    file.rename(file.parent.parent / "elsewhere")
+    file.symlink_to("../elsewhere")
+
+
+@pytest.fixture(scope="module")
+def as_killed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A job whose driver was killed in its second step, and beside it a copy of all that."""
+    folder = tmp_path_factory.mktemp("killed")
+    subprocess.run(["cp", "-a", f"{template}/.", folder], check=True)
+    place = Place(folder, "store")
+    file = place.job()
+    place.kill(file, tasks(file)[0] + 4)
+    subprocess.run(["cp", "-a", folder, f"{folder}-copy"], check=True)
+    return place
+
+
+@pytest.fixture
+def killed(as_killed: Place) -> Place:
+    """The same, as it was: a journal is that of a store at one place."""
+    folder = as_killed.folder
+    shutil.rmtree(folder)
+    subprocess.run(["cp", "-a", f"{folder}-copy", folder], check=True)
+    return as_killed
+
+
+def begins_anew(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> None:
+    name = place.journal
+    with caplog.at_level(logging.INFO, "vczstore"):
+        again, result = place.complete(place.folder / "job.yaml")
+    assert (again, resumed(result)) == (sum(PLANNED), 0)
+    (said,) = caplog.messages
+    assert said.startswith(f"the job starts from the beginning: {name} ")
+    assert words in said
+
+
+@pytest.mark.slow
+def test_on_another_executor(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """What the tests that follow would see if nothing had happened."""
+    assert stat.S_IMODE(killed.journal.stat().st_mode) == 0o600
+    file = killed.job("processes")
+    with caplog.at_level(logging.INFO, "vczstore"):
+        again, result = killed.complete(file)
+    assert again == sum(PLANNED) - resumed(result) < sum(PLANNED[1:])
+    (said,) = caplog.messages
+    assert said.startswith("the job goes on with step 2, where ")
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(killed: Place) -> None:
+    file, before = killed.folder / "job.yaml", killed.written()
+    for n in (5, 7):
+        killed.kill(file, n)
+    again, result = killed.complete(file)
+    assert sum(PLANNED[:1]) + 12 <= resumed(result) <= len(before) + sum(PLANNED)
+    assert again == sum(PLANNED) - resumed(result)
+
+
+def test_another_job_takes_its_place(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "vczstore"):
+        assert run_job(killed.job(steps="\n  - append: b.vcz\n")).status == "done"
+    assert "is of another job" in caplog.text
+    assert list(killed.work.iterdir()) == []
+    cohort.assert_same(killed.read(), cohort.expected_append(OLD, B))
+
+
+@pytest.mark.slow
+def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
+    file, store = killed.folder / "job.yaml", killed.folder / "store"
+    with pytest.raises(StaleError):
+        run_compiled(plan_job(file), before_commit=lambda: vczstore.remove(store, *ids(0, 1)) and None)
+    cohort.assert_same(killed.read(), cohort.expected_remove(OLD, ids(0, 1)))
+    assert list(killed.work.iterdir()) == []
+    again, result = killed.complete(file, cohort.expected_remove(NEW, ids(0, 1)))
+    assert (again, resumed(result)) == (sum(PLANNED), 0)
+
+
+@pytest.mark.slow
+def test_one_that_goes_on_and_loses_is_planned_anew(killed: Place) -> None:
+    """What was written against the old state is of no use then."""
+    store, before, done = killed.folder / "store", killed.written(), list[str]()
+
+    def progress(what: str, _done: int, _total: int) -> None:
+        if what.startswith("writing") and not done:
+            done.append(what)
+            vczstore.remove(store, *ids(0, 1))
+
+    result = run_job(killed.folder / "job.yaml", progress=progress)
+    assert (result.replans, resumed(result)) == (1, 0)
+    assert len(killed.written() - before) > sum(PLANNED)
+    cohort.assert_same(killed.read(), cohort.expected_remove(NEW, ids(0, 1)))
+    assert list(killed.work.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (cut, "is damaged"),
+        (flip, "is damaged"),
+        (lambda file: file.write_bytes(b""), "is damaged"),
+        (lambda file: file.write_bytes(sign(b"{}")), "is of another format"),
+        (lambda file: file.write_bytes(sign(b"\xff\x00")), "is of another format"),
+        (other_session, "is of no use"),
+        (other_tasks, "is of another job"),
+        (link, "cannot be read"),
+        (lambda file: file.chmod(0o620), "is not trusted"),
+        (lambda file: file.chmod(0o604), "is not trusted"),
+        (lambda file: (file.unlink(), os.mkfifo(file, 0o600)), "is not trusted"),
+    ],
+)
+@pytest.mark.slow
+def test_a_journal_that_is_not_to_be_trusted(
+    killed: Place, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object], words: str
+) -> None:
+    harm(killed.journal)
+    begins_anew(killed, caplog, words)
+
+
+@pytest.mark.slow
+def test_garbage_was_collected(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """By another tool, which knows nothing of jobs."""
+    chunks = killed.written()
+    killed.repository.garbage_collect(datetime.now(UTC))
+    assert killed.written() < chunks
+    begins_anew(killed, caplog, "is of no use")
+
+
+@pytest.mark.slow
+def test_garbage_was_collected_of_what_was_older(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is gone, and nobody can tell."""
+    killed.repository.garbage_collect(datetime(2020, 1, 1, tzinfo=UTC))
+    begins_anew(killed, caplog, "garbage was collected since")
+
+
+@pytest.mark.slow
+def test_the_store_was_put_back(killed: Place, template: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From a copy that lacks the chunks; its snapshot is the same."""
+    shutil.rmtree(killed.folder / "store")
+    shutil.copytree(template / "store", killed.folder / "store")
+    begins_anew(killed, caplog, "is of no use")
+
+
+@pytest.mark.slow
+def test_the_store_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    vczstore.remove(killed.folder / "store", *ids(0, 1))
+    name = killed.journal
+    with caplog.at_level(logging.INFO, "vczstore"):
+        again, result = killed.complete(killed.folder / "job.yaml", cohort.expected_remove(NEW, ids(0, 1)))
+    assert (again, resumed(result)) == (sum(PLANNED), 0)
+    assert caplog.messages[0].startswith(f"the job starts from the beginning: {name} is of another job")
+
+
+@pytest.mark.slow
+def test_a_source_has_changed(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
+    other = make_arrays(24, 24, 9)
+    shutil.rmtree(killed.folder / "a.vcz")
+    cohort.write_vcz(killed.folder / "a.vcz", other, **LAYOUT)
+    with caplog.at_level(logging.INFO, "vczstore"):
+        _, result = killed.complete(
+            killed.folder / "job.yaml",
+            cohort.expected_update(cohort.expected_append(OLD, other, B), C),
+        )
+    assert resumed(result) == 0
+    assert "is of another job" in caplog.text
+
+
+# ---- no journal -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("work_dir", [None, "s3://nowhere/work"])
+@pytest.mark.slow
+def test_without_a_folder_there_is_none(place: Place, work_dir: str | None) -> None:
+    assert run_job(place.job(work_dir=work_dir)).status == "done"
+    assert not place.work.exists()
+
+
+def test_nor_on_plain_zarr(place: Place) -> None:
+    cohort.write_vcz(place.folder / "plain.vcz", OLD, **LAYOUT)
+    assert run_job(place.job(), ["store=plain.vcz"]).status == "done"
+    assert not place.work.exists()
+
+
+@pytest.mark.slow
+def test_a_job_does_not_fail_for_want_of_one(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    (place.folder / "taken").write_text("")
+    assert run_job(place.job(work_dir="taken/work")).status == "done"
+    cohort.assert_same(place.read(), NEW)
+    (said,) = caplog.messages  # at its usual level
+    assert said.startswith("no journal is kept, so a job that is stopped starts from the beginning: ")

@@ -1,0 +1,189 @@
+"""Arrays that hold samples and lack the samples dimension, or lie in a group: nothing is left behind without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+
+import vczstore
+from tests.conftest import WRITTEN
+from tests.support import cohort
+from vczstore.cli.main import main
+from vczstore.errors import DamagedStoreError
+from vczstore.vcz.model import Vcz
+
+N_SAMPLES, N_VARIANTS = 5, 7
+DP = np.arange(N_VARIANTS * N_SAMPLES, dtype="i2").reshape(N_VARIANTS, N_SAMPLES) + 100
+NAMES: dict[str, tuple[str, tuple[str | None, ...] | None]] = {
+    "another name": ("call_DP", ("variants", "not_samples")),
+    "no name": ("call_DP", ("variants", None)),
+    "no names": ("call_DP", None),
+    "known for something else": ("call_DP", ("variants", "filters")),
+    "no prefix, singular": ("dosage", ("variants", "sample")),
+    "no prefix, unknown name": ("dosage", ("variants", "people")),
+    "no prefix, no names": ("dosage", None),
+    "no prefix, a name of another length": ("dosage", ("variants", "alleles")),
+    "one axis": ("sample_sex", ("individuals",)),
+    "an INFO field's name": ("variant_calls", ("variants", "Samples")),
+}
+"""The name of an array that holds samples, and what its dimensions are called."""
+
+
+def put(place: object, name: str, values: np.ndarray, dims: tuple[str | None, ...] | None, zarr_format: int) -> None:
+    """Add an array to a group, by zarr-python alone."""
+    group = zarr.open_group(place, mode="a")  # type: ignore[arg-type]
+    options = {"dimension_names": dims} if zarr_format == 3 else {}
+    chunks = tuple(max(1, n) for n in values.shape)
+    array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, **options)  # type: ignore[arg-type]
+    array[...] = values
+    if zarr_format == 2 and dims is not None:
+        array.attrs["_ARRAY_DIMENSIONS"] = list(dims)
+
+
+def make(
+    folder: Path,
+    *,
+    zarr_format: int = 3,
+    n: int = N_SAMPLES,
+    start: int = 0,
+    n_variants: int = N_VARIANTS,
+    **layout: object,
+) -> Path:
+    """A store of five samples and seven variants, without the fields that tests add."""
+    arrays = cohort.make_arrays(N_VARIANTS, cohort.ids(start, n), seed=start)
+    arrays = {k: v[:n_variants] if cohort.DIMENSIONS[k][0] == "variants" else v for k, v in arrays.items()}
+    for name in ("call_DP", "dosage", "sample_sex"):
+        del arrays[name]
+    cohort.write_vcz(folder, arrays, zarr_format=zarr_format, **layout)  # type: ignore[arg-type]
+    return folder
+
+
+def refused(store: Path, name: str, *arguments: str) -> None:
+    """A command ends with status 1 and one line that names the array, and changes nothing."""
+    before = cohort.digest(store)
+    done = CliRunner().invoke(main, list(arguments))
+    assert done.exit_code == 1, done.output
+    assert len(done.output.splitlines()) == 1
+    assert f": {name} " in done.output
+    assert cohort.digest(store) == before
+
+
+@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, zarr_format: int) -> None:
+    name, dims = NAMES[case]
+    store = make(tmp_path / "store.vcz", zarr_format=zarr_format)
+    put(store, name, DP[0] if name == "sample_sex" else DP, dims, zarr_format)
+    batch = make(tmp_path / "batch.vcz", zarr_format=zarr_format, start=10)
+
+    refused(store, name, "remove", str(store), "S0001")
+    refused(store, name, "append", str(store), str(batch))
+    refused(store, name, "compact", str(store))
+    damages = [damage.what for damage in vczstore.verify(store, quick=True).errors if damage.array == name]
+    assert any("seems to hold samples" in what for what in damages)
+    found = vczstore.verify_removal(store, ["S9999"])
+    assert not found.erased
+    assert name in found.reasons[0]
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_every_operation_on_samples_refuses(tmp_path: Path, kind: str) -> None:
+    zarr_format = 2 if kind == "format2" else 3
+    plain = make(tmp_path / "plain.vcz", zarr_format=zarr_format)
+    put(plain, "call_DP", DP, ("variants", "not_samples"), zarr_format)
+    store, flags = plain, []
+    if kind == "icechunk":
+        store, flags = tmp_path / "store.icechunk", ["--backend-storage", "icechunk"]
+        vczstore.copy_store_to_icechunk(plain, store)
+    batch, recalled = make(tmp_path / "batch.vcz", start=10), make(tmp_path / "recalled.vcz")
+    refused(store, "call_DP", "remove", str(store), "S0001", *flags)
+    refused(store, "call_DP", "append", str(store), str(batch), *flags)
+    refused(store, "call_DP", "append", str(store), str(batch), "--harmonise", *flags)
+    refused(store, "call_DP", "update", str(store), str(recalled), *flags)
+    refused(store, "call_DP", "compact", str(store), *flags)
+    if kind != "icechunk":
+        refused(store, "call_DP", "compact", str(store), "--output", str(tmp_path / "out.vcz"))
+        assert not (tmp_path / "out.vcz").exists()
+    (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n- remove: {{samples: [S0001], missing-ok: true}}\n")
+    refused(store, "call_DP", "run", str(tmp_path / "job.yaml"))
+    assert not vczstore.verify_removal(store, ["S0001"]).erased
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_source_that_would_leave_samples_behind_is_refused(tmp_path: Path, zarr_format: int) -> None:
+    store = make(tmp_path / "store.vcz", zarr_format=zarr_format, start=10)
+    batch = make(tmp_path / "batch.vcz", zarr_format=zarr_format)
+    put(batch, "call_DP", DP, None, zarr_format)
+    recalled = make(tmp_path / "recalled.vcz", start=10)
+    put(recalled, "call_DP", DP, ("variants", "sample"), 3)
+    refused(store, "call_DP", "append", str(store), str(batch))
+    refused(store, "call_DP", "append", str(store), str(batch), "--harmonise")
+    refused(store, "call_DP", "update", str(store), str(recalled))
+    refused(batch, "call_DP", "normalise", str(store), str(batch), str(tmp_path / "out.vcz"))
+
+
+@pytest.mark.slow
+def test_what_is_as_long_as_the_samples_by_chance_is_left_alone(tmp_path: Path) -> None:
+    """As many variants, alleles, contigs and filters as samples; and components, which samples have, too."""
+    n = 2
+    arrays = cohort.make_arrays(n, cohort.ids(0, n))
+    cohort.write_vcz(tmp_path / "store.vcz", arrays)
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.make_arrays(n, cohort.ids(5, n), seed=1))
+    two = np.arange(n * n).reshape(n, n)
+    for name, values, dims in (
+        ("contig_length", two[0], ("contigs",)),
+        ("filter_description", two[0], ("filters",)),
+        ("variant_filter", two > 0, ("variants", "filters")),
+        ("variant_FD", two, ("variants", "INFO_FD_dim")),
+        ("variant_AF", two, ("variants", "alt_alleles")),
+        ("variant_unnamed", two, None),
+        ("region_index", two, None),
+        ("ld", two, ("variants", "alleles")),
+        ("chosen", two[0], ("variants",)),
+        ("by_ploidy", two, ("variants", "ploidy")),
+    ):
+        for store in ("store.vcz", "batch.vcz"):
+            put(tmp_path / store, name, values, dims, 3)
+    for store in ("store.vcz", "batch.vcz"):
+        put(tmp_path / store, "loadings", np.ones((n, 4)), ("variants", "components"), 3)
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
+    vczstore.remove(tmp_path / "store.vcz", [cohort.ids(0, 1)[0]])
+    vczstore.compact(tmp_path / "store.vcz")
+    assert cohort.read_vcz(tmp_path / "store.vcz")["sample_id"].tolist() == ["S0001", "S0005", "S0006"]
+    with_four = make(tmp_path / "four.vcz", n=4)  # there are four components
+    put(with_four, "loadings", np.ones((N_VARIANTS, 4)), ("variants", "components"), 3)
+    vczstore.remove(with_four, ["S0001"])
+    assert cohort.read_vcz(with_four)["sample_id"].tolist() == ["S0000", "", "S0002", "S0003"]
+
+
+def test_one_sample_does_not_make_every_axis_of_one_a_samples_axis(tmp_path: Path) -> None:
+    store = make(tmp_path / "store.vcz", n=1)
+    put(store, "release", np.array([7]), None, 3)
+    vczstore.append(store, make(tmp_path / "batch.vcz", start=10))
+    put(store := make(tmp_path / "other.vcz", n=1), "dosage", DP[:, :1], ("variants", None), 3)
+    with pytest.raises(DamagedStoreError, match="dosage has dimensions without a name"):
+        vczstore.remove(store, ["S0000"])
+
+
+def test_a_store_without_samples_waits_for_those_of_its_fields(tmp_path: Path) -> None:
+    """Of no samples, no length says anything; a name does."""
+    store = tmp_path / "store.vcz"
+    vczstore.create(store, make(tmp_path / "batch.vcz"))
+    put(store, "notes", np.zeros(0), None, 3)
+    assert Vcz.read(zarr.storage.LocalStore(store), "store").out_of_reach == {}
+    put(store, "call_DP", np.zeros((N_VARIANTS, 0), "i2"), ("variants", "not_samples"), 3)
+    refused(store, "call_DP", "append", str(store), str(tmp_path / "batch.vcz"))
+
+
+def test_what_reads_no_samples_works_as_before(tmp_path: Path) -> None:
+    """A copy has the array as it is; a new store has none of its source's fields; INFO fields need genotypes alone."""
+    store = make(tmp_path / "store.vcz")
+    put(store, "call_DP", DP, ("variants", "not_samples"), 3)
+    vczstore.copy_store_to_icechunk(store, tmp_path / "copy")
+    assert (cohort.read_vcz(cohort.icechunk_store(tmp_path / "copy"))["call_DP"] == DP).all()
+    assert vczstore.create(tmp_path / "new.vcz", store).counts["variants"] == N_VARIANTS
+    vczstore.recompute(store, fields=["AN"])

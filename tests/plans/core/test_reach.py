@@ -1,0 +1,93 @@
+"""Stores that tasks in other processes do not reach, as store and as source: refused before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import obstore
+import pytest
+from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, ObjectStore, WrapperStore
+
+import vczstore
+from tests.support import cohort
+from vczstore.errors import VczstoreError
+from vczstore.stores.base import open_store
+from vczstore.vcz import arrays
+
+OLD, NEW = cohort.make_arrays(10, cohort.ids(0, 3)), cohort.make_arrays(10, cohort.ids(3, 2), seed=1)
+
+
+class Users(MemoryStore):
+    """A store of the user's own; what is pickled of it is a copy."""
+
+
+def in_fsspec(_: Path) -> Any:
+    return FsspecStore.from_url(f"memory://{uuid4().hex}/store.vcz")
+
+
+IN_MEMORY: dict[str, Callable[[Path], Any]] = {
+    "memory": lambda _: MemoryStore(),
+    "fsspec": in_fsspec,
+    "wrapped": lambda _: WrapperStore(MemoryStore()),
+    "logged": lambda _: LoggingStore(MemoryStore()),
+    "obstore": lambda _: ObjectStore(obstore.store.MemoryStore()),
+    "users": lambda _: Users(),
+}
+
+
+def fill(store: Any, folder: Path, arrays: dict[str, Any]) -> Any:
+    """Put a VCZ into a store, object by object."""
+    from vczstore.stores.plain import put
+
+    path = folder / uuid4().hex
+    cohort.write_vcz(path, arrays)
+    for file in path.rglob("*"):
+        if file.is_file():
+            put(store, file.relative_to(path).as_posix(), file.read_bytes())
+    return store
+
+
+@pytest.mark.parametrize("kind", IN_MEMORY)
+def test_a_store_in_memory(tmp_path: Path, kind: str) -> None:
+    store = fill(IN_MEMORY[kind](tmp_path), tmp_path, OLD)
+    cohort.write_vcz(tmp_path / "batch.vcz", NEW)
+    for call in (
+        lambda **o: vczstore.append(store, tmp_path / "batch.vcz", **o),
+        lambda **o: vczstore.remove(store, "S0001", **o),
+    ):
+        with pytest.raises(VczstoreError) as caught:
+            call(executor="processes", max_workers=1)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert "use the executor threads" in message
+        cohort.assert_same(cohort.read_vcz(store), OLD)
+    vczstore.append(store, tmp_path / "batch.vcz")
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(OLD, NEW))
+
+
+@pytest.mark.parametrize("kind", ["fsspec", "obstore"])
+def test_a_source_in_memory(tmp_path: Path, kind: str) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    source = fill(IN_MEMORY[kind](tmp_path), tmp_path, NEW)
+    before = cohort.digest(tmp_path / "store.vcz")
+    with pytest.raises(VczstoreError, match="use the executor threads") as caught:
+        vczstore.append(tmp_path / "store.vcz", source, executor="processes", max_workers=1)
+    assert "\n" not in str(caught.value)
+    assert cohort.digest(tmp_path / "store.vcz") == before
+    vczstore.append(tmp_path / "store.vcz", source)
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, NEW))
+
+
+def test_what_workers_do_reach(tmp_path: Path) -> None:
+    """A folder in wrappers, and a source whose copy is as good; no nonce is left, be it of a run that was killed."""
+    cohort.write_vcz(tmp_path / "store.vcz", OLD)
+    stamp = open_store(tmp_path / "store.vcz").open().stamp
+    (tmp_path / "store.vcz/sample_id" / f"{arrays.NONCE}0011").write_bytes(b"of a run that was killed")
+    assert open_store(tmp_path / "store.vcz").open().stamp == stamp
+    source = fill(MemoryStore(), tmp_path, NEW)
+    vczstore.append(WrapperStore(LocalStore(tmp_path / "store.vcz")), source, executor="processes", max_workers=1)
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, NEW))
+    assert not [path for path in (tmp_path / "store.vcz").rglob(".*") if path.is_file()]

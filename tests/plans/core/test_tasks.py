@@ -1,0 +1,182 @@
+"""How a plan is cut into tasks: few and long where they take long to begin, and those of all arrays side by side."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import networkx as nx
+import numpy as np
+import pytest
+import zarr
+from cubed.runtime.pipeline import visit_node_generations
+from cubed.runtime.types import CubedPipeline
+
+import executors
+import vczstore
+from plans.core.model import Plan
+from tests.executors.test_modal import no_token, start
+from tests.support import cohort
+from vczstore.errors import MissingDependencyError, OptionError
+from vczstore.jobs.run import plan_job
+
+__all__ = ["no_token", "start"]  # fixtures
+
+VARIANTS = 200_000
+
+
+def _vcz(path: Path, first: int, n: int) -> Path:
+    """Large, and without chunks of calls: plans are compiled from metadata and sample IDs."""
+    root = zarr.create_group(path, attributes={"vcf_zarr_version": "0.4"})
+    fields: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
+        "sample_id": ("string", ("samples",), (n,)),
+        "variant_contig": ("i1", ("variants",), (VARIANTS,)),
+        "variant_position": ("i4", ("variants",), (VARIANTS,)),
+        "variant_allele": ("string", ("variants", "alleles"), (VARIANTS, 2)),
+        "call_genotype": ("i1", ("variants", "samples", "ploidy"), (VARIANTS, n, 2)),
+        "call_DP": ("i2", ("variants", "samples"), (VARIANTS, n)),
+    }
+    for name, (dtype, dims, shape) in fields.items():
+        chunks = tuple(min(1000, size) for size in shape)
+        root.create_array(name, shape=shape, dtype=dtype, chunks=chunks, dimension_names=dims)
+    root["sample_id"][...] = np.array(cohort.ids(first, n), dtype=object)
+    return path
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A store of 4,500 samples and a batch of 2,000, 1.6 GB decoded, in chunks of 2 MB that do not fall together."""
+    folder = tmp_path_factory.mktemp("large")
+    return _vcz(folder / "store.vcz", 0, 4500), _vcz(folder / "batch.vcz", 4500, 2000)
+
+
+def _both(large: tuple[Path, Path], **options: Any) -> list[Plan]:
+    store, batch = large
+    return [vczstore.plan_append(store, batch, **options), vczstore.plan_remove(store, "S0003", **options)]
+
+
+@pytest.fixture
+def function(tmp_path: Path) -> str:
+    """An executor file for functions of a cloud, which are not called."""
+    file = tmp_path / "lambda.yaml"
+    file.write_text(
+        "name: lithops\noptions: {backend: aws_lambda, storage: aws_s3, config: {aws: {region: nowhere}}}\n"
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize("allowed", ["2GB", "800MB"])
+def test_functions_have_few_long_tasks(large: tuple[Path, Path], function: str, allowed: str) -> None:
+    here = _both(large, executor="processes", allowed_mem=allowed)
+    for executor in (function, "modal"):
+        there = _both(large, executor=executor, allowed_mem=allowed)
+        for one, other in zip(here, there, strict=True):
+            assert other.projected_mem <= other.memory.allowed
+            assert other.decoded_chunks == one.decoded_chunks
+            assert other.bytes_written / other.tasks > 30_000_000
+            assert other.tasks < one.tasks
+        if allowed == "2GB":
+            assert [p.tasks for p in there] < [p.tasks / 3 for p in here]
+    plan, _ = there
+    checked, checked_here = plan.cubed_checks(), here[0].cubed_checks()
+    assert checked is not None
+    assert checked_here is not None
+    assert (checked.num_tasks, checked_here.num_tasks) == (1, 4)
+
+
+def test_jobs_too(large: tuple[Path, Path], tmp_path: Path, function: str) -> None:
+    store, batch = large
+    file = tmp_path / "job.yaml"
+    file.write_text(f"store: {store}\nsteps: [append: {batch}]\n")
+    tasks = {name: plan_job(file, [f"executor={name}"]).plans[0].tasks for name in ("threads", "modal", function)}
+    assert tasks["modal"] == tasks[function] < tasks["threads"] / 3
+
+
+def test_where_tasks_take_long_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lithops' own configuration says where tasks run, wherever it is."""
+    (tmp_path / "lithops.yaml").write_text("lithops: {backend: gcp_cloudrun}\n")
+    cloud: list[dict[str, Any]] = [
+        {"backend": "aws_lambda"},
+        {"config": {"lithops": {"backend": "aws_lambda"}}},
+        {"config-file": str(tmp_path / "lithops.yaml")},
+    ]
+    assert all(executors.start_seconds("lithops", **options) > 0 for options in cloud)
+    here: list[dict[str, Any]] = [{"config": {"aws": {"region": "nowhere"}}}, {**cloud[2], "backend": "localhost"}]
+    assert not any(executors.start_seconds("lithops", **options) for options in here)
+    monkeypatch.setenv("LITHOPS_CONFIG", '{"lithops": {"backend": "aws_lambda"}}')
+    assert executors.start_seconds("lithops", retries=1) > 0
+    assert executors.start_seconds("modal") > 0
+    assert not any(executors.start_seconds(name) for name in (*executors.LOCAL, *executors.OTHERS))
+
+
+def test_what_cannot_be_configured_is_told_before_planning(
+    large: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, batch = large
+    file = tmp_path / "none.yaml"
+    file.write_text("name: lithops\noptions: {config-file: nowhere.yaml}\n")
+    with pytest.raises(OptionError, match=r"lithops cannot be configured: .*nowhere.yaml"):
+        vczstore.plan_append(store, batch, executor=str(file))
+    monkeypatch.setitem(sys.modules, "lithops", None)
+    with pytest.raises(MissingDependencyError, match="lithops is not installed"):
+        vczstore.plan_append(store, batch, executor="lithops")
+
+
+# ---- side by side ---------------------------------------------------------------------------
+
+
+def test_arrays_of_a_plan_are_one_generation(small: Any, tmp_path: Path) -> None:
+    """Columns that are copied and columns that are re-encoded, of all arrays: none waits for another."""
+    store, batch, *_ = small
+    cohort.write_vcz(tmp_path / "odd.vcz", cohort.make_arrays(10, cohort.ids(11, 4), seed=2), variants_chunk=3)
+    plans = [
+        vczstore.plan_append(store, batch, tmp_path / "odd.vcz"),
+        vczstore.plan_update(store, _changed(tmp_path)),
+        vczstore.plan_remove(store, ["S0001", "S0005"]),
+    ]
+    for plan in plans:
+        compiled = plan.cubed_writes(zarr.storage.MemoryStore())
+        assert compiled is not None
+        (generation,) = visit_node_generations(compiled.dag)
+        assert len(generation) >= len(plan.writes) > 10
+    checks = plans[0].cubed_checks()
+    assert checks is not None
+    assert len(list(visit_node_generations(checks.dag))) == 1
+
+
+def _changed(folder: Path) -> Path:
+    cohort.write_vcz(folder / "changed.vcz", cohort.make_arrays(10, cohort.ids(2, 4), seed=3))
+    return folder / "changed.vcz"
+
+
+@pytest.mark.parametrize("name", [name for name in executors.NAMES if name != "single-threaded"])
+@pytest.mark.slow
+def test_operations_of_a_generation_run_side_by_side(name: str, tmp_path: Path, request: Any) -> None:
+    """Each of two tasks ends only once the other has begun."""
+    if name == "modal":
+        request.getfixturevalue("start")()
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # containers do not have the tests
+    dag = nx.MultiDiGraph()
+    for one, other in (("a", "b"), ("b", "a")):
+        dag.add_node(one, pipeline=CubedPipeline(_meet(tmp_path / one, tmp_path / other), one, [[0]], None))
+    engine = executors.create(name, max_workers=2, retries=0)
+    try:
+        engine.execute_dag(dag)
+    finally:
+        engine.close()
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def _meet(mine: Path, theirs: Path) -> Callable[..., None]:
+    def task(coords: list[int], *, config: None) -> None:
+        mine.touch()
+        deadline = time.monotonic() + 60
+        while not theirs.exists():
+            assert time.monotonic() < deadline, "alone"
+            time.sleep(0.02)
+
+    return task

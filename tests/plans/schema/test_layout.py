@@ -1,0 +1,340 @@
+"""How a store is cut into chunks: what `create` says, what the first append makes of it, and what readers find."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import resource
+import warnings
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pysam.bcftools
+import pytest
+import zarr
+
+import vczstore
+from tests.cli.test_cli import run
+from tests.support import cohort, vcf
+from tests.system.test_errors import complain
+from vczstore.errors import IncompatibleError, OptionError
+from vczstore.vcz.model import dimensions
+
+HEADER = (
+    "##fileformat=VCFv4.2",
+    '##FILTER=<ID=PASS,Description="All filters passed">',
+    "##contig=<ID=1,length=248956422>",
+    "##contig=<ID=2,length=248956422>",
+    '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">',
+)
+
+
+def make(folder: Path, samples: list[str], sites: list[tuple[str, int, str]]) -> Path:
+    """A VCF of heterozygotes: contig, position and ID of each variant."""
+    head = "\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *samples])
+    rows = ["\t".join([c, str(p), i, "A", "C", ".", "PASS", ".", "GT", *["0/1"] * len(samples)]) for c, p, i in sites]
+    return vcf.write_vcf(folder / f"{samples[0]}.vcf.gz", "\n".join([*HEADER, head, *rows, ""]))
+
+
+def positions(n: int) -> list[tuple[str, int, str]]:
+    """The same number of variants on each of two contigs."""
+    return [(contig, 1000 + 10 * i, ".") for contig in "12" for i in range(n)]
+
+
+def view(store: Path, region: str) -> list[list[str]]:
+    """The records of a region, which vcztools finds by the region index."""
+    is_icechunk = (store / "snapshots").is_dir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vcztools' own affair
+        import vcztools
+
+        text = io.StringIO()
+        root = vcztools.open_zarr(store, backend_storage="icechunk" if is_icechunk else None)
+        with vcztools.VczReader(root) as reader:
+            reader.set_variants(vcztools.regions.build_chunk_plan(reader, regions=[region]))
+            vcztools.write_vcf(reader, text, no_version=True)
+    return [line.split("\t") for line in vcf.records(text.getvalue())[1:]]
+
+
+def open_root(store: Path) -> zarr.Group:
+    return zarr.open_group(cohort.icechunk_store(store) if (store / "snapshots").is_dir() else store, mode="r")
+
+
+def chunks_of(store: Path, dimension: str) -> set[int]:
+    """The chunk lengths along a dimension, of all arrays of a store that have it."""
+    found = set()
+    for _, array in open_root(store).arrays():
+        names = dimensions(array)
+        if dimension in names:
+            found.add(array.chunks[names.index(dimension)])
+    return found
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A of 40 variants in chunks of 20, format 2; B of 30 of them in chunks of 10, format 3."""
+    folder = tmp_path_factory.mktemp("layout")
+    a, b = make(folder, ["A1"], positions(20)), make(folder, ["B1"], positions(15))
+    return {
+        "A": vcf.to_vcz(a, folder / "a.vcz", 2, 20, None),
+        "B": vcf.to_vcz(b, folder / "b.vcz", 3, 10, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("made", "appended", "backend"),
+    [*product(["AB", "BA"], ["AB", "BA"], ["zarr"]), ("AB", "BA", "icechunk"), ("BA", "BA", "icechunk")],
+)
+def test_regions_are_found_whatever_the_sources_chunks(
+    sources: dict[str, Path], tmp_path: Path, made: str, appended: str, backend: str
+) -> None:
+    """The calls that a first append makes are cut along the variants as the store is, whose index counts chunks."""
+    out = tmp_path / "out"
+    vczstore.create(out, *(sources[s] for s in made), backend_storage=backend)
+    vczstore.append(out, *(sources[s] for s in appended), harmonise=True)
+    assert chunks_of(out, "variants") == {20}
+    assert chunks_of(out, "samples") == {1_000}
+    found = {row[1]: dict(zip(appended, row[9:], strict=True)) for row in view(out, "2:1000-1030")}
+    assert found == {str(p): {"A": "0/1", "B": "0/1"} for p in (1000, 1010, 1020, 1030)}
+    assert [row[1] for row in view(out, "2:1140-")] == ["1140", "1150", "1160", "1170", "1180", "1190"]
+    assert vczstore.verify(out).ok
+
+
+def test_regions_are_found_in_what_is_normalised(sources: dict[str, Path], tmp_path: Path) -> None:
+    """It takes the index over from the store, so its calls are cut as the store's are."""
+    vczstore.create(tmp_path / "store", sources["A"])
+    vczstore.normalise(tmp_path / "store", sources["B"], tmp_path / "out")
+    assert chunks_of(tmp_path / "out", "variants") == {20}
+    assert [row[1] for row in view(tmp_path / "out", "2:1000-1030")] == ["1000", "1010", "1020", "1030"]
+    assert vczstore.verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
+def test_chunks_that_are_asked_for(sources: dict[str, Path], tmp_path: Path, backend: str) -> None:
+    """They are those of every array, of those that the first append makes too."""
+    out = tmp_path / "out"
+    options = ["--samples-chunk", "3", "--variants-chunk", "7", "--backend-storage", backend]
+    run("create", out, sources["A"], sources["B"], *options)
+    assert (chunks_of(out, "samples"), chunks_of(out, "variants") - {40}) == ({3}, {7})
+    vczstore.append(out, sources["B"], sources["A"], harmonise=True)
+    assert (chunks_of(out, "samples"), chunks_of(out, "variants")) == ({3}, {7})
+    assert [row[9:] for row in view(out, "2:1140-1150")] == [["0/1", "0/1"], ["./.", "0/1"]]
+    assert vczstore.verify(out).ok
+
+
+def test_shards_of_a_source_hold_as_many_chunks_of_the_stores_length(tmp_path: Path) -> None:
+    arrays = cohort.make_arrays(10, cohort.ids(0, 5))
+    cohort.write_vcz(tmp_path / "source", arrays, variants_chunk=2, samples_chunk=2, shards=(2, 3))
+    vczstore.create(tmp_path / "out", tmp_path / "source", variants_chunk=3, samples_chunk=4)
+    vczstore.append(tmp_path / "out", tmp_path / "source")
+    genotypes = open_root(tmp_path / "out")["call_genotype"]
+    assert (genotypes.chunks, genotypes.shards) == ((3, 4, 2), (6, 12, 2))
+    assert np.array_equal(genotypes[...], arrays["call_genotype"])
+    assert vczstore.verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize(
+    ("sizes", "length"), [([(1, 1)], 1_000), ([(1, 1), (5, 2)], 2), ([(4, 3), (5, 2)], 3), ([(5, 5)], 1_000)]
+)
+def test_a_chunk_of_a_whole_axis_tells_nothing(tmp_path: Path, sizes: list[tuple[int, int]], length: int) -> None:
+    """A converter makes no chunk longer than the axis: sources of one sample do not make a store of such chunks."""
+    places = []
+    for number, (n, chunk) in enumerate(sizes):
+        places.append(tmp_path / f"{number}.vcz")
+        cohort.write_vcz(places[-1], cohort.make_arrays(10, cohort.ids(10 * number, n)), samples_chunk=chunk)
+    for order in (places, places[::-1]):
+        vczstore.create(tmp_path / f"out{order[0].name}", *order)
+        assert chunks_of(tmp_path / f"out{order[0].name}", "samples") == {length}
+        if len(places) == 1:
+            break
+
+
+@pytest.mark.parametrize("option", ["samples_chunk", "variants_chunk"])
+@pytest.mark.parametrize("length", [0, -1, 10**9 + 1])
+def test_a_chunk_length_that_cannot_be(sources: dict[str, Path], tmp_path: Path, option: str, length: int) -> None:
+    out = tmp_path / "out"
+    complain(OptionError, ["^create: ", option], lambda: vczstore.create(out, sources["A"], **{option: length}))
+    assert not out.exists()
+    flag = f"--{option.replace('_', '-')}"
+    assert flag in run("create", out, sources["A"], flag, length, status=2).stderr
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
+def test_identifiers_of_all_sources(tmp_path: Path, backend: str) -> None:
+    """As bcftools merge has them: in the order of the sources, each once, missing ones left out."""
+    ids = [("rs1", "rs2", "rs1"), (".", "rs2", "."), ("rs1", "rs1", "rs1"), ("rs2", "rs1", "rs3"), (".", ".", ".")]
+    made = []
+    for number in range(3):
+        path = make(tmp_path, [f"S{number}"], [("1", 10 * i + 10, row[number]) for i, row in enumerate(ids)])
+        made.append((path, vcf.to_vcz(path, tmp_path / f"{number}.vcz", 2 + number % 2, None, None)))
+    out = tmp_path / "out"
+    vczstore.create(out, *(store for _, store in made), backend_storage=backend)
+    merged = pysam.bcftools.merge("-m", "none", "--no-version", *(str(path) for path, _ in made))
+    wanted = [line.split("\t")[2] for line in vcf.records(merged)[1:]]
+    assert wanted == ["rs1;rs2", "rs2", "rs1", "rs2;rs1;rs3", "."]
+    root = open_root(out)
+    assert root["variant_id"][:].tolist() == wanted
+    assert root["variant_id_mask"][:].tolist() == [False] * 4 + [True]
+
+
+# ---- many sources ---------------------------------------------------------------------------
+
+
+FIELDS = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele")
+
+
+def many(folder: Path, n: int, fields: tuple[str, ...] = ("call_genotype", "call_DP"), chunk: int = 1) -> list[Path]:
+    """A store of one sample, and so many sources of one."""
+    places = []
+    for i in range(n + 1):
+        found = cohort.make_arrays(8, cohort.ids(i, 1), seed=i)
+        places.append(folder / f"{i}.vcz")
+        cohort.write_vcz(places[-1], {name: found[name] for name in (*FIELDS, *fields)}, samples_chunk=chunk)
+    return places
+
+
+def sizes(plan: Any) -> tuple[int, int]:
+    """How many operations a Cubed plan has, and what is sent with the largest task, in bytes."""
+    operations, largest = 0, 0
+    for _, node in plan.dag.nodes(data=True):
+        if "pipeline" in node:
+            pipeline = node["pipeline"]
+            operations += 1
+            fixed = len(cloudpickle.dumps((pipeline.function, pipeline.config)))
+            largest = max(largest, *(fixed + len(pickle.dumps(coords)) for coords in pipeline.mappable))
+    return operations, largest
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("what", ["append", "harmonise", "update"])
+@pytest.mark.slow
+def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk: int) -> None:
+    """One operation looks at all sources, and one or two write each array; a task is sent its own sources alone."""
+    store, *sources = many(tmp_path, 40, chunk=chunk)
+    if what == "update":
+        vczstore.append(store, *sources)
+    found = []
+    for n in (19, 38):
+        given = sources[:n]
+        plan = (
+            vczstore.plan_update(store, *given)
+            if what == "update"
+            else vczstore.plan_append(store, *given, harmonise=what == "harmonise")
+        )
+        checks, writes = plan.cubed_checks(), plan.cubed_writes(zarr.storage.MemoryStore())
+        found.append([sizes(p) for p in (checks, writes) if p is not None])
+    few, twice = found
+    assert [operations for operations, _ in few] == [operations for operations, _ in twice]
+    assert sum(operations for operations, _ in twice) <= 1 + 2 * 3
+    if chunk == 1:  # else a task puts many sources into one chunk
+        assert all(b < 1.5 * a for (_, a), (_, b) in zip(few, twice, strict=True))
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.slow
+def test_many_sources_come_in_with_few_files_open(tmp_path: Path, executor: str, chunk: int) -> None:
+    """What comes in is what the model says, where a process may have few files open."""
+    store, *sources = many(tmp_path, 60, chunk=chunk)
+    wanted = cohort.expected_append(cohort.read_vcz(store), *map(cohort.read_vcz, sources))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 40, limits[1]))
+    try:
+        vczstore.append(store, *sources[:30], executor=executor)
+        vczstore.append(store, *sources[30:], executor=executor, harmonise=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    cohort.assert_same(cohort.read_vcz(store), wanted)
+
+
+def test_the_first_of_many_sources_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    """What is found of each source is told of it, though one task looks at several."""
+    store, *sources = many(tmp_path, 30)
+    before = cohort.digest(store)
+    for i in (17, 25):
+        zarr.open_array(sources[i] / "variant_position", mode="r+")[3] += 1
+    words = ["^append: variant 3 of ", sources[17].name]
+    complain(IncompatibleError, words, lambda: vczstore.append(store, *sources))
+    assert cohort.digest(store) == before
+
+
+def test_one_survey_looks_at_all_sources_of_create(tmp_path: Path) -> None:
+    _, *sources = many(tmp_path, 40)
+    result = vczstore.create(tmp_path / "out", *sources)
+    assert result.tasks is not None
+    assert result.tasks < 20
+    assert result.counts["variants"] == 8
+
+
+# ---- chunks in multiples, and longer than their arrays --------------------------------------
+
+
+def proportional(folder: Path, samples: list[str], *, allele: int, contig: int, chunk: int = 4) -> Path:
+    """As vcztools 0.2 rechunks: arrays of variants have multiples of the calls' chunk, which the index counts."""
+    made = vcf.to_vcz(make(folder, samples, positions(10)), folder / f"{samples[0]}.vcz", 3, chunk, None)
+    root = zarr.open_group(made, mode="r+", use_consolidated=False)
+    for name, factor in (("variant_allele", allele), ("variant_contig", contig), ("variant_position", contig)):
+        old = root[name]
+        values, attributes, names = old[...], dict(old.attrs), old.metadata.dimension_names
+        del root[name]
+        new = root.create_array(
+            name,
+            shape=values.shape,
+            dtype="string" if values.dtype.kind == "T" else values.dtype,
+            chunks=(factor * chunk, *values.shape[1:]),
+            dimension_names=names,
+            attributes=attributes,
+        )
+        new[...] = values
+    return made
+
+
+@pytest.mark.parametrize(("allele", "contig"), [(2, 3), (41_000, 2_600_000)])
+@pytest.mark.slow
+def test_index_arrays_in_multiples_of_the_calls_chunk(tmp_path: Path, allele: int, contig: int) -> None:
+    """Verify finds nothing, and no operation asks for memory that would hold what is not there."""
+    store = proportional(tmp_path, ["S1", "S2"], allele=allele, contig=contig)
+    batch = proportional(tmp_path, ["B1"], allele=allele, contig=contig)
+    other = proportional(tmp_path, ["C1"], allele=allele, contig=contig)
+    assert [row[1] for row in view(store, "2:1030-1040")] == ["1030", "1040"]
+    assert vczstore.verify(store).ok
+    vczstore.append(store, batch)
+    vczstore.append(store, other, harmonise=True)
+    vczstore.update(store, batch)
+    vczstore.recompute(store)
+    vczstore.remove(store, ["S1"])
+    vczstore.normalise(store, batch, tmp_path / "normalised")
+    vczstore.create(tmp_path / "created", store, batch)
+    vczstore.copy_store_to_icechunk(store, tmp_path / "icechunk")
+    vczstore.compact(store)
+    for place in (store, tmp_path / "normalised", tmp_path / "created", tmp_path / "icechunk"):
+        found = vczstore.verify(place)
+        assert found.ok, found.errors
+        assert [row[1] for row in view(place, "2:1030-1040")] == ["1030", "1040"]
+    assert [row[9:] for row in view(store, "2:1030")] == [["0/1"] * 3]
+
+
+def test_index_that_is_wrong_is_found_in_multiples(tmp_path: Path) -> None:
+    store = proportional(tmp_path, ["S1"], allele=2, contig=3)
+    index = zarr.open_array(store / "region_index", mode="r+")
+    values = index[...]
+    values[2, 3] += 1
+    index[...] = values
+    assert [(d.array, d.what[:42]) for d in vczstore.verify(store).errors] == [
+        ("region_index", f"does not say which variants are in chunk {values[2, 0]}")
+    ]
+
+
+def test_strings_of_few_samples_in_long_chunks(tmp_path: Path) -> None:
+    """A chunk of 10,000 x 1,000 strings of which three are there is not projected as ten million long ones."""
+    arrays = cohort.make_arrays(4, cohort.ids(0, 3))
+    cohort.write_vcz(tmp_path / "source", {name: arrays[name] for name in (*FIELDS, "call_FT", "call_genotype")})
+    vczstore.create(tmp_path / "out", tmp_path / "source", samples_chunk=10_000, variants_chunk=1_000)
+    plan = vczstore.plan_append(tmp_path / "out", tmp_path / "source", harmonise=True)
+    assert plan.projected_mem < 1_500_000_000

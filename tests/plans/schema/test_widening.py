@@ -1,0 +1,409 @@
+"""Fields, dtypes and axes that differ between sources, or between sources and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pysam
+import pytest
+import yaml
+import zarr
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from plans.schema.layout import Form, Mismatch
+from tests.support import cohort
+from tests.support.vcf import records, to_vcz, vcztools_view, write_vcf
+from vczstore.cli.main import main
+from vczstore.errors import IncompatibleError, OptionError
+
+HEADER = {
+    "GT": '##FORMAT=<ID=GT,Number=1,Type=String,Description="x">',
+    "DP": '##FORMAT=<ID=DP,Number=1,Type=Integer,Description="x">',
+    "GQ": '##FORMAT=<ID=GQ,Number=1,Type=Integer,Description="x">',
+    "PS": '##FORMAT=<ID=PS,Number=1,Type=Integer,Description="x">',
+    "XN": '##FORMAT=<ID=XN,Number=.,Type=Integer,Description="x">',
+    "XF": '##FORMAT=<ID=XF,Number=.,Type=Float,Description="x">',
+    "PGT": '##FORMAT=<ID=PGT,Number=.,Type=String,Description="x">',
+    "FT": '##FORMAT=<ID=FT,Number=1,Type=String,Description="x">',
+}
+
+
+def make_vcf(
+    path: Path, sample: str, fields: str, calls: Sequence[str], alts: Sequence[str] = (), **header: str
+) -> Path:
+    """A VCF of one sample: fields such as ``GT:DP``, a call for each variant."""
+    declared = [header.get(f, HEADER[f]) for f in fields.split(":")]
+    head = ["##fileformat=VCFv4.2", "##contig=<ID=1,length=248956422>", *declared]
+    fixed = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", sample]
+    alleles = alts or ["C"] * len(calls)
+    lines = [
+        "\t".join(["1", str(3_000_000 + 10 * i), ".", "A", alt, ".", ".", ".", fields, call])
+        for i, (call, alt) in enumerate(zip(calls, alleles, strict=True))
+    ]
+    return write_vcf(path, "\n".join([*head, "\t".join(fixed), *lines]) + "\n")
+
+
+def make(folder: Path, sample: str, fields: str, *calls: str, alts: Sequence[str] = (), **header: str) -> Path:
+    """The same as a VCZ, beside the VCF."""
+    vcf = make_vcf(folder / f"{sample}.vcf.gz", sample, fields, calls, alts, **header)
+    return to_vcz(vcf, folder / f"{sample}.vcz", 3, 4, 2)
+
+
+def merged(folder: Path, *samples: str) -> list[dict[str, str]]:
+    """What bcftools merge has for each variant, by sample and field."""
+    text = pysam.bcftools.merge("-m", "none", *(str(folder / f"{s}.vcf.gz") for s in samples))
+    return calls_of(text)
+
+
+def calls_of(text: str) -> list[dict[str, str]]:
+    """The values of each variant of a VCF, by sample and field; those that are missing are left out."""
+    head, *lines = [line.split("\t") for line in records(text)]
+    found = []
+    for line in lines:
+        values = {}
+        for sample, call in zip(head[9:], line[9:], strict=True):
+            pairs = zip(line[8].split(":"), call.split(":"), strict=False)
+            values |= {f"{sample}:{f}": v for f, v in pairs if v.strip("./|,")}
+        found.append(values)
+    return found
+
+
+KINDS = ("format3", "icechunk")
+CHUNKS = {"variants_chunk": 4, "samples_chunk": 2}
+
+
+def start(folder: Path, kind: str, *sources: Path) -> Path:
+    """A store without samples over the variants of some VCZs."""
+    store = folder / f"store-{len(list(folder.glob('store-*')))}"
+    backend = "icechunk" if kind == "icechunk" else None
+    vczstore.create(store, *sources, backend_storage=backend, **CHUNKS)
+    return store
+
+
+def opened(store: Path, kind: str) -> zarr.Group:
+    """Its arrays, read with zarr-python."""
+    return zarr.open_group(cohort.icechunk_store(store) if kind == "icechunk" else store, mode="r")
+
+
+def shown(store: Path, kind: str) -> list[dict[str, str]]:
+    """What vcztools shows of a store."""
+    return calls_of(vcztools_view(store, icechunk=kind == "icechunk"))
+
+
+# ---- a store without samples ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harmonise", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
+def test_no_field_of_any_source_is_lost(tmp_path: Path, kind: str, harmonise: bool) -> None:
+    """The first append to a store without samples takes the fields of all sources, as bcftools merge does."""
+    a = make(tmp_path, "A", "GT:DP", "0/1:5", "0/0:6")
+    b = make(tmp_path, "B", "GT:DP:PS", "0|1:7:3000000", "1/1:8:.")
+    c = make(tmp_path, "C", "GT:GQ", "1/1:99", "./.:3")
+    expected = merged(tmp_path, "A", "B", "C")
+    assert expected[0]["B:PS"] == "3000000"
+    for order in permutations([a, b, c]):
+        store = start(tmp_path, kind, a, b)
+        vczstore.append(store, *order, harmonise=harmonise)
+        assert shown(store, kind) == expected
+        assert vczstore.verify(store).errors == []
+
+
+@pytest.mark.parametrize(("kind", "harmonise"), [("format3", False), ("format3", True), ("icechunk", False)])
+@pytest.mark.slow
+def test_the_widest_of_all_sources_is_taken(tmp_path: Path, kind: str, harmonise: bool) -> None:
+    """Of dtypes, vectors, axes that converters drop, ploidies; in any order."""
+    a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1,2:.5:a,b", "0/1:100:1,2:.25:a")
+    b = make(tmp_path, "B", "GT:DP:XN:XF:PGT", "0/1:300:7:.5,.25:c", "0/1:70000:.:.:d")
+    c = make(tmp_path, "C", "GT:DP:XN:XF:PGT", "1:3:1,2,3:.:.", "0:7:1,.,4:.5,.,.75:x,y,z")
+    expected = merged(tmp_path, "A", "B", "C")
+    seen = []
+    for order in permutations([a, b, c]):
+        store = start(tmp_path, kind, a, b)
+        vczstore.append(store, *order, harmonise=harmonise)
+        assert shown(store, kind) == expected
+        root = opened(store, kind)
+        seen.append({name: array.metadata.to_dict() for name, array in root.arrays()})
+        assert (root["call_DP"].dtype, root["call_XN"].shape[2], root["call_PGT"].shape[2]) == (np.int32, 3, 3)
+        haploid = root["call_genotype"][:, order.index(c)]
+        assert haploid.tolist() == [[1, -2], [0, -2]]
+        assert root["call_genotype_mask"][:, order.index(c)].tolist() == [[False, True], [False, True]]
+    assert all(metadata == seen[0] for metadata in seen)
+
+
+# ---- a store with samples -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "impl", "harmonise"),
+    [
+        ("format3", "cubed", False),
+        ("format3", "cubed", True),
+        ("icechunk", "zarr", False),
+        ("icechunk", "zarr", True),
+        ("icechunk", "xarray", False),
+    ],
+)
+@pytest.mark.slow
+def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str, harmonise: bool) -> None:
+    """A wider dtype, a longer vector, an axis that the store lacks, another ploidy: in one commit, in both orders."""
+    a = make(tmp_path, "A", "GT:DP:XN:XF:PGT", "0/1:12:1:.5:a", "0/1:100:.:.:a")
+    b = make(tmp_path, "B", "GT:DP:XN:XF:PGT", "0/1:300:7,8,9:.5,.25:c", "0/1:70000:.,2:.:d,e")
+    c = make(tmp_path, "C", "GT:DP:XN:XF:PGT", "0/1/1:3:1:.:.", "0:7:1:.5,.,.75:x")
+    expected = merged(tmp_path, "A", "B", "C")
+    for order in ([a, b, c], [c, b, a]):
+        store = start(tmp_path, kind, a)
+        for source in order:
+            vczstore.append(store, source, impl=impl, harmonise=harmonise)
+            assert vczstore.verify(store).errors == []
+        assert shown(store, kind) == expected
+        root = opened(store, kind)
+        assert (root["call_DP"].dtype, root["call_XN"].shape[2], root["call_genotype"].shape[2]) == (np.int32, 3, 3)
+        assert [p.name for p in tmp_path.glob(".store-*")] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind: str) -> None:
+    a = make(tmp_path, "A", "GT:DP:XN", "0/1:12:1,2", "0/1:100:1,2")
+    b = make(tmp_path, "B", "GT:DP:XN", "0/1:300:1,2,3", "0/1:7:1")
+    store = start(tmp_path, kind, a)
+    vczstore.append(store, a)
+    before = cohort.digest(store)
+    result = vczstore.append(store, b, dry_run=True)
+    assert result.plan.notes["widened"] == "call_DP (int8 to int16); call_XN (FORMAT_XN_dim 2 to 3)"
+    assert (result.counts["chunks re-encoded"], result.counts["bytes re-encoded"]) == (1, 4)
+    assert cohort.digest(store) == before
+
+
+def test_wide_dtypes_of_small_values_widen_nothing(tmp_path: Path) -> None:
+    """What a converter wrote as int64 is narrowed where the values fit: the store's chunks stay as they are."""
+    a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
+    b = make(tmp_path, "B", "GT:DP", "0/1:13", "0/1:.")
+    group = zarr.open_group(b, mode="a")
+    values = group["call_DP"][...].astype("i8")
+    group.create_array("call_DP", data=values, dimension_names=["variants", "samples"], overwrite=True)
+    store = start(tmp_path, "format3", a)
+    vczstore.append(store, a)
+    result = vczstore.append(store, b)
+    assert "chunks re-encoded" not in result.counts
+    assert opened(store, "format3")["call_DP"].dtype == np.int8
+    assert opened(store, "format3")["call_DP"][...].tolist() == [[12, 13], [100, -1]]
+
+
+@pytest.mark.slow
+def test_steps_of_a_job_widen_what_those_before_them_have_left(tmp_path: Path) -> None:
+    """The second append re-encodes samples that the first has brought in, before anything is committed."""
+    sources = [
+        make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100"),
+        make(tmp_path, "B", "GT:DP", "0/1:300", "0/1:."),
+        make(tmp_path, "C", "GT:DP", "0/0:70000", "0/1:2"),
+    ]
+    expected = merged(tmp_path, "A", "B", "C")
+    for kind in KINDS:
+        store = start(tmp_path, kind, sources[0])
+        steps = [{"append": {"source": str(source)}} for source in sources]
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump({"store": str(store), "steps": steps}))
+        assert vczstore.run_job(tmp_path / "job.yaml").status == "done"
+        assert shown(store, kind) == expected
+        assert vczstore.run_job(tmp_path / "job.yaml").status == "nothing to do"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
+def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: str) -> None:
+    """A chunk that does not decode is found when all others may be re-encoded already."""
+    a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
+    b = make(tmp_path, "B", "GT:DP", "0/1:300", "0/1:7")
+    store = start(tmp_path, "format3", a)
+    vczstore.append(store, a)
+    chunk = store / "call_DP" / "c" / "0" / "0"
+    frame = chunk.read_bytes()
+    chunk.write_bytes(frame[:4] + bytes(4) + frame[8:])  # Blosc's word for how much it decodes to
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, tmp_path / "repository")
+        store = tmp_path / "repository"
+    before = cohort.digest(store)
+    with pytest.raises(vczstore.VczstoreError, match=r"^append: .*call_DP"):
+        vczstore.append(store, b)
+    assert kind == "icechunk" or cohort.digest(store) == before
+    assert opened(store, kind)["sample_id"].shape == (1,)
+    assert opened(store, kind)["call_DP"].dtype == np.int8
+    assert [p.name for p in tmp_path.glob(".store-*compact*")] == []
+
+
+@pytest.mark.slow
+def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
+    """There is no folder to replace, and readers would see half of what is re-encoded."""
+    a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
+    b = make(tmp_path, "B", "GT:DP", "0/1:300", "0/1:7")
+    store = start(tmp_path, "format3", a)
+    vczstore.append(store, a)
+    memory = cohort.in_memory(store)
+    before = {key: value.to_bytes() for key, value in memory._store_dict.items()}
+    with pytest.raises(OptionError, match=r"^append: call_DP of .* re-encoded.*copy-store-to-icechunk"):
+        vczstore.append(memory, b)
+    assert {key: value.to_bytes() for key, value in memory._store_dict.items()} == before
+    vczstore.copy_store_to_icechunk(memory, tmp_path / "repository")
+    vczstore.append(tmp_path / "repository", b)
+    assert shown(tmp_path / "repository", "icechunk") == merged(tmp_path, "A", "B")
+
+
+# ---- fields of one side alone ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harmonise", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
+def test_fields_that_one_side_lacks(tmp_path: Path, kind: str, harmonise: bool) -> None:
+    """Refused, or left out and missing, or added: as the flags say that the message names."""
+    a = make(tmp_path, "A", "GT:DP:GQ", "0/1:5:99", "0/1:7:98")
+    b = make(tmp_path, "B", "GT:DP:PS:XN", "0|1:7:3000000:1,2", "0|1:8:3000000:.")
+    store = start(tmp_path, kind, a)
+    vczstore.append(store, a, make(tmp_path, "D", "GT", "0/0", "1/1"), make(tmp_path, "E", "GT", "./.", "1/1"))
+    before = cohort.digest(store)
+    with pytest.raises(IncompatibleError, match=r"--drop-field GQ.*--add-field PS --add-field XN") as error:
+        vczstore.append(store, b, harmonise=harmonise)
+    assert "\n" not in str(error.value)
+    with pytest.raises(OptionError, match="neither the store nor a source has call_ZZ"):
+        vczstore.append(store, b, harmonise=harmonise, drop_fields=["ZZ"])
+    assert cohort.digest(store) == before
+    expected = merged(tmp_path, "A", "D", "E", "B")
+    result = vczstore.append(store, b, harmonise=harmonise, drop_fields=["GQ", "PS"], add_fields=["XN"])
+    assert (result.counts["fields added"], result.counts["fields dropped"]) == (1, 2)
+    assert shown(store, kind) == [{k: v for k, v in call.items() if k != "B:PS"} for call in expected]
+    assert opened(store, kind)["call_XN"][0].tolist() == [[-1, -2], [-1, -2], [-1, -2], [1, 2]]
+    assert vczstore.verify(store).errors == []
+
+
+@pytest.mark.parametrize("harmonise", [False, True])
+def test_a_field_that_fits_comes_in_and_is_told_of(tmp_path: Path, harmonise: bool) -> None:
+    """--drop-field is for what would be refused: of several sources, those that have the field keep it."""
+    a, b = make(tmp_path, "A", "GT:DP", "0/1:5", "0/1:7"), make(tmp_path, "B", "GT:DP", "0/0:6", "0/1:8")
+    store = start(tmp_path, "format3", a)
+    vczstore.append(store, a)
+    result = vczstore.append(store, b, harmonise=harmonise, drop_fields=["DP"])
+    assert result.counts["fields kept (they fit)"] == 1
+    assert result.plan.notes["kept"] == "call_DP, which can come in as it is"
+    assert shown(store, "format3") == merged(tmp_path, "A", "B")
+
+
+@pytest.mark.slow
+def test_flags_of_the_command_line_and_of_jobs(tmp_path: Path) -> None:
+    a = make(tmp_path, "A", "GT:DP:GQ", "0/1:5:99", "0/1:7:98")
+    b = make(tmp_path, "B", "GT:DP:PS", "0|1:7:3000000", "0|1:8:3000000")
+    for number, harmonise in enumerate((False, True)):
+        store = start(tmp_path, "icechunk", a)
+        vczstore.append(store, a)
+        flags = ["--drop-field", "GQ", "--add-field", "PS", *(["--harmonise"] if harmonise else [])]
+        done = CliRunner().invoke(main, ["append", str(store), str(b), *flags])
+        assert done.exit_code == 0, done.output
+        assert shown(store, "icechunk") == merged(tmp_path, "A", "B")
+        store = start(tmp_path, "icechunk", a)
+        vczstore.append(store, a)
+        step = {"source": str(b), "drop-fields": ["GQ"], "add-fields": ["PS"], "harmonise": harmonise}
+        file = tmp_path / f"job-{number}.yaml"
+        file.write_text(yaml.safe_dump({"store": str(store), "steps": [{"append": step}]}))
+        vczstore.run_job(file)
+        assert shown(store, "icechunk") == merged(tmp_path, "A", "B")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
+def test_what_nothing_holds_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    """An integer of one header is no float of another; where it may be dropped, it is dropped, in any order."""
+    a = make(tmp_path, "A", "GT:GQ", "0/1:99", "0/1:98")
+    c = make(tmp_path, "C", "GT:GQ", "0/1:3.5", "0/1:.", GQ=HEADER["GQ"].replace("Integer", "Float"))
+    store = start(tmp_path, kind, a)
+    before = cohort.digest(store)
+    with pytest.raises(IncompatibleError, match=r"^append: call_GQ .*float32.*int8.*--drop-field GQ"):
+        vczstore.append(store, a, c)
+    assert cohort.digest(store) == before
+    vczstore.append(store, c, a, drop_fields=["GQ"])
+    assert "call_GQ" not in opened(store, kind)
+    store = start(tmp_path, kind, a)
+    vczstore.append(store, a)
+    vczstore.append(store, c, drop_fields=["GQ"])
+    assert opened(store, kind)["call_GQ"][...].tolist() == [[99, -1], [98, -1]]
+
+
+# ---- strings of fixed width -----------------------------------------------------------------
+
+
+def fix_widths(store: Path, *names: str) -> None:
+    """Let arrays of strings be of the least fixed width, as sgkit and xarray write them."""
+    group = zarr.open_group(store, mode="a")
+    for name in names:
+        old = group[name]
+        values, chunks, names_of_axes = old[...].astype(object).astype("U"), old.chunks, old.metadata.dimension_names
+        made = group.create_array(
+            name, shape=values.shape, dtype=values.dtype, chunks=chunks, dimension_names=names_of_axes, overwrite=True
+        )
+        made[...] = values
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
+def test_no_string_is_cut(tmp_path: Path, kind: str) -> None:
+    """Alleles, filters and sample IDs that are longer than a store's fixed width."""
+    a = make(tmp_path, "A", "GT:FT", "0/1:ok", "0/1:ok")
+    b = make(tmp_path, "B0000001", "GT:FT", "0/1:verylong", "1/1:ok", alts=["ACGT,C", "TTTTT"])
+    store = start(tmp_path, "format3", a)
+    vczstore.append(store, a)
+    fix_widths(store, "variant_allele", "call_FT", "sample_id")
+    assert opened(store, "format3")["variant_allele"].dtype == "U1"
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, tmp_path / "repository")
+        store = tmp_path / "repository"
+    out = tmp_path / "normalised"
+    vczstore.normalise(store, b, out, allow_new_alleles=True)
+    assert opened(out, "format3")["variant_allele"][...].tolist() == [["A", "C", "ACGT"], ["A", "C", "TTTTT"]]
+    vczstore.append(store, b, harmonise=True, allow_new_alleles=True)
+    root = opened(store, kind)
+    assert root["variant_allele"][...].tolist() == [["A", "C", "ACGT"], ["A", "C", "TTTTT"]]
+    assert root["sample_id"][...].tolist() == ["A", "B0000001"]
+    assert root["call_FT"][...].tolist() == [["ok", "verylong"], ["ok", "ok"]]
+    assert root["call_genotype"][:, 1].tolist() == [[0, 2], [2, 2]]
+    assert vczstore.verify(store).errors == []
+
+
+# ---- forms ----------------------------------------------------------------------------------
+
+DTYPES = ("i1", "i2", "i4", "u1", "f4", "f8", "bool", "U1", "U3", "T", "S2")
+FORMS = st.builds(
+    lambda dtype, more: Form(("variants", "samples", *(["d"] if more else [])), np.dtype(dtype), (0, 0, *more)),
+    st.sampled_from(DTYPES),
+    st.lists(st.integers(1, 4), max_size=1),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(FORMS, min_size=1, max_size=4))
+@pytest.mark.slow
+def test_forms_join_in_any_order(forms: list[Form]) -> None:
+    """The same for all orders; and what it says holds the values of each."""
+
+    def join(some: list[Form]) -> Form | None:
+        result = some[0]
+        try:
+            for form in some[1:]:
+                result = result.joined(form)
+        except Mismatch:
+            return None
+        return result
+
+    joined = [join(list(order)) for order in permutations(forms)]
+    assert all(one == joined[0] for one in joined)
+    kinds = {form.dtype.kind for form in forms}
+    assert (joined[0] is not None) == any(kinds <= set(group) for group in ("iu", "f", "b", "UTS"))
+    if joined[0] is not None:
+        assert len(joined[0].lengths) == max(len(form.lengths) for form in forms)
+        assert joined[0].lengths[2:] == tuple({max([n for f in forms for n in f.lengths[2:]], default=0)} - {0})
+        if kinds <= set("iu"):
+            assert all(np.can_cast(form.dtype, joined[0].dtype, "safe") for form in forms)

@@ -1,0 +1,174 @@
+"""A folder that an append widens: whatever is killed, whoever else works on it, and if its lock is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import vczstore
+from tests.support import cohort
+from tests.support.killed import killed
+from vczstore.cli.main import main
+from vczstore.errors import BusyError, StaleError
+from vczstore.stores import folder_swap
+
+KEPT = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype", "call_DP")
+OLD = {name: values for name, values in cohort.make_arrays(5, cohort.ids(0, 4)).items() if name in KEPT}
+NEW = {name: values for name, values in cohort.make_arrays(5, cohort.ids(4, 2), seed=1).items() if name in KEPT}
+NEW["call_DP"] = NEW["call_DP"].astype("i4") + 70_000
+WIDER = {**OLD, "call_DP": OLD["call_DP"].astype("i4")}
+AFTER = cohort.expected_append(WIDER, NEW)
+LOCK = "sample_id/.vczstore-job.lock"
+
+pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata", "ignore:Object at variant_")
+
+
+def make(folder: Path, **layout: Any) -> tuple[Path, Path]:
+    cohort.write_vcz(folder / "store.vcz", OLD, **layout)
+    cohort.write_vcz(folder / "batch.vcz", NEW)
+    return folder / "store.vcz", folder / "batch.vcz"
+
+
+def beside(store: Path) -> list[str]:
+    return [path.name for path in store.parent.iterdir() if "compact" in path.name]
+
+
+def state(found: dict[str, np.ndarray]) -> str:
+    """Which of the states that there may be a store is in; there is no other."""
+    n = len(found["sample_id"])  # of what is beyond, readers do not know yet
+    axes = {name: cohort.DIMENSIONS[name].index("samples") for name in ("call_genotype", "call_DP")}
+    found = {k: v.take(range(n), axes[k]) if k in axes else v for k, v in found.items()}
+    if n > len(OLD["sample_id"]):
+        cohort.assert_same(found, AFTER)
+        return "appended"
+    name = "as before" if found["call_DP"].dtype == OLD["call_DP"].dtype else "wider"
+    cohort.assert_same(found, OLD if name == "as before" else WIDER)
+    return name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [{"zarr_format": 2, "consolidated": True}, {}])
+def test_killed_at_any_point(tmp_path: Path, layout: dict[str, Any]) -> None:
+    """The same append completes what is left, which has the same values as before, if not all of the new ones."""
+    store, batch = make(tmp_path, **layout)
+    code = f"import vczstore; vczstore.append(store, {str(batch)!r}, executor='single-threaded')"
+    *left, whole = killed(store, tmp_path / "killed", code, step=29)
+    cohort.assert_same(cohort.read_vcz(whole), AFTER)
+    assert len(left) > 5
+    seen = set()
+    for one in left:
+        found = state(cohort.read_vcz(one))
+        seen.add(found)
+        if found == "appended":
+            vczstore.repair(one, quick=True)  # consolidated metadata come last of all
+        else:
+            vczstore.append(one, batch, impl="zarr")
+        cohort.assert_same(cohort.read_vcz(one), AFTER)
+        assert vczstore.verify(one).errors == []
+        assert beside(one) == []
+    assert {"as before", "wider"} <= seen
+
+
+@pytest.mark.parametrize("command", ["compact", "repair"])
+def test_others_do_not_settle_what_is_being_made(tmp_path: Path, command: str) -> None:
+    """What lies beside the store is the append's until it is over."""
+    store, batch = make(tmp_path)
+    ends = []
+
+    def meddle(what: str, *_: int) -> None:
+        if what.startswith("writing") and beside(store):
+            ends.append(CliRunner().invoke(main, [command, str(store)]))
+
+    vczstore.append(store, batch, progress=meddle)
+    assert ends
+    assert {(end.exit_code, len(end.stderr.splitlines())) for end in ends} == {(3, 1)}
+    cohort.assert_same(cohort.read_vcz(store), AFTER)
+    assert beside(store) == []
+    assert vczstore.verify(store).errors == []
+
+
+def test_one_that_only_looks_in_is_waited_for(tmp_path: Path) -> None:
+    """A compaction that finds the store locked has the other lock for a moment: no reason for an append to fail."""
+    store, batch = make(tmp_path)
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with folder_swap.settling(store):
+            held.set()
+            over.wait(0.5)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(10)
+    vczstore.append(store, batch)
+    over.set()
+    other.join()
+    cohort.assert_same(cohort.read_vcz(store), AFTER)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "widen": vczstore.append,
+    "append": vczstore.append,
+    "harmonise": lambda store, batch, **o: vczstore.append(store, batch, harmonise=True, **o),
+    "update": vczstore.update,
+    "remove": lambda store, _, **o: vczstore.remove(store, "S0001", **o),
+    "purge": lambda store, _, **o: vczstore.remove(store, "S0001", purge=True, **o),
+    "recompute": lambda store, _, **o: vczstore.recompute(store, **o),
+    "run": lambda store, batch, **o: vczstore.run(vczstore.plan_append(store, batch), **o),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_nothing_becomes_visible_once_the_lock_is_lost(tmp_path: Path, name: str) -> None:
+    """Somebody has deleted it, and works on the store: no exchange, no shapes, no IDs, no attributes."""
+    store, batch = make(tmp_path)
+    if name != "widen":
+        values = {**NEW, "call_DP": NEW["call_DP"] - 70_000, "sample_id": OLD["sample_id"][:2]}
+        values["call_DP"] = values["call_DP"].astype("i2")
+        values["sample_id"] = OLD["sample_id"][:2] if name == "update" else NEW["sample_id"]
+        batch = tmp_path / "other.vcz"
+        cohort.write_vcz(batch, values)
+    documents = {p: p.read_bytes() for p in store.rglob("*json")}
+    ids = cohort.read_vcz(store)["sample_id"].tolist()
+
+    def lose(what: str, *_: int) -> None:
+        if what.startswith("writing"):
+            (store / LOCK).unlink(missing_ok=True)
+
+    with pytest.raises(StaleError, match="was deleted while") as caught:
+        OPERATIONS[name](store, batch, progress=lose)
+    assert "\n" not in str(caught.value)
+    assert {p: p.read_bytes() for p in documents} == documents
+    assert cohort.read_vcz(store)["sample_id"].tolist() == ids
+    assert beside(store) == []
+    if name == "widen":
+        cohort.assert_same(cohort.read_vcz(store), OLD)
+    OPERATIONS[name](store, batch)
+    assert vczstore.verify(store).errors == []
+
+
+def test_the_lock_goes_along_where_files_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without hard links too it is held from the beginning to the end, the exchange of folders in between."""
+    store, batch = make(tmp_path)
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    seen = []
+
+    def look(what: str, *_: int) -> None:
+        if what.startswith("writing"):
+            with pytest.raises(BusyError):
+                vczstore.remove(store, "S0001")
+            seen.append(what)
+
+    monkeypatch.setattr("os.link", link)
+    vczstore.append(store, batch, progress=look)
+    assert len(seen) > 1
+    cohort.assert_same(cohort.read_vcz(store), AFTER)

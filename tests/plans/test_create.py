@@ -1,0 +1,760 @@
+"""A store made over the variants of several: by a slow model, by bcftools and vcztools, and what is refused."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pysam.bcftools
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from plans.core.model import create
+from plans.variants.join_records import join
+from plans.variants.union_sites import count_repeats, group_sites, merge_sites, region_index, union_table
+from tests.support import cohort, vcf
+from tests.system.test_errors import complain
+from vczstore.errors import (
+    DamagedStoreError,
+    IncompatibleError,
+    MemoryLimitError,
+    NotAStoreError,
+    OptionError,
+    StorageError,
+    VczstoreError,
+)
+from vczstore.execution.engine import Interrupted
+from vczstore.stores.base import new_store
+from vczstore.vcz.arrays import LOCK, claim, names
+
+# ---- sources, and what should become of them ------------------------------------------------
+
+
+class Record(NamedTuple):
+    """A variant."""
+
+    contig: str
+    position: int
+    alleles: tuple[str, ...]
+    length: int = 1
+    id: str = "."
+
+
+@dataclass(frozen=True)
+class Source:
+    """A VCZ."""
+
+    records: Sequence[Record]
+    contigs: Sequence[str] = ("1", "2")
+    zarr_format: int = 3
+    chunk: int = 2
+    width: int = 0
+    fields: frozenset[str] = frozenset({"variant_length", "variant_id", "variant_id_mask", "contig_length"})
+    filters: Sequence[str] = ("PASS",)
+    attributes: dict[str, Any] = field(default_factory=lambda: {"vcf_zarr_version": "0.5", "source": "tests"})
+
+    def write(self, path: Path) -> Path:
+        """Write it, with zarr-python alone."""
+        n = len(self.records)
+        width = max([self.width, 1, *(len(r.alleles) for r in self.records)])
+        alleles = np.full((n, width), "", dtype="T")
+        for i, record in enumerate(self.records):
+            alleles[i, : len(record.alleles)] = record.alleles
+        ids = np.array([r.id for r in self.records], dtype="T")
+        arrays: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
+            "sample_id": (np.array(["S1", "S2"], dtype="T"), ("samples",)),
+            "contig_id": (np.array(self.contigs, dtype="T"), ("contigs",)),
+            "contig_length": (np.array([1000 + ord(c[-1]) for c in self.contigs]), ("contigs",)),
+            "filter_id": (np.array(self.filters, dtype="T"), ("filters",)),
+            "filter_description": (np.array([f"all about {f}" for f in self.filters], dtype="T"), ("filters",)),
+            "variant_contig": (np.array([self.contigs.index(r.contig) for r in self.records], "i1"), ("variants",)),
+            "variant_position": (np.array([r.position for r in self.records], "i2"), ("variants",)),
+            "variant_allele": (alleles, ("variants", "alleles")),
+            "variant_length": (np.array([r.length for r in self.records], "i1"), ("variants",)),
+            "variant_id": (ids, ("variants",)),
+            "variant_id_mask": (ids == ".", ("variants",)),
+            "variant_DP": (np.arange(n), ("variants",)),
+            "call_genotype": (np.ones((n, 2, 2), "i1"), ("variants", "samples", "ploidy")),
+        }
+        root = zarr.create_group(path, zarr_format=self.zarr_format, attributes=self.attributes)
+        optional = {"variant_length", "variant_id", "variant_id_mask", "contig_length"}
+        for name, (values, dims) in arrays.items():
+            if name in optional - self.fields:
+                continue
+            array = root.create_array(
+                name,
+                shape=values.shape,
+                dtype="string" if values.dtype.kind == "T" else values.dtype,
+                chunks=tuple(
+                    self.chunk if d == "variants" else max(1, s) for d, s in zip(dims, values.shape, strict=True)
+                ),
+                **({"dimension_names": dims} if self.zarr_format == 3 else {}),
+                **({"attributes": {"_ARRAY_DIMENSIONS": list(dims)}} if self.zarr_format == 2 else {}),
+            )
+            if values.size:
+                array[...] = values
+        return path
+
+
+def site(record: Record) -> tuple[str, int, str, frozenset[str], int]:
+    """What makes a record the same as another."""
+    ref, *alts = (allele.upper() for allele in record.alleles)
+    return record.contig, record.position, ref, frozenset(alts) - {"", "."}, extent(record)
+
+
+def extent(record: Record) -> int:
+    """How long a deletion is; -1 of other records."""
+    return max(len(record.alleles[0]), record.length) if "<DEL>" in record.alleles else -1
+
+
+def units(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
+    """Which rows, of a source each, are the same record: the k-th of one source and the k-th of another."""
+    found: dict[Any, list[int]] = {}
+    seen: Counter[Any] = Counter()
+    for i, (source, record) in enumerate(rows):
+        found.setdefault((site(record), seen[source, site(record)]), []).append(i)
+        seen[source, site(record)] += 1
+    return list(found.values())
+
+
+def joined(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
+    """The same, with those together that `plans.variants.join_records` joins."""
+    places: dict[Any, list[list[int]]] = {}
+    for unit in units(rows):
+        places.setdefault(site(rows[unit[0]][1])[:3], []).append(unit)
+    result = []
+    for some in places.values():
+        long = [extent(rows[unit[0]][1]) for unit in some]
+        alts = [list(dict.fromkeys(a.upper() for a in rows[u[0]][1].alleles[1:])) for u in some]
+        alts = [[f"{a} {n}" if a == "<DEL>" else a for a in mine] for mine, n in zip(alts, long, strict=True)]
+        numbers = join(alts, [[rows[i][0] for i in unit] for unit in some], long)
+        result += [
+            [i for unit, number in zip(some, numbers, strict=True) if number == n for i in unit]
+            for n in dict.fromkeys(numbers)
+        ]
+    return result
+
+
+def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
+    """The model: one record after the other."""
+    contigs = list(dict.fromkeys(c for s in sources for c in s.contigs))
+    rows = []
+    for number, source in enumerate(sources):
+        for row in source.records:
+            record = row
+            if "variant_length" not in source.fields:
+                record = record._replace(length=len(record.alleles[0]))
+            if "variant_id" not in source.fields:
+                record = record._replace(id=".")
+            rows.append((number, record))
+    union = []
+    for members in joined(rows):
+        first = rows[members[0]][1]
+        alleles: dict[str, str] = {}
+        for i in members:
+            for allele in rows[i][1].alleles[1:]:
+                alleles.setdefault(allele.upper(), allele)
+        if len(alleles) > len(first.alleles) - 1 or len({site(rows[i][1]) for i in members}) > 1:
+            first = first._replace(
+                alleles=(first.alleles[0], *alleles.values()), length=max(rows[i][1].length for i in members)
+            )
+        if deletions := [rows[i][1].length for i in members if extent(rows[i][1]) >= 0]:
+            first = first._replace(length=max(deletions))
+        ids = [rows[i][1].id for i in sorted(members) if rows[i][1].id != "."]
+        parts = [part for i in dict.fromkeys(ids) for part in i.split(";")] if len(set(ids)) > 1 else ids[:1]
+        union.append((min(members), first._replace(id=";".join(dict.fromkeys(parts)) or ".")))
+    return contigs, [
+        r for _, r in sorted(union, key=lambda pair: (contigs.index(pair[1].contig), pair[1].position, pair[0]))
+    ]
+
+
+def expected_index(contigs: Sequence[str], records: Sequence[Record], chunk: int) -> list[list[int]]:
+    """The model of the region index: by chunk and contig."""
+    cells: dict[tuple[int, int], list[Record]] = {}
+    for i, record in enumerate(records):
+        cells.setdefault((i // chunk, contigs.index(record.contig)), []).append(record)
+    return [
+        [*cell, rs[0].position, rs[-1].position, max(r.position + r.length - 1 for r in rs), len(rs)]
+        for cell, rs in cells.items()
+    ]
+
+
+def expected_chunk(sources: Sequence[Source]) -> int:
+    """The model of the chunk length: the longest that does not hold a whole source."""
+    return max([s.chunk for s in sources if s.chunk < len(s.records)], default=1000)
+
+
+def holds(found: dict[str, np.ndarray], sources: Sequence[Source]) -> None:
+    """What was read of a store is the union of the sources."""
+    contigs, records = expected(sources)
+    written = (len(r.alleles) for s in sources for r in s.records)
+    width = max([1, *written, *(s.width for s in sources), *(len(r.alleles) for r in records)])
+    assert found["contig_id"].tolist() == contigs
+    assert [contigs[i] for i in found["variant_contig"]] == [r.contig for r in records]
+    assert found["variant_position"].tolist() == [r.position for r in records]
+    padded = [[*r.alleles, *[""] * (width - len(r.alleles))] for r in records]
+    assert found["variant_allele"].shape == (len(records), width)
+    assert found["variant_allele"].tolist() == padded
+    assert found["variant_length"].tolist() == [r.length for r in records]
+    if any("variant_id" in s.fields for s in sources):
+        assert found["variant_id"].tolist() == [r.id for r in records]
+        assert found["variant_id_mask"].tolist() == [r.id == "." for r in records]
+    else:
+        assert "variant_id" not in found
+    assert found["sample_id"].shape == (0,)
+    filters = list(dict.fromkeys(f for s in sources for f in s.filters))
+    assert found["filter_id"].tolist() == filters
+    assert found["filter_description"].tolist() == [f"all about {f}" for f in filters]
+    assert found["variant_filter"].shape == (len(records), len(filters))
+    assert not found["variant_filter"].any()
+    known = {c for s in sources if "contig_length" in s.fields for c in s.contigs}
+    assert ("contig_length" in found) == (known == set(contigs))
+    if "contig_length" in found:
+        assert found["contig_length"].tolist() == [1000 + ord(c[-1]) for c in contigs]
+    assert found["region_index"].reshape(-1, 6).tolist() == expected_index(contigs, records, expected_chunk(sources))
+    assert not {name for name in found if name.startswith(("call_", "variant_DP", "variant_quality"))}
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    return cohort.read_vcz(cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path)
+
+
+# ---- sites ----------------------------------------------------------------------------------
+
+records = st.builds(
+    Record,
+    contig=st.sampled_from(["1", "2", "X"]),
+    position=st.integers(1, 6),
+    alleles=st.tuples(st.sampled_from(["A", "AT"])).flatmap(
+        lambda ref: st.lists(
+            st.sampled_from(["C", "c", "G", "<DEL>", "*", "ACGTACGT"]), max_size=3, unique_by=str.upper
+        ).map(lambda alts: (*ref, *alts))
+    ),
+    length=st.integers(1, 9),
+    id=st.sampled_from([".", "rs1", "rs2", "rs2;rs3"]),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), records), max_size=20), st.sampled_from(["T", "O", "U8"]))
+def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> None:
+    rows = sorted(rows, key=lambda row: row[0])
+    source = np.array([s for s, _ in rows], dtype="i8")
+    contig = np.array([["1", "2", "X"].index(r.contig) for _, r in rows], dtype="i8")
+    position = np.array([r.position for _, r in rows], dtype="i4")
+    alleles = np.array([[*r.alleles, *[""] * (4 - len(r.alleles))] for _, r in rows], dtype=dtype).reshape(-1, 4)
+    numbers: dict[Any, int] = {}
+    groups = [numbers.setdefault(site(r)[:4], len(numbers)) for _, r in rows]
+    assert group_sites(contig, position, alleles).tolist() == groups
+    seen: Counter[Any] = Counter()
+    repeats = []
+    for s, g in zip(source.tolist(), groups, strict=True):
+        repeats.append(seen[s, g])
+        seen[s, g] += 1
+    assert count_repeats(np.array(groups, dtype="i8"), source).tolist() == repeats
+    members = sorted(joined(rows), key=lambda some: (contig[min(some)], position[min(some)], min(some)))
+    extents = np.array([extent(r) for _, r in rows], dtype="i8")
+    merged = merge_sites(contig, position, alleles, source, extents)
+    assert merged.first.tolist() == [min(some) for some in members]
+    assert [merged.record[some].tolist() for some in members] == [[i] * len(some) for i, some in enumerate(members)]
+    for i, some in enumerate(members):
+        several = len({site(rows[m][1]) for m in some}) > 1
+        assert (i in merged.joined) == several
+        if several:
+            together = {a.upper() for m in some for a in rows[m][1].alleles[1:]}
+            assert {a.upper() for a in merged.joined[i][1:]} == together
+            assert len(merged.joined[i]) == len(together) + 1
+    chosen = np.array([r.id != "." for _, r in rows], dtype=bool)
+    which, at = merged.first_where(chosen)
+    by_hand = {}
+    for i in np.flatnonzero(chosen).tolist():
+        by_hand.setdefault(int(merged.record[i]), i)
+    assert dict(zip(which.tolist(), at.tolist(), strict=True)) == by_hand
+
+
+def test_sets_of_alleles() -> None:
+    """A missing ALT is none, an ALT that is there twice counts twice, and a long one is not cut off."""
+    long = "A" * 5000
+    alleles = np.array(
+        [["A", "", ""], ["A", ".", ""], ["A", "C", "C"], ["A", "C", "."], ["A", long, "C"], ["A", "C", long + "A"]], "T"
+    )
+    ones = np.ones(len(alleles), dtype="i8")
+    assert group_sites(ones, ones, alleles).tolist() == [0, 0, 1, 2, 3, 4]
+    assert group_sites(ones, ones, alleles[:, :1]).tolist() == [0] * 6
+    assert union_table([]) == ([], [])
+    assert region_index(*[np.empty(0, dtype="i8")] * 3, start=0, chunk=5).shape == (0, 6)
+
+
+# ---- the model ------------------------------------------------------------------------------
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Source:
+    contigs = [
+        *draw(st.permutations(["1", "2", "X"])),
+        *draw(st.lists(st.sampled_from("abc"), max_size=2, unique=True)),
+    ]
+    runs = draw(st.permutations(contigs))  # not always in the order of the table
+    found = draw(st.lists(records, max_size=12))
+    found += draw(st.lists(st.sampled_from(found), max_size=3)) if found else []
+    optional = ["variant_length", "variant_id", "variant_id_mask", "contig_length"]
+    fields = set(optional) - set(draw(st.lists(st.sampled_from(optional), max_size=1)))
+    return Source(
+        sorted(found, key=lambda r: (runs.index(r.contig), r.position)),
+        contigs,
+        zarr_format=draw(st.sampled_from([2, 3])),
+        chunk=draw(st.integers(1, 5)),
+        width=draw(st.integers(0, 5)),
+        fields=frozenset(fields),
+        filters=draw(st.sampled_from([("PASS",), ("PASS", "q10"), ("s50", "PASS")])),
+    )
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(sources(), min_size=1, max_size=4), st.sampled_from(["zarr", "icechunk"]), st.booleans(), st.data())
+@pytest.mark.slow
+def test_create_against_a_model(made: list[Source], backend: str, small: bool, data: st.DataObject) -> None:
+    """Sources of any layout and order of contigs; many small ranges, or one."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        if small:
+            patch.setattr(create, "SEGMENT_ROWS", data.draw(st.integers(1, 3)))
+            patch.setattr(create, "TASK_BYTES", 1)
+        paths = [source.write(Path(name, f"{i}.vcz")) for i, source in enumerate(made)]
+        if data.draw(st.booleans()):
+            vczstore.copy_store_to_icechunk(paths[0], Path(name, "0.icechunk"))
+            paths[0] = Path(name, "0.icechunk")
+        out = Path(name, "out.vcz")
+        executor = data.draw(st.sampled_from(["threads", "single-threaded"]))
+        result = vczstore.create(out, *paths, executor=executor, backend_storage=backend)
+        holds(read(out), made)
+        assert result.counts == {"sources": len(made), "variants": len(expected(made)[1])}
+        assert result.chunks == result.plan.decoded_chunks
+
+
+# ---- bcftools and vcztools ------------------------------------------------------------------
+
+PALETTE = {"A": [("C", "T"), ("G",), ("AT",), ("<DEL>",)], "ACC": [("A",), ("GTT", "TGG")]}
+"""ALTs that are the same or have none in common, and no base to trim: else bcftools merges what stays apart here."""
+
+
+def made_vcf(folder: Path, number: int, contigs: Sequence[str]) -> Path:
+    """A VCF of some samples, with duplicates, ALTs in any order, and sites of REF alone."""
+    rng = random.Random(number)
+    samples = [f"S{number}{i}" for i in range(2)]
+    lines = [
+        "##fileformat=VCFv4.3",
+        '##FILTER=<ID=PASS,Description="All filters passed">',
+        f'##FILTER=<ID=q{number},Description="Quality of {number}">',
+        *(f"##contig=<ID={contig},length=100000>" for contig in contigs),
+        '##INFO=<ID=DP,Number=1,Type=Integer,Description="Depth">',
+        '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">',
+        "##bcftools_viewCommand=view -s S00",
+        "\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *samples]),
+    ]
+    for contig in contigs:
+        for position in range(10, 40):
+            if position % 7 == 0:
+                sites = [("A", ())] * rng.randrange(2)
+            else:
+                ref = "A" if position % 3 else "ACC"
+                sites = [
+                    (ref, alts) for alts in rng.sample(PALETTE[ref], 2) for _ in range(rng.choice([0, 0, 1, 1, 2]))
+                ]
+            for ref, alts in sites:
+                alt = ",".join(rng.sample(alts, len(alts))) or "."
+                name = rng.choice([".", f"rs{number}{position}"])
+                fixed = [contig, str(position), name, ref, alt, "30", f"q{number}", "DP=3", "GT", "0/0", "./."]
+                lines.append("\t".join(fixed))
+    return vcf.write_vcf(folder / f"{number}.vcf.gz", "\n".join(lines) + "\n")
+
+
+def judged(text: str, fields: slice = slice(0, 5)) -> list[tuple[str, ...]]:
+    """The records' contigs, positions, REFs and ALTs, in an order that both have."""
+    rows = [line.split("\t") for line in vcf.records(text)[1:]]
+    places = list(dict.fromkeys(row[0] for row in rows))
+    found = [(row[0], row[1], row[3], ",".join(sorted(row[4].split(",")))) for row in rows]
+    return sorted(found, key=lambda r: (places.index(r[0]), int(r[1]), r[2], r[3]))
+
+
+@pytest.fixture(scope="module")
+def vcfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three VCFs, and what bio2zarr makes of them."""
+    folder = tmp_path_factory.mktemp("vcfs")
+    for number, (contigs, zarr_format) in enumerate([(["1", "2"], 2), (["1", "2", "X"], 3), (["1", "3", "X"], 2)]):
+        path = made_vcf(folder, number, contigs)
+        vcf.to_vcz(path, folder / f"{number}.vcz", zarr_format, 16 - number, 2)
+    vczstore.copy_store_to_icechunk(folder / "2.vcz", folder / "2.icechunk")
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
+def test_bcftools_merges_the_same_records(
+    vcfs: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `bcftools merge -m none` has them; and regions find what they find in the merged VCF."""
+    monkeypatch.setattr(create, "SEGMENT_ROWS", 5)
+    monkeypatch.setattr(create, "TASK_BYTES", 1)
+    out = tmp_path / "out"
+    vczstore.create(out, vcfs / "0.vcz", vcfs / "1.vcz", vcfs / "2.icechunk", backend_storage=backend)
+    merged = pysam.bcftools.merge("-m", "none", "--no-version", *(str(vcfs / f"{i}.vcf.gz") for i in range(3)))
+    shown = vcf.vcztools_view(out, icechunk=backend == "icechunk")
+    assert judged(shown) == judged(merged)
+    assert len(judged(shown)) > 150
+    header = [line for line in shown.splitlines() if line.startswith("##")]
+    assert [line for line in header if line.startswith("##contig")] == [
+        f"##contig=<ID={contig},length=100000>" for contig in ("1", "2", "X", "3")
+    ]
+    assert sum(line.startswith("##FILTER=<ID=q") for line in header) == 3
+    assert not any("Command" in line or "INFO" in line for line in header)
+    assert {tuple(line.split("\t")[5:]) for line in vcf.records(shown)[1:]} == {(".", ".", ".")}
+    for region in ("2", "1:12-15", "X:39-50", "3:20-"):
+        path = vcf.write_vcf(tmp_path / "merged.vcf.gz", merged)
+        assert judged(view(out, backend, region)) == judged(pysam.bcftools.view("-r", region, str(path)))
+
+
+def view(store: Path, backend: str, region: str) -> str:
+    """The variants of a region, which vcztools finds by the region index."""
+    import io
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vcztools' own affair
+        import vcztools
+
+        text = io.StringIO()
+        root = vcztools.open_zarr(store, backend_storage="icechunk" if backend == "icechunk" else None)
+        with vcztools.VczReader(root) as reader:
+            reader.set_variants(vcztools.regions.build_chunk_plan(reader, regions=[region]))
+            vcztools.write_vcf(reader, text, no_version=True)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(("number", "backend"), [(0, "zarr"), (1, "icechunk")])
+@pytest.mark.slow
+def test_samples_are_appended(vcfs: Path, tmp_path: Path, number: int, backend: str) -> None:
+    """To the variants of one VCZ its own samples; all but QUAL, FILTER and INFO is as it was there."""
+    source, out = vcfs / f"{number}.vcz", tmp_path / "out"
+    vczstore.create(out, source, backend_storage=backend)
+    vczstore.append(out, source)
+    before, after = (
+        [
+            line.split("\t")
+            for line in vcf.records(vcf.vcztools_view(path, icechunk=path is out and backend == "icechunk"))
+        ]
+        for path in (source, out)
+    )
+    assert [row[:5] + row[8:] for row in after] == [row[:5] + row[8:] for row in before]
+    assert len(after) > 50
+
+
+# ---- where the store will be ----------------------------------------------------------------
+
+SIMPLE = Source(
+    [Record("1", 5, ("A", "C")), Record("1", 9, ("A", "G")), Record("1", 9, ("A",)), Record("2", 5, ("A",))]
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return SIMPLE.write(tmp_path / "source.vcz")
+
+
+@pytest.mark.parametrize("backend", [None, "zarr", "obstore", "fsspec", "icechunk"])
+def test_every_backend(source: Path, tmp_path: Path, backend: str | None) -> None:
+    """By path and by URL, and into an empty folder; a dry run creates nothing, and what it foresees comes true."""
+    out = tmp_path / "out"
+    dry = vczstore.create(out, source, backend_storage=backend, dry_run=True)
+    assert not out.exists()
+    assert (dry.committed, dry.snapshot, dry.counts) == (False, None, {"sources": 1, "variants": 4})
+    out.mkdir()
+    result = vczstore.create(out.as_uri(), source, backend_storage=backend)
+    assert (result.tasks, result.committed) == (dry.tasks + dry.plan.tasks, True)
+    assert dry.plan.bytes_read == result.plan.bytes_read > 0
+    assert result.plan.chunks_read > 0
+    holds(read(out), [SIMPLE])
+    info = vczstore.info(out)
+    assert (info.samples, info.variants, info.backend) == (0, 4, "icechunk" if backend == "icechunk" else "zarr")
+
+
+@pytest.mark.slow
+def test_processes(source: Path, tmp_path: Path) -> None:
+    result = vczstore.create(tmp_path / "out", source, backend_storage="icechunk", executor="processes", max_workers=2)
+    holds(read(tmp_path / "out"), [SIMPLE])
+    assert result.snapshot is not None
+    assert next(vczstore.log(tmp_path / "out"))["message"] == "create: 1 source, 4 variants"
+
+
+def test_no_variants(tmp_path: Path) -> None:
+    empty = Source([], contigs=["1"])
+    vczstore.create(tmp_path / "out", empty.write(tmp_path / "empty.vcz"))
+    holds(read(tmp_path / "out"), [empty])
+
+
+def test_only_cubed(source: Path, tmp_path: Path) -> None:
+    for impl in ("zarr", "xarray"):
+        complain(
+            OptionError, ["^create: ", "cubed"], lambda impl=impl: vczstore.create(tmp_path / "o", source, impl=impl)
+        )
+        dry = vczstore.create(tmp_path / "o", source, dry_run=True)
+        with pytest.raises(OptionError, match=r"^create: .*cubed"):
+            vczstore.run(dry.plan, impl=impl)
+        assert not (tmp_path / "o" / "zarr.json").exists()
+        if (tmp_path / "o").exists():
+            shutil.rmtree(tmp_path / "o")
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.parametrize("what", ["folder", "file", "store", "repository"])
+def test_something_is_there(source: Path, tmp_path: Path, backend: str, what: str) -> None:
+    out = tmp_path / "out"
+    if what == "folder":
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    elif what == "file":
+        out.write_text("mine")
+    else:
+        vczstore.create(out, source, backend_storage="icechunk" if what == "repository" else None)
+    before = cohort.digest(tmp_path)
+    for dry_run in (False, True):
+        complain(
+            OptionError,
+            ["^create: ", str(out), "exists|holds a repository", "choose another path"],
+            lambda dry_run=dry_run: vczstore.create(out, source, backend_storage=backend, dry_run=dry_run),
+        )
+    assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_something_came_meanwhile(source: Path, tmp_path: Path, backend: str) -> None:
+    """Between planning and writing."""
+    plan = vczstore.create(tmp_path / "out", source, backend_storage=backend, dry_run=True).plan
+    vczstore.create(tmp_path / "out", source, backend_storage=backend)
+    before = cohort.digest(tmp_path)
+    complain(OptionError, ["^create: ", "choose another path"], lambda: vczstore.run(plan))
+    assert cohort.digest(tmp_path) == before
+
+
+def test_options_of_a_local_store(source: Path, tmp_path: Path) -> None:
+    words = ["no storage options"]
+    complain(OptionError, words, lambda: vczstore.create(tmp_path / "o", source, storage_options={"region": "x"}))
+    complain(OptionError, ["'tape'"], lambda: vczstore.create(tmp_path / "o", source, backend_storage="tape"))
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+ALLELES = ("A", "C")
+
+
+def at(*places: str) -> list[Record]:
+    return [Record(contig, int(position), ALLELES) for contig, _, position in (p.partition(":") for p in places)]
+
+
+UNSORTED = {
+    "in a chunk": (["1:5", "1:4", "1:9"], "variant 1 of .*, 1:4 A/C, comes after 1:5 A/C"),
+    "from chunk to chunk": (
+        ["1:5", "1:6", "1:6", "1:7", "1:3", "2:1"],
+        "variant 4 of .*, 1:3 A/C, comes after 1:7 A/C",
+    ),
+    "contig in a chunk": (["1:5", "2:4", "2:5", "1:9"], "variant 3 of .*, 1:9 A/C, comes after 2:5 A/C"),
+    "contig later": (["2:5", "1:4", "1:5", "1:6", "2:5", "2:6"], "variant 4 of .*, 2:5 A/C, comes after 1:6 A/C"),
+    "the first of several": (
+        ["1:5", "1:6", "1:7", "1:2", "1:9", "1:8"],
+        "variant 3 of .*, 1:2 A/C, comes after 1:7 A/C",
+    ),
+}
+
+
+@pytest.mark.parametrize(("places", "words"), UNSORTED.values(), ids=UNSORTED)
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_unsorted(
+    source: Path, tmp_path: Path, places: list[str], words: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(create, "SEGMENT_ROWS", rows)
+    other = Source(at(*places), chunk=3).write(tmp_path / "other.vcz")
+    words_ = ["^create: ", str(other), words + ":", "bcftools sort"]
+    complain(IncompatibleError, words_, lambda: vczstore.create(tmp_path / "out", source, other))
+    assert not (tmp_path / "out").exists()
+
+
+def changed(path: Path, name: str, position: int, value: Any) -> None:
+    zarr.open_group(path, mode="r+")[name][position] = value
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def remove(path: Path) -> None:
+        for name in names:
+            shutil.rmtree(path / name)
+
+    return remove
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], type[VczstoreError], list[str]]] = {
+    "no such contig": (
+        lambda p: changed(p, "variant_contig", 2, 7),
+        DamagedStoreError,
+        ["variant 2 ", "variant_contig 7"],
+    ),
+    "contig -1": (
+        lambda p: changed(p, "variant_contig", 3, -1),
+        DamagedStoreError,
+        ["variant 3 ", "variant_contig -1"],
+    ),
+    "position -1": (
+        lambda p: changed(p, "variant_position", 1, -1),
+        DamagedStoreError,
+        ["variant 1 ", "variant_position -1"],
+    ),
+    "another genome": (
+        lambda p: changed(p, "contig_length", 1, 77),
+        IncompatibleError,
+        ["2 of contig_length 77", "source.vcz of 1050"],
+    ),
+    "no alleles": (without("variant_allele"), IncompatibleError, ["no variant_allele"]),
+    "no contigs": (without("contig_id"), IncompatibleError, ["no contig_id"]),
+    "another version": (
+        lambda p: zarr.open_group(p, mode="r+").attrs.update(vcf_zarr_version="0.4"),
+        IncompatibleError,
+        ["vcf_zarr_version 0.4", "0.5"],
+    ),
+    "shorter": (
+        lambda p: zarr.open_group(p, mode="r+")["variant_length"].resize((3,)),
+        DamagedStoreError,
+        ["variant_length has 3"],
+    ),
+    "no VCZ": (without("sample_id"), NotAStoreError, ["sample_id"]),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "words"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_refused(
+    source: Path,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    error: type[VczstoreError],
+    words: list[str],
+    backend: str,
+) -> None:
+    other = SIMPLE.write(tmp_path / "other.vcz")
+    change(other)
+    out = tmp_path / "out"
+    complain(error, [str(other), *words], lambda: vczstore.create(out, source, other, backend_storage=backend))
+    assert not out.exists()
+
+
+def test_no_sources(tmp_path: Path) -> None:
+    complain(VczstoreError, ["^create: no sources"], lambda: vczstore.create(tmp_path / "out"))
+
+
+def test_attributes(tmp_path: Path) -> None:
+    """What all sources say, but for what may name samples."""
+    lines = [["fileformat", "VCFv4.3"], ["reference", "hg38"], ["SAMPLE", "<ID=S1>"], ["bcftools_viewCommand", "-s S1"]]
+    first = {"vcf_zarr_version": "0.5", "source": "a", "vcf_header": "S1", "vcf_meta_information": [*lines, ["x", "1"]]}
+    second = {"vcf_zarr_version": "0.5", "source": "b", "vcf_meta_information": [["x", "2"], *lines]}
+    for i, attributes in enumerate([first, second]):
+        Source(SIMPLE.records, attributes=attributes).write(tmp_path / f"{i}.vcz")
+    vczstore.create(tmp_path / "out", tmp_path / "0.vcz", tmp_path / "1.vcz")
+    assert dict(zarr.open_group(tmp_path / "out", mode="r").attrs) == {
+        "vcf_zarr_version": "0.5",
+        "vcf_meta_information": lines[:2],
+    }
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+def test_memory(source: Path, tmp_path: Path) -> None:
+    """What is too little is refused before anything is there; what the message says is enough."""
+    many = [Record("1", i, (*ALLELES, *["T" * n for n in range(2, 20)])) for i in range(1, 500)]
+    wide = Source(many, chunk=100).write(tmp_path / "wide.vcz")
+    out = tmp_path / "out"
+    options = {"reserved_mem": 1_000_000, "allowed_mem": 1_500_000}
+    message = complain(MemoryLimitError, ["^create: ", "--allowed-mem"], lambda: vczstore.create(out, wide, **options))
+    assert not out.exists()
+    enough = message.rpartition("--allowed-mem ")[2]
+    result = vczstore.create(out, wide, reserved_mem=1_000_000, allowed_mem=enough)
+    assert read(out)["variant_position"].tolist() == list(range(1, 500))
+    assert result.plan.projected_mem <= int(enough.removesuffix("MB")) * 1_000_000
+
+
+def test_ranges_fit_into_memory() -> None:
+    """Each range takes what it may, or has nowhere to be cut; together they are all rows."""
+    rng = np.random.default_rng(1)
+    segments = []
+    for _ in range(3):
+        edges = np.sort(rng.integers(0, 10_000, 41))
+        starts = np.arange(40) * 10
+        segments.append(np.stack([edges[:-1], edges[1:], starts, starts + 10], axis=1))
+    whole = np.unique(np.concatenate(segments)[:, 0])
+    edges = create.cut_genome(segments, [1, 2, 3], 400)
+    assert np.isin(edges[:-1], whole).all()
+    assert edges[0] == whole[0]
+    sizes = np.zeros(len(edges) - 1)
+    for rows, size in zip(segments, [1, 2, 3], strict=True):
+        for number, start, stop in create.rows_between(rows, edges).tolist():
+            sizes[number] += (stop - start) * size
+    alone = [np.searchsorted(whole, b) - np.searchsorted(whole, a) == 1 for a, b in pairwise(edges)]
+    assert ((sizes <= 400) | alone).all()
+    assert 5 < len(sizes) < 60
+
+
+# ---- runs that stop -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_a_run_that_fails_leaves_no_store(tmp_path: Path, backend: str) -> None:
+    """A chunk that is read for writing only cannot be decoded; then it can."""
+    source, out = SIMPLE.write(tmp_path / "source.vcz"), tmp_path / "out"
+    chunk = source / "variant_id" / "c" / "1"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:20])
+    left = "delete what is there" if backend == "zarr" else "nothing was committed"
+    words = ["^create: ", "variant_id", left]
+    complain(StorageError, words, lambda: vczstore.create(out, source, backend_storage=backend))
+    assert out.exists()
+    with pytest.raises(VczstoreError):
+        vczstore.info(out)
+    assert not (out / "zarr.json").exists()
+    chunk.write_bytes(whole)
+    if backend == "zarr":
+        complain(OptionError, ["exists", "stopped create"], lambda: vczstore.create(out, source))
+        shutil.rmtree(out)
+    vczstore.create(out, source, backend_storage=backend)
+    holds(read(out), [SIMPLE])
+
+
+@pytest.mark.parametrize(("when", "words"), [("survey 2", "nothing was written"), ("writing", "reads as a store")])
+def test_interrupted(source: Path, tmp_path: Path, when: str, words: str) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what == when:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=f"^create: interrupted; .*{words}"):
+        vczstore.create(tmp_path / "out", source, progress=stop)
+    assert not (tmp_path / "out" / "zarr.json").exists()
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """One makes the store; the other is refused, though the place was empty when both began."""
+    cohort.write_vcz(tmp_path / "a.vcz", cohort.make_arrays(10, ["A"]))
+    first, second = (new_store(str(tmp_path / "out"), "create", samples_chunks=1) for _ in range(2))
+    transaction = first.transaction("")
+    with pytest.raises(VczstoreError, match=r"create: .*out(: another process makes a store here| exists)"):
+        second.transaction("")
+    assert not claim(first.zarr_store.with_read_only(False), LOCK)
+    transaction.commit("", {})
+    assert names(first.zarr_store) == set()
+    vczstore.create(tmp_path / "out", tmp_path / "a.vcz")
+    assert not list((tmp_path / "out").glob(".vczstore*"))

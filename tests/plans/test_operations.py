@@ -1,0 +1,231 @@
+"""Append and remove on every kind of store, by every implementation, against the NumPy model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import vczstore
+from tests.conftest import IMPLS, WRITTEN, Way
+from tests.support import cohort
+from tests.support.covering import in_pairs, in_turn
+from vczstore.errors import SampleError
+
+
+@in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
+@pytest.mark.slow
+def test_append(way: Way, tmp_path: Path, n: int) -> None:
+    old = cohort.make_arrays(10, cohort.ids(0, n))
+    batches = [
+        cohort.make_arrays(10, cohort.ids(n, 5), seed=1),
+        cohort.make_arrays(10, cohort.ids(n + 5, 4), seed=2),
+    ]
+    store = way.make(tmp_path, old)
+    for i, batch in enumerate(batches):
+        cohort.write_vcz(tmp_path / f"batch{i}.vcz", batch)
+    result = vczstore.append(store, tmp_path / "batch0.vcz", tmp_path / "batch1.vcz", **way.options)
+    assert result.committed
+    assert result.counts == {"sources": 2, "samples added": 9}
+    cohort.assert_same(way.read(store), cohort.expected_append(old, *batches))
+
+
+@in_turn(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
+def test_remove(way: Way, tmp_path: Path) -> None:
+    old = cohort.make_arrays(10, cohort.ids(0, 11))
+    store = way.make(tmp_path, old)
+    gone = ["S0001", "S0009", "S0010", "S0000"]
+    result = vczstore.remove(store, gone, **way.options)
+    assert result.counts == {"samples removed": 4}
+    cohort.assert_same(way.read(store), cohort.expected_remove(old, gone))
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
+def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_path: Path) -> None:
+    """They lie in different chunks of sample_id. What nobody began to remove stays unknown."""
+    old, gone = cohort.make_arrays(10, cohort.ids(0, 11)), ["S0001", "S0009"]
+    way = Way(kind, "cubed")
+    store = way.make(tmp_path, old)
+    plan = vczstore.plan_remove(store, gone)
+    transaction = plan.store.transaction(plan.base)
+    remember, blank = plan.edits
+    with transaction.step(plan.preparations, [remember, replace(blank, positions=np.array([9]))]) as target:
+        for write in plan.writes:
+            write.by_zarr(target)
+    with pytest.raises(SampleError, match="has no sample S0009"):
+        vczstore.remove(store, ["S0002", "S0009"])
+    assert vczstore.remove(store, gone).counts == {"samples removed": 1}
+    cohort.assert_same(way.read(store), cohort.expected_remove(old, gone))
+    with pytest.raises(SampleError, match=r"has no sample S0001, S0009"):
+        vczstore.remove(store, gone)
+
+
+@in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
+@pytest.mark.slow
+def test_append_after_remove(way: Way, tmp_path: Path) -> None:
+    old = cohort.make_arrays(10, cohort.ids(0, 5))
+    batch = cohort.make_arrays(10, ["S0001", "S0005"], seed=3)
+    store = way.make(tmp_path, old)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    vczstore.remove(store, "S0001", **way.options)
+    vczstore.append(store, tmp_path / "batch.vcz", **way.options)
+    cohort.assert_same(way.read(store), cohort.expected_append(cohort.expected_remove(old, ["S0001"]), batch))
+
+
+@in_pairs(kind=WRITTEN, impl=IMPLS, zarr_format=(2, 3))
+@pytest.mark.slow
+def test_append_from_other_layouts(way: Way, tmp_path: Path, zarr_format: int) -> None:
+    """Other chunks, codecs, format and byte layout: the source is re-chunked on the fly."""
+    old, batch = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 8), seed=1)
+    store = way.make(tmp_path, old)
+    cohort.write_vcz(
+        tmp_path / "batch.vcz",
+        batch,
+        zarr_format=zarr_format,
+        variants_chunk=7,
+        samples_chunk=5,
+        compressors=None,
+    )
+    before = {n: (a.chunks, a.compressors) for n, a in zarr.open_group(_zarr(way, store), mode="r").arrays()}
+    vczstore.append(store, tmp_path / "batch.vcz", **way.options)
+    cohort.assert_same(way.read(store), cohort.expected_append(old, batch))
+    after = {n: (a.chunks, a.compressors) for n, a in zarr.open_group(_zarr(way, store), mode="r").arrays()}
+    assert after == before
+
+
+@pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
+@pytest.mark.slow
+def test_sharded(tmp_path: Path, impl: str) -> None:
+    old, batch = cohort.make_arrays(17, cohort.ids(0, 7)), cohort.make_arrays(17, cohort.ids(7, 8), seed=1)
+    cohort.write_vcz(tmp_path / "store.vcz", old, shards=(2, 2))
+    cohort.write_vcz(tmp_path / "batch.vcz", batch, shards=(3, 1))
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz", impl=impl)
+    vczstore.remove(tmp_path / "store.vcz", ["S0003", "S0014"], impl=impl)
+    expected = cohort.expected_remove(cohort.expected_append(old, batch), ["S0003", "S0014"])
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), expected)
+
+
+@pytest.mark.slow
+def test_sharded_columns_are_copied_as_they_are(tmp_path: Path) -> None:
+    old, batch = cohort.make_arrays(17, cohort.ids(0, 6)), cohort.make_arrays(17, cohort.ids(6, 8), seed=1)
+    cohort.write_vcz(tmp_path / "store.vcz", old, shards=(2, 2))
+    cohort.write_vcz(tmp_path / "batch.vcz", batch, shards=(2, 2))
+    result = vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
+    assert result.plan.decoded_chunks == 0
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(old, batch))
+
+
+def _zarr(way: Way, store: Path) -> object:
+    return cohort.icechunk_store(store) if way.kind == "icechunk" else store
+
+
+def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
+    """An aligned append writes the batch's chunks, shapes, and that AC is stale; of the old chunks, none is touched."""
+    old, batch = cohort.make_arrays(10, cohort.ids(0, 6)), cohort.make_arrays(10, cohort.ids(6, 3), seed=1)
+    cohort.write_vcz(tmp_path / "store.vcz", old)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    before = cohort.digest(tmp_path / "store.vcz")
+    result = vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
+    after = cohort.digest(tmp_path / "store.vcz")
+    changed = {name for name in before if after[name] != before[name]}
+    samples_arrays = [name for name, dims in cohort.DIMENSIONS.items() if "samples" in dims]
+    assert changed == {"zarr.json", *(f"{name}/zarr.json" for name in samples_arrays)}
+    assert result.plan.decoded_chunks == 0
+    # 10 variants in chunks of 4 are three rows of chunks
+    assert len(after) - len(before) == sum(3 if "variants" in cohort.DIMENSIONS[n] else 1 for n in samples_arrays)
+
+
+@pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
+@pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
+def test_sparse_chunks_stay_absent_and_clear_what_lay_there(tmp_path: Path, n: int, impl: str) -> None:
+    old, batch = cohort.make_arrays(8, cohort.ids(0, n)), cohort.make_arrays(8, cohort.ids(n, 6), seed=1)
+    batch["call_DP"][:4] = 0
+    batch["call_genotype"][...] = 0
+    cohort.write_vcz(tmp_path / "store.vcz", old, skip_empty=True)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch, skip_empty=True)
+    # what a stopped run may have left beyond the edge
+    stale = tmp_path / "store.vcz" / "call_DP" / "c" / "0" / "3"
+    stale.write_bytes((tmp_path / "store.vcz" / "call_DP" / "c" / "0" / "0").read_bytes())
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz", impl=impl)
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(old, batch))
+    assert not stale.exists()
+    assert not (tmp_path / "store.vcz" / "call_genotype" / "c" / "1" / "3").exists()
+
+
+@in_pairs(kind=WRITTEN, impl=IMPLS, source_format=(2, 3))
+@pytest.mark.slow
+def test_first_batch_of_a_variants_list(way: Way, tmp_path: Path, source_format: int) -> None:
+    batch = cohort.make_arrays(10, cohort.ids(0, 8))
+    fields = [n for n, dims in cohort.DIMENSIONS.items() if "samples" not in dims or n == "sample_id"]
+    empty = {n: batch[n][:0] if n == "sample_id" else batch[n] for n in fields}
+    store = way.make(tmp_path, empty, samples_chunk=1)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch, zarr_format=source_format)
+    vczstore.append(store, tmp_path / "batch.vcz", **way.options)
+    cohort.assert_same(way.read(store), batch)
+    more = cohort.make_arrays(10, cohort.ids(8, 2), seed=5)
+    cohort.write_vcz(tmp_path / "more.vcz", more)
+    vczstore.append(store, tmp_path / "more.vcz", **way.options)
+    cohort.assert_same(way.read(store), cohort.expected_append(batch, more))
+
+
+@pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
+@pytest.mark.slow
+def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
+    old, batch = cohort.make_arrays(10, cohort.ids(0, 4)), cohort.make_arrays(10, cohort.ids(4, 4), seed=1)
+    batch["call_AD"] = batch["call_AD"].astype("i1")  # always fits
+    batch["call_DP"] = batch["call_DP"].astype("i8")  # has to be looked at
+    cohort.write_vcz(tmp_path / "store.vcz", old)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz", impl=impl)
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(old, batch))
+
+
+@pytest.mark.slow
+def test_stores_as_objects(tmp_path: Path) -> None:
+    old, batch = cohort.make_arrays(10, cohort.ids(0, 4)), cohort.make_arrays(10, cohort.ids(4, 3), seed=1)
+    memory, source = zarr.storage.MemoryStore(), zarr.storage.MemoryStore()
+    cohort.write_vcz(memory, old)
+    cohort.write_vcz(source, batch)
+    vczstore.append(memory, source)
+    expected = cohort.expected_append(old, batch)
+    cohort.assert_same(cohort.read_vcz(memory), expected)
+
+    import icechunk
+
+    vczstore.copy_store_to_icechunk(memory, tmp_path / "repository")
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path / "repository")))
+    result = vczstore.remove(repository, "S0002", executor="processes")
+    session = repository.readonly_session("main")
+    assert result.snapshot == session.snapshot_id
+    cohort.assert_same(cohort.read_vcz(session.store), cohort.expected_remove(expected, ["S0002"]))
+
+
+@pytest.mark.parametrize("backend", ["obstore", "fsspec", "zarr"])
+@pytest.mark.slow
+def test_backends(tmp_path: Path, backend: str) -> None:
+    old, batch = cohort.make_arrays(10, cohort.ids(0, 4)), cohort.make_arrays(10, cohort.ids(4, 3), seed=1)
+    cohort.write_vcz(tmp_path / "store.vcz", old)
+    cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    store = tmp_path / "store.vcz"
+    vczstore.append(store if backend == "zarr" else store.as_uri(), tmp_path / "batch.vcz", backend_storage=backend)
+    vczstore.remove(str(store), ["S0005"], backend_storage=backend)
+    expected = cohort.expected_remove(cohort.expected_append(old, batch), ["S0005"])
+    cohort.assert_same(cohort.read_vcz(store), expected)
+
+
+@pytest.mark.slow
+def test_large_fill_nan_survives(tmp_path: Path) -> None:
+    """A chunk of nothing but missing floats, in an array whose fill value is another NaN, is not dropped."""
+    old, batch = cohort.make_arrays(4, cohort.ids(0, 4)), cohort.make_arrays(4, cohort.ids(4, 4), seed=1)
+    batch["call_GL"][...] = cohort.MISSING
+    cohort.write_vcz(tmp_path / "store.vcz", old, fill_values={"call_GL": np.nan})
+    cohort.write_vcz(tmp_path / "batch.vcz", batch, fill_values={"call_GL": np.nan})
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch.vcz")
+    vczstore.remove(tmp_path / "store.vcz", cohort.ids(0, 8))
+    expected = cohort.expected_remove(cohort.expected_append(old, batch), cohort.ids(0, 8))
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), expected)

@@ -1,0 +1,218 @@
+"""Symbolic alleles: how long they are is part of what they are; bcftools is the judge."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pysam.bcftools
+import pytest
+import zarr
+
+import vczstore
+from tests.plans.variants.test_harmonise import calls_of
+from tests.plans.variants.test_in_order import make_pair
+from tests.support import cohort, vcf
+from tests.system.test_errors import complain
+from vczstore.errors import IncompatibleError
+
+
+def text(sample: str, *records: str) -> str:
+    """A VCF on chr1; a record is POS REF ALT INFO and a genotype."""
+    lines = ["##fileformat=VCFv4.2", '##FILTER=<ID=PASS,Description="">', "##contig=<ID=chr1,length=248956422>"]
+    lines += [f'##INFO=<ID={name},Number=1,Type=Integer,Description="">' for name in ("END", "SVLEN")]
+    lines += ['##FORMAT=<ID=GT,Number=1,Type=String,Description="">']
+    lines += ["\t".join([*["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"], sample])]
+    for record in records:
+        position, ref, alt, info, genotype = record.split()
+        lines.append("\t".join(["chr1", position, ".", ref, alt, ".", "PASS", info, "GT", genotype]))
+    return "\n".join(lines) + "\n"
+
+
+REST = "900000 A C . 0/1"
+DIFFERENT = {
+    "END": ("100 N <DEL> END=600 0/1", "100 N <DEL> END=99100 1/1"),
+    "SVLEN": ("100 N <INS> SVLEN=300;END=100 0/1", "100 N <INS> SVLEN=6000;END=100 1/1"),
+    "SVLEN alone": ("100 N <DEL> SVLEN=-500 0/1", "100 N <DEL> SVLEN=-900 1/1"),
+    "a subtype": ("100 N <DUP:TANDEM> END=600 0/1", "100 N <DUP:TANDEM> END=700 1/1"),
+    "beside another allele": ("100 A C,<DEL> END=600 0/2", "100 A C,<DEL> END=700 1/2"),
+    "beside one that nobody has seen": ("100 A <DEL>,<NON_REF> END=600 0/1", "100 A <DEL>,<NON_REF> END=700 1/1"),
+}
+SAME = {
+    "END": ("100 N <DEL> END=600 0/1", "100 N <DEL> END=600 1/1"),
+    "the sign of SVLEN": ("100 N <DEL> SVLEN=-500 0/1", "100 N <DEL> SVLEN=500 1/1"),
+    "END and SVLEN": ("100 N <DEL> END=600 0/1", "100 N <DEL> SVLEN=-500 1/1"),
+    "not seen": ("100 N <NON_REF> END=600 0/0", "100 N <NON_REF> END=700 0/0"),
+    "not seen either": ("100 N <*> END=600 0/0", "100 N <*> END=700 0/0"),
+    "overlapped": ("100 A * END=600 0/1", "100 A * END=700 1/1"),
+    "a breakend": ("100 N N[chr1:5000[ END=600 0/1", "100 N N[chr1:5000[ END=700 1/1"),
+    "some alleles of another": ("100 A <CN0>,<CN2> END=600 0/2", "100 A <CN0> END=600 0/1"),
+    "REF alone": ("100 A <DEL> END=600 0/1", "100 A . . 0/0"),
+    "an SNP beside it": ("100 A C,<DEL> END=600 0/1", "100 A C . 0/1"),
+}
+
+
+def view(store: Path, kind: str = "format3") -> list[Any]:
+    return calls_of(vcf.vcztools_view(store, icechunk=kind == "icechunk"))
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), [*((c, "format3") for c in DIFFERENT), ("END", "format2"), ("END", "icechunk")]
+)
+@pytest.mark.slow
+def test_other_lengths_are_other_variants(tmp_path: Path, case: str, kind: str) -> None:
+    a, b = (text(name, record, REST) for name, record in zip(("A1", "B1"), DIFFERENT[case], strict=True))
+    store, batch = make_pair(tmp_path, a, b, kind)
+    before = cohort.digest(store)
+
+    def refused(words: tuple[str, ...], **options: Any) -> None:
+        complain(IncompatibleError, words, lambda: vczstore.append(store, batch, **options))
+        assert cohort.digest(store) == before
+
+    alleles = DIFFERENT[case][0].split()[2]
+    refused((f"^append: variant 0 of .*new.vcz is chr1:100 ./{alleles} of (length|SVLEN) [0-9]+, in the store it is",))
+    for more in ({}, {"allow_new_alleles": True}):
+        refused(("^append: 1 of the 2 variants of .*new.vcz match none", "of (length|SVLEN)"), harmonise=True, **more)
+
+
+@pytest.mark.parametrize(
+    ("case", "order"), [*((c, "ab") for c in (*DIFFERENT, *SAME)), ("REF alone", "ba"), ("END", "ba")]
+)
+@pytest.mark.slow
+def test_create_has_the_records_that_bcftools_has(tmp_path: Path, case: str, order: str) -> None:
+    """bcftools compares END alone; SVLEN, of which END follows, is compared here, too."""
+    records = {**SAME, **DIFFERENT}[case]
+    for name, record in zip("AB", records, strict=True):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(f"{name}1", record, REST))
+        vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 3, 2, 2)
+    sources = [tmp_path / f"{name.upper()}.vcz" for name in order]
+    vczstore.create(tmp_path / "store.vcz", *sources)
+    vczstore.append(tmp_path / "store.vcz", *sources, harmonise=True)
+    shown = view(tmp_path / "store.vcz")
+    assert len(shown) == 1 + (2 if case in DIFFERENT else 1)
+    if "SVLEN" not in "".join(records):
+        vcfs = [str(path.with_suffix(".vcf.gz")) for path in sources]
+        assert sorted(shown, key=str) == sorted(
+            calls_of(pysam.bcftools.merge("--no-version", "-m", "none", *vcfs)), key=str
+        )
+
+
+@pytest.mark.slow
+def test_a_symbolic_allele_keeps_its_length_in_a_created_store(tmp_path: Path) -> None:
+    sources = []
+    for name, records in (("A1", DIFFERENT["END"][:1]), ("B1", DIFFERENT["END"][1:]), ("C1", DIFFERENT["SVLEN"][:1])):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(name, *records, REST))
+        sources.append(vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 3, 2, 2))
+    vczstore.create(tmp_path / "store.vcz", *sources)
+    info = [line.split("\t")[7] for line in vcf.records(vcf.vcztools_view(tmp_path / "store.vcz"))[1:]]
+    assert sorted(info) == [".", "END=100;SVLEN=300", "END=600", "END=99100"]
+
+
+@pytest.mark.slow
+def test_a_reference_block_keeps_its_end_in_a_created_store(tmp_path: Path) -> None:
+    """Beside a deletion of another source, and in accord with the lengths."""
+    sources = []
+    for name, records in (("A1", ["100 A <NON_REF> END=199 0/0"]), ("B1", ["500 A <DEL> END=600 0/1"])):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", text(name, *records, REST))
+        sources.append(vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 3, 2, 2))
+    vczstore.create(tmp_path / "store.vcz", *sources)
+    info = [line.split("\t")[7] for line in vcf.records(vcf.vcztools_view(tmp_path / "store.vcz"))[1:]]
+    assert info == ["END=199", "END=600", "."]
+    assert cohort.read_vcz(tmp_path / "store.vcz")["variant_length"].tolist() == [100, 101, 1]
+
+
+@pytest.mark.parametrize("kind", ["format2", "icechunk"])
+@pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.slow
+def test_a_symbolic_allele_does_not_come_to_a_record_of_bases(tmp_path: Path, order: str, kind: str) -> None:
+    records = ["100 A C . 0/1", "100 A <DEL> END=600 0/1"]
+    a, b = (text(f"{name.upper()}1", records["ab".index(name)], REST) for name in order)
+    store, batch = make_pair(tmp_path, a, b, kind)
+    complain(
+        IncompatibleError,
+        ("^append: 1 of the 2 variants", "create"),
+        lambda: vczstore.append(store, batch, harmonise=True, allow_new_alleles=True),
+    )
+
+
+@pytest.mark.parametrize("side", ["store", "batch", "both"])
+@pytest.mark.parametrize("gone", ["variant_length", "variant_END", "all"])
+@pytest.mark.slow
+def test_where_a_side_does_not_say_how_long(tmp_path: Path, side: str, gone: str) -> None:
+    """Either array will do; where only one side says anything, nothing is guessed."""
+    for name, records in (("same", SAME["END"]), ("different", DIFFERENT["END"])):
+        (tmp_path / name).mkdir()
+        a, b = (text(sample, record, REST) for sample, record in zip(("A1", "B1"), records, strict=True))
+        store, batch = make_pair(tmp_path / name, a, b)
+        for place in [store] * (side != "batch") + [batch] * (side != "store"):
+            for array in ("variant_length", "variant_END"):
+                if gone in (array, "all"):
+                    shutil.rmtree(place / array)
+            assert zarr.open_group(place)["variant_allele"][0, 1] == "<DEL>"
+        is_silent = gone == "all" and side == "both"
+        may = is_silent or (name == "same" and gone != "all")
+        for options in ({}, {"harmonise": True}):
+            copy = shutil.copytree(store, tmp_path / name / f"copy{len(options)}.vcz")
+            append = functools.partial(vczstore.append, copy, batch, **options)
+            if may:
+                append()
+                assert len(view(copy)) == 2
+            else:
+                complain(IncompatibleError, ("^append: .*<DEL> of length",), append)
+
+
+def retyped(store: Path, dtype: str, *, axis: bool = False) -> Path:
+    """A store whose END and SVLEN are of another dtype, NaN where they are missing, perhaps with an axis of values."""
+    for name in ("variant_END", "variant_SVLEN"):
+        if not (store / name).exists():
+            continue
+        values = zarr.open_array(store / name)[:]
+        shutil.rmtree(store / name)
+        changed = np.where(values == -1, np.nan, values).astype(dtype) if dtype[0] == "f" else values.astype(dtype)
+        changed = changed[:, np.newaxis] if axis else changed
+        names = ("variants", "FORMAT_X_dim")[: changed.ndim]
+        zarr.create_array(store / name, data=changed, chunks=(2, 1)[: changed.ndim], dimension_names=names)
+    for lengths in store.glob("variant_length"):
+        shutil.rmtree(lengths)
+    return store
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("axis", [False, True])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8"])
+@pytest.mark.parametrize("case", ["END", "SVLEN", "SVLEN alone"])
+def test_lengths_that_are_held_as_other_numbers(tmp_path: Path, case: str, dtype: str, axis: bool) -> None:
+    for records, is_same in ((DIFFERENT[case], False), ((DIFFERENT[case][0],) * 2, True)):
+        folder = tmp_path / str(is_same)
+        folder.mkdir()
+        store, batch = make_pair(
+            folder, *(text(s, record, REST) for s, record in zip(("A1", "B1"), records, strict=True))
+        )
+        shutil.rmtree(store / "variant_length")
+        retyped(batch, dtype, axis=axis)
+        if is_same:
+            assert vczstore.append(store, batch, dry_run=True).counts["samples added"] == 1
+        else:
+            complain(IncompatibleError, ("of (length|SVLEN) [0-9]+",), functools.partial(vczstore.append, store, batch))
+
+
+@pytest.mark.parametrize("dtype", ["f8", "i8"])
+def test_an_end_beyond_int32_does_not_wrap_around(tmp_path: Path, dtype: str) -> None:
+    """Of contigs longer than 2^31, or of a record that says so."""
+    (tmp_path / "a").mkdir()
+    end = 3 * 10**9
+    source = make_pair(tmp_path / "a", *(text(s, "100 N <DEL> END=600 0/1", REST) for s in ("A1", "B1")))[0]
+    shutil.rmtree(source / "variant_length")
+    shutil.rmtree(source / "variant_END")
+    missing = np.nan if dtype == "f8" else -1
+    zarr.create_array(source / "variant_END", data=np.array([end, missing], dtype), dimension_names=("variants",))
+    vczstore.create(tmp_path / "store.vcz", source)
+    found = cohort.read_vcz(tmp_path / "store.vcz")
+    assert found["variant_END"].tolist() == [end, -1]
+    assert found["variant_length"].tolist() == [end - 99, 1]
+    assert found["region_index"][0].tolist()[1:4] == [0, 100, 900000]
+    assert found["region_index"][0, 4] == 2**31 - 1  # no query reaches further
+    assert vczstore.verify(tmp_path / "store.vcz").errors == []

@@ -1,0 +1,660 @@
+"""Harmonising: sources whose variants and alleles are not the store's."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pysam.bcftools
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from plans.variants.harmonise import HAPLOID_CONTIGS
+from plans.variants.in_order import genotype_number, genotypes
+from plans.variants.match import match
+from tests.conftest import Way
+from tests.support import cohort, vcf
+from tests.system.test_errors import complain
+from vczstore.errors import DamagedStoreError, IncompatibleError, OptionError
+from vczstore.jobs.run import JobResult
+
+DIMENSIONS = {
+    "call_PL": ("variants", "samples", "genotypes"),
+    "call_EC": ("variants", "samples", "alt_alleles"),
+    "call_RF": ("variants", "samples", "alleles"),
+    "variant_AC": ("variants", "alt_alleles"),
+}
+CONTIGS = ("chr1", "chr2", "chrX")
+NAN_MISSING, NAN_FILL = cohort.MISSING, cohort.FILL
+
+
+class Site(NamedTuple):
+    """A variant: the contig's name, the position, and REF and ALTs."""
+
+    contig: str
+    position: int
+    alleles: tuple[str, ...]
+
+
+@pytest.fixture(autouse=True)
+def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dims in DIMENSIONS.items():
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+
+
+# ---- a cohort -------------------------------------------------------------------------------
+
+
+def make(
+    sites: Sequence[Site], samples: Sequence[str], seed: int, *, contigs: Sequence[str] = CONTIGS, padding: int = 0
+) -> dict[str, np.ndarray]:
+    """The arrays of a cohort with fields of every Number; calls of one or two alleles, some missing."""
+    rng = np.random.default_rng([seed, len(samples)])
+    order = sorted(range(len(sites)), key=lambda i: (contigs.index(sites[i].contig), sites[i].position))
+    sites = [sites[i] for i in order]
+    v, n = len(sites), len(samples)
+    width = max(2, *(len(s.alleles) for s in sites)) + padding
+    allele = np.full((v, width), "", dtype=object)
+    gt = np.full((v, n, 2), -2, "i1")
+    numbered = {"R": np.full((v, n, width), -2, "i2"), "A": np.full((v, n, width - 1), -2, "i4")}
+    numbered["G"] = np.full((v, n, math.comb(width + 1, 2)), -2, "i2")
+    floats = np.full((v, n, width), NAN_FILL, "f4")
+    for i, site in enumerate(sites):
+        k = len(site.alleles)
+        allele[i, :k] = site.alleles
+        for j in range(n):
+            ploidy = 1 if rng.random() < 0.2 else 2
+            gt[i, j, :ploidy] = rng.integers(-1, k, ploidy)
+            for number, length in (("R", k), ("A", k - 1), ("G", math.comb(k + ploidy - 1, ploidy))):
+                numbered[number][i, j, :length] = rng.integers(-1, 99, length)
+                if rng.random() < 0.2:
+                    numbered[number][i, j] = [-1, *[-2] * (numbered[number].shape[2] - 1)]
+            floats[i, j, :k] = rng.random(k)
+    return {
+        "sample_id": np.array(list(samples), dtype=object),
+        "sample_sex": rng.integers(0, 3, n).astype("i1"),
+        "contig_id": np.array(list(contigs), dtype=object),
+        "variant_contig": np.array([contigs.index(s.contig) for s in sites], "i1"),
+        "variant_position": np.array([s.position for s in sites], "i4"),
+        "variant_allele": allele,
+        "variant_AC": np.full((v, width - 1), 3, "i4"),
+        "call_genotype": gt,
+        "call_genotype_mask": gt < 0,
+        "call_genotype_phased": rng.random((v, n)) < 0.5,
+        "call_DP": rng.integers(-1, 99, (v, n)).astype("i2"),
+        "call_FT": rng.choice(np.array(["PASS", "q10", "."], dtype=object), (v, n)),
+        "call_AD": numbered["R"],
+        "call_EC": numbered["A"],
+        "call_PL": numbered["G"],
+        "call_RF": floats,
+    }
+
+
+def sites_of(arrays: Mapping[str, np.ndarray]) -> list[Site]:
+    names = arrays["contig_id"]
+    return [
+        Site(names[c], int(p), tuple(a for a in alleles if a not in ("", ".")))
+        for c, p, alleles in zip(
+            arrays["variant_contig"], arrays["variant_position"], arrays["variant_allele"], strict=True
+        )
+    ]
+
+
+# ---- the model: slow, and obvious ------------------------------------------------------------
+
+
+def model_match(store: Sequence[Site], source: Sequence[Site], *, new: bool) -> dict[int, int]:
+    """For each variant of the store the one of the source, by the rules one after the other."""
+    key = [(s.contig, s.position, s.alleles[0].upper()) for s in store]
+    their_key = [(s.contig, s.position, s.alleles[0].upper()) for s in source]
+    alts = [{a.upper() for a in s.alleles[1:]} for s in store]
+    their_alts = [{a.upper() for a in s.alleles[1:]} for s in source]
+    found: dict[int, int] = {}
+    for i in range(len(store)):
+        for j in range(len(source)):
+            if j not in found.values() and key[i] == their_key[j] and alts[i] == their_alts[j]:
+                found[i] = j
+                break
+    rules = [lambda ours, theirs: theirs <= ours]
+    if new:
+        rules += [lambda ours, theirs: bool(ours & theirs) or not ours or not theirs, lambda ours, theirs: True]
+    for rule in rules:
+        pairs = [
+            (i, j)
+            for i, j in itertools.product(range(len(store)), range(len(source)))
+            if i not in found and j not in found.values() and key[i] == their_key[j] and rule(alts[i], their_alts[j])
+        ]
+        alone = [(i, j) for i, j in pairs if [p[0] for p in pairs].count(i) == 1 == [p[1] for p in pairs].count(j)]
+        found.update(alone)
+    return found
+
+
+def model_append(
+    store: Mapping[str, np.ndarray],
+    sources: Sequence[Mapping[str, np.ndarray]],
+    *,
+    new: bool = False,
+    absent: str = "missing",
+) -> tuple[dict[str, np.ndarray], int]:
+    """The store afterwards, and how many variants of the sources match nothing."""
+    alleles = [list(s.alleles) for s in sites_of(store)]
+    matches, unmatched = [], 0
+    for source in sources:
+        ours = [Site(s.contig, s.position, tuple(a)) for s, a in zip(sites_of(store), alleles, strict=True)]
+        found = model_match(ours, sites_of(source), new=new)
+        matches.append(found)
+        unmatched += len(sites_of(source)) - len(found)
+        for i, j in found.items():
+            known = {a.upper() for a in alleles[i]}
+            alleles[i] += [a for a in sites_of(source)[j].alleles if a.upper() not in known]
+    width = max([store["variant_allele"].shape[1], *(len(a) for a in alleles)])
+    lengths = {"alleles": width, "alt_alleles": width - 1, "genotypes": math.comb(width + 1, 2)}
+    result: dict[str, np.ndarray] = {}
+    for name, values in store.items():
+        dims = cohort.DIMENSIONS[name]
+        longer = [(0, lengths.get(d, n) - n) for d, n in zip(dims, values.shape, strict=True)]
+        fill: Any = {"i": -2, "f": NAN_FILL, "b": True}.get(values.dtype.kind, "")
+        result[name] = np.pad(values, longer, constant_values=fill)
+    for i, texts in enumerate(alleles):
+        result["variant_allele"][i, : len(texts)] = texts
+        if len(texts) > len(sites_of(store)[i].alleles):
+            _model_complete(result, i, len(texts))
+    for source, found in zip(sources, matches, strict=True):
+        for name, values in source.items():
+            if "samples" in cohort.DIMENSIONS[name]:
+                mine = _model_calls(name, values, source, result, alleles, found, absent)
+                axis = cohort.DIMENSIONS[name].index("samples")
+                result[name] = np.concatenate([result[name], mine], axis=axis)
+    return result, unmatched
+
+
+KINDS = {"call_AD": "R", "call_RF": "R", "call_EC": "A", "call_PL": "G", "variant_AC": "A"}
+
+
+def _model_complete(store: dict[str, np.ndarray], row: int, n: int) -> None:
+    """Vectors of a variant that has `n` alleles now get missing values; those that are missing altogether stay."""
+    for name in KINDS.keys() & store.keys():
+        values = store[name][row]
+        missing: Any = {"i": -1, "f": NAN_MISSING}[values.dtype.kind]
+        fill: Any = {"i": -2, "f": NAN_FILL}[values.dtype.kind]
+        for k, vector in enumerate(np.atleast_2d(values)):
+            ploidy = sum(a != -2 for a in store["call_genotype"][row, k]) if KINDS[name] == "G" else 0
+            length = {"R": n, "A": n - 1, "G": math.comb(n + ploidy - 1, ploidy)}[KINDS[name]]
+            own = [x for x in vector if not _is(x, fill)]
+            if len(own) > 1 or (len(own) == 1 and not _is(own[0], missing)):
+                vector[len(own) : length] = missing
+
+
+def _model_calls(
+    name: str,
+    values: np.ndarray,
+    source: Mapping[str, np.ndarray],
+    store: Mapping[str, np.ndarray],
+    alleles: Sequence[Sequence[str]],
+    found: Mapping[int, int],
+    absent: str,
+) -> np.ndarray:
+    if cohort.DIMENSIONS[name][0] != "variants":
+        return values
+    shape = (len(alleles), values.shape[1], *store[name].shape[2:])
+    missing: Any = {"i": -1, "f": NAN_MISSING, "b": False}.get(values.dtype.kind, ".")
+    fill: Any = {"i": -2, "f": NAN_FILL, "b": False}.get(values.dtype.kind, "")
+    result = np.full(shape, fill, dtype=values.dtype)
+    theirs = sites_of(source)
+    unmatched = {site[:2] for j, site in enumerate(theirs) if j not in found.values()}
+    for i, row in enumerate(result):
+        contig = sites_of(store)[i].contig
+        is_reference = absent == "reference" and sites_of(store)[i][:2] not in unmatched
+        for k in range(values.shape[1]):
+            if i not in found:
+                if name == "call_genotype":
+                    value = 0 if is_reference else -1
+                    row[k] = [value, -2] if contig in HAPLOID_CONTIGS else [value, value]
+                elif name == "call_genotype_mask":
+                    value = not is_reference
+                    row[k] = [value, True] if contig in HAPLOID_CONTIGS else [value, value]
+                elif row.ndim == 1:
+                    row[k] = missing
+                else:
+                    row[k, 0] = missing
+                continue
+            given, n = values[found[i], k], len(theirs[found[i]].alleles)
+            upper = [a.upper() for a in alleles[i]]
+            to = [upper.index(a.upper()) for a in theirs[found[i]].alleles]
+            kind = KINDS.get(name)
+            if name == "call_genotype":
+                row[k] = [to[a] if a >= 0 else a for a in given]
+            elif kind is None:
+                row[k] = given
+            elif to == list(range(len(upper))):
+                both = min(len(given), row.shape[1])
+                row[k, :both] = given[:both]
+            else:
+                own = [x for x in given if not _is(x, fill)]
+                if len(own) == 0 or (
+                    len(own) == 1 and _is(own[0], missing) and (kind == "G" or n - (kind == "A") != 1)
+                ):
+                    row[k, 0] = missing
+                elif kind == "G":
+                    genotype = source["call_genotype"][found[i], k]
+                    # of REF alone a likelihood is one value, and "." is a genotype of any ploidy
+                    ploidy = 2 if n == 1 and (genotype < 0).all() else int((genotype != -2).sum())
+                    row[k, : math.comb(len(upper) + ploidy - 1, ploidy)] = missing
+                    for g in itertools.combinations_with_replacement(range(n), ploidy):
+                        row[k, _g(sorted(to[a] for a in g))] = given[_g(g)]
+                else:
+                    first = kind == "A"
+                    row[k, : len(upper) - first] = missing
+                    for a in range(first, n):
+                        row[k, to[a] - first] = given[a - first]
+    return result
+
+
+def _is(value: Any, other: Any) -> bool:
+    return np.asarray(value).tobytes() == np.asarray(other, dtype=np.asarray(value).dtype).tobytes()
+
+
+def _g(genotype: Sequence[int]) -> int:
+    """VCF 4.5, 1.6.2: for a/b, b(b+1)/2 + a; for one allele its number."""
+    return genotype[0] if len(genotype) == 1 else genotype[1] * (genotype[1] + 1) // 2 + genotype[0]
+
+
+# ---- matching -------------------------------------------------------------------------------
+
+
+def test_genotypes_are_in_the_order_of_the_specification() -> None:
+    """VCF 4.5, section 1.6.2: the examples of the text."""
+    assert ["".join(map(str, g)) for g in genotypes(3, 2)] == ["00", "01", "11", "02", "12", "22"]
+    assert ["".join(map(str, g)) for g in genotypes(2, 3)] == ["000", "001", "011", "111"]
+    for n, p in itertools.product(range(1, 5), range(1, 5)):
+        assert [genotype_number(g) for g in genotypes(n, p)] == list(range(math.comb(n + p - 1, p)))
+
+
+BASES = ("A", "C", "G", "T", "a", "CT", "<DEL>", "*", "<NON_REF>")
+
+
+@st.composite
+def variants(draw: st.DrawFn) -> list[tuple[int, tuple[str, ...]]]:
+    """Few positions, so that many are the same."""
+    one = st.tuples(
+        st.integers(1, 3),
+        st.lists(st.sampled_from(BASES[:5]), min_size=1, max_size=4, unique_by=lambda a: a.upper()).map(tuple),
+    )
+    return sorted(draw(st.lists(one, max_size=6)), key=lambda v: v[0])
+
+
+def _numbers(alleles: Sequence[Sequence[str]], width: int) -> np.ndarray:
+    table = {a.upper(): i for i, a in enumerate(BASES)}
+    table = {a.upper(): table[a.upper()] for a in BASES}
+    rows = [[table[a.upper()] for a in texts] + [-1] * (width - len(texts)) for texts in alleles]
+    return np.array(rows, "i8").reshape(-1, width)
+
+
+@settings(max_examples=150, deadline=None)
+@given(variants(), variants(), st.booleans())
+@pytest.mark.slow
+def test_matches_are_those_of_the_model(store: Any, source: Any, new: bool) -> None:
+    found = match(
+        np.array([p for p, _ in store], "i8"),
+        _numbers([a for _, a in store], 5),
+        np.array([p for p, _ in source], "i8"),
+        _numbers([a for _, a in source], 4),
+        allow_new_alleles=new,
+    )
+    expected = model_match([Site("1", p, a) for p, a in store], [Site("1", p, a) for p, a in source], new=new)
+    assert {i: j for i, j in enumerate(found.tolist()) if j >= 0} == expected
+
+
+# ---- whole appends against the model ---------------------------------------------------------
+
+POOL = [
+    Site(contig, position, tuple(alleles))
+    for contig in CONTIGS
+    for position in (5, 6, 9)
+    for alleles in (
+        ("A",),
+        ("A", "C"),
+        ("A", "C", "T"),
+        ("A", "T", "C"),
+        ("A", "G", "*"),
+        ("C", "A"),
+        ("AC", "A", "<DEL>"),
+    )
+]
+
+
+@st.composite
+def cohorts(draw: st.DrawFn) -> dict[str, Any]:
+    pool = st.sampled_from(POOL)
+    store = draw(st.lists(pool, min_size=1, max_size=9))
+    return {
+        "store": store,
+        "sources": [draw(st.lists(pool, min_size=1, max_size=9)) for _ in range(draw(st.integers(1, 2)))],
+        "contigs": [draw(st.permutations(CONTIGS)) for _ in range(2)],
+        "chunks": [(draw(st.integers(1, 4)), draw(st.integers(1, 3))) for _ in range(3)],
+        "padding": draw(st.integers(0, 1)),
+        "samples": draw(st.integers(0, 4)),
+        "new": draw(st.booleans()),
+        "absent": draw(st.sampled_from(["missing", "reference"])),
+        "kind": draw(st.sampled_from(["format2", "format3"])),
+        "impl": draw(st.sampled_from(["cubed", "cubed", "zarr"])),
+    }
+
+
+@settings(max_examples=14, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cohorts())
+@pytest.mark.slow
+def test_appends_are_those_of_the_model(case: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _append_as_the_model(Path(folder), case)
+
+
+def _append_as_the_model(folder: Path, case: dict[str, Any]) -> None:
+    formats = {"zarr_format": 2 if case["kind"] == "format2" else 3}
+    old = make(case["store"], cohort.ids(0, case["samples"]), 1)
+    cohort.write_vcz(
+        folder / "store", old, variants_chunk=case["chunks"][0][0], samples_chunk=case["chunks"][0][1], **formats
+    )
+    sources = []
+    for i, sites in enumerate(case["sources"]):
+        arrays = make(sites, cohort.ids(10 * (i + 1), 3), 2 + i, contigs=case["contigs"][i], padding=case["padding"])
+        rows, width = case["chunks"][i + 1]
+        cohort.write_vcz(folder / f"source{i}", arrays, variants_chunk=rows, samples_chunk=width)
+        sources.append(arrays)
+    expected, unmatched = model_append(old, sources, new=case["new"], absent=case["absent"])
+    paths = [folder / f"source{i}" for i in range(len(sources))]
+    options = {
+        "harmonise": True,
+        "allow_new_alleles": case["new"],
+        "absent": case["absent"],
+        "impl": case["impl"],
+        "executor": "single-threaded",
+    }
+    if unmatched:
+        before = cohort.digest(folder / "store")
+        with pytest.raises(IncompatibleError, match=r"match none of the store, the first is variant \d+, chr"):
+            vczstore.append(folder / "store", *paths, **options)
+        assert cohort.digest(folder / "store") == before
+    strangers = [
+        model_append(old, sources[: i + 1], new=case["new"])[1] - model_append(old, sources[:i], new=case["new"])[1]
+        for i in range(len(sources))
+    ]
+    if any(n == len(sites) for n, sites in zip(strangers, case["sources"], strict=True)):
+        with pytest.raises(IncompatibleError, match="drop would leave nothing of it"):
+            vczstore.append(folder / "store", *paths, new_variants="drop", **options)
+        return
+    result = vczstore.append(folder / "store", *paths, new_variants="drop", **options)
+    cohort.assert_same(cohort.read_vcz(folder / "store"), expected)
+    assert result.counts["variants dropped"] == unmatched
+    assert result.counts["variants matched"] == sum(map(len, case["sources"])) - unmatched
+
+
+# ---- bcftools is the judge -------------------------------------------------------------------
+
+HEADER = """##fileformat=VCFv4.3
+##contig=<ID=chr1,length=1000>
+##contig=<ID=chr2,length=1000>
+##FORMAT=<ID=GT,Number=1,Type=String,Description="">
+##FORMAT=<ID=AD,Number=R,Type=Integer,Description="">
+##FORMAT=<ID=EC,Number=A,Type=Integer,Description="">
+##FORMAT=<ID=PL,Number=G,Type=Integer,Description="">
+##FORMAT=<ID=DP,Number=1,Type=Integer,Description="">
+"""
+
+
+def vcf_text(sites: Sequence[Site], samples: Sequence[str], seed: int) -> str:
+    rng = np.random.default_rng(seed)
+    lines = [HEADER + "\t".join(["#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT".replace(" ", "\t"), *samples])]
+    for site in sorted(sites, key=lambda s: (s.contig, s.position)):
+        k = len(site.alleles)
+        calls = []
+        for _ in samples:
+            genotype = rng.choice(["/", "|"]).join("." if a < 0 else str(a) for a in rng.integers(-1, k, 2))
+            values = [",".join(map(str, rng.integers(0, 99, n))) for n in (k, k - 1, k * (k + 1) // 2, 1)]
+            calls.append(":".join([genotype, *(v if v and rng.random() < 0.8 else "." for v in values)]))
+        start = [
+            site.contig,
+            str(site.position),
+            ".",
+            site.alleles[0],
+            ",".join(site.alleles[1:]) or ".",
+            ".",
+            ".",
+            ".",
+        ]
+        lines.append("\t".join([*start, "GT:AD:EC:PL:DP", *calls]))
+    return "\n".join(lines) + "\n"
+
+
+def calls_of(text: str) -> list[tuple[str, dict[str, dict[str, str]]]]:
+    """The records of a VCF: the site, and of each sample the fields that say something."""
+    result, names = [], []
+    for line in vcf.records(text):
+        fields = line.split("\t")
+        if line.startswith("#"):
+            names = fields[9:]
+            continue
+        keys = fields[8].split(":")
+        samples = {
+            name: {k: v for k, v in zip(keys, call.split(":"), strict=False) if set(v) - set(".,/|")}
+            for name, call in zip(names, fields[9:], strict=True)
+        }
+        result.append(("\t".join([*fields[:2], *fields[3:5]]), samples))
+    return result
+
+
+STORE_SITES = [
+    Site("chr1", 10, ("A", "C", "T")),
+    Site("chr1", 10, ("A", "G")),
+    Site("chr1", 20, ("G", "T")),
+    Site("chr1", 30, ("AT", "A", "<DEL>", "*")),
+    Site("chr2", 5, ("C", "G")),
+    Site("chr2", 7, ("T", "A", "C", "G")),
+]
+BATCHES = {
+    "reordered": (
+        [Site("chr1", 10, ("A", "G")), Site("chr1", 10, ("A", "T", "C")), Site("chr2", 7, ("T", "G", "A", "C"))],
+        "none",
+    ),
+    "symbolic": ([Site("chr1", 30, ("AT", "*", "A", "<DEL>")), Site("chr2", 5, ("C", "G"))], "none"),
+    "new alleles": (
+        [Site("chr1", 20, ("G", "A", "T")), Site("chr2", 5, ("C", "T", "G")), Site("chr2", 7, ("T", "A", "C", "G"))],
+        "both",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.slow
+def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
+    sites, multiallelics = BATCHES[batch]
+    # with new alleles, bcftools would join split variants, too
+    store_sites = [s for s in STORE_SITES if batch != "new alleles" or s.position != 10]
+    old = vcf.write_vcf(tmp_path / "old.vcf.gz", vcf_text(store_sites, ["a", "b", "c"], 1))
+    new = vcf.write_vcf(tmp_path / "new.vcf.gz", vcf_text(sites, ["d", "e"], 2))
+    zarr_format = 2 if kind == "format2" else 3
+    store = vcf.to_vcz(old, tmp_path / "store.vcz", zarr_format, 2, 2)
+    vcf.to_vcz(new, tmp_path / "batch.vcz", 3, 3, 2)
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(store, tmp_path / "ice.vcz", impl="zarr")
+        store = tmp_path / "ice.vcz"
+    vczstore.append(
+        store, tmp_path / "batch.vcz", harmonise=True, allow_new_alleles=batch == "new alleles", executor="threads"
+    )
+    merged = pysam.bcftools.merge("--no-version", "-m", multiallelics, str(old), str(new))
+    shown = vcf.vcztools_view(store, icechunk=kind == "icechunk")
+    assert sorted(calls_of(shown), key=str) == sorted(calls_of(merged), key=str)
+
+
+# ---- whole stores, and what is refused -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "executor"), [("format2", "threads"), ("format3", "processes"), ("icechunk", "threads")]
+)
+@pytest.mark.slow
+def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, executor: str) -> None:
+    """Whichever comes first, both come out right: each is expressed over the alleles that are there then."""
+    way = Way(kind, "cubed", executor)
+    old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
+    batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]
+    for i, batch in enumerate(batches):
+        cohort.write_vcz(tmp_path / f"batch{i}", batch)
+    for order in ((0, 1), (1, 0)):
+        (tmp_path / str(order)).mkdir()
+        store = way.make(tmp_path / str(order), old)
+        expected = old
+        for i in order:
+            vczstore.append(store, tmp_path / f"batch{i}", harmonise=True, allow_new_alleles=True, **way.options)
+            expected, _ = model_append(expected, [batches[i]], new=True)
+        cohort.assert_same(way.read(store), expected)
+        assert expected["variant_allele"].tolist() == [["A", "C", *[("T", "G")[i] for i in order]]]
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.slow
+def test_to_normalise_and_append_is_to_harmonise(tmp_path: Path, kind: str, new: bool) -> None:
+    sites = [Site("chr1", 5, ("A", "C", "T")), Site("chr1", 9, ("A", "G")), Site("chrX", 2, ("C", "A"))]
+    theirs = [Site("chr1", 5, ("A", "T", "C")), Site("chr1", 9, ("A", "T", "G") if new else ("A", "G"))]
+    cohort.write_vcz(tmp_path / "batch", make(theirs, cohort.ids(10, 5), 2, contigs=CONTIGS[::-1]), samples_chunk=3)
+    way = Way(kind, "cubed")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = (way.make(tmp_path / name, make(sites, cohort.ids(0, 4), 1)) for name in ("one", "two"))
+    rules = {"allow_new_alleles": new, "absent": "reference"}
+    vczstore.append(one, tmp_path / "batch", harmonise=True, **rules, **way.options)
+    backend = "icechunk" if kind == "icechunk" else None
+    before = way.read(two)
+    vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", output_backend=backend, **rules, **way.options)
+    cohort.assert_same(way.read(two), before)
+    if new:  # these are the batch's alone
+        words = ("^append: ", "say --harmonise")
+        complain(IncompatibleError, words, lambda: vczstore.append(two, tmp_path / "out", **way.options))
+        vczstore.append(two, tmp_path / "out", harmonise=True, allow_new_alleles=True, **way.options)
+    else:
+        vczstore.append(two, tmp_path / "out", **way.options)
+    cohort.assert_same(way.read(two), way.read(one))
+    words = ("^normalise: .*out (exists|holds a repository)", "another path")
+    again = {"backend_storage": backend, **rules, **way.options}
+    complain(OptionError, words, lambda: vczstore.normalise(two, tmp_path / "batch", tmp_path / "out", **again))
+
+
+@pytest.mark.slow
+def test_a_store_that_was_created_takes_harmonised_batches(tmp_path: Path) -> None:
+    cohorts = [
+        make([Site("chr1", 5, ("A", "C", "T")), Site("chr1", 7, ("A", "G"))], cohort.ids(0, 4), 1),
+        make([Site("chr1", 5, ("A", "T", "C")), Site("chrX", 2, ("C", "A"))], cohort.ids(10, 3), 2),
+    ]
+    for i, arrays in enumerate(cohorts):
+        cohort.write_vcz(tmp_path / str(i), arrays)
+    paths = [tmp_path / "0", tmp_path / "1"]
+    vczstore.create(tmp_path / "store", *paths)
+    vczstore.append(tmp_path / "store", *paths, harmonise=True)
+    empty = make([Site("chr1", 5, ("A", "C", "T")), Site("chr1", 7, ("A", "G")), Site("chrX", 2, ("C", "A"))], [], 0)
+    expected, unmatched = model_append(empty, cohorts)
+    assert unmatched == 0
+    found = cohort.read_vcz(tmp_path / "store")
+    calls = [n for n, dims in cohort.DIMENSIONS.items() if n in expected and "samples" in dims]
+    cohort.assert_same({n: found[n] for n in calls}, {n: expected[n] for n in calls})
+
+
+def test_numbers_of_alleles_that_the_batch_has_no_room_for(tmp_path: Path) -> None:
+    """The store's genotypes are of int16, the batch's of int8; of 200 alleles it has two beyond 127."""
+    alleles = ("A", *("A" + "C" * n for n in range(1, 200)))
+    keep = ("call_genotype", "call_DP")
+    for name, chosen, first, dtype in (("store", alleles, 0, "i2"), ("batch", ("A", *alleles[198:149:-48]), 10, "i1")):
+        made = make([Site("chr1", 5, chosen)], cohort.ids(first, 4), 1)
+        arrays = {n: a for n, a in made.items() if n in keep or n.startswith(("sample_id", "contig", "variant"))}
+        arrays["call_genotype"] = np.array([[[0, 1], [2, -1], [1, -2], [2, 2]]], dtype)
+        cohort.write_vcz(tmp_path / name, arrays)
+    vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
+    found = cohort.read_vcz(tmp_path / "store")["call_genotype"]
+    assert found[0, 4:].tolist() == [[0, 198], [150, -1], [198, -2], [150, 150]]
+
+
+def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) -> None:
+    sites = [Site("chr1", i, ("A", "C", "T")) for i in range(1, 17)]
+    swapped = [Site("chr1", 7, ("A", "T", "C"))]
+    old = make(sites, cohort.ids(0, 6), 1)
+    new = make([*sites[:6], *swapped, *sites[7:]], cohort.ids(10, 6), 2)
+    for name, arrays in (("store", old), ("batch", new)):
+        cohort.write_vcz(tmp_path / name, arrays, variants_chunk=4, samples_chunk=3)
+    result = vczstore.append(tmp_path / "store", tmp_path / "batch", harmonise=True)
+    # four rows of two chunks in each array: one row is re-created in the five that go by allele
+    arrays = [n for n in new if cohort.DIMENSIONS[n][:2] == ("variants", "samples")]
+    assert result.plan.decoded_chunks == 5 * 2
+    assert result.plan.encoded_chunks == 8 * len(arrays) - 5 * 2 + 2 * 2  # and samples themselves
+    cohort.assert_same(cohort.read_vcz(tmp_path / "store"), model_append(old, [new])[0])
+
+
+def _unsorted(arrays: dict[str, np.ndarray]) -> None:
+    arrays["variant_position"] = arrays["variant_position"][::-1].copy()
+
+
+def _contig_twice(arrays: dict[str, np.ndarray]) -> None:
+    arrays["variant_contig"] = np.array([0, 1, 0], "i1")
+
+
+def _nowhere(arrays: dict[str, np.ndarray]) -> None:
+    arrays["variant_contig"] = np.array([0, 0, 7], "i1")
+
+
+REFUSED = {
+    "nowhere": (_nowhere, {}, ("variant 2 of .*batch has the variant_contig 7", "3 contigs", "re-create it")),
+    "unsorted": (_unsorted, {}, ("variant 1 of .*batch, chr1:6 A/C, comes after chr1:7 A/C", "bcftools sort")),
+    "contig twice": (_contig_twice, {}, ("variant 2 of .*batch, chr1:7 A/C, comes after chr2:6", "bcftools sort")),
+    "xarray": (lambda _: None, {"impl": "xarray"}, ("--impl xarray cannot harmonise",)),
+    "absent": (lambda _: None, {"absent": "none"}, ("absent is 'none'", "missing, reference")),
+    "no harmonise": (lambda _: None, {"harmonise": False, "new_variants": "drop"}, ("go with --harmonise",)),
+}
+
+
+@pytest.mark.parametrize(("change", "options", "words"), REFUSED.values(), ids=REFUSED)
+def test_refused(tmp_path: Path, change: Any, options: dict[str, Any], words: tuple[str, ...]) -> None:
+    sites = [Site("chr1", p, ("A", "C")) for p in (5, 6, 7)]
+    cohort.write_vcz(tmp_path / "store", make(sites, cohort.ids(0, 4), 1))
+    batch = make(sites, cohort.ids(10, 2), 2)
+    change(batch)
+    cohort.write_vcz(tmp_path / "batch", batch)
+    before = cohort.digest(tmp_path / "store")
+    options = {"harmonise": True, **options}
+    complain(
+        (DamagedStoreError, IncompatibleError, OptionError),
+        (f"^append: .*{words[0]}", *words[1:]),
+        lambda: vczstore.append(tmp_path / "store", tmp_path / "batch", **options),
+    )
+    assert cohort.digest(tmp_path / "store") == before
+
+
+@pytest.mark.slow
+def test_a_job_that_harmonises(tmp_path: Path) -> None:
+    old = make([Site("chr1", 5, ("A", "C"))], cohort.ids(0, 4), 1)
+    batches = [make([Site("chr1", 5, ("A", alt))], cohort.ids(10 * i, 2), i) for i, alt in ((1, "T"), (2, "G"))]
+    store = Way("icechunk", "cubed").make(tmp_path, old)
+    for i, batch in enumerate(batches):
+        cohort.write_vcz(tmp_path / f"batch{i}.vcz", batch)
+    file = tmp_path / "job.yaml"
+
+    def run(steps: str) -> JobResult:
+        file.write_text(f"store: {store.name}\nsteps: {steps}\n")
+        return vczstore.run_job(file)
+
+    one = "append: {source: batch%d.vcz, harmonise: {allow-new-alleles: true}}"
+    complain(IncompatibleError, ("^append: .*batch1.vcz", "in one step"), lambda: run(f"[{one % 0}, {one % 1}]"))
+    complain(
+        IncompatibleError, ("match none of the store",), lambda: run("[append: {source: batch0.vcz, harmonise: true}]")
+    )
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), old)
+    both = "[append: {source: [batch0.vcz, batch1.vcz], harmonise: {allow-new-alleles: true}}]"
+    assert run(both).status == "done"
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), model_append(old, batches, new=True)[0])
+    assert run(both).status == "nothing to do"

@@ -1,0 +1,275 @@
+"""Alleles that come in later: what is in a store already gets missing values for them."""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pysam.bcftools
+import pytest
+import zarr
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from tests.conftest import Way
+from tests.support import cohort, vcf
+from tests.support.killed import killed
+from vczstore.cli.main import main
+
+HEADER = """##fileformat=VCFv4.3
+##contig=<ID=1,length=1000>
+##contig=<ID=X,length=1000>
+##INFO=<ID=AC,Number=A,Type=Integer,Description="">
+##INFO=<ID=MLEAC,Number=A,Type=Integer,Description="">
+##INFO=<ID=MLEAF,Number=A,Type=Float,Description="">
+##INFO=<ID=RD,Number=R,Type=Integer,Description="">
+##INFO=<ID=WHO,Number=A,Type=String,Description="">
+##FORMAT=<ID=GT,Number=1,Type=String,Description="">
+##FORMAT=<ID=AD,Number=R,Type=Integer,Description="">
+##FORMAT=<ID=AO,Number=A,Type=Integer,Description="">
+##FORMAT=<ID=AF,Number=A,Type=Float,Description="">
+##FORMAT=<ID=NM,Number=R,Type=String,Description="">
+##FORMAT=<ID=PL,Number=G,Type=Integer,Description="">
+##FORMAT=<ID=GL,Number=G,Type=Float,Description="">
+"""
+FORMAT = "GT:AD:AO:PL"
+CALL = "0/1:5,6:6:30,0,40"
+ALLOWED: dict[str, Any] = {"harmonise": True, "allow_new_alleles": True}
+
+
+def text(samples: Sequence[str], *records: str, keys: str = FORMAT) -> str:
+    """A VCF; a record is the contig, position, ALT, INFO, and calls, with REF A."""
+    lines = ["\t".join(["#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT".replace(" ", "\t"), *samples])]
+    used = {name.partition("=")[0] for record in records for name in record.split()[3].split(";")}
+    for record in records:
+        contig, position, alt, info, *calls = record.split()
+        lines.append("\t".join([contig, position, ".", "A", alt, ".", ".", info, keys, *calls]))
+    kept = ("file", "cont", *(f"INFO=<ID={name}," for name in used), *(f"FORMAT=<ID={key}," for key in keys.split(":")))
+    header = [line for line in HEADER.splitlines() if line.startswith(tuple(f"##{name}" for name in kept))]
+    return "\n".join([*header, *lines]) + "\n"
+
+
+def make(folder: Path, name: str, text: str, kind: str = "format3", chunks: tuple[int, int] = (2, 2)) -> Path:
+    """A VCZ of a VCF."""
+    source = vcf.write_vcf(folder / f"{name}.vcf.gz", text)
+    made = vcf.to_vcz(source, folder / f"{name}.vcz", 2 if kind == "format2" else 3, *chunks)
+    if kind != "icechunk":
+        return made
+    vczstore.copy_store_to_icechunk(made, folder / f"{name}.ice", impl="zarr")
+    return folder / f"{name}.ice"
+
+
+def shown(store: Path, *, icechunk: bool = False) -> list[list[str]]:
+    """ALT, INFO, FORMAT and the calls of each record, as vcztools shows them."""
+    lines = vcf.records(vcf.vcztools_view(store, icechunk=icechunk))
+    return [[fields[4], *fields[7:]] for fields in (line.split("\t") for line in lines[1:])]
+
+
+@pytest.mark.parametrize("impl", ["cubed", "zarr"])
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.slow
+def test_vectors_have_a_place_for_each_allele(tmp_path: Path, kind: str, impl: str) -> None:
+    """VCF 4.5, section 1.4.2: a vector has a value for each allele, or is missing as a whole."""
+    is_ice = kind == "icechunk"
+    store = make(tmp_path, "a", text(["A1"], f"1 5 C AC=1;MLEAC=1 {CALL}"), kind)
+    batch = make(tmp_path, "b", text(["B1"], f"1 5 G AC=1;MLEAC=1 {CALL}"))
+    vczstore.append(store, batch, **ALLOWED, **Way(kind, impl).options)
+    ours, theirs = "0/1:5,6,.:6,.:30,0,40,.,.,.", "0/2:5,.,6:.,6:30,.,.,0,.,40"
+    assert shown(store, icechunk=is_ice) == [["C,G", "AC=1,.;MLEAC=1,.", FORMAT, ours, theirs]]
+    # other tools read it: bcftools refuses INFO of Number=A that has another number of values than of ALTs
+    export = vcf.write_vcf(tmp_path / "export.vcf.gz", vcf.vcztools_view(store, icechunk=is_ice))
+    split = [line.split("\t")[7:] for line in vcf.records(pysam.bcftools.norm("--no-version", "-m-", str(export)))[1:]]
+    assert split == [
+        ["AC=1;MLEAC=1", FORMAT, "0/1:5,6:6:30,0,40", "0/0:5,.:.:30,.,."],
+        ["AC=.;MLEAC=.", FORMAT, "0/0:5,.:.:30,.,.", "0/1:5,6:6:30,0,40"],
+    ]
+    # and as a batch it comes out right in any order of alleles
+    other = make(tmp_path, "c", text(["C1"], "1 5 G,C . 0/1:5,6,0:6,0:30,0,40,50,60,70"), kind)
+    vczstore.append(other, store, harmonise=True, **Way(kind, impl).options)
+    (record,) = shown(other, icechunk=is_ice)
+    assert record[0] == "G,C"
+    assert record[4:] == ["0/2:5,.,6:.,6:30,.,.,0,.,40", "0/1:5,6,.:6,.:30,0,40,.,.,."]
+
+
+@pytest.mark.slow
+def test_haploid_calls_and_missing_vectors(tmp_path: Path) -> None:
+    """Ploidy is that of the genotype; floats of haploid calls are padded with missing values by bio2zarr."""
+    keys = "GT:AD:GL:NM:PL"
+    calls = ["0/1:5,6:-3,-1,-4:x,y:30,0,40", "1:.:-2,-1:.:9,0", ".:3,4:.:y,.:1,2,3", "./.:.,.:.:.:."]
+    other = "0/1:.:.:.:."
+    folder = [text(["A", "B", "C", "D"], f"X 5 C . {' '.join(calls)}", keys=keys)]
+    folder.append(text(["E"], f"X 5 G . {other}", keys=keys))
+    store, batch = (make(tmp_path, str(i), one, chunks=(2, 5)) for i, one in enumerate(folder))
+    vczstore.append(store, batch, **ALLOWED)
+    (record,) = shown(store)
+    assert record[3:7] == [
+        "0/1:5,6,.:-3,-1,-4,.,.,.:x,y,.:30,0,40,.,.,.",
+        "1:.:-2,-1,.:.:9,0,.",
+        ".:3,4,.:.,.,.:y,.,.:1,2,3,.,.,.",
+        "./.:.,.,.:.,.,.,.,.,.:.:.",
+    ]
+
+
+@pytest.mark.slow
+def test_floats_that_are_padded_with_missing_values(tmp_path: Path) -> None:
+    """bio2zarr pads those of a haploid call up to the longest of the record."""
+    store = make(tmp_path, "a", text(["A", "B"], "X 5 C,G . 0/1:1,2,3,4,5,6 2:7,8,9", keys="GT:GL"), chunks=(1, 3))
+    padded = cohort.read_vcz(store)["call_GL"][0, 1].view("u4").tolist()
+    assert padded[3:] == [0x7F800001] * 3
+    batch = make(tmp_path, "b", text(["C"], "X 5 T . 1:1,0", keys="GT:GL"))
+    vczstore.append(store, batch, **ALLOWED)
+    (record,) = shown(store)
+    assert record[3:] == ["0/1:1,2,3,4,5,6,.,.,.,.", "2:7,8,9,.", "3:1,.,.,0"]
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
+def test_info_whose_dimension_does_not_say_that_it_goes_by_alleles(tmp_path: Path, kind: str) -> None:
+    """As bio2zarr wrote it before 0.1.6: then the VCF header says so."""
+    store = make(tmp_path, "a", text(["A"], f"1 5 C MLEAC=1 {CALL}", f"1 9 C MLEAC=2 {CALL}"), kind, (1, 1))
+    group = zarr.open_group(store, mode="a")
+    del group["variant_MLEAC"]
+    new = group.create_array(
+        "variant_MLEAC", data=np.array([[1], [2]], "i1"), chunks=(1, 1), **_named(group, "MLEAC_dim")
+    )
+    new.attrs["description"] = "MLEAC"
+    group.attrs["vcf_header"] = HEADER
+    batch = make(tmp_path, "b", text(["B"], f"1 5 G . {CALL}"))
+    vczstore.append(store, batch, **ALLOWED)
+    assert cohort.read_vcz(store)["variant_MLEAC"].tolist() == [[1, -1], [2, -2]]
+
+
+def _named(group: zarr.Group, name: str) -> dict[str, Any]:
+    dims = ["variants", name]
+    is_2 = group.metadata.zarr_format == 2
+    return {"attributes": {"_ARRAY_DIMENSIONS": dims}} if is_2 else {"dimension_names": dims}
+
+
+@pytest.mark.slow
+def test_a_batch_that_an_earlier_version_left_with_short_vectors(tmp_path: Path) -> None:
+    """Three likelihoods of three alleles could be those of a haploid call: the genotype tells that they are not."""
+    batch = make(tmp_path, "a", text(["A", "B"], "1 5 C,G . 0/1:5,6:6:30,0,40 1:5,6:6:9,0"))
+    store = make(tmp_path, "c", text(["C"], "1 5 G,C . 0/1:5,6,0:6,0:30,0,40,50,60,70"))
+    vczstore.append(store, batch, harmonise=True)
+    (record,) = shown(store)
+    assert record[4:] == ["0/2:5,.,6:.,6:30,.,.,0,.,40", "2:5,.,6:.,6:9,.,0"]
+
+
+# ---- bcftools is the judge -------------------------------------------------------------------
+
+
+def cohorts(seed: int, names: Sequence[str], alts: Sequence[str]) -> str:
+    """Random calls of one and two alleles, with fields of each Number and type; the ALTs of each site are drawn."""
+    rng = random.Random(seed)
+    records = []
+    for contig, position in (("1", 5), ("1", 6), ("1", 9), ("X", 2)):
+        chosen = rng.sample(alts, rng.randint(1, len(alts)))
+        n = len(chosen) + 1
+        calls = []
+        for at, _ in enumerate(names):
+            ploidy = 1 if at == 1 else 2
+            n_genotypes = n if ploidy == 1 else n * (n + 1) // 2
+            vectors = [
+                ",".join(str(rng.randint(0, 99)) for _ in range(length)) for length in (n, n - 1, n - 1, n, n_genotypes)
+            ]
+            genotype = "/".join(str(rng.randrange(n)) for _ in range(ploidy))
+            calls.append(":".join([genotype, *(v if at == 0 or rng.random() < 0.8 else "." for v in vectors)]))
+        info = f"MLEAC={','.join('7' * (n - 1))};RD={','.join('9' * n)}"
+        records.append(" ".join([contig, str(position), ",".join(chosen), info, *calls]))
+    return text(names, *records, keys="GT:AD:AO:AF:NM:PL")
+
+
+def said(record: str) -> list[Any]:
+    """What a record of a VCF says: the site and each call, without fields that are missing as a whole."""
+    fields = record.split("\t")
+    calls = [dict(zip(fields[8].split(":"), call.split(":"), strict=False)) for call in fields[9:]]
+    return [fields[:2], fields[3:5], [{k: v for k, v in call.items() if set(v) - set(".,")} for call in calls]]
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 10**6), kind=st.sampled_from(["format2", "format3"]))
+@pytest.mark.slow
+def test_as_bcftools_merges_and_splits(seed: int, kind: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        texts = [cohorts(seed, ["a", "b", "c"], ["C", "G"]), cohorts(seed + 1, ["d", "e"], ["T", "G", "C"])]
+        store, batch = (make(place, str(i), one, kind) for i, one in enumerate(texts))
+        vczstore.append(store, batch, **ALLOWED, executor="single-threaded")
+        vcf.write_vcf(place / "export.vcf.gz", vcf.vcztools_view(store))
+        merged = ("--no-version", "-m", "both", "-Oz", "-o", str(place / "merged.vcf.gz"))
+        pysam.bcftools.merge(*merged, *(str(place / f"{i}.vcf.gz") for i in (0, 1)), catch_stdout=False)
+        for command in (pysam.bcftools.view, partial(pysam.bcftools.norm, "-m-")):
+            ours, theirs = (
+                [said(r) for r in vcf.records(command("--no-version", str(place / name)))[1:]]
+                for name in ("export.vcf.gz", "merged.vcf.gz")
+            )
+            assert ours == theirs
+
+
+# ---- only what has to be is rewritten --------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.slow
+def test_chunks_without_new_alleles_stay_as_they_are(tmp_path: Path, kind: str) -> None:
+    sites = [f"1 {position} C,T MLEAC=1,2 " + " ".join(["0/1:5,6,7:6,7:30,0,40,1,2,3"] * 4) for position in range(1, 9)]
+    sites[4] = "1 5 C MLEAC=1 " + " ".join([CALL] * 4)
+    store = make(tmp_path, "a", text(["A", "B", "C", "D"], *sites), kind)
+    batch = make(tmp_path, "b", text(["E"], f"1 5 G . {CALL}"))
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    command = ["append", str(store), str(batch), "--harmonise", "--allow-new-alleles", "--dry-run"]
+    # of four rows of two chunks of calls one row is, in three fields; of INFO and of the alleles one chunk of four
+    said = r"rewritten 8 chunks \([0-9,]+ bytes\) of call_AD, call_AO, call_PL, variant_MLEAC, variant_allele\n"
+    assert re.search(said, CliRunner().invoke(main, command).stdout)
+    vczstore.append(store, batch, **ALLOWED)
+    changed = [path.relative_to(store) for path, old in before.items() if path.read_bytes() != old]
+    chunks = {str(path).replace("/c/", "/").replace(".", "/") for path in changed if "json" not in path.name}
+    calls = {f"call_{name}/2/{column}/0" for name in ("AD", "AO", "PL") for column in (0, 1)}
+    assert {name for name in chunks if not name.endswith(("/zarray", "/zattrs"))} - {"sample_id/0"} == {
+        *calls,
+        "variant_MLEAC/2/0",
+        "variant_allele/2/0",
+    }
+    assert shown(store)[4][:2] == ["C,G", "MLEAC=1,."]
+    assert {record[3] for i, record in enumerate(shown(store)) if i != 4} == {"0/1:5,6,7:6,7:30,0,40,1,2,3"}
+
+
+# ---- kills -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["format2", "format3"])
+def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
+    """A reader who sees an allele sees vectors that have a place for it, and running the command again completes it."""
+    three = "0/2:5,6,7:6,7:30,0,40,1,2,3"
+    records = [f"1 5 C MLEAC=1 {CALL} 1:5,6:6:9,0 .:5,6:6:9,0", f"1 6 C,T MLEAC=1,2 {three} {three} {three}"]
+    store = make(tmp_path, "a", text(["A", "B", "C"], *records), kind, (1, 2))
+    batch = make(tmp_path, "b", text(["D"], f"1 5 G . {CALL}", f"1 6 G . {CALL}"))
+    code = f"import vczstore; vczstore.append(store, {str(batch)!r}, **{ALLOWED!r}, executor='single-threaded')"
+    *left, whole = killed(store, tmp_path / "killed", code, step=23)
+    expected = cohort.read_vcz(whole)
+    assert expected["variant_allele"].tolist() == [["A", "C", "G", ""], ["A", "C", "T", "G"]]
+    assert expected["call_PL"][0, 1:3].tolist() == [[9, 0, -1, *[-2] * 7]] * 2
+    assert len(left) > 3
+    seen = set()
+    for one in left:
+        found = cohort.read_vcz(one)
+        n_alleles = (found["variant_allele"] != "").sum(axis=1)
+        seen.add(tuple(n_alleles.tolist()))
+        for row, n in enumerate(n_alleles.tolist()):
+            lengths = (found["call_AD"][row, :3] != -2).sum(axis=1)
+            assert (lengths >= n).all()
+            assert (found["variant_MLEAC"][row] != -2).sum() >= n - 1
+        if len(found["sample_id"]) == 3:  # else it was done
+            vczstore.append(one, batch, **ALLOWED, executor="single-threaded")
+        cohort.assert_same(cohort.read_vcz(one), expected)
+    assert len(seen) > 1
+    assert np.array_equal(expected["sample_id"], np.array(["A", "B", "C", "D"], dtype=object))

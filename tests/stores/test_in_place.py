@@ -1,0 +1,415 @@
+"""Compaction in place on plain Zarr: a folder is replaced by another, whatever is killed and whoever else writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+
+import vczstore
+from tests.plans.test_compact import GONE, complain, some_arrays
+from tests.support import cohort
+from tests.support.killed import killed
+from tests.system.test_errors import LIMITED, as_nobody
+from vczstore.cli.main import main
+from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
+from vczstore.stores import folder_swap, rename
+from vczstore.stores.lock import job_lock
+
+LOCK = ".store.vcz.vczstore-job.lock"
+BEFORE = cohort.expected_remove(some_arrays(14), GONE)
+AFTER = cohort.expected_compact(BEFORE)
+LAYOUTS: dict[str, dict] = {
+    "format2": {"zarr_format": 2},
+    "format2-consolidated": {"zarr_format": 2, "consolidated": True},
+    "format3": {},
+    "format3-consolidated": {"consolidated": True},
+    "format3-sharded": {"shards": (2, 2)},
+}
+
+
+def make(folder: Path, layout: str = "format3") -> Path:
+    """A store from which samples have been removed: `BEFORE`."""
+    folder.mkdir(exist_ok=True)
+    cohort.write_vcz(folder / "store.vcz", some_arrays(14), **LAYOUTS[layout])
+    vczstore.remove(folder / "store.vcz", GONE, impl="zarr")
+    return folder / "store.vcz"
+
+
+def read(store: Path) -> dict[str, np.ndarray]:
+    return cohort.read_vcz(store)
+
+
+def beside(store: Path) -> set[str]:
+    """What is beside the store, the lock of compactions aside, which a process that is killed leaves."""
+    return {path.name for path in store.parent.iterdir()} - {store.name, LOCK}
+
+
+def assert_compacted(store: Path) -> None:
+    """And nothing is left, in it or beside it."""
+    cohort.assert_same(read(store), AFTER)
+    assert beside(store) == set()
+    found = vczstore.verify(store, quick=True)
+    assert found.errors == []
+
+
+@pytest.mark.parametrize("impl", ["cubed", "zarr"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.slow
+def test_in_place(tmp_path: Path, layout: str, impl: str) -> None:
+    store = make(tmp_path, layout)
+    result = vczstore.compact(store, impl=impl)
+    assert (result.committed, result.snapshot) == (True, None)
+    assert result.counts == {"samples dropped": 3, "samples kept": 11}
+    assert_compacted(store)
+    checked = vczstore.verify(store)
+    assert (checked.errors, checked.outside) == ([], {})
+    assert vczstore.verify_removal(store, GONE).erased
+    before = cohort.digest(store)
+    assert vczstore.compact(store, impl=impl).counts == {"samples dropped": 0, "samples kept": 11}
+    assert cohort.digest(store) == before
+    batch = {name: values for name, values in cohort.make_arrays(10, GONE, seed=5).items() if name in AFTER}
+    cohort.write_vcz(tmp_path / "batch.vcz", batch)
+    vczstore.append(store, tmp_path / "batch.vcz", impl=impl)
+    cohort.assert_same(read(store), cohort.expected_append(AFTER, batch))
+
+
+def test_dry_run(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    before = cohort.digest(tmp_path)
+    said = CliRunner().invoke(main, ["compact", str(store), "--dry-run"])
+    assert (said.exit_code, "3 samples dropped, 11 samples kept (dry run" in said.stdout) == (0, True), said.output
+    assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_other_processes(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    vczstore.run(vczstore.plan_compact(store), executor="processes", max_workers=2)
+    assert_compacted(store)
+
+
+@pytest.mark.filterwarnings("ignore:Object at")
+def test_what_stays_is_neither_read_nor_written(tmp_path: Path) -> None:
+    """Chunks before the first column that changes, and of arrays without samples, are the same files as before."""
+    store = make(tmp_path)
+    (store / "README").write_text("ours")
+    (store / "extra").mkdir()
+    (store / "extra" / "notes").write_text("ours too")
+    (store / "call_GL" / "notes").write_text("and this")
+    half = f".{'0' * 32}.partial"
+    for name in ("sample_id/c/0", "call_GL/zarr"):
+        (store / f"{name}{half}").write_text("S0004")  # of a process that was killed
+    shutil.copy(store / "call_GL/c/0/0/0", store / "call_GL/c/0/9999")  # of an append that was stopped
+    store.chmod(0o2770)
+    (store / "call_GL").chmod(0o700)
+    inodes = {path: path.stat().st_ino for path in store.rglob("*") if path.is_file()}
+    stays = [*store.glob("*/c/*/0/0"), *store.glob("call_FT/c/*/0"), *store.glob("variant_*/c/**/*"), store / "README"]
+    stays += [store / "sample_id/c/0", store / "extra/notes", store / "call_GL/notes", store / "zarr.json"]
+    plan = vczstore.plan_compact(store)
+    result = vczstore.run(plan)
+    assert_compacted(store)
+    assert len(stays) > 20
+    for path in stays:
+        if path in inodes:
+            assert (path.stat().st_ino, path.stat().st_nlink) == (inodes[path], 1), path
+    assert [oct(path.stat().st_mode & 0o7777) for path in (store, store / "call_GL")] == ["0o2770", "0o700"]
+    assert not list(store.rglob("*.partial"))
+    assert not (store / "call_GL/c/0/9999").exists()
+    # of 14 samples in columns of 3, those from the second column on move
+    moving = {
+        n: np.take(a, range(3, 11), cohort.DIMENSIONS[n].index("samples"))
+        for n, a in AFTER.items()
+        if "samples" in cohort.DIMENSIONS[n]
+    }
+    values = sum(a.size * (64 if a.dtype.kind in "OT" else a.dtype.itemsize) for a in moving.values())
+    assert plan.bytes_written == values
+    assert (result.chunks or 0) == plan.encoded_chunks + plan.decoded_chunks
+
+
+def test_writers_replace_files(tmp_path: Path) -> None:
+    """What hard links rest on: a chunk that is rewritten is another file, with zarr's stores and with ours."""
+    for backend in ("zarr", "obstore"):
+        store = make(tmp_path / backend)
+        shutil.copytree(store, tmp_path / backend / "links", copy_function=os.link)
+        before = cohort.digest(tmp_path / backend / "links")
+        vczstore.remove(str(store), "S0001", backend_storage=backend)
+        assert cohort.digest(store) != before
+        assert cohort.digest(tmp_path / backend / "links") == before
+
+
+@pytest.mark.parametrize("why", ["EPERM", "EXDEV", "EMLINK"])
+def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    import errno
+
+    def refused(*_: object) -> None:
+        raise OSError(getattr(errno, why), why)
+
+    store = make(tmp_path)
+    monkeypatch.setattr(os, "link", refused)
+    vczstore.compact(store)
+    assert_compacted(store)
+
+
+@pytest.mark.slow
+def test_by_another_name(tmp_path: Path) -> None:
+    """A symbolic link stays one, and what it names is replaced where it is; a relative path and a URL do as well."""
+    for i, name in enumerate(("link", "relative", "url")):
+        store = make(tmp_path / str(i))
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(store)
+        called = {"link": tmp_path / "link", "relative": os.path.relpath(store), "url": store.as_uri()}[name]
+        vczstore.compact(called)
+        assert (tmp_path / "link").is_symlink()
+        assert_compacted(store)
+
+
+# ---- stopped --------------------------------------------------------------------------------
+
+TWO_RENAMES = "import vczstore.stores.folder_swap as r; r.exchange = lambda a, b: False; "
+"""As on a file system that cannot exchange two names."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layout", "before", "step"),
+    [("format3", "", 5), ("format2-consolidated", "", 9), ("format3-sharded", TWO_RENAMES, 9)],
+    ids=["exchange", "consolidated", "two renames"],
+)
+def test_killed(tmp_path: Path, layout: str, before: str, step: int) -> None:
+    """Before changes of the file system: readers see one or the other, and the next run leaves the other alone."""
+    model = {name: some_arrays(8)[name] for name in ("sample_id", "variant_position", "call_FT")}
+    cohort.write_vcz(tmp_path / "template.vcz", model, variants_chunk=5, **LAYOUTS[layout])
+    vczstore.remove(tmp_path / "template.vcz", "S0004", impl="zarr")
+    old = cohort.expected_remove(model, ["S0004"])
+    new, seen = cohort.expected_compact(old), list[str]()
+    code = f"{before}import vczstore; vczstore.compact(store, impl='zarr')"
+    stores = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=step)
+    for i, store in enumerate(stores):
+        if not store.exists():
+            seen.append("nothing")
+            with pytest.raises(NotAStoreError, match="vczstore repair completes a compaction that was stopped here"):
+                vczstore.info(store)
+        else:
+            seen.append("old" if len(read(store)["sample_id"]) == 8 else "new")
+            cohort.assert_same(read(store), old if seen[-1] == "old" else new)
+            if beside(store):
+                verdict = vczstore.verify_removal(store, "S0004")
+                assert [reason for reason in verdict.reasons if "vczstore repair" in reason]
+        if i % 2:
+            assert vczstore.repair(store, quick=True).ok
+            assert beside(store) == set()
+            cohort.assert_same(read(store), old if seen[-1] == "old" else new)
+        vczstore.compact(store, impl="zarr")
+        cohort.assert_same(read(store), new)
+        assert beside(store) == set()
+        assert vczstore.verify(store, quick=True).ok
+    assert len(stores) > 80 / step
+    assert seen == sorted(seen, key=["old", "nothing", "new"].index)
+    assert seen.count("nothing") == bool(before)
+    assert seen.count("new") > 20 / step
+
+
+@pytest.mark.slow
+def test_readers_see_one_or_the_other(tmp_path: Path) -> None:
+    """
+    There is a store at every moment, and it is one or the other.
+
+    Whoever opens it before the exchange and reads on after it is told by the folder's inode, which is another then.
+    """
+    stores = [make(tmp_path / str(i)) for i in range(3)]
+    now, stop, seen, wrong = stores[:1], threading.Event(), list[int](), list[BaseException]()
+
+    def look() -> None:
+        try:
+            while not stop.is_set():
+                store = now[0]
+                inode = store.stat().st_ino
+                group = zarr.open_group(store, mode="r")
+                found = {name: np.asarray(group[name][...]) for name in ("sample_id", "call_genotype")}
+                if store.stat().st_ino == inode:
+                    seen.append(len(found["sample_id"]))
+                    model = BEFORE if seen[-1] == 14 else AFTER
+                    cohort.assert_same(found, {name: model[name] for name in found})
+        except BaseException as error:
+            wrong.append(error)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+
+    def wait_for(n_samples: int) -> None:
+        while not wrong and seen[-1:] != [n_samples]:
+            time.sleep(0.001)
+
+    for store in stores:
+        now[0] = store
+        wait_for(14)
+        vczstore.compact(store)
+        wait_for(11)
+    stop.set()
+    reader.join()
+    assert wrong == []
+
+
+@pytest.mark.slow
+def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the exchange, before it, and while the old store is deleted: what is said is true, the next run goes on."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    real = rename.exchange
+    cases: dict[str, tuple[str, Callable[..., object], str]] = {
+        "before": ("exchange", interrupt, "nothing was committed, the store is as it was"),
+        "after": ("exchange", lambda a, b: (real(a, b), interrupt()), "interrupted when .* was compacted already"),
+        "deleting": ("_delete", interrupt, "is compacted, and what it was before is not deleted yet: run the same"),
+    }
+    for name, (what, do, words) in cases.items():
+        store = make(tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(folder_swap, what, do)
+            with pytest.raises(KeyboardInterrupt, match=words):
+                vczstore.compact(store)
+        cohort.assert_same(read(store), BEFORE if name == "before" else AFTER)
+        assert bool(beside(store)) == (name == "deleting")
+        vczstore.compact(store)
+        assert_compacted(store)
+
+
+# ---- others that write ----------------------------------------------------------------------
+
+
+def by_zarr(store: Path) -> None:
+    """As programs do that know of no lock: values of a sample that moves, of which no metadata tell."""
+    zarr.open_array(store / "call_genotype", mode="r+")[:, 12] = 1
+
+
+def in_place(store: Path) -> None:
+    """The same file gets another content, as fsspec writes: one that the new store has as a hard link already."""
+    chunks = store / "call_genotype" / "c"
+    (chunks / "0/0/0").write_bytes((chunks / "1/0/0").read_bytes())
+
+
+@pytest.mark.parametrize("replans", [0, 3])
+@pytest.mark.parametrize("write", [by_zarr, in_place])
+def test_what_others_write_meanwhile_is_not_lost(tmp_path: Path, write: Callable[[Path], None], replans: int) -> None:
+    store = make(tmp_path)
+    done: list[dict[str, np.ndarray]] = []
+
+    def progress(what: str, n: int, total: int) -> None:
+        if what == "writing" and n == total and not done:
+            write(store)
+            done.append(read(store))
+
+    if replans:
+        assert vczstore.compact(store, progress=progress, replans=replans).replans == 1
+        cohort.assert_same(read(store), cohort.expected_compact(done[0]))
+    else:
+        words = (str(store), "changed", "again")
+        complain(ConflictError, words, lambda: vczstore.compact(store, progress=progress, replans=0))
+        cohort.assert_same(read(store), done[0])
+    assert not np.array_equal(done[0]["call_genotype"], BEFORE["call_genotype"])
+    assert beside(store) == set()
+
+
+def test_a_plan_of_another_state(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    plan = vczstore.plan_compact(store)
+    vczstore.remove(store, "S0000", impl="zarr")
+    complain(ConflictError, (str(store), "changed", "again"), lambda: vczstore.run(plan))
+    cohort.assert_same(read(store), cohort.expected_remove(BEFORE, ["S0000"]))
+    assert beside(store) == set()
+
+
+def test_a_job_goes_on(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    with job_lock(str(store), {}, wait=False):
+        before = cohort.digest(store)
+        for command in ("compact", "repair"):
+            complain(BusyError, (str(store), "busy"), lambda command=command: getattr(vczstore, command)(store))
+            assert CliRunner().invoke(main, [command, str(store)]).exit_code == 3
+        assert vczstore.compact(store, dry_run=True).plan.decoded_chunks
+        assert cohort.digest(store) == before
+    assert beside(store) == set()
+
+
+# ---- what cannot be replaced ----------------------------------------------------------------
+
+
+def test_refused(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    memory = zarr.storage.MemoryStore()
+    cohort.write_vcz(memory, BEFORE)
+    words = ("compact: ", "no transactions", "--output")
+    complain(OptionError, words, lambda: vczstore.compact(memory))
+    complain(OptionError, words, lambda: vczstore.compact(zarr.storage.LocalStore(store)))
+    complain(NotAStoreError, ("no such file",), lambda: vczstore.compact(tmp_path / "nothing"))
+    (store / "call_GL").rename(tmp_path / "elsewhere")
+    (store / "call_GL").symlink_to(tmp_path / "elsewhere")
+    before = cohort.digest(tmp_path)
+    words = ("compact: ", str(store), "call_GL is a symbolic link", "--output")
+    complain(OptionError, words, lambda: vczstore.compact(store, dry_run=True))
+    complain(OptionError, words, lambda: vczstore.plan_compact(store))
+    assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("where", [".", "store.vcz", "store.vcz/call_GL"])
+def test_not_permitted(where: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are nobody else's to enter
+        Path(name).chmod(0o755)
+        store = make(Path(name, "folder"))
+        before = cohort.digest(store)
+        (store.parent / where).chmod(0o555)
+        with as_nobody():
+            complain(StorageError, (str(store),), lambda: vczstore.compact(store))
+        (store.parent / where).chmod(0o755)
+        assert cohort.digest(store) == before
+        assert beside(store) == set()
+
+
+@pytest.mark.slow
+def test_disk_full(tmp_path: Path) -> None:
+    """One line, the store as before, and nothing beside it; with room, the same command does it."""
+    old = {
+        n: a
+        for n, a in cohort.make_arrays(400, cohort.ids(0, 40)).items()
+        if n in ("sample_id", "variant_position", "call_GL")
+    }
+    store = tmp_path / "store.vcz"
+    cohort.write_vcz(store, old, variants_chunk=400, samples_chunk=16)
+    vczstore.remove(store, "S0003", impl="zarr")
+    before = cohort.digest(store)
+    command = [sys.executable, "-c", LIMITED.format(limit=30_000), "compact", str(store)]
+    full = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (full.returncode, full.stdout, len(full.stderr.splitlines())) == (1, "", 1), full.stderr
+    assert "nothing was committed, the store is as it was" in full.stderr
+    assert cohort.digest(store) == before
+    assert beside(store) == set()
+    vczstore.compact(store)
+    cohort.assert_same(read(store), cohort.expected_compact(cohort.expected_remove(old, ["S0003"])))
+
+
+def test_what_nobody_can_tell_is_left_alone(tmp_path: Path) -> None:
+    """A store that was put in the place of one that was being compacted, and a journal that says nothing."""
+    store = make(tmp_path)
+    journal = tmp_path / ".store.vcz.vczstore-compact.json"
+    other = tmp_path / ".store.vcz.vczstore-compact.01234567"
+    cohort.write_vcz(other, BEFORE)
+    for text in ('{"folder": ".store.vcz.vczstore-compact.01234567", "store": 1, "new": 2}', "nonsense", "{}"):
+        journal.write_text(text)
+        before = cohort.digest(tmp_path)
+        for call in (vczstore.compact, vczstore.repair):
+            complain(StorageError, (str(journal), "delete"), lambda call=call: call(store))
+        assert cohort.digest(tmp_path) == before

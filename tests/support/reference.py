@@ -1,0 +1,121 @@
+"""The reference pages of the guide, made from what is declared: the command line's options, and public docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import click
+import griffe
+
+import vczstore
+from vczstore.cli.main import main
+
+HOW = "It is generated; `tests/system/test_guide.py` checks that it is up to date, and says how to write it again."
+
+
+def commands() -> str:
+    """Return the page of commands."""
+    parts = [
+        "# Commands\n",
+        f"Every command of `vczstore`, with its options and their defaults, as in `vczstore COMMAND --help`. {HOW}",
+        *(_command(command, path) for path, command in _walk(main, ("vczstore",))),
+    ]
+    return "\n".join(parts)
+
+
+def _walk(group: click.Group, path: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _walk(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def _command(command: click.Command, path: tuple[str, ...]) -> str:
+    context = click.Context(command, info_name=" ".join(path))
+    records = [
+        record
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and (record := _option(parameter, context)) is not None
+    ]
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    table = _table(("option", "meaning", "default"), records)
+    return f"\n## {' '.join(path[1:])}\n\n```text\n{usage}\n```\n\n{inspect.cleandoc(command.help or '')}\n\n{table}"
+
+
+def _option(option: click.Option, context: click.Context) -> tuple[str, str, str] | None:
+    """What a table says of an option; None of one that is hidden."""
+    record = option.get_help_record(context)
+    if record is None:
+        return None
+    default = option.get_help_extra(context).get("default", "")
+    meaning, _, said = (option.help or "").partition("  [default: ")
+    spelling = record[0].replace("INTEGER RANGE", "N")
+    return f"`{spelling}`", meaning, f"`{default}`" if default else said.removesuffix("]")
+
+
+def python() -> str:
+    """Return the page of the Python API."""
+    load = cache(griffe.load)
+    homes = {name: inspect.getmodule(getattr(vczstore, name)) for name in vczstore.__all__}
+    parts = [
+        "# Python API\n",
+        f"What `import vczstore` offers, from the docstrings. {HOW}",
+        *(_object(f"vczstore.{name}", name, load(home.__name__)[name]) for name, home in homes.items() if home),
+        _object("vczstore.api.Options", "Options", load("vczstore.api")["Options"]),
+    ]
+    return re.sub(r"(?<!`)``(?!`)", "`", "\n".join(parts))  # numpydoc's code to Markdown's
+
+
+def _object(path: str, title: str, what: Any) -> str:
+    shown = [f"\n## {title}\n", f"```text\n{_signature(path, what)}\n```\n"]
+    for section in what.docstring.parse("numpy"):
+        match section.kind.value:
+            case "text":
+                shown.append(section.value + "\n")
+            case "parameters" | "attributes" | "raises" | "returns" | "yields" as kind:
+                shown.append(f"**{kind.capitalize()}**\n\n{_described(section.value)}")
+            case "examples":
+                text = "\n".join(text.replace("  # doctest: +SKIP", "") for _, text in section.value)
+                shown.append(f"**Example**\n\n```text\n{text}\n```\n")
+            case other:
+                raise ValueError(f"{path}: a docstring with {other}")
+    return "\n".join(shown)
+
+
+def _signature(path: str, what: Any) -> str:
+    if not what.is_function:
+        return path
+    listed = ",\n".join(f"    {line}" for line in _parameters(what.parameters))
+    return f"{path}(\n{listed},\n) -> {what.returns}"
+
+
+def _parameters(parameters: Any) -> Iterable[str]:
+    starred = False
+    for parameter in parameters:
+        kind = parameter.kind.value
+        if kind == "keyword-only" and not starred:
+            starred = True
+            yield "*"
+        starred = starred or kind == "variadic positional"
+        star = {"variadic positional": "*", "variadic keyword": "**"}.get(kind, "")
+        default = "" if star or parameter.default is None else f" = {parameter.default}"
+        yield f"{star}{parameter.name}: {parameter.annotation}{default}"
+
+
+def _described(items: Iterable[Any]) -> str:
+    rows = []
+    for item in items:
+        name = getattr(item, "name", "") or str(item.annotation)
+        rows.append((f"`{name}`", item.description))
+    return _table(("", ""), rows)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"

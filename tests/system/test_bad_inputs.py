@@ -1,0 +1,187 @@
+"""Broken and hostile inputs over all commands: one line, the right status, the store as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support import cohort
+from tests.system.survival import inputs
+
+CASES, ROUNDS = 20, 11
+COMMANDS_OF_PLAIN = [name for name, command in inputs.COMMANDS.items() if command.reads and "format3" in command.kinds]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_generated_inputs(number: int) -> None:
+    tally = inputs.run(CASES, seed=0, first=number * CASES)
+    assert tally.tried == CASES
+    assert not tally.bad, "\n\n".join(tally.bad)
+
+
+def test_cases_are_of_all_commands() -> None:
+    cases = [inputs.case(0, i) for i in range(ROUNDS * CASES)]
+    assert len(cases) >= 200
+    assert {case.command for case in cases if isinstance(case.command, str)} >= inputs.COMMANDS.keys()
+    assert {case.kind for case in cases} == set(inputs.KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dimension", ["variants", "samples"])
+def test_huge_shapes(tmp_path: Path, dimension: str) -> None:
+    """All arrays agree on them, so that nothing contradicts itself."""
+    for command in COMMANDS_OF_PLAIN:
+        role = inputs.COMMANDS[command].reads.split()[-1]
+
+        def damage(folder: Path, role: str = role) -> None:
+            for name in inputs.FIELDS:
+                if dimension in cohort.DIMENSIONS[name]:
+                    path = folder / f"{role}.vcz" / name / "zarr.json"
+                    document = json.loads(path.read_bytes())
+                    document["shape"][cohort.DIMENSIONS[name].index(dimension)] = 10**15
+                    path.write_text(json.dumps(document))
+
+        folder = tmp_path / command
+        folder.mkdir()
+        found = inputs.Case(f"10^15 {dimension}", "format3", command, damage, role, statuses=(1,)).try_in(folder)
+        assert found is None, found
+
+
+# ---- a fuzzer -------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(inputs.ODD),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=6,
+)
+DOCUMENTS = ("zarr.json", *(f"{name}/zarr.json" for name in inputs.FIELDS))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A document of a VCZ in which one or two values are others, or are gone."""
+    name = draw(st.sampled_from(DOCUMENTS))
+    document = json.loads((inputs.templates() / "format3" / "store.vcz" / name).read_bytes())
+    for _ in range(draw(st.integers(1, 2))):
+        path = draw(st.sampled_from([path for path in inputs.nodes(document) if path]))
+        inner = document
+        for part in path[:-1]:
+            inner = inner[part]
+        if draw(st.booleans()):
+            inner[path[-1]] = draw(JSON)
+        else:
+            del inner[path[-1]]
+    return name, json.dumps(document).encode()
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A chunk of a VCZ that was cut, changed in places, or made longer."""
+    store = inputs.templates() / "format3" / "store.vcz"
+    files = sorted(path for path in store.rglob("*") if path.is_file() and path.name != "zarr.json")
+    path = draw(st.sampled_from(files))
+    content = bytearray(path.read_bytes()[: draw(st.integers(0, 10**4))])
+    for at, byte in draw(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=4)):
+        content[at : at + 1] = bytes([byte])
+    return str(path.relative_to(store)), bytes(content) + draw(st.binary(max_size=5))
+
+
+def fuzz(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes, command: str, *, late: bool) -> None:
+    """The same is damaged in the store or in the batch, whichever the command reads."""
+    role = inputs.COMMANDS[command].reads.split()[0]
+
+    def damage(folder: Path) -> None:
+        path = folder / f"{role}.vcz" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    case = inputs.Case(f"{name} of {role} is {content[:300]!r}", "format3", command, damage, role, late=late)
+    found = case.try_in(tmp_path_factory.mktemp("fuzz"))
+    assert found is None, found
+
+
+BOUNDED = settings(
+    # others each time if somebody asks for more
+    max_examples=int(os.environ.get("VCZSTORE_TEST_EXAMPLES", "25")),
+    derandomize="VCZSTORE_TEST_EXAMPLES" not in os.environ,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+
+
+@pytest.mark.slow
+@BOUNDED
+@given(damaged=documents(), command=st.sampled_from(COMMANDS_OF_PLAIN))
+def test_any_document(tmp_path_factory: pytest.TempPathFactory, damaged: tuple[str, bytes], command: str) -> None:
+    fuzz(tmp_path_factory, *damaged, command, late=False)
+
+
+@pytest.mark.slow
+@BOUNDED
+@given(damaged=chunks(), command=st.sampled_from(COMMANDS_OF_PLAIN))
+def test_any_chunk(tmp_path_factory: pytest.TempPathFactory, damaged: tuple[str, bytes], command: str) -> None:
+    fuzz(tmp_path_factory, *damaged, command, late=True)
+
+
+# ---- a few of them as programs --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "damage"),
+    [
+        ("format3", "append", lambda folder: (folder / "batch.vcz" / "call_DP" / "zarr.json").write_text("[" * 10**5)),
+        ("format2", "remove", lambda folder: inputs.PLACES["a pipe"](folder / "store.vcz" / "call_DP" / "0.0")),
+        ("icechunk", "verify", lambda folder: inputs.PLACES["an empty folder"](folder / "store.vcz" / "manifests")),
+        ("icechunk", "info", lambda folder: inputs.PLACES["a pipe"](folder / "store.vcz" / "repo")),
+    ],
+)
+@pytest.mark.slow
+def test_as_a_program(tmp_path: Path, kind: str, command: str, damage: object) -> None:
+    """What only a process of its own shows: what is written at its end, by threads, by Rust."""
+    case = inputs.Case("", kind, command, damage)
+    case.make_in(tmp_path)
+    before = inputs.tree(tmp_path)
+    program = [sys.executable, "-m", "vczstore", *inputs.COMMANDS[command].args(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+    ran = inputs.Ran(done.returncode, done.stdout, done.stderr, 0, 0)
+    assert done.returncode == 1
+    assert not inputs.complaints(ran, command, room=1000), done.stderr
+    assert inputs.tree(tmp_path) == before or kind == "format2"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "info",
+        "verify",
+        "append batch.vcz",
+        "remove S0001",
+        "gc",
+        "verify-removal --samples-file gone.txt --report report",
+    ],
+)
+@pytest.mark.slow
+def test_a_path_that_is_no_text(tmp_path: Path, arguments: str) -> None:
+    """Linux takes any bytes for a name, and a terminal of UTF-8 does not show them."""
+    name = os.fsdecode(b"store-\xff")
+    cohort.write_vcz(tmp_path / name, cohort.make_arrays(10, cohort.ids(0, 7)))
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.make_arrays(10, cohort.ids(7, 4)))
+    (tmp_path / "gone.txt").write_text("HG99999999\n")
+    command, *others = arguments.split()
+    program = [sys.executable, "-m", "vczstore", command, name, *others]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(program, capture_output=True, cwd=tmp_path, env=strict, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"store-\\udcff" in done.stdout
+    if "--report" in others:
+        assert "store-\\udcff" in (tmp_path / "report" / "report.html").read_text()
+        assert json.loads((tmp_path / "report" / "report.json").read_text())["store"] == name

@@ -1,0 +1,1405 @@
+"""What goes wrong before the first write leaves every byte as it was; what goes wrong later, the old samples."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import numpy as np
+import pytest
+import zarr
+
+import vczstore
+from tests.support import cohort
+from tests.support.covering import in_pairs
+from vczstore.errors import (
+    DamagedStoreError,
+    IncompatibleError,
+    MemoryLimitError,
+    NotAStoreError,
+    OptionError,
+    SampleError,
+    StaleError,
+    StorageError,
+    TagError,
+    VczstoreError,
+)
+
+FIELDS = (
+    *("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
+    *("call_genotype", "call_genotype_phased", "call_DP", "call_AD", "call_GL", "call_FT", "call_FC"),
+)
+"""Each dtype and rank once: more would only take time."""
+KINDS = ("format3", "icechunk")
+IMPLS = ("zarr", "cubed", "xarray")
+N_OLD, N_NEW, N_VARIANTS = 7, 4, 10
+
+type Change = Callable[[zarr.Group], None]
+
+
+def some_arrays(samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of `FIELDS`."""
+    arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
+    return {name: arrays[name] for name in FIELDS}
+
+
+OLD = some_arrays(cohort.ids(0, N_OLD))
+NEW = some_arrays(cohort.ids(N_OLD, N_NEW), seed=1)
+
+
+def repository_of(path: Path) -> icechunk.Repository:
+    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
+
+
+def is_repository(path: Path) -> bool:
+    return (path / "snapshots").is_dir()
+
+
+def head(path: Path) -> str | None:
+    """The snapshot that readers see, None on plain Zarr."""
+    return repository_of(path).lookup_branch("main") if is_repository(path) else None
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    with warnings.catch_warnings():
+        # chunks whose array is not there yet are nothing to a reader
+        warnings.filterwarnings("ignore", "Object at .* is not recognized", zarr.errors.ZarrUserWarning)
+        return cohort.read_vcz(cohort.icechunk_store(path) if is_repository(path) else path)
+
+
+def edit(path: Path, change: Change) -> None:
+    """Change a store with zarr-python alone."""
+    if not is_repository(path):
+        change(zarr.open_group(path, mode="r+", use_consolidated=False))
+        return
+    session = repository_of(path).writable_session("main")
+    change(zarr.open_group(session.store, mode="r+", use_consolidated=False))
+    session.commit("changed by the test")
+
+
+@contextmanager
+def unchanged(*paths: Path) -> Iterator[None]:
+    """Byte for byte as before, and on the same snapshot."""
+    paths = tuple(path for path in paths if path.is_dir())
+    before = [(head(path), cohort.digest(path)) for path in paths]
+    yield
+    assert [(head(path), cohort.digest(path)) for path in paths] == before
+
+
+def complain(error: type[VczstoreError], words: Sequence[str], call: Callable[[], object]) -> str:
+    """The call raises one line of the class, with all the words in it (each a regular expression)."""
+    with pytest.raises(VczstoreError) as caught:
+        call()
+    message = str(caught.value)
+    assert isinstance(caught.value, error), repr(caught.value)
+    assert message
+    assert "\n" not in message
+    mentions(message, words)
+    return message
+
+
+def mentions(message: str, words: Sequence[str]) -> None:
+    absent = [word for word in words if not re.search(word, message)]
+    assert not absent, f"{absent} not in: {message}"
+
+
+def holds_old_samples(path: Path, old: dict[str, np.ndarray], *, but: Sequence[str] = ()) -> None:
+    """What a reader sees who asks sample_id how many samples there are."""
+    found = read(path)
+    n = len(found["sample_id"])
+    assert n == len(old["sample_id"])
+    axes = {name: cohort.DIMENSIONS[name] for name in found}
+    cut = {
+        name: values[(slice(None),) * axes[name].index("samples") + (slice(n),)] if "samples" in axes[name] else values
+        for name, values in found.items()
+    }
+    cohort.assert_same(*({k: v for k, v in arrays.items() if k not in but} for arrays in (cut, old)))
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A batch, and the store on plain Zarr and on Icechunk: made once, copied for each test."""
+    folder = tmp_path_factory.mktemp("templates")
+    cohort.write_vcz(folder / "format3", OLD)
+    cohort.write_vcz(folder / "batch", NEW)
+    vczstore.copy_store_to_icechunk(folder / "format3", folder / "icechunk", impl="zarr")
+    return folder
+
+
+@pytest.fixture
+def batch(templates: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(templates / "batch", tmp_path / "batch.vcz")
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, templates: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(templates / request.param, tmp_path / "store.vcz")
+
+
+@pytest.fixture
+def plain(templates: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(templates / "format3", tmp_path / "store.vcz")
+
+
+@pytest.fixture
+def repository(templates: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(templates / "icechunk", tmp_path / "store.vcz")
+
+
+# ---- changes to a store or a batch ----------------------------------------------------------
+
+
+def put(name: str, values: np.ndarray, dims: Sequence[str] | None = None, **options: Any) -> Change:
+    """Replace an array, or add one."""
+
+    def change(group: zarr.Group) -> None:
+        widths = {"variants": 4, "samples": 3}
+        names = tuple(dims or cohort.DIMENSIONS[name])
+        chunks = tuple(min(widths.get(d, n), n) or 1 for d, n in zip(names, values.shape, strict=True))
+        dtype = "string" if values.dtype.kind in "OT" else values.dtype
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=dtype,
+            dimension_names=names,
+            overwrite=True,
+            **{"chunks": chunks, **options},
+        )
+        if values.size:
+            array[...] = values
+
+    return change
+
+
+def altered(values: np.ndarray, *items: tuple[Any, Any]) -> np.ndarray:
+    """A copy with some elements changed."""
+    values = values.copy()
+    for where, value in items:
+        values[where] = value
+    return values
+
+
+def drop(name: str) -> Change:
+    def change(group: zarr.Group) -> None:
+        del group[name]
+
+    return change
+
+
+def resize(name: str, *shape: int) -> Change:
+    return lambda group: group[name].resize(shape)
+
+
+def resize_all(dimension: str, n: int) -> Change:
+    """All arrays with a dimension get another length, so that nothing contradicts itself."""
+
+    def change(group: zarr.Group) -> None:
+        for name, array in group.arrays():
+            if dimension in cohort.DIMENSIONS[name]:
+                shape = zip(cohort.DIMENSIONS[name], array.shape, strict=True)
+                array.resize(tuple(n if d == dimension else m for d, m in shape))
+
+    return change
+
+
+def attributes(**values: Any) -> Change:
+    return lambda group: group.attrs.update(values)
+
+
+def both(*changes: Change) -> Change:
+    def change(group: zarr.Group) -> None:
+        for one in changes:
+            one(group)
+
+    return change
+
+
+def truncate(name: str, *coords: int) -> Change:
+    """Half of a chunk is lost."""
+
+    def change(group: zarr.Group) -> None:
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.core.sync import sync
+
+        prototype = default_buffer_prototype()
+        key = f"{name}/{group[name].metadata.encode_chunk_key(coords)}"
+        value = sync(group.store.get(key, prototype))
+        assert value is not None, key
+        sync(group.store.set(key, prototype.buffer.from_bytes(value.to_bytes()[: len(value) // 2])))
+
+    return change
+
+
+# ---- what metadata and sample IDs tell ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A store and a batch that do not fit. In the words, {store} and {batch} are the paths."""
+
+    id: str
+    error: type[VczstoreError]
+    words: tuple[str, ...]
+    store: Change | None = None
+    batch: Change | None = None
+
+
+METADATA = [
+    Case(
+        "sample present",
+        SampleError,
+        ("{batch}", "{store}", r"already: S0003;"),
+        batch=put("sample_id", altered(NEW["sample_id"], (1, "S0003"))),
+    ),
+    Case(
+        "sample doubled within a source",
+        SampleError,
+        ("{batch}", "S0009", "twice"),
+        batch=put("sample_id", altered(NEW["sample_id"], (0, "S0009"))),
+    ),
+    Case(
+        "source with removed samples",
+        SampleError,
+        ("{batch}", "removed", "without them"),
+        batch=put("sample_id", altered(NEW["sample_id"], (2, ""))),
+    ),
+    Case(
+        "source without samples", SampleError, ("{batch}", "no samples", "leave it out"), batch=resize_all("samples", 0)
+    ),
+    Case(
+        "contig_id",
+        IncompatibleError,
+        ("{batch}", "contig_id", "chr7", "chrX", "same contig_id"),
+        batch=put("contig_id", altered(NEW["contig_id"], (1, "chr7"))),
+    ),
+    Case(
+        "contig_id longer",
+        IncompatibleError,
+        ("{batch}", "contig_id", "chrY", "same contig_id"),
+        batch=put("contig_id", np.array(["chr1", "chrX", "chrY"], object)),
+    ),
+    Case(
+        "contig_id shorter",
+        IncompatibleError,
+        ("{batch}", "contig_id", "chrX", "same contig_id"),
+        batch=put("contig_id", np.array(["chr1"], object)),
+    ),
+    Case(
+        "filter_id",
+        IncompatibleError,
+        ("{batch}", "filter_id", "s50", "q10", "same filter_id"),
+        batch=put("filter_id", altered(NEW["filter_id"], (1, "s50"))),
+    ),
+    Case(
+        "number of variants",
+        IncompatibleError,
+        ("{batch}", r"\b9 variants", r"\b10\b", "same variants"),
+        batch=resize_all("variants", 9),
+    ),
+    Case(
+        "no variant_allele in the source",
+        IncompatibleError,
+        ("{batch}", "variant_allele"),
+        batch=drop("variant_allele"),
+    ),
+    Case(
+        "no variant_contig in the store", IncompatibleError, ("{store}", "variant_contig"), store=drop("variant_contig")
+    ),
+    Case(
+        "field of the store only",
+        IncompatibleError,
+        ("{batch}", "lacks call_DP", "store has", "--drop-field DP"),
+        batch=drop("call_DP"),
+    ),
+    Case(
+        "field of the source only",
+        IncompatibleError,
+        ("{batch}", "has call_DP", "store lacks", "--add-field DP", "--drop-field DP"),
+        store=drop("call_DP"),
+    ),
+    Case(
+        "dimensions swapped",
+        IncompatibleError,
+        ("{batch}", "call_DP", r"'samples', 'variants'", r"'variants', 'samples'", "--drop-field DP"),
+        batch=put("call_DP", NEW["call_DP"].T, ("samples", "variants")),
+    ),
+    Case(
+        "dimension name",
+        IncompatibleError,
+        ("{batch}", "call_AD", "'alleles'", "'alt_alleles'", "--drop-field AD"),
+        batch=put("call_AD", NEW["call_AD"], ("variants", "samples", "alt_alleles")),
+    ),
+    Case(
+        "int8 for bool",
+        IncompatibleError,
+        ("{batch}", "call_genotype_phased", "int8", "bool", "--drop-field genotype_phased"),
+        batch=put("call_genotype_phased", NEW["call_genotype_phased"].astype("i1")),
+    ),
+    Case(
+        "bool for int8",
+        IncompatibleError,
+        ("{batch}", "call_genotype", "bool", "int8", "--drop-field genotype"),
+        batch=put("call_genotype", NEW["call_genotype"] > 0),
+    ),
+    Case(
+        "int for float",
+        IncompatibleError,
+        ("{batch}", "call_GL", "int32", "float32", "--drop-field GL"),
+        batch=put("call_GL", np.zeros(NEW["call_GL"].shape, "i4")),
+    ),
+    Case(
+        "string for int",
+        IncompatibleError,
+        ("{batch}", "call_DP", "int16", "--drop-field DP"),
+        batch=put("call_DP", NEW["call_DP"].astype("U4")),
+    ),
+    Case(
+        "vcf_zarr_version",
+        IncompatibleError,
+        ("{batch}", "vcf_zarr_version", r"0\.3", r"0\.4", "convert"),
+        batch=attributes(vcf_zarr_version="0.3"),
+    ),
+    *(
+        case
+        for side in ("store", "batch")
+        for own in [OLD if side == "store" else NEW]
+        for n in [len(own["sample_id"])]
+        for case in [
+            Case(
+                f"{side} damaged in samples",
+                DamagedStoreError,
+                (f"{{{side}}}", "damaged", "call_DP has 2 samples", f"sample_id has {n}", "; "),
+                **{side: resize("call_DP", N_VARIANTS, 2)},
+            ),
+            Case(
+                f"{side} damaged in variants",
+                DamagedStoreError,
+                (f"{{{side}}}", "damaged", "call_DP has 9", "variant_position has 10", "restore"),
+                **{side: resize("call_DP", 9, n)},
+            ),
+            Case(
+                f"{side} damaged in alleles",
+                DamagedStoreError,
+                (f"{{{side}}}", "damaged", "variant_allele has 9", "variant_position has 10", "restore"),
+                **{side: resize("variant_allele", 9, 2)},
+            ),
+            # one array is already as long as the append will make it, but not the first by name: no append left that
+            Case(
+                f"{side} ahead in one array",
+                DamagedStoreError,
+                (f"{{{side}}}", "damaged", "call_DP has 11 samples", f"sample_id has {n}", "; "),
+                **{side: resize("call_DP", N_VARIANTS, 11)},
+            ),
+            Case(
+                f"{side} with a matrix of samples",
+                DamagedStoreError,
+                (f"{{{side}}}", "kinship", "two samples dimensions"),
+                **{side: put("kinship", np.zeros((n, n), "f4"), ("samples", "samples"))},
+            ),
+            Case(
+                f"{side} without sample_id",
+                NotAStoreError,
+                (f"{{{side}}}", "not a VCZ", "sample_id", "vcf2zarr"),
+                **{side: drop("sample_id")},
+            ),
+            Case(
+                f"{side} without variant_position",
+                NotAStoreError,
+                (f"{{{side}}}", "not a VCZ", "variant_position", "vcf2zarr"),
+                **{side: drop("variant_position")},
+            ),
+            Case(
+                f"{side} with unnamed dimensions",
+                NotAStoreError,
+                (f"{{{side}}}", "not a VCZ", "sample_id", "'people'", "'samples'"),
+                **{side: put("sample_id", own["sample_id"], ("people",))},
+            ),
+            Case(
+                f"{side} with broken sample_id",
+                DamagedStoreError,
+                (f"{{{side}}}", "sample_id"),
+                **{side: truncate("sample_id", 0)},
+            ),
+            Case(
+                f"{side} with broken contig_id",
+                DamagedStoreError,
+                (f"{{{side}}}", "contig_id"),
+                **{side: truncate("contig_id", 0)},
+            ),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize("case", METADATA, ids=lambda case: case.id)
+def test_metadata(store: Path, batch: Path, case: Case) -> None:
+    for path, change in ((store, case.store), (batch, case.batch)):
+        if change is not None:
+            edit(path, change)
+    words = [word.format(store=re.escape(str(store)), batch=re.escape(str(batch))) for word in case.words]
+    if case.error is not NotAStoreError and "broken" not in case.id:
+        words.append("^append: ")
+    with unchanged(store, batch):
+        complain(case.error, words, lambda: vczstore.append(store, batch, impl="zarr"))
+
+
+def test_sample_doubled_between_sources(store: Path, batch: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.vcz"
+    cohort.write_vcz(other, some_arrays(["S0100", "S0008", "S0010"], seed=2))
+    words = ("^append: ", "2 of the samples", str(other), str(batch), "S0008, S0010", "leave them out")
+    with unchanged(store, batch, other):
+        complain(SampleError, words, lambda: vczstore.append(store, batch, other))
+
+
+def test_later_source_does_not_fit(store: Path, batch: Path, tmp_path: Path) -> None:
+    """All sources are checked before the first is written."""
+    other = tmp_path / "other.vcz"
+    cohort.write_vcz(other, some_arrays(["S0100"], seed=2))
+    edit(other, put("variant_position", altered(NEW["variant_position"], (9, 1234))))
+    with unchanged(store, batch, other):
+        complain(IncompatibleError, (str(other), "1234"), lambda: vczstore.append(store, batch, other, impl="zarr"))
+
+
+def test_no_sources(store: Path) -> None:
+    with unchanged(store):
+        complain(VczstoreError, ("^append: ", "no sources", "name"), lambda: vczstore.append(store))
+
+
+@pytest.mark.parametrize("spelling", ["path", "detour", "link"])
+def test_source_is_the_store(store: Path, tmp_path: Path, spelling: str) -> None:
+    """To remove the samples that are "there already" would be bad advice."""
+    source = {"path": store, "detour": tmp_path / ".." / tmp_path.name / "store.vcz", "link": tmp_path / "link.vcz"}
+    if spelling == "link":
+        source["link"].symlink_to(store)
+    with unchanged(store):
+        words = ("^append: ", str(store), "same|itself")
+        complain(VczstoreError, words, lambda: vczstore.append(store, source[spelling]))
+
+
+# ---- what the data tell ---------------------------------------------------------------------
+
+
+def site(arrays: dict[str, np.ndarray], row: int) -> str:
+    """chrom:pos REF/ALT."""
+    contig = OLD["contig_id"][arrays["variant_contig"][row]]
+    ref, alt = arrays["variant_allele"][row]
+    return f"{contig}:{arrays['variant_position'][row]} {ref}/{alt}"
+
+
+VARIANTS: dict[str, tuple[int, dict[str, dict[Any, Any]]]] = {
+    "contig": (9, {"variant_contig": {9: 0}}),
+    "position": (6, {"variant_position": {6: 71}}),
+    "allele": (8, {"variant_allele": {(8, 1): "TTT"}}),
+    "the first row of a chunk": (4, {"variant_position": {4: 49}}),
+    "several in several chunks": (
+        5,
+        {"variant_allele": {(5, 0): "GC"}, "variant_position": {8: 91, 9: 102}, "variant_contig": {9: 0}},
+    ),
+    "several in one row": (
+        7,
+        {"variant_allele": {(7, 0): "GC"}, "variant_position": {7: 79}, "variant_contig": {9: 0}},
+    ),
+}
+"""The first variant that differs, and what the batch has otherwise than the store."""
+
+
+@in_pairs(store=KINDS, impl=IMPLS, case=VARIANTS, indirect=["store"])
+def test_variants_differ(store: Path, batch: Path, impl: str, case: tuple[int, dict[str, dict[Any, Any]]]) -> None:
+    first, differences = case
+    theirs = {**NEW, **{name: altered(NEW[name], *items.items()) for name, items in differences.items()}}
+    assert theirs["variant_contig"][9] != OLD["variant_contig"][9] or "variant_contig" not in differences
+    for name in differences:
+        edit(batch, put(name, theirs[name]))
+    # both sides, whole: neither may be the beginning of something longer
+    words = [
+        "^append: ",
+        str(batch),
+        *(rf"\b{re.escape(site(arrays, first))}(?!\w)" for arrays in (OLD, theirs)),
+        "same variants",
+    ]
+    with unchanged(store, batch):
+        complain(IncompatibleError, words, lambda: vczstore.append(store, batch, impl=impl, executor="threads"))
+
+
+WIDE = np.pad(NEW["variant_allele"], ((0, 0), (0, 2)), constant_values="")
+SAME: dict[str, tuple[Change | None, Change]] = {
+    "wider in the source": (drop("call_AD"), both(drop("call_AD"), put("variant_allele", WIDE))),
+    "wider in the store": (both(drop("call_AD"), put("variant_allele", WIDE)), drop("call_AD")),
+    "other chunks": (
+        None,
+        both(*(put(n, NEW[n], chunks=(3, *NEW[n].shape[1:])) for n in FIELDS if n.startswith("variant_"))),
+    ),
+    "larger chunks": (
+        None,
+        both(*(put(n, NEW[n], chunks=(99, *NEW[n].shape[1:])) for n in FIELDS if n.startswith("variant_"))),
+    ),
+    "other codecs": (None, both(*(put(n, NEW[n], compressors=None) for n in FIELDS if n.startswith("variant_")))),
+    "other dtypes": (
+        None,
+        both(
+            put("variant_allele", NEW["variant_allele"].astype("U1")),
+            put("variant_contig", NEW["variant_contig"].astype("i8")),
+        ),
+    ),
+    "sharded": (
+        None,
+        both(*(put(n, NEW[n], shards=(8, *NEW[n].shape[1:])) for n in FIELDS if n.startswith("variant_"))),
+    ),
+}
+
+
+@in_pairs(store=KINDS, change=SAME, impl=("zarr", "cubed"), indirect=["store"])
+def test_same_variants_in_other_words(
+    store: Path, batch: Path, impl: str, change: tuple[Change | None, Change]
+) -> None:
+    """Through xarray it is the tasks of cubed that compare them."""
+    change_store, change_batch = change
+    if change_store is not None:
+        edit(store, change_store)
+    edit(batch, change_batch)
+    expected = cohort.expected_append(read(store), read(batch))
+    vczstore.append(store, batch, impl=impl)
+    cohort.assert_same(read(store), expected)
+
+
+WIDER: dict[str, tuple[str, Change | None, Change]] = {
+    "large int": ("call_DP", None, put("call_DP", altered(NEW["call_DP"].astype("i8"), ((6, 3), 40000)))),
+    "small int": ("call_DP", None, put("call_DP", altered(NEW["call_DP"].astype("i4"), ((9, 0), -32769)))),
+    "unsigned": ("call_genotype", None, put("call_genotype", np.full(NEW["call_genotype"].shape, 255, "u1"))),
+    "string": ("call_FC", None, put("call_FC", altered(NEW["call_FC"].astype(object), ((7, 2, 1), "ACGT")))),
+    "fixed string": ("call_FC", None, put("call_FC", altered(NEW["call_FC"].astype("U3"), ((4, 0, 0), "GT")))),
+    # cut short, two IDs could become one
+    "sample_id": (
+        "sample_id",
+        put("sample_id", OLD["sample_id"].astype("U5")),
+        put("sample_id", altered(NEW["sample_id"], (1, "S0008-longer"))),
+    ),
+}
+
+
+@in_pairs(store=KINDS, impl=IMPLS, case=WIDER, indirect=["store"])
+@pytest.mark.slow
+def test_value_that_does_not_fit_widens_the_store(
+    store: Path, batch: Path, impl: str, case: tuple[str, Change | None, Change]
+) -> None:
+    name, change_store, change_batch = case
+    if change_store is not None:
+        edit(store, change_store)
+    edit(batch, change_batch)
+    axis = cohort.DIMENSIONS[name].index("samples")
+    expected = [read(vcz)[name].astype(object) for vcz in (store, batch)]
+    vczstore.append(store, batch, impl=impl)
+    np.testing.assert_array_equal(read(store)[name].astype(object), np.concatenate(expected, axis=axis))
+
+
+# ---- not a store ----------------------------------------------------------------------------
+
+
+def _nothing(path: Path) -> None:
+    """There is no such path."""
+
+
+def _text(path: Path) -> None:
+    path.write_text("not a Zarr\n")
+
+
+def _empty(path: Path) -> None:
+    path.mkdir()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "notes.txt").write_text("not a Zarr\n")
+    (path / "call_DP").mkdir()
+
+
+def _array(path: Path) -> None:
+    zarr.create_array(path, shape=(3,), dtype="i4")
+
+
+def _below_a_file(path: Path) -> None:
+    path.parent.write_text("not a folder\n")
+
+
+PLACES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no such path": (_nothing, "no such file"),
+    "text file": (_text, "no Zarr group"),
+    "empty folder": (_empty, "no Zarr group"),
+    "some folder": (_folder, "no Zarr group"),
+    "an array": (_array, "no Zarr group"),
+}
+CALLS: dict[str, Callable[[Path, Path], object]] = {
+    "append to it": vczstore.append,
+    "append it": lambda place, other: vczstore.append(other, place),
+    "remove": lambda place, other: vczstore.remove(place, "S0001"),
+    "tags": lambda place, other: vczstore.tags(place),
+    "info": lambda place, other: vczstore.info(place),
+    "copy": lambda place, other: vczstore.copy_store_to_icechunk(place, place.parent / "new"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(("make", "words"), PLACES.values(), ids=PLACES)
+def test_not_a_store(plain: Path, tmp_path: Path, make: Callable[[Path], None], words: str, call: Any) -> None:
+    place = tmp_path / "place"
+    make(place)
+    with unchanged(plain, tmp_path):
+        error = VczstoreError if call is CALLS["tags"] and place.exists() else NotAStoreError
+        message = complain(error, (str(place),), lambda: call(place, plain))
+        assert words in message or error is VczstoreError
+    assert not (tmp_path / "new").exists()
+
+
+def test_path_below_a_file(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder\n")
+    with unchanged(plain):
+        complain(NotAStoreError, ("file/place",), lambda: vczstore.append(plain, tmp_path / "file" / "place"))
+
+
+BROKEN = {
+    "truncated": lambda text: text[: len(text) // 2],
+    "empty": lambda text: b"",
+    "binary": lambda text: b"\xff\xfe\x00" * 20,
+    "list": lambda text: b"[1, 2]",
+    "null": lambda text: b"null",
+    "without a key": lambda text: text.replace(b'"node_type"', b'"kind"').replace(b'"dtype"', b'"kind"'),
+}
+
+
+DOCUMENTS = [(3, "zarr.json"), (3, "call_DP/zarr.json"), (2, ".zgroup"), (2, "call_DP/.zarray"), (2, "call_DP/.zattrs")]
+BREAKABLE = [
+    pytest.param(*document, damage, id=f"{document[1]}-{name}")
+    for document in DOCUMENTS
+    for name, damage in BROKEN.items()
+    if name != "without a key" or document[1] not in (".zgroup", "call_DP/.zattrs")  # which have neither of the keys
+]
+
+
+@pytest.mark.parametrize(("zarr_format", "document", "damage"), BREAKABLE)
+def test_broken_metadata(
+    plain: Path, tmp_path: Path, zarr_format: int, document: str, damage: Callable[[bytes], bytes]
+) -> None:
+    """The line names the array whose document is broken, be it the store's or a source's."""
+    broken = tmp_path / "broken.vcz"
+    cohort.write_vcz(broken, NEW, zarr_format=zarr_format)
+    text = (broken / document).read_bytes()
+    assert damage(text) != text
+    (broken / document).write_bytes(damage(text))
+    words = [str(broken), *(["call_DP"] if "call_DP" in document else [])]
+    with unchanged(plain, broken):
+        complain(VczstoreError, words, lambda: vczstore.append(plain, broken))
+        complain(VczstoreError, words, lambda: vczstore.remove(broken, "S0008"))
+
+
+@pytest.fixture(scope="session")
+def warm(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What an operation imports is imported: the modules may not be everybody's to read."""
+    folder = tmp_path_factory.mktemp("warm")
+    for kind in KINDS:
+        store = shutil.copytree(templates / kind, folder / kind)
+        vczstore.append(store, templates / "batch", impl="zarr")
+        vczstore.remove(store, "S0001", impl="zarr")
+
+
+@pytest.fixture
+def reachable(warm: None) -> Iterator[Path]:
+    """A folder that everybody may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        permit(Path(folder), 0o755, 0o644)
+
+
+def permit(folder: Path, folders: int, files: int) -> None:
+    """Set the permissions of all that is in a folder."""
+    for path in folder.rglob("*"):
+        path.chmod(folders if path.is_dir() else files)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights, which no permission stops."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("side", ["store", "batch"])
+@pytest.mark.parametrize(
+    ("kind", "what"), [("format3", "."), ("format3", "zarr.json"), ("format3", "call_DP/zarr.json"), ("icechunk", ".")]
+)
+def test_not_allowed_to_read(templates: Path, reachable: Path, kind: str, what: str, side: str) -> None:
+    paths = {"store": reachable / "store.vcz", "batch": reachable / "batch.vcz"}
+    shutil.copytree(templates / (kind if side == "store" else "format3"), paths["store"])
+    shutil.copytree(templates / (kind if side == "batch" else "batch"), paths["batch"])
+    permit(reachable, 0o777, 0o666)  # a store has to be writable to be locked
+    before = cohort.digest(reachable)
+    denied = paths[side] / what
+    denied.chmod(0)
+    with as_nobody():
+        words = (str(paths[side]), "(?i)permission")
+        complain(VczstoreError, words, lambda: vczstore.append(paths["store"], paths["batch"], impl="zarr"))
+    denied.chmod(0o755)
+    assert cohort.digest(reachable) == before
+
+
+NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
+    **CALLS,
+    "normalise it": lambda place, other: vczstore.normalise(other, place, place.parent / "new"),
+    "normalise to it": lambda place, other: vczstore.normalise(place, other, place.parent / "new"),
+    "create": lambda place, other: vczstore.create(place.parent / "new", place),
+    "update": vczstore.update,
+    "recompute": lambda place, other: vczstore.recompute(place),
+    "compact": lambda place, other: vczstore.compact(place),
+    "compact as a copy": lambda place, other: vczstore.compact(place, place.parent / "new"),
+    "copy over it": lambda place, other: vczstore.copy_store_to_icechunk(other, place, overwrite=True),
+    "purge": lambda place, other: vczstore.purge(place),
+    "gc": lambda place, other: vczstore.gc(place),
+    "verify": lambda place, other: vczstore.verify(place),
+    "repair": lambda place, other: vczstore.repair(place),
+    "tag": lambda place, other: vczstore.tag(place, "release-1"),
+    "delete tag": lambda place, other: vczstore.delete_tag(place, "release-1"),
+    "log": lambda place, other: list(vczstore.log(place)),
+}
+
+
+@pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
+def test_a_link_that_leads_to_itself(plain: Path, tmp_path: Path, call: Any) -> None:
+    place = tmp_path / "loop"
+    place.symlink_to(place)
+    with unchanged(plain):
+        complain(VczstoreError, (str(place),), lambda: call(place, plain))
+    assert place.is_symlink()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind: str, call: Any) -> None:
+    place = shutil.copytree(templates / kind, reachable / "store.vcz")
+    other = shutil.copytree(templates / "batch", reachable / "batch.vcz")
+    permit(reachable, 0o777, 0o666)
+    before = cohort.digest(reachable)
+    place.chmod(0)
+    with as_nobody():
+        complain(VczstoreError, (str(place), "(?i)permission|cannot"), lambda: call(place, other))
+    place.chmod(0o755)
+    assert cohort.digest(reachable) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("operation", ["append", "remove"])
+def test_not_allowed_to_write(templates: Path, reachable: Path, kind: str, operation: str) -> None:
+    store = shutil.copytree(templates / kind, reachable / "store.vcz")
+    batch = shutil.copytree(templates / "batch", reachable / "batch.vcz")
+    permit(reachable, 0o555, 0o444)
+    calls = {
+        "append": lambda: vczstore.append(store, batch, impl="zarr"),
+        "remove": lambda: vczstore.remove(store, "S0001", impl="zarr"),
+    }
+    with unchanged(store, batch), as_nobody():
+        complain(StorageError, (str(store), "(?i)permission"), calls[operation])
+        if kind == "icechunk":
+            time.sleep(
+                1
+            )  # what its threads were still about to write when one had failed, they write without rights too
+    holds_old_samples(store, OLD)
+
+
+# ---- remove ---------------------------------------------------------------------------------
+
+UNKNOWN: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "some unknown": (["S0001", "nobody", "S0002", "somebody"], ("nobody", "somebody", "nothing was removed")),
+    "all unknown": ([f"X{i}" for i in range(30)], tuple(rf"\bX{i}\b" for i in range(30))),
+    "none": ([], ("no samples named", "give")),
+    # the mark of a removed sample is no sample
+    "removed ID": ([""], ("''|\"\"|empty", "nothing was removed|removed")),
+    "removed ID among others": (["S0001", ""], ("''|\"\"|empty", "nothing was removed|removed")),
+    "removed before": (["S0004"], ("S0004", "nothing was removed")),
+    "line break": (["S0001\n"], (r"S0001\\n", "nothing was removed")),
+}
+
+
+@pytest.mark.parametrize(("samples", "words"), UNKNOWN.values(), ids=UNKNOWN)
+def test_remove_what_is_not_there(store: Path, samples: list[str], words: tuple[str, ...]) -> None:
+    vczstore.remove(store, "S0004", impl="zarr")
+    with unchanged(store):
+        complain(SampleError, ("^remove: ", *words), lambda: vczstore.remove(store, samples))
+        complain(SampleError, ("^remove: ", *words), lambda: vczstore.plan_remove(store, samples))
+
+
+@pytest.mark.parametrize("shape", [(N_VARIANTS, 2), (9, N_OLD), (N_VARIANTS, 11)])
+def test_remove_from_damaged_store(store: Path, shape: tuple[int, int]) -> None:
+    edit(store, resize("call_DP", *shape))
+    with unchanged(store):
+        complain(DamagedStoreError, ("^remove: ", str(store), "call_DP", "; "), lambda: vczstore.remove(store, "S0001"))
+
+
+# ---- tags, info, copy -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda s: vczstore.tag(s, "v1"), vczstore.tags, lambda s: vczstore.delete_tag(s, "v1")],
+    ids=["create", "list", "delete"],
+)
+def test_tags_of_plain_zarr(plain: Path, call: Callable[[Path], object]) -> None:
+    """The message has the command that leads to tags."""
+    with unchanged(plain):
+        words = ("^tag: ", "plain Zarr", f"vczstore copy-store-to-icechunk {plain}")
+        complain(TagError, words, lambda: call(plain))
+
+
+def test_tag_names_are_given_once(repository: Path) -> None:
+    snapshot = vczstore.tag(repository, "v1")
+    assert snapshot == head(repository)
+    vczstore.tag(repository, "old")
+    vczstore.delete_tag(repository, "old")
+    with unchanged(repository):
+        complain(
+            TagError, ("^tag: ", "'v1'", "exists", snapshot, "another name"), lambda: vczstore.tag(repository, "v1")
+        )
+        words = ("^tag: ", "'old'", "deleted", "another name")
+        complain(TagError, words, lambda: vczstore.tag(repository, "old"))
+        words = ("^tag: ", str(repository), "'nope'", "vczstore tag")
+        complain(TagError, words, lambda: vczstore.delete_tag(repository, "nope"))
+        complain(TagError, ("^tag: ", str(repository), "'old'"), lambda: vczstore.delete_tag(repository, "old"))
+    assert vczstore.tags(repository) == {"v1": snapshot}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", "\x1b[31m"])
+def test_tag_names(repository: Path, name: str) -> None:
+    with unchanged(repository):
+        complain(TagError, ("^tag: ", re.escape(repr(name)), "use"), lambda: vczstore.tag(repository, name))
+
+
+def test_info_at(repository: Path) -> None:
+    vczstore.tag(repository, "v1")
+    vczstore.tag(repository, "gone")
+    vczstore.delete_tag(repository, "gone")
+    for at in ("nope", "gone", "ZZZZZZZZZZZZZZZZZZZ0"):
+        with unchanged(repository):
+            complain(TagError, (str(repository), at, "vczstore tag"), lambda at=at: vczstore.info(repository, at=at))
+    assert vczstore.info(repository, at="v1").samples == N_OLD
+
+
+def test_info_of_plain_zarr_at(plain: Path) -> None:
+    words = ("plain Zarr", "v1", "copy-store-to-icechunk")
+    complain(VczstoreError, words, lambda: vczstore.info(plain, at="v1"))
+
+
+def test_copy_onto_a_repository(plain: Path, templates: Path, tmp_path: Path) -> None:
+    target = shutil.copytree(templates / "icechunk", tmp_path / "target")
+    for dry_run in (False, True):
+        with unchanged(plain, target):
+            words = ("^copy-store-to-icechunk: ", str(target), "holds", "--overwrite")
+            complain(
+                OptionError,
+                words,
+                lambda dry_run=dry_run: vczstore.copy_store_to_icechunk(plain, target, dry_run=dry_run),
+            )
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("what", ["folder", "file", "plain store"])
+def test_copy_onto_something_else(plain: Path, batch: Path, tmp_path: Path, what: str, overwrite: bool) -> None:
+    """--overwrite replaces repositories, nothing else."""
+    target = batch if what == "plain store" else tmp_path / "target"
+    if what != "plain store":
+        (_folder if what == "folder" else _text)(target)
+    before = cohort.digest(tmp_path)
+    words = ("^copy-store-to-icechunk: ", str(target), "exists", "choose")
+    complain(OptionError, words, lambda: vczstore.copy_store_to_icechunk(plain, target, overwrite=overwrite))
+    assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_copy_of_a_damaged_store(plain: Path, templates: Path, tmp_path: Path, overwrite: bool) -> None:
+    edit(plain, resize("call_DP", N_VARIANTS, 2))
+    target = tmp_path / "target"
+    if overwrite:
+        shutil.copytree(templates / "icechunk", target)
+    with unchanged(plain, target):
+        words = ("^copy-store-to-icechunk: ", str(plain), "call_DP")
+        complain(DamagedStoreError, words, lambda: vczstore.copy_store_to_icechunk(plain, target, overwrite=overwrite))
+    assert target.exists() == overwrite
+
+
+# ---- options --------------------------------------------------------------------------------
+
+OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "backend": ({"backend_storage": "tape"}, ("'tape'", "zarr, obstore, fsspec, icechunk")),
+    "impl": ({"impl": "fortran"}, ("'fortran'", "cubed, zarr, xarray")),
+    "executor": ({"executor": "ray"}, ("'ray'", "single-threaded, threads, processes")),
+    "max_workers": ({"max_workers": 0}, (r"\b0 workers", "at least 1")),
+    "size": ({"allowed_mem": "lots"}, ("'lots'", "2GB")),
+    "negative size": ({"allowed_mem": -5}, ("'-5'", "2GB")),
+    "reserved size": ({"reserved_mem": "a few MB"}, ("'a few MB'", "2GB")),
+    "less than Python takes": ({"allowed_mem": "100MB"}, ("100,000,000", "300,000,000", "600,000,000")),
+    "storage options of a path": ({"storage_options": {"region": "eu"}}, ("local store takes no storage options",)),
+    "storage options of zarr": ({"storage_options": {"region": "eu"}, "backend_storage": "zarr"}, ("storage options",)),
+    "wrong backend": ({"backend_storage": "icechunk"}, ("no Icechunk repository", "copy-store-to-icechunk")),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("operation", ["append", "remove"])
+def test_options(plain: Path, batch: Path, operation: str, options: dict[str, Any], words: tuple[str, ...]) -> None:
+    calls = {
+        "append": lambda: vczstore.append(plain, batch, **options),
+        "remove": lambda: vczstore.remove(plain, "S0001", **options),
+    }
+    with unchanged(plain, batch):
+        complain(VczstoreError, words, calls[operation])
+
+
+def test_url_without_backend() -> None:
+    complain(
+        OptionError,
+        ("s3://bucket/a.vcz", "--backend-storage"),
+        lambda: vczstore.info("s3://bucket/a.vcz", backend_storage="zarr"),
+    )
+
+
+@pytest.mark.parametrize("place", [7, None, [1], b"store.vcz"])
+def test_what_is_no_place(plain: Path, place: Any) -> None:
+    complain(OptionError, (type(place).__name__, "path"), lambda: vczstore.append(place, plain))
+    complain(OptionError, (type(place).__name__, "path"), lambda: vczstore.append(plain, place))
+
+
+@pytest.mark.parametrize("impl", ["cubed", "xarray"])
+@pytest.mark.parametrize("what", ["Zarr", "Icechunk"])
+def test_processes_and_memory(batch: Path, impl: str, what: str) -> None:
+    """Other processes would write to a copy of it."""
+    memory: Any = zarr.storage.MemoryStore()
+    cohort.write_vcz(memory, OLD)
+    if what == "Icechunk":
+        plain, memory = memory, icechunk.Repository.create(icechunk.in_memory_storage())
+        session = memory.writable_session("main")
+        cohort.write_vcz(session.store, cohort.read_vcz(plain))
+        session.commit("made by the test")
+    words = ("^append: ", "memory", "threads")
+    options = {"impl": impl, "executor": "processes", "max_workers": 1}
+    complain(OptionError, words, lambda: vczstore.append(memory, batch, **options))
+    where = memory.readonly_session("main").store if what == "Icechunk" else memory
+    cohort.assert_same(cohort.read_vcz(where), OLD)
+
+
+@pytest.mark.slow
+def test_source_in_memory_and_processes(plain: Path) -> None:
+    """A source may be sent along, or be refused; what may not happen is that it is read as empty."""
+    memory = zarr.storage.MemoryStore()
+    cohort.write_vcz(memory, NEW)
+    with suppress(OptionError):
+        vczstore.append(plain, memory, executor="processes", max_workers=1)
+    refused = len(read(plain)["sample_id"]) == N_OLD
+    cohort.assert_same(read(plain), OLD if refused else cohort.expected_append(OLD, NEW))
+
+
+@pytest.fixture(scope="session")
+def large_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store and a batch with chunks of 8 MB, the last of which is ragged."""
+    folder = tmp_path_factory.mktemp("large")
+    for name, n, start in (("store.vcz", 900, 0), ("batch.vcz", 60, 900)):
+        arrays = cohort.make_arrays(N_VARIANTS, cohort.ids(start, n))
+        arrays = {
+            field: arrays[field]
+            for field in FIELDS
+            if "samples" not in cohort.DIMENSIONS[field] or field == "sample_id"
+        }
+        arrays = {k: np.concatenate([v] * 200) if k.startswith("variant_") else v for k, v in arrays.items()}
+        arrays["call_AD"] = np.arange(200 * N_VARIANTS * n * 2, dtype="i4").reshape(-1, n, 2) % 100
+        cohort.write_vcz(folder / name, arrays, variants_chunk=1000, samples_chunk=1000)
+    vczstore.copy_store_to_icechunk(folder / "store.vcz", folder / "icechunk", impl="zarr")
+    return folder
+
+
+@in_pairs(kind=KINDS, operation=("append", "remove"), impl=("cubed", "xarray"))
+def test_too_little_memory(large_chunks: Path, tmp_path: Path, kind: str, operation: str, impl: str) -> None:
+    """The message says how much is enough, and it is."""
+    store = shutil.copytree(large_chunks / ("icechunk" if kind == "icechunk" else "store.vcz"), tmp_path / "store.vcz")
+    batch = large_chunks / "batch.vcz"
+
+    def call(allowed: str, **options: Any) -> vczstore.Result:
+        if operation == "append":
+            return vczstore.append(store, batch, impl=impl, allowed_mem=allowed, **options)
+        return vczstore.remove(store, ["S0007", "S0123"], impl=impl, allowed_mem=allowed, **options)
+
+    with unchanged(store, batch):
+        words = (f"^{operation}: ", r"needs \d+MB", "310MB are allowed", "--allowed-mem")
+        message = complain(MemoryLimitError, words, lambda: call("310MB"))
+    needed = re.search(r"--allowed-mem (\w+)", message)
+    assert needed
+    if impl == "cubed":  # through xarray, re-chunking may take more
+        assert call(needed[1]).committed
+
+
+def test_too_little_memory_for_what_a_dry_run_plans(large_chunks: Path) -> None:
+    """All is checked and nothing is written: what cannot run is not called fine."""
+    store, batch = large_chunks / "store.vcz", large_chunks / "batch.vcz"
+    words = ("^append: ", r"needs \d+MB", "--allowed-mem")
+    complain(MemoryLimitError, words, lambda: vczstore.append(store, batch, allowed_mem="310MB", dry_run=True))
+
+
+# ---- stale plans ----------------------------------------------------------------------------
+
+
+CHANGES: dict[str, Callable[[Path, Path], object]] = {
+    "append": lambda store, other: vczstore.append(store, other, impl="zarr"),
+    "remove": lambda store, other: vczstore.remove(store, "S0003", impl="zarr"),
+}
+
+
+@in_pairs(store=KINDS, operation=("append", "remove"), change=CHANGES, impl=("zarr", "cubed"), indirect=["store"])
+def test_stale_plan(store: Path, batch: Path, tmp_path: Path, operation: str, change: Any, impl: str) -> None:
+    other = tmp_path / "other.vcz"
+    cohort.write_vcz(other, some_arrays(["S0100", "S0101"], seed=2))
+    plan = vczstore.plan_append(store, batch) if operation == "append" else vczstore.plan_remove(store, "S0001")
+    change(store, other)
+    with unchanged(store, batch):
+        complain(StaleError, (str(store), "changed", "again"), lambda: vczstore.run(plan, impl=impl))
+
+
+def test_plan_that_was_run(store: Path, batch: Path) -> None:
+    plan = vczstore.plan_append(store, batch)
+    vczstore.run(plan, impl="zarr")
+    with unchanged(store):
+        complain(StaleError, (str(store), "changed"), lambda: vczstore.run(plan, impl="zarr"))
+
+
+@pytest.mark.parametrize("impl", ["cubed", "xarray"])
+@pytest.mark.parametrize("during", ["checking", "writing"])
+@pytest.mark.slow
+def test_somebody_else_commits(repository: Path, batch: Path, impl: str, during: str) -> None:
+    """Of two operations on one repository at a time, one is committed and the other says so."""
+    done: list[str | None] = []
+
+    def progress(what: str, *_: int) -> None:
+        if what == during and not done:
+            done.append(vczstore.remove(repository, "S0003", impl="zarr").snapshot)
+
+    words = (str(repository), "changed", "again")
+    complain(StaleError, words, lambda: vczstore.append(repository, batch, impl=impl, progress=progress, replans=0))
+    assert head(repository) == done[0]
+    cohort.assert_same(read(repository), cohort.expected_remove(OLD, ["S0003"]))
+    vczstore.append(repository, batch, impl=impl)
+    cohort.assert_same(read(repository), cohort.expected_append(cohort.expected_remove(OLD, ["S0003"]), NEW))
+
+
+# ---- faults while it runs -------------------------------------------------------------------
+
+FAULTS: dict[str, tuple[str, str, tuple[int, ...]]] = {
+    "source": ("batch", "call_DP", (1, 0)),
+    "strings of the source": ("batch", "call_FT", (2, 1)),
+    "variants of the source": ("batch", "variant_position", (1,)),
+    "ragged column of the store": ("store", "call_DP", (1, 2)),
+}
+
+
+@in_pairs(store=KINDS, fault=FAULTS, impl=IMPLS, indirect=["store"])
+@pytest.mark.slow
+def test_truncated_chunk(store: Path, batch: Path, impl: str, fault: tuple[str, str, tuple[int, ...]]) -> None:
+    """The line names the array that is broken: nobody finds it otherwise among hundreds."""
+    side, field, coords = fault
+    broken = store if side == "store" else batch
+    edit(broken, truncate(field, *coords))
+    snapshot = head(store)
+    message = complain(VczstoreError, ("^append: ",), lambda: vczstore.append(store, batch, impl=impl))
+    assert head(store) == snapshot
+    if side == "store":
+        edit(store, drop(field))  # to be able to read the others
+        holds_old_samples(store, {k: v for k, v in OLD.items() if k != field})
+    else:
+        holds_old_samples(store, OLD)
+        # with the source mended the same call completes it
+        shutil.rmtree(batch)
+        cohort.write_vcz(batch, NEW)
+        vczstore.append(store, batch, impl=impl)
+        cohort.assert_same(read(store), cohort.expected_append(OLD, NEW))
+    if impl != "xarray":  # where it is xarray that reads
+        mentions(message, (field, str(broken)))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_truncated_chunk_of_removed_samples(store: Path, impl: str) -> None:
+    edit(store, truncate("call_FT", 1, 1))
+    snapshot = head(store)
+    message = complain(VczstoreError, ("^remove: ",), lambda: vczstore.remove(store, "S0004", impl=impl))
+    assert head(store) == snapshot
+    edit(store, drop("call_FT"))
+    if snapshot:
+        holds_old_samples(store, {k: v for k, v in OLD.items() if k != "call_FT"})
+    assert list(read(store)["sample_id"]) == list(OLD["sample_id"])
+    if impl != "xarray":
+        mentions(message, ("call_FT", str(store)))
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.argv[0] = "vczstore"
+from vczstore.cli.main import main
+main()
+"""
+"""A disk that takes small files only. Python ignores SIGXFSZ, so that writing is refused as on a full disk."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("format3", ["--impl", "zarr"]),
+        ("format3", ["--executor", "threads"]),
+        ("format3", ["--executor", "processes", "--max-workers", "1"]),
+        ("icechunk", []),
+    ],
+    ids=["zarr", "cubed", "processes", "icechunk"],
+)
+@pytest.mark.slow
+def test_disk_full(tmp_path: Path, kind: str, options: list[str]) -> None:
+    """One line, status 1, the old samples; and once there is room, the same command completes it."""
+    fields = [*(f for f in FIELDS if not f.startswith("call_")), "call_GL", "call_DP"]
+    old, new = (cohort.make_arrays(400, cohort.ids(*r), seed=r[0]) for r in ((0, 20), (20, 16)))
+    old, new = ({k: arrays[k] for k in fields} for arrays in (old, new))
+    store, clean, batch = (tmp_path / f"{name}.vcz" for name in ("store", "clean", "batch"))
+    layout = {"variants_chunk": 400, "samples_chunk": 16}
+    cohort.write_vcz(clean, old, **layout)
+    cohort.write_vcz(batch, new, **layout)
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(clean, store, impl="zarr")
+    else:
+        shutil.copytree(clean, store)
+    snapshot = head(store)
+    command = ["append", str(store), str(batch), *options]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    program = [sys.executable, "-c", LIMITED.format(limit=30_000)]
+    full = subprocess.run(
+        [*program, *command], capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
+    assert full.returncode == 1, full.stderr
+    assert full.stdout == ""
+    lines = full.stderr.splitlines()
+    assert len(lines) == 1, full.stderr
+    assert re.match(r"Error: append: .*store\.vcz.*(too large|Errno 27|os error 27)", lines[0])
+    assert head(store) == snapshot
+    holds_old_samples(store, old)
+    vczstore.append(store, batch, impl="zarr")
+    cohort.assert_same(read(store), cohort.expected_append(old, new))
+    if kind == "format3":  # nothing half-written lies about
+        vczstore.append(clean, batch, impl="zarr")
+        assert cohort.digest(store).keys() == cohort.digest(clean).keys()
+
+
+# ---- stopped in the middle ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A kind of plain store, and how the append is run again."""
+
+    zarr_format: int
+    consolidated: bool = False
+    impl: str = "zarr"
+    first: bool = False
+    """Whether the store has no samples yet, so that arrays come into being."""
+
+    @property
+    def id(self) -> str:
+        flags = ["-consolidated" * self.consolidated, "-first" * self.first]
+        return f"format{self.zarr_format}{''.join(flags)}-{self.impl}"
+
+    def make(self, folder: Path) -> tuple[Path, list[Path], dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The store, its sources, what it holds, and what it will hold."""
+        batches = [NEW, some_arrays(cohort.ids(N_OLD + N_NEW, 3), seed=2)]
+        old = OLD
+        if self.first:
+            own = [n for n in FIELDS if "samples" not in cohort.DIMENSIONS[n]]
+            old = {**{n: OLD[n] for n in own}, "sample_id": OLD["sample_id"][:0]}
+        layout = {"zarr_format": self.zarr_format, "consolidated": self.consolidated}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that consolidated metadata of format 3 are not in its specification yet
+            cohort.write_vcz(folder / "template.vcz", old, **layout)
+        sources = [folder / f"batch{i}.vcz" for i in range(2)]
+        for path, arrays in zip(sources, batches, strict=True):
+            cohort.write_vcz(path, arrays)
+        if self.first:
+            empty = {
+                n: NEW[n].take(range(0), axis=cohort.DIMENSIONS[n].index("samples")) for n in FIELDS if n not in own
+            }
+            return folder / "template.vcz", sources, old, cohort.expected_append({**old, **empty}, *batches)
+        return folder / "template.vcz", sources, old, cohort.expected_append(old, *batches)
+
+
+STOPPED = [
+    Stopped(3, impl="cubed"),
+    Stopped(3, impl="xarray"),
+    Stopped(3, consolidated=True),
+    Stopped(2, consolidated=True),
+    Stopped(3, first=True),
+    Stopped(2, first=True),
+]
+
+
+def run_until(store: Path, sources: Sequence[Path], *, writes: int | None = None, edits: int = 0) -> int:
+    """As a run that is stopped: some of the writes, then some of the edits. Returns how many edits there are."""
+    plan = vczstore.plan_append(store, *sources)
+    place = zarr.storage.LocalStore(store)
+    for one in plan.preparations:
+        one.apply(place)
+    for write in plan.writes[:writes]:
+        write.by_zarr(place)
+    for one in plan.edits[:edits]:
+        one.apply(place)
+    return len(plan.edits)
+
+
+def consolidated_samples(store: Path) -> dict[str, int]:
+    """How many samples each array has, as consolidated metadata say."""
+    group = zarr.open_group(store, mode="r", use_consolidated=True)
+    axes = {name: cohort.DIMENSIONS[name] for name, _ in group.arrays()}
+    return {n: group[n].shape[dims.index("samples")] for n, dims in axes.items() if "samples" in dims}
+
+
+@pytest.mark.parametrize("stopped", STOPPED, ids=lambda stopped: stopped.id)
+@pytest.mark.slow
+def test_append_stopped_after_each_edit(tmp_path: Path, stopped: Stopped) -> None:
+    """
+    Until sample_id follows, readers see the old samples; and the same append completes it from anywhere.
+
+    One kind of store is stopped after each edit; the others after every third, and before and after the last.
+    """
+    template, sources, old, expected = stopped.make(tmp_path)
+    n_new = len(expected["sample_id"])
+    step = 1 if stopped == Stopped(3, consolidated=True) else 3
+    k, n_edits = 0, 1
+    while k <= n_edits:
+        store = shutil.copytree(template, tmp_path / f"store{k}.vcz")
+        n_edits = run_until(store, sources, edits=k)
+        names = set(read(store)) if not stopped.first else None
+        if len(read(store)["sample_id"]) == n_new:
+            assert k >= n_edits - 1  # sample_id comes last, and after it only what is consolidated
+            cohort.assert_same(read(store), expected)
+        else:
+            holds_old_samples(store, old if not stopped.first else _with_fields_of(store, old))
+            if stopped.consolidated:
+                assert set(consolidated_samples(store).values()) == {len(old["sample_id"])}, k
+            if names is not None:
+                assert names == set(old)
+            result = vczstore.append(store, *sources, impl=stopped.impl)
+            assert result.counts == {"sources": 2, "samples added": n_new - len(old["sample_id"])}
+            cohort.assert_same(read(store), expected)
+        if stopped.consolidated and k != n_edits - 1:  # for which see the next test but one
+            assert set(consolidated_samples(store).values()) == {n_new}, k
+        k = min(k + step, n_edits - 1) if k < n_edits - 1 else k + 1
+    assert n_edits > len(FIELDS) - 6
+
+
+def _with_fields_of(store: Path, old: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """In a store without samples, fields that exist already show no samples."""
+    found = read(store)
+    more = {n: v.take(range(0), axis=cohort.DIMENSIONS[n].index("samples")) for n, v in found.items() if n not in old}
+    return {**old, **more}
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
+def test_append_stopped_while_writing(tmp_path: Path, impl: str) -> None:
+    template, sources, old, expected = Stopped(3).make(tmp_path)
+    for j in (1, 5):
+        store = shutil.copytree(template, tmp_path / f"store{j}.vcz")
+        run_until(store, sources, writes=j)
+        holds_old_samples(store, old)
+        vczstore.append(store, *sources, impl=impl)
+        cohort.assert_same(read(store), expected)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
+def test_append_stopped_before_consolidating(tmp_path: Path, zarr_format: int) -> None:
+    """The samples are in, and the consolidated metadata do not say so yet: running again brings them up to date."""
+    template, sources, _, expected = Stopped(zarr_format, consolidated=True).make(tmp_path)
+    n_edits = run_until(shutil.copytree(template, tmp_path / "count.vcz"), sources)
+    store = shutil.copytree(template, tmp_path / "store.vcz")
+    run_until(store, sources, edits=n_edits - 1)
+    with suppress(SampleError):  # which may say that the samples are there
+        vczstore.append(store, *sources, impl="zarr")
+    cohort.assert_same(read(store), expected)
+    assert set(consolidated_samples(store).values()) == {len(expected["sample_id"])}
+
+
+def test_other_operations_on_a_stopped_append(tmp_path: Path) -> None:
+    """Half an append is no state to build on, though one to look at."""
+    template, sources, _, _ = Stopped(3).make(tmp_path)
+    store = shutil.copytree(template, tmp_path / "store.vcz")
+    run_until(store, sources, edits=3)
+    words = ("damaged", "samples", "run that append again")
+    calls: dict[str, Callable[[], object]] = {
+        "remove": lambda: vczstore.remove(store, "S0001"),
+        "append": lambda: vczstore.append(store, sources[0]),
+        "copy-store-to-icechunk": lambda: vczstore.copy_store_to_icechunk(store, tmp_path / "new"),
+    }
+    with unchanged(store, *sources):
+        for operation, call in calls.items():
+            complain(DamagedStoreError, (f"^{operation}: ", *words), call)
+        assert vczstore.info(store).samples == N_OLD
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
+def test_another_append_on_a_stopped_one(tmp_path: Path, impl: str) -> None:
+    """As many samples, but others: nothing of the stopped append may come to light. To refuse is fine too."""
+    template, sources, old, _ = Stopped(3).make(tmp_path)
+    store = shutil.copytree(template, tmp_path / "store.vcz")
+    run_until(store, sources, edits=3)
+    other = some_arrays([f"T{i}" for i in range(N_NEW + 3)], seed=9)
+    cohort.write_vcz(tmp_path / "other.vcz", other)
+    try:
+        vczstore.append(store, tmp_path / "other.vcz", impl=impl)
+    except DamagedStoreError:
+        holds_old_samples(store, old)
+        return
+    cohort.assert_same(read(store), cohort.expected_append(old, other))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
+def test_remove_stopped(plain: Path, impl: str) -> None:
+    """IDs go last, so a removal that was stopped can be named again."""
+    samples = ["S0001", "S0005", "S0006"]
+    plan = vczstore.plan_remove(plain, samples)
+    for write in plan.writes[:3]:
+        write.by_zarr(zarr.storage.LocalStore(plain))
+    assert list(read(plain)["sample_id"]) == list(OLD["sample_id"])
+    vczstore.remove(plain, samples, impl=impl)
+    cohort.assert_same(read(plain), cohort.expected_remove(OLD, samples))
+
+
+def test_remove_stopped_while_ids_are_blanked(plain: Path) -> None:
+    """sample_id has a chunk for every three IDs: one may be written, and the next not."""
+    samples = ["S0001", "S0005"]
+    plan = vczstore.plan_remove(plain, samples)
+    for write in plan.writes:
+        write.by_zarr(zarr.storage.LocalStore(plain))
+    edit(plain, lambda group: group["sample_id"].set_basic_selection(1, ""))
+    with suppress(SampleError):  # which may say what remains to be named
+        vczstore.remove(plain, samples)
+    left = [sample for sample in samples if sample in read(plain)["sample_id"]]
+    if left:
+        vczstore.remove(plain, left)
+    cohort.assert_same(read(plain), cohort.expected_remove(OLD, samples))

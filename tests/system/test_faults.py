@@ -1,0 +1,171 @@
+"""Object stores that fail: a few faults are survived, many are one error in bounded time, and nothing is committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import vczstore
+from tests.stores.test_objects import BATCH, OLD, Cloud, s3_cloud
+from tests.support import cohort, faults, s3
+from tests.system.survival import storage
+from vczstore.errors import StorageError
+from vczstore.stores import lock, object_store
+
+__all__ = ["s3_cloud"]  # a fixture
+
+
+@dataclass
+class Shaky:
+    """A bucket behind a proxy; `cloud` reaches it directly."""
+
+    cloud: Cloud
+    proxy: faults.Proxy
+    options: dict[str, Any]
+
+
+@pytest.fixture
+def shaky(s3_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shaky]:
+    monkeypatch.setattr(object_store, "RETRIES", 3)
+    monkeypatch.setattr(object_store, "BACKOFF", (0.02, 0.1))
+    monkeypatch.setattr(object_store, "TIMEOUT", 0.4)
+    monkeypatch.setattr(object_store, "PATIENCE", 10.0)
+    monkeypatch.setattr(lock, "TTL", 3.0)
+    with faults.before(s3_cloud.options["endpoint"]) as proxy:
+        yield Shaky(s3_cloud, proxy, {**s3_cloud.options, "endpoint": proxy.endpoint})
+
+
+def every(n: int, fault: faults.Fault) -> faults.Plan:
+    """Every n-th request fails."""
+    return lambda number, _method, _path: fault if number % n == 1 else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize("fault", [429, 503, "reset", "stall"])
+def test_some_faults_are_survived(shaky: Shaky, kind: str, fault: faults.Fault) -> None:
+    store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
+    shaky.proxy.follow(every(40 if fault == "stall" else 7, fault))
+    vczstore.append(store, batch, storage_options=shaky.options)
+    assert shaky.proxy.faults >= 1
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize(("methods", "fault"), [("GET", 503), ("GET", "stall"), ("PUT", 500), ("PUT", "reset")])
+def test_lasting_faults_are_one_error(shaky: Shaky, kind: str, fault: faults.Fault, methods: str) -> None:
+    store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
+    before = vczstore.info(store, storage_options=shaky.cloud.options)
+    # reading works until the tasks are at it
+    first = 60 if methods == "GET" else 5 if kind == "format3" else 0
+    puts = iter(range(10**6))
+
+    def plan(number: int, method: str, _path: str) -> faults.Fault:
+        if method != methods:
+            return None
+        return fault if (number if method == "GET" else next(puts)) >= first else None
+
+    shaky.proxy.follow(plan)
+    begin = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        vczstore.append(store, batch, storage_options=shaky.options)
+    assert time.monotonic() - begin < 30
+    message = str(caught.value)
+    assert "\n" not in message
+    assert store in message
+    for secret in shaky.cloud.secrets:
+        assert secret not in message
+    # readers are where they were
+    after = vczstore.info(store, storage_options=shaky.cloud.options)
+    assert (after.snapshot, after.samples) == (before.snapshot, 7)
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), OLD)
+    # and the same command completes it, once the lock that could not be freed has run out
+    shaky.proxy.follow(faults.never)
+    vczstore.append(store, batch, storage_options=shaky.options)
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
+def test_answers_that_are_lost(shaky: Shaky, kind: str) -> None:
+    """Every write reaches the server, and the first answer to it reaches nobody."""
+    store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
+    written: set[str] = set()
+
+    def plan(_number: int, method: str, path: str) -> faults.Fault:
+        if method != "PUT" or path in written:
+            return None
+        written.add(path)
+        return "lost answer"
+
+    shaky.proxy.follow(plan)
+    vczstore.append(store, batch, storage_options=shaky.options)
+    assert shaky.proxy.faults == len(written) > 10
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))
+
+
+@pytest.mark.parametrize("backend", [None, "obstore", "icechunk"])
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_store_that_cannot_be_opened(shaky: Shaky, backend: str | None, status: int) -> None:
+    shaky.proxy.follow(lambda *_: status)
+    with pytest.raises(StorageError) as caught:
+        vczstore.info(f"{shaky.cloud.url}/store", backend_storage=backend, storage_options=shaky.options)
+    assert "\n" not in str(caught.value)
+    assert f"{shaky.cloud.url}/store" in str(caught.value)
+    # Icechunk learns how often to try only once it has opened a repository, and tries ten times before
+    assert shaky.proxy.seen <= 4 * (object_store.RETRIES + 1)
+
+
+# ---- faults that are made from seeds --------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(2))
+def test_generated_faults(number: int) -> None:
+    """Servers that fail, and disks that are full, under each operation."""
+    tally = storage.run(4, seed=0, first=4 * number)
+    assert not tally.bad, "\n\n".join(tally.bad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["append", "remove", "compact", "compact to", "job", "copy", "tag", "purge"])
+def test_full_disk(tmp_path: Path, name: str) -> None:
+    """No room at all from the beginning, then a little: each is one error, or it fits; with room it is completed."""
+    for kind in storage.OPERATIONS[name].kinds:
+        for room in (0, 20_000):
+            work = tmp_path / f"{kind}-{room}"
+            work.mkdir()
+            with storage.on_disk(kind, work) as (site, limit):
+                bad = storage.attempt(name, site, partial(limit, room), partial(limit, None))
+            assert not bad, f"{kind}, {room}: {bad}"
+
+
+@pytest.mark.parametrize("name", [name for name, one in storage.OPERATIONS.items() if "icechunk" in one.kinds])
+@pytest.mark.slow
+def test_each_answer_is_lost_once(s3_server: s3.S3Server, tmp_path: Path, name: str) -> None:
+    """Of every write, deletion and conditional write: commits, tags and locks too. All of them are survived."""
+    seen: set[tuple[str, str]] = set()
+
+    def plan(_number: int, method: str, path: str) -> faults.Fault:
+        if method == "GET" or (method, path) in seen:
+            return None
+        seen.add((method, path))
+        return "lost answer"
+
+    with storage.little_patience(), storage.on_server(s3_server, "icechunk", tmp_path, f"lost-{uuid4().hex}") as made:
+        site, proxy = made
+        old = site.read()
+        proxy.follow(plan)
+        storage.OPERATIONS[name].call(site)
+        assert proxy.faults == len(seen) >= 1
+        proxy.follow(faults.never)
+        wanted = storage.OPERATIONS[name].expected(old)
+        cohort.assert_same(site.read("out" if storage.OPERATIONS[name].out else "store.vcz"), wanted)

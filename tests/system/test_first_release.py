@@ -1,0 +1,173 @@
+"""Stores as vczstore 0.1.0 leaves them, made here with zarr-python alone: they are named, mended, and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+
+import vczstore
+from tests.conftest import WRITTEN, Way
+from tests.support import cohort
+from vczstore.cli.main import main
+
+ARRAYS = {
+    name: values
+    for name, values in cohort.make_arrays(7, cohort.ids(0, 5)).items()
+    if name == "sample_id" or not name.startswith(("sample_", "dosage", "local_"))
+}
+"""Fields that are ``call_*``, which are all that version 0.1.0 knows; five samples in chunks of three."""
+BATCH = {**cohort.make_arrays(7, cohort.ids(10, 4), seed=1)}
+BATCH = {name: BATCH[name] for name in ARRAYS}
+
+
+def array_of(group: zarr.Group, name: str) -> zarr.Array:
+    found = group[name]
+    assert isinstance(found, zarr.Array)
+    return found
+
+
+def calls(group: zarr.Group) -> list[str]:
+    return [name for name, _ in group.arrays() if name.startswith("call_")]
+
+
+def created(group: zarr.Group) -> None:
+    """As its `create` leaves it: as many empty IDs as the source had samples, and ``call_*`` of none."""
+    array_of(group, "sample_id")[...] = ""
+    for name in calls(group):
+        array = array_of(group, name)
+        array.resize((array.shape[0], 0, *array.shape[2:]))
+
+
+def appended(group: zarr.Group) -> None:
+    """And as its `append` leaves that: the empty IDs have calls of the fill value, in chunks that are absent."""
+    created(group)
+    n, more = 5, len(BATCH["sample_id"])
+    ids = array_of(group, "sample_id")
+    ids.resize((n + more,))
+    ids[n:] = BATCH["sample_id"]
+    for name in calls(group):
+        array = array_of(group, name)
+        array.resize((array.shape[0], n + more, *array.shape[2:]))
+        array[:, n:] = BATCH[name]
+
+
+def removed(group: zarr.Group) -> None:
+    """As its `remove` leaves it: masks are False, and only ``call_*`` is missing."""
+    array_of(group, "sample_id")[2] = ""
+    for name in calls(group):
+        array = array_of(group, name)
+        missing = {"i": -1, "f": cohort.MISSING, "b": False}.get(array.dtype.kind, ".")
+        array[:, 2] = missing
+
+
+def make(folder: Path, kind: str, change: Callable[[zarr.Group], None]) -> Path:
+    """A store that was left so."""
+    if kind != "icechunk":
+        cohort.write_vcz(folder / "store.vcz", ARRAYS, zarr_format=2 if kind == "format2" else 3)
+        change(zarr.open_group(folder / "store.vcz", mode="r+"))
+        return folder / "store.vcz"
+    import icechunk
+
+    cohort.write_icechunk(folder / "store.icechunk", ARRAYS)
+    storage = icechunk.local_filesystem_storage(str(folder / "store.icechunk"))
+    session = icechunk.Repository.open(storage).writable_session("main")
+    change(zarr.open_group(session.store, mode="r+"))
+    session.commit("as version 0.1.0 leaves it")
+    return folder / "store.icechunk"
+
+
+def run(*arguments: object, status: int = 0) -> str:
+    done = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
+def test_a_store_that_was_created_is_named_and_mended(tmp_path: Path, kind: str) -> None:
+    store, way = make(tmp_path, kind, created), Way(kind, "cubed")
+    cohort.write_vcz(tmp_path / "batch.vcz", BATCH)
+    before = cohort.digest(store)
+    for arguments in (("append", store, tmp_path / "batch.vcz"), ("compact", store)):
+        text = run(*arguments, status=1)
+        assert text.endswith(f"its last IDs are empty, as vczstore 0.1.0 leaves them: vczstore repair {store}\n")
+        assert len(text.splitlines()) == 1
+    assert not vczstore.verify(store).ok
+    assert "5 deleted" in run("repair", store, "--dry-run")
+    assert cohort.digest(store) == before
+
+    assert "empty IDs of samples for which no array has values: 5 deleted" in run("repair", store)
+    assert vczstore.verify(store).errors == []
+    assert "nothing to repair" in run("repair", store)
+    vczstore.append(store, tmp_path / "batch.vcz")
+    expected = {n: (BATCH if "samples" in cohort.DIMENSIONS[n] else ARRAYS)[n] for n in ARRAYS}
+    cohort.assert_same(way.read(store), expected)
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("change", [appended, removed])
+@pytest.mark.slow
+def test_calls_of_samples_without_an_id_are_made_missing(
+    tmp_path: Path, kind: str, change: Callable[[zarr.Group], None]
+) -> None:
+    store, way = make(tmp_path, kind, change), Way(kind, "cubed")
+    gone = [2] if change is removed else list(range(5))
+    before = way.read(store)
+    assert not vczstore.verify(store).ok
+    assert any("not missing, in call_" in why for why in vczstore.verify_removal(store, ["S9999"]).reasons)
+
+    assert "values of samples that have no ID any more, in call_" in run("repair", store)
+    assert vczstore.verify(store).errors == []
+    found = way.read(store)
+    kept = [i for i in range(len(found["sample_id"])) if i not in gone]
+    for name in ARRAYS:
+        if name.startswith("call_"):
+            missing = {"i": -1, "f": cohort.MISSING, "b": name.endswith("_mask")}.get(found[name].dtype.kind, ".")
+            expected = before[name].copy()
+            expected[:, gone] = missing
+            cohort.assert_same({name: found[name]}, {name: expected})
+    if kind == "icechunk":
+        vczstore.purge(store)
+    assert vczstore.verify_removal(store, ["S9999"]).reasons == ()
+    vczstore.compact(store)
+    after = way.read(store)
+    for name in ("call_genotype", "call_DP", "call_FT"):
+        np.testing.assert_array_equal(after[name], before[name][:, kept])
+
+
+@pytest.mark.slow
+def test_what_its_removal_left_of_other_fields_is_made_missing(tmp_path: Path) -> None:
+    """Version 0.1.0 blanks ``call_*`` only: what is known of the person in ``sample_*`` stays."""
+    cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(7, cohort.ids(0, 5)))
+    removed(zarr.open_group(tmp_path / "store.vcz", mode="r+"))
+    assert "sample_pca, sample_sex: made missing" in run("repair", tmp_path / "store.vcz")
+    found = cohort.read_vcz(tmp_path / "store.vcz")
+    assert found["sample_sex"][2] == -1
+    assert (found["sample_pca"][2].view("u4") == 0x7F800001).all()
+    assert vczstore.verify_removal(tmp_path / "store.vcz", ["S9999"]).erased
+
+
+def test_what_was_copied_of_the_source_s_samples_leaves(tmp_path: Path) -> None:
+    """Its `create` of one source copies ``sample_*``, too."""
+    store = tmp_path / "store.vcz"
+    kept = {**ARRAYS, "sample_sex": np.array([1, 2, 1, 2, 1], "i1")}
+    cohort.write_vcz(store, kept)
+    created(zarr.open_group(store, mode="r+"))
+    run("repair", store)
+    assert cohort.read_vcz(store)["sample_sex"].shape == (0,)
+    assert "chunks deleted" in run("gc", store)
+    assert "sample_sex/c/0" not in cohort.digest(store)
+    assert vczstore.verify(store).ok
+
+
+def test_ids_that_are_not_empty_are_no_such_store(tmp_path: Path) -> None:
+    store = make(tmp_path, "format3", created)
+    array_of(zarr.open_group(store, mode="r+"), "sample_id")[1] = "S0001"
+    before = cohort.digest(store)
+    assert "that repair does not fix" in run("repair", store, status=1)
+    assert cohort.digest(store) == before

@@ -1,0 +1,162 @@
+"""The rules of the house: who may import whom, who may touch private interfaces, and that the README is true."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import executors
+from plans.variants.info_fields import FIELDS
+from tests.support.paths import ROOT
+from vczstore.choices import BACKENDS, IMPLS, INFO_FIELDS
+
+MODULES = sorted(p for package in ("vczstore", "plans", "executors") for p in (ROOT / package).rglob("*.py"))
+
+ALLOWED = {
+    "executors": {"executors"},
+    "plans": {
+        "plans",
+        "vczstore.vcz.arrays",
+        "vczstore.errors",
+        "vczstore.vcz.floats",
+        "vczstore.vcz.sample_ids",
+        "vczstore.stores",
+        "vczstore.vcz",
+    },
+    "vczstore/vcz/sample_ids.py": set(),
+    "vczstore/stores": {
+        "vczstore.vcz.arrays",
+        "vczstore.choices",
+        "vczstore.stores.credentials",
+        "vczstore.errors",
+        "vczstore.stores.locations",
+        "vczstore.stores",
+        "vczstore.vcz",
+    },
+    "vczstore/vcz/arrays.py": {"vczstore.errors", "vczstore.vcz.floats"},
+    "vczstore/vcz/floats.py": set(),
+    "vczstore/stores/locations.py": {"vczstore.stores.credentials", "vczstore.errors"},
+    "vczstore/vcz/model.py": {"vczstore.vcz.arrays", "vczstore.errors", "vczstore.vcz.floats"},
+    "vczstore/jobs/model.py": {
+        "executors",
+        "vczstore.choices",
+        "vczstore.errors",
+        "vczstore.stores.locations",
+        "vczstore.sizes",
+        "vczstore.jobs.yaml_file",
+    },
+    "vczstore/jobs/yaml_file.py": {"vczstore.stores.credentials", "vczstore.errors"},
+    "vczstore/stores/credentials.py": set(),
+    "vczstore/execution/engine.py": {
+        "executors",
+        "plans",
+        "vczstore.vcz.arrays",
+        "vczstore.errors",
+        "vczstore.stores.locations",
+        "vczstore.stores",
+        "vczstore.vcz",
+    },
+}
+"""What of the project a module may import; the rest of ``vczstore`` is the face, which may import all."""
+
+PRIVATE = {
+    "zarr.core": {"vczstore/vcz/arrays.py"},
+    "cubed.core": {"plans/core/cubed_backend.py"},
+    "cubed.primitive": {"plans/core/cubed_backend.py"},
+    "cubed.storage": {"plans/core/cubed_backend.py"},
+    "cubed.runtime": {"executors/__init__.py", "executors/lithops.py", "executors/local.py"},
+}
+"""Private interfaces of other libraries, and the modules that may use each."""
+
+
+def _imports(path: Path, *, for_types: bool) -> set[str]:
+    """The modules that a file imports, at any depth; those for type checkers only if asked for."""
+    tree = ast.parse(path.read_text())
+    skipped = set()
+    if not for_types:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                skipped |= set(ast.walk(node))
+    found = set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    where = str(path.relative_to(ROOT))
+    rules = [allowed for prefix, allowed in ALLOWED.items() if where == prefix or where.startswith(f"{prefix}/")]
+    if where.startswith("vczstore/") and not rules:
+        return
+    (allowed,) = rules
+    ours = {n for n in _imports(path, for_types=False) if re.match(r"(vczstore|plans|executors)(\.|$)", n)}
+    tops = {"vczstore", "plans"}  # as in "from vczstore import arrays", which is there as vczstore.vcz.arrays too
+    wrong = {n for n in ours - tops if not any(_within(n, a) or _within(a, n) for a in allowed)}
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_private_interfaces_stay_behind_one_module(path: Path) -> None:
+    where = str(path.relative_to(ROOT))
+    for package, allowed in PRIVATE.items():
+        used = any(_within(name, package) for name in _imports(path, for_types=False))
+        assert not used or where in allowed, package
+
+
+def test_choices_are_what_there_is() -> None:
+    """The command line offers what the API takes."""
+    from vczstore.api import Options
+
+    for backend in BACKENDS:
+        Options(backend_storage=backend)
+    for impl in IMPLS:
+        Options(impl=impl)
+    for name in executors.NAMES:
+        Options(executor=name)
+    assert tuple(FIELDS) == INFO_FIELDS
+
+
+def test_the_readme_and_ci_name_the_same_commands() -> None:
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert "pip install -q uv && uv run vczstore demo\n" in readme
+    assert "pip install -q uv && uv run pytest\n" in readme
+    assert "pip install -q uv && uv run pytest\n" in ci
+
+
+def test_the_guide_shows_commands_whose_results_are_judged() -> None:
+    source = (ROOT / "tests" / "system" / "test_documented_commands.py").read_text()
+    page = (ROOT / "examples" / "guide" / "howto-from-0.1.0.md").read_text()
+    shown = re.findall(r"^vczstore (?:append|remove|copy-store-to-icechunk) .*$", page, flags=re.MULTILINE)
+    assert len(shown) == 7
+    assert all(command in source for command in shown)
+
+
+@pytest.mark.slow
+def test_the_walkthrough_runs(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "examples" / "walkthrough.py", tmp_path / "data"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "samples of release-1: ana cho dai eva fay\n" in done.stdout
+    assert "2 sources, 3 samples added" in done.stdout
+    assert done.stderr == ""
+
+
+def test_nothing_of_a_test_or_benchmark_is_in_the_packages() -> None:
+    assert not [p for p in MODULES if "pytest" in p.read_text()]

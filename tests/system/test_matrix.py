@@ -1,0 +1,303 @@
+"""Every kind of store x every implementation x every executor: all that is done to samples, against the NumPy model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from filelock import FileLock
+
+import vczstore
+from plans.compilers.append import compile_append
+from plans.compilers.remove import compile_remove
+from plans.compilers.update import compile_update
+from plans.core.memory import Memory
+from tests.conftest import IMPLS, KINDS, Way
+from tests.support import cohort
+from tests.support.paths import ROOT
+from vczstore.execution.engine import run_plans
+from vczstore.stores.base import open_store
+
+type Arrays = dict[str, np.ndarray]
+
+LEGACY = "format2_legacy"
+N_VARIANTS, VARIANTS_CHUNK, SAMPLES_CHUNK = 10, 4, 3
+OLD, BATCHES = cohort.ids(0, 7), (cohort.ids(7, 5), cohort.ids(12, 4))
+"""7 samples in chunks of 3, then 5 and 4: the first batch begins in the ragged column, the second on a boundary."""
+GONE = ["S0013", "S0000", "S0006", "S0007", "S0002"]
+"""From the store and both batches, and from whole, shared and neighbouring chunk columns."""
+
+FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT", "call_FC")
+"""On other executors than threads: each dtype that is pickled in its own way. What is done to fields is the same."""
+
+
+def _arrays(way: Way, samples: list[str], seed: int) -> Arrays:
+    arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
+    if way.executor == "threads":
+        return arrays
+    return {n: a for n, a in arrays.items() if "samples" not in cohort.DIMENSIONS[n] or n in (*FIELDS, "sample_id")}
+
+
+def _rows(*executors: str) -> list[Way]:
+    """Of impl zarr there is one row for each kind, whatever the executors: it has no tasks."""
+    return [Way(kind, impl, executor) for kind in KINDS for impl in ("cubed", "xarray") for executor in executors]
+
+
+IN_PROCESS = [*(Way(kind, "zarr") for kind in KINDS), *_rows("single-threaded", "threads")]
+IN_PROCESSES = [way for way in _rows("processes") if way.impl == "cubed" or way.kind in ("format3", "icechunk")]
+
+
+# ---- stores ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """zarr-python 2.18, in an environment of its own."""
+
+    python: Path
+    folder: Path
+
+    def _run(self, *args: object) -> None:
+        script = ROOT / "tests" / "support" / "legacy.py"
+        subprocess.run([self.python, script, *args], check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+
+    def write(self, store: Path, arrays: Arrays) -> None:
+        """A store of `_arrays`; each is written once for all workers, and copied."""
+        samples = arrays["sample_id"]
+        original = self.folder / f"{samples[0]}-{len(samples)}-{len(arrays)}.vcz"
+        with FileLock(f"{original}.lock"):
+            if not (original / ".zmetadata").exists():
+                saved = original.with_suffix(".npz")
+                np.savez(saved, **{n: v.astype("U") if v.dtype.kind == "O" else v for n, v in arrays.items()})
+                layout = original.with_suffix(".json")
+                layout.write_text(json.dumps({name: self._layout(name, values) for name, values in arrays.items()}))
+                self._run("write", saved, layout, original)
+        shutil.copytree(original, store)
+
+    @staticmethod
+    def _layout(name: str, values: np.ndarray) -> dict[str, object]:
+        dimensions, width = cohort.DIMENSIONS[name], {"variants": VARIANTS_CHUNK, "samples": SAMPLES_CHUNK}
+        return {
+            "dimensions": dimensions,
+            "chunks": [width.get(d, n) for d, n in zip(dimensions, values.shape, strict=True)],
+            "is_string": values.dtype.kind == "O",
+        }
+
+    def read(self, store: Path) -> tuple[Arrays, Arrays]:
+        """Everything in a store as zarr-python 2.18 reads it, through the consolidated metadata and without them."""
+        saved = store.with_suffix(".read.npz")
+        self._run("read", store, saved)
+        with np.load(saved) as arrays:
+            return tuple(
+                {name.removeprefix(how): arrays[name] for name in arrays if name.startswith(how)}
+                for how in ("consolidated/", "plain/")
+            )
+
+
+@pytest.fixture(scope="session")
+def legacy(legacy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Legacy:
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "legacy"
+    folder.mkdir(exist_ok=True)
+    return Legacy(legacy_python, folder)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A store and the batches for it, on disk and as the model has them."""
+
+    way: Way
+    store: Path
+    batches: tuple[Path, ...]
+    old: Arrays
+    incoming: tuple[Arrays, ...]
+    legacy: Legacy | None
+
+    def assert_holds(self, expected: Arrays) -> None:
+        """The store holds this, whoever reads it."""
+        cohort.assert_same(self.way.read(self.store), expected)
+        if self.legacy is not None:
+            for found in self.legacy.read(self.store):
+                cohort.assert_same(found, expected)
+            group = zarr.open_group(self.store, mode="r", use_consolidated=True)
+            cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, expected)
+
+
+type MakeCohort = Callable[[Way], Cohort]
+
+
+@pytest.fixture
+def make_cohort(tmp_path: Path, request: pytest.FixtureRequest) -> MakeCohort:
+    """Makes a store of a kind and two batches, the second of the other format where the kind is not legacy."""
+
+    def make(way: Way) -> Cohort:
+        arrays = [_arrays(way, samples, seed=i) for i, samples in enumerate([OLD, *BATCHES])]
+        places = [tmp_path / "batch1.vcz", tmp_path / "batch2.vcz"]
+        legacy: Legacy | None = None
+        if way.kind == LEGACY:
+            legacy = request.getfixturevalue("legacy")
+            store = tmp_path / "store.vcz"
+            legacy.write(store, arrays[0])
+            legacy.write(places[0], arrays[1])
+        else:
+            store = way.make(tmp_path, arrays[0], variants_chunk=VARIANTS_CHUNK, samples_chunk=SAMPLES_CHUNK)
+            cohort.write_vcz(places[0], arrays[1], zarr_format=2 if way.kind == "format2" else 3)
+        cohort.write_vcz(places[1], arrays[2], zarr_format=3 if way.kind == "format2" else 2)
+        return Cohort(way, store, tuple(places), arrays[0], tuple(arrays[1:]), legacy)
+
+    return make
+
+
+# ---- tests ----------------------------------------------------------------------------------
+
+
+def _check(result: vczstore.Result, way: Way, counts: dict[str, int]) -> None:
+    assert result.committed
+    assert result.counts == counts
+    assert (result.snapshot is not None) == (way.kind == "icechunk")
+    assert (result.tasks is None) == (way.impl == "zarr")
+
+
+def _append(made: Cohort) -> Arrays:
+    before = [cohort.digest(batch) for batch in made.batches]
+    result = vczstore.append(made.store, *made.batches, **made.way.options)
+    _check(result, made.way, {"sources": 2, "samples added": 9})
+    assert [cohort.digest(batch) for batch in made.batches] == before
+    return cohort.expected_append(made.old, *made.incoming)
+
+
+def _remove(made: Cohort, present: Arrays, gone: list[str]) -> Arrays:
+    result = vczstore.remove(made.store, gone, **made.way.options)
+    _check(result, made.way, {"samples removed": len(gone)})
+    return cohort.expected_remove(present, gone)
+
+
+def _recall(made: Cohort, samples: list[str]) -> tuple[Path, Arrays]:
+    """From both ends of the store, in an order and on chunks of their own, and of the other format."""
+    recalled = _arrays(made.way, [samples[i] for i in (-1, 0, 4, 1, -2)], seed=9)
+    source = made.store.with_name("recalled.vcz")
+    other = 2 if made.way.kind in ("format3", "icechunk") else 3
+    cohort.write_vcz(source, recalled, zarr_format=other, variants_chunk=3, samples_chunk=2)
+    return source, recalled
+
+
+def _update(made: Cohort, present: Arrays) -> Arrays:
+    source, recalled = _recall(made, present["sample_id"].tolist())
+    before = cohort.digest(source)
+    result = vczstore.update(made.store, source, **made.way.options)
+    _check(result, made.way, {"sources": 1, "samples updated": 5})
+    assert cohort.digest(source) == before
+    return cohort.expected_update(present, recalled)
+
+
+@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+@pytest.mark.slow
+def test_append(way: Way, make_cohort: MakeCohort) -> None:
+    made = make_cohort(way)
+    made.assert_holds(_append(made))
+
+
+@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+@pytest.mark.slow
+def test_remove(way: Way, make_cohort: MakeCohort) -> None:
+    made = make_cohort(way)
+    made.assert_holds(_remove(made, made.old, ["S0006", "S0000", "S0002"]))
+
+
+@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
+@pytest.mark.slow
+def test_update(way: Way, make_cohort: MakeCohort) -> None:
+    made = make_cohort(way)
+    made.assert_holds(_update(made, made.old))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", IN_PROCESSES, ids=lambda way: way.id)
+def test_append_update_and_remove(way: Way, make_cohort: MakeCohort) -> None:
+    """In one run, because processes take long to start: each is compiled against what the one before it leaves."""
+    made = make_cohort(way)
+    appended = cohort.expected_append(made.old, *made.incoming)
+    source, recalled = _recall(made, appended["sample_id"].tolist())
+    place, memory = open_store(made.store), Memory()
+    batches = [open_store(batch).open() for batch in made.batches]
+    plans = [compile_append(place, place.open(), batches, memory)]
+    plans.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
+    plans.append(compile_remove(place, plans[-1].after, GONE, memory))
+    results = run_plans(plans, "all", {}, **way.options)
+    for result, counts in zip(
+        results,
+        ({"sources": 2, "samples added": 9}, {"sources": 1, "samples updated": 5}, {"samples removed": len(GONE)}),
+        strict=True,
+    ):
+        _check(result, way, counts)
+    made.assert_holds(cohort.expected_remove(cohort.expected_update(appended, recalled), GONE))
+
+
+@pytest.mark.slow
+def test_the_legacy_store_is_one(make_cohort: MakeCohort) -> None:
+    """What the rows of the legacy kind rest on: what zarr-python 2.18 wrote differs from what zarr-python 3 writes."""
+    made = make_cohort(Way(LEGACY, "zarr"))
+    made.assert_holds(made.old)
+    assert (made.store / ".zmetadata").exists()
+    assert (made.store / "call_AD" / "0" / "2" / "0").exists()
+    assert (made.store / "call_DP" / "0.2").exists()
+    document = json.loads((made.store / "sample_id" / ".zarray").read_text())
+    assert document["fill_value"] == 0
+    assert document["filters"] == [{"id": "vlen-utf8"}]
+    assert document["dimension_separator"] == "/"
+
+
+@pytest.mark.slow
+def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_path: Path) -> None:
+    """The copy is what zarr-python 2.18 reads, through consolidated metadata and without them."""
+    made = make_cohort(Way(LEGACY, "cubed"))
+    gone = [OLD[1], OLD[4], OLD[5]]
+    vczstore.remove(made.store, gone)
+    vczstore.compact(made.store, tmp_path / "output.vcz")
+    expected = cohort.select(made.old, [sample for sample in OLD if sample not in gone])
+    for found in made.legacy.read(tmp_path / "output.vcz"):
+        cohort.assert_same(found, expected)
+    vczstore.compact(made.store)
+    for found in made.legacy.read(made.store):
+        cohort.assert_same(found, expected)
+    for store in (made.store, tmp_path / "output.vcz"):
+        assert vczstore.verify(store).errors == []
+
+
+@pytest.mark.slow
+def test_a_legacy_store_is_repaired(make_cohort: MakeCohort) -> None:
+    """zarr-python 2.18 reads the old samples, by consolidated metadata too, whichever edit an append got to."""
+    made = make_cohort(Way(LEGACY, "cubed"))
+    plan, place = vczstore.plan_append(made.store, made.batches[0]), zarr.storage.LocalStore(made.store)
+    for write in plan.writes:
+        write.by_zarr(place)
+    for edit in plan.edits[:4]:
+        edit.apply(place)
+    assert len(vczstore.repair(made.store, quick=True).done) == 1
+    for found in made.legacy.read(made.store):
+        cohort.assert_same(found, made.old)
+    for edit in plan.edits[:-1]:
+        edit.apply(place)
+    assert len(vczstore.repair(made.store, quick=True).done) == 1
+    for found in made.legacy.read(made.store):
+        cohort.assert_same(found, cohort.expected_append(made.old, made.incoming[0]))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
+def test_a_legacy_store_moves_to_icechunk(make_cohort: MakeCohort, tmp_path: Path, impl: str) -> None:
+    """With chunks that format 3 decodes and others that it does not; and a legacy batch comes after it."""
+    made = make_cohort(Way(LEGACY, "zarr"))
+    moved = Way("icechunk", impl)
+    vczstore.copy_store_to_icechunk(made.store, tmp_path / "moved.vcz", **moved.options)
+    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), made.old)
+    vczstore.append(tmp_path / "moved.vcz", made.batches[0], **moved.options)
+    cohort.assert_same(moved.read(tmp_path / "moved.vcz"), cohort.expected_append(made.old, made.incoming[0]))

@@ -1,0 +1,189 @@
+"""What stores survive, in small: ``python -m tests.system.survival`` tries as much as one has time for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import icechunk
+import obstore
+import pytest
+from click.testing import CliRunner
+
+import vczstore
+from executors.local import ThreadsExecutor
+from tests.support import cohort
+from tests.system.survival import erasure, kills, writers
+from tests.system.survival.erasure import LAYOUTS, Layout
+from tests.system.survival.kills import Case
+from vczstore.cli.main import main
+from vczstore.execution.engine import Interrupted
+from vczstore.stores.folder_swap import HALF_WRITTEN, half_written
+
+CASES = (
+    *(Case("append", *how) for how in (("format2", "threads"), ("format3", "processes"), ("icechunk", "threads"))),
+    *(Case("remove", *how) for how in (("format2", "threads"), ("icechunk", "processes"))),
+    *(Case("compact", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
+    *(Case("copy", *how) for how in (("format2", "threads"), ("format3", "processes"))),
+    *(Case("run", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
+)
+"""Each operation, each kind of store and each executor, but not all of their combinations."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kills(case: Case, pytestconfig: pytest.Config) -> None:
+    n = -(-pytestconfig.getoption("--kills") // len(CASES))
+    tally = kills.Campaign(pytestconfig.getoption("--seed"), (case,)).tally(n)
+    assert tally.bad == ()
+    assert tally.tried == n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "n", "mixed"), [("local", 3, True), ("moto", 4, False)])
+def test_writers(where: str, n: int, mixed: bool) -> None:
+    tally = writers.one_round(where, n, 0, mixed=mixed)
+    assert tally.bad == ()
+    assert tally.tried == n + 2 * mixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_erasure(layout: Layout) -> None:
+    tally = erasure.withdraw(layout)
+    assert tally.bad == ()
+    assert tally.tried > 5
+
+
+# ---- the harness sees what it is there to see ------------------------------------------------
+
+
+def test_what_is_neither_old_nor_new_is_seen() -> None:
+    what = kills.OPERATIONS["append"]
+    assert kills.between(kills.OLD, what) == []
+    longer = {**kills.OLD, "call_DP": kills.APPENDED["call_DP"]}
+    assert kills.between(longer, what) == []
+    other = {**kills.OLD, "call_DP": kills.OLD["call_DP"].copy()}
+    other["call_DP"][7, 3] += 1
+    assert kills.between(other, what) == ["call_DP has values that are neither old nor new"]
+    early = {**kills.OLD, "sample_id": kills.APPENDED["sample_id"]}
+    assert len(kills.between(early, what)) == sum("samples" in cohort.DIMENSIONS[n] for n in kills.FIELDS) - 1
+    remove = kills.OPERATIONS["remove"]
+    half = {**kills.OLD, "call_GL": kills.REMOVED["call_GL"]}
+    assert kills.between(half, remove) == []
+    early = {**kills.REMOVED, "call_GL": kills.OLD["call_GL"]}
+    assert kills.between(early, remove) == ["call_GL has values of samples whose IDs are removed already"]
+    wrong = {**kills.OLD, "call_GL": cohort.expected_remove(kills.OLD, ["S0002"])["call_GL"]}
+    assert kills.between(wrong, remove) == ["call_GL has values that are neither old nor new"]
+
+
+# ---- what it has found -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["within the commit", "after it"])
+@pytest.mark.slow
+def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    store, batch = tmp_path / "store", tmp_path / "batch.vcz"
+    cohort.write_icechunk(store, kills.OLD)
+    cohort.write_vcz(batch, kills.NEW)
+    commit = icechunk.Session.commit
+
+    def and_interrupt(session: icechunk.Session, *args: object, **options: object) -> None:
+        commit(session, *args, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    def interrupted(executor: ThreadsExecutor) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+
+    if when == "within the commit":
+        monkeypatch.setattr(icechunk.Session, "commit", and_interrupt)
+    else:
+        monkeypatch.setattr(ThreadsExecutor, "close", interrupted)
+    with pytest.raises(Interrupted, match=r"^append: interrupted; it was done already$"):
+        vczstore.append(store, batch)
+    cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), kills.APPENDED)
+
+
+def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort.write_vcz(tmp_path / "store.vcz", kills.OLD)
+    monkeypatch.setattr("vczstore.cli.main._show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    found = CliRunner().invoke(main, ["remove", str(tmp_path / "store.vcz"), "S0001"])
+    assert (found.exit_code, found.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "command"),
+    [
+        ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "purge"),  # zarr's
+        ("format3", "call_DP/c/0/0#1", "purge"),  # obstore's
+        ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "gc"),
+        ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#1", "purge"),
+        ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#12", "gc"),
+    ],
+)
+@pytest.mark.slow
+def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, name: str, command: str) -> None:
+    """A killed process may have left anybody's data in them, whatever is overwritten later."""
+    store = tmp_path / "store.vcz"
+    (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(store, kills.OLD)
+    half = store / name
+    half.parent.mkdir(exist_ok=True)
+    half.write_bytes(b"what S0001 has")
+    vczstore.remove(store, "S0001", impl="zarr")
+    if command == "purge":
+        verdict = vczstore.verify_removal(store, "S0001")
+        assert any("half written" in reason and "vczstore purge" in reason for reason in verdict.reasons)
+    else:
+        assert vczstore.gc(store, dry_run=True).counts["half-written files deleted"] == 1
+        assert half.exists()
+    assert "1 half-written files deleted" in CliRunner().invoke(main, [command, str(store)]).stdout
+    assert not half.exists()
+    if command == "purge":
+        assert vczstore.verify_removal(store, "S0001").erased
+
+
+@pytest.mark.slow
+def test_a_killed_writer_of_icechunk_leaves_a_file_that_nothing_lists(tmp_path: Path) -> None:
+    """Which is why it is looked for by its name, which is that of Icechunk's and obstore's common storage."""
+    script = """if True:
+        import icechunk, sys, zarr
+        repository = icechunk.Repository.create(icechunk.local_filesystem_storage(sys.argv[1]))
+        store = repository.writable_session("main").store
+        group = zarr.create_group(store)
+        array = group.create_array("a", shape=(4, 2**25), chunks=(1, 2**25), dtype="u1", compressors=None)
+        while True:
+            array[...] = 1
+    """
+    left: list[Path] = []
+    for attempt in range(40):
+        store = tmp_path / f"store{attempt}"
+        writer = subprocess.Popen([sys.executable, "-c", script, store])
+        try:
+            deadline = time.monotonic() + 60
+            while not any((store / "chunks").glob("*#*")) and time.monotonic() < deadline:
+                time.sleep(0.001)
+        finally:
+            writer.kill()
+            writer.wait()
+        left = list((store / "chunks").glob("*#*"))
+        if left:  # else it was finished before the signal came
+            break
+    assert left
+    assert list(half_written(store)) == left
+    listed = [found["path"] for page in obstore.list(obstore.store.LocalStore(store)) for found in page]
+    assert [path for path in listed if "#" in path] == []
+    assert HALF_WRITTEN in vczstore.gc(store).counts
+    assert list((store / "chunks").iterdir()) == []
+
+
+def test_a_repository_that_was_copied_to_an_object_store() -> None:
+    """One that was made in a folder says that writes are not conditional; in a bucket of moto commits were lost."""
+    from vczstore.stores.icechunk import _runtime
+
+    settings = _runtime().storage
+    assert settings is not None
+    assert (settings.unsafe_use_conditional_create, settings.unsafe_use_conditional_update) == (True, True)

@@ -1,0 +1,115 @@
+"""Lists of samples as they come: in quotes, with other columns, in another Unicode form. No sample stays unnoticed."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+import zarr
+
+import vczstore
+from tests.cli.test_cli import fails, run
+from tests.conftest import WRITTEN, Way
+from tests.support import cohort
+from vczstore.errors import SampleError
+
+NFD = unicodedata.normalize("NFD", "Zoé_Müller")
+NFC = unicodedata.normalize("NFC", NFD)
+SAMPLES = ("SAMP_ALPHA", "SAMP_BETA", NFD)
+
+OTHERWISE = {
+    "with a date": "SAMP_ALPHA,2026-01-01",
+    "with a word": "SAMP_ALPHA;withdrawn",
+    "in quotes": '"SAMP_ALPHA"',
+    "in typographic quotes": "\u201cSAMP_ALPHA\u201d",
+    "family and individual": "SAMP_ALPHA SAMP_ALPHA",
+    "zero-width space": "\u200bSAMP_ALPHA",
+    "byte order mark": "SAMP_ALPHA\ufeff",
+    "another Unicode form": NFC,
+}
+
+
+@pytest.fixture(params=WRITTEN)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Way(request.param, "cubed").make(tmp_path, cohort.make_arrays(10, SAMPLES))
+
+
+@pytest.mark.parametrize("line", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_sample_in_another_spelling_is_not_erased(line: str, store: Path) -> None:
+    found = vczstore.verify_removal(store, [line])
+    assert not found.erased
+    assert any("1 line of the list is in sample_id now in another spelling" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize("line", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_job_does_not_leave_it_there(line: str, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "withdrawn.txt").write_text(f"{line}\n", encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(
+        f"store: {store.name}\nsteps: [{{remove: {{samples-file: withdrawn.txt, missing-ok: true}}}}]\n"
+    )
+    before = cohort.digest(store)
+    error = fails("run", tmp_path / "job.yaml")
+    assert re.search("has 1 of the sample IDs in another spelling .*; nothing was removed", error)
+    assert cohort.digest(store) == before
+
+
+@pytest.mark.parametrize("sample", ['"S1"', "S1 ", "S1\u200b"])
+def test_ids_that_the_store_has_in_another_spelling(sample: str, tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, cohort.make_arrays(10, [sample, "S2"]))
+    assert not vczstore.verify_removal(store, ["S1"]).erased
+    vczstore.remove(store, sample)
+    assert vczstore.verify_removal(store, ["S1"]).erased
+
+
+def test_remove_names_what_is_meant(store: Path) -> None:
+    before = cohort.digest(store)
+    with pytest.raises(SampleError, match=re.escape(f"perhaps {ascii(NFD)[1:-1]} is meant")):
+        vczstore.remove(store, NFC)
+    with pytest.raises(SampleError, match="perhaps SAMP_BETA is meant"):
+        vczstore.remove(store, ['"SAMP_BETA"'])
+    assert cohort.digest(store) == before
+    vczstore.remove(store, NFD)
+
+
+def test_it_is_erased_once_it_is_removed(store: Path) -> None:
+    vczstore.remove(store, ["SAMP_ALPHA", NFD], purge=True)
+    assert vczstore.verify_removal(store, ["SAMP_ALPHA", '"SAMP_ALPHA"', NFC]).erased
+
+
+def test_letters_of_another_case_may_be_another_sample(store: Path) -> None:
+    found = vczstore.verify_removal(store, ["samp_alpha"])
+    assert any("letters of another case" in text for text in found.not_checked)
+
+
+def test_tabs_are_not_taken_for_part_of_an_id(store: Path) -> None:
+    with pytest.raises(SampleError, match="a line of the list has a tab"):
+        vczstore.verify_removal(store, ["SAMP_ALPHA\t2026-01-01"])
+
+
+def test_samples_that_look_alike_do_not_come_in(store: Path, tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.make_arrays(10, ["NEW", NFC]))
+    before = cohort.digest(store)
+    with pytest.raises(SampleError, match=r"which looks like .* in another Unicode form; write both in the same"):
+        vczstore.append(store, tmp_path / "batch.vcz")
+    assert cohort.digest(store) == before
+
+
+def test_a_job_says_how_many_ids_it_did_not_find(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        f"store: {store.name}\nsteps: [{{remove: {{samples: [NOBODY, SAMP_BETA], missing-ok: true}}}}]\n"
+    )
+    note = "remove: 1 of 2 sample IDs are not in the store"
+    assert note in run("plan", tmp_path / "job.yaml").stdout
+    assert json.loads(run("run", tmp_path / "job.yaml", "--json").stdout)["notes"] == [note]
+    done = run("run", tmp_path / "job.yaml").stdout
+    assert "remove: 2 of 2 sample IDs are not in the store" in done
+    assert "already applied" in done
+
+
+def test_zarr_reads_the_forms_that_are_tested(tmp_path: Path) -> None:
+    """An independent reader: the IDs are in the store as they were written, in NFD."""
+    cohort.write_vcz(tmp_path / "store", cohort.make_arrays(10, SAMPLES))
+    assert list(zarr.open_group(tmp_path / "store", mode="r")["sample_id"][:]) == list(SAMPLES)
