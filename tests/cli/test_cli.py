@@ -676,7 +676,8 @@ def test_what_is_registered_for_the_end_is_done() -> None:
     script = """if True:
         import atexit, sys, threading, time
         from unittest import mock
-        from vczstore import __main__, cli
+        from vczstore import __main__
+        from vczstore.cli import main
 
         def command(*_, **__):
             atexit.register(print, "late", end=" ")  # in a buffer until it is flushed
@@ -684,7 +685,7 @@ def test_what_is_registered_for_the_end_is_done() -> None:
             sys.exit(3)
 
         atexit.register(print, "early", end="")
-        with mock.patch.object(cli, "main", command):
+        with mock.patch.object(main, "main", command):
             __main__.run()
     """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)

@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
 from packaging.version import Version
-from vczstore.run import executor_check
 
 import executors
 import vczstore
@@ -28,6 +27,7 @@ from tests.system.test_errors import complain
 from vczstore.api import Options
 from vczstore.cli.main import main
 from vczstore.errors import JobFileError, MissingDependencyError, OptionError, StorageError
+from vczstore.execution import executor_check
 
 EXAMPLES = ROOT / "examples" / "executors"
 FILE = "name: single-threaded\noptions: {retries: 7}\nallowed-mem: 1GB\nreserved-mem: 100MB\nwork-dir: scratch\n"

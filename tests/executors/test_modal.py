@@ -1,4 +1,4 @@
-"""The Modal executor, with Modal's own client and container runtime, against the servers of tests.support.fake_modal."""
+"""The Modal executor, with Modal's own client and container runtime, against servers of tests.support.fake_modal."""
 
 from __future__ import annotations
 

@@ -572,7 +572,7 @@ HOSTILE["list of expansions"] = (
 )
 BOUNDED = """
 import json, resource, sys, time
-from vczstore import jobfile
+from vczstore.jobs import model as jobfile
 resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
 for path in sys.argv[1:]:
     begin = time.monotonic()

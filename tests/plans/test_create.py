@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.core.model import create
+from plans.compilers import create
 from plans.variants.join_records import join
 from plans.variants.union_sites import count_repeats, group_sites, merge_sites, region_index, union_table
 from tests.support import cohort, vcf
