@@ -4,15 +4,17 @@ Reading goes in one direction::
 
     bytes -> YAML events -> Node (value, line) -> --set -> credentials refused, ${VAR} expanded -> a pydantic model
 
-YAML is read as events, so that depth and size are bounded before anything is built, and every value keeps its line.
+Nodes are made of PyYAML's events, not by its loader or ruamel.yaml's: those build what is to be refused (aliases, deep
+nests, duplicate keys, a megabyte of values) before it can be, and keep no line for a scalar.
 """
 
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import batched
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,24 +90,27 @@ class Node:
     text: str = ""
     """A scalar as it is written."""
 
-    def plain(self) -> Any:
+    def items(self) -> Iterable[tuple[Any, "Node"]]:
         match self.value:
             case dict() as entries:
-                return {key: node.plain() for key, node in entries.items()}
+                return entries.items()
             case list() as items:
-                return [node.plain() for node in items]
+                return enumerate(items)
+        return ()
+
+    def plain(self) -> Any:
+        match self.value:
+            case dict():
+                return {key: node.plain() for key, node in self.items()}
+            case list():
+                return [node.plain() for _, node in self.items()]
         return self.value
 
     def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, "Node"]]:
         """Every node, outer before inner, in the order of the file."""
         yield path, self
-        match self.value:
-            case dict() as entries:
-                for key, node in entries.items():
-                    yield from node.walk((*path, key))
-            case list() as items:
-                for i, node in enumerate(items):
-                    yield from node.walk((*path, i))
+        for key, node in self.items():
+            yield from node.walk((*path, key))
 
     @property
     def found(self) -> str:
@@ -122,115 +127,105 @@ class Node:
         return f"{self.text}, which is a number in YAML"
 
 
-_NULLS = ("", "~", "null", "Null", "NULL")
-_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_WORDS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 """Characters that end in no path, name or ID that anybody wants."""
-
-
-class _Yaml:
-    """One document, built from events. What only makes files hard to check is refused: aliases, tags, merge keys."""
-
-    def __init__(self, text: str, name: str, line: str | None = None) -> None:
-        self.text = text
-        self.name = name
-        self.line = line
-        self.values = 0
-
-    def root(self) -> Node | None:
-        """The document, None if there is nothing in it."""
-        try:
-            events = yaml.parse(self.text, Loader=yaml.SafeLoader)
-            next(events)
-            first = next(events)
-            if isinstance(first, yaml.StreamEndEvent):
-                return None
-            root = self.node(next(events), events, 0)
-            next(events)
-            after = next(events)
-            if not isinstance(after, yaml.StreamEndEvent):
-                raise self.error(after, "a second document begins; put all into one")
-        except yaml.reader.ReaderError as error:
-            line = self.line or self.text.count("\n", 0, error.position) + 1
-            raise JobFileError(f"{self.name}:{line}: has a control character, which is not allowed in YAML") from None
-        except yaml.MarkedYAMLError as error:
-            if error.context == "while scanning an alias":
-                raise self.error(error, _ALIASES) from None
-            raise self.error(error, f"is not YAML: {error.problem}") from None
-        except (ValueError, OverflowError) as error:  # an escape or a directive beyond all numbers
-            if isinstance(error, JobFileError):
-                raise
-            where = self.name if self.line is None else f"{self.name}:{self.line}"
-            raise JobFileError(f"{where}: is not YAML: a number is out of range") from None
-        return None if root.value is None else root
-
-    def error(self, where: yaml.Event | yaml.MarkedYAMLError, message: str) -> JobFileError:
-        mark = where.problem_mark if isinstance(where, yaml.MarkedYAMLError) else where.start_mark
-        line = self.line or (1 if mark is None else mark.line + 1)
-        return JobFileError(f"{self.name}:{line}: {one_line(message)}")
-
-    def node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
-        self.values += 1
-        if self.values > MAX_VALUES:
-            raise self.error(event, f"there are more than {MAX_VALUES:,} values; put sample IDs into a file")
-        if depth > MAX_DEPTH:
-            raise self.error(event, f"lists and mappings are more than {MAX_DEPTH} deep")
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise self.error(event, _ALIASES)
-        if getattr(event, "tag", None) is not None:
-            raise self.error(event, "YAML tags (!name) are not allowed; put text that begins with ! in quotes")
-        line = self.line or str(event.start_mark.line + 1 if event.start_mark else 1)
-        match event:
-            case yaml.SequenceStartEvent():
-                items = []
-                while not isinstance(event := next(events), yaml.SequenceEndEvent):
-                    items.append(self.node(event, events, depth + 1))
-                return Node(items, line)
-            case yaml.MappingStartEvent():
-                return Node(self.entries(events, depth), line)
-            case yaml.ScalarEvent():
-                return Node(self.scalar(event), line, event.value)
-        raise AssertionError(event)
-
-    def entries(self, events: Iterator[yaml.Event], depth: int) -> dict[str, Node]:
-        entries: dict[str, Node] = {}
-        while not isinstance(event := next(events), yaml.MappingEndEvent):
-            name = self.node(event, events, depth + 1)
-            if isinstance(name.value, dict | list):
-                raise self.error(event, "a key is a word, not a list or a mapping")
-            key = name.text
-            shown = _key(key)
-            if _UNFIT.search(key):
-                raise self.error(event, f"the key {shown} has a control character or half a character")
-            if key == "<<":
-                raise self.error(event, "merge keys (<<) are not allowed; write the keys out")
-            if key in entries:
-                raise self.error(event, f"the key {shown} is there already, in line {entries[key].line}")
-            entries[key] = self.node(next(events), events, depth + 1)
-            entries[key].line = name.line
-        return entries
-
-    def scalar(self, event: yaml.ScalarEvent) -> str | int | float | bool | None:
-        """The core schema of YAML 1.2, in which ``NO`` is text, as is a date."""
-        text: str = event.value
-        if _UNFIT.search(text):
-            raise self.error(event, "a text has a control character or half a character")
-        if not event.implicit[0]:  # quoted
-            return text
-        if text in _NULLS:
-            return None
-        if text in _BOOLS:
-            return _BOOLS[text]
-        if not _NUMBER.fullmatch(text):
-            return text
-        # int() of many digits takes for ever, or fails
-        if len(text) > 18 or not math.isfinite(float(text)):
-            raise self.error(event, "a number has too many digits; put quotes around it if it is text")
-        return float(text) if re.search("[.eE]", text) else int(text)
-
-
 _ALIASES = "YAML anchors and aliases (&name, *name) are not allowed; put text that begins with & or * in quotes"
+
+
+class _Refused(Exception):
+    """A line, and what is wrong with it."""
+
+
+def _parse(text: str, name: str, line: str | None = None) -> Node | None:
+    """The one document of a text, None if there is nothing in it. Nodes have their own lines, or the one given."""
+    try:
+        root = _compose(text, line)
+    except _Refused as error:
+        at, problem = error.args
+    except yaml.reader.ReaderError as error:
+        at = text.count("\n", 0, error.position) + 1
+        problem = "has a control character, which is not allowed in YAML"
+    except yaml.MarkedYAMLError as error:
+        at = 1 if error.problem_mark is None else error.problem_mark.line + 1
+        problem = _ALIASES if error.context == "while scanning an alias" else f"is not YAML: {error.problem}"
+    except (ValueError, OverflowError):  # an escape or a directive beyond all numbers
+        where = name if line is None else f"{name}:{line}"
+        raise JobFileError(f"{where}: is not YAML: a number is out of range") from None
+    else:
+        return None if root is None or root.value is None else root
+    raise JobFileError(f"{name}:{line or at}: {one_line(problem)}") from None
+
+
+def _compose(text: str, line: str | None) -> Node | None:
+    top = Node([], "1")
+    inside, values = [top], 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        at = line or str(event.start_mark.line + 1 if event.start_mark else 1)
+        match event:
+            case yaml.DocumentStartEvent() if top.value:
+                raise _Refused(at, "a second document begins; put all into one")
+            case yaml.SequenceEndEvent():
+                inside.pop()
+            case yaml.MappingEndEvent():
+                ended = inside.pop()
+                ended.value = _entries(ended.value)
+            case yaml.NodeEvent():
+                values += 1
+                if values > MAX_VALUES:
+                    raise _Refused(at, f"there are more than {MAX_VALUES:,} values; put sample IDs into a file")
+                if len(inside) > MAX_DEPTH + 1:
+                    raise _Refused(at, f"lists and mappings are more than {MAX_DEPTH} deep")
+                node = _node(event, at)
+                inside[-1].value.append(node)
+                if isinstance(event, yaml.CollectionStartEvent):
+                    inside.append(node)
+    return top.value[0] if top.value else None
+
+
+def _node(event: yaml.NodeEvent, at: str) -> Node:
+    if event.anchor is not None:
+        raise _Refused(at, _ALIASES)
+    if getattr(event, "tag", None) is not None:
+        raise _Refused(at, "YAML tags (!name) are not allowed; put text that begins with ! in quotes")
+    if not isinstance(event, yaml.ScalarEvent):
+        return Node([], at)
+    if _UNFIT.search(event.value):
+        raise _Refused(at, "a text has a control character or half a character")
+    is_quoted = not event.implicit[0]
+    return Node(event.value if is_quoted else _typed(event.value, at), at, event.value)
+
+
+def _entries(nodes: Sequence[Node]) -> dict[str, Node]:
+    """A mapping, of its keys and values in turn; a value is where its key is."""
+    entries: dict[str, Node] = {}
+    for key, value in batched(nodes, 2):
+        if isinstance(key.value, dict | list):
+            raise _Refused(key.line, "a key is a word, not a list or a mapping")
+        if key.text == "<<":
+            raise _Refused(key.line, "merge keys (<<) are not allowed; write the keys out")
+        if key.text in entries:
+            raise _Refused(key.line, f"the key {_key(key.text)} is there already, in line {entries[key.text].line}")
+        value.line = key.line
+        entries[key.text] = value
+    return entries
+
+
+def _typed(text: str, at: str) -> str | int | float | bool | None:
+    """A scalar without quotes, by the core schema of YAML 1.2, in which ``NO`` is text, as is a date."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if not _NUMBER.fullmatch(text):
+        return text
+    # int() of many digits takes for ever, or fails
+    if len(text) > 18 or not math.isfinite(float(text)):
+        raise _Refused(at, "a number has too many digits; put quotes around it if it is text")
+    return float(text) if re.search("[.eE]", text) else int(text)
 
 
 # ---- a file, from its text to its model -----------------------------------------------------
@@ -265,7 +260,7 @@ class YamlFile:
     def read(cls, path: str, overrides: Sequence[str], environ: Mapping[str, str]) -> "YamlFile":
         file = cls(path, "standard input" if path == STANDARD_INPUT else one_line(path))
         text = decode(read_bytes(path, file.name, MAX_BYTES), file.name)
-        root = _Yaml(text, file.name).root()
+        root = _parse(text, file.name)
         if root is None:
             raise JobFileError(f"{file.name}: is empty; examples/guide/reference-jobs.md shows what belongs in it")
         file.root = root
@@ -314,21 +309,22 @@ class YamlFile:
     def expand(self, environ: Mapping[str, str]) -> None:
         """Put in the variables, after parsing: whatever they hold, it is text and no YAML."""
         room = MAX_BYTES
+
+        def value_of(match: re.Match[str]) -> str:
+            nonlocal room
+            value = self.variable(match, environ, path)
+            room -= len(value)
+            if room < 0:
+                raise self.error(path, f"the variables hold more than {MAX_BYTES:,} characters", node.line)
+            return value
+
         for path, node in self.root.walk():
             if node.value is None:
                 raise self.error(path, "expected a value, found none; give one or leave the key out", node.line)
-            if not isinstance(node.value, str) or "${" not in node.value:
-                continue
-            pieces, end = [], 0
-            for match in _VARIABLE.finditer(node.value):
-                pieces += [node.value[end : match.start()], self.variable(match, environ, path)]
-                end = match.end()
-                room -= len(pieces[-1])
-                if room < 0:
-                    raise self.error(path, f"the variables hold more than {MAX_BYTES:,} characters", node.line)
-            node.value = "".join([*pieces, node.value[end:]])
-            if _UNFIT.search(node.value):
-                raise self.error(path, "a variable holds a control character or half a character", node.line)
+            if isinstance(node.value, str):
+                node.value = _VARIABLE.sub(value_of, node.value)
+                if _UNFIT.search(node.value):
+                    raise self.error(path, "a variable holds a control character or half a character", node.line)
 
     def variable(self, match: re.Match[str], environ: Mapping[str, str], path: KeyPath) -> str:
         name, default = match["name"], match["default"]
@@ -352,34 +348,30 @@ class YamlFile:
         if not equals or not all(parts) or len(parts) > MAX_DEPTH:
             # not shown: it might be all value
             raise JobFileError(f"{self.name}:{_SET}: expected KEY=VALUE, as in allowed-mem=4GB or store.url=cohort.vcz")
-        new = _Yaml(text, self.name, _SET).root() or Node(None, _SET)
         if _UNFIT.search(key):
             raise JobFileError(f"{self.name}:{_SET}: the key has a control character or half a character")
-        node = self.root
         path: KeyPath = ()
-        for i, part in enumerate(parts):
-            self.widen(node, path, part)
-            last = i == len(parts) - 1
-            match node.value:
-                case list() as items:
-                    at = int(part) if re.fullmatch("[0-9]{1,6}", part) else len(items)
-                    if at >= len(items):
-                        expected = f"a number below {len(items)}"
-                        raise self.error(path, f"expected {expected}, found {_key(part)}", _SET)
-                    items[at] = new if last else items[at]
-                    node, path = items[at], (*path, at)
-                case dict() as entries:
-                    entries[part] = new if last else entries.get(part, Node({}, _SET))
-                    node, path = entries[part], (*path, part)
-                case _:
-                    raise self.error((*path, part), "no such key", _SET)
+        node = self.root
+        for part in parts:
+            path, node = self.below(path, node, part)
+        new = _parse(text, self.name, _SET) or Node(None, _SET)
+        node.value, node.text, node.line = new.value, new.text, new.line
 
-    @staticmethod
-    def widen(node: Node, path: KeyPath, part: str) -> None:
-        short = _SHORT_FORMS.get(str(path[-1])) if len(path) == 1 or path[:1] == ("steps",) else None
+    def below(self, path: KeyPath, node: Node, part: str) -> tuple[KeyPath, Node]:
+        """The node of a key or an item, a new one if there is no such key; a short form is first written out."""
         is_item = isinstance(node.value, list) and re.fullmatch("[0-9]+", part)
+        short = _SHORT_FORMS.get(str(path[-1])) if len(path) == 1 or path[:1] == ("steps",) else None
         if short and not is_item and isinstance(node.value, str | list):
             node.value = {short: Node(node.value, node.line, node.text)}
+        match node.value:
+            case dict() as entries:
+                return (*path, part), entries.setdefault(part, Node({}, _SET))
+            case list() as items:
+                at = int(part) if re.fullmatch("[0-9]{1,6}", part) else len(items)
+                if at < len(items):
+                    return (*path, at), items[at]
+                raise self.error(path, f"expected a number below {len(items)}, found {_key(part)}", _SET)
+        raise self.error((*path, part), "no such key", _SET)
 
     def validate[M: BaseModel](self, model: type[M]) -> M:
         if not isinstance(self.root.value, dict):
