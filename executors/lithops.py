@@ -32,7 +32,7 @@ from cubed.runtime.utils import (
     handle_operation_start_callbacks,
 )
 
-from executors import ExecutorOptionError, MissingEngineError, first_line
+from executors.errors import ExecutorOptionError, MissingEngineError, first_line
 
 LOCAL_POLL, REMOTE_POLL = 0.05, 1.0
 """Seconds between two looks at which tasks have ended: in a folder, and in an object store, which counts requests."""

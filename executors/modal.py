@@ -19,7 +19,7 @@ import networkx as nx
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from executors import ExecutorOptionError, MissingEngineError, first_line
+from executors.errors import ExecutorOptionError, MissingEngineError, first_line
 from executors.local import LocalExecutor, PickledTask
 
 if TYPE_CHECKING:
