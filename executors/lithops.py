@@ -46,7 +46,7 @@ class LostTaskError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Attempt:
     """Of which operation of its generation, and where."""
 
     operation: int
@@ -217,10 +217,12 @@ class LithopsExecutor(DagExecutor):
             self._pickle(node["pipeline"].mappable)  # what tasks are sent beside is looked at, too
         now = time.time()
         todo = [
-            _Task(i, coords, 0, now) for i, (_, node) in enumerate(generation) for coords in node["pipeline"].mappable
+            _Attempt(i, coords, 0, now)
+            for i, (_, node) in enumerate(generation)
+            for coords in node["pipeline"].mappable
         ]
         # by identity: what Lithops returns from a wait are the futures it was given
-        running: dict[Any, _Task] = {}
+        running: dict[Any, _Attempt] = {}
         heard, last = time.monotonic(), (0, 0)
         while todo or running:
             if todo:
@@ -242,7 +244,7 @@ class LithopsExecutor(DagExecutor):
                     case _Failure(error) if task.attempt >= self.retries:
                         raise error
                     case _Failure():
-                        todo.append(_Task(task.operation, task.coords, task.attempt + 1, time.time()))
+                        todo.append(_Attempt(task.operation, task.coords, task.attempt + 1, time.time()))
                     case (result, stats):
                         about = {"name": names[task.operation], "task_create_tstamp": task.created}
                         handle_callbacks(callbacks, result, {**stats, **about})
@@ -254,7 +256,7 @@ class LithopsExecutor(DagExecutor):
             if not done:
                 time.sleep(LOCAL_POLL if self._functions.storage.backend == "localhost" else REMOTE_POLL)
 
-    def _lost(self, running: Mapping[Any, _Task]) -> list[Any]:
+    def _lost(self, running: Mapping[Any, _Attempt]) -> list[Any]:
         """
         Tasks of this machine whose processes have ended silently, such as when they could not begin.
 
@@ -267,7 +269,7 @@ class LithopsExecutor(DagExecutor):
         # what a task says it says before it ends
         return [f for f in ended if storage.get_call_status(f.executor_id, f.job_id, f.call_id) is None]
 
-    def _submit(self, operations: list[bytes], tasks: list[_Task]) -> list[Any]:
+    def _submit(self, operations: list[bytes], tasks: list[_Attempt]) -> list[Any]:
         # Lithops goes by the names of the parameters, and takes no partial
         def work(operation: int, coords: Any) -> Any:
             return _run_task(operations[operation], coords)

@@ -69,7 +69,7 @@ class LocalExecutor(DagExecutor):
     def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Callable[..., Any]]:
         """What the pool is given, for each task of an operation."""
         for coords in pipeline.mappable:
-            yield _Task(pipeline, coords)
+            yield _LocalTask(pipeline, coords)
 
     def execute_dag(
         self,
@@ -161,7 +161,7 @@ def _in_turn[T](iterators: Sequence[Iterator[T]]) -> Iterator[T]:
             yield item
 
 
-class _Task:
+class _LocalTask:
     """One task, run where it is called."""
 
     def __init__(self, pipeline: CubedPipeline, coords: Any) -> None:

@@ -6,16 +6,13 @@ compiled against, and on plain Zarr, which has no snapshots, another store. A fo
 that other store, in which all that stays what it is are hard links.
 """
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans.compilers.copy import CopyArray
-from plans.core.chunk_grid import MIN_TASKS
+from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
@@ -27,13 +24,8 @@ from vczstore.vcz.arrays import Document
 from vczstore.vcz.model import REMOVED, Vcz, samples_axis
 
 if TYPE_CHECKING:
-    import cubed
-    from zarr.abc.store import Store as ZarrStore
-
-    from plans.core.xarray_backend import Opened
-
-LINKS_PER_TASK = 10_000
-"""Hard links take some microseconds each."""
+    pass
+from plans.core.copy_chunks import LinkChunks
 
 
 def compile_compact(place: Store, store: Vcz, memory: Memory) -> Plan:
@@ -147,74 +139,6 @@ def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> "LinkChunks"
     if is_resized:
         grid = tuple(_first_changed(array, kept) if i == axis else n for i, n in enumerate(grid))
     return LinkChunks(array.path, array, grid)
-
-
-@dataclass(frozen=True)
-class LinkChunks:
-    """
-    The chunks of an array that a store has in common with the one that takes its place, as hard links.
-
-    Attributes
-    ----------
-    name, array
-        The array.
-    grid
-        How many chunks along each axis, from the first on.
-    """
-
-    name: str
-    array: AnyArray
-    grid: tuple[int, ...]
-
-    decoded_chunks = chunks_read = bytes_read = bytes_written = 0
-
-    @property
-    def arrays(self) -> tuple[()]:
-        """None: what is linked is never encoded."""
-        return ()
-
-    @property
-    def encoded_chunks(self) -> int:
-        """All of them; absent ones count."""
-        return math.prod(self.grid)
-
-    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Link some thousand chunks in a task."""
-        from plans.core import cubed_backend as chunks
-
-        if not self.encoded_chunks:
-            return []
-        per_task = min(LINKS_PER_TASK, math.ceil(self.encoded_chunks / MIN_TASKS))
-        reader = chunks.ScanReader(_Link(self, store).look, self.encoded_chunks, per_task)
-        return [chunks.scan(reader, memory.spec())]
-
-    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """There is nothing in them that xarray would have to see."""
-        return self.by_cubed(store, memory)
-
-    def by_zarr(self, store: "ZarrStore") -> None:
-        """Link them one after the other."""
-        self.link(store, slice(0, self.encoded_chunks))
-
-    def link(self, store: "ZarrStore", numbers: slice) -> None:
-        """Link chunks by their numbers in the grid."""
-        coords = (tuple(map(int, np.unravel_index(n, self.grid))) for n in range(numbers.start, numbers.stop))
-        arrays.link_chunks(self.array, arrays.planned(self.array, store=store), coords)
-
-
-@dataclass(frozen=True)
-class _Link:
-    """What a task does."""
-
-    chunks: LinkChunks
-    store: "ZarrStore"
-
-    def look(self, numbers: slice) -> None:
-        """Link some chunks, and say how many."""
-        from plans.core import cubed_backend as chunks
-
-        self.chunks.link(self.store, numbers)
-        chunks.report_written(self.store, numbers.stop - numbers.start, 0)
 
 
 def _edits(store: Vcz, after: dict[str, AnyArray]) -> tuple[SetShape | Consolidate, ...]:

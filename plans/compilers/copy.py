@@ -4,25 +4,18 @@ Chunks whose bytes format 3 can decode are copied as they are, which is nearly a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zarr.types import AnyArray
-
-from plans.core.chunk_grid import Columns, chunk_regions
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from plans.core.rewrite_columns import ColumnReader, Reencoded
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Clear, WriteDocuments
 from vczstore.vcz import arrays
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
 if TYPE_CHECKING:
-    import cubed
-    from zarr.abc.store import Store as ZarrStore
-
-    from plans.core.xarray_backend import Opened
+    pass
+from plans.core.copy_chunks import CopyArray
 
 MANIFEST_CHUNKS = 1000
 """About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
@@ -77,75 +70,3 @@ def columns_per_manifest(source: Vcz) -> int:
         if SAMPLES in names and VARIANTS in names:
             rows = max(rows, arrays.grid(array.shape, arrays.outer_chunks(array))[names.index(VARIANTS)])
     return max(1, MANIFEST_CHUNKS // rows)
-
-
-@dataclass(frozen=True)
-class CopyArray(Reencoded):
-    """
-    The copy of one array: all of it is written, as it is where its encoding allows.
-
-    Attributes
-    ----------
-    source
-        The array as it is.
-    """
-
-    source: AnyArray
-
-    @classmethod
-    def of(cls, operation: str, name: str, source: AnyArray, zarr_format: int, memory: Memory) -> "CopyArray":
-        """Find the metadata of an array in a format."""
-        metadata = arrays.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
-        target = arrays.from_metadata(metadata, source.store, name)
-        chunks = arrays.outer_chunks(target)
-        chunk_bytes = arrays.chunk_bytes(target)
-        grid = arrays.grid(target.shape, chunks)
-
-        def decoding(block: tuple[int, ...]) -> int:
-            return ColumnReader(source, Columns(target.shape, chunks, None, (), block)).decode_mem()
-
-        block = memory.fit(operation, grid, chunk_bytes, decoding)
-        return cls(name, target, Columns(target.shape, chunks, None, (), block), source)
-
-    @property
-    def is_encoded(self) -> bool:
-        """Whether chunks are copied as they are."""
-        return arrays.same_encoding(self.source, self.target)
-
-    @property
-    def encoded_chunks(self) -> int:
-        """All of them, or none."""
-        return self.columns.n_chunks if self.is_encoded else 0
-
-    @property
-    def decoded_chunks(self) -> int:
-        """None of them, or all."""
-        return 0 if self.is_encoded else self.columns.n_chunks
-
-    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
-        """Copy the chunks as they are, or decode and encode them."""
-        from plans.core import cubed_backend as chunks
-
-        if not self.columns.n_chunks:
-            return []
-        target = arrays.planned(self.target, store=store)
-        if self.is_encoded:
-            return [chunks.copy_encoded([chunks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
-        reader = ColumnReader(self.source, self.columns)
-        values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
-        return [chunks.write(values, chunks.DecodedView(target, self.columns))]
-
-    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """Let xarray read the array."""
-        from plans.core import xarray_backend
-
-        if not self.columns.n_chunks:
-            return []
-        target = arrays.planned(self.target, store=store)
-        return xarray_backend.write(opened.variable(self.source, memory), target, self.columns)
-
-    def by_zarr(self, store: "ZarrStore") -> None:
-        """Assign chunk by chunk."""
-        target = arrays.planned(self.target, store=store)
-        for region in chunk_regions(target, {}):
-            target[region] = arrays.read(self.source, region)

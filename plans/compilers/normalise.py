@@ -8,8 +8,8 @@ import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans.compilers.copy import CopyArray
 from plans.core.compatibility import data_checks
+from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey

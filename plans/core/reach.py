@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Probe:
     """Reads objects of a store where the task runs."""
 
     pickled: bytes
@@ -47,7 +47,7 @@ def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
     """A plan of one task, which reports what it finds of objects, or why it finds nothing."""
     from plans.core import cubed_backend
 
-    reader = cubed_backend.ScanReader(_Look(sent, tuple(keys)), 1, 1)
+    reader = cubed_backend.ScanReader(_Probe(sent, tuple(keys)), 1, 1)
     return cubed_backend.compile_plan([cubed_backend.scan(reader, Memory().spec())], "reach")
 
 

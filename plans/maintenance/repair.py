@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plans.compilers.remove import compile_repair
-from plans.core.findings import LEFT, Finding, consolidated_errors, length_errors
+from plans.maintenance.check_chunks import LEFT
+from plans.maintenance.check_metadata import consolidated_errors, length_errors
+from plans.maintenance.findings import Finding
 from plans.maintenance.verify import verify_store
 from vczstore.execution.engine import run_plan
 from vczstore.stores import parent_metadata

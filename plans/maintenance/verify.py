@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from plans.core.findings import Finding, contig_errors, data_scans, metadata_errors
 from plans.core.memory import Memory
 from plans.core.model import Survey
+from plans.maintenance.check_metadata import metadata_errors
+from plans.maintenance.check_variants import contig_errors
+from plans.maintenance.findings import Finding
+from plans.maintenance.scans import data_scans
 from vczstore.execution.engine import run_survey
 from vczstore.stores.base import Store
 

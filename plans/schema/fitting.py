@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Made(View):
+class _FittedView(View):
     """An array whose chunks are encoded when they are asked for."""
 
     name: str
@@ -52,7 +52,7 @@ class _Made(View):
 
 
 @dataclass(frozen=True)
-class Fitted(_Made):
+class Fitted(_FittedView):
     """
     An array with axes that are longer, or with a last axis of which it has only the first position or none at all.
 
@@ -90,7 +90,7 @@ class Fitted(_Made):
 
 
 @dataclass(frozen=True)
-class Derived(_Made):
+class Derived(_FittedView):
     """A mask that a source lacks, of values that it has."""
 
     @property

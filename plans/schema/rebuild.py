@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from zarr.types import AnyArray
 
-from plans.compilers.compact import LinkChunks
+from plans.core.copy_chunks import LinkChunks
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from plans.schema.layout import Layout, form_in, takes_all

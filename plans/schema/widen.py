@@ -138,7 +138,7 @@ def _number(name: str, store: Vcz, findings: Findings) -> str:
 
 
 @dataclass(frozen=True)
-class _Made(Reencoded, ABC):
+class _WidenedArray(Reencoded, ABC):
     """Chunk columns that a reader makes."""
 
     @abstractmethod
@@ -170,7 +170,7 @@ class _Made(Reencoded, ABC):
 
 
 @dataclass(frozen=True)
-class Rewritten(_Made):
+class Rewritten(_WidenedArray):
     """All of an array becomes another one, with dimensions that have become longer, or in a wider dtype."""
 
     before: AnyArray
@@ -201,7 +201,7 @@ class Rewritten(_Made):
 
 
 @dataclass(frozen=True)
-class _Viewed(_Made):
+class _Viewed(_WidenedArray):
     """Chunk columns of an array that get what a view of it has."""
 
     view: View
@@ -389,7 +389,7 @@ class Completed(View):
 
 
 @dataclass(frozen=True)
-class WriteMissing(_Made):
+class WriteMissing(_WidenedArray):
     """An array comes to a store that has samples, which are missing in it: their whole chunk columns."""
 
     view: Dropped
@@ -461,7 +461,7 @@ def _is_fill(array: AnyArray) -> bool:
 
 
 @dataclass(frozen=True)
-class WriteAlleles(_Made):
+class WriteAlleles(_WidenedArray):
     """New alleles come to ``variant_allele``, after those that are there, or to a mask of it."""
 
     findings: Findings

@@ -142,7 +142,7 @@ class Values:
 
 
 @dataclass(frozen=True)
-class Field:
+class InfoField:
     """
     An INFO field.
 
@@ -195,33 +195,33 @@ def _tested(which: int) -> Callable[[Counts], Values]:
     return compute
 
 
-FIELDS: Mapping[str, Field] = {
-    "AC": Field("i", True, "Allele count in genotypes", lambda c: Values(c.of(*Kind))),
-    "AN": Field("i", False, "Total number of alleles in called genotypes", lambda c: Values(_total(c))),
-    "AF": Field("f", True, "Allele frequency", lambda c: _share(c.of(*Kind), _total(c))),
-    "NS": Field("i", False, "Number of samples with data", lambda c: Values(c.called[:, np.newaxis])),
-    "AC_Het": Field(
+FIELDS: Mapping[str, InfoField] = {
+    "AC": InfoField("i", True, "Allele count in genotypes", lambda c: Values(c.of(*Kind))),
+    "AN": InfoField("i", False, "Total number of alleles in called genotypes", lambda c: Values(_total(c))),
+    "AF": InfoField("f", True, "Allele frequency", lambda c: _share(c.of(*Kind), _total(c))),
+    "NS": InfoField("i", False, "Number of samples with data", lambda c: Values(c.called[:, np.newaxis])),
+    "AC_Het": InfoField(
         "i",
         True,
         "Allele counts in heterozygous genotypes",
         lambda c: Values(c.of(Kind.HET, Kind.HET_POLYPLOID)),
     ),
-    "AC_Hom": Field(
+    "AC_Hom": InfoField(
         "i",
         True,
         "Allele counts in homozygous genotypes",
         lambda c: Values(c.of(Kind.HOM, Kind.HOM_POLYPLOID)),
     ),
-    "AC_Hemi": Field("i", True, "Allele counts in hemizygous genotypes", lambda c: Values(c.of(Kind.HEMI))),
-    "MAF": Field("f", False, "Frequency of the second most common allele", _second_most_common),
-    "F_MISSING": Field(
+    "AC_Hemi": InfoField("i", True, "Allele counts in hemizygous genotypes", lambda c: Values(c.of(Kind.HEMI))),
+    "MAF": InfoField("f", False, "Frequency of the second most common allele", _second_most_common),
+    "F_MISSING": InfoField(
         "f",
         False,
         "Fraction of missing genotypes",
         lambda c: _share(c.incomplete[:, np.newaxis], np.array(c.n_samples)),
     ),
-    "HWE": Field("f", True, "HWE test (PMID:15789306); 1=good, 0=bad", _tested(0)),
-    "ExcHet": Field("f", True, "Test excess heterozygosity; 1=good, 0=bad", _tested(1)),
+    "HWE": InfoField("f", True, "HWE test (PMID:15789306); 1=good, 0=bad", _tested(0)),
+    "ExcHet": InfoField("f", True, "Test excess heterozygosity; 1=good, 0=bad", _tested(1)),
 }
 """By name, in the order in which they are offered."""
 

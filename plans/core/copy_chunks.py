@@ -1,0 +1,174 @@
+"""Chunks of whole arrays that another store takes: copied as they are, re-encoded, or linked on a disk."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import MIN_TASKS
+from plans.core.memory import Memory
+from vczstore.vcz import arrays
+
+if TYPE_CHECKING:
+    import cubed
+    from zarr.abc.store import Store as ZarrStore
+
+    from plans.core.xarray_backend import Opened
+
+from typing import TYPE_CHECKING
+
+from plans.core.chunk_grid import Columns, chunk_regions
+from plans.core.rewrite_columns import ColumnReader, Reencoded
+from vczstore.vcz.model import dimensions
+
+if TYPE_CHECKING:
+    import cubed
+    from zarr.abc.store import Store as ZarrStore
+
+    from plans.core.xarray_backend import Opened
+
+
+@dataclass(frozen=True)
+class CopyArray(Reencoded):
+    """
+    The copy of one array: all of it is written, as it is where its encoding allows.
+
+    Attributes
+    ----------
+    source
+        The array as it is.
+    """
+
+    source: AnyArray
+
+    @classmethod
+    def of(cls, operation: str, name: str, source: AnyArray, zarr_format: int, memory: Memory) -> "CopyArray":
+        """Find the metadata of an array in a format."""
+        metadata = arrays.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
+        target = arrays.from_metadata(metadata, source.store, name)
+        chunks = arrays.outer_chunks(target)
+        chunk_bytes = arrays.chunk_bytes(target)
+        grid = arrays.grid(target.shape, chunks)
+
+        def decoding(block: tuple[int, ...]) -> int:
+            return ColumnReader(source, Columns(target.shape, chunks, None, (), block)).decode_mem()
+
+        block = memory.fit(operation, grid, chunk_bytes, decoding)
+        return cls(name, target, Columns(target.shape, chunks, None, (), block), source)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether chunks are copied as they are."""
+        return arrays.same_encoding(self.source, self.target)
+
+    @property
+    def encoded_chunks(self) -> int:
+        """All of them, or none."""
+        return self.columns.n_chunks if self.is_encoded else 0
+
+    @property
+    def decoded_chunks(self) -> int:
+        """None of them, or all."""
+        return 0 if self.is_encoded else self.columns.n_chunks
+
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Copy the chunks as they are, or decode and encode them."""
+        from plans.core import cubed_backend as chunks
+
+        if not self.columns.n_chunks:
+            return []
+        target = arrays.planned(self.target, store=store)
+        if self.is_encoded:
+            return [chunks.copy_encoded([chunks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
+        reader = ColumnReader(self.source, self.columns)
+        values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
+        return [chunks.write(values, chunks.DecodedView(target, self.columns))]
+
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
+        """Let xarray read the array."""
+        from plans.core import xarray_backend
+
+        if not self.columns.n_chunks:
+            return []
+        target = arrays.planned(self.target, store=store)
+        return xarray_backend.write(opened.variable(self.source, memory), target, self.columns)
+
+    def by_zarr(self, store: "ZarrStore") -> None:
+        """Assign chunk by chunk."""
+        target = arrays.planned(self.target, store=store)
+        for region in chunk_regions(target, {}):
+            target[region] = arrays.read(self.source, region)
+
+
+LINKS_PER_TASK = 10_000
+"""Hard links take some microseconds each."""
+
+
+@dataclass(frozen=True)
+class LinkChunks:
+    """
+    The chunks of an array that a store has in common with the one that takes its place, as hard links.
+
+    Attributes
+    ----------
+    name, array
+        The array.
+    grid
+        How many chunks along each axis, from the first on.
+    """
+
+    name: str
+    array: AnyArray
+    grid: tuple[int, ...]
+
+    decoded_chunks = chunks_read = bytes_read = bytes_written = 0
+
+    @property
+    def arrays(self) -> tuple[()]:
+        """None: what is linked is never encoded."""
+        return ()
+
+    @property
+    def encoded_chunks(self) -> int:
+        """All of them; absent ones count."""
+        return math.prod(self.grid)
+
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Link some thousand chunks in a task."""
+        from plans.core import cubed_backend as chunks
+
+        if not self.encoded_chunks:
+            return []
+        per_task = min(LINKS_PER_TASK, math.ceil(self.encoded_chunks / MIN_TASKS))
+        reader = chunks.ScanReader(_LinkTask(self, store).look, self.encoded_chunks, per_task)
+        return [chunks.scan(reader, memory.spec())]
+
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
+        """There is nothing in them that xarray would have to see."""
+        return self.by_cubed(store, memory)
+
+    def by_zarr(self, store: "ZarrStore") -> None:
+        """Link them one after the other."""
+        self.link(store, slice(0, self.encoded_chunks))
+
+    def link(self, store: "ZarrStore", numbers: slice) -> None:
+        """Link chunks by their numbers in the grid."""
+        coords = (tuple(map(int, np.unravel_index(n, self.grid))) for n in range(numbers.start, numbers.stop))
+        arrays.link_chunks(self.array, arrays.planned(self.array, store=store), coords)
+
+
+@dataclass(frozen=True)
+class _LinkTask:
+    """What a task does."""
+
+    chunks: LinkChunks
+    store: "ZarrStore"
+
+    def look(self, numbers: slice) -> None:
+        """Link some chunks, and say how many."""
+        from plans.core import cubed_backend as chunks
+
+        self.chunks.link(self.store, numbers)
+        chunks.report_written(self.store, numbers.stop - numbers.start, 0)

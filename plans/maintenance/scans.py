@@ -1,0 +1,35 @@
+"""What tasks look at in a store: all of its chunks, and the order of its variants."""
+
+import numpy as np
+
+from plans.maintenance.check_chunks import Chunks, Outside
+from plans.maintenance.check_variants import Order
+from plans.maintenance.findings import FindingScan
+from vczstore.errors import VczstoreError
+from vczstore.vcz import arrays
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, samples_axis
+
+
+def data_scans(vcz: Vcz) -> list[FindingScan]:
+    """What to look at in the chunks of a store: all of them, and the order of the variants."""
+    try:
+        removed = np.flatnonzero(vcz.sample_ids == REMOVED)
+    except VczstoreError:
+        removed = np.empty(0, dtype="i8")  # which chunk it is will be seen
+    alleles = vcz.arrays.get("variant_allele")
+    n_alleles = alleles.shape[1] if alleles is not None and alleles.ndim == 2 else None
+    regular = {
+        name: array for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if arrays.has_regular_grid(array)
+    }
+    scans = [FindingScan(Outside(tuple(regular.items())).look, len(regular), 1, 0)]
+    for name, array in regular.items():
+        axis = samples_axis(array)
+        of_array = Chunks(
+            name,
+            array,
+            axis if len(removed) and name != SAMPLE_ID else None,
+            removed if axis is not None else removed[:0],
+            n_alleles if name == "call_genotype" and array.dtype.kind == "i" else None,
+        )
+        scans.append(of_array.scan())
+    return [*scans, *Order.scans(vcz)]
