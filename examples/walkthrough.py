@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     vczstore.copy_store_to_icechunk(folder / "cohort.vcz", store)
 
     # A plan is an object: look at it, then run it, here or on another executor. Both batches, one commit.
-    plan = vczstore.plan_append(store, folder / "batch-1.vcz", folder / "batch-2.vcz")
+    plan = vczstore.plan("append", store, folder / "batch-1.vcz", folder / "batch-2.vcz")
     print(plan)
     print(f"{plan.tasks} tasks, the largest projected to need {plan.projected_mem / 1e6:.0f} MB")
     result = vczstore.run(plan, executor="threads")

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.core.options import HARMONISE, HarmoniseOptions, add_fields, drop_fields, fields_of, recomputed_fields
+from plans.recompute import recomputing
 from vczstore.errors import OptionError
-from vczstore.operations import Edit, Operation, Stages, argument, option
+from vczstore.operations import Edit, Stages, argument, option
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
@@ -19,7 +20,7 @@ class Append(HarmoniseOptions, Edit):
     """
     Append the samples of one or more VCZs, in their order.
 
-    They need the store's variants and alleles in the store's order, unless --harmonise maps them.
+    They need the store's variants and alleles in the store's order, unless `harmonise` maps them.
 
     Raises
     ------
@@ -33,11 +34,18 @@ class Append(HarmoniseOptions, Edit):
 
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources")
     is_step: ClassVar[bool] = True
+    step_examples: ClassVar[tuple[Any, ...]] = (
+        "inbox/*.vcz",
+        ["a.vcz", "b.vcz"],
+        {"source": "late.vcz", "on-duplicate": "skip"},
+    )
+    ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
 
     sources: tuple[Any, ...] = argument(
         "The VCZs whose samples come in; never written to.",
         metavar="SOURCE...",
         kind="sources",
+        singular="a path",
         key="source",
         examples=("inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]),
     )
@@ -63,6 +71,7 @@ class Append(HarmoniseOptions, Edit):
     recompute: tuple[str, ...] = recomputed_fields()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.harmonise and self.on_duplicate == "replace":
             raise OptionError(
                 "append: harmonise does not go with on-duplicate: replace; harmonise the source with vczstore normalise"
@@ -88,11 +97,9 @@ class Append(HarmoniseOptions, Edit):
         return self.rules if self.harmonise else None
 
     @property
-    def then(self) -> Operation | None:
+    def then(self) -> Edit | None:
         """What follows in the same commit."""
-        from plans.recompute import Recompute
-
-        return Recompute(store=self.store, fields=self.recompute) if self.recompute else None
+        return recomputing(self.store, self.recompute)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Look variants and values up where that matters; then compile what is copied, re-encoded and edited."""

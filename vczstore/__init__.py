@@ -4,83 +4,41 @@ The public names are imported when they are first used, so that ``vczstore --hel
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vczstore.api import (
-        append,
-        compact,
-        copy_store_to_icechunk,
-        create,
-        delete_tag,
-        gc,
-        info,
-        log,
-        normalise,
-        plan_append,
-        plan_compact,
-        plan_recompute,
-        plan_remove,
-        plan_update,
-        purge,
-        recompute,
-        remove,
-        repair,
-        run,
-        tag,
-        tags,
-        update,
-        verify,
-        verify_removal,
-    )
-    from vczstore.errors import VczstoreError
-    from vczstore.execution.engine import Result
-    from vczstore.jobs.run import plan_job, run_job
+    from vczstore.api import *  # noqa: F403
+    from vczstore.errors import VczstoreError as VczstoreError
+    from vczstore.execution.options import Options as Options
+    from vczstore.execution.results import Result as Result
+    from vczstore.jobs.run import plan_job as plan_job
+    from vczstore.jobs.run import run_job as run_job
 
-__all__ = [
-    "Result",
-    "VczstoreError",
-    "append",
-    "compact",
-    "copy_store_to_icechunk",
-    "create",
-    "delete_tag",
-    "gc",
-    "info",
-    "log",
-    "normalise",
-    "plan_append",
-    "plan_compact",
-    "plan_job",
-    "plan_recompute",
-    "plan_remove",
-    "plan_update",
-    "purge",
-    "recompute",
-    "remove",
-    "repair",
-    "run",
-    "run_job",
-    "tag",
-    "tags",
-    "update",
-    "verify",
-    "verify_removal",
-]
-
-_HOMES = {
-    "Result": "vczstore.execution.engine",
+_ELSEWHERE = {
+    "Options": "vczstore.execution.options",
+    "Result": "vczstore.execution.results",
     "VczstoreError": "vczstore.errors",
     "plan_job": "vczstore.jobs.run",
     "run_job": "vczstore.jobs.run",
 }
+"""The public names that are no operations, and where they are."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name in _ELSEWHERE:
+        return getattr(import_module(_ELSEWHERE[name]), name)
+    if name.startswith("_") and name != "__all__":
         raise AttributeError(f"module 'vczstore' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "vczstore.api")), name)
+    if name != "__all__" and find_spec(f"vczstore.{name}") is not None:
+        raise AttributeError(f"module 'vczstore' has no attribute {name!r}")  # a module, which is imported
+    functions = import_module("vczstore.api").FUNCTIONS
+    if name == "__all__":
+        return sorted([*functions, *_ELSEWHERE])
+    if name in functions:
+        return functions[name]
+    raise AttributeError(f"module 'vczstore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__getattr__("__all__")])

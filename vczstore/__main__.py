@@ -15,7 +15,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Python would clear all modules away then. A thread of Icechunk that has just answered still lets go of Python's
     objects meanwhile, and one run in about a thousand ended with a segmentation fault, whatever it had done before.
     """
-    from vczstore.cli.main import OWN_PROCESS, main
+    from vczstore.cli.main import main
+    from vczstore.cli.render import OWN_PROCESS
 
     try:
         main(arguments, prog_name="vczstore", obj=OWN_PROCESS)

@@ -6,6 +6,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user has stopped an operation. The message says what state the store is in."""
+
+
 class VczstoreError(ValueError):
     """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
 

@@ -5,17 +5,22 @@ point of the group ``vczstore.operations``. Its fields are its arguments and opt
 what compiles it is imported when it runs, so that the command line can list operations without importing NumPy.
 """
 
+import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin
 
 from vczstore.errors import OptionError
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan, Survey
+    from vczstore.execution.options import Options
+    from vczstore.execution.results import Result
+    from vczstore.stores.lock import JobLock
 
 type Stages = Generator["Survey", list[list[Any]], "Plan"]
 """A plan that is compiled in stages: it yields what to look up in the data, and is sent what was found."""
@@ -43,14 +48,20 @@ class Declared:
         The smallest and largest number.
     separator
         What separates the names of a list in one value; without, the option is repeated.
-    default
+    default_text
         What help texts say of a default that is not known beforehand.
     within
         The switch that it goes with: a key of that one's mapping in a job file.
+    also_within
+        A switch in whose mapping a job file can have it, too.
     key
         Its key in a job file; its name by default.
+    singular
+        What one value is called where a job file has something else: "a path".
     kind
         What a text stands for: ``location``, ``sources``, ``file``, ``folder``, ``samples`` or ``tag``.
+    short
+        Whether a job file can give it in place of a mapping of options; arguments are given so.
     examples
         Values for the reference page of job files.
     command, job, python
@@ -63,10 +74,13 @@ class Declared:
     choices: tuple[str, ...] = ()
     bounds: tuple[int | None, int | None] | None = None
     separator: str = ""
-    default: str = ""
+    default_text: str = ""
     within: str = ""
+    also_within: str = ""
     key: str = ""
+    singular: str = ""
     kind: str = ""
+    short: bool = False
     examples: tuple[Any, ...] = ()
     command: bool = True
     job: bool = True
@@ -74,20 +88,20 @@ class Declared:
     is_argument: bool = False
 
 
-def argument(help: str, *, default: Any = MISSING, **declared: Any) -> Any:
+def argument(text: str, *, default: Any = MISSING, **known: Any) -> Any:
     """Declare a positional argument of an operation; see `Declared`."""
-    return _field(default, Declared(help, is_argument=True, **declared))
+    return _field(default, Declared(text, is_argument=True, **known))
 
 
-def option(default: Any, help: str, **declared: Any) -> Any:
+def option(default: Any, text: str, **known: Any) -> Any:
     """Declare an option, which is given by its name; see `Declared`."""
-    return _field(default, Declared(help, **declared))
+    return _field(default, Declared(text, **known))
 
 
-def _field(default: Any, declared: Declared) -> Any:
+def _field(default: Any, known: Declared) -> Any:
     if isinstance(default, dict):
-        return field(default_factory=dict, metadata={"declared": declared})
-    return field(default=default, metadata={"declared": declared})
+        return field(default_factory=dict, metadata={"declared": known})
+    return field(default=default, metadata={"declared": known})
 
 
 def declared(one: "Field[Any]") -> Declared:
@@ -99,59 +113,131 @@ def declared(one: "Field[Any]") -> Declared:
 class Found(Protocol):
     """What an operation has done or found, for people and programs."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Any:
         """Everything, for JSON."""
 
-    def lines(self) -> Sequence[str]:
+    def lines(self) -> Iterable[str]:
         """What the command prints."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """
-    An operation with its arguments: one that is run as it is, such as ``verify``.
+    An operation with its arguments.
 
-    Its name is that of its class in kebab-case.
-
-    Attributes
-    ----------
-    store
-        What a user calls the store by.
+    Raises
+    ------
+    OptionError
+        If an option has a value that it cannot have.
     """
 
+    called: ClassVar[str]
+    """Its name on the command line and in job files: that of its class in kebab-case."""
     uses: ClassVar[tuple[str, ...]] = ("store",)
-    """The groups of `vczstore.execution.options.Options` that it takes."""
+    """The groups of `vczstore.execution.options.GROUPS` that it takes."""
     writes: ClassVar[bool] = False
-    """Whether it writes to the store; then what can only be read is refused."""
+    """Whether it writes to the store, so that a store that can only be read is refused."""
     is_step: ClassVar[bool] = False
     """Whether a job file can have it as a step."""
-    dry_run_help: ClassVar[str] = ""
+    step_examples: ClassVar[tuple[Any, ...]] = ()
+    """What stands behind its key in a job file, for the reference page."""
+    dry_run: ClassVar[str] = ""
     """What ``--dry-run`` does; empty for an operation that has no such option."""
+    ignored: ClassVar[tuple[str, ...]] = ()
+    """Options of version 0.1.0 that have no effect."""
+    order: ClassVar[tuple[str, ...]] = ("store",)
+    """The arguments that come first, in this order."""
 
-    store: Any = argument("The store: a path, a URL, a Zarr store or an Icechunk repository.", kind="location", job=False)
+    store: Any = argument(
+        "The store: a path, a URL, a Zarr store or an Icechunk repository.", kind="location", job=False
+    )
 
-    @classmethod
-    def name(cls) -> str:
-        """How the command line and job files call it."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+    def __init_subclass__(cls) -> None:
+        cls.called = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if get_origin(one.type) is tuple or _is_tuple_or_none(one.type):
+                value = (value,) if isinstance(value, str | os.PathLike) else value
+                object.__setattr__(self, one.name, None if value is None else tuple(value))  # still being made
+            _check(f"{self.called}: {one.name}", declared(one), value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its arguments and options but the store, for JSON."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "store"}
 
     @property
-    def said(self) -> str:
-        """How its messages begin."""
-        return self.name()
+    def said(self) -> dict[str, Any]:
+        """Its options that are not at their defaults: what tells one step of a job from another, beside its batches."""
+        return {one.name: value for one in options(type(self)) if (value := getattr(self, one.name)) != one.default}
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "Found":
+        """Do it, and return what was done or found."""
+        raise NotImplementedError
+
+
+def _is_tuple_or_none(kind: Any) -> bool:
+    return any(get_origin(one) is tuple for one in get_args(kind))
+
+
+def _check(what: str, known: Declared, value: Any) -> None:
+    """Raise an `OptionError` for a value that is none of the choices, or out of bounds."""
+    if known.choices and isinstance(value, str) and value not in known.choices:
+        raise OptionError(f"{what} is {value!r}; choose one of {', '.join(known.choices)}")
+    low, high = known.bounds or (None, None)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if high is not None and not (low or 0) <= value <= high:
+            raise OptionError(f"{what} is {value:,}; give a number from {low or 0:,} to {high:,}")
+        if low is not None and value < low:
+            raise OptionError(f"{what} is {value:,}; give {low:,} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(Operation):
-    """An operation that is compiled into a plan, which runs on any executor and is committed once."""
+    """An operation that is compiled into a plan, which runs on any executor and is committed at once."""
 
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "tasks", "impl", "retries")
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "impl", "workers", "progress", "retries")
     writes: ClassVar[bool] = True
-    dry_run_help: ClassVar[str] = "Check everything and print what would be done; write nothing."
+    dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
+
+    @property
+    def then(self) -> "Edit | None":
+        """What follows in the same commit."""
+        return None
+
+    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
+        """What it holds while it runs; None for the lock of the store, if its backend has writers take one."""
+        return nullcontext() if dry_run else None
+
+    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+        """Open the store, and what comes into it."""
+        from plans.core.model import Compiling
+
+        sources = getattr(self, "sources", ())
+        store = options.for_store(self.store, sources).open(self.store)
+        opened = options.open_sources(self.store, sources)
+        return Compiling(store, store.open(), opened, options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile it against what was opened; nothing is written."""
         raise NotImplementedError
+
+    def afterwards(self, result: "Result", options: "Options", lock: "JobLock | None") -> "Result":
+        """Do what follows the commit, under the same lock."""
+        return result
+
+
+def arguments(operation: type[Operation]) -> "list[Field[Any]]":
+    """The positional arguments of an operation, in their order."""
+    found = [one for one in fields(operation) if declared(one).is_argument]
+    return sorted(found, key=lambda one: [one.name != name for name in operation.order])
+
+
+def options(operation: type[Operation]) -> "list[Field[Any]]":
+    """The options of an operation, its own before those that it shares."""
+    found = [one for one in fields(operation) if not declared(one).is_argument]
+    return sorted(found, key=lambda one: one.name not in operation.__annotations__)
 
 
 def _ours() -> list[str]:
@@ -164,16 +250,6 @@ def _theirs() -> dict[str, Callable[[], type[Operation]]]:
     from importlib.metadata import entry_points
 
     return {one.name: one.load for one in entry_points(group=GROUP)}
-
-
-def arguments(operation: type[Operation]) -> "list[Field[Any]]":
-    """The positional arguments of an operation, in their order."""
-    return [one for one in fields(operation) if declared(one).is_argument]
-
-
-def options(operation: type[Operation]) -> "list[Field[Any]]":
-    """The options of an operation."""
-    return [one for one in fields(operation) if not declared(one).is_argument]
 
 
 def names() -> list[str]:

@@ -21,7 +21,7 @@ MANIFEST_CHUNKS = 1000
 """About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
 
 
-def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
+def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
     """
     Compile the copy of a VCZ.
 
@@ -29,8 +29,8 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
     ----------
     source
         What is copied.
-    place, base
-        The repository, and the snapshot that it is at. What it holds there is replaced.
+    place
+        The repository. What it holds is replaced.
     memory
         What a task may use.
     """
@@ -44,7 +44,7 @@ def compile_copy(source: Vcz, place: Store, base: str, memory: Memory) -> Plan:
     return Plan(
         operation=operation,
         store=place,
-        base=base,
+        base=place.head,
         checks=(),
         writes=writes,
         edits=(

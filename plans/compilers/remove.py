@@ -4,13 +4,14 @@ Only the chunk columns that hold the samples are read and written, each once, ho
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Columns, chunk_regions
+from plans.core.ledger import Ledger
 from plans.core.memory import Memory
 from plans.core.model import AFTERWARDS, Plan
 from plans.core.rewrite_columns import ColumnReader, Reencoded
@@ -101,6 +102,25 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         preparations=marks,
         notes={AFTERWARDS: text} if (text := _told_neutral(store)) else {},
     )
+
+
+def compile_completable(place: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
+    """
+    Compile a removal that can be completed if it is stopped.
+
+    On plain Zarr IDs in several chunks are blanked one chunk after the other. The store remembers beforehand that the
+    list is being removed, so that a second run does not take those that are gone for unknown.
+    """
+    if place.atomic:
+        return compile_remove(place, vcz, samples, memory)
+    ledger, (positions, unknown) = Ledger.of(vcz), positions_of(vcz, list(dict.fromkeys(samples)))
+    gone = set(unknown)
+    left = [sample for sample in samples if sample not in gone]
+    is_known = bool(unknown and left) and ledger.has_removal(samples)
+    plan = compile_remove(place, vcz, left if is_known else samples, memory)
+    if is_known or len(set(positions // arrays.outer_chunks(vcz.arrays[SAMPLE_ID])[0])) < 2:
+        return plan
+    return replace(plan, edits=(ledger.with_removal(samples).edit(vcz.zarr_format), *plan.edits))
 
 
 def _spelling_hint(unknown: Sequence[str], store: Vcz) -> str:

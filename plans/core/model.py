@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from plans.core.xarray_backend import Opened
     from vczstore.stores.base import Store
 
-__all__ = ["Check", "Memory", "Plan", "Scan", "Survey", "Write"]
+__all__ = ["Check", "Compiling", "Memory", "Plan", "Scan", "Survey", "Write"]
 
 
 class Scan(Protocol):
@@ -104,6 +104,41 @@ class Survey:
 
         scans = [reader for i, s in enumerate(self.scans) for reader in s.by_cubed(self.memory, i)]
         return cubed_backend.compile_plan(cubed_backend.survey(scans, self.memory), self.operation)
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """
+    What an operation is compiled against.
+
+    Attributes
+    ----------
+    store
+        Where it writes.
+    opened
+        The state that the store will be in by then, or the VCZ that is copied; None of a store that is made.
+    sources
+        What comes in, opened.
+    memory
+        What a task may use.
+    impl
+        One of `vczstore.choices.IMPLS`.
+    dry_run
+        Whether nothing is going to be written.
+    """
+
+    store: "Store"
+    opened: Vcz | None
+    sources: Sequence[Vcz]
+    memory: Memory
+    impl: str = "cubed"
+    dry_run: bool = False
+
+    @property
+    def vcz(self) -> Vcz:
+        """What was opened."""
+        assert self.opened is not None
+        return self.opened
 
 
 AFTERWARDS = "after"

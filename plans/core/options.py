@@ -20,8 +20,9 @@ def drop_fields() -> tuple[str, ...]:
     found: tuple[str, ...] = option(
         (),
         "FORMAT field that does not come in where it would be refused: one that the store lacks is left out; one that "
-        "a source lacks, or whose values do not fit, is missing for its samples. Repeatable.",
+        "a source lacks, or whose values do not fit, is missing for its samples.",
         flags=("--drop-field",),
+        also_within=HARMONISE,
         metavar="NAME",
         examples=(["PS"],),
     )
@@ -32,8 +33,7 @@ def add_fields() -> tuple[str, ...]:
     """Declare the FORMAT fields that a store gets from a source."""
     found: tuple[str, ...] = option(
         (),
-        "FORMAT field that the store lacks and gets from a source; it is missing for the store's other samples. "
-        "Repeatable.",
+        "FORMAT field that the store lacks and gets from a source; it is missing for the store's other samples.",
         flags=("--add-field",),
         metavar="NAME",
         examples=(["PS"],),
@@ -76,16 +76,16 @@ class HarmoniseOptions(Operation):
     )
     haploid_contigs: tuple[str, ...] | None = option(
         None,
-        "Contigs where the genotypes of --absent have one allele.",
+        "Contigs where the genotypes of `absent` have one allele.",
         metavar="NAME,...",
         separator=",",
-        default="X,chrX,Y,chrY,M,MT,chrM",
+        default_text="X,chrX,Y,chrY,M,MT,chrM",
         within=HARMONISE,
         examples=(["chrX", "chrM"],),
     )
     numbers: tuple[str, ...] = option(
         (),
-        "What a FORMAT field is whose header says Number=., such as AD=R. Repeatable.",
+        "What a FORMAT field is whose header says Number=., such as AD=R.",
         flags=("--number",),
         metavar="NAME=R|A|G",
         within=HARMONISE,
@@ -107,14 +107,14 @@ class HarmoniseOptions(Operation):
         for name, choices in (("absent", ABSENT), ("new_variants", NEW_VARIANTS)):
             if getattr(self, name) not in choices:
                 raise OptionError(
-                    f"{self.name()}: {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                    f"{self.called}: {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
                 )
         contigs = HAPLOID_CONTIGS if self.haploid_contigs is None else self.haploid_contigs
         rules = Rules(self.allow_new_alleles, self.absent, self.new_variants, contigs, self.numbers)
         try:
             _ = rules.by_field
         except OptionError as error:
-            raise OptionError(f"{self.name()}: {error}") from None
+            raise OptionError(f"{self.called}: {error}") from None
         return rules
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from plans.variants.stale import stale
+from vczstore.sizes import human_size
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
 from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions
@@ -17,7 +18,7 @@ HISTORY = 20
 
 
 @dataclass(frozen=True)
-class Info:
+class Description:
     """
     What is in a store.
 
@@ -67,15 +68,45 @@ class Info:
         """For JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def lines(self) -> list[str]:
+        """What the command prints: a row for each thing, its name first."""
+        removed = f" ({self.removed_samples:,} removed)" if self.removed_samples else ""
+        chunks = (
+            "none"
+            if self.samples_chunk_size is None
+            else f"{self.variants_chunk_size:,} variants x {self.samples_chunk_size:,} samples"
+        )
+        stored = "" if self.stored_bytes is None else f", {human_size(self.stored_bytes)} stored"
+        version = self.vcf_zarr_version or "of no version"
+        rows = [
+            ("store", f"{self.store} ({self.backend}, Zarr format {self.zarr_format}, VCF Zarr {version})"),
+            ("samples", f"{self.samples:,}{removed}"),
+            ("variants", f"{self.variants:,}"),
+            ("chunks", chunks),
+            ("fields", ", ".join(self.fields)),
+            ("bytes", f"{human_size(self.decoded_bytes)} decoded{stored}"),
+        ]
+        if self.stale:
+            names = ",".join(self.stale)
+            way_out = f"vczstore recompute {self.store} --fields {names}"
+            rows.append(("stale", f"INFO {names}, of samples as they were; {way_out}"))
+        if self.snapshot:
+            rows += [("snapshot", self.snapshot), ("tags", ", ".join(self.tags) or "none")]
+        rows += [
+            ("" if i else "history", f"{entry['time']}  {entry['id']}  {entry['message']}")
+            for i, entry in enumerate(self.history)
+        ]
+        return [f"{name:<10}{value}" for name, value in rows]
 
-def describe(place: Store, at: str | None = None) -> Info:
+
+def describe(place: Store, at: str | None = None) -> Description:
     """Look at a store, now or at a tag or snapshot. Only metadata and sample IDs are read."""
     vcz = place.open(at)
     removed = int(np.sum(vcz.sample_ids == REMOVED))
     samples_chunk, variants_chunk = _chunk_sizes(vcz)
     version = vcz.attributes.get("vcf_zarr_version")
     past = place.history() if at is None else place.history(vcz.snapshot)
-    return Info(
+    return Description(
         store=place.label,
         backend=place.backend,
         zarr_format=vcz.zarr_format,

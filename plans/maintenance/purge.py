@@ -7,13 +7,13 @@ collection of garbage leaves the history alone, and deletes what no snapshot lea
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from plans.compilers.remove import compile_remove
-from plans.core.memory import Memory
-from vczstore.choices import TAGS
-from vczstore.errors import OptionError, VczstoreError
-from vczstore.execution.engine import Interrupted, run_plans
+from vczstore.errors import Interrupted, VczstoreError
+from vczstore.execution.engine import run_plans
+from vczstore.execution.options import Options
+from vczstore.sizes import human_size
 from vczstore.stores.base import Store
 from vczstore.stores.folder_swap import delete_half_written, folder_of
 from vczstore.stores.lock import JobLock
@@ -22,9 +22,6 @@ from vczstore.vcz.model import REMOVED, Vcz
 if TYPE_CHECKING:
     from vczstore.stores.icechunk import IcechunkStore
     from vczstore.stores.plain import PlainStore
-
-type Tags = Literal["refuse", "delete", "recreate"]
-"""What to do with tags and branches that keep older snapshots."""
 
 NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"
 
@@ -58,14 +55,24 @@ class Purged:
         """For JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"deleted": list(self.deleted)}
 
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        counts = dict(self.counts)
+        if self.snapshot is None:
+            return [f"purge {self.store}: {_in_words(counts) or 'nothing to do'}; {NO_HISTORY}"]
+        size = human_size(counts.pop("bytes"))
+        return [
+            f"purge {self.store}: {_in_words(counts)}, {size}, snapshot {self.snapshot}",
+            *(f"  deleted {name}, which kept an older snapshot" for name in self.deleted),
+            *(f"  {old} is {new} now, without what was removed since" for old, new in self.recreated.items()),
+        ]
 
-def check_tags(tags: str) -> None:
-    """Raise an `OptionError` for what cannot be done with tags."""
-    if tags not in TAGS:
-        raise OptionError(f"purge: tags is {tags!r}; it takes one of {', '.join(TAGS)}")
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items())
 
 
-def refuse_pins(place: Store, tags: Tags) -> None:
+def refuse_pins(place: Store, tags: str) -> None:
     """Raise a `TagError` if what is going to be removed would be kept by a tag or a branch."""
     if not place.atomic or tags == "delete":
         return
@@ -73,7 +80,7 @@ def refuse_pins(place: Store, tags: Tags) -> None:
     store.refuse_pins(changing=True, keep=store.tags() if tags == "recreate" else ())
 
 
-def purge_store(place: Store, tags: Tags, lock: JobLock, memory: Memory, **options: Any) -> Purged:
+def purge_store(place: Store, tags: str, lock: JobLock, options: Options) -> Purged:
     """
     Delete the history of a store.
 
@@ -85,8 +92,8 @@ def purge_store(place: Store, tags: Tags, lock: JobLock, memory: Memory, **optio
         What to do with tags and branches that keep older snapshots.
     lock
         That of jobs; it is held until this returns.
-    memory, options
-        For removals from tagged states: what a task may use, and options of `run_plans`.
+    options
+        What runs removals from tagged states.
     """
     if not place.atomic:
         return Purged(place.label, None, delete_half_written(folder_of(place.label)))
@@ -96,7 +103,7 @@ def purge_store(place: Store, tags: Tags, lock: JobLock, memory: Memory, **optio
         now, base = dict[str, str](), None
         if tags == "recreate":
             present = store.open()
-            now, base = _recreate(store, present, again, memory, **options), present.snapshot
+            now, base = _recreate(store, present, again, options), present.snapshot
         snapshot, counts, deleted = store.purge(
             tags=tags,
             keep=set(now.values()),
@@ -109,7 +116,7 @@ def purge_store(place: Store, tags: Tags, lock: JobLock, memory: Memory, **optio
     return Purged(place.label, snapshot, counts, tuple(deleted), recreated)
 
 
-def _recreate(store: "IcechunkStore", present: Vcz, again: str, memory: Memory, **options: Any) -> dict[str, str]:
+def _recreate(store: "IcechunkStore", present: Vcz, again: str, options: Options) -> dict[str, str]:
     """
     Rewrite the states that tags name, without the samples that the present state has no longer.
 
@@ -132,9 +139,9 @@ def _recreate(store: "IcechunkStore", present: Vcz, again: str, memory: Memory, 
             continue
         try:
             with store.rewriting(name) as branch:
-                plan = compile_remove(branch, branch.open(), withdrawn[name], memory)
+                plan = compile_remove(branch, branch.open(), withdrawn[name], options.memory)
                 said = {"operation": RECREATE, **plan.counts}
-                (done,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", said, **options)
+                (done,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", said, options)
                 assert done.snapshot is not None
                 now[name] = store.rename_tag(name, done.snapshot)
         except VczstoreError as error:
@@ -177,6 +184,14 @@ class Collected:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "counts": dict(self.counts)}
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        counts = dict(self.counts)
+        size = human_size(counts.pop("bytes"))
+        dry = "" if self.committed else " (dry run, nothing was deleted)"
+        end = f", snapshot {self.snapshot}" if self.snapshot else dry
+        return [f"gc {self.store}: {_in_words(counts)}, {size}{end}"]
 
 
 def collect_garbage(place: Store, lock: JobLock | None, *, dry_run: bool) -> Collected:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plans.compilers.remove import compile_repair
 from plans.maintenance.check_chunks import LEFT
@@ -17,6 +17,7 @@ from plans.maintenance.check_metadata import consolidated_errors, length_errors
 from plans.maintenance.findings import Finding
 from plans.maintenance.verify import verify_store
 from vczstore.execution.engine import run_plan
+from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Place, Store
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
@@ -24,9 +25,6 @@ from vczstore.stores.folder_swap import delete_half_written, folder_of, foreseen
 from vczstore.stores.lock import hold
 from vczstore.stores.plain import PlainStore
 from vczstore.vcz.model import SAMPLE_ID, Vcz, has_missing_value, listing, samples_axis
-
-if TYPE_CHECKING:
-    from vczstore.api import Options
 
 TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
 
@@ -66,8 +64,20 @@ class Repaired:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
 
+    def lines(self) -> list[str]:
+        """What the command prints: what was repaired, and what was not, a line each."""
+        n = len(self.errors)
+        left = f"; {n:,} error{'s' * (n > 1)} left that repair does not fix" if n else ""
+        done = f"{len(self.done):,} repaired" if self.done else "nothing to repair"
+        note, dry = f"; {self.note}" * bool(self.note), " (dry run, nothing was written)" * self.dry_run
+        return [
+            f"repair {self.store}: {done}{note}{left}{dry}",
+            *(f"  repaired {what}" for what in self.done),
+            *(f"  error {finding}" for finding in self.errors),
+        ]
 
-def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -> Repaired:
+
+def repair_store(place: Place, opts: Options, *, dry_run: bool, quick: bool) -> Repaired:
     """
     Repair a store.
 
@@ -84,11 +94,11 @@ def repair_store(place: Place, opts: "Options", *, dry_run: bool, quick: bool) -
     done = _compaction(path, opts, dry_run=dry_run)
     if dry_run and path is not None and not path.exists():
         return Repaired(str(place), dry_run, tuple(done), ())
-    store = opts.store(place)
+    store = opts.open(place)
     with nullcontext() if dry_run else hold(store) as lock:
         mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
         done += _half_written(path, dry_run=dry_run)
-        found = verify_store(store, opts.memory, quick=quick, **opts.engine)
+        found = verify_store(store, opts, quick=quick)
         left = set(found.errors)
         if dry_run:  # what would be repaired is found still
             left -= mended
@@ -123,7 +133,7 @@ def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Findin
 def _half_removed(
     store: Store,
     errors: set[Finding],
-    opts: "Options",
+    opts: Options,
     done: list[str],
     *,
     dry_run: bool,
@@ -145,12 +155,12 @@ def _half_removed(
         done.append(f"values of samples that have no ID any more, in {listing(sorted(found))}: made missing")
     plan = compile_repair(store, vcz, names, opts.memory)
     if not dry_run:
-        run_plan(plan, before_commit=check, **opts.engine)
-        return set(verify_store(store, opts.memory, quick=quick, **opts.engine).errors)
+        run_plan(plan, opts, before_commit=check)
+        return set(verify_store(store, opts, quick=quick).errors)
     return errors - {d for d in mine if d.array in found} - (set(length_errors(vcz)) - set(length_errors(plan.after)))
 
 
-def _compaction(path: Path | None, opts: "Options", *, dry_run: bool) -> list[str]:
+def _compaction(path: Path | None, opts: Options, *, dry_run: bool) -> list[str]:
     """A compaction in place that was stopped: what it has left beside the store goes."""
     if path is None or not leftovers(path):
         return []

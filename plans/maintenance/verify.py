@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.maintenance.check_metadata import metadata_errors
 from plans.maintenance.check_variants import contig_errors
 from plans.maintenance.findings import Finding
 from plans.maintenance.scans import data_scans
 from vczstore.execution.engine import run_survey
+from vczstore.execution.options import Options
 from vczstore.stores.base import Store
 
 OPERATION = "verify"
@@ -61,8 +61,24 @@ class Verified:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
 
+    def lines(self) -> list[str]:
+        """What the command prints: what was looked at, and what is wrong, a line each."""
+        n = len(self.errors)
+        verdict = f"{n:,} errors" if n > 1 else "1 error" if n else "consistent"
+        chunks = "" if self.chunks is None else f", {self.chunks:,} chunks stored, {self.absent:,} absent"
+        what = "metadata and sample IDs" if self.quick else "all"
+        looked = f"looked at {what} of {self.arrays:,} arrays{chunks}, in {self.seconds:.2f} s"
+        return [
+            f"verify {self.store}: {verdict}; {looked}",
+            *(
+                f"  {name}: {n:,} chunks outside its grid, which no reader sees; a stopped append leaves such"
+                for name, n in self.outside.items()
+            ),
+            *(f"  error {finding}" for finding in self.errors),
+        ]
 
-def verify_store(place: Store, memory: Memory, *, quick: bool, **options: Any) -> Verified:
+
+def verify_store(place: Store, options: Options, *, quick: bool) -> Verified:
     """
     Look at all of a store, or at its metadata and sample IDs.
 
@@ -70,17 +86,15 @@ def verify_store(place: Store, memory: Memory, *, quick: bool, **options: Any) -
     ----------
     place
         The store.
-    memory
-        What a task may use.
     quick
         Whether to leave the chunks alone.
     options
-        Of `run_survey`.
+        What runs the tasks.
     """
     started = time.perf_counter()
     vcz = place.open()
     errors = set(metadata_errors(vcz))
-    found = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), memory), place, **options)
+    found = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), options.memory), place, options)
     seen = [one for ones in found for one in ones]
     errors.update(finding for one in seen for finding in one.errors)
     errors.update(contig_errors(seen))

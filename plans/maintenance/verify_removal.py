@@ -110,6 +110,22 @@ class Verification:
             "versions": dict(self.versions),
         }
 
+    @property
+    def ok(self) -> bool:
+        """Whether the samples are erased."""
+        return self.erased
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        figures = {n: f"{v:,}" if isinstance(v, int) else f"{v:.2g}" for n, v in self.figures.items()}
+        return [
+            f"verify-removal {self.store}: {'erased' if self.erased else 'not erased'}",
+            *(f"  found        {reason}" for reason in self.reasons),
+            *(f"  not checked  {what}" for what in self.not_checked),
+            *(f"  {name:<46} {value}" for name, value in figures.items()),  # beside their names, which fit any number
+            f"  sha256       {self.digest}",
+        ]
+
 
 def verify(
     url: Place, place: Store, samples: Sequence[str], options: Mapping[str, Any], report: Path | None

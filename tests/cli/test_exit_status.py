@@ -129,7 +129,7 @@ def test_python_tells_them_apart(small: Small) -> None:
     [
         (lambda s, b: vczstore.append(s, b, nonsense=1), "append() got an unexpected keyword argument 'nonsense'"),
         (lambda s, b: vczstore.append(s, b, drop_field="DP"), "append() .* 'drop_field'; did you mean 'drop_fields'?"),
-        (lambda s, b: vczstore.plan_append(s, b, max_worker=2), "plan_append() .*; did you mean 'max_workers'?"),
+        (lambda s, b: vczstore.plan("append", s, b, max_worker=2), "plan_append() .*; did you mean 'max_workers'?"),
         (lambda s, b: vczstore.info(s, backend="zarr"), "info() .*'backend'; did you mean 'backend_storage'?"),
         (lambda s, b: vczstore.tags(s, nonsense=1), "tags() got an unexpected keyword argument 'nonsense'"),
         (lambda s, b: vczstore.remove(s, ["S0001"], recomputed="AC"), "remove() .*; did you mean 'recompute'?"),

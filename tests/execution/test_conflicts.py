@@ -102,7 +102,7 @@ def test_what_changed_before_the_first_write(repository: Path, batch: Path, othe
 
 
 def test_a_plan_that_was_made_before_is_not_made_anew(store: Path, others: Path) -> None:
-    plan = vczstore.plan_remove(store, "S0001")
+    plan = vczstore.plan("remove", store, "S0001")
     vczstore.append(store, others)
     complain(ConflictError, ("has changed since the plan was made",), lambda: vczstore.run(plan))
     cohort.assert_same(read(store), APPENDED)

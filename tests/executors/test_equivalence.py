@@ -121,7 +121,7 @@ def compile_case(place: Place, case: str) -> list[Plan]:
         vczstore.copy_store_to_icechunk(place.put("plain", OLD), url, impl="zarr", **options)
     else:
         place.put("store", OLD)
-    append = vczstore.plan_append(url, *(place.put(f"batch-{i}", b) for i, b in enumerate(BATCHES)), **options)
+    append = vczstore.plan("append", url, *(place.put(f"batch-{i}", b) for i, b in enumerate(BATCHES)), **options)
     assert (append.encoded_chunks, append.decoded_chunks) == (2, 2)
     return [append, compile_remove(append.store, append.after, GONE, Memory())]
 

@@ -374,7 +374,7 @@ def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModa
     start({"bucket": _variables(bucket.server)})
     cohort.write_vcz(bucket.objects("plain.vcz"), bucket.old)
     options = {"storage_options": bucket.server.options, "backend_storage": "obstore"}
-    plan = vczstore.plan_append(f"{bucket.url}/plain.vcz", f"{bucket.url}/batch.vcz", **options)
+    plan = vczstore.plan("append", f"{bucket.url}/plain.vcz", f"{bucket.url}/batch.vcz", **options)
     run_plan(plan, executor="modal", executor_options={"variables-from": "bucket"})
     cohort.assert_same(cohort.read_vcz(bucket.objects("plain.vcz")), cohort.expected_append(bucket.old, bucket.batch))
 
@@ -419,7 +419,7 @@ def test_a_store_on_this_machine_is_refused(
         vczstore.copy_store_to_icechunk(store, tmp_path / "icechunk", impl="zarr")
         store = tmp_path / "icechunk"
         read = cohort.icechunk_store(store)
-    for plan in (vczstore.plan_append(store, batch), vczstore.plan_remove(store, "S0001")):
+    for plan in (vczstore.plan("append", store, batch), vczstore.plan("remove", store, "S0001")):
         with pytest.raises(StorageError, match="a store is on this machine, which Modal's containers cannot reach"):
             run_plan(plan, executor="modal")
     cohort.assert_same(cohort.read_vcz(read), arrays)

@@ -275,7 +275,7 @@ def test_places_that_are_taken(removed: Callable, tmp_path: Path) -> None:
 
 def test_a_place_that_was_taken_since(removed: Callable, tmp_path: Path) -> None:
     store, _ = removed(Way("format3", "cubed"))
-    plan = vczstore.plan_compact(store, tmp_path / "output")
+    plan = vczstore.plan("compact", store, tmp_path / "output")
     cohort.write_vcz(tmp_path / "output", cohort.make_arrays(3, ["other"]))
     before = cohort.digest(tmp_path)
     complain(OptionError, (str(tmp_path / "output"), "exists"), lambda: vczstore.run(plan))
@@ -335,7 +335,7 @@ def test_somebody_else_commits(removed: Callable) -> None:
         StaleError, (str(store), "changed", "again"), lambda: vczstore.compact(store, progress=progress, replans=0)
     )
     assert history(store)[0] == done[0]
-    plan = vczstore.plan_compact(store)
+    plan = vczstore.plan("compact", store)
     vczstore.remove(store, "S0001", impl="zarr")
     complain(StaleError, (str(store), "changed", "again"), lambda: vczstore.run(plan))
     vczstore.compact(store)

@@ -51,7 +51,7 @@ def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_
     old, gone = cohort.make_arrays(10, cohort.ids(0, 11)), ["S0001", "S0009"]
     way = Way(kind, "cubed")
     store = way.make(tmp_path, old)
-    plan = vczstore.plan_remove(store, gone)
+    plan = vczstore.plan("remove", store, gone)
     transaction = plan.store.transaction(plan.base)
     remember, blank = plan.edits
     with transaction.step(plan.preparations, [remember, replace(blank, positions=np.array([9]))]) as target:

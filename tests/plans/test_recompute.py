@@ -381,7 +381,7 @@ def test_a_million_samples(tmp_path: Path) -> None:
             root.create_array(name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=names)
         root["sample_id"][...] = np.arange(n).astype(str)
         root["variant_allele"][...] = np.array([["A", "C"]] * 5, dtype=object)
-        plan = vczstore.plan_recompute(path, ["AN", "NS"])
+        plan = vczstore.plan("recompute", path, ["AN", "NS"])
         needed.append(plan.projected_mem)
     assert needed[0] == needed[1]
     result = vczstore.run(plan)
@@ -434,9 +434,9 @@ def test_stale_comes_before_all_else(store: Path) -> None:
     """On plain Zarr a run may be stopped anywhere: what is stale is known before it is."""
     vczstore.recompute(store, ["AC"])
     operations = {
-        "append": lambda: vczstore.plan_append(store, store.with_name("batch.vcz")),
-        "update": lambda: vczstore.plan_update(store, store.with_name("again.vcz")),
-        "remove": lambda: vczstore.plan_remove(store, "S0003"),
+        "append": lambda: vczstore.plan("append", store, store.with_name("batch.vcz")),
+        "update": lambda: vczstore.plan("update", store, store.with_name("again.vcz")),
+        "remove": lambda: vczstore.plan("remove", store, "S0003"),
     }
     cohort.write_vcz(store.with_name("again.vcz"), make_arrays(10, cohort.ids(2, 2), seed=2))
     before = cohort.digest(store)
@@ -450,7 +450,7 @@ def test_stale_comes_before_all_else(store: Path) -> None:
 
 
 def test_new_arrays_are_seen_when_they_are_whole(store: Path) -> None:
-    plan = vczstore.plan_recompute(store, DEFAULT)
+    plan = vczstore.plan("recompute", store, DEFAULT)
     for write in plan.writes:
         write.by_zarr(zarr.storage.LocalStore(store))
     assert not list(store.glob("variant_A[CFN]/zarr.json"))
@@ -464,7 +464,7 @@ def test_a_plan_does_not_outlive_what_it_knows(store: Path) -> None:
     """Compiled while AC was stale, an append has nothing to note; if AC is made current meanwhile, it would stay so."""
     vczstore.recompute(store, ["AC"])
     vczstore.remove(store, "S0001")
-    plan = vczstore.plan_append(store, store.with_name("batch.vcz"))
+    plan = vczstore.plan("append", store, store.with_name("batch.vcz"))
     vczstore.recompute(store, ["AC"])
     with pytest.raises(StaleError, match="plan again"):
         vczstore.run(plan)

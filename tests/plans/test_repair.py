@@ -126,7 +126,7 @@ def test_job_killed(tmp_path: Path, batch: Path) -> None:
 
 @pytest.mark.parametrize("edits", [1, 2])
 def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
-    plan, place = vczstore.plan_append(store, batch), zarr.storage.LocalStore(store)
+    plan, place = vczstore.plan("append", store, batch), zarr.storage.LocalStore(store)
     for write in plan.writes:
         write.by_zarr(place)
     for edit in plan.edits[:edits]:

@@ -197,7 +197,7 @@ def test_bytes_and_chunks_are_told(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", old)
     samples = ["S0000", "S0001", "S0002", "S0004", "S0003", "S0007", "S0006"]
     cohort.write_vcz(tmp_path / "new.vcz", recalled(samples))
-    plan = vczstore.plan_update(tmp_path / "store.vcz", tmp_path / "new.vcz")
+    plan = vczstore.plan("update", tmp_path / "store.vcz", tmp_path / "new.vcz")
     (write,) = [w for w in plan.writes if w.name == "call_DP"]
     assert (write.encoded_chunks, write.decoded_chunks) == (3, 6)
     assert isinstance(write, PutSamples)
@@ -211,7 +211,7 @@ def test_a_shuffled_source_is_read_once_where_memory_allows(tmp_path: Path) -> N
     """What one of its chunks is spread over makes one block."""
     cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(10, cohort.ids(0, 12)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0010", "S0001", "S0003"]))
-    plan = vczstore.plan_update(tmp_path / "store.vcz", tmp_path / "new.vcz")
+    plan = vczstore.plan("update", tmp_path / "store.vcz", tmp_path / "new.vcz")
     (write,) = [w for w in plan.writes if w.name == "call_DP"]
     assert isinstance(write, PutSamples)
     assert (write.decoded, write.block) == ((0, 1, 3), (1, 3))
@@ -374,7 +374,7 @@ def test_stopped(tmp_path: Path, impl: str) -> None:
     old, new = some(cohort.ids(0, 7), seed=0), some(["S0005", "S0001", "S0002"])
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
-    plan = vczstore.plan_update(tmp_path / "store.vcz", tmp_path / "new.vcz")
+    plan = vczstore.plan("update", tmp_path / "store.vcz", tmp_path / "new.vcz")
     for write in plan.writes[:3]:
         write.by_zarr(zarr.storage.LocalStore(tmp_path / "store.vcz"))
     vczstore.update(tmp_path / "store.vcz", tmp_path / "new.vcz", impl=impl)

@@ -143,7 +143,7 @@ def test_stopped_append(tmp_path: Path) -> None:
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     cohort.write_vcz(store, some_arrays())
     cohort.write_vcz(batch, some_arrays(5, first=7, seed=1))
-    plan, place = vczstore.plan_append(store, batch), zarr.storage.LocalStore(store)
+    plan, place = vczstore.plan("append", store, batch), zarr.storage.LocalStore(store)
     for write in plan.writes:
         write.by_zarr(place)
     result = look(store)

@@ -218,7 +218,7 @@ def test_plain_zarr_has_no_history_to_purge(tmp_path: Path) -> None:
 def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: Path) -> None:
     """Its chunks are gone by then: a commit of them would be a store that cannot be read."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
-    plan = vczstore.plan_append(place.url, batch, **place.options)
+    plan = vczstore.plan("append", place.url, batch, **place.options)
     transaction = plan.store.transaction(plan.base)
     with transaction.step(plan.preparations, plan.edits) as store:
         for item in plan.writes:
@@ -235,7 +235,7 @@ def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: 
 def test_what_was_begun_before_other_tools_collected_garbage_is_not_committed(local: Place, tmp_path: Path) -> None:
     """Nothing moves the branch then; the log of the repository tells."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
-    plan = vczstore.plan_append(local.url, batch)
+    plan = vczstore.plan("append", local.url, batch)
     transaction = plan.store.transaction(plan.base)
     with transaction.step(plan.preparations, plan.edits) as store:
         for item in plan.writes:
@@ -504,7 +504,7 @@ def test_info_fields_of_recreated_tags_are_stale(tmp_path: Path) -> None:
 WRITE_AND_DIE = """
 import os, signal, sys
 import vczstore
-plan = vczstore.plan_append(*sys.argv[1:])
+plan = vczstore.plan("append", *sys.argv[1:])
 transaction = plan.store.transaction(plan.base)
 with transaction.step(plan.preparations, plan.edits) as store:
     for item in plan.writes:
@@ -643,7 +643,7 @@ def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
         lambda: vczstore.gc(store),
         lambda: vczstore.run(plan),
     ]
-    plan = vczstore.plan_remove(store, "S0001")
+    plan = vczstore.plan("remove", store, "S0001")
     refused: list[str] = []
 
     def progress(what: str, n: int, total: int) -> None:

@@ -65,7 +65,7 @@ def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
 
 def test_a_writer_that_comes_second_commits_nothing(store: Path, tmp_path: Path) -> None:
     place = IcechunkStore.at_url(str(store), {})
-    plan = vczstore.plan_append(store, _batch(tmp_path, 7, 3))
+    plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
     transaction = place.transaction(plan.base)
     with transaction.step(plan.preparations, plan.edits):
         vczstore.remove(store, "S0001")
@@ -92,7 +92,7 @@ class _Overstated:
 
 
 def test_chunks_that_got_lost_are_not_committed(store: Path, tmp_path: Path) -> None:
-    plan: Plan = vczstore.plan_append(store, _batch(tmp_path, 7, 3))
+    plan: Plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
     plan = replace(plan, writes=(_Overstated(plan.writes[0]), *plan.writes[1:]))  # type: ignore[arg-type]
     head = _repository(store).lookup_branch("main")
     with pytest.raises(StorageError, match=r"tasks report \d+ chunks written, \d+ were planned; nothing was committed"):

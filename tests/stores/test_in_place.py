@@ -97,7 +97,7 @@ def test_dry_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_other_processes(tmp_path: Path) -> None:
     store = make(tmp_path)
-    vczstore.run(vczstore.plan_compact(store), executor="processes", max_workers=2)
+    vczstore.run(vczstore.plan("compact", store), executor="processes", max_workers=2)
     assert_compacted(store)
 
 
@@ -118,7 +118,7 @@ def test_what_stays_is_neither_read_nor_written(tmp_path: Path) -> None:
     inodes = {path: path.stat().st_ino for path in store.rglob("*") if path.is_file()}
     stays = [*store.glob("*/c/*/0/0"), *store.glob("call_FT/c/*/0"), *store.glob("variant_*/c/**/*"), store / "README"]
     stays += [store / "sample_id/c/0", store / "extra/notes", store / "call_GL/notes", store / "zarr.json"]
-    plan = vczstore.plan_compact(store)
+    plan = vczstore.plan("compact", store)
     result = vczstore.run(plan)
     assert_compacted(store)
     assert len(stays) > 20
@@ -326,7 +326,7 @@ def test_what_others_write_meanwhile_is_not_lost(tmp_path: Path, write: Callable
 
 def test_a_plan_of_another_state(tmp_path: Path) -> None:
     store = make(tmp_path)
-    plan = vczstore.plan_compact(store)
+    plan = vczstore.plan("compact", store)
     vczstore.remove(store, "S0000", impl="zarr")
     complain(ConflictError, (str(store), "changed", "again"), lambda: vczstore.run(plan))
     cohort.assert_same(read(store), cohort.expected_remove(BEFORE, ["S0000"]))
@@ -361,7 +361,7 @@ def test_refused(tmp_path: Path) -> None:
     before = cohort.digest(tmp_path)
     words = ("compact: ", str(store), "call_GL is a symbolic link", "--output")
     complain(OptionError, words, lambda: vczstore.compact(store, dry_run=True))
-    complain(OptionError, words, lambda: vczstore.plan_compact(store))
+    complain(OptionError, words, lambda: vczstore.plan("compact", store))
     assert cohort.digest(tmp_path) == before
 
 

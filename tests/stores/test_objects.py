@@ -248,7 +248,7 @@ def test_a_job_with_an_inbox(cloud: Cloud) -> None:
 def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
     """What is sent to workers, what they send back, and what a person sees."""
     store, batch = cloud.make(kind), cloud.put("batch.vcz", BATCH)
-    plan = vczstore.plan_append(store, batch, storage_options=cloud.options)
+    plan = vczstore.plan("append", store, batch, storage_options=cloud.options)
     transaction = plan.store.transaction(plan.base)
     with transaction.step(plan.preparations, plan.edits) as written:
         compiled = plan.cubed_writes(written)

@@ -149,7 +149,7 @@ def writes(store: Any, batch: Path) -> dict[str, Callable[[], object]]:
     return {
         "append": lambda: vczstore.append(store, batch),
         "append harmonised": lambda: vczstore.append(store, batch, harmonise=True),
-        "plan_append": lambda: vczstore.plan_append(store, batch),
+        "plan_append": lambda: vczstore.plan("append", store, batch),
         "update": lambda: vczstore.update(store, batch),
         "remove": lambda: vczstore.remove(store, "S0001"),
         "remove and purge": lambda: vczstore.remove(store, "S0001", purge=True),

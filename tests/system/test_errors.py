@@ -842,7 +842,7 @@ def test_remove_what_is_not_there(store: Path, samples: list[str], words: tuple[
     vczstore.remove(store, "S0004", impl="zarr")
     with unchanged(store):
         complain(SampleError, ("^remove: ", *words), lambda: vczstore.remove(store, samples))
-        complain(SampleError, ("^remove: ", *words), lambda: vczstore.plan_remove(store, samples))
+        complain(SampleError, ("^remove: ", *words), lambda: vczstore.plan("remove", store, samples))
 
 
 @pytest.mark.parametrize("shape", [(N_VARIANTS, 2), (9, N_OLD), (N_VARIANTS, 11)])
@@ -1071,14 +1071,14 @@ CHANGES: dict[str, Callable[[Path, Path], object]] = {
 def test_stale_plan(store: Path, batch: Path, tmp_path: Path, operation: str, change: Any, impl: str) -> None:
     other = tmp_path / "other.vcz"
     cohort.write_vcz(other, some_arrays(["S0100", "S0101"], seed=2))
-    plan = vczstore.plan_append(store, batch) if operation == "append" else vczstore.plan_remove(store, "S0001")
+    plan = vczstore.plan("append", store, batch) if operation == "append" else vczstore.plan("remove", store, "S0001")
     change(store, other)
     with unchanged(store, batch):
         complain(StaleError, (str(store), "changed", "again"), lambda: vczstore.run(plan, impl=impl))
 
 
 def test_plan_that_was_run(store: Path, batch: Path) -> None:
-    plan = vczstore.plan_append(store, batch)
+    plan = vczstore.plan("append", store, batch)
     vczstore.run(plan, impl="zarr")
     with unchanged(store):
         complain(StaleError, (str(store), "changed"), lambda: vczstore.run(plan, impl="zarr"))
@@ -1258,7 +1258,7 @@ STOPPED = [
 
 def run_until(store: Path, sources: Sequence[Path], *, writes: int | None = None, edits: int = 0) -> int:
     """As a run that is stopped: some of the writes, then some of the edits. Returns how many edits there are."""
-    plan = vczstore.plan_append(store, *sources)
+    plan = vczstore.plan("append", store, *sources)
     place = zarr.storage.LocalStore(store)
     for one in plan.preparations:
         one.apply(place)
@@ -1382,7 +1382,7 @@ def test_another_append_on_a_stopped_one(tmp_path: Path, impl: str) -> None:
 def test_remove_stopped(plain: Path, impl: str) -> None:
     """IDs go last, so a removal that was stopped can be named again."""
     samples = ["S0001", "S0005", "S0006"]
-    plan = vczstore.plan_remove(plain, samples)
+    plan = vczstore.plan("remove", plain, samples)
     for write in plan.writes[:3]:
         write.by_zarr(zarr.storage.LocalStore(plain))
     assert list(read(plain)["sample_id"]) == list(OLD["sample_id"])
@@ -1393,7 +1393,7 @@ def test_remove_stopped(plain: Path, impl: str) -> None:
 def test_remove_stopped_while_ids_are_blanked(plain: Path) -> None:
     """sample_id has a chunk for every three IDs: one may be written, and the next not."""
     samples = ["S0001", "S0005"]
-    plan = vczstore.plan_remove(plain, samples)
+    plan = vczstore.plan("remove", plain, samples)
     for write in plan.writes:
         write.by_zarr(zarr.storage.LocalStore(plain))
     edit(plain, lambda group: group["sample_id"].set_basic_selection(1, ""))

@@ -276,7 +276,7 @@ def test_a_legacy_store_is_verified_and_compacted(make_cohort: MakeCohort, tmp_p
 def test_a_legacy_store_is_repaired(make_cohort: MakeCohort) -> None:
     """zarr-python 2.18 reads the old samples, by consolidated metadata too, whichever edit an append got to."""
     made = make_cohort(Way(LEGACY, "cubed"))
-    plan, place = vczstore.plan_append(made.store, made.batches[0]), zarr.storage.LocalStore(made.store)
+    plan, place = vczstore.plan("append", made.store, made.batches[0]), zarr.storage.LocalStore(made.store)
     for write in plan.writes:
         write.by_zarr(place)
     for edit in plan.edits[:4]:

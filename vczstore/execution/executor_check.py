@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import executors
-from vczstore.api import Options
-from vczstore.errors import OptionError, StorageError
-from vczstore.execution.engine import close_executor, create_executor
+from vczstore.errors import OptionError, StorageError, VczstoreError
+from vczstore.execution.options import Options
+from vczstore.execution.workers import Workers
+from vczstore.sizes import human_size
 
 PACKAGES = ("vczstore", "cubed", "icechunk", "zarr", "numpy", "cloudpickle")
 MATTERS = ("Python", "cubed", "icechunk", "zarr")
@@ -61,6 +62,19 @@ class Checked:
         """Everything, for JSON."""
         return {"ok": self.ok, **asdict(self), "differ": list(self.differ)}
 
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        total = "" if self.total_mem is None else f" of {human_size(self.total_mem)}"
+        rows = [
+            f"{self.executor}: {'ok' if self.ok else 'its versions do not fit'}",
+            f"  first task  {self.first_seconds:.2f} s, then {self.task_seconds:.2f} s a task",
+            f"  memory      {human_size(self.peak_mem)}{total}",
+        ]
+        for name, here in self.driver.items():
+            other = f", here {here or 'missing'}" if name in self.differ else ""
+            rows.append(f"  {name:<11} {self.worker.get(name) or 'missing'}{other}")
+        return rows
+
 
 def check(executor: str, **options: Any) -> Checked:
     """
@@ -71,7 +85,7 @@ def check(executor: str, **options: Any) -> Checked:
     executor
         Its name, or an executor file.
     options
-        As in `vczstore.api.Options`.
+        As in `vczstore.execution.options.Options`.
 
     Raises
     ------
@@ -91,11 +105,12 @@ def check(executor: str, **options: Any) -> Checked:
     reader = cubed_backend.ScanReader(_look, N_TASKS, 1)
     plan = cubed_backend.compile_plan([cubed_backend.scan(reader, opts.memory.spec())], "executor check")
     assert plan is not None
-    given = {} if opts.max_workers is None else {"max_workers": opts.max_workers}
     started = time.perf_counter()
-    engine = create_executor(opts.executor, {**opts.executor_options, **given})
     try:
-        cubed_backend.execute(plan, engine, on_report)
+        with Workers(opts) as found:
+            cubed_backend.execute(plan, found.executor, on_report)
+    except VczstoreError:
+        raise
     except executors.ExecutorOptionError as error:
         raise OptionError(f"executor check: {error}") from error
     except Exception as error:
@@ -104,8 +119,6 @@ def check(executor: str, **options: Any) -> Checked:
             f"executor check: tasks do not run on {opts.executor}: {reason}; "
             "see that its workers have the Python and the packages that are here"
         ) from error
-    finally:
-        close_executor(engine)
     if len(workers) != N_TASKS:
         raise StorageError(f"executor check: {len(workers)} of {N_TASKS} tasks have reported; the executor loses some")
     driver, worker = versions(), workers[0]["versions"]

@@ -29,7 +29,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "sources": ("source_storage_options",),
     "impl": ("impl", "work_dir"),
     "workers": ("executor", "max_workers", "allowed_mem"),
-    "tasks": ("executor", "max_workers", "allowed_mem", "progress"),
+    "progress": ("progress",),
     "retries": ("max_retries",),
 }
 """The options that a command takes, by what it does."""
@@ -55,13 +55,13 @@ class Options:
     storage_options: Mapping[str, Any] | None = option(
         None,
         "Connection option of an object store, such as region=eu-west-2 or endpoint=URL, for the store and for sources "
-        "of the same kind. Never credentials. VALUE is read as JSON if it is JSON. Repeatable.",
+        "of the same kind. Never credentials. VALUE is read as JSON if it is JSON.",
         flags=("--storage-option",),
         metavar="KEY=VALUE",
     )
     source_storage_options: Mapping[str, Any] | None = option(
         None,
-        "The same for the sources alone, which then take none of --storage-option. Repeatable.",
+        "The same for the sources alone, which then take none of `storage_options`.",
         flags=("--source-storage-option",),
         metavar="KEY=VALUE",
     )
@@ -73,19 +73,17 @@ class Options:
         kind="executor",
     )
     max_workers: int | None = option(
-        None, "How many tasks run at once.", bounds=(1, None), default="one per core, 100 on Modal"
+        None, "How many tasks run at once.", bounds=(1, None), default_text="one per core, 100 on Modal"
     )
     allowed_mem: int | str | None = option(
-        None, "Memory that a task may use, such as 2GB.", metavar="SIZE", default="2GB"
+        None, "Memory that a task may use, such as 2GB.", metavar="SIZE", default_text="2GB"
     )
     reserved_mem: int | str | None = option(
-        None, "What of it Python itself takes, before a task has read a byte.", default="300MB", command=False
+        None, "What of it Python itself takes, before a task has read a byte.", default_text="300MB", command=False
     )
-    work_dir: str | None = option(
-        None, "Folder for intermediate data; only --impl xarray has any.", metavar="DIR"
-    )
+    work_dir: str | None = option(None, "Folder for intermediate data; only --impl xarray has any.", metavar="DIR")
     progress: "Progress | None" = option(
-        None, "Show a progress bar or not.", flags=("-P/-Q", "--progress/--no-progress"), default="on a terminal"
+        None, "Show a progress bar or not.", flags=("-P/-Q", "--progress/--no-progress"), default_text="on a terminal"
     )
     max_retries: int = option(
         MAX_RETRIES,
@@ -113,7 +111,7 @@ class Options:
     def _read_executor(self) -> None:
         name = str(self.executor)
         if name.endswith(EXECUTOR_FILES):
-            from vczstore.execution.executor_file import load_executor
+            from vczstore.configuration.executor_file import load_executor
 
             file = load_executor(name)
             said: dict[str, Any] = {"executor": file.name, "executor_options": file.options}

@@ -7,6 +7,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plans.core.model import AFTERWARDS, Plan, in_words
+from vczstore.operations import Found
+from vczstore.sizes import human_size
 
 if TYPE_CHECKING:
     from plans.core.cubed_backend import TaskReport
@@ -73,7 +75,7 @@ class Result:
     decoded_bytes: int | None = None
     peak_mem: int | None = None
     timeline: Sequence[TaskTime] = field(default=(), repr=False, compare=False)
-    purged: "Purged | None" = None
+    purged: Found | None = None
     retries: int = 0
     resumed_chunks: int = 0
 
@@ -82,7 +84,53 @@ class Result:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("plan", "timeline", "purged")}
         purged = {} if self.purged is None else {"purged": self.purged.as_dict()}
         notes = {"notes": self.notes} if self.notes else {}
-        return {**values, "counts": dict(self.counts), **notes, **purged}
+        dry = {} if self.committed else {"plan": self._would_do()}
+        return {**values, "counts": dict(self.counts), **notes, **purged, **dry}
+
+    def _would_do(self) -> dict[str, Any]:
+        """What a dry run tells of the plan."""
+        plan = self.plan
+        return {
+            "chunks_encoded": plan.encoded_chunks,
+            "chunks_decoded": plan.decoded_chunks,
+            "chunks_of_store": plan.chunks_of_store,
+            "bytes_read_at_most": plan.bytes_read,
+            "bytes_written_at_most": plan.bytes_written,
+            "tasks": plan.tasks,
+            "projected_mem": plan.projected_mem,
+            "notes": dict(plan.notes),
+        }
+
+    def lines(self) -> list[str]:
+        """What the command prints: what was done, or what a dry run has found."""
+        head, plan = f"{self.operation} {self.store}: {self.summary}", self.plan
+        if self.committed:
+            snapshot = f", snapshot {self.snapshot}" if self.snapshot else ""
+            again = f", retried {self.retries} times after concurrent commits" if self.retries else ""
+            notes = [f"  {what:<7} {text}" for what, text in self.notes.items()]
+            purged = [] if self.purged is None else self.purged.lines()
+            return [f"{head} in {self.seconds:.2f} s{snapshot}{again}", *notes, *purged]
+        encoded = f"{plan.decoded_chunks:,} encoded{_of_store(plan)}"
+        return [
+            f"{head} (dry run, nothing was written)",
+            *(f"  {what:<7} {text}" for what, text in plan.notes.items()),
+            f"  chunks  {plan.encoded_chunks:,} copied as they are, {encoded}",
+            f"  reads   at most {human_size(plan.bytes_read)} (decoded)",
+            f"  writes  at most {human_size(plan.bytes_written)} (decoded)",
+            f"  tasks   {plan.tasks:,}, the largest is projected to need {human_size(plan.projected_mem)}",
+        ]
+
+    def with_surveys(self, surveys: "Run") -> "Result":
+        """The same with the tasks that looked up what the plan depends on; ``impl="zarr"`` counts no tasks."""
+        if self.tasks is None:
+            return replace(self, seconds=self.seconds + surveys.seconds)
+        return replace(
+            self,
+            seconds=self.seconds + surveys.seconds,
+            tasks=self.tasks + surveys.totals["tasks"],
+            peak_mem=max(self.peak_mem or 0, surveys.totals["peak_mem"]),
+            timeline=[*surveys.timeline, *self.timeline],
+        )
 
     @property
     def summary(self) -> str:
@@ -93,6 +141,16 @@ class Result:
     def notes(self) -> dict[str, str]:
         """What people are told of the store as it is now, beside the numbers."""
         return {what: text for what, text in self.plan.notes.items() if what == AFTERWARDS}
+
+
+def _of_store(plan: Plan) -> str:
+    """Which chunks hold what is in the store already: those that the counts and the notes tell of."""
+    if not plan.chunks_of_store:
+        return ""
+    re_encoded = plan.counts.get("chunks re-encoded", 0)
+    parts = {"re-encoded": re_encoded, "rewritten": plan.chunks_of_store - re_encoded}
+    told = " and ".join(f"{n:,} {what}" for what, n in parts.items() if n)
+    return f", of which {told} hold what is in the store"
 
 
 def together(results: Sequence[Result]) -> Result:
@@ -148,5 +206,3 @@ class Run:
             self.totals[name] += getattr(report, name)
         self.totals["peak_mem"] = max(self.totals["peak_mem"], report.peak_mem)
         self.timeline.append(TaskTime(what, report.start, report.end, report.peak_mem))
-
-

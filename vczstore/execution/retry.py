@@ -51,5 +51,3 @@ def retried[T](
                 raise ConflictError(f"{error} (retried {n} times)" if n else str(error)) from error
         time.sleep(random.uniform(0, PAUSE * 2**n))
     raise AssertionError("unreachable")
-
-

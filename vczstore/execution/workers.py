@@ -217,5 +217,3 @@ class Workers:
                 self.progress(f"{what}{run.which}", n_done + run.totals["tasks"] - before, plan.num_tasks)
 
         chunks.execute(left, self.executor, on_task)
-
-

@@ -1,262 +1,99 @@
 """What a job file (``plan.yaml``) says: a store, steps, an executor. Nothing here runs it.
 
-The models below are the one definition of the format: what is accepted, the JSON schema that editors use, and the
-reference page ``examples/guide/reference-jobs.md`` all come from them. `vczstore.jobs.yaml_file` reads the file.
+The models are the one definition of the format: what is accepted, the JSON schema that editors use, and the reference
+page ``examples/guide/reference-jobs.md`` all come from them. Those of steps are made of the operations' declarations.
+`vczstore.configuration.yaml_file` reads the file.
 """
 
 import glob
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StrictBool, create_model, model_validator
+from pydantic import Field as Key
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 import executors
-from vczstore.choices import ABSENT, BACKENDS, DEFAULT_INFO_FIELDS, INFO_FIELDS, NEW_VARIANTS
-from vczstore.errors import JobFileError, OptionError
-from vczstore.jobs.yaml_file import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
-from vczstore.sizes import parse_size
-from vczstore.stores.locations import is_glob, is_url, literal, parse, split_glob
+from vczstore import operations
+from vczstore.choices import BACKENDS
+from vczstore.configuration.executor_file import ExecutorFile, load_executor, resolve
+from vczstore.configuration.types import (
+    IS_VARIABLE,
+    LocalFile,
+    MappingOfAny,
+    Model,
+    PlaceText,
+    Size,
+    SourceText,
+    Text,
+    Workers,
+    choice_schema,
+    expected,
+    listed,
+    one_of,
+    short,
+    wrong,
+)
+from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
+from vczstore.errors import JobFileError, VczstoreError
+from vczstore.execution.options import EXECUTOR_FILES
+from vczstore.operations import Declared, Operation, declared
+from vczstore.stores.locations import is_glob, is_url, literal
 
 MAX_SAMPLES_BYTES = 2**28
 """The largest file of sample IDs."""
 
-
-# ---- what the models are made of ------------------------------------------------------------
-
-
-def _expected(what: str, hint: str = "") -> PydanticCustomError:
-    """The value is not what it should be; the message will add what was found."""
-    return PydanticCustomError("expected", "{what}", {"what": what, "hint": hint})
-
-
-def _wrong(message: str, *at: str | int) -> PydanticCustomError:
-    """Something else is wrong, at a place further inside."""
-    return PydanticCustomError("wrong", "{message}", {"message": message, "at": at})
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name[:40].lower().replace("_", "-"), names, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _one_of(names: Sequence[str]) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value not in names:
-            raise _expected(either_or(names), _nearest(value, names) if isinstance(value, str) else "")
-        return value
-
-    return check
-
-
-def _short(key: str, what: str, *kinds: type) -> Callable[[Any], Any]:
-    """A value of one of these kinds stands for a mapping that has it under this key."""
-
-    def widen(value: Any) -> Any:
-        if isinstance(value, kinds):
-            return {key: value}
-        if not isinstance(value, dict | BaseModel):
-            raise _expected(what)
-        return value
-
-    return widen
-
-
-def _named(value: Any) -> Any:
-    if not isinstance(value, str):
-        raise PydanticCustomError("string_type", "expected text")
-    return {"name": value}
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _workers(value: Any) -> Any:
-    # a variable is always text
-    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value) else value
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isascii():
-        raise _expected("a size such as 500MB, 2GB or 4GiB")
-    try:
-        return parse_size(value)
-    except OptionError:
-        raise _expected("a size such as 500MB, 2GB or 4GiB") from None
-
-
-def _place(path: str) -> str:
-    try:
-        parse(path)
-    except OptionError as error:
-        raise _wrong(str(error)) from None
-    return path
-
-
-def _source(path: str) -> str:
-    _place(literal(path))
-    if is_url(path) and is_glob(path) and split_glob(path) is None:
-        raise _expected("a URL with * and ? in its last part alone, if s3://, gs:// or az://, and without [")
-    return path
-
-
-def _local(path: str) -> str:
-    if is_url(path):
-        raise _expected("a local file")
-    return path
-
-
-def _tag_name(name: str) -> str:
-    if not name.isprintable() or "/" in name:
-        raise _expected("a name of printable characters without /")
-    return name
+_EXECUTOR_SCHEMA = choice_schema(
+    executors.NAMES, {"type": "string", "title": "path of an executor file", "pattern": r"\.ya?ml$"}
+)
 
 
 def _executor_name(name: str) -> str:
-    return name if name.endswith(_YAML) else str(_one_of(executors.NAMES)(name))
+    return name if name.endswith(EXECUTOR_FILES) else str(one_of(executors.NAMES)(name))
 
 
-_YAML = (".yaml", ".yml")
-_ENGINES = (*executors.NAMES, *executors.OTHERS)
-_IS_VARIABLE = r"\$\{"
+# ---- the store and the executor -------------------------------------------------------------
 
 
-def _choice_schema(names: Sequence[str], *more: dict[str, Any]) -> WithJsonSchema:
-    """One of these names, or a variable that may turn out to be one."""
-    return WithJsonSchema({"anyOf": [{"enum": list(names)}, *more, {"type": "string", "pattern": _IS_VARIABLE}]})
-
-
-_EXECUTOR_SCHEMA = _choice_schema(
-    executors.NAMES, {"type": "string", "title": "path of an executor file", "pattern": r"\.ya?ml$"}
-)
-_Text = Annotated[str, Field(min_length=1, title="text")]
-_Place = Annotated[str, Field(min_length=1, title="path or URL"), AfterValidator(_place)]
-_SourcePlace = Annotated[str, Field(min_length=1, title="path or URL"), AfterValidator(_source)]
-_LocalFile = Annotated[str, Field(min_length=1, title="local path"), AfterValidator(_local)]
-_Options = Annotated[dict[str, Any], Field(title="mapping")]
-_Workers = Annotated[
-    int,
-    Field(strict=True, ge=1, le=10**6),
-    BeforeValidator(_workers),
-    WithJsonSchema(
-        {
-            "title": "whole number",
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": 10**6},
-                {"type": "string", "pattern": rf"^[0-9]{{1,6}}$|{_IS_VARIABLE}"},
-            ],
-        }
-    ),
-]
-_Size = Annotated[
-    int,
-    BeforeValidator(_size),
-    WithJsonSchema(
-        {
-            "title": "size",
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {
-                    "type": "string",
-                    "pattern": rf"^\s*[0-9]{{1,15}}(\.[0-9]{{1,6}})?\s*([kKmMgGtT][iI]?)?[bB]?\s*$|{_IS_VARIABLE}",
-                },
-            ],
-        }
-    ),
-]
-_Duplicates = Literal["error", "skip", "replace"]
-_DUPLICATES = ("error", "skip", "replace")
-_Sources = Annotated[
-    tuple[_SourcePlace, ...],
-    Field(min_length=1, fail_fast=True),
-    BeforeValidator(_listed, json_schema_input_type=_SourcePlace | Annotated[list[_SourcePlace], Field(min_length=1)]),
-]
-_Samples = Annotated[
-    tuple[_Text, ...],
-    Field(min_length=1, fail_fast=True),
-    BeforeValidator(_listed, json_schema_input_type=_Text | Annotated[list[_Text], Field(min_length=1)]),
-]
-
-
-_InfoField = Annotated[str, AfterValidator(_one_of(INFO_FIELDS)), _choice_schema(INFO_FIELDS)]
-_Fields = Annotated[
-    tuple[_InfoField, ...],
-    Field(min_length=1, fail_fast=True),
-    BeforeValidator(_listed, json_schema_input_type=_InfoField | Annotated[list[_InfoField], Field(min_length=1)]),
-]
-
-
-class _Model(BaseModel):
-    """What all models share: frozen, keys in kebab-case, no others."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, value: Any) -> Any:
-        """A key that does not exist says more than anything that is missing or wrong because of it."""
-        if isinstance(value, dict):
-            keys = keys_of(cls)
-            for key in value:
-                if key not in keys:
-                    hint = _nearest(key, keys) or f"; {'the keys are' if keys[1:] else 'the key is'} {', '.join(keys)}"
-                    raise _wrong(f"no such key{hint}", key)
-        return value
-
-
-# ---- the models -----------------------------------------------------------------------------
-
-
-class StoreSpec(_Model):
+class StoreSpec(Model):
     """The store that is edited."""
 
-    url: _Place = Field(
+    url: PlaceText = Key(
         description="Where the store is. A local path is relative to the job file.",
         examples=["cohort.icechunk", "s3://bucket/cohort"],
     )
-    backend_storage: Annotated[str | None, AfterValidator(_one_of(BACKENDS)), _choice_schema(BACKENDS)] = Field(
+    backend_storage: Annotated[str | None, AfterValidator(one_of(BACKENDS)), choice_schema(BACKENDS)] = Key(
         default=None, description="The backend of the store; auto-detected if left out.", examples=["icechunk"]
     )
-    storage_options: _Options = Field(
+    storage_options: MappingOfAny = Key(
         default_factory=dict,
         description="What reaches an object store: `region`, `endpoint`, `anonymous`, `allow_http`, `requester_pays` "
         "(S3), `account` (Azure). Sources of the same kind (`s3://`, ...) are reached by them too; sources of another "
         "kind by the environment alone. Never credentials.",
         examples=[{"region": "eu-west-2"}],
     )
-    no_lock: StrictBool = Field(
+    no_lock: StrictBool = Key(
         default=False,
         description="Write without the lock of the store, where storage has none. Nothing else may write to it then.",
         examples=[True],
     )
 
 
-class ExecutorSpec(_Model):
+class ExecutorSpec(Model):
     """What runs the tasks."""
 
-    name: Annotated[str, AfterValidator(_executor_name), _EXECUTOR_SCHEMA] = Field(
+    name: Annotated[str, AfterValidator(_executor_name), _EXECUTOR_SCHEMA] = Key(
         description="The executor, or the path of an executor file, relative to the job file.",
         examples=["processes", "cluster.yaml"],
     )
-    options: _Options = Field(
+    options: MappingOfAny = Key(
         default_factory=dict,
         description="What this executor takes beyond what every executor takes. Options of an executor file stay, "
         "unless they are named here.",
@@ -264,302 +101,297 @@ class ExecutorSpec(_Model):
     )
 
 
-class ExecutorFile(_Model):
-    """An executor file: an engine and its machines, for many jobs. What a job says itself wins."""
-
-    name: Annotated[str, AfterValidator(_one_of(_ENGINES)), _choice_schema(_ENGINES)] = Field(
-        description="The executor. Those beyond the ones a job can name are Cubed's, with Cubed's options.",
-        examples=["processes"],
-    )
-    options: _Options = Field(
-        default_factory=dict,
-        description="What this executor takes beyond what every executor takes.",
-        examples=[{"retries": 1}],
-    )
-    allowed_mem: _Size | None = Field(default=None, description="What a task may use.", examples=["2GB"])
-    reserved_mem: _Size | None = Field(default=None, description="What of it is Python's own.", examples=["200MB"])
-    work_dir: _Place | None = Field(
-        default=None,
-        description="As in a job file. A local path is relative to the executor file.",
-        examples=["/var/tmp/vczstore"],
-    )
+# ---- the steps, of which each is an operation -----------------------------------------------
 
 
-class Harmonise(_Model):
-    """Express sources over the store's variants and alleles."""
+class StepModel(Model):
+    """A step of a job: what a job file says of an operation."""
 
-    allow_new_alleles: StrictBool = Field(
-        default=False, description="Let alleles come in that the store has not seen.", examples=[True]
-    )
-    absent: Annotated[str, BeforeValidator(_one_of(ABSENT)), _choice_schema(ABSENT)] = Field(
-        default="missing",
-        description="What genotypes are where a source lacks a variant. Other fields are missing.",
-        examples=["reference"],
-    )
-    new_variants: Annotated[str, BeforeValidator(_one_of(NEW_VARIANTS)), _choice_schema(NEW_VARIANTS)] = Field(
-        default="refuse", description="What is done about variants that the store lacks.", examples=["drop"]
-    )
-    haploid_contigs: Annotated[list[_Text], Field(title="list of text")] | None = Field(
-        default=None,
-        description="Where those genotypes have one allele; X, chrX, Y, chrY, M, MT and chrM by default.",
-        examples=[["chrX", "chrM"]],
-    )
-    drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
-        default_factory=list,
-        description="The same as `drop-fields` of the step.",
-        examples=[["LAD", "LPL"]],
-    )
-    numbers: Annotated[list[_Text], Field(title="list of text")] = Field(
-        default_factory=list,
-        description="What FORMAT fields go by whose header says Number=., each as NAME=R, NAME=A or NAME=G.",
-        examples=[["AD=R"]],
-    )
+    operation: ClassVar[type[Operation]]
+
+    def value(self, key: str) -> Any:
+        """Return what the file says under a key; None where it says nothing, or there is no such key."""
+        return getattr(self, key, None)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "StepModel":
+        """Check what the operation itself checks."""
+        try:
+            self.made("")
+        except VczstoreError as error:
+            raise wrong(str(error)) from None
+        return self
+
+    def made(self, store: str, **values: Any) -> Operation:
+        """Return the operation on a store; values take the place of what the file says."""
+        said = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        said = {name: value for name, value in said.items() if not name.endswith("_file")}
+        for name, inner in [(name, value) for name, value in said.items() if isinstance(value, Model)]:
+            said[name] = True  # the switch that the options in its mapping go with
+            for key in type(inner).model_fields:
+                if (value := getattr(inner, key)) is not None:
+                    said[key] = (*said.get(key, ()), *value) if isinstance(value, tuple) else value
+        for one in operations.arguments(self.operation):
+            if declared(one).kind == "samples":
+                said.setdefault(one.name, ())  # they are in a file
+        return self.operation(**{"store": store, **said, **values})
 
 
-def _true_or_rules(value: Any) -> Any:
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple or any(get_origin(one) is tuple for one in get_args(kind))
+
+
+def _item(known: Declared) -> Any:
+    """What one value of a field is."""
+    match known.kind:
+        case "sources":
+            return SourceText
+        case "file" | "folder":
+            return LocalFile
+        case "location":
+            return PlaceText
+        case "tag":
+            return Annotated[Text, AfterValidator(_tag_name)]
+        case "samples" | "":
+            return Text
+        case other:
+            raise ValueError(f"a job file has no values of the kind {other}")
+
+
+def _tag_name(name: str) -> str:
+    if not name.isprintable() or "/" in name:
+        raise expected("a name of printable characters without /")
+    return name
+
+
+def _several(item: Any) -> Any:
+    """One value or a list of them, in a tuple."""
+    return Annotated[
+        tuple[item, ...],
+        Key(min_length=1, fail_fast=True),
+        BeforeValidator(listed, json_schema_input_type=item | Annotated[list[item], Key(min_length=1)]),
+    ]
+
+
+def _kind(one: "Field[Any]") -> Any:
+    """The type of a key of a step."""
+    known = declared(one)
+    if known.choices:
+        choice = Annotated[str, BeforeValidator(one_of(known.choices)), choice_schema(known.choices)]
+        return _several(choice) if _is_list(one.type) else choice
+    if known.bounds is not None:
+        return Annotated[int, Key(strict=True, ge=known.bounds[0], le=known.bounds[1])]
+    if one.type is bool:
+        return StrictBool
+    if known.kind in ("sources", "samples"):
+        return _several(_item(known))
+    if _is_list(one.type):
+        item: Any = _item(known)
+        return Annotated[tuple[item, ...], Key(title="list of text"), BeforeValidator(_tuple)]
+    return _item(known)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _key(one: "Field[Any]", kind: Any) -> tuple[Any, Any]:
+    """The type and the description of a key of a step."""
+    known = declared(one)
+    said: dict[str, Any] = {"description": _in_words_of_jobs(known.help), "examples": list(known.examples)}
+    if known.key:
+        said["alias"] = known.key
+    if one.default is MISSING:
+        return kind, Key(**said)
+    if one.default is None or (one.default == () and not known.choices):
+        return kind | None, Key(default=None, **said)
+    return kind, Key(default=one.default, **said)
+
+
+def _in_words_of_jobs(text: str) -> str:
+    """A help text in which options are called as in a job file."""
+    names = {one.name for name in operations.names() for one in fields(operations.find(name))}
+    for name in names:
+        text = text.replace(f"`{name}`", f"`{name.replace('_', '-')}`")
+    return text.replace(" Repeatable.", "")
+
+
+def _true_or_options(value: Any) -> Any:
     if value is True:
         return {}
     if value is False:
         return None
     if value is not None and not isinstance(value, dict | BaseModel):
-        raise _expected("true, false, or a mapping such as {allow-new-alleles: true}")
+        raise expected("true, false, or a mapping such as {allow-new-alleles: true}")
     return value
 
 
-class Append(_Model):
-    """Append the samples of other VCZs, in the order in which these are named."""
-
-    sources: _Sources = Field(
-        alias="source",
-        description="One VCZ or a list of them, never written to. Local paths are relative to the job file. Globs "
-        "such as `*` and `**` are expanded when the step runs, in sorted order, and may find nothing; they find "
-        "folders, and files whose names end in `.zip`, `.vcz` or `.zarr`; for a literal "
-        "`*`, `?` or `[` write `[*]`, `[?]` or `[[]`. In an object store, `*` and `?` find stores by the last part of "
-        "a URL.",
-        examples=["inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]],
-    )
-    on_duplicate: Annotated[_Duplicates, BeforeValidator(_one_of(_DUPLICATES)), _choice_schema(_DUPLICATES)] = Field(
-        default="error",
-        description="What to do about samples that the store has already: fail, leave out the incoming ones, or let "
-        "them replace the store's.",
-        examples=["skip"],
-    )
-    harmonise: Annotated[
-        Harmonise | None, BeforeValidator(_true_or_rules, json_schema_input_type=StrictBool | Harmonise)
-    ] = Field(
-        default=None,
-        description="Express the sources over the store's variants and alleles, which they need to have otherwise. "
-        "Not with on-duplicate: replace, and with new alleles in one step of a job alone.",
-        examples=[True, {"allow-new-alleles": True, "absent": "reference"}],
-    )
-    drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
-        default_factory=list,
-        description="FORMAT fields that do not come in where they would be refused: what the store lacks is left out, "
-        "and what it has is missing for the samples of a source that lacks it, or whose values do not fit.",
-        examples=[["PS"]],
-    )
-    add_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
-        default_factory=list,
-        description="FORMAT fields that a source has and the store lacks, which the store gets: the samples that it "
-        "has are missing there.",
-        examples=[["PS"]],
-    )
-
-    @model_validator(mode="after")
-    def _goes_together(self) -> "Append":
-        if self.harmonise is not None and self.on_duplicate == "replace":
-            raise _wrong(
-                "does not go with on-duplicate: replace; harmonise the source with vczstore normalise", "harmonise"
+def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
+    """The keys of a step: the arguments and options of its operation, those in one mapping that go with a switch."""
+    shown = [one for one in (*operations.arguments(operation), *operations.options(operation)) if declared(one).job]
+    keys: dict[str, tuple[Any, Any]] = {}
+    for one in shown:
+        inner = [other for other in shown if one.name in (declared(other).within, declared(other).also_within)]
+        if declared(one).within:
+            continue
+        if inner:
+            text = _in_words_of_jobs(declared(one).help)
+            made: Any = create_model(  # type: ignore[call-overload]
+                one.name.capitalize(), __base__=Model, __doc__=text, **{o.name: _key(o, _kind(o)) for o in inner}
             )
-        return self
+            switch = Annotated[made | None, BeforeValidator(_true_or_options, json_schema_input_type=StrictBool | made)]
+            keys[one.name] = switch, Key(default=None, description=text, examples=list(declared(one).examples))
+        elif declared(one).kind == "samples":
+            kind, said = _key(one, _kind(one))
+            said.default = None
+            keys[one.name] = kind | None, said
+            keys[f"{one.name}_file"] = (
+                LocalFile | None,
+                Key(
+                    default=None,
+                    description="A UTF-8 file with one sample ID in a line, read when the step runs. Relative to the "
+                    "job file.",
+                    examples=["withdrawn.txt"],
+                ),
+            )
+        else:
+            keys[one.name] = _key(one, _kind(one))
+    return keys
 
 
-class Update(_Model):
-    """Replace the values of samples that the store has, with those of other VCZs."""
+def _one_list(step: StepModel) -> StepModel:
+    """Check that sample IDs are listed or in a file."""
+    if (step.value("samples") is None) == (step.value("samples_file") is None):
+        found = "neither" if step.value("samples") is None else "both"
+        raise wrong(f"expected samples or samples-file, found {found}")
+    return step
 
-    sources: _Sources = Field(
-        alias="source", description="As in `append`.", examples=["recalled.vcz", ["a.vcz", "b.vcz"]]
+
+def _step_model(operation: type[Operation]) -> type[StepModel]:
+    """The model of the step that an operation is."""
+    keys, text = _keys(operation), (operation.__doc__ or "").strip().partition("\n")[0]
+    has_list = "samples_file" in keys
+    made: type[StepModel] = create_model(  # type: ignore[call-overload]
+        operation.__name__,
+        __base__=StepModel,
+        __doc__=text,
+        __validators__={"_one_list": model_validator(mode="after")(_one_list)} if has_list else {},
+        **keys,
     )
-    insert: StrictBool = Field(
-        default=False,
-        description="Append the samples that the store does not have; else they are an error.",
-        examples=[True],
+    made.operation = operation
+    if has_list:
+        made.model_config["json_schema_extra"] = {"oneOf": [{"required": ["samples"]}, {"required": ["samples-file"]}]}
+    return made
+
+
+STEPS: Mapping[str, type[StepModel]] = {
+    name: _step_model(found) for name in operations.names() if (found := operations.find(name)).is_step
+}
+"""The models of steps, by the names of their operations."""
+
+
+def _shorthand(name: str, model: type[StepModel]) -> Any:
+    """What may stand for a step's mapping: the value of its first key."""
+    operation = model.operation
+    first = next(
+        one
+        for one in (*operations.arguments(operation), *operations.options(operation))
+        if declared(one).job and (declared(one).is_argument or declared(one).short)
     )
-    drop_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
-        default_factory=list,
-        description="FORMAT fields that do not come in where they would be refused: those that the store lacks are "
-        "left out, those that a source lacks, or whose values do not fit, become missing for its samples.",
-        examples=[["PS"]],
-    )
-    add_fields: Annotated[list[_Text], Field(title="list of text")] = Field(
-        default_factory=list,
-        description="FORMAT fields that a source has and the store lacks, which the store gets: the other samples are "
-        "missing there.",
-        examples=[["PS"]],
-    )
+    known, kind = declared(first), _kind(first)
+    key, many = known.key or first.name, _is_list(first.type)
+    if len(model.model_fields) == 1 and not many:
+        return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=_name_input(known))]
+    keys = " or ".join(keys_of(model)[:2]) if known.kind == "samples" else f"the key {key}"
+    what = f"{known.singular}{', a list of them,' * many} or a mapping with {keys}"
+    inputs = kind.__metadata__[1].json_schema_input_type if many else kind
+    return Annotated[
+        model | None,
+        BeforeValidator(short(key, what, *((str, list) if many else (str,))), json_schema_input_type=inputs | model),
+    ]
 
 
-class Remove(_Model):
-    """Remove samples: their values become missing and their IDs empty."""
+def _named(key: str) -> Any:
+    def widen(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise PydanticCustomError("string_type", "expected text")
+        return {key: value}
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["samples"]}, {"required": ["samples-file"]}]})
-
-    samples: _Samples | None = Field(
-        default=None,
-        description="One sample ID or a list of them. IDs that look like numbers need quotes.",
-        examples=["NA00002", ["NA00002", "1001"]],
-    )
-    samples_file: _LocalFile | None = Field(
-        default=None,
-        description="A UTF-8 file with one sample ID in a line, read when the step runs. Relative to the job file.",
-        examples=["withdrawn.txt"],
-    )
-    missing_ok: StrictBool = Field(
-        default=False,
-        description="Leave out the IDs that the store does not have; else they are an error.",
-        examples=[True],
-    )
-
-    @model_validator(mode="after")
-    def _one_list(self) -> "Remove":
-        if (self.samples is None) == (self.samples_file is None):
-            raise _wrong(f"expected samples or samples-file, found {'neither' if self.samples is None else 'both'}")
-        return self
+    return widen
 
 
-class Recompute(_Model):
-    """Compute INFO fields from the genotypes of the samples that are there. Nothing to do if they are current."""
-
-    fields: _Fields = Field(
-        default=DEFAULT_INFO_FIELDS,
-        description="One field or a list of them: " + ", ".join(f"`{name}`" for name in INFO_FIELDS) + ", which mean "
-        "what `bcftools +fill-tags` means by them.",
-        examples=["AC", ["AC", "AN", "HWE"]],
-    )
+def _name_input(known: Declared) -> Any:
+    pattern = rf"^[^/]+$|{IS_VARIABLE}" if known.kind == "tag" else None
+    return Annotated[str, Key(title="text", pattern=pattern)]
 
 
-class Tag(_Model):
-    """Name the state in which the whole job leaves the store. Needs Icechunk."""
-
-    name: Annotated[_Text, AfterValidator(_tag_name)] = Field(
-        description="A name of printable characters without `/`.", examples=["release-2026-11"]
-    )
-
-
-type Step = Append | Update | Remove | Recompute | Tag
-
-_TagNameInput = Annotated[str, Field(title="text", pattern=rf"^[^/]+$|{_IS_VARIABLE}")]
-_SOURCES_ARE = "a path, a list of paths, or a mapping with the key source"
-_SourceInput = _SourcePlace | Annotated[list[_SourcePlace], Field(min_length=1)]
-_SampleInput = _Text | Annotated[list[_Text], Field(min_length=1)]
-_FieldInput = _InfoField | Annotated[list[_InfoField], Field(min_length=1)]
-
-
-class _Step(_Model):
+class _OneStep(Model):
     """One step: a mapping with exactly one key, which says what is done."""
 
     model_config = ConfigDict(title="step", json_schema_extra={"minProperties": 1, "maxProperties": 1})
-
-    append: Annotated[
-        Append | None,
-        BeforeValidator(_short("source", _SOURCES_ARE, str, list), json_schema_input_type=_SourceInput | Append),
-    ] = Field(
-        default=None,
-        description="Append the samples of other VCZs.",
-        examples=["inbox/*.vcz", ["a.vcz", "b.vcz"], {"source": "late.vcz", "on-duplicate": "skip"}],
-    )
-    update: Annotated[
-        Update | None,
-        BeforeValidator(_short("source", _SOURCES_ARE, str, list), json_schema_input_type=_SourceInput | Update),
-    ] = Field(
-        default=None,
-        description="Replace the values of samples that the store has.",
-        examples=["recalled.vcz", {"source": "recalled.vcz", "insert": True}],
-    )
-    remove: Annotated[
-        Remove | None,
-        BeforeValidator(
-            _short("samples", "a sample ID, a list of them, or a mapping with samples or samples-file", str, list),
-            json_schema_input_type=_SampleInput | Remove,
-        ),
-    ] = Field(
-        default=None,
-        description="Remove samples.",
-        examples=["NA00002", ["NA00002", "NA00017"], {"samples-file": "withdrawn.txt", "missing-ok": True}],
-    )
-    recompute: Annotated[
-        Recompute | None,
-        BeforeValidator(
-            _short("fields", "an INFO field, a list of them, or a mapping with the key fields", str, list),
-            json_schema_input_type=_FieldInput | Recompute,
-        ),
-    ] = Field(
-        default=None,
-        description="Compute INFO fields from the genotypes that are there.",
-        examples=["AC", ["AC", "AN"], {"fields": ["AC", "AN", "HWE"]}],
-    )
-    tag: Annotated[
-        Tag | None,
-        BeforeValidator(_named, json_schema_input_type=_TagNameInput),
-    ] = Field(
-        default=None,
-        description="Name the state in which the job leaves the store; after all other steps.",
-        examples=["release-2026-11"],
-    )
 
     @model_validator(mode="before")
     @classmethod
     def _well_indented(cls, value: Any) -> Any:
         """The likeliest mistake: what belongs inside the one key is written beside it."""
-        models: dict[str, type[_Model]] = {
-            "append": Append,
-            "update": Update,
-            "remove": Remove,
-            "recompute": Recompute,
-        }
-        for name in models.keys() & value.keys() if isinstance(value, dict) else ():
+        for name in STEPS.keys() & value.keys() if isinstance(value, dict) else ():
             for key in value:
-                if key in keys_of(models[name]):
-                    raise _wrong(f"is a key of {name}; write {name}: {{..., {key}: ...}}", key)
+                if key in keys_of(STEPS[name]) and key not in STEPS:
+                    raise wrong(f"is a key of {name}; write {name}: {{..., {key}: ...}}", key)
         return value
 
     @model_validator(mode="after")
-    def _one_key(self) -> "_Step":
-        names = sorted(self.model_fields_set)
+    def _one_key(self) -> "_OneStep":
+        names = sorted(name.replace("_", "-") for name in self.model_fields_set)
         if len(names) != 1:
             found = f"both {' and '.join(names)}; begin each with a - of its own" if names else "none"
-            raise _wrong(f"a step has one of the keys append, update, remove, recompute and tag, found {found}")
+            raise wrong(
+                f"a step has one of the keys {' and '.join([', '.join([*STEPS][:-1]), [*STEPS][-1]])}, found {found}"
+            )
         return self
 
     @property
-    def what(self) -> Step:
+    def what(self) -> StepModel:
         """The one thing that is done."""
-        (step,) = (one for one in (self.append, self.update, self.remove, self.recompute, self.tag) if one is not None)
+        (name,) = self.model_fields_set
+        step: StepModel = getattr(self, name)
         return step
+
+
+_Step: Any = create_model(  # type: ignore[call-overload]
+    "_Step",
+    __base__=_OneStep,
+    __doc__=_OneStep.__doc__,
+    **{
+        name.replace("-", "_"): (
+            _shorthand(name, model),
+            Key(default=None, description=model.__doc__, examples=list(model.operation.step_examples)),
+        )
+        for name, model in STEPS.items()
+    },
+)
 
 
 def _is_step(value: Any) -> Any:
     if not isinstance(value, dict | BaseModel):
-        raise _expected("a step such as append: batch.vcz")
+        raise expected("a step such as append: batch.vcz")
     return value
 
 
-def _tags_last(steps: tuple[_Step, ...]) -> tuple[_Step, ...]:
+def _tags_last(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
     names: set[str] = set()
     for i, step in enumerate(steps):
-        match step.what:
-            case Tag(name=name):
-                if name in names:
-                    raise _wrong("this tag is there already; a name can be given once", i, "tag")
-                names.add(name)
-            case _ if names:
-                raise _wrong(
-                    "a tag names what the whole job leaves behind; put tag after all other steps", i - 1, "tag"
-                )
+        if step.what.operation.called == "tag":
+            name = step.what.value("name")
+            if name in names:
+                raise wrong("this tag is there already; a name can be given once", i, "tag")
+            names.add(name)
+        elif names:
+            raise wrong("a tag names what the whole job leaves behind; put tag after all other steps", i - 1, "tag")
     return steps
 
 
-class _JobFile(_Model):
+class _JobFile(Model):
     """A job of vczstore: steps that are applied to one store of a cohort, in this order."""
 
     model_config = ConfigDict(title="vczstore job")
@@ -567,14 +399,14 @@ class _JobFile(_Model):
     store: Annotated[
         StoreSpec,
         BeforeValidator(
-            _short("url", "a path, a URL, or a mapping with the key url", str),
-            json_schema_input_type=_Place | StoreSpec,
+            short("url", "a path, a URL, or a mapping with the key url", str),
+            json_schema_input_type=PlaceText | StoreSpec,
         ),
-    ] = Field(
+    ] = Key(
         description="The VCZ that is edited.",
         examples=["cohort.icechunk", {"url": "s3://bucket/cohort", "backend-storage": "icechunk"}],
     )
-    source_storage_options: _Options = Field(
+    source_storage_options: MappingOfAny = Key(
         default_factory=dict,
         description="What reaches sources in object stores, if that is not what reaches the store: with any of these, "
         "sources take none of the store's. Never credentials.",
@@ -583,23 +415,23 @@ class _JobFile(_Model):
     executor: Annotated[
         ExecutorSpec,
         BeforeValidator(
-            _short("name", "an executor, the path of an executor file, or a mapping with the key name", str),
+            short("name", "an executor, the path of an executor file, or a mapping with the key name", str),
             json_schema_input_type=Annotated[str, _EXECUTOR_SCHEMA] | ExecutorSpec,
         ),
-    ] = Field(
+    ] = Key(
         default="threads",
         validate_default=True,
         description="What runs the tasks.",
         examples=["processes", "cluster.yaml", {"name": "threads", "options": {"retries": 1}}],
     )
-    max_workers: _Workers | None = Field(
+    max_workers: Workers | None = Key(
         default=None,
         description="How many tasks run at once; one per core by default, 100 on Modal.",
         examples=[4],
     )
-    allowed_mem: _Size | None = Field(default=None, description="What a task may use.", examples=["2GB"])
-    reserved_mem: _Size | None = Field(default=None, description="What of it is Python's own.", examples=["200MB"])
-    work_dir: _Place | None = Field(
+    allowed_mem: Size | None = Key(default=None, description="What a task may use.", examples=["2GB"])
+    reserved_mem: Size | None = Key(default=None, description="What of it is Python's own.", examples=["200MB"])
+    work_dir: PlaceText | None = Key(
         default=None,
         description="A folder on this machine in which a job on Icechunk keeps what its tasks have finished, until it "
         "is committed: the next run of the same job goes on from there if this one is killed or fails. That takes one "
@@ -611,9 +443,9 @@ class _JobFile(_Model):
     )
     steps: Annotated[
         tuple[Annotated[_Step, BeforeValidator(_is_step)], ...],
-        Field(min_length=1, fail_fast=True),
+        Key(min_length=1, fail_fast=True),
         AfterValidator(_tags_last),
-    ] = Field(
+    ] = Key(
         description="What is done, in this order; each a mapping with one key.",
         examples=[[{"append": "inbox/*.vcz"}, {"tag": "release-2026-11"}]],
     )
@@ -633,7 +465,8 @@ class Job:
     source_storage_options
         What reaches the sources, if that is not what reaches the store.
     max_workers, allowed_mem, reserved_mem, work_dir
-        As in `vczstore.api.Options`, sizes in bytes; None where neither the job nor its executor file says.
+        As in `vczstore.execution.options.Options`, sizes in bytes; None where neither the job nor its executor file
+        says.
     """
 
     path: str
@@ -643,7 +476,7 @@ class Job:
     allowed_mem: int | None
     reserved_mem: int | None
     work_dir: str | None
-    steps: tuple[Step, ...]
+    steps: tuple[StepModel, ...]
     source_storage_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -671,9 +504,9 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
     file = YamlFile.read(os.fspath(path), overrides, environ)
     said = file.validate(_JobFile)
     executor = said.executor
-    if executor.name.endswith(_YAML):
+    if executor.name.endswith(EXECUTOR_FILES):
         try:
-            machines = load_executor(_resolve(file.folder, executor.name), environ)
+            machines = load_executor(resolve(file.folder, executor.name), environ)
         except JobFileError as error:
             raise file.error(("executor",), str(error)) from None
         executor = ExecutorSpec(name=machines.name, options=machines.options | executor.options)
@@ -681,37 +514,18 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         machines = ExecutorFile(name=executor.name)
     return Job(
         path=file.path,
-        store=said.store.model_copy(update={"url": _resolve(file.folder, said.store.url)}),
+        store=said.store.model_copy(update={"url": resolve(file.folder, said.store.url)}),
         executor=executor,
         max_workers=said.max_workers,
         allowed_mem=machines.allowed_mem if said.allowed_mem is None else said.allowed_mem,
         reserved_mem=machines.reserved_mem if said.reserved_mem is None else said.reserved_mem,
-        work_dir=machines.work_dir if said.work_dir is None else _resolve(file.folder, said.work_dir),
+        work_dir=machines.work_dir if said.work_dir is None else resolve(file.folder, said.work_dir),
         steps=tuple(_resolve_step(file.folder, step.what) for step in said.steps),
         source_storage_options=said.source_storage_options,
     )
 
 
-def load_executor(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> ExecutorFile:
-    """
-    Read an executor file.
-
-    Raises
-    ------
-    JobFileError
-        As `load` does.
-    """
-    file = YamlFile.read(os.fspath(path), (), environ)
-    said = file.validate(ExecutorFile)
-    options = {
-        key: _resolve(file.folder, value) if key == "config-file" and isinstance(value, str) else value
-        for key, value in said.options.items()
-    }
-    work_dir = None if said.work_dir is None else _resolve(file.folder, said.work_dir)
-    return said.model_copy(update={"options": options, "work_dir": work_dir})
-
-
-def expand_sources(step: Append | Update) -> list[str]:
+def expand_sources(step: StepModel) -> list[str]:
     """
     Find the sources of a step: globs in sorted order, each source once.
 
@@ -724,7 +538,7 @@ def expand_sources(step: Append | Update) -> list[str]:
         If the folder of a glob does not exist.
     """
     found: dict[str, str] = {}
-    for source in step.sources:
+    for source in step.value("sources"):
         if is_url(source) or not is_glob(source):
             paths = [source if is_url(source) else literal(source)]
         else:
@@ -750,7 +564,7 @@ def _may_be_a_store(path: str) -> bool:
     return os.path.isdir(path) or (name.endswith((".zip", ".vcz", ".zarr")) and not name.startswith("._"))
 
 
-def read_samples(step: Remove) -> list[str]:
+def read_samples(step: StepModel) -> list[str]:
     """
     Say which samples a step removes, from its list or its file.
 
@@ -759,29 +573,33 @@ def read_samples(step: Remove) -> list[str]:
     JobFileError
         If the file cannot be read, or is not UTF-8.
     """
-    if step.samples_file is None:
-        return list(step.samples or ())
-    name = one_line(step.samples_file)
-    text = decode(read_bytes(step.samples_file, name, MAX_SAMPLES_BYTES), name)
+    file = step.value("samples_file")
+    if file is None:
+        return list(step.value("samples") or ())
+    name = one_line(file)
+    text = decode(read_bytes(file, name, MAX_SAMPLES_BYTES), name)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _resolve(folder: str, path: str) -> str:
-    return path if is_url(path) else os.path.join(folder, path)
-
-
-def _resolve_step(folder: str, step: Step) -> Step:
-    match step:
-        case Append(sources=sources) | Update(sources=sources):
-            # the folder's own name is no glob
-            folder = glob.escape(folder)
-            return step.model_copy(update={"sources": tuple(_resolve(folder, source) for source in sources)})
-        case Remove(samples_file=str(file)):
-            return step.model_copy(update={"samples_file": _resolve(folder, file)})
-    return step
+def _resolve_step(folder: str, step: StepModel) -> StepModel:
+    """A step whose local paths lead from the working directory."""
+    changes: dict[str, Any] = {}
+    for one in fields(step.operation):
+        value, kind = step.value(one.name), declared(one).kind
+        if kind == "sources" and value:  # the folder's own name is no glob
+            changes[one.name] = tuple(resolve(glob.escape(folder), source) for source in value)
+        elif kind == "samples" and (file := step.value(f"{one.name}_file")) is not None:
+            changes[f"{one.name}_file"] = resolve(folder, file)
+        elif kind in ("file", "folder", "location") and isinstance(value, str):
+            changes[one.name] = resolve(folder, value)
+    return step.model_copy(update=changes)
 
 
 # ---- schema and reference -------------------------------------------------------------------
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 class _Schema(GenerateJsonSchema):
@@ -887,8 +705,9 @@ def reference() -> str:
         "`executor`": job["$defs"]["ExecutorSpec"],
         "`steps`": job["$defs"]["_Step"],
         **{
-            f"`{name}`": job["$defs"][name.capitalize()]
-            for name in ("append", "harmonise", "update", "remove", "recompute")
+            f"`{_kebab(name)}`": part
+            for name, part in job["$defs"].items()
+            if name not in ("StoreSpec", "ExecutorSpec", "_Step") and part.get("type") == "object"
         },
     }
     tables = [f"## {title}\n\n{part['description']}\n\n{_table(part)}\n" for title, part in parts.items()]
@@ -922,7 +741,7 @@ def _type(one: dict[str, Any]) -> str:
         case {"enum": names}:
             return either_or([f"`{name}`" for name in names])
         case {"anyOf": branches}:
-            return "; ".join(_type(branch) for branch in branches if branch.get("pattern") != _IS_VARIABLE)
+            return "; ".join(_type(branch) for branch in branches if branch.get("pattern") != IS_VARIABLE)
         case {"type": "array"}:
             return "list of steps" if "$ref" in one["items"] else "list of these"
         case {"type": "boolean"}:

@@ -110,6 +110,10 @@ class Store(Protocol):
         """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
 
     @property
+    def head(self) -> str:
+        """The snapshot of its present state; empty where there are none."""
+
+    @property
     def options(self) -> Mapping[str, Any]:
         """The storage options that reach it."""
 

@@ -49,6 +49,11 @@ class PlainStore:
             )
         return Vcz.read(reading(self.zarr_store), self.label)
 
+    @property
+    def head(self) -> str:
+        """Plain Zarr has no snapshots."""
+        return ""
+
     def tags(self) -> dict[str, str]:
         """None: plain Zarr has no tags."""
         return {}

@@ -111,8 +111,8 @@ def test_update(folder: Path, tmp_path: Path, python_alone: dict[bool, int], sou
 def test_update_with_less_memory(folder: Path, tmp_path: Path) -> None:
     """Smaller blocks, for which the chunks of a shuffled source are read more than once; the result is the same."""
     store, source = _store(folder, tmp_path, SAMPLES - 500, SAMPLES), folder / "shuffled.vcz"
-    plan = vczstore.plan_update(store, source, allowed_mem="350MB")
-    roomy = vczstore.plan_update(store, source)
+    plan = vczstore.plan("update", store, source, allowed_mem="350MB")
+    roomy = vczstore.plan("update", store, source)
     assert plan.projected_mem <= 350_000_000 < roomy.projected_mem
     result = vczstore.run(plan, **_one_process())
     assert result.peak_mem is not None
@@ -171,8 +171,8 @@ def test_what_is_reserved_is_enough(python_alone: dict[bool, int]) -> None:
 def test_less_memory_means_smaller_tasks(folder: Path, tmp_path: Path) -> None:
     """With smaller blocks, a tenth of the free memory is enough; the result does not depend on it."""
     store = _store(folder, tmp_path, 0, SAMPLES)
-    plan = vczstore.plan_append(store, folder / "batch.vcz", allowed_mem="350MB")
-    roomy = vczstore.plan_append(store, folder / "batch.vcz")
+    plan = vczstore.plan("append", store, folder / "batch.vcz", allowed_mem="350MB")
+    roomy = vczstore.plan("append", store, folder / "batch.vcz")
     assert plan.projected_mem <= 350_000_000 < roomy.projected_mem
     assert plan.tasks > roomy.tasks
     result = vczstore.run(plan, **_one_process())

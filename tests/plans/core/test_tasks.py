@@ -56,7 +56,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def _both(large: tuple[Path, Path], **options: Any) -> list[Plan]:
     store, batch = large
-    return [vczstore.plan_append(store, batch, **options), vczstore.plan_remove(store, "S0003", **options)]
+    return [vczstore.plan("append", store, batch, **options), vczstore.plan("remove", store, "S0003", **options)]
 
 
 @pytest.fixture
@@ -120,10 +120,10 @@ def test_what_cannot_be_configured_is_told_before_planning(
     file = tmp_path / "none.yaml"
     file.write_text("name: lithops\noptions: {config-file: nowhere.yaml}\n")
     with pytest.raises(OptionError, match=r"lithops cannot be configured: .*nowhere.yaml"):
-        vczstore.plan_append(store, batch, executor=str(file))
+        vczstore.plan("append", store, batch, executor=str(file))
     monkeypatch.setitem(sys.modules, "lithops", None)
     with pytest.raises(MissingDependencyError, match="lithops is not installed"):
-        vczstore.plan_append(store, batch, executor="lithops")
+        vczstore.plan("append", store, batch, executor="lithops")
 
 
 # ---- side by side ---------------------------------------------------------------------------
@@ -134,9 +134,9 @@ def test_arrays_of_a_plan_are_one_generation(small: Any, tmp_path: Path) -> None
     store, batch, *_ = small
     cohort.write_vcz(tmp_path / "odd.vcz", cohort.make_arrays(10, cohort.ids(11, 4), seed=2), variants_chunk=3)
     plans = [
-        vczstore.plan_append(store, batch, tmp_path / "odd.vcz"),
-        vczstore.plan_update(store, _changed(tmp_path)),
-        vczstore.plan_remove(store, ["S0001", "S0005"]),
+        vczstore.plan("append", store, batch, tmp_path / "odd.vcz"),
+        vczstore.plan("update", store, _changed(tmp_path)),
+        vczstore.plan("remove", store, ["S0001", "S0005"]),
     ]
     for plan in plans:
         compiled = plan.cubed_writes(zarr.storage.MemoryStore())

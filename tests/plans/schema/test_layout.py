@@ -222,9 +222,9 @@ def test_a_plan_does_not_grow_with_its_sources(tmp_path: Path, what: str, chunk:
     for n in (19, 38):
         given = sources[:n]
         plan = (
-            vczstore.plan_update(store, *given)
+            vczstore.plan("update", store, *given)
             if what == "update"
-            else vczstore.plan_append(store, *given, harmonise=what == "harmonise")
+            else vczstore.plan("append", store, *given, harmonise=what == "harmonise")
         )
         checks, writes = plan.cubed_checks(), plan.cubed_writes(zarr.storage.MemoryStore())
         found.append([sizes(p) for p in (checks, writes) if p is not None])
@@ -336,5 +336,5 @@ def test_strings_of_few_samples_in_long_chunks(tmp_path: Path) -> None:
     arrays = cohort.make_arrays(4, cohort.ids(0, 3))
     cohort.write_vcz(tmp_path / "source", {name: arrays[name] for name in (*FIELDS, "call_FT", "call_genotype")})
     vczstore.create(tmp_path / "out", tmp_path / "source", samples_chunk=10_000, variants_chunk=1_000)
-    plan = vczstore.plan_append(tmp_path / "out", tmp_path / "source", harmonise=True)
+    plan = vczstore.plan("append", tmp_path / "out", tmp_path / "source", harmonise=True)
     assert plan.projected_mem < 1_500_000_000

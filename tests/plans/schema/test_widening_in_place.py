@@ -120,7 +120,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "remove": lambda store, _, **o: vczstore.remove(store, "S0001", **o),
     "purge": lambda store, _, **o: vczstore.remove(store, "S0001", purge=True, **o),
     "recompute": lambda store, _, **o: vczstore.recompute(store, **o),
-    "run": lambda store, batch, **o: vczstore.run(vczstore.plan_append(store, batch), **o),
+    "run": lambda store, batch, **o: vczstore.run(vczstore.plan("append", store, batch), **o),
 }
 
 

@@ -1,0 +1,83 @@
+"""Copy: a VCZ on plain Zarr into an Icechunk repository."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vczstore.errors import OptionError, UnsuitableError
+from vczstore.operations import Edit, Stages, argument, option
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+    from vczstore.execution.options import Options
+    from vczstore.stores.base import Store
+    from vczstore.stores.lock import JobLock
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyStoreToIcechunk(Edit):
+    """
+    Copy a VCZ on plain Zarr into an Icechunk repository.
+
+    Raises
+    ------
+    OptionError
+        If there is something at `store` already, and `overwrite` is not given.
+
+    Examples
+    --------
+    >>> copy_store_to_icechunk("cohort.vcz", "cohort.icechunk")  # doctest: +SKIP
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
+    writes: ClassVar[bool] = False
+    ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
+    order: ClassVar[tuple[str, ...]] = ("source", "store")
+
+    source: Any = argument("The VCZ that is copied, of format 2 or 3.", metavar="SOURCE", kind="location")
+    store: Any = argument("A path or URL for the repository.", metavar="STORE", kind="location")
+    overwrite: bool = option(
+        False, "Replace the contents of the repository. Its history stays, and with it the old data."
+    )
+
+    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
+        """Hold nothing: a repository commits at once, and only what it was when the copy began."""
+        return nullcontext()
+
+    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+        """Open the source, and the repository if there is one."""
+        from plans.compilers.copy import columns_per_manifest
+        from plans.core.model import Compiling
+        from vczstore.stores.base import new_store
+        from vczstore.stores.icechunk import IcechunkStore
+
+        if options.backend_storage not in (None, "icechunk"):
+            raise OptionError(f"{self.called}: the new store is on icechunk, not {options.backend_storage}")
+        url = os.fspath(self.store)
+        (vcz,) = options.but(backend_storage="icechunk").open_sources(url, [self.source])
+        found = options.for_store(url, [self.source]).storage_options or {}
+        store: Store
+        if IcechunkStore.exists(url, found):
+            store = there = IcechunkStore.at_url(url, found, no_lock=options.no_lock)
+            if not self.overwrite and not there.is_empty:
+                raise UnsuitableError(
+                    f"{self.called}: {url} holds a repository already; choose another path, or --overwrite it"
+                )
+        else:
+            store = new_store(
+                url,
+                self.called,
+                backend_storage="icechunk",
+                storage_options=found,
+                samples_chunks=columns_per_manifest(vcz),
+                no_lock=options.no_lock,
+            )
+        return Compiling(store, vcz, (), options.memory, options.impl, dry_run)
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Compile the copy of all chunks."""
+        from plans.compilers.copy import compile_copy
+
+        yield from ()
+        return compile_copy(compiling.vcz, compiling.store, compiling.memory)

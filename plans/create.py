@@ -1,0 +1,102 @@
+"""Create: a store without samples over the variants of one or more VCZs, to append samples to."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vczstore.choices import MAX_CHUNK
+from vczstore.errors import OptionError
+from vczstore.operations import Edit, Stages, argument, option
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+    from vczstore.execution.options import Options
+    from vczstore.stores.lock import JobLock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Create(Edit):
+    """
+    Make a store without samples, over the variants of one or more VCZs.
+
+    Records merge as bcftools merge -m none merges them: where contig (by name), position and REF agree and ALTs are
+    shared, letters regardless of case; but not where a source would not find its record again, so that the sources can
+    be appended with `harmonise`. Records that a source has several times stay as often; nothing is trimmed. Contigs are
+    in the order of the first source that has them, variants in that of position and first appearance; identifiers are
+    those of all sources, as in rs1;rs2. QUAL, FILTER and INFO are not carried over: they speak of samples and callers.
+    It is on plain Zarr of format 3 unless `backend_storage` is icechunk.
+
+    Raises
+    ------
+    OptionError
+        If something is there already.
+    IncompatibleError
+        If a source is not sorted, or sources are of different reference genomes.
+
+    Examples
+    --------
+    >>> create("cohort.vcz", "batch-1.vcz", "batch-2.vcz", samples_chunk=10_000)  # doctest: +SKIP
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "workers", "progress")
+    writes: ClassVar[bool] = False
+
+    store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)
+    sources: tuple[Any, ...] = argument(
+        "The VCZs whose variants come in, sorted by position within contigs; never written to.",
+        metavar="SOURCE...",
+        kind="sources",
+    )
+    samples_chunk: int | None = option(
+        None,
+        "How many samples a chunk has, also for samples appended later.",
+        flags=("--samples-chunk", "--samples-chunk-size"),
+        metavar="N",
+        bounds=(1, MAX_CHUNK),
+        default_text="the sources' longest, or 1,000",
+    )
+    variants_chunk: int | None = option(
+        None,
+        "How many variants a chunk has.",
+        metavar="N",
+        bounds=(1, MAX_CHUNK),
+        default_text="the sources' longest, or 1,000",
+    )
+
+    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
+        """Hold nothing: what makes a store where another one was made meanwhile is refused."""
+        return nullcontext()
+
+    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+        """Open the sources, and find the place free."""
+        from plans.compilers.copy import columns_per_manifest
+        from plans.compilers.create import ONLY_CUBED
+        from plans.core.model import Compiling
+        from vczstore.stores.base import new_store
+
+        if options.impl != "cubed":
+            raise OptionError(ONLY_CUBED)
+        url = os.fspath(self.store)
+        incoming = options.open_sources(url, self.sources)
+        store = new_store(
+            url,
+            "create",
+            backend_storage=options.backend_storage,
+            storage_options=options.for_store(url, self.sources).storage_options,
+            samples_chunks=min(map(columns_per_manifest, incoming), default=1),
+            no_lock=options.no_lock,
+        )
+        return Compiling(store, None, incoming, options.memory, options.impl, dry_run)
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Look up the order of the sources, then how many records there are; then compile the union."""
+        from plans.compilers.create import compile_create
+
+        return compile_create(
+            compiling.store,
+            compiling.sources,
+            compiling.memory,
+            variants_chunk=self.variants_chunk,
+            samples_chunk=self.samples_chunk,
+        )

@@ -1,0 +1,32 @@
+"""Info: what is in a store."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vczstore.operations import Operation, option
+
+if TYPE_CHECKING:
+    from plans.maintenance.info import Description
+    from vczstore.execution.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Operation):
+    """
+    Show what is in a store: samples, variants, chunks, tags, history.
+
+    Only metadata and sample IDs are read.
+
+    Examples
+    --------
+    >>> info("cohort.icechunk", at="release-1").samples  # doctest: +SKIP
+    8
+    """
+
+    at: str | None = option(None, "Show the store at this tag, branch or snapshot.", metavar="TAG|BRANCH|SNAPSHOT")
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "Description":
+        """Look at the store."""
+        from plans.maintenance.info import describe
+
+        return describe(options.open(self.store), self.at)

@@ -1,0 +1,36 @@
+"""Log: the history of a store."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vczstore.operations import Operation
+
+if TYPE_CHECKING:
+    from plans.maintenance.history import History
+    from vczstore.execution.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log(Operation):
+    """
+    Show the history of a store: when, what, how much, by which versions.
+
+    Newest first. Each entry has ``snapshot``, ``time`` (ISO 8601, UTC), ``message``, ``operation``, ``steps`` (what
+    each has done, in numbers), ``job`` (the id of the job, None for a single operation), ``versions`` and ``tags``.
+
+    Raises
+    ------
+    TagError
+        If the store is on plain Zarr, which keeps no history.
+
+    Examples
+    --------
+    >>> [entry["message"] for entry in log("cohort.icechunk")]  # doctest: +SKIP
+    ['append: 1 source, 2 samples added', ...]
+    """
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "History":
+        """Read the history."""
+        from plans.maintenance.history import History, repository
+
+        return History(repository(self.store, options, "log"))

@@ -1,0 +1,110 @@
+"""The history and the tags of a store."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from vczstore.errors import TagError
+from vczstore.stores.base import Place, is_session, refuse_read_only
+from vczstore.stores.plain import PlainStore
+
+if TYPE_CHECKING:
+    from vczstore.execution.options import Options
+    from vczstore.stores.icechunk import IcechunkStore
+
+
+def repository(location: Place, options: "Options", operation: str = "tag") -> "IcechunkStore":
+    """
+    Open a store that has a history.
+
+    Raises
+    ------
+    TagError
+        If it is on plain Zarr, which has none.
+    """
+    if is_session(location):
+        refuse_read_only(operation, location)
+    store = options.open(location)
+    if isinstance(store, PlainStore):
+        raise TagError(
+            f"{operation}: {store.label} is plain Zarr, which has no {'tags' if operation == 'tag' else 'history'}; "
+            f"vczstore copy-store-to-icechunk {store.label} NEW_STORE makes a store that has"
+        )
+    return cast("IcechunkStore", store)
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """
+    The tags of a store, or what was done to one.
+
+    Attributes
+    ----------
+    tags
+        The snapshot of each tag, by name.
+    tag, snapshot
+        The tag that was made, and what it names.
+    deleted
+        The tag that was deleted.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    tag: str | None = None
+    snapshot: str | None = None
+    deleted: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the tags, or what was done."""
+        if self.deleted is not None:
+            return {"deleted": self.deleted}
+        return dict(self.tags) if self.tag is None else {"tag": self.tag, "snapshot": self.snapshot}
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        if self.deleted is not None:
+            return [f"deleted tag {self.deleted}"]
+        if self.tag is not None:
+            return [f"tagged {self.snapshot} as {self.tag}"]
+        return [f"{name}\t{snapshot}" for name, snapshot in self.tags.items()]
+
+
+@dataclass(frozen=True)
+class History:
+    """The history of a repository, newest first; read as far as it is looked at."""
+
+    store: "IcechunkStore"
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        names: dict[str, list[str]] = {}
+        for name, snapshot in self.store.tags().items():
+            names.setdefault(snapshot, []).append(name)
+        for entry in self.store.history():
+            said = dict(entry.metadata.get("vczstore", {}))
+            versions = (
+                {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
+            )
+            operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
+            said.pop("same", None)  # snapshots, which are no numbers
+            yield {
+                "snapshot": entry.id,
+                "time": entry.time,
+                "message": entry.message,
+                "operation": operation,
+                "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
+                "job": job,
+                "versions": versions,
+                "tags": names.get(entry.id, []),
+            }
+
+    def as_dict(self) -> list[dict[str, Any]]:
+        """For JSON: a list of all entries."""
+        return list(self)
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+        for entry in self:
+            tags = "".join(f" ({name})" for name in entry["tags"])
+            yield f"{entry['snapshot']}{tags}  {entry['time']}  {entry['message']}"
+            job = [f"job {entry['job']}"] if entry["job"] else []
+            if made := [*job, *(f"{name} {number}" for name, number in entry["versions"].items())]:
+                yield f"  {', '.join(made)}"

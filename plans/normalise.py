@@ -1,0 +1,81 @@
+"""Normalise: a VCZ over the variants and alleles of a store, as a store of its own."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from plans.core.options import HarmoniseOptions, drop_fields, fields_of
+from vczstore.choices import BACKENDS
+from vczstore.errors import OptionError
+from vczstore.operations import Edit, Stages, argument, option
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+    from vczstore.execution.options import Options
+    from vczstore.stores.lock import JobLock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalise(HarmoniseOptions, Edit):
+    """
+    Map a VCZ to the variants and alleles of a store, and write it as a store of its own.
+
+    `out` has the samples of `source`, and the variants of `store` without INFO; it is on plain Zarr of format 3 unless
+    `output_backend` is icechunk. Appending it gives what an append that harmonises gives. Where new alleles come in,
+    the store has to take them in as well: append the result with ``harmonise`` and ``allow_new_alleles``.
+
+    Raises
+    ------
+    OptionError
+        If something is at `out` already.
+    VczstoreError
+        If the source cannot be harmonised.
+
+    Examples
+    --------
+    >>> normalise("cohort.vcz", "batch-7.vcz", "batch-7.normalised.vcz")  # doctest: +SKIP
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
+    writes: ClassVar[bool] = False
+    ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
+
+    source: Any = argument("The VCZ that is mapped; never written to.", metavar="SOURCE", kind="location")
+    out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
+    output_backend: str | None = option(None, "Backend of `out`.", choices=BACKENDS, default_text="zarr")
+    drop_fields: tuple[str, ...] = drop_fields()
+
+    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
+        """Hold nothing: the store is only read."""
+        return nullcontext()
+
+    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+        """Open the store and the source, and find the place of the result free."""
+        from plans.compilers.copy import columns_per_manifest
+        from plans.core.model import Compiling
+        from vczstore.stores.base import new_store, open_store
+
+        _ = self.rules
+        if options.impl == "xarray":
+            raise OptionError("normalise: --impl xarray cannot harmonise; leave it out")
+        url, reach = os.fspath(self.out), options.shared(self.store, os.fspath(self.out))
+        ours = open_store(self.store, backend_storage=options.backend_storage, storage_options=reach).open()
+        (theirs,) = options.open_sources(url, [self.source])
+        store = new_store(
+            url,
+            "normalise",
+            backend_storage=self.output_backend,
+            storage_options=options.for_store(url, [self.store, self.source]).storage_options,
+            samples_chunks=columns_per_manifest(theirs),
+            no_lock=options.no_lock,
+        )
+        return Compiling(store, ours, (theirs,), options.memory, options.impl, dry_run)
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Look up the variants of both; then compile the source over those of the store."""
+        from plans.compilers.normalise import compile_normalise
+
+        (source,) = compiling.sources
+        fields = fields_of(self.drop_fields)
+        return compile_normalise(compiling.store, compiling.vcz, source, self.rules, compiling.memory, fields)

@@ -1,0 +1,54 @@
+"""Purge: the history of a store is deleted, so that removed samples cannot be read any more."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from vczstore.choices import TAGS
+from vczstore.operations import Operation, option
+
+if TYPE_CHECKING:
+    from plans.maintenance.purge import Purged
+    from vczstore.execution.options import Options
+
+TAGS_HELP = (
+    "What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name, without the "
+    "samples that the store no longer has; release-1 becomes release-1.1, since no name is used twice."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purge(Operation):
+    """
+    Delete the history of a store, in which removed samples stay readable.
+
+    Operations that other writers have begun are planned again afterwards; no new one may begin meanwhile. On plain
+    Zarr, which keeps no history, there is nothing to do. Where tags are recreated, a sample that was removed and came
+    in again is there; INFO fields of recreated states are stale, as after remove.
+
+    Raises
+    ------
+    TagError
+        If there are such tags or branches, and they are to stay. Nothing has been done then.
+    BusyError
+        If a job runs on the store.
+    StaleError
+        After a concurrent commit. Operations that had begun before are planned again.
+
+    Examples
+    --------
+    >>> purge("cohort.icechunk", tags="recreate")  # doctest: +SKIP
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
+    writes: ClassVar[bool] = True
+
+    tags: str = option("refuse", TAGS_HELP, choices=TAGS)
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "Purged":
+        """Hold the lock of jobs, and delete."""
+        from plans.maintenance.purge import purge_store
+        from vczstore.stores.lock import hold
+
+        store = options.open(self.store)
+        with hold(store) as lock:
+            return purge_store(store, self.tags, lock, options)

@@ -1,0 +1,68 @@
+"""Recompute: INFO fields follow from the genotypes that are there."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vczstore.choices import DEFAULT_INFO_FIELDS, INFO_FIELDS
+from vczstore.errors import OptionError
+from vczstore.operations import Edit, Stages, option
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recompute(Edit):
+    """
+    Recompute INFO fields from the genotypes, as bcftools +fill-tags does.
+
+    An array that is there keeps its dtype, others are made. A job leaves fields alone that are current.
+
+    Raises
+    ------
+    OptionError
+        If there is no such field.
+    IncompatibleError
+        If the store has no genotypes, or an array that cannot hold a field.
+
+    Examples
+    --------
+    >>> recompute("cohort.vcz", ["AC", "AN", "HWE"])  # doctest: +SKIP
+    """
+
+    is_step: ClassVar[bool] = True
+    step_examples: ClassVar[tuple[Any, ...]] = ("AC", ["AC", "AN"], {"fields": ["AC", "AN", "HWE"]})
+
+    fields: tuple[str, ...] = option(
+        DEFAULT_INFO_FIELDS,
+        f"Which: {', '.join(INFO_FIELDS)}.",
+        metavar="FIELD,...",
+        separator=",",
+        choices=INFO_FIELDS,
+        short=True,
+        singular="an INFO field",
+        examples=("AC", ["AC", "AN", "HWE"]),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.fields:
+            raise OptionError(f"recompute: no fields named; choose from {', '.join(INFO_FIELDS)}")
+        for name in self.fields:
+            if name not in INFO_FIELDS:
+                near = get_close_matches(name[:40], INFO_FIELDS, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(INFO_FIELDS)}"
+                raise OptionError(f"recompute: no field {name[:40]!r}; {hint}")
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Compile one pass over the genotypes."""
+        from plans.compilers.recompute import compile_recompute
+
+        yield from ()
+        return compile_recompute(compiling.store, compiling.vcz, self.fields, compiling.memory)
+
+
+def recomputing(store: Any, fields: tuple[str, ...]) -> Recompute | None:
+    """Return what recomputes fields in the commit of another operation; None without any."""
+    return Recompute(store=store, fields=fields) if fields else None

@@ -1,0 +1,99 @@
+"""Remove: the values of samples become missing, and their IDs empty, which readers of VCZ skip."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from plans.core.options import recomputed_fields
+from plans.purge import TAGS_HELP
+from plans.recompute import recomputing
+from vczstore.choices import TAGS
+from vczstore.errors import VczstoreError
+from vczstore.operations import Edit, Stages, argument, option
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+    from vczstore.execution.options import Options
+    from vczstore.execution.results import Result
+    from vczstore.stores.lock import JobLock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove(Edit):
+    """
+    Overwrite samples with missing values, and blank their IDs.
+
+    On Icechunk they stay readable in older snapshots until the store is purged.
+
+    Raises
+    ------
+    SampleError
+        If some of the samples are not there. All of these are named, and no sample is removed.
+    TagError
+        If tags or branches would keep the samples after a purge, and are not to be deleted. No sample is removed.
+
+    Examples
+    --------
+    >>> remove("cohort.icechunk", ["NA00002", "NA00017"], purge=True)  # doctest: +SKIP
+    """
+
+    is_step: ClassVar[bool] = True
+    step_examples: ClassVar[tuple[Any, ...]] = (
+        "NA00002",
+        ["NA00002", "NA00017"],
+        {"samples-file": "withdrawn.txt", "missing-ok": True},
+    )
+    ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
+
+    samples: tuple[str, ...] = argument(
+        "The IDs of the samples.",
+        metavar="[SAMPLE_ID]...",
+        kind="samples",
+        singular="a sample ID",
+        examples=("NA00002", ["NA00002", "1001"]),
+    )
+    missing_ok: bool = option(
+        False,
+        "Leave out the IDs that the store does not have; else they are an error.",
+        command=False,
+        python=False,
+        examples=(True,),
+    )
+    purge: bool = option(False, "Then delete the history, in which the samples would stay readable.", job=False)
+    tags: str = option("refuse", TAGS_HELP, choices=TAGS, job=False)
+    recompute: tuple[str, ...] = recomputed_fields()
+
+    @property
+    def then(self) -> Edit | None:
+        """What follows in the same commit."""
+        return recomputing(self.store, self.recompute)
+
+    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
+        """Keep others away until the history is purged, too."""
+        from plans.maintenance.purge import refuse_pins
+        from vczstore.stores.lock import hold
+
+        if not self.purge:
+            return super().locked(options, dry_run=dry_run)
+        store = options.open(self.store)
+        refuse_pins(store, self.tags)
+        return nullcontext() if dry_run else hold(store)
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Compile a removal that can be completed if it is stopped."""
+        from plans.compilers.remove import compile_completable
+
+        yield from ()
+        return compile_completable(compiling.store, compiling.vcz, self.samples, compiling.memory)
+
+    def afterwards(self, result: "Result", options: "Options", lock: "JobLock | None") -> "Result":
+        """Purge the history, if asked for."""
+        from plans.maintenance.purge import purge_store
+
+        if lock is None or not self.purge:
+            return result
+        try:
+            purged = purge_store(options.open(self.store), self.tags, lock, options)
+        except VczstoreError as error:
+            raise type(error)(f"remove: the samples are removed, but not yet from the history: {error}") from error
+        return replace(result, snapshot=purged.snapshot, purged=purged)

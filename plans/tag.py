@@ -1,0 +1,68 @@
+"""Tag: a name for a state of a store, such as a release."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vczstore.errors import OptionError, TagError
+from vczstore.operations import Operation, argument, option
+
+if TYPE_CHECKING:
+    from plans.maintenance.history import Tagged
+    from vczstore.execution.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag(Operation):
+    """
+    List the tags of a store, or tag its current state.
+
+    A name that was used once cannot be used again, even after it was deleted. In a job a tag names the state in which
+    the whole job leaves the store, and comes after all other steps.
+
+    Raises
+    ------
+    TagError
+        If the name is taken, was taken once, or the store is on plain Zarr.
+
+    Examples
+    --------
+    >>> tag("cohort.icechunk", "release-2026-11")  # doctest: +SKIP
+    'P5SZKE2F3RSJB1YCQ7F0'
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock")
+    is_step: ClassVar[bool] = True
+    step_examples: ClassVar[tuple[Any, ...]] = ("release-2026-11",)
+
+    name: str | None = argument(
+        "A name of printable characters without /.",
+        default=None,
+        metavar="[NAME]",
+        kind="tag",
+        short=True,
+        examples=("release-2026-11",),
+    )
+    delete: bool = option(False, "Delete the tag. Its name cannot be used again.", flags=("-d", "--delete"), job=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delete and self.name is None:
+            raise OptionError("tag: name the tag to delete")
+        if self.name is None or self.delete:
+            return
+        if not self.name or not self.name.isprintable() or "/" in self.name:
+            raise TagError(f"tag: {self.name!r} is no name for a tag; use printable characters without /")
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "Tagged":
+        """List the tags, add one, or delete one."""
+        from plans.maintenance.history import Tagged, repository
+        from vczstore.stores.base import refuse_read_only
+
+        if self.name is None:
+            return Tagged(tags=repository(self.store, options).tags())
+        refuse_read_only("tag", self.store)
+        store = repository(self.store, options)
+        if self.delete:
+            store.delete_tag(self.name)
+            return Tagged(deleted=self.name)
+        return Tagged(tag=self.name, snapshot=store.create_tag(self.name))

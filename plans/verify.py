@@ -1,0 +1,44 @@
+"""Verify: errors in a store are looked for, and nothing is written."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from vczstore.operations import Operation, option
+
+if TYPE_CHECKING:
+    from plans.maintenance.verify import Verified
+    from vczstore.execution.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Operation):
+    """
+    Check a store: metadata, sample IDs, the order of variants, and every chunk.
+
+    Arrays agree on the lengths of dimensions, and are as the VCF Zarr specification has them; sample IDs are unique;
+    consolidated metadata are those of the arrays; every chunk that is stored decodes, and holds no values of removed
+    samples; variants are sorted within contigs, and region_index is true. Chunks that are not stored stand for the
+    fill value, and are no errors; nor are those that an interrupted append left outside the grid of an array. A bit
+    that has flipped in a chunk is found if its codec, or what it decodes to, tells: gzip and checksums always do.
+    Exit status 1 if there are errors.
+
+    Raises
+    ------
+    VczstoreError
+        If the store cannot be opened, for instance since its metadata are corrupt.
+
+    Examples
+    --------
+    >>> verify("cohort.vcz", quick=True).ok  # doctest: +SKIP
+    True
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ("store", "workers", "progress")
+
+    quick: bool = option(False, "Check metadata and sample IDs only.")
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "Verified":
+        """Look at the store."""
+        from plans.maintenance.verify import verify_store
+
+        return verify_store(options.open(self.store), options, quick=self.quick)

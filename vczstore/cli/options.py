@@ -1,0 +1,209 @@
+"""What is declared of operations as click's arguments and options."""
+
+import json
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_args, get_origin
+
+import click
+
+import executors
+from vczstore import operations
+from vczstore.cli.render import printable
+from vczstore.execution.options import EXECUTOR_FILES, GROUPS, Options
+from vczstore.operations import Declared, Operation, declared
+
+MAX_SAMPLES = 2**28
+"""The longest list of sample IDs, in characters: some ten million samples, or a mistake."""
+
+
+def parameters(operation: type[Operation]) -> list[click.Parameter]:
+    """Return the arguments and options of the command of an operation."""
+    made = [one for field in operations.arguments(operation) for one in _argument(field)]
+    made += [_option(field, operation) for field in operations.options(operation) if declared(field).command]
+    made += [_ignored(name) for name in operation.ignored]
+    made += [_option(field, operation) for group in operation.uses for field in shared(group)]
+    if operation.dry_run:
+        made.append(click.Option(["--dry-run"], is_flag=True, help=operation.dry_run))
+    return [*made, *output()]
+
+
+def shared(group: str) -> "list[Field[Any]]":
+    """Return the declared options of a group that operations share."""
+    return [one for one in fields(Options) if one.name in GROUPS[group]]
+
+
+def output() -> list[click.Parameter]:
+    """Return what every command takes."""
+    return [
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on standard output."),
+        click.Option(["-v", "--verbose"], count=True, help="Print more; twice for still more."),
+    ]
+
+
+def in_words_of_commands(text: str, operation: type[Operation]) -> str:
+    """Return a text in which options and arguments are called as the command line calls them."""
+    for one in (*fields(operation), *fields(Options)):
+        if "declared" in one.metadata:
+            known = declared(one)
+            name = (known.metavar or one.name.upper()) if known.is_argument else _flags(one)[-1].split("/")[0]
+            text = text.replace(f"`{one.name}`", name.removesuffix("..."))
+    return text.replace("``", "")
+
+
+def _flags(one: "Field[Any]") -> list[str]:
+    return list(declared(one).flags) or [f"--{one.name.replace('_', '-')}"]
+
+
+def _argument(one: "Field[Any]") -> list[click.Parameter]:
+    known = declared(one)
+    if known.kind in ("samples", "samples-file"):
+        return _samples(one)
+    name = [one.name]
+    if known.kind == "sources":
+        return [click.Argument(name, nargs=-1, required=True, metavar=known.metavar)]
+    return [click.Argument(name, required=one.default is MISSING, metavar=known.metavar, type=str)]
+
+
+def _samples(one: "Field[Any]") -> list[click.Parameter]:
+    """Sample IDs, which are listed or in a file."""
+    known = declared(one)
+    only = known.kind == "samples-file"
+    file = click.Option(
+        ["-S", "--samples-file"],
+        type=_SamplesFile(),
+        required=only,
+        help=f"File of {'the IDs of removed samples' if only else 'sample IDs'}, one per line; - is standard input.",
+    )
+    return [file] if only else [click.Argument([one.name], nargs=-1, metavar=known.metavar), file]
+
+
+def samples_of(operation: type[Operation], values: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the values of a command with the sample IDs of its file in the place of that.
+
+    Raises
+    ------
+    click.UsageError
+        If there are neither sample IDs nor a file.
+    click.ClickException
+        If the file is no list of sample IDs.
+    """
+    for one in operations.arguments(operation):
+        if declared(one).kind in ("samples", "samples-file"):
+            listed, file = values.pop(one.name, ()), values.pop("samples_file", None)
+            if not listed and file is None:
+                raise click.UsageError("Name SAMPLE_IDs, or a file of them with --samples-file.")
+            values[one.name] = [*listed, *([] if file is None else _lines(operation.called, file))]
+    return values
+
+
+def _lines(command: str, file: Any) -> list[str]:
+    """The sample IDs in a file."""
+    try:
+        text = file.read(MAX_SAMPLES + 1)
+        if len(text) > MAX_SAMPLES:
+            raise click.ClickException(f"{command}: {file.name} is no list of sample IDs: it is larger than 256 MB")
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{command}: {file.name} is no UTF-8 text; give one sample ID in a line") from error
+
+
+class _SamplesFile(click.File):
+    """A file of sample IDs."""
+
+    def __init__(self) -> None:
+        super().__init__(encoding="utf-8-sig")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Open it; a name with a line break does not break the message."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise click.BadParameter(printable(error.message), ctx, param) from None
+
+
+def option_of(one: "Field[Any]", **changes: Any) -> click.Option:
+    """Return the option of a command that is no operation, for one that operations share."""
+    return _option(one, Operation, **changes)
+
+
+def _option(one: "Field[Any]", operation: type[Operation], **changes: Any) -> click.Option:
+    known = declared(one)
+    default = None if one.default is MISSING else one.default
+    given: dict[str, Any] = {**_typed(one, known), **changes}
+    repeatable = " Repeatable." * bool(given.get("multiple"))
+    shown = f"  [default: {known.default_text}]" * bool(known.default_text)
+    given["help"] = f"{in_words_of_commands(known.help, operation)}{repeatable}{shown}"
+    if isinstance(default, tuple) and known.separator and default:
+        default = known.separator.join(default)
+    if "default" not in given and not given.get("multiple"):
+        given["default"] = default
+        given["show_default"] = default not in (None, False, ())
+        given["default"] = None if default == () else default
+    return click.Option([*_flags(one), one.name], **given)
+
+
+def _typed(one: "Field[Any]", known: Declared) -> dict[str, Any]:
+    """What click has to know of an option's values."""
+    if known.choices and not known.separator:
+        return {"type": click.Choice(known.choices)}
+    if known.bounds is not None:
+        return {"type": click.IntRange(*known.bounds), "metavar": known.metavar}
+    if known.kind == "executor":
+        return {"callback": executor, "metavar": known.metavar}
+    if known.kind == "folder":
+        return {"type": click.Path(file_okay=False), "metavar": known.metavar}
+    if known.metavar == "KEY=VALUE":
+        return {"multiple": True, "callback": _storage_options, "metavar": known.metavar}
+    if one.type is bool:
+        return {"is_flag": True}
+    if any("/" in flag for flag in known.flags):
+        return {"default": None}
+    if _is_list(one.type):
+        listed = {"callback": _names} if known.separator else {"multiple": True}
+        return {**listed, "metavar": known.metavar}
+    return {"metavar": known.metavar, "type": str}
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple or any(get_origin(one) is tuple for one in get_args(kind))
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    """Names with commas in between."""
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+def executor(_: click.Context, __: click.Parameter, name: str) -> str:
+    """Check the name of an executor, or that of an executor file."""
+    if name is not None and name not in executors.NAMES and not name.endswith(EXECUTOR_FILES):
+        raise click.BadParameter(f"{name!r} is none of {', '.join(executors.NAMES)}, and no file that ends in .yaml")
+    return name
+
+
+def _storage_options(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            options[key] = value
+    return options
+
+
+def _ignored(name: str) -> click.Option:
+    """An option of version 0.1.0 that has no effect, which scripts may still give."""
+
+    def say(context: click.Context, parameter: click.Parameter, value: int | None) -> None:
+        if value is not None and not context.resilient_parsing:
+            instead = "--max-workers says how many tasks run at once, --allowed-mem how much of a store each takes"
+            click.echo(f"Note: {parameter.opts[0]} has no effect; {instead}", err=True)
+
+    return click.Option([name], type=click.IntRange(min=1), hidden=True, expose_value=False, callback=say)
+
+
+type Callback = Callable[..., None]

@@ -1,0 +1,400 @@
+"""Compiling a job: each step against the state that the steps before it will leave, and none that was done before."""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, singledispatchmethod
+from typing import Any
+
+import numpy as np
+
+from plans.append import Append
+from plans.compilers.append import complete_append
+from plans.compilers.remove import compile_remove
+from plans.compilers.update import split_known
+from plans.core.ledger import Ledger, removal_digest
+from plans.core.memory import Memory
+from plans.core.model import Compiling, Plan
+from plans.recompute import Recompute
+from plans.remove import Remove
+from plans.tag import Tag
+from plans.update import Update
+from plans.variants.stale import CURRENT, states
+from vczstore.errors import IncompatibleError, SampleError, TagError
+from vczstore.execution.engine import compile_plan, planning, refuse_same_place
+from vczstore.execution.options import Options
+from vczstore.execution.results import Run
+from vczstore.execution.workers import Workers
+from vczstore.jobs.model import Job, StepModel, expand_sources, read_samples
+from vczstore.operations import Edit, Operation, declared
+from vczstore.stores.base import Store
+from vczstore.stores.icechunk import IcechunkStore
+from vczstore.stores.object_store import plain_errors
+from vczstore.vcz.model import REMOVED, Vcz, positions_of
+from vczstore.vcz.sample_ids import spelt_otherwise
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """
+    One step of a job, compiled against what the steps before it leave.
+
+    Attributes
+    ----------
+    operation
+        ``append``, ``update``, ``remove`` or ``recompute``.
+    sources
+        The batches that come in, as messages call them.
+    plans
+        What there is to do; nothing if it was done before.
+    already_applied
+        How many batches, lists of samples or lists of fields an earlier run has dealt with.
+    samples_before, samples_after
+        How many samples are present.
+    """
+
+    operation: str
+    sources: tuple[str, ...]
+    plans: tuple[Plan, ...]
+    already_applied: int
+    samples_before: int
+    samples_after: int
+
+
+@dataclass(frozen=True)
+class CompiledJob:
+    """
+    A job compiled against one state of its store: one object that runs on any executor. See `compile_job`.
+
+    Attributes
+    ----------
+    job
+        What the file says.
+    store
+        The store.
+    base
+        The `Vcz.state` that it was compiled against.
+    steps
+        All steps but tags.
+    tags
+        What the job's snapshot is going to be called.
+    notes
+        What its steps have found, a line each, whether there is anything to do or not.
+    id
+        What tells this job from others: a digest of its steps, and of the states of its sources.
+    memory
+        What a task may use.
+    """
+
+    job: Job
+    store: Store
+    base: str
+    steps: tuple[CompiledStep, ...]
+    tags: tuple[str, ...]
+    notes: tuple[str, ...]
+    id: str
+    memory: Memory
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans of all steps, in their order."""
+        return tuple(plan for step in self.steps for plan in step.plans)
+
+    @property
+    def summary(self) -> str:
+        """What there is to do, in words."""
+        done = [f"{plan.operation} ({plan.summary})" for plan in self.plans]
+        return ", ".join([*done, *(f"tag {name}" for name in self.tags)]) or "nothing to do"
+
+    @cached_property
+    def applied_in(self) -> str | None:
+        """The snapshot in which an earlier run of this very job has left the store; None where none is known."""
+        return next((s.id for s in self.store.history() if s.metadata.get("vczstore", {}).get("job") == self.id), None)
+
+    def __repr__(self) -> str:
+        return f"<CompiledJob {self.id} {self.store.label}: {self.summary}>"
+
+
+def compile_job(job: Job) -> CompiledJob:
+    """
+    Compile every step of a job against the state that the steps before it will leave. Nothing is written.
+
+    Parameters
+    ----------
+    job
+        What a job file says.
+
+    Raises
+    ------
+    VczstoreError
+        If a step cannot work.
+    """
+    with plain_errors(job.store.url), planning("run"):
+        options = options_of(job)
+        with Workers(options) as workers:
+            compiler = _Compiler(job.store.url, options, workers)
+            for step in job.steps:
+                compiler.add(step)
+        compiled = compiler.finish(job)
+        for plan in compiled.plans:
+            _ = plan.projected_mem  # raises if a task needs more memory than it is allowed
+        return compiled
+
+
+def options_of(job: Job, executor: str | None = None) -> Options:
+    """Return how a job finds its stores and runs: as it says, unless another executor is named."""
+    options = Options(
+        backend_storage=job.store.backend_storage,
+        storage_options=job.store.storage_options,
+        source_storage_options=job.source_storage_options,
+        no_lock=job.store.no_lock,
+        allowed_mem=job.allowed_mem,
+        reserved_mem=job.reserved_mem,
+        work_dir=job.work_dir,
+        max_workers=job.max_workers,
+    )
+    if executor is not None:
+        return options.but(executor=executor)
+    return options.but(executor=job.executor.name, executor_options=job.executor.options)
+
+
+class _Compiler:
+    """The state that the steps so far will leave, and what they are."""
+
+    def __init__(self, url: str, options: Options, workers: Workers) -> None:
+        self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
+        self.place = options.open(url)
+        self.vcz = vcz = self.place.open()
+        self.alleles_added = False
+        self.base, self.present = vcz.state, _present(vcz)
+        self.ledger = Ledger.of(vcz)
+        self.steps: list[CompiledStep] = []
+        self.tags: list[str] = []
+        self.notes: list[str] = []
+        self.said: list[Any] = []
+        """What the job's id is made of."""
+
+    def add(self, step: StepModel) -> None:
+        """Compile one step."""
+        values: dict[str, Any] = {}
+        for one in fields(step.operation):
+            match declared(one).kind:
+                case "sources":
+                    values[one.name] = self._find(step)
+                case "samples":
+                    values[one.name] = read_samples(step)
+        self.compile_step(step.made(self.url, **values))
+
+    @singledispatchmethod
+    def compile_step(self, operation: Operation) -> None:
+        """Compile an operation, with what it needs beyond its plan to be done once."""
+        raise TypeError(f"{operation.called} is no step of a job")
+
+    @compile_step.register
+    def edit(self, operation: Edit) -> None:
+        """Any operation that leaves nothing to do where it was done before."""
+        self.said.append([operation.called, operation.as_dict()])
+        plan = self._compile(operation)
+        plans = [] if plan.is_empty else [plan]
+        self.vcz = plan.after
+        self._add(operation.called, (), plans, int(not plans))
+
+    def _find(self, step: StepModel) -> list[str]:
+        """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
+        found = [url for source in expand_sources(step) for url in self.options.find(source, self.url)]
+        return list(dict.fromkeys(found))
+
+    def _compile(self, operation: Edit, sources: Sequence[Vcz] = ()) -> Plan:
+        """A plan against the state so far."""
+        compiling = Compiling(self.place, self.vcz, sources, self.memory)
+        return compile_plan(operation, compiling, self.workers, Run(""))
+
+    @compile_step.register
+    def append(self, operation: Append) -> None:
+        """Samples come in; those of batches that have come in before are left alone."""
+        sources, fresh = self._open(operation)
+        on_duplicate = operation.on_duplicate
+        self.said.append(["append", _states(sources), operation.said])
+        plans: list[Plan] = []
+        already_applied = len(sources) - len(fresh)
+        pending = list(self.ledger.pending)
+        stopped = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
+        if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
+            # a run was stopped after its samples had become visible
+            self.ledger = self.ledger.completed()
+            plan = complete_append(self.place, self.vcz, self.memory)
+            plans.append(replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format))))
+            fresh, stopped = [s for s in fresh if not self.ledger.has(s)], []
+        for source in fresh:
+            if self.ledger.knows(source) and on_duplicate == "error":
+                raise IncompatibleError(
+                    f"append: {source.label} has changed since it was appended; replace its samples with an update "
+                    "step, or set on-duplicate: replace; on-duplicate: skip keeps the calls that the store has"
+                )
+        new = fresh if not stopped else [s for s in fresh if s.identity not in pending]
+        # what was stopped comes first, and alone: its chunks lie where they belong already
+        for group in (stopped, new):
+            plans += self._bring_in(group, on_duplicate, operation)
+        self._add("append", sources, plans, already_applied)
+
+    def _bring_in(self, group: Sequence[Vcz], on_duplicate: str, operation: Append | Update) -> list[Plan]:
+        """Plans for batches that have not come in yet."""
+        if not group:
+            return []
+        known, new = list[Vcz](), list(group)
+        if on_duplicate != "error":
+            split = [split_known(self.vcz, source) for source in group]
+            new = [s.select(rest) for s, (_, rest) in zip(group, split, strict=True) if len(rest)]
+            known = [s.select(there) for s, (there, _) in zip(group, split, strict=True) if len(there)]
+        compiled: list[Callable[[], Plan]] = []
+        drop, add = operation.drop_fields, operation.add_fields
+        if known and on_duplicate == "replace":
+            update = Update(store=self.url, sources=(), drop_fields=drop, add_fields=add)
+            compiled.append(lambda: self._compile(update, known))
+        if new:
+            append = operation
+            if not isinstance(append, Append):
+                append = Append(store=self.url, sources=(), drop_fields=drop, add_fields=add)
+            compiled.append(lambda: self._append(append, new))
+        plans = []
+        for i, compile_next in enumerate(compiled):
+            plan = compile_next()
+            skipped = {source.identity for source in known if on_duplicate == "skip"}
+            plans.append(self._recorded(plan, group, skipped) if i == len(compiled) - 1 else plan)
+            self.vcz = plan.after
+        return plans
+
+    def _append(self, operation: Append, sources: Sequence[Vcz]) -> Plan:
+        if operation.harmonise and self.alleles_added:
+            raise IncompatibleError(
+                f"append: {sources[0].label} is to be harmonised with a store to which an earlier step of the job "
+                "brings alleles, which cannot be looked up before they are there; name the sources in one step"
+            )
+        plan = self._compile(operation, sources)
+        self.alleles_added |= plan.counts.get("alleles added", 0) > 0
+        return plan
+
+    def _recorded(self, plan: Plan, sources: Sequence[Vcz], partly: Collection[str] = ()) -> Plan:
+        """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
+        zarr_format = self.vcz.zarr_format
+        is_update = plan.operation == "update"  # which is done again from its beginning
+        begun = () if self.place.atomic or is_update else (self.ledger.begun(sources, partly).edit(zarr_format),)
+        self.ledger = self.ledger.with_sources(sources, partly)
+        return replace(
+            plan, preparations=(*plan.preparations, *begun), edits=(*plan.edits, self.ledger.edit(zarr_format))
+        )
+
+    @compile_step.register
+    def update(self, operation: Update) -> None:
+        """Samples are replaced by those of other batches."""
+        sources, fresh = self._open(operation)
+        self.said.append(["update", _states(sources), operation.said])
+        plans: list[Plan] = []
+        if fresh and operation.insert:
+            plans = self._bring_in(fresh, "replace", operation)
+        elif fresh:
+            plan = self._compile(operation, fresh)
+            plans = [self._recorded(plan, fresh)]
+            self.vcz = plan.after
+        self._add("update", sources, plans, len(sources) - len(fresh))
+
+    @compile_step.register
+    def remove(self, operation: Remove) -> None:
+        """Samples are removed; a list that was removed before is not asked for again."""
+        wanted, missing_ok = list(dict.fromkeys(operation.samples)), operation.missing_ok
+        self.said.append(["remove", missing_ok, removal_digest(wanted)])
+        positions, unknown = positions_of(self.vcz, wanted)
+        known = wanted
+        if unknown and (missing_ok or self.ledger.has_removal(wanted)):
+            known = [str(sample) for sample in self.vcz.sample_ids[positions]]
+            self._refuse_other_spellings(unknown)
+            self.notes.append(f"remove: {len(unknown):,} of {len(wanted):,} sample IDs are not in the store")
+        if not wanted and missing_ok:
+            known = []
+        plans: list[Plan] = []
+        if known or not (unknown or missing_ok):
+            plan = compile_remove(self.place, self.vcz, known, self.memory)
+            self.ledger = self.ledger.with_removal(wanted)
+            # the ledger first: a run that is killed before the IDs are blanked finds the samples there, and one that
+            # is killed after that finds that their removal is known
+            plans = [replace(plan, edits=(self.ledger.edit(self.vcz.zarr_format), *plan.edits))]
+            self.vcz = plan.after
+        self._add("remove", (), plans, int(not plans))
+
+    def _refuse_other_spellings(self, unknown: Sequence[str]) -> None:
+        """A sample is not left in the store because a list has it in quotes, or beside something else."""
+        meant = spelt_otherwise(unknown, self.vcz.sample_ids[self.vcz.sample_ids != REMOVED].tolist())
+        if meant:
+            raise SampleError(
+                f"remove: {self.place.label} has {len(meant):,} of the sample IDs in another spelling (quotes, "
+                "columns, invisible characters, Unicode form); nothing was removed, "
+                "write them as vcztools query -l does"
+            )
+
+    @compile_step.register
+    def recompute(self, operation: Recompute) -> None:
+        """INFO fields are computed, unless they are those of the samples that are there."""
+        self.said.append(["recompute", sorted(operation.fields)])
+        known = states(self.vcz)
+        plans: list[Plan] = []
+        if any(known.get(field) != CURRENT for field in operation.fields):
+            plan = self._compile(operation)
+            plans, self.vcz = [plan], plan.after
+        self._add("recompute", (), plans, int(not plans))
+
+    @compile_step.register
+    def tag(self, operation: Tag) -> None:
+        """The job's snapshot gets a name."""
+        name = operation.name
+        assert name is not None
+        tags = self.place.tags()
+        if not isinstance(self.place, IcechunkStore):
+            raise TagError(
+                f"tag: {self.place.label} is plain Zarr, which has no tags; vczstore copy-store-to-icechunk "
+                f"{self.place.label} NEW_STORE makes a store that has, or leave the step out"
+            )
+        self.said.append(["tag", name])
+        if name not in tags:
+            self.tags.append(name)
+        elif any(step.plans for step in self.steps):
+            raise TagError(
+                f"tag: {name!r} exists already, on snapshot {tags[name]}, and this job changes the store; "
+                "give the step another name, such as one with a date: release-${DATE:-draft}"
+            )
+
+    def finish(self, job: Job) -> CompiledJob:
+        """All of it."""
+        text = json.dumps(self.said, sort_keys=True).encode()
+        return CompiledJob(
+            job=job,
+            store=self.place,
+            base=self.base,
+            steps=tuple(self.steps),
+            tags=tuple(self.tags),
+            notes=tuple(self.notes),
+            id=hashlib.blake2b(text, digest_size=12).hexdigest(),
+            memory=self.memory,
+        )
+
+    def _open(self, operation: Append | Update) -> tuple[list[Vcz], list[Vcz]]:
+        """All sources of a step, and those that have not come in."""
+        refuse_same_place(operation.called, self.url, operation.sources)
+        sources = self.options.open_sources(self.url, operation.sources)
+        entirely = isinstance(operation, Update)
+        fresh = [source for source in sources if not self.ledger.has(source, entirely=entirely)]
+        self.notes.append(f"{operation.called}: {len(sources):,} sources found, {len(fresh):,} new")
+        return sources, fresh
+
+    def _add(self, operation: str, sources: Sequence[Vcz], plans: Sequence[Plan], already_applied: int) -> None:
+        labels, before = tuple(source.label for source in sources), self.present
+        self.present = _present(self.vcz) if plans else before
+        self.steps.append(CompiledStep(operation, labels, tuple(plans), already_applied, before, self.present))
+
+
+def _states(sources: Sequence[Vcz]) -> list[tuple[str, str]]:
+    return [(source.identity, source.stamp) for source in sources]
+
+
+def _present(vcz: Vcz) -> int:
+    return int(np.count_nonzero(vcz.sample_ids != REMOVED))

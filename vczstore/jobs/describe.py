@@ -1,0 +1,158 @@
+"""A job for people and machines: what it will do, or what it has done."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from plans.core.model import Plan
+from vczstore.execution.results import Result
+from vczstore.jobs.compile import CompiledJob, CompiledStep
+from vczstore.jobs.estimate import estimate
+from vczstore.jobs.model import ExecutorSpec
+from vczstore.jobs.report import Report, Step
+from vczstore.sizes import human_size
+from vczstore.stores.locations import scheme
+
+if TYPE_CHECKING:
+    from vczstore.jobs.run import JobResult
+
+
+def _engine(executor: ExecutorSpec) -> str:
+    """What the price list calls an executor: Lithops costs what its backend does."""
+    if executor.name != "lithops":
+        return executor.name
+    # what a configuration of Lithops' own says is not looked at
+    elsewhere = executor.options.keys() & {"config", "config-file"}
+    backend = executor.options.get("backend", "" if elsewhere else "localhost")
+    return f"lithops-{backend}".replace("_", "-")
+
+
+def describe_job(compiled: CompiledJob, result: "JobResult | None" = None, error: str | None = None) -> Report:
+    """
+    A job for people and machines: what it will do, or what it has done.
+
+    Parameters
+    ----------
+    compiled
+        The job.
+    result
+        What running it has done; None before, and if it failed.
+    error
+        Why it failed.
+    """
+    status = "failed" if error else "planned" if result is None else result.status
+    results = {id(r.plan): r for r in result.results} if result is not None else {}
+    began = min((t.start for r in results.values() for t in r.timeline), default=0.0)
+    steps = [_describe_plan(step, plan, results.get(id(plan)), began) for step in compiled.steps for plan in step.plans]
+    job = compiled.job
+    workers, remote = job.max_workers or os.cpu_count() or 1, scheme(job.store.url) is not None
+    return {
+        "job": {
+            "id": compiled.id,
+            "file": str(job.path),
+            "store": compiled.store.label,
+            "backend": compiled.store.backend,
+            "executor": job.executor.name,
+            "status": status,
+            "started": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds") if began else None,
+            "seconds": sum(r.seconds for r in results.values()) if result is not None else None,
+            "base": compiled.base,
+            "snapshot": None if result is None else result.snapshot,
+            "tags": list(compiled.tags),
+            "notes": list(compiled.notes),
+            "atomic": compiled.store.atomic,
+            "error": error,
+        },
+        "versions": versions(),
+        "memory": {"allowed": compiled.memory.allowed, "reserved": compiled.memory.reserved},
+        "steps": steps,
+        "estimate": estimate(steps, _engine(job.executor), workers=workers, remote=remote).as_dict(),
+    }
+
+
+def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began: float) -> Step:
+    return {
+        "operation": plan.operation,
+        "summary": plan.summary,
+        "notes": dict(plan.notes),
+        "counts": dict(plan.counts),
+        "sources": list(step.sources),
+        "samples_before": step.samples_before,
+        "samples_after": step.samples_after,
+        "already_applied": step.already_applied,
+        "arrays": len(plan.writes),
+        "encoded_chunks": plan.encoded_chunks,
+        "decoded_chunks": plan.decoded_chunks,
+        "tasks": plan.tasks,
+        "projected_mem": plan.projected_mem,
+        "measured_mem": None if result is None else result.peak_mem,
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
+        "encoded_bytes": None if result is None else result.encoded_bytes,
+        "decoded_bytes": None if result is None else result.decoded_bytes,
+        "get_requests": plan.chunks_read,
+        "put_requests": plan.encoded_chunks + plan.decoded_chunks + len(plan.edits),
+        "seconds": None if result is None else result.seconds,
+        "timeline": [
+            {
+                "operation": f"{t.what} {plan.operation}",
+                "start": t.start - began,
+                "end": t.end - began,
+                "peak_mem": t.peak_mem,
+            }
+            for t in (() if result is None else result.timeline)
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class Described:
+    """
+    What a job will do, to be printed.
+
+    Attributes
+    ----------
+    report
+        As `describe_job` has it.
+    """
+
+    report: Report
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(self.report)
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+        job = self.report["job"]
+        visible = "in one commit" if job["atomic"] else "one by one, each safe to stop: plain Zarr has no transactions"
+        yield f"{job['store']}  job {job['id']}, on {job['executor']}"
+        yield f"  steps become visible {visible}"
+        yield from (f"  {note}" for note in job.get("notes", ()))
+        for i, step in enumerate(self.report["steps"], 1):
+            yield from _lines_of(i, step)
+        yield from (f"tag: {name}" for name in job["tags"])
+        if not self.report["steps"] and not job["tags"]:
+            yield "nothing to do: all of it is applied already"
+        elif (found := self.report["estimate"]) is not None:
+            dollars = "" if found["dollars"] is None else f", ${found['dollars']:.4f} at list prices of {found['date']}"
+            yield f"estimate: {found['seconds']:.1f} s{dollars}"
+
+
+def _lines_of(i: int, step: Step) -> Iterator[str]:
+    """What the command prints of a step."""
+    samples = f"{step['samples_before']:,} samples before, {step['samples_after']:,} after"
+    yield f"{i}. {step['operation']}: {step['summary']}; {samples}"
+    yield from (f"   {what:<9} {text}" for what, text in step.get("notes", {}).items())
+    yield f"   chunks    {step['encoded_chunks']:,} copied as they are, {step['decoded_chunks']:,} encoded"
+    yield f"   reads     at most {human_size(step['bytes_read'])} (decoded), {step['get_requests']:,} GET"
+    yield f"   writes    at most {human_size(step['bytes_written'])} (decoded), {step['put_requests']:,} PUT"
+    yield f"   tasks     {step['tasks']:,}, the largest is projected to need {human_size(step['projected_mem'])}"
+
+
+def versions() -> dict[str, str]:
+    """What a commit and a report say of the software."""
+    return {package: version(package) for package in ("vczstore", "cubed", "icechunk", "numpy", "zarr")}
