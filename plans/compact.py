@@ -42,7 +42,7 @@ class Compact(Edit):
     )
 
     @property
-    def edits_store(self) -> bool:
+    def writes(self) -> bool:
         """Whether it writes to the store itself."""
         return self.output is None
 

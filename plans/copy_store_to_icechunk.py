@@ -31,7 +31,6 @@ class CopyStoreToIcechunk(Edit):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
-    writes: ClassVar[bool] = False
     ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
     order: ClassVar[tuple[str, ...]] = ("source", "store")
 
@@ -40,6 +39,11 @@ class CopyStoreToIcechunk(Edit):
     overwrite: bool = option(
         False, "Replace the contents of the repository. Its history stays, and with it the old data."
     )
+
+    @property
+    def writes(self) -> bool:
+        """The repository is opened or created."""
+        return False
 
     def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
         """Hold nothing: a repository commits at once, and only what it was when the copy began."""

@@ -40,7 +40,6 @@ class Create(Edit):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "workers", "progress")
-    writes: ClassVar[bool] = False
 
     store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)
     sources: tuple[Any, ...] = argument(
@@ -63,6 +62,11 @@ class Create(Edit):
         bounds=(1, MAX_CHUNK),
         default_text="the sources' longest, or 1,000",
     )
+
+    @property
+    def writes(self) -> bool:
+        """The store is not there yet."""
+        return False
 
     def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
         """Hold nothing: what makes a store where another one was made meanwhile is refused."""

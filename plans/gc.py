@@ -31,8 +31,12 @@ class Gc(Operation):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")
-    writes: ClassVar[bool] = True
     dry_run: ClassVar[str] = "Count, and delete nothing."
+
+    @property
+    def writes(self) -> bool:
+        """It writes to the store."""
+        return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Collected":
         """Hold the lock of jobs, and delete."""

@@ -38,13 +38,17 @@ class Normalise(HarmoniseOptions, Edit):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
-    writes: ClassVar[bool] = False
     ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
 
     source: Any = argument("The VCZ that is mapped; never written to.", metavar="SOURCE", kind="location")
     out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
     output_backend: str | None = option(None, "Backend of `out`.", choices=BACKENDS, default_text="zarr")
     drop_fields: tuple[str, ...] = drop_fields()
+
+    @property
+    def writes(self) -> bool:
+        """The store is only read."""
+        return False
 
     def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
         """Hold nothing: the store is only read."""

@@ -40,9 +40,13 @@ class Purge(Operation):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
-    writes: ClassVar[bool] = True
 
     tags: str = option("refuse", TAGS_HELP, choices=TAGS)
+
+    @property
+    def writes(self) -> bool:
+        """It writes to the store."""
+        return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Purged":
         """Hold the lock of jobs, and delete."""

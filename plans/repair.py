@@ -36,10 +36,14 @@ class Repair(Operation):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
-    writes: ClassVar[bool] = True
     dry_run: ClassVar[str] = "Print what would be done; write nothing."
 
     quick: bool = option(False, "Look for other errors in metadata and sample IDs only.")
+
+    @property
+    def writes(self) -> bool:
+        """It writes to the store."""
+        return True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Repaired":
         """Hold the lock of the store, and repair."""

@@ -53,14 +53,17 @@ class Tag(Operation):
         if not self.name or not self.name.isprintable() or "/" in self.name:
             raise TagError(f"tag: {self.name!r} is no name for a tag; use printable characters without /")
 
+    @property
+    def writes(self) -> bool:
+        """Listing tags writes nothing."""
+        return self.name is not None
+
     def perform(self, options: "Options", *, dry_run: bool) -> "Tagged":
         """List the tags, add one, or delete one."""
         from plans.maintenance.history import Tagged, repository
-        from vczstore.stores.base import refuse_read_only
 
         if self.name is None:
             return Tagged(tags=repository(self.store, options).tags())
-        refuse_read_only("tag", self.store)
         store = repository(self.store, options)
         if self.delete:
             store.delete_tag(self.name)

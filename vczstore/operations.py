@@ -135,8 +135,6 @@ class Operation:
     """Its name on the command line and in job files: that of its class in kebab-case."""
     uses: ClassVar[tuple[str, ...]] = ("store",)
     """The groups of `vczstore.execution.options.GROUPS` that it takes."""
-    writes: ClassVar[bool] = False
-    """Whether it writes to the store, so that a store that can only be read is refused."""
     is_step: ClassVar[bool] = False
     """Whether a job file can have it as a step."""
     step_examples: ClassVar[tuple[Any, ...]] = ()
@@ -162,6 +160,11 @@ class Operation:
                 value = (value,) if isinstance(value, str | os.PathLike) else value
                 object.__setattr__(self, one.name, None if value is None else tuple(value))  # still being made
             _check(f"{self.called}: {one.name}", declared(one), value)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes to the store, so that a store that can only be read is refused."""
+        return False
 
     def as_dict(self) -> dict[str, Any]:
         """Its arguments and options but the store, for JSON."""
@@ -198,8 +201,12 @@ class Edit(Operation):
     """An operation that is compiled into a plan, which runs on any executor and is committed at once."""
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "impl", "workers", "progress", "retries")
-    writes: ClassVar[bool] = True
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes to the store."""
+        return True
 
     @property
     def then(self) -> "Edit | None":

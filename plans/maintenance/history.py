@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from vczstore.errors import TagError
 from vczstore.stores.base import Place, is_session, refuse_read_only
@@ -53,6 +53,11 @@ class Tagged:
     snapshot: str | None = None
     deleted: str | None = None
 
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing was done but to list the tags."""
+        return self.tag is None and self.deleted is None
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the tags, or what was done."""
         if self.deleted is not None:
@@ -73,6 +78,8 @@ class History:
     """The history of a repository, newest first; read as far as it is looked at."""
 
     store: "IcechunkStore"
+    is_all: ClassVar[bool] = True
+    """What is printed is all that is done."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         names: dict[str, list[str]] = {}

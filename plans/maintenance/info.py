@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class Description:
     stored_bytes: int | None
     tags: Mapping[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
+    is_all: ClassVar[bool] = True
+    """What is printed is all that is done."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -24,8 +24,11 @@ from click.testing import CliRunner, Result
 
 import vczstore
 from tests.support import cohort
-from vczstore import api
+from vczstore import operations
 from vczstore.cli import main
+from vczstore.execution import engine
+from vczstore.execution.options import Options
+from vczstore.operations import Operation
 
 FIELDS = (
     *("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
@@ -372,17 +375,17 @@ def test_copy_to_another_backend(plain: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
-COMMANDS: dict[str, tuple[str, list[str]]] = {
-    "create": ("create", ["s3://bucket/store", "source"]),
-    "append": ("append", ["s3://bucket/store", "source"]),
-    "remove": ("remove", ["s3://bucket/store", "S0001"]),
-    "compact": ("compact", ["s3://bucket/store"]),
-    "verify": ("verify", ["s3://bucket/store"]),
-    "repair": ("repair", ["s3://bucket/store"]),
-    "recompute": ("recompute", ["s3://bucket/store"]),
-    "tag": ("tags", ["s3://bucket/store"]),
-    "info": ("info", ["s3://bucket/store"]),
-    "copy-store-to-icechunk": ("copy_store_to_icechunk", ["source", "s3://bucket/store"]),
+COMMANDS: dict[str, list[str]] = {
+    "create": ["s3://bucket/store", "source"],
+    "append": ["s3://bucket/store", "source"],
+    "remove": ["s3://bucket/store", "S0001"],
+    "compact": ["s3://bucket/store"],
+    "verify": ["s3://bucket/store"],
+    "repair": ["s3://bucket/store"],
+    "recompute": ["s3://bucket/store"],
+    "tag": ["s3://bucket/store"],
+    "info": ["s3://bucket/store"],
+    "copy-store-to-icechunk": ["source", "s3://bucket/store"],
 }
 
 
@@ -393,14 +396,13 @@ class Reached(Exception):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_storage_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are JSON where they are JSON, and text where they are not."""
-    name, arguments = COMMANDS[command]
-    passed: dict[str, Any] = {}
+    passed: list[Options] = []
 
-    def stand_in(*_: Any, **options: Any) -> None:
-        passed.update(options)
+    def stand_in(_: Operation, options: Options, **__: Any) -> None:
+        passed.append(options)
         raise Reached
 
-    monkeypatch.setattr(api, name, stand_in)
+    monkeypatch.setattr(engine, "run", stand_in)
     pairs = {
         "region=eu-west-1": "eu-west-1",
         "anonymous=true": True,
@@ -411,8 +413,8 @@ def test_storage_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "empty=": "",
     }
     options = [o for pair in pairs for o in ("--storage-option", pair)]
-    CliRunner().invoke(main.main, [command, *arguments, *options])
-    assert passed["storage_options"] == {pair.partition("=")[0]: value for pair, value in pairs.items()}
+    CliRunner().invoke(main.main, [command, *COMMANDS[command], *options])
+    assert passed[0].storage_options == {pair.partition("=")[0]: value for pair, value in pairs.items()}
 
 
 USAGE: dict[str, list[str]] = {
@@ -487,7 +489,7 @@ def test_unexpected_errors(plain: Path, error: Exception, monkeypatch: pytest.Mo
     def stand_in(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(api, "info", stand_in)
+    monkeypatch.setattr(engine, "run", stand_in)
     line = fails("info", plain)
     assert type(error).__name__ in line
     assert "--verbose" in line
@@ -752,30 +754,9 @@ def test_public_names() -> None:
 
 def test_help_and_version() -> None:
     text = run("--help").stdout
-    names = [
-        "create",
-        "append",
-        "normalise",
-        "update",
-        "remove",
-        "compact",
-        "purge",
-        "gc",
-        "verify-removal",
-        "recompute",
-        "tag",
-        "info",
-        "verify",
-        "repair",
-        "copy-store-to-icechunk",
-        "plan",
-        "run",
-        "log",
-        "schema",
-        "executor",
-        "demo",
-    ]
-    assert re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", text, re.MULTILINE) == names
+    names = [*operations.names(), "demo", "executor", "plan", "run", "schema"]
+    assert len(names) == 21
+    assert re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", text, re.MULTILINE) == sorted(names)
     for name in names:
         assert "Usage: " in run(name, "--help").stdout
     assert re.search(r"\d+\.\d+", run("--version").stdout)

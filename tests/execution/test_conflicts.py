@@ -41,7 +41,7 @@ OTHERS = some_arrays(["S0100", "S0101"], seed=2)
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vczstore.execution.engine.PAUSE", 0)
+    monkeypatch.setattr("vczstore.execution.retry.PAUSE", 0)
 
 
 @dataclass
@@ -89,7 +89,7 @@ def test_who_comes_second_plans_anew(repository: Path, batch: Path, others: Path
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"))
     result = run(repository, batch, progress=somebody)
     assert somebody.done == 1
-    assert result.replans == 1
+    assert result.retries == 1
     cohort.assert_same(read(repository), expected)
     assert head(repository) == result.snapshot
 
@@ -97,7 +97,7 @@ def test_who_comes_second_plans_anew(repository: Path, batch: Path, others: Path
 @pytest.mark.slow
 def test_what_changed_before_the_first_write(repository: Path, batch: Path, others: Path) -> None:
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"), during="checking")
-    assert vczstore.append(repository, batch, progress=somebody).replans == 1
+    assert vczstore.append(repository, batch, progress=somebody).retries == 1
     cohort.assert_same(read(repository), cohort.expected_append(APPENDED, NEW))
 
 
@@ -116,7 +116,7 @@ def test_the_number_of_times_is_bounded(repository: Path, batch: Path, tmp_path:
 
     somebody = SomebodyElse(another, times=100)
     words = (re.escape(str(repository)), "changed by another writer", r"retried 2 times")
-    complain(ConflictError, words, lambda: vczstore.append(repository, batch, progress=somebody, replans=2))
+    complain(ConflictError, words, lambda: vczstore.append(repository, batch, progress=somebody, max_retries=2))
     assert somebody.done == 3
     assert read(repository)["sample_id"].tolist() == [*OLD["sample_id"], "T1", "T2", "T3"]
     # each has committed once, and nobody else
@@ -141,7 +141,7 @@ def test_a_job_plans_anew(repository: Path, batch: Path, others: Path, tmp_path:
     file.write_text("store: store.vcz\nsteps:\n  - append: batch.vcz\n  - remove: [S0001]\n  - tag: release-1\n")
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"))
     result = run_job(file, progress=somebody, report=tmp_path / "report")
-    assert (somebody.done, result.replans) == (1, 1)
+    assert (somebody.done, result.retries) == (1, 1)
     expected = cohort.expected_remove(cohort.expected_append(APPENDED, NEW), ["S0001"])
     cohort.assert_same(read(repository), expected)
     assert vczstore.tags(repository) == {"release-1": result.snapshot}

@@ -24,10 +24,10 @@ from tests.support import cohort
 from tests.support.paths import ROOT
 from tests.support.s3 import S3Server
 from tests.system.test_errors import complain
-from vczstore.api import Options
 from vczstore.cli.main import main
 from vczstore.errors import JobFileError, MissingDependencyError, OptionError, StorageError
 from vczstore.execution import executor_check
+from vczstore.execution.options import Options
 
 EXAMPLES = ROOT / "examples" / "executors"
 FILE = "name: single-threaded\noptions: {retries: 7}\nallowed-mem: 1GB\nreserved-mem: 100MB\nwork-dir: scratch\n"
@@ -102,7 +102,7 @@ def test_a_file_that_is_wrong(small: Any, tmp_path: Path) -> None:
 
 
 def test_a_configuration_is_relative_to_its_file(tmp_path: Path) -> None:
-    from vczstore.jobs.model import load_executor
+    from vczstore.configuration.executor_file import load_executor
 
     (tmp_path / "cloud.yaml").write_text("name: lithops\noptions: {config-file: lithops.yaml}\n")
     assert load_executor(tmp_path / "cloud.yaml").options == {"config-file": str(tmp_path / "lithops.yaml")}
@@ -110,7 +110,7 @@ def test_a_configuration_is_relative_to_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_without_a_file_pydantic_is_not_imported() -> None:
-    code = "import sys; from vczstore.api import Options; Options(); print('pydantic' in sys.modules)"
+    code = "import sys; from vczstore.execution.options import Options; Options(); print('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -534,7 +534,7 @@ def test_without_modal_it_says_what_to_install() -> None:
         import sys
         sys.modules["modal"] = None
         from vczstore.errors import MissingDependencyError
-        from vczstore.execution.engine import create_executor
+        from vczstore.execution.workers import create_executor
         try:
             create_executor("modal", {})
         except MissingDependencyError as error:

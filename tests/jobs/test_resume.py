@@ -26,9 +26,8 @@ import pytest
 import vczstore
 from tests.stores.test_objects import Cloud, s3_cloud
 from tests.support import cohort
-from vczstore.errors import StaleError, StorageError
+from vczstore.errors import Interrupted, StaleError, StorageError
 from vczstore.execution import checkpoint
-from vczstore.execution.engine import Interrupted
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
 from vczstore.stores import lock
 from vczstore.vcz import arrays
@@ -446,7 +445,7 @@ def test_one_that_goes_on_and_loses_is_planned_anew(killed: Place) -> None:
             vczstore.remove(store, *ids(0, 1))
 
     result = run_job(killed.folder / "job.yaml", progress=progress)
-    assert (result.replans, resumed(result)) == (1, 0)
+    assert (result.retries, resumed(result)) == (1, 0)
     assert len(killed.written() - before) > sum(PLANNED)
     cohort.assert_same(killed.read(), cohort.expected_remove(NEW, ids(0, 1)))
     assert list(killed.work.iterdir()) == []

@@ -332,7 +332,7 @@ def test_somebody_else_commits(removed: Callable) -> None:
             done.append(vczstore.remove(store, "S0000", impl="zarr").snapshot)
 
     complain(
-        StaleError, (str(store), "changed", "again"), lambda: vczstore.compact(store, progress=progress, replans=0)
+        StaleError, (str(store), "changed", "again"), lambda: vczstore.compact(store, progress=progress, max_retries=0)
     )
     assert history(store)[0] == done[0]
     plan = vczstore.plan("compact", store)

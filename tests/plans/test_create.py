@@ -28,13 +28,13 @@ from tests.system.test_errors import complain
 from vczstore.errors import (
     DamagedStoreError,
     IncompatibleError,
+    Interrupted,
     MemoryLimitError,
     NotAStoreError,
     OptionError,
     StorageError,
     VczstoreError,
 )
-from vczstore.execution.engine import Interrupted
 from vczstore.stores.base import new_store
 from vczstore.vcz.arrays import LOCK, claim, names
 

@@ -25,7 +25,6 @@ from plans.variants.info_fields import FIELDS, exact_test
 from tests.conftest import IMPLS, WRITTEN, Way
 from tests.support import cohort, vcf
 from tests.support.covering import in_pairs
-from vczstore.api import Options
 from vczstore.cli import main
 from vczstore.errors import (
     DamagedStoreError,
@@ -35,6 +34,7 @@ from vczstore.errors import (
     StaleError,
     StorageError,
 )
+from vczstore.execution.options import Options
 from vczstore.jobs.run import run_job
 
 ALL = tuple(FIELDS)
@@ -609,7 +609,7 @@ def test_an_attribute_of_somebody_else(store: Path, value: Any) -> None:
 
 def test_memory(store: Path) -> None:
     """A task that cannot count one chunk of genotypes says how much it needs."""
-    place = Options().store(store)
+    place = Options().open(store)
     with pytest.raises(MemoryLimitError, match=r"^recompute: a task needs .*--allowed-mem"):
         compile_recompute(place, place.open(), ["AC"], Options(allowed_mem="301MB", reserved_mem="300MB").memory)
 

@@ -564,13 +564,13 @@ def test_what_was_begun_before_gc_is_planned_anew(place: Place, tmp_path: Path) 
             swept.append(vczstore.gc(place.url, **place.options))
 
     with pytest.raises(ConflictError):  # the command leaves with status 4
-        vczstore.append(place.url, batch, progress=progress, replans=0, **place.options)
+        vczstore.append(place.url, batch, progress=progress, max_retries=0, **place.options)
     cohort.assert_same(place.read(), OLD)
     assert vczstore.verify(place.url, **place.options).ok
     swept.clear()
     result = vczstore.append(place.url, batch, progress=progress, **place.options)
     assert swept[0].counts["chunks deleted"] > 0
-    assert result.replans == 1
+    assert result.retries == 1
     cohort.assert_same(place.read(), cohort.expected_append(OLD, new))
     assert vczstore.verify(place.url, **place.options).ok
 

@@ -302,9 +302,9 @@ def in_place(store: Path) -> None:
     (chunks / "0/0/0").write_bytes((chunks / "1/0/0").read_bytes())
 
 
-@pytest.mark.parametrize("replans", [0, 3])
+@pytest.mark.parametrize("max_retries", [0, 3])
 @pytest.mark.parametrize("write", [by_zarr, in_place])
-def test_what_others_write_meanwhile_is_not_lost(tmp_path: Path, write: Callable[[Path], None], replans: int) -> None:
+def test_what_others_write_is_not_lost(tmp_path: Path, write: Callable[[Path], None], max_retries: int) -> None:
     store = make(tmp_path)
     done: list[dict[str, np.ndarray]] = []
 
@@ -313,12 +313,12 @@ def test_what_others_write_meanwhile_is_not_lost(tmp_path: Path, write: Callable
             write(store)
             done.append(read(store))
 
-    if replans:
-        assert vczstore.compact(store, progress=progress, replans=replans).replans == 1
+    if max_retries:
+        assert vczstore.compact(store, progress=progress, max_retries=max_retries).retries == 1
         cohort.assert_same(read(store), cohort.expected_compact(done[0]))
     else:
         words = (str(store), "changed", "again")
-        complain(ConflictError, words, lambda: vczstore.compact(store, progress=progress, replans=0))
+        complain(ConflictError, words, lambda: vczstore.compact(store, progress=progress, max_retries=0))
         cohort.assert_same(read(store), done[0])
     assert not np.array_equal(done[0]["call_genotype"], BEFORE["call_genotype"])
     assert beside(store) == set()

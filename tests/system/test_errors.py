@@ -1096,7 +1096,7 @@ def test_somebody_else_commits(repository: Path, batch: Path, impl: str, during:
             done.append(vczstore.remove(repository, "S0003", impl="zarr").snapshot)
 
     words = (str(repository), "changed", "again")
-    complain(StaleError, words, lambda: vczstore.append(repository, batch, impl=impl, progress=progress, replans=0))
+    complain(StaleError, words, lambda: vczstore.append(repository, batch, impl=impl, progress=progress, max_retries=0))
     assert head(repository) == done[0]
     cohort.assert_same(read(repository), cohort.expected_remove(OLD, ["S0003"]))
     vczstore.append(repository, batch, impl=impl)

@@ -71,7 +71,7 @@ def test_private_interfaces_stay_behind_one_module(path: Path) -> None:
 
 def test_choices_are_what_there_is() -> None:
     """The command line offers what the API takes."""
-    from vczstore.api import Options
+    from vczstore.execution.options import Options
 
     for backend in BACKENDS:
         Options(backend_storage=backend)

@@ -20,7 +20,7 @@ from tests.system.survival import erasure, kills, writers
 from tests.system.survival.erasure import LAYOUTS, Layout
 from tests.system.survival.kills import Case
 from vczstore.cli.main import main
-from vczstore.execution.engine import Interrupted
+from vczstore.errors import Interrupted
 from vczstore.stores.folder_swap import HALF_WRITTEN, half_written
 
 CASES = (

@@ -72,7 +72,7 @@ def _run(operation: type[Operation], values: dict[str, Any]) -> None:
             from vczstore.execution.options import Options
 
             found = engine.run(made, Options(progress=bar, **values), dry_run=dry_run)
-        show(found, as_json=as_json, is_all=dry_run or not operation.writes)
+        show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
         if not getattr(found, "ok", True):
             sys.exit(1)
 

@@ -62,7 +62,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     Interrupted
         On a keyboard interrupt; the message says what state the store is in.
     """
-    if operation.writes and getattr(operation, "edits_store", True):
+    if operation.writes:
         refuse_read_only(operation.called, operation.store)
     if isinstance(operation, Edit):
         return _edit(operation, options, dry_run=dry_run)
@@ -81,7 +81,7 @@ def plan(operation: Edit, options: Options) -> Plan:
     VczstoreError
         If anything does not fit.
     """
-    if operation.writes and getattr(operation, "edits_store", True):
+    if operation.writes:
         refuse_read_only(operation.called, operation.store)
     if operation.then is not None:
         raise OptionError(f"{operation.called}: recompute goes with running the operation, not with its plan")

@@ -87,6 +87,11 @@ class Result:
         dry = {} if self.committed else {"plan": self._would_do()}
         return {**values, "counts": dict(self.counts), **notes, **purged, **dry}
 
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing was done, after a dry run, but to tell of it."""
+        return not self.committed
+
     def _would_do(self) -> dict[str, Any]:
         """What a dry run tells of the plan."""
         plan = self.plan

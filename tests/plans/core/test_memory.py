@@ -12,7 +12,7 @@ import zarr
 import vczstore
 from plans.core.memory import Memory
 from tests.support import cohort
-from vczstore.execution.engine import Result
+from vczstore.execution.results import Result
 
 VARIANTS, SAMPLES, CHUNKS = 16_000, 1500, (1000, 1000)
 

@@ -17,8 +17,7 @@ from tests.plans.schema.test_widening import HEADER, KINDS, fix_widths, make, me
 from tests.support import cohort
 from tests.support.covering import in_turn
 from vczstore.cli.main import main
-from vczstore.errors import IncompatibleError, OptionError, SampleError
-from vczstore.execution.engine import Interrupted
+from vczstore.errors import IncompatibleError, Interrupted, OptionError, SampleError
 
 type Arrays = dict[str, np.ndarray]
 
