@@ -45,7 +45,7 @@ class Append(HarmoniseOptions, Edit):
         "The VCZs whose samples come in; never written to.",
         metavar="SOURCE...",
         kind="sources",
-        singular="a path",
+        shorthand="a path, a list of paths",
         key="source",
         examples=("inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]),
     )

@@ -41,7 +41,7 @@ class Recompute(Edit):
         separator=",",
         choices=INFO_FIELDS,
         short=True,
-        singular="an INFO field",
+        shorthand="an INFO field, a list of them",
         examples=("AC", ["AC", "AN", "HWE"]),
     )
 

@@ -49,7 +49,7 @@ class Remove(Edit):
         "The IDs of the samples.",
         metavar="[SAMPLE_ID]...",
         kind="samples",
-        singular="a sample ID",
+        shorthand="a sample ID, a list of them",
         examples=("NA00002", ["NA00002", "1001"]),
     )
     missing_ok: bool = option(

@@ -128,7 +128,7 @@ def plan(operation: str, *arguments: Any, **options: Any) -> "Plan":
     """
     from vczstore.execution import engine
 
-    made, opts, _ = bind(operation, f"plan({operation!r})", arguments, options)
+    made, opts, _ = bind(operation, "plan", arguments, options)
     return engine.plan(cast("operations.Edit", made), opts)
 
 
@@ -167,10 +167,17 @@ def run(what: "str | Plan", *arguments: Any, **options: Any) -> Any:
     from vczstore.execution.options import Options
 
     if isinstance(what, str):
-        made, opts, dry_run = bind(what, f"run({what!r})", arguments, options)
-        return engine.run(made, opts, dry_run=dry_run)
+        return _run("run", what, *arguments, **options)
     _refuse_unknown("run", options, [one.name for one in fields(Options) if one.init])
     return engine.run_compiled(what, Options(**options))
+
+
+def _run(caller: str, name: str, *arguments: Any, **options: Any) -> Any:
+    """Run an operation with what a function was called with."""
+    from vczstore.execution import engine
+
+    made, opts, dry_run = bind(name, caller, arguments, options)
+    return engine.run(made, opts, dry_run=dry_run)
 
 
 def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Operation, Any, bool]:
@@ -246,10 +253,7 @@ def _operation[**P, R](declaration: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(declaration)
     def function(*arguments: P.args, **keywords: P.kwargs) -> R:
-        from vczstore.execution import engine
-
-        made, opts, dry_run = bind(operation.called, name, arguments, keywords)
-        done: R = engine.run(made, opts, dry_run=dry_run)
+        done: R = _run(name, operation.called, *arguments, **keywords)
         return done
 
     function.__doc__ = docstring_of(operation, returned)
@@ -335,7 +339,7 @@ def tags(store: "Place", **options: Unpack[StoreOptions]) -> dict[str, str]:
     >>> list(tags("cohort.icechunk"))  # doctest: +SKIP
     ['release-1']
     """
-    return dict(run("tag", store, **options).tags)
+    return dict(_run("tags", "tag", store, **options).tags)
 
 
 def tag(store: "Place", name: str, **options: Unpack[StoreOptions]) -> str:
@@ -366,7 +370,7 @@ def tag(store: "Place", name: str, **options: Unpack[StoreOptions]) -> str:
     >>> tag("cohort.icechunk", "release-2026-11")  # doctest: +SKIP
     'P5SZKE2F3RSJB1YCQ7F0'
     """
-    snapshot: str = run("tag", store, name, **options).snapshot
+    snapshot: str = _run("tag", "tag", store, name, **options).snapshot
     return snapshot
 
 
@@ -388,7 +392,7 @@ def delete_tag(store: "Place", name: str, **options: Unpack[StoreOptions]) -> No
     --------
     >>> delete_tag("cohort.icechunk", "draft")  # doctest: +SKIP
     """
-    run("tag", store, name, delete=True, **options)
+    _run("delete_tag", "tag", store, name, delete=True, **options)
 
 
 FUNCTIONS |= {one.__name__: one for one in (plan, run, tags, tag, delete_tag)}

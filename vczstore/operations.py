@@ -56,8 +56,8 @@ class Declared:
         A switch in whose mapping a job file can have it, too.
     key
         Its key in a job file; its name by default.
-    singular
-        What one value is called where a job file has something else: "a path".
+    shorthand
+        What its values are called where a job file has something else: "a path, a list of paths".
     kind
         What a text stands for: ``location``, ``sources``, ``file``, ``folder``, ``samples`` or ``tag``.
     short
@@ -78,7 +78,7 @@ class Declared:
     within: str = ""
     also_within: str = ""
     key: str = ""
-    singular: str = ""
+    shorthand: str = ""
     kind: str = ""
     short: bool = False
     examples: tuple[Any, ...] = ()
@@ -207,6 +207,10 @@ class Edit(Operation):
     def writes(self) -> bool:
         """Whether it writes to the store."""
         return True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.then  # which checks its options, too
 
     @property
     def then(self) -> "Edit | None":

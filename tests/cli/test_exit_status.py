@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import vczstore
+from plans.append import Append
 from tests.support import cohort
-from vczstore.api import _rules
 from vczstore.cli.main import main
 from vczstore.errors import OptionError, UnsuitableError
 
@@ -129,7 +129,7 @@ def test_python_tells_them_apart(small: Small) -> None:
     [
         (lambda s, b: vczstore.append(s, b, nonsense=1), "append() got an unexpected keyword argument 'nonsense'"),
         (lambda s, b: vczstore.append(s, b, drop_field="DP"), "append() .* 'drop_field'; did you mean 'drop_fields'?"),
-        (lambda s, b: vczstore.plan("append", s, b, max_worker=2), "plan_append() .*; did you mean 'max_workers'?"),
+        (lambda s, b: vczstore.plan("append", s, b, max_worker=2), "plan() .*; did you mean 'max_workers'?"),
         (lambda s, b: vczstore.info(s, backend="zarr"), "info() .*'backend'; did you mean 'backend_storage'?"),
         (lambda s, b: vczstore.tags(s, nonsense=1), "tags() got an unexpected keyword argument 'nonsense'"),
         (lambda s, b: vczstore.remove(s, ["S0001"], recomputed="AC"), "remove() .*; did you mean 'recompute'?"),
@@ -144,8 +144,7 @@ def test_a_keyword_that_there_is_not(small: Small, call: Callable[[Path, Path], 
 def test_one_name_may_stand_alone(small: Small) -> None:
     """A string is no list of letters."""
     store, batch, _, _ = small
-    rules = _rules("append", True, False, "missing", "refuse", "chrX", "AD=R")
-    assert rules is not None
+    rules = Append(store=store, sources=batch, harmonise=True, haploid_contigs="chrX", numbers="AD=R").rules
     assert (rules.haploid_contigs, rules.numbers) == (("chrX",), ("AD=R",))
     with pytest.raises(UnsuitableError, match="neither the store nor a source has call_FOO"):
         vczstore.append(store, batch, drop_fields="FOO")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,7 @@ def test_a_job_plans_anew(repository: Path, batch: Path, others: Path, tmp_path:
 @pytest.mark.slow
 def test_the_command_line_says_so(repository: Path, batch: Path, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"), times=2)
-    append = vczstore.api.append
-    monkeypatch.setattr(vczstore.api, "append", lambda *a, **o: append(*a, **{**o, "progress": somebody}))
+    monkeypatch.setattr("vczstore.cli.main.progress_bar", lambda _: nullcontext(somebody))
     found = CliRunner().invoke(main, ["append", str(repository), str(batch), "--replans", "0"])
     assert found.exit_code == 4
     assert found.stderr.startswith("Error: ")

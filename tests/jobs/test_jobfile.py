@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
 from vczstore import errors
+from vczstore.configuration.executor_file import load_executor
 from vczstore.errors import JobFileError
 from vczstore.jobs import model as jobfile
-from vczstore.jobs.model import Append, ExecutorSpec, Remove, StoreSpec, Tag, Update
+from vczstore.jobs.model import STEPS, ExecutorSpec, StoreSpec
+
+Append, Remove, Tag, Update = (STEPS[name] for name in ("append", "remove", "tag", "update"))
 
 NUMBER = ", which is a number in YAML"
 MINIMAL = "store: cohort.vcz\nsteps:\n  - append: batch.vcz\n"
@@ -159,7 +162,9 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_status() -> None:
-    statuses = {e: e.exit_status for e in vars(errors).values() if isinstance(e, type)}
+    statuses = {
+        e: e.exit_status for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.VczstoreError)
+    }
     special = {
         JobFileError: 2,
         errors.OptionError: 2,
@@ -177,7 +182,7 @@ def test_executor_file(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     said = "name: processes\noptions: {retries: 1, zone: b}\nallowed-mem: 4GB\nreserved-mem: 1GB\nwork-dir: scratch\n"
     write(tmp_path / "site", said, "big.yml")
-    machines = jobfile.load_executor(tmp_path / "site" / "big.yml")
+    machines = load_executor(tmp_path / "site" / "big.yml")
     assert machines.model_dump() == {
         "name": "processes",
         "options": {"retries": 1, "zone": "b"},
@@ -217,7 +222,7 @@ def test_executor_file(tmp_path: Path) -> None:
 def test_executor_file_refused(tmp_path: Path, said: str, message: str) -> None:
     path = write(tmp_path, said, "big.yaml")
     with pytest.raises(JobFileError) as caught:
-        jobfile.load_executor(path, {})
+        load_executor(path, {})
     assert str(caught.value) == f"{tmp_path}/{message}"
     assert refusal(tmp_path, MINIMAL + "executor: big.yaml\n") == f"plan.yaml:4: executor: {message}"
 
@@ -326,7 +331,7 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
 # ---- refusals -------------------------------------------------------------------------------
 
 KEYS_ARE = "store, source-storage-options, executor, max-workers, allowed-mem, reserved-mem, work-dir"
-ONE_KEY = "a step has one of the keys append, update, remove, recompute and tag"
+ONE_KEY = "a step has one of the keys append, recompute, remove, tag and update"
 REFUSED = {
     "no such key": (
         steps("- append:\n    source: a\n    on-duplicat: skip"),
@@ -791,7 +796,7 @@ def test_keys_of_credentials(tmp_path: Path, key: str) -> None:
     # wherever they are, even if nothing else is right
     assert refusal(tmp_path, f'nonsense: [{{"{key}": {HIDDEN}}}]').startswith("plan.yaml:1: nonsense[0].")
     with pytest.raises(JobFileError) as caught:
-        jobfile.load_executor(write(tmp_path, f'name: threads\noptions: {{"{key}": {HIDDEN}}}\n', "e.yaml"))
+        load_executor(write(tmp_path, f'name: threads\noptions: {{"{key}": {HIDDEN}}}\n', "e.yaml"))
     holds_no_secret(str(caught.value))
     if "." not in key:
         holds_no_secret(refusal(tmp_path, MINIMAL, f"store.storage-options.{key}={HIDDEN}"))
@@ -1010,7 +1015,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
     job, machines = re.findall(r"```yaml title=.*?\n(.*?)```", page, flags=re.DOTALL)
     assert len(load(tmp_path, job).steps) == 6
     assert accepts(yaml.safe_load(job))
-    assert jobfile.load_executor(write(tmp_path, machines, "cluster.yaml")).name == "processes"
+    assert load_executor(write(tmp_path, machines, "cluster.yaml")).name == "processes"
 
     models = jobfile.schema()["$defs"]
     within: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

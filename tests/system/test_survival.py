@@ -110,7 +110,7 @@ def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", kills.OLD)
-    monkeypatch.setattr("vczstore.cli.main._show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("vczstore.cli.main.show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     found = CliRunner().invoke(main, ["remove", str(tmp_path / "store.vcz"), "S0001"])
     assert (found.exit_code, found.stderr) == (130, "interrupted\n")
 

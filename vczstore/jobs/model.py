@@ -242,9 +242,8 @@ def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
             switch = Annotated[made | None, BeforeValidator(_true_or_options, json_schema_input_type=StrictBool | made)]
             keys[one.name] = switch, Key(default=None, description=text, examples=list(declared(one).examples))
         elif declared(one).kind == "samples":
-            kind, said = _key(one, _kind(one))
-            said.default = None
-            keys[one.name] = kind | None, said
+            said = Key(default=None, description=declared(one).help, examples=list(declared(one).examples))
+            keys[one.name] = _kind(one) | None, said
             keys[f"{one.name}_file"] = (
                 LocalFile | None,
                 Key(
@@ -303,7 +302,7 @@ def _shorthand(name: str, model: type[StepModel]) -> Any:
     if len(model.model_fields) == 1 and not many:
         return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=_name_input(known))]
     keys = " or ".join(keys_of(model)[:2]) if known.kind == "samples" else f"the key {key}"
-    what = f"{known.singular}{', a list of them,' * many} or a mapping with {keys}"
+    what = f"{known.shorthand}, or a mapping with {keys}"
     inputs = kind.__metadata__[1].json_schema_input_type if many else kind
     return Annotated[
         model | None,
