@@ -55,6 +55,7 @@ class CopyStoreToIcechunk(Edit):
         from plans.core.model import Compiling
         from vczstore.stores.base import new_store
         from vczstore.stores.icechunk import IcechunkStore
+        from vczstore.stores.locations import local_path
 
         if options.backend_storage not in (None, "icechunk"):
             raise OptionError(f"{self.called}: the new store is on icechunk, not {options.backend_storage}")
@@ -62,6 +63,8 @@ class CopyStoreToIcechunk(Edit):
         (vcz,) = options.but(backend_storage="icechunk").open_sources(url, [self.source])
         found = options.for_store(url, [self.source]).storage_options or {}
         store: Store
+        if (path := local_path(url)) is not None and path.exists() and not path.is_dir():
+            raise UnsuitableError(f"{self.called}: {url} exists, and is no Icechunk repository; choose another path")
         if IcechunkStore.exists(url, found):
             store = there = IcechunkStore.at_url(url, found, no_lock=options.no_lock)
             if not self.overwrite and not there.is_empty:

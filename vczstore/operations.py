@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import import_module
+from inspect import cleandoc
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin
 
@@ -108,6 +109,14 @@ def declared(one: "Field[Any]") -> Declared:
     """What is declared of a field."""
     found: Declared = one.metadata["declared"]
     return found
+
+
+def documented[C: type](cls: C) -> C:
+    """Give a dataclass a docstring that has its declared fields, for ``help`` and the reference."""
+    rows = [f"{one.name}\n    {declared(one).help}" for one in fields(cls) if "declared" in one.metadata]
+    head, raises, rest = cleandoc(cls.__doc__ or "").partition("\nRaises\n")
+    cls.__doc__ = f"{head.rstrip()}\n\nAttributes\n----------\n" + "\n".join(rows) + f"\n{raises}{rest}"
+    return cls
 
 
 class Found(Protocol):

@@ -27,6 +27,7 @@ from tests.support import cohort, s3
 from tests.support.covering import in_pairs
 from vczstore.errors import StorageError
 from vczstore.execution.engine import run_plans
+from vczstore.execution.options import Options
 from vczstore.stores.base import open_store
 from vczstore.stores.icechunk import IcechunkStore
 
@@ -155,7 +156,7 @@ def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, 
     before = place.files
 
     def run(executor: str, **options: Any) -> None:
-        run_plans(plans, "test", {}, executor=executor, executor_options=options)
+        run_plans(plans, "test", {}, Options(executor=executor).but(executor_options=options))
 
     run("single-threaded")
     expected = contents(place.as_zarr(case))

@@ -34,7 +34,9 @@ from tests.support import cohort, s3
 from tests.support.fake_modal import TOKEN, FakeModal, environment_of
 from tests.support.paths import ROOT
 from vczstore.errors import OptionError, StorageError
-from vczstore.execution.engine import Result, run_plan
+from vczstore.execution.engine import run_plan
+from vczstore.execution.options import Options
+from vczstore.execution.results import Result
 from vczstore.jobs import model
 
 EXAMPLES = ROOT / "examples" / "executors"
@@ -295,10 +297,10 @@ class Bucket:
         return cohort.read_vcz(self.repository(name).readonly_session("main").store)
 
     def run(self, operation: str, name: str, *args: str, executor: str = "modal", **options: Any) -> Result:
-        compiled = getattr(vczstore, f"plan_{operation}")(
-            f"{self.url}/{name}", *args, storage_options=self.server.options, backend_storage="icechunk"
+        compiled = vczstore.plan(
+            operation, f"{self.url}/{name}", *args, storage_options=self.server.options, backend_storage="icechunk"
         )
-        return run_plan(compiled, executor=executor, executor_options=options)
+        return run_plan(compiled, Options(executor=executor).but(executor_options=options))
 
 
 @pytest.fixture
@@ -375,7 +377,7 @@ def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModa
     cohort.write_vcz(bucket.objects("plain.vcz"), bucket.old)
     options = {"storage_options": bucket.server.options, "backend_storage": "obstore"}
     plan = vczstore.plan("append", f"{bucket.url}/plain.vcz", f"{bucket.url}/batch.vcz", **options)
-    run_plan(plan, executor="modal", executor_options={"variables-from": "bucket"})
+    run_plan(plan, Options(executor="modal").but(executor_options={"variables-from": "bucket"}))
     cohort.assert_same(cohort.read_vcz(bucket.objects("plain.vcz")), cohort.expected_append(bucket.old, bucket.batch))
 
 
@@ -421,7 +423,7 @@ def test_a_store_on_this_machine_is_refused(
         read = cohort.icechunk_store(store)
     for plan in (vczstore.plan("append", store, batch), vczstore.plan("remove", store, "S0001")):
         with pytest.raises(StorageError, match="a store is on this machine, which Modal's containers cannot reach"):
-            run_plan(plan, executor="modal")
+            run_plan(plan, Options(executor="modal"))
     cohort.assert_same(cohort.read_vcz(read), arrays)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import click
@@ -28,7 +27,10 @@ def commands() -> str:
 
 
 def _walk(group: click.Group, path: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             yield from _walk(command, (*path, name))
         else:
@@ -39,7 +41,7 @@ def _command(command: click.Command, path: tuple[str, ...]) -> str:
     context = click.Context(command, info_name=" ".join(path))
     records = [
         record
-        for parameter in command.params
+        for parameter in command.get_params(context)
         if isinstance(parameter, click.Option) and (record := _option(parameter, context)) is not None
     ]
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
@@ -60,20 +62,18 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str, str
 
 def python() -> str:
     """Return the page of the Python API."""
-    load = cache(griffe.load)
-    homes = {name: inspect.getmodule(getattr(vczstore, name)) for name in vczstore.__all__}
-    parts = [
-        "# Python API\n",
-        f"What `import vczstore` offers, from the docstrings. {HOW}",
-        *(_object(f"vczstore.{name}", name, load(home.__name__)[name]) for name, home in homes.items() if home),
-        _object("vczstore.api.Options", "Options", load("vczstore.api")["Options"]),
-    ]
+    parts = ["# Python API\n", f"What `import vczstore` offers, from the declarations and docstrings. {HOW}"]
+    for name in vczstore.__all__:
+        public = getattr(vczstore, name)
+        text = griffe.Docstring(inspect.getdoc(public) or "").parse("numpy")
+        parameters = f"({_signature(public)})" if inspect.isfunction(public) else ""
+        parts.append(_object(f"vczstore.{name}{parameters}", name, text))
     return re.sub(r"(?<!`)``(?!`)", "`", "\n".join(parts))  # numpydoc's code to Markdown's
 
 
-def _object(path: str, title: str, what: Any) -> str:
-    shown = [f"\n## {title}\n", f"```text\n{_signature(path, what)}\n```\n"]
-    for section in what.docstring.parse("numpy"):
+def _object(signature: str, title: str, sections: Any) -> str:
+    shown = [f"\n## {title}\n", f"```text\n{signature}\n```\n"]
+    for section in sections:
         match section.kind.value:
             case "text":
                 shown.append(section.value + "\n")
@@ -83,28 +83,17 @@ def _object(path: str, title: str, what: Any) -> str:
                 text = "\n".join(text.replace("  # doctest: +SKIP", "") for _, text in section.value)
                 shown.append(f"**Example**\n\n```text\n{text}\n```\n")
             case other:
-                raise ValueError(f"{path}: a docstring with {other}")
+                raise ValueError(f"{title}: a docstring with {other}")
     return "\n".join(shown)
 
 
-def _signature(path: str, what: Any) -> str:
-    if not what.is_function:
-        return path
-    listed = ",\n".join(f"    {line}" for line in _parameters(what.parameters))
-    return f"{path}(\n{listed},\n) -> {what.returns}"
-
-
-def _parameters(parameters: Any) -> Iterable[str]:
-    starred = False
-    for parameter in parameters:
-        kind = parameter.kind.value
-        if kind == "keyword-only" and not starred:
-            starred = True
-            yield "*"
-        starred = starred or kind == "variadic positional"
-        star = {"variadic positional": "*", "variadic keyword": "**"}.get(kind, "")
-        default = "" if star or parameter.default is None else f" = {parameter.default}"
-        yield f"{star}{parameter.name}: {parameter.annotation}{default}"
+def _signature(function: Any) -> str:
+    """The parameters of a function with their defaults, a line each."""
+    shown = [
+        str(parameter.replace(annotation=inspect.Parameter.empty))
+        for parameter in inspect.signature(function).parameters.values()
+    ]
+    return "\n" + "".join(f"    {one},\n" for one in shown)
 
 
 def _described(items: Iterable[Any]) -> str:

@@ -24,6 +24,7 @@ from tests.conftest import IMPLS, KINDS, Way
 from tests.support import cohort
 from tests.support.paths import ROOT
 from vczstore.execution.engine import run_plans
+from vczstore.execution.options import Options
 from vczstore.stores.base import open_store
 
 type Arrays = dict[str, np.ndarray]
@@ -231,7 +232,7 @@ def test_append_update_and_remove(way: Way, make_cohort: MakeCohort) -> None:
     plans = [compile_append(place, place.open(), batches, memory)]
     plans.append(compile_update(place, plans[-1].after, [open_store(source).open()], memory))
     plans.append(compile_remove(place, plans[-1].after, GONE, memory))
-    results = run_plans(plans, "all", {}, **way.options)
+    results = run_plans(plans, "all", {}, Options(**way.options))
     for result, counts in zip(
         results,
         ({"sources": 2, "samples added": 9}, {"sources": 1, "samples updated": 5}, {"samples removed": len(GONE)}),

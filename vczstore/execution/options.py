@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import executors
 from vczstore.choices import BACKENDS, IMPLS
 from vczstore.errors import OptionError
-from vczstore.operations import option
+from vczstore.operations import documented, option
 from vczstore.stores.locations import is_url, scheme
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """The options that a command takes, by what it does."""
 
 
+@documented
 @dataclass(frozen=True)
 class Options:
     """
