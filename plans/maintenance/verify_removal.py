@@ -29,9 +29,8 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import chunk_regions
-from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, StaleError, StorageError
-from vczstore.jobs.pictures import clean, duration, escaped
-from vczstore.jobs.report import make_folder, page
+from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, StaleError
+from vczstore.reports import page
 from vczstore.sizes import human_size
 from vczstore.stores.base import Place, Store
 from vczstore.stores.folder_swap import folder_of, half_written, leftovers
@@ -156,7 +155,7 @@ def verify(
     if not ids:
         raise SampleError("verify-removal: no samples named; give a file of sample IDs with --samples-file")
     if report is not None:
-        make_folder(report)
+        page.make_folder(report)
     objects = Objects.at(url, options)
     vcz = place.open()
     if any("\t" in sample for sample in ids):
@@ -188,7 +187,8 @@ def verify(
         versions={package: version(package) for package in ("vczstore", "icechunk", "numcodecs", "numpy", "zarr")},
     )
     if report is not None:
-        _write(report, found)
+        figures = {name: _shown(name, n) for name, n in found.figures.items()}
+        page.write(report, found.as_dict(), "verification.html.j2", found=found, figures=figures)
     return found
 
 
@@ -520,55 +520,8 @@ def _places(names: Iterable[str]) -> str:
     return listing(list(names), limit=SHOWN)
 
 
-# ---- the report -----------------------------------------------------------------------------
-
-
-def _write(folder: Path, found: Verification) -> None:
-    try:
-        (folder / "report.json").write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
-        (folder / "report.html").write_text(_html(found), encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise StorageError(
-            f"report: {clean(folder)} cannot be written: {error.strerror}; name a folder that can"
-        ) from error
-
-
-def _html(found: Verification) -> str:
-    verdict = "✓ erased" if found.erased else "✕ not erased"
-    facts = {
-        "verified": found.started,
-        "time": duration(found.seconds),
-        "backend": found.backend,
-        "snapshot": found.snapshot or "none, plain Zarr",
-        "SHA-256 of the listing": found.digest,
-    }
-    figures = {
-        name: human_size(int(n))
-        if "bytes " in name and "ID" not in name
-        else f"{n:,}"
-        if isinstance(n, int)
-        else f"{n:.2g}"
-        for name, n in found.figures.items()
-    }
-    note = (
-        "The listing has a line for each object, sorted by key: key, tab, size in bytes, tab, SHA-256 of its content, "
-        "newline. IDs are kept nowhere, neither here nor in the store."
-    )
-    content = f"""<header class="{"done" if found.erased else "failed"}"><span class="status">{verdict}</span>
-<h1><bdi>{escaped(found.store, 160)}</bdi></h1></header>
-{_items("Why not", found.reasons)}
-{_items("Not checked", found.not_checked)}
-<section><h2>What was read</h2>{_table(figures)}</section>
-<section><h2>Verification</h2>{_table(facts)}<p class="muted">{note}</p></section>
-<section><h2>Versions</h2>{_table(found.versions)}</section>"""
-    return page(f"{escaped(found.store, 60)}: {verdict}", content)
-
-
-def _items(title: str, texts: Sequence[str]) -> str:
-    rows = "".join(f"<li><bdi>{escaped(text, 2_000)}</bdi></li>" for text in texts)
-    return f"<section><h2>{title}</h2><ul>{rows}</ul></section>" if texts else ""
-
-
-def _table(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<dt>{escaped(name, 80)}</dt><dd><bdi>{escaped(value)}</bdi></dd>" for name, value in facts.items())
-    return f'<dl class="facts">{rows}</dl>'
+def _shown(name: str, figure: int | float) -> str:
+    """A figure for a report."""
+    if "bytes " in name and "ID" not in name:
+        return human_size(figure)
+    return f"{figure:,}" if isinstance(figure, int) else f"{figure:.2g}"

@@ -1,29 +1,25 @@
 """What a job did, for people: one page that needs nothing but itself, and the same as JSON."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+import heapq
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from vczstore.errors import StorageError
-from vczstore.jobs.pictures import (
-    Row,
-    bars_svg,
-    clean,
-    colour_names,
-    duration,
-    escaped,
-    operation_colours,
-    plan_svg,
-    timeline_svg,
-)
+from vczstore.reports import page
 from vczstore.sizes import human_size
 
-__all__ = ["Job", "MemoryBounds", "Report", "Step", "TaskTime", "page", "plan_svg", "write_report"]
+COLOURS = 6
+"""Operations with a colour of their own; those that took least share one more."""
+
+MOST_BARS = 2_000
+"""Tasks that are drawn one by one; of more, only how many ran at a time."""
+
+MOST_LANES = 40
+BINS = 160
 
 
-class Job(TypedDict):
+class ReportedJob(TypedDict):
     """What was to be done, and what came of it. ``started`` is an ISO time, ``seconds`` # s."""
 
     id: str
@@ -49,7 +45,7 @@ class MemoryBounds(TypedDict):
     reserved: int
 
 
-class TaskTime(TypedDict):
+class ReportedTask(TypedDict):
     """When a task ran, since the job's start # s, and the most memory of its process # bytes."""
 
     operation: str
@@ -87,378 +83,151 @@ class Step(TypedDict):
     get_requests: int
     put_requests: int
     seconds: float | None
-    timeline: list[TaskTime]
+    timeline: list[ReportedTask]
 
 
 class Report(TypedDict):
     """A job as it was planned and as it went. Never a sample ID. ``estimate`` is ``Estimate.as_dict()``."""
 
-    job: Job
+    job: ReportedJob
     versions: dict[str, str]
     memory: MemoryBounds
     steps: list[Step]
     estimate: dict[str, Any] | None
 
 
-def make_folder(folder: Path) -> None:
-    """
-    Make the folder of a report, so that one that cannot be made is told of before anything is done.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"report: {clean(folder)} cannot be made: {error.strerror}; name another folder") from error
-
-
 def write_report(folder: Path, report: Report) -> None:
     """
     Write ``report.json``, the report as it is, and ``report.html``, which shows it.
-
-    The page holds its styles and pictures, has no script, and asks no host for anything.
 
     Raises
     ------
     StorageError
         If the folder cannot be written to.
     """
-    make_folder(folder)
-    try:
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (folder / "report.html").write_text(_page(report), encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise StorageError(
-            f"report: {clean(folder)} cannot be written: {error.strerror}; name a folder that can"
-        ) from error
+    page.write(folder, report, "job.html.j2", timeline=_timeline(report["steps"]), **report)
 
 
-# ---- the page -------------------------------------------------------------------------------
+def plan_svg(report: Report) -> str:
+    """
+    Draw the plan of a job, to be looked at by itself.
 
-_LIGHT = """
---back:#eef1f4;--surface:#ffffff;--ink:#1b2430;--muted:#55606e;--line:#d5dae1;
---planned:#8a94a3;--measured:#0072b2;--copied:#0072b2;--encoded:#b87a00;--allowed:#b03a00;
---c0:#0072b2;--c1:#c75300;--c2:#00855f;--c3:#a8528a;--c4:#b87a00;--c5:#2f86b8;--c6:#6b7480;
-"""
-_DARK = """
---back:#11151b;--surface:#1a2029;--ink:#e8edf3;--muted:#a9b4c1;--line:#36404d;
---planned:#78869a;--measured:#56b4e9;--copied:#56b4e9;--encoded:#e69f00;--allowed:#ff9a62;
---c0:#56b4e9;--c1:#f0803c;--c2:#2fc495;--c3:#dd8fbb;--c4:#e6b400;--c5:#3f8ed0;--c6:#9aa5b3;
-"""
-_STYLE = f"""
-:root{{color-scheme:light dark;{_LIGHT}}}
-@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}
-*{{box-sizing:border-box}}
-body{{margin:0;background:var(--back);color:var(--ink);overflow-wrap:anywhere;
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}}
-main{{max-width:1280px;margin:0 auto;padding:24px 20px 48px;display:grid;gap:16px;grid-template-columns:minmax(0,1fr)}}
-h1{{font-size:24px;line-height:1.25;margin:10px 0 4px;font-weight:650}}
-h2{{font-size:17px;margin:0 0 12px;font-weight:650}}
-p{{margin:0 0 8px}}
-section,header{{background:var(--surface);min-width:0;border:1px solid var(--line);
-border-radius:12px;padding:18px 20px}}
-.muted{{color:var(--muted)}}
-.status{{display:inline-block;padding:2px 12px;border-radius:99px;color:#ffffff;background:var(--pill);font-weight:600}}
-.done{{--pill:#00734f}}.failed{{--pill:#b03a00}}.planned-job{{--pill:#005a9c}}.nothing{{--pill:#55606e}}
-.error{{border-left:4px solid #b03a00;padding:8px 12px;margin:12px 0 0;background:var(--back)}}
-.tiles{{display:grid;gap:12px 24px;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));margin:16px 0 0}}
-.tiles dt,.facts dt{{color:var(--muted);font-size:13px}}
-.tiles dd{{margin:0;font-size:19px;font-weight:600;line-height:1.3;font-variant-numeric:tabular-nums}}
-.facts{{display:grid;grid-template-columns:fit-content(45%) minmax(0,1fr);gap:4px 16px;margin:0}}
-.facts dt{{padding-top:1px}}.facts dd{{margin:0}}
-.two{{display:grid;gap:16px;grid-template-columns:minmax(0,1fr)}}
-.stack{{display:grid;gap:16px;align-content:start;min-width:0}}
-.plan{{display:block;max-width:100%;height:auto;margin:0 auto}}
-.chart{{display:block;overflow:visible}}
-.chart text{{font-size:13px;fill:var(--ink)}}
-.chart>text{{paint-order:stroke;stroke:var(--surface);stroke-width:4px;stroke-linejoin:round}}
-.chart .strong{{font-weight:600}}
-.chart .muted{{fill:var(--muted);font-size:12px}}
-.chart .start{{text-anchor:start}}.chart .middle{{text-anchor:middle}}.chart .end{{text-anchor:end}}
-.crisp{{shape-rendering:crispEdges}}
-.grid{{stroke:var(--line)}}
-.mark{{stroke:var(--muted);stroke-width:2;stroke-dasharray:2 4}}
-.mark.m1{{stroke:var(--allowed);stroke-dasharray:none}}
-rect.planned{{fill:var(--planned)}}rect.measured{{fill:var(--measured)}}
-rect.copied{{fill:var(--copied)}}rect.encoded{{fill:var(--encoded)}}
-{"".join(f".c{i}{{fill:var(--c{i})}}" for i in range(7))}
-.legend{{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;padding:0;margin:0 0 10px;font-size:13px}}
-.legend svg{{width:11px;height:11px;margin-right:6px}}
-table{{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}}
-th,td{{text-align:right;padding:8px 10px;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:normal}}
-td{{white-space:nowrap}}
-th{{color:var(--muted);font-size:13px;font-weight:500;vertical-align:bottom}}
-tr:last-child td,tr:last-child th[scope=row]{{border-bottom:0}}
-th[scope=row],th:first-child{{text-align:left}}
-th[scope=row]{{color:var(--ink);font-size:15px;width:30%;overflow-wrap:anywhere}}
-th[scope=row] b{{display:block}}
-ul.plain{{margin:8px 0 0;padding-left:18px;color:var(--muted);font-size:13px}}
-@media (min-width:960px){{
-.two{{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}
-.top{{grid-template-columns:480px minmax(0,1fr);align-items:start}}
-}}
-@media screen and (max-width:860px){{
-thead{{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}}
-table,tbody,tr,td,th[scope=row]{{display:block;border:0;width:auto}}
-tr{{border-bottom:1px solid var(--line);padding:10px 0}}tr:last-child{{border:0}}
-td{{display:flex;justify-content:space-between;gap:16px;padding:2px 0}}
-td::before{{content:attr(data-label);color:var(--muted);text-align:left}}
-th[scope=row]{{padding:0 0 6px}}
-}}
-@media (max-width:480px){{main{{padding:10px 8px 24px}}section,header{{padding:14px 12px}}h1{{font-size:20px}}}}
-@media print{{
-:root{{{_LIGHT}}}
-body{{background:#ffffff;font-size:12px}}main{{padding:0;max-width:none}}
-section,header,svg,tr{{break-inside:avoid}}
-*{{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-}}
-"""
+    From top to bottom: the store as it was, each step with its sources, samples and chunks, and what comes of it.
+    """
+    return page.render("plan.svg.j2", **report)
 
 
-def page(title: str, content: str) -> str:
-    """A page that holds its styles, has no script, and asks no host for anything; title and content are HTML."""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8"/>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"/>
-<meta name="viewport" content="width=device-width, initial-scale=1"/>
-<meta name="referrer" content="no-referrer"/>
-<title>{title}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-{content}
-</main>
-</body>
-</html>
-"""
+# ---- tasks in time --------------------------------------------------------------------------
 
 
-def _page(report: Report) -> str:
-    job = report["job"]
-    content = f"""{_headline(report)}
-<div class="two top">
-{_section("Plan", plan_svg(report))}
-<div class="stack">
-{_facts(report)}
-{_estimate(report)}
-{_versions(report)}
-</div>
-</div>
-{_steps(report)}
-{_timeline(report)}
-<div class="two">
-{_memory(report)}
-{_bytes(report)}
-</div>"""
-    return page(f"{escaped(job['id'], 60)}: {escaped(job['status'])}", content)
+def _timeline(steps: Sequence[Step]) -> dict[str, Any] | None:
+    """
+    When each task ran: a bar for each, or, of very many, how many ran at a time; None if none did.
 
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
-
-
-_STATUS = {
-    "done": ("done", "✓ done"),
-    "failed": ("failed", "✕ failed"),
-    "planned": ("planned-job", "○ planned"),
-    "nothing to do": ("nothing", "= nothing to do"),
-}
-
-
-def _headline(report: Report) -> str:
-    job, steps = report["job"], report["steps"]
-    kind, status = _STATUS[job["status"]]
-    tiles: dict[str, str] = {}
-    if job["seconds"] is not None:
-        tiles["time"] = duration(job["seconds"])
-    if steps:
-        after = "" if job["status"] == "failed" else f" → {steps[-1]['samples_after']:,}"
-        tiles["samples"] = f"{steps[0]['samples_before']:,}{after}"
-    tiles["tasks"] = f"{sum(s['tasks'] for s in steps):,}"
-    tiles["chunks copied"] = f"{sum(s['encoded_chunks'] for s in steps):,}"
-    tiles["chunks encoded"] = f"{sum(s['decoded_chunks'] for s in steps):,}"
-    measured = [s["measured_mem"] for s in steps if s["measured_mem"] is not None]
-    projected = [s["projected_mem"] for s in steps]
-    if measured:
-        tiles["task memory"] = human_size(max(measured))
-    elif projected:
-        tiles["task memory, at most"] = human_size(max(projected))
-    shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
-    snapshot = f'<p class="muted">snapshot <bdi>{escaped(job["snapshot"], 80)}</bdi></p>' if job["snapshot"] else ""
-    error = (
-        f'<p class="error" role="alert"><b>Error:</b> <bdi>{escaped(job["error"], 2_000)}</bdi></p>'
-        if job["error"]
-        else ""
-    )
-    return (
-        f'<header class="{kind}"><span class="status">{status}</span>'
-        f'<h1><bdi>{escaped(job["store"], 160)}</bdi></h1>{snapshot}{error}<dl class="tiles">{shown}</dl></header>'
-    )
-
-
-def _facts(report: Report) -> str:
-    job = report["job"]
-    facts = {
-        "job": job["id"],
-        "file": job["file"],
-        "backend": job["backend"],
-        "executor": job["executor"],
-        "started": _when(job["started"]),
-        "state before": job["base"],
-        "becomes visible": "all at once, in one commit"
-        if job["atomic"]
-        else "in an order that is safe for readers; no commit",
+    Lanes are workers as far as can be seen from outside: a task takes the first lane that is free. All that is
+    horizontal is in percent.
+    """
+    tasks = sorted((t for step in steps for t in step["timeline"]), key=lambda t: t["start"])
+    if not tasks:
+        return None
+    total = max([1e-9, *(t["end"] for t in tasks)])
+    lanes = _lanes(tasks)
+    colours, names = _colours(tasks)
+    is_each = len(tasks) <= MOST_BARS and max(lanes) < MOST_LANES
+    drawn = _each(tasks, lanes, colours, total) if is_each else _load(tasks, colours, names, total)
+    return drawn | {
+        "legend": [(f"c{colour}", name) for colour, name in names.items()],
+        "ticks": [(tick, round(100 * tick / total, 3)) for tick in _ticks(total)],
+        "told": f"{page.counted(len(tasks), 'task')} in {page.duration(total)}, at most {max(lanes) + 1:,} at once",
     }
-    shown = [(name, clean(value, 160)) for name, value in facts.items()]
-    if job["status"] == "failed":
-        return _section("Job", _list(shown))
-    tags = ", ".join([clean(tag, 60) for tag in job["tags"][:20]] + ["…"] * (len(job["tags"]) > 20))
-    return _section("Job", _list([*shown, ("tags", tags)], 1_500))
 
 
-def _list(items: Iterable[tuple[str, str]], limit: int = 200) -> str:
-    rows = "".join(
-        f"<dt>{escaped(name, 60)}</dt><dd><bdi>{escaped(value, limit)}</bdi></dd>" for name, value in items if value
-    )
-    return f'<dl class="facts">{rows}</dl>' if rows else ""
+def _colours(tasks: Sequence[ReportedTask]) -> tuple[dict[str, int], dict[int, str]]:
+    """The number of each operation's colour, those that took longest first; and what to write beside each colour."""
+    spent: dict[str, float] = {}
+    for task in tasks:
+        spent[task["operation"]] = spent.get(task["operation"], 0.0) + task["end"] - task["start"]
+    order = sorted(spent, key=lambda name: -spent[name])
+    names = {i: page.clean(name, 24) for i, name in enumerate(order[:COLOURS])}
+    if len(others := order[COLOURS:]) > 0:
+        names[COLOURS] = page.clean(others[0], 24) if len(others) == 1 else page.counted(len(others), "other operation")
+    return {name: min(i, COLOURS) for i, name in enumerate(order)}, names
 
 
-def _when(iso: str | None) -> str:
-    if iso is None:
-        return ""
-    try:
-        at = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{at:%Y-%m-%d %H:%M:%S} {at.tzname() or ''}".strip()
+def _lanes(tasks: Sequence[ReportedTask]) -> list[int]:
+    """The lane of each task, of tasks in order of their starts."""
+    busy: list[tuple[float, int]] = []
+    free: list[int] = []
+    lanes = []
+    for task in tasks:
+        while busy and busy[0][0] <= task["start"]:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else len(busy)
+        heapq.heappush(busy, (task["end"], lane))
+        lanes.append(lane)
+    return lanes
 
 
-def _versions(report: Report) -> str:
-    return _section("Versions", _list(report["versions"].items()))
-
-
-def _estimate(report: Report) -> str:
-    found = report["estimate"]
-    if found is None:
-        return ""
-    facts = {
-        "time": f"{duration(found['seconds'])}{_parts(found['parts'], '_seconds', duration)}",
-        "list price": "none"
-        if found["dollars"] is None
-        else f"{_dollars(found['dollars'])}{_parts(found['parts'], '_dollars', _dollars)}",
-    }
-    assumptions = "".join(f"<li>{escaped(a, 300)}</li>" for a in found["assumptions"])
-    note = f'<p class="muted">Estimated from list prices and speeds of {escaped(found["date"], 20)}.</p>'
-    return _section("Estimate", f'{note}{_list(facts.items(), 400)}<ul class="plain">{assumptions}</ul>')
-
-
-def _parts(parts: Mapping[str, float], unit: str, shown: Callable[[float], str]) -> str:
-    """What a sum is of, the largest first."""
-    named = sorted(
-        ((n, name.removesuffix(unit)) for name, n in parts.items() if n and name.endswith(unit)), reverse=True
-    )
-    listed = ", ".join(f"{name.replace('_', ' ')} {shown(n)}" for n, name in named)
-    return f" ({listed})" if listed else ""
-
-
-def _dollars(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.2g}" if amount >= 0.0001 else f"${amount:.7f}"
-
-
-def _steps(report: Report) -> str:
-    if not report["steps"]:
-        return ""
-    names = (
-        "samples", "already applied", "chunks copied", "re-encoded", "tasks", "read, at most", "written, at most",
-        "GET / PUT", "time",
-    )  # fmt: skip
-    head = "".join(f'<th scope="col" role="columnheader">{name}</th>' for name in ("step", *names))
-    rows = []
-    for i, step in enumerate(report["steps"], 1):
-        values = (
-            f"{step['samples_before']:,} → {step['samples_after']:,}",
-            f"{step['already_applied']:,}",
-            f"{step['encoded_chunks']:,}",
-            f"{step['decoded_chunks']:,}",
-            f"{step['tasks']:,}",
-            human_size(step["bytes_read"]),
-            human_size(step["bytes_written"]),
-            f"{step['get_requests']:,} / {step['put_requests']:,}",
-            "not run" if step["seconds"] is None else duration(step["seconds"]),
+def _each(
+    tasks: Sequence[ReportedTask], lanes: Sequence[int], colours: Mapping[str, int], total: float
+) -> dict[str, Any]:
+    pitch = 18 if max(lanes) < 16 else 10
+    bars = []
+    for task, lane in zip(tasks, lanes, strict=True):
+        seconds = task["end"] - task["start"]
+        told = f"{page.clean(task['operation'], 60)}: {page.duration(seconds)}, {human_size(task['peak_mem'])}"
+        bars.append(
+            {
+                "colour": colours[task["operation"]],
+                "x": round(100 * task["start"] / total, 3),
+                "width": round(max(100 * seconds / total, 0.1), 3),
+                "y": lane * pitch + 2,
+                "height": pitch - 3,
+                "told": told if len(tasks) <= 300 else "",
+            }
         )
-        counts = ", ".join(f"{clean(name, 40)}: {n:,}" for name, n in step["counts"].items())
-        cells = "".join(f'<td role="cell" data-label="{n}">{v}</td>' for n, v in zip(names, values, strict=True))
-        rows.append(
-            f'<tr role="row"><th scope="row" role="rowheader"><b>{i} {escaped(step["operation"], 40)}</b>'
-            f'<span class="muted">{escaped(step["summary"] or counts, 200)}</span></th>{cells}</tr>'
-        )
-    return _section(
-        "Steps",
-        f'<table role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
-        f'<tbody role="rowgroup">{"".join(rows)}</tbody></table>',
+    return {"bars": bars, "labels": [], "height": (max(lanes) + 1) * pitch + 4}
+
+
+def _load(
+    tasks: Sequence[ReportedTask], colours: Mapping[str, int], names: Mapping[int, str], total: float
+) -> dict[str, Any]:
+    """For each colour, how many tasks ran in each of `BINS` spans of time, on the average."""
+    loads = {colour: _running([t for t in tasks if colours[t["operation"]] == colour], total) for colour in names}
+    most = max(max(load) for load in loads.values()) or 1.0
+    bars: list[dict[str, Any]] = []
+    labels, lane = [], 56
+    for y, (colour, load) in zip(range(0, lane * len(loads), lane), loads.items(), strict=True):
+        labels.append((y + 13, f"{names[colour]}, up to {max(load):,.1f} at a time"))
+        for i, running in enumerate(load):
+            height = round((lane - 18) * running / most, 1)
+            if height:
+                bar = {"x": 100 * i / BINS, "width": 100 / BINS, "y": y + lane - height, "height": height}
+                bars.append(bar | {"colour": colour, "told": ""})
+    return {"bars": bars, "labels": labels, "height": lane * len(loads) + 2}
+
+
+def _running(tasks: Sequence[ReportedTask], total: float) -> list[float]:
+    """Tasks running in each bin, on the average; in time that does not grow with how long they ran."""
+    whole, part = [0.0] * (BINS + 1), [0.0] * (BINS + 1)
+    for task in tasks:
+        start, end = task["start"] * BINS / total, task["end"] * BINS / total
+        first, last = min(int(start), BINS - 1), min(int(end), BINS - 1)
+        part[first] -= start - first
+        part[last] += end - last
+        whole[first] += 1
+        whole[last] -= 1
+    return [max(full + rest, 0.0) for full, rest in zip(accumulate(whole[:BINS]), part, strict=False)]
+
+
+def _ticks(total: float) -> list[float]:
+    """
+    Round values from 0 on, six at most.
+
+    >>> _ticks(2.6), _ticks(10)
+    ([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], [0.0, 2.0, 4.0, 6.0, 8.0, 10.0])
+    """
+    step = next(
+        s for power in range(-9, 300) for s in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if total / s < 5.5
     )
-
-
-def _timeline(report: Report) -> str:
-    drawn = timeline_svg(report)
-    if not drawn:
-        return ""
-    colours = operation_colours(t for step in report["steps"] for t in step["timeline"])
-    labels = {f"c{colour}": name for colour, name in colour_names(colours).items()}
-    return _section("Tasks in time, since the start of the job", _legend(labels) + drawn)
-
-
-def _legend(labels: Mapping[str, str]) -> str:
-    """A list of colours and what they stand for, which is escaped already."""
-    items = "".join(
-        f'<li><svg aria-hidden="true"><rect class="{kind}" width="11" height="11" rx="2"/></svg>{label}</li>'
-        for kind, label in labels.items()
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
-def _memory(report: Report) -> str:
-    rows = []
-    for i, step in enumerate(report["steps"], 1):
-        measured = step["measured_mem"]
-        note = f"projected {human_size(step['projected_mem'])}"
-        bars = [[(step["projected_mem"], "planned")]]
-        if measured is not None:
-            note += f", measured {human_size(measured)}"
-            bars.append([(measured, "measured")])
-        rows.append(Row(f"{i} {clean(step['operation'], 30)}", note, bars))
-    if not rows:
-        return ""
-    bounds = report["memory"]
-    marks = {
-        f"reserved for Python, {human_size(bounds['reserved'])}": bounds["reserved"],
-        f"allowed, {human_size(bounds['allowed'])}": bounds["allowed"],
-    }
-    legend = _legend({"planned": "projected, at most", "measured": "measured, whole process"})
-    return _section("Memory of a task", legend + bars_svg("memory", "Memory of a task", rows, marks))
-
-
-def _bytes(report: Report) -> str:
-    rows = []
-    for i, step in enumerate(report["steps"], 1):
-        note = f"at most {human_size(step['bytes_written'])}"
-        bars = [[(step["bytes_written"], "planned")]]
-        copied, encoded = step["encoded_bytes"], step["decoded_bytes"]
-        if copied is not None and encoded is not None:
-            note += f", copied {human_size(copied)}, encoded {human_size(encoded)}"
-            bars.append([(copied, "copied"), (encoded, "encoded")])
-        rows.append(Row(f"{i} {clean(step['operation'], 30)}", note, bars))
-    legend = _legend(
-        {
-            "planned": "planned, at most (decoded)",
-            "copied": "copied as they are (as stored)",
-            "encoded": "re-encoded (decoded)",
-        }
-    )
-    return _section("Bytes written", legend + bars_svg("bytes", "Bytes written", rows, {})) if rows else ""
+    return [float(f"{i * step:.6g}") for i in range(int(total / step + 1e-9) + 1)]

@@ -16,7 +16,8 @@ from vczstore.execution.retry import retried
 from vczstore.jobs.compile import CompiledJob, compile_job, options_of
 from vczstore.jobs.describe import describe_job, versions
 from vczstore.jobs.model import load
-from vczstore.jobs.report import make_folder, write_report
+from vczstore.jobs.report import write_report
+from vczstore.reports.page import make_folder
 from vczstore.stores.base import refuse_read_only
 from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.lock import hold

@@ -1,0 +1,173 @@
+"""
+Reports as HTML and JSON, from templates.
+
+What a report is about comes from file names and other people's stores. So all that a template prints is escaped, and
+what cannot be seen is shown as an escape, whether the template says so or not; templates say how long a text may be.
+"""
+
+import json
+import unicodedata
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from vczstore.errors import StorageError
+from vczstore.sizes import human_size
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def make_folder(folder: Path) -> None:
+    """
+    Make the folder of a report, so that one that cannot be made is told of before anything is done.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"report: {clean(folder)} cannot be made: {error.strerror}; name another folder") from error
+
+
+def write(folder: Path, data: Any, template: str, **values: Any) -> None:
+    """
+    Write ``report.json``, the data as they are, and ``report.html``, a template filled in.
+
+    The page holds its styles and pictures, has no script, and asks no host for anything.
+
+    Raises
+    ------
+    StorageError
+        If the folder cannot be written to.
+    """
+    make_folder(folder)
+    page = render(template, **values)
+    try:
+        (folder / "report.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise StorageError(
+            f"report: {clean(folder)} cannot be written: {error.strerror}; name a folder that can"
+        ) from error
+
+
+def render(template: str, **values: Any) -> str:
+    """One of ``templates/``, filled in."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("vczstore.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value, 10_000),
+    )
+    environment.filters |= {
+        "short": clean,
+        "fit": _fit,
+        "lines": _lines,
+        "number": lambda n: f"{n:,}",
+        "counted": counted,
+        "size": human_size,
+        "duration": duration,
+        "dollars": _dollars,
+        "when": _when,
+        "parts": _parts,
+    }
+    return environment
+
+
+# ---- text -----------------------------------------------------------------------------------
+
+
+def clean(text: object, limit: int = 200) -> str:
+    r"""
+    Make a text fit to be shown: invisible characters as escapes, the middle left out if it is long.
+
+    >>> clean("a\u202eb\n"), clean("0123456789", 5)
+    ('a\\u202eb\\n', '01…89')
+    """
+    text = str(text)
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[-((limit - 1) // 2) :]}"
+    return "".join(c if unicodedata.category(c)[0] not in "CZ" or c == " " else ascii(c)[1:-1] for c in text)
+
+
+def counted(n: int, noun: str) -> str:
+    """
+    Write a number of things.
+
+    >>> counted(1, "task"), counted(2000, "task")
+    ('1 task', '2,000 tasks')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """
+    Write seconds as people read them.
+
+    >>> duration(0.1234), duration(42.06), duration(200), duration(7500)
+    ('0.123 s', '42.1 s', '3 min 20 s', '2 h 5 min')
+    """
+    if seconds < 1:
+        return f"{seconds:.3f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _width(text: str) -> int:
+    """In columns, as a terminal would count them: wide characters are two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _fit(text: object, columns: int) -> str:
+    shown = clean(text, columns)
+    while _width(shown) > columns:
+        shown = clean(shown.replace("…", ""), len(shown) - 1)
+    return shown
+
+
+def _lines(text: str, columns: int) -> list[str]:
+    """Two lines at most."""
+    return [_fit(line, columns) for line in wrap(clean(text, 160), columns, max_lines=2, placeholder=" …")]
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.2g}" if amount >= 0.0001 else f"${amount:.7f}"
+
+
+def _when(iso: str) -> str:
+    try:
+        at = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{at:%Y-%m-%d %H:%M:%S} {at.tzname() or ''}".strip()
+
+
+def _parts(parts: Mapping[str, float], unit: str) -> str:
+    """What a sum is of, the largest first."""
+    shown = duration if unit == "_seconds" else _dollars
+    named = sorted(
+        ((n, name.removesuffix(unit)) for name, n in parts.items() if n and name.endswith(unit)), reverse=True
+    )
+    listed = ", ".join(f"{name.replace('_', ' ')} {shown(n)}" for n, name in named)
+    return f" ({listed})" if listed else ""
