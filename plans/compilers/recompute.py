@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.core.xarray_backend import Opened
 
 GENOTYPE, ALLELE = "call_genotype", "variant_allele"
 NEEDED = {GENOTYPE: (VARIANTS, "samples", "ploidy"), ALLELE: (VARIANTS, "alleles")}
@@ -331,10 +330,6 @@ class RecomputeFields:
         counts = cubed_backend.read(here.counter, memory.spec(), extra_mem=extra)
         view = cubed_backend.RowsView((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)
         return [cubed_backend.write(counts, view)]
-
-    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """The same: one pass that makes several arrays of another shape is nothing that xarray has."""
-        return self.by_cubed(store, memory)
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Count and write, one range of rows after the other."""

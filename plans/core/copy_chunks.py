@@ -145,10 +145,6 @@ class LinkChunks:
         reader = chunks.ScanReader(_LinkTask(self, store).look, self.encoded_chunks, per_task)
         return [chunks.scan(reader, memory.spec())]
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """There is nothing in them that xarray would have to see."""
-        return self.by_cubed(store, memory)
-
     def by_zarr(self, store: "ZarrStore") -> None:
         """Link them one after the other."""
         self.link(store, slice(0, self.encoded_chunks))

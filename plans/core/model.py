@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from plans.core.memory import Memory
 from vczstore.errors import IncompatibleError, VczstoreError
@@ -43,7 +43,7 @@ class Check(Scan, Protocol):
 
 
 class Write(Protocol):
-    """What happens to one array, in three implementations that agree."""
+    """What happens to one array, in implementations that agree; see `ThroughXarray` for the third."""
 
     @property
     def name(self) -> str:
@@ -76,11 +76,16 @@ class Write(Protocol):
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Cubed arrays over blocks of chunks, whose computing writes to the store."""
 
-    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """The same by way of xarray and cubed-xarray."""
-
     def by_zarr(self, store: "ZarrStore") -> None:
         """The plain reference: zarr-python alone, chunk by chunk."""
+
+
+@runtime_checkable
+class ThroughXarray(Protocol):
+    """A write that xarray can do too; all others are done by Cubed alone, whatever implementation is asked for."""
+
+    def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
+        """As `Write.by_cubed`, by way of xarray and cubed-xarray."""
 
 
 @dataclass(frozen=True)
@@ -305,9 +310,9 @@ class Plan:
         from plans.core import cubed_backend
 
         def arrays_of(write: Write) -> "list[cubed.Array]":
-            if opened is None:
-                return write.by_cubed(store, self.memory)
-            return write.by_xarray(store, self.memory, opened)
+            if opened is not None and isinstance(write, ThroughXarray):
+                return write.by_xarray(store, self.memory, opened)
+            return write.by_cubed(store, self.memory)
 
         opened = None
         if through_xarray:

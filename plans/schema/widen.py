@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from plans.core.cubed_backend import Reader
     from plans.core.model import Write
-    from plans.core.xarray_backend import Opened
 
 ALLELE = "variant_allele"
 
@@ -155,10 +154,6 @@ class _WidenedArray(Reencoded, ABC):
 
         values = chunks.read(self.reader(store), memory.spec(), extra_mem=self.reading_mem())
         return [chunks.write(values, chunks.DecodedView(arrays.planned(self.target, store=store), self.columns))]
-
-    def by_xarray(self, store: ZarrStore, memory: Memory, opened: "Opened") -> "list[cubed.Array]":
-        """The same: alleles are nothing that xarray knows."""
-        return self.by_cubed(store, memory)
 
     def by_zarr(self, store: ZarrStore) -> None:
         """Block by block."""
