@@ -1,4 +1,8 @@
-"""Sizes in bytes, as people write them."""
+"""
+Sizes in bytes, as people write them.
+
+Not pydantic's ByteSize: it takes true for 1, digits of other scripts and bits, and refuses 4Gi.
+"""
 
 import re
 

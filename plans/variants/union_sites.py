@@ -38,38 +38,13 @@ def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.nda
     return list(numbers), places
 
 
-def group_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray) -> np.ndarray:
-    """
-    Give the same number to records that are the same.
-
-    Parameters
-    ----------
-    contig, position
-        Of each record; contigs are numbers in one table.
-    alleles
-        REF and ALTs of each record, of two dimensions.
-
-    Returns
-    -------
-    numpy.ndarray of int64
-        Counted from 0, in the order of first appearance.
-
-    Examples
-    --------
-    >>> alleles = np.array([["A", "C", "G"], ["A", "C", ""], ["A", "G", "C"]])
-    >>> group_sites(np.array([0, 0, 0]), np.array([5, 5, 5]), alleles)
-    array([0, 1, 0])
-    """
-    codes = _codes(alleles)
-    return _group(_sites(contig, position, codes), codes)
-
-
 def _sites(contig: np.ndarray, position: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The same number for the same contig, position and REF."""
     return _pairs(_pairs(contig, position), codes[:, 0] + 1) if len(contig) else np.empty(0, dtype="i8")
 
 
 def _group(sites: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The same number for the same site and set of ALTs; counted from 0, in the order of first appearance."""
     if not len(sites):
         return sites
     groups = sites.copy()
@@ -174,8 +149,10 @@ def merge_sites(
 
     Parameters
     ----------
-    contig, position, alleles
-        As in `group_sites`; of one source after the other.
+    contig, position
+        Of each record, of one source after the other; contigs are numbers in one table.
+    alleles
+        REF and ALTs of each record, of two dimensions.
     source
         The number of the source of each record.
     extents

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import vczstore
 from plans.compilers import create
 from plans.variants.join_records import join
-from plans.variants.union_sites import count_repeats, group_sites, merge_sites, region_index, union_table
+from plans.variants.union_sites import _codes, _group, _sites, count_repeats, merge_sites, region_index, union_table
 from tests.support import cohort, vcf
 from tests.system.test_errors import complain
 from vczstore.errors import (
@@ -244,6 +244,11 @@ records = st.builds(
     length=st.integers(1, 9),
     id=st.sampled_from([".", "rs1", "rs2", "rs2;rs3"]),
 )
+
+
+def group_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray) -> np.ndarray:
+    codes = _codes(alleles)
+    return _group(_sites(contig, position, codes), codes)
 
 
 @settings(max_examples=40, deadline=None)

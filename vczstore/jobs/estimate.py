@@ -168,9 +168,10 @@ def _start(executor: str, engine: Mapping[str, Any] | None) -> list[str]:
 
 
 def _prices(known: Mapping[str, Any], engine: Mapping[str, Any], least: int) -> list[str]:
-    regions = sorted({known["prices"][name]["region"] for name in engine["prices"]})
+    regions, sources = (sorted({known["prices"][n][key] for n in engine["prices"]}) for key in ("region", "source"))
     return [
-        f"list prices of region {', '.join(regions)}; no free tier, discount, storage or traffic",
+        f"list prices of region {', '.join(regions)}; no free tier, discount, storage or traffic; "
+        f"see {', '.join(sources)}",
         f"a worker has the memory that its tasks are projected to need, {human_size(least)} at least, "
         "and nothing is tried again",
     ]

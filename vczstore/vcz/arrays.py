@@ -48,6 +48,7 @@ from zarr.types import AnyArray
 
 from vczstore.errors import first_line
 from vczstore.vcz.floats import from_hex, recast, to_hex
+from vczstore.vcz.frames import blosc_length, zstd_length
 
 type Document = dict[str, Any]
 type Encoded = Buffer | None
@@ -613,31 +614,7 @@ def _coords(array: AnyArray, key: str) -> tuple[int, ...] | None:
     return coords if len(coords) == array.ndim and chunk_key(array, coords) == key else None
 
 
-def _blosc_length(value: memoryview) -> int:
-    """The length of a frame, from c-blosc's header: the last four of its 16 bytes."""
-    return int.from_bytes(value[12:16], "little") if len(value) >= 16 else 16
-
-
-def zstd_length(value: memoryview) -> int:
-    """The length of a frame as its headers tell it (RFC 8878, 3.1.1); at least that, if one of them is cut off."""
-    if len(value) < 5:
-        return 5
-    descriptor = value[4]
-    is_single = bool(descriptor & 0x20)
-    content_size = (int(is_single), 2, 4, 8)[descriptor >> 6]
-    end = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3] + content_size
-    is_last = False
-    while not is_last:
-        header = int.from_bytes(value[end : end + 3], "little")
-        end += 3
-        if end > len(value):
-            return end
-        is_last, is_repeated = bool(header & 1), header >> 1 & 3 == 1
-        end += 1 if is_repeated else header >> 3
-    return end + (4 if descriptor & 4 else 0)
-
-
-_FRAME_LENGTHS = {"Blosc": _blosc_length, "Zstd": zstd_length}
+_FRAME_LENGTHS = {"Blosc": blosc_length, "Zstd": zstd_length}
 """By what the names of codec classes contain, in both formats."""
 
 

@@ -3,6 +3,9 @@ What compressed bytes hold: frames are found by what they begin with, wherever i
 
 Icechunk's metadata files need nothing else: each is a header of 39 bytes, and one Zstandard frame (Icechunk
 specification, "File Layout"), in which small chunks are inlined as they are.
+
+Lengths of frames are read from their headers here: numcodecs has no function for it, and that of Zstandard itself
+refuses a frame that is cut off, of which an error is to tell how long it should be.
 """
 
 import zlib
@@ -12,8 +15,6 @@ from itertools import chain
 
 import numpy as np
 from numcodecs import blosc, zstd
-
-from vczstore.vcz.arrays import zstd_length
 
 ICECHUNK = "ICE🧊CHUNK".encode()
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -71,13 +72,13 @@ def _gzip(data: bytes) -> Iterator[bytes]:
 
 
 def _blosc(data: bytes, is_metadata: bool) -> Iterator[bytes]:
-    starts = [0] if _blosc_length(data, 0) == len(data) else []
+    starts = [0] if _blosc_length_at(data, 0) == len(data) else []
     if is_metadata:
         words = np.frombuffer(data, "<u4", len(data) // 4)
         # the length of a vector lies before it; that of a frame is the last of its four words
         starts += [4 * int(i) + 4 for i in np.flatnonzero((words[:-4] == words[4:]) & (words[:-4] >= 16))]
     for start in starts:
-        length = _blosc_length(data, start)
+        length = _blosc_length_at(data, start)
         if 16 <= length <= len(data) - start:
             try:
                 yield bytes(blosc.decompress(data[start : start + length]))
@@ -85,9 +86,34 @@ def _blosc(data: bytes, is_metadata: bool) -> Iterator[bytes]:
                 continue
 
 
-def _blosc_length(data: bytes, start: int) -> int:
-    """The length of the frame that begins here, from c-blosc's header of 16 bytes; 0 if none does."""
+def blosc_length(value: bytes | memoryview) -> int:
+    """The length of a frame, from c-blosc's header: the last four of its 16 bytes."""
+    return int.from_bytes(value[12:16], "little") if len(value) >= 16 else 16
+
+
+def zstd_length(value: memoryview) -> int:
+    """The length of a frame as its headers tell it (RFC 8878, 3.1.1); at least that, if one of them is cut off."""
+    if len(value) < 5:
+        return 5
+    descriptor = value[4]
+    is_single = bool(descriptor & 0x20)
+    content_size = (int(is_single), 2, 4, 8)[descriptor >> 6]
+    end = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3] + content_size
+    is_last = False
+    while not is_last:
+        header = int.from_bytes(value[end : end + 3], "little")
+        end += 3
+        if end > len(value):
+            return end
+        is_last, is_repeated = bool(header & 1), header >> 1 & 3 == 1
+        end += 1 if is_repeated else header >> 3
+    return end + (4 if descriptor & 4 else 0)
+
+
+def _blosc_length_at(data: bytes, start: int) -> int:
+    """The length of the frame that begins here; 0 if none does."""
     if len(data) - start < 16 or data[start] != 2 or data[start + 3] == 0:
         return 0
-    size, block, length = (int.from_bytes(data[start + i : start + i + 4], "little") for i in (4, 8, 12))
+    size, block = (int.from_bytes(data[start + i : start + i + 4], "little") for i in (4, 8))
+    length = blosc_length(data[start : start + 16])
     return length if block <= size < 2**31 - 16 and length <= size + 16 else 0
