@@ -1,7 +1,6 @@
 """Compact: removed samples leave a store, and those that stay move up."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from vczstore.operations import Edit, Stages, option
 if TYPE_CHECKING:
     from plans.core.model import Compiling
     from vczstore.execution.options import Options
-    from vczstore.stores.lock import JobLock
+    from vczstore.stores.base import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,28 +45,28 @@ class Compact(Edit):
         """Whether it writes to the store itself."""
         return self.output is None
 
-    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
-        """Hold the lock of a folder on plain Zarr while it is replaced; plain Zarr elsewhere is refused without."""
-        from vczstore.stores.base import is_repository
-        from vczstore.stores.folder_swap import folder_of, replacing
+    def written(self, options: "Options") -> "Store | None":
+        """Open the store, or the folder on plain Zarr that is replaced; plain Zarr elsewhere is refused."""
+        return None if self.output is not None else self._in_place(options)
 
-        if dry_run or self.output is not None:
-            return nullcontext()
-        path = folder_of(self.store)
-        if path is None or options.backend_storage == "icechunk" or is_repository(path):
-            return None if options.open(self.store).atomic else nullcontext()
-        found = {"backend_storage": options.backend_storage, "storage_options": options.storage_options}
-        return replacing(self.store, {**found, "no_lock": options.no_lock})
+    def _in_place(self, options: "Options", *, dry_run: bool = False) -> "Store":
+        from vczstore.stores.resolve import open_in_place
 
-    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+        return open_in_place(
+            self.store,
+            backend_storage=options.backend_storage,
+            storage_options=options.storage_options,
+            no_lock=options.no_lock,
+            dry_run=dry_run,
+        )
+
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store, and the place of a copy or of what replaces a folder."""
         from plans.core.model import Compiling
-        from vczstore.stores.base import new_store
-        from vczstore.stores.folder_swap import ReplacedStore
+        from vczstore.stores.resolve import new_store
 
-        if self.output is None:
-            store = options.open(self.store)
-            store = store if store.atomic else ReplacedStore.of(self.store, store)
+        if self.output is None:  # opened again: what a stopped run has left may have been all there was
+            store = self._in_place(options, dry_run=True)
             return Compiling(store, store.open(), (), options.memory, options.impl, dry_run)
         url = os.fspath(self.output)
         vcz = options.for_store(self.store, [url]).open(self.store).open()

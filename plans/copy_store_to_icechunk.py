@@ -1,7 +1,6 @@
 """Copy: a VCZ on plain Zarr into an Icechunk repository."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
     from plans.core.model import Compiling
     from vczstore.execution.options import Options
     from vczstore.stores.base import Store
-    from vczstore.stores.lock import JobLock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +43,16 @@ class CopyStoreToIcechunk(Edit):
         """The repository is opened or created."""
         return False
 
-    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
-        """Hold nothing: a repository commits at once, and only what it was when the copy began."""
-        return nullcontext()
+    def written(self, options: "Options") -> None:
+        """A repository commits at once, and only onto what it was when the copy began."""
 
-    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the source, and the repository if there is one."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
-        from vczstore.stores.base import new_store
         from vczstore.stores.icechunk import IcechunkStore
         from vczstore.stores.locations import local_path
+        from vczstore.stores.resolve import new_store
 
         if options.backend_storage not in (None, "icechunk"):
             raise OptionError(f"{self.called}: the new store is on icechunk, not {options.backend_storage}")

@@ -1,7 +1,6 @@
 """Create: a store without samples over the variants of one or more VCZs, to append samples to."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +11,7 @@ from vczstore.operations import Edit, Stages, argument, option
 if TYPE_CHECKING:
     from plans.core.model import Compiling
     from vczstore.execution.options import Options
-    from vczstore.stores.lock import JobLock
+    from vczstore.stores.base import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +67,15 @@ class Create(Edit):
         """The store is not there yet."""
         return False
 
-    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
-        """Hold nothing: what makes a store where another one was made meanwhile is refused."""
-        return nullcontext()
+    def written(self, options: "Options") -> None:
+        """What makes a store where another one was made meanwhile is refused."""
 
-    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the sources, and find the place free."""
         from plans.compilers.copy import columns_per_manifest
         from plans.compilers.create import ONLY_CUBED
         from plans.core.model import Compiling
-        from vczstore.stores.base import new_store
+        from vczstore.stores.resolve import new_store
 
         if options.impl != "cubed":
             raise OptionError(ONLY_CUBED)

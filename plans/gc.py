@@ -41,10 +41,9 @@ class Gc(Operation):
     def perform(self, options: "Options", *, dry_run: bool) -> "Collected":
         """Hold the lock of jobs, and delete."""
         from plans.maintenance.purge import collect_garbage
-        from vczstore.stores.lock import hold
 
         store = options.open(self.store)
         if dry_run:
             return collect_garbage(store, None, dry_run=True)
-        with hold(store) as lock:
+        with store.exclusive_lock() as lock:
             return collect_garbage(store, lock, dry_run=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vczstore.operations import Operation
 
 if TYPE_CHECKING:
-    from plans.maintenance.history import History
+    from plans.maintenance.history import PastCommits
     from vczstore.execution.options import Options
 
 
@@ -29,8 +29,8 @@ class Log(Operation):
     ['append: 1 source, 2 samples added', ...]
     """
 
-    def perform(self, options: "Options", *, dry_run: bool) -> "History":
+    def perform(self, options: "Options", *, dry_run: bool) -> "PastCommits":
         """Read the history."""
-        from plans.maintenance.history import History, repository
+        from plans.maintenance.history import PastCommits, history_of
 
-        return History(repository(self.store, options, "log"))
+        return PastCommits(history_of(self.store, options, "log"))

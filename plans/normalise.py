@@ -1,7 +1,6 @@
 """Normalise: a VCZ over the variants and alleles of a store, as a store of its own."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +12,7 @@ from vczstore.operations import Edit, Stages, argument, option
 if TYPE_CHECKING:
     from plans.core.model import Compiling
     from vczstore.execution.options import Options
-    from vczstore.stores.lock import JobLock
+    from vczstore.stores.base import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +49,14 @@ class Normalise(HarmoniseOptions, Edit):
         """The store is only read."""
         return False
 
-    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
-        """Hold nothing: the store is only read."""
-        return nullcontext()
+    def written(self, options: "Options") -> None:
+        """The store is only read."""
 
-    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store and the source, and find the place of the result free."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
-        from vczstore.stores.base import new_store, open_store
+        from vczstore.stores.resolve import new_store, open_store
 
         _ = self.rules
         if options.impl == "xarray":

@@ -51,8 +51,7 @@ class Purge(Operation):
     def perform(self, options: "Options", *, dry_run: bool) -> "Purged":
         """Hold the lock of jobs, and delete."""
         from plans.maintenance.purge import purge_store
-        from vczstore.stores.lock import hold
 
         store = options.open(self.store)
-        with hold(store) as lock:
+        with store.exclusive_lock() as lock:
             return purge_store(store, self.tags, lock, options)

@@ -1,6 +1,5 @@
 """Remove: the values of samples become missing, and their IDs empty, which readers of VCZ skip."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from plans.core.model import Compiling
     from vczstore.execution.options import Options
     from vczstore.execution.results import Result
-    from vczstore.stores.lock import JobLock
+    from vczstore.stores.base import HeldLock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +67,17 @@ class Remove(Edit):
         """What follows in the same commit."""
         return recomputing(self.store, self.recompute)
 
-    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
-        """Keep others away until the history is purged, too."""
-        from plans.maintenance.purge import refuse_pins
-        from vczstore.stores.lock import hold
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether the history is purged, too."""
+        return self.purge
 
-        if not self.purge:
-            return super().locked(options, dry_run=dry_run)
-        store = options.open(self.store)
-        refuse_pins(store, self.tags)
-        return nullcontext() if dry_run else hold(store)
+    def check(self, options: "Options") -> None:
+        """Check that the history can be purged."""
+        from plans.maintenance.purge import refuse_pins
+
+        if self.purge:
+            refuse_pins(options.open(self.store), self.tags)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile a removal that can be completed if it is stopped."""
@@ -86,7 +86,7 @@ class Remove(Edit):
         yield from ()
         return compile_completable(compiling.store, compiling.vcz, self.samples, compiling.memory)
 
-    def afterwards(self, result: "Result", options: "Options", lock: "JobLock | None") -> "Result":
+    def afterwards(self, result: "Result", options: "Options", lock: "HeldLock | None") -> "Result":
         """Purge the history, if asked for."""
         from plans.maintenance.purge import purge_store
 

@@ -60,12 +60,12 @@ class Tag(Operation):
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Tagged":
         """List the tags, add one, or delete one."""
-        from plans.maintenance.history import Tagged, repository
+        from plans.maintenance.history import Tagged, history_of
 
         if self.name is None:
-            return Tagged(tags=repository(self.store, options).tags())
-        store = repository(self.store, options)
+            return Tagged(tags=history_of(self.store, options).tags())
+        history = history_of(self.store, options)
         if self.delete:
-            store.delete_tag(self.name)
+            history.delete_tag(self.name)
             return Tagged(deleted=self.name)
-        return Tagged(tag=self.name, snapshot=store.create_tag(self.name))
+        return Tagged(tag=self.name, snapshot=history.create_tag(self.name))

@@ -14,7 +14,7 @@ from vczstore.operations import Operation, declared
 
 if TYPE_CHECKING:
     from plans.core.model import Plan
-    from plans.maintenance.history import History
+    from plans.maintenance.history import PastCommits
     from plans.maintenance.info import Description
     from plans.maintenance.purge import Collected, Purged
     from plans.maintenance.repair import Repaired
@@ -312,7 +312,7 @@ def repair(store: "Place", quick: bool = ..., **options: Unpack[RunOptions]) -> 
 @_operation
 def info(store: "Place", at: str | None = ..., **options: Unpack[StoreOptions]) -> "Description": ...
 @_operation
-def log(store: "Place", **options: Unpack[StoreOptions]) -> "History": ...
+def log(store: "Place", **options: Unpack[StoreOptions]) -> "PastCommits": ...
 
 
 # ---- tags, of which the one command does three things ---------------------------------------

@@ -8,7 +8,6 @@ what compiles it is imported when it runs, so that the command line can list ope
 import os
 import re
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import import_module
 from inspect import cleandoc
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan, Survey
     from vczstore.execution.options import Options
     from vczstore.execution.results import Result
-    from vczstore.stores.lock import JobLock
+    from vczstore.stores.base import HeldLock, Store
 
 type Stages = Generator["Survey", list[list[Any]], "Plan"]
 """A plan that is compiled in stages: it yields what to look up in the data, and is sent what was found."""
@@ -226,16 +225,24 @@ class Edit(Operation):
         """What follows in the same commit."""
         return None
 
-    def locked(self, options: "Options", *, dry_run: bool) -> "AbstractContextManager[JobLock | None] | None":
-        """What it holds while it runs; None for the lock of the store, if its backend has writers take one."""
-        return nullcontext() if dry_run else None
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether it keeps jobs, and others that take long or delete, from the store, and not just other writers."""
+        return False
 
-    def open(self, options: "Options", *, dry_run: bool) -> "Compiling":
-        """Open the store, and what comes into it."""
+    def check(self, options: "Options") -> None:
+        """Check what is known before anything is locked."""
+
+    def written(self, options: "Options") -> "Store | None":
+        """Open the store whose writers are kept away while it runs; None if it writes to none that is there."""
+        return options.for_store(self.store, getattr(self, "sources", ())).open(self.store)
+
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+        """Open the store, unless it is open because it was locked, and what comes into it."""
         from plans.core.model import Compiling
 
         sources = getattr(self, "sources", ())
-        store = options.for_store(self.store, sources).open(self.store)
+        store = options.for_store(self.store, sources).open(self.store) if written is None else written
         opened = options.open_sources(self.store, sources)
         return Compiling(store, store.open(), opened, options.memory, options.impl, dry_run)
 
@@ -243,7 +250,7 @@ class Edit(Operation):
         """Compile it against what was opened; nothing is written."""
         raise NotImplementedError
 
-    def afterwards(self, result: "Result", options: "Options", lock: "JobLock | None") -> "Result":
+    def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
         """Do what follows the commit, under the same lock."""
         return result
 

@@ -107,7 +107,7 @@ def compile_append(
         by_allele=by_allele,
     )
     was, store, created = store, change.store, change.created
-    if findings is not None and not place.atomic:
+    if findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(store.arrays[ALLELE])
 
     # 2. what happens to each array

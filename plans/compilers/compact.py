@@ -18,7 +18,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
-from vczstore.stores.folder_swap import OPERATION, LinkAllBut, ReplacedStore
+from vczstore.stores.folder_swap import OPERATION, LinkAllBut
 from vczstore.vcz import arrays
 from vczstore.vcz.arrays import Document
 from vczstore.vcz.model import REMOVED, Vcz, samples_axis
@@ -42,15 +42,14 @@ def compile_compact(place: Store, store: Vcz, memory: Memory) -> Plan:
     memory
         What a task may use.
     """
-    assert place.atomic
     store.require_whole(OPERATION)
     kept = _kept(store)
     after = store.resized(len(kept)) if len(kept) < store.n_samples else {}
     linked: tuple[LinkChunks, ...] = ()
     preparations: tuple[LinkAllBut, ...] = ()
-    if after and isinstance(place, ReplacedStore):
+    if after and place.begins_empty:
         linked = tuple(_linked(store.arrays[name], name in after, kept) for name in _with_grid(store))
-        preparations = (LinkAllBut(place.path, frozenset(write.name for write in linked)),)
+        preparations = (LinkAllBut.of(place, frozenset(write.name for write in linked)),)
     return Plan(
         operation=OPERATION,
         store=place,

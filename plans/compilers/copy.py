@@ -44,7 +44,7 @@ def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
     return Plan(
         operation=operation,
         store=place,
-        base=place.head,
+        base=place.head or "",
         checks=(),
         writes=writes,
         edits=(

@@ -111,16 +111,15 @@ def compile_completable(place: Store, vcz: Vcz, samples: Sequence[str], memory: 
     On plain Zarr IDs in several chunks are blanked one chunk after the other. The store remembers beforehand that the
     list is being removed, so that a second run does not take those that are gone for unknown.
     """
-    if place.atomic:
-        return compile_remove(place, vcz, samples, memory)
     ledger, (positions, unknown) = Ledger.of(vcz), positions_of(vcz, list(dict.fromkeys(samples)))
     gone = set(unknown)
     left = [sample for sample in samples if sample not in gone]
-    is_known = bool(unknown and left) and ledger.has_removal(samples)
+    remembered = place.recovery_edits(ledger.with_removal(samples).edit(vcz.zarr_format))
+    is_known = bool(remembered and unknown and left) and ledger.has_removal(samples)
     plan = compile_remove(place, vcz, left if is_known else samples, memory)
     if is_known or len(set(positions // arrays.outer_chunks(vcz.arrays[SAMPLE_ID])[0])) < 2:
         return plan
-    return replace(plan, edits=(ledger.with_removal(samples).edit(vcz.zarr_format), *plan.edits))
+    return replace(plan, edits=(*remembered, *plan.edits))
 
 
 def _spelling_hint(unknown: Sequence[str], store: Vcz) -> str:

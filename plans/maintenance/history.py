@@ -2,35 +2,26 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vczstore.errors import TagError
-from vczstore.stores.base import Place, is_session, refuse_read_only
-from vczstore.stores.plain import PlainStore
+from vczstore.stores.base import History, Location
 
 if TYPE_CHECKING:
     from vczstore.execution.options import Options
-    from vczstore.stores.icechunk import IcechunkStore
 
 
-def repository(location: Place, options: "Options", operation: str = "tag") -> "IcechunkStore":
+def history_of(location: Location, options: "Options", operation: str = "tag") -> History:
     """
-    Open a store that has a history.
+    Open the history of a store.
 
     Raises
     ------
     TagError
         If it is on plain Zarr, which has none.
     """
-    if is_session(location):
-        refuse_read_only(operation, location)
-    store = options.open(location)
-    if isinstance(store, PlainStore):
-        raise TagError(
-            f"{operation}: {store.label} is plain Zarr, which has no {'tags' if operation == 'tag' else 'history'}; "
-            f"vczstore copy-store-to-icechunk {store.label} NEW_STORE makes a store that has"
-        )
-    return cast("IcechunkStore", store)
+    history = options.open(location).history
+    history.require(operation)
+    return history
 
 
 @dataclass(frozen=True)
@@ -74,18 +65,18 @@ class Tagged:
 
 
 @dataclass(frozen=True)
-class History:
+class PastCommits:
     """The history of a repository, newest first; read as far as it is looked at."""
 
-    store: "IcechunkStore"
+    history: History
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         names: dict[str, list[str]] = {}
-        for name, snapshot in self.store.tags().items():
+        for name, snapshot in self.history.tags().items():
             names.setdefault(snapshot, []).append(name)
-        for entry in self.store.history():
+        for entry in self.history.snapshots():
             said = dict(entry.metadata.get("vczstore", {}))
             versions = (
                 {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}

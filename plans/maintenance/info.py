@@ -107,7 +107,7 @@ def describe(place: Store, at: str | None = None) -> Description:
     removed = int(np.sum(vcz.sample_ids == REMOVED))
     samples_chunk, variants_chunk = _chunk_sizes(vcz)
     version = vcz.attributes.get("vcf_zarr_version")
-    past = place.history() if at is None else place.history(vcz.snapshot)
+    past = place.history.snapshots() if at is None else place.history.snapshots(vcz.snapshot)
     return Description(
         store=place.label,
         backend=place.backend,
@@ -123,7 +123,7 @@ def describe(place: Store, at: str | None = None) -> Description:
         stale=stale(vcz),
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
         stored_bytes=place.stored_bytes(),
-        tags=place.tags(),
+        tags=place.history.tags(),
         history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(past, HISTORY)],
     )
 

@@ -7,21 +7,18 @@ collection of garbage leaves the history alone, and deletes what no snapshot lea
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from plans.compilers.remove import compile_remove
 from vczstore.errors import Interrupted, VczstoreError
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
 from vczstore.sizes import human_size
-from vczstore.stores.base import Store
-from vczstore.stores.folder_swap import delete_half_written, folder_of
-from vczstore.stores.lock import JobLock
+from vczstore.stores.base import HeldLock, Store
 from vczstore.vcz.model import REMOVED, Vcz
 
-if TYPE_CHECKING:
-    from vczstore.stores.icechunk import IcechunkStore
-    from vczstore.stores.plain import PlainStore
+RECREATE = "recreate"
+"""The operation that rewrites a state that a tag names."""
 
 NO_HISTORY = "plain Zarr keeps no history: what was removed is overwritten already"
 
@@ -72,22 +69,20 @@ def _in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {what}" for what, n in counts.items())
 
 
-def refuse_pins(place: Store, tags: str) -> None:
+def refuse_pins(store: Store, tags: str) -> None:
     """Raise a `TagError` if what is going to be removed would be kept by a tag or a branch."""
-    if not place.atomic or tags == "delete":
-        return
-    store = cast("IcechunkStore", place)
-    store.refuse_pins(changing=True, keep=store.tags() if tags == "recreate" else ())
+    if tags != "delete":
+        store.history.refuse_pins(changing=True, keep=store.history.tags() if tags == "recreate" else ())
 
 
-def purge_store(place: Store, tags: str, lock: JobLock, options: Options) -> Purged:
+def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Purged:
     """
     Delete the history of a store.
 
     Parameters
     ----------
-    place
-        The store.
+    store
+        Which.
     tags
         What to do with tags and branches that keep older snapshots.
     lock
@@ -95,16 +90,13 @@ def purge_store(place: Store, tags: str, lock: JobLock, options: Options) -> Pur
     options
         What runs removals from tagged states.
     """
-    if not place.atomic:
-        return Purged(place.label, None, delete_half_written(folder_of(place.label)))
-    store = cast("IcechunkStore", place)
-    again = f"run it again: vczstore purge {place.label}{' --tags recreate' if tags == 'recreate' else ''}"
+    again = f"run it again: vczstore purge {store.label}{' --tags recreate' if tags == 'recreate' else ''}"
     try:
         now, base = dict[str, str](), None
-        if tags == "recreate":
+        if tags == "recreate" and store.history.tags():
             present = store.open()
             now, base = _recreate(store, present, again, options), present.snapshot
-        snapshot, counts, deleted = store.purge(
+        snapshot, counts, deleted = store.history.purge(
             tags=tags,
             keep=set(now.values()),
             base=base,
@@ -113,10 +105,10 @@ def purge_store(place: Store, tags: str, lock: JobLock, options: Options) -> Pur
     except KeyboardInterrupt as error:
         raise Interrupted(f"purge: interrupted; some of the history may be deleted, {again}") from error
     recreated = {old: new for old, new in now.items() if old != new}
-    return Purged(place.label, snapshot, counts, tuple(deleted), recreated)
+    return Purged(store.label, snapshot, counts, tuple(deleted), recreated)
 
 
-def _recreate(store: "IcechunkStore", present: Vcz, again: str, options: Options) -> dict[str, str]:
+def _recreate(store: Store, present: Vcz, again: str, options: Options) -> dict[str, str]:
     """
     Rewrite the states that tags name, without the samples that the present state has no longer.
 
@@ -127,29 +119,28 @@ def _recreate(store: "IcechunkStore", present: Vcz, again: str, options: Options
     dict of str to str
         What each tag is called now; most may be called what they were.
     """
-    from vczstore.stores.icechunk import RECREATE
-
-    store.refuse_pins(keep=store.tags())  # branches, before anything is done
+    history = store.history
+    history.refuse_pins(keep=history.tags())  # branches, before anything is done
     ids = {REMOVED, *present.sample_ids.tolist()}
-    withdrawn = {name: sorted(_samples(store, name) - ids) for name in store.tags()}
-    renamed = store.complete_renames()
+    withdrawn = {name: sorted(_samples(store, name) - ids) for name in history.tags()}
+    renamed = history.complete_renames()
     now = {name: name for name in withdrawn if name not in renamed}
     for name in now:
         if not withdrawn[name]:
             continue
         try:
-            with store.rewriting(name) as branch:
+            with history.rewriting(name) as branch:
                 plan = compile_remove(branch, branch.open(), withdrawn[name], options.memory)
                 said = {"operation": RECREATE, **plan.counts}
                 (done,) = run_plans([plan], f"recreate: the state of a tag, {plan.summary}", said, options)
                 assert done.snapshot is not None
-                now[name] = store.rename_tag(name, done.snapshot)
+                now[name] = history.rename_tag(name, done.snapshot)
         except VczstoreError as error:
             raise type(error)(f"purge: the tag {name} could not be rewritten: {error}; {again}") from error
     return {**now, **{old: now[new] for old, new in renamed.items()}}
 
 
-def _samples(store: "IcechunkStore", tag: str) -> set[str]:
+def _samples(store: Store, tag: str) -> set[str]:
     try:
         return set(store.open(at=tag).sample_ids.tolist())
     except VczstoreError as error:
@@ -194,24 +185,18 @@ class Collected:
         return [f"gc {self.store}: {_in_words(counts)}, {size}{end}"]
 
 
-def collect_garbage(place: Store, lock: JobLock | None, *, dry_run: bool) -> Collected:
+def collect_garbage(store: Store, lock: HeldLock | None, *, dry_run: bool) -> Collected:
     """
     Delete unreferenced objects: what writers that were stopped have left.
 
     Parameters
     ----------
-    place
-        The store.
+    store
+        Which.
     lock
         That of jobs; it is held until this returns.
     dry_run
         Count, and delete nothing.
     """
-    if place.atomic:
-        snapshot, counts = cast("IcechunkStore", place).collect_garbage(
-            before=lambda: None if lock is None else lock.check(), dry_run=dry_run
-        )
-        return Collected(place.label, not dry_run, snapshot, counts)
-    counts = cast("PlainStore", place).collect_garbage(dry_run=dry_run)
-    counts |= delete_half_written(folder_of(place.label), dry_run=dry_run)
-    return Collected(place.label, not dry_run, None, counts)
+    snapshot, counts = store.collect_garbage(before=lambda: None if lock is None else lock.check(), dry_run=dry_run)
+    return Collected(store.label, not dry_run, snapshot, counts)

@@ -19,14 +19,11 @@ from plans.maintenance.verify import verify_store
 from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import Place, Store
+from vczstore.stores.base import Location, Store
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
-from vczstore.stores.folder_swap import delete_half_written, folder_of, foreseen, leftovers, settle, settling
-from vczstore.stores.lock import hold
-from vczstore.stores.plain import PlainStore
+from vczstore.stores.leftovers import delete_half_written, foreseen, leftovers, settle, settling
+from vczstore.stores.locations import folder_of
 from vczstore.vcz.model import SAMPLE_ID, Vcz, has_missing_value, listing, samples_axis
-
-TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
 
 
 @dataclass(frozen=True)
@@ -77,26 +74,26 @@ class Repaired:
         ]
 
 
-def repair_store(place: Place, opts: Options, *, dry_run: bool, quick: bool) -> Repaired:
+def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: bool) -> Repaired:
     """
     Repair a store.
 
     Parameters
     ----------
-    place, opts
-        The store, and how it is found and looked at.
+    location, opts
+        What the store is called, and how it is found and looked at.
     dry_run
         Whether to write nothing.
     quick
         Whether to look for other errors in metadata and sample IDs only.
     """
-    path = folder_of(place)
+    path = folder_of(location)
     done = _compaction(path, opts, dry_run=dry_run)
     if dry_run and path is not None and not path.exists():
-        return Repaired(str(place), dry_run, tuple(done), ())
-    store = opts.open(place)
-    with nullcontext() if dry_run else hold(store) as lock:
-        mended = _stopped(store, done, dry_run=dry_run) if isinstance(store, PlainStore) else set()
+        return Repaired(str(location), dry_run, tuple(done), ())
+    store = opts.open(location)
+    with nullcontext() if dry_run else store.exclusive_lock() as lock:
+        mended = _stopped(store, done, dry_run=dry_run)
         done += _half_written(path, dry_run=dry_run)
         found = verify_store(store, opts, quick=quick)
         left = set(found.errors)
@@ -106,7 +103,7 @@ def repair_store(place: Place, opts: Options, *, dry_run: bool, quick: bool) -> 
         left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick, check=check)
     note = ""
     if not done:
-        note = TRANSACTIONS if store.atomic else _told_outside(store, sum(found.outside.values()))
+        note = store.why_consistent or _told_outside(store, sum(found.outside.values()))
     return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda finding: finding.order)), note)
 
 
@@ -116,8 +113,10 @@ def _told_outside(store: Store, n: int) -> str:
     return f"{there}; vczstore gc {store.label} deletes {'them' if n > 1 else 'it'}" if n else ""
 
 
-def _stopped(store: PlainStore, done: list[str], *, dry_run: bool) -> set[Finding]:
+def _stopped(store: Store, done: list[str], *, dry_run: bool) -> set[Finding]:
     """What a stopped append has left of shapes and consolidated metadata is mended; returns what was wrong."""
+    if store.zarr_store is None:  # all is in transactions
+        return set()
     before = store.open()
     after, *edits = _reveal(before, done)
     if stale := [*consolidated_errors(after)]:

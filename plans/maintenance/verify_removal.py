@@ -32,9 +32,10 @@ from plans.core.chunk_grid import chunk_regions
 from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, StaleError
 from vczstore.reports import page
 from vczstore.sizes import human_size
-from vczstore.stores.base import Place, Store
-from vczstore.stores.folder_swap import folder_of, half_written, leftovers
+from vczstore.stores.base import Location, Store
+from vczstore.stores.leftovers import half_written, leftovers
 from vczstore.stores.listing import Objects
+from vczstore.stores.locations import folder_of
 from vczstore.vcz import arrays
 from vczstore.vcz.frames import contents
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, has_missing_value, listing, missing_value, same, samples_axis
@@ -127,7 +128,7 @@ class Verification:
 
 
 def verify(
-    url: Place, place: Store, samples: Sequence[str], options: Mapping[str, Any], report: Path | None
+    url: Location, place: Store, samples: Sequence[str], options: Mapping[str, Any], report: Path | None
 ) -> Verification:
     """
     Read all of a store, and look for what should not be there.
@@ -168,7 +169,7 @@ def verify(
         look.at_present(vcz)
     except arrays.DamagedChunkError as error:
         raise DamagedStoreError(f"verify-removal: {error}; restore it, or remove the array that it is of") from error
-    if place.atomic:
+    if place.history.is_kept:
         look.at_history(place, sizes)
     else:
         look.at_grid(vcz, sizes)
@@ -244,7 +245,7 @@ class _Look:
         self.at_versions(objects.kind, versions)
         return digest.hexdigest()
 
-    def at_leftovers(self, url: Place) -> None:
+    def at_leftovers(self, url: Location) -> None:
         """What killed processes were writing, and what a compaction that was stopped has left beside the store."""
         path = folder_of(url)
         n = 0 if path is None else sum(1 for _ in half_written(path))
@@ -344,23 +345,23 @@ class _Look:
                 return True
         return False
 
-    def at_history(self, place: Any, sizes: Mapping[str, int]) -> None:
+    def at_history(self, store: Store, sizes: Mapping[str, int]) -> None:
         """Look at every snapshot of a repository, and for unreferenced objects."""
-        snapshots = place.reachable()
+        snapshots = store.history.reachable()
         folders: dict[str, set[str]] = {"snapshots": set(), "manifests": set()}
         for key in sizes:
             folder, _, name = key.partition("/")
             folders.get(folder, set()).add(name)
-        left = place.unreachable(snapshots, folders)
+        left = store.history.unreachable(snapshots, folders)
         with_ids = []
         for snapshot in snapshots:
             try:
-                samples = place.open(snapshot).sample_ids.tolist()
+                samples = store.open(snapshot).sample_ids.tolist()
                 if not self.ids.isdisjoint(samples) or spelt_otherwise(self.ids, {*samples} - {REMOVED}):
                     with_ids.append(snapshot)
             except NotAStoreError:
                 continue  # the first snapshot of a repository is empty
-        label = self.shown(place.label)
+        label = self.shown(store.label)
         if with_ids:
             self.reasons.append(
                 f"{_n(with_ids, 'snapshot')} {_s(with_ids, 'has', 'have')} the samples: {_places(with_ids)}; "

@@ -20,8 +20,7 @@ from plans.variants import harmonise
 from vczstore.errors import IncompatibleError, OptionError, StorageError, UnsuitableError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteDocuments
-from vczstore.stores.folder_swap import LinkAllBut, ReplacedStore
-from vczstore.stores.plain import PlainStore
+from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz import arrays
 from vczstore.vcz.model import Vcz, dimensions
 
@@ -88,26 +87,22 @@ def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[s
     writes: list[Write] = [
         Rewritten.of(operation, store.arrays[name], after, memory) for name, after in targets.items()
     ]
+    place = _in_place(operation, place, targets)
     preparations: list[Edit] = []
-    documents = [WriteDocuments.of(array) for array in targets.values()]
-    if place.atomic:
-        preparations += [Delete(name) for name, array in targets.items() if array.ndim != store.arrays[name].ndim]
-        preparations += documents
-        edits: list[Edit] = []
-    else:
-        place = _replaced(operation, place, targets)
+    if place.begins_empty:
         others = [a for n, a in store.arrays.items() if n not in targets and arrays.has_regular_grid(a)]
         linked = [LinkChunks(a.path, a, arrays.grid(a.shape, arrays.outer_chunks(a))) for a in others]
-        preparations = [LinkAllBut(place.path, frozenset([*targets, *(link.name for link in linked)]))]
+        preparations.append(LinkAllBut.of(place, frozenset([*targets, *(link.name for link in linked)])))
         writes += linked
-        edits = [*documents, Consolidate(tuple(targets), store.zarr_format)]
+    preparations += [Delete(name) for name, array in targets.items() if array.ndim != store.arrays[name].ndim]
+    preparations += [WriteDocuments.of(array) for array in targets.values()]
     return Plan(
         operation=operation,
         store=place,
         base=store.state,
         checks=(),
         writes=tuple(write for write in writes if write.encoded_chunks or write.decoded_chunks),
-        edits=tuple(edits),
+        edits=(Consolidate(tuple(targets), store.zarr_format),),
         memory=memory,
         after=replace(store, arrays={**store.arrays, **targets}),
         if_stopped="readers see the same values, perhaps in wider arrays; run the same command again to complete it",
@@ -115,19 +110,18 @@ def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[s
     )
 
 
-def _replaced(operation: str, place: Store, targets: Mapping[str, AnyArray]) -> ReplacedStore:
-    way_out = f"make a store that takes this in one commit: vczstore copy-store-to-icechunk {place.label} NEW_STORE"
-    what = f"{operation}: {', '.join(targets)} of {place.label} would be re-encoded"
-    assert isinstance(place, PlainStore)
-    path = place.folder
-    if path is None:
-        raise UnsuitableError(
-            f"{what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see one half of "
-            f"it; {way_out}"
-        )
+def _in_place(operation: str, place: Store, targets: Mapping[str, AnyArray]) -> Store:
+    """Where the new chunks are written to; of what cannot be replaced it is said which arrays are in the way."""
     try:
-        return ReplacedStore.of(path, place)
+        return place.in_place()
     except (OptionError, StorageError) as error:
+        way_out = f"make a store that takes this in one commit: vczstore copy-store-to-icechunk {place.label} NEW_STORE"
+        what = f"{operation}: {', '.join(targets)} of {place.label} would be re-encoded"
+        if place.folder is None:
+            raise UnsuitableError(
+                f"{what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see one half of "
+                f"it; {way_out}"
+            ) from error
         why = str(error).partition(": ")[2].partition("; ")[0]
         raise UnsuitableError(f"{what}, for which the folder is replaced, but {why}; {way_out}") from error
 

@@ -40,6 +40,8 @@ class SchemaChange:
         What is left for tasks to check.
     first
         What re-encodes, before anything else is written.
+    is_committed_first
+        Whether the re-encoded arrays are those that tasks read, since a folder is replaced before they begin.
     """
 
     was: Vcz
@@ -48,6 +50,7 @@ class SchemaChange:
     created: Mapping[str, AnyArray]
     checks: tuple[Check, ...]
     first: tuple[Plan, ...]
+    is_committed_first: bool
 
     @property
     def counts(self) -> dict[str, int]:
@@ -111,7 +114,8 @@ def compile_schema_change(
     after = replace(store, arrays=dict(sorted({**store.arrays, **rebuilt, **created}.items())))
     checks = _check(operation, after, sources, findings, by_allele, fields, surveyed=surveyed)
     first = (compile_rebuild(operation, place, store, rebuilt, memory),) if rebuilt else ()
-    return SchemaChange(store, after, rebuilt, created, tuple(checks), first)
+    is_committed_first = any(plan.store is not place for plan in first)
+    return SchemaChange(store, after, rebuilt, created, tuple(checks), first, is_committed_first)
 
 
 def compile_growth(

@@ -28,8 +28,8 @@ from tests.support.covering import in_pairs
 from vczstore.errors import StorageError
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
-from vczstore.stores.base import open_store
 from vczstore.stores.icechunk import IcechunkStore
+from vczstore.stores.resolve import open_store
 
 __all__ = ["no_token", "start"]  # fixtures
 

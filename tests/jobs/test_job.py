@@ -487,7 +487,7 @@ def test_a_tag_that_was_not_made_is_made_by_the_next_run(repo: Place, monkeypatc
     repo.batch("a.vcz", cohort.ids(7, 2))
     steps = "- append: inbox/*.vcz\n- tag: release-1"
     with monkeypatch.context() as patch:
-        patch.setattr("vczstore.stores.icechunk.IcechunkStore.create_tag", _killed)
+        patch.setattr("vczstore.stores.icechunk_history.IcechunkHistory.create_tag", _killed)
         with pytest.raises(RuntimeError, match="killed"):
             repo.run(steps)
     head = repo.repository.lookup_branch("main")
@@ -636,8 +636,8 @@ def test_a_compiled_job_runs_once(place: Place) -> None:
 
 HOLD = """
 import sys, time
-from vczstore.stores.lock import job_lock
-with job_lock(sys.argv[1], {}, wait=False):
+from vczstore.stores.resolve import open_store
+with open_store(sys.argv[1]).exclusive_lock():
     print("held", flush=True)
     time.sleep(60)
 """

@@ -35,7 +35,7 @@ from vczstore.errors import (
     StorageError,
     VczstoreError,
 )
-from vczstore.stores.base import new_store
+from vczstore.stores.resolve import new_store
 from vczstore.vcz.arrays import LOCK, claim, names
 
 # ---- sources, and what should become of them ------------------------------------------------

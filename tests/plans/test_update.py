@@ -22,7 +22,7 @@ from tests.support import cohort
 from tests.support.covering import in_pairs, in_turn
 from tests.system.test_errors import FIELDS, KINDS, altered, complain, edit, head, put, resize, truncate, unchanged
 from vczstore.errors import DamagedStoreError, IncompatibleError, MemoryLimitError, SampleError, VczstoreError
-from vczstore.stores.base import open_store
+from vczstore.stores.resolve import open_store
 from vczstore.vcz.model import Vcz
 
 type Arrays = dict[str, np.ndarray]

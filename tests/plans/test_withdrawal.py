@@ -29,6 +29,7 @@ from obstore.store import S3Store
 import vczstore
 from plans.maintenance.verify_removal import _Look, _Needles
 from tests.support import cohort, s3
+from tests.support.locks import job_lock
 from vczstore.cli.main import main
 from vczstore.errors import (
     BusyError,
@@ -43,8 +44,8 @@ from vczstore.errors import (
     VczstoreError,
 )
 from vczstore.stores.icechunk import IcechunkStore
+from vczstore.stores.icechunk_history import IcechunkHistory
 from vczstore.stores.listing import Objects
-from vczstore.stores.lock import job_lock
 from vczstore.vcz.frames import contents
 
 FIELDS = (
@@ -444,14 +445,14 @@ def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
     """Else the tag would have a sample that the store has no longer, and the purge would call itself done."""
     vczstore.tag(place.url, "release-1", **place.options)
     vczstore.remove(place.url, GONE[0], impl="zarr", **place.options)
-    ours = IcechunkStore.rename_tag
+    ours = IcechunkHistory.rename_tag
 
     def and_remove(*args: Any) -> str:
         name = ours(*args)
         vczstore.remove(place.url, GONE[1], impl="zarr", **place.options)
         return name
 
-    monkeypatch.setattr(IcechunkStore, "rename_tag", and_remove)
+    monkeypatch.setattr(IcechunkHistory, "rename_tag", and_remove)
     with pytest.raises(StaleError, match=r"is not complete, run it again: vczstore purge \S+ --tags recreate"):
         vczstore.purge(place.url, tags="recreate", **place.options)
     monkeypatch.undo()

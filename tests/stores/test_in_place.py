@@ -21,11 +21,11 @@ import vczstore
 from tests.plans.test_compact import GONE, complain, some_arrays
 from tests.support import cohort
 from tests.support.killed import killed
+from tests.support.locks import job_lock
 from tests.system.test_errors import LIMITED, as_nobody
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
-from vczstore.stores import folder_swap, rename
-from vczstore.stores.lock import job_lock
+from vczstore.stores import filesystem, folder_swap, leftovers
 
 LOCK = ".store.vcz.vczstore-job.lock"
 BEFORE = cohort.expected_remove(some_arrays(14), GONE)
@@ -270,7 +270,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    real = rename.exchange
+    real = filesystem.exchange
     cases: dict[str, tuple[str, Callable[..., object], str]] = {
         "before": ("exchange", interrupt, "nothing was committed, the store is as it was"),
         "after": ("exchange", lambda a, b: (real(a, b), interrupt()), "interrupted when .* was compacted already"),
@@ -279,7 +279,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (what, do, words) in cases.items():
         store = make(tmp_path / name)
         with monkeypatch.context() as patch:
-            patch.setattr(folder_swap, what, do)
+            patch.setattr(leftovers if name == "deleting" else folder_swap, what, do)
             with pytest.raises(KeyboardInterrupt, match=words):
                 vczstore.compact(store)
         cohort.assert_same(read(store), BEFORE if name == "before" else AFTER)

@@ -19,8 +19,8 @@ from tests.stores.test_objects import BATCH, OLD, Cloud, azure_cloud, s3_cloud
 from tests.support import cohort, s3
 from vczstore.errors import BusyError, IncompatibleError, NotAStoreError, OptionError
 from vczstore.jobs.run import run_job
-from vczstore.stores.base import open_store
-from vczstore.stores.locations import Location, is_url, literal, local_path, parse
+from vczstore.stores.locations import Address, is_url, literal, local_path, parse
+from vczstore.stores.resolve import open_store
 
 __all__ = ["azure_cloud", "s3_cloud"]  # fixtures
 
@@ -32,7 +32,7 @@ BUCKETS = st.from_regex(r"[a-z0-9][a-z0-9.-]{1,20}[a-z0-9]", fullmatch=True)
 ACCOUNTS = st.none() | st.from_regex(r"[a-z0-9]{3,10}", fullmatch=True)
 
 
-def is_safe(location: Location) -> bool:
+def is_safe(location: Address) -> bool:
     """Whether a key does not look as if it held a credential, which is refused wherever it is."""
     try:
         parse(location.url)
@@ -46,7 +46,7 @@ def is_safe(location: Location) -> bool:
 @example(kind="az", bucket="container", key="a%20b?c #d/é%2", account="me")
 @pytest.mark.slow
 def test_keys_come_back_as_they_are(kind: str, bucket: str, key: str, account: str | None) -> None:
-    location = Location(kind, bucket, key, account if kind == "az" else None)
+    location = Address(kind, bucket, key, account if kind == "az" else None)
     if not is_safe(location):
         return
     assert parse(location.url) == location
@@ -59,7 +59,7 @@ def test_keys_come_back_as_they_are(kind: str, bucket: str, key: str, account: s
 @given(kind=st.sampled_from(["s3", "gs", "az"]), first=KEYS, second=KEYS, account=ACCOUNTS)
 @pytest.mark.slow
 def test_different_keys_are_different_places(kind: str, first: str, second: str, account: str | None) -> None:
-    one, other = (Location(kind, "bucket", key, account if kind == "az" else None) for key in (first, second))
+    one, other = (Address(kind, "bucket", key, account if kind == "az" else None) for key in (first, second))
     assert (one.url == other.url) == (first == second)
 
 
@@ -87,18 +87,18 @@ def test_file_urls_are_decoded() -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("azure://c/a", Location("az", "c", "a")),
-        ("abfs://c/a#b", Location("az", "c", "a#b")),
-        ("abfss://c@me.dfs.core.windows.net/a b", Location("az", "c", "a b", "me")),
-        ("https://me.blob.core.windows.net/c/a%20b%2Fc", Location("az", "c", "a b/c", "me")),
-        ("https://me.dfs.core.windows.net/c", Location("az", "c", "", "me")),
-        ("s3a://b/a", Location("s3", "b", "a")),
-        ("gcs://b/a/", Location("gs", "b", "a")),
-        ("S3://Bucket/Key", Location("s3", "Bucket", "Key")),
-        ("http://host:80/a%20b/", Location("http", "http://host:80", "a%20b")),
+        ("azure://c/a", Address("az", "c", "a")),
+        ("abfs://c/a#b", Address("az", "c", "a#b")),
+        ("abfss://c@me.dfs.core.windows.net/a b", Address("az", "c", "a b", "me")),
+        ("https://me.blob.core.windows.net/c/a%20b%2Fc", Address("az", "c", "a b/c", "me")),
+        ("https://me.dfs.core.windows.net/c", Address("az", "c", "", "me")),
+        ("s3a://b/a", Address("s3", "b", "a")),
+        ("gcs://b/a/", Address("gs", "b", "a")),
+        ("S3://Bucket/Key", Address("s3", "Bucket", "Key")),
+        ("http://host:80/a%20b/", Address("http", "http://host:80", "a%20b")),
     ],
 )
-def test_spellings_of_one_place(url: str, expected: Location) -> None:
+def test_spellings_of_one_place(url: str, expected: Address) -> None:
     assert parse(url) == expected
     assert parse(expected.url) == expected
 
@@ -233,7 +233,7 @@ def test_a_job_takes_no_batch_for_another(s3_cloud: Cloud) -> None:
 
 
 def test_locks_of_two_stores_are_two(s3_server: s3.S3Server) -> None:
-    from vczstore.stores.lock import job_lock
+    from tests.support.locks import job_lock
 
     bucket = s3_server.url(f"locks-{uuid4().hex}")
     for name in ("a", "a#2", "a?2"):

@@ -22,10 +22,10 @@ import pytest
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from tests.support import cohort, s3
+from tests.support.locks import job_lock
 from tests.support.paths import ROOT
 from vczstore.errors import BusyError, NotAStoreError, OptionError, StaleError, StorageError, VczstoreError
 from vczstore.stores import lock
-from vczstore.stores.lock import job_lock
 from vczstore.stores.object_store import object_store
 
 TTL = 2.0
@@ -38,11 +38,12 @@ JOB = """
 import json, sys
 from vczstore.errors import VczstoreError
 from vczstore.stores import lock
+from vczstore.stores.resolve import open_store
 
 url, options, wait, lock.TTL = json.loads(sys.argv[1])
 print("begins", flush=True)
 try:
-    with lock.job_lock(url, options, wait=wait) as held:
+    with open_store(url, storage_options=options).exclusive_lock(wait=wait) as held:
         print("held", flush=True)
         for line in sys.stdin:
             held.check()
@@ -59,10 +60,11 @@ COUNT = """
 import json, sys, time
 from pathlib import Path
 from vczstore.stores import lock
+from vczstore.stores.resolve import open_store
 
 url, options, lock.TTL, counter = json.loads(sys.argv[1])
 for _ in range(3):
-    with lock.job_lock(url, options, wait=True) as held:
+    with open_store(url, storage_options=options).exclusive_lock(wait=True) as held:
         value = int(Path(counter).read_text())
         time.sleep(0.02)
         held.check()

@@ -27,12 +27,13 @@ from zarr.storage import LocalStore, LoggingStore, MemoryStore, ObjectStore
 
 import vczstore
 from tests.support import cohort, faults, s3
+from tests.support.locks import job_lock
 from tests.support.paths import ROOT
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, StorageError
 from vczstore.stores import lock
-from vczstore.stores.base import open_store
 from vczstore.stores.object_store import object_store
+from vczstore.stores.resolve import open_store
 
 OLD = cohort.make_arrays(40, cohort.ids(0, 3))
 NEW = [cohort.make_arrays(40, cohort.ids(3 + 4 * i, 4), seed=i + 1) for i in range(2)]
@@ -273,7 +274,7 @@ def test_every_way_to_reach_a_store_has_one_lock(folder: Path, reach: str) -> No
         "file://": path.as_uri(),
     }.get(reach, path)
     backend = reach if reach in ("obstore", "fsspec") else None
-    with lock.job_lock(str(path), {}, wait=False):
+    with job_lock(str(path), {}, wait=False):
         before = cohort.digest(path)
         with pytest.raises(BusyError, match="busy"):
             vczstore.remove(place, "S0001", backend_storage=backend)
@@ -286,7 +287,7 @@ def test_an_open_repository_in_a_folder_has_its_lock(folder: Path) -> None:
     path = make(folder / "a" / "store.vcz", "icechunk")
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
     assert open_store(repository).folder == path
-    with lock.job_lock(str(path), {}, wait=False), pytest.raises(BusyError):
+    with job_lock(str(path), {}, wait=False), pytest.raises(BusyError):
         vczstore.gc(repository)
 
 
@@ -307,7 +308,7 @@ def test_the_lock_is_no_member(folder: Path) -> None:
     """Whoever opens a store while it is held, or after its holder was killed, sees nothing of it."""
     store = make(folder / "a" / "store.vcz")
     vczstore.remove(store, "S0001")
-    with lock.job_lock(str(store), {}, wait=False), warnings.catch_warnings():
+    with job_lock(str(store), {}, wait=False), warnings.catch_warnings():
         warnings.simplefilter("error")
         assert set(zarr.open_group(store, mode="r", use_consolidated=False).array_keys()) == set(OLD)
         assert vczstore.verify(store).ok
@@ -355,15 +356,15 @@ def test_whoever_waits_while_a_folder_is_exchanged_gets_the_lock_of_the_new_one(
     vczstore.remove(store, "S0001")
     new = folder / "a" / "new.vcz"
     shutil.copytree(store, new)
-    with lock.job_lock(str(store), {}, wait=False) as held:
+    with job_lock(str(store), {}, wait=False) as held:
         lock.carry(store, new)
         store.rename(folder / "a" / "old.vcz")
         new.rename(store)
         held.check()
-        with pytest.raises(BusyError), lock.job_lock(str(store), {}, wait=False):
+        with pytest.raises(BusyError), job_lock(str(store), {}, wait=False):
             pass
         shutil.rmtree(folder / "a" / "old.vcz")
-    with lock.job_lock(str(store), {}, wait=False):
+    with job_lock(str(store), {}, wait=False):
         assert (store / KEY).exists()
     assert not list(folder.rglob("*.lock"))
 
@@ -373,7 +374,7 @@ def test_no_lock(folder: Path, batches: list[str]) -> None:
     """For those who know: what is locked is written to all the same, and no lock is made."""
     for kind in ("format3", "icechunk"):
         store = make(folder / kind / "store.vcz", kind)
-        with lock.job_lock(str(store), {}, wait=False):
+        with job_lock(str(store), {}, wait=False):
             for command in (["append", str(store), batches[0]], ["gc", str(store)]):
                 said = CliRunner().invoke(main, [*command, "--no-lock"])
                 assert said.exit_code == 0, said.output

@@ -25,9 +25,9 @@ from vczstore.cli.main import main
 from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, StorageError, VczstoreError
 from vczstore.jobs.run import plan_job, run_job
 from vczstore.stores import object_store as objects
-from vczstore.stores.base import open_store
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import Remote
+from vczstore.stores.resolve import open_store
 
 FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
 

@@ -25,7 +25,7 @@ from tests.support import cohort
 from tests.support.paths import ROOT
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
-from vczstore.stores.base import open_store
+from vczstore.stores.resolve import open_store
 
 type Arrays = dict[str, np.ndarray]
 

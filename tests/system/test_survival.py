@@ -21,7 +21,7 @@ from tests.system.survival.erasure import LAYOUTS, Layout
 from tests.system.survival.kills import Case
 from vczstore.cli.main import main
 from vczstore.errors import Interrupted
-from vczstore.stores.folder_swap import HALF_WRITTEN, half_written
+from vczstore.stores.leftovers import HALF_WRITTEN, half_written
 
 CASES = (
     *(Case("append", *how) for how in (("format2", "threads"), ("format3", "processes"), ("icechunk", "threads"))),

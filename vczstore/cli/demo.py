@@ -35,7 +35,7 @@ def run(directory: str, *, err: bool = False) -> dict[str, Any]:
         The folder, and the samples after each step.
     """
     from vczstore import api
-    from vczstore.stores.base import open_store
+    from vczstore.stores.resolve import open_store
 
     folder = _free(Path(directory))
     click.secho(f"A cohort of {len(FIRST)} samples, and two batches, in {folder}/", bold=True, err=err)

@@ -25,13 +25,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any
 
-from vczstore.stores.base import Transaction
+from vczstore.stores.base import Resumable, Saved, Transaction
 from vczstore.stores.locations import local_path, parse, real_path
-
-if TYPE_CHECKING:
-    from vczstore.stores.icechunk import IcechunkTransaction
 
 FORMAT = 1
 
@@ -42,28 +39,6 @@ _DIGEST = 32
 """Bytes."""
 
 log = logging.getLogger("vczstore")
-
-
-class Saved(NamedTuple):
-    """
-    A transaction with which another process can go on.
-
-    Attributes
-    ----------
-    session
-        All that was merged.
-    fork
-        What tasks in threads have written since; empty where tasks return what they have written.
-    forked
-        The snapshot that the fork began with: nothing leads to it, so it goes when garbage is collected.
-    began
-        The repository's last change before the transaction; None if it keeps no log of changes.
-    """
-
-    session: bytes
-    fork: bytes
-    forked: str
-    began: datetime | None
 
 
 class Journal:
@@ -90,27 +65,27 @@ class Journal:
         self.file, self.about = file, json.loads(json.dumps({"format": FORMAT, **about}))
         self.restored, self.step = -1, 0
         self.done: dict[str, dict[tuple[int, ...], int]] = {}
-        self._transaction: IcechunkTransaction | None = None
+        self._transaction: Resumable | None = None
         self._due = 0.0
 
     @classmethod
     def of(cls, url: str, folder: str | None, about: Mapping[str, Any]) -> "Journal":
         """The journal of a store on Icechunk; none is kept unless the folder is on this machine."""
-        place = None if folder is None else local_path(folder)
-        if place is None:
+        path = None if folder is None else local_path(folder)
+        if path is None:
             return cls(None, about)
-        location = parse(url)
-        store = location.url if location.path is None else str(real_path(location.path))
+        address = parse(url)
+        store = address.url if address.path is None else str(real_path(address.path))
         name = hashlib.blake2b(f"{os.geteuid()} {store}".encode(errors="surrogateescape"), digest_size=8).hexdigest()
-        return cls(place / f"vczstore-{name}.journal", about)
+        return cls(path / f"vczstore-{name}.journal", about)
 
     def resume(self, transaction: Transaction) -> None:
         """Put a transaction into the state in which another run of the job has left its own, if there was one."""
         if self.file is None:
             return
-        self._transaction = cast("IcechunkTransaction", transaction)
-        if self._transaction.began is None:
-            self.file = None  # whether garbage was collected is not known
+        self._transaction = transaction.resumable
+        if self._transaction is None:
+            self.file = None
             return
         try:
             said, saved = self._read(self.file)

@@ -21,17 +21,15 @@ from vczstore.errors import (
     VczstoreError,
 )
 from vczstore.execution.checkpoint import Journal
-from vczstore.execution.locking import Check, Writing, holding, writing
 from vczstore.execution.options import Options
 from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
 from vczstore.execution.workers import Workers
 from vczstore.operations import Edit, Operation
-from vczstore.stores.base import Place, Store, Transaction, refuse_read_only
-from vczstore.stores.folder_swap import ReplacedStore, settle_before
+from vczstore.stores.base import Check, Place, Store, Transaction
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import plain_errors
-from vczstore.stores.plain import PlainStore
+from vczstore.stores.resolve import refuse_read_only
 
 if TYPE_CHECKING:
     from plans.core.cubed_backend import TaskReport
@@ -85,7 +83,7 @@ def plan(operation: Edit, options: Options) -> Plan:
         refuse_read_only(operation.called, operation.store)
     if operation.then is not None:
         raise OptionError(f"{operation.called}: recompute goes with running the operation, not with its plan")
-    compiling = _open(operation, options, dry_run=False)
+    compiling = _open(operation, options, None, dry_run=False)
     with Workers(options) as workers:
         return compile_plan(operation, compiling, workers, Run(""))
 
@@ -101,23 +99,31 @@ def run_compiled(compiled: Plan, options: Options) -> Result:
     BusyError
         If another process writes to a store on plain Zarr.
     """
-    with holding(compiled, options) as (ready, check):
-        return run_plan(ready, options, before_commit=check)
+    if options.no_lock:
+        compiled = replace(compiled, store=compiled.store.unlocked())
+    with plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
+        return run_plan(compiled, options, before_commit=lock.check)
 
 
 def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:
     """Lock, run, and run again after a concurrent commit."""
-    sources = getattr(operation, "sources", ())
-    retries = options.max_retries if "retries" in operation.uses else 0
-    with writing(operation, options.for_store(operation.store, sources), dry_run=dry_run) as turn:
-        attempt = partial(_attempt, operation, options, turn, dry_run=dry_run)
-        result, n = retried(attempt, retries, turn.again)
-        return operation.afterwards(replace(result, retries=n), options, turn.lock)
+    with plain_errors(operation.store):
+        operation.check(options)
+        written = None if dry_run else operation.written(options)
+    if written is None:
+        return _attempt(operation, options, None, None, dry_run=dry_run)
+    # of several who have lost a race none goes on losing to the others
+    lock = written.exclusive_lock() if operation.is_exclusive else written.writer_lock()
+    again = nullcontext if operation.is_exclusive else written.retry_lock
+    with plain_errors(operation.store), lock as held:
+        attempt = partial(_attempt, operation, options, written, held.check, dry_run=dry_run)
+        result, n = retried(attempt, options.max_retries, again)
+        return operation.afterwards(replace(result, retries=n), options, held)
 
 
-def _attempt(operation: Edit, options: Options, turn: Writing, *, dry_run: bool) -> Result:
+def _attempt(operation: Edit, options: Options, written: Store | None, check: Check | None, *, dry_run: bool) -> Result:
     """Open, compile, run and commit."""
-    compiling = _open(operation, options, dry_run=dry_run)
+    compiling = _open(operation, options, written, dry_run=dry_run)
     surveys = Run("")
     with Workers(options) as workers:
         plans = [compile_plan(operation, compiling, workers, surveys)]
@@ -125,17 +131,15 @@ def _attempt(operation: Edit, options: Options, turn: Writing, *, dry_run: bool)
             with plain_errors(operation.store):
                 after = replace(compiling, opened=plans[0].after)
                 plans.append(compile_plan(operation.then, after, workers, surveys))
-        results = run_plans(
-            plans, *_history(plans), options, workers=workers, dry_run=dry_run, before_commit=turn.check
-        )
+        results = run_plans(plans, *_history(plans), options, workers=workers, dry_run=dry_run, before_commit=check)
     return together(results).with_surveys(surveys)
 
 
-def _open(operation: Edit, options: Options, *, dry_run: bool) -> Compiling:
+def _open(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:
     """Open what an operation is compiled against."""
     refuse_same_place(operation.called, operation.store, getattr(operation, "sources", ()))
     with plain_errors(operation.store), planning(operation.called):
-        return operation.open(options, dry_run=dry_run)
+        return operation.open(options, written, dry_run=dry_run)
 
 
 def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, surveys: Run) -> Plan:
@@ -167,7 +171,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
             answer = _look_up(survey, f"survey {n}", workers, surveys)
 
 
-def run_plan(plan: Plan, options: Options = Options(), *, before_commit: Check = None) -> Result:
+def run_plan(plan: Plan, options: Options = Options(), *, before_commit: Check | None = None) -> Result:
     """
     Run one plan; see `run_plans`.
 
@@ -199,7 +203,7 @@ def run_plans(
     *,
     workers: Workers | None = None,
     dry_run: bool = False,
-    before_commit: Callable[[], None] | None = None,
+    before_commit: Check | None = None,
     journal: Journal | None = None,
 ) -> list[Result]:
     """
@@ -259,7 +263,7 @@ def _run_plans(
     *,
     through_xarray: bool,
     dry_run: bool,
-    before_commit: Callable[[], None] | None,
+    before_commit: Check | None,
     journal: Journal | None = None,
 ) -> list[Result]:
     store, journal = plans[0].store, journal or Journal(None, {})
@@ -281,10 +285,10 @@ def _run_plans(
             with run.timed():
                 _check(plan, workers, run)
         if not dry_run and all(plan.is_empty for plan in plans):
-            snapshot = plans[0].base if store.backend == "icechunk" else None
+            snapshot = plans[0].base if store.history.is_kept else None
         elif not dry_run:
             plan = plans[0]
-            _settle(store)
+            store.settle()
             transaction = store.transaction(plan.base)
             if workers is not None:
                 workers.check_writes(plan.operation, store)
@@ -356,22 +360,16 @@ def _write_step(
     journal: Journal,
     *,
     through_xarray: bool,
-    check: Callable[[], None] | None,
+    check: Check | None,
 ) -> None:
     """Write what a plan says: in a transaction of its own where a store on plain Zarr is replaced first."""
     plan, place = step.plan, step.plan.store
     write = partial(_write, workers=workers, run=step.run, journal=journal, through_xarray=through_xarray, check=check)
     if not step.is_first:
         write(plan, number, transaction)
-    elif isinstance(place, ReplacedStore):
-        with place.settled():
-            own = place.transaction(place.open().state)
-            write(plan, number, own)
-            if check is not None:
-                check()
-            own.commit("", {})
     else:
-        write(plan.from_store(transaction.found()) if number else plan, number, transaction)
+        with place.first_step(transaction, check) as own:
+            write(plan.from_store(own.found()) if number else plan, number, own)
 
 
 def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]]:
@@ -478,7 +476,7 @@ def _write(
     journal: Journal,
     *,
     through_xarray: bool,
-    check: Callable[[], None] | None,
+    check: Check | None,
 ) -> None:
     """
     Write all chunks of one plan, and its edits, or what is missing of them.
@@ -504,11 +502,10 @@ def _write(
             journal.record(report.task, report.chunks)
 
     edits = ((), ()) if step == journal.restored else (plan.preparations, plan.edits)
-    with transaction.step(*edits) as store:
+    with transaction.step(*edits, check) as store:
         if workers is None:
             for write in plan.writes:
                 write.by_zarr(store)
-            _before_edits(plan, check)
             return
         journal.begin(step)
         run.resumed_chunks = journal.chunks
@@ -523,26 +520,11 @@ def _write(
                 f"{plan.operation}: tasks report {run.totals['chunks'] + run.resumed_chunks:,} chunks written, "
                 f"{planned:,} were planned; {_state(plan)}"
             )
-        _before_edits(plan, check)
     if plan.conclude is not None:
         with transaction.step((), plan.conclude(found)):
             pass  # the edits are all there is to it
 
 
-def _settle(store: Store) -> None:
-    """Let nothing of a replacement that was stopped stay beside a store."""
-    if isinstance(store, PlainStore) and not store.atomic:
-        settle_before(store)
-
-
-def _before_edits(plan: Plan, check: Callable[[], None] | None) -> None:
-    if check is not None and not plan.store.atomic:
-        check()
-
-
 def _state(plan: Plan, visible: int = 0) -> str:
     """What state the store is in when a plan did not end well, after so many plans that are visible."""
-    if plan.store.atomic:
-        return "nothing was committed, the store is as it was"
-    before = f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
-    return f"{before}{plan.if_stopped}"
+    return plan.store.after_failure(plan.if_stopped, visible)

@@ -153,7 +153,7 @@ class Options:
 
     def open(self, location: "Place") -> "Store":
         """Open the store that is edited."""
-        from vczstore.stores.base import open_store
+        from vczstore.stores.resolve import open_store
 
         return open_store(
             location,
@@ -180,8 +180,8 @@ class Options:
             If there are options of sources, and all sources are on this machine.
         """
         from vczstore.execution.workers import refuse_unreachable
-        from vczstore.stores.base import open_store
         from vczstore.stores.object_store import plain_errors
+        from vczstore.stores.resolve import open_store
 
         if sources and self.source_storage_options and not any(map(scheme, sources)):
             raise OptionError(f"{sources[0]}: a local source takes no storage options")

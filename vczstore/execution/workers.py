@@ -11,7 +11,7 @@ from vczstore.errors import MissingDependencyError, OptionError, UnsuitableError
 from vczstore.execution.results import Run
 from vczstore.stores.base import Store
 from vczstore.stores.locations import local_path
-from vczstore.stores.plain import PlainStore, is_same_everywhere, put
+from vczstore.stores.plain import is_same_everywhere, put
 from vczstore.vcz.arrays import NONCE, names
 from vczstore.vcz.model import SAMPLE_ID, Vcz
 
@@ -144,7 +144,7 @@ class Workers:
                 f"{operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
                 "use the URL of an object store, or the executor processes"
             )
-        if isinstance(store, PlainStore):
+        if store.zarr_store is not None:
             self.check_reads(operation, label, store.zarr_store)
 
     def check_reads(self, operation: str, label: str, zarr_store: "ZarrStore") -> None:
@@ -157,11 +157,7 @@ class Workers:
 
     def check_writes(self, operation: str, store: Store) -> None:
         """Refuse a store of which tasks have a copy: what is written once it is pickled a first task has to see."""
-        if (
-            self.name in executors.IN_PROCESS
-            or not isinstance(store, PlainStore)
-            or is_same_everywhere(store.zarr_store)
-        ):
+        if self.name in executors.IN_PROCESS or store.zarr_store is None or is_same_everywhere(store.zarr_store):
             return
         key, value = f"{SAMPLE_ID}/{NONCE}{secrets.token_hex(8)}", secrets.token_bytes(16)
         sent, there = _pickled(operation, store.label, store.zarr_store), store.zarr_store.with_read_only(False)

@@ -29,7 +29,6 @@ from vczstore.execution.workers import Workers
 from vczstore.jobs.model import Job, StepModel, expand_sources, read_samples
 from vczstore.operations import Edit, Operation, declared
 from vczstore.stores.base import Store
-from vczstore.stores.icechunk import IcechunkStore
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcz.model import REMOVED, Vcz, positions_of
 from vczstore.vcz.sample_ids import spelt_otherwise
@@ -110,7 +109,8 @@ class CompiledJob:
     @cached_property
     def applied_in(self) -> str | None:
         """The snapshot in which an earlier run of this very job has left the store; None where none is known."""
-        return next((s.id for s in self.store.history() if s.metadata.get("vczstore", {}).get("job") == self.id), None)
+        said = ((s.id, s.metadata.get("vczstore", {})) for s in self.store.history.snapshots())
+        return next((snapshot for snapshot, one in said if one.get("job") == self.id), None)
 
     def __repr__(self) -> str:
         return f"<CompiledJob {self.id} {self.store.label}: {self.summary}>"
@@ -279,10 +279,11 @@ class _Compiler:
         """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
         zarr_format = self.vcz.zarr_format
         is_update = plan.operation == "update"  # which is done again from its beginning
-        begun = () if self.place.atomic or is_update else (self.ledger.begun(sources, partly).edit(zarr_format),)
+        begun = self.ledger.begun(sources, partly).edit(zarr_format)
+        begun_edits = () if is_update else self.place.recovery_edits(begun)
         self.ledger = self.ledger.with_sources(sources, partly)
         return replace(
-            plan, preparations=(*plan.preparations, *begun), edits=(*plan.edits, self.ledger.edit(zarr_format))
+            plan, preparations=(*plan.preparations, *begun_edits), edits=(*plan.edits, self.ledger.edit(zarr_format))
         )
 
     @compile_step.register
@@ -348,12 +349,11 @@ class _Compiler:
         """The job's snapshot gets a name."""
         name = operation.name
         assert name is not None
-        tags = self.place.tags()
-        if not isinstance(self.place, IcechunkStore):
-            raise TagError(
-                f"tag: {self.place.label} is plain Zarr, which has no tags; vczstore copy-store-to-icechunk "
-                f"{self.place.label} NEW_STORE makes a store that has, or leave the step out"
-            )
+        try:
+            self.place.history.require("tag")
+        except TagError as error:
+            raise TagError(f"{error}, or leave the step out") from error
+        tags = self.place.history.tags()
         self.said.append(["tag", name])
         if name not in tags:
             self.tags.append(name)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from vczstore.errors import StaleError, VczstoreError
 from vczstore.execution.checkpoint import Journal
@@ -18,10 +18,8 @@ from vczstore.jobs.describe import describe_job, versions
 from vczstore.jobs.model import load
 from vczstore.jobs.report import write_report
 from vczstore.reports.page import make_folder
-from vczstore.stores.base import refuse_read_only
-from vczstore.stores.icechunk import IcechunkStore
-from vczstore.stores.lock import hold
 from vczstore.stores.object_store import plain_errors
+from vczstore.stores.resolve import refuse_read_only
 
 type Status = Literal["done", "nothing to do"]
 
@@ -183,7 +181,7 @@ def run_job(
     refuse_read_only("run", job.store.url)
     if report is not None:
         make_folder(Path(report))
-    with _keys_for_flags(), hold(options_of(job).open(job.store.url), wait=wait) as lock:
+    with _keys_for_flags(), options_of(job).open(job.store.url).exclusive_lock(wait=wait) as lock:
 
         def attempt() -> JobResult:
             compiled = compile_job(job)
@@ -261,10 +259,10 @@ def run_compiled(
         snapshot = results[-1].snapshot
     journal.delete()  # of a run that was stopped after its commit, too
     with plain_errors(compiled.store.label):
-        if not plans and isinstance(compiled.store, IcechunkStore):
+        if not plans:
             snapshot = compiled.applied_in or compiled.store.head
         for name in compiled.tags:
-            cast("IcechunkStore", compiled.store).create_tag(name, snapshot)
+            compiled.store.history.create_tag(name, snapshot)
     return JobResult(
         status="done" if plans or compiled.tags else "nothing to do",
         id=compiled.id,
@@ -284,5 +282,4 @@ def _journal(compiled: CompiledJob) -> Journal:
         "plans": [plan.writing_tasks for plan in compiled.plans],
         "versions": versions(),
     }
-    folder = compiled.job.work_dir if isinstance(compiled.store, IcechunkStore) else None
-    return Journal.of(compiled.job.store.url, folder, about)
+    return Journal.of(compiled.job.store.url, compiled.job.work_dir, about)

@@ -1,28 +1,54 @@
-"""Where a VCZ lives, and how what is written to it becomes visible: one module per kind of place.
+"""What operations see of a place that holds a VCZ: Protocols, one implementation per kind of place.
 
-`open_store` is the one place where a path, URL or object becomes a `Store`; operations see the Protocol only.
+`vczstore.stores.resolve` makes a `Store` of what a user typed; no backend is known here.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zarr.abc.store import Store as ZarrStore
 
-from vczstore.choices import BACKENDS
-from vczstore.errors import NotAStoreError, OptionError, UnsuitableError
 from vczstore.stores.edits import Edit
-from vczstore.stores.locations import Location, parse, real_path
-from vczstore.stores.object_store import object_store, plain_errors, refuse_credentials, require
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
     from icechunk import Repository, Session
 
-type Place = str | Path | ZarrStore | "Repository | Session"
+type Location = str | Path | ZarrStore | "Repository | Session"
 """What a user may call a store by."""
+
+Place = Location
+"""The same; the name that it had."""
+
+SESSION_IS_READ = (
+    "an Icechunk session is only read, since each operation commits by itself; hand in the session's repository, or "
+    "its path or URL"
+)
+
+UNCHANGED = "nothing was committed, the store is as it was"
+"""What state a store is in when a transaction of all or nothing did not end well."""
+
+type Check = Callable[[], None]
+"""What is called before something becomes visible, and may refuse by raising."""
+
+
+class HeldLock(Protocol):
+    """A lock that is held."""
+
+    def check(self) -> None:
+        """
+        Make sure that it is still held; to be called right before a commit.
+
+        Raises
+        ------
+        StaleError
+            If another writer may have worked on the store.
+        StorageError
+            If storage does not say.
+        """
 
 
 class Snapshot(NamedTuple):
@@ -34,10 +60,51 @@ class Snapshot(NamedTuple):
     metadata: Mapping[str, Any]
 
 
+class Saved(NamedTuple):
+    """
+    What another process needs to go on with a transaction.
+
+    Attributes
+    ----------
+    session
+        All that was merged.
+    fork
+        What tasks in threads have written since; empty where tasks return what they have written.
+    forked
+        The snapshot that the fork began with: nothing leads to it, so it goes when garbage is collected.
+    began
+        The repository's last change before the transaction; None if it keeps no log of changes.
+    """
+
+    session: bytes
+    fork: bytes
+    forked: str
+    began: datetime | None
+
+
+class Resumable(Protocol):
+    """A transaction with which another process can go on."""
+
+    def save(self) -> Saved:
+        """What was written so far."""
+
+    def restore(self, saved: Saved) -> None:
+        """
+        Go on with what another process has saved of a transaction, instead of with what was written here.
+
+        Raises
+        ------
+        ValueError
+            If that cannot be: the store has changed, or chunks may be gone.
+        """
+
+
 class Transaction(Protocol):
     """What makes the writes of one or more plans visible at once, or, on plain Zarr, plan by plan in a safe order."""
 
-    def step(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> AbstractContextManager[ZarrStore]:
+    def step(
+        self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
+    ) -> AbstractContextManager[ZarrStore]:
         """
         Write what one plan writes; it sees what the plans before it have written.
 
@@ -47,6 +114,8 @@ class Transaction(Protocol):
             What the driver writes before the tasks run, and no reader notices.
         edits
             What the driver writes to make everything visible, in the order that is safe where nothing is transactional.
+        check
+            Called before the edits where readers notice these before the commit.
 
         Returns
         -------
@@ -85,6 +154,120 @@ class Transaction(Protocol):
     def is_done(self) -> bool:
         """Whether it has committed, though `commit` may have been interrupted before it returned."""
 
+    @property
+    def resumable(self) -> Resumable | None:
+        """What lets another process go on with it; None where that cannot be."""
+
+
+class History(Protocol):
+    """The snapshots of a store, and the tags and branches that name them. On plain Zarr there are none of these."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there are snapshots at all."""
+
+    def require(self, operation: str) -> None:
+        """Raise a `TagError` where no history is kept."""
+
+    def tags(self) -> dict[str, str]:
+        """The snapshot of each tag, by name."""
+
+    def create_tag(self, name: str, snapshot: str | None = None) -> str:
+        """
+        Name a snapshot, the present one by default; returns it.
+
+        Raises
+        ------
+        TagError
+            If the name is taken, was taken once, or no history is kept.
+        """
+
+    def delete_tag(self, name: str) -> None:
+        """
+        Delete a tag; its snapshot stays.
+
+        Raises
+        ------
+        TagError
+            If there is no such tag, or no history.
+        """
+
+    def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
+        """All snapshots, newest first, or one and those before it."""
+
+    def reachable(self) -> list[str]:
+        """Every snapshot that a branch or tag leads to, older ones included."""
+
+    def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
+        """
+        Count the objects that nothing leads to.
+
+        Parameters
+        ----------
+        snapshots
+            Those that are `reachable`.
+        names
+            What lies in the folders ``snapshots`` and ``manifests``.
+        """
+
+    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> None:
+        """
+        Raise a `TagError` if tags or branches beside the main one keep more than the present.
+
+        Parameters
+        ----------
+        changing
+            Count those that keep the present too: it is about to become the past.
+        keep
+            Tags that may stay.
+        """
+
+    def purge(
+        self, *, tags: str, keep: Collection[str], base: str | None, before: Check
+    ) -> tuple[str | None, dict[str, int], list[str]]:
+        """
+        Delete all history: what no longer is in the store cannot be read afterwards.
+
+        Parameters
+        ----------
+        tags
+            What is done with tags and branches that keep more than the present; ``"delete"`` deletes them.
+        keep
+            Tags that stay though they do, with the states that they name and nothing before these.
+        base
+            The present snapshot when `keep` was looked at. What was removed since is in these states; None if
+            there are none.
+        before
+            Called before the first commit, and may refuse.
+
+        Returns
+        -------
+        snapshot : str or None
+            The new one, of the same content; None where there are none.
+        counts : dict
+            What was deleted, in numbers; ``bytes`` too.
+        names : list of str
+            The tags and branches that were deleted.
+
+        Raises
+        ------
+        TagError
+            If there are tags or branches that keep more, and they are not to be deleted. Nothing is done then.
+        StaleError
+            If another writer has changed the store meanwhile.
+        StorageError
+            If something could not be deleted.
+        """
+
+    def rewriting(self, tag: str) -> "AbstractContextManager[Store]":
+        """The store on a branch of its own, on which the state that a tag names is rewritten; it goes afterwards."""
+
+    def rename_tag(self, name: str, snapshot: str) -> str:
+        """Let a tag make way for one that names a rewritten snapshot; returns the new name."""
+
+    def complete_renames(self) -> dict[str, str]:
+        """Delete tags that have made way already, where `rename_tag` was stopped; the new names by the old ones."""
+
 
 class Store(Protocol):
     """A place that holds one VCZ."""
@@ -110,16 +293,32 @@ class Store(Protocol):
         """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
 
     @property
-    def head(self) -> str:
-        """The snapshot of its present state; empty where there are none."""
-
-    @property
     def options(self) -> Mapping[str, Any]:
         """The storage options that reach it."""
 
     @property
     def no_lock(self) -> bool:
         """Whether it is written to without its lock."""
+
+    @property
+    def zarr_store(self) -> ZarrStore | None:
+        """What tasks read and write themselves; None where each transaction has a Zarr store of its own."""
+
+    @property
+    def head(self) -> str | None:
+        """The snapshot that readers see; None where there are no snapshots."""
+
+    @property
+    def history(self) -> History:
+        """Its snapshots, tags and branches."""
+
+    @property
+    def begins_empty(self) -> bool:
+        """Whether a transaction begins with nothing, so that what stays as it is has to be linked into it."""
+
+    @property
+    def why_consistent(self) -> str | None:
+        """Why nothing in it is ever half-done; None where a stopped operation may leave something to be repaired."""
 
     def open(self, at: str | None = None) -> Vcz:
         """
@@ -130,12 +329,6 @@ class Store(Protocol):
         NotAStoreError
             If there is no VCZ.
         """
-
-    def tags(self) -> dict[str, str]:
-        """The snapshot of each tag, by name. None where there are no tags."""
-
-    def history(self, snapshot: str | None = None) -> Iterator[Snapshot]:
-        """All snapshots, newest first, or one and those before it. None where there is no history."""
 
     def stored_bytes(self) -> int | None:
         """The size of what is stored, in bytes, older snapshots included; None if it is not cheap to say."""
@@ -155,255 +348,137 @@ class Store(Protocol):
             If the store is in another state by now.
         """
 
+    def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
+        """
+        Within which a plan is written that runs before another of the same operation.
 
-def open_store(
-    place: Place,
-    *,
-    backend_storage: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    no_lock: bool = False,
-) -> Store:
-    """
-    Turn what a user calls a store by into a `Store`. Nothing is created.
+        Parameters
+        ----------
+        transaction
+            That of the operation.
+        check
+            Called before something becomes visible that is not part of it.
 
-    Parameters
-    ----------
-    place
-        A path (of a zip file too), a URL, a Zarr store (in memory too), an Icechunk repository or a session of one.
-    backend_storage
-        One of `BACKENDS`; auto-detected when None.
-    storage_options
-        What reaches a URL: see `vczstore.stores.object_store`. fsspec takes its own. Never credentials.
-    no_lock
-        Whether it is written to without its lock.
+        Returns
+        -------
+        context manager of Transaction
+            The same, or where a folder is replaced one of its own, which is committed at the end.
+        """
 
-    Raises
-    ------
-    NotAStoreError
-        If nothing is there.
-    OptionError
-        If the options do not fit the place.
-    MissingDependencyError
-        If the backend is not installed.
-    StorageError
-        If it may not be read.
-    """
-    from vczstore.stores.plain import PlainStore
+    def in_place(self) -> "Store":
+        """
+        The store to which chunks can be written that readers of the old ones must not see.
 
-    check_backend(backend_storage)
-    options = dict(storage_options or {})
-    if not isinstance(place, str | os.PathLike):
-        if options:
-            raise OptionError("storage options go with a URL, not with a store that is open already")
-        if is_session(place):
-            from vczstore.stores.icechunk import SessionStore
+        Returns
+        -------
+        Store
+            Where commits are all or nothing, the same; on plain Zarr, the folder that is replaced as a whole.
 
-            return SessionStore.of(place)
-        if isinstance(place, ZarrStore):
-            return PlainStore(place, label=f"<{type(place).__name__}>", backend="zarr", no_lock=no_lock)
-        if type(place).__module__.startswith("icechunk"):
-            from vczstore.stores.icechunk import IcechunkStore
+        Raises
+        ------
+        UnsuitableError
+            If it is on plain Zarr, and no folder of this machine that can be replaced.
+        StorageError
+            If the folder may not be written to.
+        """
 
-            return IcechunkStore.of(place, no_lock=no_lock)
-        raise OptionError(
-            f"a store is a path, a URL, a Zarr store or an Icechunk repository, not {type(place).__name__}"
-        )
+    def unlocked(self) -> "Store":
+        """The same, to be written to without its lock."""
 
-    url = os.fspath(place)
-    location = parse(url)
-    path = location.path
-    _check_options(url, location, options)
-    with plain_errors(url):
-        backend = backend_storage or _detect(url, location, options)
-        if backend == "icechunk":
-            from vczstore.stores.icechunk import IcechunkStore
+    def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
+        """
+        Hold the lock that keeps jobs, and others that take long or delete, from the store.
 
-            return IcechunkStore.at_url(url, options, no_lock=no_lock)
-        if path is not None and not path.exists():
-            from vczstore.stores.folder_swap import leftovers
+        A store that is to be written to without is not locked, nor is a repository that is open and elsewhere, whose
+        commits exclude each other.
 
-            stopped = (
-                "; vczstore repair completes a compaction that was stopped here" if leftovers(real_path(path)) else ""
-            )
-            raise NotAStoreError(f"{url}: no such file or directory{stopped}")
-    zarr_store = _zarr_store(url, location, backend, options)
-    return PlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
+        Parameters
+        ----------
+        wait
+            Whether to wait until it is free; SIGINT ends the waiting.
+        watch
+            Whether to see first, if it is not to be waited for, that who holds a lease renews it: that takes up to a
+            third of a TTL. The lease of a holder who was killed is taken after a TTL.
 
+        Raises
+        ------
+        BusyError
+            If it is held, and not to be waited for.
+        StorageError
+            If storage does not let it be held, or does not heed the conditions of a write.
+        NotAStoreError
+            If the store does not exist.
+        MissingDependencyError
+            If obstore is not installed.
+        """
 
-def new_store(
-    url: str,
-    operation: str,
-    *,
-    backend_storage: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    samples_chunks: int,
-    no_lock: bool = False,
-) -> Store:
-    """
-    A place where a store will be. Nothing is created before its transaction begins.
+    def writer_lock(self) -> AbstractContextManager[HeldLock]:
+        """
+        Hold what one operation needs from before it is planned until after its commit, retries included.
 
-    Parameters
-    ----------
-    url
-        A path or URL.
-    operation
-        For messages.
-    backend_storage
-        One of `BACKENDS`; plain Zarr when None.
-    storage_options
-        As in `open_store`.
-    samples_chunks
-        On Icechunk, how many chunk columns of a field have their chunk references in one manifest.
-    no_lock
-        As in `open_store`.
+        That is the lock of the store on plain Zarr, where two writers would mix their chunks; who was killed, or cut
+        off from an object store, can run the same again, since its holder is watched. Where a folder is replaced as a
+        whole, that, and the lock of what lies beside it. Of a repository it is nothing: see `retry_lock`. Nor is
+        there anything to lock where a new store will be.
 
-    Raises
-    ------
-    OptionError
-        If something is there already.
-    """
-    check_backend(backend_storage)
-    options, location = dict(storage_options or {}), parse(url)
-    path = location.path
-    _check_options(url, location, options)
-    if path is not None and path.exists() and not path.is_dir():
-        raise UnsuitableError(f"{operation}: {url} exists; choose another path")
-    if backend_storage == "icechunk":
-        from vczstore.stores.icechunk import NewIcechunkStore
+        Raises
+        ------
+        BusyError, StorageError, NotAStoreError, MissingDependencyError
+            As in `exclusive_lock`.
+        """
 
-        place = NewIcechunkStore.in_memory(
-            url, options=options, samples_chunks=samples_chunks, no_lock=no_lock, operation=operation
-        )
-        place.require_nothing()
-        return place
-    from vczstore.stores.plain import NewPlainStore
+    def retry_lock(self) -> AbstractContextManager[HeldLock]:
+        """
+        Hold what an operation needs that is retried after a concurrent commit, beside its `writer_lock`.
 
-    # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
-    backend = "zarr" if path is not None else backend_storage or "obstore"
-    zarr_store = _zarr_store(url, location, backend, options)
-    plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock, operation=operation)
-    plain.require_nothing()
-    return plain
+        Of a repository that is its lock, which is waited for, so that of any number of writers all get through; in an
+        object store it takes obstore, and without it nothing is held.
+        """
 
+    def settle(self) -> None:
+        """
+        Delete what the replacement of a folder that was stopped has left beside the store; its lock has to be held.
 
-def is_zip(path: Path) -> bool:
-    """Whether a path is that of a zip file."""
-    import zipfile
+        What the store was before holds all that is going to be removed.
+        """
 
-    return path.is_file() and zipfile.is_zipfile(path)
+    def collect_garbage(self, *, before: Check, dry_run: bool) -> tuple[str | None, dict[str, int]]:
+        """
+        Delete unreferenced objects, such as what a writer that was killed has left. All snapshots stay.
 
+        Parameters
+        ----------
+        before
+            Called before the first commit, and may refuse.
+        dry_run
+            Count, and delete nothing.
 
-def is_session(place: object) -> bool:
-    """Whether a user hands in an Icechunk session, or the Zarr store of one."""
-    module = type(place).__module__.partition(".")[0]
-    return module == "icechunk" and (isinstance(place, ZarrStore) or hasattr(place, "has_uncommitted_changes"))
+        Returns
+        -------
+        snapshot : str or None
+            The new one, of the same content; None after a dry run, and where there are none.
+        counts : dict
+            What was deleted, in numbers; ``bytes`` too.
 
+        Raises
+        ------
+        StaleError
+            If another writer has changed the store meanwhile.
+        StorageError
+            If something could not be deleted.
+        """
 
-def refuse_read_only(operation: str, place: Place) -> None:
-    """
-    Refuse to write to what can only be read.
+    def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
+        """Those of some edits without which a stopped operation could not be completed; none if all is in a commit."""
 
-    Raises
-    ------
-    OptionError
-        If it is an Icechunk session, a zip file, a Zarr store that was opened to be read, or at a web address.
-    """
-    import zarr.storage
+    def after_failure(self, if_stopped: str, visible: int) -> str:
+        """
+        What state the store is in when an operation did not end well.
 
-    why = None
-    if is_session(place):
-        why = (
-            "an Icechunk session is only read, since each operation commits by itself; hand in the session's "
-            "repository, or its path or URL"
-        )
-    elif isinstance(place, zarr.storage.ZipStore):
-        why = "a zip file is only read; unpack it, and name the folder"
-    elif isinstance(place, ZarrStore) and place.read_only:
-        why = f"the {type(place).__name__} was opened with read_only=True; open it without"
-    elif isinstance(place, str | os.PathLike):
-        location = parse(place)
-        if location.kind == "http":
-            raise OptionError(
-                f"{operation}: {place} is a web address, which is only read; name the store by a path, s3://, gs:// or "
-                "az://"
-            )
-        if location.path is not None and is_zip(location.path):
-            why = f"{place} is a zip file, which is only read; unpack it, and name the folder"
-    if why is not None:
-        raise UnsuitableError(f"{operation}: {why}")
-
-
-def check_backend(backend_storage: str | None) -> None:
-    """Raise an `OptionError` for a backend that does not exist."""
-    if backend_storage is not None and backend_storage not in BACKENDS:
-        raise OptionError(f"no backend {backend_storage!r}; choose one of {', '.join(BACKENDS)}")
-
-
-def _check_options(url: str, location: Location, options: Mapping[str, Any]) -> None:
-    if location.path is None:
-        refuse_credentials(url, options)
-    elif options:
-        raise OptionError(f"{url}: a local store takes no storage options")
-
-
-def is_repository(path: Path) -> bool:
-    """Whether a folder looks like an Icechunk repository; icechunk itself need not be imported for that."""
-    return (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
-
-
-def _detect(url: str, location: Location, options: Mapping[str, Any]) -> str:
-    if location.path is not None:
-        return "icechunk" if is_repository(location.path) else "zarr"
-    from vczstore.vcz.arrays import get_many
-
-    if location.key.endswith(".zip"):
-        raise NotAStoreError(f"{url}: a zip file is read on this machine alone; download it, or unpack it there")
-    # a repository's objects are its own; a Zarr group has its document at the top
-    top = get_many(_zarr_store(url, location, "obstore", options), ["zarr.json", ".zgroup"])
-    if any(document is not None for document in top):
-        return "obstore"
-    return "icechunk"
-
-
-def _zarr_store(url: str, location: Location, backend: str, options: Mapping[str, Any]) -> ZarrStore:
-    import zarr.storage
-
-    path = location.path
-    if backend == "zarr":
-        if path is None:
-            raise OptionError(f"{url}: a URL needs --backend-storage obstore, fsspec or icechunk")
-        return _local_store(url, path)
-    if backend == "fsspec":
-        require("fsspec", "fsspec")
-        if path is not None:
-            return _local_fsspec(path)
-        return zarr.storage.FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
-    if location.kind == "http":
-        from vczstore.stores.web import WebStore
-
-        return WebStore(object_store(location, options), location.url)
-    return zarr.storage.ObjectStore(object_store(location, options), read_only=True)
-
-
-def _local_store(url: str, path: Path) -> ZarrStore:
-    import zarr.storage
-
-    from vczstore.vcz.arrays import RegularLocalStore
-
-    if not path.is_file():
-        return RegularLocalStore(path, read_only=True)
-    if not is_zip(path):
-        raise NotAStoreError(
-            f"{url}: there is no Zarr group here, but a file; a VCZ is a folder, or a zip file of what is in one"
-        )
-    return zarr.storage.ZipStore(real_path(path), mode="r")
-
-
-def _local_fsspec(path: Path) -> ZarrStore:
-    """A path as it is: fsspec decodes no URL, and takes ``::`` for a chain of them."""
-    import zarr.storage
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-    from fsspec.implementations.local import LocalFileSystem
-
-    files = AsyncFileSystemWrapper(LocalFileSystem(auto_mkdir=True), asynchronous=True)
-    return zarr.storage.FsspecStore(files, path=str(real_path(path)), read_only=True)
+        Parameters
+        ----------
+        if_stopped
+            That of a store in which a plan was stopped halfway, and the way out.
+        visible
+            How many plans before it readers see.
+        """

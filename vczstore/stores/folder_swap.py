@@ -5,7 +5,7 @@ The new store is made in a folder beside the old one, of which nobody knows. The
 for everybody, and the old one is deleted::
 
     STORE                               what readers see
-    .STORE.vczstore-compact.json        the journal: which folder is which, by inode
+    .STORE.vczstore-compact.json        the record: which folder is which, by inode
     .STORE.vczstore-compact.1f2e3d4c    the new store while it is made; after the exchange, the old one
 
 Whatever is killed when, the inode of STORE tells whether the exchange has taken place, so nothing has to be noted at
@@ -27,7 +27,6 @@ writes into the new store.
 """
 
 import errno
-import json
 import os
 import re
 import secrets
@@ -35,63 +34,59 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore
 
 from vczstore.errors import ConflictError, StorageError, UnsuitableError
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import Place, Store, open_store
+from vczstore.stores.base import UNCHANGED, Check, HeldLock, Store, Transaction
 from vczstore.stores.edits import Edit
-from vczstore.stores.locations import local_path, real_path
-from vczstore.stores.lock import JobLock, carry, hold, hold_file
-from vczstore.stores.object_store import reason
-from vczstore.stores.plain import PlainStore
-from vczstore.stores.rename import exchange, write_out, write_out_names
+from vczstore.stores.filesystem import exchange, sync_filesystem, sync_names
+from vczstore.stores.leftovers import (
+    HALF_WRITTEN_NAME,
+    SUFFIX,
+    aside,
+    leftovers,
+    settle,
+    settle_late,
+    settling,
+    write_record,
+)
+from vczstore.stores.lock import carry, hold
+from vczstore.stores.object_store import plain_errors, reason
+from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz.arrays import COMMIT_LOCK, LOCK, link_file
 
 OPERATION = "compact"
-SUFFIX = ".vczstore-compact"
 
 TICK = 3.0
 """At most so many seconds between two times that a file system can tell apart; with FAT they are two."""
 
-PATIENCE = 5.0
-"""How many seconds to wait for a worker that has outlived its driver, and still writes to what is to be deleted."""
-
-LATE = 0.5
-"""How many seconds after an error threads may still be writing. What comes later the next run deletes."""
-
-type Outcome = Literal["completed", "undone"]
-"""Whether a replacement that was stopped has taken place."""
-
 _CHUNK = re.compile(r"c|(c\.)?\d+(\.\d+)*")
 """What the chunks of an array, or the folders that they are in, are called in the array's folder."""
 
-_HALF_WRITTEN = re.compile(r".*(\.[0-9a-f]{32}\.partial|#\d+)")
-HALF_WRITTEN = "half-written files deleted"
-"""What zarr calls a file before it has its name. A process that is killed leaves it, with anybody's data."""
-
 
 @dataclass(frozen=True)
-class ReplacedStore(PlainStore):
+class ReplacedStore(ZarrBacked):
     """A VCZ in a folder of this machine. What is written to it becomes visible at once, or never."""
 
-    atomic: bool = True
+    atomic = True
+    begins_empty = True
 
     @classmethod
-    def of(cls, place: Place, store: Store) -> "ReplacedStore":
+    def of(cls, path: Path | None, store: Store) -> "ReplacedStore":
         """
         The same store, to be replaced.
 
         Parameters
         ----------
-        place, store
-            What the user calls it, and what that is.
+        path, store
+            The folder, and what lies there.
 
         Raises
         ------
@@ -100,12 +95,22 @@ class ReplacedStore(PlainStore):
         StorageError
             If it may not be.
         """
-        path = folder_of(place)
         if path is None:
             raise UnsuitableError(
                 f"{OPERATION}: {store.label} is plain Zarr, which has no transactions, and no folder on this machine: "
                 "while samples move, readers would take one for another; name a new store with --output"
             )
+        replaced = cls.unsettled(path, store.label, store.backend, no_lock=store.no_lock)
+        replaced._require_replaceable()
+        return replaced
+
+    @classmethod
+    def unsettled(cls, path: Path, label: str, backend: str, *, no_lock: bool) -> "ReplacedStore":
+        """One beside which a stopped replacement has left something, so that it may only be there once it is locked."""
+        return cls(LocalStore(path, read_only=True), label, backend, no_lock=no_lock)
+
+    def _require_replaceable(self) -> None:
+        path = self.path
         members = sorted(path.iterdir())
         link = next((member.name for member in members if member.is_symlink()), None)
         why = None
@@ -114,38 +119,105 @@ class ReplacedStore(PlainStore):
         elif link is not None:
             why = f"is not all in one place: {link} is a symbolic link"
         if why is not None:
-            raise UnsuitableError(_refusal(store.label, why))
+            raise UnsuitableError(_refusal(self.label, why))
         for folder in (path.parent, path, *(member for member in members if member.is_dir())):
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StorageError(
-                    f"{OPERATION}: {store.label}: {folder} may not be written to; name a new store with --output"
+                    f"{OPERATION}: {self.label}: {folder} may not be written to; name a new store with --output"
                 )
-        return cls(LocalStore(path, read_only=True), store.label, store.backend, no_lock=store.no_lock)
 
     @property
     def path(self) -> Path:
         """The folder, links resolved."""
         return cast("LocalStore", self.zarr_store).root
 
-    @contextmanager
-    def settled(self) -> Iterator[None]:
-        """
-        Leave nothing beside the store, and keep others from settling what is made there meanwhile.
+    def in_place(self) -> "ReplacedStore":
+        """The same."""
+        return self
 
-        The lock of the store has to be held: who has the other one does not wait for it, so that it is soon free.
+    def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
+        """None: the new store takes the place of the old one as a whole."""
+        return ()
+
+    def after_failure(self, if_stopped: str, visible: int) -> str:
+        """The old store is there."""
+        return UNCHANGED
+
+    @contextmanager
+    def writer_lock(self) -> Iterator[HeldLock]:
+        """
+        Hold the lock of the store while it is replaced, and leave nothing beside it.
+
+        What a run that was stopped has left is settled first: the store may only be there again after that.
+
+        Raises
+        ------
+        BusyError
+            If a job runs on the store.
+        NotAStoreError
+            If there is none.
+        StorageError
+            If the store is replaced, and the old one cannot be deleted.
+        """
+        with settling(self.path, no_lock=self.no_lock):
+            with plain_errors(self.label):
+                settle(self.path)
+            with hold(self) as lock, _leaving_nothing(self.label, self.path):
+                with plain_errors(self.label):
+                    self._require_replaceable()
+                yield lock
+
+    @contextmanager
+    def first_step(self, transaction: Transaction, check: Check | None = None) -> Iterator["Replacement"]:
+        """
+        A transaction of its own, which leaves nothing beside the store.
+
+        The lock of the store has to be held: who has the one of what lies beside it does not wait for the other, so
+        that it is soon free.
         """
         with settling(self.path, no_lock=self.no_lock, wait=True):
             settle(self.path)
             try:
-                yield
+                own = self.transaction(self.open().state)
+                yield own
+                if check is not None:
+                    check()
+                own.commit("", {})
             except BaseException:
-                _settle_late(self.path)
+                settle_late(self.path)
                 raise
             settle(self.path)
 
-    def transaction(self, base: str) -> "Replacement":  # type: ignore[override]
+    def transaction(self, base: str) -> "Replacement":
         """Begin to make another store in its place; nothing is written before there is something to write."""
         return Replacement(self, base)
+
+
+@contextmanager
+def _leaving_nothing(label: str, path: Path) -> Iterator[None]:
+    """Settle a replacement when it is over, however it ends."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        outcome = settle_late(path)
+        if outcome == "completed":
+            raise KeyboardInterrupt(f"{OPERATION}: interrupted when {label} was compacted already") from error
+        raise
+    except BaseException:
+        settle_late(path)
+        raise
+    try:
+        settle(path)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"{OPERATION}: interrupted; {label} is compacted, and what it was before is not deleted yet: "
+            "run the same command again"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"{OPERATION}: {label} is compacted, but what it was before cannot be deleted ({reason(error)}): "
+            f"{leftovers(path)[0]}; run the same command again once it can"
+        ) from error
 
 
 _MOUNTED = "is a mount point, and cannot be exchanged for another folder; compact it where it is mounted from"
@@ -193,6 +265,7 @@ class Replacement:
     new: Path | None = None
     begun: int = 0
     inode: int = 0
+    resumable = None
 
     @property
     def is_done(self) -> bool:
@@ -200,7 +273,9 @@ class Replacement:
         return self.new is not None and self.store.path.exists() and self.store.path.stat().st_ino == self.inode
 
     @contextmanager
-    def step(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> Iterator[ZarrStore]:
+    def step(
+        self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
+    ) -> Iterator[ZarrStore]:
         """What is written goes to the new store."""
         if not (preparations or edits):
             yield self.store.zarr_store
@@ -232,19 +307,19 @@ class Replacement:
         if self.new is None:
             return
         path = self.store.path
-        write_out(self.new)
+        sync_filesystem(self.new)
         if _has_changed(path, self.begun):
             raise self._conflict()
         carry(path, self.new)
         if not self._exchange(path, self.new):
-            aside = _aside(self.new)
-            path.rename(aside)
+            old = aside(self.new)
+            path.rename(old)
             try:
                 self.new.rename(path)
             except OSError:
-                aside.rename(path)
+                old.rename(path)
                 raise
-        write_out_names(path.parent)
+        sync_names(path.parent)
         parent_metadata.follow(LocalStore(path))
 
     def _exchange(self, path: Path, new: Path) -> bool:
@@ -263,7 +338,7 @@ class Replacement:
         new.mkdir()
         _copy_rights(path, new)
         self.begun, self.inode = _now(new), new.stat().st_ino
-        _write_journal(path, {"folder": new.name, "store": path.stat().st_ino, "new": self.inode})
+        write_record(path, {"folder": new.name, "store": path.stat().st_ino, "new": self.inode})
         if self.store.open().state != self.base:
             raise self._conflict()
         return new
@@ -288,6 +363,12 @@ class LinkAllBut:
     source: Path
     arrays: frozenset[str]
 
+    @classmethod
+    def of(cls, store: Store, arrays: frozenset[str]) -> "LinkAllBut":
+        """All that lies in a store that is replaced."""
+        assert store.folder is not None
+        return cls(store.folder, arrays)
+
     def apply(self, store: ZarrStore) -> None:
         """Make folders, and hard links in them."""
         target = cast("LocalStore", store).root
@@ -299,7 +380,7 @@ class LinkAllBut:
 def _link(entry: "os.DirEntry[str]", target: Path, but: re.Pattern[str] | None = None) -> None:
     """Link a file, or all in a folder but names of some kind."""
     if not entry.is_dir(follow_symlinks=False):
-        if entry.name != LOCK and not _HALF_WRITTEN.fullmatch(entry.name):
+        if entry.name != LOCK and not HALF_WRITTEN_NAME.fullmatch(entry.name):
             link_file(entry.path, os.fspath(target))
         return
     target.mkdir(exist_ok=True)
@@ -316,26 +397,6 @@ def _copy_rights(source: Path, target: Path) -> None:
     if (theirs.st_uid, theirs.st_gid) != (ours.st_uid, ours.st_gid):
         os.chown(target, theirs.st_uid, theirs.st_gid)
     shutil.copystat(source, target)
-
-
-def half_written(path: Path) -> Iterator[Path]:
-    """
-    Files in a folder that somebody has begun to write; unless it goes on, its process was killed.
-
-    zarr calls them ``.partial``. obstore and Icechunk number them behind a ``#``, and list none of them.
-    """
-    for folder, _, files in os.walk(path):
-        yield from (Path(folder, name) for name in files if _HALF_WRITTEN.fullmatch(name))
-
-
-def delete_half_written(path: Path | None, *, dry_run: bool = False) -> dict[str, int]:
-    """Delete them, or only count them: nobody reads them, and they may hold anybody's data. Empty if there are none."""
-    n = 0
-    for file in () if path is None else half_written(path):
-        n += 1
-        if not dry_run:
-            file.unlink(missing_ok=True)
-    return {HALF_WRITTEN: n} if n else {}
 
 
 # ---- what was written since -----------------------------------------------------------------
@@ -364,218 +425,3 @@ def _has_changed(folder: Path, since: int) -> bool:
             if _has_changed(Path(entry.path), since) if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns > since:
                 return True
     return False
-
-
-# ---- the journal ----------------------------------------------------------------------------
-
-
-def folder_of(place: Place) -> Path | None:
-    """The folder of this machine that a user calls a store by, links resolved; None if it is none."""
-    path = local_path(os.fspath(place)) if isinstance(place, str | os.PathLike) else None
-    return None if path is None else real_path(path)
-
-
-def leftovers(path: Path) -> list[Path]:
-    """What a replacement that was stopped, or that goes on, has beside a store."""
-    if not path.parent.is_dir():
-        return []
-    begin = f".{path.name}{SUFFIX}."
-    return sorted(place for place in path.parent.iterdir() if place.name.startswith(begin))
-
-
-@contextmanager
-def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> Iterator[None]:
-    """
-    Hold the lock of what lies beside a store: it is needed where a replacement is begun, finished or undone.
-
-    Of the store itself there may be none at that moment, so that its own lock does not do.
-
-    Raises
-    ------
-    BusyError
-        If another process replaces the store.
-    StorageError
-        If the folder may not be written to.
-    """
-    with nullcontext() if no_lock else hold_file(str(path), path.with_name(f".{path.name}{LOCK}"), wait):
-        yield
-
-
-@contextmanager
-def replacing(place: Place, options: Mapping[str, Any]) -> Iterator[JobLock]:
-    """
-    Hold the lock of a store while it is replaced, and leave nothing beside it.
-
-    What a run that was stopped has left is settled first: the store may only be there again after that.
-
-    Raises
-    ------
-    BusyError
-        If a job runs on the store.
-    NotAStoreError
-        If there is none.
-    StorageError
-        If the store is replaced, and the old one cannot be deleted.
-    """
-    path = folder_of(place)
-    assert path is not None
-    if not leftovers(path):
-        ReplacedStore.of(place, open_store(place, **options))  # one that cannot be replaced needs no lock
-    with settling(path, no_lock=options["no_lock"]):
-        settle(path)
-        with hold(open_store(place, **options)) as lock, _leaving_nothing(place, path):
-            yield lock
-
-
-@contextmanager
-def _leaving_nothing(place: Place, path: Path) -> Iterator[None]:
-    """Settle a replacement when it is over, however it ends."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        outcome = _settle_late(path)
-        if outcome == "completed":
-            raise KeyboardInterrupt(f"{OPERATION}: interrupted when {place} was compacted already") from error
-        raise
-    except BaseException:
-        _settle_late(path)
-        raise
-    try:
-        settle(path)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"{OPERATION}: interrupted; {place} is compacted, and what it was before is not deleted yet: "
-            "run the same command again"
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{OPERATION}: {place} is compacted, but what it was before cannot be deleted ({reason(error)}): "
-            f"{leftovers(path)[0]}; run the same command again once it can"
-        ) from error
-
-
-def settle(path: Path) -> Outcome | None:
-    """
-    Finish or undo what a replacement that was stopped has begun, and delete what it has left; its lock has to be held.
-
-    Returns
-    -------
-    "completed", "undone" or None
-        Whether the store was replaced; None if there was nothing to do.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be told what lies beside the store.
-    OSError
-        If it cannot be deleted.
-    """
-    found = leftovers(path)
-    if not found:
-        return None
-    outcome = _outcome(path, found)
-    journal = _journal(path)
-    for place in found:
-        if place != journal:
-            _delete(place)
-    journal.unlink(missing_ok=True)
-    return outcome
-
-
-def settle_before(store: PlainStore) -> None:
-    """
-    Let nothing of a replacement that was stopped stay beside a store that is about to be written to.
-
-    What it was before holds all that is going to be removed. The lock of the store has to be held.
-    """
-    path = store.folder
-    if path is None or not os.access(path.parent, os.R_OK | os.W_OK | os.X_OK) or not leftovers(path):
-        return
-    with settling(path, no_lock=store.no_lock, wait=True):
-        settle(path)
-
-
-def _settle_late(path: Path) -> Outcome | None:
-    """
-    The same after something went wrong, which is what has to be told.
-
-    What zarr's threads have begun they write when another has failed already, and re-create the folder for it.
-    """
-    outcome = None
-    with suppress(OSError, StorageError):
-        outcome = settle(path)
-        time.sleep(LATE)
-        settle(path)
-    return outcome
-
-
-def foreseen(path: Path) -> Outcome | None:
-    """What `settle` would return; nothing is done."""
-    found = leftovers(path)
-    return _outcome(path, found, rename=False) if found else None
-
-
-def _outcome(path: Path, found: Sequence[Path], *, rename: bool = True) -> Outcome:
-    try:
-        noted = json.loads(_journal(path).read_bytes())
-        new, inodes = path.with_name(noted["folder"]), (noted["store"], noted["new"])
-    except FileNotFoundError:
-        if not path.exists():
-            raise StorageError(f"{path} does not exist, and nothing says what {found[0]} is; look into it") from None
-        return "undone"  # it was stopped before it was noted
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{_journal(path)} does not say what lies beside {path}; delete it, and what begins like it, if {path} is "
-            "whole"
-        ) from error
-    if not path.exists():
-        # stopped between two renames
-        if not rename:
-            return "completed"
-        (new if new.exists() else _aside(new)).rename(path)
-        write_out_names(path.parent)
-    inode = path.stat().st_ino
-    if inode not in inodes:
-        raise StorageError(
-            f"{path} was put there while it was compacted, and {found[0]} may be what it was before; "
-            f"delete {_journal(path)} and what begins like it if the store is whole"
-        )
-    return "completed" if inode == inodes[1] else "undone"
-
-
-def _journal(path: Path) -> Path:
-    return path.with_name(f".{path.name}{SUFFIX}.json")
-
-
-def _aside(new: Path) -> Path:
-    """Where the old store is where names cannot be exchanged."""
-    return new.with_name(f"{new.name}.old")
-
-
-def _write_journal(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all, and on disk before this returns."""
-    half = path.with_name(f".{path.name}{SUFFIX}.half")
-    with half.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(_journal(path))
-    write_out_names(path.parent)
-
-
-def _delete(place: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if place.is_dir() and not place.is_symlink():
-                for document in ("zarr.json", ".zgroup"):
-                    # first: whoever has reached the old store by another mount finds none, instead of half of one
-                    (place / document).unlink(missing_ok=True)
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageError
-from vczstore.stores.base import Place
+from vczstore.stores.base import Location
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import object_store, require
 from vczstore.vcz.arrays import is_lock
@@ -47,7 +47,7 @@ class Objects:
     root: Any
 
     @classmethod
-    def at(cls, place: Place, options: Mapping[str, Any]) -> "Objects":
+    def at(cls, location: Location, options: Mapping[str, Any]) -> "Objects":
         """
         Open what lies at a path or URL.
 
@@ -60,16 +60,16 @@ class Objects:
         MissingDependencyError
             If obstore is needed, and not installed.
         """
-        if not isinstance(place, str | os.PathLike):
+        if not isinstance(location, str | os.PathLike):
             raise OptionError(
                 "verify-removal: every object of the store is listed, for which it takes a path or URL, not a "
-                f"{type(place).__name__}"
+                f"{type(location).__name__}"
             )
-        url = os.fspath(place)
-        location = parse(url)
-        path = location.path
+        url = os.fspath(location)
+        address = parse(url)
+        path = address.path
         if path is None:
-            return cls(url, location.kind, object_store(location, options))
+            return cls(url, address.kind, object_store(address, options))
         if not path.is_dir():
             raise NotAStoreError(f"{url}: no such file or directory")
         return cls(url, None, path)

@@ -34,9 +34,9 @@ _LITERAL = re.compile(r"\[([*?[])\]")
 
 
 @dataclass(frozen=True)
-class Location:
+class Address:
     """
-    A place that a path or URL names. Two of them are equal if they name the same place.
+    What a path or URL names. Two of them are equal if they name the same place.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Location:
 
     @property
     def url(self) -> str:
-        """A path or URL that names it. `parse` gives the same location for it."""
+        """A path or URL that names it. `parse` gives the same address for it."""
         if self.kind == "file":
             # a relative path may look like a URL
             return self.key if _URL.match(self.key) is None else f"./{self.key}"
@@ -76,19 +76,19 @@ class Location:
             return f"https://{self.account}.blob.core.windows.net/{self.root}{f'/{key}' if key else ''}"
         return f"{self.kind}://{self.root}{f'/{self.key}' if self.key else ''}"
 
-    def child(self, name: str) -> "Location":
+    def child(self, name: str) -> "Address":
         """What has this name in it."""
         key = quote(name) if self.kind == "http" else name
-        return Location(self.kind, self.root, f"{self.key}/{key}" if self.key else key, self.account)
+        return Address(self.kind, self.root, f"{self.key}/{key}" if self.key else key, self.account)
 
 
-def parse(place: str | os.PathLike[str]) -> Location:
+def parse(location: str | os.PathLike[str]) -> Address:
     """
     Say what a path or URL names.
 
     Parameters
     ----------
-    place
+    location
         A path; ``file://``; ``s3://BUCKET/KEY``; ``gs://BUCKET/KEY``; ``az://``, ``azure://``, ``abfs://`` or
         ``abfss://`` with ``CONTAINER/KEY`` or ``CONTAINER@ACCOUNT.dfs.core.windows.net/KEY``;
         ``https://ACCOUNT.blob.core.windows.net/CONTAINER/KEY``; another ``http(s)://``; a URL of some other scheme.
@@ -99,11 +99,11 @@ def parse(place: str | os.PathLike[str]) -> Location:
         If it names nothing, or what no backend can reach under this name.
 
     >>> parse("s3://bucket/cohort#2")
-    Location(kind='s3', root='bucket', key='cohort#2', account=None)
+    Address(kind='s3', root='bucket', key='cohort#2', account=None)
     >>> parse("file:///data/a%20b.vcz").path
     PosixPath('/data/a b.vcz')
     """
-    text = os.fspath(place)
+    text = os.fspath(location)
     found = _URL.match(text)
     if found is None:
         return _parse_path(text)
@@ -123,28 +123,28 @@ def parse(place: str | os.PathLike[str]) -> Location:
                 account = _account(text, host)
             return _in_object_store(text, kind, root, key, account)
         case other:
-            return Location(other, "", rest)
+            return Address(other, "", rest)
 
 
-def _parse_path(text: str) -> Location:
+def _parse_path(text: str) -> Address:
     if not text or "\0" in text:
         raise OptionError(f"{text!r} is no path; name a path or a URL")
     if _COLLAPSED.match(text):
         raise OptionError(f"{text}: a URL has two slashes after the colon; give it as text, a path has only one")
-    return Location("file", "", text)
+    return Address("file", "", text)
 
 
-def _parse_file(text: str, rest: str) -> Location:
+def _parse_file(text: str, rest: str) -> Address:
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost") or not slash:
         raise OptionError(f"{text}: names no path on this machine; a file URL has three slashes, as in file:///data")
     decoded = os.fsdecode(_decoded(text, path))
     if "\0" in decoded:
         raise OptionError(f"{text}: names no path")
-    return Location("file", "", f"/{decoded}")
+    return Address("file", "", f"/{decoded}")
 
 
-def _parse_web(text: str, scheme: str, rest: str) -> Location:
+def _parse_web(text: str, scheme: str, rest: str) -> Address:
     if extra := re.search("[?#]", rest):
         raise OptionError(
             f"{text}: the address of a store ends before {extra[0]!r}; in a name write %{ord(extra[0]):02X}"
@@ -159,7 +159,7 @@ def _parse_web(text: str, scheme: str, rest: str) -> Location:
         except UnicodeDecodeError as error:
             raise OptionError(f"{text}: is not UTF-8") from error
         return _in_object_store(text, "az", container, key, azure[1].lower())
-    return Location("http", f"{scheme}://{host}", path.rstrip("/"))
+    return Address("http", f"{scheme}://{host}", path.rstrip("/"))
 
 
 def _decoded(text: str, path: str) -> bytes:
@@ -174,7 +174,7 @@ def _account(text: str, host: str) -> str:
     return found[1].lower()
 
 
-def _in_object_store(text: str, kind: str, root: str, key: str, account: str | None) -> Location:
+def _in_object_store(text: str, kind: str, root: str, key: str, account: str | None) -> Address:
     what = "container" if kind == "az" else "bucket"
     if not root:
         raise OptionError(f"{text}: names no {what}; put it after the //")
@@ -187,7 +187,7 @@ def _in_object_store(text: str, kind: str, root: str, key: str, account: str | N
         raise OptionError(f"{text}: keys with //, /./ or /../ are out of reach; write the key as it is, without them")
     if not _is_key(key):
         raise OptionError(f"{text!r}: a key has no control characters, and is UTF-8")
-    return Location(kind, root, key, account)
+    return Address(kind, root, key, account)
 
 
 def _is_key(key: str) -> bool:
@@ -206,14 +206,20 @@ def _without_credentials(text: str) -> str:
 # ---- shorthands -----------------------------------------------------------------------------
 
 
-def local_path(place: str | os.PathLike[str]) -> Path | None:
+def local_path(location: str | os.PathLike[str]) -> Path | None:
     """
     The local path that a URL or path stands for, None if it is elsewhere.
 
     >>> local_path("file:///data/a.vcz"), local_path("s3://bucket/a.vcz")
     (PosixPath('/data/a.vcz'), None)
     """
-    return parse(place).path
+    return parse(location).path
+
+
+def folder_of(location: object) -> Path | None:
+    """The folder of this machine that a user calls a store by, links resolved; None if it is none."""
+    path = local_path(location) if isinstance(location, str | os.PathLike) else None
+    return None if path is None else real_path(path)
 
 
 def real_path(path: Path) -> Path:
@@ -221,16 +227,16 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def scheme(place: object) -> str | None:
+def scheme(location: object) -> str | None:
     """
     What kind of place elsewhere a URL names; None for this machine, and for what is open already.
 
     >>> scheme("s3://bucket/a"), scheme("https://me.blob.core.windows.net/c/a"), scheme("a.vcz")
     ('s3', 'az', None)
     """
-    if not isinstance(place, str | os.PathLike):
+    if not isinstance(location, str | os.PathLike):
         return None
-    kind = parse(place).kind
+    kind = parse(location).kind
     return None if kind == "file" else kind
 
 
@@ -257,7 +263,7 @@ def literal(pattern: str) -> str:
     return _LITERAL.sub(r"\1", pattern)
 
 
-def split_glob(url: str) -> tuple[Location, re.Pattern[str]] | None:
+def split_glob(url: str) -> tuple[Address, re.Pattern[str]] | None:
     """
     The folder of an object store in which a glob looks for names, and what these match.
 
@@ -266,9 +272,9 @@ def split_glob(url: str) -> tuple[Location, re.Pattern[str]] | None:
     folder, _, pattern = url.rpartition("/")
     if not is_url(url) or not is_glob(pattern) or is_glob(folder) or "[" in _LITERAL.sub("", pattern):
         return None
-    location = parse(literal(folder))
-    if location.kind not in OBJECT_STORES:
+    address = parse(literal(folder))
+    if address.kind not in OBJECT_STORES:
         return None
-    if location.account is not None:
+    if address.account is not None:
         pattern = unquote(pattern)
-    return location, re.compile(translate(pattern))
+    return address, re.compile(translate(pattern))

@@ -40,12 +40,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
+from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore, ObjectStore
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.stores.base import Store, open_store
+from vczstore.stores.base import HeldLock
 from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import BACKOFF, object_store, reason
@@ -64,31 +65,32 @@ POLL = 0.05
 WITHOUT = "--no-lock (no_lock in Python) goes without it, if nothing else writes to the store"
 
 
-class JobLock(Protocol):
-    """A lock that is held."""
+class Lockable(Protocol):
+    """What of a `vczstore.stores.base.Store` tells where its lock is."""
 
-    def check(self) -> None:
-        """
-        Make sure that it is still held; to be called right before a commit.
+    @property
+    def label(self) -> str:
+        """How messages call it."""
 
-        Raises
-        ------
-        StaleError
-            If another writer may have worked on the store.
-        StorageError
-            If storage does not say.
-        """
+    @property
+    def no_lock(self) -> bool:
+        """Whether it is written to without its lock."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The storage options that reach it."""
+
+    @property
+    def zarr_store(self) -> ZarrStore | None:
+        """What tasks read and write; None for a repository."""
 
 
 @contextmanager
-def job_lock(url: str, storage_options: Mapping[str, Any], *, wait: bool, watch: bool = False) -> Iterator[JobLock]:
-    """Hold the lock of the store at a path or URL; see `hold`."""
-    with hold(open_store(url, storage_options=storage_options), wait=wait, watch=watch) as lock:
-        yield lock
-
-
-@contextmanager
-def hold(store: Store, *, wait: bool = False, watch: bool = False) -> Iterator[JobLock]:
+def hold(store: Lockable, *, wait: bool = False, watch: bool = False) -> Iterator[HeldLock]:
     """
     Hold the lock of a store.
 
@@ -118,7 +120,7 @@ def hold(store: Store, *, wait: bool = False, watch: bool = False) -> Iterator[J
     MissingDependencyError
         If obstore is not installed.
     """
-    with nullcontext(_Kept()) if store.no_lock else _held(store, wait, watch) as lock:
+    with unheld() if store.no_lock else _held(store, wait, watch) as lock:
         yield lock
 
 
@@ -126,7 +128,7 @@ _HEEDED: set[Hashable] = set()
 """The repositories whose servers were seen to heed the conditions of writes."""
 
 
-def require_conditions(store: Store) -> None:
+def require_conditions(store: Lockable) -> None:
     """
     Make sure that commits to a repository in an object store exclude each other, which rests on conditional writes.
 
@@ -156,21 +158,21 @@ def require_conditions(store: Store) -> None:
     _HEEDED.add(place)
 
 
-def _held(store: Store, wait: bool, watch: bool) -> AbstractContextManager[JobLock]:
+def _held(store: Lockable, wait: bool, watch: bool) -> AbstractContextManager[HeldLock]:
     path = store.folder
     if path is not None:
         return hold_file(store.label, lock_file(path), wait)
-    if store.atomic:
+    if store.zarr_store is None:
         there = _at_url(store)
-        return nullcontext(_Kept()) if there is None else _hold_lease(store.label, there, LOCK, wait, watch)
-    inner = innermost(cast(Any, store).zarr_store)
+        return unheld() if there is None else _hold_lease(store.label, there, LOCK, wait, watch)
+    inner = innermost(store.zarr_store)
     elsewhere = _objects(store, inner)
     if elsewhere is not None:
         return _hold_lease(store.label, elsewhere, f"{SAMPLE_ID}/{LOCK}", wait, watch)
     return _hold_here(store.label, _identity(inner), wait)
 
 
-def _objects(store: Store, inner: Any) -> Any:
+def _objects(store: Lockable, inner: Any) -> Any:
     """The object store, as obstore has it, in which a VCZ on plain Zarr lies; None if it is in memory or unknown."""
     if isinstance(inner, ObjectStore):
         if type(inner.store).__name__ == "MemoryStore":
@@ -187,13 +189,13 @@ def _objects(store: Store, inner: Any) -> Any:
     )
 
 
-def _at_url(store: Store) -> Any:
+def _at_url(store: Lockable) -> Any:
     """What lies at the URL of a store; None for one that was open already."""
-    location = None if store.label.startswith("<") else parse(store.label)
-    if location is None or location.path is not None:
+    address = None if store.label.startswith("<") else parse(store.label)
+    if address is None or address.path is not None:
         return None
     # who does not get through for a TTL has lost the lease: no use in trying longer
-    return object_store(location, store.options, patience=TTL)
+    return object_store(address, store.options, patience=TTL)
 
 
 def _identity(inner: Any) -> Hashable:
@@ -238,7 +240,7 @@ def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
     )
 
 
-def commit_lock(label: str, folder: Path) -> AbstractContextManager[JobLock]:
+def commit_lock(label: str, folder: Path) -> AbstractContextManager[HeldLock]:
     """What serialises commits to a repository in a folder, where Icechunk loses those that are made at once."""
     return hold_file(label, folder / COMMIT_LOCK, wait=True)
 
@@ -256,8 +258,13 @@ class _Kept:
         """It is held until it is given back."""
 
 
+def unheld() -> AbstractContextManager[HeldLock]:
+    """No lock, where none is needed."""
+    return nullcontext(_Kept())
+
+
 @contextmanager
-def _hold_here(label: str, identity: Hashable, wait: bool) -> Iterator[JobLock]:
+def _hold_here(label: str, identity: Hashable, wait: bool) -> Iterator[HeldLock]:
     with _FREED:
         while identity in _IN_USE:
             if not wait:
@@ -344,7 +351,7 @@ class _LockedFile:
 
 
 @contextmanager
-def hold_file(label: str, place: Path, wait: bool) -> Iterator[JobLock]:
+def hold_file(label: str, place: Path, wait: bool) -> Iterator[HeldLock]:
     """
     Hold the lock that a file is.
 
@@ -488,7 +495,7 @@ type Version = dict[str, str]
 
 
 @contextmanager
-def _hold_lease(url: str, objects: Any, key: str, wait: bool, watch: bool) -> Iterator[JobLock]:
+def _hold_lease(url: str, objects: Any, key: str, wait: bool, watch: bool) -> Iterator[HeldLock]:
     lease = _Lease(url, objects, key)
     try:
         lease.acquire(wait, watch)

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from vczstore.errors import OptionError, StorageError, VczstoreError, missing_extra
 from vczstore.stores.credentials import NO_CREDENTIALS, is_credential, is_credential_name
-from vczstore.stores.locations import OBJECT_STORES, Location, literal, parse, real_path, split_glob
+from vczstore.stores.locations import OBJECT_STORES, Address, literal, parse, real_path, split_glob
 
 RETRIES = 8
 """How often a request is made again: after 429 and 5xx, after a reset connection, and after a timeout."""
@@ -58,23 +58,23 @@ _ENDPOINTS: dict[Kind, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Remote:
     """
-    A place in an object store, and what reaches it.
+    What is in an object store, and what reaches it.
 
     Attributes
     ----------
-    location
-        The place.
+    address
+        Where it is.
     options
         The options that reach it, in our own words.
     """
 
-    location: Location
+    address: Address
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, location: Location, options: Mapping[str, Any]) -> "Remote | None":
+    def of(cls, address: Address, options: Mapping[str, Any]) -> "Remote | None":
         """
-        A place in an object store; None if a location is none.
+        What is in an object store; None if an address is elsewhere.
 
         Raises
         ------
@@ -84,21 +84,21 @@ class Remote:
         >>> Remote.of(parse("s3://bucket/a.vcz"), {"endpoint_url": "http://host:9000"}).options
         {'endpoint': 'http://host:9000'}
         """
-        refuse_credentials(location.url, options)
-        if location.kind not in OBJECT_STORES:
+        refuse_credentials(address.url, options)
+        if address.kind not in OBJECT_STORES:
             return None
-        checked = _checked(location.url, cast("Kind", location.kind), options)
-        if location.account is not None and checked.setdefault("account", location.account) != location.account:
+        checked = _checked(address.url, cast("Kind", address.kind), options)
+        if address.account is not None and checked.setdefault("account", address.account) != address.account:
             raise OptionError(
-                f"{location.url}: is of the account {location.account}, not {checked['account']} as the storage "
+                f"{address.url}: is of the account {address.account}, not {checked['account']} as the storage "
                 "option account has it; leave the option out"
             )
-        return cls(location, checked)
+        return cls(address, checked)
 
     @property
     def kind(self) -> "Kind":
         """Whose it is."""
-        return cast("Kind", self.location.kind)
+        return cast("Kind", self.address.kind)
 
     def obstore(self, patience: float) -> Any:
         """Open it with obstore; requests are made again for so many seconds."""
@@ -111,8 +111,8 @@ class Remote:
         client = client_options() | ({} if allow_http is None else {"allow_http": allow_http})
         make = {"s3": stores.S3Store, "gs": stores.GCSStore, "az": stores.AzureStore}[self.kind]
         return make(
-            self.location.root,
-            prefix=self.location.key or None,
+            self.address.root,
+            prefix=self.address.key or None,
             client_options=client,
             retry_config=retry_config(patience),
             **config,
@@ -122,7 +122,7 @@ class Remote:
         """Icechunk's storage of it."""
         import icechunk
 
-        bucket, prefix = self.location.root, self.location.key
+        bucket, prefix = self.address.root, self.address.key
         options = {"from_env": True, **self.options}
         if options.pop("anonymous", False):
             options.update(from_env=None, anonymous=True)
@@ -148,7 +148,7 @@ class Remote:
         account = options.pop("account", None) or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
         if not account:
             raise OptionError(
-                f"{self.location.url}: names no account; give --storage-option account=NAME, "
+                f"{self.address.url}: names no account; give --storage-option account=NAME, "
                 "or AZURE_STORAGE_ACCOUNT_NAME in the environment"
             )
         return icechunk.azure_storage(
@@ -206,14 +206,14 @@ def retry_config(patience: float) -> dict[str, Any]:
     }
 
 
-def object_store(place: str | Location, options: Mapping[str, Any], *, patience: float | None = None) -> Any:
+def object_store(where: str | Address, options: Mapping[str, Any], *, patience: float | None = None) -> Any:
     """
     Open what lies somewhere with obstore.
 
     Parameters
     ----------
-    place, options
-        Where it is.
+    where, options
+        Its URL, or the parts of it, and what reaches it.
     patience
         After how many seconds a request is not made again; `PATIENCE` by default.
 
@@ -225,26 +225,26 @@ def object_store(place: str | Location, options: Mapping[str, Any], *, patience:
         If obstore is not installed.
     """
     patience = PATIENCE if patience is None else patience
-    location = parse(place) if isinstance(place, str) else place
+    address = parse(where) if isinstance(where, str) else where
     try:
-        remote = Remote.of(location, options)
+        remote = Remote.of(address, options)
         if remote is not None:
             return remote.obstore(patience)
         stores = require("obstore.store", "obstore")
-        if location.path is not None:
-            return stores.LocalStore(real_path(location.path))
-        if location.kind == "http":
-            web = client_options() | {"allow_http": location.root.startswith("http:")}
+        if address.path is not None:
+            return stores.LocalStore(real_path(address.path))
+        if address.kind == "http":
+            web = client_options() | {"allow_http": address.root.startswith("http:")}
             config = {"client_options": web, "retry_config": retry_config(patience)}
-            return stores.HTTPStore.from_url(location.url, **config, **dict(options))
-        if location.kind == "memory":
-            return stores.from_url(location.url, **dict(options))
+            return stores.HTTPStore.from_url(address.url, **config, **dict(options))
+        if address.kind == "memory":
+            return stores.from_url(address.url, **dict(options))
         client, retry = client_options(), retry_config(patience)
-        return stores.from_url(location.url, client_options=client, retry_config=retry, **dict(options))
+        return stores.from_url(address.url, client_options=client, retry_config=retry, **dict(options))
     except VczstoreError:
         raise
     except Exception as error:  # obstore's own errors, whose classes differ by version
-        raise OptionError(f"{location.url}: obstore cannot open it ({reason(error)})") from error
+        raise OptionError(f"{address.url}: obstore cannot open it ({reason(error)})") from error
 
 
 def find(pattern: str, options: Mapping[str, Any]) -> list[str]:
@@ -263,7 +263,7 @@ def find(pattern: str, options: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def plain_errors(place: object) -> Iterator[None]:
+def plain_errors(location: object) -> Iterator[None]:
     """Turn what obstore, Icechunk and the system say about storage into one line: a `StorageError`."""
     try:
         yield
@@ -272,7 +272,7 @@ def plain_errors(place: object) -> Iterator[None]:
     except Exception as error:
         if not is_of_storage(error):
             raise
-        label = place if isinstance(place, str | os.PathLike) else f"<{type(place).__name__}>"
+        label = location if isinstance(location, str | os.PathLike) else f"<{type(location).__name__}>"
         raise StorageError(f"{label}: cannot be read ({reason(error)})") from error
 
 

@@ -1,77 +1,28 @@
 """A VCZ on plain Zarr, format 2 or 3: no transactions, so the order of writes keeps readers safe."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, MemoryStore, ObjectStore
+from zarr.storage import LocalStore, ObjectStore
 
 from vczstore.errors import BusyError, ConflictError, UnsuitableError
 from vczstore.stores import parent_metadata
-from vczstore.stores.base import Snapshot
+from vczstore.stores.base import Check, HeldLock
 from vczstore.stores.edits import Edit
-from vczstore.stores.folders import folder_behind
-from vczstore.vcz.arrays import LOCK, claim, clear_outside, names, reading, set_many, stored_bytes
-from vczstore.vcz.model import Vcz
+from vczstore.stores.folder_swap import ReplacedStore
+from vczstore.stores.leftovers import settle_before
+from vczstore.stores.lock import unheld
+from vczstore.stores.zarr_backed import ZarrBacked
+from vczstore.vcz.arrays import LOCK, claim, names, set_many
 
 
 @dataclass(frozen=True)
-class PlainStore:
+class PlainStore(ZarrBacked):
     """A VCZ whose chunks and metadata are objects of their own."""
-
-    zarr_store: ZarrStore
-    label: str
-    backend: str
-    atomic: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    no_lock: bool = False
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of this machine in which everything is."""
-        return folder_behind(self.zarr_store)
-
-    @property
-    def pickles(self) -> bool:
-        """Other processes reach all places but this process's own memory."""
-        return not isinstance(self.zarr_store, MemoryStore)
-
-    def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata; plain Zarr has no other moment than now."""
-        if at is not None:
-            raise UnsuitableError(
-                f"info: {self.label} is plain Zarr, which has no tag or snapshot {at!r}; "
-                f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that keeps them"
-            )
-        return Vcz.read(reading(self.zarr_store), self.label)
-
-    @property
-    def head(self) -> str:
-        """Plain Zarr has no snapshots."""
-        return ""
-
-    def tags(self) -> dict[str, str]:
-        """None: plain Zarr has no tags."""
-        return {}
-
-    def history(self, snapshot: str | None = None) -> Iterator[Snapshot]:
-        """None: plain Zarr has no history."""
-        return iter(())
-
-    def stored_bytes(self) -> int | None:
-        """The size of all objects, where that takes no listing of a remote place."""
-        return stored_bytes(self.zarr_store)
-
-    def collect_garbage(self, *, dry_run: bool) -> dict[str, int]:
-        """Delete, or count, the chunks outside the arrays' shapes, which an append that was stopped leaves."""
-        vcz, store = self.open(), self.zarr_store.with_read_only(False)
-        vcz.require_whole("gc", edited=False)
-        found = [clear_outside(array, store, dry_run=dry_run) for array in (*vcz.arrays.values(), *vcz.inner.values())]
-        return {"chunks deleted": sum(n for n, _ in found), "bytes": sum(size for _, size in found)}
 
     def transaction(self, base: str) -> "PlainTransaction":
         """Begin to write to the store itself."""
@@ -79,10 +30,16 @@ class PlainStore:
         if vcz.state != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
         parent_metadata.require_writable(vcz)
-        return self._begin()
-
-    def _begin(self) -> "PlainTransaction":
         return PlainTransaction(self.zarr_store.with_read_only(False))
+
+    def in_place(self) -> ReplacedStore:
+        """The folder that it lies in, to be replaced as a whole."""
+        return ReplacedStore.of(self.folder, self)
+
+    def settle(self) -> None:
+        """Delete what a replacement that was stopped has left beside the folder."""
+        if self.folder is not None:
+            settle_before(self.folder, no_lock=self.no_lock)
 
 
 @dataclass(frozen=True)
@@ -105,6 +62,10 @@ class NewPlainStore(PlainStore):
                 f"{self.operation}: {self.label} exists; choose another path, or delete it if it is what a stopped "
                 f"{self.operation} has left"
             )
+
+    def writer_lock(self) -> AbstractContextManager[HeldLock]:
+        """None: a lock lies in a store, and there is none yet."""
+        return unheld()
 
     def transaction(self, base: str) -> "PlainTransaction":
         """
@@ -129,13 +90,20 @@ class PlainTransaction:
     """Each step becomes visible when it ends."""
 
     store: ZarrStore
+    is_done = False
+    """Not known: who counts the steps knows."""
+    resumable = None
 
     @contextmanager
-    def step(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> Iterator[ZarrStore]:
+    def step(
+        self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
+    ) -> Iterator[ZarrStore]:
         """Chunks are written at once, beyond the shapes that readers see; the edits come last, in their order."""
         for edit in preparations:
             edit.apply(self.store)
         yield self.store
+        if check is not None:
+            check()
         for edit in edits:
             edit.apply(self.store)
 
@@ -149,11 +117,6 @@ class PlainTransaction:
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """Every step is visible already; what groups above keep of the store's metadata follows."""
         parent_metadata.follow(self.store)
-
-    @property
-    def is_done(self) -> bool:
-        """Not known: who counts the steps knows."""
-        return False
 
 
 @dataclass(frozen=True)

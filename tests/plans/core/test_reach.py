@@ -14,7 +14,7 @@ from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, Obj
 import vczstore
 from tests.support import cohort
 from vczstore.errors import VczstoreError
-from vczstore.stores.base import open_store
+from vczstore.stores.resolve import open_store
 from vczstore.vcz import arrays
 
 OLD, NEW = cohort.make_arrays(10, cohort.ids(0, 3)), cohort.make_arrays(10, cohort.ids(3, 2), seed=1)

@@ -16,7 +16,7 @@ from tests.support import cohort
 from tests.support.killed import killed
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, StaleError
-from vczstore.stores import folder_swap
+from vczstore.stores import leftovers
 
 KEPT = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype", "call_DP")
 OLD = {name: values for name, values in cohort.make_arrays(5, cohort.ids(0, 4)).items() if name in KEPT}
@@ -99,7 +99,7 @@ def test_one_that_only_looks_in_is_waited_for(tmp_path: Path) -> None:
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with folder_swap.settling(store):
+        with leftovers.settling(store):
             held.set()
             over.wait(0.5)
 

@@ -1,4 +1,4 @@
-"""What Linux does with folders, and Python's standard library does not offer: to exchange two, and to write one out."""
+"""What Linux offers for folders, and Python's standard library does not: to exchange two, and to sync a file system."""
 
 import ctypes
 import errno
@@ -38,7 +38,7 @@ def exchange(a: Path, b: Path) -> bool:
     raise OSError(number, os.strerror(number), os.fspath(a))
 
 
-def write_out(folder: Path) -> None:
+def sync_filesystem(folder: Path) -> None:
     """Have everything that was written to a folder's file system on disk: syncfs(2), or sync(2) where there is none."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):
@@ -53,7 +53,7 @@ def write_out(folder: Path) -> None:
         os.close(file)
 
 
-def write_out_names(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
     """Have the names in a folder on disk, where its file system can be asked for that."""
     with suppress(OSError):
         file = os.open(folder, os.O_RDONLY)

@@ -1,0 +1,302 @@
+"""What a path, URL or object that a user typed becomes: the one place where a `Store` is made of it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zarr.abc.store import Store as ZarrStore
+
+from vczstore.choices import BACKENDS
+from vczstore.errors import NotAStoreError, OptionError, UnsuitableError
+from vczstore.stores.base import SESSION_IS_READ, Location, Store
+from vczstore.stores.locations import Address, folder_of, parse, real_path
+from vczstore.stores.object_store import object_store, plain_errors, refuse_credentials, require
+
+
+def open_store(
+    location: Location,
+    *,
+    backend_storage: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    no_lock: bool = False,
+) -> Store:
+    """
+    Turn what a user calls a store by into a `Store`. Nothing is created.
+
+    Parameters
+    ----------
+    location
+        A path (of a zip file too), a URL, a Zarr store (in memory too), an Icechunk repository or a session of one.
+    backend_storage
+        One of `BACKENDS`; auto-detected when None.
+    storage_options
+        What reaches a URL: see `vczstore.stores.object_store`. fsspec takes its own. Never credentials.
+    no_lock
+        Whether it is written to without its lock.
+
+    Raises
+    ------
+    NotAStoreError
+        If nothing is there.
+    OptionError
+        If the options do not fit the place.
+    MissingDependencyError
+        If the backend is not installed.
+    StorageError
+        If it may not be read.
+    """
+    from vczstore.stores.plain import PlainStore
+
+    check_backend(backend_storage)
+    options = dict(storage_options or {})
+    if not isinstance(location, str | os.PathLike):
+        if options:
+            raise OptionError("storage options go with a URL, not with a store that is open already")
+        if is_session(location):
+            from vczstore.stores.icechunk import SessionStore
+
+            return SessionStore.of(location)
+        if isinstance(location, ZarrStore):
+            return PlainStore(location, label=f"<{type(location).__name__}>", backend="zarr", no_lock=no_lock)
+        if type(location).__module__.startswith("icechunk"):
+            from vczstore.stores.icechunk import IcechunkStore
+
+            return IcechunkStore.of(location, no_lock=no_lock)
+        raise OptionError(
+            f"a store is a path, a URL, a Zarr store or an Icechunk repository, not {type(location).__name__}"
+        )
+
+    url = os.fspath(location)
+    address = parse(url)
+    path = address.path
+    _check_options(url, address, options)
+    with plain_errors(url):
+        backend = backend_storage or _detect(url, address, options)
+        if backend == "icechunk":
+            from vczstore.stores.icechunk import IcechunkStore
+
+            return IcechunkStore.at_url(url, options, no_lock=no_lock)
+        if path is not None and not path.exists():
+            from vczstore.stores.leftovers import leftovers
+
+            stopped = (
+                "; vczstore repair completes a compaction that was stopped here" if leftovers(real_path(path)) else ""
+            )
+            raise NotAStoreError(f"{url}: no such file or directory{stopped}")
+    zarr_store = _zarr_store(url, address, backend, options)
+    return PlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
+
+
+def new_store(
+    url: str,
+    operation: str,
+    *,
+    backend_storage: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    samples_chunks: int,
+    no_lock: bool = False,
+) -> Store:
+    """
+    A place where a store will be. Nothing is created before its transaction begins.
+
+    Parameters
+    ----------
+    url
+        A path or URL.
+    operation
+        For messages.
+    backend_storage
+        One of `BACKENDS`; plain Zarr when None.
+    storage_options
+        As in `open_store`.
+    samples_chunks
+        On Icechunk, how many chunk columns of a field have their chunk references in one manifest.
+    no_lock
+        As in `open_store`.
+
+    Raises
+    ------
+    OptionError
+        If something is there already.
+    """
+    check_backend(backend_storage)
+    options, address = dict(storage_options or {}), parse(url)
+    path = address.path
+    _check_options(url, address, options)
+    if path is not None and path.exists() and not path.is_dir():
+        raise UnsuitableError(f"{operation}: {url} exists; choose another path")
+    if backend_storage == "icechunk":
+        from vczstore.stores.icechunk import NewIcechunkStore
+
+        repository = NewIcechunkStore.in_memory(
+            url, options=options, samples_chunks=samples_chunks, no_lock=no_lock, operation=operation
+        )
+        repository.require_nothing()
+        return repository
+    from vczstore.stores.plain import NewPlainStore
+
+    # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
+    backend = "zarr" if path is not None else backend_storage or "obstore"
+    zarr_store = _zarr_store(url, address, backend, options)
+    plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock, operation=operation)
+    plain.require_nothing()
+    return plain
+
+
+def open_in_place(
+    location: Location,
+    *,
+    backend_storage: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    no_lock: bool = False,
+    dry_run: bool = False,
+) -> Store:
+    """
+    Open a store to write chunks to it that readers of the old ones must not see; see `Store.in_place`.
+
+    Parameters
+    ----------
+    location, backend_storage, storage_options, no_lock
+        As in `open_store`.
+    dry_run
+        Whether nothing is going to be written. Else the `Store.writer_lock` has to be held before the store is looked
+        at, since what a stopped replacement has left beside a folder is settled then, and may be all there is.
+
+    Raises
+    ------
+    UnsuitableError
+        If it is on plain Zarr, and no folder of this machine that can be replaced.
+    StorageError
+        If the folder may not be written to.
+    """
+    from vczstore.stores.folder_swap import ReplacedStore
+    from vczstore.stores.leftovers import leftovers
+
+    path = folder_of(location)
+    is_plain = path is not None and backend_storage != "icechunk" and not is_repository(path)
+    if is_plain and path is not None and not dry_run and leftovers(path):
+        return ReplacedStore.unsettled(path, str(location), backend_storage or "zarr", no_lock=no_lock)
+    store = open_store(location, backend_storage=backend_storage, storage_options=storage_options, no_lock=no_lock)
+    # of what is open already nobody knows that its folder may be replaced
+    return store if store.atomic else ReplacedStore.of(path, store)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a path is that of a zip file."""
+    import zipfile
+
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def is_session(location: object) -> bool:
+    """Whether a user hands in an Icechunk session, or the Zarr store of one."""
+    module = type(location).__module__.partition(".")[0]
+    return module == "icechunk" and (isinstance(location, ZarrStore) or hasattr(location, "has_uncommitted_changes"))
+
+
+def refuse_read_only(operation: str, location: Location) -> None:
+    """
+    Refuse to write to what can only be read.
+
+    Raises
+    ------
+    OptionError
+        If it is an Icechunk session, a zip file, a Zarr store that was opened to be read, or at a web address.
+    """
+    import zarr.storage
+
+    why = None
+    if is_session(location):
+        why = SESSION_IS_READ
+    elif isinstance(location, zarr.storage.ZipStore):
+        why = "a zip file is only read; unpack it, and name the folder"
+    elif isinstance(location, ZarrStore) and location.read_only:
+        why = f"the {type(location).__name__} was opened with read_only=True; open it without"
+    elif isinstance(location, str | os.PathLike):
+        address = parse(location)
+        if address.kind == "http":
+            raise OptionError(
+                f"{operation}: {location} is a web address, which is only read; name the store by a path, s3://, "
+                "gs:// or az://"
+            )
+        if address.path is not None and is_zip(address.path):
+            why = f"{location} is a zip file, which is only read; unpack it, and name the folder"
+    if why is not None:
+        raise UnsuitableError(f"{operation}: {why}")
+
+
+def check_backend(backend_storage: str | None) -> None:
+    """Raise an `OptionError` for a backend that does not exist."""
+    if backend_storage is not None and backend_storage not in BACKENDS:
+        raise OptionError(f"no backend {backend_storage!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def _check_options(url: str, address: Address, options: Mapping[str, Any]) -> None:
+    if address.path is None:
+        refuse_credentials(url, options)
+    elif options:
+        raise OptionError(f"{url}: a local store takes no storage options")
+
+
+def is_repository(path: Path) -> bool:
+    """Whether a folder looks like an Icechunk repository; icechunk itself need not be imported for that."""
+    return (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
+
+
+def _detect(url: str, address: Address, options: Mapping[str, Any]) -> str:
+    if address.path is not None:
+        return "icechunk" if is_repository(address.path) else "zarr"
+    from vczstore.vcz.arrays import get_many
+
+    if address.key.endswith(".zip"):
+        raise NotAStoreError(f"{url}: a zip file is read on this machine alone; download it, or unpack it there")
+    # a repository's objects are its own; a Zarr group has its document at the top
+    top = get_many(_zarr_store(url, address, "obstore", options), ["zarr.json", ".zgroup"])
+    if any(document is not None for document in top):
+        return "obstore"
+    return "icechunk"
+
+
+def _zarr_store(url: str, address: Address, backend: str, options: Mapping[str, Any]) -> ZarrStore:
+    import zarr.storage
+
+    path = address.path
+    if backend == "zarr":
+        if path is None:
+            raise OptionError(f"{url}: a URL needs --backend-storage obstore, fsspec or icechunk")
+        return _local_store(url, path)
+    if backend == "fsspec":
+        require("fsspec", "fsspec")
+        if path is not None:
+            return _local_fsspec(path)
+        return zarr.storage.FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
+    if address.kind == "http":
+        from vczstore.stores.web import WebStore
+
+        return WebStore(object_store(address, options), address.url)
+    return zarr.storage.ObjectStore(object_store(address, options), read_only=True)
+
+
+def _local_store(url: str, path: Path) -> ZarrStore:
+    import zarr.storage
+
+    from vczstore.vcz.arrays import RegularLocalStore
+
+    if not path.is_file():
+        return RegularLocalStore(path, read_only=True)
+    if not is_zip(path):
+        raise NotAStoreError(
+            f"{url}: there is no Zarr group here, but a file; a VCZ is a folder, or a zip file of what is in one"
+        )
+    return zarr.storage.ZipStore(real_path(path), mode="r")
+
+
+def _local_fsspec(path: Path) -> ZarrStore:
+    """A path as it is: fsspec decodes no URL, and takes ``::`` for a chain of them."""
+    import zarr.storage
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from fsspec.implementations.local import LocalFileSystem
+
+    files = AsyncFileSystemWrapper(LocalFileSystem(auto_mkdir=True), asynchronous=True)
+    return zarr.storage.FsspecStore(files, path=str(real_path(path)), read_only=True)

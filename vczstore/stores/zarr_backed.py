@@ -1,0 +1,182 @@
+"""What stores have in common that are reached through one Zarr store: plain Zarr, and sessions of Icechunk."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from zarr.abc.store import Store as ZarrStore
+from zarr.storage import MemoryStore
+
+from vczstore.errors import TagError, UnsuitableError
+from vczstore.stores.base import Check, HeldLock, History, Snapshot, Store, Transaction
+from vczstore.stores.edits import Edit
+from vczstore.stores.folders import folder_behind
+from vczstore.stores.leftovers import delete_half_written
+from vczstore.stores.lock import hold, unheld
+from vczstore.vcz.arrays import clear_outside, reading, stored_bytes
+from vczstore.vcz.model import Vcz
+
+
+@dataclass(frozen=True)
+class NoHistory:
+    """
+    The history of a store on plain Zarr: there is none.
+
+    Attributes
+    ----------
+    label
+        How messages call the store.
+    folder
+        The folder of this machine in which it lies; None elsewhere.
+    """
+
+    label: str
+    folder: Path | None = None
+    is_kept = False
+
+    def require(self, operation: str) -> NoReturn:
+        """Raise a `TagError`, and say what keeps one."""
+        raise TagError(
+            f"{operation}: {self.label} is plain Zarr, which has no {'tags' if operation == 'tag' else 'history'}; "
+            f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that has"
+        )
+
+    def tags(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    def create_tag(self, name: str, snapshot: str | None = None) -> str:
+        """Raise a `TagError`."""
+        self.require("tag")
+
+    def delete_tag(self, name: str) -> None:
+        """Raise a `TagError`."""
+        self.require("tag")
+
+    def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
+        """None."""
+        return iter(())
+
+    def reachable(self) -> list[str]:
+        """None."""
+        return []
+
+    def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
+        """None: what no array has is another matter."""
+        return {}
+
+    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> None:
+        """There are none."""
+
+    def purge(
+        self, *, tags: str, keep: Collection[str], base: str | None, before: Check
+    ) -> tuple[str | None, dict[str, int], list[str]]:
+        """Delete half-written files: what was removed is overwritten already."""
+        return None, delete_half_written(self.folder), []
+
+    def rewriting(self, tag: str) -> AbstractContextManager[Store]:
+        """Raise a `TagError`."""
+        self.require("tag")
+
+    def rename_tag(self, name: str, snapshot: str) -> str:
+        """Raise a `TagError`."""
+        self.require("tag")
+
+    def complete_renames(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+
+@dataclass(frozen=True)
+class ZarrBacked:
+    """A VCZ that is reached through one Zarr store; as it is on plain Zarr, unless a kind of place says otherwise."""
+
+    zarr_store: ZarrStore
+    label: str
+    backend: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    no_lock: bool = False
+    atomic = False
+    begins_empty = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine in which everything is."""
+        return folder_behind(self.zarr_store)
+
+    @property
+    def pickles(self) -> bool:
+        """Other processes reach all places but this process's own memory."""
+        return not isinstance(self.zarr_store, MemoryStore)
+
+    @property
+    def head(self) -> str | None:
+        """None: plain Zarr has no snapshots."""
+        return None
+
+    @property
+    def history(self) -> History:
+        """None is kept."""
+        return NoHistory(self.label, self.folder)
+
+    @property
+    def why_consistent(self) -> str | None:
+        """None: an operation that is stopped may leave something."""
+        return None
+
+    def open(self, at: str | None = None) -> Vcz:
+        """Read the metadata; plain Zarr has no other moment than now."""
+        if at is not None:
+            raise UnsuitableError(
+                f"info: {self.label} is plain Zarr, which has no tag or snapshot {at!r}; "
+                f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that keeps them"
+            )
+        return Vcz.read(reading(self.zarr_store), self.label)
+
+    def stored_bytes(self) -> int | None:
+        """The size of all objects, where that takes no listing of a remote place."""
+        return stored_bytes(self.zarr_store)
+
+    def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
+        """The transaction of the operation."""
+        return nullcontext(transaction)
+
+    def unlocked(self) -> Self:
+        """The same, to be written to without its lock."""
+        return replace(self, no_lock=True)
+
+    def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
+        """Hold the lock of the store; one in memory, or of a kind that names no place, has it within this process."""
+        return hold(self, wait=wait, watch=watch)
+
+    def writer_lock(self) -> AbstractContextManager[HeldLock]:
+        """Hold the lock of the store: two writers would mix their chunks."""
+        return self.exclusive_lock(watch=True)
+
+    def retry_lock(self) -> AbstractContextManager[HeldLock]:
+        """Nothing more: the lock is held already."""
+        return unheld()
+
+    def settle(self) -> None:
+        """What lies beside the store is of concern to who writes into its folder; see `PlainStore`."""
+
+    def collect_garbage(self, *, before: Check, dry_run: bool) -> tuple[str | None, dict[str, int]]:
+        """Delete, or count, the chunks outside the arrays' shapes, which an append that was stopped leaves."""
+        vcz, store = self.open(), self.zarr_store.with_read_only(False)
+        vcz.require_whole("gc", edited=False)
+        found = [clear_outside(array, store, dry_run=dry_run) for array in (*vcz.arrays.values(), *vcz.inner.values())]
+        counts = {"chunks deleted": sum(n for n, _ in found), "bytes": sum(size for _, size in found)}
+        return None, counts | delete_half_written(self.folder, dry_run=dry_run)
+
+    def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
+        """All: what is written before it becomes visible may be all that a stopped operation leaves."""
+        return edits
+
+    def after_failure(self, if_stopped: str, visible: int) -> str:
+        """Plans that are done are visible, one that was stopped is half-done."""
+        before = (
+            f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
+        )
+        return f"{before}{if_stopped}"
