@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vczstore.declarations import argument, option
 from vczstore.errors import OptionError, UnsuitableError
-from vczstore.operations import Edit, Stages, argument, option
+from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
@@ -50,6 +51,7 @@ class CopyStoreToIcechunk(Edit):
         """Open the source, and the repository if there is one."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
+        from vczstore.execution.sources import open_sources
         from vczstore.stores.icechunk import IcechunkStore
         from vczstore.stores.locations import local_path
         from vczstore.stores.resolve import new_store
@@ -57,7 +59,7 @@ class CopyStoreToIcechunk(Edit):
         if options.backend_storage not in (None, "icechunk"):
             raise OptionError(f"{self.called}: the new store is on icechunk, not {options.backend_storage}")
         url = os.fspath(self.store)
-        (vcz,) = options.but(backend_storage="icechunk").open_sources(url, [self.source])
+        (vcz,) = open_sources(options.but(backend_storage="icechunk"), url, [self.source])
         found = options.for_store(url, [self.source]).storage_options or {}
         store: Store
         if (path := local_path(url)) is not None and path.exists() and not path.is_dir():

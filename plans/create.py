@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.choices import MAX_CHUNK
+from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
-from vczstore.operations import Edit, Stages, argument, option
+from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
@@ -75,12 +76,13 @@ class Create(Edit):
         from plans.compilers.copy import columns_per_manifest
         from plans.compilers.create import ONLY_CUBED
         from plans.core.model import Compiling
+        from vczstore.execution.sources import open_sources
         from vczstore.stores.resolve import new_store
 
         if options.impl != "cubed":
             raise OptionError(ONLY_CUBED)
         url = os.fspath(self.store)
-        incoming = options.open_sources(url, self.sources)
+        incoming = open_sources(options, url, self.sources)
         store = new_store(
             url,
             "create",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from vczstore.operations import Operation
+from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.purge import Collected

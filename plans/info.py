@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vczstore.operations import Operation, option
+from vczstore.declarations import option
+from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.info import Description

@@ -4,10 +4,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.core.options import HarmoniseOptions, drop_fields, fields_of
+from plans.compilers.options import HarmoniseOptions, drop_fields, fields_of
 from vczstore.choices import BACKENDS
+from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
-from vczstore.operations import Edit, Stages, argument, option
+from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
@@ -56,6 +57,7 @@ class Normalise(HarmoniseOptions, Edit):
         """Open the store and the source, and find the place of the result free."""
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
+        from vczstore.execution.sources import open_sources
         from vczstore.stores.resolve import new_store, open_store
 
         _ = self.rules
@@ -63,7 +65,7 @@ class Normalise(HarmoniseOptions, Edit):
             raise OptionError("normalise: --impl xarray cannot harmonise; leave it out")
         url, reach = os.fspath(self.out), options.shared(self.store, os.fspath(self.out))
         ours = open_store(self.store, backend_storage=options.backend_storage, storage_options=reach).open()
-        (theirs,) = options.open_sources(url, [self.source])
+        (theirs,) = open_sources(options, url, [self.source])
         store = new_store(
             url,
             "normalise",

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from vczstore.choices import TAGS
-from vczstore.operations import Operation, option
+from vczstore.declarations import option
+from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.purge import Purged

@@ -5,8 +5,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.choices import DEFAULT_INFO_FIELDS, INFO_FIELDS
+from vczstore.declarations import option
 from vczstore.errors import OptionError
-from vczstore.operations import Edit, Stages, option
+from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling

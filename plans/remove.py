@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.core.options import recomputed_fields
+from plans.compilers.options import recomputed_fields
 from plans.purge import TAGS_HELP
 from plans.recompute import recomputing
 from vczstore.choices import TAGS
+from vczstore.declarations import argument, option
 from vczstore.errors import VczstoreError
-from vczstore.operations import Edit, Stages, argument, option
+from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vczstore.declarations import argument, option
 from vczstore.errors import OptionError, TagError
-from vczstore.operations import Operation, argument, option
+from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.history import Tagged

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.core.options import add_fields, drop_fields, fields_of, recomputed_fields
+from plans.compilers.options import add_fields, drop_fields, fields_of, recomputed_fields
 from plans.recompute import recomputing
-from vczstore.operations import Edit, Stages, argument, option
+from vczstore.declarations import argument, option
+from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling

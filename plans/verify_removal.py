@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vczstore.operations import Operation, argument, option
+from vczstore.declarations import argument, option
+from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.verify_removal import Verification

@@ -9,8 +9,9 @@ from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, overload
 
-from vczstore import operations
-from vczstore.operations import Operation, declared
+from vczstore.declarations import declared
+from vczstore.execution import operations
+from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.core.model import Plan

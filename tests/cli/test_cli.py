@@ -24,11 +24,10 @@ from click.testing import CliRunner, Result
 
 import vczstore
 from tests.support import cohort
-from vczstore import operations
 from vczstore.cli import main
-from vczstore.execution import engine
+from vczstore.execution import engine, operations
+from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
-from vczstore.operations import Operation
 
 FIELDS = (
     *("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),

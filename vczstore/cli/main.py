@@ -8,36 +8,46 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from functools import wraps
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vczstore import operations
-from vczstore.cli.options import executor as executor_name
-from vczstore.cli.options import in_words_of_commands, option_of, output, parameters, samples_of, shared
 from vczstore.cli.render import progress_bar, running, show, writing_out
-from vczstore.operations import Operation
+from vczstore.execution import operations
 
 
 class _Command(click.Command):
-    """The command of an operation. Its options are made when they are needed, which a list of commands does not."""
+    """A command whose help and options are made when they are needed, which a list of commands does not."""
 
-    def __init__(self, operation: type[Operation]) -> None:
-        text = re.split(r"\n(?=\w+\n-{3,}\n)", cleandoc(operation.__doc__ or ""))[0]
-        super().__init__(
-            operation.called,
-            help=in_words_of_commands(text, operation),
-            callback=lambda **values: _run(operation, values),
-        )
-        self.operation = operation
+    def __init__(self, name: str, short_help: str, make: Callable[[], tuple[str, list[click.Parameter]]], **more: Any):
+        super().__init__(name, short_help=short_help, **more)
+        self.make = make
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the arguments and options of the operation."""
-        self.params = self.params or parameters(self.operation)
+        """Return its arguments and options."""
+        if not self.params:
+            self.help, self.params = self.make()
         return super().get_params(ctx)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write its help."""
+        self.get_params(ctx)
+        super().format_help_text(ctx, formatter)
+
+
+def _of_operation(name: str) -> _Command:
+    """The command of an operation."""
+
+    def make() -> tuple[str, list[click.Parameter]]:
+        from vczstore.cli.options import in_words_of_commands, parameters
+
+        operation = operations.find(name)
+        text = re.split(r"\n(?=\w+\n-{3,}\n)", cleandoc(operation.__doc__ or ""))[0]
+        return in_words_of_commands(text, operation), parameters(operation)
+
+    return _Command(name, operations.summary(name), make, callback=lambda **values: _run(name, values))
 
 
 class _Commands(click.Group):
@@ -50,7 +60,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by its name."""
         if cmd_name not in self.commands and cmd_name in operations.names():
-            self.commands[cmd_name] = _Command(operations.find(cmd_name))
+            self.commands[cmd_name] = _of_operation(cmd_name)
         return self.commands.get(cmd_name)
 
 
@@ -60,8 +70,11 @@ def main() -> None:
     """Append, update, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
 
 
-def _run(operation: type[Operation], values: dict[str, Any]) -> None:
-    """Run the operation of a command with what the command line says, and print what it has done or found."""
+def _run(name: str, values: dict[str, Any]) -> None:
+    """Run an operation with what the command line says, and print what it has done or found."""
+    from vczstore.cli.options import samples_of
+
+    operation = operations.find(name)
     with running(values.pop("verbose")):
         as_json, dry_run = values.pop("as_json"), values.pop("dry_run", False)
         values = samples_of(operation, values)
@@ -80,26 +93,33 @@ def _run(operation: type[Operation], values: dict[str, Any]) -> None:
 # ---- commands that are no operations --------------------------------------------------------
 
 
-def _command(*parameters: click.Parameter, group: click.Group = main) -> Callable[[Callable[..., None]], click.Command]:
+def _command(
+    parameters: Callable[[], list[click.Parameter]] = list, group: click.Group = main
+) -> Callable[[Callable[..., None]], None]:
     """Make a command of a function, with the options that every command has."""
 
-    def decorate(function: Callable[..., None]) -> click.Command:
-        @wraps(function)
+    def decorate(function: Callable[..., None]) -> None:
+        text = cleandoc(function.__doc__ or "")
+
         def run(*, verbose: int, **values: Any) -> None:
             with running(verbose):
                 function(**values)
 
-        text = cleandoc(function.__doc__ or "")
-        name = function.__name__.replace("_", "-")
-        made = click.Command(name, callback=run, params=[*parameters, *output()], help=text)
-        group.add_command(made)
-        return made
+        def make() -> tuple[str, list[click.Parameter]]:
+            from vczstore.cli.options import output
+
+            return text, [*parameters(), *output()]
+
+        name = function.__name__.removesuffix("_command").replace("_", "-")
+        group.add_command(_Command(name, text.partition("\n")[0], make, callback=run))
 
     return decorate
 
 
 def _job() -> list[click.Parameter]:
     """What a job file is read with: flags that are given are more of --set."""
+    from vczstore.cli.options import option_of, shared
+
     executor, max_workers, allowed_mem = (option_of(one, default=None, show_default=False) for one in shared("workers"))
     return [
         click.Argument(["file"], metavar="FILE"),
@@ -121,10 +141,12 @@ def _overrides(overrides: tuple[str, ...], **flags: Any) -> list[str]:
     return [*overrides, *(f"{name}={json.dumps(value)}" for name, value in given.items())]
 
 
-@_command(
-    *_job(),
-    click.Option(["--svg"], type=click.Path(dir_okay=False, writable=True), help="Draw the plan into this file."),
-)
+def _of_plan() -> list[click.Parameter]:
+    svg = click.Path(dir_okay=False, writable=True)
+    return [*_job(), click.Option(["--svg"], type=svg, help="Draw the plan into this file.")]
+
+
+@_command(_of_plan)
 def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     """Compile a job file and show what it would do; write nothing."""
     from vczstore.jobs import report
@@ -137,20 +159,20 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     show(Described(described), as_json=as_json, is_all=True)
 
 
-@_command(
-    *_job(),
-    click.Option(
-        ["--report"], type=click.Path(file_okay=False), metavar="DIR", help="Write report.json and report.html here."
-    ),
-    click.Option(
-        ["--if-busy"],
-        type=click.Choice(["wait", "exit"]),
-        default="exit",
-        show_default=True,
-        help="What to do while another job runs on the store; exit means status 3.",
-    ),
-    *(option_of(one) for group in ("progress", "lock") for one in shared(group)),
-)
+def _of_run() -> list[click.Parameter]:
+    from vczstore.cli.options import option_of, shared
+
+    folder = click.Path(file_okay=False)
+    busy = "What to do while another job runs on the store; exit means status 3."
+    return [
+        *_job(),
+        click.Option(["--report"], type=folder, metavar="DIR", help="Write report.json and report.html here."),
+        click.Option(["--if-busy"], type=click.Choice(["wait", "exit"]), default="exit", show_default=True, help=busy),
+        *(option_of(one) for group in ("progress", "lock") for one in shared(group)),
+    ]
+
+
+@_command(_of_run)
 def run(
     file: str, report: str | None, if_busy: str, progress: bool | None, no_lock: bool, as_json: bool, **flags: Any
 ) -> None:
@@ -193,7 +215,13 @@ def executor() -> None:
     """Try an executor."""
 
 
-@_command(click.Argument(["name"], metavar="NAME|FILE", callback=executor_name), group=executor)
+def _of_check() -> list[click.Parameter]:
+    from vczstore.cli.options import executor_name
+
+    return [click.Argument(["name"], metavar="NAME|FILE", callback=executor_name)]
+
+
+@_command(_of_check, executor)
 def check(name: str, as_json: bool) -> None:
     """Run a few tasks on an executor, and compare its workers' versions with those here.
 
@@ -207,9 +235,12 @@ def check(name: str, as_json: bool) -> None:
         sys.exit(1)
 
 
-@_command(
-    click.Option(["--directory"], default="vczstore-demo", show_default=True, help="Where the demo's stores are made.")
-)
+def _of_demo() -> list[click.Parameter]:
+    where = "Where the demo's stores are made."
+    return [click.Option(["--directory"], default="vczstore-demo", show_default=True, help=where)]
+
+
+@_command(_of_demo)
 def demo(directory: str, as_json: bool) -> None:
     """Make a small cohort, append two batches to it, remove a sample and tag a release."""
     from vczstore.cli import demo as module

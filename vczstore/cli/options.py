@@ -1,17 +1,17 @@
 """What is declared of operations as click's arguments and options."""
 
 import json
-from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_args, get_origin
 
 import click
 
 import executors
-from vczstore import operations
 from vczstore.cli.render import printable
+from vczstore.declarations import Declared, declared
+from vczstore.execution import operations
+from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES, GROUPS, Options
-from vczstore.operations import Declared, Operation, declared
 
 MAX_SAMPLES = 2**28
 """The longest list of sample IDs, in characters: some ten million samples, or a mistake."""
@@ -151,7 +151,7 @@ def _typed(one: "Field[Any]", known: Declared) -> dict[str, Any]:
     if known.bounds is not None:
         return {"type": click.IntRange(*known.bounds), "metavar": known.metavar}
     if known.kind == "executor":
-        return {"callback": executor, "metavar": known.metavar}
+        return {"callback": executor_name, "metavar": known.metavar}
     if known.kind == "folder":
         return {"type": click.Path(file_okay=False), "metavar": known.metavar}
     if known.metavar == "KEY=VALUE":
@@ -175,7 +175,7 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str
     return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 
-def executor(_: click.Context, __: click.Parameter, name: str) -> str:
+def executor_name(_: click.Context, __: click.Parameter, name: str) -> str:
     """Check the name of an executor, or that of an executor file."""
     if name is not None and name not in executors.NAMES and not name.endswith(EXECUTOR_FILES):
         raise click.BadParameter(f"{name!r} is none of {', '.join(executors.NAMES)}, and no file that ends in .yaml")
@@ -204,6 +204,3 @@ def _ignored(name: str) -> click.Option:
             click.echo(f"Note: {parameter.opts[0]} has no effect; {instead}", err=True)
 
     return click.Option([name], type=click.IntRange(min=1), hidden=True, expose_value=False, callback=say)
-
-
-type Callback = Callable[..., None]

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vczstore.execution.results import Progress
-    from vczstore.operations import Found
+    from vczstore.execution.results import Found, Progress
 
 INTERRUPTED = 128
 """With the number of the signal, as shells have it: 130 for SIGINT, 143 for SIGTERM."""

@@ -21,11 +21,11 @@ from vczstore.errors import (
     VczstoreError,
 )
 from vczstore.execution.checkpoint import Journal
+from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
 from vczstore.execution.workers import Workers
-from vczstore.operations import Edit, Operation
 from vczstore.stores.base import Check, Place, Store, Transaction
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import plain_errors

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import executors
 from vczstore.choices import BACKENDS, IMPLS
+from vczstore.declarations import documented, option
 from vczstore.errors import OptionError
-from vczstore.operations import documented, option
-from vczstore.stores.locations import is_url, scheme
 
 if TYPE_CHECKING:
     from plans.core.memory import Memory
     from vczstore.execution.results import Progress
     from vczstore.stores.base import Place, Store
-    from vczstore.vcz.model import Vcz
 
 MAX_RETRIES = 3
 """How often an operation is retried after a concurrent commit, by default."""
@@ -138,7 +136,7 @@ class Options:
     def memory(self) -> "Memory":
         """What a task may use, and how long it should be on this executor."""
         from plans.core.memory import Memory
-        from vczstore.execution.workers import task_bytes
+        from vczstore.execution.executor import task_bytes
         from vczstore.sizes import parse_size
 
         default = Memory()
@@ -164,43 +162,23 @@ class Options:
 
     def for_store(self, location: "Place", sources: "Sequence[Place]") -> "Options":
         """The options without those that are for the sources alone, since the store is on this machine."""
+        from vczstore.stores.locations import scheme
+
         mine = scheme(location) or self.source_storage_options or not any(map(scheme, sources))
         return self if mine else self.but(storage_options=None)
 
-    def open_sources(self, location: "Place", sources: "Sequence[Place]") -> "list[Vcz]":
-        """
-        Open what comes into a store.
-
-        Storage options reach the sources in object stores of the store's kind too; those of every kind if the store
-        is on this machine. Where sources have options of their own, they take these alone.
-
-        Raises
-        ------
-        OptionError
-            If there are options of sources, and all sources are on this machine.
-        """
-        from vczstore.execution.workers import refuse_unreachable
-        from vczstore.stores.object_store import plain_errors
-        from vczstore.stores.resolve import open_store
-
-        if sources and self.source_storage_options and not any(map(scheme, sources)):
-            raise OptionError(f"{sources[0]}: a local source takes no storage options")
-        opened = list["Vcz"]()
-        for source in sources:
-            with plain_errors(source):
-                opened.append(open_store(source, storage_options=self.options_of(source, location)).open())
-        if self.impl != "zarr":
-            refuse_unreachable(opened, self)
-        return opened
-
     def options_of(self, source: "Place", location: "Place") -> Mapping[str, Any]:
         """The storage options that reach a source."""
+        from vczstore.stores.locations import scheme
+
         if self.source_storage_options and scheme(source) not in (None, "http"):
             return self.source_storage_options
         return self.shared(source, location)
 
     def shared(self, other: "Place", location: "Place") -> Mapping[str, Any]:
         """The store's options where they reach another place too. fsspec's are no others'."""
+        from vczstore.stores.locations import scheme
+
         mine, theirs = scheme(location), scheme(other)
         reach = theirs not in (None, "http") and mine in (None, theirs) and self.backend_storage != "fsspec"
         return (self.storage_options or {}) if reach else {}
@@ -208,6 +186,7 @@ class Options:
     def find(self, source: str, location: str) -> list[str]:
         """The source that a path or URL names, or those that a glob in a URL finds."""
         from vczstore.stores import object_store
+        from vczstore.stores.locations import is_url
 
         return object_store.find(source, self.options_of(source, location)) if is_url(source) else [source]
 

@@ -1,13 +1,12 @@
 """What an operation has done: counts, time, memory, and when each task ran."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from plans.core.model import AFTERWARDS, Plan, in_words
-from vczstore.operations import Found
 from vczstore.sizes import human_size
 
 if TYPE_CHECKING:
@@ -15,6 +14,16 @@ if TYPE_CHECKING:
 
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""
+
+
+class Found(Protocol):
+    """What an operation has done or found, for people and programs."""
+
+    def as_dict(self) -> Any:
+        """Everything, for JSON."""
+
+    def lines(self) -> Iterable[str]:
+        """What the command prints."""
 
 
 class TaskTime(NamedTuple):

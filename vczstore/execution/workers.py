@@ -1,19 +1,20 @@
 """What runs tasks: Cubed on an executor, whose workers have to reach the store that the driver sees."""
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import executors
-from vczstore.errors import MissingDependencyError, OptionError, UnsuitableError, missing_extra
+from vczstore.errors import OptionError, UnsuitableError
+from vczstore.execution.executor import create_executor
+from vczstore.execution.options import Options
 from vczstore.execution.results import Run
 from vczstore.stores.base import Store
 from vczstore.stores.locations import local_path
 from vczstore.stores.plain import is_same_everywhere, put
 from vczstore.vcz.arrays import NONCE, names
-from vczstore.vcz.model import SAMPLE_ID, Vcz
+from vczstore.vcz.model import SAMPLE_ID
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan
@@ -21,53 +22,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
     from plans.core.cubed_backend import TaskReport
-    from vczstore.execution.options import Options
-
-WORTH_A_SECOND = 800_000_000
-"""Decoded bytes that are worth a second of beginning a task: to re-encode them takes ten, to copy them two."""
-
-
-def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
-    """
-    Create an executor.
-
-    Raises
-    ------
-    OptionError
-        If there is no such executor, or no such option.
-    MissingDependencyError
-        If its library is not installed.
-    """
-    with _plain_errors():
-        return executors.create(name, **options)
-
-
-def task_bytes(executor: str, options: Mapping[str, Any]) -> int:
-    """
-    How many decoded bytes make a task worth beginning on an executor, as in `plans.core.memory.Memory`; nothing is
-    started.
-
-    Raises
-    ------
-    OptionError
-        If the options of the executor cannot be read.
-    MissingDependencyError
-        If its library is not installed, and is needed to read them.
-    """
-    with _plain_errors():
-        return round(executors.start_seconds(executor, **options) * WORTH_A_SECOND)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Errors of executors, in words of ours."""
-    try:
-        yield
-    except executors.ExecutorOptionError as error:
-        raise OptionError(str(error)) from error
-    except executors.MissingEngineError as error:
-        raise (missing_extra(error, error.extra) if error.extra else MissingDependencyError(str(error))) from error
-
 
 _KNOWN = ("zarr.json", ".zgroup", ".zattrs", f"{SAMPLE_ID}/zarr.json", f"{SAMPLE_ID}/.zarray")
 """What tells one store from another, and every store has some of."""
@@ -85,16 +39,6 @@ def _pickled(operation: str, label: str, zarr_store: "ZarrStore") -> bytes:
         ) from error
 
 
-def refuse_unreachable(sources: Sequence[Vcz], options: "Options") -> None:
-    """Raise an `OptionError` for sources that the tasks of an executor do not read as the driver does."""
-    doubtful = [source for source in sources if not is_same_everywhere(source.store)]
-    if options.executor in executors.IN_PROCESS or not doubtful:
-        return
-    with Workers(options) as workers:
-        for source in doubtful:
-            workers.check_reads("sources", source.label, source.store)
-
-
 class Workers:
     """
     Cubed on an executor, which is created when there is a first task, and whose workers end with the context.
@@ -105,7 +49,7 @@ class Workers:
         Which executor, with how many workers; and who is told of progress.
     """
 
-    def __init__(self, options: "Options") -> None:
+    def __init__(self, options: Options) -> None:
         given = {} if options.max_workers is None else {"max_workers": options.max_workers}
         self.name, self.progress = options.executor, options.progress
         self.options = {**options.executor_options, **given}

@@ -21,13 +21,15 @@ from plans.remove import Remove
 from plans.tag import Tag
 from plans.update import Update
 from plans.variants.stale import CURRENT, states
+from vczstore.declarations import declared
 from vczstore.errors import IncompatibleError, SampleError, TagError
 from vczstore.execution.engine import compile_plan, planning, refuse_same_place
+from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Run
+from vczstore.execution.sources import open_sources
 from vczstore.execution.workers import Workers
 from vczstore.jobs.model import Job, StepModel, expand_sources, read_samples
-from vczstore.operations import Edit, Operation, declared
 from vczstore.stores.base import Store
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcz.model import REMOVED, Vcz, positions_of
@@ -380,7 +382,7 @@ class _Compiler:
     def _open(self, operation: Append | Update) -> tuple[list[Vcz], list[Vcz]]:
         """All sources of a step, and those that have not come in."""
         refuse_same_place(operation.called, self.url, operation.sources)
-        sources = self.options.open_sources(self.url, operation.sources)
+        sources = open_sources(self.options, self.url, operation.sources)
         entirely = isinstance(operation, Update)
         fresh = [source for source in sources if not self.ledger.has(source, entirely=entirely)]
         self.notes.append(f"{operation.called}: {len(sources):,} sources found, {len(fresh):,} new")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plans.core.model import Plan
 from vczstore.execution.results import Result
@@ -13,11 +13,9 @@ from vczstore.jobs.compile import CompiledJob, CompiledStep
 from vczstore.jobs.estimate import estimate
 from vczstore.jobs.model import ExecutorSpec
 from vczstore.jobs.report import Report, Step
+from vczstore.jobs.results import JobResult
 from vczstore.sizes import human_size
 from vczstore.stores.locations import scheme
-
-if TYPE_CHECKING:
-    from vczstore.jobs.run import JobResult
 
 
 def _engine(executor: ExecutorSpec) -> str:
@@ -30,7 +28,7 @@ def _engine(executor: ExecutorSpec) -> str:
     return f"lithops-{backend}".replace("_", "-")
 
 
-def describe_job(compiled: CompiledJob, result: "JobResult | None" = None, error: str | None = None) -> Report:
+def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: str | None = None) -> Report:
     """
     A job for people and machines: what it will do, or what it has done.
 

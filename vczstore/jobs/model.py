@@ -21,7 +21,6 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 import executors
-from vczstore import operations
 from vczstore.choices import BACKENDS
 from vczstore.configuration.executor_file import ExecutorFile, load_executor, resolve
 from vczstore.configuration.types import (
@@ -42,9 +41,11 @@ from vczstore.configuration.types import (
     wrong,
 )
 from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
+from vczstore.declarations import Declared, declared
 from vczstore.errors import JobFileError, VczstoreError
+from vczstore.execution import operations
+from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES
-from vczstore.operations import Declared, Operation, declared
 from vczstore.stores.locations import is_glob, is_url, literal
 
 MAX_SAMPLES_BYTES = 2**28

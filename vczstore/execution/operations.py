@@ -7,19 +7,23 @@ what compiles it is imported when it runs, so that the command line can list ope
 
 import os
 import re
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import MISSING, Field, dataclass, field, fields
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import Field, dataclass, fields
+from functools import cache
 from importlib import import_module
 from inspect import cleandoc
+from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
+from vczstore.declarations import Declared, argument, declared
 from vczstore.errors import OptionError
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan, Survey
     from vczstore.execution.options import Options
-    from vczstore.execution.results import Result
+    from vczstore.execution.results import Found, Result
     from vczstore.stores.base import HeldLock, Store
 
 type Stages = Generator["Survey", list[list[Any]], "Plan"]
@@ -27,105 +31,6 @@ type Stages = Generator["Survey", list[list[Any]], "Plan"]
 
 GROUP = "vczstore.operations"
 """Entry points of this group are operations of other packages."""
-
-
-@dataclass(frozen=True)
-class Declared:
-    """
-    What is declared of an argument or option, beside its name, type and default.
-
-    Attributes
-    ----------
-    help
-        What it is, as one or more sentences.
-    metavar
-        What stands for its value in help texts.
-    flags
-        Its names on the command line; ``--`` and its name by default.
-    choices
-        The values that it may have.
-    bounds
-        The smallest and largest number.
-    separator
-        What separates the names of a list in one value; without, the option is repeated.
-    default_text
-        What help texts say of a default that is not known beforehand.
-    within
-        The switch that it goes with: a key of that one's mapping in a job file.
-    also_within
-        A switch in whose mapping a job file can have it, too.
-    key
-        Its key in a job file; its name by default.
-    shorthand
-        What its values are called where a job file has something else: "a path, a list of paths".
-    kind
-        What a text stands for: ``location``, ``sources``, ``file``, ``folder``, ``samples`` or ``tag``.
-    short
-        Whether a job file can give it in place of a mapping of options; arguments are given so.
-    examples
-        Values for the reference page of job files.
-    command, job, python
-        Where it can be given.
-    """
-
-    help: str
-    metavar: str | None = None
-    flags: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    bounds: tuple[int | None, int | None] | None = None
-    separator: str = ""
-    default_text: str = ""
-    within: str = ""
-    also_within: str = ""
-    key: str = ""
-    shorthand: str = ""
-    kind: str = ""
-    short: bool = False
-    examples: tuple[Any, ...] = ()
-    command: bool = True
-    job: bool = True
-    python: bool = True
-    is_argument: bool = False
-
-
-def argument(text: str, *, default: Any = MISSING, **known: Any) -> Any:
-    """Declare a positional argument of an operation; see `Declared`."""
-    return _field(default, Declared(text, is_argument=True, **known))
-
-
-def option(default: Any, text: str, **known: Any) -> Any:
-    """Declare an option, which is given by its name; see `Declared`."""
-    return _field(default, Declared(text, **known))
-
-
-def _field(default: Any, known: Declared) -> Any:
-    if isinstance(default, dict):
-        return field(default_factory=dict, metadata={"declared": known})
-    return field(default=default, metadata={"declared": known})
-
-
-def declared(one: "Field[Any]") -> Declared:
-    """What is declared of a field."""
-    found: Declared = one.metadata["declared"]
-    return found
-
-
-def documented[C: type](cls: C) -> C:
-    """Give a dataclass a docstring that has its declared fields, for ``help`` and the reference."""
-    rows = [f"{one.name}\n    {declared(one).help}" for one in fields(cls) if "declared" in one.metadata]
-    head, raises, rest = cleandoc(cls.__doc__ or "").partition("\nRaises\n")
-    cls.__doc__ = f"{head.rstrip()}\n\nAttributes\n----------\n" + "\n".join(rows) + f"\n{raises}{rest}"
-    return cls
-
-
-class Found(Protocol):
-    """What an operation has done or found, for people and programs."""
-
-    def as_dict(self) -> Any:
-        """Everything, for JSON."""
-
-    def lines(self) -> Iterable[str]:
-        """What the command prints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,10 +145,11 @@ class Edit(Operation):
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store, unless it is open because it was locked, and what comes into it."""
         from plans.core.model import Compiling
+        from vczstore.execution.sources import open_sources
 
         sources = getattr(self, "sources", ())
         store = options.for_store(self.store, sources).open(self.store) if written is None else written
-        opened = options.open_sources(self.store, sources)
+        opened = open_sources(options, self.store, sources)
         return Compiling(store, store.open(), opened, options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
@@ -267,21 +173,42 @@ def options(operation: type[Operation]) -> "list[Field[Any]]":
     return sorted(found, key=lambda one: one.name not in operation.__annotations__)
 
 
+@cache
 def _ours() -> list[str]:
     import plans
 
     return [one.name.replace("_", "-") for one in iter_modules(plans.__path__) if not one.ispkg]
 
 
+@cache
 def _theirs() -> dict[str, Callable[[], type[Operation]]]:
+    # importlib.metadata takes longer to import than a list of commands should take
+    if not any(_declares(Path(folder)) for folder in sys.path if os.path.isdir(folder)):
+        return {}
     from importlib.metadata import entry_points
 
     return {one.name: one.load for one in entry_points(group=GROUP)}
 
 
+def _declares(folder: Path) -> bool:
+    """Whether a package in a folder of ``sys.path`` has entry points for operations."""
+    return any(f"[{GROUP}]" in path.read_text(errors="replace") for path in folder.glob("*.*-info/entry_points.txt"))
+
+
 def names() -> list[str]:
     """The names of all operations: those in ``plans``, and those that other packages have, in alphabetical order."""
     return sorted({*_ours(), *_theirs()})
+
+
+def summary(name: str) -> str:
+    """Return what an operation does, in a line; its module is read, but not imported, which takes a millisecond."""
+    if name in _ours():
+        import plans
+
+        source = Path(plans.__path__[0], f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+        if found := re.search(r'^class \w+\(.*\):\n    """\n    (.+)$', source, re.MULTILINE):
+            return found[1]
+    return cleandoc(find(name).__doc__ or "").partition("\n")[0]
 
 
 def find(name: str) -> type[Operation]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vczstore.choices import ABSENT, INFO_FIELDS, NEW_VARIANTS
+from vczstore.declarations import option
 from vczstore.errors import OptionError
-from vczstore.operations import Operation, option
+from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.schema.layout import Fields

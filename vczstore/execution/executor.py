@@ -1,0 +1,56 @@
+"""An executor by its name and options, with errors in words of vczstore."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import executors
+from vczstore.errors import MissingDependencyError, OptionError, missing_extra
+
+if TYPE_CHECKING:
+    from cubed.runtime.types import DagExecutor
+
+WORTH_A_SECOND = 800_000_000
+"""Decoded bytes that are worth a second of beginning a task: to re-encode them takes ten, to copy them two."""
+
+
+def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
+    """
+    Create an executor.
+
+    Raises
+    ------
+    OptionError
+        If there is no such executor, or no such option.
+    MissingDependencyError
+        If its library is not installed.
+    """
+    with _plain_errors():
+        return executors.create(name, **options)
+
+
+def task_bytes(executor: str, options: Mapping[str, Any]) -> int:
+    """
+    How many decoded bytes make a task worth beginning on an executor, as in `plans.core.memory.Memory`; nothing is
+    started.
+
+    Raises
+    ------
+    OptionError
+        If the options of the executor cannot be read.
+    MissingDependencyError
+        If its library is not installed, and is needed to read them.
+    """
+    with _plain_errors():
+        return round(executors.start_seconds(executor, **options) * WORTH_A_SECOND)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors of executors, in words of ours."""
+    try:
+        yield
+    except executors.ExecutorOptionError as error:
+        raise OptionError(str(error)) from error
+    except executors.MissingEngineError as error:
+        raise (missing_extra(error, error.extra) if error.extra else MissingDependencyError(str(error))) from error
