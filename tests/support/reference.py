@@ -39,9 +39,10 @@ def _walk(group: click.Group, path: tuple[str, ...]) -> Iterable[tuple[tuple[str
 
 def _command(command: click.Command, path: tuple[str, ...]) -> str:
     context = click.Context(command, info_name=" ".join(path))
+    command.get_params(context)  # which makes those of a command that nothing has asked for yet
     records = [
         record
-        for parameter in command.get_params(context)
+        for parameter in command.params
         if isinstance(parameter, click.Option) and (record := _option(parameter, context)) is not None
     ]
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
