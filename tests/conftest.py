@@ -9,10 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -21,9 +19,11 @@ from filelock import FileLock
 
 from tests.support import cohort
 from tests.support.azure import azure_server, azurite
+from tests.support.clouds import azure_cloud, s3_cloud
 from tests.support.s3 import moto, s3_server
+from tests.support.ways import Way
 
-__all__ = ["azure_server", "azurite", "moto", "s3_server"]  # fixtures
+__all__ = ["azure_cloud", "azure_server", "azurite", "moto", "s3_cloud", "s3_server"]  # fixtures
 
 
 MEMORY = Path("/dev/shm")
@@ -83,51 +83,6 @@ def pytest_unconfigure() -> None:
     """Remove that folder."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
-
-
-KINDS = ("format2_legacy", "format2", "format3", "icechunk")
-"""How a store is kept. The first is written by zarr-python 2.18, with consolidated metadata."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a store is kept, and how operations on it are run."""
-
-    kind: str
-    impl: str
-    executor: str = "threads"
-
-    @property
-    def id(self) -> str:
-        """Carries ``zarr``, ``cubed``, ``xarray``, ``icechunk`` or ``icechunk_cubed``, so that ``-k`` selects a row."""
-        head = {"zarr": "icechunk_zarr"}.get(self.impl, f"icechunk_{self.impl}")
-        name = head if self.kind == "icechunk" else f"{self.kind}-{self.impl}"
-        return name if self.impl == "zarr" else f"{name}-{self.executor}"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """For the Python API."""
-        return {"impl": self.impl, "executor": self.executor, "max_workers": 2}
-
-    def make(self, folder: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
-        """Make a store of this kind; returns its path."""
-        store = folder / "store.vcz"
-        if self.kind == "icechunk":
-            cohort.write_icechunk(store, arrays, **layout)
-        elif self.kind == "format2_legacy":
-            raise ValueError("made by zarr-python 2.18, in tests/system/test_matrix.py")
-        else:
-            cohort.write_vcz(store, arrays, zarr_format=2 if self.kind == "format2" else 3, **layout)
-        return store
-
-    def read(self, store: Path) -> dict[str, np.ndarray]:
-        """Everything in the store, not read by vczstore."""
-        return cohort.read_vcz(cohort.icechunk_store(store) if self.kind == "icechunk" else store)
-
-
-IMPLS = ("zarr", "cubed", "xarray")
-WRITTEN = ("format2", "format3", "icechunk")
-"""The kinds that are made here, without zarr-python 2.18."""
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 
 import vczstore
 from tests.support import cohort
+from tests.support.command_line import fails, run
 from vczstore.cli import main
 from vczstore.execution import engine, operations
 from vczstore.execution.operations import Operation
@@ -98,25 +99,6 @@ def _process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def run(*arguments: object, status: int = 0, stdin: str | bytes | None = None) -> Result:
-    """Call the command line in this process; what it prints goes to no terminal."""
-    result = CliRunner().invoke(main.main, [str(a) for a in arguments], input=stdin)
-    assert result.exit_code == status, (result.output, result.exception)
-    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-    assert "\x1b" not in result.output
-    return result
-
-
-def fails(*arguments: object, status: int = 1, **options: Any) -> str:
-    """A status, nothing on standard output, and one line on standard error; returns the line."""
-    result = run(*arguments, status=status, **options)
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: ")
-    return lines[0].removeprefix("Error: ")
 
 
 def one_object(result: Result) -> dict[str, Any]:

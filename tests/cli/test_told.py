@@ -12,9 +12,9 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.plans.variants.test_new_alleles import ALLOWED, CALL, text
-from tests.plans.variants.test_new_alleles import make as from_vcf
 from tests.support import cohort
+from tests.support.converted import ALLOWED, CALL, text
+from tests.support.converted import make as from_vcf
 from vczstore.cli.main import main
 
 Small = tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]

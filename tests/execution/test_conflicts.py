@@ -16,11 +16,11 @@ from click.testing import CliRunner
 
 import vczstore
 from tests.support import cohort
-from tests.system.test_errors import (
+from tests.support.refusals import complain
+from tests.support.small_stores import (
     NEW,
     OLD,
     batch,
-    complain,
     head,
     read,
     repository,

@@ -19,11 +19,11 @@ from packaging.version import Version
 import executors
 import vczstore
 from executors.lithops import LithopsExecutor
-from tests.conftest import Way
 from tests.support import cohort
 from tests.support.paths import ROOT
+from tests.support.refusals import complain
 from tests.support.s3 import S3Server
-from tests.system.test_errors import complain
+from tests.support.ways import Way
 from vczstore.cli.main import main
 from vczstore.errors import JobFileError, MissingDependencyError, OptionError, StorageError
 from vczstore.execution import executor_check

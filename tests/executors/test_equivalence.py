@@ -22,9 +22,10 @@ from plans.compilers.copy import columns_per_manifest, compile_copy
 from plans.compilers.remove import compile_remove
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from tests.executors.test_modal import _variables, no_token, start
 from tests.support import cohort, s3
 from tests.support.covering import in_pairs
+from tests.support.modal_client import no_token, start
+from tests.support.s3 import variables
 from vczstore.errors import StorageError
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
@@ -163,7 +164,7 @@ def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, 
     cohort.assert_same(cohort.read_vcz(place.as_zarr(case)), EXPECTED[case])
     place.put_back(before)
     if executor == "modal":
-        secret = _variables(request.getfixturevalue("s3_server"))
+        secret = variables(request.getfixturevalue("s3_server"))
         request.getfixturevalue("start")({"bucket": secret})
         if where == "local":
             with pytest.raises(StorageError, match="a store is on this machine, which Modal's containers cannot reach"):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import networkx as nx
 import psutil
 import pytest
-from cubed.runtime.types import Callback, CubedPipeline
+from cubed.runtime.types import CubedPipeline
 
 import executors
 import vczstore
@@ -26,31 +25,8 @@ from executors import local
 from executors.local import GRACE, QUEUED_PER_WORKER, ThreadsExecutor, WorkerDiedError
 from tests.support import cohort
 from tests.support.paths import ROOT
+from tests.support.tasks import dag_of, run_tasks
 from vczstore.errors import StorageError
-
-
-def _dag(function: Callable[..., Any], n: int) -> nx.MultiDiGraph:
-    """A plan of one operation, as an executor sees it."""
-    dag = nx.MultiDiGraph()
-    dag.add_node("op", pipeline=CubedPipeline(function, "op", [[i] for i in range(n)], None))
-    return dag
-
-
-class Ends(Callback):
-    def __init__(self) -> None:
-        self.results: list[Any] = []
-
-    def on_task_end(self, event: Any) -> None:
-        self.results.append(event.result)
-
-
-def _run(name: str, function: Callable[..., Any], n: int, **options: Any) -> list[Any]:
-    engine, ends = executors.create(name, **options), Ends()
-    try:
-        engine.execute_dag(_dag(function, n), callbacks=[ends])
-    finally:
-        engine.close()
-    return ends.results
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
@@ -60,7 +36,7 @@ def test_every_task_runs_once(name: str) -> None:
         return coords[0]
 
     n = 6 if name == "lithops" else 50  # where every task is a process of its own
-    assert sorted(_run(name, task, n)) == list(range(n))
+    assert sorted(run_tasks(name, task, n)) == list(range(n))
 
 
 @pytest.mark.slow
@@ -117,7 +93,7 @@ def test_a_task_that_fails_is_tried_again(name: str, tmp_path: Path) -> None:
             raise OSError("the network is away")
         return coords[0]
 
-    assert sorted(_run(name, task, 6, retries=2)) == list(range(6))
+    assert sorted(run_tasks(name, task, 6, retries=2)) == list(range(6))
     assert [(tmp_path / str(i)).stat().st_size for i in range(6)] == [1, 1, 1, 3, 1, 1]
 
 
@@ -133,7 +109,7 @@ def test_after_a_failure_nothing_more_begins(name: str, tmp_path: Path) -> None:
             raise ValueError("task 2")
 
     with pytest.raises(ValueError, match="task 2"):
-        _run(name, task, 200, retries=0, max_workers=2)
+        run_tasks(name, task, 200, retries=0, max_workers=2)
     began = len(list(tmp_path.iterdir()))
     assert began < 20
     time.sleep(0.5)
@@ -148,7 +124,7 @@ def test_a_killed_worker_is_one_error_and_no_hang(tmp_path: Path) -> None:
 
     started = time.monotonic()
     with pytest.raises(WorkerDiedError, match="a worker process was killed"):
-        _run("processes", task, 100, max_workers=2)
+        run_tasks("processes", task, 100, max_workers=2)
     assert time.monotonic() - started < 30
     assert not [c for c in psutil.Process().children() if "vczstore" in " ".join(c.cmdline())]
 
@@ -162,7 +138,7 @@ def test_a_worker_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(local, "GRACE", 0.3)
     engine = executors.create("processes", max_workers=2)
-    engine.execute_dag(_dag(task, 4))
+    engine.execute_dag(dag_of(task, 4))
     workers = [psutil.Process(pid) for pid in engine._pool._processes]
     workers[0].suspend()
     started = time.monotonic()
@@ -177,14 +153,14 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
         f"""
         import os, time
         from pathlib import Path
-        from tests.executors.test_executors import _run
+        from tests.executors.test_executors import run_tasks
 
         def task(coords, *, config):
             (Path({str(tmp_path)!r}) / str(os.getpid())).touch()
             time.sleep(60)
 
         if __name__ == "__main__":
-            _run("processes", task, 4, max_workers=2)
+            run_tasks("processes", task, 4, max_workers=2)
         """
     )
     file = tmp_path / "driver.py"
@@ -221,7 +197,7 @@ def test_few_tasks_wait_in_the_pool() -> None:
         pass
 
     engine = Engine(max_workers=2)
-    engine.execute_dag(_dag(task, 500))
+    engine.execute_dag(dag_of(task, 500))
     engine.close()
     assert len(waiting) == 500
     assert max(waiting) <= 2 * QUEUED_PER_WORKER

@@ -24,8 +24,9 @@ import vczstore
 from executors.lithops import LithopsExecutor, LostTaskError
 from tests.support import cohort
 from tests.support.paths import ROOT
+from tests.support.refusals import complain
 from tests.support.s3 import CREDENTIALS, S3Server
-from tests.system.test_errors import complain, edit, truncate
+from tests.support.small_stores import edit, truncate
 from vczstore.errors import MissingDependencyError, OptionError
 
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
@@ -248,14 +249,14 @@ def test_lithops_is_not_installed(small: Any, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed() -> None:
-    from tests.executors.test_executors import _run
+    from tests.support.tasks import run_tasks
 
     def task(coords: list[int], *, config: None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     started = time.monotonic()
     with pytest.raises(MemoryError, match="killed"):
-        _run("lithops", task, 1, retries=0)
+        run_tasks("lithops", task, 1, retries=0)
     assert time.monotonic() - started < 30
 
 
@@ -272,34 +273,34 @@ def runner(folder: Path, body: str) -> str:
 
 @pytest.mark.slow
 def test_a_worker_that_ends_silently(tmp_path: Path) -> None:
-    from tests.executors.test_executors import _run
+    from tests.support.tasks import run_tasks
 
     def task(coords: list[int], *, config: None) -> int:
         return coords[0]
 
     python = runner(tmp_path, "exit 3")
-    assert sorted(_run("lithops", task, 3, runtime=python, max_workers=2)) == [0, 1, 2]
+    assert sorted(run_tasks("lithops", task, 3, runtime=python, max_workers=2)) == [0, 1, 2]
     (tmp_path / "begun").rmdir()
     with pytest.raises(LostTaskError, match="ended silently"):
-        _run("lithops", task, 1, runtime=python, retries=0)
+        run_tasks("lithops", task, 1, runtime=python, retries=0)
 
 
 @pytest.mark.slow
 def test_a_worker_of_which_nothing_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.executors.test_executors import _run
+    from tests.support.tasks import run_tasks
 
     def task(coords: list[int], *, config: None) -> None:
         pass
 
     monkeypatch.setattr("executors.lithops.SILENCE", 1.0)
     with pytest.raises(LostTaskError, match="no task has begun or ended for 2 s"):
-        _run("lithops", task, 1, runtime=runner(tmp_path, "sleep 600"), retries=0, timeout=1)
+        run_tasks("lithops", task, 1, runtime=runner(tmp_path, "sleep 600"), retries=0, timeout=1)
     assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_command(p))]
 
 
 @pytest.mark.slow
 def test_an_error_that_does_not_travel() -> None:
-    from tests.executors.test_executors import _run
+    from tests.support.tasks import run_tasks
 
     def task(coords: list[int], *, config: None) -> None:
         class Own(Exception):
@@ -309,7 +310,7 @@ def test_an_error_that_does_not_travel() -> None:
         raise Own("what happened")
 
     with pytest.raises(RuntimeError, match="Own: what happened"):
-        _run("lithops", task, 1, retries=0)
+        run_tasks("lithops", task, 1, retries=0)
 
 
 def test_closed_twice() -> None:

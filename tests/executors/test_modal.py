@@ -28,53 +28,27 @@ import executors
 import vczstore
 from executors.local import ThreadsExecutor
 from executors.modal import HERE_ONLY, ModalError, ModalExecutor, pins
-from tests.executors.test_executors import Ends, _dag
-from tests.stores.test_objects import BATCH, OLD
 from tests.support import cohort, s3
+from tests.support.clouds import BATCH, OLD
 from tests.support.fake_modal import TOKEN, FakeModal, environment_of
+from tests.support.modal_client import no_token, start
 from tests.support.paths import ROOT
+from tests.support.s3 import variables
+from tests.support.tasks import Ends, dag_of
 from vczstore.errors import OptionError, StorageError
 from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.execution.results import Result
 from vczstore.jobs import model
 
+__all__ = ["no_token", "start"]  # fixtures
+
 EXAMPLES = ROOT / "examples" / "executors"
-
-
-@pytest.fixture(autouse=True)
-def no_token(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Whoever runs the tests: no test reaches an account, but for the one that asks for it."""
-    if "real_modal" in request.keywords:
-        return
-    monkeypatch.setattr("modal.config._user_config", {})
-    for name in [name for name in os.environ if name.startswith("MODAL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:9")  # nobody listens there
 
 
 def _set_token(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"), TOKEN, strict=True):
         monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeModal]]:
-    """Starts the servers, which the client then talks to."""
-    import modal
-
-    begun: list[FakeModal] = []
-
-    def start(*args: Any, **options: Any) -> FakeModal:
-        begun.append(FakeModal(*args, **options).__enter__())
-        for name, value in begun[0].variables.items():
-            monkeypatch.setenv(name, value)
-        return begun[0]
-
-    yield start
-    if begun:
-        modal.Client.from_env().close()
-        begun[0].__exit__()
 
 
 @pytest.fixture
@@ -93,7 +67,7 @@ def by_value() -> Iterator[None]:
 def _run(function: Callable[..., Any], n: int, **options: Any) -> list[Any]:
     engine, ends = executors.create("modal", **options), Ends()
     try:
-        engine.execute_dag(_dag(function, n), callbacks=[ends])
+        engine.execute_dag(dag_of(function, n), callbacks=[ends])
     finally:
         engine.close()
     return ends.results
@@ -147,7 +121,7 @@ def test_one_app_for_all_plans_until_it_is_closed(fake: FakeModal) -> None:
 
     engine = executors.create("modal", max_workers=1)
     for _ in range(2):
-        engine.execute_dag(_dag(task, 2))
+        engine.execute_dag(dag_of(task, 2))
         assert list(fake.apps.values()) == ["running"]
     engine.close()
     assert list(fake.apps.values()) == ["stopped"]
@@ -233,7 +207,7 @@ def test_an_interrupt_stops_the_app(fake: FakeModal, tmp_path: Path) -> None:
         from pathlib import Path
         import cloudpickle
         import executors
-        from tests.executors.test_executors import _dag
+        from tests.executors.test_executors import dag_of
 
         def task(coords, *, config):
             Path({str(tmp_path)!r}, "begun").touch()
@@ -241,7 +215,7 @@ def test_an_interrupt_stops_the_app(fake: FakeModal, tmp_path: Path) -> None:
 
         if __name__ == "__main__":
             cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-            executors.create("modal").execute_dag(_dag(task, 20))
+            executors.create("modal").execute_dag(dag_of(task, 20))
         """
     )
     (tmp_path / "driver.py").write_text(script)
@@ -305,15 +279,9 @@ class Bucket:
 
 @pytest.fixture
 def bucket(s3_server: s3.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    for name, value in _variables(s3_server).items():
+    for name, value in variables(s3_server).items():
         monkeypatch.setenv(name, value)
     return Bucket(s3_server, tmp_path)
-
-
-def _variables(server: s3.S3Server) -> dict[str, str]:
-    """What finds the bucket's objects, for whoever opens them by URL alone."""
-    place = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
-    return {**s3.CREDENTIALS, **place}
 
 
 def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
@@ -335,7 +303,7 @@ def _append_and_remove(bucket: Bucket, fake: FakeModal) -> None:
 
 @pytest.mark.slow
 def test_append_and_remove_as_threads_do(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
-    _append_and_remove(bucket, start({"bucket": _variables(bucket.server)}))
+    _append_and_remove(bucket, start({"bucket": variables(bucket.server)}))
 
 
 @pytest.mark.slow
@@ -349,7 +317,7 @@ def test_append_and_remove_in_the_image(
         made[:] = made or [environment_of(tmp_path_factory.mktemp("image"), dockerfile)]
         return made[0]
 
-    fake = start({"bucket": _variables(bucket.server)}, python=python, most=1)
+    fake = start({"bucket": variables(bucket.server)}, python=python, most=1)
     _append_and_remove(bucket, fake)
     assert made
     freeze = [sys.executable, "-m", "uv", "pip", "freeze", "--python", made[0]]
@@ -359,7 +327,7 @@ def test_append_and_remove_in_the_image(
 
 @pytest.mark.slow
 def test_nothing_is_committed_when_tasks_fail(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
-    start({"bucket": _variables(bucket.server)})
+    start({"bucket": variables(bucket.server)})
     batch = bucket.objects("batch.vcz").store
     for entry in [entry for page in batch.list("call_FT/c/") for entry in page]:
         batch.put(entry["path"], b"not a chunk")
@@ -373,7 +341,7 @@ def test_nothing_is_committed_when_tasks_fail(bucket: Bucket, start: Callable[..
 
 @pytest.mark.slow
 def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModal]) -> None:
-    start({"bucket": _variables(bucket.server)})
+    start({"bucket": variables(bucket.server)})
     cohort.write_vcz(bucket.objects("plain.vcz"), bucket.old)
     options = {"storage_options": bucket.server.options, "backend_storage": "obstore"}
     plan = vczstore.plan("append", f"{bucket.url}/plain.vcz", f"{bucket.url}/batch.vcz", **options)
@@ -384,7 +352,7 @@ def test_a_plain_store_in_a_bucket(bucket: Bucket, start: Callable[..., FakeModa
 @pytest.mark.slow
 def test_a_job_with_an_executor_file(bucket: Bucket, start: Callable[..., FakeModal], tmp_path: Path) -> None:
     """The example as it stands."""
-    fake = start({"vczstore-aws": _variables(bucket.server)})
+    fake = start({"vczstore-aws": variables(bucket.server)})
     (tmp_path / "modal-aws.yaml").write_text((EXAMPLES / "modal-aws.yaml").read_text())
     job = {
         "store": {"url": f"{bucket.url}/store", "storage-options": bucket.server.options},
@@ -492,7 +460,7 @@ def test_without_a_token_nothing_is_done(small: Any) -> None:
 
 
 def test_containers_that_are_too_small(fake: FakeModal) -> None:
-    engine, dag = executors.create("modal", memory=128), _dag(print, 1)
+    engine, dag = executors.create("modal", memory=128), dag_of(print, 1)
     dag.nodes["op"]["primitive_op"] = SimpleNamespace(allowed_mem=2_000_000_000)
     with pytest.raises(ModalError, match=r"^containers have 128 MiB, a task is allowed 1,908 MiB; raise memory"):
         engine.execute_dag(dag)
@@ -500,7 +468,7 @@ def test_containers_that_are_too_small(fake: FakeModal) -> None:
 
 
 def test_intermediate_data_on_this_machine(fake: FakeModal) -> None:
-    engine, dag = executors.create("modal"), _dag(print, 1)
+    engine, dag = executors.create("modal"), dag_of(print, 1)
     dag.add_node("array", target=SimpleNamespace(store="/tmp/work/array"))
     with pytest.raises(ModalError, match=r"^the folder for intermediate data is on this machine"):
         engine.execute_dag(dag)

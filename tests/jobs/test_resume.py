@@ -24,15 +24,13 @@ import psutil
 import pytest
 
 import vczstore
-from tests.stores.test_objects import Cloud, s3_cloud
 from tests.support import cohort
+from tests.support.clouds import Cloud
 from vczstore.errors import Interrupted, StaleError, StorageError
 from vczstore.execution import checkpoint
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
 from vczstore.stores import lock
 from vczstore.vcz import arrays
-
-__all__ = ["s3_cloud"]  # a fixture
 
 N_VARIANTS = 320
 LAYOUT: dict[str, Any] = {"variants_chunk": 32, "samples_chunk": 16, "compressors": None}

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.core.gather_samples import Part
-from tests.conftest import IMPLS, WRITTEN, Way
 from tests.support import cohort, vcf
-from tests.system.test_model import layouts
-from vczstore.errors import DamagedStoreError, MemoryLimitError, OptionError, StaleError, StorageError, VczstoreError
+from tests.support.layouts import layouts
+from tests.support.leaving import FIELDS, GONE, some_arrays
+from tests.support.refusals import complain
+from tests.support.ways import IMPLS, WRITTEN, Way
+from vczstore.errors import DamagedStoreError, MemoryLimitError, OptionError, StaleError, StorageError
 
 
 def repository_of(path: Path) -> icechunk.Repository:
@@ -38,26 +40,6 @@ def keys(store: zarr.abc.store.Store, prefix: str) -> set[str]:
         return {key async for key in store.list_prefix(prefix)}
 
     return asyncio.run(collect())
-
-
-FIELDS = (
-    *("sample_id", "sample_pca", "contig_id", "variant_contig", "variant_position", "variant_allele"),
-    *("call_genotype", "call_GL", "call_FT"),
-)
-"""Each kind of dtype and rank once: more would only take time."""
-
-
-def some_arrays(n: int) -> dict[str, np.ndarray]:
-    arrays = cohort.make_arrays(10, cohort.ids(0, n))
-    return {name: arrays[name] for name in FIELDS}
-
-
-GONE = ["S0004", "S0005", "S0006"]
-"""
-Of 14 samples in chunks of 3: column 0 stays, column 1 is decoded, 2 and 3 are columns of the store already.
-
-0 1 2 | 3 x x | x 7 8 | 9 10 11 | 12 13  ->  0 1 2 | 3 7 8 | 9 10 11 | 12 13
-"""
 
 
 SOME_WAYS = [Way(kind, impl) for kind in WRITTEN for impl in IMPLS if impl != "xarray" or kind == "icechunk"]
@@ -247,14 +229,6 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 
 
 # ---- what goes wrong ------------------------------------------------------------------------
-
-
-def complain(error: type[VczstoreError], words: tuple[str, ...], call: Callable[[], object]) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert not [word for word in words if word not in message], message
 
 
 def test_places_that_are_taken(removed: Callable, tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pysam.bcftools
@@ -21,10 +20,18 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.compilers import create
-from plans.variants.join_records import join
-from plans.variants.union_sites import _codes, _group, _sites, count_repeats, merge_sites, region_index, union_table
+from plans.variants.union_sites import (
+    _codes,
+    _group,
+    _sites,
+    count_repeats,
+    merge_sites,
+    region_index,
+    union_table,
+)
 from tests.support import cohort, vcf
-from tests.system.test_errors import complain
+from tests.support.records import Record, Source, extent, joined, site
+from tests.support.refusals import complain
 from vczstore.errors import (
     DamagedStoreError,
     IncompatibleError,
@@ -40,110 +47,26 @@ from vczstore.vcz.arrays import LOCK, claim, names
 
 # ---- sources, and what should become of them ------------------------------------------------
 
-
-class Record(NamedTuple):
-    """A variant."""
-
-    contig: str
-    position: int
-    alleles: tuple[str, ...]
-    length: int = 1
-    id: str = "."
-
-
-@dataclass(frozen=True)
-class Source:
-    """A VCZ."""
-
-    records: Sequence[Record]
-    contigs: Sequence[str] = ("1", "2")
-    zarr_format: int = 3
-    chunk: int = 2
-    width: int = 0
-    fields: frozenset[str] = frozenset({"variant_length", "variant_id", "variant_id_mask", "contig_length"})
-    filters: Sequence[str] = ("PASS",)
-    attributes: dict[str, Any] = field(default_factory=lambda: {"vcf_zarr_version": "0.5", "source": "tests"})
-
-    def write(self, path: Path) -> Path:
-        """Write it, with zarr-python alone."""
-        n = len(self.records)
-        width = max([self.width, 1, *(len(r.alleles) for r in self.records)])
-        alleles = np.full((n, width), "", dtype="T")
-        for i, record in enumerate(self.records):
-            alleles[i, : len(record.alleles)] = record.alleles
-        ids = np.array([r.id for r in self.records], dtype="T")
-        arrays: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
-            "sample_id": (np.array(["S1", "S2"], dtype="T"), ("samples",)),
-            "contig_id": (np.array(self.contigs, dtype="T"), ("contigs",)),
-            "contig_length": (np.array([1000 + ord(c[-1]) for c in self.contigs]), ("contigs",)),
-            "filter_id": (np.array(self.filters, dtype="T"), ("filters",)),
-            "filter_description": (np.array([f"all about {f}" for f in self.filters], dtype="T"), ("filters",)),
-            "variant_contig": (np.array([self.contigs.index(r.contig) for r in self.records], "i1"), ("variants",)),
-            "variant_position": (np.array([r.position for r in self.records], "i2"), ("variants",)),
-            "variant_allele": (alleles, ("variants", "alleles")),
-            "variant_length": (np.array([r.length for r in self.records], "i1"), ("variants",)),
-            "variant_id": (ids, ("variants",)),
-            "variant_id_mask": (ids == ".", ("variants",)),
-            "variant_DP": (np.arange(n), ("variants",)),
-            "call_genotype": (np.ones((n, 2, 2), "i1"), ("variants", "samples", "ploidy")),
-        }
-        root = zarr.create_group(path, zarr_format=self.zarr_format, attributes=self.attributes)
-        optional = {"variant_length", "variant_id", "variant_id_mask", "contig_length"}
-        for name, (values, dims) in arrays.items():
-            if name in optional - self.fields:
-                continue
-            array = root.create_array(
-                name,
-                shape=values.shape,
-                dtype="string" if values.dtype.kind == "T" else values.dtype,
-                chunks=tuple(
-                    self.chunk if d == "variants" else max(1, s) for d, s in zip(dims, values.shape, strict=True)
-                ),
-                **({"dimension_names": dims} if self.zarr_format == 3 else {}),
-                **({"attributes": {"_ARRAY_DIMENSIONS": list(dims)}} if self.zarr_format == 2 else {}),
-            )
-            if values.size:
-                array[...] = values
-        return path
+records = st.builds(
+    Record,
+    contig=st.sampled_from(["1", "2", "X"]),
+    position=st.integers(1, 6),
+    alleles=st.tuples(st.sampled_from(["A", "AT"])).flatmap(
+        lambda ref: st.lists(
+            st.sampled_from(["C", "c", "G", "<DEL>", "*", "ACGTACGT"]), max_size=3, unique_by=str.upper
+        ).map(lambda alts: (*ref, *alts))
+    ),
+    length=st.integers(1, 9),
+    id=st.sampled_from([".", "rs1", "rs2", "rs2;rs3"]),
+)
+SIMPLE = Source(
+    [Record("1", 5, ("A", "C")), Record("1", 9, ("A", "G")), Record("1", 9, ("A",)), Record("2", 5, ("A",))]
+)
 
 
-def site(record: Record) -> tuple[str, int, str, frozenset[str], int]:
-    """What makes a record the same as another."""
-    ref, *alts = (allele.upper() for allele in record.alleles)
-    return record.contig, record.position, ref, frozenset(alts) - {"", "."}, extent(record)
-
-
-def extent(record: Record) -> int:
-    """How long a deletion is; -1 of other records."""
-    return max(len(record.alleles[0]), record.length) if "<DEL>" in record.alleles else -1
-
-
-def units(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
-    """Which rows, of a source each, are the same record: the k-th of one source and the k-th of another."""
-    found: dict[Any, list[int]] = {}
-    seen: Counter[Any] = Counter()
-    for i, (source, record) in enumerate(rows):
-        found.setdefault((site(record), seen[source, site(record)]), []).append(i)
-        seen[source, site(record)] += 1
-    return list(found.values())
-
-
-def joined(rows: Sequence[tuple[int, Record]]) -> list[list[int]]:
-    """The same, with those together that `plans.variants.join_records` joins."""
-    places: dict[Any, list[list[int]]] = {}
-    for unit in units(rows):
-        places.setdefault(site(rows[unit[0]][1])[:3], []).append(unit)
-    result = []
-    for some in places.values():
-        long = [extent(rows[unit[0]][1]) for unit in some]
-        alts = [list(dict.fromkeys(a.upper() for a in rows[u[0]][1].alleles[1:])) for u in some]
-        alts = [[f"{a} {n}" if a == "<DEL>" else a for a in mine] for mine, n in zip(alts, long, strict=True)]
-        numbers = join(alts, [[rows[i][0] for i in unit] for unit in some], long)
-        result += [
-            [i for unit, number in zip(some, numbers, strict=True) if number == n for i in unit]
-            for n in dict.fromkeys(numbers)
-        ]
-    return result
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return SIMPLE.write(tmp_path / "source.vcz")
 
 
 def expected(sources: Sequence[Source]) -> tuple[list[str], list[Record]]:
@@ -231,19 +154,6 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 # ---- sites ----------------------------------------------------------------------------------
-
-records = st.builds(
-    Record,
-    contig=st.sampled_from(["1", "2", "X"]),
-    position=st.integers(1, 6),
-    alleles=st.tuples(st.sampled_from(["A", "AT"])).flatmap(
-        lambda ref: st.lists(
-            st.sampled_from(["C", "c", "G", "<DEL>", "*", "ACGTACGT"]), max_size=3, unique_by=str.upper
-        ).map(lambda alts: (*ref, *alts))
-    ),
-    length=st.integers(1, 9),
-    id=st.sampled_from([".", "rs1", "rs2", "rs2;rs3"]),
-)
 
 
 def group_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray) -> np.ndarray:
@@ -465,15 +375,6 @@ def test_samples_are_appended(vcfs: Path, tmp_path: Path, number: int, backend: 
 
 
 # ---- where the store will be ----------------------------------------------------------------
-
-SIMPLE = Source(
-    [Record("1", 5, ("A", "C")), Record("1", 9, ("A", "G")), Record("1", 9, ("A",)), Record("2", 5, ("A",))]
-)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return SIMPLE.write(tmp_path / "source.vcz")
 
 
 @pytest.mark.parametrize("backend", [None, "zarr", "obstore", "fsspec", "icechunk"])

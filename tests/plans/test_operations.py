@@ -10,9 +10,9 @@ import pytest
 import zarr
 
 import vczstore
-from tests.conftest import IMPLS, WRITTEN, Way
 from tests.support import cohort
 from tests.support.covering import in_pairs, in_turn
+from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.errors import SampleError
 
 

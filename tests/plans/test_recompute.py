@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 import vczstore
 from plans.compilers.recompute import compile_recompute
 from plans.variants.info_fields import FIELDS, exact_test
-from tests.conftest import IMPLS, WRITTEN, Way
 from tests.support import cohort, vcf
 from tests.support.covering import in_pairs
+from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli import main
 from vczstore.errors import (
     DamagedStoreError,

@@ -17,10 +17,11 @@ from plans.compilers.update import compile_update, split_known
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan
-from tests.conftest import IMPLS, WRITTEN, Way
 from tests.support import cohort
 from tests.support.covering import in_pairs, in_turn
-from tests.system.test_errors import FIELDS, KINDS, altered, complain, edit, head, put, resize, truncate, unchanged
+from tests.support.refusals import complain
+from tests.support.small_stores import FIELDS, KINDS, altered, edit, head, put, resize, truncate, unchanged
+from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.errors import DamagedStoreError, IncompatibleError, MemoryLimitError, SampleError, VczstoreError
 from vczstore.stores.resolve import open_store
 from vczstore.vcz.model import Vcz

@@ -19,8 +19,8 @@ from zarr.codecs import Crc32cCodec, GzipCodec
 
 import vczstore
 from plans.maintenance.verify import Verified
-from tests.conftest import Way
 from tests.support import cohort, vcf
+from tests.support.ways import Way
 from vczstore.cli import main
 from vczstore.errors import DamagedStoreError, MemoryLimitError, NotAStoreError, OptionError
 

@@ -14,9 +14,9 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.plans.core.test_out_of_reach import make, put, refused
 from tests.support import cohort
-from tests.system.test_errors import as_nobody, permit
+from tests.support.extra_arrays import make, put, refused
+from tests.support.permissions import as_nobody, permit
 from vczstore.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")

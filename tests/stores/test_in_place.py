@@ -18,11 +18,12 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.plans.test_compact import GONE, complain, some_arrays
 from tests.support import cohort
 from tests.support.killed import killed
+from tests.support.leaving import GONE, some_arrays
 from tests.support.locks import job_lock
-from tests.system.test_errors import LIMITED, as_nobody
+from tests.support.permissions import LIMITED, as_nobody
+from tests.support.refusals import complain
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
 from vczstore.stores import filesystem, folder_swap, leftovers

@@ -15,14 +15,12 @@ from hypothesis import strategies as st
 from obstore.store import S3Store
 
 import vczstore
-from tests.stores.test_objects import BATCH, OLD, Cloud, azure_cloud, s3_cloud
 from tests.support import cohort, s3
+from tests.support.clouds import BATCH, OLD, Cloud
 from vczstore.errors import BusyError, IncompatibleError, NotAStoreError, OptionError
 from vczstore.jobs.run import run_job
 from vczstore.stores.locations import Address, is_url, literal, local_path, parse
 from vczstore.stores.resolve import open_store
-
-__all__ = ["azure_cloud", "s3_cloud"]  # fixtures
 
 PARTS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=12).filter(
     lambda part: part not in (".", "..")

@@ -20,15 +20,12 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.stores.test_objects import BATCH, OLD, Cloud, azure_cloud, make_arrays, s3_cloud
 from tests.support import azure, cohort, faults, s3
+from tests.support.clouds import BATCH, OLD, Cloud, make_arrays
 from tests.system.survival import storage
 from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, OptionError, StorageError, VczstoreError
 from vczstore.jobs.run import run_job
-
-__all__ = ["azure_cloud", "s3_cloud"]  # fixtures
-
 
 # ---- two servers ----------------------------------------------------------------------------
 

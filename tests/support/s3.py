@@ -77,3 +77,9 @@ def s3_server(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     return moto
+
+
+def variables(server: S3Server) -> dict[str, str]:
+    """What finds the bucket's objects, for whoever opens them by URL alone."""
+    place = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+    return {**CREDENTIALS, **place}

@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,31 @@ import zarr
 import vczstore
 from tests.support import cohort
 from tests.support.covering import in_pairs
+from tests.support.permissions import LIMITED, as_nobody, permit
+from tests.support.refusals import complain, mentions
+from tests.support.small_stores import (
+    FIELDS,
+    KINDS,
+    N_NEW,
+    N_OLD,
+    N_VARIANTS,
+    NEW,
+    OLD,
+    Change,
+    altered,
+    batch,
+    edit,
+    head,
+    put,
+    read,
+    repository,
+    resize,
+    some_arrays,
+    store,
+    templates,
+    truncate,
+    unchanged,
+)
 from vczstore.errors import (
     DamagedStoreError,
     IncompatibleError,
@@ -37,82 +62,9 @@ from vczstore.errors import (
     VczstoreError,
 )
 
-FIELDS = (
-    *("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele"),
-    *("call_genotype", "call_genotype_phased", "call_DP", "call_AD", "call_GL", "call_FT", "call_FC"),
-)
-"""Each dtype and rank once: more would only take time."""
-KINDS = ("format3", "icechunk")
+__all__ = ["batch", "repository", "store", "templates"]  # fixtures
+
 IMPLS = ("zarr", "cubed", "xarray")
-N_OLD, N_NEW, N_VARIANTS = 7, 4, 10
-
-type Change = Callable[[zarr.Group], None]
-
-
-def some_arrays(samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """The arrays of `FIELDS`."""
-    arrays = cohort.make_arrays(N_VARIANTS, samples, seed=seed)
-    return {name: arrays[name] for name in FIELDS}
-
-
-OLD = some_arrays(cohort.ids(0, N_OLD))
-NEW = some_arrays(cohort.ids(N_OLD, N_NEW), seed=1)
-
-
-def repository_of(path: Path) -> icechunk.Repository:
-    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
-
-
-def is_repository(path: Path) -> bool:
-    return (path / "snapshots").is_dir()
-
-
-def head(path: Path) -> str | None:
-    """The snapshot that readers see, None on plain Zarr."""
-    return repository_of(path).lookup_branch("main") if is_repository(path) else None
-
-
-def read(path: Path) -> dict[str, np.ndarray]:
-    with warnings.catch_warnings():
-        # chunks whose array is not there yet are nothing to a reader
-        warnings.filterwarnings("ignore", "Object at .* is not recognized", zarr.errors.ZarrUserWarning)
-        return cohort.read_vcz(cohort.icechunk_store(path) if is_repository(path) else path)
-
-
-def edit(path: Path, change: Change) -> None:
-    """Change a store with zarr-python alone."""
-    if not is_repository(path):
-        change(zarr.open_group(path, mode="r+", use_consolidated=False))
-        return
-    session = repository_of(path).writable_session("main")
-    change(zarr.open_group(session.store, mode="r+", use_consolidated=False))
-    session.commit("changed by the test")
-
-
-@contextmanager
-def unchanged(*paths: Path) -> Iterator[None]:
-    """Byte for byte as before, and on the same snapshot."""
-    paths = tuple(path for path in paths if path.is_dir())
-    before = [(head(path), cohort.digest(path)) for path in paths]
-    yield
-    assert [(head(path), cohort.digest(path)) for path in paths] == before
-
-
-def complain(error: type[VczstoreError], words: Sequence[str], call: Callable[[], object]) -> str:
-    """The call raises one line of the class, with all the words in it (each a regular expression)."""
-    with pytest.raises(VczstoreError) as caught:
-        call()
-    message = str(caught.value)
-    assert isinstance(caught.value, error), repr(caught.value)
-    assert message
-    assert "\n" not in message
-    mentions(message, words)
-    return message
-
-
-def mentions(message: str, words: Sequence[str]) -> None:
-    absent = [word for word in words if not re.search(word, message)]
-    assert not absent, f"{absent} not in: {message}"
 
 
 def holds_old_samples(path: Path, old: dict[str, np.ndarray], *, but: Sequence[str] = ()) -> None:
@@ -128,67 +80,12 @@ def holds_old_samples(path: Path, old: dict[str, np.ndarray], *, but: Sequence[s
     cohort.assert_same(*({k: v for k, v in arrays.items() if k not in but} for arrays in (cut, old)))
 
 
-@pytest.fixture(scope="session")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A batch, and the store on plain Zarr and on Icechunk: made once, copied for each test."""
-    folder = tmp_path_factory.mktemp("templates")
-    cohort.write_vcz(folder / "format3", OLD)
-    cohort.write_vcz(folder / "batch", NEW)
-    vczstore.copy_store_to_icechunk(folder / "format3", folder / "icechunk", impl="zarr")
-    return folder
-
-
-@pytest.fixture
-def batch(templates: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(templates / "batch", tmp_path / "batch.vcz")
-
-
-@pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, templates: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(templates / request.param, tmp_path / "store.vcz")
-
-
 @pytest.fixture
 def plain(templates: Path, tmp_path: Path) -> Path:
     return shutil.copytree(templates / "format3", tmp_path / "store.vcz")
 
 
-@pytest.fixture
-def repository(templates: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(templates / "icechunk", tmp_path / "store.vcz")
-
-
 # ---- changes to a store or a batch ----------------------------------------------------------
-
-
-def put(name: str, values: np.ndarray, dims: Sequence[str] | None = None, **options: Any) -> Change:
-    """Replace an array, or add one."""
-
-    def change(group: zarr.Group) -> None:
-        widths = {"variants": 4, "samples": 3}
-        names = tuple(dims or cohort.DIMENSIONS[name])
-        chunks = tuple(min(widths.get(d, n), n) or 1 for d, n in zip(names, values.shape, strict=True))
-        dtype = "string" if values.dtype.kind in "OT" else values.dtype
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            dtype=dtype,
-            dimension_names=names,
-            overwrite=True,
-            **{"chunks": chunks, **options},
-        )
-        if values.size:
-            array[...] = values
-
-    return change
-
-
-def altered(values: np.ndarray, *items: tuple[Any, Any]) -> np.ndarray:
-    """A copy with some elements changed."""
-    values = values.copy()
-    for where, value in items:
-        values[where] = value
-    return values
 
 
 def drop(name: str) -> Change:
@@ -196,10 +93,6 @@ def drop(name: str) -> Change:
         del group[name]
 
     return change
-
-
-def resize(name: str, *shape: int) -> Change:
-    return lambda group: group[name].resize(shape)
 
 
 def resize_all(dimension: str, n: int) -> Change:
@@ -222,22 +115,6 @@ def both(*changes: Change) -> Change:
     def change(group: zarr.Group) -> None:
         for one in changes:
             one(group)
-
-    return change
-
-
-def truncate(name: str, *coords: int) -> Change:
-    """Half of a chunk is lost."""
-
-    def change(group: zarr.Group) -> None:
-        from zarr.core.buffer import default_buffer_prototype
-        from zarr.core.sync import sync
-
-        prototype = default_buffer_prototype()
-        key = f"{name}/{group[name].metadata.encode_chunk_key(coords)}"
-        value = sync(group.store.get(key, prototype))
-        assert value is not None, key
-        sync(group.store.set(key, prototype.buffer.from_bytes(value.to_bytes()[: len(value) // 2])))
 
     return change
 
@@ -722,25 +599,6 @@ def reachable(warm: None) -> Iterator[Path]:
         permit(Path(folder), 0o755, 0o644)
 
 
-def permit(folder: Path, folders: int, files: int) -> None:
-    """Set the permissions of all that is in a folder."""
-    for path in folder.rglob("*"):
-        path.chmod(folders if path.is_dir() else files)
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's rights, which no permission stops."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.mark.parametrize("side", ["store", "batch"])
 @pytest.mark.parametrize(
     ("kind", "what"), [("format3", "."), ("format3", "zarr.json"), ("format3", "call_DP/zarr.json"), ("icechunk", ".")]
@@ -1149,16 +1007,6 @@ def test_truncated_chunk_of_removed_samples(store: Path, impl: str) -> None:
     assert list(read(store)["sample_id"]) == list(OLD["sample_id"])
     if impl != "xarray":
         mentions(message, ("call_FT", str(store)))
-
-
-LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-sys.argv[0] = "vczstore"
-from vczstore.cli.main import main
-main()
-"""
-"""A disk that takes small files only. Python ignores SIGXFSZ, so that writing is refused as on a full disk."""
 
 
 @pytest.mark.parametrize(

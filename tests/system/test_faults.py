@@ -13,13 +13,11 @@ from uuid import uuid4
 import pytest
 
 import vczstore
-from tests.stores.test_objects import BATCH, OLD, Cloud, s3_cloud
 from tests.support import cohort, faults, s3
+from tests.support.clouds import BATCH, OLD, Cloud
 from tests.system.survival import storage
 from vczstore.errors import StorageError
 from vczstore.stores import lock, object_store
-
-__all__ = ["s3_cloud"]  # a fixture
 
 
 @dataclass

@@ -11,8 +11,8 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.conftest import WRITTEN, Way
 from tests.support import cohort
+from tests.support.ways import WRITTEN, Way
 from vczstore.cli.main import main
 
 ARRAYS = {

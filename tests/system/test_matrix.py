@@ -20,9 +20,9 @@ from plans.compilers.append import compile_append
 from plans.compilers.remove import compile_remove
 from plans.compilers.update import compile_update
 from plans.core.memory import Memory
-from tests.conftest import IMPLS, KINDS, Way
 from tests.support import cohort
 from tests.support.paths import ROOT
+from tests.support.ways import IMPLS, KINDS, Way
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
 from vczstore.stores.resolve import open_store

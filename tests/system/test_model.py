@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 import vczstore
 from tests.support import cohort
 from tests.support.covering import costly
+from tests.support.layouts import layouts
 
 pytestmark = pytest.mark.slow
-
-layouts = st.fixed_dictionaries(
-    {
-        "variants_chunk": st.integers(1, 9),
-        "samples_chunk": st.integers(1, 7),
-        "shards": st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)),
-        "skip_empty": st.booleans(),
-    }
-)
 
 
 @st.composite

@@ -10,8 +10,8 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.plans.core.test_out_of_reach import make
 from tests.support import cohort
+from tests.support.extra_arrays import make
 from vczstore.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")

@@ -13,11 +13,11 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.conftest import IMPLS, WRITTEN, Way
-from tests.plans.core.test_out_of_reach import make, put
-from tests.plans.variants.test_new_alleles import make as from_vcf
-from tests.plans.variants.test_new_alleles import shown, text
 from tests.support import cohort
+from tests.support.converted import make as from_vcf
+from tests.support.converted import shown, text
+from tests.support.extra_arrays import make, put
+from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")

@@ -18,9 +18,9 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 import vczstore
-from tests.conftest import IMPLS, WRITTEN
-from tests.plans.core.test_out_of_reach import make, put
 from tests.support import cohort
+from tests.support.extra_arrays import make, put
+from tests.support.ways import IMPLS, WRITTEN
 
 BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
 """Missing and fill, by the width of a float in bytes (VCF Zarr 0.4, "Missing and fill values")."""

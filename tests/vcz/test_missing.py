@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 import vczstore
-from tests.conftest import IMPLS
 from tests.support import cohort, vcf
+from tests.support.ways import IMPLS
 
 BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
 """The missing and fill NaNs by size in bytes: VCF Zarr 0.4, "Missing and fill values"; of 16 bits as in vcztools."""

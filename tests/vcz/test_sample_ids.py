@@ -11,9 +11,9 @@ import pytest
 import zarr
 
 import vczstore
-from tests.cli.test_cli import fails, run
-from tests.conftest import WRITTEN, Way
 from tests.support import cohort
+from tests.support.command_line import fails, run
+from tests.support.ways import WRITTEN, Way
 from vczstore.errors import SampleError
 
 NFD = unicodedata.normalize("NFD", "Zoé_Müller")

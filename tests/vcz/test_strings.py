@@ -11,8 +11,8 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.conftest import WRITTEN
 from tests.support import cohort
+from tests.support.ways import WRITTEN
 from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, SampleError
 from vczstore.vcz.arrays import as_stored, as_text, read_strings

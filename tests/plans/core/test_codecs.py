@@ -15,8 +15,8 @@ import zarr.codecs.numcodecs
 from click.testing import CliRunner
 
 import vczstore
-from tests.conftest import IMPLS, WRITTEN, Way
 from tests.support import cohort
+from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli.main import main
 from vczstore.errors import IncompatibleError
 

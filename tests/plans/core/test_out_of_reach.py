@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner
 
 import vczstore
-from tests.conftest import WRITTEN
 from tests.support import cohort
-from vczstore.cli.main import main
+from tests.support.extra_arrays import N_SAMPLES, N_VARIANTS, make, put, refused
+from tests.support.ways import WRITTEN
 from vczstore.errors import DamagedStoreError
 from vczstore.vcz.model import Vcz
 
-N_SAMPLES, N_VARIANTS = 5, 7
 DP = np.arange(N_VARIANTS * N_SAMPLES, dtype="i2").reshape(N_VARIANTS, N_SAMPLES) + 100
 NAMES: dict[str, tuple[str, tuple[str | None, ...] | None]] = {
     "another name": ("call_DP", ("variants", "not_samples")),
@@ -31,45 +29,6 @@ NAMES: dict[str, tuple[str, tuple[str | None, ...] | None]] = {
     "an INFO field's name": ("variant_calls", ("variants", "Samples")),
 }
 """The name of an array that holds samples, and what its dimensions are called."""
-
-
-def put(place: object, name: str, values: np.ndarray, dims: tuple[str | None, ...] | None, zarr_format: int) -> None:
-    """Add an array to a group, by zarr-python alone."""
-    group = zarr.open_group(place, mode="a")  # type: ignore[arg-type]
-    options = {"dimension_names": dims} if zarr_format == 3 else {}
-    chunks = tuple(max(1, n) for n in values.shape)
-    array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, **options)  # type: ignore[arg-type]
-    array[...] = values
-    if zarr_format == 2 and dims is not None:
-        array.attrs["_ARRAY_DIMENSIONS"] = list(dims)
-
-
-def make(
-    folder: Path,
-    *,
-    zarr_format: int = 3,
-    n: int = N_SAMPLES,
-    start: int = 0,
-    n_variants: int = N_VARIANTS,
-    **layout: object,
-) -> Path:
-    """A store of five samples and seven variants, without the fields that tests add."""
-    arrays = cohort.make_arrays(N_VARIANTS, cohort.ids(start, n), seed=start)
-    arrays = {k: v[:n_variants] if cohort.DIMENSIONS[k][0] == "variants" else v for k, v in arrays.items()}
-    for name in ("call_DP", "dosage", "sample_sex"):
-        del arrays[name]
-    cohort.write_vcz(folder, arrays, zarr_format=zarr_format, **layout)  # type: ignore[arg-type]
-    return folder
-
-
-def refused(store: Path, name: str, *arguments: str) -> None:
-    """A command ends with status 1 and one line that names the array, and changes nothing."""
-    before = cohort.digest(store)
-    done = CliRunner().invoke(main, list(arguments))
-    assert done.exit_code == 1, done.output
-    assert len(done.output.splitlines()) == 1
-    assert f": {name} " in done.output
-    assert cohort.digest(store) == before
 
 
 @pytest.mark.parametrize("case", NAMES)

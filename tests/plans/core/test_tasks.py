@@ -19,8 +19,8 @@ from cubed.runtime.types import CubedPipeline
 import executors
 import vczstore
 from plans.core.model import Plan
-from tests.executors.test_modal import no_token, start
 from tests.support import cohort
+from tests.support.modal_client import no_token, start
 from vczstore.errors import MissingDependencyError, OptionError
 from vczstore.jobs.run import plan_job
 

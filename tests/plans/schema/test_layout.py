@@ -17,9 +17,9 @@ import pytest
 import zarr
 
 import vczstore
-from tests.cli.test_cli import run
 from tests.support import cohort, vcf
-from tests.system.test_errors import complain
+from tests.support.command_line import run
+from tests.support.refusals import complain
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.vcz.model import dimensions
 

@@ -12,10 +12,10 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.conftest import IMPLS, WRITTEN, Way
-from tests.plans.schema.test_widening import HEADER, KINDS, fix_widths, make, merged, opened, shown, start
 from tests.support import cohort
 from tests.support.covering import in_turn
+from tests.support.one_sample_vcfs import HEADER, KINDS, fix_widths, make, merged, opened, shown, start
+from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli.main import main
 from vczstore.errors import IncompatibleError, Interrupted, OptionError, SampleError
 

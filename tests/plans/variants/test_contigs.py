@@ -11,10 +11,10 @@ import pytest
 import zarr
 
 import vczstore
-from tests.conftest import WRITTEN
-from tests.plans.variants.test_in_order import make_pair
 from tests.support import cohort, vcf
-from tests.system.test_errors import complain
+from tests.support.converted import make_pair
+from tests.support.refusals import complain
+from tests.support.ways import WRITTEN
 from vczstore.errors import IncompatibleError
 
 LENGTHS = {"chr1": 248956422, "chr2": 242193529, "chr10": 133797422, "chrX": 156040895, "chrY": 57227415}

@@ -13,10 +13,10 @@ import pytest
 import zarr
 
 import vczstore
-from tests.plans.variants.test_harmonise import calls_of
-from tests.plans.variants.test_in_order import make_pair
 from tests.support import cohort, vcf
-from tests.system.test_errors import complain
+from tests.support.converted import make_pair
+from tests.support.refusals import complain
+from tests.support.sites import calls_of
 from vczstore.errors import IncompatibleError
 
 

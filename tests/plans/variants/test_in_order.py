@@ -10,11 +10,12 @@ import pysam.bcftools
 import pytest
 
 import vczstore
-from tests.cli.test_cli import run
-from tests.conftest import WRITTEN
-from tests.plans.variants.test_harmonise import calls_of
 from tests.support import cohort, vcf
-from tests.system.test_errors import complain
+from tests.support.command_line import run
+from tests.support.converted import make_pair
+from tests.support.refusals import complain
+from tests.support.sites import calls_of
+from tests.support.ways import WRITTEN
 from vczstore.errors import IncompatibleError, OptionError
 
 HEADER = """##fileformat=VCFv4.2
@@ -35,18 +36,6 @@ def text(samples: str, *records: str, header: str = HEADER) -> str:
         position, ref, alt, *calls = record.split()
         lines.append("\t".join(["X", position, ".", ref, alt, ".", "PASS", ".", *calls]))
     return "\n".join(lines) + "\n"
-
-
-def make_pair(tmp_path: Path, old: str, new: str, kind: str = "format3") -> tuple[Path, Path]:
-    """A store and a batch, converted by bio2zarr."""
-    for name, content in (("old", old), ("new", new)):
-        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", content)
-        vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2)
-    store = tmp_path / "old.vcz"
-    if kind == "icechunk":
-        vczstore.copy_store_to_icechunk(store, tmp_path / "ice.vcz", impl="zarr")
-        store = tmp_path / "ice.vcz"
-    return store, tmp_path / "new.vcz"
 
 
 def new_calls(shown: str, samples: str) -> list[Any]:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.variants.join_records import join
-from tests.plans.test_create import Record, joined
-from tests.plans.variants.test_harmonise import DIMENSIONS, POOL, Site, make, model_match, sites_of
 from tests.support import cohort, vcf
+from tests.support.records import Record, joined
+from tests.support.sites import DIMENSIONS, POOL, Site, make, model_match, sites_of
 
 type Union = list[tuple[frozenset[str], list[int]]]
 """Of each record at one position: its ALTs, and which sources have it."""

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.variants.local_alleles import is_local
-from tests.cli.test_cli import run as run_cli
-from tests.conftest import Way
-from tests.plans.variants.test_harmonise import BATCHES, DIMENSIONS, STORE_SITES, Site, make, sites_of, vcf_text
 from tests.support import cohort, vcf
-from tests.system.test_errors import complain
+from tests.support.command_line import run as run_cli
+from tests.support.refusals import complain
+from tests.support.sites import BATCHES, DIMENSIONS, STORE_SITES, Site, make, sites_of, vcf_text
+from tests.support.ways import Way
 from vczstore.errors import IncompatibleError, OptionError
 
 LOCAL = {

@@ -8,8 +8,8 @@ import pytest
 import zarr
 
 import vczstore
-from tests.conftest import WRITTEN
 from tests.support import cohort, vcf
+from tests.support.ways import WRITTEN
 
 CALLS = [
     ("100", "C", "C,T", "1/2:1,2,3:585,895"),

@@ -1,0 +1,121 @@
+"""Buckets of the S3 and Azure servers that tests start, with stores and batches in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import icechunk
+import numpy as np
+import obstore
+import pytest
+from obstore.store import AzureStore, S3Store
+from zarr.storage import ObjectStore
+
+import vczstore
+from tests.support import azure, cohort, s3
+
+FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
+
+
+def make_arrays(first: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A cohort of few fields: every array is several requests."""
+    arrays = cohort.make_arrays(10, cohort.ids(first, n), seed=seed)
+    other = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "variant_allele")
+    return {name: arrays[name] for name in arrays if name in FIELDS + other}
+
+
+OLD, BATCH = make_arrays(0, 7), make_arrays(7, 5, seed=1)
+
+
+@dataclass
+class Cloud:
+    """A bucket, and how to look into it without vczstore."""
+
+    url: str
+    options: dict[str, Any]
+    objects: Callable[[str], Any]
+    """An obstore store of what lies under a prefix."""
+    storage: Callable[[str], icechunk.Storage]
+    secrets: tuple[str, ...]
+    tmp: Path = field(default_factory=Path)
+
+    def put(self, name: str, arrays: dict[str, np.ndarray], **layout: Any) -> str:
+        """Put a VCZ on plain Zarr into the bucket; returns its URL."""
+        local = self.tmp / f"local-{uuid4().hex}"
+        cohort.write_vcz(local, arrays, **layout)
+        top = self.objects(name)
+        for path in local.rglob("*"):
+            if path.is_file():
+                obstore.put(top, path.relative_to(local).as_posix(), path.read_bytes())
+        return f"{self.url}/{name}"
+
+    def read(self, name: str, kind: str) -> dict[str, np.ndarray]:
+        """What a reader sees, not read by vczstore."""
+        if kind != "icechunk":
+            return cohort.read_vcz(ObjectStore(self.objects(name), read_only=True))
+        repository = icechunk.Repository.open(self.storage(name))
+        return cohort.read_vcz(repository.readonly_session("main").store)
+
+    def listing(self) -> list[tuple[str, str]]:
+        """All objects in the bucket, and what tells their states apart."""
+        return sorted((entry["path"], entry["e_tag"]) for page in obstore.list(self.objects("")) for entry in page)
+
+    def make(self, kind: str, name: str = "cohort/store.vcz") -> str:
+        """Make a store of the old samples; returns its URL."""
+        zarr_format = 2 if kind == "format2" else 3
+        plain = self.put(f"plain-{name}" if kind == "icechunk" else name, OLD, zarr_format=zarr_format)
+        if kind != "icechunk":
+            return plain
+        vczstore.copy_store_to_icechunk(plain, f"{self.url}/{name}", storage_options=self.options)
+        return f"{self.url}/{name}"
+
+
+@pytest.fixture
+def s3_cloud(s3_server: s3.S3Server, tmp_path: Path) -> Cloud:
+    url = s3_server.url(f"objects-{uuid4().hex}")
+    bucket = url.removeprefix("s3://")
+
+    def objects(prefix: str) -> Any:
+        return S3Store(
+            bucket,
+            prefix=prefix,
+            endpoint=s3_server.endpoint,
+            region="us-east-1",
+            client_options={"allow_http": True},
+        )
+
+    def storage(prefix: str) -> icechunk.Storage:
+        return icechunk.s3_storage(
+            bucket=bucket,
+            prefix=prefix,
+            endpoint_url=s3_server.endpoint,
+            region="us-east-1",
+            allow_http=True,
+            force_path_style=True,
+            from_env=True,
+        )
+
+    return Cloud(url, s3_server.options, objects, storage, tuple(s3.CREDENTIALS.values()), tmp_path)
+
+
+@pytest.fixture
+def azure_cloud(azure_server: azure.AzureServer, tmp_path: Path) -> Cloud:
+    url = azure_server.url(f"objects-{uuid4().hex}")
+    container = url.removeprefix("az://")
+
+    def objects(prefix: str) -> Any:
+        options = {"endpoint": azure_server.endpoint, "client_options": {"allow_http": True}}
+        return AzureStore(container, prefix=prefix, account_name=azure.ACCOUNT, **options)
+
+    def storage(prefix: str) -> icechunk.Storage:
+        config = {"azure_storage_endpoint": azure_server.endpoint, "allow_http": "true"}
+        return icechunk.azure_storage(
+            account=azure.ACCOUNT, container=container, prefix=prefix, from_env=True, config=config
+        )
+
+    key = azure.CREDENTIALS["AZURE_STORAGE_ACCOUNT_KEY"]
+    return Cloud(url, azure_server.options, objects, storage, (key,), tmp_path)

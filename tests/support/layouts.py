@@ -1,0 +1,14 @@
+"""How a store may be cut into chunks."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+layouts = st.fixed_dictionaries(
+    {
+        "variants_chunk": st.integers(1, 9),
+        "samples_chunk": st.integers(1, 7),
+        "shards": st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        "skip_empty": st.booleans(),
+    }
+)

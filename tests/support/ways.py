@@ -1,0 +1,55 @@
+"""How a store is kept and an operation is run: the rows of most tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.support import cohort
+
+KINDS = ("format2_legacy", "format2", "format3", "icechunk")
+"""How a store is kept. The first is written by zarr-python 2.18, with consolidated metadata."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a store is kept, and how operations on it are run."""
+
+    kind: str
+    impl: str
+    executor: str = "threads"
+
+    @property
+    def id(self) -> str:
+        """Carries ``zarr``, ``cubed``, ``xarray``, ``icechunk`` or ``icechunk_cubed``, so that ``-k`` selects a row."""
+        head = {"zarr": "icechunk_zarr"}.get(self.impl, f"icechunk_{self.impl}")
+        name = head if self.kind == "icechunk" else f"{self.kind}-{self.impl}"
+        return name if self.impl == "zarr" else f"{name}-{self.executor}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For the Python API."""
+        return {"impl": self.impl, "executor": self.executor, "max_workers": 2}
+
+    def make(self, folder: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
+        """Make a store of this kind; returns its path."""
+        store = folder / "store.vcz"
+        if self.kind == "icechunk":
+            cohort.write_icechunk(store, arrays, **layout)
+        elif self.kind == "format2_legacy":
+            raise ValueError("made by zarr-python 2.18, in tests/system/test_matrix.py")
+        else:
+            cohort.write_vcz(store, arrays, zarr_format=2 if self.kind == "format2" else 3, **layout)
+        return store
+
+    def read(self, store: Path) -> dict[str, np.ndarray]:
+        """Everything in the store, not read by vczstore."""
+        return cohort.read_vcz(cohort.icechunk_store(store) if self.kind == "icechunk" else store)
+
+
+IMPLS = ("zarr", "cubed", "xarray")
+WRITTEN = ("format2", "format3", "icechunk")
+"""The kinds that are made here, without zarr-python 2.18."""
