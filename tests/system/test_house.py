@@ -16,6 +16,7 @@ from plans.variants.info_fields import FIELDS
 from tests.support.paths import ROOT
 from vczstore.choices import BACKENDS, IMPLS, INFO_FIELDS
 
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MODULES = sorted(p for package in ("vczstore", "plans", "executors") for p in (ROOT / package).rglob("*.py"))
 
 PRIVATE = {
@@ -109,3 +110,23 @@ def test_the_walkthrough_runs(tmp_path: Path) -> None:
 
 def test_nothing_of_a_test_or_benchmark_is_in_the_packages() -> None:
     assert not [p for p in MODULES if "pytest" in p.read_text()]
+
+
+def test_no_test_imports_from_a_test() -> None:
+    """What several tests use is public, in tests/support or in a package of tests/system that holds no tests."""
+    for path in TESTS:
+        imported = {name for name in _imports(path, for_types=True) if _within(name, "tests")}
+        assert not {name for name in imported if re.search(r"\.(test_\w+|conftest)(\.|$)", name)}, path
+        names = {name.rpartition(".")[2] for name in imported}
+        assert not {name for name in names if name.startswith("_")}, path
+        used = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)]
+        used = [n for n in used if isinstance(n.value, ast.Name) and n.value.id in names]
+        assert not {n.attr for n in used if n.attr.startswith("_") and not n.attr.startswith("__")}, path
+
+
+def test_tests_lie_where_what_they_test_lies() -> None:
+    """Folders of tests are those of the tree, and that of the suites over the whole."""
+    folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS if path.name.startswith("test_")}
+    packages = {path.parent.relative_to(ROOT) for path in MODULES}
+    mirrored = {Path(*folder.parts[1:]) if folder.parts[0] == "vczstore" else folder for folder in packages}
+    assert folders <= mirrored - {Path()} | {Path("system")}
