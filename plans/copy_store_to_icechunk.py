@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import argument, option
-from vczstore.errors import OptionError, UnsuitableError
+from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
@@ -52,33 +52,20 @@ class CopyStoreToIcechunk(Edit):
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.icechunk import IcechunkStore
-        from vczstore.stores.locations import local_path
-        from vczstore.stores.resolve import new_store
+        from vczstore.stores.resolve import repository_to_fill
 
         if options.backend_storage not in (None, "icechunk"):
             raise OptionError(f"{self.called}: the new store is on icechunk, not {options.backend_storage}")
         url = os.fspath(self.store)
         (vcz,) = open_sources(options.but(backend_storage="icechunk"), url, [self.source])
-        found = options.for_store(url, [self.source]).storage_options or {}
-        store: Store
-        if (path := local_path(url)) is not None and path.exists() and not path.is_dir():
-            raise UnsuitableError(f"{self.called}: {url} exists, and is no Icechunk repository; choose another path")
-        if IcechunkStore.exists(url, found):
-            store = there = IcechunkStore.at_url(url, found, no_lock=options.no_lock)
-            if not self.overwrite and not there.is_empty:
-                raise UnsuitableError(
-                    f"{self.called}: {url} holds a repository already; choose another path, or --overwrite it"
-                )
-        else:
-            store = new_store(
-                url,
-                self.called,
-                backend_storage="icechunk",
-                storage_options=found,
-                samples_chunks=columns_per_manifest(vcz),
-                no_lock=options.no_lock,
-            )
+        store = repository_to_fill(
+            url,
+            self.called,
+            storage_options=options.for_store(url, [self.source]).storage_options,
+            samples_chunks=columns_per_manifest(vcz),
+            overwrite=self.overwrite,
+            no_lock=options.no_lock,
+        )
         return Compiling(store, vcz, (), options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:

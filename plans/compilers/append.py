@@ -106,7 +106,7 @@ def compile_append(
         findings=findings,
         by_allele=by_allele,
     )
-    was, store, created = store, change.store, change.created
+    was, store, created = store, change.vcz, change.created
     if findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(store.arrays[ALLELE])
 

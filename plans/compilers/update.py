@@ -81,7 +81,7 @@ def compile_update(
     change, growth = compile_growth(OPERATION, place, change, layout, memory)
 
     # 3. what happens to each array; nothing else changes, but what is known of INFO fields
-    targets = {name: array for name, array in change.store.samples_arrays.items() if name != SAMPLE_ID}
+    targets = {name: array for name, array in change.vcz.samples_arrays.items() if name != SAMPLE_ID}
     comes_in = [fitted(source, targets, harmonised=False) for source in brought]
     writes = tuple(
         PutSamples.of(
@@ -93,7 +93,7 @@ def compile_update(
         )
         for name, array in targets.items()
     )
-    after, marks = samples_change(change.store)
+    after, marks = samples_change(change.vcz)
     told, kept = Told.of(None, targets, dropped, change.created), told_kept(brought, fields, dropped)
     n_updated = sum(len(to) for to in places)
     return Plan(

@@ -25,7 +25,7 @@ from vczstore.vcz import arrays
 from vczstore.vcz.model import Vcz, dimensions
 
 
-def rebuilt_arrays(operation: str, store: Vcz, layout: Layout, texts: Sequence[str] = ()) -> dict[str, AnyArray]:
+def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str] = ()) -> dict[str, AnyArray]:
     """
     The arrays of a store that chunks beside the old ones do not widen, as they will be.
 
@@ -33,7 +33,7 @@ def rebuilt_arrays(operation: str, store: Vcz, layout: Layout, texts: Sequence[s
     ----------
     operation
         For the message.
-    store, layout
+    vcz, layout
         What there is, and what is needed.
     texts
         Arrays of strings of fixed width that become strings of any width.
@@ -43,10 +43,10 @@ def rebuilt_arrays(operation: str, store: Vcz, layout: Layout, texts: Sequence[s
     IncompatibleError
         If the codecs of one go with its dtype alone.
     """
-    if takes_all(store):
+    if takes_all(vcz):
         return {}
     result = {}
-    for name, array in store.arrays.items():
+    for name, array in vcz.arrays.items():
         form = form_in(layout, name, array, text=name in texts)
         grown = harmonise.widened(array, layout.lengths).shape
         n_longer = sum(n != m for n, m in zip(array.shape, grown, strict=True))
@@ -58,13 +58,13 @@ def rebuilt_arrays(operation: str, store: Vcz, layout: Layout, texts: Sequence[s
             result[name] = arrays.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
         except arrays.UnsupportedCodecError as error:
             raise IncompatibleError(
-                f"{operation}: {name} of {store.label} has {array.dtype} over {dimensions(array)} and needs "
+                f"{operation}: {name} of {vcz.label} has {array.dtype} over {dimensions(array)} and needs "
                 f"{form.dtype} over {form.dimensions}, which its {error} does not take; make the store with bio2zarr"
             ) from error
     return result
 
 
-def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[str, AnyArray], memory: Memory) -> Plan:
+def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str, AnyArray], memory: Memory) -> Plan:
     """
     Compile the re-encoding of arrays of a store, whose values stay what they are.
 
@@ -72,7 +72,7 @@ def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[s
     ----------
     operation
         What it is a part of.
-    place, store
+    store, vcz
         The store: where it is, and the state that it will be in.
     targets
         The arrays as they will be.
@@ -84,40 +84,38 @@ def compile_rebuild(operation: str, place: Store, store: Vcz, targets: Mapping[s
     UnsuitableError
         If the store is on plain Zarr, and no folder of this machine that can be replaced.
     """
-    writes: list[Write] = [
-        Rewritten.of(operation, store.arrays[name], after, memory) for name, after in targets.items()
-    ]
-    place = _in_place(operation, place, targets)
+    writes: list[Write] = [Rewritten.of(operation, vcz.arrays[name], after, memory) for name, after in targets.items()]
+    store = _in_place(operation, store, targets)
     preparations: list[Edit] = []
-    if place.begins_empty:
-        others = [a for n, a in store.arrays.items() if n not in targets and arrays.has_regular_grid(a)]
+    if store.begins_empty:
+        others = [a for n, a in vcz.arrays.items() if n not in targets and arrays.has_regular_grid(a)]
         linked = [LinkChunks(a.path, a, arrays.grid(a.shape, arrays.outer_chunks(a))) for a in others]
-        preparations.append(LinkAllBut.of(place, frozenset([*targets, *(link.name for link in linked)])))
+        preparations.append(LinkAllBut.of(store, frozenset([*targets, *(link.name for link in linked)])))
         writes += linked
-    preparations += [Delete(name) for name, array in targets.items() if array.ndim != store.arrays[name].ndim]
+    preparations += [Delete(name) for name, array in targets.items() if array.ndim != vcz.arrays[name].ndim]
     preparations += [WriteDocuments.of(array) for array in targets.values()]
     return Plan(
         operation=operation,
-        store=place,
-        base=store.state,
+        store=store,
+        base=vcz.state,
         checks=(),
         writes=tuple(write for write in writes if write.encoded_chunks or write.decoded_chunks),
-        edits=(Consolidate(tuple(targets), store.zarr_format),),
+        edits=(Consolidate(tuple(targets), vcz.zarr_format),),
         memory=memory,
-        after=replace(store, arrays={**store.arrays, **targets}),
+        after=replace(vcz, arrays={**vcz.arrays, **targets}),
         if_stopped="readers see the same values, perhaps in wider arrays; run the same command again to complete it",
         preparations=tuple(preparations),
     )
 
 
-def _in_place(operation: str, place: Store, targets: Mapping[str, AnyArray]) -> Store:
+def _in_place(operation: str, store: Store, targets: Mapping[str, AnyArray]) -> Store:
     """Where the new chunks are written to; of what cannot be replaced it is said which arrays are in the way."""
     try:
-        return place.in_place()
+        return store.in_place()
     except (OptionError, StorageError) as error:
-        way_out = f"make a store that takes this in one commit: vczstore copy-store-to-icechunk {place.label} NEW_STORE"
-        what = f"{operation}: {', '.join(targets)} of {place.label} would be re-encoded"
-        if place.folder is None:
+        way_out = f"make a store that takes this in one commit: vczstore copy-store-to-icechunk {store.label} NEW_STORE"
+        what = f"{operation}: {', '.join(targets)} of {store.label} would be re-encoded"
+        if store.folder is None:
             raise UnsuitableError(
                 f"{what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see one half of "
                 f"it; {way_out}"
@@ -126,11 +124,11 @@ def _in_place(operation: str, place: Store, targets: Mapping[str, AnyArray]) -> 
         raise UnsuitableError(f"{what}, for which the folder is replaced, but {why}; {way_out}") from error
 
 
-def told_wider(store: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:
+def told_wider(vcz: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:
     """What people are told of arrays that become wider: from what to what."""
     texts = []
     for name, after in sorted({**widened, **targets}.items()):
-        before = store.arrays[name]
+        before = vcz.arrays[name]
         changes = [f"{before.dtype} to {after.dtype}"] if before.dtype != after.dtype else []
         old = dict(zip(dimensions(before), before.shape, strict=True))
         changes += [

@@ -32,7 +32,7 @@ class SchemaChange:
 
     Attributes
     ----------
-    was, store
+    was, vcz
         The store as it is, and with arrays that are re-encoded and created.
     rebuilt, created
         These arrays, by name.
@@ -45,7 +45,7 @@ class SchemaChange:
     """
 
     was: Vcz
-    store: Vcz
+    vcz: Vcz
     rebuilt: Mapping[str, AnyArray]
     created: Mapping[str, AnyArray]
     checks: tuple[Check, ...]
@@ -69,8 +69,8 @@ class SchemaChange:
 
 def compile_schema_change(
     operation: str,
-    place: Store,
-    store: Vcz,
+    store: Store,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     layout: Layout,
     memory: Memory,
@@ -87,7 +87,7 @@ def compile_schema_change(
     ----------
     operation
         What it is a part of.
-    place, store
+    store, vcz
         The store: where it is, and the state that it will be in.
     sources
         What comes in, without the fields that are dropped.
@@ -107,19 +107,19 @@ def compile_schema_change(
     VczstoreError
         If metadata tell that a source does not fit, or the store cannot be re-encoded.
     """
-    layout = with_missing_values(operation, store, sources, layout, findings)
+    layout = with_missing_values(operation, vcz, sources, layout, findings)
     texts = (ALLELE,) if findings is not None and findings.new_alleles else ()
-    rebuilt = rebuilt_arrays(operation, store, layout, texts)
-    created = new_arrays(store, sources, layout)
-    after = replace(store, arrays=dict(sorted({**store.arrays, **rebuilt, **created}.items())))
+    rebuilt = rebuilt_arrays(operation, vcz, layout, texts)
+    created = new_arrays(vcz, sources, layout)
+    after = replace(vcz, arrays=dict(sorted({**vcz.arrays, **rebuilt, **created}.items())))
     checks = _check(operation, after, sources, findings, by_allele, fields, surveyed=surveyed)
-    first = (compile_rebuild(operation, place, store, rebuilt, memory),) if rebuilt else ()
-    is_committed_first = any(plan.store is not place for plan in first)
-    return SchemaChange(store, after, rebuilt, created, tuple(checks), first, is_committed_first)
+    first = (compile_rebuild(operation, store, vcz, rebuilt, memory),) if rebuilt else ()
+    is_committed_first = any(plan.store is not store for plan in first)
+    return SchemaChange(vcz, after, rebuilt, created, tuple(checks), first, is_committed_first)
 
 
 def compile_growth(
-    operation: str, place: Store, change: SchemaChange, layout: Layout, memory: Memory
+    operation: str, store: Store, change: SchemaChange, layout: Layout, memory: Memory
 ) -> tuple[SchemaChange, Plan]:
     """
     Compile what makes axes longer, and writes fields that are added, for the samples that a store has.
@@ -131,20 +131,20 @@ def compile_growth(
     plan
         What writes them, and does nothing where there are none.
     """
-    wider = harmonise.wider(operation, change.store, layout.lengths)
-    widening = widenings(operation, change.store, wider, None, None, memory)
-    n_samples = change.store.n_samples
+    wider = harmonise.wider(operation, change.vcz, layout.lengths)
+    widening = widenings(operation, change.vcz, wider, None, None, memory)
+    n_samples = change.vcz.n_samples
     missing = [
         WriteMissing.of(operation, Dropped.of(name, array, n_samples), array, None, memory)
         for name, array in change.created.items()
     ]
-    after = replace(change.store, arrays={**change.store.arrays, **wider})
+    after = replace(change.vcz, arrays={**change.vcz.arrays, **wider})
     lengthened = [SetShape(name, after.zarr_format, array.shape) for name, array in wider.items()]
     edits: list[Edit] = [*map(WriteDocuments.of, change.created.values()), *lengthened]
     changed = (*change.created, *wider)
     plan = Plan(
         operation=operation,
-        store=place,
+        store=store,
         base=change.was.state,
         checks=(),
         writes=(*(write for write in missing if write is not None), *widening),
@@ -155,11 +155,11 @@ def compile_growth(
         notes=change.notes(wider, widening),
         chunks_of_store=change.chunks_of_store(widening),
     )
-    return replace(change, store=after, first=(*change.first, plan) if changed else change.first), plan
+    return replace(change, vcz=after, first=(*change.first, plan) if changed else change.first), plan
 
 
 def look_up_unfit(
-    operation: str, store: Vcz, sources: Sequence[Vcz], memory: Memory
+    operation: str, vcz: Vcz, sources: Sequence[Vcz], memory: Memory
 ) -> Generator[Survey, list[list[Any]], set[tuple[int, str]]]:
     """
     Look up which arrays of sources, by number and name, have values that the store's narrower dtype cannot hold.
@@ -170,18 +170,18 @@ def look_up_unfit(
         What has to be looked up, if anything has. What was found is to be sent back: a list for each of its scans.
     """
     scans = {
-        (i, name): FitsDtype(operation, source.label, name, array, store.samples_arrays[name].dtype, source.chosen)
+        (i, name): FitsDtype(operation, source.label, name, array, vcz.samples_arrays[name].dtype, source.chosen)
         for i, source in enumerate(sources)
         for name, array in source.samples_arrays.items()
-        if not takes_all(store) and _may_not_fit(array, store.samples_arrays.get(name))
+        if not takes_all(vcz) and _may_not_fit(array, vcz.samples_arrays.get(name))
     }
     found = (yield Survey(operation, tuple(scans.values()), memory)) if scans else []
     return {at for at, values in zip(scans, found, strict=True) if values}
 
 
-def dropped_fields(store: Vcz, sources: Sequence[Vcz], brought: Sequence[Vcz], fields: Fields) -> set[str]:
+def dropped_fields(vcz: Vcz, sources: Sequence[Vcz], brought: Sequence[Vcz], fields: Fields) -> set[str]:
     """The fields that may be dropped and are missing, from some source at least, in the store or as a whole."""
-    known = {name for vcz in (store, *sources) for name in vcz.samples_arrays}
+    known = {name for one in (vcz, *sources) for name in one.samples_arrays}
     return {n for n in known if named(n, fields.drop) and any(n not in s.samples_arrays for s in brought)}
 
 
@@ -202,7 +202,7 @@ def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:
 
 def _check(
     operation: str,
-    store: Vcz,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     findings: Findings | None,
     by_allele: Mapping[str, int] | None,
@@ -213,19 +213,17 @@ def _check(
     """Check what metadata tell of sources and a store that has all arrays it needs; what is left for tasks to check."""
     checks: list[Check] = []
     for source in sources:
-        check_metadata(
-            operation, store, source, harmonised=findings is not None, may_lack=_may_lack(store, source, fields)
-        )
+        check_metadata(operation, vcz, source, harmonised=findings is not None, may_lack=_may_lack(vcz, source, fields))
         if findings is not None:
-            harmonise.check_fields(operation, store, source, findings, by_allele or {})
-        mine = data_checks(operation, store, source, harmonised=findings is not None)
+            harmonise.check_fields(operation, vcz, source, findings, by_allele or {})
+        mine = data_checks(operation, vcz, source, harmonised=findings is not None)
         checks += [check for check in mine if not (surveyed and isinstance(check, FitsDtype))]
     return checks
 
 
-def _may_lack(store: Vcz, source: Vcz, fields: Fields) -> set[str]:
+def _may_lack(vcz: Vcz, source: Vcz, fields: Fields) -> set[str]:
     """The fields of a store that are missing for the samples of a source, or follow from others."""
-    lacks = {name for name in store.samples_arrays if name not in source.samples_arrays}
-    if takes_all(store):
+    lacks = {name for name in vcz.samples_arrays if name not in source.samples_arrays}
+    if takes_all(vcz):
         return lacks
     return {n for n in lacks if named(n, (*fields.drop, *fields.add)) or is_derived(n, source)}

@@ -26,7 +26,7 @@ from vczstore.execution.options import Options
 from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
 from vczstore.execution.workers import Workers
-from vczstore.stores.base import Check, Place, Store, Transaction
+from vczstore.stores.base import Check, Location, Store, Transaction
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
@@ -303,7 +303,7 @@ def _run_plans(
                     _write_step(
                         one, number, transaction, workers, journal, through_xarray=through_xarray, check=before_commit
                     )
-                visible += not (store.atomic or one.is_first)
+                visible += transaction.shows_steps and not one.is_first
             if before_commit is not None:
                 before_commit()
             snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
@@ -411,14 +411,14 @@ def _look_up(survey: Survey, what: str, workers: Workers, run: Run) -> list[list
     return found
 
 
-def refuse_same_place(operation: str, location: Place, sources: Sequence[Place]) -> None:
+def refuse_same_place(operation: str, location: Location, sources: Sequence[Location]) -> None:
     """Raise an `IncompatibleError` if a store is among the sources that come into it."""
     for source in sources:
         if _same_place(location, source):
             raise IncompatibleError(f"{operation}: {source} is the store {location} itself; name another source")
 
 
-def _same_place(a: Place, b: Place) -> bool:
+def _same_place(a: Location, b: Location) -> bool:
     if not (isinstance(a, str | os.PathLike) and isinstance(b, str | os.PathLike)):
         return a is b
     first, second = parse(a), parse(b)

@@ -13,7 +13,7 @@ from vczstore.errors import OptionError
 if TYPE_CHECKING:
     from plans.core.memory import Memory
     from vczstore.execution.results import Progress
-    from vczstore.stores.base import Place, Store
+    from vczstore.stores.base import Location, Store
 
 MAX_RETRIES = 3
 """How often an operation is retried after a concurrent commit, by default."""
@@ -149,7 +149,7 @@ class Options:
             )
         return Memory(allowed, reserved, self.work_dir, task_bytes(self.executor, self.executor_options))
 
-    def open(self, location: "Place") -> "Store":
+    def open(self, location: "Location") -> "Store":
         """Open the store that is edited."""
         from vczstore.stores.resolve import open_store
 
@@ -160,14 +160,14 @@ class Options:
             no_lock=self.no_lock,
         )
 
-    def for_store(self, location: "Place", sources: "Sequence[Place]") -> "Options":
+    def for_store(self, location: "Location", sources: "Sequence[Location]") -> "Options":
         """The options without those that are for the sources alone, since the store is on this machine."""
         from vczstore.stores.locations import scheme
 
         mine = scheme(location) or self.source_storage_options or not any(map(scheme, sources))
         return self if mine else self.but(storage_options=None)
 
-    def options_of(self, source: "Place", location: "Place") -> Mapping[str, Any]:
+    def options_of(self, source: "Location", location: "Location") -> Mapping[str, Any]:
         """The storage options that reach a source."""
         from vczstore.stores.locations import scheme
 
@@ -175,7 +175,7 @@ class Options:
             return self.source_storage_options
         return self.shared(source, location)
 
-    def shared(self, other: "Place", location: "Place") -> Mapping[str, Any]:
+    def shared(self, other: "Location", location: "Location") -> Mapping[str, Any]:
         """The store's options where they reach another place too. fsspec's are no others'."""
         from vczstore.stores.locations import scheme
 

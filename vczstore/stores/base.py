@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 type Location = str | Path | ZarrStore | "Repository | Session"
 """What a user may call a store by."""
 
-Place = Location
-"""The same; the name that it had."""
-
 SESSION_IS_READ = (
     "an Icechunk session is only read, since each operation commits by itself; hand in the session's repository, or "
     "its path or URL"
@@ -153,6 +150,10 @@ class Transaction(Protocol):
     @property
     def is_done(self) -> bool:
         """Whether it has committed, though `commit` may have been interrupted before it returned."""
+
+    @property
+    def shows_steps(self) -> bool:
+        """Whether readers see each step when it ends, before the commit."""
 
     @property
     def resumable(self) -> Resumable | None:

@@ -266,6 +266,7 @@ class Replacement:
     begun: int = 0
     inode: int = 0
     resumable = None
+    shows_steps = False
 
     @property
     def is_done(self) -> bool:

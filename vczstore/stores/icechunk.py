@@ -362,6 +362,7 @@ class IcechunkTransaction:
     began: datetime | None
     """The repository's last change before it."""
     fork: icechunk.IcechunkStore | None = None
+    shows_steps = False
 
     @contextmanager
     def step(

@@ -50,7 +50,7 @@ def leftovers(path: Path) -> list[Path]:
     if not path.parent.is_dir():
         return []
     begin = f".{path.name}{SUFFIX}."
-    return sorted(place for place in path.parent.iterdir() if place.name.startswith(begin))
+    return sorted(beside for beside in path.parent.iterdir() if beside.name.startswith(begin))
 
 
 @contextmanager
@@ -92,9 +92,9 @@ def settle(path: Path) -> Outcome | None:
         return None
     outcome = _outcome(path, found)
     record = _record(path)
-    for place in found:
-        if place != record:
-            _delete(place)
+    for one in found:
+        if one != record:
+            _delete(one)
     record.unlink(missing_ok=True)
     return outcome
 
@@ -178,17 +178,17 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
     sync_names(path.parent)
 
 
-def _delete(place: Path) -> None:
+def _delete(path: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            if place.is_dir() and not place.is_symlink():
+            if path.is_dir() and not path.is_symlink():
                 for document in ("zarr.json", ".zgroup"):
                     # first: whoever has reached the old store by another mount finds none, instead of half of one
-                    (place / document).unlink(missing_ok=True)
-                shutil.rmtree(place)
+                    (path / document).unlink(missing_ok=True)
+                shutil.rmtree(path)
             else:
-                place.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             return
         except OSError as error:
             if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:

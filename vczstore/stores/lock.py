@@ -142,8 +142,8 @@ def require_conditions(store: Lockable) -> None:
     """
     if store.no_lock or store.folder is not None or find_spec("obstore") is None:
         return
-    there, place = _at_url(store), (store.label, repr(sorted(store.options.items())))
-    if there is None or place in _HEEDED:
+    there, identity = _at_url(store), (store.label, repr(sorted(store.options.items())))
+    if there is None or identity in _HEEDED:
         return
     import obstore
 
@@ -155,7 +155,7 @@ def require_conditions(store: Lockable) -> None:
     finally:
         with suppress(Exception):  # what is left is no part of a repository
             obstore.delete(there, probe.key)
-    _HEEDED.add(place)
+    _HEEDED.add(identity)
 
 
 def _held(store: Lockable, wait: bool, watch: bool) -> AbstractContextManager[HeldLock]:
@@ -298,13 +298,13 @@ def carry(old: Path, new: Path) -> None:
     Whoever comes after the exchange finds it held. Where a file can have no second name, it moves: who takes the lock
     of the old folder in that moment loses it with the exchange, as their `check` tells.
     """
-    place = lock_file(new)
-    place.unlink(missing_ok=True)
+    path = lock_file(new)
+    path.unlink(missing_ok=True)
     try:
-        os.link(lock_file(old), place)
+        os.link(lock_file(old), path)
     except OSError:
         with suppress(FileNotFoundError):  # none is held
-            lock_file(old).rename(place)
+            lock_file(old).rename(path)
 
 
 @dataclass
@@ -351,7 +351,7 @@ class _LockedFile:
 
 
 @contextmanager
-def hold_file(label: str, place: Path, wait: bool) -> Iterator[HeldLock]:
+def hold_file(label: str, path: Path, wait: bool) -> Iterator[HeldLock]:
     """
     Hold the lock that a file is.
 
@@ -365,17 +365,17 @@ def hold_file(label: str, place: Path, wait: bool) -> Iterator[HeldLock]:
         If it cannot be made or locked.
     """
     try:
-        held = _take(label, place, wait)
+        held = _take(label, path, wait)
     except BlockingIOError:
         said = b""
         with suppress(FileNotFoundError):  # it has just been freed
-            said = place.read_bytes()
+            said = path.read_bytes()
         raise _busy(label, _parse(said)) from None
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAStoreError(f"{label}: no such file or directory") from error
     except OSError as error:
         raise StorageError(
-            f"{label}: cannot be locked with {place} ({error.strerror}); nothing was done; make it writable, or where "
+            f"{label}: cannot be locked with {path} ({error.strerror}); nothing was done; make it writable, or where "
             f"storage cannot lock: {WITHOUT}"
         ) from error
     try:
@@ -384,43 +384,43 @@ def hold_file(label: str, place: Path, wait: bool) -> Iterator[HeldLock]:
         held.end()
 
 
-def _take(label: str, place: Path, wait: bool) -> _LockedFile:
-    unheard = _Unheard(label, place, wait)
+def _take(label: str, path: Path, wait: bool) -> _LockedFile:
+    unheard = _Unheard(label, path, wait)
     while True:
-        held = _try(label, place, wait)
+        held = _try(label, path, wait)
         if held is not None:
             return held
         unheard.look()
 
 
-def _try(label: str, place: Path, wait: bool) -> _LockedFile | None:
+def _try(label: str, path: Path, wait: bool) -> _LockedFile | None:
     """Take it; None if it is there, and its existence is what keeps others out, or if it was deleted meanwhile."""
-    file, is_new = _open(place)
+    file, is_new = _open(path)
     is_locked = True
     try:
         is_locked = _flock(file, wait)
         is_held = _parse(os.pread(file, 4096, 0)).get("made") is True if is_locked else not is_new
-        if _is_at(file, place) and not is_held:
-            held = _LockedFile(label, place, file, made=not is_locked)
+        if _is_at(file, path) and not is_held:
+            held = _LockedFile(label, path, file, made=not is_locked)
             held.begin()
             return held
     except BaseException:
         if is_new and not is_locked:  # its existence is the lock, and would keep others out for ever
             with suppress(OSError):
-                os.unlink(place)
+                os.unlink(path)
         os.close(file)
         raise
     os.close(file)
     return None
 
 
-def _open(place: Path) -> tuple[int, bool]:
+def _open(path: Path) -> tuple[int, bool]:
     """Open a file, made if it is not there: whether it was."""
     while True:
         with suppress(FileExistsError):
-            return os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         with suppress(FileNotFoundError):
-            return os.open(place, os.O_RDWR | os.O_NOFOLLOW), False
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW), False
 
 
 def _flock(file: int, wait: bool) -> bool:
@@ -441,7 +441,7 @@ class _Unheard:
     """Waits for a file whose existence is the lock, as long as its holder touches it."""
 
     label: str
-    place: Path
+    path: Path
     wait: bool
     seen: tuple[int, int] | None = None
     since: float = 0.0
@@ -449,14 +449,14 @@ class _Unheard:
     def look(self) -> None:
         """Wait a moment; raise a `BusyError` if that is of no use."""
         try:
-            found, lock = self.place.stat(), _parse(self.place.read_bytes())
+            found, lock = self.path.stat(), _parse(self.path.read_bytes())
         except FileNotFoundError:
             return
         state = (found.st_ino, found.st_mtime_ns)
         if state != self.seen:
             self.seen, self.since = state, time.monotonic()
         who, since = _who(lock)
-        unlocked = f"{self.label} is busy: {who} works on it{since}, as {self.place} says"
+        unlocked = f"{self.label} is busy: {who} works on it{since}, as {self.path} says"
         if _is_gone(lock) or time.monotonic() - self.since > TTL:
             raise BusyError(f"{unlocked}, but gives no sign of life; if it is over, delete that file")
         if not self.wait:
@@ -480,10 +480,10 @@ def _is_gone(lock: Mapping[str, Any]) -> bool:
     return False
 
 
-def _is_at(file: int, place: Path) -> bool:
+def _is_at(file: int, path: Path) -> bool:
     """Whether an open file is the one at a path."""
     try:
-        return os.path.samestat(os.stat(place), os.fstat(file))
+        return os.path.samestat(os.stat(path), os.fstat(file))
     except FileNotFoundError:
         return False
 

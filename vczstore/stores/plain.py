@@ -93,6 +93,7 @@ class PlainTransaction:
     is_done = False
     """Not known: who counts the steps knows."""
     resumable = None
+    shows_steps = True
 
     @contextmanager
     def step(

@@ -144,6 +144,51 @@ def new_store(
     return plain
 
 
+def repository_to_fill(
+    url: str,
+    operation: str,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    samples_chunks: int,
+    overwrite: bool = False,
+    no_lock: bool = False,
+) -> Store:
+    """
+    Open a repository to fill it, or find the place of a new one free; nothing is created before its transaction begins.
+
+    Parameters
+    ----------
+    url, operation, storage_options, samples_chunks, no_lock
+        As in `new_store`.
+    overwrite
+        Whether it may hold something, which is replaced.
+
+    Raises
+    ------
+    OptionError
+        If something is there already, and is no repository, or is not to be replaced.
+    """
+    from vczstore.stores.icechunk import IcechunkStore
+
+    options = dict(storage_options or {})
+    path = parse(url).path
+    if path is not None and path.exists() and not path.is_dir():
+        raise UnsuitableError(f"{operation}: {url} exists, and is no Icechunk repository; choose another path")
+    if not IcechunkStore.exists(url, options):
+        return new_store(
+            url,
+            operation,
+            backend_storage="icechunk",
+            storage_options=options,
+            samples_chunks=samples_chunks,
+            no_lock=no_lock,
+        )
+    store = IcechunkStore.at_url(url, options, no_lock=no_lock)
+    if not overwrite and not store.is_empty:
+        raise UnsuitableError(f"{operation}: {url} holds a repository already; choose another path, or --overwrite it")
+    return store
+
+
 def open_in_place(
     location: Location,
     *,
