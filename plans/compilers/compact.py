@@ -19,9 +19,9 @@ from plans.core.model import Plan, Write
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
 from vczstore.stores.folder_swap import OPERATION, LinkAllBut
-from vczstore.vcz import arrays
-from vczstore.vcz.arrays import Document
+from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import REMOVED, Vcz, samples_axis
+from vczstore.vcz.zarr_objects import Document
 
 if TYPE_CHECKING:
     pass
@@ -129,7 +129,7 @@ def _first_changed(array: AnyArray, kept: np.ndarray) -> int:
 
 def _with_grid(store: Vcz) -> list[str]:
     """The arrays whose chunks can be told by their numbers."""
-    return [name for name, array in store.arrays.items() if arrays.has_regular_grid(array)]
+    return [name for name, array in store.arrays.items() if metadata.has_regular_grid(array)]
 
 
 def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> "LinkChunks":
@@ -157,9 +157,9 @@ def _documents(store: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
     keys = [f"{path}/{name}" for path in store.groups for name in of_group]
     keys += [*(f"{path}/{name}" for path in (*store.arrays, *store.inner) for name in of_array), *of_root]
     scratch = MemoryStore()
-    stored = zip(keys, arrays.get_many(store.store, keys), strict=True)
-    arrays.set_many(scratch, [(key, value) for key, value in stored if value is not None])
+    stored = zip(keys, zarr_objects.get_many(store.store, keys), strict=True)
+    zarr_objects.set_many(scratch, [(key, value) for key, value in stored if value is not None])
     for edit in _edits(store, after):
         edit.apply(scratch)
-    documents = {key: arrays.read_json(scratch, key) for key in keys}
+    documents = {key: zarr_objects.read_json(scratch, key) for key in keys}
     return {key: document for key, document in documents.items() if document is not None}

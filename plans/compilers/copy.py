@@ -10,7 +10,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Clear, WriteDocuments
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
     writes = tuple(CopyArray.of(operation, name, array, 3, memory) for name, array in members.items())
     root = _group(source.attributes)
     documents = {f"{path}/zarr.json": _group(attributes) for path, attributes in source.groups.items()}
-    documents |= {f"{w.name}/zarr.json": arrays.documents(w.target.metadata)["zarr.json"] for w in writes}
+    documents |= {f"{w.name}/zarr.json": metadata.documents(w.target.metadata)["zarr.json"] for w in writes}
     return Plan(
         operation=operation,
         store=place,
@@ -58,7 +58,7 @@ def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
     )
 
 
-def _group(attributes: Mapping[str, Any]) -> arrays.Document:
+def _group(attributes: Mapping[str, Any]) -> zarr_objects.Document:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 

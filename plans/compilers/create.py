@@ -29,7 +29,7 @@ from plans.variants.union_sites import Merged, merge_sites, region_index, union_
 from vczstore.errors import IncompatibleError, MemoryLimitError, OptionError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, conversion, pipeline
 from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
 from vczstore.vcz.model import INT_MISSING, SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, listing
 
@@ -269,7 +269,7 @@ def _block_mem(targets: Mapping[str, AnyArray], n_rows: int) -> int:
 
 def _new(name: str, shape: tuple[int, ...], dtype: Any, names: Sequence[str], chunk: int) -> AnyArray:
     """An array that is not there yet, cut into chunks along its first axis."""
-    return arrays.new(name, shape=shape, dtype=dtype, chunks=(chunk, *shape[1:]), dimension_names=names)
+    return conversion.new(name, shape=shape, dtype=dtype, chunks=(chunk, *shape[1:]), dimension_names=names)
 
 
 def _filled(name: str, values: np.ndarray) -> WriteArray:
@@ -339,7 +339,7 @@ class Sites:
         for array in self.arrays.values():
             chunk, *others = arrays.outer_chunks(array)
             whole = math.prod(arrays.grid(array.shape[1:], others))
-            n_chunks = min(whole * (math.ceil(n_rows / chunk) + 1), arrays.READS_AT_ONCE)
+            n_chunks = min(whole * (math.ceil(n_rows / chunk) + 1), pipeline.READS_AT_ONCE)
             found.append(arrays.decode_mem(array, n_chunks))
         return max(found)
 

@@ -21,7 +21,7 @@ from plans.variants import harmonise
 from plans.variants.harmonise import Dropped, Findings, Rules
 from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, conversion
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, lacks_missing_value, samples_axis
 
 OPERATION = "normalise"
@@ -142,7 +142,7 @@ def _target(
     names = dimensions(array)
     shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
     chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
-    metadata = arrays.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
+    metadata = conversion.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, MemoryStore(), name)
 
 
@@ -159,7 +159,7 @@ def _with_missing(
     if why is None:
         return after
     dtype = with_missing(OPERATION, holder.label, name, form, why).dtype
-    return arrays.reformed(after, dtype=dtype, shape=after.shape, dimension_names=form.dimensions)
+    return conversion.reformed(after, dtype=dtype, shape=after.shape, dimension_names=form.dimensions)
 
 
 def _carry(
@@ -169,7 +169,7 @@ def _carry(
     after = _target(name, array, lengths)
     if name == "variant_allele" and findings.new_alleles:
         if after.dtype.kind in "US":  # which would cut alleles that are longer than those of the store
-            after = arrays.reformed(after, dtype=STRINGS, shape=after.shape, dimension_names=dimensions(after))
+            after = conversion.reformed(after, dtype=STRINGS, shape=after.shape, dimension_names=dimensions(after))
         return WriteAlleles.of(None, after, findings)
     if after.shape != array.shape:
         return Rewritten.of(OPERATION, array, after, memory)

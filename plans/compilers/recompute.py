@@ -22,7 +22,7 @@ from plans.variants.stale import CURRENT, STALE, array_name, mark, states
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, WriteDocuments
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, conversion, metadata, pipeline
 from vczstore.vcz.model import MASKS, REMOVED, VARIANTS, Vcz, dimensions, fill_value, mask_of, masked_by, missing_value
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _target(operation: str, store: Vcz, field: str) -> AnyArray:
     width = max(0, store.arrays[ALLELE].shape[1] - 1) if what.per_allele else 1
     array = store.arrays.get(name)
     if array is None:
-        return arrays.new_like(
+        return conversion.new_like(
             store.arrays["variant_position"],
             name,
             np.dtype("i4" if what.kind == "i" else "f4"),
@@ -136,7 +136,7 @@ def _target(operation: str, store: Vcz, field: str) -> AnyArray:
         raise refuse(f"{math.prod(array.shape[1:])} values for a variant", f"{width}")
     if array.dtype.kind != what.kind or array.dtype == np.dtype("f2"):
         raise refuse(f"dtype {array.dtype}", "signed integers" if what.kind == "i" else "float32")
-    if not arrays.has_regular_grid(array):
+    if not metadata.has_regular_grid(array):
         raise refuse("chunks of different sizes", "chunks of one size")
     return array
 
@@ -212,7 +212,7 @@ class GenotypeCounter:
         wrong = (highest := genotypes.max(axis=(1, 2))) >= n_alleles
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise arrays.DamagedChunkError(
+            raise pipeline.DamagedChunkError(
                 f"{GENOTYPE} has allele {highest[row]} in row {first + row}, whose variant has {n_alleles[row]} alleles"
             )
 
@@ -223,7 +223,7 @@ class GenotypeCounter:
         kept_apart = decoded if len(self.removed) else 0
         at_once = max(SLAB, min(samples, self.genotype.shape[1]) * ploidy)
         strings = 2 * self.n_rows * self.allele.shape[1] * arrays.element_bytes(self.allele)
-        n_chunks = min(arrays.READS_AT_ONCE, math.ceil(self.n_rows / arrays.outer_chunks(self.allele)[0]))
+        n_chunks = min(pipeline.READS_AT_ONCE, math.ceil(self.n_rows / arrays.outer_chunks(self.allele)[0]))
         return (
             arrays.decode_mem(self.genotype, 1)
             + decoded
@@ -373,7 +373,7 @@ def _masks(store: Vcz, array: AnyArray) -> list[AnyArray]:
     """
     found = [store.arrays[f"{array.path}{end}"] for end in MASKS if f"{array.path}{end}" in store.arrays]
     for mask in found:
-        if mask.shape != array.shape or mask.dtype.kind != "b" or not arrays.has_regular_grid(mask):
+        if mask.shape != array.shape or mask.dtype.kind != "b" or not metadata.has_regular_grid(mask):
             raise IncompatibleError(
                 f"recompute: {mask.path} of {store.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
                 f"has shape {array.shape}, so it cannot say which of its values are missing; delete the array "

@@ -13,7 +13,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import TASK_BYTES
 from plans.core.memory import Memory
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
-from vczstore.vcz import arrays, cf_attributes
+from vczstore.vcz import arrays, cf_attributes, encoded_chunks, metadata, strings
 from vczstore.vcz.extents import END, LENGTH, SVLEN, Extents, describe
 from vczstore.vcz.model import REMOVED, Vcz, listing, samples_axis
 from vczstore.vcz.sample_ids import same_in_unicode
@@ -324,12 +324,12 @@ class SameVariants:
             arrays.outer_chunks(ours) != arrays.outer_chunks(theirs)
             or ours.shape != theirs.shape
             or rows.start % chunk
-            or not arrays.same_encoding(ours, theirs)
+            or not metadata.same_encoding(ours, theirs)
         ):
             return False
         others = arrays.grid(ours.shape, arrays.outer_chunks(ours))[1:]
         cells = [(i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)]
-        a, b = (arrays.get_encoded(array, cells) for array in (ours, theirs))
+        a, b = (encoded_chunks.get_encoded(array, cells) for array in (ours, theirs))
         return all(_same_bytes(x, y) for x, y in zip(a, b, strict=True))
 
     @property
@@ -469,7 +469,7 @@ class FitsDtype:
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
             return (values < limits.min) | (values > limits.max)
-        return np.strings.str_len(values if values.dtype.kind in "TUS" else values.astype("T")) > arrays.width(
+        return np.strings.str_len(values if values.dtype.kind in "TUS" else values.astype("T")) > strings.width(
             self.dtype
         )
 

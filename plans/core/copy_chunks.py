@@ -9,7 +9,9 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS
 from plans.core.memory import Memory
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, conversion
+from vczstore.vcz.encoded_chunks import link_chunks
+from vczstore.vcz.metadata import same_encoding
 
 if TYPE_CHECKING:
     import cubed
@@ -46,7 +48,7 @@ class CopyArray(Reencoded):
     @classmethod
     def of(cls, operation: str, name: str, source: AnyArray, zarr_format: int, memory: Memory) -> "CopyArray":
         """Find the metadata of an array in a format."""
-        metadata = arrays.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
+        metadata = conversion.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
         target = arrays.from_metadata(metadata, source.store, name)
         chunks = arrays.outer_chunks(target)
         chunk_bytes = arrays.chunk_bytes(target)
@@ -61,7 +63,7 @@ class CopyArray(Reencoded):
     @property
     def is_encoded(self) -> bool:
         """Whether chunks are copied as they are."""
-        return arrays.same_encoding(self.source, self.target)
+        return same_encoding(self.source, self.target)
 
     @property
     def encoded_chunks(self) -> int:
@@ -152,7 +154,7 @@ class LinkChunks:
     def link(self, store: "ZarrStore", numbers: slice) -> None:
         """Link chunks by their numbers in the grid."""
         coords = (tuple(map(int, np.unravel_index(n, self.grid))) for n in range(numbers.start, numbers.stop))
-        arrays.link_chunks(self.array, arrays.planned(self.array, store=store), coords)
+        link_chunks(self.array, arrays.planned(self.array, store=store), coords)
 
 
 @dataclass(frozen=True)

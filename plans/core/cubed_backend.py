@@ -35,7 +35,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Blocks, Columns
 from plans.core.memory import Memory, memory_message
 from vczstore.errors import MemoryLimitError
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, encoded_chunks, pipeline, zarr_objects
 
 type Task = tuple[str, tuple[int, ...]]
 """A task: what its operation is called, and its coordinates."""
@@ -98,7 +98,7 @@ def run_task(coords: list[int], *, config: Any, about: str, name: str) -> TaskRe
     if isinstance(coords, Assigned):
         _share.set(coords.share)
     try:
-        with arrays.naming(about):
+        with pipeline.naming(about):
             apply_blockwise(list(coords), config=config)
         report = _report.get()
         report.peak_mem, report.end = peak_mem(), time.time()
@@ -413,7 +413,7 @@ def execute(plan: FinalizedPlan, executor: Any, on_report: Callable[[TaskReport]
 # ---- chunks as they are ---------------------------------------------------------------------
 
 
-type EncodedChunks = list[tuple[tuple[int, ...], arrays.Encoded]]
+type EncodedChunks = list[tuple[tuple[int, ...], zarr_objects.Encoded]]
 """Chunks of a target as they are, by their coordinates; None clears what lay there."""
 
 
@@ -434,8 +434,8 @@ class Piece:
         """The chunks of one block."""
         index = tuple(int(i) for i in np.unravel_index(number, [len(b) for b in self.columns.grid_blocks]))
         coords = [at for _, at in self.source_columns.coords(self.source_columns.cells(index))]
-        encoded = arrays.get_encoded(self.source, coords)
-        arrays.check_frames(self.source, coords, encoded)
+        encoded = encoded_chunks.get_encoded(self.source, coords)
+        encoded_chunks.check_frames(self.source, coords, encoded)
         return list(zip((at for _, at in self.columns.coords(self.columns.cells(index))), encoded, strict=True))
 
 
@@ -525,7 +525,7 @@ class EncodedView(View):
     def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
         """Write the chunks of one task."""
         chunks: EncodedChunks = [chunk for found in values for chunk in found]
-        arrays.set_encoded(self.array, chunks)
+        encoded_chunks.set_encoded(self.array, chunks)
         report = _report.get()
         report.chunks += len(chunks)
         report.encoded_bytes += sum(len(value) for _, value in chunks if value is not None)

@@ -16,7 +16,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import Blocks, Columns, Copied, Region, whole_columns
 from plans.core.memory import Memory
 from plans.core.views import View
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, metadata, pipeline
 from vczstore.vcz.floats import recast
 from vczstore.vcz.model import samples_axis
 
@@ -108,7 +108,7 @@ class Part:
         width = min(chunks[axis], self.array.shape[axis], *([block[axis]] if in_order else []))
         rows = math.prod(b for i, b in enumerate(block) if i != axis) * size
         chosen = 0 if in_order else rows * min(width, block[axis])
-        n_chunks = min(math.prod(overlapped), arrays.READS_AT_ONCE)
+        n_chunks = min(math.prod(overlapped), pipeline.READS_AT_ONCE)
         return arrays.decode_mem(self.array, n_chunks) + rows * width + chosen + _extra_mem(self.array, block)
 
 
@@ -225,7 +225,7 @@ class PutSamples:
         width = chunks[axis]
         copied = []
         for i, part in enumerate(parts):
-            if arrays.outer_chunks(part.array) == chunks and arrays.same_encoding(part.array, target):
+            if arrays.outer_chunks(part.array) == chunks and metadata.same_encoding(part.array, target):
                 theirs, ours = whole_columns(*part.moves, part.array.shape[axis], total, width)
                 copied += [Copied(i, theirs, ours)] if ours else []
         incoming = np.concatenate([np.empty(0, "i8"), *(part.moves[1] for part in parts)])
@@ -382,7 +382,7 @@ class PutSamples:
                 if len(of):
                     here = (*[slice(None)] * self.axis, to - region[self.axis].start)
                     values[here] = _in_dtype(arrays.read_at(part.array, (*before, of, *after)), values.dtype)
-            with arrays.naming(self.name):
+            with pipeline.naming(self.name):
                 target[region] = values
 
 

@@ -9,7 +9,7 @@ from plans.core.memory import Memory
 from vczstore.errors import IncompatibleError, VczstoreError
 from vczstore.stores.edits import Edit
 from vczstore.stores.object_store import require
-from vczstore.vcz import arrays
+from vczstore.vcz import metadata, zarr_objects
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ class Plan:
         """
         for write in self.writes if re_encoding is None else re_encoding:
             for array in write.arrays:
-                if (codec := arrays.lossy_codec(array)) is not None:
-                    where = arrays.place(array.store)  # of a copy, that of the source
+                if (codec := metadata.lossy_codec(array)) is not None:
+                    where = zarr_objects.place(array.store)  # of a copy, that of the source
                     label = where if where.startswith("/") else self.store.label
                     raise IncompatibleError(
                         f"{self.operation}: {array.path} of {label} is encoded with {codec}, which is not "
@@ -371,7 +371,7 @@ class Plan:
 
 
 def _has_lossy(write: Write) -> bool:
-    return any(arrays.lossy_codec(array) is not None for array in write.arrays)
+    return any(metadata.lossy_codec(array) is not None for array in write.arrays)
 
 
 def _read_from(write: Write, store: "ZarrStore") -> Write:

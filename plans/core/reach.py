@@ -8,7 +8,7 @@ import cloudpickle
 from zarr.abc.store import Store as ZarrStore
 
 from plans.core.memory import Memory
-from vczstore.vcz.arrays import get_many
+from vczstore.vcz.zarr_objects import get_many
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan

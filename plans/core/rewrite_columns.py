@@ -7,7 +7,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, pipeline
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ColumnReader:
 
     def decode_mem(self) -> int:
         """What it takes to read a block: its chunks, as far as zarr reads them at once, and a copy of it."""
-        n_chunks = min(math.prod(self.columns.block), arrays.READS_AT_ONCE)
+        n_chunks = min(math.prod(self.columns.block), pipeline.READS_AT_ONCE)
         return arrays.decode_mem(self.array, n_chunks) + math.prod(self.columns.block_shape) * arrays.element_bytes(
             self.array
         )

@@ -11,7 +11,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
 from vczstore.errors import first_line
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, encoded_chunks, pipeline
 from vczstore.vcz.model import fill_value, has_missing_value, has_sentinels, listing, missing_value, same
 
 
@@ -24,7 +24,7 @@ class Outside:
     def look(self, number: slice) -> TaskFindings | None:
         """Count those of one array."""
         name, array = self.arrays[number.start]
-        n = arrays.count_outside(array)
+        n = encoded_chunks.count_outside(array)
         return TaskFindings(name, outside=n) if n else None
 
 
@@ -67,12 +67,12 @@ class Chunks:
 
     @property
     def _at_once(self) -> int:
-        return max(1, min(arrays.READS_AT_ONCE, TASK_BYTES // max(1, self._chunk_bytes)))
+        return max(1, min(pipeline.READS_AT_ONCE, TASK_BYTES // max(1, self._chunk_bytes)))
 
     def look(self, numbers: slice) -> TaskFindings:
         """Decode some chunks, one after the other."""
         seen = TaskFindings(self.name)
-        decoder = arrays.ChunkDecoder(self.array)
+        decoder = encoded_chunks.ChunkDecoder(self.array)
         for start in range(numbers.start, numbers.stop, self._at_once):
             stop = min(numbers.stop, start + self._at_once)
             coords = [tuple(int(i) for i in np.unravel_index(n, self._grid)) for n in range(start, stop)]
@@ -90,7 +90,7 @@ class Chunks:
     def _encoded(self, coords: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], Buffer | str | None]]:
         """The bytes of chunks, None for those that are absent, and why for those that cannot be read."""
         try:
-            yield from zip(coords, arrays.get_encoded(self.array, coords), strict=True)
+            yield from zip(coords, encoded_chunks.get_encoded(self.array, coords), strict=True)
         except Exception as error:
             if len(coords) == 1:
                 yield coords[0], f"cannot be read ({first_line(error)})"
@@ -98,9 +98,9 @@ class Chunks:
             for at in coords:
                 yield from self._encoded([at])
 
-    def _wrong(self, decoder: arrays.ChunkDecoder, at: tuple[int, ...], value: Buffer) -> str | None:
+    def _wrong(self, decoder: encoded_chunks.ChunkDecoder, at: tuple[int, ...], value: Buffer) -> str | None:
         """What is wrong with a chunk, None if nothing is."""
-        said = arrays.frame_length(self.array, value)
+        said = encoded_chunks.frame_length(self.array, value)
         if said is not None and said != len(value):
             return f"is {'cut off' if said > len(value) else 'too long'}: it has {len(value):,} bytes of {said:,}"
         try:
@@ -123,14 +123,14 @@ class Chunks:
 
     def _removed_in(self, at: tuple[int, ...]) -> np.ndarray:
         """Which removed samples a chunk has."""
-        region = arrays.chunk_region(self.array, at)[self.axis or 0]
+        region = encoded_chunks.chunk_region(self.array, at)[self.axis or 0]
         return self.removed[np.searchsorted(self.removed, region.start) : np.searchsorted(self.removed, region.stop)]
 
     def _left(self, values: np.ndarray, at: tuple[int, ...]) -> str | None:
         """Whether removed samples have values still."""
         if self.axis is None:
             return None
-        region, here = arrays.chunk_region(self.array, at)[self.axis], self._removed_in(at)
+        region, here = encoded_chunks.chunk_region(self.array, at)[self.axis], self._removed_in(at)
         if not len(here):
             return None
         theirs = np.moveaxis(values, self.axis, 0)[here - region.start]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from plans.maintenance.findings import Finding
 from vczstore.errors import DamagedStoreError, VczstoreError
 from vczstore.stores import parent_metadata
-from vczstore.vcz import arrays
+from vczstore.vcz import metadata
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, TEXT, VARIANTS, Vcz, dimensions, listing
 
 CALL = (VARIANTS, SAMPLES)
@@ -91,7 +91,7 @@ def _fields(vcz: Vcz) -> Iterator[Finding]:
         elif (dims is not None and names != dims) or names[: len(begin)] != begin:
             wanted = dims or (*begin, "...")
             yield Finding(name, None, f"has dimensions {names}, in VCF Zarr they are {wanted}")
-        if not arrays.has_regular_grid(array):
+        if not metadata.has_regular_grid(array):
             yield Finding(name, None, "has chunks of different sizes")
 
 
@@ -124,7 +124,7 @@ def consolidated_errors(vcz: Vcz) -> Iterator[Finding]:
     members, copies = ({**one.arrays, **one.inner} for one in (vcz, copy))
     for name in sorted({*members, *copies}):
         mine, theirs = (
-            None if array is None else arrays.documents(array.metadata)
+            None if array is None else metadata.documents(array.metadata)
             for array in (members.get(name), copies.get(name))
         )
         if mine is None or theirs is None:

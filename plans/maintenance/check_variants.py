@@ -10,7 +10,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import TASK_BYTES
 from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
 from plans.variants.sortedness import task_rows
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, metadata, pipeline
 from vczstore.vcz.model import VARIANTS, Vcz
 
 INDEX_COLUMNS = ("chunk", "contig", "start", "end", "max end", "records")
@@ -47,7 +47,7 @@ class Order:
             a if a is not None and a.shape == (vcz.n_variants,) and a.dtype.kind in "iu" else None
             for a in found.values()
         )
-        if contig is None or position is None or not arrays.has_regular_grid(position):
+        if contig is None or position is None or not metadata.has_regular_grid(position):
             return []
         index, contigs = vcz.arrays.get("region_index"), vcz.arrays.get("contig_id")
         if index is not None and (index.ndim != 2 or index.shape[1] != len(INDEX_COLUMNS)):
@@ -61,7 +61,7 @@ class Order:
         for array in (contig, position, length):
             if array is not None:
                 n_chunks = math.ceil(per_task / arrays.outer_chunks(array)[0]) + 1
-                mem += arrays.decode_mem(array, min(n_chunks, arrays.READS_AT_ONCE))
+                mem += arrays.decode_mem(array, min(n_chunks, pipeline.READS_AT_ONCE))
         if index is not None:
             mem += 2 * arrays.decode_mem(index, math.prod(arrays.grid(index.shape, arrays.outer_chunks(index))))
         return [FindingScan(order.look, vcz.n_variants, per_task, mem)]

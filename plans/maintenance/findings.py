@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
-from vczstore.vcz import arrays
+from vczstore.vcz import encoded_chunks
 
 if TYPE_CHECKING:
     from plans.core.cubed_backend import ScanReader
@@ -104,4 +104,4 @@ class FindingScan:
 
 def key_in_array(array: AnyArray, at: Iterable[int]) -> str:
     """The key of a chunk below its array."""
-    return arrays.chunk_key(array, tuple(at)).removeprefix(f"{array.path}/")
+    return encoded_chunks.chunk_key(array, tuple(at)).removeprefix(f"{array.path}/")

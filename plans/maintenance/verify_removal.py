@@ -36,7 +36,7 @@ from vczstore.stores.base import Location, Store
 from vczstore.stores.leftovers import half_written, leftovers
 from vczstore.stores.listing import Objects
 from vczstore.stores.locations import folder_of
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.frames import contents
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, has_missing_value, listing, missing_value, same, samples_axis
 from vczstore.vcz.sample_ids import spellings, spelt_otherwise
@@ -167,7 +167,7 @@ def verify(
     look.at_leftovers(url)
     try:
         look.at_present(vcz)
-    except arrays.DamagedChunkError as error:
+    except pipeline.DamagedChunkError as error:
         raise DamagedStoreError(f"verify-removal: {error}; restore it, or remove the array that it is of") from error
     if place.history.is_kept:
         look.at_history(place, sizes)

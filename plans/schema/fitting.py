@@ -9,7 +9,7 @@ from zarr.types import AnyArray
 
 from plans.core.views import View
 from plans.variants.harmonise import Dropped
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, encoded_chunks, strings, zarr_objects
 from vczstore.vcz.floats import recast
 from vczstore.vcz.model import (
     MASKS,
@@ -44,11 +44,11 @@ class _FittedView(View):
         """None: all are encoded."""
         return 0
 
-    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[zarr_objects.Encoded]:
         """Chunks as the store will have them."""
-        regions = [arrays.chunk_region(self.like, c) for c in coords]
+        regions = [encoded_chunks.chunk_region(self.like, c) for c in coords]
         values = (_cast(self[region], self.like.dtype) for region in regions)
-        return [arrays.encode(self.like, c, r, v) for c, r, v in zip(coords, regions, values, strict=True)]
+        return [encoded_chunks.encode(self.like, c, r, v) for c, r, v in zip(coords, regions, values, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def fitted(source: Vcz, targets: Mapping[str, AnyArray], *, harmonised: bool) ->
 
 def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values in the dtype of a store that has room for them."""
-    return arrays.as_text(values).astype(dtype) if _becomes_text(values.dtype, dtype) else recast(values, dtype)
+    return strings.as_text(values).astype(dtype) if _becomes_text(values.dtype, dtype) else recast(values, dtype)
 
 
 def _becomes_text(source: np.dtype, target: np.dtype) -> bool:

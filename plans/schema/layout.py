@@ -13,7 +13,8 @@ from zarr.types import AnyArray
 
 from plans.core.compatibility import BY_VARIANT, check_attributes, fits
 from vczstore.errors import IncompatibleError, UnsuitableError
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, conversion
+from vczstore.vcz.metadata import documents
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, TEXT, VARIANTS, Vcz, dimensions, masked_by
 
 STRINGS = np.dtypes.StringDType()
@@ -379,7 +380,7 @@ def new_arrays(store: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, 
             array = _in_form(_template(name, form, sources), form, lengths)
             names = form.dimensions
             chunks = tuple(store.chunk_lengths.get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
-            metadata = arrays.in_format(
+            metadata = conversion.in_format(
                 array, store.zarr_format, shape=array.shape, dimension_names=names, chunks=chunks
             )
             result[name] = arrays.from_metadata(metadata, store.store, name)
@@ -391,7 +392,7 @@ def _template(name: str, form: Form, sources: Sequence[Vcz]) -> AnyArray:
 
     def rank(array: AnyArray) -> tuple[object, ...]:
         is_same = (array.ndim == len(form.dimensions), array.dtype == form.dtype)
-        return (*is_same, arrays.outer_chunks(array), repr(sorted(arrays.documents(array.metadata).items())))
+        return (*is_same, arrays.outer_chunks(array), repr(sorted(documents(array.metadata).items())))
 
     return max((s.samples_arrays[name] for s in sources if name in s.samples_arrays), key=rank)
 
@@ -402,4 +403,4 @@ def _in_form(array: AnyArray, form: Form, lengths: Mapping[str, int]) -> AnyArra
     shape = tuple(lengths.get(str(d), n) for d, n in zip(form.dimensions, own, strict=True))
     if form.dimensions == dimensions(array) and form.dtype == array.dtype:
         return arrays.planned(array, shape=shape)
-    return arrays.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
+    return conversion.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)

@@ -21,7 +21,7 @@ from vczstore.errors import IncompatibleError, OptionError, StorageError, Unsuit
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteDocuments
 from vczstore.stores.folder_swap import LinkAllBut
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, conversion, metadata
 from vczstore.vcz.model import Vcz, dimensions
 
 
@@ -55,8 +55,8 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
         more = (layout.lengths.get(str(d), n) for d, n in zip(form.dimensions, form.lengths, strict=True))
         shape = (*grown, *list(more)[array.ndim :])
         try:
-            result[name] = arrays.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
-        except arrays.UnsupportedCodecError as error:
+            result[name] = conversion.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
+        except metadata.UnsupportedCodecError as error:
             raise IncompatibleError(
                 f"{operation}: {name} of {vcz.label} has {array.dtype} over {dimensions(array)} and needs "
                 f"{form.dtype} over {form.dimensions}, which its {error} does not take; make the store with bio2zarr"
@@ -88,7 +88,7 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
     store = _in_place(operation, store, targets)
     preparations: list[Edit] = []
     if store.begins_empty:
-        others = [a for n, a in vcz.arrays.items() if n not in targets and arrays.has_regular_grid(a)]
+        others = [a for n, a in vcz.arrays.items() if n not in targets and metadata.has_regular_grid(a)]
         linked = [LinkChunks(a.path, a, arrays.grid(a.shape, arrays.outer_chunks(a))) for a in others]
         preparations.append(LinkAllBut.of(store, frozenset([*targets, *(link.name for link in linked)])))
         writes += linked

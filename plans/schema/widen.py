@@ -19,7 +19,7 @@ from plans.variants.harmonise import GENOTYPE, Dropped, Findings, number_of, num
 from plans.variants.in_order import DIPLOID, Field
 from plans.variants.match import Index, Unit
 from plans.variants.vectors import beyond, lacking, lengths, trimmed
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.model import (
     STR_FILL,
     STR_MISSING,
@@ -331,7 +331,7 @@ class Completed(View):
         n_vectors = min(self.index.unit, block[0]) * others
         size = max(arrays.element_bytes(a) for a in (self.source, self.data))
         read = [self.data] if self.calls is None else [self.data, self.calls]
-        decoding = sum(arrays.decode_mem(a, arrays.READS_AT_ONCE) for a in read)
+        decoding = sum(arrays.decode_mem(a, pipeline.READS_AT_ONCE) for a in read)
         alleles = 8 * arrays.decode_mem(self.index.store.allele, 1)
         return n_vectors * (self.shape[-1] * (4 * size + 8) + 10 * self.ploidy + 64) + decoding + alleles
 
@@ -435,7 +435,7 @@ class AllelesReader:
             rows = np.concatenate([self._alleles(unit, at) for unit, at in self.index.units(there[0])])
             values[here] = rows[:, there[1]]
         if self.name == ALLELE:
-            return arrays.as_stored(values, self.dtype)
+            return strings.as_stored(values, self.dtype)
         is_fill = values == STR_FILL
         return np.asarray(is_fill if self.name.endswith("_fill") else is_fill | (values == STR_MISSING), dtype=bool)
 

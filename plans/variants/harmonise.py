@@ -30,7 +30,7 @@ from plans.variants.misfits import Source as MisfitSource
 from plans.variants.sortedness import FindRuns, site, unit_rows
 from plans.variants.vectors import MAX_PLOIDY, lengths, n_genotypes
 from vczstore.errors import IncompatibleError, OptionError
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, encoded_chunks, metadata, zarr_objects
 from vczstore.vcz.model import (
     MASKS,
     SAMPLES,
@@ -648,10 +648,10 @@ class Dropped(View):
         others = [len(np.arange(n)[r]) for n, r in zip(self.shape, region[:lead], strict=False)]
         return np.broadcast_to(call, (*others, *call.shape)).copy()
 
-    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[zarr_objects.Encoded]:
         """Chunks of them."""
-        regions = [arrays.chunk_region(self.like, c) for c in coords]
-        return [arrays.encode(self.like, c, r, self[r]) for c, r in zip(coords, regions, strict=True)]
+        regions = [encoded_chunks.chunk_region(self.like, c) for c in coords]
+        return [encoded_chunks.encode(self.like, c, r, self[r]) for c, r in zip(coords, regions, strict=True)]
 
 
 # ---- what a field goes by -------------------------------------------------------------------
@@ -777,7 +777,7 @@ class Harmonised(View):
         rows = self.findings.index.unit
         if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
             return ()
-        if isinstance(cast("AnyArray | View", self.source), View) or not arrays.same_encoding(self.source, self.like):
+        if isinstance(cast("AnyArray | View", self.source), View) or not metadata.same_encoding(self.source, self.like):
             return ()
         runs: list[tuple[int, int, int]] = []
         by_allele = bool(self.kind)
@@ -806,21 +806,21 @@ class Harmonised(View):
             return None
         return unit + self.copied[at][2]
 
-    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[arrays.Encoded]:
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[zarr_objects.Encoded]:
         """Chunks as the store will have them: those of the source, or re-created."""
         copies = [self._copy_of(c[0]) for c in coords]
         theirs = [(unit, *c[1:]) for unit, c in zip(copies, coords, strict=True) if unit is not None]
-        found = arrays.get_encoded(self.source, theirs)
-        arrays.check_frames(self.source, theirs, found)
+        found = encoded_chunks.get_encoded(self.source, theirs)
+        encoded_chunks.check_frames(self.source, theirs, found)
         rest = iter(found)
         return [self._encode(c) if unit is None else next(rest) for unit, c in zip(copies, coords, strict=True)]
 
-    def _encode(self, coords: Sequence[int]) -> arrays.Encoded:
+    def _encode(self, coords: Sequence[int]) -> zarr_objects.Encoded:
         chunks = arrays.outer_chunks(self.like)
         region = tuple(
             slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(coords, chunks, self.like.shape, strict=True)
         )
-        return arrays.encode(self.like, coords, region, arrays.read(cast("AnyArray", self), region))
+        return encoded_chunks.encode(self.like, coords, region, arrays.read(cast("AnyArray", self), region))
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block beside the block and the chunks it is made of."""

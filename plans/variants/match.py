@@ -30,7 +30,7 @@ from zarr.types import AnyArray
 from plans.core.compatibility import NOTHING
 from plans.core.memory import Memory
 from plans.variants.sortedness import Runs
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import NONE, Extents, may_match
 from vczstore.vcz.model import Vcz
 
@@ -186,7 +186,7 @@ class Sites:
 
     def alleles(self, start: int, stop: int) -> np.ndarray:
         """The alleles of some rows, as Python's strings."""
-        with arrays.naming(f"{self.allele.path} in {arrays.place(self.allele.store)}"):
+        with pipeline.naming(f"{self.allele.path} in {zarr_objects.place(self.allele.store)}"):
             return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
 
 

@@ -14,7 +14,7 @@ from plans.core.chunk_grid import MIN_TASKS
 from plans.core.compatibility import NOTHING
 from plans.core.memory import Memory
 from vczstore.errors import DamagedStoreError, IncompatibleError
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.extents import Extents, describe
 from vczstore.vcz.model import VARIANTS, Vcz
 
@@ -110,7 +110,7 @@ class FindRuns:
         read = min(rows, self.vcz.n_variants)
         places = [self.vcz.arrays[f"variant_{name}"] for name in ("contig", "position")]
         decoding = max(
-            arrays.decode_mem(a, min(math.ceil(read / arrays.outer_chunks(a)[0]) + 1, arrays.READS_AT_ONCE))
+            arrays.decode_mem(a, min(math.ceil(read / arrays.outer_chunks(a)[0]) + 1, pipeline.READS_AT_ONCE))
             for a in places
         )
         return [cubed_backend.ScanReader(look, self.vcz.n_variants, rows, tag, read * SCAN_BYTES + decoding)]

@@ -20,7 +20,7 @@ from plans.core import cubed_backend
 from plans.core.memory import Memory
 from tests.benchmarks.worker import peak_rss
 from vczstore.stores.icechunk import IcechunkStore
-from vczstore.vcz import arrays
+from vczstore.vcz import zarr_objects
 
 WORKERS = 2
 N_TASKS, TASK_SECONDS = 2_000, 0.005
@@ -95,7 +95,7 @@ def _recorded(fork: bytes, value: object) -> Iterator[bytes]:
     """What tasks send back, each having written one chunk."""
     for i in range(N_FORKS):
         store = pickle.loads(fork)
-        arrays.set_many(store, [(f"x/c/{i}", value)])
+        zarr_objects.set_many(store, [(f"x/c/{i}", value)])
         yield pickle.dumps(store)
 
 

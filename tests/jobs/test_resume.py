@@ -30,7 +30,7 @@ from vczstore.errors import Interrupted, StaleError, StorageError
 from vczstore.execution import checkpoint
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
 from vczstore.stores import lock
-from vczstore.vcz import arrays
+from vczstore.vcz import encoded_chunks
 
 N_VARIANTS = 320
 LAYOUT: dict[str, Any] = {"variants_chunk": 32, "samples_chunk": 16, "compressors": None}
@@ -301,7 +301,7 @@ def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest
 @pytest.mark.slow
 def test_a_run_that_failed_is_gone_on_with(place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     file = place.job()
-    real, left = arrays.set_encoded, iter(range(10))
+    real, left = encoded_chunks.set_encoded, iter(range(10))
 
     def set_encoded(*args: Any) -> None:
         if next(left, None) is None:
@@ -309,7 +309,7 @@ def test_a_run_that_failed_is_gone_on_with(place: Place, monkeypatch: pytest.Mon
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(arrays, "set_encoded", set_encoded)
+        patch.setattr(encoded_chunks, "set_encoded", set_encoded)
         with pytest.raises(Interrupted if isinstance(error, KeyboardInterrupt) else StorageError):
             run_job(file)
     cohort.assert_same(place.read(), OLD)

@@ -43,7 +43,7 @@ from vczstore.errors import (
     VczstoreError,
 )
 from vczstore.stores.resolve import new_store
-from vczstore.vcz.arrays import LOCK, claim, names
+from vczstore.vcz.zarr_objects import LOCK, claim, names
 
 # ---- sources, and what should become of them ------------------------------------------------
 

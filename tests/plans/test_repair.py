@@ -20,7 +20,7 @@ from tests.support import cohort
 from tests.support.killed import killed
 from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, SampleError
-from vczstore.vcz.arrays import LOCK
+from vczstore.vcz.zarr_objects import LOCK
 
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_FT", "call_genotype")
 LAYOUTS: dict[str, dict[str, Any]] = {

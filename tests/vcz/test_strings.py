@@ -15,7 +15,8 @@ from tests.support import cohort
 from tests.support.ways import WRITTEN
 from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, SampleError
-from vczstore.vcz.arrays import as_stored, as_text, read_strings
+from vczstore.vcz.arrays import read_strings
+from vczstore.vcz.strings import as_stored, as_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 

@@ -13,8 +13,8 @@ from vczstore.execution.results import Run
 from vczstore.stores.base import Store
 from vczstore.stores.locations import local_path
 from vczstore.stores.plain import is_same_everywhere, put
-from vczstore.vcz.arrays import NONCE, names
 from vczstore.vcz.model import SAMPLE_ID
+from vczstore.vcz.zarr_objects import NONCE, names
 
 if TYPE_CHECKING:
     from cubed.core.plan import FinalizedPlan

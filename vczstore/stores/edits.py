@@ -15,8 +15,9 @@ import numpy as np
 from zarr.abc.store import Store
 from zarr.types import AnyArray
 
-from vczstore.vcz import arrays
-from vczstore.vcz.arrays import Document
+from vczstore.vcz import arrays, metadata, strings, zarr_objects
+from vczstore.vcz.metadata import metadata_key
+from vczstore.vcz.zarr_objects import Document
 
 
 class Edit(Protocol):
@@ -32,7 +33,7 @@ class Clear:
 
     def apply(self, store: Store) -> None:
         """Delete every array and group."""
-        arrays.clear(store)
+        zarr_objects.clear(store)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Delete:
 
     def apply(self, store: Store) -> None:
         """Delete its documents and its chunks."""
-        arrays.clear(store, self.path)
+        zarr_objects.clear(store, self.path)
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ class SetShape:
 
     def apply(self, store: Store) -> None:
         """Change the array's own document."""
-        key = arrays.metadata_key(self.path, self.zarr_format)
-        document = arrays.read_json(store, key)
+        key = metadata_key(self.path, self.zarr_format)
+        document = zarr_objects.read_json(store, key)
         if document is None:
             raise FileNotFoundError(key)
         if document["shape"] != list(self.shape):
-            arrays.write_json(store, key, {**document, "shape": list(self.shape)})
+            zarr_objects.write_json(store, key, {**document, "shape": list(self.shape)})
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class WriteDocuments:
     @classmethod
     def of(cls, array: AnyArray) -> "WriteDocuments":
         """The documents of a new array."""
-        return cls({f"{array.path}/{name}": doc for name, doc in arrays.documents(array.metadata).items()})
+        return cls({f"{array.path}/{name}": doc for name, doc in metadata.documents(array.metadata).items()})
 
     def apply(self, store: Store) -> None:
         """Write the documents."""
         for key, document in self.documents.items():
-            arrays.write_json(store, key, document)
+            zarr_objects.write_json(store, key, document)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class SetItems:
 
     def apply(self, store: Store) -> None:
         """Rewrite the chunks that hold the elements."""
-        value = arrays.as_stored(np.array([self.value], dtype=object), self.array.dtype)
+        value = strings.as_stored(np.array([self.value], dtype=object), self.array.dtype)
         values = np.repeat(value, len(self.positions))
         arrays.planned(self.array, store=store).set_orthogonal_selection(self.positions, values)
 
@@ -121,16 +122,16 @@ class SetAttribute:
     def apply(self, store: Store) -> None:
         """Change the root's own document, and its copy."""
         if self.zarr_format == 3:
-            document = arrays.read_json(store, "zarr.json") or {}
+            document = zarr_objects.read_json(store, "zarr.json") or {}
             attributes = {**document.get("attributes", {}), self.name: self.value}
-            arrays.write_json(store, "zarr.json", {**document, "attributes": attributes})
+            zarr_objects.write_json(store, "zarr.json", {**document, "attributes": attributes})
             return
-        attributes = {**(arrays.read_json(store, ".zattrs") or {}), self.name: self.value}
-        consolidated = arrays.read_json(store, ".zmetadata")
+        attributes = {**(zarr_objects.read_json(store, ".zattrs") or {}), self.name: self.value}
+        consolidated = zarr_objects.read_json(store, ".zmetadata")
         if consolidated is not None:  # first: what is read back is the document, so it comes last
             consolidated["metadata"][".zattrs"] = attributes
-            arrays.write_json(store, ".zmetadata", consolidated)
-        arrays.write_json(store, ".zattrs", attributes)
+            zarr_objects.write_json(store, ".zmetadata", consolidated)
+        zarr_objects.write_json(store, ".zattrs", attributes)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Consolidate:
         """Copy the documents of the named arrays into the consolidated metadata."""
         stored, current = self._documents(store)
         if current is not None and stored != current:
-            arrays.write_json(store, self._key, current)
+            zarr_objects.write_json(store, self._key, current)
 
     def is_due(self, store: Store) -> bool:
         """Whether consolidated metadata differ from the documents they are a copy of."""
@@ -157,7 +158,7 @@ class Consolidate:
 
     def _documents(self, store: Store) -> tuple[Document | None, Document | None]:
         """What is stored, and what should be; None where a store has no consolidated metadata."""
-        stored = arrays.read_json(store, self._key)
+        stored = zarr_objects.read_json(store, self._key)
         current = copy.deepcopy(stored)
         inner = current and (current.get("consolidated_metadata") if self.zarr_format == 3 else current)
         if not inner:
@@ -165,7 +166,7 @@ class Consolidate:
         names = ("zarr.json",) if self.zarr_format == 3 else (".zarray", ".zattrs")
         for path in self.paths:
             for name in names:
-                document = arrays.read_json(store, f"{path}/{name}")
+                document = zarr_objects.read_json(store, f"{path}/{name}")
                 if document is not None:
                     inner["metadata"][path if self.zarr_format == 3 else f"{path}/{name}"] = document
         return stored, current
@@ -182,28 +183,30 @@ class ConsolidateAnew:
     def apply(self, store: Store) -> None:
         """Copy the documents of the named arrays, and of what else was in the copy and exists."""
         if self.zarr_format == 3:
-            root = arrays.read_json(store, "zarr.json") or {}
+            root = zarr_objects.read_json(store, "zarr.json") or {}
             stored = root.get("consolidated_metadata")
             inner = stored if isinstance(stored, dict) else {}
             keys = {name: f"{name}/zarr.json" for name in self._keys(inner, (*self.paths, *self.groups))}
             head = {"kind": "inline", "must_understand": False}
             document = {**root, "consolidated_metadata": {**head, **inner, "metadata": self._copy(store, keys)}}
-            arrays.write_json(store, "zarr.json", document)
+            zarr_objects.write_json(store, "zarr.json", document)
             return
         inner = {}
         with suppress(ValueError):
-            inner = arrays.read_json(store, ".zmetadata") or {}
+            inner = zarr_objects.read_json(store, ".zmetadata") or {}
         names = [f"{path}/{name}" for path in self.paths for name in (".zarray", ".zattrs")]
         names += [f"{path}/{name}" for path in self.groups for name in (".zgroup", ".zattrs")]
         keys = {name: name for name in self._keys(inner, [".zgroup", ".zattrs", *names])}
-        arrays.write_json(store, ".zmetadata", {"zarr_consolidated_format": 1, "metadata": self._copy(store, keys)})
+        zarr_objects.write_json(
+            store, ".zmetadata", {"zarr_consolidated_format": 1, "metadata": self._copy(store, keys)}
+        )
 
     @staticmethod
     def _keys(stored: Document, known: Iterable[str]) -> list[str]:
-        metadata = stored.get("metadata") if isinstance(stored, dict) else None
-        return sorted({*known, *(metadata if isinstance(metadata, dict) else ())})
+        copies = stored.get("metadata") if isinstance(stored, dict) else None
+        return sorted({*known, *(copies if isinstance(copies, dict) else ())})
 
     @staticmethod
     def _copy(store: Store, keys: Mapping[str, str]) -> Document:
-        found = {name: arrays.read_json(store, key) for name, key in keys.items()}
+        found = {name: zarr_objects.read_json(store, key) for name, key in keys.items()}
         return {name: document for name, document in found.items() if document is not None}

@@ -60,7 +60,7 @@ from vczstore.stores.leftovers import (
 from vczstore.stores.lock import carry, hold
 from vczstore.stores.object_store import plain_errors, reason
 from vczstore.stores.zarr_backed import ZarrBacked
-from vczstore.vcz.arrays import COMMIT_LOCK, LOCK, link_file
+from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK, link_file
 
 OPERATION = "compact"
 

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from vczstore.errors import StorageError
 from vczstore.stores.filesystem import sync_names
 from vczstore.stores.lock import hold_file
-from vczstore.vcz.arrays import LOCK
+from vczstore.vcz.zarr_objects import LOCK
 
 SUFFIX = ".vczstore-compact"
 

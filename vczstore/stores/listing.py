@@ -13,7 +13,7 @@ from vczstore.errors import NotAStoreError, OptionError, StaleError, StorageErro
 from vczstore.stores.base import Location
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import object_store, require
-from vczstore.vcz.arrays import is_lock
+from vczstore.vcz.zarr_objects import is_lock
 
 READS_AT_ONCE = 8
 """How many objects are in memory at once."""

@@ -50,8 +50,8 @@ from vczstore.stores.base import HeldLock
 from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import BACKOFF, object_store, reason
-from vczstore.vcz.arrays import COMMIT_LOCK, LOCK
 from vczstore.vcz.model import SAMPLE_ID
+from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK
 
 TTL = 60.0
 """How many seconds a lease lives without being renewed."""

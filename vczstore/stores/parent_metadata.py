@@ -20,9 +20,9 @@ from zarr.storage import LocalStore
 
 from vczstore.errors import StorageError
 from vczstore.stores.folders import folder_behind
-from vczstore.vcz import arrays
-from vczstore.vcz.arrays import Document
+from vczstore.vcz import zarr_objects
 from vczstore.vcz.model import Vcz
+from vczstore.vcz.zarr_objects import Document
 
 PATIENCE = 60.0
 """Seconds that a group is waited for."""
@@ -58,7 +58,7 @@ class Parent:
 
     def refreshed(self, vcz: Vcz) -> tuple[Document, bool]:
         """The object as it should be, and whether it differs from what it is in anything that matters."""
-        document = arrays.read_json(self._store, self.key) or {}
+        document = zarr_objects.read_json(self._store, self.key) or {}
         inner = document["consolidated_metadata"] if self.key == "zarr.json" else document
         stored: Mapping[str, Any] = inner["metadata"]
         fresh = {key: found for key, found in self._documents(vcz, stored).items() if found is not None}
@@ -74,7 +74,7 @@ class Parent:
         with self._locked():
             document, differs = self.refreshed(vcz)
             if differs:
-                arrays.write_json(self._store, self.key, document)
+                zarr_objects.write_json(self._store, self.key, document)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -118,8 +118,8 @@ class Parent:
         if self.key == ".zmetadata":
             names = [*(f"{g}/.zgroup" for g in groups), *(f"{a}/.zarray" for a in members)]
             names += [f"{path}/.zattrs" for path in (*groups, *members)]
-            return {name: arrays.read_json(read, name) for name in names}
-        found = {path: arrays.read_json(read, f"{path}/zarr.json") for path in (*groups, *members)}
+            return {name: zarr_objects.read_json(read, name) for name in names}
+        found = {path: zarr_objects.read_json(read, f"{path}/zarr.json") for path in (*groups, *members)}
         for path in groups:  # their own copies are not repeated in the one above
             own = found[path] or {}
             found[path] = {**stored.get(path, own), "attributes": own.get("attributes", {})}
@@ -140,7 +140,7 @@ def parents(folder: Path) -> Iterator[Parent]:
         path = folder.relative_to(above).as_posix()
         for key in keys:
             try:
-                document: Any = arrays.read_json(LocalStore(above), key) or {}
+                document: Any = zarr_objects.read_json(LocalStore(above), key) or {}
                 inner = document.get("consolidated_metadata") if key == "zarr.json" else document
                 dict((inner or {}).get("metadata", {}))
             except (ValueError, AttributeError, TypeError) as error:

@@ -17,7 +17,7 @@ from vczstore.stores.folder_swap import ReplacedStore
 from vczstore.stores.leftovers import settle_before
 from vczstore.stores.lock import unheld
 from vczstore.stores.zarr_backed import ZarrBacked
-from vczstore.vcz.arrays import LOCK, claim, names, set_many
+from vczstore.vcz.zarr_objects import LOCK, claim, names, set_many
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ def is_repository(path: Path) -> bool:
 def _detect(url: str, address: Address, options: Mapping[str, Any]) -> str:
     if address.path is not None:
         return "icechunk" if is_repository(address.path) else "zarr"
-    from vczstore.vcz.arrays import get_many
+    from vczstore.vcz.zarr_objects import get_many
 
     if address.key.endswith(".zip"):
         raise NotAStoreError(f"{url}: a zip file is read on this machine alone; download it, or unpack it there")
@@ -326,7 +326,7 @@ def _zarr_store(url: str, address: Address, backend: str, options: Mapping[str, 
 def _local_store(url: str, path: Path) -> ZarrStore:
     import zarr.storage
 
-    from vczstore.vcz.arrays import RegularLocalStore
+    from vczstore.vcz.zarr_objects import RegularLocalStore
 
     if not path.is_file():
         return RegularLocalStore(path, read_only=True)

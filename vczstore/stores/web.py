@@ -13,7 +13,7 @@ import zarr
 from zarr.storage import ObjectStore
 
 from vczstore.errors import StorageError
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, encoded_chunks, zarr_objects
 
 
 class WebStore(ObjectStore[Any]):
@@ -80,12 +80,12 @@ class WebStore(ObjectStore[Any]):
         members = dict(zarr.open_group(self, mode="r", use_consolidated=False).arrays())
         documents = (key for path in ("", *members) for key in _documents(path))
         chunks = (
-            arrays.chunk_key(array, c)
+            encoded_chunks.chunk_key(array, c)
             for array in members.values()
             for c in np.ndindex(arrays.grid(array.shape, arrays.outer_chunks(array)))
         )
-        for some in batched(chain(documents, chunks), arrays.CONCURRENCY):
-            yield from arrays.wait_for(self._heads(some))
+        for some in batched(chain(documents, chunks), zarr_objects.CONCURRENCY):
+            yield from zarr_objects.wait_for(self._heads(some))
 
     async def _heads(self, keys: tuple[str, ...]) -> list[tuple[str, object, object]]:
         found = await asyncio.gather(*map(self._head, keys))

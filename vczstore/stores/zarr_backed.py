@@ -15,8 +15,9 @@ from vczstore.stores.edits import Edit
 from vczstore.stores.folders import folder_behind
 from vczstore.stores.leftovers import delete_half_written
 from vczstore.stores.lock import hold, unheld
-from vczstore.vcz.arrays import clear_outside, reading, stored_bytes
+from vczstore.vcz.encoded_chunks import clear_outside
 from vczstore.vcz.model import Vcz
+from vczstore.vcz.zarr_objects import reading, stored_bytes
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ VCF Zarr specification 0.4, "Missing and fill values", has those of 32 and 64 bi
 vcztools has it.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -64,3 +64,8 @@ def from_hex(text: str, dtype: np.dtype) -> np.floating:
     """
     size = dtype.itemsize
     return cast("np.floating", np.array(int(text, 16), f"u{size}").view(f"f{size}")[()])
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is a float, and NaN."""
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))

@@ -21,7 +21,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidati
 from zarr.types import AnyArray
 
 from vczstore.errors import DamagedStoreError, IncompatibleError, NotAStoreError, StorageError, first_line
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, encoded_chunks, metadata, pipeline, zarr_objects
 from vczstore.vcz.floats import SENTINELS, same_bits
 
 SAMPLES = "samples"
@@ -248,7 +248,7 @@ class Vcz:
             raise NotAStoreError(f"{label}: there is no Zarr group here; {hint}") from error
         except OSError as error:
             raise StorageError(f"{label}: {what} cannot be read ({first_line(error)})") from error
-        except arrays.NO_METADATA as error:
+        except zarr_objects.NO_METADATA as error:
             raise DamagedStoreError(f"{label}: {what} cannot be read ({first_line(error)})") from error
         for name, array in (*members.items(), *inner.items()):
             _check_dimensions(label, name, array)
@@ -304,7 +304,7 @@ class Vcz:
         """
         All of an array of strings without a ``variants`` axis: sample IDs, contigs, filters.
 
-        They are ``str``, whatever they are stored as; see `arrays.as_text`.
+        They are ``str``, whatever they are stored as; see `strings.as_text`.
 
         Raises
         ------
@@ -329,7 +329,7 @@ class Vcz:
             return arrays.read_strings(self.arrays[name])
         except OSError as error:
             raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
-        except arrays.DECODING_ERRORS as error:
+        except pipeline.DECODING_ERRORS as error:
             raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({first_line(error)})") from error
         except Exception as error:  # of a store's own classes
             raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
@@ -367,14 +367,14 @@ class Vcz:
         """
         try:
             key = ".zmetadata" if self.zarr_format == 2 else "zarr.json"
-            document = arrays.read_json(self.store, key)
+            document = zarr_objects.read_json(self.store, key)
             if document is None or (self.zarr_format == 3 and not document.get("consolidated_metadata")):
                 return None
             group = zarr.open_group(self.store, mode="r", use_consolidated=True)
             copies = document["consolidated_metadata"]["metadata"] if self.zarr_format == 3 else {}
             members, inner, groups = _members(group, copies)
             attributes = document["metadata"].get(".zattrs", {}) if self.zarr_format == 2 else dict(group.attrs)
-        except arrays.NO_METADATA as error:
+        except zarr_objects.NO_METADATA as error:
             raise DamagedStoreError(f"consolidated metadata cannot be read ({first_line(error)})") from error
         return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
@@ -403,7 +403,7 @@ class Vcz:
         """
         variants, samples = 0, int(self.arrays[SAMPLE_ID].chunks[0])
         regular = {
-            name: a for name, a in self.arrays.items() if VARIANTS in dimensions(a) and arrays.has_regular_grid(a)
+            name: a for name, a in self.arrays.items() if VARIANTS in dimensions(a) and metadata.has_regular_grid(a)
         }
         for name, array in sorted(regular.items(), key=lambda item: not item[0].startswith("call_")):
             names = dimensions(array)
@@ -425,16 +425,16 @@ class Vcz:
     @cached_property
     def stamp(self) -> str:
         """What tells two states of a batch apart, no chunk read: its snapshot, or its objects' times and sizes."""
-        return self.snapshot or arrays.fingerprint(self.store)
+        return self.snapshot or zarr_objects.fingerprint(self.store)
 
     def _digest(self, members: Mapping[str, AnyArray], also: Any = None) -> str:
         digest = hashlib.blake2b(b"" if also is None else json.dumps(also).encode(), digest_size=16)
         for name, array in members.items():
-            documents = arrays.documents(array.metadata)
+            documents = metadata.documents(array.metadata)
             digest.update(json.dumps([name, documents], sort_keys=True).encode())
         ids = self.arrays[SAMPLE_ID]
         chunks = list(np.ndindex(arrays.grid(ids.shape, arrays.outer_chunks(ids))))
-        for chunk in arrays.get_encoded(ids, chunks):
+        for chunk in encoded_chunks.get_encoded(ids, chunks):
             digest.update(b"absent" if chunk is None else chunk.to_bytes())
         return digest.hexdigest()
 
@@ -536,7 +536,7 @@ class Vcz:
         for name, array in self.samples_arrays.items():
             if dimensions(array).count(SAMPLES) > 1:
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has two samples dimensions")
-            if not arrays.has_regular_grid(array):
+            if not metadata.has_regular_grid(array):
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has chunks of different sizes")
             lengths[name] = array.shape[samples_axis(array) or 0]
         n_samples = lengths[SAMPLE_ID]
@@ -592,7 +592,7 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
 
 
 def _members(
-    group: zarr.Group, copies: arrays.Document | None = None
+    group: zarr.Group, copies: zarr_objects.Document | None = None
 ) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
     """
     The arrays of a group, those within its groups, and their attributes; other files that lie there do not count.
@@ -615,7 +615,7 @@ def _members(
     for warning in caught:
         # zarr takes a key that a document lacks for a member that the group lacks
         name = re.match("Object at (.*) is not recognized", str(warning.message))
-        if name and name[1] not in arrays.names(group.store):
+        if name and name[1] not in zarr_objects.names(group.store):
             raise KeyError(f"{name[1]} is missing")
     members, inner = (
         {name: arrays.as_documented(node, copies) for name, node in nodes if isinstance(node, zarr.Array)}
@@ -644,9 +644,9 @@ def _folders_with_ids(store: Store) -> list[str]:
     """Groups at the top of what is no group itself."""
     found: list[str] = []
     with suppress(Exception):  # the message goes without
-        for name in sorted(arrays.names(store))[:20]:
+        for name in sorted(zarr_objects.names(store))[:20]:
             documents = [f"{name}/{SAMPLE_ID}/{key}" for key in ("zarr.json", ".zarray")]
-            if any(document is not None for document in arrays.get_many(store, documents)):
+            if any(document is not None for document in zarr_objects.get_many(store, documents)):
                 found.append(name)
     return found
 

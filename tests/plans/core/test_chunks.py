@@ -21,7 +21,7 @@ from plans.core.memory import Memory
 from plans.core.rewrite_columns import ColumnReader
 from tests.support import cohort
 from vczstore.errors import MemoryLimitError
-from vczstore.vcz import arrays
+from vczstore.vcz import arrays, encoded_chunks, metadata, pipeline, zarr_objects
 
 
 def _array(tmp_path: Path, shape: tuple[int, ...] = (10, 7), chunks_: tuple[int, ...] = (4, 3)) -> zarr.Array:
@@ -143,7 +143,7 @@ def test_the_synchronous_pipeline_is_used_and_survives_pickling(tmp_path: Path, 
     array = arrays.planned(zarr.open_array(tmp_path / "a.zarr"))
     copy = pickle.loads(pickle.dumps(array))
     for each in (array, copy):
-        assert isinstance(each.async_array.codec_pipeline, arrays.Pipeline)
+        assert isinstance(each.async_array.codec_pipeline, pipeline.Pipeline)
         assert each[...].tolist() == [1, 2, 3, 4]
 
 
@@ -155,12 +155,12 @@ def test_chunks_on_this_machine_are_read_and_encoded_without_an_event_loop(
     zarr.create_array(tmp_path / "a.zarr", data=values, chunks=(2, 3))
     zarr.create_array(tmp_path / "t.zarr", data=texts.astype("T"), chunks=(4,))
     array, strings = (arrays.planned(zarr.open_array(tmp_path / name)) for name in ("a.zarr", "t.zarr"))
-    encoded = arrays.get_encoded(array, [(1, 2)])[0]
+    encoded = encoded_chunks.get_encoded(array, [(1, 2)])[0]
     by_loop: list[object] = []
     monkeypatch.setattr("zarr.core.array.sync", lambda coroutine: by_loop.append(coroutine) or sync(coroutine))
     assert arrays.read(array, (slice(1, 4), slice(2, 8))).tolist() == values[1:4, 2:8].tolist()
     assert arrays.read_strings(strings).tolist() == texts.tolist()
-    assert arrays.encode(array, (1, 2), (slice(2, 4), slice(6, 9)), values[2:4, 6:9]) == encoded
+    assert encoded_chunks.encode(array, (1, 2), (slice(2, 4), slice(6, 9)), values[2:4, 6:9]) == encoded
     assert not by_loop
     assert array[...].tolist() == values.tolist()
     assert by_loop
@@ -187,7 +187,7 @@ def test_a_chunk_of_strings_makes_no_room_for_more_than_it_holds(tmp_path: Path,
 
 
 def test_zarr_decodes_as_many_chunks_at_once_as_memory_is_planned_for() -> None:
-    assert zarr.config.get("async.concurrency") == arrays.READS_AT_ONCE
+    assert zarr.config.get("async.concurrency") == pipeline.READS_AT_ONCE
 
 
 def _configs() -> list[dict]:
@@ -209,12 +209,12 @@ def test_format_2_chunks_are_format_3_chunks(config: dict, dtype: str) -> None:
     )
     old[...] = values
     store = zarr.storage.MemoryStore()
-    new = arrays.from_metadata(arrays.as_format_3(old.metadata, dimension_names=("a", None)), store, "x")
-    assert arrays.same_encoding(old, new)
+    new = arrays.from_metadata(metadata.as_format_3(old.metadata, dimension_names=("a", None)), store, "x")
+    assert metadata.same_encoding(old, new)
     cells = list(np.ndindex(2, 2))
-    arrays.set_encoded(new, list(zip(cells, arrays.get_encoded(old, cells), strict=True)))
-    for name, document in arrays.documents(new.metadata).items():
-        arrays.write_json(store, f"x/{name}", document)
+    encoded_chunks.set_encoded(new, list(zip(cells, encoded_chunks.get_encoded(old, cells), strict=True)))
+    for name, document in metadata.documents(new.metadata).items():
+        zarr_objects.write_json(store, f"x/{name}", document)
     read = zarr.open_array(store, path="x")
     np.testing.assert_array_equal(read[...].astype(object), old[...].astype(object))
     assert read.metadata.dimension_names == ("a", None)
@@ -232,8 +232,8 @@ def test_what_format_3_cannot_express_is_said(options: dict) -> None:
         # who decodes with Blosc does not look at its parameters
         options = {"compressors": LZMA() if options["compressors"] == "lzma" else Blosc(cname="?")}
     old = zarr.create_array(zarr.storage.MemoryStore(), shape=(3, 3), zarr_format=2, **{"dtype": "i4", **options})
-    with pytest.raises(arrays.UnsupportedCodecError):
-        arrays.as_format_3(old.metadata)
+    with pytest.raises(metadata.UnsupportedCodecError):
+        metadata.as_format_3(old.metadata)
 
 
 def test_what_format_3_cannot_express_is_copied_decoded(tmp_path: Path) -> None:
@@ -295,10 +295,10 @@ def test_a_chunk_that_is_cut_off_anywhere_is_found(codec: str, shape: tuple[int]
         fill_value=9,
     )
     array[...] = values
-    (whole,) = arrays.get_encoded(array, [(0,)])
+    (whole,) = encoded_chunks.get_encoded(array, [(0,)])
     assert whole is not None
-    arrays.check_frames(array, [(0,), (0,)], [whole, None])
+    encoded_chunks.check_frames(array, [(0,), (0,)], [whole, None])
     n = len(whole)
     for length in {*range(min(n, 40)), *range(n // 2, min(n, n // 2 + 5)), *range(max(0, n - 40), n)}:
-        with pytest.raises(arrays.DamagedChunkError, match="is cut off"):
-            arrays.check_frames(array, [(0,)], [whole[:length]])
+        with pytest.raises(pipeline.DamagedChunkError, match="is cut off"):
+            encoded_chunks.check_frames(array, [(0,)], [whole[:length]])

@@ -15,7 +15,7 @@ import vczstore
 from tests.support import cohort
 from vczstore.errors import VczstoreError
 from vczstore.stores.resolve import open_store
-from vczstore.vcz import arrays
+from vczstore.vcz import zarr_objects
 
 OLD, NEW = cohort.make_arrays(10, cohort.ids(0, 3)), cohort.make_arrays(10, cohort.ids(3, 2), seed=1)
 
@@ -85,7 +85,7 @@ def test_what_workers_do_reach(tmp_path: Path) -> None:
     """A folder in wrappers, and a source whose copy is as good; no nonce is left, be it of a run that was killed."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     stamp = open_store(tmp_path / "store.vcz").open().stamp
-    (tmp_path / "store.vcz/sample_id" / f"{arrays.NONCE}0011").write_bytes(b"of a run that was killed")
+    (tmp_path / "store.vcz/sample_id" / f"{zarr_objects.NONCE}0011").write_bytes(b"of a run that was killed")
     assert open_store(tmp_path / "store.vcz").open().stamp == stamp
     source = fill(MemoryStore(), tmp_path, NEW)
     vczstore.append(WrapperStore(LocalStore(tmp_path / "store.vcz")), source, executor="processes", max_workers=1)

@@ -1,0 +1,231 @@
+"""New arrays made after others: in another format, of another dtype, with more axes."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.dtype import VariableLengthUTF8, parse_dtype
+from zarr.storage import MemoryStore
+from zarr.types import AnyArray
+
+from vczstore.vcz.arrays import from_metadata
+from vczstore.vcz.floats import is_nan, recast, to_hex
+from vczstore.vcz.metadata import (
+    ArrayV2Metadata,
+    ArrayV3Metadata,
+    UnsupportedCodecError,
+    as_format_3,
+    documents,
+    parsed,
+)
+from vczstore.vcz.zarr_objects import Document
+
+
+def new(
+    path: str,
+    *,
+    shape: tuple[int, ...],
+    dtype: Any,
+    chunks: tuple[int, ...],
+    dimension_names: Sequence[str],
+) -> AnyArray:
+    """An array of format 3 of which nothing exists yet, compressed as VCF converters do."""
+    created = zarr.create_array(
+        MemoryStore(),
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        compressors=BloscCodec(cname="zstd", clevel=7, shuffle="shuffle"),
+        dimension_names=dimension_names,
+    )
+    return from_metadata(created.metadata, MemoryStore(), path)
+
+
+def new_like(
+    array: AnyArray,
+    path: str,
+    dtype: np.dtype,
+    others: Sequence[int],
+    *,
+    dimension_names: Sequence[str],
+    attributes: Document,
+) -> AnyArray:
+    """
+    An array that is to be: of the format, first axis and compression of another.
+
+    Parameters
+    ----------
+    array
+        The other, which has one axis.
+    path, dtype
+        The new array's name and dtype.
+    others
+        The lengths of the axes that it has beside the first; each is one chunk.
+    dimension_names, attributes
+        For its metadata.
+    """
+    options: Document = {"dimension_names": list(dimension_names)}
+    if array.metadata.zarr_format == 2:
+        attributes = {**attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
+        options = {}
+    created = zarr.create_array(
+        MemoryStore(),
+        shape=(array.shape[0], *others),
+        dtype=dtype,
+        chunks=(array.chunks[0], *(max(1, n) for n in others)),
+        shards=None if array.shards is None else (array.shards[0], *(max(1, n) for n in others)),
+        compressors=cast(Any, array.compressors or None),
+        zarr_format=cast(Any, array.metadata.zarr_format),
+        attributes=attributes,
+        **options,
+    )
+    return from_metadata(created.metadata, array.store, path)
+
+
+def in_format(
+    array: AnyArray,
+    zarr_format: int,
+    *,
+    shape: tuple[int, ...],
+    dimension_names: Sequence[str | None],
+    chunks: tuple[int, ...] | None = None,
+) -> ArrayV2Metadata | ArrayV3Metadata:
+    """
+    Metadata for the values of an array in a format that may be another, and with another shape.
+
+    The encoding stays the same if the format is the same, or format 3 can express it; else it is zarr's default. With
+    other `chunks`, shards hold as many of them as before.
+    """
+    metadata = array.metadata.update_shape(shape)
+    if chunks is not None and chunks != array.chunks:
+        metadata = _rechunked(metadata, array.chunks, chunks)
+    if metadata.zarr_format == zarr_format:
+        return metadata
+    if isinstance(metadata, ArrayV2Metadata):
+        with suppress(UnsupportedCodecError):
+            return as_format_3(metadata, dimension_names=dimension_names)
+    attributes = {k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"}
+    options: Document = {"dimension_names": list(dimension_names)}
+    if zarr_format == 2:
+        attributes["_ARRAY_DIMENSIONS"] = list(dimension_names)
+        options = {}
+    created = zarr.create_array(
+        MemoryStore(),
+        shape=shape,
+        dtype=array.dtype,
+        chunks=chunks or array.chunks,
+        fill_value=float("nan") if zarr_format == 2 and is_nan(array.fill_value) else array.fill_value,
+        zarr_format=cast(Any, zarr_format),
+        attributes=attributes,
+        **options,
+    )
+    return created.metadata
+
+
+def _rechunked(
+    metadata: ArrayV2Metadata | ArrayV3Metadata, old: tuple[int, ...], new: tuple[int, ...]
+) -> ArrayV2Metadata | ArrayV3Metadata:
+    if isinstance(metadata, ArrayV2Metadata):
+        return ArrayV2Metadata.from_dict(
+            {**documents(metadata)[".zarray"], "chunks": list(new), "attributes": metadata.attributes}
+        )
+    document = documents(metadata)["zarr.json"]
+    outer = document["chunk_grid"]["configuration"]["chunk_shape"]
+    document["chunk_grid"]["configuration"]["chunk_shape"] = [
+        o // a * b for o, a, b in zip(outer, old, new, strict=True)
+    ]
+    for codec in document["codecs"]:
+        if codec["name"] == "sharding_indexed":
+            codec["configuration"]["chunk_shape"] = list(new)
+    return parsed(document)
+
+
+def reformed(
+    array: AnyArray, *, dtype: np.dtype, shape: tuple[int, ...], dimension_names: Sequence[str | None]
+) -> AnyArray:
+    """
+    The array with values of another dtype, and with axes added after its last; attributes and compression stay.
+
+    Parameters
+    ----------
+    array
+        The array as it is.
+    dtype
+        A wider dtype of the same kind, or variable-length strings in place of those of fixed width.
+    shape, dimension_names
+        Of the result. An axis that is new is one chunk.
+
+    Raises
+    ------
+    UnsupportedCodecError
+        If a filter or codec depends on the dtype.
+    """
+    metadata = array.metadata
+    document = documents(metadata)
+    data_type = cast(Any, parse_dtype(dtype, zarr_format=metadata.zarr_format))
+    fill_value = _fill_in(metadata.fill_value, dtype)
+    if fill_value is not None:
+        exact = to_hex(fill_value) if metadata.zarr_format == 3 and is_nan(fill_value) else None
+        fill_value = exact or data_type.to_json_scalar(fill_value, zarr_format=metadata.zarr_format)
+    new_axes = [max(1, n) for n in shape[array.ndim :]]
+    result: ArrayV2Metadata | ArrayV3Metadata
+    if isinstance(metadata, ArrayV2Metadata):
+        filters = [f["id"] for f in document[".zarray"]["filters"] or ()]
+        if filters not in ([], ["vlen-utf8"]):
+            raise UnsupportedCodecError(f"filters {filters}")
+        said = {**document[".zarray"], "shape": list(shape), "chunks": [*metadata.chunks, *new_axes]}
+        said |= {"dtype": data_type.to_json(zarr_format=2)["name"], "fill_value": fill_value}
+        said["filters"] = [{"id": "vlen-utf8"}] if isinstance(data_type, VariableLengthUTF8) else None
+        attributes = {**metadata.attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
+        result = ArrayV2Metadata.from_dict({**said, "attributes": attributes})
+    else:
+        said = {**document["zarr.json"], "shape": list(shape), "dimension_names": list(dimension_names)}
+        said |= {"data_type": data_type.to_json(zarr_format=3), "fill_value": fill_value}
+        _lengthen(said["chunk_grid"]["configuration"], new_axes)
+        said["codecs"] = _codecs_for(said["codecs"], dtype, new_axes)
+        result = parsed(said)
+    return from_metadata(result, array.store, array.path)
+
+
+def _fill_in(value: Any, dtype: np.dtype) -> Any:
+    """A fill value in another dtype; null stays null."""
+    if value is None:
+        return None
+    if dtype.kind in "TO":
+        return value.decode() if isinstance(value, bytes) else str(value or "")
+    return recast(np.asarray(value), dtype)[()] if dtype.kind == "f" else dtype.type(value)
+
+
+def _lengthen(configuration: Document, new_axes: Sequence[int]) -> None:
+    configuration["chunk_shape"] = [*configuration["chunk_shape"], *new_axes]
+
+
+def _codecs_for(codecs: Sequence[Document], dtype: np.dtype, new_axes: Sequence[int]) -> list[Document]:
+    """The codecs of format 3 for another dtype and more axes."""
+    result = []
+    for codec in copy.deepcopy(list(codecs)):
+        configuration = codec.get("configuration", {})
+        match codec["name"]:
+            case "bytes" | "vlen-utf8" if dtype.kind in "TO":
+                result.append({"name": "vlen-utf8"})
+                continue
+            case "bytes":
+                codec["configuration"] = {"endian": configuration.get("endian", "little")}
+            case "blosc":
+                configuration["typesize"] = 1 if dtype.kind in "TO" else dtype.itemsize
+            case "sharding_indexed":
+                _lengthen(configuration, new_axes)
+                configuration["codecs"] = _codecs_for(configuration["codecs"], dtype, new_axes)
+            case "transpose":
+                order = configuration["order"]
+                configuration["order"] = [*order, *range(len(order), len(order) + len(new_axes))]
+            case "vlen-utf8" | "zstd" | "gzip" | "crc32c":
+                pass
+            case name:
+                raise UnsupportedCodecError(f"codec {name}")
+        result.append(codec)
+    return result

@@ -1,0 +1,270 @@
+"""The objects of a Zarr store, by key: read, written, listed and locked, several at a time."""
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from zarr.abc.buffer import Buffer
+from zarr.abc.store import Store
+from zarr.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, ZipStore
+
+type Document = dict[str, Any]
+"""A metadata document: a ``zarr.json``, or a ``.zarray`` as stored."""
+
+type Encoded = Buffer | None
+"""The bytes of a chunk, None for one that is absent."""
+
+CONCURRENCY = 32
+"""How many requests one task keeps in flight on a store that answers asynchronously."""
+
+NONCE = ".vczstore-nonce-"
+"""The name of an object by which tasks show that they reach a store begins like this; killed runs leave one."""
+
+LOCK = ".vczstore-job.lock"
+
+COMMIT_LOCK = ".vczstore-commit.lock"
+"""The files or objects in a store that are no part of it: whoever writes to it, or commits to it, holds them."""
+
+NO_METADATA = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What zarr and json raise when a document is none; the last where it is too deep."""
+
+
+def place(store: Store) -> str:
+    """
+    How messages call a Zarr store: its path or URL, or else its kind.
+
+    Icechunk is not asked: its text waits for whoever writes through the session, and lets no other thread run while it
+    does, so that the write never ends.
+    """
+    if type(store).__module__.partition(".")[0] == "icechunk":
+        return f"<{type(store).__name__}>"
+    text = str(store)
+    return text.removeprefix("file://") if "://" in text else f"<{type(store).__name__}>"
+
+
+def link_file(source: str, target: str) -> None:
+    """Give a file a second name, or where that is not allowed a copy. One that is there already is left alone."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return  # by an earlier attempt of the same task
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        half = f"{target}.{uuid.uuid4().hex}.partial"
+        try:
+            shutil.copy2(source, half, follow_symlinks=False)
+            os.replace(half, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(half)
+            raise
+
+
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Why there may be no hard link: file systems without any, too many of one file, or a file of another user."""
+
+
+def wait_for[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that runs in zarr's event loop."""
+    return sync(coroutine)
+
+
+def get_many(store: Store, keys: Sequence[str]) -> list[Buffer | None]:
+    """Read several objects, at most `CONCURRENCY` at a time."""
+    prototype = default_buffer_prototype()
+    if isinstance(store, LocalStore | MemoryStore):  # no event loop in between: twice as fast on a disk
+        return [store.get_sync(key, prototype=prototype) for key in keys]
+
+    async def get(key: str, slots: asyncio.Semaphore) -> Buffer | None:
+        async with slots:
+            return await store.get(key, prototype)
+
+    async def get_all() -> list[Buffer | None]:
+        slots = asyncio.Semaphore(CONCURRENCY)
+        return await asyncio.gather(*(get(key, slots) for key in keys))
+
+    return sync(get_all())
+
+
+def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
+    """Write several objects, at most `CONCURRENCY` at a time; delete those that are None."""
+    if isinstance(store, LocalStore | MemoryStore):
+        for key, value in items:
+            if value is None:
+                store.delete_sync(key)
+            else:
+                store.set_sync(key, value)
+        return
+
+    async def put(key: str, value: Buffer | None, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            if value is None:
+                with suppress(FileNotFoundError):  # fsspec minds, other stores do not
+                    await store.delete(key)
+            else:
+                await store.set(key, value)
+
+    async def put_all() -> None:
+        slots = asyncio.Semaphore(CONCURRENCY)
+        await asyncio.gather(*(put(key, value, slots) for key, value in items))
+
+    sync(put_all())
+
+
+_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+
+
+class RegularLocalStore(LocalStore):
+    """A folder in which only regular files are read: a pipe would never end to be waited for, a device to be read."""
+
+    def get_sync(self, key: str, **options: Any) -> Buffer | None:
+        """Read a file."""
+        self._require_file(key)
+        return super().get_sync(key, **options)
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Buffer | None:
+        """Read a file; a document of metadata without another thread, which takes longer than to read it."""
+        if byte_range is None and key.rpartition("/")[2] in _DOCUMENTS:
+            return self.get_sync(key, prototype=prototype)
+        self._require_file(key)
+        return await super().get(key, prototype, byte_range)
+
+    def _require_file(self, key: str) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            _require_file(os.path.join(self.root, key), key)
+
+
+def _require_file(path: str, key: str) -> None:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(f"{key} is a pipe or a device, where there should be a file")
+
+
+def stored_bytes(store: Store) -> int | None:
+    """The size of all objects of a store in this machine's folders or memory; None elsewhere, where it is a listing."""
+    return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A store that says itself what lies in it."""
+
+    def entries(self) -> Iterator[tuple[str, object, object]]:
+        """The key and size of every object, and what tells its states apart."""
+
+
+def reading(store: Store) -> Store:
+    """The same store for reading alone; zip files have no such view."""
+    return store if store.read_only or isinstance(store, ZipStore) else store.with_read_only(True)
+
+
+def fingerprint(store: Store) -> str:
+    """
+    What changes when any object of a store does. No object is read, but in memory.
+
+    It is a digest of keys, sizes and, where storage tells them, times of change or entity tags. The lock is left out.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for entry in sorted(_entries(store)):
+        if not is_lock(entry[0]):
+            digest.update(repr(entry).encode())
+    return digest.hexdigest()
+
+
+def is_lock(key: str) -> bool:
+    """Whether an object is a lock or a nonce, at the top of a store or one folder below: no part of the store."""
+    name = key.rpartition("/")[2]
+    return key.count("/") <= 1 and (name in (LOCK, COMMIT_LOCK) or name.startswith(NONCE))
+
+
+def _files(root: Path) -> Iterator[tuple[str, object, object]]:
+    """The files below a folder but the locks: one that another writer holds comes and goes."""
+    for folder, _, files in os.walk(root):
+        for file in files:
+            path = Path(folder, file)
+            key = path.relative_to(root).as_posix()
+            if not is_lock(key):
+                found = path.stat()
+                yield key, found.st_size, found.st_mtime_ns
+
+
+def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
+    match store:
+        case Listed():
+            yield from store.entries()
+        case ZipStore(path=Path() as path):
+            found = path.stat()
+            yield "", found.st_size, found.st_mtime_ns
+        case LocalStore():
+            yield from _files(store.root)
+        case ObjectStore():
+            for batch in store.store.list():
+                for entry in batch:
+                    yield entry["path"], entry["size"], entry["e_tag"] or str(entry["last_modified"])
+        case _:
+
+            async def keys() -> list[str]:
+                return [key async for key in store.list()]
+
+            for key in sync(keys()):
+                if isinstance(store, MemoryStore):
+                    (value,) = get_many(store, [key])
+                    yield key, None if value is None else hashlib.blake2b(value.to_bytes()).hexdigest(), None
+                else:
+                    yield key, sync(store.getsize(key)), None
+
+
+def names(store: Store, folder: str = "") -> set[str]:
+    """What lies at the top of a store, or of a folder in it, whatever it is."""
+
+    async def collect() -> set[str]:
+        return {name async for name in store.list_dir(folder)}
+
+    return sync(collect())
+
+
+def read_small_file(folder: str, name: str) -> bytes | None:
+    """What a regular file holds, None if it does not exist."""
+    path = os.path.join(folder, name)
+    with suppress(FileNotFoundError):
+        _require_file(path, name)
+        with open(path, "rb") as file:
+            return file.read()
+    return None
+
+
+def claim(store: Store, key: str) -> bool:
+    """Create an object, unless it exists: of several who do so at once, one gets it."""
+    mine = default_buffer_prototype().buffer.from_bytes(uuid.uuid4().hex.encode())
+    sync(store.set_if_not_exists(key, mine))
+    (found,) = get_many(store, [key])
+    return found is not None and found.to_bytes() == mine.to_bytes()
+
+
+def clear(store: Store, path: str = "") -> None:
+    """Delete all objects of a store, or those below a path."""
+    sync(store.delete_dir(path) if path else store.clear())
+
+
+def read_json(store: Store, key: str) -> Document | None:
+    """A metadata document, None where there is none."""
+    (value,) = get_many(store, [key])
+    return None if value is None else json.loads(value.to_bytes())
+
+
+def write_json(store: Store, key: str, document: Document) -> None:
+    """Write a metadata document."""
+    value = default_buffer_prototype().buffer.from_bytes(json.dumps(document, indent=2).encode())
+    set_many(store, [(key, value)])
