@@ -6,7 +6,7 @@ them survives, and what zarr-python 2.18 wrote stays readable to it.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -98,16 +98,27 @@ class WriteArray:
 
 @dataclass(frozen=True)
 class SetItems:
-    """Elements of a one-dimensional array change, such as the IDs of removed samples."""
+    """
+    Elements of a one-dimensional array of strings change, such as the IDs of removed samples.
+
+    Attributes
+    ----------
+    array
+        The array.
+    positions
+        Where, increasing.
+    values
+        What they become: one for all, or one each.
+    """
 
     array: AnyArray
     positions: np.ndarray
-    value: str
+    values: str | Sequence[str]
 
     def apply(self, store: Store) -> None:
         """Rewrite the chunks that hold the elements."""
-        value = strings.as_stored(np.array([self.value], dtype=object), self.array.dtype)
-        values = np.repeat(value, len(self.positions))
+        texts = np.full(len(self.positions), self.values, dtype=object)
+        values = strings.as_stored(texts, self.array.dtype)
         arrays.planned(self.array, store=store).set_orthogonal_selection(self.positions, values)
 
 
