@@ -4,7 +4,7 @@ An engine's library is imported only when the engine is asked for, and nothing h
 """
 
 from executors.errors import ExecutorOptionError, MissingEngineError, first_line
-from executors.factory import FUNCTION_SECONDS, IN_PROCESS, LOCAL, NAMES, OTHERS, create, start_seconds
+from executors.factory import FUNCTION_SECONDS, IN_PROCESS, LOCAL, NAMES, OTHERS, create, names, start_seconds
 
 __all__ = [
     "FUNCTION_SECONDS",
@@ -16,5 +16,6 @@ __all__ = [
     "MissingEngineError",
     "create",
     "first_line",
+    "names",
     "start_seconds",
 ]

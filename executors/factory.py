@@ -1,11 +1,14 @@
 """Makes executors by their names. An engine's library is imported only when the engine is asked for."""
 
 import inspect
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from executors.errors import ExecutorOptionError, MissingEngineError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from cubed.runtime.types import DagExecutor
 
 LOCAL = ("single-threaded", "threads", "processes")
@@ -13,6 +16,9 @@ LOCAL = ("single-threaded", "threads", "processes")
 
 NAMES = (*LOCAL, "lithops", "modal")
 """Executors of our own."""
+
+GROUP = "vczstore.executors"
+"""Entry points of this group are executors of other packages: classes of Cubed's `DagExecutor`."""
 
 OTHERS = ("coiled", "dask", "ray", "spark")
 """Executors of Cubed that are handed on as they are; only executor files name them."""
@@ -24,6 +30,18 @@ FUNCTION_SECONDS = 1.0
 """About what it takes until a function of a cloud does something: it is called, and Python imports what it needs."""
 
 
+def names() -> tuple[str, ...]:
+    """Return the names of our executors, and of those that other packages have."""
+    return (*NAMES, *(name for name in sorted(_plugins()) if name not in NAMES))
+
+
+@cache
+def _plugins() -> "dict[str, EntryPoint]":
+    from importlib.metadata import entry_points
+
+    return {one.name: one for one in entry_points(group=GROUP)}
+
+
 def create(name: str, **options: Any) -> "DagExecutor":
     """
     Make an executor.
@@ -31,7 +49,7 @@ def create(name: str, **options: Any) -> "DagExecutor":
     Parameters
     ----------
     name
-        One of `NAMES` or `OTHERS`.
+        One of `names` or `OTHERS`.
     options
         ``max_workers``, how many tasks run at once (one for each core by default; not of ``single-threaded``), and
         ``retries``, how often a task that failed is tried again (2 by default); for what there is besides see
@@ -113,7 +131,10 @@ def _engine(name: str) -> "type[DagExecutor]":
             from executors.modal import ModalExecutor
 
             return ModalExecutor
-    raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(NAMES)}")
+    if name in _plugins():
+        engine: type[DagExecutor] = _plugins()[name].load()
+        return engine
+    raise ExecutorOptionError(f"no executor {name!r}; choose one of {', '.join(names())}")
 
 
 def _other(name: str, options: dict[str, Any]) -> "DagExecutor":

@@ -177,8 +177,10 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str
 
 def executor_name(_: click.Context, __: click.Parameter, name: str) -> str:
     """Check the name of an executor, or that of an executor file."""
-    if name is not None and name not in executors.NAMES and not name.endswith(EXECUTOR_FILES):
-        raise click.BadParameter(f"{name!r} is none of {', '.join(executors.NAMES)}, and no file that ends in .yaml")
+    if name is None or name in executors.NAMES or name.endswith(EXECUTOR_FILES):
+        return name
+    if name not in executors.names():
+        raise click.BadParameter(f"{name!r} is none of {', '.join(executors.names())}, and no file that ends in .yaml")
     return name
 
 

@@ -11,7 +11,7 @@ from vczstore.configuration.types import MappingOfAny, Model, PlaceText, Size, c
 from vczstore.configuration.yaml_file import YamlFile
 from vczstore.stores.locations import is_url
 
-ENGINES = (*executors.NAMES, *executors.OTHERS)
+ENGINES = (*executors.names(), *executors.OTHERS)
 
 
 class ExecutorFile(Model):

@@ -119,9 +119,9 @@ class Options:
                     said[key] = getattr(file, key)
             for key, value in said.items():
                 object.__setattr__(self, key, value)  # still being made
-        elif name not in executors.NAMES:
+        elif name not in executors.NAMES and name not in executors.names():
             raise OptionError(
-                f"no executor {name!r}; choose one of {', '.join(executors.NAMES)}, or name an executor file "
+                f"no executor {name!r}; choose one of {', '.join(executors.names())}, or name an executor file "
                 "that ends in .yaml"
             )
 

@@ -52,12 +52,12 @@ MAX_SAMPLES_BYTES = 2**28
 """The largest file of sample IDs."""
 
 _EXECUTOR_SCHEMA = choice_schema(
-    executors.NAMES, {"type": "string", "title": "path of an executor file", "pattern": r"\.ya?ml$"}
+    executors.names(), {"type": "string", "title": "path of an executor file", "pattern": r"\.ya?ml$"}
 )
 
 
 def _executor_name(name: str) -> str:
-    return name if name.endswith(EXECUTOR_FILES) else str(one_of(executors.NAMES)(name))
+    return name if name.endswith(EXECUTOR_FILES) else str(one_of(executors.names())(name))
 
 
 # ---- the store and the executor -------------------------------------------------------------
