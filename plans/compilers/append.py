@@ -33,7 +33,7 @@ from vczstore.vcz import arrays
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing, same
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
 
 OPERATION = "append"
 IF_STOPPED = "readers see the old samples, or all of the new ones; run the same command again to complete it"
@@ -291,10 +291,10 @@ class HasSamples:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks."""
-        from plans.core import cubed_backend
+        from plans.core import scan_tasks
 
         n = self.write.target.shape[0]
-        return [cubed_backend.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
+        return [scan_tasks.ScanReader(self.look, n, self._rows, tag, self._look_mem())] if n else []
 
     def by_zarr(self) -> Iterator[str]:
         """Look at one range after the other."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import cubed
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
     from plans.core.xarray_backend import Opened
 
 OPERATION = "create"
@@ -623,11 +623,11 @@ class CountRecords:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """A task for each range."""
-        from plans.core import cubed_backend as chunks
+        from plans.core import scan_tasks
 
         if not self.union.n_ranges:
             return []
-        return [chunks.ScanReader(self.look, self.union.n_ranges, 1, tag, self.union.merge_mem)]
+        return [scan_tasks.ScanReader(self.look, self.union.n_ranges, 1, tag, self.union.merge_mem)]
 
 
 # ---- writing --------------------------------------------------------------------------------
@@ -738,7 +738,7 @@ class WriteSites:
 
     def put(self, blocks: slice, *, store: "ZarrStore") -> np.ndarray:
         """Write one block; returns its rows of the region index."""
-        from plans.core import cubed_backend as chunks
+        from plans.core import task_report
 
         start = blocks.start * self.block * self.chunk
         stop = min(self.n_variants, start + self.block * self.chunk)
@@ -751,16 +751,16 @@ class WriteSites:
         for name, array in self.targets.items():
             arrays.planned(array, store=store)[start:stop] = values[name].astype(array.dtype, copy=False)
         n_chunks = len(self.targets) * math.ceil((stop - start) / self.chunk)
-        chunks.report_written(store, n_chunks, (stop - start) * _row_bytes(self.targets))
+        task_report.report_written(store, n_chunks, (stop - start) * _row_bytes(self.targets))
         return region_index(values[CONTIG], values[POSITION], values[LENGTH], start=start, chunk=self.chunk)
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """A task for each block."""
-        from plans.core import cubed_backend as chunks
+        from plans.core import scan_tasks
 
         mem = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
         put = partial(self.put, store=store)
-        return [chunks.scan(chunks.ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
+        return [scan_tasks.scan(scan_tasks.ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Not by xarray."""

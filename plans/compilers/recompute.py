@@ -320,7 +320,7 @@ class RecomputeFields:
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Count in tasks, and write what each has counted."""
-        from plans.core import cubed_backend
+        from plans.core import cubed_backend, sinks
 
         here = self._in(store)
         rows, (width,) = here.counter.blocks
@@ -328,7 +328,7 @@ class RecomputeFields:
             return []
         extra = here._extra_mem(8 * width)
         counts = cubed_backend.read(here.counter, memory.spec(), extra_mem=extra)
-        view = cubed_backend.RowsView((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)
+        view = sinks.RowsSink((sum(rows), width), here.counter.dtype, (rows[0], width), here.put, store)
         return [cubed_backend.write(counts, view)]
 
     def by_zarr(self, store: "ZarrStore") -> None:

@@ -209,6 +209,7 @@ class RemoveFromArray(Reencoded):
         import cubed
 
         from plans.core import cubed_backend as chunks
+        from plans.core import sinks
 
         if not self.columns.n_chunks:
             return []
@@ -223,7 +224,7 @@ class RemoveFromArray(Reencoded):
             value=self.value,
             columns=self.columns,
         )
-        return [chunks.write(blanked, chunks.DecodedView(array, self.columns))]
+        return [chunks.write(blanked, sinks.DecodedSink(array, self.columns))]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray select the columns, and choose between old and missing values."""

@@ -19,7 +19,7 @@ from vczstore.vcz.model import REMOVED, Vcz, listing, samples_axis
 from vczstore.vcz.sample_ids import same_in_unicode
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
 
 NOTHING = ("", ".", "0")
 """What stands in an allele's place where there is none: of fill, of VCF, and of PLINK (.bim, columns 5 and 6)."""
@@ -357,14 +357,14 @@ class SameVariants:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Scan in tasks."""
-        from plans.core import cubed_backend as chunks
+        from plans.core import scan_tasks
 
         if not self.store.n_variants:
             return []
         rows = self.rows_per_task(memory)
         store, source = (vcz.only(LOOKED_AT) for vcz in (self.store, self.source))
         look = replace(self, store=store, source=source).look  # the rest is not sent along
-        return [chunks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
+        return [scan_tasks.ScanReader(look, self.store.n_variants, rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[int]:
         """Look at one range after the other."""
@@ -485,10 +485,10 @@ class FitsDtype:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Scan in tasks."""
-        from plans.core import cubed_backend as chunks
+        from plans.core import scan_tasks
 
         rows = self.rows_per_task(memory)
-        return [chunks.ScanReader(self.look, self.array.shape[0], rows, tag, self._look_mem(rows))]
+        return [scan_tasks.ScanReader(self.look, self.array.shape[0], rows, tag, self._look_mem(rows))]
 
     def by_zarr(self) -> Iterator[tuple[int, Any]]:
         """Look at one range after the other."""

@@ -78,15 +78,16 @@ class CopyArray(Reencoded):
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Copy the chunks as they are, or decode and encode them."""
         from plans.core import cubed_backend as chunks
+        from plans.core import sinks
 
         if not self.columns.n_chunks:
             return []
         target = arrays.planned(self.target, store=store)
         if self.is_encoded:
-            return [chunks.copy_encoded([chunks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
+            return [sinks.copy_encoded([sinks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
         reader = ColumnReader(self.source, self.columns)
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
-        return [chunks.write(values, chunks.DecodedView(target, self.columns))]
+        return [chunks.write(values, sinks.DecodedSink(target, self.columns))]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray read the array."""
@@ -139,13 +140,13 @@ class LinkChunks:
 
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Link some thousand chunks in a task."""
-        from plans.core import cubed_backend as chunks
+        from plans.core import scan_tasks
 
         if not self.encoded_chunks:
             return []
         per_task = min(LINKS_PER_TASK, math.ceil(self.encoded_chunks / MIN_TASKS))
-        reader = chunks.ScanReader(_LinkTask(self, store).look, self.encoded_chunks, per_task)
-        return [chunks.scan(reader, memory.spec())]
+        reader = scan_tasks.ScanReader(_LinkTask(self, store).look, self.encoded_chunks, per_task)
+        return [scan_tasks.scan(reader, memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Link them one after the other."""
@@ -166,7 +167,7 @@ class _LinkTask:
 
     def look(self, numbers: slice) -> None:
         """Link some chunks, and say how many."""
-        from plans.core import cubed_backend as chunks
+        from plans.core import task_report
 
         self.chunks.link(self.store, numbers)
-        chunks.report_written(self.store, numbers.stop - numbers.start, 0)
+        task_report.report_written(self.store, numbers.stop - numbers.start, 0)

@@ -331,22 +331,23 @@ class PutSamples:
     def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
         """Copy columns as they are where possible; decode, join and encode the others."""
         from plans.core import cubed_backend as chunks
+        from plans.core import sinks
 
         spec = memory.spec()
         target = arrays.planned(self.target, store=store)
         result = []
         sources = [(self.parts[c.source].array, c.source_columns, self._columns(c.columns)) for c in self.copied]
         pieces = [
-            chunks.Piece(source, self._columns(theirs, source), ours)
+            sinks.Piece(source, self._columns(theirs, source), ours)
             for source, theirs, ours in sources
             if ours.n_chunks
         ]
         if pieces:
             extra = max(_extra_mem(piece.source, piece.columns.chunks) for piece in pieces)
-            result.append(chunks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
+            result.append(sinks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
         joined = self._joined(store)
         if joined.columns.n_chunks:
-            view = chunks.DecodedView(target, joined.columns)
+            view = sinks.DecodedSink(target, joined.columns)
             result.append(
                 chunks.move(joined, view, spec, extra_mem=joined.decode_mem(), shared=len(joined.parts) > FEW)
             )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
     from zarr.types import AnyArray
 
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
     from plans.core.xarray_backend import Opened
     from vczstore.stores.base import Store
 
@@ -105,10 +105,10 @@ class Survey:
         MemoryLimitError
             If a task needs more memory than it is allowed.
         """
-        from plans.core import cubed_backend
+        from plans.core import cubed_backend, scan_tasks
 
         scans = [reader for i, s in enumerate(self.scans) for reader in s.by_cubed(self.memory, i)]
-        return cubed_backend.compile_plan(cubed_backend.survey(scans, self.memory), self.operation)
+        return cubed_backend.compile_plan(scan_tasks.survey(scans, self.memory), self.operation)
 
 
 @dataclass(frozen=True)

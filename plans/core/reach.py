@@ -45,10 +45,10 @@ def _read_only(store: ZarrStore) -> ZarrStore:
 
 def looking(sent: bytes, keys: Sequence[str]) -> "FinalizedPlan | None":
     """A plan of one task, which reports what it finds of objects, or why it finds nothing."""
-    from plans.core import cubed_backend
+    from plans.core import cubed_backend, scan_tasks
 
-    reader = cubed_backend.ScanReader(_Probe(sent, tuple(keys)), 1, 1)
-    return cubed_backend.compile_plan([cubed_backend.scan(reader, Memory().spec())], "reach")
+    reader = scan_tasks.ScanReader(_Probe(sent, tuple(keys)), 1, 1)
+    return cubed_backend.compile_plan([scan_tasks.scan(reader, Memory().spec())], "reach")
 
 
 def _read(store: ZarrStore, keys: Sequence[str]) -> list[bytes | None]:

@@ -13,7 +13,7 @@ import xarray as xr
 from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
-from plans.core import cubed_backend
+from plans.core import cubed_backend, sinks
 from plans.core.chunk_grid import Columns
 from plans.core.memory import Memory
 from plans.core.rewrite_columns import ColumnReader
@@ -116,4 +116,4 @@ def write(values: xr.DataArray, target: AnyArray, columns: Columns) -> list[cube
             data = data.rechunk(columns.block_shape)
         except ValueError as error:  # Cubed's, which names no operation
             raise MemoryLimitError(f"{target.path}: {error}; give it more with --allowed-mem") from error
-    return [cubed_backend.write(data, cubed_backend.DecodedView(target, columns))]
+    return [cubed_backend.write(data, sinks.DecodedSink(target, columns))]

@@ -15,7 +15,7 @@ from plans.core.memory import Memory
 from vczstore.vcz import encoded_chunks
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ class FindingScan:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """As a Cubed array, of what was seen."""
-        from plans.core import cubed_backend
+        from plans.core import scan_tasks
 
         if not self.n:
             return []
-        return [cubed_backend.ScanReader(self.look, self.n, self.per_task, tag, self.mem)]
+        return [scan_tasks.ScanReader(self.look, self.n, self.per_task, tag, self.mem)]
 
 
 def key_in_array(array: AnyArray, at: Iterable[int]) -> str:

@@ -151,9 +151,10 @@ class _WidenedArray(Reencoded, ABC):
     def by_cubed(self, store: ZarrStore, memory: Memory) -> "list[cubed.Array]":
         """Read, and write."""
         from plans.core import cubed_backend as chunks
+        from plans.core import sinks
 
         values = chunks.read(self.reader(store), memory.spec(), extra_mem=self.reading_mem())
-        return [chunks.write(values, chunks.DecodedView(arrays.planned(self.target, store=store), self.columns))]
+        return [chunks.write(values, sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns))]
 
     def by_zarr(self, store: ZarrStore) -> None:
         """Block by block."""

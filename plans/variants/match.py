@@ -35,7 +35,7 @@ from vczstore.vcz.extents import NONE, Extents, may_match
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
 
 KEPT_BYTES = 8 * 2**20
 """How much a process remembers of the latest matches: every array of a plan, and every column of it, asks for them."""
@@ -617,8 +617,8 @@ class FindMatches:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks."""
-        from plans.core import cubed_backend
+        from plans.core import scan_tasks
 
         if not self.index.n_variants:
             return []
-        return [cubed_backend.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, self.mem)]
+        return [scan_tasks.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, self.mem)]

@@ -19,7 +19,7 @@ from plans.variants.match import Index, Matches, UnitReport
 from vczstore.vcz import arrays
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
 
 VECTOR_BYTES = 64
 """What it takes to look at one vector, beside its values."""
@@ -188,9 +188,9 @@ class FindMisfits:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks."""
-        from plans.core import cubed_backend
+        from plans.core import scan_tasks
 
         if not self.index.n_variants:
             return []
         needed = self.mem + max((source.mem(self.span) for source in self.sources), default=0)
-        return [cubed_backend.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, needed)]
+        return [scan_tasks.ScanReader(self.look, self.index.n_variants, self.rows_per_task, tag, needed)]

@@ -19,7 +19,7 @@ from vczstore.vcz.extents import Extents, describe
 from vczstore.vcz.model import VARIANTS, Vcz
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import ScanReader
+    from plans.core.scan_tasks import ScanReader
 
 RUN_ROWS = 2**18
 """About how many variants a task looks at, at most, to find where they are."""
@@ -97,7 +97,7 @@ class FindRuns:
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks, over whole chunks."""
-        from plans.core import cubed_backend
+        from plans.core import scan_tasks
 
         if not self.vcz.n_variants:
             return []
@@ -113,7 +113,7 @@ class FindRuns:
             arrays.decode_mem(a, min(math.ceil(read / arrays.outer_chunks(a)[0]) + 1, pipeline.READS_AT_ONCE))
             for a in places
         )
-        return [cubed_backend.ScanReader(look, self.vcz.n_variants, rows, tag, read * SCAN_BYTES + decoding)]
+        return [scan_tasks.ScanReader(look, self.vcz.n_variants, rows, tag, read * SCAN_BYTES + decoding)]
 
     def joined(self, found: Sequence[Any]) -> Runs:
         """

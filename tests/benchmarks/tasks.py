@@ -16,7 +16,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 import executors
-from plans.core import cubed_backend
+from plans.core import cubed_backend, scan_tasks
 from plans.core.memory import Memory
 from tests.benchmarks.worker import peak_rss
 from vczstore.stores.icechunk import IcechunkStore
@@ -51,7 +51,7 @@ def scheduling(name: str) -> float:
     """The seconds that the tasks take on an executor whose workers have been started."""
     engine = executors.create(name, max_workers=WORKERS)
     for _ in range(2):
-        view = cubed_backend.FoundView(N_TASKS)
+        view = scan_tasks.FoundSink(N_TASKS)
         plan = cubed_backend.compile_plan(
             [cubed_backend.write(cubed_backend.read(Sleeper(), Memory().spec()), view)], "tasks"
         )

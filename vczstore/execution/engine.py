@@ -32,7 +32,7 @@ from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import TaskReport
+    from plans.core.task_report import TaskReport
 
 
 def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any:

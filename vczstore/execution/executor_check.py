@@ -92,18 +92,18 @@ def check(executor: str, **options: Any) -> Checked:
     VczstoreError
         If the tasks do not run.
     """
-    from plans.core import cubed_backend
+    from plans.core import cubed_backend, scan_tasks, task_report
 
     opts = Options(executor=executor, **options)
     ends: list[float] = []
     workers: list[dict[str, Any]] = []
 
-    def on_report(report: cubed_backend.TaskReport) -> None:
+    def on_report(report: task_report.TaskReport) -> None:
         ends.append(time.perf_counter())
         workers.extend(seen for _, seen in report.found)
 
-    reader = cubed_backend.ScanReader(_look, N_TASKS, 1)
-    plan = cubed_backend.compile_plan([cubed_backend.scan(reader, opts.memory.spec())], "executor check")
+    reader = scan_tasks.ScanReader(_look, N_TASKS, 1)
+    plan = cubed_backend.compile_plan([scan_tasks.scan(reader, opts.memory.spec())], "executor check")
     assert plan is not None
     started = time.perf_counter()
     try:
@@ -148,7 +148,7 @@ def _look(_: slice) -> dict[str, Any]:
     """In a worker: look around."""
     import icechunk  # noqa: F401  # as every task does, for its memory
 
-    from plans.core.cubed_backend import peak_mem
+    from plans.core.task_report import peak_mem
 
     return {"versions": versions(), "peak_mem": peak_mem(), "total_mem": _total_mem()}
 

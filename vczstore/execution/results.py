@@ -10,7 +10,7 @@ from plans.core.model import AFTERWARDS, Plan, in_words
 from vczstore.sizes import human_size
 
 if TYPE_CHECKING:
-    from plans.core.cubed_backend import TaskReport
+    from plans.core.task_report import TaskReport
 
 type Progress = Callable[[str, int, int], None]
 """Told what is being done, how many tasks of it have ended, and how many there are."""

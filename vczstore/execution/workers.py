@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.core.cubed_backend import TaskReport
+    from plans.core.task_report import TaskReport
 
 _KNOWN = ("zarr.json", ".zgroup", ".zattrs", f"{SAMPLE_ID}/zarr.json", f"{SAMPLE_ID}/.zarray")
 """What tells one store from another, and every store has some of."""

@@ -15,7 +15,7 @@ from zarr.core.sync import sync
 
 import executors
 import vczstore
-from plans.core import cubed_backend
+from plans.core import cubed_backend, sinks, task_report
 from plans.core.chunk_grid import Columns
 from plans.core.memory import Memory
 from plans.core.rewrite_columns import ColumnReader
@@ -33,7 +33,7 @@ def _array(tmp_path: Path, shape: tuple[int, ...] = (10, 7), chunks_: tuple[int,
 def _copy(tmp_path: Path, columns: Columns, source: zarr.Array) -> tuple[zarr.Array, cubed.Array]:
     target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
     values = cubed_backend.read(ColumnReader(source, columns), Memory().spec())
-    return target, cubed_backend.write(values + 1, cubed_backend.DecodedView(target, columns))
+    return target, cubed_backend.write(values + 1, sinks.DecodedSink(target, columns))
 
 
 def test_source_map_and_sink_become_one_operation(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_source_map_and_sink_become_one_operation(tmp_path: Path) -> None:
     operations = [n for n, d in plan.dag.nodes(data=True) if "pipeline" in d]
     assert len(operations) == 1, "cubed no longer fuses what is read, mapped and written"
     assert plan.num_tasks == 4
-    reports: list[cubed_backend.TaskReport] = []
+    reports: list[task_report.TaskReport] = []
     cubed_backend.execute(plan, executors.create("single-threaded"), reports.append)
     assert sum(r.chunks for r in reports) == 6
     expected = np.where(np.isin(np.arange(7), [0, 1, 2, 6]), source[...] + 1, 0)
@@ -58,7 +58,7 @@ def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
     target, written = _copy(tmp_path, Columns(source.shape, source.chunks, None, (), (1, 1)), source)
     plan = cubed_backend.compile_plan([written], "test")
     assert plan is not None
-    reports: list[cubed_backend.TaskReport] = []
+    reports: list[task_report.TaskReport] = []
     engine = executors.create(name, max_workers=2)
     cubed_backend.execute(plan, engine, reports.append)
     engine.close()
@@ -79,7 +79,7 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     ((operation, n),) = cubed_backend.tasks_of(plan).items()
     assert n == 9
     values = cubed_backend.read(ColumnReader(source, columns), Memory().spec())
-    same = cubed_backend.write(values + 2, cubed_backend.DecodedView(target, columns))
+    same = cubed_backend.write(values + 2, sinks.DecodedSink(target, columns))
     assert cubed_backend.tasks_of(cubed_backend.compile_plan([same], "test")) == {operation: 9}, (
         "names have to outlive the process"
     )
@@ -89,7 +89,7 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     left = cubed_backend.without(plan, {operation: {(0, 0), (2, 1)}})
     assert left is not None
     assert left.num_tasks == 7
-    engine, reports = executors.create(name, max_workers=2), list[cubed_backend.TaskReport]()
+    engine, reports = executors.create(name, max_workers=2), list[task_report.TaskReport]()
     cubed_backend.execute(left, engine, reports.append)
     engine.close()
     others = {(operation, (i, j)) for i in range(3) for j in range(3)} - {(operation, (0, 0)), (operation, (2, 1))}
@@ -117,7 +117,7 @@ def test_a_task_that_needs_too_much_is_refused(tmp_path: Path) -> None:
     target = zarr.create_array(tmp_path / "b.zarr", shape=source.shape, chunks=source.chunks, dtype="i4")
     spec = Memory(allowed=101_000_000, reserved=100_000_000).spec()
     written = cubed_backend.write(
-        cubed_backend.read(ColumnReader(source, columns), spec), cubed_backend.DecodedView(target, columns)
+        cubed_backend.read(ColumnReader(source, columns), spec), sinks.DecodedSink(target, columns)
     )
     with pytest.raises(MemoryLimitError, match=r"test: a task needs 1\d\dMB of memory, and 101MB are allowed"):
         cubed_backend.compile_plan([written], "test")

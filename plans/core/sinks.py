@@ -1,0 +1,216 @@
+"""Where tasks write chunks: as they are, re-encoded, or rows of which somebody makes chunks."""
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cubed
+import numpy as np
+from zarr.abc.store import Store as ZarrStore
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import Blocks, Columns
+from plans.core.cubed_backend import BlockSink, move
+from plans.core.task_report import current_report
+from vczstore.vcz import arrays, encoded_chunks, zarr_objects
+
+type EncodedChunks = list[tuple[tuple[int, ...], zarr_objects.Encoded]]
+"""Chunks of a target as they are, by their coordinates; None clears what lay there."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Chunk columns of an array that are, chunk for chunk, columns of a target; both have the same grid and blocks."""
+
+    source: AnyArray
+    source_columns: Columns
+    columns: Columns
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return math.prod(map(len, self.columns.grid_blocks))
+
+    def chunks(self, number: int) -> EncodedChunks:
+        """The chunks of one block."""
+        index = tuple(int(i) for i in np.unravel_index(number, [len(b) for b in self.columns.grid_blocks]))
+        coords = [at for _, at in self.source_columns.coords(self.source_columns.cells(index))]
+        encoded = encoded_chunks.get_encoded(self.source, coords)
+        encoded_chunks.check_frames(self.source, coords, encoded)
+        return list(zip((at for _, at in self.columns.coords(self.columns.cells(index))), encoded, strict=True))
+
+
+@dataclass(frozen=True)
+class _EncodedTask:
+    """The pieces that one task copies: some whole, or one block of a single one."""
+
+    pieces: tuple[Piece, ...]
+    number: int = 0
+
+    def block(self, _: tuple[int, ...]) -> np.ndarray:
+        """All of their chunks."""
+        values = np.empty(1, dtype=object)
+        values[0] = [chunk for piece in self.pieces for chunk in piece.chunks(self.number)]
+        return values
+
+
+@dataclass(frozen=True)
+class EncodedReader:
+    """
+    The encoded chunks of some pieces of one target, one list of them for each task.
+
+    Attributes
+    ----------
+    pieces
+        What is copied. A block of one makes a task, or several pieces of one block.
+    together
+        So many chunks at most make a task of several pieces.
+    """
+
+    pieces: tuple[Piece, ...]
+    together: int
+
+    @cached_property
+    def _groups(self) -> tuple[list[int], list[tuple[Piece, ...]]]:
+        """The first task of each group of pieces, and the group: one piece, or several of one block each."""
+        starts: list[int] = []
+        groups: list[list[Piece]] = []
+        n_tasks = n_chunks = 0
+        for piece in self.pieces:
+            if not groups or n_chunks + piece.columns.n_chunks > self.together:
+                starts.append(n_tasks)
+                groups.append([piece])
+                n_tasks, n_chunks = n_tasks + piece.n_blocks, piece.columns.n_chunks
+                n_chunks = n_chunks if piece.n_blocks == 1 else self.together
+            elif piece.n_blocks == 1:
+                groups[-1].append(piece)
+                n_chunks += piece.columns.n_chunks
+            else:
+                starts.append(n_tasks)
+                groups.append([piece])
+                n_tasks, n_chunks = n_tasks + piece.n_blocks, self.together
+        return starts, [tuple(group) for group in groups]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """An element is a list of chunks."""
+        return np.dtype(object)
+
+    @property
+    def blocks(self) -> Blocks:
+        """One element for each task."""
+        starts, groups = self._groups
+        return ((1,) * (starts[-1] + groups[-1][0].n_blocks),)
+
+    def share(self, index: tuple[int, ...]) -> _EncodedTask:
+        """What one task copies."""
+        starts, groups = self._groups
+        group = bisect_right(starts, index[0]) - 1
+        return _EncodedTask(groups[group], index[0] - starts[group])
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """The chunks of one task."""
+        return self.share(index).block(index)
+
+
+class EncodedSink(BlockSink):
+    """Where encoded chunks are put, lists of them."""
+
+    def __init__(self, array: AnyArray, reader: EncodedReader) -> None:
+        super().__init__((len(reader.blocks[0]),), np.dtype(object), (1,))
+        self.array, self.path = array, array.path
+        # tells apart what views write; all columns of many pieces are not sent to workers
+        columns = repr([piece.columns for piece in reader.pieces]).encode()
+        self.columns = hashlib.blake2b(columns, digest_size=8).hexdigest()
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Write the chunks of one task."""
+        chunks: EncodedChunks = [chunk for found in values for chunk in found]
+        encoded_chunks.set_encoded(self.array, chunks)
+        report = current_report.get()
+        report.chunks += len(chunks)
+        report.encoded_bytes += sum(len(value) for _, value in chunks if value is not None)
+        report.store = self.array.store
+
+
+def copy_encoded(
+    pieces: Sequence[Piece], target: AnyArray, spec: cubed.Spec, *, together: int = 1, extra_mem: int = 0
+) -> cubed.Array:
+    """
+    Copy chunk columns as they are.
+
+    Parameters
+    ----------
+    pieces
+        At least one; each has chunks.
+    target
+        Where they go.
+    spec
+        Of the plan.
+    together
+        As in `EncodedReader`.
+    extra_mem
+        What making a chunk takes, in bytes, where it is made.
+    """
+    reader = EncodedReader(tuple(pieces), together)
+    most = max(together, *(math.prod(piece.columns.block) for piece in pieces))
+    # read and written as one object each, hardly ever larger than decoded
+    extra = 2 * most * arrays.chunk_bytes(target) + extra_mem
+    return move(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=len(pieces) > 1)
+
+
+class DecodedSink(BlockSink):
+    """Where decoded values are put, columns side by side."""
+
+    def __init__(self, array: AnyArray, columns: Columns) -> None:
+        super().__init__(columns.shape, array.dtype, columns.block_shape)
+        self.array, self.path = array, array.path
+        self.columns = columns
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Encode and write one block."""
+        cells = self.columns.cells_of(key)
+        for here, there in self.columns.runs(cells):
+            self.array[there] = values[here]
+        report = current_report.get()
+        report.chunks += math.prod(len(r) for r in cells)
+        report.decoded_bytes += values.nbytes
+        report.store = self.array.store
+
+
+class RowsSink(BlockSink):
+    """
+    Where rows are handed to somebody who makes chunks of several arrays of them.
+
+    Parameters
+    ----------
+    shape, dtype, block
+        Of what is handed over; a block has whole rows.
+    put
+        Takes the number of the first row, and rows; returns how many chunks and decoded bytes it has written.
+    store
+        Where it has written them.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        block: tuple[int, ...],
+        put: Callable[[int, np.ndarray], tuple[int, int]],
+        store: ZarrStore,
+    ) -> None:
+        super().__init__(shape, dtype, block)
+        self.put = put
+        self.store_written = store
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        """Hand over one block."""
+        n_chunks, n_bytes = self.put(key[0].start, values)
+        report = current_report.get()
+        report.chunks += n_chunks
+        report.decoded_bytes += n_bytes
+        report.store = self.store_written
