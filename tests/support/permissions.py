@@ -29,6 +29,7 @@ def as_nobody() -> Iterator[None]:
 
 LIMITED = """
 import resource, sys
+sys.dont_write_bytecode = True  # Python 3.12 would leave modules cut off at the limit for others to import
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.argv[0] = "vczstore"
 from vczstore.cli.main import main
