@@ -31,6 +31,9 @@ MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30
 """Far more than the tests put there."""
 
+# hundreds of processes are started, and to compile zarr, icechunk and cubed takes each of them a second
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much is tried in tests/system/test_survival.py."""

@@ -124,13 +124,11 @@ def test_an_operation_of_another_package_is_a_command_a_step_and_in_the_schema(p
 @pytest.mark.slow
 def test_an_executor_of_another_package_runs_plans(package: Path, tmp_path: Path) -> None:
     old, new = cohort.make_arrays(4, cohort.ids(0, 3)), cohort.make_arrays(4, cohort.ids(3, 2), seed=1)
-    for name, arrays in (("store.vcz", old), ("batch.vcz", new)):
-        cohort.write_vcz(tmp_path / name, arrays)
-    options = ("--executor", "counting")
-    assert "one after the other" in vczstore(
-        package, "append", tmp_path / "store.vcz", tmp_path / "batch.vcz", *options
-    )
-    cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(old, new))
+    store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
+    cohort.write_vcz(store, old)
+    cohort.write_vcz(batch, new)
+    assert "one after the other" in vczstore(package, "append", store, batch, "--executor", "counting")
+    cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
     (tmp_path / "job.yaml").write_text(
         yaml.safe_dump({"store": str(store), "executor": "counting", "steps": [{"remove": "S0001"}]})
     )
