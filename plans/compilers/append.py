@@ -30,7 +30,8 @@ from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
 from vczstore.vcz import arrays
-from vczstore.vcz.model import SAMPLE_ID, Vcz, listing, same
+from vczstore.vcz.missing import same
+from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
 
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader

@@ -31,7 +31,8 @@ from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import arrays, conversion, pipeline
 from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
-from vczstore.vcz.model import INT_MISSING, SAMPLE_ID, SAMPLES, STR_MISSING, VARIANTS, Vcz, listing
+from vczstore.vcz.missing import INT_MISSING, STR_MISSING
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, listing
 
 if TYPE_CHECKING:
     import cubed

@@ -22,7 +22,8 @@ from plans.variants.harmonise import Dropped, Findings, Rules
 from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import arrays, conversion
-from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, lacks_missing_value, samples_axis
+from vczstore.vcz.missing import lacks_missing_value
+from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, samples_axis
 
 OPERATION = "normalise"
 

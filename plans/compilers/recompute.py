@@ -23,7 +23,8 @@ from vczstore.errors import IncompatibleError, OptionError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, WriteDocuments
 from vczstore.vcz import arrays, conversion, metadata, pipeline
-from vczstore.vcz.model import MASKS, REMOVED, VARIANTS, Vcz, dimensions, fill_value, mask_of, masked_by, missing_value
+from vczstore.vcz.missing import MASKS, fill_value, mask_of, masked_by, missing_value
+from vczstore.vcz.model import REMOVED, VARIANTS, Vcz, dimensions
 
 if TYPE_CHECKING:
     import cubed

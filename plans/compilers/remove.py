@@ -20,18 +20,8 @@ from vczstore.errors import IncompatibleError, SampleError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetItems, SetShape
 from vczstore.vcz import arrays
-from vczstore.vcz.model import (
-    REMOVED,
-    SAMPLE_ID,
-    TEXT,
-    Vcz,
-    has_missing_value,
-    lacks_missing_value,
-    listing,
-    missing_value,
-    positions_of,
-    samples_axis,
-)
+from vczstore.vcz.missing import TEXT, has_missing_value, lacks_missing_value, missing_value
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, samples_axis
 from vczstore.vcz.sample_ids import spelt_otherwise
 
 if TYPE_CHECKING:

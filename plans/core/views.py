@@ -9,7 +9,8 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from vczstore.vcz import arrays
-from vczstore.vcz.model import fill_value, missing_value, samples_axis
+from vczstore.vcz.missing import fill_value, missing_value
+from vczstore.vcz.model import samples_axis
 
 if TYPE_CHECKING:
     from plans.core.chunk_grid import Columns

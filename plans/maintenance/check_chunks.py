@@ -12,7 +12,8 @@ from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
 from vczstore.errors import first_line
 from vczstore.vcz import arrays, encoded_chunks, pipeline
-from vczstore.vcz.model import fill_value, has_missing_value, has_sentinels, listing, missing_value, same
+from vczstore.vcz.missing import fill_value, has_missing_value, has_sentinels, missing_value, same
+from vczstore.vcz.model import listing
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from plans.maintenance.findings import Finding
 from vczstore.errors import DamagedStoreError, VczstoreError
 from vczstore.stores import parent_metadata
 from vczstore.vcz import metadata
-from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, TEXT, VARIANTS, Vcz, dimensions, listing
+from vczstore.vcz.missing import TEXT
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
 CALL = (VARIANTS, SAMPLES)
 

@@ -23,7 +23,8 @@ from vczstore.stores.base import Location, Store
 from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
 from vczstore.stores.leftovers import delete_half_written, foreseen, leftovers, settle, settling
 from vczstore.stores.locations import folder_of
-from vczstore.vcz.model import SAMPLE_ID, Vcz, has_missing_value, listing, samples_axis
+from vczstore.vcz.missing import has_missing_value
+from vczstore.vcz.model import SAMPLE_ID, Vcz, listing, samples_axis
 
 
 @dataclass(frozen=True)

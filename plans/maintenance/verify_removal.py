@@ -38,7 +38,8 @@ from vczstore.stores.listing import Objects
 from vczstore.stores.locations import folder_of
 from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.frames import contents
-from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, has_missing_value, listing, missing_value, same, samples_axis
+from vczstore.vcz.missing import has_missing_value, missing_value, same
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
 from vczstore.vcz.sample_ids import spellings, spelt_otherwise
 
 SHORT = 4

@@ -11,18 +11,8 @@ from plans.core.views import View
 from plans.variants.harmonise import Dropped
 from vczstore.vcz import arrays, encoded_chunks, strings, zarr_objects
 from vczstore.vcz.floats import recast
-from vczstore.vcz.model import (
-    MASKS,
-    SAMPLE_ID,
-    VARIANTS,
-    Vcz,
-    dimensions,
-    fill_value,
-    has_sentinels,
-    mask_of,
-    masked_by,
-    samples_axis,
-)
+from vczstore.vcz.missing import MASKS, fill_value, has_sentinels, mask_of, masked_by
+from vczstore.vcz.model import SAMPLE_ID, VARIANTS, Vcz, dimensions, samples_axis
 
 if TYPE_CHECKING:
     from plans.core.chunk_grid import Columns

@@ -15,7 +15,8 @@ from plans.core.compatibility import BY_VARIANT, check_attributes, fits
 from vczstore.errors import IncompatibleError, UnsuitableError
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.metadata import documents
-from vczstore.vcz.model import SAMPLE_ID, SAMPLES, TEXT, VARIANTS, Vcz, dimensions, masked_by
+from vczstore.vcz.missing import TEXT, masked_by
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 STRINGS = np.dtypes.StringDType()
 

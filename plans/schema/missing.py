@@ -15,7 +15,8 @@ from plans.schema.fitting import is_derived
 from plans.schema.layout import Form, Layout, lengths_of, takes_all
 from plans.variants.harmonise import Findings, kind_of, number_of, numbers_of
 from vczstore.errors import IncompatibleError
-from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, lacks_missing_value
+from vczstore.vcz.missing import lacks_missing_value
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 
 def signed(dtype: np.dtype) -> np.dtype | None:

@@ -20,19 +20,8 @@ from plans.variants.in_order import DIPLOID, Field
 from plans.variants.match import Index, Unit
 from plans.variants.vectors import beyond, lacking, lengths, trimmed
 from vczstore.vcz import arrays, pipeline, strings
-from vczstore.vcz.model import (
-    STR_FILL,
-    STR_MISSING,
-    VARIANTS,
-    Vcz,
-    dimensions,
-    fill_value,
-    listing,
-    masked_by,
-    missing_value,
-    same,
-    samples_axis,
-)
+from vczstore.vcz.missing import STR_FILL, STR_MISSING, fill_value, masked_by, missing_value, same
+from vczstore.vcz.model import VARIANTS, Vcz, dimensions, listing, samples_axis
 
 if TYPE_CHECKING:
     import cubed

@@ -31,20 +31,8 @@ from plans.variants.sortedness import FindRuns, site, unit_rows
 from plans.variants.vectors import MAX_PLOIDY, lengths, n_genotypes
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.vcz import arrays, encoded_chunks, metadata, zarr_objects
-from vczstore.vcz.model import (
-    MASKS,
-    SAMPLES,
-    VARIANTS,
-    Vcz,
-    dimensions,
-    fill_value,
-    has_sentinels,
-    listing,
-    mask_of,
-    masked_by,
-    missing_value,
-    samples_axis,
-)
+from vczstore.vcz.missing import MASKS, fill_value, has_sentinels, mask_of, masked_by, missing_value
+from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, listing, samples_axis
 
 HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
 """Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plans.variants.vectors import n_genotypes
-from vczstore.vcz.model import INT_FILL, same
+from vczstore.vcz.missing import INT_FILL, same
 
 DIPLOID = 2
 """What VCF takes calls for that do not say how many alleles they have."""

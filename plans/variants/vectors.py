@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vczstore.vcz.model import same
+from vczstore.vcz.missing import same
 
 MAX_PLOIDY = 64
 """No genotype has more alleles."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from zarr.types import AnyArray
 
-from vczstore.vcz.model import fill_value, missing_value
+from vczstore.vcz.missing import fill_value, missing_value
 
 _NEUTRAL: dict[str, Any] = {
     **{"scale_factor": 1, "add_offset": 0, "units": "", "calendar": "", "_Unsigned": "false"},

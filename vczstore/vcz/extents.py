@@ -13,7 +13,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from vczstore.vcz import arrays
-from vczstore.vcz.model import INT_FILL, INT_MISSING
+from vczstore.vcz.missing import INT_FILL, INT_MISSING
 
 UNSEEN = ("<*>", "<NON_REF>")
 """These stand for alleles that were not seen; to share one is to share nothing."""

@@ -1,0 +1,120 @@
+"""Missing and fill values of VCF Zarr: what they are for each dtype, and which arrays mask them."""
+
+from typing import Any
+
+import numpy as np
+from zarr.types import AnyArray
+
+from vczstore.errors import IncompatibleError
+from vczstore.vcz.floats import SENTINELS, same_bits
+
+TEXT = "OSTU"
+"""The kinds of dtype of strings: bytes of variable and of fixed length, text of variable and of fixed length."""
+
+INT_MISSING, INT_FILL = -1, -2
+
+STR_MISSING, STR_FILL = ".", ""
+
+
+def missing_value(name: str, array: AnyArray) -> Any:
+    """
+    What stands for "no value" in a field.
+
+    VCF Zarr specification 0.4, "Missing and fill values": integers -1, strings ``"."``, floats a NaN with a payload of
+    1; a ``<name>_mask`` is True there, a ``<name>_fill`` False. Unsigned integers have no missing value there; they get
+    the array's fill value, or 0.
+    """
+    match array.dtype.kind:
+        case "i":
+            return array.dtype.type(INT_MISSING)
+        case "f" if array.dtype.itemsize in SENTINELS:
+            return SENTINELS[array.dtype.itemsize][0]
+        case "f":
+            return array.dtype.type("nan")
+        case "b":
+            return np.bool_(name.endswith("_mask"))
+        case "u":
+            return array.dtype.type(array.fill_value or 0)
+        case "S" | "O":
+            return STR_MISSING.encode()
+        case "M" | "m":
+            return np.array("NaT", dtype=array.dtype)[()]
+        case kind if kind not in TEXT:
+            raise IncompatibleError(f"{name} has dtype {array.dtype}, which has no missing value; leave it out")
+        case _:
+            return STR_MISSING
+
+
+def has_missing_value(array: AnyArray) -> bool:
+    """Whether something stands for "no value" in a field: not in complex numbers, structures and raw bytes."""
+    return array.dtype.kind in "iufbMm" + TEXT
+
+
+def lacks_missing_value(name: str, dtype: np.dtype) -> bool:
+    """
+    Whether any value of a field is a real one: what `missing_value` has for it does not say that there is none.
+
+    VCF Zarr specification 0.4, "Missing and fill values". Masks and phases are booleans that have no need of one.
+
+    >>> lacks_missing_value("call_DP", np.dtype("u1")), lacks_missing_value("call_genotype_phased", np.dtype("?"))
+    (True, False)
+    """
+    if dtype.kind == "b":
+        return not name.endswith((*MASKS, "_phased"))
+    return dtype.kind not in "ifMm" + TEXT
+
+
+def fill_value(name: str, array: AnyArray) -> Any:
+    """
+    What stands beyond the end of a value that is shorter than others.
+
+    VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""``, floats a NaN with a payload of
+    2; both a ``<name>_mask`` and a ``<name>_fill`` are True there.
+    """
+    match array.dtype.kind:
+        case "i":
+            return array.dtype.type(INT_FILL)
+        case "f" if array.dtype.itemsize in SENTINELS:
+            return SENTINELS[array.dtype.itemsize][1]
+        case "b":
+            return np.bool_(name.endswith(MASKS))
+        case "f" | "u":
+            return missing_value(name, array)
+        case "S" | "O":
+            return STR_FILL.encode()
+        case "M" | "m":
+            return missing_value(name, array)
+        case _:
+            return STR_FILL
+
+
+MASKS = ("_mask", "_fill")
+"""How the names of the arrays end that say of another which of its values are missing or fill, and which are fill."""
+
+
+def masked_by(name: str) -> str:
+    """
+    The array of whose values another tells; itself, if of none.
+
+    >>> masked_by("call_AD_fill"), masked_by("call_AD")
+    ('call_AD', 'call_AD')
+    """
+    return next((name.removesuffix(end) for end in MASKS if name.endswith(end)), name)
+
+
+def same(values: np.ndarray, value: Any) -> np.ndarray:
+    """Where values are this one; a NaN by its payload, in either byte order, and a time that is none (NaT)."""
+    if values.dtype.kind in "Mm" and np.isnat(value):
+        return np.isnat(values)
+    return same_bits(values, value) if values.dtype.kind == "f" else np.asarray(values == value)
+
+
+def has_sentinels(dtype: np.dtype) -> bool:
+    """Whether values of a dtype say by themselves that they are missing or fill."""
+    return dtype.kind in "iSOTU" or (dtype.kind == "f" and dtype.itemsize in SENTINELS)
+
+
+def mask_of(mask: str, name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
+    """What the array `mask` of an array has for these values of it, whose dtype has sentinels."""
+    is_fill = same(values, fill_value(name, array))
+    return is_fill if mask.endswith("_fill") else is_fill | same(values, missing_value(name, array))
