@@ -22,9 +22,10 @@ from plans.core.compatibility import check_builds
 from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.core.views import View
+from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.in_order import DIPLOID, Field
 from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
-from plans.variants.match import UNMATCHED, FindMatches, Index, Matches, Sites, UnitReport
+from plans.variants.match import UNMATCHED, Index, Matches, Sites
 from plans.variants.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
 from plans.variants.misfits import Source as MisfitSource
 from plans.variants.sortedness import FindRuns, site, unit_rows

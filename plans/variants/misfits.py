@@ -14,8 +14,9 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
+from plans.variants.find_matches import UnitReport
 from plans.variants.in_order import Field
-from plans.variants.match import Index, Matches, UnitReport
+from plans.variants.match import Index, Matches
 from vczstore.vcz import arrays
 
 if TYPE_CHECKING:

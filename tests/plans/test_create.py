@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.compilers import create
+from plans.variants import union_of_sources
 from plans.variants.union_sites import (
     _codes,
     _group,
@@ -243,8 +243,8 @@ def test_create_against_a_model(made: list[Source], backend: str, small: bool, d
     """Sources of any layout and order of contigs; many small ranges, or one."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr(create, "SEGMENT_ROWS", data.draw(st.integers(1, 3)))
-            patch.setattr(create, "TASK_BYTES", 1)
+            patch.setattr(union_of_sources, "SEGMENT_ROWS", data.draw(st.integers(1, 3)))
+            patch.setattr(union_of_sources, "TASK_BYTES", 1)
         paths = [source.write(Path(name, f"{i}.vcz")) for i, source in enumerate(made)]
         if data.draw(st.booleans()):
             vczstore.copy_store_to_icechunk(paths[0], Path(name, "0.icechunk"))
@@ -319,8 +319,8 @@ def test_bcftools_merges_the_same_records(
     vcfs: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `bcftools merge -m none` has them; and regions find what they find in the merged VCF."""
-    monkeypatch.setattr(create, "SEGMENT_ROWS", 5)
-    monkeypatch.setattr(create, "TASK_BYTES", 1)
+    monkeypatch.setattr(union_of_sources, "SEGMENT_ROWS", 5)
+    monkeypatch.setattr(union_of_sources, "TASK_BYTES", 1)
     out = tmp_path / "out"
     vczstore.create(out, vcfs / "0.vcz", vcfs / "1.vcz", vcfs / "2.icechunk", backend_storage=backend)
     merged = pysam.bcftools.merge("-m", "none", "--no-version", *(str(vcfs / f"{i}.vcf.gz") for i in range(3)))
@@ -487,7 +487,7 @@ UNSORTED = {
 def test_unsorted(
     source: Path, tmp_path: Path, places: list[str], words: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(create, "SEGMENT_ROWS", rows)
+    monkeypatch.setattr(union_of_sources, "SEGMENT_ROWS", rows)
     other = Source(at(*places), chunk=3).write(tmp_path / "other.vcz")
     words_ = ["^create: ", str(other), words + ":", "bcftools sort"]
     complain(IncompatibleError, words_, lambda: vczstore.create(tmp_path / "out", source, other))
@@ -604,12 +604,12 @@ def test_ranges_fit_into_memory() -> None:
         starts = np.arange(40) * 10
         segments.append(np.stack([edges[:-1], edges[1:], starts, starts + 10], axis=1))
     whole = np.unique(np.concatenate(segments)[:, 0])
-    edges = create.cut_genome(segments, [1, 2, 3], 400)
+    edges = union_of_sources.cut_genome(segments, [1, 2, 3], 400)
     assert np.isin(edges[:-1], whole).all()
     assert edges[0] == whole[0]
     sizes = np.zeros(len(edges) - 1)
     for rows, size in zip(segments, [1, 2, 3], strict=True):
-        for number, start, stop in create.rows_between(rows, edges).tolist():
+        for number, start, stop in union_of_sources.rows_between(rows, edges).tolist():
             sizes[number] += (stop - start) * size
     alone = [np.searchsorted(whole, b) - np.searchsorted(whole, a) == 1 for a, b in pairwise(edges)]
     assert ((sizes <= 400) | alone).all()

@@ -1,0 +1,380 @@
+"""The union of the variants of several sources: the genome cut into ranges, and the records of each range."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
+from plans.core.compatibility import SITE_FIELDS, without_nothing
+from plans.core.memory import SLACK, Memory, memory_message
+from plans.variants.sortedness import Runs
+from plans.variants.union_sites import Merged, merge_sites, union_table
+from vczstore.errors import MemoryLimitError
+from vczstore.vcz import arrays, pipeline
+from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
+from vczstore.vcz.missing import INT_MISSING, STR_MISSING
+from vczstore.vcz.model import Vcz
+
+if TYPE_CHECKING:
+    from plans.core.scan_tasks import ScanReader
+
+OPERATION = "create"
+
+CONTIG, POSITION, ALLELE = SITE_FIELDS
+
+EXTENT = "extent"
+
+ID, ID_MASK, FILTER = "variant_id", "variant_id_mask", "variant_filter"
+
+SEGMENT_ROWS = 1000
+"""After so many variants the driver looks up again where on the genome a source is."""
+
+SEGMENTS = 1_000_000
+"""About as many such places the driver keeps at most, of all sources together."""
+
+CONTIG_SHIFT = 40
+"""A place on the genome is one integer: the contig's number above so many bits for the position."""
+
+
+def source_sites(sources: Sequence[Vcz]) -> list["SourceSites"]:
+    _, numbers = union_table([s.table("contig_id").tolist() for s in sources])
+    names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK)
+    return [
+        SourceSites({n: s.arrays[n] for n in names if n in s.arrays}, contigs)
+        for s, contigs in zip(sources, numbers, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class SourceSites:
+    """
+    What a source says of its variants. It is sent to workers.
+
+    Attributes
+    ----------
+    arrays
+        By name.
+    contigs
+        For each contig of the source, its number in the union's table.
+    """
+
+    arrays: Mapping[str, AnyArray]
+    contigs: np.ndarray
+
+    @property
+    def n_variants(self) -> int:
+        """How many variants there are."""
+        return int(self.arrays[POSITION].shape[0])
+
+    def read(self, name: str, rows: slice) -> np.ndarray:
+        """Some rows of an array; strings in one form, whatever they are stored as."""
+        return arrays.read_normalised(self.arrays[name], (rows,))
+
+    def places(self, rows: slice) -> np.ndarray:
+        """Where variants are on the genome, contig and position as one integer."""
+        contig, position = (self.read(name, rows).astype("i8") for name in (CONTIG, POSITION))
+        return np.asarray((self.contigs[contig] << CONTIG_SHIFT) + position)
+
+    @property
+    def row_bytes(self) -> int:
+        """About what it takes to merge one variant: each allele as a string, in a list and as two numbers."""
+        width = self.arrays[ALLELE].shape[1]
+        return 300 + 160 * int(width) + (128 if ID in self.arrays else 0)
+
+    def decode_mem(self, n_rows: int) -> int:
+        """What decoding some rows takes, of the largest array, beside themselves."""
+        found = []
+        for array in self.arrays.values():
+            chunk, *others = arrays.outer_chunks(array)
+            whole = math.prod(arrays.grid(array.shape[1:], others))
+            n_chunks = min(whole * (math.ceil(n_rows / chunk) + 1), pipeline.READS_AT_ONCE)
+            found.append(arrays.decode_mem(array, n_chunks))
+        return max(found)
+
+    @property
+    def extents(self) -> Extents:
+        """How long variants are."""
+        return Extents.of(self.arrays)
+
+    def lengths(self, rows: slice) -> np.ndarray:
+        """What variants take up of the reference."""
+        if LENGTH in self.arrays:
+            return self.extents.lengths(rows)
+        refs = np.strings.str_len(self.read(ALLELE, rows)[:, 0].astype("T")).astype("i8")
+        return np.asarray(np.maximum(refs, self.extents.lengths(rows)))
+
+    def segments(self, runs: Runs) -> np.ndarray:
+        """
+        The runs of the source on the union's genome.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Of four columns: the first and the last place of a segment, its first row and the one after its last; in
+            the order of places.
+        """
+        contig = self.contigs[runs.contig] << CONTIG_SHIFT
+        segments = np.stack([contig + runs.first, contig + runs.last, runs.start, runs.stop], axis=1)
+        return np.asarray(segments[np.argsort(segments[:, 0], kind="stable")])
+
+
+def cut_genome(segments: Sequence[np.ndarray], row_bytes: Sequence[int], room: int) -> np.ndarray:
+    """
+    Cut the genome where segments begin, so that what is between two cuts takes no more than so many bytes.
+
+    Parameters
+    ----------
+    segments
+        Of each source; see `SourceSites.segments`.
+    row_bytes
+        What a variant of each source takes.
+    room
+        In bytes. What is between two neighbouring beginnings of segments may take more: there is nowhere to cut it.
+
+    Returns
+    -------
+    numpy.ndarray of int64
+        The places where ranges begin, and one after them all. A position is in one range only.
+    """
+    rows = np.concatenate(segments)
+    size = np.concatenate([(s[:, 3] - s[:, 2]) * b for s, b in zip(segments, row_bytes, strict=True)])
+    begins = np.append(np.unique(rows[:, 0]), np.iinfo("i8").max)
+
+    def before(places: np.ndarray) -> np.ndarray:
+        """The bytes of the segments for which a place is before the beginning of each range."""
+        order = np.argsort(places)
+        total = np.concatenate([[0], np.cumsum(size[order])])
+        return total[np.searchsorted(places[order], begins)]
+
+    begun, ended = before(rows[:, 0]), before(rows[:, 1])
+    edges = [0]
+    while edges[-1] < len(begins) - 1:
+        last = int(np.searchsorted(begun, ended[edges[-1]] + room, side="right")) - 1
+        edges.append(max(edges[-1] + 1, last))
+    return begins[edges] if len(rows) else np.empty(0, dtype="i8")
+
+
+def rows_between(segments: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """
+    Which rows of a source may lie between two edges: of the segments that reach into there.
+
+    Returns
+    -------
+    numpy.ndarray of int64
+        Of three columns: the number of the range, the first row and the one after the last; in order of ranges.
+    """
+    first, last, start, stop = segments.T
+    begin = np.searchsorted(last, edges[:-1])
+    end = np.searchsorted(first, edges[1:])
+    jumps = np.flatnonzero(stop[:-1] != start[1:]) + 1  # contigs in another order than the union's
+    pieces = []
+    for i, (a, b) in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):
+        cuts = [a, *jumps[np.searchsorted(jumps, a, side="right") : np.searchsorted(jumps, b)].tolist(), b]
+        pieces += [(i, start[p], stop[q - 1]) for p, q in pairwise(cuts) if p < q]
+    return np.array(pieces, dtype="i8").reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class Union:
+    """
+    The variants of all sources, merged range by range. It is sent to workers.
+
+    Attributes
+    ----------
+    sites
+        The sources.
+    edges
+        The places where ranges begin, and one after them all.
+    pieces
+        For each source, which rows may lie in which range; see `rows_between`.
+    """
+
+    sites: Sequence[SourceSites]
+    edges: np.ndarray
+    pieces: Sequence[np.ndarray]
+
+    @classmethod
+    def of(cls, sites: Sequence[SourceSites], segments: Sequence[np.ndarray], beside: int, memory: Memory) -> "Union":
+        """
+        Cut the genome into ranges that fit into a task's memory.
+
+        Parameters
+        ----------
+        sites, segments
+            The sources, and what is known of their order; see `SourceSites.segments`.
+        beside
+            What a task needs at least to write what it has merged, in bytes.
+        memory
+            What a task may use.
+
+        Raises
+        ------
+        MemoryLimitError
+            If there is a range that does not fit, and nowhere to cut it.
+        """
+        free = memory.allowed - memory.reserved - SLACK
+        limit = min(free // 2, free - beside)
+        row_bytes = [s.row_bytes for s in sites]
+        total = sum(s.n_variants * b for s, b in zip(sites, row_bytes, strict=True))
+        # a chunk of each source at least, or else chunks are read again and again
+        lengths = [min(s.n_variants, arrays.outer_chunks(s.arrays[ALLELE])[0]) for s in sites]
+        chunks = sum(n * b for n, b in zip(lengths, row_bytes, strict=True))
+        room = min(max(chunks, min(TASK_BYTES, total // MIN_TASKS)), limit)
+        while True:
+            edges = cut_genome(segments, row_bytes, room)
+            union = cls(sites, edges, [rows_between(s, edges) for s in segments])
+            if union.merge_mem <= limit:
+                return union
+            if room < min(row_bytes):
+                if union.merge_mem + beside > free:
+                    needed = memory.reserved + SLACK + union.merge_mem + beside
+                    raise MemoryLimitError(memory_message(OPERATION, needed, memory.allowed))
+                return union
+            room //= 2
+
+    @property
+    def n_ranges(self) -> int:
+        """How many ranges there are."""
+        return max(0, len(self.edges) - 1)
+
+    @property
+    def merge_mem(self) -> int:
+        """What merging a range takes at most, reading it included."""
+        loads, decoding = np.zeros(self.n_ranges), 0
+        for sites, pieces in zip(self.sites, self.pieces, strict=True):
+            number, start, stop = pieces.T
+            loads += np.bincount(number, (stop - start) * sites.row_bytes, self.n_ranges)
+            decoding = max(decoding, sites.decode_mem(int((stop - start).max(initial=0))))
+        return int(loads.max(initial=0)) + decoding
+
+    def rows(self, i: int) -> list[tuple[int, slice]]:
+        """The rows in a range, exactly: the number of a source, and which of its rows."""
+        found = []
+        for source, (sites, pieces) in enumerate(zip(self.sites, self.pieces, strict=True)):
+            first, last = np.searchsorted(pieces[:, 0], (i, i + 1))
+            for _, start, stop in pieces[first:last].tolist():
+                places = sites.places(slice(start, stop))
+                a, b = np.searchsorted(places, self.edges[i : i + 2])
+                found.append((source, slice(start + int(a), start + int(b))))
+        return found
+
+    def merge(self, i: int) -> tuple[list[tuple[int, slice]], dict[str, np.ndarray], Merged]:
+        """
+        Merge a range.
+
+        Returns
+        -------
+        rows : list of tuple of int and slice
+            Of which source, and which.
+        values : dict of numpy.ndarray
+            What `SITE_FIELDS` have in these rows, contigs by their numbers in the union's table; and their extents.
+        merged : Merged
+            Which of the rows are the same.
+        """
+        rows = self.rows(i)
+        width = max(s.arrays[ALLELE].shape[1] for s in self.sites)
+        values: dict[str, list[np.ndarray]] = {name: [] for name in (*SITE_FIELDS, EXTENT)}
+        for source, where in rows:
+            sites = self.sites[source]
+            values[CONTIG].append(sites.contigs[sites.read(CONTIG, where)])
+            values[POSITION].append(sites.read(POSITION, where).astype("i8"))
+            alleles = np.full((where.stop - where.start, width), "", dtype="T")
+            alleles[:, : sites.arrays[ALLELE].shape[1]] = sites.read(ALLELE, where).astype("T")
+            values[ALLELE].append(alleles)
+            values[EXTENT].append(sites.extents.look(alleles, where))
+        joined = {name: np.concatenate(found) for name, found in values.items()}
+        source_of = np.repeat([source for source, _ in rows], [r.stop - r.start for _, r in rows])
+        return rows, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of, joined[EXTENT])
+
+    def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
+        """The records of the union in a range: what each of these arrays has of them, of so many alleles."""
+        rows, values, merged = self.merge(i)
+        found = {name: values[name][merged.first] for name in SITE_FIELDS}
+        found[ALLELE] = without_nothing(found[ALLELE])
+        found[ALLELE] = np.pad(found[ALLELE], ((0, 0), (0, n_alleles - found[ALLELE].shape[1])), constant_values="")
+        for row, alleles in merged.joined.items():
+            found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
+        found |= self._lengths(rows, values[EXTENT] != NONE, merged, names)
+        if ID in names:
+            ids = [self._ids(self.sites[source], where) for source, where in rows]
+            said = np.concatenate(ids)
+            found[ID] = np.full(len(merged.first), STR_MISSING, dtype="T")
+            found[ID_MASK] = np.ones(len(merged.first), dtype=bool)
+            which, at = merged.first_where(said != STR_MISSING)
+            found[ID][which], found[ID_MASK][which] = said[at], False
+            others = np.flatnonzero((said != STR_MISSING) & (said != found[ID][merged.record]))
+            for record, text in zip(merged.record[others].tolist(), said[others].tolist(), strict=True):
+                found[ID][record] = _both_ids(found[ID][record], text)
+        return found
+
+    def _lengths(
+        self, rows: Sequence[tuple[int, slice]], is_symbolic: np.ndarray, merged: Merged, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """How long records are: where ALTs are symbolic as long as these are, whatever has been joined with them."""
+        length = np.concatenate([self.sites[source].lengths(where) for source, where in rows])
+        n = len(merged.first)
+        symbolic, _ = merged.first_where(is_symbolic)
+        of_symbolic = np.zeros(n, dtype=bool)
+        of_symbolic[symbolic] = True
+        longest = np.zeros(n, dtype="i8")
+        np.maximum.at(longest, merged.record, np.where(of_symbolic[merged.record] & ~is_symbolic, 0, length))
+        is_joined = of_symbolic | np.isin(np.arange(n), list(merged.joined))
+        found = {LENGTH: np.where(is_joined, longest, length[merged.first])}
+        for name, missing in ((END, INT_MISSING), (SVLEN, 0)):
+            if name in names:
+                extents = [(self.sites[source].extents, where) for source, where in rows]
+                said = np.concatenate([e.ends(w) if name == END else e.sizes(w) for e, w in extents])
+                found[name] = np.full(n, INT_MISSING, dtype="i8")
+                which, at = merged.first_where(is_symbolic & (said != missing))
+                found[name][which] = said[at]
+                if name == END:  # of reference blocks too, in accord with the length
+                    last = np.full(n, INT_MISSING, dtype="i8")
+                    np.maximum.at(last, merged.record, said)
+                    found[END][~of_symbolic] = np.where(is_joined, last, said[merged.first])[~of_symbolic]
+        return found
+
+    @staticmethod
+    def _ids(sites: SourceSites, rows: slice) -> np.ndarray:
+        """The identifiers of some variants, missing where there is none."""
+        if ID not in sites.arrays:
+            return np.full(rows.stop - rows.start, STR_MISSING, dtype="T")
+        ids = sites.read(ID, rows).astype("T")
+        ids[ids == ""] = STR_MISSING
+        if ID_MASK in sites.arrays:
+            ids[sites.read(ID_MASK, rows).astype(bool)] = STR_MISSING
+        return ids
+
+
+def _both_ids(first: str, second: str) -> str:
+    """
+    All identifiers of a record that two sources have, each once (VCF 4.5, section 1.6.1: they are unique).
+
+    >>> _both_ids("rs1;rs2", "rs3;rs2")
+    'rs1;rs2;rs3'
+    """
+    return ";".join(dict.fromkeys([*first.split(";"), *second.split(";")]))
+
+
+@dataclass(frozen=True)
+class CountRecords:
+    """Count the records of the union in each range, and the alleles of the one that has most."""
+
+    union: Union
+
+    def look(self, ranges: slice) -> tuple[int, int, int]:
+        """Merge one range."""
+        _, _, merged = self.union.merge(ranges.start)
+        return ranges.start, len(merged.first), merged.most_alleles
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for each range."""
+        from plans.core import scan_tasks
+
+        if not self.union.n_ranges:
+            return []
+        return [scan_tasks.ScanReader(self.look, self.union.n_ranges, 1, tag, self.union.merge_mem)]
