@@ -26,7 +26,8 @@ class CopyStoreToIcechunk(Edit):
 
     Examples
     --------
-    >>> copy_store_to_icechunk("cohort.vcz", "cohort.icechunk")  # doctest: +SKIP
+    >>> copy_store_to_icechunk("cohort.vcz", "copy.icechunk").committed
+    True
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")

@@ -36,7 +36,8 @@ class Create(Edit):
 
     Examples
     --------
-    >>> create("cohort.vcz", "batch-1.vcz", "batch-2.vcz", samples_chunk=10_000)  # doctest: +SKIP
+    >>> create("new.vcz", "batch-7.vcz", "batch-8.vcz", samples_chunk=10_000).committed
+    True
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "workers", "progress")

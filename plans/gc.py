@@ -27,7 +27,8 @@ class Gc(Operation):
 
     Examples
     --------
-    >>> gc("cohort.icechunk", dry_run=True)  # doctest: +SKIP
+    >>> gc("cohort.icechunk", dry_run=True).committed
+    False
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")

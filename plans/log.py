@@ -25,8 +25,8 @@ class Log(Operation):
 
     Examples
     --------
-    >>> [entry["message"] for entry in log("cohort.icechunk")]  # doctest: +SKIP
-    ['append: 1 source, 2 samples added', ...]
+    >>> [entry["operation"] for entry in log("cohort.icechunk")][0]
+    'copy-store-to-icechunk'
     """
 
     def perform(self, options: "Options", *, dry_run: bool) -> "PastCommits":

@@ -37,7 +37,8 @@ class Purge(Operation):
 
     Examples
     --------
-    >>> purge("cohort.icechunk", tags="recreate")  # doctest: +SKIP
+    >>> purge("cohort.icechunk", tags="delete").store
+    'cohort.icechunk'
     """
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")

@@ -34,7 +34,8 @@ class Remove(Edit):
 
     Examples
     --------
-    >>> remove("cohort.icechunk", ["NA00002", "NA00017"], purge=True)  # doctest: +SKIP
+    >>> remove("cohort.icechunk", ["NA00002"], purge=True, tags="delete").counts
+    {'samples removed': 1}
     """
 
     is_step: ClassVar[bool] = True

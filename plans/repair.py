@@ -32,7 +32,7 @@ class Repair(Operation):
 
     Examples
     --------
-    >>> repair("cohort.vcz", dry_run=True).done  # doctest: +SKIP
+    >>> repair("cohort.vcz", dry_run=True).done
     ()
     """
 

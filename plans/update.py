@@ -28,7 +28,8 @@ class Update(Edit):
 
     Examples
     --------
-    >>> update("cohort.vcz", "recalled.vcz", recompute=["AC", "AN"])  # doctest: +SKIP
+    >>> update("cohort.vcz", "recalled.vcz").counts
+    {'sources': 1, 'samples updated': 2}
     """
 
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources")

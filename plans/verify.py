@@ -30,7 +30,7 @@ class Verify(Operation):
 
     Examples
     --------
-    >>> verify("cohort.vcz", quick=True).ok  # doctest: +SKIP
+    >>> verify("cohort.vcz", quick=True).ok
     True
     """
 

@@ -27,7 +27,7 @@ class VerifyRemoval(Operation):
 
     Examples
     --------
-    >>> verify_removal("cohort.vcz", ["NA00002"]).erased  # doctest: +SKIP
+    >>> verify_removal("cohort.vcz", ["NA00099"]).erased
     True
     """
 

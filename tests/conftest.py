@@ -17,7 +17,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.support import cohort
+from tests.support import cohort, doctests
 from tests.support.azure import azure_server, azurite
 from tests.support.clouds import azure_cloud, s3_cloud
 from tests.support.s3 import moto, s3_server
@@ -49,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Each worker has a folder of its own there: Lithops replaces its copy of itself as others run it.
     """
+    config.pluginmanager.register(doctests)
     # a shell that starts the tests in the background has them ignore it, and what they start too
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
