@@ -41,8 +41,8 @@ IF_STOPPED = "readers see the old samples, or all of the new ones; run the same 
 
 
 def compile_append(
-    place: Store,
-    store: Vcz,
+    store: Store,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     memory: Memory,
     *,
@@ -55,7 +55,7 @@ def compile_append(
 
     Parameters
     ----------
-    place, store
+    store, vcz
         The store: where it is, and the state that it will be in.
     sources
         What comes in, in this order. All have the store's variants, unless they are harmonised.
@@ -77,28 +77,28 @@ def compile_append(
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples come in")
     incoming = [source.n_samples for source in sources]
-    old, new = store.n_samples, store.n_samples + sum(incoming)
+    old, new = vcz.n_samples, vcz.n_samples + sum(incoming)
 
     # 1. everything is whole, and fits
-    if _waits_for_consolidation(store, sources):
-        as_it_was = store.planned(store.resized(old - sum(incoming)), store.sample_ids[: old - sum(incoming)])
-        plan = compile_append(place, as_it_was, sources, memory, findings=findings, fields=fields, unfit=unfit)
+    if _waits_for_consolidation(vcz, sources):
+        as_it_was = vcz.planned(vcz.resized(old - sum(incoming)), vcz.sample_ids[: old - sum(incoming)])
+        plan = compile_append(store, as_it_was, sources, memory, findings=findings, fields=fields, unfit=unfit)
         if plan.first:  # which the stopped append would have done before its samples
-            check_samples(OPERATION, store, sources)
-        checks = [HasSamples(place.label, write) for write in plan.writes if isinstance(write, PutSamples)]
-        return replace(complete_append(place, store, memory), checks=(*plan.checks, *checks))
-    store.require_whole(OPERATION, interrupted_at=None if store.snapshot else new)
+            check_samples(OPERATION, vcz, sources)
+        checks = [HasSamples(store.label, write) for write in plan.writes if isinstance(write, PutSamples)]
+        return replace(complete_append(store, vcz, memory), checks=(*plan.checks, *checks))
+    vcz.require_whole(OPERATION, interrupted_at=None if vcz.snapshot else new)
     for source in sources:
         source.require_whole(OPERATION)
-    check_samples(OPERATION, store, sources)
-    base = store.state
-    brought, by_allele = _brought(store, sources, findings, fields)
-    dropped = dropped_fields(store, sources, brought, fields)
-    layout = layout_of(OPERATION, store, brought, by_allele, add=fields.add, unfit=unfit or ())
+    check_samples(OPERATION, vcz, sources)
+    base = vcz.state
+    brought, by_allele = _brought(vcz, sources, findings, fields)
+    dropped = dropped_fields(vcz, sources, brought, fields)
+    layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
     change = compile_schema_change(
         OPERATION,
-        place,
         store,
+        vcz,
         brought,
         layout,
         memory,
@@ -107,22 +107,22 @@ def compile_append(
         findings=findings,
         by_allele=by_allele,
     )
-    was, store, created = store, change.vcz, change.created
+    was, vcz, created = vcz, change.vcz, change.created
     if findings is not None and change.is_committed_first:
-        findings = findings.with_alleles_in(store.arrays[ALLELE])
+        findings = findings.with_alleles_in(vcz.arrays[ALLELE])
 
     # 2. what happens to each array
     # (a stopped append may have left arrays longer than sample_id says)
-    wider = harmonise.wider(OPERATION, store, layout.lengths)
-    after = {name: harmonise.widened(a, layout.lengths) for name, a in store.resized(new).items()}
+    wider = harmonise.wider(OPERATION, vcz, layout.lengths)
+    after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.resized(new).items()}
     before = {
-        name: cast("AnyArray", completed(name, store, array, harmonise.widened(array, layout.lengths), findings))
-        for name, array in store.resized(old).items()
+        name: cast("AnyArray", completed(name, vcz, array, harmonise.widened(array, layout.lengths), findings))
+        for name, array in vcz.resized(old).items()
         if not (old and name in created)
     }
     added = {name: Dropped.of(name, after[name], old) for name in created if old}
     before |= cast("dict[str, AnyArray]", added)
-    known = replace(store, arrays={name: array for name, array in store.arrays.items() if name not in added})
+    known = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in added})
     widening = widenings(OPERATION, known, wider, old, findings, memory)
     writes = (
         *_put(before, after, brought, findings, old, memory),
@@ -135,20 +135,20 @@ def compile_append(
     resized = {**wider, **after}
     resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
     edits: list[Edit] = [
-        WriteDocuments.of(array) if name in added else SetShape(name, store.zarr_format, array.shape)
+        WriteDocuments.of(array) if name in added else SetShape(name, vcz.zarr_format, array.shape)
         for name, array in resized.items()
     ]
     ids = np.concatenate([was.sample_ids, *(s.sample_ids for s in sources)])
-    planned, marks = samples_change(store.planned(resized, ids))
+    planned, marks = samples_change(vcz.planned(resized, ids))
     told, kept = Told.of(findings, after, dropped, added), told_kept(brought, fields, dropped)
     return Plan(
         operation=OPERATION,
-        store=place,
+        store=store,
         base=base,
         checks=change.checks,
         writes=tuple(write for write in writes if write is not None),
         preparations=(*(WriteDocuments.of(array) for array in created.values() if not old), *marks),
-        edits=(*edits, Consolidate(tuple(resized), store.zarr_format)),
+        edits=(*edits, Consolidate(tuple(resized), vcz.zarr_format)),
         memory=memory,
         after=planned,
         if_stopped=IF_STOPPED,
@@ -161,8 +161,8 @@ def compile_append(
 
 
 def compile_in_stages(
-    place: Store,
-    store: Vcz,
+    store: Store,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     memory: Memory,
     *,
@@ -174,7 +174,7 @@ def compile_in_stages(
 
     Parameters
     ----------
-    place, store, sources, memory, fields
+    store, vcz, sources, memory, fields
         As in `compile_append`.
     rules
         How sources are harmonised with the store; None if they have its variants.
@@ -191,11 +191,11 @@ def compile_in_stages(
     """
     findings = None
     if rules is not None:
-        after = None if store.snapshot else store.n_samples + sum(source.n_samples for source in sources)
-        sources = harmonise.with_numbers(store, sources, rules)
-        findings = yield from harmonise.look_up(OPERATION, store, sources, rules, memory, interrupted_at=after)
-    unfit = yield from look_up_unfit(OPERATION, store, sources, memory)
-    return compile_append(place, store, sources, memory, findings=findings, fields=fields, unfit=unfit)
+        after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
+        sources = harmonise.with_numbers(vcz, sources, rules)
+        findings = yield from harmonise.look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
+    unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
+    return compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
 
 
 def copying_directly(
@@ -223,28 +223,28 @@ def copying_directly(
     return plan
 
 
-def _waits_for_consolidation(store: Vcz, sources: Sequence[Vcz]) -> bool:
+def _waits_for_consolidation(vcz: Vcz, sources: Sequence[Vcz]) -> bool:
     """Whether an append of these sources was stopped just before its last edit."""
-    if store.planned_ids is not None:
+    if vcz.planned_ids is not None:
         return False
     incoming = [sample for source in sources for sample in source.sample_ids]
-    is_there = 0 < len(incoming) <= store.n_samples and list(store.sample_ids[-len(incoming) :]) == incoming
-    return is_there and Consolidate(tuple(store.samples_arrays), store.zarr_format).is_due(store.store)
+    is_there = 0 < len(incoming) <= vcz.n_samples and list(vcz.sample_ids[-len(incoming) :]) == incoming
+    return is_there and Consolidate(tuple(vcz.samples_arrays), vcz.zarr_format).is_due(vcz.store)
 
 
-def complete_append(place: Store, store: Vcz, memory: Memory) -> Plan:
+def complete_append(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     """Compile what remains of an append that was stopped when its samples were visible already."""
-    edits = (Consolidate(tuple(store.samples_arrays), store.zarr_format),)
+    edits = (Consolidate(tuple(vcz.samples_arrays), vcz.zarr_format),)
     counts = {"samples added": 0, "stopped append completed": 1}
     return Plan(
         operation="append",
-        store=place,
-        base=store.state,
+        store=store,
+        base=vcz.state,
         checks=(),
         writes=(),
         edits=edits,
         memory=memory,
-        after=store,
+        after=vcz,
         if_stopped=IF_STOPPED,
         counts=counts,
     )
@@ -313,19 +313,19 @@ class HasSamples:
 
 
 def _brought(
-    store: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
+    vcz: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
 ) -> tuple[list[Vcz], dict[str, int] | None]:
     """The sources without the fields that are dropped, and how long the axes become that go by alleles."""
-    check_named(OPERATION, store, sources, fields)
-    sources = without_unjoinable(OPERATION, store, sources, fields, harmonised=findings is not None)
+    check_named(OPERATION, vcz, sources, fields)
+    sources = without_unjoinable(OPERATION, vcz, sources, fields, harmonised=findings is not None)
     if findings is None:
         return sources, None
     by_allele: dict[str, int] = {}
     for source in sources:
-        mine = harmonise.widths(OPERATION, store, findings, source)
+        mine = harmonise.widths(OPERATION, vcz, findings, source)
         by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in mine.items()}
-    layout = layout_of(OPERATION, store, sources, by_allele, add=fields.add)
-    whole = replace(store, arrays={**store.arrays, **new_arrays(store, sources, layout)})
+    layout = layout_of(OPERATION, vcz, sources, by_allele, add=fields.add)
+    whole = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
     sources = [
         harmonise.without_dropped(OPERATION, whole, source, findings, by_allele, fields.drop) for source in sources
     ]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 from plans.core.copy_chunks import LinkChunks
 
 
-def compile_compact(place: Store, store: Vcz, memory: Memory) -> Plan:
+def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     """
     Compile the compaction of a store in place.
 
@@ -37,79 +37,79 @@ def compile_compact(place: Store, store: Vcz, memory: Memory) -> Plan:
 
     Parameters
     ----------
-    place, store
+    store, vcz
         The store, whose writes become visible at once: where it is, and the state that it is in.
     memory
         What a task may use.
     """
-    store.require_whole(OPERATION)
-    kept = _kept(store)
-    after = store.resized(len(kept)) if len(kept) < store.n_samples else {}
+    vcz.require_whole(OPERATION)
+    kept = _kept(vcz)
+    after = vcz.resized(len(kept)) if len(kept) < vcz.n_samples else {}
     linked: tuple[LinkChunks, ...] = ()
     preparations: tuple[LinkAllBut, ...] = ()
-    if after and place.begins_empty:
-        linked = tuple(_linked(store.arrays[name], name in after, kept) for name in _with_grid(store))
-        preparations = (LinkAllBut.of(place, frozenset(write.name for write in linked)),)
+    if after and store.begins_empty:
+        linked = tuple(_linked(vcz.arrays[name], name in after, kept) for name in _with_grid(vcz))
+        preparations = (LinkAllBut.of(store, frozenset(write.name for write in linked)),)
     return Plan(
         operation=OPERATION,
-        store=place,
-        base=store.state,
+        store=store,
+        base=vcz.state,
         checks=(),
         writes=(
             *linked,
-            *(_moved(store.arrays[name], target, kept, memory, whole=False) for name, target in after.items()),
+            *(_moved(vcz.arrays[name], target, kept, memory, whole=False) for name, target in after.items()),
         ),
-        edits=_edits(store, after),
+        edits=_edits(vcz, after),
         memory=memory,
-        after=store.planned(after, store.sample_ids[kept]),
-        if_stopped=f"{place.label} is no store yet; delete what is there and run the same command again",
-        counts=_counts(store, kept),
+        after=vcz.planned(after, vcz.sample_ids[kept]),
+        if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
+        counts=_counts(vcz, kept),
         preparations=preparations,
     )
 
 
-def compile_compacted_copy(place: Store, store: Vcz, memory: Memory) -> Plan:
+def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     """
     Compile a compacted copy of a store, of the same format.
 
     Parameters
     ----------
-    place
-        Where the copy comes to be; nothing is there yet.
     store
+        Where the copy comes to be; nothing is there yet.
+    vcz
         What is copied.
     memory
         What a task may use.
     """
-    store.require_whole(OPERATION)
-    kept = _kept(store)
-    after = store.resized(len(kept))
+    vcz.require_whole(OPERATION)
+    kept = _kept(vcz)
+    after = vcz.resized(len(kept))
     writes: list[Write] = []
-    for name, array in (*store.arrays.items(), *store.inner.items()):
+    for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
         if name in after:
             writes.append(_moved(array, after[name], kept, memory, whole=True))
         else:
-            writes.append(CopyArray.of(OPERATION, name, array, store.zarr_format, memory))
+            writes.append(CopyArray.of(OPERATION, name, array, vcz.zarr_format, memory))
     return Plan(
         operation=OPERATION,
-        store=place,
+        store=store,
         base="",
         checks=(),
         writes=tuple(writes),
-        edits=(WriteDocuments(_documents(store, after)),),
+        edits=(WriteDocuments(_documents(vcz, after)),),
         memory=memory,
-        after=store.planned(after, store.sample_ids[kept]),
-        if_stopped=f"{place.label} is no store yet; delete what is there and run the same command again",
-        counts=_counts(store, kept),
+        after=vcz.planned(after, vcz.sample_ids[kept]),
+        if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
+        counts=_counts(vcz, kept),
     )
 
 
-def _kept(store: Vcz) -> np.ndarray:
-    return np.flatnonzero(store.sample_ids != REMOVED)
+def _kept(vcz: Vcz) -> np.ndarray:
+    return np.flatnonzero(vcz.sample_ids != REMOVED)
 
 
-def _counts(store: Vcz, kept: np.ndarray) -> dict[str, int]:
-    return {"samples dropped": store.n_samples - len(kept), "samples kept": len(kept)}
+def _counts(vcz: Vcz, kept: np.ndarray) -> dict[str, int]:
+    return {"samples dropped": vcz.n_samples - len(kept), "samples kept": len(kept)}
 
 
 def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, memory: Memory, *, whole: bool) -> PutSamples:
@@ -127,9 +127,9 @@ def _first_changed(array: AnyArray, kept: np.ndarray) -> int:
     return first_removed // arrays.outer_chunks(array)[samples_axis(array) or 0]
 
 
-def _with_grid(store: Vcz) -> list[str]:
+def _with_grid(vcz: Vcz) -> list[str]:
     """The arrays whose chunks can be told by their numbers."""
-    return [name for name, array in store.arrays.items() if metadata.has_regular_grid(array)]
+    return [name for name, array in vcz.arrays.items() if metadata.has_regular_grid(array)]
 
 
 def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> "LinkChunks":
@@ -140,26 +140,26 @@ def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> "LinkChunks"
     return LinkChunks(array.path, array, grid)
 
 
-def _edits(store: Vcz, after: dict[str, AnyArray]) -> tuple[SetShape | Consolidate, ...]:
-    shapes = [SetShape(name, store.zarr_format, array.shape) for name, array in after.items()]
-    return (*shapes, Consolidate(tuple(after), store.zarr_format)) if after else ()
+def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[SetShape | Consolidate, ...]:
+    shapes = [SetShape(name, vcz.zarr_format, array.shape) for name, array in after.items()]
+    return (*shapes, Consolidate(tuple(after), vcz.zarr_format)) if after else ()
 
 
-def _documents(store: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
+def _documents(vcz: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
     """
     The documents of the copy: those of the store, with all that vczstore does not know, and with the new shapes.
 
     The root's own comes last. Without it there is no store, so that readers never see an incomplete one.
     """
     of_array, of_group, of_root = [".zarray", ".zattrs"], [".zgroup", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
-    if store.zarr_format == 3:
+    if vcz.zarr_format == 3:
         of_array = of_group = of_root = ["zarr.json"]
-    keys = [f"{path}/{name}" for path in store.groups for name in of_group]
-    keys += [*(f"{path}/{name}" for path in (*store.arrays, *store.inner) for name in of_array), *of_root]
+    keys = [f"{path}/{name}" for path in vcz.groups for name in of_group]
+    keys += [*(f"{path}/{name}" for path in (*vcz.arrays, *vcz.inner) for name in of_array), *of_root]
     scratch = MemoryStore()
-    stored = zip(keys, zarr_objects.get_many(store.store, keys), strict=True)
+    stored = zip(keys, zarr_objects.get_many(vcz.store, keys), strict=True)
     zarr_objects.set_many(scratch, [(key, value) for key, value in stored if value is not None])
-    for edit in _edits(store, after):
+    for edit in _edits(vcz, after):
         edit.apply(scratch)
     documents = {key: zarr_objects.read_json(scratch, key) for key in keys}
     return {key: document for key, document in documents.items() if document is not None}

@@ -21,7 +21,7 @@ MANIFEST_CHUNKS = 1000
 """About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
 
 
-def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
+def compile_copy(source: Vcz, store: Store, memory: Memory) -> Plan:
     """
     Compile the copy of a VCZ.
 
@@ -29,7 +29,7 @@ def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
     ----------
     source
         What is copied.
-    place
+    store
         The repository. What it holds is replaced.
     memory
         What a task may use.
@@ -43,8 +43,8 @@ def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
     documents |= {f"{w.name}/zarr.json": metadata.documents(w.target.metadata)["zarr.json"] for w in writes}
     return Plan(
         operation=operation,
-        store=place,
-        base=place.head or "",
+        store=store,
+        base=store.head or "",
         checks=(),
         writes=writes,
         edits=(
@@ -53,7 +53,7 @@ def compile_copy(source: Vcz, place: Store, memory: Memory) -> Plan:
         ),
         memory=memory,
         after=source,
-        if_stopped=f"{place.label} is no store yet; delete what is there and run the same command again",
+        if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
         counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
     )
 

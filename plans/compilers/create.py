@@ -57,7 +57,7 @@ ONLY_CUBED = "create: there is one implementation, cubed; leave impl out"
 
 
 def compile_create(
-    place: Store,
+    store: Store,
     sources: Sequence[Vcz],
     memory: Memory,
     *,
@@ -69,7 +69,7 @@ def compile_create(
 
     Parameters
     ----------
-    place
+    store
         Where the store will be.
     sources
         VCZs; what they disagree on is as the first of them has it.
@@ -139,7 +139,7 @@ def compile_create(
     documents = [WriteDocuments.of(a) for a in (*targets.values(), filters)]
     return Plan(
         operation=OPERATION,
-        store=place,
+        store=store,
         base="",
         checks=(),
         writes=(write,) if n_variants else (),
@@ -147,7 +147,7 @@ def compile_create(
         edits=(),
         conclude=conclude,
         memory=memory,
-        after=Vcz(place.label, MemoryStore(), dict(sorted(members.items())), attributes, 3, None, np.empty(0, "O")),
+        after=Vcz(store.label, MemoryStore(), dict(sorted(members.items())), attributes, 3, None, np.empty(0, "O")),
         if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
         counts={"sources": len(sources), "variants": n_variants},
     )

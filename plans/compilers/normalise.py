@@ -50,16 +50,16 @@ TABLES = ("contigs", "contig_lengths", "filters")
 
 
 def compile_normalise(
-    place: Store, store: Vcz, source: Vcz, rules: Rules, memory: Memory, fields: Fields
+    store: Store, vcz: Vcz, source: Vcz, rules: Rules, memory: Memory, fields: Fields
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile the re-expression of a source over the variants and alleles of a store, in stages.
 
     Parameters
     ----------
-    place
-        Where the result will be, of format 3.
     store
+        Where the result will be, of format 3.
+    vcz
         What the source is re-expressed over. Nothing happens to it.
     source
         What is re-expressed; its samples are the result's.
@@ -80,26 +80,26 @@ def compile_normalise(
     VczstoreError
         If the source cannot be harmonised.
     """
-    (source,) = harmonise.with_numbers(store, [source], rules)
-    findings = yield from harmonise.look_up(OPERATION, store, [source], rules, memory)
-    lengths = harmonise.widths(OPERATION, store, findings, source)
-    check_named(OPERATION, store, [source], fields)
-    known = store if store.n_samples else replace(store, arrays={**source.arrays, **store.arrays})
+    (source,) = harmonise.with_numbers(vcz, [source], rules)
+    findings = yield from harmonise.look_up(OPERATION, vcz, [source], rules, memory)
+    lengths = harmonise.widths(OPERATION, vcz, findings, source)
+    check_named(OPERATION, vcz, [source], fields)
+    known = vcz if vcz.n_samples else replace(vcz, arrays={**source.arrays, **vcz.arrays})
     (brought,) = without_unjoinable(OPERATION, known, [source], fields, harmonised=True)
     brought = harmonise.without_dropped(OPERATION, known, brought, findings, lengths, fields.drop)
     harmonise.check_fields(OPERATION, source, brought, findings, lengths)
     lacking = {*fields.drop, *source.samples_arrays} - set(brought.samples_arrays)
-    dropped = {name: array for name, array in store.samples_arrays.items() if name in lacking}
+    dropped = {name: array for name, array in vcz.samples_arrays.items() if name in lacking}
     writes: list[CopyArray | Rewritten | WriteAlleles | PutSamples] = [
-        _carry(name, store.arrays[name], lengths, findings, memory) for name in CARRIED if name in store.arrays
+        _carry(name, vcz.arrays[name], lengths, findings, memory) for name in CARRIED if name in vcz.arrays
     ]
     members = {write.name: write.target for write in writes}
-    lengths = {**lengths, VARIANTS: store.n_variants, SAMPLES: source.n_samples}
+    lengths = {**lengths, VARIANTS: vcz.n_variants, SAMPLES: source.n_samples}
     # readers count the chunks of variants in those of the calls, and so does the region_index that is carried over
-    of_variants = {VARIANTS: store.chunk_lengths[VARIANTS]}
+    of_variants = {VARIANTS: vcz.chunk_lengths[VARIANTS]}
     by_sample = {**dropped, **brought.samples_arrays}
     calls = {
-        name: _with_missing(name, _target(name, array, lengths, of_variants), store, source, dropped, findings)
+        name: _with_missing(name, _target(name, array, lengths, of_variants), vcz, source, dropped, findings)
         for name, array in by_sample.items()
     }
     members |= calls
@@ -117,21 +117,21 @@ def compile_normalise(
     # what a store remembers of itself is not the batch's
     attributes = {name: value for name, value in source.attributes.items() if not name.startswith("vczstore_")}
     attributes = {name: value for name, value in attributes.items() if name not in TABLES}
-    attributes |= {name: store.attributes[name] for name in TABLES if name in store.attributes}
+    attributes |= {name: vcz.attributes[name] for name in TABLES if name in vcz.attributes}
     told = harmonise.Told.of(findings, calls, lacking)
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return Plan(
         operation=OPERATION,
-        store=place,
+        store=store,
         base="",
         checks=tuple(data_checks(OPERATION, brought, brought, harmonised=True)),
         writes=tuple(w for w in writes if w.encoded_chunks or w.decoded_chunks),
         preparations=tuple(WriteDocuments.of(array) for array in members.values()),
         edits=(WriteDocuments({"zarr.json": root}),),
         memory=memory,
-        after=Vcz(place.label, MemoryStore(), members, attributes, 3, None, source.sample_ids),
+        after=Vcz(store.label, MemoryStore(), members, attributes, 3, None, source.sample_ids),
         if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
-        counts={"samples": source.n_samples, "variants": store.n_variants, **told.counts},
+        counts={"samples": source.n_samples, "variants": vcz.n_variants, **told.counts},
         notes=told.notes,
     )
 
@@ -148,15 +148,15 @@ def _target(
 
 
 def _with_missing(
-    name: str, after: AnyArray, store: Vcz, source: Vcz, dropped: Collection[str], findings: Findings
+    name: str, after: AnyArray, vcz: Vcz, source: Vcz, dropped: Collection[str], findings: Findings
 ) -> AnyArray:
     """An array of the result, of signed integers if it gets missing values."""
     if not lacks_missing_value(name, after.dtype):
         return after
-    form, holder = Form.of(after), store if name in dropped else source
+    form, holder = Form.of(after), vcz if name in dropped else source
     why = f"the samples of {source.label}, of which it is dropped" if name in dropped else None
     if why is None and VARIANTS in form.dimensions:
-        why = missing_where_harmonised(name, form, store, [source], findings)
+        why = missing_where_harmonised(name, form, vcz, [source], findings)
     if why is None:
         return after
     dtype = with_missing(OPERATION, holder.label, name, form, why).dtype

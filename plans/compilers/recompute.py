@@ -49,13 +49,13 @@ def check_fields(fields: Sequence[str]) -> None:
             raise OptionError(f"{OPERATION}: no field {field[:40]!r}; {hint}")
 
 
-def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: Memory) -> Plan:
+def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Memory) -> Plan:
     """
     Compile the recomputing of INFO fields of a store.
 
     Parameters
     ----------
-    place, store
+    store, vcz
         The store: where it is, and the state that it will be in.
     fields
         Which of `plans.variants.info_fields.FIELDS`. Arrays that are not there are made; others keep their dtype.
@@ -72,27 +72,27 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
     """
     fields = list(dict.fromkeys(fields))
     check_fields(fields)
-    store.require_whole(OPERATION, edited=False)
+    vcz.require_whole(OPERATION, edited=False)
     for name, names in NEEDED.items():
-        found = dimensions(store.arrays[name]) if name in store.arrays else None
+        found = dimensions(vcz.arrays[name]) if name in vcz.arrays else None
         if found != names:
             has = f"no {name}" if found is None else f"{name} of dimensions {found}"
             raise IncompatibleError(
-                f"{OPERATION}: {store.label} has {has}, and fields are computed from {name} of {names}"
+                f"{OPERATION}: {vcz.label} has {has}, and fields are computed from {name} of {names}"
             )
-    known = states(store)
+    known = states(vcz)
     fields = [field for field in fields if known.get(field) != CURRENT]
-    targets = {field: _target(OPERATION, store, field) for field in fields}
-    write = RecomputeFields.of(store, targets, memory)
-    created = {a.path: a for a in targets.values() if a.path not in store.arrays}
+    targets = {field: _target(OPERATION, vcz, field) for field in fields}
+    write = RecomputeFields.of(vcz, targets, memory)
+    created = {a.path: a for a in targets.values() if a.path not in vcz.arrays}
 
     # what is half-way written when a run is stopped on plain Zarr is not current, whatever it was before
-    marked, begun = mark(store, [f for f in fields if array_name(f) in store.arrays], STALE)
-    after, done = mark(marked.planned(created, store.sample_ids), fields, CURRENT)
+    marked, begun = mark(vcz, [f for f in fields if array_name(f) in vcz.arrays], STALE)
+    after, done = mark(marked.planned(created, vcz.sample_ids), fields, CURRENT)
     return Plan(
         operation=OPERATION,
-        store=place,
-        base=store.state,
+        store=store,
+        base=vcz.state,
         checks=(),
         writes=(write,) if fields else (),
         preparations=begun,
@@ -100,7 +100,7 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
         if not fields
         else (
             *(WriteDocuments.of(array) for array in created.values()),
-            Consolidate(tuple(created), store.zarr_format),
+            Consolidate(tuple(created), vcz.zarr_format),
             *done,
         ),
         memory=memory,
@@ -110,14 +110,14 @@ def compile_recompute(place: Store, store: Vcz, fields: Sequence[str], memory: M
     )
 
 
-def _target(operation: str, store: Vcz, field: str) -> AnyArray:
+def _target(operation: str, vcz: Vcz, field: str) -> AnyArray:
     """The array that a field goes to: the store's, if it can hold the field, or a new one."""
     what, name = FIELDS[field], array_name(field)
-    width = max(0, store.arrays[ALLELE].shape[1] - 1) if what.per_allele else 1
-    array = store.arrays.get(name)
+    width = max(0, vcz.arrays[ALLELE].shape[1] - 1) if what.per_allele else 1
+    array = vcz.arrays.get(name)
     if array is None:
         return conversion.new_like(
-            store.arrays["variant_position"],
+            vcz.arrays["variant_position"],
             name,
             np.dtype("i4" if what.kind == "i" else "f4"),
             (width,) if what.per_allele else (),
@@ -127,7 +127,7 @@ def _target(operation: str, store: Vcz, field: str) -> AnyArray:
 
     def refuse(has: str, needs: str) -> IncompatibleError:
         return IncompatibleError(
-            f"{operation}: {name} of {store.label} has {has}, and {field} needs {needs}; leave {field} out, or delete "
+            f"{operation}: {name} of {vcz.label} has {has}, and {field} needs {needs}; leave {field} out, or delete "
             f"the array {name}, which is then re-created"
         )
 
@@ -264,13 +264,13 @@ class RecomputeFields:
     counter: GenotypeCounter
 
     @classmethod
-    def of(cls, store: Vcz, targets: dict[str, AnyArray], memory: Memory) -> "RecomputeFields":
+    def of(cls, vcz: Vcz, targets: dict[str, AnyArray], memory: Memory) -> "RecomputeFields":
         """Find out how many rows one task takes: whole chunks of all targets, which no other task writes then."""
-        masks = tuple(m for a in targets.values() for m in _masks(store, a))
-        genotype, allele = store.arrays[GENOTYPE], store.arrays[ALLELE]
-        removed = np.flatnonzero(store.sample_ids == REMOVED)
+        masks = tuple(m for a in targets.values() for m in _masks(vcz, a))
+        genotype, allele = vcz.arrays[GENOTYPE], vcz.arrays[ALLELE]
+        removed = np.flatnonzero(vcz.sample_ids == REMOVED)
         written = math.lcm(*(arrays.outer_chunks(a)[0] for a in (*targets.values(), *masks)))
-        n = max(1, store.n_variants)
+        n = max(1, vcz.n_variants)
         both = math.lcm(written, arrays.outer_chunks(genotype)[0])
         unit = both if both <= n else min(written, n)  # else some chunks of genotypes are read twice
         count_bytes = 8 * packed_width(allele.shape[1])
@@ -363,7 +363,7 @@ class RecomputeFields:
         return n_chunks, n_bytes
 
 
-def _masks(store: Vcz, array: AnyArray) -> list[AnyArray]:
+def _masks(vcz: Vcz, array: AnyArray) -> list[AnyArray]:
     """
     The arrays of a store that say which values of another are missing or fill.
 
@@ -372,11 +372,11 @@ def _masks(store: Vcz, array: AnyArray) -> list[AnyArray]:
     IncompatibleError
         If one is not of its shape.
     """
-    found = [store.arrays[f"{array.path}{end}"] for end in MASKS if f"{array.path}{end}" in store.arrays]
+    found = [vcz.arrays[f"{array.path}{end}"] for end in MASKS if f"{array.path}{end}" in vcz.arrays]
     for mask in found:
         if mask.shape != array.shape or mask.dtype.kind != "b" or not metadata.has_regular_grid(mask):
             raise IncompatibleError(
-                f"recompute: {mask.path} of {store.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
+                f"recompute: {mask.path} of {vcz.label} has dtype {mask.dtype} and shape {mask.shape}, {array.path} "
                 f"has shape {array.shape}, so it cannot say which of its values are missing; delete the array "
                 f"{mask.path}"
             )

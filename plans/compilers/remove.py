@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from plans.core.xarray_backend import Opened
 
 
-def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
+def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
     Compile the removal of samples from a store.
 
     Parameters
     ----------
-    place, store
+    store, vcz
         The store: where it is, and the state that it will be in.
     samples
         The IDs of the samples. One that is named twice is removed once.
@@ -50,51 +50,51 @@ def compile_remove(place: Store, store: Vcz, samples: Sequence[str], memory: Mem
         If no samples are named, or some are not there: all of these are named, and nothing is done.
     """
     operation = "remove"
-    store.require_whole(operation)
+    vcz.require_whole(operation)
     if not samples:
         raise SampleError(f"{operation}: no samples named; give sample IDs, or a file of them with --samples-file")
-    positions, unknown = positions_of(store, list(dict.fromkeys(samples)))
+    positions, unknown = positions_of(vcz, list(dict.fromkeys(samples)))
     if unknown:
         raise SampleError(
-            f"{operation}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was removed, "
-            f"{_spelling_hint(unknown, store)}vcztools query -l lists the samples"
+            f"{operation}: {vcz.label} has no sample {listing(unknown, limit=1000)}; nothing was removed, "
+            f"{_spelling_hint(unknown, vcz)}vcztools query -l lists the samples"
         )
-    if (ids := store.arrays[SAMPLE_ID]).dtype.kind not in TEXT:
+    if (ids := vcz.arrays[SAMPLE_ID]).dtype.kind not in TEXT:
         raise SampleError(
-            f"{operation}: {SAMPLE_ID} of {store.label} has dtype {ids.dtype}, in which the ID of a removed sample "
+            f"{operation}: {SAMPLE_ID} of {vcz.label} has dtype {ids.dtype}, in which the ID of a removed sample "
             "cannot be empty; write it as strings first"
         )
-    for name, array in store.samples_arrays.items():
+    for name, array in vcz.samples_arrays.items():
         if not has_missing_value(array):
             raise IncompatibleError(
-                f"{operation}: {name} of {store.label} has dtype {array.dtype}, which has no missing value that could "
+                f"{operation}: {name} of {vcz.label} has dtype {array.dtype}, which has no missing value that could "
                 "take the place of a sample's; delete the array, or store it as numbers or strings"
             )
-    blanked = store.sample_ids.copy()
+    blanked = vcz.sample_ids.copy()
     blanked[positions] = REMOVED
     writes = tuple(
         RemoveFromArray.of(name, array, positions, memory)
-        for name, array in store.samples_arrays.items()
+        for name, array in vcz.samples_arrays.items()
         if name != SAMPLE_ID
     )
-    after, marks = samples_change(store.planned({}, blanked))
+    after, marks = samples_change(vcz.planned({}, blanked))
     return Plan(
         operation=operation,
-        store=place,
-        base=store.state,
+        store=store,
+        base=vcz.state,
         checks=(),
         writes=writes,
-        edits=(SetItems(store.arrays[SAMPLE_ID], positions, REMOVED),),
+        edits=(SetItems(vcz.arrays[SAMPLE_ID], positions, REMOVED),),
         memory=memory,
         after=after,
         if_stopped="some values of the samples may be missing already; run the same command again to complete it",
         counts={"samples removed": len(positions)},
         preparations=marks,
-        notes={AFTERWARDS: text} if (text := _told_neutral(store)) else {},
+        notes={AFTERWARDS: text} if (text := _told_neutral(vcz)) else {},
     )
 
 
-def compile_completable(place: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
+def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
     Compile a removal that can be completed if it is stopped.
 
@@ -104,61 +104,61 @@ def compile_completable(place: Store, vcz: Vcz, samples: Sequence[str], memory: 
     ledger, (positions, unknown) = Ledger.of(vcz), positions_of(vcz, list(dict.fromkeys(samples)))
     gone = set(unknown)
     left = [sample for sample in samples if sample not in gone]
-    remembered = place.recovery_edits(ledger.with_removal(samples).edit(vcz.zarr_format))
+    remembered = store.recovery_edits(ledger.with_removal(samples).edit(vcz.zarr_format))
     is_known = bool(remembered and unknown and left) and ledger.has_removal(samples)
-    plan = compile_remove(place, vcz, left if is_known else samples, memory)
+    plan = compile_remove(store, vcz, left if is_known else samples, memory)
     if is_known or len(set(positions // arrays.outer_chunks(vcz.arrays[SAMPLE_ID])[0])) < 2:
         return plan
     return replace(plan, edits=(*remembered, *plan.edits))
 
 
-def _spelling_hint(unknown: Sequence[str], store: Vcz) -> str:
+def _spelling_hint(unknown: Sequence[str], vcz: Vcz) -> str:
     """Which samples of a store a list may mean, where it has them in another spelling."""
-    found = sorted(set(spelt_otherwise(unknown, store.sample_ids.tolist()).values()) - {REMOVED})
+    found = sorted(set(spelt_otherwise(unknown, vcz.sample_ids.tolist()).values()) - {REMOVED})
     # what looks the same is told apart by its escapes
     return f"perhaps {listing([ascii(sample)[1:-1] for sample in found], limit=10)} is meant; " if found else ""
 
 
-def _told_neutral(store: Vcz) -> str:
+def _told_neutral(vcz: Vcz) -> str:
     """The fields that cannot say that there is no value, and what is written instead; nothing if there are none."""
     found = [
         f"{name} ({array.dtype}) reads {missing_value(name, array)}"
-        for name, array in store.samples_arrays.items()
+        for name, array in vcz.samples_arrays.items()
         if lacks_missing_value(name, array.dtype)
     ]
     return f"no missing value: {listing(found)}" if found else ""
 
 
-def compile_repair(place: Store, store: Vcz, names: Collection[str], memory: Memory) -> Plan:
+def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memory) -> Plan:
     """
     Compile what completes removals that others have left half-done: the values of samples without an ID.
 
     Parameters
     ----------
-    place, store
+    store, vcz
         The store, and the state that it is in. IDs that are empty, and for which no array has values, go.
     names
         The arrays in which samples without an ID have values.
     memory
         What a task may use.
     """
-    n = store.n_samples if store.beyond_calls is None else store.beyond_calls
-    ids, ends = store.sample_ids[:n], store.resized(n)
-    longer = [name for name, array in ends.items() if array.shape != store.arrays[name].shape]
-    shapes = [SetShape(name, store.zarr_format, ends[name].shape) for name in longer]
+    n = vcz.n_samples if vcz.beyond_calls is None else vcz.beyond_calls
+    ids, ends = vcz.sample_ids[:n], vcz.resized(n)
+    longer = [name for name, array in ends.items() if array.shape != vcz.arrays[name].shape]
+    shapes = [SetShape(name, vcz.zarr_format, ends[name].shape) for name in longer]
     positions = np.flatnonzero(ids == REMOVED)
     writes = tuple(RemoveFromArray.of(name, ends[name], positions, memory) for name in sorted(names))
     return Plan(
         operation="repair",
-        store=place,
-        base=store.state,
+        store=store,
+        base=vcz.state,
         checks=(),
         writes=writes,
-        edits=(*shapes, Consolidate(tuple(longer), store.zarr_format)),
+        edits=(*shapes, Consolidate(tuple(longer), vcz.zarr_format)),
         memory=memory,
-        after=store.planned(ends, ids),
+        after=vcz.planned(ends, ids),
         if_stopped="some values of the samples may be missing already; run the same command again to complete it",
-        counts={"empty IDs deleted": store.n_samples - len(ids), "arrays blanked": len(writes)},
+        counts={"empty IDs deleted": vcz.n_samples - len(ids), "arrays blanked": len(writes)},
     )
 
 

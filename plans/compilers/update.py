@@ -27,8 +27,8 @@ OPERATION = "update"
 
 
 def compile_update(
-    place: Store,
-    store: Vcz,
+    store: Store,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     memory: Memory,
     *,
@@ -40,7 +40,7 @@ def compile_update(
 
     Parameters
     ----------
-    place, store
+    store, vcz
         The store: where it is, and the state that it will be in.
     sources
         The new values. All have the store's variants, and samples that are in the store, in any order.
@@ -63,22 +63,22 @@ def compile_update(
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples are new")
 
     # 1. everything is whole, and fits
-    store.require_whole(OPERATION)
+    vcz.require_whole(OPERATION)
     for source in sources:
         source.require_whole(OPERATION)
-    places = _places(store, sources)
-    check_named(OPERATION, store, sources, fields)
+    places = _places(vcz, sources)
+    check_named(OPERATION, vcz, sources, fields)
     # a field that the store has is not added: values that it has there do not become missing for that
-    fields = replace(fields, add=[name for name in fields.add if name not in store.samples_arrays])
-    brought = without_unjoinable(OPERATION, store, sources, fields, harmonised=False)
-    dropped = dropped_fields(store, sources, brought, fields)
-    layout = _without_ids(layout_of(OPERATION, store, brought, None, add=fields.add, unfit=unfit or ()))
+    fields = replace(fields, add=[name for name in fields.add if name not in vcz.samples_arrays])
+    brought = without_unjoinable(OPERATION, vcz, sources, fields, harmonised=False)
+    dropped = dropped_fields(vcz, sources, brought, fields)
+    layout = _without_ids(layout_of(OPERATION, vcz, brought, None, add=fields.add, unfit=unfit or ()))
     change = compile_schema_change(
-        OPERATION, place, store, brought, layout, memory, fields=fields, surveyed=unfit is not None
+        OPERATION, store, vcz, brought, layout, memory, fields=fields, surveyed=unfit is not None
     )
 
     # 2. what the store lacks comes first, since samples are written to columns that are widened
-    change, growth = compile_growth(OPERATION, place, change, layout, memory)
+    change, growth = compile_growth(OPERATION, store, change, layout, memory)
 
     # 3. what happens to each array; nothing else changes, but what is known of INFO fields
     targets = {name: array for name, array in change.vcz.samples_arrays.items() if name != SAMPLE_ID}
@@ -98,8 +98,8 @@ def compile_update(
     n_updated = sum(len(to) for to in places)
     return Plan(
         operation=OPERATION,
-        store=place,
-        base=store.state,
+        store=store,
+        base=vcz.state,
         checks=change.checks,
         writes=writes,
         edits=(),
@@ -115,8 +115,8 @@ def compile_update(
 
 
 def compile_in_stages(
-    place: Store,
-    store: Vcz,
+    store: Store,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     memory: Memory,
     *,
@@ -127,7 +127,7 @@ def compile_in_stages(
 
     Parameters
     ----------
-    place, store, sources, memory, fields
+    store, vcz, sources, memory, fields
         As in `compile_update`.
 
     Yields
@@ -140,8 +140,8 @@ def compile_in_stages(
     VczstoreError
         If the sources do not fit.
     """
-    unfit = yield from look_up_unfit(OPERATION, store, sources, memory)
-    return compile_update(place, store, sources, memory, fields=fields, unfit=unfit)
+    unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
+    return compile_update(store, vcz, sources, memory, fields=fields, unfit=unfit)
 
 
 def _without_ids(layout: Layout) -> Layout:
@@ -149,7 +149,7 @@ def _without_ids(layout: Layout) -> Layout:
     return replace(layout, forms={name: form for name, form in layout.forms.items() if name != SAMPLE_ID})
 
 
-def split_known(store: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
+def split_known(vcz: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
     """
     Tell the samples of a source that are in a store from the others, for `Vcz.select`.
 
@@ -158,25 +158,25 @@ def split_known(store: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
     known, new : numpy.ndarray of int64
         Increasing. A removed sample of the source is among the others, where an append refuses it.
     """
-    present = set(store.sample_ids.tolist()) - {REMOVED}
+    present = set(vcz.sample_ids.tolist()) - {REMOVED}
     is_known = np.array([sample in present for sample in source.sample_ids], dtype=bool)
     return np.flatnonzero(is_known), np.flatnonzero(~is_known)
 
 
-def _places(store: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
+def _places(vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
     """Where the samples of each source are in the store."""
     incoming = check_incoming(OPERATION, sources)
-    positions, unknown = positions_of(store, list(incoming))
+    positions, unknown = positions_of(vcz, list(incoming))
     if unknown:
         raise SampleError(
-            f"{OPERATION}: {store.label} has no sample {listing(unknown, limit=1000)}; nothing was updated, append "
+            f"{OPERATION}: {vcz.label} has no sample {listing(unknown, limit=1000)}; nothing was updated, append "
             "these samples, or say insert: true in a job, which updates some and appends the others"
         )
-    found = dict(zip(store.sample_ids[positions].tolist(), positions.tolist(), strict=True))
+    found = dict(zip(vcz.sample_ids[positions].tolist(), positions.tolist(), strict=True))
     if len(found) < len(positions):
-        ids, counts = np.unique(store.sample_ids[positions], return_counts=True)
+        ids, counts = np.unique(vcz.sample_ids[positions], return_counts=True)
         raise SampleError(
-            f"{OPERATION}: {store.label} has sample {listing(ids[counts > 1])} twice, and either may be meant; "
+            f"{OPERATION}: {vcz.label} has sample {listing(ids[counts > 1])} twice, and either may be meant; "
             "remove it there, and append it"
         )
     return [np.array([found[sample] for sample in source.sample_ids], dtype="i8") for source in sources]

@@ -70,7 +70,7 @@ def check_incoming(operation: str, sources: Sequence[Vcz]) -> dict[str, str]:
     return owner
 
 
-def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
+def check_samples(operation: str, vcz: Vcz, sources: Sequence[Vcz]) -> None:
     """
     Check that all samples are new, and no sample comes in twice.
 
@@ -80,16 +80,16 @@ def check_samples(operation: str, store: Vcz, sources: Sequence[Vcz]) -> None:
         As `check_incoming`, or if a sample is in the store.
     """
     owner = check_incoming(operation, sources)
-    if not owner.keys().isdisjoint(store.sample_ids.tolist()):
-        present = [sample for sample in store.sample_ids if sample in owner]
+    if not owner.keys().isdisjoint(vcz.sample_ids.tolist()):
+        present = [sample for sample in vcz.sample_ids if sample in owner]
         label = owner[present[0]]
         mine_present = [sample for sample in present if owner[sample] == label]
-        _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, store.label))
-    alike = same_in_unicode(list(owner), itertools.chain(store.sample_ids, owner))
+        _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, vcz.label))
+    alike = same_in_unicode(list(owner), itertools.chain(vcz.sample_ids, owner))
     for sample, other in alike.items():
         raise SampleError(
             f"{operation}: {owner[sample]} has sample {sample!a}, which looks like {other!a} of "
-            f"{owner.get(other, store.label)}, in another Unicode form; write both in the same"
+            f"{owner.get(other, vcz.label)}, in another Unicode form; write both in the same"
         )
 
 
@@ -195,8 +195,8 @@ def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
         )
 
 
-def _check_fields(operation: str, store: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
-    ours, theirs = set(store.samples_arrays), set(source.samples_arrays)
+def _check_fields(operation: str, vcz: Vcz, source: Vcz, may_lack: Collection[str]) -> None:
+    ours, theirs = set(vcz.samples_arrays), set(source.samples_arrays)
     lacks, more = sorted(ours - theirs - set(may_lack)), sorted(theirs - ours)
     told, can_name = [], operation in ("append", "update")
     if lacks:
@@ -516,11 +516,11 @@ def _ranges(n: int, step: int) -> Iterator[slice]:
         yield slice(start, min(n, start + step))
 
 
-def data_checks(operation: str, store: Vcz, source: Vcz, *, harmonised: bool = False) -> list[SameVariants | FitsDtype]:
+def data_checks(operation: str, vcz: Vcz, source: Vcz, *, harmonised: bool = False) -> list[SameVariants | FitsDtype]:
     """What has to be looked up in the data of a store and a source whose metadata fit."""
-    checks: list[SameVariants | FitsDtype] = [] if harmonised else [SameVariants(operation, store, source)]
+    checks: list[SameVariants | FitsDtype] = [] if harmonised else [SameVariants(operation, vcz, source)]
     for name, theirs in source.samples_arrays.items():
-        ours = store.samples_arrays.get(name)
+        ours = vcz.samples_arrays.get(name)
         if ours is not None and not fits(theirs.dtype, ours.dtype):
             checks.append(FitsDtype(operation, source.label, name, theirs, ours.dtype, source.chosen))
     return checks

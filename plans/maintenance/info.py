@@ -101,16 +101,16 @@ class Description:
         return [f"{name:<10}{value}" for name, value in rows]
 
 
-def describe(place: Store, at: str | None = None) -> Description:
+def describe(store: Store, at: str | None = None) -> Description:
     """Look at a store, now or at a tag or snapshot. Only metadata and sample IDs are read."""
-    vcz = place.open(at)
+    vcz = store.open(at)
     removed = int(np.sum(vcz.sample_ids == REMOVED))
     samples_chunk, variants_chunk = _chunk_sizes(vcz)
     version = vcz.attributes.get("vcf_zarr_version")
-    past = place.history.snapshots() if at is None else place.history.snapshots(vcz.snapshot)
+    past = store.history.snapshots() if at is None else store.history.snapshots(vcz.snapshot)
     return Description(
-        store=place.label,
-        backend=place.backend,
+        store=store.label,
+        backend=store.backend,
         zarr_format=vcz.zarr_format,
         vcf_zarr_version=None if version is None else str(version),
         snapshot=vcz.snapshot,
@@ -122,8 +122,8 @@ def describe(place: Store, at: str | None = None) -> Description:
         fields=list(vcz.samples_arrays),
         stale=stale(vcz),
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
-        stored_bytes=place.stored_bytes(),
-        tags=place.history.tags(),
+        stored_bytes=store.stored_bytes(),
+        tags=store.history.tags(),
         history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(past, HISTORY)],
     )
 

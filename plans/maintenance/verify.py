@@ -78,13 +78,13 @@ class Verified:
         ]
 
 
-def verify_store(place: Store, options: Options, *, quick: bool) -> Verified:
+def verify_store(store: Store, options: Options, *, quick: bool) -> Verified:
     """
     Look at all of a store, or at its metadata and sample IDs.
 
     Parameters
     ----------
-    place
+    store
         The store.
     quick
         Whether to leave the chunks alone.
@@ -92,9 +92,9 @@ def verify_store(place: Store, options: Options, *, quick: bool) -> Verified:
         What runs the tasks.
     """
     started = time.perf_counter()
-    vcz = place.open()
+    vcz = store.open()
     errors = set(metadata_errors(vcz))
-    found = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), options.memory), place, options)
+    found = [] if quick else run_survey(Survey(OPERATION, tuple(data_scans(vcz)), options.memory), store, options)
     seen = [one for ones in found for one in ones]
     errors.update(finding for one in seen for finding in one.errors)
     errors.update(contig_errors(seen))
@@ -102,7 +102,7 @@ def verify_store(place: Store, options: Options, *, quick: bool) -> Verified:
     for one in seen:
         outside[one.array] += one.outside
     return Verified(
-        store=place.label,
+        store=store.label,
         snapshot=vcz.snapshot,
         quick=quick,
         arrays=len(vcz.arrays),

@@ -129,14 +129,14 @@ class Verification:
 
 
 def verify(
-    url: Location, place: Store, samples: Sequence[str], options: Mapping[str, Any], report: Path | None
+    url: Location, store: Store, samples: Sequence[str], options: Mapping[str, Any], report: Path | None
 ) -> Verification:
     """
     Read all of a store, and look for what should not be there.
 
     Parameters
     ----------
-    url, place, options
+    url, store, options
         The store: its path or URL, opened, and what reaches it.
     samples
         The IDs. They are used, and kept nowhere.
@@ -159,7 +159,7 @@ def verify(
     if report is not None:
         page.make_folder(report)
     objects = Objects.at(url, options)
-    vcz = place.open()
+    vcz = store.open()
     if any("\t" in sample for sample in ids):
         raise SampleError("verify-removal: a line of the list has a tab; give one sample ID in a line, nothing else")
     look = _Look(ids, _Needles(frozenset[str]().union(*map(spellings, ids)) - {REMOVED}, vcz.sample_ids.tolist()))
@@ -170,15 +170,15 @@ def verify(
         look.at_present(vcz)
     except pipeline.DamagedChunkError as error:
         raise DamagedStoreError(f"verify-removal: {error}; restore it, or remove the array that it is of") from error
-    if place.history.is_kept:
-        look.at_history(place, sizes)
+    if store.history.is_kept:
+        look.at_history(store, sizes)
     else:
         look.at_grid(vcz, sizes)
-    if place.open().state != vcz.state or objects.sizes() != sizes:
-        raise StaleError(f"verify-removal: {place.label} was changed while it was read; run it again")
+    if store.open().state != vcz.state or objects.sizes() != sizes:
+        raise StaleError(f"verify-removal: {store.label} was changed while it was read; run it again")
     found = Verification(
-        store=look.shown(place.label),
-        backend=place.backend,
+        store=look.shown(store.label),
+        backend=store.backend,
         reasons=tuple(look.reasons),
         not_checked=tuple(look.not_checked),
         figures=look.figures,

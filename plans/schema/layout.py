@@ -182,7 +182,7 @@ class Layout:
 
 def layout_of(
     operation: str,
-    store: Vcz,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     by_allele: Mapping[str, int] | None,
     *,
@@ -196,7 +196,7 @@ def layout_of(
     ----------
     operation
         For the message.
-    store, sources
+    vcz, sources
         A store without samples gets all arrays of its sources. One that has samples keeps its own, as wide as it takes.
     by_allele
         How long the axes are that go by alleles, where sources are expressed over those of the store; else None.
@@ -210,14 +210,14 @@ def layout_of(
     IncompatibleError
         If an array has forms that nothing joins.
     """
-    taken = {n for s in sources for n in s.samples_arrays if _takes(store, n, add)}
+    taken = {n for s in sources for n in s.samples_arrays if _takes(vcz, n, add)}
     forms, grown = {}, []
-    for name in sorted({*store.samples_arrays, *taken}):
-        labelled = _labelled(store, sources, name, by_allele is not None, unfit)
+    for name in sorted({*vcz.samples_arrays, *taken}):
+        labelled = _labelled(vcz, sources, name, by_allele is not None, unfit)
         forms[name] = _joined(operation, name, labelled)
-        if takes_all(store) or name not in store.samples_arrays or forms[name].lengths != labelled[0][1].lengths:
+        if takes_all(vcz) or name not in vcz.samples_arrays or forms[name].lengths != labelled[0][1].lengths:
             grown.append(forms[name])
-    known = lengths_of(Form.of(array) for array in store.arrays.values())
+    known = lengths_of(Form.of(array) for array in vcz.arrays.values())
     lengths = {**lengths_of(grown), **(by_allele or {})}
     for name, n in lengths.items():
         if name not in (by_allele or {}):
@@ -234,25 +234,25 @@ def _with_ploidy(lengths: dict[str, int], before: int, by_allele: Mapping[str, i
     return lengths
 
 
-def takes_all(store: Vcz) -> bool:
+def takes_all(vcz: Vcz) -> bool:
     """Whether a store has no samples, so that its arrays are made for those that come in."""
-    return store.n_samples == 0
+    return vcz.n_samples == 0
 
 
-def _takes(store: Vcz, name: str, add: Collection[str]) -> bool:
-    return name in store.samples_arrays or takes_all(store) or named(name, add)
+def _takes(vcz: Vcz, name: str, add: Collection[str]) -> bool:
+    return name in vcz.samples_arrays or takes_all(vcz) or named(name, add)
 
 
 def _labelled(
-    store: Vcz, sources: Sequence[Vcz], name: str, harmonised: bool, unfit: Collection[tuple[int, str]]
+    vcz: Vcz, sources: Sequence[Vcz], name: str, harmonised: bool, unfit: Collection[tuple[int, str]]
 ) -> list[tuple[str, Form]]:
     """The forms of an array in a store and its sources, each with the label of the VCZ."""
-    ours = store.samples_arrays.get(name)
-    forms = [] if ours is None or (takes_all(store) and name == SAMPLE_ID) else [(store.label, Form.of(ours))]
+    ours = vcz.samples_arrays.get(name)
+    forms = [] if ours is None or (takes_all(vcz) and name == SAMPLE_ID) else [(vcz.label, Form.of(ours))]
     for i, source in enumerate(sources):
         if name in source.samples_arrays:
             form = Form.of(source.samples_arrays[name])
-            if ours is not None and not takes_all(store):
+            if ours is not None and not takes_all(vcz):
                 form = _beside(form, forms[0][1], (i, name) in unfit, harmonised)
             forms.append((source.label, form))
     return forms
@@ -320,7 +320,7 @@ def check_named(operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fiel
 
 
 def without_unjoinable(
-    operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fields, *, harmonised: bool
+    operation: str, vcz: Vcz, sources: Sequence[Vcz], fields: Fields, *, harmonised: bool
 ) -> list[Vcz]:
     """
     The sources without those of the fields that may be dropped which the store has no place for.
@@ -329,11 +329,11 @@ def without_unjoinable(
     """
     result = list(sources)
     for name in sorted({n for s in sources for n in s.samples_arrays if named(n, fields.drop)}):
-        if not _takes(store, name, fields.add):
+        if not _takes(vcz, name, fields.add):
             result = [_without(source, name) for source in result]
             continue
-        groups = [result] if takes_all(store) else [[source] for source in result]
-        kept = [g if _joins(operation, store, g, name, harmonised) else [_without(s, name) for s in g] for g in groups]
+        groups = [result] if takes_all(vcz) else [[source] for source in result]
+        kept = [g if _joins(operation, vcz, g, name, harmonised) else [_without(s, name) for s in g] for g in groups]
         result = [source for group in kept for source in group]
     return result
 
@@ -365,26 +365,26 @@ def form_in(layout: Layout, name: str, array: AnyArray, *, text: bool) -> Form:
 # ---- new arrays -----------------------------------------------------------------------------
 
 
-def new_arrays(store: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, AnyArray]:
+def new_arrays(vcz: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, AnyArray]:
     """
     The arrays over samples that a store lacks, or that were made for no samples, for the samples that it has.
 
     Each is encoded as one of the sources' where the formats allow: whatever order these are in, the same one.
     """
-    known = lengths_of(Form.of(array) for array in store.arrays.values())
-    lengths = {**known, **layout.lengths, VARIANTS: store.n_variants, SAMPLES: store.n_samples}
+    known = lengths_of(Form.of(array) for array in vcz.arrays.values())
+    lengths = {**known, **layout.lengths, VARIANTS: vcz.n_variants, SAMPLES: vcz.n_samples}
     result = {}
     for name, form in layout.forms.items():
-        ours = store.samples_arrays.get(name)
-        is_new = ours is None or (takes_all(store) and (name != SAMPLE_ID or len(store.samples_arrays) == 1))
+        ours = vcz.samples_arrays.get(name)
+        is_new = ours is None or (takes_all(vcz) and (name != SAMPLE_ID or len(vcz.samples_arrays) == 1))
         if is_new and any(name in source.samples_arrays for source in sources):
             array = _in_form(_template(name, form, sources), form, lengths)
             names = form.dimensions
-            chunks = tuple(store.chunk_lengths.get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
+            chunks = tuple(vcz.chunk_lengths.get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
             metadata = conversion.in_format(
-                array, store.zarr_format, shape=array.shape, dimension_names=names, chunks=chunks
+                array, vcz.zarr_format, shape=array.shape, dimension_names=names, chunks=chunks
             )
-            result[name] = arrays.from_metadata(metadata, store.store, name)
+            result[name] = arrays.from_metadata(metadata, vcz.store, name)
     return result
 
 

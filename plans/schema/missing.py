@@ -115,10 +115,10 @@ def missing_where_harmonised(
     return None
 
 
-def _final_lengths(name: str, form: Form, store: Vcz, layout: Layout) -> dict[str, int]:
+def _final_lengths(name: str, form: Form, vcz: Vcz, layout: Layout) -> dict[str, int]:
     """The lengths of the axes that vectors end at; those of alleles are left out, since padding is never read there."""
-    is_new = name not in store.samples_arrays or takes_all(store)
-    known = lengths_of(Form.of(array) for array in store.arrays.values()) if is_new else {}
+    is_new = name not in vcz.samples_arrays or takes_all(vcz)
+    known = lengths_of(Form.of(array) for array in vcz.arrays.values()) if is_new else {}
     return {
         str(d): max(n, layout.lengths.get(str(d), 0), known.get(str(d), 0))
         for d, n in zip(form.dimensions, form.lengths, strict=True)
@@ -131,14 +131,14 @@ def _is_shorter(form: Form, final: dict[str, int]) -> bool:
     return any(own.get(d, 1) < n for d, n in final.items())
 
 
-def _info_that_grows(store: Vcz, findings: Findings | None) -> list[str]:
+def _info_that_grows(vcz: Vcz, findings: Findings | None) -> list[str]:
     """The INFO fields of unsigned integers that go by allele, where alleles come in."""
     if findings is None or not findings.new_alleles:
         return []
-    numbers = numbers_of(store, "INFO")
+    numbers = numbers_of(vcz, "INFO")
     return [
         name
-        for name, array in store.arrays.items()
+        for name, array in vcz.arrays.items()
         if array.dtype.kind == "u" and array.ndim > 1 and dimensions(array)[0] == VARIANTS
         if SAMPLES not in dimensions(array) and number_of(name, array, numbers)
     ]

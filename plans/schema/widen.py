@@ -34,7 +34,7 @@ ALLELE = "variant_allele"
 
 def widenings(
     operation: str,
-    store: Vcz,
+    vcz: Vcz,
     wider: Mapping[str, AnyArray],
     old: int | None,
     findings: Findings | None,
@@ -49,11 +49,11 @@ def widenings(
     completed.
     """
     result: list[Write] = []
-    by_allele = [name for name, array in store.arrays.items() if _follows_alleles(name, array)]
-    for name, array in store.arrays.items():
+    by_allele = [name for name, array in vcz.arrays.items() if _follows_alleles(name, array)]
+    for name, array in vcz.arrays.items():
         if name in by_allele and findings is not None:
             continue
-        view = completed(name, store, array, wider.get(name, array), findings)
+        view = completed(name, vcz, array, wider.get(name, array), findings)
         if isinstance(view, View):
             writes: list[Write] = [Widen.of(operation, name, view, old, memory)] if name in wider else []
             if isinstance(view, Completed):
@@ -63,7 +63,7 @@ def widenings(
     if findings is None:
         return tuple(result)
     for name in sorted(by_allele, key=ALLELE.__eq__):
-        alleles = WriteAlleles.of(store.arrays[name], wider.get(name, store.arrays[name]), findings)
+        alleles = WriteAlleles.of(vcz.arrays[name], wider.get(name, vcz.arrays[name]), findings)
         result += [alleles] if alleles.decoded_chunks else []
     return tuple(result)
 
@@ -80,13 +80,13 @@ def rewritten(writes: "Sequence[Write]") -> str:
     return f"{n_chunks:,} chunks ({n_bytes:,} bytes) of {listing(sorted({w.name for w in writes}), limit=50)}"
 
 
-def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings: Findings | None) -> "AnyArray | View":
+def completed(name: str, vcz: Vcz, before: AnyArray, after: AnyArray, findings: Findings | None) -> "AnyArray | View":
     """
     What an array of the store has, as it is going to be beside new alleles.
 
     Parameters
     ----------
-    name, store
+    name, vcz
         The array.
     before
         The same with the samples that count.
@@ -95,33 +95,33 @@ def completed(name: str, store: Vcz, before: AnyArray, after: AnyArray, findings
     findings
         What alleles come in; None if none can.
     """
-    number = "" if findings is None else _number(name, store, findings)
+    number = "" if findings is None else _number(name, vcz, findings)
     if findings is None or not number:
         return before if after.shape == before.shape else Padded(before, after)
-    data = store.arrays.get(name.removesuffix("_fill"), before)
+    data = vcz.arrays.get(name.removesuffix("_fill"), before)
     is_by_call = number == "G" and samples_axis(before) is not None
-    calls = store.arrays.get(GENOTYPE)
+    calls = vcz.arrays.get(GENOTYPE)
     return Completed(
         source=before,
         like=after,
         name=name,
         number=number,
         index=findings.index,
-        data=data if data.shape == store.arrays[name].shape else before,
+        data=data if data.shape == vcz.arrays[name].shape else before,
         calls=calls if is_by_call else None,
         ploidy=DIPLOID if calls is None else calls.shape[-1],
         is_by_call=is_by_call,
     )
 
 
-def _number(name: str, store: Vcz, findings: Findings) -> str:
+def _number(name: str, vcz: Vcz, findings: Findings) -> str:
     """What the vectors of an array go by, if any have to be completed: ``R``, ``A`` or ``G``."""
-    array = store.arrays[name]
+    array = vcz.arrays[name]
     if not findings.new_alleles or name == ALLELE or array.ndim < 2 or dimensions(array)[0] != VARIANTS:
         return ""
     if same(np.array([missing_value(name, array)], array.dtype), fill_value(name, array)).all():
         return ""  # nothing tells missing from fill
-    numbers = findings.numbers if samples_axis(array) is not None else numbers_of(store, "INFO")
+    numbers = findings.numbers if samples_axis(array) is not None else numbers_of(vcz, "INFO")
     return number_of(name.removesuffix("_fill"), array, numbers)
 
 

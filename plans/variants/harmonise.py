@@ -258,7 +258,7 @@ def with_numbers(store: Vcz, sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
 
 def look_up(
     operation: str,
-    store: Vcz,
+    vcz: Vcz,
     sources: Sequence[Vcz],
     rules: Rules,
     memory: Memory,
@@ -270,7 +270,7 @@ def look_up(
 
     Parameters
     ----------
-    operation, store, sources, rules, memory
+    operation, vcz, sources, rules, memory
         As in `plans.compilers.append`.
     interrupted_at
         As in `Vcz.require_whole`, of the store.
@@ -280,15 +280,15 @@ def look_up(
     VczstoreError
         If a VCZ is damaged, variants are not sorted, or some of a source's match nothing and are not to be dropped.
     """
-    store.require_whole(operation, interrupted_at=interrupted_at)
+    vcz.require_whole(operation, interrupted_at=interrupted_at)
     for source in sources:
         source.require_whole(operation)
-    scans = _run_scans(operation, store, sources)
+    scans = _run_scans(operation, vcz, sources)
     runs = yield Survey(operation, tuple(scans), memory)
-    scan = _match_scan(operation, store, sources, rules, scans, runs)
+    scan = _match_scan(operation, vcz, sources, rules, scans, runs)
     (reports,) = yield Survey(operation, (scan,), memory)
-    findings = _findings(operation, store, sources, rules, scan.index, reports)
-    values = _misfit_scan(store, sources, findings, scan)
+    findings = _findings(operation, vcz, sources, rules, scan.index, reports)
+    values = _misfit_scan(vcz, sources, findings, scan)
     if not values.is_due:
         return findings
     (misfits,) = yield Survey(operation, (values,), memory)
@@ -298,14 +298,14 @@ def look_up(
     return replace(findings, misfits=found)
 
 
-def _misfit_scan(store: Vcz, sources: Sequence[Vcz], findings: Findings, scan: FindMatches) -> FindMisfits:
+def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: FindMatches) -> FindMisfits:
     """What has to be looked up last: whether values fit the alleles."""
     looked_at = []
     for i, source in enumerate(sources):
         calls = {
             name: array
             for name, array in source.samples_arrays.items()
-            if dimensions(array)[:2] == (VARIANTS, SAMPLES) and (name in store.samples_arrays or not store.n_samples)
+            if dimensions(array)[:2] == (VARIANTS, SAMPLES) and (name in vcz.samples_arrays or not vcz.n_samples)
         }
         kinds = {name: kind_of(name, array, findings.numbers) for name, array in calls.items() if array.dtype != bool}
         vectors = {n: (calls[n], field_of(n, calls[n], kind)) for n, kind in kinds.items() if kind in ("R", "A", "G")}
@@ -356,15 +356,15 @@ def _match_mem(index: Index) -> int:
     return reading[0] + max(reading[1:], default=0) + found
 
 
-def _findings(operation: str, store: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
+def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
     """Put together what was found."""
     reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
     findings = Findings(
-        rules, index, reports, tuple(store.table("contig_id").tolist()), {**numbers_of(store), **rules.by_field}
+        rules, index, reports, tuple(vcz.table("contig_id").tolist()), {**numbers_of(vcz), **rules.by_field}
     )
     for i, source in enumerate(sources):
         n, first = findings.first_unmatched(i)
-        _check_some(operation, store, source, rules, n)
+        _check_some(operation, vcz, source, rules, n)
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
             raise IncompatibleError(
@@ -394,7 +394,7 @@ def _check_some(operation: str, store: Vcz, source: Vcz, rules: Rules, n_unmatch
 # ---- dimensions -----------------------------------------------------------------------------
 
 
-def widths(operation: str, store: Vcz, findings: Findings, source: Vcz) -> dict[str, int]:
+def widths(operation: str, vcz: Vcz, findings: Findings, source: Vcz) -> dict[str, int]:
     """
     How long the dimensions become that go by alleles.
 
@@ -403,44 +403,44 @@ def widths(operation: str, store: Vcz, findings: Findings, source: Vcz) -> dict[
     IncompatibleError
         If the length of ``genotypes`` belongs to no ploidy.
     """
-    ours, theirs = _lengths(store), _lengths(source)
+    ours, theirs = _lengths(vcz), _lengths(source)
     alleles, most_new = max(ours.get("alleles", 1), findings.most_alleles), findings.most_alleles_where_new
     result = {"alleles": alleles, "alt_alleles": max(alleles - 1, ours.get("alt_alleles", 0))}
-    if "genotypes" in ours and GENOTYPE in store.arrays:
+    if "genotypes" in ours and GENOTYPE in vcz.arrays:
         # whatever other variants have, those to which alleles come need room
-        ploidy = store.arrays[GENOTYPE].shape[-1]
+        ploidy = vcz.arrays[GENOTYPE].shape[-1]
         result["genotypes"] = max(ours["genotypes"], n_genotypes(most_new, ploidy) if most_new else 0)
     elif "genotypes" in {**ours, **theirs}:
         lengths = ours if "genotypes" in ours else theirs
-        result["genotypes"] = _n_genotypes_for(operation, store, source, lengths, alleles)
+        result["genotypes"] = _n_genotypes_for(operation, vcz, source, lengths, alleles)
     if most_new:
-        result |= _info_lengths(store, most_new)
+        result |= _info_lengths(vcz, most_new)
     for name, number in findings.rules.by_field.items():
-        array = store.arrays.get(f"call_{name}", source.arrays.get(f"call_{name}"))
+        array = vcz.arrays.get(f"call_{name}", source.arrays.get(f"call_{name}"))
         if array is not None and array.ndim == 3 and dimensions(array)[-1] not in result:
-            size = n_genotypes(alleles, _ploidy(store, source)) if number == "G" else alleles - (number == "A")
+            size = n_genotypes(alleles, _ploidy(vcz, source)) if number == "G" else alleles - (number == "A")
             result[str(dimensions(array)[-1])] = max(array.shape[-1], size)
     return result
 
 
-def _n_genotypes_for(operation: str, store: Vcz, source: Vcz, lengths: Mapping[str, int], alleles: int) -> int:
+def _n_genotypes_for(operation: str, vcz: Vcz, source: Vcz, lengths: Mapping[str, int], alleles: int) -> int:
     """How long the dimension becomes where the store's genotypes do not tell the ploidy."""
     before, genotypes = lengths.get("alleles", 1), lengths["genotypes"]
-    ploidies = range(1, MAX_PLOIDY + 1) if before > 1 else (_ploidy(store, source),)  # one allele, one genotype
+    ploidies = range(1, MAX_PLOIDY + 1) if before > 1 else (_ploidy(vcz, source),)  # one allele, one genotype
     ploidy = next((p for p in ploidies if n_genotypes(before, p) >= genotypes), None)
     if ploidy is None or (n_genotypes(before, ploidy) != genotypes and before > 1):
         raise IncompatibleError(
-            f"{operation}: {store.label} has {genotypes} genotypes and {before} alleles, which no ploidy gives; "
+            f"{operation}: {vcz.label} has {genotypes} genotypes and {before} alleles, which no ploidy gives; "
             "make the store with bio2zarr"
         )
     return max(genotypes, n_genotypes(alleles, ploidy)) if alleles > before else genotypes
 
 
-def _info_lengths(store: Vcz, n_alleles: int) -> dict[str, int]:
+def _info_lengths(vcz: Vcz, n_alleles: int) -> dict[str, int]:
     """How long the dimensions of INFO fields become that the VCF header alone says go by alleles."""
-    numbers, result = numbers_of(store, "INFO"), {}
+    numbers, result = numbers_of(vcz, "INFO"), {}
     for name, number in numbers.items():
-        array = store.arrays.get(f"variant_{name}")
+        array = vcz.arrays.get(f"variant_{name}")
         if array is None or not number_of(name, array, numbers) or dimensions(array)[-1] in _NUMBERS:
             continue
         needed = lengths(number, np.array([n_alleles]), np.array([2]))
@@ -469,7 +469,7 @@ def widened(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
     return arrays.planned(array, shape=shape)
 
 
-def wider(operation: str, store: Vcz, lengths: Mapping[str, int]) -> dict[str, AnyArray]:
+def wider(operation: str, vcz: Vcz, lengths: Mapping[str, int]) -> dict[str, AnyArray]:
     """
     The arrays whose dimensions become longer, as they will be.
 
@@ -479,7 +479,7 @@ def wider(operation: str, store: Vcz, lengths: Mapping[str, int]) -> dict[str, A
         If two dimensions of one array do.
     """
     result = {}
-    for name, array in store.arrays.items():
+    for name, array in vcz.arrays.items():
         after = widened(array, lengths)
         if after.shape != array.shape:
             if sum(n != m for n, m in zip(array.shape, after.shape, strict=True)) > 1:
@@ -489,14 +489,14 @@ def wider(operation: str, store: Vcz, lengths: Mapping[str, int]) -> dict[str, A
                     if n != m
                 ]
                 raise IncompatibleError(
-                    f"{operation}: {name} of {store.label} would become longer along {' and '.join(grown)}, and one "
+                    f"{operation}: {name} of {vcz.label} would become longer along {' and '.join(grown)}, and one "
                     "dimension at a time is supported; delete the array, or make the store with vczstore create"
                 )
             result[name] = after
     return result
 
 
-def check_fields(operation: str, store: Vcz, source: Vcz, findings: Findings, lengths: Mapping[str, int]) -> None:
+def check_fields(operation: str, vcz: Vcz, source: Vcz, findings: Findings, lengths: Mapping[str, int]) -> None:
     """
     Check that all fields of a source can be harmonised.
 
@@ -506,14 +506,14 @@ def check_fields(operation: str, store: Vcz, source: Vcz, findings: Findings, le
         Naming the first that cannot.
     """
     for name in source.samples_arrays:
-        if name in store.samples_arrays:
-            _check_field(operation, store, source, name, findings, lengths)
+        if name in vcz.samples_arrays:
+            _check_field(operation, vcz, source, name, findings, lengths)
 
 
 def _check_field(
-    operation: str, store: Vcz, source: Vcz, name: str, findings: Findings, lengths: Mapping[str, int]
+    operation: str, vcz: Vcz, source: Vcz, name: str, findings: Findings, lengths: Mapping[str, int]
 ) -> None:
-    ours, names = store.samples_arrays[name], dimensions(source.samples_arrays[name])
+    ours, names = vcz.samples_arrays[name], dimensions(source.samples_arrays[name])
     if VARIANTS not in names or _is_derived(name, source, findings.numbers):
         return
     if names[:2] != (VARIANTS, SAMPLES):
@@ -530,7 +530,7 @@ def _check_field(
             "cannot number; leave out --allow-new-alleles"
         )
     number = findings.numbers.get(name.removeprefix("call_"), "")
-    needs_local = has_local_alleles(store.samples_arrays) or not findings.same_alleles
+    needs_local = has_local_alleles(vcz.samples_arrays) or not findings.same_alleles
     is_by_local = not is_numbers and is_local(name, ours, number)
     if is_by_local and needs_local and not has_local_alleles(source.samples_arrays):
         raise IncompatibleError(
@@ -543,7 +543,7 @@ def _check_field(
     if number in ("R", "A", "G") and names[-1] not in lengths and findings.moves_alleles:
         said = name.removeprefix("call_")
         raise IncompatibleError(
-            f"{operation}: {name} of {store.label} has the dimension {names[-1]}, as of a VCF header with Number=. for "
+            f"{operation}: {name} of {vcz.label} has the dimension {names[-1]}, as of a VCF header with Number=. for "
             f"{said}, and alleles get other numbers; say what it goes by with --number {said}={number} (or A, R, G), "
             f"or {_way_out(name)}"
         )
@@ -595,7 +595,7 @@ def _way_out(name: str) -> str:
 
 def without_dropped(
     operation: str,
-    store: Vcz,
+    vcz: Vcz,
     source: Vcz,
     findings: Findings,
     lengths: Mapping[str, int],
@@ -607,7 +607,7 @@ def without_dropped(
         if name not in source.samples_arrays:
             continue
         try:
-            _check_field(operation, store, source, name, findings, lengths)
+            _check_field(operation, vcz, source, name, findings, lengths)
         except IncompatibleError:
             gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased"))}
             source = replace(source, arrays={n: a for n, a in source.arrays.items() if n not in gone})

@@ -166,8 +166,8 @@ class _Compiler:
 
     def __init__(self, url: str, options: Options, workers: Workers) -> None:
         self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
-        self.place = options.open(url)
-        self.vcz = vcz = self.place.open()
+        self.store = options.open(url)
+        self.vcz = vcz = self.store.open()
         self.alleles_added = False
         self.base, self.present = vcz.state, _present(vcz)
         self.ledger = Ledger.of(vcz)
@@ -209,7 +209,7 @@ class _Compiler:
 
     def _compile(self, operation: Edit, sources: Sequence[Vcz] = ()) -> Plan:
         """A plan against the state so far."""
-        compiling = Compiling(self.place, self.vcz, sources, self.memory)
+        compiling = Compiling(self.store, self.vcz, sources, self.memory)
         return compile_plan(operation, compiling, self.workers, Run(""))
 
     @compile_step.register
@@ -225,7 +225,7 @@ class _Compiler:
         if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
             # a run was stopped after its samples had become visible
             self.ledger = self.ledger.completed()
-            plan = complete_append(self.place, self.vcz, self.memory)
+            plan = complete_append(self.store, self.vcz, self.memory)
             plans.append(replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format))))
             fresh, stopped = [s for s in fresh if not self.ledger.has(s)], []
         for source in fresh:
@@ -282,7 +282,7 @@ class _Compiler:
         zarr_format = self.vcz.zarr_format
         is_update = plan.operation == "update"  # which is done again from its beginning
         begun = self.ledger.begun(sources, partly).edit(zarr_format)
-        begun_edits = () if is_update else self.place.recovery_edits(begun)
+        begun_edits = () if is_update else self.store.recovery_edits(begun)
         self.ledger = self.ledger.with_sources(sources, partly)
         return replace(
             plan, preparations=(*plan.preparations, *begun_edits), edits=(*plan.edits, self.ledger.edit(zarr_format))
@@ -317,7 +317,7 @@ class _Compiler:
             known = []
         plans: list[Plan] = []
         if known or not (unknown or missing_ok):
-            plan = compile_remove(self.place, self.vcz, known, self.memory)
+            plan = compile_remove(self.store, self.vcz, known, self.memory)
             self.ledger = self.ledger.with_removal(wanted)
             # the ledger first: a run that is killed before the IDs are blanked finds the samples there, and one that
             # is killed after that finds that their removal is known
@@ -330,7 +330,7 @@ class _Compiler:
         meant = spelt_otherwise(unknown, self.vcz.sample_ids[self.vcz.sample_ids != REMOVED].tolist())
         if meant:
             raise SampleError(
-                f"remove: {self.place.label} has {len(meant):,} of the sample IDs in another spelling (quotes, "
+                f"remove: {self.store.label} has {len(meant):,} of the sample IDs in another spelling (quotes, "
                 "columns, invisible characters, Unicode form); nothing was removed, "
                 "write them as vcztools query -l does"
             )
@@ -352,10 +352,10 @@ class _Compiler:
         name = operation.name
         assert name is not None
         try:
-            self.place.history.require("tag")
+            self.store.history.require("tag")
         except TagError as error:
             raise TagError(f"{error}, or leave the step out") from error
-        tags = self.place.history.tags()
+        tags = self.store.history.tags()
         self.said.append(["tag", name])
         if name not in tags:
             self.tags.append(name)
@@ -370,7 +370,7 @@ class _Compiler:
         text = json.dumps(self.said, sort_keys=True).encode()
         return CompiledJob(
             job=job,
-            store=self.place,
+            store=self.store,
             base=self.base,
             steps=tuple(self.steps),
             tags=tuple(self.tags),
