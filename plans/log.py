@@ -31,6 +31,6 @@ class Log(Operation):
 
     def perform(self, options: "Options", *, dry_run: bool) -> "PastCommits":
         """Read the history."""
-        from plans.maintenance.history import PastCommits, history_of
+        from plans.maintenance.history import PastCommits, history_of, past_commits
 
-        return PastCommits(history_of(self.store, options, "log"))
+        return PastCommits(past_commits(history_of(self.store, options, "log")))

@@ -11,7 +11,7 @@ vczstore run nightly.yaml # nothing to do: it is applied already
 
 python - <<'EOF'
 from pathlib import Path
-from vczstore.demo import make_vcz
+from vczstore.cli.demo import make_vcz
 
 make_vcz(Path("data/inbox/batch-3.vcz"), ["gus"])
 EOF

@@ -64,35 +64,48 @@ class Tagged:
         return [f"{name}\t{snapshot}" for name, snapshot in self.tags.items()]
 
 
+def past_commits(history: History) -> Iterator[dict[str, Any]]:
+    """Yield what is told of each snapshot of a history, newest first."""
+    names: dict[str, list[str]] = {}
+    for name, snapshot in history.tags().items():
+        names.setdefault(snapshot, []).append(name)
+    for entry in history.snapshots():
+        said = dict(entry.metadata.get("vczstore", {}))
+        versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
+        operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
+        said.pop("same", None)  # snapshots, which are no numbers
+        yield {
+            "snapshot": entry.id,
+            "time": entry.time,
+            "message": entry.message,
+            "operation": operation,
+            "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
+            "job": job,
+            "versions": versions,
+            "tags": names.get(entry.id, []),
+        }
+
+
 @dataclass(frozen=True)
 class PastCommits:
-    """The history of a repository, newest first; read as far as it is looked at."""
+    """
+    The history of a repository; an iterator, which reads as far as it is looked at.
 
-    history: History
+    Attributes
+    ----------
+    entries
+        What `past_commits` yields.
+    """
+
+    entries: Iterator[dict[str, Any]]
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        names: dict[str, list[str]] = {}
-        for name, snapshot in self.history.tags().items():
-            names.setdefault(snapshot, []).append(name)
-        for entry in self.history.snapshots():
-            said = dict(entry.metadata.get("vczstore", {}))
-            versions = (
-                {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
-            )
-            operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
-            said.pop("same", None)  # snapshots, which are no numbers
-            yield {
-                "snapshot": entry.id,
-                "time": entry.time,
-                "message": entry.message,
-                "operation": operation,
-                "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
-                "job": job,
-                "versions": versions,
-                "tags": names.get(entry.id, []),
-            }
+        return self.entries
+
+    def __next__(self) -> dict[str, Any]:
+        return next(self.entries)
 
     def as_dict(self) -> list[dict[str, Any]]:
         """For JSON: a list of all entries."""

@@ -201,7 +201,7 @@ def test_remove_and_purge_in_one(local: Place) -> None:
     assert done["snapshot"] == done["purged"]["snapshot"] == local.repository.lookup_branch("main")
     assert local.verify().erased
     assert "chunks deleted" in run("remove", path, "S0000", "--purge").stdout
-    with pytest.raises(OptionError, match="tags is 'keep'; it takes one of refuse, delete, recreate"):
+    with pytest.raises(OptionError, match="tags is 'keep'; choose one of refuse, delete, recreate"):
         vczstore.purge(path, tags="keep")  # type: ignore[arg-type]
 
 

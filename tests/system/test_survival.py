@@ -182,8 +182,8 @@ def test_a_killed_writer_of_icechunk_leaves_a_file_that_nothing_lists(tmp_path: 
 
 def test_a_repository_that_was_copied_to_an_object_store() -> None:
     """One that was made in a folder says that writes are not conditional; in a bucket of moto commits were lost."""
-    from vczstore.stores.icechunk import _runtime
+    from vczstore.stores.icechunk_storage import runtime
 
-    settings = _runtime().storage
+    settings = runtime().storage
     assert settings is not None
     assert (settings.unsafe_use_conditional_create, settings.unsafe_use_conditional_update) == (True, True)

@@ -341,7 +341,8 @@ class NewIcechunkStore(IcechunkStore):
             if IcechunkStore.at_url(self.label, self.options).is_empty:
                 return
             raise UnsuitableError(f"{self.operation}: {self.label} holds a repository already; choose another path")
-        if path is not None and path.exists() and any(path.iterdir()):
+        # what the creation of a repository that was stopped has left is completed by the next
+        if path is not None and path.exists() and any(path.iterdir()) and not (path / "snapshots").is_dir():
             raise UnsuitableError(
                 f"{self.operation}: {self.label} exists, and is no Icechunk repository; choose another path"
             )
