@@ -23,7 +23,7 @@ class Gc(Operation):
     BusyError
         If a job runs on the store; on plain Zarr, if anything does.
     StaleError
-        After a concurrent commit. Operations that had begun before are planned again.
+        After a concurrent commit. Operations that had begun before are retried.
 
     Examples
     --------

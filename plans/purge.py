@@ -22,7 +22,7 @@ class Purge(Operation):
     """
     Delete the history of a store, in which removed samples stay readable.
 
-    Operations that other writers have begun are planned again afterwards; no new one may begin meanwhile. On plain
+    Operations that other writers have begun are retried afterwards; no new one may begin meanwhile. On plain
     Zarr, which keeps no history, there is nothing to do. Where tags are recreated, a sample that was removed and came
     in again is there; INFO fields of recreated states are stale, as after remove.
 
@@ -33,7 +33,7 @@ class Purge(Operation):
     BusyError
         If a job runs on the store.
     StaleError
-        After a concurrent commit. Operations that had begun before are planned again.
+        After a concurrent commit. Operations that had begun before are retried.
 
     Examples
     --------

@@ -20,7 +20,7 @@ from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Location, Store
-from vczstore.stores.edits import ConsolidateAnew, Edit, SetShape
+from vczstore.stores.edits import Edit, Reconsolidate, SetShape
 from vczstore.stores.leftovers import delete_half_written, foreseen, leftovers, settle, settling
 from vczstore.stores.locations import folder_of
 from vczstore.vcz.missing import has_missing_value
@@ -122,7 +122,7 @@ def _stopped(store: Store, done: list[str], *, dry_run: bool) -> set[Finding]:
     after, *edits = _reveal(before, done)
     if stale := [*consolidated_errors(after)]:
         done.append("consolidated metadata that were stale are rewritten from the arrays' own")
-        edits.append(ConsolidateAnew((*after.arrays, *after.inner), tuple(after.groups), after.zarr_format))
+        edits.append(Reconsolidate((*after.arrays, *after.inner), tuple(after.groups), after.zarr_format))
     if not dry_run:
         for edit in edits:
             edit.apply(store.zarr_store.with_read_only(False))

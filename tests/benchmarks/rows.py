@@ -309,8 +309,8 @@ def memory(bench: Bench) -> Iterator[Row]:
     batch = Cohort(variants, bench.sizes.batch, first=FAR, calls="tiled").make(bench.work)
     sample = Cohort(variants, 1).ids()[0]
     cases: list[tuple[str, str, Callable[..., Plan], object]] = [
-        (f"append {bench.sizes.batch:,}, in mid-chunk", "append", vczstore.plan_append, batch),
-        ("remove 1", "remove", vczstore.plan_remove, sample),
+        (f"append {bench.sizes.batch:,}, in mid-chunk", "append", partial(vczstore.plan, "append"), batch),
+        ("remove 1", "remove", partial(vczstore.plan, "remove"), sample),
     ]
     for name, operation, compiled, what in cases:
         plan = compiled(store, what, **limits)

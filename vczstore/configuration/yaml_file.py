@@ -114,7 +114,7 @@ class Node:
 
     @property
     def found(self) -> str:
-        """How a message calls the value. What a variable held is not said: nobody wrote it into the file."""
+        """How a message calls the value. What a variable held is not shown: it is not in the file."""
         match self.value:
             case dict() as entries:
                 return "a mapping" if entries else "an empty mapping"

@@ -12,7 +12,7 @@ knows. There is one for each store and user, in the job's ``work-dir``. The file
 It is written whole, beside its place, and renamed: there is the one before or the one after. How often follows from how
 long that takes (`REST`). Nothing in it is code, and no credentials are. But a session holds what is not worth an object
 of its own, chunks of up to 512 bytes: **sample IDs, and calls**. So only its user may read the file, and it is deleted
-with the commit. What it says is committed, so it counts only if nobody else can have written it.
+with the commit. What it says is committed, so it counts only if no one else can have written it.
 """
 
 import hashlib

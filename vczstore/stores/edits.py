@@ -184,7 +184,7 @@ class Consolidate:
 
 
 @dataclass(frozen=True)
-class ConsolidateAnew:
+class Reconsolidate:
     """Consolidated metadata become a copy of all documents there are of arrays and groups, whatever they were."""
 
     paths: tuple[str, ...]

@@ -1,8 +1,8 @@
 """
 A VCZ in a folder of this machine that is replaced as a whole, for what no order of writes makes safe.
 
-The new store is made in a folder beside the old one, of which nobody knows. Then the two exchange names, at one moment
-for everybody, and the old one is deleted::
+The new store is made in a folder beside the old one, which no reader knows of. Then the two exchange names, at one
+moment for all readers, and the old one is deleted::
 
     STORE                               what readers see
     .STORE.vczstore-compact.json        the record: which folder is which, by inode

@@ -26,7 +26,7 @@ def storage_of(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, 
     if address.path is not None:
         folder = real_path(address.path)
         for entry in folder.iterdir() if folder.is_dir() else ():
-            # icechunk would read it to its end, and let nobody interrupt it
+            # icechunk would read it to its end, and cannot be interrupted meanwhile
             if entry.is_fifo() or entry.is_char_device() or entry.is_socket():
                 raise StorageError(f"{url}: {entry.name} is a pipe or a device, where there should be a file")
         return icechunk.local_filesystem_storage(str(folder)), folder

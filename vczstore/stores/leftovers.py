@@ -210,7 +210,7 @@ def half_written(path: Path) -> Iterator[Path]:
 
 
 def delete_half_written(path: Path | None, *, dry_run: bool = False) -> dict[str, int]:
-    """Delete them, or only count them: nobody reads them, and they may hold anybody's data. Empty if there are none."""
+    """Delete them, or only count them, since they may hold personal data. Empty if there are none."""
     n = 0
     for file in () if path is None else half_written(path):
         n += 1

@@ -506,7 +506,7 @@ def _hold_lease(url: str, objects: Any, key: str, wait: bool, watch: bool) -> It
 
 @dataclass
 class _Lease:
-    """An object that says who works on a store. It is ours while nobody else has written to it."""
+    """An object that says who works on a store. It is ours while no other writer has written to it."""
 
     url: str
     objects: Any
@@ -555,7 +555,7 @@ class _Lease:
         self.renewing.start()
 
     def check(self) -> None:
-        """Renew it: that it succeeds says that nobody else has got it since."""
+        """Renew it: that it succeeds says that no other writer has taken it since."""
         self._renew()
         if self.lost:
             raise StaleError(

@@ -223,7 +223,7 @@ def open_in_place(
     if is_plain and path is not None and not dry_run and leftovers(path):
         return ReplacedStore.unsettled(path, str(location), backend_storage or "zarr", no_lock=no_lock)
     store = open_store(location, backend_storage=backend_storage, storage_options=storage_options, no_lock=no_lock)
-    # of what is open already nobody knows that its folder may be replaced
+    # whether the folder of what is open already may be replaced is not known
     return store if store.atomic else ReplacedStore.of(path, store)
 
 

@@ -100,7 +100,7 @@ class Vcz:
     snapshot
         The Icechunk snapshot it was read from, None on plain Zarr.
     planned_ids
-        The sample IDs of a state that a plan will leave, and that nobody can read yet; see `planned`.
+        The sample IDs of a state that a plan will leave, and that cannot be read yet; see `planned`.
     chosen
         The positions of the samples that count, None if all do; see `select`.
     inner

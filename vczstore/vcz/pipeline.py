@@ -122,7 +122,7 @@ def _threads() -> int:
     How many threads read the chunks of a selection.
 
     Where interrupts arrive, zarr's pool of threads is left alone: one that comes while the pool starts a thread leaves
-    a thread that nobody ends, and Python waits for it for ever.
+    a thread that is never ended, and Python waits for it forever.
     """
     can_be_interrupted = threading.current_thread() is threading.main_thread() and parent_process() is None
     return 1 if can_be_interrupted else min(READS_AT_ONCE, os.cpu_count() or 1)
