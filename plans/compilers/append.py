@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from zarr.types import AnyArray
@@ -20,8 +20,8 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Survey, Write
 from plans.core.views import View
 from plans.schema.fitting import fitted
-from plans.schema.layout import Fields, check_named, layout_of, new_arrays, without_unjoinable
-from plans.schema.schema_change import compile_schema_change, dropped_fields, look_up_unfit, told_kept
+from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
+from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
 from plans.variants import harmonise
 from plans.variants.harmonise import Dropped, Findings, Rules, Told
@@ -76,22 +76,12 @@ def compile_append(
     """
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples come in")
-    incoming = [source.n_samples for source in sources]
-    old, new = vcz.n_samples, vcz.n_samples + sum(incoming)
-
-    # 1. everything is whole, and fits
     if _waits_for_consolidation(vcz, sources):
-        as_it_was = vcz.planned(vcz.resized(old - sum(incoming)), vcz.sample_ids[: old - sum(incoming)])
-        plan = compile_append(store, as_it_was, sources, memory, findings=findings, fields=fields, unfit=unfit)
-        if plan.first:  # which the stopped append would have done before its samples
-            check_samples(OPERATION, vcz, sources)
-        checks = [HasSamples(store.label, write) for write in plan.writes if isinstance(write, PutSamples)]
-        return replace(complete_append(store, vcz, memory), checks=(*plan.checks, *checks))
-    vcz.require_whole(OPERATION, interrupted_at=None if vcz.snapshot else new)
-    for source in sources:
-        source.require_whole(OPERATION)
-    check_samples(OPERATION, vcz, sources)
-    base = vcz.state
+        return _completion(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
+    old, new = vcz.n_samples, vcz.n_samples + sum(source.n_samples for source in sources)
+
+    # 1. everything is consistent, and fits
+    _check(vcz, sources, new)
     brought, by_allele = _brought(vcz, sources, findings, fields)
     dropped = dropped_fields(vcz, sources, brought, fields)
     layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
@@ -107,57 +97,117 @@ def compile_append(
         findings=findings,
         by_allele=by_allele,
     )
-    was, vcz, created = vcz, change.vcz, change.created
     if findings is not None and change.is_committed_first:
-        findings = findings.with_alleles_in(vcz.arrays[ALLELE])
+        findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
     # 2. what happens to each array
-    # (a stopped append may have left arrays longer than sample_id says)
-    wider = harmonise.wider(OPERATION, vcz, layout.lengths)
-    after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.resized(new).items()}
-    before = {
-        name: cast("AnyArray", completed(name, vcz, array, harmonise.widened(array, layout.lengths), findings))
-        for name, array in vcz.resized(old).items()
-        if not (old and name in created)
-    }
-    added = {name: Dropped.of(name, after[name], old) for name in created if old}
-    before |= cast("dict[str, AnyArray]", added)
-    known = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in added})
-    widening = widenings(OPERATION, known, wider, old, findings, memory)
+    arrays_of = _Arrays.of(change, layout, findings, old, new)
+    widening = arrays_of.widenings(change.vcz, findings, old, memory)
     writes = (
-        *_put(before, after, brought, findings, old, memory),
-        *(WriteMissing.of(OPERATION, view, after[name], old, memory) for name, view in added.items()),
+        *_put(arrays_of.before, arrays_of.after, brought, findings, old, memory),
+        *(WriteMissing.of(OPERATION, v, arrays_of.after[n], old, memory) for n, v in arrays_of.added.items()),
         *widening,
     )
 
-    # 3. what makes it visible: sample_id, which alone says how many samples there are, last
-    # (and alleles after the vectors that have room for them: what a run that follows a stopped one goes by)
-    resized = {**wider, **after}
-    resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
-    edits: list[Edit] = [
-        WriteDocuments.of(array) if name in added else SetShape(name, vcz.zarr_format, array.shape)
-        for name, array in resized.items()
-    ]
-    ids = np.concatenate([was.sample_ids, *(s.sample_ids for s in sources)])
-    planned, marks = samples_change(vcz.planned(resized, ids))
-    told, kept = Told.of(findings, after, dropped, added), told_kept(brought, fields, dropped)
+    # 3. what makes it visible
+    resized, edits = arrays_of.edits(change.vcz.zarr_format)
+    ids = np.concatenate([vcz.sample_ids, *(s.sample_ids for s in sources)])
+    planned, marks = samples_change(change.vcz.planned(resized, ids))
+    made = () if old else tuple(WriteDocuments.of(array) for array in change.created.values())
+    told = Told.of(findings, arrays_of.after, dropped, arrays_of.added)
+    kept = told_kept(brought, fields, dropped)
     return Plan(
         operation=OPERATION,
         store=store,
-        base=base,
+        base=vcz.state,
         checks=change.checks,
         writes=tuple(write for write in writes if write is not None),
-        preparations=(*(WriteDocuments.of(array) for array in created.values() if not old), *marks),
-        edits=(*edits, Consolidate(tuple(resized), vcz.zarr_format)),
+        preparations=(*made, *marks),
+        edits=edits,
         memory=memory,
         after=planned,
         if_stopped=IF_STOPPED,
         counts={"sources": len(sources), "samples added": new - old, **told.counts, **kept.counts, **change.counts},
-        notes={**told.notes, **kept.notes, **change.notes(wider, widening)},
+        notes={**told.notes, **kept.notes, **change.notes(arrays_of.wider, widening)},
         last=(ALLELE,),
         first=change.first,
         chunks_of_store=change.chunks_of_store(widening),
     )
+
+
+def _check(vcz: Vcz, sources: Sequence[Vcz], new: int) -> None:
+    """Check the store, which a stopped append may have left with arrays for the `new` samples, and its sources."""
+    vcz.require_whole(OPERATION, interrupted_at=None if vcz.snapshot else new)
+    for source in sources:
+        source.require_whole(OPERATION)
+    check_samples(OPERATION, vcz, sources)
+
+
+class _Arrays(NamedTuple):
+    """
+    The arrays of a store, by name.
+
+    Attributes
+    ----------
+    before, after
+        Those with samples, as they are seen by what puts the new samples behind the old ones, and as they will be.
+    added
+        What stands for the values of old samples in arrays that the store did not have.
+    wider
+        Those without samples whose dimensions of alleles become longer.
+    """
+
+    before: dict[str, AnyArray]
+    after: dict[str, AnyArray]
+    added: dict[str, Dropped]
+    wider: dict[str, AnyArray]
+
+    @classmethod
+    def of(cls, change: SchemaChange, layout: Layout, findings: Findings | None, old: int, new: int) -> "_Arrays":
+        """Resize all arrays; a stopped append may have left some longer than sample_id says."""
+        vcz, created = change.vcz, change.created
+        wider = harmonise.wider(OPERATION, vcz, layout.lengths)
+        after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.resized(new).items()}
+        before = {
+            name: cast("AnyArray", completed(name, vcz, array, harmonise.widened(array, layout.lengths), findings))
+            for name, array in vcz.resized(old).items()
+            if not (old and name in created)
+        }
+        added = {name: Dropped.of(name, after[name], old) for name in created if old}
+        return cls(before | cast("dict[str, AnyArray]", added), after, added, wider)
+
+    def widenings(self, vcz: Vcz, findings: Findings | None, old: int, memory: Memory) -> list[Write]:
+        """What rewrites arrays whose vectors go by alleles, where alleles come in."""
+        known = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in self.added})
+        return list(widenings(OPERATION, known, self.wider, old, findings, memory))
+
+    def edits(self, zarr_format: int) -> tuple[dict[str, AnyArray], tuple[Edit, ...]]:
+        """
+        The arrays in the order in which they become visible, and what makes them so.
+
+        The last is sample_id, which alone says how many samples there are; and alleles come after the vectors that
+        have room for them, which a run that follows a stopped one goes by.
+        """
+        resized = {**self.wider, **self.after}
+        resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
+        edits: list[Edit] = [
+            WriteDocuments.of(array) if name in self.added else SetShape(name, zarr_format, array.shape)
+            for name, array in resized.items()
+        ]
+        return resized, (*edits, Consolidate(tuple(resized), zarr_format))
+
+
+def _completion(
+    store: Store, vcz: Vcz, sources: Sequence[Vcz], memory: Memory, *, findings: Findings | None, **more: Any
+) -> Plan:
+    """Compile the rest of an append that was stopped before its last edit, if the store has what it would write."""
+    n = vcz.n_samples - sum(source.n_samples for source in sources)
+    as_it_was = vcz.planned(vcz.resized(n), vcz.sample_ids[:n])
+    plan = compile_append(store, as_it_was, sources, memory, findings=findings, **more)
+    if plan.first:  # which the stopped append would have done before its samples
+        check_samples(OPERATION, vcz, sources)
+    checks = [HasSamples(store.label, write) for write in plan.writes if isinstance(write, PutSamples)]
+    return replace(complete_append(store, vcz, memory), checks=(*plan.checks, *checks))
 
 
 def compile_in_stages(
