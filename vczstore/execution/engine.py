@@ -6,7 +6,7 @@ The only place where plans and executors meet.
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -243,87 +243,130 @@ def run_plans(
     with nullcontext(workers) if workers is not None else Workers(options) as found:
         if options.impl != "zarr":
             found.check_store(operation, store)
-        return _run_plans(
+        execution = _Execution(
             plans,
-            message,
-            metadata,
             None if options.impl == "zarr" else found,
-            through_xarray=options.impl == "xarray",
-            dry_run=dry_run,
-            before_commit=before_commit,
-            journal=journal,
+            options.impl == "xarray",
+            before_commit,
+            journal or Journal(None, {}),
         )
+        with _telling(store, execution.state):
+            execution.check()
+            snapshot = None if dry_run else execution.write(message, metadata)
+            found.close()  # here, so that of an interrupt meanwhile it is said that all is done
+        return execution.results(snapshot, committed=not dry_run)
 
 
-def _run_plans(
-    plans: Sequence[Plan],
-    message: str,
-    metadata: Mapping[str, Any],
-    workers: Workers | None,
-    *,
-    through_xarray: bool,
-    dry_run: bool,
-    before_commit: Check | None,
-    journal: Journal | None = None,
-) -> list[Result]:
-    store, journal = plans[0].store, journal or Journal(None, {})
-    plan, snapshot, visible = plans[0], None, 0
+@dataclass
+class _Execution:
+    """
+    Plans that are checked and written.
+
+    Attributes
+    ----------
+    plans
+        The plans, all for one store.
+    workers, through_xarray
+        What runs their tasks, None where zarr-python alone does; and whether xarray reads and joins arrays.
+    before_commit, journal
+        As in `run_plans`.
+    current, visible
+        The plan that is being checked or written, and how many of those before it readers see.
+    transaction
+        What they are written in, once that has begun.
+    """
+
+    plans: Sequence[Plan]
+    workers: Workers | None
+    through_xarray: bool
+    before_commit: Check | None
+    journal: Journal
+    visible: int = 0
     transaction: Transaction | None = None
-    runs = [Run(f" {i}/{len(plans)}" if len(plans) > 1 else "") for i in range(1, len(plans) + 1)]
-    steps = _steps(plans, runs)
 
-    def state() -> tuple[str, str]:
-        is_done = visible == len(plans) or (transaction is not None and transaction.is_done)
-        return plan.operation, "it was done already" if is_done else _state(plan, visible)
+    def __post_init__(self) -> None:
+        n = len(self.plans)
+        self.store, self.current = self.plans[0].store, self.plans[0]
+        self.runs = [Run(f" {i}/{n}" if n > 1 else "") for i in range(1, n + 1)]
+        self.steps = _steps(self.plans, self.runs)
 
-    with _telling(store, state):
-        if workers is not None:
-            workers.check_location(plan.operation, store)
-        for plan, run in zip(plans, runs, strict=True):
-            if workers is None or through_xarray:  # these copy no chunk encoded
+    def state(self) -> tuple[str, str]:
+        """The operation that is under way, and what state it leaves the store in if it ends here."""
+        is_done = self.visible == len(self.plans) or (self.transaction is not None and self.transaction.is_done)
+        return self.current.operation, "it was done already" if is_done else _state(self.current, self.visible)
+
+    def check(self) -> None:
+        """Raise the error of the first check that finds something."""
+        if self.workers is not None:
+            self.workers.check_location(self.current.operation, self.store)
+        for plan, run in zip(self.plans, self.runs, strict=True):
+            self.current = plan
+            if self.workers is None or self.through_xarray:  # these copy no chunk encoded
                 plan.require_lossless()
             with run.timed():
-                _check(plan, workers, run)
-        if not dry_run and all(plan.is_empty for plan in plans):
-            snapshot = plans[0].base if store.history.is_kept else None
-        elif not dry_run:
-            plan = plans[0]
-            store.settle()
-            transaction = store.transaction(plan.base)
-            if workers is not None:
-                workers.check_writes(plan.operation, store)
-            journal.resume(transaction)
-            if any(one.is_first for one in steps[1 : journal.restored + 1]):
-                # what it was going to read is not what the run that was stopped has left
-                journal.delete()
-                transaction, journal = store.transaction(plan.base), Journal(None, {})
-            for number, one in enumerate(steps):
-                plan, run = one.plan, one.run
-                with run.timed():
-                    _write_step(
-                        one, number, transaction, workers, journal, through_xarray=through_xarray, check=before_commit
-                    )
-                visible += transaction.shows_steps and not one.is_first
-            if before_commit is not None:
-                before_commit()
-            snapshot = transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
-        if workers is not None:
-            workers.close()  # here, so that of an interrupt meanwhile it is said that all is done
-    return [
-        Result(
-            operation=plan.operation,
-            store=store.label,
-            committed=not dry_run,
-            snapshot=snapshot,
-            counts=plan.counts,
-            seconds=run.seconds,
-            plan=plan,
-            timeline=run.timeline,
-            resumed_chunks=run.resumed_chunks,
-            **cast("dict[str, Any]", {} if workers is None else run.totals),
+                _check(plan, self.workers, run)
+
+    def write(self, message: str, metadata: Mapping[str, Any]) -> str | None:
+        """Write all plans in one transaction, and commit it; returns the snapshot."""
+        if all(plan.is_empty for plan in self.plans):
+            return self.plans[0].base if self.store.history.is_kept else None
+        transaction = self.transaction = self._begin()
+        for number, step in enumerate(self.steps):
+            self.current = step.plan
+            with step.run.timed():
+                self._write_step(step, number, transaction)
+            self.visible += transaction.shows_steps and not step.is_first
+        if self.before_commit is not None:
+            self.before_commit()
+        return transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
+
+    def _begin(self) -> Transaction:
+        """Begin a transaction, with what a run that was stopped has written."""
+        self.current = self.plans[0]
+        self.store.settle()
+        transaction = self.store.transaction(self.current.base)
+        if self.workers is not None:
+            self.workers.check_writes(self.current.operation, self.store)
+        self.journal.resume(transaction)
+        if any(step.is_first for step in self.steps[1 : self.journal.restored + 1]):
+            # what it was going to read is not what the run that was stopped has left
+            self.journal.delete()
+            transaction, self.journal = self.store.transaction(self.current.base), Journal(None, {})
+        return transaction
+
+    def _write_step(self, step: "_Step", number: int, transaction: Transaction) -> None:
+        """Write what a plan says: in a transaction of its own where a store on plain Zarr is replaced first."""
+        write = partial(
+            _write,
+            workers=self.workers,
+            run=step.run,
+            journal=self.journal,
+            through_xarray=self.through_xarray,
+            check=self.before_commit,
         )
-        for plan, run in zip(plans, _summed(steps, runs), strict=True)
-    ]
+        if not step.is_first:
+            write(step.plan, number, transaction)
+            return
+        with step.plan.store.first_step(transaction, self.before_commit) as own:
+            write(step.plan.from_store(own.found()) if number else step.plan, number, own)
+
+    def results(self, snapshot: str | None, *, committed: bool) -> list[Result]:
+        """What was done, for each plan."""
+        return [
+            Result(
+                operation=plan.operation,
+                store=self.store.label,
+                committed=committed,
+                snapshot=snapshot,
+                counts=plan.counts,
+                seconds=run.seconds,
+                plan=plan,
+                timeline=run.timeline,
+                resumed_chunks=run.resumed_chunks,
+                **cast("dict[str, Any]", {} if self.workers is None else run.totals),
+            )
+            for plan, run in zip(self.plans, _summed(self.steps, self.runs), strict=True)
+        ]
 
 
 class _Step(NamedTuple):
@@ -350,26 +393,6 @@ def _summed(steps: Sequence[_Step], runs: Sequence[Run]) -> list[Run]:
         if step.is_first:
             runs[step.of].include(step.run)
     return list(runs)
-
-
-def _write_step(
-    step: _Step,
-    number: int,
-    transaction: Transaction,
-    workers: Workers | None,
-    journal: Journal,
-    *,
-    through_xarray: bool,
-    check: Check | None,
-) -> None:
-    """Write what a plan says: in a transaction of its own where a store on plain Zarr is replaced first."""
-    plan, place = step.plan, step.plan.store
-    write = partial(_write, workers=workers, run=step.run, journal=journal, through_xarray=through_xarray, check=check)
-    if not step.is_first:
-        write(plan, number, transaction)
-    else:
-        with place.first_step(transaction, check) as own:
-            write(plan.from_store(own.found()) if number else plan, number, own)
 
 
 def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]]:
