@@ -331,7 +331,8 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
 # ---- refusals -------------------------------------------------------------------------------
 
 KEYS_ARE = "store, source-storage-options, executor, max-workers, allowed-mem, reserved-mem, work-dir"
-ONE_KEY = "a step has one of the keys append, recompute, remove, tag and update"
+*MOST, LAST = STEPS
+ONE_KEY = f"a step has one of the keys {', '.join(MOST)} and {LAST}"
 REFUSED = {
     "no such key": (
         steps("- append:\n    source: a\n    on-duplicat: skip"),
