@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import HARMONISE, HarmoniseOptions, add_fields, drop_fields, fields_of, recomputed_fields
+from plans.compilers.options import HarmoniseOptions, add_fields, drop_fields, fields_of, recomputed_fields
 from plans.recompute import recomputing
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
@@ -47,6 +47,10 @@ class Append(HarmoniseOptions, Edit):
         "The VCZs whose samples come in; never written to.",
         metavar="SOURCE...",
         kind="sources",
+        job_help="One or a list of them. Globs such as `*` and `**` are expanded when the step runs, in sorted order, "
+        "and may find nothing; they find folders, and files whose names end in `.zip`, `.vcz` or `.zarr`; for a "
+        "literal `*`, `?` or `[` write `[*]`, `[?]` or `[[]`. In an object store, `*` and `?` find stores by the last "
+        "part of a URL.",
         shorthand="a path, a list of paths",
         key="source",
         examples=("inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]),
@@ -78,6 +82,7 @@ class Append(HarmoniseOptions, Edit):
             raise OptionError(
                 "append: harmonise does not go with on-duplicate: replace; harmonise the source with vczstore normalise"
             )
+        _ = self.harmonising  # which checks its options
 
     @property
     def harmonising(self) -> "Rules | None":
@@ -109,7 +114,7 @@ class Append(HarmoniseOptions, Edit):
 
         rules = self.harmonising
         if compiling.impl == "xarray" and rules is not None:
-            raise OptionError(f"append: --impl xarray cannot {HARMONISE}; leave it out")
+            raise OptionError("append: --impl xarray cannot harmonise; leave it out")
         fields = fields_of(self.drop_fields, self.add_fields)
         stages = compile_in_stages(
             compiling.store, compiling.vcz, compiling.sources, compiling.memory, rules=rules, fields=fields

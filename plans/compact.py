@@ -40,6 +40,7 @@ class Compact(Edit):
         "Make a compacted copy on plain Zarr here; `store` stays as it is.",
         metavar="PATH",
         kind="location",
+        positional=True,
     )
 
     @property
@@ -47,7 +48,7 @@ class Compact(Edit):
         """Whether it writes to the store itself."""
         return self.output is None
 
-    def written(self, options: "Options") -> "Store | None":
+    def store_to_lock(self, options: "Options") -> "Store | None":
         """Open the store, or the folder on plain Zarr that is replaced; plain Zarr elsewhere is refused."""
         return None if self.output is not None else self._in_place(options)
 

@@ -45,8 +45,8 @@ class CopyStoreToIcechunk(Edit):
         """The repository is opened or created."""
         return False
 
-    def written(self, options: "Options") -> None:
-        """A repository commits at once, and only onto what it was when the copy began."""
+    def store_to_lock(self, options: "Options") -> None:
+        """None: there is no store whose writers could be in the way."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the source, and the repository if there is one."""

@@ -69,8 +69,8 @@ class Create(Edit):
         """The store is not there yet."""
         return False
 
-    def written(self, options: "Options") -> None:
-        """What makes a store where another one was made meanwhile is refused."""
+    def store_to_lock(self, options: "Options") -> None:
+        """None: there is no store whose writers could be in the way."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the sources, and find the place free."""

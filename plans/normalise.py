@@ -46,13 +46,17 @@ class Normalise(HarmoniseOptions, Edit):
     output_backend: str | None = option(None, "Backend of `out`.", choices=BACKENDS, default_text="zarr")
     drop_fields: tuple[str, ...] = drop_fields()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.rules  # which checks its options
+
     @property
     def writes(self) -> bool:
-        """The store is only read."""
+        """None: there is no store whose writers could be in the way."""
         return False
 
-    def written(self, options: "Options") -> None:
-        """The store is only read."""
+    def store_to_lock(self, options: "Options") -> None:
+        """None: there is no store whose writers could be in the way."""
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store and the source, and find the place of the result free."""
@@ -61,7 +65,6 @@ class Normalise(HarmoniseOptions, Edit):
         from vczstore.execution.sources import open_sources
         from vczstore.stores.resolve import new_store, open_store
 
-        _ = self.rules
         if options.impl == "xarray":
             raise OptionError("normalise: --impl xarray cannot harmonise; leave it out")
         url, reach = os.fspath(self.out), options.shared(self.store, os.fspath(self.out))

@@ -43,7 +43,7 @@ class Purge(Operation):
 
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
 
-    tags: str = option("refuse", TAGS_HELP, choices=TAGS)
+    tags: str = option("refuse", TAGS_HELP, choices=TAGS, positional=True)
 
     @property
     def writes(self) -> bool:

@@ -43,6 +43,7 @@ class Recompute(Edit):
         separator=",",
         choices=INFO_FIELDS,
         short=True,
+        positional=True,
         shorthand="an INFO field, a list of them",
         examples=("AC", ["AC", "AN", "HWE"]),
     )

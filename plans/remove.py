@@ -50,6 +50,7 @@ class Remove(Edit):
         "The IDs of the samples.",
         metavar="[SAMPLE_ID]...",
         kind="samples",
+        job_help="One or a list of them; IDs that look like numbers need quotes.",
         shorthand="a sample ID, a list of them",
         examples=("NA00002", ["NA00002", "1001"]),
     )
@@ -70,15 +71,20 @@ class Remove(Edit):
         return recomputing(self.store, self.recompute)
 
     @property
+    def beyond_plan(self) -> str | None:
+        """The option that says what follows."""
+        return "purge" if self.purge else super().beyond_plan
+
+    @property
     def is_exclusive(self) -> bool:
         """Whether the history is purged, too."""
         return self.purge
 
     def check(self, options: "Options") -> None:
         """Check that the history can be purged."""
-        from plans.maintenance.purge import refuse_pins
-
         if self.purge:
+            from plans.maintenance.purge import refuse_pins
+
             refuse_pins(options.open(self.store), self.tags)
 
     def compile(self, compiling: "Compiling") -> Stages:
@@ -88,11 +94,11 @@ class Remove(Edit):
         yield from ()
         return compile_completable(compiling.store, compiling.vcz, self.samples, compiling.memory)
 
-    def afterwards(self, result: "Result", options: "Options", lock: "HeldLock | None") -> "Result":
+    def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
         """Purge the history, if asked for."""
         from plans.maintenance.purge import purge_store
 
-        if lock is None or not self.purge:
+        if not self.purge:
             return result
         try:
             purged = purge_store(options.open(self.store), self.tags, lock, options)

@@ -40,6 +40,7 @@ class Tag(Operation):
         default=None,
         metavar="[NAME]",
         kind="tag",
+        job_help="Needs Icechunk.",
         short=True,
         examples=("release-2026-11",),
     )

@@ -40,6 +40,7 @@ class Update(Edit):
         "The VCZs whose samples have new values; never written to.",
         metavar="SOURCE...",
         kind="sources",
+        job_help="As in `append`.",
         shorthand="a path, a list of paths",
         key="source",
         examples=("recalled.vcz", ["a.vcz", "b.vcz"]),

@@ -7,9 +7,10 @@ from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from vczstore.declarations import declared
+from vczstore.errors import TagError
 from vczstore.execution import operations
 from vczstore.execution.operations import Operation
 
@@ -129,8 +130,10 @@ def plan(operation: str, *arguments: Any, **options: Any) -> "Plan":
     """
     from vczstore.execution import engine
 
+    if "dry_run" in options:
+        raise TypeError("plan() got an unexpected keyword argument 'dry_run'; a plan writes nothing until it is run")
     made, opts, _ = bind(operation, "plan", arguments, options)
-    return engine.plan(cast("operations.Edit", made), opts)
+    return engine.plan(made, opts)
 
 
 @overload
@@ -205,11 +208,11 @@ def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str
     shared = [one.name for one in fields(Options) if one.init]
     _refuse_unknown(caller, keywords, [*own, *shared, *["dry_run"] * bool(operation.dry_run)])
     if twice := made.keys() & keywords.keys():
-        raise TypeError(f"{caller} got multiple values for argument {min(twice)!r}")
+        raise TypeError(f"{caller}() got multiple values for argument {min(twice)!r}")
     values = {**made, **{key: value for key, value in keywords.items() if key in own}}
     for one in operations.arguments(operation):
         if one.name not in values and one.default is MISSING and declared(one).kind != "sources":
-            raise TypeError(f"{caller} misses the argument {one.name!r}")
+            raise TypeError(f"{caller}() missing required argument {one.name!r}")
         if declared(one).kind == "sources":
             values.setdefault(one.name, ())
     opts = Options(**{key: value for key, value in keywords.items() if key in shared})
@@ -225,12 +228,11 @@ def _refuse_unknown(caller: str, keywords: Mapping[str, Any], known: Sequence[st
 
 
 def signature_of(operation: type[Operation]) -> Signature:
-    """Return the signature of the function of an operation: its arguments, and its own options by name or position."""
+    """Return the signature of the function of an operation: its arguments, and its own options by name."""
     made = [_parameter(one) for one in operations.arguments(operation)]
-    variadic = any(one.kind is Parameter.VAR_POSITIONAL for one in made)
-    for one in operations.options(operation):
+    for one in sorted(operations.options(operation), key=lambda one: not declared(one).positional):
         if declared(one).python:
-            kind = Parameter.KEYWORD_ONLY if variadic else Parameter.POSITIONAL_OR_KEYWORD
+            kind = Parameter.POSITIONAL_OR_KEYWORD if declared(one).positional else Parameter.KEYWORD_ONLY
             made.append(Parameter(one.name, kind, default=one.default, annotation=one.type))
     if operation.dry_run:
         made.append(Parameter("dry_run", Parameter.KEYWORD_ONLY, default=False, annotation=bool))
@@ -299,22 +301,26 @@ def normalise(
 ) -> "Result": ...
 @_operation
 def copy_store_to_icechunk(
-    source: "Location", store: "str | Path", overwrite: bool = ..., **options: Unpack[RunOptions]
+    source: "Location", store: "str | Path", *, overwrite: bool = ..., **options: Unpack[RunOptions]
 ) -> "Result": ...
 @_operation
 def purge(store: "Location", tags: str = ..., **options: Unpack[StoreOptions]) -> "Purged": ...
 @_operation
 def gc(store: "Location", **options: Unpack[RunOptions]) -> "Collected": ...
 @_operation
-def verify(store: "Location", quick: bool = ..., **options: Unpack[StoreOptions]) -> "Verified": ...
+def verify(store: "Location", *, quick: bool = ..., **options: Unpack[StoreOptions]) -> "Verified": ...
 @_operation
 def verify_removal(
-    store: "Location", samples: str | Sequence[str], report: "str | Path | None" = ..., **options: Unpack[StoreOptions]
+    store: "Location",
+    samples: str | Sequence[str],
+    *,
+    report: "str | Path | None" = ...,
+    **options: Unpack[StoreOptions],
 ) -> "Verification": ...
 @_operation
-def repair(store: "Location", quick: bool = ..., **options: Unpack[RunOptions]) -> "Repaired": ...
+def repair(store: "Location", *, quick: bool = ..., **options: Unpack[RunOptions]) -> "Repaired": ...
 @_operation
-def info(store: "Location", at: str | None = ..., **options: Unpack[StoreOptions]) -> "Description": ...
+def info(store: "Location", *, at: str | None = ..., **options: Unpack[StoreOptions]) -> "Description": ...
 @_operation
 def log(store: "Location", **options: Unpack[StoreOptions]) -> "PastCommits": ...
 
@@ -374,6 +380,8 @@ def tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> str:
     >>> len(tag("cohort.icechunk", "release-2"))
     20
     """
+    if not name:
+        raise TagError(f"tag: {name!r} is no name for a tag; use printable characters without /")
     snapshot: str = _run("tag", "tag", store, name, **options).snapshot
     return snapshot
 

@@ -37,7 +37,11 @@ class Declared:
     kind
         What a text stands for: ``location``, ``sources``, ``file``, ``folder``, ``samples`` or ``tag``.
     short
-        Whether a job file can give it in place of a mapping of options; arguments are given so.
+        Whether a job file can give the value of this option alone, instead of a mapping; arguments can be given so.
+    positional
+        Whether it can be given by position in Python, too; arguments can.
+    job_help
+        What is said of it beside its help on the reference page of job files.
     examples
         Values for the reference page of job files.
     command, job, python
@@ -57,6 +61,8 @@ class Declared:
     shorthand: str = ""
     kind: str = ""
     short: bool = False
+    positional: bool = False
+    job_help: str = ""
     examples: tuple[Any, ...] = ()
     command: bool = True
     job: bool = True

@@ -5,6 +5,7 @@ when history is expired.
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,12 +28,15 @@ class Ledger:
         For each batch (`Vcz.identity`) the states of it (`Vcz.stamp`) that have come in.
     removals
         Digests of the lists of samples that were removed; see `removal_digest`.
+    steps
+        Digests of other steps that were done; see `step_digest`.
     pending
         Batches whose append has begun, and their states, in their order: on plain Zarr it may be stopped half-way.
     """
 
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
     removals: Sequence[str] = ()
+    steps: Sequence[str] = ()
     pending: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -50,6 +54,7 @@ class Ledger:
             return cls(
                 {str(batch): [str(stamp) for stamp in stamps] for batch, stamps in value.get("sources", {}).items()},
                 [str(digest) for digest in value.get("removals", [])],
+                [str(digest) for digest in value.get("steps", [])],
                 {str(batch): str(stamp) for batch, stamp in value.get("pending", {}).items()},
             )
         except (AttributeError, TypeError) as error:
@@ -91,9 +96,15 @@ class Ledger:
         """Whether this list of samples was removed before."""
         return bool(self.removals) and removal_digest(samples) in self.removals
 
+    def with_step(self, digest: str) -> "Ledger":
+        """The ledger with a step that was done."""
+        return replace(self, steps=list(dict.fromkeys([*self.steps, digest])))
+
     def edit(self, zarr_format: int) -> SetAttribute:
         """What writes the ledger to its store."""
         value: dict[str, Any] = {"sources": dict(self.sources), "removals": list(self.removals)}
+        if self.steps:
+            value["steps"] = list(self.steps)
         if self.pending:
             value["pending"] = dict(self.pending)
         return SetAttribute(ATTRIBUTE, value, zarr_format)
@@ -102,6 +113,11 @@ class Ledger:
 def _partly(stamp: str) -> str:
     """The state of a batch that has come in without samples that the store had: an update still brings these."""
     return f"{stamp} new samples only"
+
+
+def step_digest(said: Any) -> str:
+    """Return a digest of what a job file says of a step, and of the files that it names."""
+    return hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
 
 
 def removal_digest(samples: Sequence[str]) -> str:

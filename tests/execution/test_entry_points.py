@@ -17,6 +17,8 @@ from tests.support import cohort
 MODULE = '''
 """An operation and an executor of another package."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,13 +39,18 @@ class SetNote(Edit):
 
     note: str = argument("The note.", metavar="NOTE")
     shout: bool = option(False, "In capitals.")
+    times: int = option(1, "How often.")
+    more: tuple[str, ...] = option((), "Another one.")
+    ids_file: str = option("", "A name that ends like that of a file.")
 
     def compile(self, compiling):
         from plans.core.model import Plan
         from vczstore.stores.edits import SetAttribute
 
         yield from ()
-        vcz, note = compiling.vcz, self.note.upper() if self.shout else self.note
+        vcz = compiling.vcz
+        note = " ".join([self.note, *self.more]) * self.times + self.ids_file
+        note = note.upper() if self.shout else note
         edits = [SetAttribute("note", note, vcz.zarr_format)] if vcz.attributes.get("note") != note else []
         return Plan(
             operation=self.called, store=compiling.store, base=vcz.state, checks=(), writes=(), edits=tuple(edits),
@@ -105,13 +112,13 @@ def test_an_operation_of_another_package_is_a_command_a_step_and_in_the_schema(p
     shown = vczstore(package, "set-note", "--help")
     assert "STORE NOTE\n" in shown
     assert "--shout" in shown
-    assert "1 note set" in vczstore(package, "set-note", store, "released", "--shout")
-    assert note(store) == "RELEASED"
+    assert "1 note set" in vczstore(package, "set-note", store, "re", "--shout", "--times", 2, "--more", "leased")
+    assert note(store) == "RE LEASEDRE LEASED"
 
     job = tmp_path / "job.yaml"
-    job.write_text(f"store: {store}\nsteps:\n  - set-note: {{note: withdrawn}}\n")
+    job.write_text(f"store: {store}\nsteps:\n  - set-note: {{note: with, more: [drawn], times: 2, ids-file: x}}\n")
     assert "1 note set" in vczstore(package, "run", job)
-    assert note(store) == "withdrawn"
+    assert note(store) == "with drawnwith drawnx"
     assert "already applied" in vczstore(package, "run", job)
     job.write_text(f"store: {store}\nsteps:\n  - set-note: {{note: x, loud: true}}\n")
     assert "steps[0].set-note.loud: no such key" in vczstore(package, "run", job, status=2)
@@ -134,6 +141,20 @@ def test_an_executor_of_another_package_runs_plans(package: Path, tmp_path: Path
     )
     assert "one after the other" in vczstore(package, "run", tmp_path / "job.yaml")
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_remove(cohort.expected_append(old, new), ["S0001"]))
+
+
+def test_a_package_that_cannot_be_loaded_is_told_of(tmp_path: Path) -> None:
+    """By its own commands, and in the list of all; the others work."""
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vczstore.operations]\nset-note = no_such_module:SetNote\n")
+    assert "  append " in vczstore(tmp_path, "--help")
+    assert "  set-note " in vczstore(tmp_path, "--help")
+    assert "set-note: the package of this operation cannot be loaded" in vczstore(
+        tmp_path, "set-note", "store", status=2
+    )
+    assert '"append"' in vczstore(tmp_path, "schema")
 
 
 def test_without_the_package_there_is_neither(tmp_path: Path) -> None:

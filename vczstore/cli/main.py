@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from vczstore.cli.render import progress_bar, running, show, writing_out
+from vczstore.errors import OptionError
 from vczstore.execution import operations
 
 
@@ -28,7 +29,10 @@ class _Command(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return its arguments and options."""
         if not self.params:
-            self.help, self.params = self.make()
+            try:
+                self.help, self.params = self.make()
+            except OptionError as error:
+                raise click.UsageError(str(error)) from error
         return super().get_params(ctx)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

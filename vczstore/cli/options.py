@@ -133,7 +133,7 @@ def _option(one: "Field[Any]", operation: type[Operation], **changes: Any) -> cl
     default = None if one.default is MISSING else one.default
     given: dict[str, Any] = {**_typed(one, known), **changes}
     repeatable = " Repeatable." * bool(given.get("multiple"))
-    shown = f"  [default: {known.default_text}]" * bool(known.default_text)
+    shown = f"  [default: {known.default_text}]" * bool(known.default_text and "default" not in changes)
     given["help"] = f"{in_words_of_commands(known.help, operation)}{repeatable}{shown}"
     if isinstance(default, tuple) and known.separator and default:
         default = known.separator.join(default)
@@ -158,6 +158,8 @@ def _typed(one: "Field[Any]", known: Declared) -> dict[str, Any]:
         return {"multiple": True, "callback": _storage_options, "metavar": known.metavar}
     if one.type is bool:
         return {"is_flag": True}
+    if one.type in (int, int | None, float, float | None):
+        return {"type": float if one.type in (float, float | None) else int, "metavar": known.metavar}
     if any("/" in flag for flag in known.flags):
         return {"default": None}
     if _is_list(one.type):

@@ -68,7 +68,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
         return operation.perform(options, dry_run=dry_run)
 
 
-def plan(operation: Edit, options: Options) -> Plan:
+def plan(operation: Operation, options: Options) -> Plan:
     """
     Compile an operation without running it; what it depends on is looked up in the data, in tasks.
 
@@ -81,8 +81,12 @@ def plan(operation: Edit, options: Options) -> Plan:
     """
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
-    if operation.then is not None:
-        raise OptionError(f"{operation.called}: recompute goes with running the operation, not with its plan")
+    if not isinstance(operation, Edit):
+        raise OptionError(f"{operation.called}: this operation has no plan; run it")
+    if operation.beyond_plan is not None:
+        raise OptionError(
+            f"{operation.called}: {operation.beyond_plan} goes with running the operation, not with its plan"
+        )
     compiling = _open(operation, options, None, dry_run=False)
     with Workers(options) as workers:
         return compile_plan(operation, compiling, workers, Run(""))
@@ -109,7 +113,7 @@ def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:
     """Lock, run, and run again after a concurrent commit."""
     with plain_errors(operation.store):
         operation.check(options)
-        written = None if dry_run else operation.written(options)
+        written = None if dry_run else operation.store_to_lock(options)
     if written is None:
         return _attempt(operation, options, None, None, dry_run=dry_run)
     # of several who have lost a race none goes on losing to the others
@@ -137,7 +141,8 @@ def _attempt(operation: Edit, options: Options, written: Store | None, check: Ch
 
 def _open(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:
     """Open what an operation is compiled against."""
-    refuse_same_place(operation.called, operation.store, getattr(operation, "sources", ()))
+    if operation.writes:
+        refuse_same_place(operation.called, operation.store, getattr(operation, "sources", ()))
     with plain_errors(operation.store), planning(operation.called):
         return operation.open(options, written, dry_run=dry_run)
 
@@ -156,7 +161,8 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
         Where their tasks are counted.
     """
     name, store, n = operation.called, compiling.store, 0
-    workers.check_store(name, store)
+    if compiling.impl != "zarr":
+        workers.check_store(name, store)
     with plain_errors(store.label), _telling(store, lambda: (name, "nothing was written")), surveys.timed():
         stages, answer = operation.compile(compiling), None
         while True:
@@ -166,6 +172,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
                 compiled: Plan = end.value
                 return compiled
             if n == 0:
+                workers.check_store(name, store)
                 workers.check_location(name, store)
             n += 1
             answer = _look_up(survey, f"survey {n}", workers, surveys)

@@ -5,6 +5,7 @@ point of the group ``vczstore.operations``. Its fields are its arguments and opt
 what compiles it is imported when it runs, so that the command line can list operations without importing NumPy.
 """
 
+import hashlib
 import os
 import re
 import sys
@@ -15,10 +16,10 @@ from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from vczstore.declarations import Declared, argument, declared
-from vczstore.errors import OptionError
+from vczstore.errors import OptionError, first_line
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan, Survey
@@ -79,12 +80,17 @@ class Operation:
         """Whether it writes to the store, so that a store that can only be read is refused."""
         return False
 
-    def as_dict(self) -> dict[str, Any]:
-        """Its arguments and options but the store, for JSON."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "store"}
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Its arguments and options but the store, for JSON; of files that it reads, a digest of what is in them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "store"}
+        for one in fields(self):
+            if declared(one).kind == "file" and (path := values[one.name]) is not None and os.path.isfile(path):
+                values[one.name] = hashlib.blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
+        return values
 
     @property
-    def said(self) -> dict[str, Any]:
+    def changed_options(self) -> dict[str, Any]:
         """Its options that are not at their defaults: what tells one step of a job from another, beside its batches."""
         return {one.name: value for one in options(type(self)) if (value := getattr(self, one.name)) != one.default}
 
@@ -131,6 +137,11 @@ class Edit(Operation):
         return None
 
     @property
+    def beyond_plan(self) -> str | None:
+        """The option that says what follows in the same commit, or after it, which a plan alone does not hold."""
+        return None if self.then is None else self.then.called
+
+    @property
     def is_exclusive(self) -> bool:
         """Whether it keeps jobs, and others that take long or delete, from the store, and not just other writers."""
         return False
@@ -138,7 +149,7 @@ class Edit(Operation):
     def check(self, options: "Options") -> None:
         """Check what is known before anything is locked."""
 
-    def written(self, options: "Options") -> "Store | None":
+    def store_to_lock(self, options: "Options") -> "Store | None":
         """Open the store whose writers are kept away while it runs; None if it writes to none that is there."""
         return options.for_store(self.store, getattr(self, "sources", ())).open(self.store)
 
@@ -200,6 +211,14 @@ def names() -> list[str]:
     return sorted({*_ours(), *_theirs()})
 
 
+def _with_types(operation: type[Operation]) -> type[Operation]:
+    """An operation whose fields have types, which annotations are not that are evaluated later."""
+    types = get_type_hints(operation)
+    for one in fields(operation):
+        one.type = types[one.name]
+    return operation
+
+
 def summary(name: str) -> str:
     """Return what an operation does, in a line; its module is read, but not imported, which takes a millisecond."""
     if name in _ours():
@@ -208,7 +227,10 @@ def summary(name: str) -> str:
         source = Path(plans.__path__[0], f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
         if found := re.search(r'^class \w+\(.*\):\n    """\n    (.+)$', source, re.MULTILINE):
             return found[1]
-    return cleandoc(find(name).__doc__ or "").partition("\n")[0]
+    try:
+        return cleandoc(find(name).__doc__ or "").partition("\n")[0]
+    except OptionError as error:
+        return f"({error})"
 
 
 def find(name: str) -> type[Operation]:
@@ -229,5 +251,9 @@ def find(name: str) -> type[Operation]:
         )
         return found
     if name in (theirs := _theirs()):
-        return theirs[name]()
+        try:
+            return _with_types(theirs[name]())
+        except Exception as error:  # whatever a package raises that is imported
+            why = f"the package of this operation cannot be loaded ({first_line(error)})"
+            raise OptionError(f"{name}: {why}") from error
     raise OptionError(f"no operation {name!r}; choose one of {', '.join(names())}")

@@ -13,7 +13,7 @@ from plans.append import Append
 from plans.compilers.append import complete_append
 from plans.compilers.remove import compile_remove
 from plans.compilers.update import split_known
-from plans.core.ledger import Ledger, removal_digest
+from plans.core.ledger import Ledger, removal_digest, step_digest
 from plans.core.memory import Memory
 from plans.core.model import Compiling, Plan
 from plans.recompute import Recompute
@@ -195,12 +195,22 @@ class _Compiler:
 
     @compile_step.register
     def edit(self, operation: Edit) -> None:
-        """Any operation that leaves nothing to do where it was done before."""
-        self.said.append([operation.called, operation.as_dict()])
-        plan = self._compile(operation)
-        plans = [] if plan.is_empty else [plan]
-        self.vcz = plan.after
-        self._add(operation.called, (), plans, int(not plans))
+        """Any other operation: done once, as the ledger remembers."""
+        said: list[Any] = [operation.called, operation.fingerprint]
+        digest, sources = step_digest(said), list[Vcz]()
+        if named := getattr(operation, "sources", ()):
+            refuse_same_place(operation.called, self.url, named)
+            sources = open_sources(self.options, self.url, named)
+            said.append(_states(sources))
+        self.said.append(said)
+        plans: list[Plan] = []
+        if digest not in self.ledger.steps:
+            plan = self._compile(operation, sources)
+            if not plan.is_empty:
+                self.ledger = self.ledger.with_step(digest)
+                plans = [replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format)))]
+            self.vcz = plan.after
+        self._add(operation.called, sources, plans, int(not plans))
 
     def _find(self, step: StepModel) -> list[str]:
         """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
@@ -217,7 +227,7 @@ class _Compiler:
         """Samples come in; those of batches that have come in before are left alone."""
         sources, fresh = self._open(operation)
         on_duplicate = operation.on_duplicate
-        self.said.append(["append", _states(sources), operation.said])
+        self.said.append(["append", _states(sources), operation.changed_options])
         plans: list[Plan] = []
         already_applied = len(sources) - len(fresh)
         pending = list(self.ledger.pending)
@@ -292,7 +302,7 @@ class _Compiler:
     def update(self, operation: Update) -> None:
         """Samples are replaced by those of other batches."""
         sources, fresh = self._open(operation)
-        self.said.append(["update", _states(sources), operation.said])
+        self.said.append(["update", _states(sources), operation.changed_options])
         plans: list[Plan] = []
         if fresh and operation.insert:
             plans = self._bring_in(fresh, "replace", operation)

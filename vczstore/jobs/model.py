@@ -42,11 +42,14 @@ from vczstore.configuration.types import (
 )
 from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
 from vczstore.declarations import Declared, declared
-from vczstore.errors import JobFileError, VczstoreError
+from vczstore.errors import JobFileError, OptionError, VczstoreError
 from vczstore.execution import operations
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES
 from vczstore.stores.locations import is_glob, is_url, literal
+
+NUMBERS: Mapping[Any, Any] = {int: int, int | None: int, float: float, float | None: float}
+"""The types of numbers without bounds."""
 
 MAX_SAMPLES_BYTES = 2**28
 """The largest file of sample IDs."""
@@ -120,13 +123,15 @@ class StepModel(Model):
         try:
             self.made("")
         except VczstoreError as error:
-            raise wrong(str(error)) from None
+            raise wrong(str(error).removeprefix(f"{self.operation.called}: ")) from None
         return self
 
     def made(self, store: str, **values: Any) -> Operation:
         """Return the operation on a store; values take the place of what the file says."""
         said = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
-        said = {name: value for name, value in said.items() if not name.endswith("_file")}
+        for one in fields(self.operation):
+            if declared(one).kind == "samples":
+                said.pop(f"{one.name}_file", None)
         for name, inner in [(name, value) for name, value in said.items() if isinstance(value, Model)]:
             said[name] = True  # the switch that the options in its mapping go with
             for key in type(inner).model_fields:
@@ -184,6 +189,8 @@ def _kind(one: "Field[Any]") -> Any:
         return Annotated[int, Key(strict=True, ge=known.bounds[0], le=known.bounds[1])]
     if one.type is bool:
         return StrictBool
+    if one.type in NUMBERS:
+        return Annotated[NUMBERS[one.type], Key(strict=True)]
     if known.kind in ("sources", "samples"):
         return _several(_item(known))
     if _is_list(one.type):
@@ -199,7 +206,7 @@ def _tuple(value: Any) -> Any:
 def _key(one: "Field[Any]", kind: Any) -> tuple[Any, Any]:
     """The type and the description of a key of a step."""
     known = declared(one)
-    said: dict[str, Any] = {"description": _in_words_of_jobs(known.help), "examples": list(known.examples)}
+    said: dict[str, Any] = {"description": _described(known), "examples": list(known.examples)}
     if known.key:
         said["alias"] = known.key
     if one.default is MISSING:
@@ -209,12 +216,18 @@ def _key(one: "Field[Any]", kind: Any) -> tuple[Any, Any]:
     return kind, Key(default=one.default, **said)
 
 
+def _described(known: Declared) -> str:
+    """What the reference page and editors say of a key."""
+    default = f"By default {known.default_text}." * bool(known.default_text)
+    return " ".join(text for text in (_in_words_of_jobs(known.help), known.job_help, default) if text)
+
+
 def _in_words_of_jobs(text: str) -> str:
     """A help text in which options are called as in a job file."""
-    names = {one.name for name in operations.names() for one in fields(operations.find(name))}
+    names = {one.name for name in operations.names() if (found := _loaded(name)) for one in fields(found)}
     for name in names:
         text = text.replace(f"`{name}`", f"`{name.replace('_', '-')}`")
-    return text.replace(" Repeatable.", "")
+    return text
 
 
 def _true_or_options(value: Any) -> Any:
@@ -243,7 +256,7 @@ def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
             switch = Annotated[made | None, BeforeValidator(_true_or_options, json_schema_input_type=StrictBool | made)]
             keys[one.name] = switch, Key(default=None, description=text, examples=list(declared(one).examples))
         elif declared(one).kind == "samples":
-            said = Key(default=None, description=declared(one).help, examples=list(declared(one).examples))
+            said = Key(default=None, description=_described(declared(one)), examples=list(declared(one).examples))
             keys[one.name] = _kind(one) | None, said
             keys[f"{one.name}_file"] = (
                 LocalFile | None,
@@ -284,8 +297,16 @@ def _step_model(operation: type[Operation]) -> type[StepModel]:
     return made
 
 
+def _loaded(name: str) -> type[Operation] | None:
+    """An operation; None of another package that cannot be loaded, of which a job that has it as a step tells."""
+    try:
+        return operations.find(name)
+    except OptionError:
+        return None
+
+
 STEPS: Mapping[str, type[StepModel]] = {
-    name: _step_model(found) for name in operations.names() if (found := operations.find(name)).is_step
+    name: _step_model(found) for name in operations.names() if (found := _loaded(name)) is not None and found.is_step
 }
 """The models of steps, by the names of their operations."""
 

@@ -201,7 +201,7 @@ class History(Protocol):
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
         """
-        Count the objects that nothing leads to.
+        Count unreferenced objects.
 
         Parameters
         ----------
