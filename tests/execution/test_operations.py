@@ -1,0 +1,55 @@
+"""Each operation is declared once, and what is made of its declaration agrees with it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from inspect import cleandoc, get_annotations, signature
+
+import pytest
+
+import vczstore
+from vczstore import api
+from vczstore.declarations import declared
+from vczstore.execution import operations
+from vczstore.execution.options import GROUPS, Options
+
+NAMES = operations.names()
+BY_HAND = {"tag"}
+"""Of which the one command is three functions."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_declaration_says_all(name: str) -> None:
+    operation = operations.find(name)
+    assert operation.called == name, "a class is called like its module"
+    assert operations.summary(name) == cleandoc(operation.__doc__ or "").partition("\n")[0]
+    assert set(operation.uses) <= GROUPS.keys()
+    for one in fields(operation):
+        known = declared(one)
+        assert known.help.endswith((".", ")")), one.name
+        assert not known.job or not operation.is_step or known.examples or known.within or one.type is bool, one.name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_HAND])
+def test_the_types_of_a_function_are_those_of_its_declaration(name: str) -> None:
+    """What completion and type checkers see is written by hand, without defaults and help."""
+    operation, function = operations.find(name), api.FUNCTIONS[name.replace("-", "_")]
+    written = get_annotations(function.__wrapped__)
+    (keys,) = written["options"].__args__
+    typed = {*written, *keys.__annotations__} - {"options", "return"}  # a TypedDict has those of its bases
+    own = {one.name for one in fields(operation) if declared(one).python}
+    shared = {one.name for one in fields(Options) if one.init}
+    assert own <= typed
+    assert typed - own <= {*shared, "dry_run"}
+    assert ("dry_run" in typed) == bool(operation.dry_run)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_HAND])
+def test_what_deletes_or_overwrites_is_not_given_by_position(name: str) -> None:
+    parameters = signature(getattr(vczstore, name.replace("-", "_"))).parameters.values()
+    by_position = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    assert not [one.name for one in by_position if one.default is True or one.default is False]
+
+
+def test_options_are_typed() -> None:
+    assert api.StoreOptions.__annotations__.keys() == {one.name for one in fields(Options) if one.init}
