@@ -1,0 +1,152 @@
+"""Rename samples: they get other IDs, and nothing else of a store changes."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vczstore.declarations import argument
+from vczstore.errors import OptionError, SampleError
+from vczstore.execution.operations import Edit, Stages
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling, Plan
+    from vczstore.vcz.model import Vcz
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenameSamples(Edit):
+    """
+    Give samples other IDs.
+
+    The file has a line for each sample, with its present ID and its new one: separated by a tab, or by spaces if there
+    is none. Those that have their new IDs already are left as they are, so that a run that was stopped, or is repeated,
+    completes. IDs that pass from one sample to another are refused, since a second run would give them on once more.
+
+    Raises
+    ------
+    SampleError
+        If a sample is not in the store, or an ID would be there twice. No sample is renamed then.
+
+    Examples
+    --------
+    >>> rename_samples("cohort.vcz", "new-ids.tsv").counts
+    {'samples renamed': 1}
+    """
+
+    is_step: ClassVar[bool] = True
+    step_examples: ClassVar[tuple[Any, ...]] = ("new-ids.tsv",)
+
+    file: Any = argument(
+        "A UTF-8 file with two columns: the present and the new ID of each sample.",
+        metavar="FILE",
+        kind="file",
+        examples=("new-ids.tsv",),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.file, str | os.PathLike):
+            raise OptionError(f"rename-samples: a file of two columns is expected, not a {type(self.file).__name__}")
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Compile what writes the new IDs, chunk by chunk of sample_id."""
+        yield from ()
+        return _compile(compiling, _read(Path(self.file)))
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The new IDs of samples by their present ones."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise OptionError(
+            f"rename-samples: {path} cannot be read ({error.strerror}); name a file of two columns"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise OptionError(f"rename-samples: {path} is no UTF-8 text; save it as UTF-8") from error
+    pairs: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
+        if not any(columns):
+            continue
+        if len(columns) == 2 and not columns[1].isprintable():
+            raise OptionError(f"rename-samples: {path}:{number}: {columns[1]!a} has characters that cannot be seen")
+        if len(columns) != 2 or not all(columns):
+            raise OptionError(
+                f"rename-samples: {path}:{number}: expected the present ID and the new one, found "
+                f"{sum(map(bool, columns))}; separate them by a tab if IDs have spaces"
+            )
+        old, new = columns
+        if pairs.setdefault(old, new) != new:
+            raise SampleError(f"rename-samples: {path}:{number}: {old!a} has another new ID above; give it one")
+    if not pairs:
+        raise OptionError(f"rename-samples: {path} names no sample; give the present and the new ID in each line")
+    return pairs
+
+
+def _compile(compiling: "Compiling", pairs: Mapping[str, str]) -> "Plan":
+    """Find the samples, and check that no ID is there twice afterwards."""
+    from plans.core.model import Plan
+    from vczstore.stores.edits import SetItems
+    from vczstore.vcz.model import SAMPLE_ID, listing, positions_of
+
+    store, vcz = compiling.store, compiling.vcz
+    vcz.require_whole("rename-samples")
+    present = set(vcz.sample_ids.tolist())
+    done = {old for old, new in pairs.items() if old not in present and new in present}
+    left = {old: new for old, new in pairs.items() if old not in done and old != new}
+    if exchanged := [new for new in pairs.values() if new in pairs and pairs[new] != new]:
+        raise SampleError(
+            f"rename-samples: {listing(exchanged)} would pass from one sample of {vcz.label} to another, and when this "
+            "is run again nothing tells whether that was done; rename by two files, the first to IDs that are not there"
+        )
+    positions, unknown = positions_of(vcz, list(left))
+    if unknown:
+        raise SampleError(
+            f"rename-samples: {vcz.label} has no sample {listing(unknown, limit=1000)}; nothing was renamed, "
+            "vcztools query -l lists the samples"
+        )
+    names = vcz.sample_ids.copy()
+    names[positions] = [left[old] for old in vcz.sample_ids[positions].tolist()]
+    edit = SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())
+    _check_names(vcz, names.tolist(), left)
+    return Plan(
+        operation="rename-samples",
+        store=store,
+        base=vcz.state,
+        checks=(),
+        writes=(),
+        edits=(edit,) if len(positions) else (),
+        memory=compiling.memory,
+        after=vcz.planned({}, names),
+        if_stopped="some samples may have their new IDs already; run the same command again to complete it",
+        counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
+    )
+
+
+def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None:
+    """Raise a `SampleError` if an ID would be there twice, look like another, or be too long for the array."""
+    import numpy as np
+
+    from vczstore.vcz import strings
+    from vczstore.vcz.model import SAMPLE_ID, listing
+    from vczstore.vcz.sample_ids import same_in_unicode
+
+    new, counts = list(pairs.values()), Counter(names)
+    if twice := [name for name in new if counts[name] > 1]:
+        raise SampleError(
+            f"rename-samples: {vcz.label} would have {listing(twice)} twice; nothing was renamed, give each sample an "
+            "ID of its own"
+        )
+    for name, other in same_in_unicode(new, names).items():
+        raise SampleError(
+            f"rename-samples: {name!a} looks like {other!a} of {vcz.label}, in another Unicode form; write both in "
+            "the same"
+        )
+    try:
+        strings.as_stored(np.array([*new, None], dtype=object)[:-1], vcz.arrays[SAMPLE_ID].dtype)
+    except ValueError as error:
+        raise SampleError(f"rename-samples: {SAMPLE_ID} of {vcz.label}: {error}; give shorter IDs") from error
