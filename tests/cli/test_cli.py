@@ -117,7 +117,7 @@ def call(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]
 
 
 def environment() -> dict[str, str]:
-    """As if nobody had asked icechunk to say more, or less."""
+    """The environment without a log level for icechunk."""
     return {name: value for name, value in os.environ.items() if name != "ICECHUNK_LOG"}
 
 
@@ -437,7 +437,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "append with too little memory": (["append", "STORE", "SOURCE", "--allowed-mem", "1MB"], "allow"),
     "append with nonsense memory": (["append", "STORE", "SOURCE", "--allowed-mem", "lots"], "'lots'"),
     "options of a local store": (["append", "STORE", "SOURCE", "--storage-option", "a=1"], "no storage options"),
-    "remove unknown": (["remove", "STORE", "S0001", "nobody", "-S", "-"], "nobody"),
+    "remove unknown": (["remove", "STORE", "S0001", "absent-id", "-S", "-"], "absent-id"),
     "compact nothing": (["compact", "NOTHING"], "no such file"),
     "compact onto a store": (["compact", "STORE", "--output", "SOURCE"], "exists"),
     "verify nothing": (["verify", "NOTHING"], "no such file"),
@@ -822,7 +822,7 @@ class SlowFile:
     """
     A file whose readers have to wait when they open it. Says when somebody does.
 
-    It is the processes that wait, those with its `environment`: at a named pipe, which nobody has opened yet.
+    It is the processes that wait, those with its `environment`: at a named pipe that is not open for writing yet.
     """
 
     HOOK = """
@@ -948,7 +948,7 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
     with subprocess.Popen(command, start_new_session=True, **pipes) as process:
         try:
             if case.file:
-                assert slow.reading.wait(60), "nobody reads the file"
+                assert slow.reading.wait(60), "the file is not read"
             else:
                 wait_for_workers(process.pid)
             begun = time.monotonic()
@@ -987,7 +987,7 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
 
 
 def to_nowhere(words: list[str], output: str) -> subprocess.CompletedProcess[str]:
-    """Run a command whose standard output is a full device, or a pipe that nobody reads any more."""
+    """Run a command whose standard output is a full device, or a pipe whose reader is gone."""
     command = [sys.executable, "-m", "vczstore", *words]
     if output == "full":
         with Path("/dev/full").open("wb") as full:

@@ -69,7 +69,7 @@ DATA = {
     "a place of a copy that is taken": "copy-store-to-icechunk BATCH STORE",
     "a place of compact that is taken": "compact STORE --output BATCH",
     "a past that plain Zarr does not have": "info STORE --at v1",
-    "a sample that there is not": "remove STORE nobody",
+    "a sample that there is not": "remove STORE absent-id",
     "samples that are there": "append STORE STORE",
     "a store that there is not": "append OUT BATCH",
 }

@@ -120,7 +120,7 @@ def test_the_number_of_times_is_bounded(repository: Path, batch: Path, tmp_path:
     complain(ConflictError, words, lambda: vczstore.append(repository, batch, progress=somebody, max_retries=2))
     assert somebody.done == 3
     assert read(repository)["sample_id"].tolist() == [*OLD["sample_id"], "T1", "T2", "T3"]
-    # each has committed once, and nobody else
+    # each has committed once, and no other writer
     assert len(list(repository_of(repository).ancestry(branch="main"))) == 2 + 3
 
 

@@ -172,7 +172,7 @@ def test_check_for_people(file: Path) -> None:
 
 @pytest.mark.slow
 def test_check_of_workers_with_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes begin anew, and look for themselves."""
+    """Worker processes are spawned, and report what they find themselves."""
     real = executor_check.versions()
     monkeypatch.setattr(executor_check, "versions", lambda: {**real, "zarr": "3.0.1"})
     done = call("executor", "check", "processes")

@@ -35,7 +35,7 @@ from vczstore.stores.resolve import open_store
 __all__ = ["no_token", "start"]  # fixtures
 
 FIELDS = ("sample_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
-"""Few, and in few chunks, because a task may be a process that starts anew."""
+"""Few, and in few chunks, because a task may be a process of its own."""
 
 
 def make_arrays(first: int, n: int) -> dict[str, Any]:

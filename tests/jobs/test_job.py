@@ -236,7 +236,7 @@ def test_memory_is_checked_for_all_steps(place: Place) -> None:
         ("- append: inbox/none.vcz", NotAStoreError, "none.vcz: no such file"),
         ("- append: store", IncompatibleError, "is the store .* itself"),
         ("- update: inbox/a.vcz", SampleError, "insert"),
-        ("- remove: {samples-file: nobody.txt}", VczstoreError, "nobody.txt"),
+        ("- remove: {samples-file: absent.txt}", VczstoreError, "absent.txt"),
     ],
 )
 def test_what_cannot_work(place: Place, steps: str, error: type[VczstoreError], words: str) -> None:

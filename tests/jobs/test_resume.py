@@ -127,7 +127,7 @@ class Place:
         command = [sys.executable, "-c", DRIVER, json.dumps([str(file), n, rest, 1.0])]
         killed = subprocess.run(command, capture_output=True, text=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        # its workers end by themselves, and may write until then what nobody knows of
+        # its workers end by themselves, and may write until then what no journal has
         left = [psutil.Process(pid) for pid in json.loads(killed.stdout) if psutil.pid_exists(pid)]
         assert psutil.wait_procs(left, timeout=120)[1] == []
         assert self.repository.lookup_branch("main") == head
