@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan
     from vczstore.vcz.model import Vcz
 
+MAX_BYTES = 2**28
+"""The largest file of IDs: several million samples, or a mistake."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenameSamples(Edit):
@@ -60,13 +63,17 @@ class RenameSamples(Edit):
 def _read(path: Path) -> dict[str, str]:
     """The new IDs of samples by their present ones."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        lines = content.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise OptionError(
             f"rename-samples: {path} cannot be read ({error.strerror}); name a file of two columns"
         ) from error
     except UnicodeDecodeError as error:
         raise OptionError(f"rename-samples: {path} is no UTF-8 text; save it as UTF-8") from error
+    if len(content) > MAX_BYTES:
+        raise OptionError(f"rename-samples: {path} is larger than {MAX_BYTES:,} bytes; name a file of two columns")
     pairs: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]

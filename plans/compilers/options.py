@@ -105,11 +105,6 @@ class HarmoniseOptions(Operation):
         """
         from plans.variants.harmonise import HAPLOID_CONTIGS, Rules
 
-        for name, choices in (("absent", ABSENT), ("new_variants", NEW_VARIANTS)):
-            if getattr(self, name) not in choices:
-                raise OptionError(
-                    f"{self.called}: {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
-                )
         contigs = HAPLOID_CONTIGS if self.haploid_contigs is None else self.haploid_contigs
         rules = Rules(self.allow_new_alleles, self.absent, self.new_variants, contigs, self.numbers)
         try:

@@ -124,6 +124,11 @@ def test_ids_that_pass_from_one_sample_to_another(kind: str, tmp_path: Path, pai
     assert cohort.digest(store) == before
 
 
+def test_a_file_without_an_end(tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, OLD)
+    complain(OptionError, ("/dev/zero is larger than",), lambda: vczstore.rename_samples(store, "/dev/zero"))
+
+
 def test_no_file(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
     complain(OptionError, ("expected, not a dict",), lambda: vczstore.run("rename_samples", store, {"S0001": "x"}))

@@ -59,12 +59,6 @@ def short(key: str, what: str, *kinds: type) -> Callable[[Any], Any]:
     return widen
 
 
-def named(value: Any) -> Any:
-    if not isinstance(value, str):
-        raise PydanticCustomError("string_type", "expected text")
-    return {"name": value}
-
-
 def listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -102,12 +96,6 @@ def _local(path: str) -> str:
     if is_url(path):
         raise expected("a local file")
     return path
-
-
-def _tag_name(name: str) -> str:
-    if not name.isprintable() or "/" in name:
-        raise expected("a name of printable characters without /")
-    return name
 
 
 IS_VARIABLE = r"\$\{"

@@ -86,7 +86,8 @@ class Operation:
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "store"}
         for one in fields(self):
             if declared(one).kind == "file" and (path := values[one.name]) is not None and os.path.isfile(path):
-                values[one.name] = hashlib.blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
+                with open(path, "rb") as file:
+                    values[one.name] = hashlib.file_digest(file, "blake2b").hexdigest()
         return values
 
     @property

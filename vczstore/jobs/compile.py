@@ -197,11 +197,12 @@ class _Compiler:
     def edit(self, operation: Edit) -> None:
         """Any other operation: done once, as the ledger remembers."""
         said: list[Any] = [operation.called, operation.fingerprint]
-        digest, sources = step_digest(said), list[Vcz]()
+        sources = list[Vcz]()
         if named := getattr(operation, "sources", ()):
             refuse_same_place(operation.called, self.url, named)
             sources = open_sources(self.options, self.url, named)
             said.append(_states(sources))
+        digest = step_digest(said)
         self.said.append(said)
         plans: list[Plan] = []
         if digest not in self.ledger.steps:
