@@ -5,9 +5,9 @@ to the driver. What they meet they tell, and go on: a store may be damaged in mo
 """
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, cast
 
 from zarr.types import AnyArray
 
@@ -105,3 +105,19 @@ class FindingScan:
 def key_in_array(array: AnyArray, at: Iterable[int]) -> str:
     """The key of a chunk below its array."""
     return encoded_chunks.chunk_key(array, tuple(at)).removeprefix(f"{array.path}/")
+
+
+class WithErrors:
+    """A dataclass of what was found in a store, errors among it."""
+
+    errors: Sequence[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors."""
+        return not self.errors
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = {one.name: getattr(self, one.name) for one in fields(cast("Any", self))}
+        return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}

@@ -7,14 +7,13 @@ calls are not missing, and values in ``sample_*`` arrays.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from plans.compilers.remove import compile_repair
 from plans.maintenance.check_chunks import LEFT
 from plans.maintenance.check_metadata import consolidated_errors, length_errors
-from plans.maintenance.findings import Finding
+from plans.maintenance.findings import Finding, WithErrors
 from plans.maintenance.verify import verify_store
 from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
@@ -28,7 +27,7 @@ from vczstore.vcz.model import SAMPLE_ID, Vcz, listing, samples_axis
 
 
 @dataclass(frozen=True)
-class Repaired:
+class Repaired(WithErrors):
     """
     What a repair has done.
 
@@ -51,16 +50,6 @@ class Repaired:
     done: tuple[str, ...]
     errors: tuple[Finding, ...]
     note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong any more."""
-        return not self.errors
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
 
     def lines(self) -> list[str]:
         """What the command prints: what was repaired, and what was not, a line each."""

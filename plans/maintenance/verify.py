@@ -3,13 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from plans.core.model import Survey
 from plans.maintenance.check_metadata import metadata_errors
 from plans.maintenance.check_variants import contig_errors
-from plans.maintenance.findings import Finding
+from plans.maintenance.findings import Finding, WithErrors
 from plans.maintenance.scans import data_scans
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
@@ -19,7 +18,7 @@ OPERATION = "verify"
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verified(WithErrors):
     """
     What was found in a store.
 
@@ -50,16 +49,6 @@ class Verified:
     outside: Mapping[str, int]
     errors: list[Finding]
     seconds: float = field(compare=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.errors
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"ok": self.ok, **values, "errors": [asdict(finding) for finding in self.errors]}
 
     def lines(self) -> list[str]:
         """What the command prints: what was looked at, and what is wrong, a line each."""

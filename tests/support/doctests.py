@@ -30,7 +30,9 @@ def _stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _examples(request: pytest.FixtureRequest) -> Iterator[None]:
-    if not isinstance(request.node, pytest.DoctestItem) or not request.node.name.startswith(("vczstore.api", "plans.")):
+    if not isinstance(request.node, pytest.DoctestItem) or not request.node.name.startswith(
+        ("vczstore.api", "vczstore.jobs.run", "plans.")
+    ):
         yield
         return
     namespace = request.getfixturevalue("doctest_namespace")
