@@ -47,7 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     Choose the place of temporary files: memory if there is room, since the tests write some hundred thousand files.
 
-    Each worker has a folder of its own there: Lithops replaces its copy of itself as others run it.
+    Each worker has a folder of its own there: Lithops replaces its copy of itself as others run it. And a core, which
+    its processes share: zarr hands every read and write to another thread, which on another core takes a fifth more.
     """
     config.pluginmanager.register(doctests)
     # a shell that starts the tests in the background has them ignore it, and what they start too
@@ -55,12 +56,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         tempfile.tempdir = tempfile.mkdtemp(prefix="vczstore-tests-")
         Path(tempfile.tempdir).chmod(0o755)  # for tests that go without root's rights
+        _keep_to_one_core(int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")))
     elif config.getoption("numprocesses", 0) and "TMPDIR" not in os.environ and _has_room(MEMORY):
         tempfile.tempdir = str(MEMORY)
     if tempfile.tempdir:
         os.environ["TMPDIR"] = tempfile.tempdir
     if "PYTEST_XDIST_WORKER" not in os.environ and sys.dont_write_bytecode:
         config.add_cleanup(_keep_bytecode())
+
+
+def _keep_to_one_core(worker: int) -> None:
+    """Of those that there are for the tests."""
+    if hasattr(os, "sched_setaffinity"):  # not on macOS
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})
 
 
 def _has_room(folder: Path) -> bool:

@@ -35,8 +35,10 @@ from vczstore.stores import lock
 from vczstore.stores.object_store import object_store
 from vczstore.stores.resolve import open_store
 
-OLD = cohort.make_arrays(40, cohort.ids(0, 3))
-NEW = [cohort.make_arrays(40, cohort.ids(3 + 4 * i, 4), seed=i + 1) for i in range(2)]
+FIELDS = ("sample_sex", "call_genotype", "call_GL", "call_FT")
+"""Few, in many chunks: two writers have time to meet."""
+OLD = cohort.make_arrays(40, cohort.ids(0, 3), fields=FIELDS)
+NEW = [cohort.make_arrays(40, cohort.ids(3 + 4 * i, 4), seed=i + 1, fields=FIELDS) for i in range(2)]
 KEY = "sample_id/.vczstore-job.lock"
 
 WRITER = """

@@ -43,8 +43,23 @@ DIMENSIONS = {
 """Every array of a cohort: 1-D to 4-D, with and without ``call_`` before its name."""
 
 
-def make_arrays(n_variants: int, samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """The arrays of a cohort. Variants are the same for all seeds, calls are not."""
+def make_arrays(
+    n_variants: int, samples: Sequence[str], *, seed: int = 0, fields: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """
+    The arrays of a cohort. Variants are the same for all seeds, calls are not.
+
+    All of them, or without the fields of samples other than `fields`: an array takes each operation 10 ms or more.
+    """
+    arrays = _all_arrays(n_variants, samples, seed)
+    return {
+        name: values
+        for name, values in arrays.items()
+        if fields is None or name in ("sample_id", *fields) or "samples" not in DIMENSIONS[name]
+    }
+
+
+def _all_arrays(n_variants: int, samples: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     n, v = len(samples), n_variants
     sites, rng = np.random.default_rng(99), np.random.default_rng([seed, n])
 
@@ -109,12 +124,12 @@ def write_vcz(
     if isinstance(place, zarr.abc.store.Store):
         _write(place, arrays, **layout)
     else:
-        _put(place, _vcz_files(pickle.dumps((arrays, layout))))
+        put(place, _vcz_files(pickle.dumps((arrays, layout))))
 
 
 def write_icechunk(folder: Path | str, arrays: dict[str, np.ndarray], **layout: Any) -> None:
     """Make a VCZ on Icechunk, by way of plain Zarr; `layout` is that of `write_vcz`. Made once in each process too."""
-    _put(folder, _icechunk_files(pickle.dumps((arrays, layout))))
+    put(folder, _icechunk_files(pickle.dumps((arrays, layout))))
 
 
 @lru_cache(maxsize=200)
@@ -134,14 +149,32 @@ def _icechunk_files(pickled: bytes) -> dict[str, bytes]:
     """The files of a repository; see `_vcz_files`."""
     arrays, layout = pickle.loads(pickled)
     with tempfile.TemporaryDirectory() as name:
+        write_vcz(Path(name, "plain"), arrays, **layout)
+        return _as_icechunk(frozenset(files_of(Path(name, "plain")).items()))
+
+
+def copy_to_icechunk(plain: Path, repository: Path) -> Path:
+    """Copy a VCZ on plain Zarr to Icechunk; made once in each process too."""
+    put(repository, _as_icechunk(frozenset(files_of(plain).items())))
+    return repository
+
+
+@lru_cache(maxsize=100)
+def _as_icechunk(plain: frozenset[tuple[str, bytes]]) -> dict[str, bytes]:
+    """The files of a repository, of those of a VCZ on plain Zarr."""
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_vcz(folder / "plain", arrays, **layout)
+        put(folder / "plain", dict(plain))
         vczstore.copy_store_to_icechunk(folder / "plain", folder / "repository", impl="zarr")
-        files = [path for path in (folder / "repository").rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder / "repository")): path.read_bytes() for path in files}
+        return files_of(folder / "repository")
 
 
-def _put(folder: Path | str, files: dict[str, bytes]) -> None:
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What is in all files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def put(folder: Path | str, files: dict[str, bytes]) -> None:
     """Write files, none of which is there."""
     made = set()
     for name, content in files.items():

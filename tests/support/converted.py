@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import vczstore
-from tests.support import vcf
+from tests.support import cohort, vcf
 
 HEADER = """##fileformat=VCFv4.3
 ##contig=<ID=1,length=1000>
@@ -48,8 +47,7 @@ def make(folder: Path, name: str, text: str, kind: str = "format3", chunks: tupl
     made = vcf.to_vcz(source, folder / f"{name}.vcz", 2 if kind == "format2" else 3, *chunks)
     if kind != "icechunk":
         return made
-    vczstore.copy_store_to_icechunk(made, folder / f"{name}.ice", impl="zarr")
-    return folder / f"{name}.ice"
+    return cohort.copy_to_icechunk(made, folder / f"{name}.ice")
 
 
 def shown(store: Path, *, icechunk: bool = False) -> list[list[str]]:
@@ -65,6 +63,5 @@ def make_pair(tmp_path: Path, old: str, new: str, kind: str = "format3") -> tupl
         vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2)
     store = tmp_path / "old.vcz"
     if kind == "icechunk":
-        vczstore.copy_store_to_icechunk(store, tmp_path / "ice.vcz", impl="zarr")
-        store = tmp_path / "ice.vcz"
+        store = cohort.copy_to_icechunk(store, tmp_path / "ice.vcz")
     return store, tmp_path / "new.vcz"

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import random
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pysam
 import pysam.bcftools
+
+from tests.support.cohort import files_of, put
 
 TYPES = ("Integer", "Float", "Character", "String")
 NUMBERS = ("1", "2", "A", "R", "G", ".")
@@ -284,21 +289,29 @@ def to_vcz(
     *,
     local_alleles: bool = False,
 ) -> Path:
-    """Convert with bio2zarr, in this process."""
-    with warnings.catch_warnings():
+    """Convert with bio2zarr, in this process: once, and whenever the same is asked for again it is a copy."""
+    options = {
+        "zarr_format": zarr_format,
+        "variants_chunk_size": variants_chunk,
+        "samples_chunk_size": samples_chunk,
+        "local_alleles": local_alleles,
+    }
+    put(out, _converted(vcf.read_bytes(), tuple(options.items())))
+    return out
+
+
+@lru_cache(maxsize=500)
+def _converted(vcf: bytes, options: tuple[tuple[str, Any], ...]) -> dict[str, bytes]:
+    """The files of a VCZ, of the content of a VCF."""
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # bio2zarr's and zarr-python's own affair
         from bio2zarr.vcf import convert
 
-        convert(
-            [vcf],
-            out,
-            zarr_format=zarr_format,
-            variants_chunk_size=variants_chunk,
-            samples_chunk_size=samples_chunk,
-            local_alleles=local_alleles,
-            worker_processes=0,
-        )
-    return out
+        source = Path(name, "source.vcf.gz")
+        source.write_bytes(vcf)
+        pysam.tabix_index(str(source), preset="vcf", force=True)
+        convert([source], Path(name, "vcz"), worker_processes=0, **dict(options))
+        return files_of(Path(name, "vcz"))
 
 
 def vcztools_view(store: Path, *, icechunk: bool = False) -> str:

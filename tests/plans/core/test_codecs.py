@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import vczstore
 from tests.support import cohort
+from tests.support.covering import in_pairs
 from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli.main import main
 from vczstore.errors import IncompatibleError
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning"),
 ]
 
+DAYS = "days since 1970-01-01"
 LOSSY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "fixedscaleoffset": ("f4", "FixedScaleOffset", {"offset": 0, "scale": 100, "dtype": "<f4", "astype": "u1"}),
     "quantize": ("f4", "Quantize", {"digits": 1, "dtype": "<f4"}),
@@ -37,6 +39,11 @@ LOSSLESS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "delta": ("i4", "Delta", {"dtype": "<i4"}),
     "packbits": ("b1", "PackBits", {}),
 }
+
+
+def make_arrays(samples: list[str], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Genotypes alone: the field that the tests are about is put beside them."""
+    return cohort.make_arrays(10, samples, seed=seed, fields=["call_genotype"])
 
 
 def values_of(dtype: str, n_samples: int, seed: int) -> np.ndarray:
@@ -69,11 +76,11 @@ def make(folder: Path, kind: str, codec: tuple[str, dict[str, Any]] | None, dtyp
     """A store of 7 samples with the field, and a batch of 5 that has it without a filter."""
     store, batch = folder / "store.vcz", folder / "batch.vcz"
     plain = folder / "plain.vcz" if kind == "icechunk" else store
-    cohort.write_vcz(plain, cohort.make_arrays(10, cohort.ids(0, 7)), zarr_format=2 if kind == "format2" else 3)
+    cohort.write_vcz(plain, make_arrays(cohort.ids(0, 7)), zarr_format=2 if kind == "format2" else 3)
     put(plain, values_of(dtype, 7, 0), codec)
     if kind == "icechunk":
         vczstore.copy_store_to_icechunk(plain, store)
-    cohort.write_vcz(batch, cohort.make_arrays(10, cohort.ids(7, 5), seed=1))
+    cohort.write_vcz(batch, make_arrays(cohort.ids(7, 5), seed=1))
     put(batch, values_of(dtype, 5, 1))
     return store, batch
 
@@ -85,22 +92,19 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITTEN)
-@pytest.mark.parametrize("operation", OPERATIONS)
+@in_pairs(kind=WRITTEN, operation=OPERATIONS.keys(), name=LOSSY.keys())
 @pytest.mark.slow
-def test_lossy_codecs_are_refused(tmp_path: Path, kind: str, operation: str) -> None:
-    for name, (dtype, codec, config) in LOSSY.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        store, batch = make(folder, kind, (codec, config), dtype)
-        before = cohort.digest(store)
-        words = OPERATIONS[operation](store, batch)
-        for more in ([], ["--dry-run"]):
-            done = CliRunner().invoke(main, [*words, *more])
-            assert done.exit_code == 1, done.output
-            (line,) = done.stderr.splitlines()
-            assert f"call_X of {store} is encoded with {name}, which is not known to be lossless" in line
-            assert cohort.digest(store) == before
+def test_lossy_codecs_are_refused(tmp_path: Path, kind: str, operation: str, name: str) -> None:
+    dtype, codec, config = LOSSY[name]
+    store, batch = make(tmp_path, kind, (codec, config), dtype)
+    before = cohort.digest(store)
+    words = OPERATIONS[operation](store, batch)
+    for more in ([], ["--dry-run"]):
+        done = CliRunner().invoke(main, [*words, *more])
+        assert done.exit_code == 1, done.output
+        (line,) = done.stderr.splitlines()
+        assert f"call_X of {store} is encoded with {name}, which is not known to be lossless" in line
+        assert cohort.digest(store) == before
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -108,7 +112,7 @@ def test_update_and_compact_refuse_lossy_codecs(tmp_path: Path, kind: str) -> No
     dtype, codec, config = LOSSY["fixedscaleoffset"]
     store, _ = make(tmp_path, kind, (codec, config), dtype)
     same = tmp_path / "same.vcz"
-    cohort.write_vcz(same, cohort.make_arrays(10, cohort.ids(2, 3), seed=2))
+    cohort.write_vcz(same, make_arrays(cohort.ids(2, 3), seed=2))
     put(same, values_of(dtype, 3, 2))
     before = cohort.digest(store)
     with pytest.raises(IncompatibleError, match=r"update: call_X of .* is encoded with fixedscaleoffset"):
@@ -125,17 +129,14 @@ def test_update_and_compact_refuse_lossy_codecs(tmp_path: Path, kind: str) -> No
         assert cohort.digest(store) == before
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("kind", WRITTEN)
+@in_pairs(kind=WRITTEN, impl=IMPLS, name=LOSSLESS.keys())
 @pytest.mark.slow
-def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str) -> None:
-    for name, (dtype, codec, config) in LOSSLESS.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        store, batch = make(folder, kind, (codec, config), dtype)
-        vczstore.append(store, batch, impl=impl)
-        expected = np.concatenate([values_of(dtype, 7, 0), values_of(dtype, 5, 1)], axis=1)
-        np.testing.assert_array_equal(Way(kind, impl).read(store)["call_X"], expected)
+def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str, name: str) -> None:
+    dtype, codec, config = LOSSLESS[name]
+    store, batch = make(tmp_path, kind, (codec, config), dtype)
+    vczstore.append(store, batch, impl=impl)
+    expected = np.concatenate([values_of(dtype, 7, 0), values_of(dtype, 5, 1)], axis=1)
+    np.testing.assert_array_equal(Way(kind, impl).read(store)["call_X"], expected)
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -147,7 +148,7 @@ def test_what_is_copied_encoded_may_be_lossy(tmp_path: Path, kind: str) -> None:
     plain = tmp_path / "plain.vcz" if kind == "icechunk" else store
     for path, first, n, seed in ((plain, 0, 6, 0), (batch, 6, 5, 1)):
         zarr_format = 2 if kind == "format2" else 3
-        cohort.write_vcz(path, cohort.make_arrays(10, cohort.ids(first, n), seed=seed), zarr_format=zarr_format)
+        cohort.write_vcz(path, make_arrays(cohort.ids(first, n), seed=seed), zarr_format=zarr_format)
         put(path, values_of(dtype, n, seed), (codec, config))
     if kind == "icechunk":
         vczstore.copy_store_to_icechunk(plain, store)
@@ -165,23 +166,22 @@ def base64_of(number: float) -> str:
     return base64.b64encode(struct.pack("<d", number)).decode()
 
 
-@pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.parametrize(
-    ("ours", "theirs", "fits"),
+    ("kind", "ours", "theirs", "fits"),
     [
-        ({"scale_factor": 0.01}, {"scale_factor": 0.005}, False),
-        ({}, {"scale_factor": 0.01}, False),
-        ({"add_offset": 3}, {}, False),
-        ({"units": "days since 1970-01-01"}, {"units": "hours since 1970-01-01"}, False),
-        ({"units": "days since 1970-01-01", "calendar": "noleap"}, {"units": "days since 1970-01-01"}, False),
-        ({"flag_values": [0, 1]}, {"flag_values": [1, 0]}, False),
-        ({"_FillValue": 0.0}, {}, False),
-        ({}, {"_FillValue": base64_of(0.0)}, False),
-        ({"scale_factor": 0.01}, {"scale_factor": 0.01}, True),
-        ({"scale_factor": 1.0, "add_offset": 0}, {}, True),
-        ({"_FillValue": base64_of(float("nan"))}, {}, True),
-        ({"_FillValue": "NaN"}, {}, True),
-        ({"description": "dose"}, {"description": "a dose"}, True),
+        ("format2", {"scale_factor": 0.01}, {"scale_factor": 0.005}, False),
+        ("format3", {}, {"scale_factor": 0.01}, False),
+        ("format2", {"add_offset": 3}, {}, False),
+        ("format3", {"units": DAYS}, {"units": "hours since 1970-01-01"}, False),
+        ("format2", {"units": DAYS, "calendar": "noleap"}, {"units": DAYS}, False),
+        ("format3", {"flag_values": [0, 1]}, {"flag_values": [1, 0]}, False),
+        ("format2", {"_FillValue": 0.0}, {}, False),
+        ("format3", {}, {"_FillValue": base64_of(0.0)}, False),
+        ("format2", {"scale_factor": 0.01}, {"scale_factor": 0.01}, True),
+        ("format3", {"scale_factor": 1.0, "add_offset": 0}, {}, True),
+        ("format2", {"_FillValue": base64_of(float("nan"))}, {}, True),
+        ("format3", {"_FillValue": "NaN"}, {}, True),
+        ("format2", {"description": "dose"}, {"description": "a dose"}, True),
     ],
 )
 def test_attributes_that_say_what_values_mean(
@@ -189,7 +189,7 @@ def test_attributes_that_say_what_values_mean(
 ) -> None:
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     for path, first, n, attributes in ((store, 0, 7, ours), (batch, 7, 5, theirs)):
-        arrays = cohort.make_arrays(10, cohort.ids(first, n))
+        arrays = make_arrays(cohort.ids(first, n))
         cohort.write_vcz(path, arrays, zarr_format=2 if kind == "format2" else 3)
         put(path, values_of("f4", n, first), **attributes)
     if fits:
@@ -208,7 +208,7 @@ def test_attributes_that_say_what_values_mean(
 
 def test_a_copy_names_the_source_that_is_lossy(tmp_path: Path) -> None:
     dtype, codec, config = LOSSY["fixedscaleoffset"]
-    cohort.write_vcz(tmp_path / "source.vcz", cohort.make_arrays(10, cohort.ids(0, 6)))
+    cohort.write_vcz(tmp_path / "source.vcz", make_arrays(cohort.ids(0, 6)))
     put(tmp_path / "source.vcz", values_of(dtype, 6, 0), (codec, config))
     with pytest.raises(IncompatibleError, match=rf"call_X of {tmp_path}/source\.vcz is encoded with"):
         vczstore.copy_store_to_icechunk(tmp_path / "source.vcz", tmp_path / "out.icechunk", impl="zarr")

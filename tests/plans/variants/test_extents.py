@@ -15,6 +15,7 @@ import zarr
 import vczstore
 from tests.support import cohort, vcf
 from tests.support.converted import make_pair
+from tests.support.covering import in_pairs
 from tests.support.refusals import complain
 from tests.support.sites import calls_of
 from vczstore.errors import IncompatibleError
@@ -181,9 +182,8 @@ def retyped(store: Path, dtype: str, *, axis: bool = False) -> Path:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("axis", [False, True])
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i8"])
-@pytest.mark.parametrize("case", ["END", "SVLEN", "SVLEN alone"])
+@in_pairs(case=("END", "SVLEN", "SVLEN alone"), dtype=("f4", "f8", "i8"), axis=(False, True))
+@pytest.mark.slow
 def test_lengths_that_are_held_as_other_numbers(tmp_path: Path, case: str, dtype: str, axis: bool) -> None:
     for records, is_same in ((DIFFERENT[case], False), ((DIFFERENT[case][0],) * 2, True)):
         folder = tmp_path / str(is_same)
