@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from plans.compilers.options import gvcf
 from vczstore.choices import MAX_CHUNK
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
@@ -64,6 +65,8 @@ class Create(Edit):
         default_text="the sources' longest, or 1,000",
     )
 
+    gvcf: bool = gvcf("reference blocks are no variants, and <NON_REF> or <*> is no allele.")
+
     @property
     def writes(self) -> bool:
         """The store is not there yet."""
@@ -104,4 +107,5 @@ class Create(Edit):
             compiling.memory,
             variants_chunk=self.variants_chunk,
             samples_chunk=self.samples_chunk,
+            gvcf=self.gvcf,
         )

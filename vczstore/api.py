@@ -91,6 +91,7 @@ class CreateOptions(RunOptions, total=False):
 
     samples_chunk: int | None
     variants_chunk: int | None
+    gvcf: bool
 
 
 class NormaliseOptions(_Harmonising, total=False):

@@ -23,6 +23,7 @@ from plans.core.chunk_grid import MIN_TASKS
 from plans.core.compatibility import SITE_FIELDS, check_builds
 from plans.core.memory import SLACK, Memory
 from plans.core.model import Plan, Survey
+from plans.variants.reference_blocks import FindBlocks, refusal
 from plans.variants.sortedness import FindRuns
 from plans.variants.union_of_sources import (
     ALLELE,
@@ -34,6 +35,7 @@ from plans.variants.union_of_sources import (
     POSITION,
     SEGMENT_ROWS,
     SEGMENTS,
+    Counted,
     CountRecords,
     SourceSites,
     Union,
@@ -63,6 +65,7 @@ def compile_create(
     *,
     variants_chunk: int | None = None,
     samples_chunk: int | None = None,
+    gvcf: bool = False,
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile a store over the union of the variants of some sources, in stages.
@@ -77,6 +80,8 @@ def compile_create(
         What a task may use.
     variants_chunk, samples_chunk
         The store's chunk lengths; see `chunk_lengths` for what they are otherwise.
+    gvcf
+        Whether the sources are gVCFs, whose reference blocks are no variants.
 
     Yields
     ------
@@ -95,22 +100,24 @@ def compile_create(
         source.require_whole(OPERATION, edited=False)
     attributes, tables = _attributes(sources), _tables(sources)
     lengths = chunk_lengths(sources)
-    sites, chunk = source_sites(sources), variants_chunk or lengths[VARIANTS]
-    targets = _targets(sources, len(tables["contig_id"]), chunk)
+    sites, chunk = source_sites(sources, is_gvcf=gvcf), variants_chunk or lengths[VARIANTS]
+    targets = _targets(sources, len(tables["contig_id"]), chunk, _widest(sources))
 
     # 2. from positions: the order of each source, and with it the ranges
     step = max(SEGMENT_ROWS, math.ceil(sum(s.n_variants for s in sources) / SEGMENTS))
     scans = [FindRuns(OPERATION, source, step) for source in sources]
-    places = yield Survey(OPERATION, tuple(scans), memory)
-    segments = [s.segments(scan.joined(found)) for s, scan, found in zip(sites, scans, places, strict=True)]
+    blocks = [FindBlocks(OPERATION, source, step) for source in sources if gvcf]
+    places = yield Survey(OPERATION, (*scans, *blocks), memory)
+    segments = [s.segments(scan.joined(found)) for s, scan, found in zip(sites, scans, places, strict=False)]
+    for finding, found in zip(blocks, places[len(scans) :], strict=True):
+        finding.joined(found)  # which refuses what is no gVCF
     union = Union.of(sites, segments, _block_mem(targets, chunk), memory)
 
     # 3. from alleles: how many records there are in each range
     (counted,) = yield Survey(OPERATION, (CountRecords(union),), memory)
-    counts = np.zeros(union.n_ranges, dtype="i8")
-    for i, n, _ in counted:
-        counts[i] = n
-    n_alleles = max((n for _, _, n in counted), default=0)
+    counts, n_alleles = _counted(sources, [Counted(*item) for item in counted])
+    if not gvcf:
+        n_alleles = max(n_alleles, _widest(sources))
     stops = np.concatenate([[0], np.cumsum(counts)])
 
     # 4. the store: its root's document last, without which there is nothing for a reader
@@ -151,6 +158,21 @@ def compile_create(
         if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
         counts={"sources": len(sources), "variants": n_variants},
     )
+
+
+def _counted(sources: Sequence[Vcz], found: Sequence[Counted]) -> tuple[np.ndarray, int]:
+    """How many records there are in each range, and alleles at most; no source may have reference blocks."""
+    blocks = sorted(block for c in found for block in c.blocks)
+    if blocks:
+        source, row = blocks[0]
+        raise refusal(OPERATION, sources[source], row)
+    counts = np.array([c.records for c in sorted(found)], dtype="i8")
+    return counts, max((c.most_alleles for c in found), default=1)
+
+
+def _widest(sources: Sequence[Vcz]) -> int:
+    """How many alleles the variants of sources have room for."""
+    return max(s.arrays[ALLELE].shape[1] for s in sources)
 
 
 # ---- what metadata tell ---------------------------------------------------------------------
@@ -236,14 +258,13 @@ def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
     return result
 
 
-def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int = 0) -> dict[str, AnyArray]:
-    """The new arrays that tasks write to, without variants as yet; of so many alleles, or as many as a source has."""
+def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int) -> dict[str, AnyArray]:
+    """The new arrays that tasks write to, without variants as yet."""
 
     def widest(*names: str) -> np.dtype:
         found = np.result_type("i4", *(s.arrays[name].dtype for s in sources for name in names if name in s.arrays))
         return found if found.kind == "i" else np.dtype("i8")
 
-    n_alleles = max(n_alleles, *(s.arrays[ALLELE].shape[1] for s in sources))
     new = {
         CONTIG: _new(CONTIG, (0,), np.min_scalar_type(-n_contigs - 1), (VARIANTS,), chunk),
         POSITION: _new(POSITION, (0,), widest(POSITION), (VARIANTS,), chunk),

@@ -54,6 +54,14 @@ def recomputed_fields() -> tuple[str, ...]:
     return found
 
 
+def gvcf(text: str, *, within: str = "") -> bool:
+    """Declare whether sources are gVCFs."""
+    found: bool = option(
+        False, f"The sources are gVCFs: {text}", flags=("--gvcf",), within=within, examples=(True,) if within else ()
+    )
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class HarmoniseOptions(Operation):
     """How a source is expressed over the variants and alleles of a store."""

@@ -22,8 +22,8 @@ class UnitReport(NamedTuple):
         Of the unit.
     source
         Which source.
-    matched, unmatched, first_unmatched
-        Variants of the store that the source has, variants of the source that the store has not, the first of these.
+    matched, unmatched, first_unmatched, block
+        As in `plans.variants.match.Report`.
     reordered, new_alleles
         Variants whose alleles have other numbers, and alleles that come in.
     shift
@@ -44,6 +44,7 @@ class UnitReport(NamedTuple):
     matched: int
     unmatched: int
     first_unmatched: int | None
+    block: int | None
     reordered: int
     new_alleles: int
     shift: int | None
@@ -67,7 +68,7 @@ class FindMatches:
         return [self._report(unit, s) for unit, _ in self.index.units(rows) for s in range(len(self.index.sources))]
 
     def _report(self, unit: Unit, s: int) -> UnitReport:
-        mine, (matched, unmatched, first) = unit.sources[s], unit.reports[s]
+        mine = unit.sources[s]
         present = mine.rows[mine.rows >= 0]
         shift: int | None = None
         if len(present) == len(mine.rows) and (np.diff(mine.rows) == 1).all():
@@ -77,9 +78,7 @@ class FindMatches:
         return UnitReport(
             number=unit.start // self.index.unit,
             source=s,
-            matched=matched,
-            unmatched=unmatched,
-            first_unmatched=first,
+            **unit.reports[s]._asdict(),
             reordered=int(mine.reordered.sum()),
             new_alleles=new,
             shift=shift,

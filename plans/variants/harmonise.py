@@ -28,6 +28,7 @@ from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_lo
 from plans.variants.match import UNMATCHED, Index, Matches, Sites
 from plans.variants.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
 from plans.variants.misfits import Source as MisfitSource
+from plans.variants.reference_blocks import refusal
 from plans.variants.sortedness import FindRuns, site, unit_rows
 from plans.variants.vectors import MAX_PLOIDY, lengths, n_genotypes
 from vczstore.errors import IncompatibleError, OptionError
@@ -364,6 +365,9 @@ def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, in
     )
     for i, source in enumerate(sources):
         n, first = findings.first_unmatched(i)
+        blocks = [r.block for r in findings.by_source.get(i, []) if r.block is not None]
+        if blocks:
+            raise refusal(operation, source, min(blocks))
         _check_some(operation, vcz, source, rules, n)
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "

@@ -19,18 +19,20 @@ Both sides are sorted, so what belongs to a range of the store's variants lies t
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.compatibility import NOTHING
+from plans.variants.reference_blocks import Spans, first_block
 from plans.variants.sortedness import Runs
 from vczstore.vcz import arrays, pipeline, zarr_objects
-from vczstore.vcz.extents import NONE, Extents, may_match
+from vczstore.vcz.extents import NONE, UNSEEN, Extents, may_match
 from vczstore.vcz.model import Vcz
 
 KEPT_BYTES = 8 * 2**20
@@ -142,6 +144,8 @@ class Sites:
         Where they are, runs by what `Runs` has, contigs as the store numbers them; those that it has not are negative.
     extents
         How long they are.
+    spans
+        How far they reach, which tells reference blocks from variants.
     """
 
     contig: AnyArray
@@ -149,13 +153,14 @@ class Sites:
     allele: AnyArray
     runs: np.ndarray
     extents: Extents
+    spans: Spans
 
     @classmethod
     def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray) -> "Sites":
         """`numbers` are those of the store, for each contig of the VCZ."""
         table = np.stack(runs._replace(contig=numbers[runs.contig]), axis=1)
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
-        return cls(contig, position, allele, table, Extents.of(vcz.arrays))
+        return cls(contig, position, allele, table, Extents.of(vcz.arrays), Spans.of(vcz.arrays))
 
     def of_contig(self, contig: int) -> np.ndarray:
         """The runs of one contig."""
@@ -184,6 +189,15 @@ class Sites:
         """The alleles of some rows, as Python's strings."""
         with pipeline.naming(f"{self.allele.path} in {zarr_objects.place(self.allele.store)}"):
             return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
+
+    def first_block(self, start: int, stop: int) -> int | None:
+        """The first of some rows that is a reference block; None if none is."""
+        step = arrays.outer_chunks(self.allele)[0]
+        edges = [start, *range((start // step + 1) * step, stop, step), stop]
+        for a, b in pairwise(edges):
+            if a < b and (block := first_block(self.alleles(a, b), self.spans, slice(a, b))) is not None:
+                return block
+        return None
 
 
 # ---- what belongs together ------------------------------------------------------------------
@@ -229,6 +243,26 @@ class Matches:
         return np.asarray(((self.alleles != here) & (self.alleles >= 0)).any(axis=1))
 
 
+class Report(NamedTuple):
+    """
+    What does not come in, of one source and some variants of a store.
+
+    Attributes
+    ----------
+    matched, unmatched
+        Variants that match, and variants of the source that belong here and match nothing.
+    first_unmatched
+        The first of these; None if there are none.
+    block
+        The first reference block of a source that is not said to have any.
+    """
+
+    matched: int
+    unmatched: int = 0
+    first_unmatched: int | None = None
+    block: int | None = None
+
+
 @dataclass(frozen=True)
 class Unit:
     """
@@ -246,8 +280,7 @@ class Unit:
     sources
         What each source has.
     reports
-        For each source: variants that match, variants of the source that belong here and match nothing, and the first
-        of these; None if there are none.
+        For each source.
     """
 
     start: int
@@ -256,7 +289,7 @@ class Unit:
     n_before: np.ndarray
     n_alleles: np.ndarray
     sources: tuple[Matches, ...]
-    reports: tuple[tuple[int, int, int | None], ...]
+    reports: tuple["Report", ...]
 
     @property
     def nbytes(self) -> int:
@@ -361,7 +394,10 @@ class Index:
             n = np.where(at >= 0, (ids[at] >= 0).sum(axis=1), 0) if d > c else np.zeros(len(at), dtype="i8")
             elsewhere = np.where(_has_unmatched(positions, their_positions, at), UNMATCHED, ABSENT)
             found.append(Matches(np.where(at >= 0, at + c, elsewhere)[here], mapped[here], n[here]))
-            reports.append(self._report(source, k, c, at, their_positions, found[-1]))
+            report = self._report(source, k, c, at, their_positions, found[-1])
+            if report.block is None and any(text in numbers for text in UNSEEN):
+                report = report._replace(block=first_block(theirs, source.spans, slice(c, d)))
+            reports.append(report)
         return Unit(
             start,
             stop,
@@ -372,9 +408,7 @@ class Index:
             tuple(reports),
         )
 
-    def _report(
-        self, source: Sites, k: int, c: int, at: np.ndarray, positions: np.ndarray, found: Matches
-    ) -> tuple[int, int, int | None]:
+    def _report(self, source: Sites, k: int, c: int, at: np.ndarray, positions: np.ndarray, found: Matches) -> Report:
         """
         Count what matches, and what does not.
 
@@ -385,7 +419,7 @@ class Index:
         runs, theirs = self.store.of_contig(contig), source.of_contig(contig)
         matched = int((found.rows >= 0).sum())
         if not len(theirs):
-            return matched, 0, None
+            return Report(matched)
         is_first = self.store.runs[k, 1] == runs[0, 1]
         after = runs[runs[:, 1] > self.store.runs[k, 1]]
         begin = int(theirs[0, 1]) if is_first else source.row_of(contig, first, "left")
@@ -396,11 +430,15 @@ class Index:
         before, beyond = max(0, min(end, c) - begin), max(0, end - max(begin, c + len(positions)))
         n_unmatched = before + int(inside.sum()) + beyond
         if not n_unmatched:
-            return matched, 0, None
+            return Report(matched)
+        # nothing has looked at these as yet
+        block = source.first_block(begin, begin + before)
+        if block is None:
+            block = source.first_block(end - beyond, end)
         if before:
-            return matched, n_unmatched, begin
+            return Report(matched, n_unmatched, begin, block)
         offset = int(np.argmax(inside)) if inside.any() else max(0, c + len(positions) - max(begin, c))
-        return matched, n_unmatched, max(begin, c) + offset
+        return Report(matched, n_unmatched, max(begin, c) + offset, block)
 
 
 def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -452,9 +490,16 @@ class _Latest:
 _latest = _Latest()
 
 
-def _added(reports: Sequence[tuple[int, int, int | None]]) -> tuple[int, int, int | None]:
-    firsts = [first for _, _, first in reports if first is not None]
-    return sum(r[0] for r in reports), sum(r[1] for r in reports), min(firsts, default=None)
+def _added(reports: Sequence[Report]) -> Report:
+    def first(rows: Iterable[int | None]) -> int | None:
+        return min((row for row in rows if row is not None), default=None)
+
+    return Report(
+        sum(r.matched for r in reports),
+        sum(r.unmatched for r in reports),
+        first(r.first_unmatched for r in reports),
+        first(r.block for r in reports),
+    )
 
 
 class _Numbers(dict[str, int]):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
@@ -12,6 +12,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES
 from plans.core.compatibility import SITE_FIELDS, without_nothing
 from plans.core.memory import SLACK, Memory, memory_message
+from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, without_unseen
 from plans.variants.sortedness import Runs
 from plans.variants.union_sites import Merged, merge_sites, union_table
 from vczstore.errors import MemoryLimitError
@@ -41,13 +42,35 @@ CONTIG_SHIFT = 40
 """A place on the genome is one integer: the contig's number above so many bits for the position."""
 
 
-def source_sites(sources: Sequence[Vcz]) -> list["SourceSites"]:
+def source_sites(sources: Sequence[Vcz], *, is_gvcf: bool = False) -> list["SourceSites"]:
     _, numbers = union_table([s.table("contig_id").tolist() for s in sources])
-    names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK)
+    names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK, LEN)
     return [
-        SourceSites({n: s.arrays[n] for n in names if n in s.arrays}, contigs)
+        SourceSites({n: s.arrays[n] for n in names if n in s.arrays}, contigs, is_gvcf)
         for s, contigs in zip(sources, numbers, strict=True)
     ]
+
+
+class Piece(NamedTuple):
+    """
+    Neighbouring records of a source.
+
+    Attributes
+    ----------
+    source
+        The number of the source.
+    rows
+        Its records.
+    kept
+        Which of these are variants, and not reference blocks.
+    block
+        The first that is a reference block, although the source is not said to be a gVCF.
+    """
+
+    source: int
+    rows: slice
+    kept: np.ndarray | slice = slice(None)
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,10 +84,13 @@ class SourceSites:
         By name.
     contigs
         For each contig of the source, its number in the union's table.
+    is_gvcf
+        Whether there are reference blocks among its records, which are no variants.
     """
 
     arrays: Mapping[str, AnyArray]
     contigs: np.ndarray
+    is_gvcf: bool = False
 
     @property
     def n_variants(self) -> int:
@@ -84,7 +110,8 @@ class SourceSites:
     def row_bytes(self) -> int:
         """About what it takes to merge one variant: each allele as a string, in a list and as two numbers."""
         width = self.arrays[ALLELE].shape[1]
-        return 300 + 160 * int(width) + (128 if ID in self.arrays else 0)
+        by_sample = 32 * self.arrays[LEN].shape[1] if LEN in self.arrays else 0
+        return 300 + 160 * int(width) + (128 if ID in self.arrays else 0) + by_sample
 
     def decode_mem(self, n_rows: int) -> int:
         """What decoding some rows takes, of the largest array, beside themselves."""
@@ -103,10 +130,24 @@ class SourceSites:
 
     def lengths(self, rows: slice) -> np.ndarray:
         """What variants take up of the reference."""
-        if LENGTH in self.arrays:
+        if LENGTH in self.arrays and not self.is_gvcf:  # where alleles that were not seen may lengthen a record
             return self.extents.lengths(rows)
-        refs = np.strings.str_len(self.read(ALLELE, rows)[:, 0].astype("T")).astype("i8")
-        return np.asarray(np.maximum(refs, self.extents.lengths(rows)))
+        alleles = self.read(ALLELE, rows).astype("T")
+        refs = np.strings.str_len(alleles[:, 0]).astype("i8")
+        lengths = np.maximum(refs, self.extents.lengths(rows))
+        if self.is_gvcf:
+            lengths = np.where(self.extents.look(alleles, rows) == NONE, refs, lengths)
+        return np.asarray(lengths)
+
+    def variants(self, piece: Piece, alleles: np.ndarray) -> tuple[Piece, np.ndarray]:
+        """Find the records that are variants, and the alleles of these that were seen; see `Piece`."""
+        if not self.is_gvcf:
+            return piece._replace(block=first_block(alleles, Spans.of(self.arrays), piece.rows)), alleles
+        unseen = Unseen.of(alleles)
+        if unseen is None:
+            return piece, alleles
+        kept = ~unseen.is_alone
+        return piece._replace(kept=kept), without_unseen(alleles, unseen)[kept]
 
     def segments(self, runs: Runs) -> np.ndarray:
         """
@@ -263,45 +304,48 @@ class Union:
                 found.append((source, slice(start + int(a), start + int(b))))
         return found
 
-    def merge(self, i: int) -> tuple[list[tuple[int, slice]], dict[str, np.ndarray], Merged]:
+    def merge(self, i: int) -> tuple[list[Piece], dict[str, np.ndarray], Merged]:
         """
         Merge a range.
 
         Returns
         -------
-        rows : list of tuple of int and slice
-            Of which source, and which.
+        pieces : list of Piece
+            Of which source, and which records.
         values : dict of numpy.ndarray
-            What `SITE_FIELDS` have in these rows, contigs by their numbers in the union's table; and their extents.
+            What `SITE_FIELDS` have in these records, contigs by their numbers in the union's table; and their extents.
         merged : Merged
-            Which of the rows are the same.
+            Which of the records are the same.
         """
-        rows = self.rows(i)
+        pieces = []
         width = max(s.arrays[ALLELE].shape[1] for s in self.sites)
         values: dict[str, list[np.ndarray]] = {name: [] for name in (*SITE_FIELDS, EXTENT)}
-        for source, where in rows:
+        for source, where in self.rows(i):
             sites = self.sites[source]
-            values[CONTIG].append(sites.contigs[sites.read(CONTIG, where)])
-            values[POSITION].append(sites.read(POSITION, where).astype("i8"))
             alleles = np.full((where.stop - where.start, width), "", dtype="T")
             alleles[:, : sites.arrays[ALLELE].shape[1]] = sites.read(ALLELE, where).astype("T")
+            extents = sites.extents.look(alleles, where)
+            piece, alleles = sites.variants(Piece(source, where), alleles)
+            pieces.append(piece)
+            values[CONTIG].append(sites.contigs[sites.read(CONTIG, where)][piece.kept])
+            values[POSITION].append(sites.read(POSITION, where).astype("i8")[piece.kept])
             values[ALLELE].append(alleles)
-            values[EXTENT].append(sites.extents.look(alleles, where))
+            values[EXTENT].append(extents[piece.kept])
         joined = {name: np.concatenate(found) for name, found in values.items()}
-        source_of = np.repeat([source for source, _ in rows], [r.stop - r.start for _, r in rows])
-        return rows, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of, joined[EXTENT])
+        source_of = np.repeat([p.source for p in pieces], [len(found) for found in values[ALLELE]])
+        return pieces, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of, joined[EXTENT])
 
     def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
         """The records of the union in a range: what each of these arrays has of them, of so many alleles."""
-        rows, values, merged = self.merge(i)
+        pieces, values, merged = self.merge(i)
         found = {name: values[name][merged.first] for name in SITE_FIELDS}
-        found[ALLELE] = without_nothing(found[ALLELE])
+        found[ALLELE] = without_nothing(found[ALLELE])[:, :n_alleles]  # what is cut off are places of <NON_REF>
         found[ALLELE] = np.pad(found[ALLELE], ((0, 0), (0, n_alleles - found[ALLELE].shape[1])), constant_values="")
         for row, alleles in merged.joined.items():
             found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
-        found |= self._lengths(rows, values[EXTENT] != NONE, merged, names)
+        found |= self._lengths(pieces, values[EXTENT] != NONE, merged, names)
         if ID in names:
-            ids = [self._ids(self.sites[source], where) for source, where in rows]
+            ids = [self._ids(self.sites[p.source], p.rows)[p.kept] for p in pieces]
             said = np.concatenate(ids)
             found[ID] = np.full(len(merged.first), STR_MISSING, dtype="T")
             found[ID_MASK] = np.ones(len(merged.first), dtype=bool)
@@ -313,10 +357,10 @@ class Union:
         return found
 
     def _lengths(
-        self, rows: Sequence[tuple[int, slice]], is_symbolic: np.ndarray, merged: Merged, names: Sequence[str]
+        self, pieces: Sequence[Piece], is_symbolic: np.ndarray, merged: Merged, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """How long records are: where ALTs are symbolic as long as these are, whatever has been joined with them."""
-        length = np.concatenate([self.sites[source].lengths(where) for source, where in rows])
+        length = np.concatenate([self.sites[p.source].lengths(p.rows)[p.kept] for p in pieces])
         n = len(merged.first)
         symbolic, _ = merged.first_where(is_symbolic)
         of_symbolic = np.zeros(n, dtype=bool)
@@ -327,8 +371,8 @@ class Union:
         found = {LENGTH: np.where(is_joined, longest, length[merged.first])}
         for name, missing in ((END, INT_MISSING), (SVLEN, 0)):
             if name in names:
-                extents = [(self.sites[source].extents, where) for source, where in rows]
-                said = np.concatenate([e.ends(w) if name == END else e.sizes(w) for e, w in extents])
+                extents = [(self.sites[p.source].extents, p) for p in pieces]
+                said = np.concatenate([(e.ends if name == END else e.sizes)(p.rows)[p.kept] for e, p in extents])
                 found[name] = np.full(n, INT_MISSING, dtype="i8")
                 which, at = merged.first_where(is_symbolic & (said != missing))
                 found[name][which] = said[at]
@@ -360,16 +404,43 @@ def _both_ids(first: str, second: str) -> str:
     return ";".join(dict.fromkeys([*first.split(";"), *second.split(";")]))
 
 
+class Counted(NamedTuple):
+    """
+    What a task has counted in a range.
+
+    Attributes
+    ----------
+    number
+        Of the range.
+    records
+        How many records the union has there.
+    most_alleles
+        How many alleles one that has been joined has at most; of sources that are gVCFs, any.
+    blocks
+        The first reference block of each source that is not said to be a gVCF: the number of the source, and the row.
+    """
+
+    number: int
+    records: int
+    most_alleles: int
+    blocks: Sequence[tuple[int, int]]
+
+
 @dataclass(frozen=True)
 class CountRecords:
     """Count the records of the union in each range, and the alleles of the one that has most."""
 
     union: Union
 
-    def look(self, ranges: slice) -> tuple[int, int, int]:
+    def look(self, ranges: slice) -> Counted:
         """Merge one range."""
-        _, _, merged = self.union.merge(ranges.start)
-        return ranges.start, len(merged.first), merged.most_alleles
+        pieces, values, merged = self.union.merge(ranges.start)
+        blocks = [(p.source, p.block) for p in pieces if p.block is not None]
+        most = merged.most_alleles
+        if any(sites.is_gvcf for sites in self.union.sites):
+            places = np.flatnonzero((without_nothing(values[ALLELE]) != "").any(axis=0))
+            most = max(most, 1 + int(places.max(initial=0)))
+        return Counted(ranges.start, len(merged.first), most, blocks)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """A task for each range."""

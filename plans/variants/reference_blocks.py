@@ -1,0 +1,282 @@
+"""Reference blocks: records of a gVCF that say of a range of positions that nothing but the reference was seen there.
+
+Their only ALT is ``<NON_REF>`` or ``<*>``, which stands for any allele that was not seen (VCF 4.5, section 5.5). How
+far one reaches is told by INFO's END, by ``variant_length``, or sample by sample by FORMAT's LEN. Blocks are no
+variants, and that ALT is no allele: neither comes to a store.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.compatibility import NOTHING
+from plans.core.memory import Memory
+from plans.variants.sortedness import site, unit_rows
+from vczstore.errors import IncompatibleError
+from vczstore.vcz import arrays, pipeline
+from vczstore.vcz.extents import END, LENGTH, POSITION, UNSEEN, Extents
+from vczstore.vcz.missing import INT_MISSING
+from vczstore.vcz.model import Vcz
+
+if TYPE_CHECKING:
+    from plans.core.scan_tasks import ScanReader
+
+CONTIG, ALLELE = "variant_contig", "variant_allele"
+LEN = "call_LEN"
+"""How far a block reaches in one sample, counted from its position (VCF 4.5, section 1.6.2)."""
+
+
+# ---- one record -----------------------------------------------------------------------------
+
+
+class Unseen(NamedTuple):
+    """
+    Where the alleles of some records stand for what was not seen.
+
+    Attributes
+    ----------
+    is_unseen : numpy.ndarray of bool, records by alleles
+        Which alleles do.
+    is_alone : numpy.ndarray of bool
+        In which records there is no other ALT.
+    """
+
+    is_unseen: np.ndarray
+    is_alone: np.ndarray
+
+    @classmethod
+    def of(cls, alleles: np.ndarray) -> "Unseen | None":
+        """Look at the alleles of some records, REF first; None if all of them were seen."""
+        alts = alleles[:, 1:]
+        texts = set(alts.ravel().tolist())
+        unseen = [text for text in texts if text.upper() in UNSEEN]
+        if not unseen:
+            return None
+        is_unseen = np.zeros(alleles.shape, dtype=bool)
+        is_none = np.zeros(alts.shape, dtype=bool)
+        for text in unseen:
+            is_unseen[:, 1:] |= alts == text
+        for text in texts.intersection(NOTHING):
+            is_none |= alts == text
+        return cls(is_unseen, is_unseen.any(axis=1) & (is_unseen[:, 1:] | is_none).all(axis=1))
+
+
+def without_unseen(alleles: np.ndarray, unseen: Unseen) -> np.ndarray:
+    """
+    Alleles without those that stand for what was not seen; the others move up.
+
+    >>> alleles = np.array([["A", "<*>", "C"], ["A", "C", "<*>"], ["A", "T", ""]], dtype=object)
+    >>> without_unseen(alleles, Unseen.of(alleles)).tolist()
+    [['A', 'C', ''], ['A', 'C', ''], ['A', 'T', '']]
+    """
+    order = np.argsort(unseen.is_unseen, axis=1, kind="stable")
+    kept = np.where(unseen.is_unseen, "", alleles).astype(alleles.dtype)
+    return np.take_along_axis(kept, order, axis=1)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """
+    How far the records of a VCZ reach.
+
+    Attributes
+    ----------
+    fields
+        The arrays that tell it, by name, of those that there are.
+    """
+
+    fields: Mapping[str, AnyArray]
+
+    @classmethod
+    def of(cls, members: Mapping[str, AnyArray]) -> "Spans":
+        """From the arrays of a VCZ."""
+        return cls({name: members[name] for name in (POSITION, LENGTH, END, LEN) if name in members})
+
+    def positions(self, rows: slice) -> np.ndarray:
+        """Where some records begin."""
+        return arrays.read(self.fields[POSITION], (rows,)).astype("i8")
+
+    def lengths(self, rows: slice) -> np.ndarray:
+        """What records take up of the reference, in all samples; 0 where nothing says it."""
+        extents = Extents(self.fields)
+        if END not in self.fields:
+            return extents.lengths(rows)
+        by_end = extents.ends(rows) - self.positions(rows) + 1
+        return np.asarray(np.maximum(extents.lengths(rows), by_end))
+
+    def lengths_by_sample(self, rows: slice, samples: slice | np.ndarray = slice(None)) -> np.ndarray | None:
+        """What LEN says, records by samples; below 1 where it says nothing. None if there is no such field."""
+        if LEN not in self.fields:
+            return None
+        return read_calls(self.fields[LEN], rows, samples).astype("i8")
+
+    def is_longer(self, refs: np.ndarray, rows: slice) -> np.ndarray:
+        """Which records reach beyond their REF, in any sample; `refs` are its lengths."""
+        longer = self.lengths(rows) > refs
+        by_sample = self.lengths_by_sample(rows)
+        return longer if by_sample is None else longer | (by_sample.max(axis=1, initial=0) > refs)
+
+    def first_backwards(self, is_alone: np.ndarray, rows: slice) -> int | None:
+        """The first record without another ALT that ends before it begins."""
+        backwards = np.zeros(len(is_alone), dtype=bool)
+        if END in self.fields:
+            ends = Extents(self.fields).ends(rows)
+            backwards |= (ends > INT_MISSING) & (ends < self.positions(rows))
+        by_sample = self.lengths_by_sample(rows)
+        if by_sample is not None:
+            backwards |= (by_sample == 0).any(axis=1)
+        return first_where(is_alone & backwards, rows.start)
+
+
+def read_calls(array: AnyArray, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
+    """The values of some records and samples."""
+    read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
+    return np.asarray(read(array, (rows, samples, *(slice(None),) * (array.ndim - 2))))
+
+
+def first_block(alleles: np.ndarray, spans: Spans, rows: slice) -> int | None:
+    """The first of some records that is a reference block beyond doubt: it reaches beyond its REF."""
+    unseen = Unseen.of(alleles)
+    if unseen is None or not unseen.is_alone.any():
+        return None
+    return first_where(unseen.is_alone & spans.is_longer(ref_lengths(alleles), rows), rows.start)
+
+
+def ref_lengths(alleles: np.ndarray) -> np.ndarray:
+    """How long the REF of each record is."""
+    return np.fromiter(map(len, alleles[:, 0].tolist()), "i8", len(alleles))
+
+
+def first_where(chosen: np.ndarray, start: int) -> int | None:
+    """The first row that is chosen, counted from `start`; None if there is none."""
+    return start + int(np.argmax(chosen)) if chosen.any() else None
+
+
+def refusal(operation: str, source: Vcz, row: int) -> IncompatibleError:
+    """What to tell a user whose source has a reference block, and who has not said so."""
+    return IncompatibleError(
+        f"{operation}: variant {row} of {source.label}, {site(source, row)}, is a reference block, as gVCFs have them, "
+        "and not a variant; say --gvcf, so that it tells the genotypes of the variants that lie in it"
+    )
+
+
+# ---- all records ----------------------------------------------------------------------------
+
+
+class SeenBlocks(NamedTuple):
+    """
+    What a task has seen of some rows of a gVCF.
+
+    Attributes
+    ----------
+    runs : numpy.ndarray of int64
+        A row for each run: its first row, how many records are variants, the first of them or -1, and the last position
+        that one of its records reaches.
+    has_unseen
+        Whether an ALT stands for what was not seen.
+    backwards
+        The first block that ends before it begins.
+    """
+
+    runs: np.ndarray
+    has_unseen: bool
+    backwards: int | None
+
+
+@dataclass(frozen=True)
+class FindBlocks:
+    """
+    The reference blocks of a gVCF, counted in tasks run by run; see `plans.variants.sortedness.FindRuns`.
+
+    Attributes
+    ----------
+    operation
+        For messages.
+    vcz
+        Where to look.
+    step
+        As in `FindRuns`.
+    """
+
+    operation: str
+    vcz: Vcz
+    step: int
+
+    def look(self, rows: slice) -> SeenBlocks:
+        """Look at some rows."""
+        spans = Spans.of(self.vcz.arrays)
+        contig = arrays.read(self.vcz.arrays[CONTIG], (rows,)).astype("i8")
+        with pipeline.naming(f"{ALLELE} in {self.vcz.label}"):
+            alleles = arrays.read_strings(self.vcz.arrays[ALLELE], (rows, slice(None)))
+        unseen = Unseen.of(alleles)
+        is_alone = np.zeros(len(alleles), dtype=bool) if unseen is None else unseen.is_alone
+        length = np.maximum(ref_lengths(alleles), spans.lengths(rows))
+        by_sample = spans.lengths_by_sample(rows)
+        if by_sample is not None:
+            length = np.maximum(length, by_sample.max(axis=1, initial=0))
+        reach = spans.positions(rows) + length - 1
+        numbers = np.arange(rows.start, rows.stop)
+        starts = np.flatnonzero(np.r_[True, contig[1:] != contig[:-1]] | (numbers % self.step == 0))
+        first = np.where(is_alone, np.iinfo("i8").max, numbers)
+        table = np.stack(
+            [
+                numbers[starts],
+                np.add.reduceat(~is_alone, starts, dtype="i8"),
+                np.minimum.reduceat(first, starts),
+                np.maximum.reduceat(reach, starts),
+            ],
+            axis=1,
+        )
+        return SeenBlocks(table, unseen is not None, spans.first_backwards(is_alone, rows))
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """Look in tasks, over whole chunks."""
+        from plans.core import scan_tasks
+
+        if not self.vcz.n_variants:
+            return []
+        look = replace(self, vcz=self.vcz.only((CONTIG, ALLELE, POSITION, LENGTH, END, LEN))).look
+        rows = unit_rows(self.vcz)
+        read = [a for n, a in self.vcz.arrays.items() if n in (CONTIG, ALLELE, POSITION, LENGTH, END, LEN)]
+        mem = 3 * sum(arrays.decode_mem(a, 2) for a in read)
+        return [scan_tasks.ScanReader(look, self.vcz.n_variants, rows, tag, mem)]
+
+    def joined(self, found: Sequence[Any]) -> np.ndarray:
+        """
+        What was seen of all runs, in order.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            As `SeenBlocks.runs`.
+
+        Raises
+        ------
+        IncompatibleError
+            If nothing makes the source a gVCF, or a block ends before it begins.
+        """
+        seen = [SeenBlocks(*item) for item in found]
+        if self.vcz.n_variants and not any(s.has_unseen for s in seen):
+            raise IncompatibleError(
+                f"{self.operation}: {self.vcz.label} has neither <NON_REF> nor <*> among the alleles of its "
+                f"{self.vcz.n_variants:,} variants, so it is no gVCF; leave out --gvcf, or make it with reference "
+                "blocks"
+            )
+        backwards = [s.backwards for s in seen if s.backwards is not None]
+        if backwards:
+            row = min(backwards)
+            raise IncompatibleError(
+                f"{self.operation}: variant {row} of {self.vcz.label}, {site(self.vcz, row)}, is a reference block, "
+                f"and ends before it begins{self._end(row)}; make the gVCF anew"
+            )
+        table = np.concatenate([np.empty((0, 4), dtype="i8"), *(s.runs for s in seen)])
+        return np.asarray(table[np.argsort(table[:, 0], kind="stable")])
+
+    def _end(self, row: int) -> str:
+        """Where a block ends, for people."""
+        if END not in self.vcz.arrays:
+            return ""
+        return f", at {int(Extents.of(self.vcz.arrays).ends(slice(row, row + 1))[0])}"
