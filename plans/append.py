@@ -98,7 +98,7 @@ class Append(HarmoniseOptions, Edit):
 
         if not self.harmonise and self.rules != Rules():
             raise OptionError(
-                "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs and --number go with "
+                "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --number and --gvcf go with "
                 "--harmonise"
             )
         return self.rules if self.harmonise else None

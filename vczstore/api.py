@@ -58,6 +58,8 @@ class _Harmonising(RunOptions, total=False):
     new_variants: str
     haploid_contigs: Sequence[str] | None
     numbers: Sequence[str]
+    gvcf: bool
+    min_gq: int | None
     drop_fields: Sequence[str]
 
 

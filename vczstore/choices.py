@@ -11,3 +11,6 @@ DEFAULT_INFO_FIELDS = INFO_FIELDS[:4]
 
 MAX_CHUNK = 10**9
 """The longest chunk along an axis that can be asked for."""
+
+MAX_GQ = 2**31 - 1
+"""The highest genotype quality that can be asked for, and that VCF can hold."""

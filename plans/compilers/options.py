@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vczstore.choices import ABSENT, INFO_FIELDS, NEW_VARIANTS
+from vczstore.choices import ABSENT, INFO_FIELDS, MAX_GQ, NEW_VARIANTS
 from vczstore.declarations import option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Operation
@@ -101,6 +101,20 @@ class HarmoniseOptions(Operation):
         examples=(["AD=R"],),
     )
 
+    gvcf: bool = gvcf(
+        "where a variant of the store lies in a reference block, its calls are those of the block, and <NON_REF> or "
+        "<*> stands for alleles that a record lacks.",
+        within=HARMONISE,
+    )
+    min_gq: int | None = option(
+        None,
+        "With `gvcf`: the calls of reference blocks with a lower GQ, or none, are missing.",
+        metavar="N",
+        bounds=(0, MAX_GQ),
+        within=HARMONISE,
+        examples=(20,),
+    )
+
     @property
     def rules(self) -> "Rules":
         """
@@ -113,8 +127,12 @@ class HarmoniseOptions(Operation):
         """
         from plans.variants.harmonise import HAPLOID_CONTIGS, Rules
 
+        if self.min_gq is not None and not self.gvcf:
+            raise OptionError(f"{self.called}: --min-gq goes with --gvcf")
         contigs = HAPLOID_CONTIGS if self.haploid_contigs is None else self.haploid_contigs
-        rules = Rules(self.allow_new_alleles, self.absent, self.new_variants, contigs, self.numbers)
+        rules = Rules(
+            self.allow_new_alleles, self.absent, self.new_variants, contigs, self.numbers, self.gvcf, self.min_gq
+        )
         try:
             _ = rules.by_field
         except OptionError as error:

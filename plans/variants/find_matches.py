@@ -71,10 +71,11 @@ class FindMatches:
         mine = unit.sources[s]
         present = mine.rows[mine.rows >= 0]
         shift: int | None = None
-        if len(present) == len(mine.rows) and (np.diff(mine.rows) == 1).all():
+        is_all = mine.unseen is None and len(present) == len(mine.rows)
+        if is_all and (np.diff(mine.rows) == 1).all():
             shift = int(mine.rows[0]) - unit.start
         new = int((unit.n_alleles - unit.n_before).sum()) if s == 0 else 0  # of all sources together
-        same = not mine.reordered.any() and bool((mine.n_alleles == unit.n_alleles).all())
+        same = not mine.changed.any() and bool((mine.n_alleles == unit.n_alleles).all())
         return UnitReport(
             number=unit.start // self.index.unit,
             source=s,

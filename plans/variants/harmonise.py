@@ -22,14 +22,15 @@ from plans.core.compatibility import check_builds
 from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.core.views import View
+from plans.variants.block_calls import covering
 from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.in_order import DIPLOID, Field
 from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.variants.match import UNMATCHED, Index, Matches, Sites
 from plans.variants.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
 from plans.variants.misfits import Source as MisfitSource
-from plans.variants.reference_blocks import refusal
-from plans.variants.sortedness import FindRuns, site, unit_rows
+from plans.variants.reference_blocks import LEN, Blocks, FindBlocks, read_calls, refusal
+from plans.variants.sortedness import FindRuns, Runs, site, unit_rows
 from plans.variants.vectors import MAX_PLOIDY, lengths, n_genotypes
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.vcz import arrays, encoded_chunks, metadata, zarr_objects
@@ -61,6 +62,10 @@ class Rules:
         Where those genotypes have one allele.
     numbers
         What FORMAT fields go by whose header does not say so: ``AD=R``, with one of ``R``, ``A`` and ``G``.
+    gvcf
+        Whether the sources are gVCFs, whose reference blocks tell calls.
+    min_gq
+        Calls of blocks with a lower GQ are missing; None if all count.
     """
 
     allow_new_alleles: bool = False
@@ -68,6 +73,8 @@ class Rules:
     new_variants: str = "refuse"
     haploid_contigs: Sequence[str] = HAPLOID_CONTIGS
     numbers: Sequence[str] = ()
+    gvcf: bool = False
+    min_gq: int | None = None
 
     @property
     def by_field(self) -> dict[str, str]:
@@ -123,8 +130,8 @@ class Findings:
 
     @cached_property
     def moves_alleles(self) -> bool:
-        """Whether an allele has another number in the store than in a source."""
-        return any(r.reordered for r in self.reports.values())
+        """Whether an allele has another number in the store than in a source, or none."""
+        return self.rules.gvcf or any(r.reordered for r in self.reports.values())
 
     @cached_property
     def most_alleles(self) -> int:
@@ -156,11 +163,20 @@ class Findings:
             "variants dropped": sum(r.unmatched for r in self.reports.values()) + self._strangers(),
             "variants with alleles re-ordered": sum(r.reordered for r in self.reports.values()),
             "alleles added": self.new_alleles,
+            **({"reference blocks": self._n_blocks} if self.rules.gvcf else {}),
         }
 
+    @property
+    def _n_blocks(self) -> int:
+        known = [(s.runs, s.blocks) for s in self.index.sources if s.blocks is not None]
+        return sum(int((runs[:, 2] - runs[:, 1]).sum()) - blocks.n_variants for runs, blocks in known)
+
     def _strangers(self) -> int:
-        known = set(self.index.store.runs[:, 0].tolist())
-        return sum(int(r[2] - r[1]) for s in self.index.sources for r in s.runs if int(r[0]) not in known)
+        return sum(source.strangers(self._known_contigs)[0] for source in self.index.sources)
+
+    @cached_property
+    def _known_contigs(self) -> set[int]:
+        return set(self.index.store.runs[:, 0].tolist())
 
     @cached_property
     def by_source(self) -> dict[int, list[UnitReport]]:
@@ -178,12 +194,10 @@ class Findings:
 
     def first_unmatched(self, source: int) -> tuple[int, int | None]:
         """How many variants of a source match nothing, and the first of them."""
-        known = set(self.index.store.runs[:, 0].tolist())
-        strange = [run for run in self.index.sources[source].runs.tolist() if run[0] not in known]
+        n_strange, stranger = self.index.sources[source].strangers(self._known_contigs)
         mine = self.by_source.get(source, [])
-        firsts = [run[1] for run in strange] + [r.first_unmatched for r in mine if r.first_unmatched is not None]
-        n = sum(r.unmatched for r in mine) + sum(run[2] - run[1] for run in strange)
-        return n, min(firsts, default=None)
+        firsts = [row for row in (stranger, *(r.first_unmatched for r in mine)) if row is not None]
+        return n_strange + sum(r.unmatched for r in mine), min(firsts, default=None)
 
 
 @dataclass(frozen=True)
@@ -285,8 +299,14 @@ def look_up(
     for source in sources:
         source.require_whole(operation)
     scans = _run_scans(operation, vcz, sources)
-    runs = yield Survey(operation, tuple(scans), memory)
-    scan = _match_scan(operation, vcz, sources, rules, scans, runs)
+    finding = [FindBlocks(operation, source, unit_rows(source)) for source in sources if rules.gvcf]
+    seen = yield Survey(operation, (*scans, *finding), memory)
+    runs = [scan.joined(items) for scan, items in zip(scans, seen, strict=False)]
+    blocks = [
+        Blocks.of(operation, f.vcz, f.joined(items), rules.min_gq)
+        for f, items in zip(finding, seen[len(scans) :], strict=True)
+    ]
+    scan = _match_scan(operation, vcz, sources, rules, runs, blocks or [None] * len(sources))
     (reports,) = yield Survey(operation, (scan,), memory)
     findings = _findings(operation, vcz, sources, rules, scan.index, reports)
     values = _misfit_scan(vcz, sources, findings, scan)
@@ -332,16 +352,16 @@ def _match_scan(
     store: Vcz,
     sources: Sequence[Vcz],
     rules: Rules,
-    scans: Sequence[FindRuns],
-    found: Sequence[Sequence[Any]],
+    runs: Sequence[Runs],
+    blocks: Sequence[Blocks | None],
 ) -> FindMatches:
     """What has to be looked up then: what matches."""
-    runs = [scan.joined(items) for scan, items in zip(scans, found, strict=True)]
     ours = {name: i for i, name in enumerate(store.table("contig_id").tolist())}
     sites = []
-    for vcz, mine in zip((store, *sources), runs, strict=True):
+    for vcz, mine, theirs in zip((store, *sources), runs, (None, *blocks), strict=True):
         names = vcz.table("contig_id").tolist()
-        sites.append(Sites.of(vcz, mine, np.array([ours.get(name, -1 - i) for i, name in enumerate(names)], "i8")))
+        numbers = np.array([ours.get(name, -1 - i) for i, name in enumerate(names)], "i8")
+        sites.append(Sites.of(vcz, mine, numbers, theirs))
     token = uuid4().hex
     unit = unit_rows(store)
     index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, rules.allow_new_alleles)
@@ -361,18 +381,25 @@ def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, in
     """Put together what was found."""
     reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
     findings = Findings(
-        rules, index, reports, tuple(vcz.table("contig_id").tolist()), {**numbers_of(vcz), **rules.by_field}
+        rules,
+        replace(index, is_surveyed=True),
+        reports,
+        tuple(vcz.table("contig_id").tolist()),
+        {**numbers_of(vcz), **rules.by_field},
     )
     for i, source in enumerate(sources):
         n, first = findings.first_unmatched(i)
         blocks = [r.block for r in findings.by_source.get(i, []) if r.block is not None]
         if blocks:
             raise refusal(operation, source, min(blocks))
-        _check_some(operation, vcz, source, rules, n)
+        known = index.sources[i].blocks
+        n_variants = source.n_variants if known is None else known.n_variants
+        if known is None:
+            _check_some(operation, vcz, source, rules, n)
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
             raise IncompatibleError(
-                f"{operation}: {n:,} of the {source.n_variants:,} variants of {source.label} match none of the store, "
+                f"{operation}: {n:,} of the {n_variants:,} variants of {source.label} match none of the store, "
                 f"the first is variant {first}, {site(source, first)}; {alleles}leave them out with --new-variants "
                 "drop, or make a store that has them with vczstore create"
             )
@@ -417,6 +444,8 @@ def widths(operation: str, vcz: Vcz, findings: Findings, source: Vcz) -> dict[st
     elif "genotypes" in {**ours, **theirs}:
         lengths = ours if "genotypes" in ours else theirs
         result["genotypes"] = _n_genotypes_for(operation, vcz, source, lengths, alleles)
+        if findings.rules.gvcf and lengths is theirs:  # which have room for <NON_REF>
+            result["genotypes"] = n_genotypes(alleles, _ploidy(vcz, source))
     if most_new:
         result |= _info_lengths(vcz, most_new)
     for name, number in findings.rules.by_field.items():
@@ -518,7 +547,7 @@ def _check_field(
     operation: str, vcz: Vcz, source: Vcz, name: str, findings: Findings, lengths: Mapping[str, int]
 ) -> None:
     ours, names = vcz.samples_arrays[name], dimensions(source.samples_arrays[name])
-    if VARIANTS not in names or _is_derived(name, source, findings.numbers):
+    if VARIANTS not in names or _is_derived(name, source, findings.numbers, is_gvcf=findings.rules.gvcf):
         return
     if names[:2] != (VARIANTS, SAMPLES):
         raise IncompatibleError(
@@ -569,12 +598,13 @@ def _told(source: Vcz, misfit: Misfit) -> str:
     return f"{name} has {values} whose {misfit.n_alleles} alleles take {misfit.expected}"
 
 
-def _is_derived(name: str, source: Vcz, numbers: Mapping[str, str]) -> bool:
+def _is_derived(name: str, source: Vcz, numbers: Mapping[str, str], *, is_gvcf: bool) -> bool:
     """Whether an array is a mask that follows from values that go by allele and say what is missing."""
     mask, values = source.samples_arrays[name], source.samples_arrays.get(masked_by(name))
     if masked_by(name) == name or values is None or mask.dtype.kind != "b" or values.shape != mask.shape:
         return False
-    return has_sentinels(values.dtype) and kind_of(masked_by(name), values, numbers) in ("R", "A", "G")
+    kinds = ("R", "A", "G", "GT") if is_gvcf else ("R", "A", "G")
+    return has_sentinels(values.dtype) and kind_of(masked_by(name), values, numbers) in kinds
 
 
 def incoming(
@@ -584,7 +614,7 @@ def incoming(
     if VARIANTS not in dimensions(source.samples_arrays[name]):
         return source.samples_arrays[name]
     data = None
-    if _is_derived(name, source, findings.numbers):
+    if _is_derived(name, source, findings.numbers, is_gvcf=findings.rules.gvcf):
         data = Harmonised.of(masked_by(name), source, targets[masked_by(name)], number, findings)
     return Harmonised.of(name, source, targets[name], number, findings, data)
 
@@ -765,6 +795,11 @@ class Harmonised(View):
         """As the source's; where values number alleles, one that has room for the store's."""
         return np.promote_types(self.source.dtype, self.like.dtype) if self.kind == "GT" else self.source.dtype
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the source is a gVCF, whose reference blocks tell calls."""
+        return self.findings.index.sources[self.number].blocks is not None
+
     def _copied(self, reports: Sequence[UnitReport]) -> tuple[tuple[int, int, int], ...]:
         mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
         rows = self.findings.index.unit
@@ -825,7 +860,19 @@ class Harmonised(View):
         made = math.prod(self.source.shape[2:]) * (5 * unit + min(self.shape[0], block[0])) * size
         counted = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
         data = 0 if self.data is None else self.data.extra_mem(block)
-        return data + read + n_samples * (made + counted)
+        return data + read + n_samples * (made + counted) + self._covering_mem(n_samples)
+
+    def _covering_mem(self, n_samples: int) -> int:
+        """What it takes to find the blocks of some samples, and to read them: run by run of the source."""
+        source = self.findings.index.sources[self.number]
+        if source.blocks is None:
+            return 0
+        span = int((source.runs[:, 2] - source.runs[:, 1]).max(initial=0))
+        calls = [self.source, source.blocks.genotype, source.blocks.quality, source.spans.fields.get(LEN)]
+        read = n_samples * sum(read_bytes(array, span) for array in calls)
+        sites = [source.allele, source.position, *source.spans.fields.values(), *source.extents.fields.values()]
+        decoding = sum(arrays.decode_mem(a, 2) for a in sites if SAMPLES not in dimensions(a))
+        return read + VECTOR_BYTES * n_samples * self.findings.index.unit + decoding
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region: find the rows, and put in order what goes by allele."""
@@ -834,6 +881,9 @@ class Harmonised(View):
         rows, samples, *rest = region
         assert isinstance(rows, slice)
         parts = [self._unit(mine, n, at, samples) for mine, n, at in self._units(rows)]
+        if self.has_blocks:
+            units = zip(parts, self._units(rows), strict=True)
+            parts = [self._with_blocks(values, mine, n, at, samples) for values, (mine, n, at) in units]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return values[(slice(None), slice(None), *rest)]
 
@@ -865,6 +915,43 @@ class Harmonised(View):
         absent = np.flatnonzero(mine.rows < 0)
         result[absent] = self._absent(start + absent, mine.rows[absent] == UNMATCHED)
         return result
+
+    def _with_blocks(
+        self, values: np.ndarray, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray
+    ) -> np.ndarray:
+        """The same values, those of blocks where a sample's call is that of one; see `_unit`."""
+        index = self.findings.index
+        source, rows = index.sources[self.number], slice(start, start + len(mine.rows))
+        found = covering(index.store, source, rows, mine.rows >= 0, samples, values.shape[1])
+        variants, calls = np.nonzero(found.rows == UNMATCHED)
+        values[variants, calls] = self._absent(start + variants, np.ones(len(variants), dtype=bool))[:, 0]
+        variants, calls = np.nonzero(found.rows >= 0)
+        chosen = found.rows[variants, calls]
+        runs = np.searchsorted(source.runs[:, 2], chosen, "right")
+        for run in np.unique(runs).tolist():
+            here = np.flatnonzero(runs == run)
+            rows = slice(int(chosen[here].min()), int(chosen[here].max()) + 1)
+            at = (chosen[here] - rows.start, calls[here])
+
+            def rows_of(array: AnyArray, rows: slice = rows, at: Any = at) -> np.ndarray:
+                return np.asarray(read_calls(array, rows, samples)[at][:, np.newaxis])
+
+            which = np.searchsorted(found.used, chosen[here])
+            told = found.n_alleles[which], n_alleles[variants[here]], found.unseen[which]
+            values[variants[here], calls[here]] = self._of_blocks(rows_of, *told)[:, 0]
+        return values
+
+    def _of_blocks(
+        self, rows_of: Callable[[AnyArray], np.ndarray], n_theirs: np.ndarray, n_ours: np.ndarray, unseen: np.ndarray
+    ) -> np.ndarray:
+        """Values of blocks, calls by 1: REF is the store's, and whatever else it has was not seen."""
+        slab = rows_of(self.source)
+        maps = np.full((len(slab), int(n_theirs.max(initial=1))), -1, dtype="i8")
+        maps[:, 0] = 0
+        if self.kind != "GT":
+            return self._by_allele(rows_of, slab, (maps, n_theirs, n_ours, unseen), np.ones(len(slab), dtype=bool))
+        slab = self._lengthened(slab).astype(self.dtype, copy=False)
+        return np.asarray(np.where(slab > 0, missing_value(self.name, self.source), slab))
 
     def _absent(self, rows: np.ndarray, is_unmatched: np.ndarray) -> np.ndarray:
         """
@@ -898,7 +985,8 @@ class Harmonised(View):
         """Put in order what goes by allele, where an allele has another number or the store has others."""
         slab = rows_of(self.source)
         maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
-        other = mine.reordered[present]
+        other = mine.changed[present]
+        unseen = np.full(len(present), -1) if mine.unseen is None else mine.unseen[present]
         if self.kind == "GT":
             slab = self._lengthened(slab).astype(self.dtype, copy=False)
             rows = np.flatnonzero(other)
@@ -907,22 +995,47 @@ class Harmonised(View):
             values = slab[rows]
             for allele in np.flatnonzero(shifts.any(axis=0)):
                 slab[rows] += (values == allele) * shifts[:, allele].reshape(-1, *[1] * (slab.ndim - 1))
+            if mine.unseen is not None:  # an allele of which nobody knows what it is
+                is_unseen = (values == unseen[rows].reshape(-1, *[1] * (slab.ndim - 1))) & (values > 0)
+                slab[rows] = np.where(is_unseen, missing_value(self.name, self.source), slab[rows])
             return slab
-        if not self.kind:
-            return self._lengthened(slab)
-        changed = np.flatnonzero(other | (n_theirs != n_ours))
-        result = self._lengthened(slab)
-        if not len(changed):
+        return self._by_allele(rows_of, slab, (maps, n_theirs, n_ours, unseen), other | (n_theirs != n_ours))
+
+    def _by_allele(
+        self,
+        rows_of: Callable[[AnyArray], np.ndarray],
+        slab: np.ndarray,
+        alleles: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        is_changed: np.ndarray,
+    ) -> np.ndarray:
+        """
+        Put vectors in the order of the store's alleles.
+
+        Parameters
+        ----------
+        rows_of
+            Reads the same rows of an array.
+        slab
+            The values.
+        alleles
+            For each row: what number each of its alleles has in the store, how many it has, how many the store has, and
+            which of them stands for what was not seen.
+        is_changed
+            Which rows are not as they are.
+        """
+        result, changed = self._lengthened(slab), np.flatnonzero(is_changed)
+        if not self.kind or not len(changed):
             return result
         result = result.copy() if result is slab else result
         genotype = None if self.genotype is None else rows_of(self.genotype)
-        patterns = np.concatenate([n_theirs[changed, None], n_ours[changed, None], maps[changed]], axis=1)
+        maps, *others = alleles
+        patterns = np.concatenate([*(a[changed, None] for a in others), maps[changed]], axis=1)
         unique, which = np.unique(patterns, axis=0, return_inverse=True)
         field, width = self._field, self.like.shape[-1]
-        for number, (n, m, *numbers) in enumerate(unique.tolist()):
+        for number, (n, m, unseen, *numbers) in enumerate(unique.tolist()):
             rows = changed[which.ravel() == number]
             own = None if genotype is None else genotype[rows]
-            result[rows] = field.put_in_order(slab[rows], n, m, numbers, width, own)
+            result[rows] = field.put_in_order(slab[rows], n, m, numbers, width, own, unseen)
         return result
 
     @property

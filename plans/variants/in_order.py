@@ -130,7 +130,14 @@ class Field:
         return np.where(~is_called & (by_length > 0), by_length, own)
 
     def put_in_order(
-        self, values: np.ndarray, n: int, m: int, numbers: Sequence[int], width: int, genotype: np.ndarray | None
+        self,
+        values: np.ndarray,
+        n: int,
+        m: int,
+        numbers: Sequence[int],
+        width: int,
+        genotype: np.ndarray | None,
+        unseen: int = -1,
     ) -> np.ndarray:
         """
         Put vectors in the order of other alleles; those that these have more get missing values.
@@ -142,23 +149,26 @@ class Field:
         n, m
             How many alleles there are, and will be.
         numbers
-            What number each allele will have.
+            What number each allele will have; -1 of one that there will not be.
         width
             How many values there is room for.
         genotype
             The genotypes of the same calls; None if there are none.
+        unseen
+            The allele whose values are those of alleles that these have more; -1 if none is.
         """
         vectors = self.look(values, n, genotype)
         result = np.full((*values.shape[:-1], width), self.fill, dtype=values.dtype)
         for ploidy in np.unique(vectors.ploidy[~vectors.is_none]).tolist():
             where = ~vectors.is_none & (vectors.ploidy == ploidy)
-            places = self._places(n, max(ploidy, 1), numbers)
+            places = self._places(n, m, max(ploidy, 1), numbers, unseen)
             chosen = np.full((int(where.sum()), width), self.fill, dtype=values.dtype)
             chosen[:, : self._size(m, max(ploidy, 1))] = self.missing
-            old = values[where][:, : len(places)]
+            old = values[where]
             is_end = same(old, self.fill)
-            for i, place in enumerate(places[: old.shape[1]]):
-                chosen[:, place] = np.where(is_end[:, i], self.missing, old[:, i])
+            for i, place in places:
+                if i < old.shape[1]:
+                    chosen[:, place] = np.where(is_end[:, i], self.missing, old[:, i])
             result[where] = chosen
         result[..., 0][vectors.is_none] = self.missing
         return result
@@ -166,9 +176,22 @@ class Field:
     def _size(self, n: int, ploidy: int) -> int:
         return n_genotypes(n, ploidy) if self.number == "G" else n - (self.number == "A")
 
-    def _places(self, n: int, ploidy: int, numbers: Sequence[int]) -> list[int]:
-        """Where each value goes."""
-        if self.number == "G":
-            return [genotype_number([numbers[a] for a in g]) for g in genotypes(n, ploidy)]
+    def _places(self, n: int, m: int, ploidy: int, numbers: Sequence[int], unseen: int) -> list[tuple[int, int]]:
+        """Where values go: pairs of the place where one is, and the one where it will be."""
         first = int(self.number == "A")
-        return [numbers[i] - first for i in range(first, n)]
+        if self.number == "G":
+            old = [(i, [numbers[a] for a in g]) for i, g in enumerate(genotypes(n, ploidy))]
+            pairs = [(i, genotype_number(g)) for i, g in old if min(g) >= 0]
+        else:
+            pairs = [(i - first, numbers[i] - first) for i in range(first, n) if numbers[i] >= 0]
+        if unseen < 0:
+            return pairs
+        # which allele each of the new ones has its values from
+        of = {number: i for i, number in enumerate(numbers[:n]) if number >= 0}
+        known = {place for _, place in pairs}
+        if self.number == "G":
+            new = enumerate(genotypes(m, ploidy))
+            return pairs + [
+                (genotype_number([of.get(a, unseen) for a in g]), place) for place, g in new if place not in known
+            ]
+        return pairs + [(unseen - first, place) for place in range(m - first) if place not in known]

@@ -19,7 +19,7 @@ Both sides are sorted, so what belongs to a range of the store's variants lies t
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,7 +29,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.compatibility import NOTHING
-from plans.variants.reference_blocks import Spans, first_block
+from plans.variants.reference_blocks import Blocks, Spans, Unseen, first_block
 from plans.variants.sortedness import Runs
 from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import NONE, UNSEEN, Extents, may_match
@@ -131,6 +131,38 @@ def _rank(of: np.ndarray, among: np.ndarray) -> np.ndarray:
 # ---- where variants are ---------------------------------------------------------------------
 
 
+class Records(NamedTuple):
+    """
+    Some variants of a source.
+
+    Attributes
+    ----------
+    rows, positions, extents : numpy.ndarray of int64
+        Their rows in the source, where they begin, and how long they are; see `vczstore.vcz.extents`.
+    alleles : numpy.ndarray of object, variants by alleles
+        As Python's strings, ``""`` in the place of those that stand for what was not seen.
+    unseen : numpy.ndarray of int64
+        Of a gVCF, which allele does; -1 if none. None of another source.
+    """
+
+    rows: np.ndarray
+    positions: np.ndarray
+    alleles: np.ndarray
+    extents: np.ndarray
+    unseen: np.ndarray | None
+
+    def first_block(self, spans: Spans) -> int | None:
+        """The first that is a reference block; None if none is. They are neighbours in the source."""
+        start = int(self.rows[0]) if len(self.rows) else 0
+        return first_block(self.alleles, spans, slice(start, start + len(self.rows)))
+
+    @classmethod
+    def none(cls, n_alleles: int) -> "Records":
+        """No variants of a gVCF."""
+        nothing = np.empty(0, dtype="i8")
+        return cls(nothing, nothing, np.empty((0, n_alleles), dtype=object), nothing, nothing)
+
+
 @dataclass(frozen=True)
 class Sites:
     """
@@ -146,6 +178,8 @@ class Sites:
         How long they are.
     spans
         How far they reach, which tells reference blocks from variants.
+    blocks
+        What is known of the reference blocks of a gVCF; None if it is none.
     """
 
     contig: AnyArray
@@ -154,13 +188,14 @@ class Sites:
     runs: np.ndarray
     extents: Extents
     spans: Spans
+    blocks: Blocks | None = None
 
     @classmethod
-    def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray) -> "Sites":
+    def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray, blocks: Blocks | None = None) -> "Sites":
         """`numbers` are those of the store, for each contig of the VCZ."""
         table = np.stack(runs._replace(contig=numbers[runs.contig]), axis=1)
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
-        return cls(contig, position, allele, table, Extents.of(vcz.arrays), Spans.of(vcz.arrays))
+        return cls(contig, position, allele, table, Extents.of(vcz.arrays), Spans.of(vcz.arrays), blocks)
 
     def of_contig(self, contig: int) -> np.ndarray:
         """The runs of one contig."""
@@ -189,6 +224,73 @@ class Sites:
         """The alleles of some rows, as Python's strings."""
         with pipeline.naming(f"{self.allele.path} in {zarr_objects.place(self.allele.store)}"):
             return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
+
+    def records_at(self, contig: int, positions: np.ndarray) -> Records:
+        """
+        The variants of a contig that may match some of a store; `positions` are theirs.
+
+        Those of a gVCF are read run by run: at these positions only, since most of its records are blocks.
+        """
+        c, d = self.rows_between(contig, int(positions[0]), int(positions[-1]))
+        if self.blocks is None:
+            alleles = self.alleles(c, d)
+            return Records(
+                np.arange(c, d),
+                arrays.read(self.position, (slice(c, d),)).astype("i8"),
+                alleles,
+                self.extents.look(alleles, slice(c, d)),
+                None,
+            )
+        parts = [Records.none(self.allele.shape[1])]
+        for a, b in self._runs_with_variants(c, d):
+            begins = arrays.read(self.position, (slice(a, b),)).astype("i8")
+            if np.isin(begins, positions).any():
+                parts.append(self._variants(slice(a, b), begins, positions))
+        return Records(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _variants(self, rows: slice, begins: np.ndarray, positions: np.ndarray | None = None) -> Records:
+        """Those of some records of a gVCF that are no blocks, at some positions or at all."""
+        alleles = self.alleles(rows.start, rows.stop)
+        extents = self.extents.look(alleles, rows)
+        unseen = Unseen.of(alleles)
+        is_unseen = np.zeros(alleles.shape, dtype=bool) if unseen is None else unseen.is_unseen
+        kept = np.ones(len(alleles), dtype=bool) if unseen is None else ~unseen.is_alone
+        kept &= True if positions is None else np.isin(begins, positions)
+        place = np.where(is_unseen.any(axis=1), is_unseen.argmax(axis=1), -1)
+        seen = np.where(is_unseen, "", alleles)
+        return Records(rows.start + np.flatnonzero(kept), begins[kept], seen[kept], extents[kept], place[kept])
+
+    def _runs_with_variants(self, start: int, stop: int, known: np.ndarray | None = None) -> Iterator[tuple[int, int]]:
+        """The parts of some rows of a gVCF, run by run, that have variants; without runs whose variants are `known`."""
+        assert self.blocks is not None
+        low = int(np.searchsorted(self.runs[:, 2], start, "right"))
+        high = int(np.searchsorted(self.runs[:, 1], stop, "left"))
+        begins, ends, n = self.runs[low:high, 1], self.runs[low:high, 2], self.blocks.runs[low:high, 1]
+        if known is not None:
+            is_whole = (begins >= start) & (ends <= stop)
+            n = np.where(is_whole, n - np.searchsorted(known, ends) + np.searchsorted(known, begins), n)
+        for i in np.flatnonzero(n > 0).tolist():
+            yield max(int(begins[i]), start), min(int(ends[i]), stop)
+
+    def unmatched(self, start: int, stop: int, matched: np.ndarray) -> tuple[int, int | None]:
+        """How many variants of a gVCF among some rows are not matched, and the first of them."""
+        matched = np.sort(matched)
+        n, first = 0, None
+        for a, b in self._runs_with_variants(start, stop, matched):
+            begins = arrays.read(self.position, (slice(a, b),)).astype("i8")
+            left = np.setdiff1d(self._variants(slice(a, b), begins).rows, matched)
+            n += len(left)
+            first = int(left[0]) if first is None and len(left) else first
+        return n, first
+
+    def strangers(self, known: Collection[int]) -> tuple[int, int | None]:
+        """How many variants lie on contigs that a store does not have, and the first of them."""
+        strange = ~np.isin(self.runs[:, 0], list(known))
+        if self.blocks is None:
+            runs = self.runs[strange]
+            return int((runs[:, 2] - runs[:, 1]).sum()), min(runs[:, 1].tolist(), default=None)
+        runs = self.blocks.runs[strange & (self.blocks.runs[:, 1] > 0)]
+        return int(runs[:, 1].sum()), min(runs[:, 2].tolist(), default=None)
 
     def first_block(self, start: int, stop: int) -> int | None:
         """The first of some rows that is a reference block; None if none is."""
@@ -221,11 +323,14 @@ class Matches:
         For each allele of the source the number of it in the store; -1 where there is none.
     n_alleles : numpy.ndarray of int32
         How many alleles the variant has in the source.
+    unseen : numpy.ndarray of int32
+        Of a gVCF, which allele of the source stands for those that were not seen; -1 if none does. None of others.
     """
 
     rows: np.ndarray
     alleles: np.ndarray
     n_alleles: np.ndarray
+    unseen: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -234,7 +339,13 @@ class Matches:
 
     def cut(self, rows: slice) -> "Matches":
         """Of some of the variants."""
-        return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows])
+        unseen = None if self.unseen is None else self.unseen[rows]
+        return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows], unseen)
+
+    @property
+    def changed(self) -> np.ndarray:
+        """For which variants an allele of the source has another number in the store, or none."""
+        return self.reordered if self.unseen is None else self.reordered | (self.unseen >= 0)
 
     @property
     def reordered(self) -> np.ndarray:
@@ -313,6 +424,8 @@ class Index:
         The store's variants, and how many make a unit.
     allow_new_alleles
         Whether alleles may come in.
+    is_surveyed
+        Whether all units have been looked up, and nobody asks for reports any more.
     """
 
     token: str
@@ -321,6 +434,7 @@ class Index:
     n_variants: int
     unit: int
     allow_new_alleles: bool
+    is_surveyed: bool = False
 
     def of_source(self, number: int) -> "Index":
         """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
@@ -346,6 +460,7 @@ class Index:
                 np.concatenate([p.sources[s].rows for p in parts]),
                 np.concatenate([p.sources[s].alleles for p in parts]).astype("i4"),
                 np.concatenate([p.sources[s].n_alleles for p in parts]).astype("i4"),
+                _joined([p.sources[s].unseen for p in parts]),
             )
             for s in range(len(self.sources))
         ]
@@ -377,26 +492,27 @@ class Index:
         here = slice(start - a, stop - a)
         found, reports = [], []
         for source in self.sources:
-            c, d = source.rows_between(contig, first, last)
-            theirs = source.alleles(c, d)
-            ids = numbers.of(theirs)
-            their_positions = arrays.read(source.position, (slice(c, d),)).astype("i8")
-            extents = (our_extents, source.extents.look(theirs, slice(c, d)))
+            records = source.records_at(contig, positions)
+            ids = numbers.of(records.alleles)
+            extents = (our_extents, records.extents)
             at = match(
                 positions,
                 ours,
-                their_positions,
+                records.positions,
                 ids,
                 allow_new_alleles=self.allow_new_alleles,
                 extents=extents if any((e != NONE).any() for e in extents) else None,
             )
-            alleles, ours, mapped = _with_new(alleles, ours, theirs, ids, at)
-            n = np.where(at >= 0, (ids[at] >= 0).sum(axis=1), 0) if d > c else np.zeros(len(at), dtype="i8")
-            elsewhere = np.where(_has_unmatched(positions, their_positions, at), UNMATCHED, ABSENT)
-            found.append(Matches(np.where(at >= 0, at + c, elsewhere)[here], mapped[here], n[here]))
-            report = self._report(source, k, c, at, their_positions, found[-1])
-            if report.block is None and any(text in numbers for text in UNSEEN):
-                report = report._replace(block=first_block(theirs, source.spans, slice(c, d)))
+            alleles, ours, mapped = _with_new(alleles, ours, records.alleles, ids, at)
+            found.append(_matches(positions, records, ids, at, mapped, here))
+            is_matched = np.zeros(len(records.rows), dtype=bool)
+            is_matched[at[at >= 0]] = True
+            n_matched = int((found[-1].rows >= 0).sum())
+            report = Report(n_matched)
+            if not self.is_surveyed:
+                report = self._report(source, k, records, is_matched, report)
+            if source.blocks is None and report.block is None and any(text in numbers for text in UNSEEN):
+                report = report._replace(block=records.first_block(source.spans))
             reports.append(report)
         return Unit(
             start,
@@ -408,37 +524,52 @@ class Index:
             tuple(reports),
         )
 
-    def _report(self, source: Sites, k: int, c: int, at: np.ndarray, positions: np.ndarray, found: Matches) -> Report:
+    def _report(self, source: Sites, k: int, records: Records, is_matched: np.ndarray, report: Report) -> Report:
         """
-        Count what matches, and what does not.
+        Count what matches nothing.
 
         A variant of the source belongs to the last run that begins at or before it, to the first of a contig if none
         does.
         """
         contig, _, _, first, _ = (int(x) for x in self.store.runs[k])
         runs, theirs = self.store.of_contig(contig), source.of_contig(contig)
-        matched = int((found.rows >= 0).sum())
         if not len(theirs):
-            return Report(matched)
+            return report
         is_first = self.store.runs[k, 1] == runs[0, 1]
         after = runs[runs[:, 1] > self.store.runs[k, 1]]
         begin = int(theirs[0, 1]) if is_first else source.row_of(contig, first, "left")
         end = source.row_of(contig, int(after[0, 3]), "left") if len(after) else int(theirs[-1, 2])
-        is_matched = np.zeros(len(positions), dtype=bool)
-        is_matched[at[at >= 0]] = True
+        if source.blocks is not None:
+            n, first_unmatched = source.unmatched(begin, end, records.rows[is_matched])
+            return report._replace(unmatched=n, first_unmatched=first_unmatched)
+        c = int(records.rows[0]) if len(is_matched) else source.row_of(contig, first, "left")
         inside = ~is_matched[max(0, begin - c) : max(0, end - c)]
-        before, beyond = max(0, min(end, c) - begin), max(0, end - max(begin, c + len(positions)))
+        before, beyond = max(0, min(end, c) - begin), max(0, end - max(begin, c + len(is_matched)))
         n_unmatched = before + int(inside.sum()) + beyond
         if not n_unmatched:
-            return Report(matched)
-        # nothing has looked at these as yet
-        block = source.first_block(begin, begin + before)
-        if block is None:
-            block = source.first_block(end - beyond, end)
+            return report
+        # nobody has looked at the alleles of these
+        blocks = source.first_block(begin, begin + before), source.first_block(end - beyond, end)
+        block = next((row for row in blocks if row is not None), None)
         if before:
-            return Report(matched, n_unmatched, begin, block)
-        offset = int(np.argmax(inside)) if inside.any() else max(0, c + len(positions) - max(begin, c))
-        return Report(matched, n_unmatched, max(begin, c) + offset, block)
+            return report._replace(unmatched=n_unmatched, first_unmatched=begin, block=block)
+        offset = int(np.argmax(inside)) if inside.any() else max(0, c + len(is_matched) - max(begin, c))
+        return report._replace(unmatched=n_unmatched, first_unmatched=max(begin, c) + offset, block=block)
+
+
+def _matches(
+    positions: np.ndarray, records: Records, ids: np.ndarray, at: np.ndarray, mapped: np.ndarray, here: slice
+) -> Matches:
+    """What a source has for some variants, `at` being what `match` has found."""
+    rows = np.where(_has_unmatched(positions, records.positions, at), UNMATCHED, ABSENT)
+    n_alleles, is_there = np.zeros(len(at), dtype="i8"), at >= 0
+    rows[is_there] = records.rows[at[is_there]]
+    n_alleles[is_there] = (ids[at[is_there]] >= 0).sum(axis=1)
+    if records.unseen is None:
+        return Matches(rows[here], mapped[here], n_alleles[here])
+    unseen = np.full(len(at), -1, dtype="i4")
+    unseen[is_there] = records.unseen[at[is_there]]
+    return Matches(rows[here], mapped[here], (n_alleles + (unseen >= 0))[here], unseen[here])
 
 
 def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -540,6 +671,11 @@ def told_apart(numbers: np.ndarray) -> np.ndarray:
                 result[row, column] += seen[number] * REPEATED
                 seen[number] += 1
     return result
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None
 
 
 def _widened(alleles: np.ndarray, width: int) -> np.ndarray:

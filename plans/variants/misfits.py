@@ -94,7 +94,7 @@ class Source:
         """Look at the variants of one unit: the first misfit of each array, without the source."""
         present = mine.rows >= 0
         fewer = present & (mine.n_alleles < n_ours)
-        other = fewer | (present & mine.reordered)
+        other = fewer | (present & mine.changed)
         if number in self.units[0] and other.any():
             for name, (array, field) in self.vectors.items():
                 yield from self._look_at(name, array, field, mine.rows[other], mine.n_alleles[other])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
 CONTIG, ALLELE = "variant_contig", "variant_allele"
+GENOTYPE, QUALITY = "call_genotype", "call_GQ"
 LEN = "call_LEN"
 """How far a block reaches in one sample, counted from its position (VCF 4.5, section 1.6.2)."""
 
@@ -101,11 +102,13 @@ class Spans:
 
     def lengths(self, rows: slice) -> np.ndarray:
         """What records take up of the reference, in all samples; 0 where nothing says it."""
-        extents = Extents(self.fields)
+        return np.asarray(np.maximum(Extents(self.fields).lengths(rows), self.lengths_by_end(rows)))
+
+    def lengths_by_end(self, rows: slice) -> np.ndarray:
+        """The same as far as INFO's END says it; else 0 or less."""
         if END not in self.fields:
-            return extents.lengths(rows)
-        by_end = extents.ends(rows) - self.positions(rows) + 1
-        return np.asarray(np.maximum(extents.lengths(rows), by_end))
+            return np.zeros(rows.stop - rows.start, dtype="i8")
+        return np.asarray(Extents(self.fields).ends(rows) - self.positions(rows) + 1)
 
     def lengths_by_sample(self, rows: slice, samples: slice | np.ndarray = slice(None)) -> np.ndarray | None:
         """What LEN says, records by samples; below 1 where it says nothing. None if there is no such field."""
@@ -148,6 +151,11 @@ def first_block(alleles: np.ndarray, spans: Spans, rows: slice) -> int | None:
 def ref_lengths(alleles: np.ndarray) -> np.ndarray:
     """How long the REF of each record is."""
     return np.fromiter(map(len, alleles[:, 0].tolist()), "i8", len(alleles))
+
+
+def n_alleles(alleles: np.ndarray) -> np.ndarray:
+    """How many alleles each record has, those that stand for others included."""
+    return np.asarray((~np.logical_or.reduce([alleles == text for text in NOTHING])).sum(axis=1))
 
 
 def first_where(chosen: np.ndarray, start: int) -> int | None:
@@ -280,3 +288,63 @@ class FindBlocks:
         if END not in self.vcz.arrays:
             return ""
         return f", at {int(Extents.of(self.vcz.arrays).ends(slice(row, row + 1))[0])}"
+
+
+# ---- calls ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """
+    What is known of the reference blocks of a gVCF.
+
+    Attributes
+    ----------
+    runs
+        As `SeenBlocks.runs`, for each run of its records.
+    genotype, quality
+        The genotypes, and GQ; None if it has none.
+    min_gq
+        Calls of blocks with a lower GQ are missing; None if all count.
+    """
+
+    runs: np.ndarray
+    genotype: AnyArray | None
+    quality: AnyArray | None
+    min_gq: int | None
+
+    @classmethod
+    def of(cls, operation: str, source: Vcz, runs: np.ndarray, min_gq: int | None) -> "Blocks":
+        """
+        Of a source whose blocks have been found.
+
+        Raises
+        ------
+        IncompatibleError
+            If a lowest GQ is asked for, and the source has none.
+        """
+        quality = source.samples_arrays.get(QUALITY)
+        if min_gq is not None and quality is None:
+            raise IncompatibleError(
+                f"{operation}: {source.label} has no {QUALITY}, so none of its reference blocks has the GQ of {min_gq} "
+                "that --min-gq asks for; leave it out"
+            )
+        return cls(runs, source.samples_arrays.get(GENOTYPE), quality, min_gq)
+
+    @property
+    def n_variants(self) -> int:
+        """How many records are variants."""
+        return int(self.runs[:, 1].sum())
+
+    def is_called(self, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
+        """Where samples have a call, records by samples; by 1 if all have."""
+        if self.genotype is None:
+            return np.ones((rows.stop - rows.start, 1), dtype=bool)
+        return np.asarray((read_calls(self.genotype, rows, samples) >= 0).any(axis=-1))
+
+    def is_good(self, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
+        """Where calls have the GQ that is asked for, as `is_called`."""
+        if self.min_gq is None or self.quality is None:
+            return np.ones((rows.stop - rows.start, 1), dtype=bool)
+        values = read_calls(self.quality, rows, samples)
+        return np.asarray(values.reshape(*values.shape[:2], -1)[:, :, 0] >= self.min_gq)

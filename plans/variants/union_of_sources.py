@@ -376,7 +376,7 @@ class Union:
                 found[name] = np.full(n, INT_MISSING, dtype="i8")
                 which, at = merged.first_where(is_symbolic & (said != missing))
                 found[name][which] = said[at]
-                if name == END:  # of reference blocks too, in accord with the length
+                if name == END:  # of records without an ALT too, in accord with the length
                     last = np.full(n, INT_MISSING, dtype="i8")
                     np.maximum.at(last, merged.record, said)
                     found[END][~of_symbolic] = np.where(is_joined, last, said[merged.first])[~of_symbolic]

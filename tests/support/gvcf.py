@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from tests.support import vcf
 
@@ -48,3 +52,191 @@ def sites(store: Path, *, icechunk: bool = False) -> list[str]:
     """The variants of a store, as vcztools shows them."""
     lines = vcf.records(vcf.vcztools_view(store, icechunk=icechunk))[1:]
     return [" ".join(line.split("\t")[i] for i in (0, 1, 3, 4)) for line in lines]
+
+
+# ---- a model --------------------------------------------------------------------------------
+
+
+DIMENSIONS = {
+    "variant_END": ("variants",),
+    "call_GQ": ("variants", "samples"),
+    "call_LEN": ("variants", "samples"),
+    "call_PL": ("variants", "samples", "genotypes"),
+    "call_EC": ("variants", "samples", "alt_alleles"),
+}
+"""Of arrays that a cohort of the other tests does not have."""
+LENGTH = 60
+REFERENCE = ("ACGTTGCAAT" * LENGTH)[:LENGTH]
+
+
+class Call(NamedTuple):
+    """What a record says of one sample; lists are by allele, by ALT and by genotype."""
+
+    genotype: tuple[int, ...]
+    depth: int
+    quality: int
+    by_allele: tuple[int, ...]
+    by_alt: tuple[int, ...]
+    by_genotype: tuple[int, ...]
+    length: int = -1
+
+    @property
+    def is_called(self) -> bool:
+        """Whether any allele is known."""
+        return any(allele >= 0 for allele in self.genotype)
+
+
+class Record(NamedTuple):
+    """A record of a gVCF; its alleles are those of VCF, <NON_REF> included."""
+
+    position: int
+    alleles: tuple[str, ...]
+    end: int
+    calls: tuple[Call, ...]
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The alleles that are some."""
+        return tuple(a for a in self.alleles if a != "<NON_REF>")
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is no variant."""
+        return len(self.seen) == 1
+
+    def last(self, sample: int) -> int:
+        """The last position that it reaches in a sample."""
+        ref = self.position + len(self.alleles[0]) - 1
+        if not self.is_block:
+            return max(ref, self.position + self.calls[sample].length - 1)
+        return self.end if self.calls[sample].length < 1 else self.position + self.calls[sample].length - 1
+
+
+def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
+    """All of them in the order of VCF, for one or two alleles a call."""
+    if ploidy == 1:
+        return [(a,) for a in range(n_alleles)]
+    return [(a, b) for b in range(n_alleles) for a in range(b + 1)]
+
+
+def arrays_of(samples: Sequence[str], records: Sequence[Record], *, by_length: bool = False) -> dict[str, np.ndarray]:
+    """The arrays of a gVCF on one contig; ends are told by LEN and END, or by END alone."""
+    v, n = len(records), len(samples)
+    width = max((len(r.alleles) for r in records), default=2)
+
+    def padded(length: int, values: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
+        result = np.full((v, n, length), -2, "i2")
+        for i, j in np.ndindex(v, n):
+            result[i, j, : len(values[i][j])] = values[i][j]
+        return result
+
+    genotype = padded(2, [[c.genotype for c in r.calls] for r in records]).astype("i1")
+    alleles = np.full((v, width), "", dtype=object)
+    for i, r in enumerate(records):
+        alleles[i, : len(r.alleles)] = r.alleles
+    result = {
+        "sample_id": np.array(list(samples), dtype=object),
+        "contig_id": np.array(["1"], dtype=object),
+        "variant_contig": np.zeros(v, "i1"),
+        "variant_position": np.array([r.position for r in records], "i4"),
+        "variant_allele": alleles,
+        "variant_END": np.array([r.end if r.is_block else -1 for r in records], "i4"),
+        "call_genotype": genotype,
+        "call_genotype_mask": genotype < 0,
+        "call_genotype_phased": np.zeros((v, n), dtype=bool),
+        "call_DP": np.array([[c.depth for c in r.calls] for r in records], "i2").reshape(v, n),
+        "call_GQ": np.array([[c.quality for c in r.calls] for r in records], "i2").reshape(v, n),
+        "call_AD": padded(width, [[c.by_allele for c in r.calls] for r in records]),
+        "call_EC": padded(width - 1, [[c.by_alt for c in r.calls] for r in records]),
+        "call_PL": padded(math.comb(width + 1, 2), [[c.by_genotype for c in r.calls] for r in records]),
+    }
+    if by_length:
+        result["call_LEN"] = np.array([[c.length for c in r.calls] for r in records], "i4").reshape(v, n)
+    return result
+
+
+def call_at(
+    records: Sequence[Record], sample: int, position: int, alleles: Sequence[str], match: Record | None, min_gq: int
+) -> Call | None:
+    """
+    What a gVCF says of a sample at a variant of a store, with these alleles; None if nothing.
+
+    `match` is its record of the variant.
+    """
+    reaching = [r for r in records if r.position <= position <= r.last(sample) and r.calls[sample].is_called]
+    reaching.sort(key=lambda r: (r.position, not r.is_block))  # of equals the last one
+    last = reaching[-1] if reaching else None
+    of_block = last is not None and (last.is_block or position > last.position + len(last.alleles[0]) - 1)
+    if last is not None and of_block:
+        call = last.calls[sample]
+        if call.quality < min_gq:
+            return None if match is None else _in_terms_of(match, match.calls[sample], alleles)
+        return _in_terms_of(last, call, alleles, at_other_position=True)
+    return None if match is None else _in_terms_of(match, match.calls[sample], alleles)
+
+
+def _in_terms_of(record: Record, call: Call, alleles: Sequence[str], *, at_other_position: bool = False) -> Call:
+    """A call with the alleles of a store."""
+    unseen = record.alleles.index("<NON_REF>") if "<NON_REF>" in record.alleles else None
+    known = record.alleles[:1] if at_other_position else record.seen
+    own = {a if i else "REF": record.alleles.index(a) for i, a in enumerate(known)}
+    source = [own.get(a if i else "REF", unseen) for i, a in enumerate(alleles)]
+    number = {index: alleles.index(text) if text != "REF" else 0 for text, index in own.items()}
+    ploidy = len(call.genotype)
+    order = genotypes(len(record.alleles), ploidy)
+
+    def at(values: Sequence[int], index: int | None) -> int:
+        return -1 if index is None else values[index]
+
+    def of_genotype(g: tuple[int, ...]) -> int:
+        theirs = [source[a] for a in g]
+        if None in theirs or not call.by_genotype:
+            return -1
+        return call.by_genotype[order.index(tuple(sorted(t for t in theirs if t is not None)))]
+
+    return Call(
+        tuple(a if a < 0 else number.get(a, -1) for a in call.genotype),
+        call.depth,
+        call.quality,
+        tuple(at(call.by_allele, i) for i in source),
+        tuple(at(call.by_alt, None if i is None else i - 1) for i in source[1:]),
+        tuple(of_genotype(g) for g in genotypes(len(alleles), ploidy)),
+        call.length,
+    )
+
+
+def matches(store: dict[str, np.ndarray], records: Sequence[Record]) -> list[Record | None]:
+    """For each variant of a store made of the records, among others, which of them is the same."""
+    sites = [
+        (int(p), alleles[0], {a for a in alleles[1:] if a})
+        for p, alleles in zip(store["variant_position"], store["variant_allele"].tolist(), strict=True)
+    ]
+    result: list[Record | None] = [None] * len(sites)
+    for record in records:
+        if record.is_block:
+            continue
+        ref, *alts = record.seen
+        may = [i for i, (p, r, a) in enumerate(sites) if (p, r) == (record.position, ref) and set(alts) <= a]
+        exact = [i for i in may if sites[i][2] == set(alts)]
+        (i,) = exact or may
+        result[i] = record
+    return result
+
+
+def call_of(store: dict[str, np.ndarray], variant: int, sample: int) -> list[list[int]]:
+    """A call of a store, every vector without what fills it up."""
+    names = ("genotype", "DP", "GQ", "AD", "EC", "PL")
+    vectors = [
+        np.atleast_1d(store[f"call_{name}"][variant, sample]).tolist() for name in names if f"call_{name}" in store
+    ]
+    mask = store["call_genotype_mask"][variant, sample].tolist()
+    assert mask == [a < 0 for a in vectors[0]]
+    return [[x for x in vector if x != -2] for vector in vectors]
+
+
+def shown(call: Call | None) -> list[list[int]]:
+    """The same of a model's call; of a missing one, as variants that a source lacks have it."""
+    if call is None:
+        return [[-1, -1], [-1], [-1], [-1], [-1], [-1]]
+    vectors = (call.genotype, (call.depth,), (call.quality,), call.by_allele, call.by_alt, call.by_genotype)
+    return [list(vector) for vector in vectors]

@@ -5,11 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import vczstore
 from tests.support import cohort, gvcf
 from tests.support.command_line import fails, run
 from tests.support.small_stores import unchanged
+
+
+@pytest.fixture(autouse=True)
+def _more_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dims in gvcf.DIMENSIONS.items():
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+
 
 BLOCKS = (
     "1 1000 A <NON_REF> 1099 GT:DP:GQ 0/0:30:50",
@@ -85,30 +95,120 @@ def test_what_lengthens_a_record_is_not_its_own(tmp_path: Path) -> None:
     assert cohort.read_vcz(tmp_path / "store.vcz")["variant_length"].tolist() == [1]
 
 
+def refused(folder: Path, source: Path, words: str, *options: str) -> None:
+    """By both operations; nothing is written."""
+    said = fails("create", "--gvcf", folder / "store.vcz", source) if not options else words
+    assert words in said
+    assert not (folder / "store.vcz").exists()
+    store = gvcf.make(folder, "old", gvcf.text(["s0"], "1 1005 A C . GT 0/1"))
+    with unchanged(store):
+        assert words in fails("append", "--harmonise", "--gvcf", *options, store, source)
+
+
 def test_what_is_no_gvcf_is_refused(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A C . GT 0/1"))
-    said = fails("create", "--gvcf", tmp_path / "store.vcz", source)
-    assert f"create: {source} has neither <NON_REF> nor <*>" in said
-    assert not (tmp_path / "store.vcz").exists()
+    refused(tmp_path, source, f": {source} has neither <NON_REF> nor <*>")
+
+
+def test_blocks_without_the_quality_that_is_asked_for_are_refused(tmp_path: Path) -> None:
+    source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A <NON_REF> 1010 GT 0/0"))
+    refused(tmp_path, source, f"append: {source} has no call_GQ", "--min-gq", "20")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--harmonise", "--min-gq", "20"), "append: --min-gq goes with --gvcf"),
+        (("--gvcf",), "--gvcf go with --harmonise"),
+        (("--harmonise", "--gvcf", "--min-gq", "-1"), "-1 is not in the range"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    assert words in run("append", *options, tmp_path / "store.vcz", tmp_path / "a.vcz", status=2).stderr
 
 
 def test_blocks_that_run_backwards_are_refused(tmp_path: Path) -> None:
     content = gvcf.text(["s1"], "1 1000 A <NON_REF> 1010 GT 0/0", "1 1020 A <NON_REF> 1030 GT 0/0")
     source = gvcf.make(tmp_path, "a", content)
-    ends = cohort.read_vcz(source)["variant_END"]
-    ends[1] = 1015
-    import zarr
-
-    zarr.open_group(source)["variant_END"][:] = ends
-    said = fails("create", "--gvcf", tmp_path / "store.vcz", source)
-    assert (
-        f"create: variant 1 of {source}, 1:1020 A/<NON_REF>, is a reference block, and ends before it begins, at 1015"
-        in said
-    )
-    assert not (tmp_path / "store.vcz").exists()
+    zarr.open_group(source)["variant_END"][1] = 1015
+    words = f"variant 1 of {source}, 1:1020 A/<NON_REF>, is a reference block, and ends before it begins, at 1015"
+    refused(tmp_path, source, words)
 
 
 def test_single_bases_of_an_ordinary_source_stay_what_they_are(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A <*> . GT 0/0", "1 1001 A C,<*> . GT 0/1"))
     vczstore.create(tmp_path / "store.vcz", source)
     assert gvcf.sites(tmp_path / "store.vcz") == ["1 1000 A <*>", "1 1001 A C,<*>"]
+
+
+# ---- calls ----------------------------------------------------------------------------------
+
+
+@st.composite
+def _calls(draw: st.DrawFn, n_alleles: int, *, is_block: bool, with_length: bool) -> gvcf.Call:
+    ploidy = draw(st.sampled_from([2, 2, 2, 1]))
+    highest = n_alleles - 1 if draw(st.integers(0, 9)) == 0 else (0 if is_block else n_alleles - 2)
+    alleles = st.sampled_from([-1, *range(highest + 1)] if draw(st.integers(0, 3)) == 0 else range(highest + 1))
+    number = st.integers(0, 99)
+    return gvcf.Call(
+        tuple(draw(st.lists(alleles, min_size=ploidy, max_size=ploidy))),
+        draw(number),
+        draw(st.integers(0, 60)),
+        tuple(draw(st.lists(number, min_size=n_alleles, max_size=n_alleles))),
+        tuple(draw(st.lists(number, min_size=n_alleles - 1, max_size=n_alleles - 1))),
+        tuple(draw(number) for _ in gvcf.genotypes(n_alleles, ploidy)),
+        draw(st.sampled_from([-1, 1, 5, 30])) if with_length else -1,
+    )
+
+
+@st.composite
+def _records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[gvcf.Record]:
+    records: list[gvcf.Record] = []
+    for position in sorted(draw(st.lists(st.integers(1, gvcf.LENGTH - 3), max_size=9))):
+        is_block = draw(st.booleans()) or any(r.position == position and not r.is_block for r in records)
+        ref = gvcf.REFERENCE[position - 1 : position - 1 + (1 if is_block else draw(st.sampled_from([1, 1, 3])))]
+        bases = [b for b in "ACGT" if b != ref[0]]
+        alts = () if is_block else tuple(draw(st.permutations(bases))[: draw(st.integers(1, 2))])
+        alleles = (ref, *alts, "<NON_REF>")
+        if alts and draw(st.integers(0, 5)) == 0:
+            alleles = (ref, "<NON_REF>", *alts)
+        end = position + draw(st.sampled_from([0, 1, 7, 40])) if is_block else position + len(ref) - 1
+        one = _calls(len(alleles), is_block=is_block, with_length=with_length)
+        records.append(gvcf.Record(position, alleles, end, tuple(draw(one) for _ in range(n_samples))))
+    return records
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    min_gq = data.draw(st.sampled_from([0, 0, 30]))
+    kind = data.draw(st.sampled_from(["format2", "format3", "icechunk"]))
+    sources, known = [], []
+    for i, n in enumerate(data.draw(st.sampled_from([(1,), (2, 1), (1, 1, 3)]))):
+        with_length = data.draw(st.booleans())
+        records = data.draw(_records(n, with_length=with_length))
+        samples = [f"s{i}{j}" for j in range(n)]
+        arrays = gvcf.arrays_of(samples, records, by_length=with_length)
+        chunk = data.draw(st.sampled_from([1, 2, 5]))
+        cohort.write_vcz(folder / f"{i}.vcz", arrays, variants_chunk=chunk, zarr_format=2 if kind == "format2" else 3)
+        if any(len(r.alleles) > len(r.seen) for r in records):
+            sources.append(folder / f"{i}.vcz")
+            known.append((n, records))
+    if not sources:
+        return
+    store = folder / "store"
+    backend = "icechunk" if kind == "icechunk" else None
+    vczstore.create(store, *sources, gvcf=True, variants_chunk=3, samples_chunk=2, backend_storage=backend)
+    vczstore.append(store, *sources, harmonise=True, gvcf=True, min_gq=min_gq or None)
+    found = cohort.read_vcz(cohort.icechunk_store(store) if backend else store)
+    column = 0
+    for n, records in known:
+        matches = gvcf.matches(found, records)
+        for j in range(n):
+            for i, match in enumerate(matches):
+                alleles = [a for a in found["variant_allele"][i].tolist() if a]
+                position = int(found["variant_position"][i])
+                wanted = gvcf.call_at(records, j, position, alleles, match, min_gq)
+                assert gvcf.call_of(found, i, column) == gvcf.shown(wanted), (i, column, alleles)
+            column += 1

@@ -1,0 +1,200 @@
+"""Calls of reference blocks: which block tells the call of a sample at a variant of a store, if one does.
+
+Of the records of a gVCF that begin at or before a variant's position and reach it, and in which the sample has a call,
+the last one counts; of several that begin at one place, what is a variant comes last. If it is a block, the call is
+that of the block. If it is a variant that begins before, such as a deletion, nothing is known of the position but that
+it is no plain reference: the call is missing.
+
+The records are looked at run by run of the source, and only those runs that reach a variant, so that one that begins a
+million records before costs no more than another.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from plans.variants.match import ABSENT, UNMATCHED, Sites
+from plans.variants.reference_blocks import Blocks, Unseen, n_alleles, ref_lengths
+from vczstore.vcz import arrays
+from vczstore.vcz.extents import NONE
+
+_NOTHING, _BLOCK, _SPANNED, _AT = range(4)
+"""What covers a position: nothing, a block, a variant that begins before it, a variant that begins there."""
+
+
+class Covering(NamedTuple):
+    """
+    The blocks that tell the calls of some samples at some variants.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray of int64, variants by samples
+        The record of the source; `UNMATCHED` where the call is missing because of a variant that spans the position, or
+        of a block of low quality; `ABSENT` where no block tells anything.
+    used : numpy.ndarray of int64
+        The records, in order.
+    n_alleles, unseen : numpy.ndarray of int64
+        How many alleles each of these has, and which one stands for those that were not seen.
+    """
+
+    rows: np.ndarray
+    used: np.ndarray
+    n_alleles: np.ndarray
+    unseen: np.ndarray
+
+
+def covering(
+    store: Sites, source: Sites, rows: slice, is_matched: np.ndarray, samples: slice | np.ndarray, n_samples: int
+) -> Covering:
+    """
+    Find the blocks that tell the calls at some variants.
+
+    Parameters
+    ----------
+    store, source
+        The variants of a store, and the records of a gVCF.
+    rows
+        Which of the store's.
+    is_matched
+        Which of these the source has a record of.
+    samples, n_samples
+        Which samples of the source, and how many they are.
+    """
+    assert source.blocks is not None
+    found = np.full((rows.stop - rows.start, n_samples), ABSENT, dtype="i8")
+    kinds = np.zeros(found.shape, dtype="i1")
+    of_rows = []
+    positions = arrays.read(store.position, (rows,)).astype("i8")
+    for contig, a, b in _pieces(store, rows):
+        here = positions[a:b]
+        for first, last, low, high in _runs_that_reach(source, contig, here):
+            records = _Records.read(source, source.blocks, slice(first, last), samples)
+            theirs, kind = (np.broadcast_to(a, (len(a), n_samples)) for a in records.last_at(here[low:high]))
+            # of a position that two runs share: a variant comes after a block
+            new = (kind != _NOTHING) & ~((kinds[a + low : a + high] == _AT) & (kind == _BLOCK))
+            found[a + low : a + high][new] = theirs[new]
+            kinds[a + low : a + high][new] = kind[new]
+            used = np.unique(theirs[new & (kind == _BLOCK)])
+            of_rows.append(np.stack([used, records.n_alleles[used - first], records.unseen[used - first]], axis=1))
+    found[kinds == _AT] = ABSENT
+    found[kinds == _SPANNED] = UNMATCHED
+    # what a record says of a sample without a call stays, where no block says more
+    found[is_matched[:, np.newaxis] & (found == UNMATCHED)] = ABSENT
+    table = np.concatenate([np.empty((0, 3), dtype="i8"), *of_rows])
+    return Covering(found, *table[np.argsort(table[:, 0])].T)
+
+
+def _pieces(store: Sites, rows: slice) -> Iterator[tuple[int, int, int]]:
+    """The contigs of some variants, and which of them lie there."""
+    for contig, start, stop, *_ in store.runs.tolist():
+        a, b = max(start, rows.start), min(stop, rows.stop)
+        if a < b:
+            yield contig, a - rows.start, b - rows.start
+
+
+def _runs_that_reach(source: Sites, contig: int, positions: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
+    """The runs of a source that reach some positions: the rows of each, and which positions these are."""
+    assert source.blocks is not None
+    is_here = source.runs[:, 0] == contig
+    runs, reach = source.runs[is_here], source.blocks.runs[is_here, 3]
+    low = np.searchsorted(positions, runs[:, 3], "left")
+    high = np.searchsorted(positions, reach, "right")
+    for i in np.flatnonzero(low < high).tolist():
+        yield int(runs[i, 1]), int(runs[i, 2]), int(low[i]), int(high[i])
+
+
+@dataclass(frozen=True)
+class _Records:
+    """
+    Records of a gVCF, in order of where they begin, blocks before variants.
+
+    Attributes
+    ----------
+    rows
+        Their rows in the source.
+    begins
+        Where they begin.
+    ends, own_ends : records by samples, or by 1
+        The last position that they reach, and that those reach which are variants.
+    is_called, is_good : records by samples, or by 1
+        Where samples have a call, and one of the quality that is asked for.
+    n_alleles, unseen
+        How many alleles they have, and which one stands for those that were not seen; in the order of rows.
+    is_variant
+        Which have another ALT.
+    """
+
+    rows: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    own_ends: np.ndarray
+    is_called: np.ndarray
+    is_good: np.ndarray
+    n_alleles: np.ndarray
+    unseen: np.ndarray
+    is_variant: np.ndarray
+
+    @classmethod
+    def read(cls, source: Sites, blocks: Blocks, rows: slice, samples: slice | np.ndarray) -> "_Records":
+        """Read some rows of the source."""
+        alleles = source.alleles(rows.start, rows.stop)
+        unseen = Unseen.of(alleles)
+        is_unseen = np.zeros(alleles.shape, dtype=bool) if unseen is None else unseen.is_unseen
+        is_variant = np.ones(len(alleles), dtype=bool) if unseen is None else ~unseen.is_alone
+        begins = source.spans.positions(rows)
+        refs = ref_lengths(alleles)
+        lengths = np.maximum(refs, source.spans.lengths(rows))
+        own = np.where(source.extents.look(alleles, rows) == NONE, refs, lengths)
+        reach = np.where(is_variant, own, lengths)[:, np.newaxis]
+        by_sample = source.spans.lengths_by_sample(rows, samples)
+        if by_sample is not None:
+            # the length of a record is that of its longest sample
+            otherwise = np.where(is_variant, own, np.maximum(refs, source.spans.lengths_by_end(rows)))
+            reach = np.where(by_sample > 0, by_sample, otherwise[:, np.newaxis])
+            reach = np.maximum(reach, np.where(is_variant, own, 1)[:, np.newaxis])
+        is_called = blocks.is_called(rows, samples)
+        order = np.lexsort((is_variant, begins))
+        return cls(
+            rows=rows.start + order,
+            begins=begins[order],
+            ends=(begins[:, np.newaxis] + reach - 1)[order],
+            own_ends=(begins + own - 1)[order],
+            is_called=is_called[order],
+            is_good=blocks.is_good(rows, samples)[order],
+            n_alleles=n_alleles(alleles),
+            unseen=np.where(is_unseen.any(axis=1), is_unseen.argmax(axis=1), -1),
+            is_variant=is_variant[order],
+        )
+
+    def last_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Find the last record that reaches each position, and in which each sample has a call.
+
+        Returns
+        -------
+        rows, kinds : numpy.ndarray, positions by samples
+            Which row of the source it is, and what it is there.
+        """
+        n_samples = max(self.ends.shape[1], self.is_called.shape[1], self.is_good.shape[1])
+        ends, is_called, is_good = (
+            np.broadcast_to(a, (len(a), n_samples)) for a in (self.ends, self.is_called, self.is_good)
+        )
+        highest = np.maximum.accumulate(self.ends.max(axis=1))
+        rows = np.full((len(positions), n_samples), ABSENT, dtype="i8")
+        kinds = np.zeros(rows.shape, dtype="i1")
+        which, sample = (a.ravel() for a in np.indices(rows.shape))
+        at = np.searchsorted(self.begins, positions, "right")[which] - 1
+        while len(at):
+            # nothing before it reaches further than `highest`
+            left = (at >= 0) & (highest[at] >= positions[which])
+            which, sample, at = which[left], sample[left], at[left]
+            is_it = (ends[at, sample] >= positions[which]) & is_called[at, sample]
+            i, j, k = which[is_it], sample[is_it], at[is_it]
+            is_variant = self.is_variant[k] & (self.own_ends[k] >= positions[i])
+            kind = np.where(is_variant, np.where(self.begins[k] == positions[i], _AT, _SPANNED), _BLOCK)
+            kinds[i, j] = np.where((kind == _BLOCK) & ~is_good[k, j], _SPANNED, kind)
+            rows[i, j] = self.rows[k]
+            which, sample, at = which[~is_it], sample[~is_it], at[~is_it] - 1
+        return rows, kinds
