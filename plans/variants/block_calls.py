@@ -64,18 +64,19 @@ def covering(
     """
     assert source.blocks is not None
     found = np.full((rows.stop - rows.start, n_samples), ABSENT, dtype="i8")
-    kinds = np.zeros(found.shape, dtype="i1")
+    kinds, order = np.zeros(found.shape, dtype="i1"), np.full(found.shape, -1, dtype="i8")
     of_rows = []
     positions = arrays.read(store.position, (rows,)).astype("i8")
     for contig, a, b in _pieces(store, rows):
         here = positions[a:b]
         for first, last, low, high in _runs_that_reach(source, contig, here):
             records = _Records.read(source, source.blocks, slice(first, last), samples)
-            theirs, kind = (np.broadcast_to(a, (len(a), n_samples)) for a in records.last_at(here[low:high]))
-            # of a position that two runs share: a variant comes after a block
-            new = (kind != _NOTHING) & ~((kinds[a + low : a + high] == _AT) & (kind == _BLOCK))
-            found[a + low : a + high][new] = theirs[new]
-            kinds[a + low : a + high][new] = kind[new]
+            told = [np.broadcast_to(part, (high - low, n_samples)) for part in records.last_at(here[low:high])]
+            theirs, kind, place = told
+            these = slice(a + low, a + high)
+            new = (kind != _NOTHING) & (place >= order[these])  # a position may be in two runs
+            for known, part in zip((found, kinds, order), told, strict=True):
+                known[these][new] = part[new]
             used = np.unique(theirs[new & (kind == _BLOCK)])
             of_rows.append(np.stack([used, records.n_alleles[used - first], records.unseen[used - first]], axis=1))
     found[kinds == _AT] = ABSENT
@@ -168,14 +169,14 @@ class _Records:
             is_variant=is_variant[order],
         )
 
-    def last_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def last_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
         Find the last record that reaches each position, and in which each sample has a call.
 
         Returns
         -------
-        rows, kinds : numpy.ndarray, positions by samples
-            Which row of the source it is, and what it is there.
+        rows, kinds, places : numpy.ndarray, positions by samples
+            Which row of the source it is, what it is there, and a number that is greater for what comes later.
         """
         n_samples = max(self.ends.shape[1], self.is_called.shape[1], self.is_good.shape[1])
         ends, is_called, is_good = (
@@ -183,7 +184,7 @@ class _Records:
         )
         highest = np.maximum.accumulate(self.ends.max(axis=1))
         rows = np.full((len(positions), n_samples), ABSENT, dtype="i8")
-        kinds = np.zeros(rows.shape, dtype="i1")
+        kinds, places = np.zeros(rows.shape, dtype="i1"), np.full(rows.shape, -1, dtype="i8")
         which, sample = (a.ravel() for a in np.indices(rows.shape))
         at = np.searchsorted(self.begins, positions, "right")[which] - 1
         while len(at):
@@ -195,6 +196,6 @@ class _Records:
             is_variant = self.is_variant[k] & (self.own_ends[k] >= positions[i])
             kind = np.where(is_variant, np.where(self.begins[k] == positions[i], _AT, _SPANNED), _BLOCK)
             kinds[i, j] = np.where((kind == _BLOCK) & ~is_good[k, j], _SPANNED, kind)
-            rows[i, j] = self.rows[k]
+            rows[i, j], places[i, j] = self.rows[k], 2 * self.begins[k] + self.is_variant[k]
             which, sample, at = which[~is_it], sample[~is_it], at[~is_it] - 1
-        return rows, kinds
+        return rows, kinds, places

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import vczstore
@@ -178,7 +178,12 @@ def _records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[gvcf
     return records
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to find a smaller example takes minutes
+)
 @given(data=st.data())
 def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("model")

@@ -1,0 +1,174 @@
+"""gVCFs that become a store, beside ``bcftools merge --gvcf``, and where the store has another answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pysam
+import pysam.bcftools
+import pytest
+
+import vczstore
+from tests.support import cohort, gvcf, vcf
+from tests.support.command_line import run
+from tests.support.one_sample_vcfs import calls_of
+
+FIELDS = "GT:DP:GQ:MIN_DP:PL"
+A = (
+    f"1 1000 A <NON_REF> 1099 {FIELDS} 0/0:30:50:20:0,60,900",
+    "1 1100 A C,<NON_REF> . GT:DP:GQ:AD:PL 0/1:31:99:10,20,1:500,0,400,600,700,800",
+    f"1 1101 G <NON_REF> 1101 {FIELDS} 0/0:32:60:20:0,61,901",
+    f"1 1102 T <NON_REF> 1400 {FIELDS} 0/0:33:9:20:0,62,902",
+    "1 1401 ACG A,<NON_REF> . GT:DP:GQ:AD:PL 0/1:34:40:3,4,0:50,0,60,70,80,90",
+    f"1 1404 T <NON_REF> 2000 {FIELDS} 0/0:35:19:21:0,63,903",
+    f"X 1000 T <NON_REF> 2000 {FIELDS} 0:35:19:21:0,63",
+)
+B = (
+    f"1 1000 A <NON_REF> 1049 {FIELDS} 0/0:5:40:3:0,6,90",
+    "1 1050 C T,<NON_REF> . GT:DP:GQ:AD:PL 1/1:6:50:0,3,0:90,80,0,60,50,40",
+    f"1 1051 A <NON_REF> 1409 {FIELDS} 0/0:7:41:3:0,7,91",
+    "1 1410 A T,<NON_REF> . GT:DP:GQ:AD:PL 0|1:6:50:1,3,0:90,0,70,60,50,40",
+    "X 1200 A T,<NON_REF> . GT:DP:GQ:AD:PL 1:6:50:1,3,0:90,0,70",
+)
+C = (
+    "1 1300 G T,<NON_REF> . GT:DP:GQ:AD:PL 0/1:6:50:1,3,0:90,0,70,60,50,40",
+    "1 1403 G T,<NON_REF> . GT:DP:GQ:AD:PL 0/1:6:50:1,3,0:90,0,70,60,50,40",
+    f"1 1404 A <NON_REF> 1420 {FIELDS} ./.:8:12:6:0,0,0",
+)
+
+
+def sources(folder: Path, **batches: tuple[str, ...]) -> list[Path]:
+    return [gvcf.make(folder, name, gvcf.text([name], *records)) for name, records in batches.items()]
+
+
+def start(folder: Path, paths: list[Path], backend: str | None = None, **options: int) -> Path:
+    store = folder / "store"
+    vczstore.create(store, *paths, gvcf=True, variants_chunk=2, samples_chunk=2, backend_storage=backend)
+    vczstore.append(store, *paths, harmonise=True, gvcf=True, **options)
+    return store
+
+
+def shown(store: Path, *, icechunk: bool = False) -> dict[str, dict[str, str]]:
+    """The values of each variant by sample and field; those that are missing are left out."""
+    text = vcf.vcztools_view(store, icechunk=icechunk)
+    return dict(zip(gvcf.sites(store, icechunk=icechunk), calls_of(text), strict=True))
+
+
+def merged(folder: Path, *names: str) -> dict[str, dict[str, str]]:
+    """The same as bcftools has it, without <NON_REF>, and of records that have another ALT."""
+    reference = folder / "reference.fa"
+    reference.write_text("".join(f">{contig}\n{'A' * 3000}\n" for contig in ("1", "2", "X")))
+    pysam.faidx(str(reference))
+    paths = [str(folder / f"{name}.vcf.gz") for name in names]
+    text = pysam.bcftools.merge("--no-version", "-m", "none", "--gvcf", str(reference), *paths)
+    found = {}
+    for line, calls in zip(vcf.records(text)[1:], calls_of(text), strict=True):
+        contig, position, _, ref, alts = line.split("\t")[:5]
+        seen = [a for a in alts.split(",") if a != "<NON_REF>"]
+        if seen:
+            number = {str(1 + alts.split(",").index(a)): str(1 + i) for i, a in enumerate(seen)}
+            for key, value in calls.items():
+                if key.endswith(":GT"):
+                    calls[key] = "".join(number.get(c, c) for c in value)
+            found[f"{contig} {position} {ref} {','.join(seen)}"] = calls
+    return found
+
+
+@pytest.mark.parametrize("backend", [None, "icechunk"])
+def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None) -> None:
+    """All fields of one value; bcftools takes likelihoods of an ALT and <NON_REF> for unknown in a block."""
+    store = start(tmp_path, sources(tmp_path, a=A, b=B, c=C[:2]), backend)
+
+    def plain(calls: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        return {
+            site: {key: value for key, value in values.items() if key.partition(":")[2] not in ("PL", "AD")}
+            for site, values in calls.items()
+        }
+
+    ours, theirs = plain(shown(store, icechunk=backend is not None)), plain(merged(tmp_path, "a", "b", "c"))
+    assert len(ours) == 7
+    assert ours == theirs
+    assert ours["1 1300 G T"]["a:DP"] == "33"
+
+
+def test_vectors_are_those_of_what_was_not_seen(tmp_path: Path) -> None:
+    found = shown(start(tmp_path, sources(tmp_path, a=A, b=B, c=C)))
+    # a block of ./., of which bcftools has the likelihoods, is no call
+    assert "c:PL" not in found["1 1410 A T"]
+    assert found["1 1050 C T"]["a:PL"] == "0,60,900"
+    assert found["1 1100 A C"]["b:PL"] == "0,7,91"
+    assert found["X 1200 A T"] == {
+        **{"a:GT": "0", "a:DP": "35", "a:GQ": "19", "a:MIN_DP": "21", "a:PL": "0,63"},
+        **{"b:GT": "1", "b:DP": "6", "b:GQ": "50", "b:AD": "1,3", "b:PL": "90,0"},
+    }
+    assert found["1 1403 G T"] == {
+        **{"b:GT": "0/0", "b:DP": "7", "b:GQ": "41", "b:MIN_DP": "3", "b:PL": "0,7,91"},
+        **{"c:GT": "0/1", "c:DP": "6", "c:GQ": "50", "c:AD": "1,3", "c:PL": "90,0,70"},
+    }
+    assert found["1 1410 A T"]["b:GT"] == "0|1"
+
+
+def test_alleles_that_a_record_lacks_have_the_values_of_what_was_not_seen(tmp_path: Path) -> None:
+    first = "1 1000 A C,T,<NON_REF> . GT:AD:PL 1/2:1,2,3,4:0,1,2,3,4,5,6,7,8,9"
+    second = "1 1000 A C,<NON_REF> . GT:AD:PL 0/1:5,6,7:10,11,12,13,14,15"
+    third = "1 1000 A <NON_REF> 1000 GT:AD:PL 0/0:8,9:20,21,22"
+    fourth = "1 1000 A C,<NON_REF> . GT:AD:PL 1/2:5,6,7:10,11,12,13,14,15"
+    found = shown(start(tmp_path, sources(tmp_path, a=(first,), b=(second,), c=(third,), d=(fourth,))))
+    assert found == {
+        "1 1000 A C,T": {
+            **{"a:GT": "1/2", "a:AD": "1,2,3", "a:PL": "0,1,2,3,4,5"},
+            **{"b:GT": "0/1", "b:AD": "5,6,7", "b:PL": "10,11,12,13,14,15"},
+            **{"c:GT": "0/0", "c:AD": "8,9,9", "c:PL": "20,21,22,21,22,22"},
+            **{"d:GT": "1/.", "d:AD": "5,6,7", "d:PL": "10,11,12,13,14,15"},
+        }
+    }
+
+
+def test_a_deletion_that_spans_a_variant_leaves_it_missing(tmp_path: Path) -> None:
+    """Whatever is said of variants that a source lacks, and although a block began before."""
+    a = (f"1 1000 A <NON_REF> 1100 {FIELDS} 0/0:30:50:20:0,60,900", "1 1010 AAA A,<NON_REF> . GT:DP 0/1:7")
+    b = (
+        "1 1011 A C,<NON_REF> . GT:DP 0/1:8",
+        "1 1013 A C,<NON_REF> . GT:DP 0/1:9",
+        "1 2013 A C,<NON_REF> . GT:DP 0/1:9",
+    )
+    found = shown(start(tmp_path, sources(tmp_path, a=a, b=b), absent="reference"))
+    assert found["1 1011 A C"] == {"b:GT": "0/1", "b:DP": "8"}
+    assert found["1 1013 A C"]["a:DP"] == "30"
+    assert found["1 2013 A C"]["a:GT"] == "0/0"  # which no record reaches
+
+
+def test_blocks_below_a_quality_are_missing(tmp_path: Path) -> None:
+    paths = sources(tmp_path, a=A, b=B, c=C)
+    store = tmp_path / "store"
+    run("create", "--gvcf", store, *paths)
+    run("append", "--harmonise", "--gvcf", "--min-gq", "20", "--absent", "reference", store, *paths)
+    found = shown(store)
+    assert not [key for key in found["1 1300 G T"] if key.startswith("a:")]  # GQ is 9
+    assert found["1 1050 C T"]["a:GT"] == "0/0"  # GQ is 50
+    assert found["1 1300 G T"]["b:DP"] == "7"
+
+
+def test_blocks_tell_the_calls_of_a_batch_that_comes_later(tmp_path: Path) -> None:
+    """Of variants that another batch brought; what the store lacks may be left out."""
+    first, second = sources(tmp_path, b=B, a=A)
+    store = tmp_path / "store.vcz"
+    vczstore.create(store, first, gvcf=True, variants_chunk=2, samples_chunk=1)
+    vczstore.append(store, first, harmonise=True, gvcf=True)
+    before = cohort.digest(store)
+    said = run("append", "--harmonise", "--gvcf", store, second, status=1).stderr
+    assert "2 of the 2 variants of" in said
+    assert "1:1100 A/C,<NON_REF>" in said
+    assert cohort.digest(store) == before
+    done = vczstore.append(store, second, harmonise=True, gvcf=True, new_variants="drop")
+    assert (done.counts["variants dropped"], done.counts["reference blocks"]) == (2, 5)
+    assert [calls.get("a:DP") for calls in shown(store).values()] == ["30", "35", "35"]
+
+
+def test_normalise_takes_gvcfs(tmp_path: Path) -> None:
+    first, second = sources(tmp_path, b=B, a=A)
+    store, out = tmp_path / "store.vcz", tmp_path / "out.vcz"
+    vczstore.create(store, first, gvcf=True)
+    vczstore.append(store, first, harmonise=True, gvcf=True)
+    vczstore.normalise(store, second, out, gvcf=True, new_variants="drop")
+    assert [calls.get("a:DP") for calls in shown(out).values()] == ["30", "35", "35"]
