@@ -21,7 +21,8 @@ class Append(HarmoniseOptions, Edit):
     """
     Append the samples of one or more VCZs, in their order.
 
-    They need the store's variants and alleles in the store's order, unless `harmonise` maps them.
+    They need the store's variants and alleles in the store's order, unless `harmonise` maps them. VCF and BCF files
+    (``.vcf``, ``.vcf.gz``, ``.vcf.bgz``, ``.bcf``) are converted to VCZs first, for a dry run too.
 
     Raises
     ------
@@ -44,16 +45,17 @@ class Append(HarmoniseOptions, Edit):
     ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
 
     sources: tuple[Any, ...] = argument(
-        "The VCZs whose samples come in; never written to.",
+        "The VCZs, or VCF or BCF files, whose samples come in; never written to.",
         metavar="SOURCE...",
         kind="sources",
         job_help="One or a list of them. Globs such as `*` and `**` are expanded when the step runs, in sorted order, "
-        "and may find nothing; they find folders, and files whose names end in `.zip`, `.vcz` or `.zarr`; for a "
-        "literal `*`, `?` or `[` write `[*]`, `[?]` or `[[]`. In an object store, `*` and `?` find stores by the last "
-        "part of a URL.",
+        "and may find nothing; `{a,b}` stands for either. They find folders, and files whose names end in `.zip`, "
+        "`.vcz` or `.zarr`; VCF and BCF files if the glob ends as their names do, as in `inbox/*.{vcz,vcf.gz,bcf}`. "
+        "For a literal `*`, `?`, `[` or `{` write `[*]`, `[?]`, `[[]` or `[{]`. In an object store, `*` and `?` find "
+        "stores by the last part of a URL.",
         shorthand="a path, a list of paths",
         key="source",
-        examples=("inbox/*.vcz", ["early.vcz", "s3://bucket/late.vcz"]),
+        examples=("inbox/*.{vcz,vcf.gz}", ["early.vcz", "s3://bucket/late.vcz"]),
     )
     on_duplicate: str = option(
         "error",

@@ -58,7 +58,7 @@ class CopyStoreToIcechunk(Edit):
         if options.backend_storage not in (None, "icechunk"):
             raise OptionError(f"{self.called}: the new store is on icechunk, not {options.backend_storage}")
         url = os.fspath(self.store)
-        (vcz,) = open_sources(options.but(backend_storage="icechunk"), url, [self.source])
+        (vcz,) = open_sources(self.called, options.but(backend_storage="icechunk"), url, [self.source])
         store = repository_to_fill(
             url,
             self.called,

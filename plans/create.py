@@ -41,11 +41,11 @@ class Create(Edit):
     True
     """
 
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "workers", "progress")
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "work_dir", "workers", "progress")
 
     store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)
     sources: tuple[Any, ...] = argument(
-        "The VCZs whose variants come in, sorted by position within contigs; never written to.",
+        "The VCZs, or VCF or BCF files, whose variants come in, sorted by position within contigs; never written to.",
         metavar="SOURCE...",
         kind="sources",
     )
@@ -78,15 +78,18 @@ class Create(Edit):
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the sources, and find the place free."""
         from plans.compilers.copy import columns_per_manifest
-        from plans.compilers.create import ONLY_CUBED
+        from plans.compilers.create import DEFAULT_CHUNKS, ONLY_CUBED
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
         from vczstore.stores.resolve import new_store
+        from vczstore.vcf.conversion import Layout
+        from vczstore.vcz.model import SAMPLES, VARIANTS
 
         if options.impl != "cubed":
             raise OptionError(ONLY_CUBED)
         url = os.fspath(self.store)
-        incoming = open_sources(options, url, self.sources)
+        sites = Layout(self.variants_chunk or DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], sites_only=True)
+        incoming = open_sources("create", options, url, self.sources, layout=lambda: sites)
         store = new_store(
             url,
             "create",

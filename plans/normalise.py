@@ -38,10 +38,12 @@ class Normalise(HarmoniseOptions, Edit):
     2
     """
 
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "work_dir", "workers", "progress")
     ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
 
-    source: Any = argument("The VCZ that is mapped; never written to.", metavar="SOURCE", kind="location")
+    source: Any = argument(
+        "The VCZ, or VCF or BCF file, that is mapped; never written to.", metavar="SOURCE", kind="location"
+    )
     out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
     output_backend: str | None = option(None, "Backend of `out`.", choices=BACKENDS, default_text="zarr")
     drop_fields: tuple[str, ...] = drop_fields()
@@ -64,12 +66,13 @@ class Normalise(HarmoniseOptions, Edit):
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
         from vczstore.stores.resolve import new_store, open_store
+        from vczstore.vcf.conversion import Layout
 
         if options.impl == "xarray":
             raise OptionError("normalise: --impl xarray cannot harmonise; leave it out")
         url, reach = os.fspath(self.out), options.shared(self.store, os.fspath(self.out))
         ours = open_store(self.store, backend_storage=options.backend_storage, storage_options=reach).open()
-        (theirs,) = open_sources(options, url, [self.source])
+        (theirs,) = open_sources("normalise", options, url, [self.source], layout=lambda: Layout.of(ours))
         store = new_store(
             url,
             "normalise",

@@ -37,7 +37,7 @@ class Update(Edit):
     step_examples: ClassVar[tuple[Any, ...]] = ("recalled.vcz", {"source": "recalled.vcz", "insert": True})
 
     sources: tuple[Any, ...] = argument(
-        "The VCZs whose samples have new values; never written to.",
+        "The VCZs, or VCF or BCF files, whose samples have new values; never written to.",
         metavar="SOURCE...",
         kind="sources",
         job_help="As in `append`.",

@@ -25,6 +25,10 @@ class DamagedStoreError(VczstoreError):
     """A VCZ contradicts itself, for instance in its number of samples."""
 
 
+class VcfError(VczstoreError):
+    """A VCF or BCF file cannot be converted to a VCZ: it is no such file, truncated, or broken."""
+
+
 class IncompatibleError(VczstoreError):
     """A source does not fit the store: variants, fields, dtypes or dimensions differ."""
 

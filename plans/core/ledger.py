@@ -12,7 +12,7 @@ from typing import Any
 
 from vczstore.errors import DamagedStoreError
 from vczstore.stores.edits import SetAttribute
-from vczstore.vcz.model import Vcz
+from vczstore.vcz.model import Batch, Vcz
 
 ATTRIBUTE = "vczstore_ledger"
 
@@ -62,22 +62,22 @@ class Ledger:
                 f"{vcz.label}: the root attribute {ATTRIBUTE} is no ledger of jobs; delete it to begin a new one"
             ) from error
 
-    def has(self, source: Vcz, *, entirely: bool = False) -> bool:
+    def has(self, source: Batch, *, entirely: bool = False) -> bool:
         """Whether this state of a batch has come in; `entirely`, with those of its samples that were there already."""
         states = (source.stamp,) if entirely else (source.stamp, _partly(source.stamp))
         return any(state in self.sources.get(source.identity, ()) for state in states)
 
-    def knows(self, source: Vcz) -> bool:
+    def knows(self, source: Batch) -> bool:
         """Whether some state of a batch has come in."""
         return source.identity in self.sources
 
-    def begun(self, sources: Sequence[Vcz], partly: Collection[str] = ()) -> "Ledger":
+    def begun(self, sources: Sequence[Batch], partly: Collection[str] = ()) -> "Ledger":
         """The ledger while batches are coming in, those of some identities without samples that are there already."""
         return replace(
             self, pending={s.identity: _partly(s.stamp) if s.identity in partly else s.stamp for s in sources}
         )
 
-    def with_sources(self, sources: Sequence[Vcz], partly: Collection[str] = ()) -> "Ledger":
+    def with_sources(self, sources: Sequence[Batch], partly: Collection[str] = ()) -> "Ledger":
         """The ledger with batches that have come in."""
         return self.begun(sources, partly).completed()
 

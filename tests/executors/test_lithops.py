@@ -22,7 +22,7 @@ import zarr
 import executors
 import vczstore
 from executors.lithops import LithopsExecutor, LostTaskError
-from tests.support import cohort
+from tests.support import cohort, small_vcf
 from tests.support.paths import ROOT
 from tests.support.refusals import complain
 from tests.support.s3 import CREDENTIALS, S3Server
@@ -216,6 +216,9 @@ def test_a_cloud_does_not_find_folders(tmp_path: Path, s3_server: S3Server, monk
         complain(OptionError, words, lambda: vczstore.append(repository, batch, **run))
         words = ("^append: .*batch.vcz.* is on this machine", "object store")
         complain(OptionError, words, lambda: vczstore.append(f"{bucket}/store", batch, **options, **run))
+        words = ("^append: .*batch.vcf is a VCF, which is converted on this machine", "vcf2zarr into the object store")
+        vcf = small_vcf.write(tmp_path / "batch.vcf", small_vcf.text())
+        complain(OptionError, words, lambda: vczstore.append(f"{bucket}/store", vcf, **options, **run))
         words = ("^append: a task may use 2,000,000,000 bytes", "512,000,000", "runtime-memory", "allowed-mem")
         del run["allowed_mem"]
         complain(OptionError, words, lambda: vczstore.append(f"{bucket}/store", batch, **options, **run))

@@ -21,6 +21,7 @@ from vczstore.errors import (
     VczstoreError,
 )
 from vczstore.execution.checkpoint import Journal
+from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Result, Run, together
@@ -30,6 +31,7 @@ from vczstore.stores.base import Check, Location, Store, Transaction
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
+from vczstore.vcf.files import is_vcf
 
 if TYPE_CHECKING:
     from plans.core.task_report import TaskReport
@@ -63,7 +65,8 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
     if isinstance(operation, Edit):
-        return _edit(operation, options, dry_run=dry_run)
+        with Conversions(options.work_dir) as conversions:
+            return _edit(operation, options.but(conversions=conversions), dry_run=dry_run)
     with plain_errors(operation.store):
         return operation.perform(options, dry_run=dry_run)
 
@@ -71,6 +74,8 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 def plan(operation: Operation, options: Options) -> Plan:
     """
     Compile an operation without running it; what it depends on is looked up in the data, in tasks.
+
+    VCFs are converted, too; what comes of that is there until the process ends.
 
     Raises
     ------
@@ -114,6 +119,9 @@ def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:
     with plain_errors(operation.store):
         operation.check(options)
         written = None if dry_run else operation.store_to_lock(options)
+    if written is not None and any(map(is_vcf, getattr(operation, "sources", ()))):
+        # converted before others have to wait; what is found here is found again
+        _open(operation, options, None, dry_run=True)
     if written is None:
         return _attempt(operation, options, None, None, dry_run=dry_run)
     # of several who have lost a race none goes on losing to the others

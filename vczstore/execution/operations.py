@@ -120,7 +120,7 @@ def _check(what: str, known: Declared, value: Any) -> None:
 class Edit(Operation):
     """An operation that is compiled into a plan, which runs on any executor and is committed at once."""
 
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "impl", "workers", "progress", "retries")
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "impl", "work_dir", "workers", "progress", "retries")
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
 
     @property
@@ -158,11 +158,13 @@ class Edit(Operation):
         """Open the store, unless it is open because it was locked, and what comes into it."""
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
+        from vczstore.vcf.conversion import Layout
 
         sources = getattr(self, "sources", ())
         store = options.for_store(self.store, sources).open(self.store) if written is None else written
-        opened = open_sources(options, self.store, sources)
-        return Compiling(store, store.open(), opened, options.memory, options.impl, dry_run)
+        vcz = store.open()
+        opened = open_sources(self.called, options, self.store, sources, layout=lambda: Layout.of(vcz))
+        return Compiling(store, vcz, opened, options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile it against what was opened; nothing is written."""

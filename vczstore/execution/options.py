@@ -12,6 +12,7 @@ from vczstore.errors import OptionError
 
 if TYPE_CHECKING:
     from plans.core.memory import Memory
+    from vczstore.execution.conversions import Conversions
     from vczstore.execution.results import Progress
     from vczstore.stores.base import Location, Store
 
@@ -25,7 +26,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "store": ("backend_storage", "storage_options"),
     "lock": ("no_lock",),
     "sources": ("source_storage_options",),
-    "impl": ("impl", "work_dir"),
+    "impl": ("impl",),
+    "work_dir": ("work_dir",),
     "workers": ("executor", "max_workers", "allowed_mem"),
     "progress": ("progress",),
     "retries": ("max_retries",),
@@ -80,7 +82,12 @@ class Options:
     reserved_mem: int | str | None = option(
         None, "What of it Python itself takes, before a task has read a byte.", default_text="300MB", command=False
     )
-    work_dir: str | None = option(None, "Folder for intermediate data; only --impl xarray has any.", metavar="DIR")
+    work_dir: str | None = option(
+        None,
+        "Folder for intermediate data: of VCFs, which are converted there, and of --impl xarray.",
+        metavar="DIR",
+        default_text="a temporary folder",
+    )
     progress: "Progress | None" = option(
         None, "Show a progress bar or not.", flags=("-P/-Q", "--progress/--no-progress"), default_text="on a terminal"
     )
@@ -97,6 +104,8 @@ class Options:
     )
     executor_options: Mapping[str, Any] = field(default_factory=dict, init=False)
     """What the executor file says; not given by itself."""
+    conversions: "Conversions | None" = field(default=None, init=False, compare=False)
+    """Where VCFs are converted for an operation that runs."""
 
     def __post_init__(self) -> None:
         check_choice("backend", self.backend_storage, BACKENDS)
@@ -187,8 +196,10 @@ class Options:
         """The source that a path or URL names, or those that a glob in a URL finds."""
         from vczstore.stores import object_store
         from vczstore.stores.locations import is_url
+        from vczstore.vcf.files import SUFFIXES
 
-        return object_store.find(source, self.options_of(source, location)) if is_url(source) else [source]
+        reach = self.options_of(source, location)
+        return object_store.find(source, reach, SUFFIXES) if is_url(source) else [source]
 
 
 def check_choice(what: str, value: str | None, choices: Sequence[str]) -> None:

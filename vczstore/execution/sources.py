@@ -1,9 +1,11 @@
 """Opening what comes into a store."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
 import executors
-from vczstore.errors import OptionError
+from vczstore.errors import OptionError, SampleError
+from vczstore.execution.conversions import Conversions
 from vczstore.execution.options import Options
 from vczstore.execution.workers import Workers
 from vczstore.stores.base import Location
@@ -11,10 +13,19 @@ from vczstore.stores.locations import scheme
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.plain import is_same_everywhere
 from vczstore.stores.resolve import open_store
+from vczstore.vcf.conversion import Layout
+from vczstore.vcf.files import VcfFile, is_vcf
 from vczstore.vcz.model import Vcz
 
 
-def open_sources(options: Options, location: Location, sources: Sequence[Location]) -> list[Vcz]:
+def open_sources(
+    operation: str,
+    options: Options,
+    location: Location,
+    sources: Sequence[Location | VcfFile],
+    *,
+    layout: Callable[[], Layout] | None = None,
+) -> list[Vcz]:
     """
     Open what comes into a store.
 
@@ -23,10 +34,14 @@ def open_sources(options: Options, location: Location, sources: Sequence[Locatio
 
     Parameters
     ----------
+    operation
+        For messages.
     options
         How they are reached, and what runs the tasks that read them.
     location, sources
-        What the store and its sources are called.
+        What the store and its sources are called. VCF and BCF files are converted first.
+    layout
+        What the VCZs of VCFs are like; None if only VCZs can be sources.
 
     Raises
     ------
@@ -34,16 +49,84 @@ def open_sources(options: Options, location: Location, sources: Sequence[Locatio
         If there are options of sources, and all sources are on this machine.
     UnsuitableError
         If the tasks do not read a source as the driver does.
+    VcfError
+        If a VCF cannot be converted.
     """
-    if sources and options.source_storage_options and not any(map(scheme, sources)):
-        raise OptionError(f"{sources[0]}: a local source takes no storage options")
+    places = [source.label if isinstance(source, VcfFile) else source for source in sources]
+    if places and options.source_storage_options and not any(map(scheme, places)):
+        raise OptionError(f"{places[0]}: a local source takes no storage options")
+    converted = _converted(operation, options, location, sources, layout)
     opened = list[Vcz]()
-    for source in sources:
-        with plain_errors(source):
-            opened.append(open_store(source, storage_options=options.options_of(source, location)).open())
+    for place, vcz in zip(places, converted, strict=True):
+        with plain_errors(place):
+            opened.append(vcz or open_store(place, storage_options=options.options_of(place, location)).open())
     if options.impl != "zarr":
         _refuse_unreachable(opened, options)
     return opened
+
+
+def _converted(
+    operation: str,
+    options: Options,
+    location: Location,
+    sources: Sequence[Location | VcfFile],
+    layout: Callable[[], Layout] | None,
+) -> list[Vcz | None]:
+    """The VCZs of those sources that are VCFs."""
+    if layout is None:
+        return [None] * len(sources)
+    files = [find_vcf(operation, options, location, source) for source in sources]
+    found = [file for file in files if file is not None]
+    if not found:
+        return [None] * len(sources)
+    asked = layout()
+    for file in found:
+        _refuse_remote(operation, file.label, options)
+        if not file.samples and not asked.sites_only:
+            raise SampleError(f"{operation}: {file.label} has no samples; leave it out")
+    made = iter(
+        _conversions(options).converted(
+            operation,
+            found,
+            asked,
+            workers=_processes(options),
+            budget=options.memory.free,
+            progress=options.progress,
+        )
+    )
+    return [None if file is None else next(made) for file in files]
+
+
+def find_vcf(operation: str, options: Options, location: Location, source: Location | VcfFile) -> VcfFile | None:
+    """Read the header of a source that is a VCF; None of any other. One in an object store is downloaded."""
+    if isinstance(source, VcfFile):
+        return source
+    if not is_vcf(source):
+        return None
+    with plain_errors(source):
+        return _conversions(options).file(operation, source, options.options_of(source, location))
+
+
+def _conversions(options: Options) -> Conversions:
+    """Those of an operation that runs; of a plan that is not run yet, what is there until the process ends."""
+    return options.conversions or Conversions(options.work_dir)
+
+
+def _processes(options: Options) -> int:
+    """How many processes convert."""
+    n = os.cpu_count() or 1
+    return 1 if options.executor == "single-threaded" else min(n, options.max_workers or n)
+
+
+def _refuse_remote(operation: str, label: str, options: Options) -> None:
+    """Raise an `OptionError` if the tasks run where nothing is found of what is converted on this machine."""
+    with Workers(options) as workers:
+        if options.executor == "modal" or getattr(workers.executor, "remote", False):
+            raise OptionError(
+                f"{operation}: {label} is a VCF, which is converted on this machine, where the workers of "
+                f"{options.executor} find nothing; convert it with vcf2zarr into the object store, and name that, or "
+                "use the executor threads"
+            )
 
 
 def _refuse_unreachable(sources: Sequence[Vcz], options: Options) -> None:

@@ -23,16 +23,19 @@ from plans.update import Update
 from plans.variants.stale import CURRENT, states
 from vczstore.declarations import declared
 from vczstore.errors import IncompatibleError, SampleError, TagError
+from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_plan, planning, refuse_same_place
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Run
-from vczstore.execution.sources import open_sources
+from vczstore.execution.sources import find_vcf, open_sources
 from vczstore.execution.workers import Workers
 from vczstore.jobs.model import Job, StepModel, expand_sources, read_samples
-from vczstore.stores.base import Store
+from vczstore.stores.base import Location, Store
 from vczstore.stores.object_store import plain_errors
-from vczstore.vcz.model import REMOVED, Vcz, positions_of
+from vczstore.vcf.conversion import Layout
+from vczstore.vcf.files import VcfFile
+from vczstore.vcz.model import REMOVED, Batch, Vcz, positions_of
 from vczstore.vcz.sample_ids import spelt_otherwise
 
 
@@ -118,7 +121,7 @@ class CompiledJob:
         return f"<CompiledJob {self.id} {self.store.label}: {self.summary}>"
 
 
-def compile_job(job: Job) -> CompiledJob:
+def compile_job(job: Job, conversions: Conversions | None = None) -> CompiledJob:
     """
     Compile every step of a job against the state that the steps before it will leave. Nothing is written.
 
@@ -126,6 +129,8 @@ def compile_job(job: Job) -> CompiledJob:
     ----------
     job
         What a job file says.
+    conversions
+        Where VCFs are converted, and stay until that is closed; until the process ends if it is None.
 
     Raises
     ------
@@ -133,7 +138,7 @@ def compile_job(job: Job) -> CompiledJob:
         If a step cannot work.
     """
     with plain_errors(job.store.url), planning("run"):
-        options = options_of(job)
+        options = options_of(job).but(conversions=conversions or Conversions(job.work_dir))
         with Workers(options) as workers:
             compiler = _Compiler(job.store.url, options, workers)
             for step in job.steps:
@@ -200,7 +205,7 @@ class _Compiler:
         sources = list[Vcz]()
         if named := getattr(operation, "sources", ()):
             refuse_same_place(operation.called, self.url, named)
-            sources = open_sources(self.options, self.url, named)
+            sources = self._open_all(operation.called, named)
             said.append(_states(sources))
         digest = step_digest(said)
         self.said.append(said)
@@ -390,23 +395,37 @@ class _Compiler:
             memory=self.memory,
         )
 
-    def _open(self, operation: Append | Update) -> tuple[list[Vcz], list[Vcz]]:
-        """All sources of a step, and those that have not come in."""
-        refuse_same_place(operation.called, self.url, operation.sources)
-        sources = open_sources(self.options, self.url, operation.sources)
+    def _open(self, operation: Append | Update) -> tuple[list[Batch], list[Vcz]]:
+        """All sources of a step, and those that have not come in; of VCFs, these alone are converted."""
+        name = operation.called
+        refuse_same_place(name, self.url, operation.sources)
+        found = [find_vcf(name, self.options, self.url, source) or source for source in operation.sources]
         entirely = isinstance(operation, Update)
-        fresh = [source for source in sources if not self.ledger.has(source, entirely=entirely)]
-        self.notes.append(f"{operation.called}: {len(sources):,} sources found, {len(fresh):,} new")
+        known: dict[object, VcfFile] = {
+            file.label: file for file in found if isinstance(file, VcfFile) and self.ledger.has(file, entirely=entirely)
+        }
+        opened = iter(self._open_all(name, [one for one in found if _label(one) not in known]))
+        sources: list[Batch] = [known.get(_label(one)) or next(opened) for one in found]
+        fresh = [s for s in sources if isinstance(s, Vcz) and not self.ledger.has(s, entirely=entirely)]
+        self.notes.append(f"{name}: {len(sources):,} sources found, {len(fresh):,} new")
         return sources, fresh
 
-    def _add(self, operation: str, sources: Sequence[Vcz], plans: Sequence[Plan], already_applied: int) -> None:
+    def _open_all(self, operation: str, sources: Sequence[Location | VcfFile]) -> list[Vcz]:
+        """Sources, opened; VCFs are converted."""
+        return open_sources(operation, self.options, self.url, sources, layout=lambda: Layout.of(self.vcz))
+
+    def _add(self, operation: str, sources: Sequence[Batch], plans: Sequence[Plan], already_applied: int) -> None:
         labels, before = tuple(source.label for source in sources), self.present
         self.present = _present(self.vcz) if plans else before
         self.steps.append(CompiledStep(operation, labels, tuple(plans), already_applied, before, self.present))
 
 
-def _states(sources: Sequence[Vcz]) -> list[tuple[str, str]]:
+def _states(sources: Sequence[Batch]) -> list[tuple[str, str]]:
     return [(source.identity, source.stamp) for source in sources]
+
+
+def _label(source: Location | VcfFile) -> object:
+    return source.label if isinstance(source, VcfFile) else source
 
 
 def _present(vcz: Vcz) -> int:

@@ -46,7 +46,8 @@ from vczstore.errors import JobFileError, OptionError, VczstoreError
 from vczstore.execution import operations
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES
-from vczstore.stores.locations import is_glob, is_url, literal
+from vczstore.stores.locations import alternatives, is_glob, is_url, literal
+from vczstore.vcf.files import SUFFIXES as VCF_SUFFIXES
 
 NUMBERS: Mapping[Any, Any] = {int: int, int | None: int, float: float, float | None: float}
 """The types of numbers without bounds."""
@@ -550,7 +551,8 @@ def expand_sources(step: StepModel) -> list[str]:
     """
     Find the sources of a step: globs in sorted order, each source once.
 
-    A glob may find nothing, but the folder in which it looks has to be there. A path that is none is taken as it is,
+    A glob may find nothing, but the folder in which it looks has to be there. It finds VCFs if it ends as their names
+    do: beside a VCZ may lie the VCF that it was made of. A path that is none is taken as it is,
     whether something is there or not. URLs are left to those who can list object stores.
 
     Raises
@@ -560,14 +562,20 @@ def expand_sources(step: StepModel) -> list[str]:
     """
     found: dict[str, str] = {}
     for source in step.value("sources"):
-        if is_url(source) or not is_glob(source):
-            paths = [source if is_url(source) else literal(source)]
-        else:
-            _require_folder(source)
-            paths = sorted(filter(_may_be_a_store, glob.glob(source, recursive=True)))
-        for path in paths:
+        patterns = alternatives(source)
+        paths = [path for pattern in patterns for path in _expand(pattern)]
+        for path in paths if is_url(source) or not is_glob(source) else sorted(paths):
             found.setdefault(path if is_url(path) else os.path.realpath(path), path)
     return list(found.values())
+
+
+def _expand(pattern: str) -> list[str]:
+    """What a pattern without braces finds."""
+    if is_url(pattern) or not is_glob(pattern):
+        return [pattern if is_url(pattern) else literal(pattern)]
+    _require_folder(pattern)
+    asks_for_vcf = pattern.lower().endswith(VCF_SUFFIXES)
+    return [path for path in glob.glob(pattern, recursive=True) if asks_for_vcf or _may_be_a_store(path)]
 
 
 def _require_folder(pattern: str) -> None:
@@ -602,13 +610,18 @@ def read_samples(step: StepModel) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def _escaped(folder: str) -> str:
+    """A path in which nothing stands for anything else."""
+    return glob.escape(folder).replace("{", "[{]")
+
+
 def _resolve_step(folder: str, step: StepModel) -> StepModel:
     """A step whose local paths lead from the working directory."""
     changes: dict[str, Any] = {}
     for one in fields(step.operation):
         value, kind = step.value(one.name), declared(one).kind
         if kind == "sources" and value:  # the folder's own name is no glob
-            changes[one.name] = tuple(resolve(glob.escape(folder), source) for source in value)
+            changes[one.name] = tuple(resolve(_escaped(folder), source) for source in value)
         elif kind == "samples" and (file := step.value(f"{one.name}_file")) is not None:
             changes[f"{one.name}_file"] = resolve(folder, file)
         elif kind in ("file", "folder", "location") and isinstance(value, str):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vczstore.errors import StaleError, VczstoreError
 from vczstore.execution.checkpoint import Journal
+from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.results import Progress, Result
@@ -118,10 +119,14 @@ def run_job(
     refuse_read_only("run", job.store.url)
     if report is not None:
         make_folder(Path(report))
-    with _keys_for_flags(), options_of(job).open(job.store.url).exclusive_lock(wait=wait) as lock:
+    with (
+        _keys_for_flags(),
+        options_of(job).open(job.store.url).exclusive_lock(wait=wait) as lock,
+        Conversions(job.work_dir) as conversions,
+    ):
 
         def attempt() -> JobResult:
-            compiled = compile_job(job)
+            compiled = compile_job(job, conversions)
             try:
                 return run_compiled(compiled, progress=progress, before_commit=lock.check)
             except (VczstoreError, KeyboardInterrupt) as error:

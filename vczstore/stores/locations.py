@@ -29,7 +29,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*)://(.
 _BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._$-]*")
 _COLLAPSED = re.compile(r"(s3a?|gc?s|az|azure|abfss?|https?):/(?!/)", re.IGNORECASE)
 """What is left of a URL that was taken for a path."""
-_LITERAL = re.compile(r"\[([*?[])\]")
+_LITERAL = re.compile(r"\[([*?[{])\]")
 """How a character is written that is no glob."""
 
 
@@ -246,6 +246,21 @@ def is_url(text: str) -> bool:
 
 
 # ---- globs ----------------------------------------------------------------------------------
+
+
+def alternatives(pattern: str) -> list[str]:
+    """
+    The patterns that one with braces stands for, as in a shell; ``[{]`` is a brace, and so is one around no comma.
+
+    >>> alternatives("inbox/*.{vcz,vcf.gz}"), alternatives("{a}[{]b,c}")
+    (['inbox/*.vcz', 'inbox/*.vcf.gz'], ['{a}[{]b,c}'])
+    """
+    found = re.search(r"(?<!\[)\{([^{},]*(?:,[^{},]*)+)\}", pattern)  # the innermost first
+    if found is None:
+        return [pattern]
+    begin, end = pattern[: found.start()], pattern[found.end() :]
+    made = [one for middle in found[1].split(",") for one in alternatives(f"{begin}{middle}{end}")]
+    return list(dict.fromkeys(made))
 
 
 def is_glob(pattern: str) -> bool:

@@ -7,13 +7,13 @@ a task runs, so that nothing that is pickled or shown holds any.
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, cast
 
-from vczstore.errors import OptionError, StorageError, VczstoreError, missing_extra
+from vczstore.errors import NotAStoreError, OptionError, StorageError, VczstoreError, missing_extra
 from vczstore.stores.credentials import NO_CREDENTIALS, is_credential, is_credential_name
 from vczstore.stores.locations import OBJECT_STORES, Address, literal, parse, real_path, split_glob
 
@@ -247,9 +247,10 @@ def object_store(where: str | Address, options: Mapping[str, Any], *, patience: 
         raise OptionError(f"{address.url}: obstore cannot open it ({reason(error)})") from error
 
 
-def find(pattern: str, options: Mapping[str, Any]) -> list[str]:
+def find(pattern: str, options: Mapping[str, Any], of_files: Collection[str] = ()) -> list[str]:
     """
-    List what a glob in the last part of a URL finds, sorted: folders only, since that is what stores are.
+    List what a glob in the last part of a URL finds, sorted: folders, since that is what stores are, and objects if
+    the glob ends like one `of_files`.
 
     As in local globs, names that begin with a dot are left out. What is no such glob stands for itself.
     """
@@ -257,9 +258,33 @@ def find(pattern: str, options: Mapping[str, Any]) -> list[str]:
     if glob is None:
         return [literal(pattern)]
     folder, matches = glob
-    listed = require("obstore", "obstore").list_with_delimiter(object_store(folder, options))["common_prefixes"]
-    names = sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
+    listed = require("obstore", "obstore").list_with_delimiter(object_store(folder, options))
+    found = [*listed["common_prefixes"]]
+    if pattern.lower().endswith(tuple(of_files)):
+        found += [one["path"] for one in listed["objects"]]
+    names = sorted(name.rstrip("/").rpartition("/")[2] for name in found)
     return [folder.child(name).url for name in names if matches.match(name) and not name.startswith(".")]
+
+
+def download(operation: str, url: str, options: Mapping[str, Any], target: "os.PathLike[str]") -> None:
+    """
+    Copy one object, or what is at a web address, to a file of this machine.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is no such object.
+    """
+    address = parse(url)
+    folder, _, name = address.key.rpartition("/")
+    store = object_store(Address(address.kind, address.root, folder, address.account), options)
+    try:
+        found = require("obstore", "obstore").get(store, name)
+    except FileNotFoundError as error:
+        raise NotAStoreError(f"{operation}: {url}: no such object") from error
+    with open(target, "wb") as file:
+        for part in found.stream(min_chunk_size=8 * 2**20):
+            file.write(part)
 
 
 @contextmanager

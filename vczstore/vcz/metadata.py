@@ -137,6 +137,19 @@ def _is_lossless(name: str, config: Document, dtype: np.dtype) -> bool:
             return name in _LOSSLESS
 
 
+def blosc(array: AnyArray) -> Document | None:
+    """The configuration of Blosc in numcodecs' words, if that alone encodes the chunks of numbers; else None."""
+    try:
+        codecs = encoding(array.metadata)["codecs"]
+    except UnsupportedCodecError:
+        return None
+    if [codec["name"] for codec in codecs] != ["bytes", "blosc"]:
+        return None
+    said = codecs[1]["configuration"]
+    shuffle = _BLOSC_SHUFFLES.index(said["shuffle"])
+    return {"id": "blosc", **{key: said[key] for key in ("cname", "clevel", "blocksize")}, "shuffle": shuffle}
+
+
 def same_encoding(a: AnyArray, b: AnyArray) -> bool:
     """Whether a chunk of one array is, byte for byte, a chunk of the other."""
     if _is_same(a.metadata, b.metadata):

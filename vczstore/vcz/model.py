@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -80,6 +80,22 @@ def samples_axis(array: AnyArray) -> int | None:
     return names.index(SAMPLES) if SAMPLES in names else None
 
 
+class Batch(Protocol):
+    """A batch of samples, whatever it lies in."""
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+
+    @property
+    def identity(self) -> str:
+        """Which batch it is, wherever it lies."""
+
+    @property
+    def stamp(self) -> str:
+        """What tells two states of it apart."""
+
+
 @dataclass(frozen=True)
 class Vcz:
     """
@@ -107,6 +123,8 @@ class Vcz:
         The arrays of groups within the root group, by path. They are copied, and not edited.
     groups
         The attributes of these groups, by path.
+    file
+        The file that it was converted from, which says which batch it is; None of any other VCZ.
     """
 
     label: str
@@ -119,6 +137,7 @@ class Vcz:
     chosen: np.ndarray | None = None
     inner: Mapping[str, AnyArray] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    file: Batch | None = None
 
     @classmethod
     def read(cls, store: Store, label: str, *, snapshot: str | None = None) -> "Vcz":
@@ -193,6 +212,10 @@ class Vcz:
     def positions(self) -> np.ndarray:
         """Where the samples are along the samples axis of the arrays."""
         return np.arange(self.n_samples) if self.chosen is None else self.chosen
+
+    def made_of(self, file: Batch) -> "Vcz":
+        """The same VCZ, as what a file was converted to."""
+        return replace(self, file=file)
 
     def select(self, samples: np.ndarray) -> "Vcz":
         """The same VCZ as a source of some of its samples only; `samples` counts those that it has, in any order."""
@@ -282,7 +305,7 @@ class Vcz:
         tables = {
             name: self.attributes[name] for name in (*_TABLES.values(), "contig_lengths") if name in self.attributes
         }
-        return replace(self, arrays=found, attributes=tables, planned_ids=None)
+        return replace(self, arrays=found, attributes=tables, planned_ids=None, file=None)
 
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:
@@ -318,11 +341,13 @@ class Vcz:
     @cached_property
     def identity(self) -> str:
         """Which batch of samples it is, wherever it lies: a digest of its arrays' metadata and of its sample IDs."""
-        return self._digest(self.arrays)
+        return self._digest(self.arrays) if self.file is None else self.file.identity
 
     @cached_property
     def stamp(self) -> str:
         """What tells two states of a batch apart, no chunk read: its snapshot, or its objects' times and sizes."""
+        if self.file is not None:
+            return self.file.stamp
         return self.snapshot or zarr_objects.fingerprint(self.store)
 
     def _digest(self, members: Mapping[str, AnyArray], also: Any = None) -> str:

@@ -1,0 +1,123 @@
+"""Jobs whose sources are VCFs: found by globs, and brought in once, whatever they are called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import vczstore
+from tests.support import cohort, vcf
+from tests.support.clouds import Cloud
+from tests.support.command_line import run
+from tests.support.refusals import complain
+from tests.support.small_vcf import NEW, OLD, RECORDS, text, write
+from vczstore.errors import IncompatibleError, NotAStoreError
+from vczstore.execution import conversions
+from vczstore.jobs.run import JobResult, plan_job, run_job
+
+THIRD = ("C1", "C2")
+
+
+@pytest.fixture(params=["format3", "icechunk"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A store without samples, over the variants of the VCFs."""
+    (tmp_path / "inbox").mkdir()
+    first = write(tmp_path / "first.vcf", text(OLD))
+    backend = "icechunk" if request.param == "icechunk" else None
+    vczstore.create(tmp_path / "store", first, variants_chunk=2, samples_chunk=2, backend_storage=backend)
+    return tmp_path / "store"
+
+
+def job(folder: Path, step: str = "append: inbox/*.{vcz,vcf.gz,bcf}") -> Path:
+    path = folder / "job.yaml"
+    path.write_text(f"store: store\nsteps:\n- {step}\n")
+    return path
+
+
+def done(result: JobResult) -> list[str]:
+    return [", ".join(f"{n} {what}" for what, n in one.counts.items()) for one in result.results]
+
+
+def _ids(store: Path) -> list[str]:
+    place = cohort.icechunk_store(store) if (store / "snapshots").is_dir() else store
+    found: np.ndarray = zarr.open_group(place, mode="r")["sample_id"][:]  # type: ignore[index, assignment]
+    return [str(one) for one in found]
+
+
+def test_an_inbox_of_all_kinds(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch comes in once; what has come in is not converted again."""
+    inbox = tmp_path / "inbox"
+    write(inbox / "a.vcf.gz", text(OLD))
+    write(inbox / "b.bcf", text(NEW))
+    vcf.to_vcz(vcf.write_vcf(tmp_path / "c.vcf.gz", text(THIRD)), inbox / "c.vcz", 3, 2, 2)
+    write(inbox / "d.vcf", text(("D1",)))  # which no part of the glob finds
+    file = job(tmp_path)
+    assert done(run_job(file)) == ["3 sources, 6 samples added"]
+    assert _ids(store) == [*OLD, *NEW, *THIRD]
+    (inbox / "a.vcf.gz").rename(inbox / "renamed.vcf.gz")
+    os.utime(inbox / "b.bcf")
+    monkeypatch.setattr(conversions, "do", None)
+    assert run_job(file).status == "nothing to do"
+    assert "append: 3 sources found, 0 new" in plan_job(file).notes
+    assert _ids(store) == [*OLD, *NEW, *THIRD]
+
+
+def test_a_vcf_beside_its_vcz_is_not_found_unless_asked_for(tmp_path: Path, store: Path) -> None:
+    made = vcf.write_vcf(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
+    vcf.to_vcz(made, tmp_path / "inbox" / "a.vcz", 3, 2, 2)
+    assert done(run_job(job(tmp_path, "append: inbox/*"))) == ["1 sources, 2 samples added"]
+
+
+def test_a_vcf_that_has_changed(tmp_path: Path, store: Path) -> None:
+    batch = write(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
+    file = job(tmp_path)
+    run_job(file)
+    write(batch, text(OLD, RECORDS.replace(":300", ":200")))
+    complain(IncompatibleError, [rf"append: {batch} has changed since it was appended"], lambda: run_job(file))
+    update = job(tmp_path, "update: inbox/a.vcf.gz")
+    assert done(run_job(update)) == ["1 sources, 2 samples updated"]
+    assert run_job(update).status == "nothing to do"
+
+
+def test_a_folder_with_braces_in_its_name(tmp_path: Path, store: Path) -> None:
+    folder = tmp_path / "{x,y}"
+    (folder / "inbox").mkdir(parents=True)
+    shutil.move(store, folder / "store")
+    write(folder / "inbox" / "a.bcf", text(OLD))
+    assert done(run_job(job(folder))) == ["1 sources, 2 samples added"]
+
+
+def test_plan_converts_and_deletes(tmp_path: Path, store: Path) -> None:
+    write(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
+    before = cohort.digest(store)
+    shown = run("plan", job(tmp_path)).stdout
+    assert "append: 1 source, 2 samples added" in shown
+    assert cohort.digest(store) == before
+
+
+@pytest.mark.slow
+def test_vcfs_in_an_object_store(s3_cloud: Cloud, tmp_path: Path) -> None:
+    """They are downloaded into the temporary folder; a glob finds them by their ending."""
+    import obstore
+
+    inbox = s3_cloud.objects("inbox")
+    for name, who in (("a.vcf.gz", OLD), ("b.vcf.gz", NEW)):
+        obstore.put(inbox, name, write(tmp_path / name, text(who)).read_bytes())
+    url, options = s3_cloud.url, {"storage_options": s3_cloud.options}
+    vczstore.create(f"{url}/store", f"{url}/inbox/a.vcf.gz", **options)
+    file = tmp_path / "job.yaml"
+    reach = "".join(f"    {key}: {value}\n" for key, value in s3_cloud.options.items())
+    file.write_text(
+        f"store:\n  url: {url}/store\n  storage-options:\n{reach}steps:\n- append: {url}/inbox/*.{{vcz,vcf.gz}}\n"
+    )
+    assert done(run_job(file)) == ["2 sources, 4 samples added"]
+    assert run_job(file).status == "nothing to do"
+    gone = f"{url}/inbox/gone.vcf.gz"
+    complain(
+        NotAStoreError, [f"append: {gone}: no such object"], lambda: vczstore.append(f"{url}/store", gone, **options)
+    )

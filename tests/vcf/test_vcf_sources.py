@@ -1,0 +1,357 @@
+"""VCF and BCF files as sources: bcftools and bio2zarr say what comes of them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import vczstore
+from tests.support import cohort, vcf
+from tests.support.command_line import fails
+from tests.support.refusals import complain
+from tests.support.small_vcf import HEADER, NEW, OLD, RECORDS, text, write
+from tests.support.ways import WRITTEN
+from vczstore.errors import IncompatibleError, MemoryLimitError, MissingDependencyError, SampleError, VcfError
+from vczstore.execution import conversions
+from vczstore.stores.locations import alternatives
+
+
+def in_kind(kind: str, plain: Path, store: Path) -> Path:
+    """A copy of a VCZ on a backend."""
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(plain, store)
+    else:
+        shutil.copytree(plain, store)
+    return store
+
+
+def read(kind: str, store: Path) -> dict[str, np.ndarray]:
+    return cohort.read_vcz(cohort.icechunk_store(store) if kind == "icechunk" else store)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of temporary files, in which nothing stays."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the old samples, as vczstore makes it of their VCF."""
+    folder = tmp_path_factory.mktemp("template")
+    first = write(folder / "first.vcf.gz", text(OLD))
+    vczstore.create(folder / "store.vcz", first, variants_chunk=2, samples_chunk=2)
+    vczstore.append(folder / "store.vcz", first)
+    return folder / "store.vcz"
+
+
+@pytest.fixture
+def store(tmp_path: Path, template: Path) -> Path:
+    """A copy of that."""
+    shutil.copytree(template, tmp_path / "store.vcz")
+    return tmp_path / "store.vcz"
+
+
+# ---- what comes of a VCF --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("example", vcf.EXAMPLES)
+def test_a_vcf_is_appended_as_the_vcz_that_bio2zarr_makes_of_it(tmp_path: Path, example: str, kind: str) -> None:
+    """And so that bcftools shows the same of the whole VCF."""
+    made = vcf.EXAMPLES[example]
+    whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", made.make())
+    first, *others = (vcf.split_by_samples(whole, p, tmp_path / f"{p[0]}.vcf.gz") for p in made.parts)
+    zarr_format = 2 if kind == "format2" else 3
+    plain = vcf.to_vcz(first, tmp_path / "first.vcz", zarr_format, 16, 3)
+    converted = [vcf.to_vcz(o, o.with_suffix(".vcz"), zarr_format, 16, 3) for o in others]
+    stores = [in_kind(kind, plain, tmp_path / name) for name in ("from-vcf", "from-vcz")]
+    plans = [vczstore.append(s, *sources).plan for s, sources in zip(stores, (others, converted), strict=True)]
+    found, expected = (read(kind, s) for s in stores)
+    cohort.assert_same(found, expected)
+    assert plans[0].encoded_chunks == plans[1].encoded_chunks
+    assert vcf.records(vcf.vcztools_view(stores[0], icechunk=kind == "icechunk")) == vcf.bcftools_records(whole)
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("name", ["batch.vcf", "batch.vcf.gz", "batch.vcf.bgz", "batch.bcf", "BATCH.VCF.GZ"])
+def test_all_kinds_of_files(tmp_path: Path, store: Path, name: str, kind: str) -> None:
+    """Multi-allelic, haploid and symbolic alleles, and a record without GT; no index lies beside the file."""
+    target = in_kind(kind, store, tmp_path / "target") if kind != "format3" else store
+    if kind == "format2":
+        shutil.rmtree(target)
+        plain = vcf.write_vcf(tmp_path / "plain.vcf.gz", text(OLD))
+        vcf.to_vcz(plain, target, 2, 2, 2)
+    batch = write(tmp_path / name, text())
+    before = cohort.digest(tmp_path / "temporary"), sorted(path.name for path in tmp_path.iterdir())
+    result = vczstore.append(target, batch)
+    assert result.counts == {"sources": 1, "samples added": 2}
+    assert (cohort.digest(tmp_path / "temporary"), sorted(path.name for path in tmp_path.iterdir())) == before
+    shown = vcf.records(vcf.vcztools_view(target, icechunk=kind == "icechunk"))
+    whole = write(tmp_path / "whole.vcf", _joined())
+    judged = [_without_site(line) for line in vcf.bcftools_records(whole)]
+    assert [_without_site(line) for line in shown] == judged
+
+
+def _joined() -> str:
+    """What bcftools merge would make of the two, without the values of sites."""
+    lines = [line + "\t" + "\t".join(line.split("\t")[9:]) for line in RECORDS.splitlines()]
+    return text((*OLD, *NEW), "\n".join(lines) + "\n")
+
+
+def _without_site(line: str) -> str:
+    """A record without QUAL, FILTER and INFO, which a store that `create` makes does not have, and missing ends."""
+    fields = line.split("\t")
+    if fields[0] == "#CHROM":
+        return line
+    return "\t".join([*fields[:5], *fields[8:]])
+
+
+def test_chunks_are_copied_as_they_are(tmp_path: Path, store: Path) -> None:
+    """The dtypes of the store are wider, and other compressors are its own."""
+    for name in ("call_DP", "call_genotype"):
+        array = zarr.open_array(store / name, mode="r")
+        values, names = array[:], array.metadata.dimension_names  # type: ignore[union-attr]
+        shutil.rmtree(store / name)
+        zarr.create_array(
+            store / name,
+            data=values.astype("i4"),
+            chunks=array.chunks,
+            dimension_names=names,
+            compressors=zarr.codecs.BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"),
+        )
+    small = text(records=RECORDS.replace(":300", ":3"))
+    result = vczstore.append(store, write(tmp_path / "batch.vcf", small), require_direct_copy=True)
+    assert (result.plan.encoded_chunks, result.plan.decoded_chunks) == (19, 0)
+    assert zarr.open_array(store / "call_DP", mode="r")[0].tolist() == [300, 7, 3, 7]
+
+
+def test_create_update_and_normalise(tmp_path: Path, store: Path) -> None:
+    changed = write(
+        tmp_path / "recalled.bcf",
+        text(
+            OLD[:1],
+            RECORDS.replace("0/1:5,6,0", "1/1:0,9,0")
+            .replace("\t1/1:0,7,0:7", "")
+            .replace("\t0|1:2", "")
+            .replace("\t./.:low", "")
+            .replace("4\t5", "4")
+            .replace("\t0/1:8", ""),
+        ),
+    )
+    assert vczstore.update(store, changed).counts == {"sources": 1, "samples updated": 1}
+    genotypes = zarr.open_array(store / "call_genotype", mode="r")
+    assert genotypes[0].tolist() == [[1, 1], [1, 1]]
+    batch = write(tmp_path / "batch.vcf", text())
+    vczstore.normalise(store, batch, tmp_path / "normalised.vcz")
+    other = tmp_path / "other.vcz"
+    shutil.copytree(store, other)
+    vczstore.append(store, batch, harmonise=True)
+    vczstore.append(other, tmp_path / "normalised.vcz", harmonise=True)
+    cohort.assert_same(cohort.read_vcz(store), cohort.read_vcz(other))
+
+
+def test_create_from_vcfs_is_create_from_vczs(tmp_path: Path) -> None:
+    """Calls are not converted for it; sites alone are enough."""
+    files = [
+        vcf.write_vcf(tmp_path / "a.vcf.gz", text()),
+        vcf.write_vcf(tmp_path / "b.vcf.gz", text(OLD, RECORDS.replace("\t150", "\t160"))),
+    ]
+    vczs = [vcf.to_vcz(f, f.with_suffix(".vcz"), 3, None, None) for f in files]
+    vczstore.create(tmp_path / "from-vcf", *files)
+    vczstore.create(tmp_path / "from-vcz", *vczs)
+    assert cohort.digest(tmp_path / "from-vcf") == cohort.digest(tmp_path / "from-vcz")
+    lines = [line.rsplit("\t", 3)[0] for line in text().splitlines() if not line.startswith("##")]
+    sites = write(tmp_path / "sites.vcf", HEADER + "\n".join(lines) + "\n")
+    result = vczstore.create(tmp_path / "from-sites", sites)
+    assert result.counts["variants"] == 5
+
+
+def test_a_vcf_without_records(tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty.vcf", text(records=""))
+    assert vczstore.create(tmp_path / "store.vcz", empty).counts["variants"] == 0
+    assert vczstore.append(tmp_path / "store.vcz", empty).counts["samples added"] == 2
+
+
+def test_files_are_converted_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one in parts, small ones side by side."""
+    records = "".join(
+        f"{c}\t{p}\t.\tA\tC\t.\t.\t.\tGT:DP\t0/1:{p % 90}\t1|1:1\n" for c in ("chr1", "chrX") for p in range(1, 99)
+    )
+    large = write(tmp_path / "large.vcf.gz", text(records=records))
+    small = write(tmp_path / "small.vcf.gz", text(OLD, records))
+    vczstore.create(tmp_path / "a", large, variants_chunk=16)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    vczstore.append(tmp_path / "a", large, small)
+    monkeypatch.setattr(conversions, "PART_BYTES", large.stat().st_size)
+    told = list[tuple[str, int, int]]()
+    vczstore.append(tmp_path / "b", large, small, max_workers=2, progress=lambda *a: told.append(a))
+    cohort.assert_same(cohort.read_vcz(tmp_path / "b"), cohort.read_vcz(tmp_path / "a"))
+    told = [one for one in told if one[0] == "converting"]
+    assert told[0] == ("converting", 0, 200)
+    assert told[-1] == ("converting", 200, 200)
+    assert len(told) > 5
+
+
+def test_an_index_of_an_older_file_hides_nothing(tmp_path: Path, store: Path) -> None:
+    batch = vcf.write_vcf(tmp_path / "batch.vcf.gz", text(records=RECORDS.splitlines()[0] + "\n"))
+    write(batch, text())
+    before = cohort.digest(tmp_path)
+    assert vczstore.append(store, batch, dry_run=True).counts["samples added"] == 2
+    assert cohort.digest(tmp_path) == before
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+LINE = RECORDS.splitlines()[1]
+BROKEN: dict[str, tuple[Callable[[], str], list[str]]] = {
+    "no VCF": (lambda: "sample,genotype\n", ["is no VCF or BCF"]),
+    "empty": (lambda: "", ["is empty"]),
+    "records only": (lambda: RECORDS, ["is no VCF or BCF"]),
+    "no header": (lambda: f"#\n{RECORDS}", ["no valid VCF header"]),
+    "duplicate sample": (lambda: text(("B1", "B1")), ["no valid VCF header", "Duplicated sample name 'B1'"]),
+    "no samples": (lambda: text((), RECORDS).replace("\tFORMAT", ""), ["has no samples; leave it out"]),
+    "too few columns": (lambda: text().replace("\t./.:.\t", "\t"), [r"columns at chr1:150", "correct it"]),
+    "cut line": (lambda: text().replace(LINE, LINE[:10]), ["record 2 after chr1:100 cannot be parsed"]),
+    "no line break": (lambda: text()[:-4], ["no line break at its end", "copy it again"]),
+    "wrong genotype": (lambda: text().replace("0|1:2", "x|1:2"), ["GT", "at chr1:150"]),
+    "wrong number": (lambda: text().replace("0|1:2", "0|1:z"), ["DP", "at chr1:150"]),
+    "wrong position": (lambda: text().replace("\t150\t", "\tx\t"), ["record 2 after chr1:100 cannot be parsed"]),
+    "unsorted": (lambda: text().replace("\t150\t", "\t50\t"), ["Unsorted positions", "bcftools sort"]),
+    "mixed contigs": (lambda: text().replace("chr1\t150", "chrX\t150"), ["(not continuous|Unsorted)", "bcftools sort"]),
+    "undeclared FORMAT": (
+        lambda: text().replace('##FORMAT=<ID=DP,Number=1,Type=Integer,Description="Depth">\n', ""),
+        ["FORMAT DP at chr1:100", "does not declare", "would be lost"],
+    ),
+    "undeclared END": (
+        lambda: text().replace('##INFO=<ID=END,Number=1,Type=Integer,Description="End">\n', ""),
+        ["INFO END", "does not declare"],
+    ),
+    "undeclared filter": (lambda: text().replace("\tq10\t", "\tq11\t"), ["Filter 'q11' was not defined"]),
+    "wrong Number": (lambda: text().replace("5,6,0", "5,6,0,1,2,3"), ["FORMAT/AD", "max"]),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_vcf_is_one_line(tmp_path: Path, store: Path, what: str) -> None:
+    made, words = BROKEN[what]
+    batch = write(tmp_path / "batch.vcf", made())
+    before = cohort.digest(tmp_path)
+    error = SampleError if what == "no samples" else VcfError
+    complain(error, [rf"^append: {batch}", *words], lambda: vczstore.append(store, batch))
+    assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("what", ["no VCF", "duplicate sample", "cut line", "unsorted", "undeclared FORMAT"])
+def test_the_command_prints_one_line(tmp_path: Path, store: Path, what: str) -> None:
+    """And nothing of what HTSlib prints by itself."""
+    batch = write(tmp_path / "batch.vcf.gz", BROKEN[what][0]())
+    before = cohort.digest(tmp_path)
+    command = [sys.executable, "-m", "vczstore", "append", store, batch]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: append: {batch}")
+    assert cohort.digest(tmp_path) == before
+
+
+def test_a_truncated_file_is_one_line(tmp_path: Path, store: Path) -> None:
+    whole = write(tmp_path / "whole.vcf.gz", text()).read_bytes()
+    for n, words in ((28, "is truncated"), (40, "is truncated"), (len(whole) - 10, "no valid VCF header")):
+        batch = tmp_path / f"cut-{n}.vcf.gz"
+        batch.write_bytes(whole[:-n])
+        complain(VcfError, [words], lambda batch=batch: vczstore.append(store, batch))  # type: ignore[misc]
+    plain = gzip.compress(text().encode())
+    (tmp_path / "plain.vcf.gz").write_bytes(plain[:-20])
+    complain(VcfError, ["^append: .*plain.vcf.gz"], lambda: vczstore.append(store, tmp_path / "plain.vcf.gz"))
+    (tmp_path / "plain.vcf.gz").write_bytes(plain)
+    assert vczstore.append(store, tmp_path / "plain.vcf.gz").committed
+
+
+def test_other_refusals_name_the_file(tmp_path: Path, store: Path) -> None:
+    assert fails("append", store, "nothing.vcf.gz") == "append: nothing.vcf.gz: no such file or directory"
+    other = write(tmp_path / "other.vcf", text(records=RECORDS.replace("\t150", "\t151")))
+    complain(IncompatibleError, [rf"variant 1 of {other} is chr1:151"], lambda: vczstore.append(store, other))
+    again = write(tmp_path / "again.vcf", text(OLD))
+    complain(
+        SampleError, [rf"2 of the samples of {again} are in {store} already"], lambda: vczstore.append(store, again)
+    )
+    batch = write(tmp_path / "batch.vcf", text())
+    words = [str(batch), "2 samples at once takes", "--allowed-mem"]
+    options = {"allowed_mem": 300_001_100, "reserved_mem": 300_000_000}
+    complain(MemoryLimitError, words, lambda: vczstore.append(store, batch, **options))
+
+
+@pytest.mark.parametrize("package", ["bio2zarr", "cyvcf2", "pysam"])
+def test_without_the_extra(tmp_path: Path, store: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = write(tmp_path / "batch.vcf", text())
+    monkeypatch.setitem(sys.modules, package, None)
+    words = [f"append: {batch} is a VCF, and {package} is not installed", r"pip install '.\[vcf\]'"]
+    complain(MissingDependencyError, words, lambda: vczstore.append(store, batch))
+
+
+def test_workers_elsewhere_are_refused(tmp_path: Path, store: Path) -> None:
+    batch = write(tmp_path / "batch.vcf", text())
+    line = fails("create", tmp_path / "new.vcz", batch, "--executor", "modal", status=2)
+    assert "is a VCF, which is converted on this machine" in line
+    assert "vcf2zarr" in line
+
+
+# ---- what is left behind --------------------------------------------------------------------
+
+
+def test_the_work_dir(tmp_path: Path, store: Path) -> None:
+    """What is converted lies there, and is gone afterwards; the folder itself stays."""
+    batch, seen = write(tmp_path / "batch.vcf", text()), list[str]()
+    work = tmp_path / "work"
+    vczstore.append(store, batch, work_dir=str(work), progress=lambda *_: seen.extend(p.name for p in work.iterdir()))
+    assert {name.rpartition("-")[0] for name in seen} == {"vczstore-vcf"}
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing(tmp_path: Path, temporary: Path, store: Path, number: signal.Signals) -> None:
+    records = "".join(f"chr1\t{p}\t.\tA\tC\t.\t.\t.\tGT:DP\t0/1:{p % 90}\t1|1:1\n" for p in range(1, 200_000))
+    batch = write(tmp_path / "batch.vcf", text(records=records))
+    before = cohort.digest(store)
+    command = [sys.executable, "-m", "vczstore", "append", str(store), str(batch), "--harmonise"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(temporary)}, text=True)
+    while not list(temporary.rglob("wip")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert told == "append: interrupted; nothing was written\n"
+    assert cohort.digest(store) == before
+    assert list(temporary.iterdir()) == []
+
+
+# ---- globs of jobs --------------------------------------------------------------------------
+
+
+def test_braces() -> None:
+    assert alternatives("a.vcz") == ["a.vcz"]
+    assert sorted(alternatives("in/{a,b{1,2}}.{vcz,bcf}")) == [
+        f"in/{name}.{end}" for name in ("a", "b1", "b2") for end in ("bcf", "vcz")
+    ]
+    assert alternatives("{x}{}a[{]1,2}") == ["{x}{}a[{]1,2}"]

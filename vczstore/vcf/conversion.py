@@ -1,0 +1,301 @@
+"""From a VCF to a VCZ in the layout of a store, by bio2zarr: in steps, which other processes can do, too.
+
+1. `Conversion.begin`: index the file, and cut it into parts of about the same size;
+2. `Conversion.explode`, for each part: write the fields of its records by columns (bio2zarr's intermediate format);
+3. `Conversion.lay_out`: say what the arrays are like, and cut them into ranges of chunks;
+4. `Conversion.encode`, for each range: write its chunks;
+5. `Conversion.end`: put all together.
+
+No step holds more than `Conversion.budget` bytes of the file: bio2zarr buffers so much of each field, and a row of
+chunks of one field.
+"""
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vczstore.errors import MemoryLimitError, VcfError, VczstoreError, first_line
+from vczstore.sizes import human_size
+from vczstore.vcf.files import VcfFile, captured, error_in, link, quiet
+from vczstore.vcz import metadata
+from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz
+
+_MIB = 2**20
+
+MAX_BUFFER = 16
+"""MiB of a field that bio2zarr gathers before it writes them, if memory allows; its own default."""
+
+COPIES = 2
+"""How often a row of chunks is held while it is encoded: as it is gathered, and as zarr takes chunks out of it."""
+
+_UNDECLARED = re.compile(r"(INFO|FORMAT) '(\w+)'(?: at (\S+))? is not defined in the header")
+"""What HTSlib says of a field of which bio2zarr reads nothing."""
+
+EXTENT = ("END", "SVLEN")
+"""The INFO fields that say how long a variant is."""
+
+LEN = "LEN"
+"""The FORMAT field that says how long a reference block is (VCF 4.5)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    What a VCZ is going to be like.
+
+    Attributes
+    ----------
+    variants, samples
+        The chunk lengths.
+    zarr_format
+        2 or 3.
+    encodings
+        The dtype and the Blosc compressor of arrays, by name; None where it is another compressor.
+    info
+        The INFO fields that are of use, beside those that say how long a variant is.
+    sites_only
+        Whether no calls are of use, but what they say of the length of a reference block.
+    """
+
+    variants: int
+    samples: int
+    zarr_format: int = 3
+    encodings: Mapping[str, tuple[str, Mapping[str, Any] | None]] = field(default_factory=dict)
+    info: Collection[str] = ()
+    sites_only: bool = False
+
+    @classmethod
+    def of(cls, vcz: Vcz) -> "Layout":
+        """The layout of a store, so that chunks can be copied to it as they are."""
+        lengths = vcz.chunk_lengths
+        encodings = {
+            name: (array.dtype.str, metadata.blosc(array))
+            for name, array in vcz.samples_arrays.items()
+            if array.dtype.kind in "biuf"
+        }
+        info = [name.removeprefix("variant_") for name in vcz.arrays if name.startswith("variant_")]
+        return cls(max(1, lengths[VARIANTS]), max(1, lengths[SAMPLES]), vcz.zarr_format, encodings, sorted(info))
+
+    def wants(self, category: str, name: str) -> bool:
+        """Whether a field of the VCF is of use."""
+        match category:
+            case "INFO":
+                return name in EXTENT or name in self.info
+            case "FORMAT":
+                return not self.sites_only or name == LEN
+            case _:
+                return True
+
+    def applied_to(self, schema: Any) -> None:
+        """Give arrays of bio2zarr's schema the dtype and the compressor that they have here, where values allow it."""
+        for array in schema.fields:
+            if (known := self.encodings.get(array.name)) is None:
+                continue
+            dtype, compressor = known
+            if np.can_cast(np.dtype(array.dtype), np.dtype(dtype), "safe") and np.dtype(dtype).kind != "u":
+                array.dtype = np.dtype(dtype).newbyteorder("=").str.lstrip("<=|")
+            if compressor is not None:
+                array.compressor = dict(compressor)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """
+    The conversion of one file, in a folder of its own.
+
+    Attributes
+    ----------
+    operation
+        For messages.
+    file
+        What is converted.
+    folder
+        Where all is that it takes.
+    layout
+        What the result is like.
+    budget
+        How many bytes a step may hold of the file.
+    n_parts
+        How many parts the file is cut into, at most.
+    """
+
+    operation: str
+    file: VcfFile
+    folder: Path
+    layout: Layout
+    budget: int
+    n_parts: int
+
+    @property
+    def result(self) -> Path:
+        """The VCZ."""
+        return self.folder / "source.vcz"
+
+    @property
+    def _columns(self) -> Path:
+        return self.folder / "columns"
+
+    def begin(self) -> int:
+        """Index the file, and cut it; returns how many parts there are."""
+        import pysam.bcftools
+        from bio2zarr import vcf
+
+        self.folder.mkdir()
+        path = link(self.file, self.folder)
+        # its own: an index that lies beside the file may be that of an older one, and hide records
+        pysam.bcftools.index("--csi", "--output", f"{path}.csi", os.fspath(path), catch_stdout=False)
+        n_columns = self.file.n_fields + 8
+        buffer = max(1, min(MAX_BUFFER, self.budget // (2 * n_columns * _MIB)))
+        found = vcf.explode_init(
+            self._columns, [path], column_chunk_size=buffer, target_num_partitions=self.n_parts, worker_processes=0
+        )
+        self._leave_out_fields()
+        return int(found.num_partitions)
+
+    def explode(self, part: int) -> None:
+        """Write the records of a part by columns."""
+        from bio2zarr import vcf
+
+        vcf.explode_partition(self._columns, part)
+
+    def lay_out(self) -> int:
+        """Say what the arrays are like; returns how many ranges of chunks there are."""
+        from bio2zarr import vcf
+
+        self._require_all_records()
+        vcf.explode_finalise(self._columns)
+        columns = vcf.IntermediateColumnarFormat(self._columns)
+        schema = columns.generate_schema(
+            variants_chunk_size=self.layout.variants, samples_chunk_size=self.layout.samples
+        )
+        self.layout.applied_to(schema)
+        self._require_memory(schema)
+        described = self.folder / "schema.json"
+        described.write_text(schema.asjson())
+        found = vcf.encode_init(
+            self._columns, self.result, self.n_parts, schema_path=described, zarr_format=self.layout.zarr_format
+        )
+        return int(found.num_partitions)
+
+    def encode(self, part: int) -> None:
+        """Write the chunks of a range."""
+        from bio2zarr import vcf
+
+        vcf.encode_partition(self.result, part)
+
+    def end(self) -> None:
+        """Put all together, without the index of regions, which nobody reads of a source."""
+        from bio2zarr import vcf, vcz
+
+        writer = vcz.VcfZarrWriter(vcf.IntermediateColumnarFormat, self.result, zarr_format=self.layout.zarr_format)
+        writer.finalise()
+        self.file.require_unchanged(self.operation)
+        shutil.rmtree(self._columns)
+
+    def whole(self) -> None:
+        """All steps, one after the other."""
+        for part in range(self.begin()):
+            self.explode(part)
+        for part in range(self.lay_out()):
+            self.encode(part)
+        self.end()
+
+    @property
+    def _unfinished(self) -> Path:
+        return self._columns / "wip"
+
+    def _leave_out_fields(self) -> None:
+        """Have fields not read that are of no use: those of INFO may be larger than all others."""
+        path = self._unfinished / "metadata.json"
+        said = json.loads(path.read_text())
+        said["fields"] = [one for one in said["fields"] if self.layout.wants(one["category"], one["name"])]
+        path.write_text(json.dumps(said))
+
+    def _require_all_records(self) -> None:
+        """Raise a `VcfError` if other records were read than the index counts: regions may hide some."""
+        said = json.loads((self._unfinished / "metadata.json").read_text())
+        parts = [self._unfinished / f"p{i}.json" for i in range(len(said["partitions"]))]
+        n = sum(json.loads(part.read_text())["num_records"] for part in parts)
+        if n != said["num_records"]:
+            why = self._first_broken() or f"it has {said['num_records']:,} records, and bio2zarr reads {n:,}"
+            raise VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); correct it")
+
+    def _require_memory(self, schema: Any) -> None:
+        """Raise a `MemoryLimitError` if a row of chunks is too large."""
+        sizes = {array.name: array.variant_chunk_nbytes(schema) for array in schema.fields}
+        together = sum(n for name, n in sizes.items() if name.startswith(("call_genotype", "variant_allele")))
+        needed = COPIES * max([together, *sizes.values()])
+        if needed > self.budget:
+            raise MemoryLimitError(
+                f"{self.operation}: {self.file.label}: to encode {self.layout.variants:,} variants of "
+                f"{len(self.file.samples):,} samples at once takes {human_size(needed)} of memory, and "
+                f"{human_size(self.budget)} are allowed beside what Python takes; give it more with --allowed-mem, or "
+                "convert fewer samples at once"
+            )
+
+    def refuse_undeclared(self, told: str) -> None:
+        """Raise a `VcfError` if HTSlib has told of a field that the header does not declare, and that is of use."""
+        for category, name, where in _UNDECLARED.findall(told):
+            if self.layout.wants(category, name):
+                raise VcfError(
+                    f"{self.operation}: {self.file.label} has {category} {name}{f' at {where}' * bool(where)}, which "
+                    f"its header does not declare, so that its values would be lost; add a line ##{category}=<ID={name}"
+                    ",...> with bcftools annotate --header-lines"
+                )
+
+    def error(self, error: Exception, told: str) -> VczstoreError:
+        """What to tell the user about an error of bio2zarr, HTSlib or storage."""
+        if isinstance(error, OSError) and error.errno is not None:
+            return VcfError(
+                f"{self.operation}: {self.file.label} cannot be converted in {self.folder.parent} "
+                f"({error.strerror or error}); name another folder with --work-dir"
+            )
+        why = error_in(told) or error_in(str(error)) or self._first_broken() or first_line(error)
+        way_out = "correct it, or copy it again"
+        if re.search("Unsorted|not continuous", why):
+            way_out = "sort it with bcftools sort"
+        return VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); {way_out}")
+
+    def _first_broken(self) -> str:
+        """Which record HTSlib cannot parse, empty if there is none."""
+        import pysam
+
+        n, last = 0, ""
+        (path,) = (one for one in self.folder.glob("source.*") if one.suffix in (".gz", ".bcf"))
+        with quiet():
+            try:
+                with pysam.VariantFile(os.fspath(path)) as records:
+                    for record in records:
+                        n, last = n + 1, f" after {record.chrom}:{record.pos}"
+            except Exception:
+                return f"record {n + 1:,}{last} cannot be parsed"
+        return ""
+
+
+def do(conversion: Conversion, step: str, *arguments: int) -> int | None:
+    """
+    Do one step of a conversion; what HTSlib tells of it meanwhile goes into the error, or is not told.
+
+    Raises
+    ------
+    VczstoreError
+        If it fails, in one line.
+    """
+    with captured() as told, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr's and bio2zarr's own affair
+        try:
+            result: int | None = getattr(conversion, step)(*arguments)
+        except VczstoreError:
+            raise
+        except Exception as error:
+            raise conversion.error(error, told()) from error
+        conversion.refuse_undeclared(told())
+        return result
