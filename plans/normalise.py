@@ -68,6 +68,10 @@ class Normalise(HarmoniseOptions, Edit):
         from vczstore.stores.resolve import new_store, open_store
         from vczstore.vcf.conversion import Layout
 
+        if self.new_variants == "insert":
+            raise OptionError(
+                "normalise: --new-variants insert goes with append, which changes the store; say refuse or drop"
+            )
         if options.impl == "xarray":
             raise OptionError("normalise: --impl xarray cannot harmonise; leave it out")
         url, reach = os.fspath(self.out), options.shared(self.store, os.fspath(self.out))

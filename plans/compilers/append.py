@@ -20,6 +20,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Survey, Write
 from plans.core.views import View
 from plans.schema.fitting import fitted
+from plans.schema.insert_variants import Insertions
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
@@ -76,7 +77,7 @@ def compile_append(
     """
     if not sources:
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples come in")
-    if _waits_for_consolidation(vcz, sources):
+    if (findings is None or findings.insertion is None) and _waits_for_consolidation(vcz, sources):
         return _completion(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
     old, new = vcz.n_samples, vcz.n_samples + sum(source.n_samples for source in sources)
 
@@ -97,11 +98,15 @@ def compile_append(
         findings=findings,
         by_allele=by_allele,
     )
-    if findings is not None and change.is_committed_first:
+    insertions = None
+    if findings is not None and findings.insertion is not None:
+        insertions = Insertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings)
+        change = insertions.instead_of(change)
+    elif findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
     # 2. what happens to each array
-    arrays_of = _Arrays.of(change, layout, findings, old, new)
+    arrays_of = _Arrays.of(change, layout, findings, old, new, insertions)
     widening = arrays_of.widenings(change.vcz, findings, old, memory)
     writes = (
         *_put(arrays_of.before, arrays_of.after, brought, findings, old, memory),
@@ -116,7 +121,7 @@ def compile_append(
     made = () if old else tuple(WriteDocuments.of(array) for array in change.created.values())
     told = Told.of(findings, arrays_of.after, dropped, arrays_of.added)
     kept = told_kept(brought, fields, dropped)
-    return Plan(
+    plan = Plan(
         operation=OPERATION,
         store=store,
         base=vcz.state,
@@ -133,6 +138,7 @@ def compile_append(
         first=change.first,
         chunks_of_store=change.chunks_of_store(widening),
     )
+    return plan if insertions is None else insertions.in_place(plan, arrays_of.every)
 
 
 def _check(vcz: Vcz, sources: Sequence[Vcz], new: int) -> None:
@@ -154,30 +160,52 @@ class _Arrays(NamedTuple):
     added
         What stands for the values of old samples in arrays that the store did not have.
     wider
-        Those without samples whose dimensions of alleles become longer.
+        Those without samples whose dimensions of alleles become longer, or into which variants are inserted.
+    insertions
+        What variants are inserted; None if there are none.
     """
 
     before: dict[str, AnyArray]
     after: dict[str, AnyArray]
     added: dict[str, Dropped]
     wider: dict[str, AnyArray]
+    insertions: Insertions | None
 
     @classmethod
-    def of(cls, change: SchemaChange, layout: Layout, findings: Findings | None, old: int, new: int) -> "_Arrays":
+    def of(
+        cls,
+        change: SchemaChange,
+        layout: Layout,
+        findings: Findings | None,
+        old: int,
+        new: int,
+        insertions: Insertions | None,
+    ) -> "_Arrays":
         """Resize all arrays; a stopped append may have left some longer than sample_id says."""
         vcz, created = change.vcz, change.created
         wider = harmonise.wider(OPERATION, vcz, layout.lengths)
         after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.resized(new).items()}
+        as_read = vcz.resized(old)
+        if insertions is not None:
+            wider |= insertions.sites
+            as_read |= {name: cast("AnyArray", insertions.views[name]) for name in as_read if name in insertions.views}
         before = {
             name: cast("AnyArray", completed(name, vcz, array, harmonise.widened(array, layout.lengths), findings))
-            for name, array in vcz.resized(old).items()
+            for name, array in as_read.items()
             if not (old and name in created)
         }
         added = {name: Dropped.of(name, after[name], old) for name in created if old}
-        return cls(before | cast("dict[str, AnyArray]", added), after, added, wider)
+        return cls(before | cast("dict[str, AnyArray]", added), after, added, wider, insertions)
+
+    @property
+    def every(self) -> dict[str, AnyArray]:
+        """All arrays that change, as they will be."""
+        return {**self.wider, **self.after}
 
     def widenings(self, vcz: Vcz, findings: Findings | None, old: int, memory: Memory) -> list[Write]:
-        """What rewrites arrays whose vectors go by alleles, where alleles come in."""
+        """What rewrites what is in the store: where alleles come in, and where variants are inserted."""
+        if self.insertions is not None:
+            return self.insertions.writes(vcz, self.every, memory)
         known = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in self.added})
         return list(widenings(OPERATION, known, self.wider, old, findings, memory))
 
@@ -188,7 +216,7 @@ class _Arrays(NamedTuple):
         The last is sample_id, which alone says how many samples there are; and alleles come after the vectors that
         have room for them, which a run that follows a stopped one goes by.
         """
-        resized = {**self.wider, **self.after}
+        resized = self.every
         resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
         edits: list[Edit] = [
             WriteDocuments.of(array) if name in self.added else SetShape(name, zarr_format, array.shape)

@@ -78,10 +78,11 @@ class HarmoniseOptions(Operation):
     )
     new_variants: str = option(
         "refuse",
-        "What to do with variants that the store lacks.",
+        "What to do with variants that the store lacks: refuse the sources, leave these variants out, or insert them "
+        "into the store.",
         choices=NEW_VARIANTS,
         within=HARMONISE,
-        examples=("drop",),
+        examples=("insert",),
     )
     haploid_contigs: tuple[str, ...] | None = option(
         None,

@@ -15,7 +15,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns, Copied, Region, whole_columns
 from plans.core.memory import Memory
-from plans.core.views import View
+from plans.core.views import View, extra_mem, in_store
 from vczstore.vcz import arrays, metadata, pipeline
 from vczstore.vcz.floats import recast
 from vczstore.vcz.model import samples_axis
@@ -109,16 +109,12 @@ class Part:
         rows = math.prod(b for i, b in enumerate(block) if i != axis) * size
         chosen = 0 if in_order else rows * min(width, block[axis])
         n_chunks = min(math.prod(overlapped), pipeline.READS_AT_ONCE)
-        return arrays.decode_mem(self.array, n_chunks) + rows * width + chosen + _extra_mem(self.array, block)
+        return arrays.decode_mem(self.array, n_chunks) + rows * width + chosen + extra_mem(self.array, block)
 
 
 def _in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values that are assigned to an array of a dtype: NumPy casts them then, but for what floats mean."""
     return recast(values, dtype) if values.dtype.kind == "f" else values
-
-
-def _extra_mem(array: AnyArray | View, block: tuple[int, ...]) -> int:
-    return array.extra_mem(block) if isinstance(array, View) else 0
 
 
 def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
@@ -275,9 +271,7 @@ class PutSamples:
 
     def _all_parts(self, store: "ZarrStore") -> tuple[Part, ...]:
         """What stays, read where it is written, and what comes in."""
-        kept: AnyArray | View = self.kept.array
-        kept = kept.in_store(store) if isinstance(kept, View) else arrays.planned(kept, store=store)
-        return (replace(self.kept, array=kept), *self.parts)
+        return (replace(self.kept, array=in_store(self.kept.array, store)), *self.parts)
 
     def _joined(self, store: "ZarrStore") -> Joined:
         return Joined(self._all_parts(store), self._columns(self.decoded), self.target.dtype)
@@ -343,7 +337,7 @@ class PutSamples:
             if ours.n_chunks
         ]
         if pieces:
-            extra = max(_extra_mem(piece.source, piece.columns.chunks) for piece in pieces)
+            extra = max(extra_mem(piece.source, piece.columns.chunks) for piece in pieces)
             result.append(sinks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
         joined = self._joined(store)
         if joined.columns.n_chunks:

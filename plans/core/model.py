@@ -253,7 +253,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do, and nothing to commit."""
-        return not (self.writes or self.preparations or self.edits or self.conclude)
+        return not (self.writes or self.preparations or self.edits or self.conclude or self.first)
 
     @property
     def encoded_chunks(self) -> int:
@@ -364,9 +364,10 @@ class Plan:
         return in_words(self.counts)
 
     def __repr__(self) -> str:
+        n_arrays = len({write.name for write in self._all_writes})
         return (
             f"<Plan {self.operation} {self.store.label}: {self.summary}; {self.encoded_chunks:,} chunks copied "
-            f"as they are, {self.decoded_chunks:,} re-encoded; {len(self.writes)} arrays, {len(self.checks)} checks>"
+            f"as they are, {self.decoded_chunks:,} re-encoded; {n_arrays} arrays, {len(self.checks)} checks>"
         )
 
 

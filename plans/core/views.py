@@ -70,6 +70,11 @@ class View(ABC):
         return self.like.attrs
 
     @property
+    def fill_value(self) -> Any:
+        """Of the array as the store has it."""
+        return self.like.fill_value
+
+    @property
     def compressors(self) -> Any:
         """Of the array as the store has it."""
         return self.like.compressors
@@ -85,15 +90,25 @@ class View(ABC):
 
     def in_store(self, store: ZarrStore) -> AnyArray:
         """The same, read elsewhere."""
-        return cast("AnyArray", replace(self, source=arrays.planned(self.source, store=store)))
+        return cast("AnyArray", replace(self, source=in_store(self.source, store)))
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to make a block, in bytes, beside the block and the chunks it is made of."""
-        return 0
+        return extra_mem(self.source, block)
 
     def n_copied(self, columns: "Columns") -> int:
         """How many chunks of some columns are copied as they are."""
         return columns.n_chunks
+
+
+def in_store(array: "AnyArray | View", store: ZarrStore) -> AnyArray:
+    """An array, read elsewhere; a view says itself what of it that is."""
+    return array.in_store(store) if isinstance(array, View) else arrays.planned(array, store=store)
+
+
+def extra_mem(array: "AnyArray | View", block: tuple[int, ...]) -> int:
+    """What it takes to make a block of an array that is made when it is read; 0 of one that is stored."""
+    return array.extra_mem(block) if isinstance(array, View) else 0
 
 
 @dataclass(frozen=True)

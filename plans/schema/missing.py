@@ -109,6 +109,8 @@ def missing_where_harmonised(
     """Why a field of calls gets missing values as it is harmonised, for a message; None if it gets none."""
     if findings.counts["variants absent"]:
         return "variants that a source lacks"
+    if findings.insertion is not None:
+        return "variants that come in, which the samples of the store lack"
     array = next(vcz.samples_arrays[name] for vcz in (*sources, store) if name in vcz.samples_arrays)
     if not findings.same_alleles and kind_of(name, array, findings.numbers) in ("R", "A", "G"):
         return "alleles that a source or the store lacks"

@@ -85,7 +85,7 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
         If the store is on plain Zarr, and no folder of this machine that can be replaced.
     """
     writes: list[Write] = [Rewritten.of(operation, vcz.arrays[name], after, memory) for name, after in targets.items()]
-    store = _in_place(operation, store, targets)
+    store = in_place(operation, store, f"{', '.join(targets)} of {store.label} would be re-encoded")
     preparations: list[Edit] = []
     if store.begins_empty:
         others = [a for n, a in vcz.arrays.items() if n not in targets and metadata.has_regular_grid(a)]
@@ -108,20 +108,26 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
     )
 
 
-def _in_place(operation: str, store: Store, targets: Mapping[str, AnyArray]) -> Store:
-    """Where the new chunks are written to; of what cannot be replaced it is said which arrays are in the way."""
+def in_place(operation: str, store: Store, what: str) -> Store:
+    """
+    Return where new chunks are written to while tasks read the old ones.
+
+    Raises
+    ------
+    UnsuitableError
+        If the store is on plain Zarr, and no folder of this machine that can be replaced; `what` says for what.
+    """
     try:
         return store.in_place()
     except (OptionError, StorageError) as error:
         way_out = f"make a store that takes this in one commit: vczstore copy-store-to-icechunk {store.label} NEW_STORE"
-        what = f"{operation}: {', '.join(targets)} of {store.label} would be re-encoded"
         if store.folder is None:
             raise UnsuitableError(
-                f"{what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see one half of "
-                f"it; {way_out}"
+                f"{operation}: {what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see "
+                f"one half of it; {way_out}"
             ) from error
         why = str(error).partition(": ")[2].partition("; ")[0]
-        raise UnsuitableError(f"{what}, for which the folder is replaced, but {why}; {way_out}") from error
+        raise UnsuitableError(f"{operation}: {what}, for which the folder is replaced, but {why}; {way_out}") from error
 
 
 def told_wider(vcz: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:
@@ -136,7 +142,7 @@ def told_wider(vcz: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, 
             for d, n in zip(dimensions(after), after.shape, strict=True)
             if d not in ("samples", "variants") and old.get(d) != n
         ]
-        texts.append(f"{name} ({', '.join(changes)})")
+        texts += [f"{name} ({', '.join(changes)})"] if changes else []
     return {"widened": "; ".join(texts)} if texts else {}
 
 

@@ -13,7 +13,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import Blocks, Columns
 from plans.core.memory import Memory
 from plans.core.rewrite_columns import ColumnReader, Reencoded
-from plans.core.views import Padded, View, read_padded
+from plans.core.views import Padded, View, extra_mem, in_store, read_padded
 from plans.schema.fitting import Fitted
 from plans.variants.harmonise import GENOTYPE, Dropped, Findings, number_of, numbers_of
 from plans.variants.in_order import DIPLOID, Field
@@ -49,7 +49,7 @@ def widenings(
     completed.
     """
     result: list[Write] = []
-    by_allele = [name for name, array in vcz.arrays.items() if _follows_alleles(name, array)]
+    by_allele = [name for name, array in vcz.arrays.items() if follows_alleles(name, array)]
     for name, array in vcz.arrays.items():
         if name in by_allele and findings is not None:
             continue
@@ -68,7 +68,7 @@ def widenings(
     return tuple(result)
 
 
-def _follows_alleles(name: str, array: AnyArray) -> bool:
+def follows_alleles(name: str, array: AnyArray) -> bool:
     """Whether it is ``variant_allele``, or says of its values which are missing and fill."""
     is_mask = array.dtype.kind == "b" and dimensions(array) == (VARIANTS, "alleles")
     return name == ALLELE or (masked_by(name) == ALLELE and is_mask)
@@ -95,7 +95,7 @@ def completed(name: str, vcz: Vcz, before: AnyArray, after: AnyArray, findings: 
     findings
         What alleles come in; None if none can.
     """
-    number = "" if findings is None else _number(name, vcz, findings)
+    number = "" if findings is None else goes_by(name, vcz, findings)
     if findings is None or not number:
         return before if after.shape == before.shape else Padded(before, after)
     data = vcz.arrays.get(name.removesuffix("_fill"), before)
@@ -114,7 +114,7 @@ def completed(name: str, vcz: Vcz, before: AnyArray, after: AnyArray, findings: 
     )
 
 
-def _number(name: str, vcz: Vcz, findings: Findings) -> str:
+def goes_by(name: str, vcz: Vcz, findings: Findings) -> str:
     """What the vectors of an array go by, if any have to be completed: ``R``, ``A`` or ``G``."""
     array = vcz.arrays[name]
     if not findings.new_alleles or name == ALLELE or array.ndim < 2 or dimensions(array)[0] != VARIANTS:
@@ -269,6 +269,52 @@ class Complete(_Viewed):
         return cls.fitting(operation, name, view, columns, memory)
 
 
+class RewriteRows(_Viewed):
+    """The rows of an array from one on, and what is beyond the old length of an axis that becomes longer."""
+
+    @classmethod
+    def all_of(
+        cls,
+        operation: str,
+        name: str,
+        view: View,
+        before: Sequence[int],
+        first: int,
+        old: int | None,
+        memory: Memory,
+    ) -> list[Self]:
+        """
+        Find the chunks that are written, in two parts where an axis becomes longer.
+
+        Parameters
+        ----------
+        operation, name
+            For messages; of the array.
+        view
+            The array as it will be.
+        before
+            The shape that it has.
+        first
+            The first row that changes, of which a chunk begins.
+        old
+            The number of samples that have whole columns to be written; None if the array has no samples.
+        memory
+            What a task may use.
+        """
+        chunks, shape, axis = arrays.outer_chunks(view.like), _whole_columns(view, old), samples_axis(view.like)
+        one = (1,) * len(chunks)
+        longer = [i for i in range(1, len(shape)) if i != axis and before[i] < shape[i]]
+        parts = []
+        for i in longer:
+            kept = before[i] // chunks[i]
+            new = tuple(range(kept, arrays.grid(shape, chunks)[i]))
+            parts.append(Columns(tuple(shape), chunks, i, new, one))
+            shape[i] = kept * chunks[i]
+        rows = tuple(range(first // chunks[0], arrays.grid(shape, chunks)[0]))
+        parts.append(Columns(tuple(shape), chunks, 0, rows, one))
+        return [cls.fitting(operation, name, view, columns, memory) for columns in parts if columns.n_chunks]
+
+
 def changed_rows(findings: Findings, n_variants: int, chunk: int) -> tuple[int, ...]:
     """The chunks of variants to which alleles come."""
     unit = findings.index.unit
@@ -311,8 +357,8 @@ class Completed(View):
 
     def in_store(self, store: ZarrStore) -> AnyArray:
         """The same, read elsewhere."""
-        source, data = (arrays.planned(a, store=store) for a in (self.source, self.data))
-        calls = None if self.calls is None else arrays.planned(self.calls, store=store)
+        source, data = (in_store(array, store) for array in (self.source, self.data))
+        calls = None if self.calls is None else in_store(self.calls, store)
         return cast("AnyArray", replace(self, source=source, data=data, calls=calls))
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
@@ -323,7 +369,8 @@ class Completed(View):
         read = [self.data] if self.calls is None else [self.data, self.calls]
         decoding = sum(arrays.decode_mem(a, pipeline.READS_AT_ONCE) for a in read)
         alleles = 8 * arrays.decode_mem(self.index.store.allele, 1)
-        return n_vectors * (self.shape[-1] * (4 * size + 8) + 10 * self.ploidy + 64) + decoding + alleles
+        inner = sum(extra_mem(a, block) for a in (self.source, *read))
+        return n_vectors * (self.shape[-1] * (4 * size + 8) + 10 * self.ploidy + 64) + decoding + alleles + inner
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region, fill what lies beyond, and complete the vectors of some variants."""

@@ -25,6 +25,7 @@ from plans.core.views import View
 from plans.variants.block_calls import covering
 from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.in_order import DIPLOID, Field
+from plans.variants.inserted_variants import Insertion, find_insertion
 from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.variants.match import UNMATCHED, Index, Matches, Sites
 from plans.variants.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
@@ -76,6 +77,10 @@ class Rules:
     gvcf: bool = False
     min_gq: int | None = None
 
+    def haploid(self, contigs: Sequence[str]) -> list[int]:
+        """Return the numbers of those contigs where genotypes of absent variants have one allele."""
+        return [i for i, name in enumerate(contigs) if name in self.haploid_contigs]
+
     @property
     def by_field(self) -> dict[str, str]:
         """
@@ -109,6 +114,8 @@ class Findings:
         As `numbers_of` the store.
     misfits
         By the label of a source and the name of an array: the first value that does not fit the alleles.
+    insertion
+        The variants that are inserted; None if there are none.
     """
 
     rules: Rules
@@ -117,6 +124,7 @@ class Findings:
     contigs: tuple[str, ...]
     numbers: Mapping[str, str]
     misfits: Mapping[tuple[str, str], Misfit] = field(default_factory=dict)
+    insertion: Insertion | None = None
 
     def with_alleles_in(self, array: AnyArray) -> "Findings":
         """The same where alleles are read from another array, since the store's is re-encoded before tasks read it."""
@@ -161,6 +169,7 @@ class Findings:
             "variants matched": matched,
             "variants absent": len(self.index.sources) * self.index.n_variants - matched,
             "variants dropped": sum(r.unmatched for r in self.reports.values()) + self._strangers(),
+            **({} if self.insertion is None else {"variants inserted": self.insertion.n_inserted}),
             "variants with alleles re-ordered": sum(r.reordered for r in self.reports.values()),
             "alleles added": self.new_alleles,
             **({"reference blocks": self._n_blocks} if self.rules.gvcf else {}),
@@ -191,6 +200,11 @@ class Findings:
         if self.new_alleles:
             return replace(self, reports={}), number
         return replace(self, index=self.index.of_source(number), reports={}), 0
+
+    @property
+    def n_unmatched(self) -> int:
+        """How many variants of sources match nothing."""
+        return sum(self.first_unmatched(i)[0] for i in range(len(self.index.sources)))
 
     def first_unmatched(self, source: int) -> tuple[int, int | None]:
         """How many variants of a source match nothing, and the first of them."""
@@ -309,6 +323,21 @@ def look_up(
     scan = _match_scan(operation, vcz, sources, rules, runs, blocks or [None] * len(sources))
     (reports,) = yield Survey(operation, (scan,), memory)
     findings = _findings(operation, vcz, sources, rules, scan.index, reports)
+    if rules.new_variants == "insert" and findings.n_unmatched:
+        insertion, index = yield from find_insertion(
+            operation,
+            vcz,
+            sources,
+            runs,
+            scan.index,
+            memory,
+            n_records=findings.n_unmatched,
+            any_alt=rules.allow_new_alleles,
+        )
+        scan = FindMatches(operation, index, insertion.records.reading_mem + scan.mem)
+        (reports,) = yield Survey(operation, (scan,), memory)
+        findings = _findings(operation, vcz, sources, rules, index, reports)
+        findings = replace(findings, insertion=insertion, contigs=insertion.contigs)
     values = _misfit_scan(vcz, sources, findings, scan)
     if not values.is_due:
         return findings
@@ -364,7 +393,10 @@ def _match_scan(
         sites.append(Sites.of(vcz, mine, numbers, theirs))
     token = uuid4().hex
     unit = unit_rows(store)
-    index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, rules.allow_new_alleles)
+    # what is inserted is joined with what is there as `create` joins it
+    is_joined_later = rules.new_variants == "insert"
+    allows = rules.allow_new_alleles and not is_joined_later
+    index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, allows)
     return FindMatches(operation, index, _match_mem(index))
 
 
@@ -398,6 +430,7 @@ def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, in
             _check_some(operation, vcz, source, rules, n)
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
+            alleles += "" if operation == "normalise" else "insert them with --new-variants insert, "
             raise IncompatibleError(
                 f"{operation}: {n:,} of the {n_variants:,} variants of {source.label} match none of the store, "
                 f"the first is variant {first}, {site(source, first)}; {alleles}leave them out with --new-variants "
@@ -725,6 +758,39 @@ _RESERVED = {"AD": "R", "ADF": "R", "ADR": "R", "EC": "A", "GL": "G", "GP": "G",
 # ---- arrays ---------------------------------------------------------------------------------
 
 
+def absent_calls(
+    name: str, array: AnyArray, like: AnyArray, is_reference: np.ndarray, is_haploid: np.ndarray
+) -> np.ndarray:
+    """
+    The calls of some variants that samples have no record of.
+
+    Parameters
+    ----------
+    name, array
+        What array they are for, and whose missing values.
+    like
+        The array as the store will have it, variants by samples by what a call has.
+    is_reference, is_haploid
+        Of which variants genotypes are the reference, and of which they have one allele.
+
+    Returns
+    -------
+    numpy.ndarray
+        The variants by 1 by what a call has.
+    """
+    missing, fill = missing_value(name, array), fill_value(name, array)
+    dtype = np.promote_types(array.dtype, like.dtype) if name in ALLELE_NUMBERS else array.dtype
+    values = np.full((len(is_reference), 1, *like.shape[2:]), missing, dtype=dtype)
+    if not len(values):
+        return values
+    if dimensions(like)[-1] == "ploidy" and masked_by(name) == GENOTYPE:
+        values[is_reference] = 0  # which is False, too
+        values[is_haploid, :, 1:] = fill
+    elif values.ndim > 2:
+        values.reshape(len(values), 1, -1)[:, :, 1:] = fill
+    return values
+
+
 @dataclass(frozen=True)
 class Harmonised(View):
     """
@@ -960,24 +1026,11 @@ class Harmonised(View):
         Where it has a record there that matches none of the store's, its samples may well carry an allele of them:
         their genotypes are missing, whatever is said of absent ones.
         """
-        missing, fill = missing_value(self.name, self.source), fill_value(self.name, self.source)
-        values = np.full((len(rows), 1, *self.like.shape[2:]), missing, dtype=self.dtype)
-        if not len(rows):
-            return values
-        by_ploidy = dimensions(self.like)[-1] == "ploidy"
-        if by_ploidy and masked_by(self.name) == "call_genotype":
-            if self.findings.rules.absent == "reference":
-                values[~is_unmatched] = 0  # which is False, too
-            values[self._is_haploid(rows), :, 1:] = fill
-        elif values.ndim > 2:
-            values.reshape(len(rows), 1, -1)[:, :, 1:] = fill
-        return values
-
-    def _is_haploid(self, rows: np.ndarray) -> np.ndarray:
         runs = self.findings.index.store.runs
         contigs = runs[np.searchsorted(runs[:, 2], rows, "right"), 0]
-        haploid = [i for i, name in enumerate(self.findings.contigs) if name in self.findings.rules.haploid_contigs]
-        return np.isin(contigs, haploid)
+        haploid = self.findings.rules.haploid(self.findings.contigs)
+        is_reference = ~is_unmatched & (self.findings.rules.absent == "reference")
+        return absent_calls(self.name, self.source, self.like, is_reference, np.isin(contigs, haploid))
 
     def _in_order(
         self, rows_of: Callable[[AnyArray], np.ndarray], mine: Matches, n_alleles: np.ndarray, present: np.ndarray

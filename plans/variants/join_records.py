@@ -18,7 +18,11 @@ from vczstore.vcz.extents import NONE, UNSEEN
 
 
 def join(
-    alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int] | None = None
+    alts: Sequence[Sequence[str]],
+    sources: Sequence[Sequence[int]],
+    extents: Sequence[int] | None = None,
+    *,
+    any_alt: bool = False,
 ) -> list[int]:
     """
     Join records at one position that have one REF.
@@ -31,6 +35,8 @@ def join(
         Which of them have the record.
     extents
         How long each record is; see `vczstore.vcz.extents`. None if no ALT is symbolic.
+    any_alt
+        Whether records are joined that share no ALT, as ``bcftools merge -m both`` does; not symbolic ones.
 
     Returns
     -------
@@ -52,7 +58,7 @@ def join(
     alone: set[int] = set()
     extents = [NONE] * len(alts) if extents is None else extents
     while True:
-        joined = _join(alts, sources, extents, alone)
+        joined = _join(alts, sources, extents, alone, any_alt=any_alt)
         lost = _lost(alts, sources, extents, joined)
         if lost <= alone:
             return joined
@@ -60,12 +66,19 @@ def join(
 
 
 def _join(
-    alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int], alone: set[int]
+    alts: Sequence[Sequence[str]],
+    sources: Sequence[Sequence[int]],
+    extents: Sequence[int],
+    alone: set[int],
+    *,
+    any_alt: bool,
 ) -> list[int]:
     joined = list(range(len(alts)))
     left = [i for i in joined if i not in alone]
     while left:
         chosen = _choose(alts, sources, extents, left)
+        if any_alt:
+            chosen = _with_others(chosen, sources, extents, left)
         for i in chosen:
             joined[i] = min(chosen)
         left = [i for i in left if i not in chosen]
@@ -96,6 +109,21 @@ def _choose(
             long |= mine
             taken.update(sources[i])
     return chosen
+
+
+def _with_others(
+    chosen: Sequence[int], sources: Sequence[Sequence[int]], extents: Sequence[int], left: Sequence[int]
+) -> list[int]:
+    """The records that become the next with those that share no ALT with them, none of which is symbolic."""
+    result = list(chosen)
+    taken = {source for i in chosen for source in sources[i]}
+    if any(extents[i] != NONE for i in chosen):
+        return result
+    for i in left:
+        if i not in chosen and extents[i] == NONE and taken.isdisjoint(sources[i]):
+            result.append(i)
+            taken.update(sources[i])
+    return result
 
 
 def _lost(

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from zarr.types import AnyArray
@@ -436,7 +436,7 @@ class Index:
     allow_new_alleles: bool
     is_surveyed: bool = False
 
-    def of_source(self, number: int) -> "Index":
+    def of_source(self, number: int) -> Self:
         """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
         return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))
 
@@ -472,7 +472,7 @@ class Index:
         return Unit(
             start,
             stop,
-            np.concatenate([_widened(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
+            np.concatenate([widened(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
             n_before,
             n_alleles,
             tuple(sources),
@@ -485,7 +485,7 @@ class Index:
         a, b = self.store.rows_between(contig, first, last)
         positions = arrays.read(self.store.position, (slice(a, b),)).astype("i8")
         alleles = self.store.alleles(a, b)
-        numbers = _Numbers()
+        numbers = Numbers()
         ours = numbers.of(alleles)
         n_before = (ours >= 0).sum(axis=1)
         our_extents = self.store.extents.look(alleles, slice(a, b))
@@ -503,7 +503,7 @@ class Index:
                 allow_new_alleles=self.allow_new_alleles,
                 extents=extents if any((e != NONE).any() for e in extents) else None,
             )
-            alleles, ours, mapped = _with_new(alleles, ours, records.alleles, ids, at)
+            alleles, ours, mapped = with_new(alleles, ours, records.alleles, ids, at)
             found.append(_matches(positions, records, ids, at, mapped, here))
             is_matched = np.zeros(len(records.rows), dtype=bool)
             is_matched[at[at >= 0]] = True
@@ -579,16 +579,24 @@ def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.n
     return np.isin(positions, source_positions[is_unmatched])
 
 
-class _Latest:
+class Sized(Protocol):
+    """Something of which it is known what it takes to keep it."""
+
+    @property
+    def nbytes(self) -> int:
+        """In bytes."""
+
+
+class Latest[T: Sized]:
     """The latest units of a process, as many as `KEPT_BYTES` hold. What several threads want at once is made once."""
 
     def __init__(self) -> None:
-        self._units: OrderedDict[tuple[str, int], Unit] = OrderedDict()
+        self._units: OrderedDict[tuple[str, int], T] = OrderedDict()
         self._nbytes = 0
-        self._made: dict[tuple[str, int], Future[Unit]] = {}
+        self._made: dict[tuple[str, int], Future[T]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, int], make: Callable[[], Unit]) -> Unit:
+    def get(self, key: tuple[str, int], make: Callable[[], T]) -> T:
         """A unit that is there, or is made now."""
         with self._lock:
             if key in self._units:
@@ -610,7 +618,7 @@ class _Latest:
                 del self._made[key]
         return unit
 
-    def _keep(self, key: tuple[str, int], unit: Unit) -> None:
+    def _keep(self, key: tuple[str, int], unit: T) -> None:
         with self._lock:
             self._units[key] = unit
             self._nbytes += unit.nbytes
@@ -618,7 +626,7 @@ class _Latest:
                 self._nbytes -= self._units.popitem(last=False)[1].nbytes
 
 
-_latest = _Latest()
+_latest: Latest[Unit] = Latest()
 
 
 def _added(reports: Sequence[Report]) -> Report:
@@ -633,7 +641,7 @@ def _added(reports: Sequence[Report]) -> Report:
     )
 
 
-class _Numbers(dict[str, int]):
+class Numbers(dict[str, int]):
     """A number for each different allele, whatever the case of its letters; -1 where there is none."""
 
     def __missing__(self, allele: str) -> int:
@@ -678,11 +686,12 @@ def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     return np.concatenate(known) if known else None
 
 
-def _widened(alleles: np.ndarray, width: int) -> np.ndarray:
+def widened(alleles: np.ndarray, width: int) -> np.ndarray:
+    """Alleles with room for more of them."""
     return np.pad(alleles, ((0, 0), (0, width - alleles.shape[1])), constant_values="")
 
 
-def _with_new(
+def with_new(
     alleles: np.ndarray, ours: np.ndarray, theirs: np.ndarray, ids: np.ndarray, at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The alleles of the store with those that a source adds, and the number there of each of the source's."""
@@ -697,7 +706,7 @@ def _with_new(
         n = int((ours[row] >= 0).sum())
         for column in np.flatnonzero(mapped[row] == -2):
             if n == ours.shape[1]:
-                alleles = _widened(alleles, n + 1)
+                alleles = widened(alleles, n + 1)
                 ours = np.pad(ours, ((0, 0), (0, 1)), constant_values=-1)
             alleles[row, n], ours[row, n] = theirs[at[row], column], ids[at[row], column]
             mapped[row, column] = n

@@ -72,6 +72,11 @@ class Piece(NamedTuple):
     kept: np.ndarray | slice = slice(None)
     block: int | None = None
 
+    @property
+    def variants(self) -> np.ndarray:
+        """The rows of those that are variants."""
+        return np.arange(self.rows.start, self.rows.stop)[self.kept]
+
 
 @dataclass(frozen=True)
 class SourceSites:
@@ -233,14 +238,26 @@ class Union:
         The places where ranges begin, and one after them all.
     pieces
         For each source, which rows may lie in which range; see `rows_between`.
+    any_alt
+        Whether records are joined that share no ALT; see `plans.variants.join_records.join`.
     """
 
     sites: Sequence[SourceSites]
     edges: np.ndarray
     pieces: Sequence[np.ndarray]
+    any_alt: bool = False
 
     @classmethod
-    def of(cls, sites: Sequence[SourceSites], segments: Sequence[np.ndarray], beside: int, memory: Memory) -> "Union":
+    def of(
+        cls,
+        sites: Sequence[SourceSites],
+        segments: Sequence[np.ndarray],
+        beside: int,
+        memory: Memory,
+        *,
+        operation: str = OPERATION,
+        n_ranges: int = MIN_TASKS,
+    ) -> "Union":
         """
         Cut the genome into ranges that fit into a task's memory.
 
@@ -252,6 +269,10 @@ class Union:
             What a task needs at least to write what it has merged, in bytes.
         memory
             What a task may use.
+        operation
+            For the message.
+        n_ranges
+            There are about so many at least, if a range is no less than a chunk of each source then.
 
         Raises
         ------
@@ -265,7 +286,7 @@ class Union:
         # a chunk of each source at least, or else chunks are read again and again
         lengths = [min(s.n_variants, arrays.outer_chunks(s.arrays[ALLELE])[0]) for s in sites]
         chunks = sum(n * b for n, b in zip(lengths, row_bytes, strict=True))
-        room = min(max(chunks, min(TASK_BYTES, total // MIN_TASKS)), limit)
+        room = min(max(chunks, min(TASK_BYTES, total // n_ranges)), limit)
         while True:
             edges = cut_genome(segments, row_bytes, room)
             union = cls(sites, edges, [rows_between(s, edges) for s in segments])
@@ -274,7 +295,7 @@ class Union:
             if room < min(row_bytes):
                 if union.merge_mem + beside > free:
                     needed = memory.reserved + SLACK + union.merge_mem + beside
-                    raise MemoryLimitError(memory_message(OPERATION, needed, memory.allowed))
+                    raise MemoryLimitError(memory_message(operation, needed, memory.allowed))
                 return union
             room //= 2
 
@@ -333,7 +354,9 @@ class Union:
             values[EXTENT].append(extents[piece.kept])
         joined = {name: np.concatenate(found) for name, found in values.items()}
         source_of = np.repeat([p.source for p in pieces], [len(found) for found in values[ALLELE]])
-        return pieces, joined, merge_sites(joined[CONTIG], joined[POSITION], joined[ALLELE], source_of, joined[EXTENT])
+        contig, position, alleles, extents = (joined[name] for name in (*SITE_FIELDS, EXTENT))
+        merged = merge_sites(contig, position, alleles, source_of, extents, any_alt=self.any_alt)
+        return pieces, joined, merged
 
     def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
         """The records of the union in a range: what each of these arrays has of them, of so many alleles."""

@@ -139,6 +139,8 @@ def merge_sites(
     alleles: np.ndarray,
     source: np.ndarray,
     extents: np.ndarray | None = None,
+    *,
+    any_alt: bool = False,
 ) -> Merged:
     """
     Merge the records of several sources.
@@ -157,6 +159,8 @@ def merge_sites(
         The number of the source of each record.
     extents
         How long each record is; see `vczstore.vcz.extents`. None if no ALT is symbolic.
+    any_alt
+        As in `plans.variants.join_records.join`.
     """
     codes = _codes(alleles)
     sites = _sites(contig, position, codes)
@@ -173,13 +177,13 @@ def merge_sites(
     by_record = np.argsort(record, kind="stable")
     ends = np.searchsorted(record[by_record], np.arange(len(first)), side="right")
     becomes, texts = np.arange(len(first)), {}
-    for rows in _meetings(sites, codes, alleles, first):
+    for rows in _meetings(sites, codes, alleles, first, any_alt=any_alt):
         alts = [[a for a in alleles[first[i], 1:].tolist() if a not in NOTHING] for i in rows]
         members = [by_record[ends[i - 1] if i else 0 : ends[i]] for i in rows.tolist()]
         long = extents[first[rows]].tolist()
         ref = str(alleles[first[rows[0]], 0])
         upper = [_labels(ref, some, n) for some, n in zip(alts, long, strict=True)]
-        joined = join(upper, [source[m].tolist() for m in members], long)
+        joined = join(upper, [source[m].tolist() for m in members], long, any_alt=any_alt)
         becomes[rows] = rows[joined]
         for i, n in Counter(joined).items():
             if n > 1:
@@ -212,7 +216,9 @@ def _labels(ref: str, alts: Sequence[str], extent: int) -> list[str]:
     return result
 
 
-def _meetings(sites: np.ndarray, codes: np.ndarray, alleles: np.ndarray, first: np.ndarray) -> list[np.ndarray]:
+def _meetings(
+    sites: np.ndarray, codes: np.ndarray, alleles: np.ndarray, first: np.ndarray, *, any_alt: bool
+) -> list[np.ndarray]:
     """The records that meet at one position and REF, and may be joined: two share an ALT, or one is of REF alone."""
     rows = np.flatnonzero(np.bincount(sites[first])[sites[first]] > 1)
     rows = rows[np.argsort(sites[first[rows]], kind="stable")]
@@ -223,7 +229,7 @@ def _meetings(sites: np.ndarray, codes: np.ndarray, alleles: np.ndarray, first: 
     if len(row):
         pairs = _pairs(site[row], codes[first[rows[row]], 1 + column])
         may[row[np.bincount(pairs)[pairs] > 1]] = True
-    chosen = np.isin(site, site[may])
+    chosen = np.isin(site, site[may]) | any_alt
     rows, site = rows[chosen], site[chosen]
     return np.split(rows, np.flatnonzero(np.diff(site)) + 1) if len(rows) else []
 

@@ -54,6 +54,8 @@ class Cohort:
         Every n-th variant has two ALTs; 0 for none.
     swapped
         Whether these are the other way round.
+    new
+        Every n-th variant has another REF, so that cohorts without have it not; 0 for none.
     """
 
     variants: int
@@ -63,11 +65,13 @@ class Cohort:
     ids_chunk: int = CHUNK
     multiallelic: int = 0
     swapped: bool = False
+    new: int = 0
 
     def make(self, folder: Path) -> Path:
         """Write the VCZ below a folder, unless it is there already."""
         shape = f"{self.variants}x{self.samples}"
         alleles = f"-every-{self.multiallelic}-{'swapped' if self.swapped else 'in-order'}" if self.multiallelic else ""
+        alleles += f"-new-{self.new}" if self.new else ""
         name = f"{self.calls}-{shape}-from-{self.first}-ids-{self.ids_chunk}{alleles}-r{REVISION}.vcz"
         path, unfinished = folder / name, folder / f"{name}.unfinished"
         if not path.exists():
@@ -107,6 +111,8 @@ class Cohort:
         positions = np.cumsum(np.random.default_rng(SEED).integers(1, 60, self.variants), dtype="i4")
         _put(root, "variant_position", positions, ("variants",), (CHUNK,))
         bases = np.random.default_rng(SEED).integers(0, 4, self.variants)
+        if self.new:
+            bases[:: self.new] += 1
         shifts = ((0, 1, 2) if self.swapped else (0, 2, 1)) if self.multiallelic else (0, 2)
         alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in shifts], axis=1)
         if self.multiallelic:

@@ -22,7 +22,7 @@ def _unit(start: int, n: int) -> Unit:
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(match, "KEPT_BYTES", 10 * _unit(0, 100).nbytes)
-    latest = match._Latest()
+    latest = match.Latest()
     made: list[int] = []
 
     def get(number: int) -> Unit:
@@ -45,7 +45,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_two_threads_want_at_once_is_made_once() -> None:
-    latest, together, made = match._Latest(), threading.Barrier(4), []
+    latest, together, made = match.Latest(), threading.Barrier(4), []
 
     def make() -> Unit:
         sleep(0.1)
@@ -63,7 +63,7 @@ def test_what_two_threads_want_at_once_is_made_once() -> None:
 
 
 def test_what_could_not_be_made_is_made_again() -> None:
-    latest = match._Latest()
+    latest = match.Latest()
 
     def fail() -> Unit:
         raise OSError("gone")

@@ -1,0 +1,706 @@
+"""Insert variants: what changes in the arrays of a store when variants come in that it lacks.
+
+Chunks before the first of them stay as they are. After it each chunk is put together of rows that the store has and of
+new ones. What tasks read is the store as it was: a snapshot on Icechunk, the old folder on plain Zarr.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+from zarr.abc.store import Store as ZarrStore
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import Columns
+from plans.core.compatibility import fits
+from plans.core.copy_chunks import LinkChunks
+from plans.core.memory import Memory
+from plans.core.model import Plan, Write
+from plans.core.views import View
+from plans.schema.fitting import Fitted
+from plans.schema.layout import STRINGS, Form, Mismatch
+from plans.schema.rebuild import in_place
+from plans.schema.schema_change import SchemaChange
+from plans.schema.widen import (
+    ALLELE,
+    RewriteRows,
+    WriteAlleles,
+    changed_rows,
+    completed,
+    follows_alleles,
+    goes_by,
+)
+from plans.variants.harmonise import Findings, absent_calls, field_of, number_of, numbers_of
+from plans.variants.in_order import Field
+from plans.variants.inserted_variants import REGION_INDEX, SITE_VALUES, InsertedVariants, Insertion, Records
+from plans.variants.match import Matches
+from plans.variants.union_of_sources import CONTIG, FILTER, POSITION
+from vczstore.errors import IncompatibleError
+from vczstore.stores.edits import Consolidate, Delete, Edit, WriteArray, WriteDocuments
+from vczstore.stores.folder_swap import LinkAllBut
+from vczstore.vcz import arrays, conversion, strings
+from vczstore.vcz.floats import recast
+from vczstore.vcz.missing import TEXT, fill_value, has_sentinels, mask_of, masked_by, missing_value, same
+from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, listing, samples_axis
+
+# ---- rows -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inserted(View):
+    """
+    An array of a store with rows for the variants that are inserted.
+
+    Attributes
+    ----------
+    source, like
+        The array as it is, in the dtype and with the axes that it will have; and as it will be.
+    name
+        Of the array.
+    records
+        Which variants there will be.
+    """
+
+    name: str
+    records: InsertedVariants
+
+    def in_store(self, store: ZarrStore) -> AnyArray:
+        """The same: while it is written, only the state before tells what its rows were."""
+        return cast("AnyArray", self)
+
+    def extra_mem(self, block: tuple[int, ...]) -> int:
+        """What it takes to look the variants up, and a copy of the old rows."""
+        size = arrays.element_bytes(cast("AnyArray", self))
+        return self.records.reading_mem + int(np.prod(block)) * size
+
+    def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+        """Read a region: the rows that the store has, and new ones between them."""
+        rows = region[0]
+        assert isinstance(rows, slice)
+        given = list(region[1:]) + [slice(None)] * (self.ndim - len(region))
+        others = [
+            slice(*r.indices(n)) if isinstance(r, slice) else r for r, n in zip(given, self.shape[1:], strict=True)
+        ]
+        parts = [(part, np.arange(here.start, here.stop)) for part, here in self.records.parts(rows)]
+        old = np.concatenate([np.empty(0, "i8"), *(part.old[at] for part, at in parts)])
+        wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in (rows, *others)]
+        values = np.empty(wanted, dtype=self.dtype)
+        kept = np.flatnonzero(old >= 0)
+        if len(kept):  # one after the other: no row of a store moves before another
+            there = (slice(int(old[kept[0]]), int(old[kept[-1]]) + 1), *others)
+            read: Any = arrays.read_at if any(isinstance(r, np.ndarray) for r in others) else arrays.read
+            values[kept] = read(self.source, there)
+        begin = 0
+        for part, at in parts:
+            new = np.flatnonzero(part.old[at] < 0)
+            if len(new):
+                values[begin + new] = self._new(part, at[new], others)
+            begin += len(at)
+        return values
+
+    @abstractmethod
+    def _new(self, part: Records, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
+        """The values of new rows, given by their numbers in a range, within a region of the other axes."""
+
+
+@dataclass(frozen=True)
+class InsertedCalls(Inserted):
+    """
+    Calls: samples of a store have none of the variants that are inserted.
+
+    Attributes
+    ----------
+    is_reference
+        Whether they have the reference there.
+    haploid
+        The contigs where genotypes have one allele.
+    """
+
+    is_reference: bool
+    haploid: tuple[int, ...]
+
+    def _new(self, part: Records, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
+        is_haploid = np.isin(part.contig[rows], self.haploid)
+        is_reference = np.full(len(rows), self.is_reference)
+        values = absent_calls(self.name, self.like, self.like, is_reference, is_haploid)
+        return values[(slice(None), slice(None), *others[1:])]
+
+
+@dataclass(frozen=True)
+class SourceField:
+    """
+    What a source has of a field of variants, in the dtype and with the axes of the store's.
+
+    Attributes
+    ----------
+    array
+        The source's.
+    field
+        What its vectors go by; None if by nothing.
+    columns
+        For each filter of the source, its number in the store; None of any other field.
+    """
+
+    array: AnyArray
+    field: Field | None
+    columns: np.ndarray | None
+
+    def read(self, mine: Matches, n_alleles: np.ndarray, empty: np.ndarray) -> np.ndarray:
+        """
+        The values of some variants, all of which the source has.
+
+        Parameters
+        ----------
+        mine
+            Which they are in the source.
+        n_alleles
+            How many alleles they have in the store.
+        empty
+            What they have if the source says nothing.
+        """
+        low, high = int(mine.rows.min()), int(mine.rows.max()) + 1
+        region = (slice(low, high), *(slice(0, n) for n in self.array.shape[1:]))
+        values = arrays.read_normalised(self.array, region)[mine.rows - low]
+        result = empty.copy()
+        if self.columns is not None:
+            result[:, self.columns] = values
+            return result
+        if self.field is None:
+            inside = tuple(slice(0, min(a, b)) for a, b in zip(values.shape, result.shape, strict=True))
+            result[inside] = _cast(values, result.dtype)[inside]
+            return result
+        for i in range(len(values)):  # those that are inserted are few
+            width, n = result.shape[-1], int(mine.n_alleles[i])
+            own = _lengthened(_cast(values[i : i + 1, np.newaxis], result.dtype), width, self.field.fill)
+            numbers = mine.alleles[i, :n].tolist()
+            result[i] = self.field.put_in_order(own, n, int(n_alleles[i]), numbers, width, None)[0, 0]
+        return result
+
+
+def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind in TEXT:
+        return strings.as_stored(strings.as_text(values), dtype)
+    return recast(values, dtype) if values.dtype.kind == "f" else values.astype(dtype, copy=False)
+
+
+def _lengthened(values: np.ndarray, width: int, fill: Any) -> np.ndarray:
+    more = width - values.shape[-1]
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, max(0, more))], constant_values=fill)
+
+
+@dataclass(frozen=True)
+class InsertedSites(Inserted):
+    """
+    Fields of variants: those that are inserted have what the first source says that says anything.
+
+    Attributes
+    ----------
+    fields
+        What each source has; None where it has nothing that the store could take.
+    masked
+        What a mask says it of; None of any other array.
+    """
+
+    fields: tuple[SourceField | None, ...]
+    masked: "InsertedSites | None" = None
+
+    def _new(self, part: Records, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
+        return self._values(part, rows)[(slice(None), *others)]
+
+    def _values(self, part: Records, rows: np.ndarray) -> np.ndarray:
+        """All that variants have."""
+        if self.masked is not None:
+            values = self.masked._values(part, rows)
+            return mask_of(self.name, self.masked.name, self.masked.like, values)
+        match self.name:
+            case "variant_contig":
+                return np.asarray(part.contig[rows].astype(self.dtype))
+            case "variant_position":
+                return np.asarray(part.position[rows].astype(self.dtype))
+            case name if name in SITE_VALUES:
+                result = np.full((len(rows), *self.shape[1:]), fill_value(name, self.like), dtype=self.dtype)
+                result.reshape(len(rows), -1)[:, 0] = _cast(self.records.site_values(name, part, rows), self.dtype)
+                return result
+            case _:
+                return self._first(part, rows)
+
+    def _first(self, part: Records, rows: np.ndarray) -> np.ndarray:
+        """What the first source has that has anything."""
+        missing = missing_value(self.name, self.like)
+        result = np.full((len(rows), *self.shape[1:]), missing, dtype=self.dtype)
+        if self.name != FILTER:
+            result.reshape(len(rows), -1)[:, 1:] = fill_value(self.name, self.like)
+        is_due = np.ones(len(rows), dtype=bool)
+        for source, field in zip(part.sources, self.fields, strict=True):
+            at = np.flatnonzero(is_due & (source.rows[rows] >= 0))
+            if field is None or not len(at):
+                continue
+            mine = Matches(source.rows[rows[at]], source.alleles[rows[at]], source.n_alleles[rows[at]])
+            values = field.read(mine, part.n_alleles[rows[at]], result[at])
+            is_said = self._is_said(values)
+            result[at[is_said]] = values[is_said]
+            is_due[at[is_said]] = False
+        return result
+
+    def _is_said(self, values: np.ndarray) -> np.ndarray:
+        """Which of some values are not missing; filters that are not applied are said, too."""
+        if self.name == FILTER:
+            return np.ones(len(values), dtype=bool)
+        flat = values.reshape(len(values), -1)
+        is_missing = same(flat, missing_value(self.name, self.like)) | same(flat, fill_value(self.name, self.like))
+        return np.asarray(~is_missing.all(axis=1))
+
+
+# ---- arrays ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Insertions:
+    """
+    The arrays of a store into which variants are inserted.
+
+    Attributes
+    ----------
+    operation
+        For messages.
+    was
+        The store as it is.
+    views
+        Its arrays with a variants axis as they will be, and as they are read: by name.
+    tables
+        The tables of contigs and filters that become longer, by name, with their values.
+    findings
+        What is inserted, and what else comes in.
+    old
+        How many samples there are.
+    """
+
+    operation: str
+    was: Vcz
+    views: Mapping[str, Inserted]
+    tables: Mapping[str, WriteArray]
+    findings: Findings
+    old: int
+
+    @classmethod
+    def of(cls, operation: str, was: Vcz, changed: Vcz, lengths: Mapping[str, int], findings: Findings) -> "Insertions":
+        """
+        Find how each array of a store is read.
+
+        Parameters
+        ----------
+        operation
+            For messages.
+        was, changed
+            The store as it is, and with the dtypes and axes that its samples need.
+        lengths
+            How long dimensions become that go by alleles.
+        findings
+            What is inserted.
+
+        Raises
+        ------
+        IncompatibleError
+            If an array cannot take variants.
+        """
+        insertion = findings.insertion
+        assert insertion is not None
+        _check(operation, was, insertion)
+        tables = {**_contigs(operation, was, insertion), **_filters(was, insertion)}
+        n_filters = tables["filter_id"].array.shape[0] if "filter_id" in tables else 0
+        lengths = {**lengths, **({"filters": n_filters} if n_filters else {})}
+        make = _ViewMaker(operation, was, changed, lengths, findings, insertion)
+        views = {name: make.view(name) for name, array in was.arrays.items() if VARIANTS in dimensions(array)}
+        return cls(operation, was, views, tables, findings, was.n_samples)
+
+    @property
+    def insertion(self) -> Insertion:
+        """What is inserted."""
+        assert self.findings.insertion is not None
+        return self.findings.insertion
+
+    def inserted(self, vcz: Vcz) -> Vcz:
+        """A store that has all arrays it needs, with the variants; those that it had are read row by row."""
+        n = self.insertion.records.n_variants
+        made = {
+            name: arrays.planned(array, shape=(n, *array.shape[1:]))
+            for name, array in vcz.arrays.items()
+            if VARIANTS in dimensions(array)
+        }
+        tables = {name: edit.array for name, edit in self.tables.items()}
+        return replace(vcz, arrays={**vcz.arrays, **made, **cast("dict[str, AnyArray]", dict(self.views)), **tables})
+
+    @property
+    def sites(self) -> dict[str, AnyArray]:
+        """The arrays of variants that have no samples, as they will be."""
+        found = {name: arrays.planned(view.like) for name, view in self.views.items()}
+        return {name: array for name, array in found.items() if samples_axis(array) is None}
+
+    def instead_of(self, change: SchemaChange) -> SchemaChange:
+        """A change of the store's arrays that takes place while variants are inserted, and not before."""
+        created = {n: a for n, a in self.inserted(change.vcz).arrays.items() if n in change.created}
+        return replace(
+            change, vcz=self.inserted(change.vcz), created=created, rebuilt={}, first=(), is_committed_first=False
+        )
+
+    def in_place(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
+        """
+        The plan of an append that inserts variants, where what it writes is not what it reads.
+
+        Parameters
+        ----------
+        plan
+            The append.
+        after
+            All arrays that change, as they will be.
+
+        Raises
+        ------
+        UnsuitableError
+            If the store is on plain Zarr, and no folder of this machine that can be replaced.
+        """
+        store = in_place(self.operation, plan.store, f"variants would be inserted into {plan.store.label}")
+        preparations = (*self.preparations(after), *plan.preparations)
+        changed = (*after, *self.added)
+        consolidate = Consolidate(tuple(changed), self.was.zarr_format)
+        edits = (*(e for e in plan.edits if not isinstance(e, Consolidate)), *self.edits, consolidate)
+        told = replace(
+            plan,
+            preparations=preparations,
+            edits=edits,
+            after=replace(plan.after, arrays=dict(sorted({**plan.after.arrays, **self.added}.items()))),
+            notes={**plan.notes, **self._note(plan)},
+        )
+        if not store.begins_empty:
+            return told
+        links = self.links(after)
+        own = replace(
+            told,
+            store=store,
+            checks=(),
+            writes=(*links, *told.writes),
+            preparations=(LinkAllBut.of(store, frozenset(self.views)), *preparations),
+        )
+        return replace(told, writes=(), preparations=(), edits=(), last=(), first=(own,))
+
+    def writes(self, vcz: Vcz, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
+        """
+        What rewrites the rows of samples that a store has, and of what is no sample's.
+
+        Parameters
+        ----------
+        vcz
+            As from `inserted`.
+        after
+            The arrays as they will be, by name.
+        memory
+            What a task may use.
+        """
+        found: list[Write] = []
+        for name in sorted(self.views, key=ALLELE.__eq__):
+            if follows_alleles(name, self.was.arrays[name]):
+                found.append(self._alleles(name, after[name]))
+                continue
+            inserted, before = self.views[name], self.was.arrays[name]
+            view = completed(name, vcz, cast("AnyArray", inserted), inserted.like, self.findings)
+            is_same = _is_same(before, inserted.like)
+            shape = before.shape if is_same else (0,) * inserted.ndim
+            old = self.old if samples_axis(before) is not None else None
+            first = self.first_row(name) if is_same else 0
+            found += RewriteRows.all_of(self.operation, name, cast("View", view), shape, first, old, memory)
+        return [write for write in found if write.decoded_chunks]
+
+    def first_row(self, name: str) -> int:
+        """The first row of an array in which anything changes, of which a chunk begins."""
+        array = self.was.arrays[name]
+        chunk = arrays.outer_chunks(array)[0]
+        is_by_allele = follows_alleles(name, array) or goes_by(name, self.was, self.findings)
+        rows = changed_rows(self.findings, self.insertion.records.n_variants, chunk) if is_by_allele else ()
+        return min([self.insertion.first // chunk, *rows]) * chunk
+
+    def _alleles(self, name: str, after: AnyArray) -> WriteAlleles:
+        before, chunks = self.was.arrays[name], arrays.outer_chunks(after)
+        grid = arrays.grid(after.shape, chunks)
+        is_same = _is_same(before, after) and before.shape[1] == after.shape[1]
+        first = self.first_row(name) // chunks[0] if is_same else 0
+        columns = Columns(after.shape, chunks, 0, tuple(range(first, grid[0])), (1, grid[1]))
+        return WriteAlleles(name, after, columns, self.findings)
+
+    def links(self, after: Mapping[str, AnyArray]) -> list[LinkChunks]:
+        """The chunks that stay as they are, for a store that is replaced: those before the first that changes."""
+        found = []
+        for name in self.views:
+            array = self.was.arrays[name]
+            if not _is_same(array, after[name]) or (
+                follows_alleles(name, array) and array.shape[1] < after[name].shape[1]
+            ):
+                continue
+            chunks, axis = arrays.outer_chunks(array), samples_axis(array)
+            grid = list(arrays.grid(array.shape, chunks))
+            grid[0] = self.first_row(name) // chunks[0]
+            for i, (n, m) in enumerate(zip(array.shape, after[name].shape, strict=True)):
+                if i == axis:
+                    grid[i] = self.old // chunks[i]
+                elif i and n != m:
+                    grid[i] = n // chunks[i]
+            if all(grid):
+                found.append(LinkChunks(array.path, array, tuple(grid)))
+        return found
+
+    def preparations(self, after: Mapping[str, AnyArray]) -> list[Edit]:
+        """The documents of arrays that take another dtype, or another axis."""
+        changed = {n: self.was.arrays[n] for n in self.views if not _is_same(self.was.arrays[n], after[n])}
+        found: list[Edit] = [Delete(name) for name, array in changed.items() if array.ndim != after[name].ndim]
+        return [*found, *(WriteDocuments.of(after[name]) for name in changed)]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What the driver writes: longer tables, and which variants are in which chunk."""
+        found: list[Edit] = []
+        for name, write in self.tables.items():
+            found += [Delete(name), write]
+        if self.insertion.regions is not None:
+            found += [Delete(REGION_INDEX), self._region_index]
+        return tuple(found)
+
+    @cached_property
+    def _region_index(self) -> WriteArray:
+        array, regions = self.was.arrays[REGION_INDEX], self.insertion.regions
+        assert regions is not None
+        before = arrays.read(array, tuple(slice(0, n) for n in array.shape)).astype("i8")
+        kept = before[before[:, 0] * self.insertion.chunk < self.insertion.first_changed_chunk]
+        values = np.concatenate([kept, regions[:, : before.shape[1]]])
+        # as wide as needed, but for an end that lies beyond any genome
+        dtype = np.promote_types(array.dtype, np.min_scalar_type(-int(values.max(initial=1)) - 1))
+        dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda one: one.itemsize)
+        values = np.minimum(values, np.iinfo(dtype).max).astype(dtype)
+        if dtype == array.dtype:
+            return WriteArray(arrays.planned(array, shape=values.shape), values)
+        names = dimensions(array)
+        return WriteArray(conversion.reformed(array, dtype=dtype, shape=values.shape, dimension_names=names), values)
+
+    @property
+    def added(self) -> dict[str, AnyArray]:
+        """The arrays that edits write, as they will be."""
+        found = {name: write.array for name, write in self.tables.items()}
+        return found | ({REGION_INDEX: self._region_index.array} if self.insertion.regions is not None else {})
+
+    def _note(self, plan: Plan) -> dict[str, str]:
+        """What people are told of it before it runs."""
+        insertion = self.insertion
+        written = [w for w in plan.writes if isinstance(w, RewriteRows | WriteAlleles)]
+        n_chunks, n_bytes = (sum(getattr(w, what) for w in written) for what in ("decoded_chunks", "bytes_written"))
+        return {
+            "inserted": f"{insertion.n_inserted:,} variants, the first as row {insertion.first:,} of "
+            f"{insertion.records.n_variants:,}; {n_chunks:,} chunks of what the store has are rewritten ({n_bytes:,} "
+            f"bytes decoded); --new-variants drop would leave out {insertion.n_records:,} records of the sources",
+            **({"not taken": f"{listing(self.not_taken)} of new variants, of another type"} if self.not_taken else {}),
+        }
+
+    @property
+    def not_taken(self) -> list[str]:
+        """The fields of variants that a source has in a form that the store's cannot take."""
+        found = set()
+        for name, view in self.views.items():
+            for source in self.insertion.sources:
+                array = source.arrays.get(name)
+                if isinstance(view, InsertedSites) and name != FILTER and array is not None:
+                    found |= set() if _joined(Form.of(view.like), array) else {name}
+        return sorted(found)
+
+
+@dataclass(frozen=True)
+class _ViewMaker:
+    """Makes the view of each array of a store; the attributes are those of `Insertions.of`."""
+
+    operation: str
+    was: Vcz
+    changed: Vcz
+    lengths: Mapping[str, int]
+    findings: Findings
+    insertion: Insertion
+
+    def view(self, name: str) -> Inserted:
+        """How an array is read."""
+        array = self.was.arrays[name]
+        if samples_axis(array) is not None:
+            return self._calls(name)
+        target = self._target(name)
+        like = arrays.planned(target, shape=(self.insertion.records.n_variants, *target.shape[1:]))
+        fields = tuple(self._field(name, source, like) for source in self.insertion.sources)
+        view = InsertedSites(_fitted(array, target, name), like, name, self.insertion.records, fields)
+        base = masked_by(name)
+        if name != base and base in self.was.arrays and has_sentinels(self.was.arrays[base].dtype):
+            masked = self.view(base)
+            assert isinstance(masked, InsertedSites)
+            return replace(view, masked=masked)
+        return view
+
+    def _calls(self, name: str) -> InsertedCalls:
+        rules, n = self.findings.rules, self.was.n_samples
+        before, target = (vcz.arrays[name] for vcz in (self.was, self.changed))
+        axis = samples_axis(before)
+        before = arrays.planned(before, shape=tuple(n if i == axis else m for i, m in enumerate(before.shape)))
+        names = dimensions(target)
+        shape = tuple(max(m, self.lengths.get(str(d), m)) for d, m in zip(names, target.shape, strict=True))
+        shape = tuple(n if i == axis else m for i, m in enumerate(shape))
+        target = arrays.planned(target, shape=shape)
+        like = arrays.planned(target, shape=(self.insertion.records.n_variants, *shape[1:]))
+        haploid = tuple(rules.haploid(self.insertion.contigs))
+        is_reference = rules.absent == "reference"
+        return InsertedCalls(_fitted(before, target, name), like, name, self.insertion.records, is_reference, haploid)
+
+    def _target(self, name: str) -> AnyArray:
+        """A field of variants with the dtype and the axes that it needs to take what the sources have."""
+        array = self.changed.arrays[name]
+        form = Form.of(array)
+        if name == CONTIG:
+            dtype = np.promote_types(array.dtype, np.min_scalar_type(-len(self.insertion.contigs)))
+            form = replace(form, dtype=dtype)
+        elif name == ALLELE and form.dtype.kind in "US":
+            form = replace(form, dtype=STRINGS)  # alleles may be longer than those of the store
+        elif not follows_alleles(name, array):
+            for source in self.insertion.sources:
+                form = _joined(form, source.arrays.get(name)) or form
+        lengths = {**dict(zip(form.dimensions, form.lengths, strict=True)), VARIANTS: self.was.n_variants}
+        shape = tuple(max(lengths[d], self.lengths.get(str(d), 0)) for d in form.dimensions)
+        if (form.dtype, form.dimensions) == (array.dtype, dimensions(array)):
+            return arrays.planned(array, shape=shape)
+        return conversion.reformed(array, dtype=form.dtype, shape=shape, dimension_names=form.dimensions)
+
+    def _field(self, name: str, source: Vcz, like: AnyArray) -> SourceField | None:
+        """What a source has of a field, if the store can take it."""
+        array = source.arrays.get(name)
+        if array is None or name in SITE_VALUES or name in (CONTIG, POSITION, ALLELE):
+            return None
+        if name == FILTER:
+            known = {f: i for i, f in enumerate(_filter_table(self.was, self.insertion.sources))}
+            return SourceField(array, None, np.array([known[f] for f in source.table("filter_id").tolist()]))
+        if _joined(Form.of(like), array) is None:
+            return None
+        if array.ndim < like.ndim:
+            fitted_like = arrays.planned(like, shape=(array.shape[0], *like.shape[1:]))
+            array = cast("AnyArray", Fitted(array, fitted_like, name))
+        number = number_of(name, like, numbers_of(self.was, "INFO"))
+        return SourceField(array, field_of(name, like, number) if number in ("R", "A", "G") else None, None)
+
+
+def _joined(form: Form, array: AnyArray | None) -> Form | None:
+    """The form that holds the values of a field and those of a source; None if there is none, or no source's."""
+    if array is None:
+        return None
+    theirs = _with_axis(Form.of(array), form)
+    form = _with_axis(form, theirs)
+    try:
+        both = form.joined(theirs)
+    except Mismatch:
+        return None
+    if fits(theirs.dtype, form.dtype):
+        return replace(both, dtype=form.dtype)
+    return replace(both, dtype=STRINGS) if form.dtype.kind in "US" else both
+
+
+def _with_axis(form: Form, other: Form) -> Form:
+    """A form with the last axis of another: converters drop the axis where no record has two values."""
+    if other.dimensions[:-1] != form.dimensions:
+        return form
+    return replace(form, dimensions=other.dimensions, lengths=(*form.lengths, 1))
+
+
+def _is_same(before: AnyArray, after: AnyArray) -> bool:
+    """Whether an array keeps its dtype and its axes, whatever their lengths."""
+    return (before.dtype, before.ndim) == (after.dtype, after.ndim)
+
+
+def _fitted(array: AnyArray, target: AnyArray, name: str) -> AnyArray:
+    """An array as it is, with the dtype and the axes that it will have."""
+    if (array.dtype, array.shape) == (target.dtype, target.shape):
+        return array
+    return cast("AnyArray", Fitted(array, target, name))
+
+
+# ---- what else there is ---------------------------------------------------------------------
+
+
+def _check(operation: str, vcz: Vcz, insertion: Insertion) -> None:
+    """
+    Check that all that goes by variants can take more of them.
+
+    Raises
+    ------
+    IncompatibleError
+        Naming an array that cannot.
+    """
+    for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
+        names = dimensions(array)
+        if VARIANTS not in names:
+            continue
+        why = None
+        if name in vcz.inner:
+            why = "lies in a group of its own"
+        elif names[0] != VARIANTS or (SAMPLES in names and names[1] != SAMPLES):
+            why = f"has the dimensions {', '.join(map(str, names))}"
+        if why is not None:
+            raise IncompatibleError(
+                f"{operation}: {name} of {vcz.label} {why}, so no variants can be inserted there; delete the array, or "
+                "leave new variants out with --new-variants drop"
+            )
+    if len(insertion.contigs) > vcz.n_contigs and "contig_id" not in vcz.arrays:
+        new = insertion.contigs[vcz.n_contigs :]
+        raise IncompatibleError(
+            f"{operation}: {vcz.label} has its contigs in an attribute and no array contig_id, so {listing(list(new))} "
+            "cannot be added; leave new variants out with --new-variants drop, or make the store with bio2zarr"
+        )
+
+
+def _contigs(operation: str, vcz: Vcz, insertion: Insertion) -> dict[str, WriteArray]:
+    """The tables of contigs, where they become longer."""
+    if len(insertion.contigs) == vcz.n_contigs:
+        return {}
+    found = {"contig_id": _strings(vcz.arrays["contig_id"], insertion.contigs)}
+    if (array := vcz.arrays.get("contig_length")) is not None:
+        known = {name: n for source in insertion.sources[::-1] for name, n in source.contig_lengths.items()}
+        new = [known.get(name, -1) for name in insertion.contigs[vcz.n_contigs :]]
+        before = arrays.read(array, (slice(0, vcz.n_contigs),))
+        values = np.concatenate([before, np.array(new, dtype=before.dtype)])
+        found["contig_length"] = WriteArray(arrays.planned(array, shape=values.shape), values)
+    return found
+
+
+def _filter_table(vcz: Vcz, sources: Sequence[Vcz]) -> dict[str, str]:
+    """The filters of a store and those that only sources have, with what they mean."""
+    found: dict[str, str] = {}
+    for one in (vcz, *sources):
+        if one is not vcz and not (one.tells("filter_id") and FILTER in one.arrays):
+            continue
+        names = one.table("filter_id").tolist()
+        texts = one.table("filter_description").tolist() if "filter_description" in one.arrays else [""] * len(names)
+        for name, text in zip(names, texts, strict=True):
+            found.setdefault(name, text)
+    return found
+
+
+def _filters(vcz: Vcz, insertion: Insertion) -> dict[str, WriteArray]:
+    """The tables of filters, where they become longer."""
+    if FILTER not in vcz.arrays or "filter_id" not in vcz.arrays:
+        return {}
+    table = _filter_table(vcz, insertion.sources)
+    if len(table) == len(vcz.table("filter_id")):
+        return {}
+    found = {"filter_id": _strings(vcz.arrays["filter_id"], list(table))}
+    if "filter_description" in vcz.arrays:
+        found["filter_description"] = _strings(vcz.arrays["filter_description"], list(table.values()))
+    return found
+
+
+def _strings(array: AnyArray, texts: Sequence[str]) -> WriteArray:
+    """A table of strings that becomes longer."""
+    shape = (len(texts),)
+    if array.dtype.kind in "US":  # which would cut names that are longer than those of the store
+        target = conversion.reformed(array, dtype=STRINGS, shape=shape, dimension_names=dimensions(array))
+    else:
+        target = arrays.planned(array, shape=shape)
+    return WriteArray(target, strings.as_stored(np.array([*texts, None], dtype=object)[:-1], target.dtype))

@@ -1,0 +1,402 @@
+"""Variants that a store lacks are inserted: laws, bcftools merge, and what is rewritten and what is not."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pysam.bcftools
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from tests.support import cohort, sites, vcf
+from tests.support.killed import killed
+from tests.support.refusals import complain
+from tests.support.sites import POOL, Site
+from tests.support.ways import Way
+from vczstore.errors import IncompatibleError, OptionError, UnsuitableError
+
+INSERT: dict[str, Any] = {"harmonise": True, "new_variants": "insert"}
+KINDS = ("format2", "format3", "icechunk")
+BY_ALLELE = {"call_AD": 0, "call_RF": 0, "call_EC": 1}
+"""Fields of one value per allele, and the first allele that has one."""
+
+
+@pytest.fixture(autouse=True)
+def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dims in sites.DIMENSIONS.items():
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+
+
+# ---- laws -----------------------------------------------------------------------------------
+
+
+def calls(store: Path, kind: str) -> Counter[Any]:
+    """What a store says of each sample at each record; the order of records, ALTs and samples does not count."""
+    arrays = Way(kind, "cubed").read(store)
+    found: Counter[Any] = Counter()
+    for i, site in enumerate(sites.sites_of(arrays)):
+        key = (site.contig, site.position, site.alleles[0], frozenset(site.alleles[1:]))
+        for j, sample in enumerate(arrays["sample_id"]):
+            found[key, sample, _call(arrays, site, i, j)] += 1
+    return found
+
+
+def _call(arrays: Mapping[str, np.ndarray], site: Site, i: int, j: int) -> tuple[Any, ...]:
+    genotype = tuple(site.alleles[a] if a >= 0 else int(a) for a in arrays["call_genotype"][i, j])
+    values: list[Any] = [genotype, bool(arrays["call_genotype_phased"][i, j])]
+    for name, first in BY_ALLELE.items():
+        vector = arrays[name][i, j]
+        is_none = np.isnan(vector).all() if vector.dtype.kind == "f" else (vector < 0).all()
+        mine = {} if is_none else dict(zip(site.alleles[first:], map(repr, vector), strict=False))
+        values.append(frozenset(mine.items()))
+    return (*values, int(arrays["call_DP"][i, j]), str(arrays["call_FT"][i, j]))
+
+
+def alts_of(found: Counter[Any]) -> Counter[Any]:
+    """The ALTs that each sample carries, whatever record they are in."""
+    return Counter(
+        ((contig, position, ref, allele, sample), n)
+        for ((contig, position, ref, _), sample, (genotype, *_)), n in found.items()
+        for allele in genotype
+        if isinstance(allele, str) and allele != ref
+    )
+
+
+def write(folder: Path, number: int, mine: Sequence[Site], chunk: int) -> Path:
+    """A batch of two samples that have these variants."""
+    path = folder / f"{number}.vcz"
+    arrays = sites.make(mine, cohort.ids(10 * number, 2), number)
+    cohort.write_vcz(path, arrays, variants_chunk=chunk, samples_chunk=2 + number % 2)
+    return path
+
+
+def created(folder: Path, name: str, kind: str, chunk: int, *sources: Path) -> Path:
+    """A store over the variants of some sources, with their samples."""
+    store = folder / name
+    backend = "icechunk" if kind == "icechunk" else None
+    vczstore.create(store, *sources, variants_chunk=chunk, samples_chunk=3, backend_storage=backend)
+    vczstore.append(store, *sources, harmonise=True)
+    return store
+
+
+def variants(*, ref_alone: bool) -> st.SearchStrategy[list[Site]]:
+    pool = [site for site in POOL if ref_alone or len(site.alleles) > 1]
+    return st.lists(st.sampled_from(pool), min_size=1, max_size=6, unique=True)
+
+
+def batches(*, ref_alone: bool) -> st.SearchStrategy[tuple[list[Site], ...]]:
+    return st.tuples(*[variants(ref_alone=ref_alone)] * 3)
+
+
+@given(batches=batches(ref_alone=False), chunk=st.integers(1, 4), kind=st.sampled_from(["format3", "icechunk"]))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+def test_to_insert_is_to_create_with_all(batches: tuple[list[Site], ...], chunk: int, kind: str) -> None:
+    """In any order, and together; but for the order of ALTs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = [write(folder, i, mine, chunk) for i, mine in enumerate(batches)]
+        model = calls(created(folder, "every", kind, chunk, *paths), kind)
+        for number, steps in enumerate([paths[1:], [paths[2], paths[1]], [tuple(paths[1:])]]):
+            store = created(folder, str(number), kind, chunk, paths[0])
+            for step in steps:
+                vczstore.append(store, *(step if isinstance(step, tuple) else [step]), **INSERT)
+            assert calls(store, kind) == model
+
+
+@given(batches=batches(ref_alone=True), chunk=st.integers(1, 4))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+def test_records_of_ref_alone_lose_no_alt(batches: tuple[list[Site], ...], chunk: int) -> None:
+    """What record such a one is joined with depends on what is there, as it does for bcftools; no ALT does."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = [write(folder, i, mine, chunk) for i, mine in enumerate(batches)]
+        model = calls(created(folder, "every", "format3", chunk, *paths), "format3")
+        store = created(folder, "one", "format3", chunk, paths[0])
+        for path in paths[1:]:
+            vczstore.append(store, path, **INSERT)
+        assert alts_of(calls(store, "format3")) == alts_of(model)
+
+
+# ---- bcftools -------------------------------------------------------------------------------
+
+OLD = [Site("chr1", 10, ("A", "C")), Site("chr1", 20, ("G", "T")), Site("chr1", 40, ("T", "TA")), Site("chr2", 5, "CG")]
+NEW = [
+    Site("chr1", 7, ("T", "G", "A")),
+    Site("chr1", 10, ("A", "G")),
+    Site("chr1", 20, ("G", "A", "T")),
+    Site("chr1", 41, ("A", "<DEL>")),
+    Site("chr2", 5, ("C", "G")),
+    Site("chr2", 900, ("AT", "A")),
+]
+
+
+@pytest.mark.parametrize(("kind", "merge"), [("format2", "none"), ("format3", "both"), ("icechunk", "none")])
+def test_bcftools_merge(tmp_path: Path, kind: str, merge: str) -> None:
+    for name, some, seed in (("old", OLD, 1), ("new", NEW, 2)):
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", sites.vcf_text(some, cohort.ids(10 * seed, 3), seed))
+        vcf.to_vcz(tmp_path / f"{name}.vcf.gz", tmp_path / f"{name}.vcz", 2 if kind == "format2" else 3, 2, 2)
+    store = tmp_path / "old.vcz"
+    if kind == "icechunk":
+        store = tmp_path / "ice.vcz"
+        vczstore.copy_store_to_icechunk(tmp_path / "old.vcz", store, impl="zarr")
+    vczstore.append(store, tmp_path / "new.vcz", **INSERT, allow_new_alleles=merge == "both")
+    model = pysam.bcftools.merge("-m", merge, *(str(tmp_path / f"{name}.vcf.gz") for name in ("old", "new")))
+    found = sites.calls_of(vcf.vcztools_view(store, icechunk=kind == "icechunk"))
+    assert sorted(map(_by_allele, found), key=str) == sorted(map(_by_allele, sites.calls_of(model)), key=str)
+    assert vczstore.verify(store).errors == []
+
+
+def _by_allele(record: tuple[str, dict[str, dict[str, str]]]) -> tuple[Any, ...]:
+    """A record in which alleles are named, not numbered; PL by the alleles of a genotype."""
+    contig, position, ref, alts = record[0].split("\t")
+    alleles = [ref, *alts.split(",")]
+    pairs = [frozenset({a, b}) for j, b in enumerate(alleles) for a in alleles[: j + 1]]
+    keys = {"AD": alleles, "EC": alleles[1:], "PL": pairs}
+    samples = {}
+    for sample, values in record[1].items():
+        mine: dict[str, Any] = {}
+        for field, text in values.items():
+            if field == "GT":
+                phase = "|" if "|" in text else "/"
+                named = [alleles[int(a)] if a.isdigit() else a for a in text.replace("|", "/").split("/")]
+                mine[field] = phase.join(named)
+            else:
+                mine[field] = dict(zip(keys.get(field, [field]), text.split(","), strict=True))
+        samples[sample] = mine
+    return contig, position, ref, frozenset(alts.split(",")), samples
+
+
+# ---- what else variants have ----------------------------------------------------------------
+
+HEAD = """##fileformat=VCFv4.3
+##FILTER=<ID=PASS,Description="All filters passed">
+{more}##INFO=<ID=DP,Number=1,Type=Integer,Description="">
+##INFO=<ID=AF,Number=A,Type=Float,Description="">
+##INFO=<ID=RD,Number=R,Type=Integer,Description="">
+##INFO=<ID=DB,Number=0,Type=Flag,Description="">
+##INFO=<ID=WHO,Number=.,Type=String,Description="">
+##FORMAT=<ID=GT,Number=1,Type=String,Description="">
+#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT {samples}
+"""
+FIRST = """1 10 rs1 A C 30 PASS DP=5;AF=0.5;RD=3,4;DB;WHO=a GT 0/1 0|0 1/1
+1 20 . G T 10 q10 DP=6;AF=0.25 GT 0/1 1/1 0/0
+1 40 . C A,T . . . GT 0/1 2/2 0/0
+X 50 . G T . . . GT 0 1 0/1
+"""
+SECOND = """1 5 rsb A C 33 PASS DP=500;AF=0.5;RD=3,4;DB;WHO=long,words GT 0/1 0|0
+1 25 . G T,A,C 10 s50 DP=6;AF=0.25,.,0.5 GT 1/3 0|0
+1 40 rsq C T,G 7 PASS DP=8 GT 0/2 0|1
+2 7 . CAT C . PASS . GT 0/1 0|0
+X 60 . G T . . . GT 0 1/1
+"""
+THIRD = """1 25 rs25 G C . . DP=7;AF=0.5;RD=8,9 GT 0/1
+1 26 . T G 99 PASS WHO=x GT 1/1
+"""
+INSERTED = [
+    "1 5 rsb A C 33 PASS AF=0.5;DB;DP=500;RD=3,4;WHO=long,words",
+    "1 10 rs1 A C 30 PASS AF=0.5;DB;DP=5;RD=3,4;WHO=a",
+    "1 20 . G T 10 q10 AF=0.25;DP=6",
+    "1 25 rs25 G T,A,C 10 s50 AF=0.25,.,0.5;DP=6;RD=8,.,.,9",
+    "1 26 . T G 99 PASS WHO=x",
+    "1 40 . C A,T,G . . .",
+    "X 50 . G T . . .",
+    "X 60 . G T . . .",
+    "2 7 . CAT C . PASS .",
+]
+
+
+def text(samples: str, records: str, more: str) -> str:
+    head, _, columns = HEAD.format(more=more, samples=samples).rpartition("#CHROM")
+    return head + "#CHROM" + columns.replace(" ", "\t") + records.replace(" ", "\t")
+
+
+def make(folder: Path, kind: str) -> tuple[Path, list[Path]]:
+    """A store, and two batches with variants, filters and a contig that it lacks."""
+    contigs = "".join(f"##contig=<ID={name},length=1000>\n" for name in ("1", "X"))
+    filters = '##FILTER=<ID=q10,Description="q">\n'
+    more = '##contig=<ID=2,length=500>\n##FILTER=<ID=s50,Description="half">\n'
+    texts = (
+        text("a1 a2 a3", FIRST, contigs + filters),
+        text("b1 b2", SECOND, contigs + more),
+        text("c1", THIRD, contigs),
+    )
+    paths = []
+    for i, content in enumerate(texts):
+        vcf.write_vcf(folder / f"{i}.vcf.gz", content)
+        paths.append(vcf.to_vcz(folder / f"{i}.vcf.gz", folder / f"{i}.vcz", 2 if kind == "format2" else 3, 2, 2))
+    store = paths[0]
+    if kind == "icechunk":
+        store = folder / "ice.vcz"
+        vczstore.copy_store_to_icechunk(paths[0], store, impl="zarr")
+    return store, paths[1:]
+
+
+def lines(store: Path, kind: str) -> list[list[str]]:
+    records = vcf.records(vcf.vcztools_view(store, icechunk=kind == "icechunk"))
+    return [line.split("\t") for line in records[1:]]
+
+
+@pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("format3", "cubed"), ("icechunk", "cubed")])
+def test_fields_of_new_variants(tmp_path: Path, kind: str, impl: str) -> None:
+    store, batches = make(tmp_path, kind)
+    result = vczstore.append(store, *batches, **INSERT, absent="reference", impl=impl)
+    assert result.counts["variants inserted"] == 5
+    found = lines(store, kind)
+    assert [" ".join(fields[:8]) for fields in found] == INSERTED
+    genotypes = {tuple(fields[:2]): fields[9:] for fields in found}
+    assert genotypes["1", "25"] == ["0/0", "0/0", "0/0", "1/3", "0|0", "0/3"]
+    assert genotypes["1", "40"] == ["0/1", "2/2", "0/0", "0/3", "0|2", "0/0"]
+    assert genotypes["X", "60"] == ["0", "0", "0", "0", "1/1", "0"]
+    assert genotypes["2", "7"] == ["0/0", "0/0", "0/0", "0/1", "0|0", "0/0"]
+    group = zarr.open_group(cohort.icechunk_store(store) if kind == "icechunk" else store, mode="r")
+    assert group["contig_id"][...].tolist() == ["1", "X", "2"]
+    assert group["contig_length"][...].tolist() == [1000, 1000, 500]
+    assert group["filter_description"][...].tolist() == ["All filters passed", "q", "half"]
+    index = group["region_index"][...].tolist()
+    assert [row[:4] + row[5:] for row in index] == [
+        [0, 0, 5, 10, 2],
+        [1, 0, 20, 25, 2],
+        [2, 0, 26, 40, 2],
+        [3, 1, 50, 60, 2],
+        [4, 2, 7, 7, 1],
+    ]
+    assert vczstore.verify(store).errors == []
+
+
+def test_the_order_of_batches_and_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (one, together), (two, batches) = make(tmp_path / "one", "format3"), make(tmp_path / "two", "format3")
+    vczstore.append(one, *together, **INSERT)
+    for batch in batches:
+        vczstore.append(two, batch, **INSERT)
+    # what has come in with the first batch says what the second finds there
+    assert [f[:2] + f[9:] for f in lines(one, "format3")] == [f[:2] + f[9:] for f in lines(two, "format3")]
+
+
+# ---- what is rewritten ----------------------------------------------------------------------
+
+
+def _sites_with(*positions: int) -> list[Site]:
+    return [Site("chr1", position, ("A", "C")) for position in positions]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_before_the_first_new_variant_stay(tmp_path: Path, kind: str) -> None:
+    old = sites.make(_sites_with(*range(1, 17)), cohort.ids(0, 6), 1)
+    store = Way(kind, "cubed").make(tmp_path, old, variants_chunk=4, samples_chunk=3)
+    cohort.write_vcz(tmp_path / "batch", sites.make(_sites_with(2, 11, 99), cohort.ids(10, 3), 2), samples_chunk=3)
+    before = {} if kind == "icechunk" else {p: p.stat().st_ino for p in store.glob("call_*/**/*") if p.is_file()}
+    result = vczstore.append(store, tmp_path / "batch", **INSERT)
+    assert result.counts["variants inserted"] == 1
+    kept = [p for p, inode in before.items() if p.exists() and p.stat().st_ino == inode]
+    n_calls = sum(name.startswith("call_") for name in old)
+    if before:
+        assert len([p for p in kept if p.name not in (".zarray", ".zattrs", "zarr.json")]) >= n_calls * 4 * 2
+    plan_of_old = sum(w.decoded_chunks for w in _rewrites(result.plan) if w.name == "call_DP")
+    assert plan_of_old == 2  # of ten chunks of the old samples: those of the last row
+
+
+def _rewrites(plan: Any) -> list[Any]:
+    return [write for step in plan.steps for write in step.writes if type(write).__name__ == "RewriteRows"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("old", [0, 4, 6])
+def test_whatever_column_the_samples_begin_in(tmp_path: Path, kind: str, old: int) -> None:
+    some, theirs = _sites_with(3, 5, 7, 9, 11), _sites_with(1, 5, 6, 9, 12)
+    first = sites.make(some, cohort.ids(0, old), 1)
+    second = sites.make(theirs, cohort.ids(10, 4), 2)
+    store = Way(kind, "cubed").make(tmp_path, first, variants_chunk=2, samples_chunk=3)
+    cohort.write_vcz(tmp_path / "batch", second, variants_chunk=4, samples_chunk=2)
+    vczstore.append(store, tmp_path / "batch", **INSERT)
+    found = Way(kind, "cubed").read(store)
+    every = sorted({*some, *theirs})
+    assert sites.sites_of(found) == every
+    for name in ("call_genotype", "call_PL", "call_DP", "call_FT"):
+        for arrays, mine, columns in ((first, some, slice(0, old)), (second, theirs, slice(old, old + 4))):
+            rows = [every.index(site) for site in mine]
+            np.testing.assert_array_equal(found[name][rows][:, columns], arrays[name])
+            others = np.delete(found[name][:, columns], rows, axis=0)
+            first_values = others if others.ndim == 2 else others[..., 0]
+            assert (first_values == ("." if name == "call_FT" else -1)).all()
+    assert vczstore.verify(store).errors == []
+
+
+def test_shards_and_strings_of_fixed_width(tmp_path: Path) -> None:
+    first = sites.make(_sites_with(3, 5, 7, 9, 11), cohort.ids(0, 4), 1)
+    first["variant_allele"] = first["variant_allele"].astype("U1")
+    cohort.write_vcz(tmp_path / "store.vcz", first, variants_chunk=1, samples_chunk=1, shards=(2, 2))
+    long = [Site("chr1", 4, ("ACGT", "A")), Site("chr1", 5, ("A", "C"))]
+    cohort.write_vcz(tmp_path / "batch", sites.make(long, cohort.ids(10, 3), 2))
+    vczstore.append(tmp_path / "store.vcz", tmp_path / "batch", **INSERT)
+    found = cohort.read_vcz(tmp_path / "store.vcz")
+    assert [site.alleles[0] for site in sites.sites_of(found)] == ["A", "ACGT", "A", "A", "A", "A"]
+    np.testing.assert_array_equal(np.delete(found["call_PL"][:, :4], 1, axis=0), first["call_PL"])
+    assert vczstore.verify(tmp_path / "store.vcz").errors == []
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+
+def test_a_field_in_a_group_of_its_own_is_refused(tmp_path: Path) -> None:
+    store, batches = make(tmp_path, "format3")
+    group = zarr.open_group(store, mode="a").create_group("annotations")
+    group.create_array("score", shape=(4,), dtype="f4", dimension_names=("variants",))
+    before = cohort.digest(store)
+    words = ("^append: annotations/score of ", "a group of its own", "--new-variants drop")
+    complain(IncompatibleError, words, lambda: vczstore.append(store, *batches, **INSERT))
+    assert cohort.digest(store) == before
+
+
+def test_normalise_inserts_nothing(tmp_path: Path) -> None:
+    store, (batch, _) = make(tmp_path, "format3")
+    words = ("^normalise: --new-variants insert goes with append",)
+    call = lambda: vczstore.normalise(store, batch, tmp_path / "out.vcz", new_variants="insert")  # noqa: E731
+    complain(OptionError, words, call)
+    assert not (tmp_path / "out.vcz").exists()
+
+
+def test_plain_zarr_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    path, batches = make(tmp_path, "format3")
+    store = cohort.in_memory(path)
+    before = cohort.read_vcz(store)
+    words = ("^append: variants would be inserted", "one half of it", "copy-store-to-icechunk")
+    complain(UnsuitableError, words, lambda: vczstore.append(store, *batches, **INSERT))
+    cohort.assert_same(cohort.read_vcz(store), before)
+
+
+# ---- what is stopped ------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_killed(tmp_path: Path) -> None:
+    """On plain Zarr the store is as before or as after, whenever the process is killed, and takes the append again."""
+    store, (batch, _) = make(tmp_path, "format3")
+    shutil.copytree(store, tmp_path / "template.vcz")
+    code = (
+        f"import vczstore; vczstore.append(store, {str(batch)!r}, harmonise=True, new_variants='insert', impl='zarr')"
+    )
+    *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=37)
+    before, after = lines(store, "format3"), lines(whole, "format3")
+    seen = Counter()
+    for place in left:
+        found = lines(place, "format3")
+        seen[found == after] += 1
+        assert found in (before, after)
+        if found == before:
+            vczstore.append(place, batch, **INSERT)
+            assert lines(place, "format3") == after
+            assert {path.name for path in place.parent.iterdir() if "vczstore-compact" in path.name} <= set()
+    assert seen[False] > 3
