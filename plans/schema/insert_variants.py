@@ -176,7 +176,8 @@ class SourceField:
             width, n = result.shape[-1], int(mine.n_alleles[i])
             own = _lengthened(_cast(values[i : i + 1, np.newaxis], result.dtype), width, self.field.fill)
             numbers = mine.alleles[i, :n].tolist()
-            result[i] = self.field.put_in_order(own, n, int(n_alleles[i]), numbers, width, None)[0, 0]
+            unseen = -1 if mine.unseen is None else int(mine.unseen[i])
+            result[i] = self.field.put_in_order(own, n, int(n_alleles[i]), numbers, width, None, unseen)[0, 0]
         return result
 
 
@@ -238,7 +239,9 @@ class InsertedSites(Inserted):
             at = np.flatnonzero(is_due & (source.rows[rows] >= 0))
             if field is None or not len(at):
                 continue
-            mine = Matches(source.rows[rows[at]], source.alleles[rows[at]], source.n_alleles[rows[at]])
+            chosen = rows[at]
+            unseen = None if source.unseen is None else source.unseen[chosen]
+            mine = Matches(source.rows[chosen], source.alleles[chosen], source.n_alleles[chosen], unseen)
             values = field.read(mine, part.n_alleles[rows[at]], result[at])
             is_said = self._is_said(values)
             result[at[is_said]] = values[is_said]

@@ -153,8 +153,9 @@ class Findings:
 
     @cached_property
     def most_alleles_where_new(self) -> int:
-        """How many alleles a variant to which alleles come will have at most; 0 if none come."""
-        return max((r.most_where_new for r in self.reports.values()), default=0)
+        """How many alleles a variant that comes in, or to which alleles come, will have at most; 0 if none does."""
+        inserted = 0 if self.insertion is None else self.insertion.most_alleles
+        return max([inserted, *(r.most_where_new for r in self.reports.values())])
 
     @cached_property
     def changed_units(self) -> tuple[int, ...]:

@@ -118,9 +118,9 @@ class InsertedVariants:
 
     def look_up(self, i: int) -> Records:
         """The variants of one range; the latest are remembered."""
-        return _latest.get((self.token, i), lambda: self._records(i))
+        return _latest.get((self.token, i), lambda: self.merge(i))
 
-    def _records(self, i: int) -> Records:
+    def merge(self, i: int) -> Records:
         """Merge a range, and tell for each record which row of the store and of each source it is."""
         pieces, values, merged = self.union.merge(i)
         first, n = merged.first, len(merged.first)
@@ -294,6 +294,8 @@ class RangeReport(NamedTuple):
         How many variants there will be, and how many of these are inserted.
     first_inserted
         Which of them is the first of these; None if there is none.
+    most_alleles
+        How many alleles one of these has at most.
     runs : list of tuple of int
         Neighbouring variants of one contig: its number, how many they are, the first and the last position.
     """
@@ -302,6 +304,7 @@ class RangeReport(NamedTuple):
     n_variants: int
     n_inserted: int
     first_inserted: int | None
+    most_alleles: int
     runs: list[tuple[int, int, int, int]]
 
 
@@ -313,20 +316,17 @@ class CountInserted:
 
     def look(self, ranges: slice) -> RangeReport:
         """Merge one range."""
-        pieces, values, merged = self.inserted.union.merge(ranges.start)
-        n_store = sum(len(piece.variants) for piece in pieces if piece.source == 0)
-        is_new = np.ones(len(merged.first), dtype=bool)
-        is_new[merged.record[:n_store]] = False
-        contig, position = values[CONTIG][merged.first], values[POSITION][merged.first]
-        starts = np.flatnonzero(np.diff(contig, prepend=-1))
-        stops = np.append(starts[1:], len(contig)).astype("i8")
-        numbers = self.inserted.by_rank[contig[starts]]
+        found = self.inserted.merge(ranges.start)
+        is_new = found.old < 0
+        starts = np.flatnonzero(np.diff(found.contig, prepend=-1))
+        stops = np.append(starts[1:], len(found.contig)).astype("i8")
         runs = [
-            (int(c), int(b - a), int(position[a]), int(position[b - 1]))
-            for c, a, b in zip(numbers, starts, stops, strict=True)
+            (int(found.contig[a]), int(b - a), int(found.position[a]), int(found.position[b - 1]))
+            for a, b in zip(starts, stops, strict=True)
         ]
         first = int(np.argmax(is_new)) if is_new.any() else None
-        return RangeReport(ranges.start, len(merged.first), int(is_new.sum()), first, runs)
+        most = int(found.n_alleles[is_new].max(initial=0))
+        return RangeReport(ranges.start, len(found.old), int(is_new.sum()), first, most, runs)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """A task for each range."""
@@ -401,6 +401,11 @@ class Insertion:
     def n_inserted(self) -> int:
         """How many variants come in."""
         return sum(report.n_inserted for report in self.reports)
+
+    @cached_property
+    def most_alleles(self) -> int:
+        """How many alleles one of them has at most."""
+        return max((report.most_alleles for report in self.reports), default=0)
 
     @cached_property
     def first(self) -> int:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from tests.support import cohort, sites, vcf
+from tests.support import cohort, gvcf, sites, vcf
 from tests.support.killed import killed
 from tests.support.refusals import complain
 from tests.support.sites import POOL, Site
@@ -283,6 +283,40 @@ def test_the_order_of_batches_and_one_by_one(tmp_path: Path) -> None:
         vczstore.append(two, batch, **INSERT)
     # what has come in with the first batch says what the second finds there
     assert [f[:2] + f[9:] for f in lines(one, "format3")] == [f[:2] + f[9:] for f in lines(two, "format3")]
+
+
+GVCFS = {
+    "a": (
+        "1 1001 A <NON_REF> 1099 GT:DP:GQ:AD:PL 0/0:9:50:9,0:0,30,200",
+        "1 1100 A C,<NON_REF> . GT:DP:GQ:AD:PL 0/1:20:60:10,10,0:100,0,90,120,110,300",
+        "1 1101 T <NON_REF> 1400 GT:DP:GQ:AD:PL 0/0:7:20:7,0:0,20,150",
+    ),
+    "b": (
+        "1 1001 A <NON_REF> 1049 GT:DP:GQ:AD:PL 0/0:5:15:5,0:0,15,90",
+        "1 1050 G T,<NON_REF> . GT:DP:GQ:AD:PL 1/1:8:24:0,8,0:80,24,0,90,30,95",
+        "1 1051 A <NON_REF> 1200 GT:DP:GQ:AD:PL 0/0:6:18:6,0:0,18,120",
+        "1 1201 C A,G,<NON_REF> . GT:DP:GQ:AD:PL 1/2:9:9:1,4,4,0:9,8,7,6,5,4,3,2,1,0",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_reference_blocks_of_the_samples_that_come_in(tmp_path: Path, kind: str) -> None:
+    """As in a store that has been created with all variants; what the blocks of other samples said is not kept."""
+    paths = [gvcf.make(tmp_path, name, gvcf.text([name], *records)) for name, records in GVCFS.items()]
+    backend = "icechunk" if kind == "icechunk" else None
+    every, one = tmp_path / "every", tmp_path / "one"
+    vczstore.create(every, *paths, gvcf=True)
+    vczstore.append(every, *paths, harmonise=True, gvcf=True)
+    vczstore.create(one, paths[0], gvcf=True, backend_storage=backend)
+    vczstore.append(one, paths[0], harmonise=True, gvcf=True)
+    vczstore.append(one, paths[1], **INSERT, gvcf=True)
+    ours, model = lines(one, kind), lines(every, "format3")
+    assert [fields[:5] + fields[8:9] + fields[10:] for fields in ours] == [
+        fields[:5] + fields[8:9] + fields[10:] for fields in model
+    ]
+    assert [fields[9] for fields in ours if fields[1] == "1100"] == [f[9] for f in model if f[1] == "1100"]
+    assert {fields[9].split(":")[0] for fields in ours if fields[1] in ("1050", "1201")} == {"./."}
 
 
 # ---- what is rewritten ----------------------------------------------------------------------
