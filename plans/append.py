@@ -1,10 +1,18 @@
 """Append: the samples of one or more sources become the last samples of a store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import HarmoniseOptions, add_fields, drop_fields, fields_of, recomputed_fields
+from plans.compilers.options import (
+    HARMONISE,
+    HarmoniseOptions,
+    add_fields,
+    drop_fields,
+    fields_of,
+    recomputed_fields,
+)
 from plans.recompute import recomputing
+from vczstore.choices import REF_MISMATCHES
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -71,6 +79,14 @@ class Append(HarmoniseOptions, Edit):
         "Map the sources to the variants and alleles of the store.",
         examples=(True, {"allow-new-alleles": True, "absent": "reference"}),
     )
+    on_ref_mismatch: str = option(
+        "refuse",
+        "What to do about a new variant whose REF contradicts another one's at its position, as of another reference "
+        "genome: refuse the sources, or keep both.",
+        choices=REF_MISMATCHES,
+        within=HARMONISE,
+        examples=("keep",),
+    )
     drop_fields: tuple[str, ...] = drop_fields()
     add_fields: tuple[str, ...] = add_fields()
     require_direct_copy: bool = option(
@@ -85,6 +101,21 @@ class Append(HarmoniseOptions, Edit):
                 "append: harmonise does not go with on-duplicate: replace; harmonise the source with vczstore normalise"
             )
         _ = self.harmonising  # which checks its options
+
+    @property
+    def rules(self) -> "Rules":
+        """
+        Return how sources are harmonised.
+
+        Raises
+        ------
+        OptionError
+            If an option has a value that it cannot have.
+        """
+        rules = super().rules
+        if self.on_ref_mismatch != "refuse" and self.new_variants != "insert":
+            raise OptionError(f"{self.called}: --on-ref-mismatch goes with --new-variants insert")
+        return replace(rules, on_ref_mismatch=self.on_ref_mismatch)
 
     @property
     def harmonising(self) -> "Rules | None":

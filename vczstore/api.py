@@ -67,6 +67,7 @@ class AppendOptions(_Harmonising, total=False):
     """Options of `append`."""
 
     harmonise: bool
+    on_ref_mismatch: str
     add_fields: Sequence[str]
     require_direct_copy: bool
     recompute: Sequence[str]

@@ -4,6 +4,7 @@ BACKENDS = ("zarr", "obstore", "fsspec", "icechunk")
 IMPLS = ("cubed", "zarr", "xarray")
 ABSENT = ("missing", "reference")
 NEW_VARIANTS = ("refuse", "drop", "insert")
+REF_MISMATCHES = ("refuse", "keep")
 TAGS = ("refuse", "delete", "recreate")
 INFO_FIELDS = ("AC", "AN", "AF", "NS", "AC_Het", "AC_Hom", "AC_Hemi", "MAF", "F_MISSING", "HWE", "ExcHet")
 """The INFO fields that are computed from genotypes, as ``bcftools +fill-tags`` calls them."""

@@ -67,6 +67,8 @@ class Rules:
         Whether the sources are gVCFs, whose reference blocks tell calls.
     min_gq
         Calls of blocks with a lower GQ are missing; None if all count.
+    on_ref_mismatch
+        What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
     """
 
     allow_new_alleles: bool = False
@@ -76,6 +78,7 @@ class Rules:
     numbers: Sequence[str] = ()
     gvcf: bool = False
     min_gq: int | None = None
+    on_ref_mismatch: str = "refuse"
 
     def haploid(self, contigs: Sequence[str]) -> list[int]:
         """Return the numbers of those contigs where genotypes of absent variants have one allele."""
@@ -334,6 +337,7 @@ def look_up(
             memory,
             n_records=findings.n_unmatched,
             any_alt=rules.allow_new_alleles,
+            on_ref_mismatch=rules.on_ref_mismatch,
         )
         scan = FindMatches(operation, index, insertion.records.reading_mem + scan.mem)
         (reports,) = yield Survey(operation, (scan,), memory)

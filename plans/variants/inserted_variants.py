@@ -25,6 +25,7 @@ from plans.variants.reference_blocks import LEN, Unseen
 from plans.variants.sortedness import Runs
 from plans.variants.union_of_sources import ALLELE, CONTIG, ID, ID_MASK, POSITION, Piece, SourceSites, Union
 from plans.variants.union_sites import region_index
+from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import END, LENGTH, SVLEN
 from vczstore.vcz.model import VARIANTS, Vcz
@@ -282,6 +283,65 @@ class InsertedPositions(View):
         return np.concatenate([np.empty(0, dtype="i8"), *parts])
 
 
+class RefMismatch(NamedTuple):
+    """
+    Two variants at one position that cannot be of one reference genome.
+
+    Attributes
+    ----------
+    contig, position
+        Where they are.
+    refs
+        What each of them says of the reference.
+    holders
+        Who has it: 0 for the store, and then the sources.
+    """
+
+    contig: int
+    position: int
+    refs: tuple[str, str]
+    holders: tuple[int, int]
+
+
+def _mismatch(records: Records) -> RefMismatch | None:
+    """The first two variants of a range of which one is inserted, and whose REFs contradict each other."""
+    same = (np.diff(records.contig) == 0) & (np.diff(records.position) == 0)
+    refs = records.alleles[:, 0]
+    for i in np.flatnonzero(same).tolist():  # few: several variants at one position
+        others = [j for j in range(i, -1, -1) if same[j:i].all() and not are_compatible(refs[j], refs[i + 1])]
+        for j in others:
+            if records.old[j] < 0 or records.old[i + 1] < 0:
+                holders = (_holder(records, j), _holder(records, i + 1))
+                return RefMismatch(int(records.contig[i]), int(records.position[i]), (refs[j], refs[i + 1]), holders)
+    return None
+
+
+def _holder(records: Records, row: int) -> int:
+    if records.old[row] >= 0:
+        return 0
+    return 1 + next(i for i, source in enumerate(records.sources) if source.rows[row] >= 0)
+
+
+def are_compatible(a: str, b: str) -> bool:
+    """
+    Whether two REFs that begin at one position may be of one reference genome; N is any base.
+
+    >>> are_compatible("A", "ACG"), are_compatible("AC", "aN"), are_compatible("AC", "AG")
+    (True, True, False)
+    """
+    return all(x == y or "N" in (x, y) for x, y in zip(a.upper(), b.upper(), strict=False))
+
+
+def _told(mismatch: RefMismatch, vczs: Sequence[Vcz], contigs: Sequence[str]) -> str:
+    """What contradicts what, for people."""
+    (a, b), (one, other) = mismatch.refs, (vczs[i].label for i in mismatch.holders)
+    return (
+        f"at {contigs[mismatch.contig]}:{mismatch.position} the REF is {b[:40]} in {other}, and {a[:40]} in {one}: "
+        "they are not of one reference genome; check them with bcftools norm --check-ref, or leave new variants out with "
+        "--new-variants drop; --on-ref-mismatch keep has both"
+    )
+
+
 class RangeReport(NamedTuple):
     """
     What the driver knows of a range.
@@ -296,6 +356,8 @@ class RangeReport(NamedTuple):
         Which of them is the first of these; None if there is none.
     most_alleles
         How many alleles one of these has at most.
+    mismatch
+        The first two variants of which one is inserted, and whose REFs contradict each other; None if none do.
     runs : list of tuple of int
         Neighbouring variants of one contig: its number, how many they are, the first and the last position.
     """
@@ -305,6 +367,7 @@ class RangeReport(NamedTuple):
     n_inserted: int
     first_inserted: int | None
     most_alleles: int
+    mismatch: "RefMismatch | None"
     runs: list[tuple[int, int, int, int]]
 
 
@@ -326,7 +389,7 @@ class CountInserted:
         ]
         first = int(np.argmax(is_new)) if is_new.any() else None
         most = int(found.n_alleles[is_new].max(initial=0))
-        return RangeReport(ranges.start, len(found.old), int(is_new.sum()), first, most, runs)
+        return RangeReport(ranges.start, len(found.old), int(is_new.sum()), first, most, _mismatch(found), runs)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """A task for each range."""
@@ -469,6 +532,7 @@ def find_insertion(
     *,
     n_records: int,
     any_alt: bool,
+    on_ref_mismatch: str,
 ) -> Generator[Survey, list[list[Any]], tuple[Insertion, InsertedIndex]]:
     """
     Find the variants that sources have and a store lacks, and where they go.
@@ -489,11 +553,18 @@ def find_insertion(
         How many records of the sources match nothing in it.
     any_alt
         As in `plans.variants.join_records.join`.
+    on_ref_mismatch
+        What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
 
     Yields
     ------
     Survey
         What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+
+    Raises
+    ------
+    IncompatibleError
+        If two of them cannot be of one reference genome.
     """
     contigs = contig_table(vcz, sources, runs[1:])
     by_rank = _ranked(runs[0], len(contigs))
@@ -507,6 +578,9 @@ def find_insertion(
     records = InsertedVariants(uuid4().hex, union, by_rank, np.zeros(union.n_ranges + 1, dtype="i8"))
     (found,) = yield Survey(operation, (CountInserted(records),), memory)
     reports = sorted(RangeReport(*item) for item in found)
+    mismatch = next((report.mismatch for report in reports if report.mismatch is not None), None)
+    if mismatch is not None and on_ref_mismatch == "refuse":
+        raise IncompatibleError(f"{operation}: {_told(RefMismatch(*mismatch), [vcz, *sources], contigs)}")
     stops = np.concatenate([[0], np.cumsum([report.n_variants for report in reports], dtype="i8")])
     records = replace(records, stops=stops)
     insertion = Insertion(

@@ -55,7 +55,7 @@ class Cohort:
     swapped
         Whether these are the other way round.
     new
-        Every n-th variant has another REF, so that cohorts without have it not; 0 for none.
+        Every n-th variant has another ALT, so that cohorts without have it not; 0 for none.
     """
 
     variants: int
@@ -111,13 +111,13 @@ class Cohort:
         positions = np.cumsum(np.random.default_rng(SEED).integers(1, 60, self.variants), dtype="i4")
         _put(root, "variant_position", positions, ("variants",), (CHUNK,))
         bases = np.random.default_rng(SEED).integers(0, 4, self.variants)
-        if self.new:
-            bases[:: self.new] += 1
         shifts = ((0, 1, 2) if self.swapped else (0, 2, 1)) if self.multiallelic else (0, 2)
         alleles = np.stack([np.array(list("ACGT"))[(bases + shift) % 4] for shift in shifts], axis=1)
         if self.multiallelic:
             others = np.arange(self.variants) % self.multiallelic != 0
             alleles[others, 1], alleles[others, 2] = np.array(list("ACGT"))[(bases[others] + 2) % 4], ""
+        if self.new:
+            alleles[:: self.new, 1] = np.array(list("ACGT"))[(bases[:: self.new] + 3) % 4]
         _put(root, "variant_allele", alleles.astype("T"), ("variants", "alleles"), (CHUNK, len(shifts)))
 
     def _write_rows(self, calls: dict[str, AnyArray], start: int) -> None:

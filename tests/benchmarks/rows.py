@@ -198,6 +198,67 @@ def _normalise(bench: Bench, side: Side, store: Path, batch: Path) -> float:
     return side.command("normalise", store, batch, fresh_folder(bench.work) / "out.vcz")
 
 
+# ---- insert ---------------------------------------------------------------------------------
+
+
+def insert(bench: Bench) -> Iterator[Row]:
+    """Append a batch of which every 50th variant is new, beside re-encoding all chunks, and beside bcftools merge."""
+    sizes, how = bench.sizes, {"harmonise": True, "new_variants": "insert"}
+    store = bench.cohort(sizes.samples)
+    batch = Cohort(sizes.variants, sizes.batch, first=FAR, new=50).make(bench.cache)
+    repository = bench.icechunk(store)
+    chunks = [path for folder in (store, batch) for path in sorted(folder.glob("call_*/c/**/*")) if path.is_file()]
+    with Worker(bench.ours) as worker:
+
+        def inside(place: Path) -> float:
+            return worker.call("append", fresh_copy(place, bench.work), batch, **how).seconds
+
+        runs = {
+            "plain": partial(inside, store),
+            "icechunk": partial(inside, repository),
+            "floor": partial(_recode_seconds, chunks, bench.work),
+        }
+        found = in_turn(min(3, sizes.repeats), runs)
+    name = f"append {sizes.batch:,}, 2 % of the variants new"
+    yield Row(name, "in-process", found["plain"], "floor", found["floor"], 1.3)
+    yield Row(f"{name}, on Icechunk", "in-process", found["icechunk"], "floor", found["floor"], 1.3)
+    yield from _insert_beside_bcftools(bench)
+
+
+def _insert_beside_bcftools(bench: Bench) -> Iterator[Row]:
+    """On a tenth of the variants, since bcftools takes so long; its VCFs are there before the clock starts."""
+    sizes, n = bench.sizes, max(CHUNK, bench.sizes.variants // 10)
+    store = Cohort(n, sizes.samples).make(bench.cache)
+    batch = Cohort(n, sizes.batch, first=FAR, new=50).make(bench.cache)
+    vcfs = [_as_vcf(path, bench.work) for path in (store, batch)]
+
+    def ours() -> float:
+        options = ("--harmonise", "--new-variants", "insert")
+        return bench.ours.command("append", *options, fresh_copy(store, bench.work), batch)
+
+    def merge() -> float:
+        arguments = ["-m", "none", "-Ob", "-o", str(fresh_folder(bench.work) / "merged.bcf"), *map(str, vcfs)]
+        code = f"import pysam.bcftools; pysam.bcftools.merge(*{arguments!r}, catch_stdout=False)"
+        started = perf_counter()
+        subprocess.run([bench.ours.python, "-c", code], check=True)
+        return perf_counter() - started
+
+    found = in_turn(min(3, sizes.repeats), {"ours": ours, "merge": merge})
+    name = f"append {sizes.batch:,}, 2 % of {n:,} variants new"
+    yield Row(name, "whole", found["ours"], "bcftools merge", found["merge"], 0.2)
+
+
+def _as_vcf(vcz: Path, work: Path) -> Path:
+    """A store as an indexed VCF."""
+    import pysam
+    import vcztools
+
+    path = fresh_folder(work) / f"{vcz.stem}.vcf"
+    with path.open("w") as text, vcztools.VczReader(vcztools.open_zarr(vcz)) as reader:
+        vcztools.write_vcf(reader, text)
+    return Path(pysam.tabix_index(str(path), preset="vcf", force=True))
+
+
 # ---- remove ---------------------------------------------------------------------------------
 
 
@@ -468,6 +529,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "append": append,
     "append-unaligned": append_unaligned,
     "harmonise": harmonise,
+    "insert": insert,
     "remove": remove,
     "help": command_line,
     "scaling": scaling,

@@ -55,7 +55,7 @@ def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob:
 _FLAG = re.compile(
     r"--(?P<fields>drop|add)-field [\w.]+(?: --(?P=fields)-field [\w.]+)*"
     r"|--number (?P<number>[\w.]+=[RAG])"
-    r"|--(?P<rule>new-variants|absent) (?P<value>\w+)"
+    r"|--(?P<rule>new-variants|absent|on-ref-mismatch) (?P<value>\w+)"
     r"|--(?P<switch>allow-new-alleles)"
     r"|--(?P<harmonise>harmonise)\b"
 )

@@ -25,6 +25,8 @@ from tests.support.ways import Way
 from vczstore.errors import IncompatibleError, OptionError, UnsuitableError
 
 INSERT: dict[str, Any] = {"harmonise": True, "new_variants": "insert"}
+KEEP = {**INSERT, "on_ref_mismatch": "keep"}
+"""The pool of sites has several REFs at one position."""
 KINDS = ("format2", "format3", "icechunk")
 BY_ALLELE = {"call_AD": 0, "call_RF": 0, "call_EC": 1}
 """Fields of one value per allele, and the first allele that has one."""
@@ -109,7 +111,7 @@ def test_to_insert_is_to_create_with_all(batches: tuple[list[Site], ...], chunk:
         for number, steps in enumerate([paths[1:], [paths[2], paths[1]], [tuple(paths[1:])]]):
             store = created(folder, str(number), kind, chunk, paths[0])
             for step in steps:
-                vczstore.append(store, *(step if isinstance(step, tuple) else [step]), **INSERT)
+                vczstore.append(store, *(step if isinstance(step, tuple) else [step]), **KEEP)
             assert calls(store, kind) == model
 
 
@@ -124,7 +126,7 @@ def test_records_of_ref_alone_lose_no_alt(batches: tuple[list[Site], ...], chunk
         model = calls(created(folder, "every", "format3", chunk, *paths), "format3")
         store = created(folder, "one", "format3", chunk, paths[0])
         for path in paths[1:]:
-            vczstore.append(store, path, **INSERT)
+            vczstore.append(store, path, **KEEP)
         assert alts_of(calls(store, "format3")) == alts_of(model)
 
 
@@ -409,6 +411,25 @@ def test_plain_zarr_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     words = ("^append: variants would be inserted", "one half of it", "copy-store-to-icechunk")
     complain(UnsuitableError, words, lambda: vczstore.append(store, *batches, **INSERT))
     cohort.assert_same(cohort.read_vcz(store), before)
+
+
+def test_another_reference_is_refused(tmp_path: Path) -> None:
+    store = tmp_path / "store.vcz"
+    cohort.write_vcz(store, sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
+    for name, ref in (("same", "AC"), ("any", "NT"), ("other", "G")):
+        some = [Site("chr1", 5, (ref, "T")), Site("chr1", 9, ("A", "C"))]
+        cohort.write_vcz(tmp_path / name, sites.make(some, cohort.ids(10, 2), 2))
+    before = cohort.digest(store)
+    words = ("^append: at chr1:5 the REF is G in .*other, and A in .*store.vcz", "--on-ref-mismatch keep has both")
+    complain(IncompatibleError, words, lambda: vczstore.append(store, tmp_path / "other", **INSERT))
+    assert cohort.digest(store) == before
+    for name, options in (("same", INSERT), ("any", INSERT), ("other", KEEP)):
+        shutil.copytree(store, tmp_path / f"{name}.vcz")
+        result = vczstore.append(tmp_path / f"{name}.vcz", tmp_path / name, **options)
+        assert result.counts["variants inserted"] == 2
+    alone = {"harmonise": True, "on_ref_mismatch": "keep"}
+    words = ("^append: --on-ref-mismatch goes with --new-variants insert",)
+    complain(OptionError, words, lambda: vczstore.append(store, tmp_path / "same", **alone))
 
 
 # ---- what is stopped ------------------------------------------------------------------------
