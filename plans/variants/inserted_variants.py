@@ -337,8 +337,8 @@ def _told(mismatch: RefMismatch, vczs: Sequence[Vcz], contigs: Sequence[str]) ->
     (a, b), (one, other) = mismatch.refs, (vczs[i].label for i in mismatch.holders)
     return (
         f"at {contigs[mismatch.contig]}:{mismatch.position} the REF is {b[:40]} in {other}, and {a[:40]} in {one}: "
-        "they are not of one reference genome; check them with bcftools norm --check-ref, or leave new variants out with "
-        "--new-variants drop; --on-ref-mismatch keep has both"
+        "they are not of one reference genome; check them with bcftools norm --check-ref, leave new variants out with "
+        "--new-variants drop, or have both with --on-ref-mismatch keep"
     )
 
 

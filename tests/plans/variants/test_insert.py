@@ -420,7 +420,10 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
         some = [Site("chr1", 5, (ref, "T")), Site("chr1", 9, ("A", "C"))]
         cohort.write_vcz(tmp_path / name, sites.make(some, cohort.ids(10, 2), 2))
     before = cohort.digest(store)
-    words = ("^append: at chr1:5 the REF is G in .*other, and A in .*store.vcz", "--on-ref-mismatch keep has both")
+    words = (
+        "^append: at chr1:5 the REF is G in .*other, and A in .*store.vcz",
+        "have both with --on-ref-mismatch keep",
+    )
     complain(IncompatibleError, words, lambda: vczstore.append(store, tmp_path / "other", **INSERT))
     assert cohort.digest(store) == before
     for name, options in (("same", INSERT), ("any", INSERT), ("other", KEEP)):
