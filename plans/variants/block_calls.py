@@ -5,8 +5,8 @@ the last one counts; of several that begin at one place, what is a variant comes
 that of the block. If it is a variant that begins before, such as a deletion, nothing is known of the position but that
 it is no plain reference: the call is missing.
 
-The records are looked at run by run of the source, and only those runs that reach a variant, so that one that begins a
-million records before costs no more than another.
+The records are looked at slab by slab, a slab being some neighbouring runs of the source, and only where one reaches a
+variant, so that a block that begins a million records before costs no more than another.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plans.variants.match import ABSENT, UNMATCHED, Sites
+from plans.variants.match import ABSENT, UNMATCHED, Index, Latest, Sites
 from plans.variants.reference_blocks import Blocks, Unseen, n_alleles, ref_lengths
-from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE
 
 _NOTHING, _BLOCK, _SPANNED, _AT = range(4)
@@ -44,37 +43,50 @@ class Covering(NamedTuple):
     n_alleles: np.ndarray
     unseen: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep it."""
+        return sum(array.nbytes for array in self)
+
 
 def covering(
-    store: Sites, source: Sites, rows: slice, is_matched: np.ndarray, samples: slice | np.ndarray, n_samples: int
+    index: Index, number: int, rows: slice, is_matched: np.ndarray, samples: slice | np.ndarray, n_samples: int
 ) -> Covering:
     """
-    Find the blocks that tell the calls at some variants.
+    Find the blocks that tell the calls at some variants; the latest are remembered.
 
     Parameters
     ----------
-    store, source
-        The variants of a store, and the records of a gVCF.
+    index, number
+        The variants of a store, and which of the sources is the gVCF.
     rows
-        Which of the store's.
+        Which variants of the store.
     is_matched
         Which of these the source has a record of.
     samples, n_samples
         Which samples of the source, and how many they are.
     """
+    who = (samples.start, samples.stop) if isinstance(samples, slice) else samples.tobytes()
+    key = (index.token, number, rows.start, rows.stop, who)
+    return _latest.get(key, lambda: _covering(index, index.sources[number], rows, is_matched, samples, n_samples))
+
+
+def _covering(
+    index: Index, source: Sites, rows: slice, is_matched: np.ndarray, samples: slice | np.ndarray, n_samples: int
+) -> Covering:
     assert source.blocks is not None
     found = np.full((rows.stop - rows.start, n_samples), ABSENT, dtype="i8")
     kinds, order = np.zeros(found.shape, dtype="i1"), np.full(found.shape, -1, dtype="i8")
     of_rows = []
-    positions = arrays.read(store.position, (rows,)).astype("i8")
-    for contig, a, b in _pieces(store, rows):
+    positions = index.positions(rows)
+    for contig, a, b in _pieces(index.store, rows):
         here = positions[a:b]
-        for first, last, low, high in _runs_that_reach(source, contig, here):
+        for first, last, low, high in _slabs_that_reach(source, contig, here, source.blocks.slab_rows(n_samples)):
             records = _Records.read(source, source.blocks, slice(first, last), samples)
             told = [np.broadcast_to(part, (high - low, n_samples)) for part in records.last_at(here[low:high])]
             theirs, kind, place = told
             these = slice(a + low, a + high)
-            new = (kind != _NOTHING) & (place >= order[these])  # a position may be in two runs
+            new = (kind != _NOTHING) & (place >= order[these])  # a position may be in two slabs
             for known, part in zip((found, kinds, order), told, strict=True):
                 known[these][new] = part[new]
             used = np.unique(theirs[new & (kind == _BLOCK)])
@@ -87,23 +99,31 @@ def covering(
     return Covering(found, *table[np.argsort(table[:, 0])].T)
 
 
+_latest: Latest[Covering] = Latest()
+
+
 def _pieces(store: Sites, rows: slice) -> Iterator[tuple[int, int, int]]:
     """The contigs of some variants, and which of them lie there."""
-    for contig, start, stop, *_ in store.runs.tolist():
-        a, b = max(start, rows.start), min(stop, rows.stop)
-        if a < b:
-            yield contig, a - rows.start, b - rows.start
+    first = int(np.searchsorted(store.runs[:, 2], rows.start, "right"))
+    last = int(np.searchsorted(store.runs[:, 1], rows.stop, "left"))
+    for contig, start, stop, *_ in store.runs[first:last].tolist():
+        yield contig, max(start, rows.start) - rows.start, min(stop, rows.stop) - rows.start
 
 
-def _runs_that_reach(source: Sites, contig: int, positions: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
-    """The runs of a source that reach some positions: the rows of each, and which positions these are."""
+def _slabs_that_reach(
+    source: Sites, contig: int, positions: np.ndarray, slab_rows: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """The slabs of a source that reach some positions: the rows of each, and which positions these are."""
     assert source.blocks is not None
     is_here = source.runs[:, 0] == contig
     runs, reach = source.runs[is_here], source.blocks.runs[is_here, 3]
     low = np.searchsorted(positions, runs[:, 3], "left")
     high = np.searchsorted(positions, reach, "right")
-    for i in np.flatnonzero(low < high).tolist():
-        yield int(runs[i, 1]), int(runs[i, 2]), int(low[i]), int(high[i])
+    reaching = np.flatnonzero(low < high)
+    cuts = np.flatnonzero(np.diff(runs[reaching, 1] // slab_rows)) + 1
+    for some in np.split(reaching, cuts):
+        if len(some):
+            yield int(runs[some[0], 1]), int(runs[some[-1], 2]), int(low[some].min()), int(high[some].max())
 
 
 @dataclass(frozen=True)
@@ -146,13 +166,13 @@ class _Records:
         is_variant = np.ones(len(alleles), dtype=bool) if unseen is None else ~unseen.is_alone
         begins = source.spans.positions(rows)
         refs = ref_lengths(alleles)
-        lengths = np.maximum(refs, source.spans.lengths(rows))
+        lengths = np.maximum(refs, source.spans.lengths(rows, begins))
         own = np.where(source.extents.look(alleles, rows) == NONE, refs, lengths)
         reach = np.where(is_variant, own, lengths)[:, np.newaxis]
         by_sample = source.spans.lengths_by_sample(rows, samples)
         if by_sample is not None:
             # the length of a record is that of its longest sample
-            otherwise = np.where(is_variant, own, np.maximum(refs, source.spans.lengths_by_end(rows)))
+            otherwise = np.where(is_variant, own, np.maximum(refs, source.spans.lengths_by_end(rows, begins)))
             reach = np.where(by_sample > 0, by_sample, otherwise[:, np.newaxis])
             reach = np.maximum(reach, np.where(is_variant, own, 1)[:, np.newaxis])
         is_called = blocks.is_called(rows, samples)

@@ -27,7 +27,7 @@ from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.in_order import DIPLOID, Field
 from plans.variants.inserted_variants import Insertion, find_insertion
 from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
-from plans.variants.match import UNMATCHED, Index, Matches, Sites
+from plans.variants.match import KEPT_BYTES, UNMATCHED, Index, Matches, Sites
 from plans.variants.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
 from plans.variants.misfits import Source as MisfitSource
 from plans.variants.reference_blocks import LEN, Blocks, FindBlocks, read_calls, refusal
@@ -938,12 +938,12 @@ class Harmonised(View):
         source = self.findings.index.sources[self.number]
         if source.blocks is None:
             return 0
-        span = int((source.runs[:, 2] - source.runs[:, 1]).max(initial=0))
+        span = source.blocks.slab_rows(n_samples)
         calls = [self.source, source.blocks.genotype, source.blocks.quality, source.spans.fields.get(LEN)]
         read = n_samples * sum(read_bytes(array, span) for array in calls)
         sites = [source.allele, source.position, *source.spans.fields.values(), *source.extents.fields.values()]
-        decoding = sum(arrays.decode_mem(a, 2) for a in sites if SAMPLES not in dimensions(a))
-        return read + VECTOR_BYTES * n_samples * self.findings.index.unit + decoding
+        decoding = sum(read_bytes(a, span) for a in sites if SAMPLES not in dimensions(a))
+        return read + VECTOR_BYTES * n_samples * (self.findings.index.unit + span) + 4 * decoding + KEPT_BYTES
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region: find the rows, and put in order what goes by allele."""
@@ -993,14 +993,15 @@ class Harmonised(View):
         """The same values, those of blocks where a sample's call is that of one; see `_unit`."""
         index = self.findings.index
         source, rows = index.sources[self.number], slice(start, start + len(mine.rows))
-        found = covering(index.store, source, rows, mine.rows >= 0, samples, values.shape[1])
+        found = covering(index, self.number, rows, mine.rows >= 0, samples, values.shape[1])
         variants, calls = np.nonzero(found.rows == UNMATCHED)
         values[variants, calls] = self._absent(start + variants, np.ones(len(variants), dtype=bool))[:, 0]
         variants, calls = np.nonzero(found.rows >= 0)
         chosen = found.rows[variants, calls]
-        runs = np.searchsorted(source.runs[:, 2], chosen, "right")
-        for run in np.unique(runs).tolist():
-            here = np.flatnonzero(runs == run)
+        assert source.blocks is not None
+        slabs = chosen // source.blocks.slab_rows(values.shape[1])
+        for slab in np.unique(slabs).tolist():
+            here = np.flatnonzero(slabs == slab)
             rows = slice(int(chosen[here].min()), int(chosen[here].max()) + 1)
             at = (chosen[here] - rows.start, calls[here])
 

@@ -19,7 +19,7 @@ Both sides are sorted, so what belongs to a range of the store's variants lies t
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -154,7 +154,7 @@ class Records(NamedTuple):
     def first_block(self, spans: Spans) -> int | None:
         """The first that is a reference block; None if none is. They are neighbours in the source."""
         start = int(self.rows[0]) if len(self.rows) else 0
-        return first_block(self.alleles, spans, slice(start, start + len(self.rows)))
+        return first_block(self.alleles, Unseen.of(self.alleles), spans, slice(start, start + len(self.rows)))
 
     @classmethod
     def none(cls, n_alleles: int) -> "Records":
@@ -295,9 +295,11 @@ class Sites:
     def first_block(self, start: int, stop: int) -> int | None:
         """The first of some rows that is a reference block; None if none is."""
         step = arrays.outer_chunks(self.allele)[0]
-        edges = [start, *range((start // step + 1) * step, stop, step), stop]
+        edges = sorted({start, *range((start // step + 1) * step, stop, step), max(start, stop)})
         for a, b in pairwise(edges):
-            if a < b and (block := first_block(self.alleles(a, b), self.spans, slice(a, b))) is not None:
+            alleles = self.alleles(a, b)
+            block = first_block(alleles, Unseen.of(alleles), self.spans, slice(a, b))
+            if block is not None:
                 return block
         return None
 
@@ -439,6 +441,10 @@ class Index:
     def of_source(self, number: int) -> Self:
         """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
         return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))
+
+    def positions(self, rows: slice) -> np.ndarray:
+        """Where some variants of the store are."""
+        return arrays.read(self.store.position, (rows,)).astype("i8")
 
     def units(self, rows: slice) -> Iterator[tuple[Unit, slice]]:
         """The units of a range of rows, and which of their variants lie in it."""
@@ -591,12 +597,12 @@ class Latest[T: Sized]:
     """The latest units of a process, as many as `KEPT_BYTES` hold. What several threads want at once is made once."""
 
     def __init__(self) -> None:
-        self._units: OrderedDict[tuple[str, int], T] = OrderedDict()
+        self._units: OrderedDict[Hashable, T] = OrderedDict()
         self._nbytes = 0
-        self._made: dict[tuple[str, int], Future[T]] = {}
+        self._made: dict[Hashable, Future[T]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, int], make: Callable[[], T]) -> T:
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """A unit that is there, or is made now."""
         with self._lock:
             if key in self._units:
@@ -618,7 +624,7 @@ class Latest[T: Sized]:
                 del self._made[key]
         return unit
 
-    def _keep(self, key: tuple[str, int], unit: T) -> None:
+    def _keep(self, key: Hashable, unit: T) -> None:
         with self._lock:
             self._units[key] = unit
             self._nbytes += unit.nbytes

@@ -5,7 +5,7 @@ far one reaches is told by INFO's END, by ``variant_length``, or sample by sampl
 variants, and that ALT is no allele: neither comes to a store.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CONTIG, ALLELE = "variant_contig", "variant_allele"
 GENOTYPE, QUALITY = "call_genotype", "call_GQ"
+SLAB_CALLS = 2**14
+"""About how many calls of records are looked at at once."""
 LEN = "call_LEN"
 """How far a block reaches in one sample, counted from its position (VCF 4.5, section 1.6.2)."""
 
@@ -49,10 +51,10 @@ class Unseen(NamedTuple):
     is_alone: np.ndarray
 
     @classmethod
-    def of(cls, alleles: np.ndarray) -> "Unseen | None":
-        """Look at the alleles of some records, REF first; None if all of them were seen."""
+    def of(cls, alleles: np.ndarray, texts: Collection[str] | None = None) -> "Unseen | None":
+        """Look at the alleles of some records, REF first; None if all were seen. `texts` are all ALTs, if known."""
         alts = alleles[:, 1:]
-        texts = set(alts.ravel().tolist())
+        texts = set(alts.ravel().tolist() if texts is None else texts)
         unseen = [text for text in texts if text.upper() in UNSEEN]
         if not unseen:
             return None
@@ -65,16 +67,16 @@ class Unseen(NamedTuple):
         return cls(is_unseen, is_unseen.any(axis=1) & (is_unseen[:, 1:] | is_none).all(axis=1))
 
 
-def without_unseen(alleles: np.ndarray, unseen: Unseen) -> np.ndarray:
+def without_unseen(alleles: np.ndarray, is_unseen: np.ndarray) -> np.ndarray:
     """
     Alleles without those that stand for what was not seen; the others move up.
 
     >>> alleles = np.array([["A", "<*>", "C"], ["A", "C", "<*>"], ["A", "T", ""]], dtype=object)
-    >>> without_unseen(alleles, Unseen.of(alleles)).tolist()
+    >>> without_unseen(alleles, Unseen.of(alleles).is_unseen).tolist()
     [['A', 'C', ''], ['A', 'C', ''], ['A', 'T', '']]
     """
-    order = np.argsort(unseen.is_unseen, axis=1, kind="stable")
-    kept = np.where(unseen.is_unseen, "", alleles).astype(alleles.dtype)
+    order = np.argsort(is_unseen, axis=1, kind="stable")
+    kept = np.where(is_unseen, "", alleles).astype(alleles.dtype)
     return np.take_along_axis(kept, order, axis=1)
 
 
@@ -100,15 +102,16 @@ class Spans:
         """Where some records begin."""
         return arrays.read(self.fields[POSITION], (rows,)).astype("i8")
 
-    def lengths(self, rows: slice) -> np.ndarray:
-        """What records take up of the reference, in all samples; 0 where nothing says it."""
-        return np.asarray(np.maximum(Extents(self.fields).lengths(rows), self.lengths_by_end(rows)))
+    def lengths(self, rows: slice, begins: np.ndarray) -> np.ndarray:
+        """What records take up of the reference in all samples, 0 if nothing says it; `begins` are the positions."""
+        by_end = self.lengths_by_end(rows, begins)
+        return np.asarray(np.maximum(Extents(self.fields).lengths(rows), by_end)) if LENGTH in self.fields else by_end
 
-    def lengths_by_end(self, rows: slice) -> np.ndarray:
+    def lengths_by_end(self, rows: slice, begins: np.ndarray) -> np.ndarray:
         """The same as far as INFO's END says it; else 0 or less."""
         if END not in self.fields:
             return np.zeros(rows.stop - rows.start, dtype="i8")
-        return np.asarray(Extents(self.fields).ends(rows) - self.positions(rows) + 1)
+        return np.asarray(Extents(self.fields).ends(rows) - begins + 1)
 
     def lengths_by_sample(self, rows: slice, samples: slice | np.ndarray = slice(None)) -> np.ndarray | None:
         """What LEN says, records by samples; below 1 where it says nothing. None if there is no such field."""
@@ -118,7 +121,7 @@ class Spans:
 
     def is_longer(self, refs: np.ndarray, rows: slice) -> np.ndarray:
         """Which records reach beyond their REF, in any sample; `refs` are its lengths."""
-        longer = self.lengths(rows) > refs
+        longer = self.lengths(rows, self.positions(rows)) > refs
         by_sample = self.lengths_by_sample(rows)
         return longer if by_sample is None else longer | (by_sample.max(axis=1, initial=0) > refs)
 
@@ -140,9 +143,8 @@ def read_calls(array: AnyArray, rows: slice, samples: slice | np.ndarray) -> np.
     return np.asarray(read(array, (rows, samples, *(slice(None),) * (array.ndim - 2))))
 
 
-def first_block(alleles: np.ndarray, spans: Spans, rows: slice) -> int | None:
+def first_block(alleles: np.ndarray, unseen: Unseen | None, spans: Spans, rows: slice) -> int | None:
     """The first of some records that is a reference block beyond doubt: it reaches beyond its REF."""
-    unseen = Unseen.of(alleles)
     if unseen is None or not unseen.is_alone.any():
         return None
     return first_where(unseen.is_alone & spans.is_longer(ref_lengths(alleles), rows), rows.start)
@@ -221,11 +223,12 @@ class FindBlocks:
             alleles = arrays.read_strings(self.vcz.arrays[ALLELE], (rows, slice(None)))
         unseen = Unseen.of(alleles)
         is_alone = np.zeros(len(alleles), dtype=bool) if unseen is None else unseen.is_alone
-        length = np.maximum(ref_lengths(alleles), spans.lengths(rows))
+        begins = spans.positions(rows)
+        length = np.maximum(ref_lengths(alleles), spans.lengths(rows, begins))
         by_sample = spans.lengths_by_sample(rows)
         if by_sample is not None:
             length = np.maximum(length, by_sample.max(axis=1, initial=0))
-        reach = spans.positions(rows) + length - 1
+        reach = begins + length - 1
         numbers = np.arange(rows.start, rows.stop)
         starts = np.flatnonzero(np.r_[True, contig[1:] != contig[:-1]] | (numbers % self.step == 0))
         first = np.where(is_alone, np.iinfo("i8").max, numbers)
@@ -306,12 +309,15 @@ class Blocks:
         The genotypes, and GQ; None if it has none.
     min_gq
         Calls of blocks with a lower GQ are missing; None if all count.
+    step
+        How many records a run has at most.
     """
 
     runs: np.ndarray
     genotype: AnyArray | None
     quality: AnyArray | None
     min_gq: int | None
+    step: int
 
     @classmethod
     def of(cls, operation: str, source: Vcz, runs: np.ndarray, min_gq: int | None) -> "Blocks":
@@ -329,7 +335,11 @@ class Blocks:
                 f"{operation}: {source.label} has no {QUALITY}, so none of its reference blocks has the GQ of {min_gq} "
                 "that --min-gq asks for; leave it out"
             )
-        return cls(runs, source.samples_arrays.get(GENOTYPE), quality, min_gq)
+        return cls(runs, source.samples_arrays.get(GENOTYPE), quality, min_gq, unit_rows(source))
+
+    def slab_rows(self, n_samples: int) -> int:
+        """How many records are read together, of so many samples: whole runs."""
+        return self.step * max(1, SLAB_CALLS // (self.step * max(1, n_samples)))
 
     @property
     def n_variants(self) -> int:

@@ -16,7 +16,7 @@ from plans.variants.reference_blocks import LEN, Spans, Unseen, first_block, wit
 from plans.variants.sortedness import Runs
 from plans.variants.union_sites import Merged, merge_sites, union_table
 from vczstore.errors import MemoryLimitError
-from vczstore.vcz import arrays, pipeline
+from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
 from vczstore.vcz.missing import INT_MISSING, STR_MISSING
 from vczstore.vcz.model import Vcz
@@ -32,7 +32,7 @@ EXTENT = "extent"
 
 ID, ID_MASK, FILTER = "variant_id", "variant_id_mask", "variant_filter"
 
-SEGMENT_ROWS = 1000
+SEGMENT_ROWS = 100
 """After so many variants the driver looks up again where on the genome a source is."""
 
 SEGMENTS = 1_000_000
@@ -135,24 +135,50 @@ class SourceSites:
 
     def lengths(self, rows: slice) -> np.ndarray:
         """What variants take up of the reference."""
-        if LENGTH in self.arrays and not self.is_gvcf:  # where alleles that were not seen may lengthen a record
+        if LENGTH in self.arrays:
             return self.extents.lengths(rows)
-        alleles = self.read(ALLELE, rows).astype("T")
-        refs = np.strings.str_len(alleles[:, 0]).astype("i8")
-        lengths = np.maximum(refs, self.extents.lengths(rows))
-        if self.is_gvcf:
-            lengths = np.where(self.extents.look(alleles, rows) == NONE, refs, lengths)
-        return np.asarray(lengths)
+        refs = np.strings.str_len(self.read(ALLELE, rows)[:, 0].astype("T")).astype("i8")
+        return np.asarray(np.maximum(refs, self.extents.lengths(rows)))
 
-    def variants(self, piece: Piece, alleles: np.ndarray) -> tuple[Piece, np.ndarray]:
-        """Find the records that are variants, and the alleles of these that were seen; see `Piece`."""
-        if not self.is_gvcf:
-            return piece._replace(block=first_block(alleles, Spans.of(self.arrays), piece.rows)), alleles
-        unseen = Unseen.of(alleles)
+    def variants(self, source: int, rows: slice) -> tuple[Piece, np.ndarray, np.ndarray]:
+        """
+        Find the records that are variants.
+
+        Parameters
+        ----------
+        source
+            The number of this source.
+        rows
+            Where to look.
+
+        Returns
+        -------
+        piece : Piece
+            Which of them are.
+        alleles : numpy.ndarray of str
+            Theirs, without those that stand for what was not seen.
+        extents : numpy.ndarray of int64
+            How long they are.
+        """
+        alleles = self._alleles(rows)
+        texts = set(alleles[:, 1:].ravel().tolist())
+        extents = self.extents.look(alleles, rows, texts)
+        unseen, piece = Unseen.of(alleles, texts), Piece(source, rows)
         if unseen is None:
-            return piece, alleles
+            return piece, alleles.astype("T"), extents
+        if not self.is_gvcf:
+            block = first_block(alleles, unseen, Spans.of(self.arrays), rows)
+            return piece._replace(block=block), alleles, extents
         kept = ~unseen.is_alone
-        return piece._replace(kept=kept), without_unseen(alleles, unseen)[kept]
+        seen = without_unseen(alleles[kept], unseen.is_unseen[kept])
+        return piece._replace(kept=kept), seen.astype("T"), extents[kept]
+
+    def _alleles(self, rows: slice) -> np.ndarray:
+        """As Python's strings those of a gVCF, few of which are of variants; else as NumPy's."""
+        if not self.is_gvcf:
+            return self.read(ALLELE, rows).astype("T")
+        with pipeline.naming(f"{ALLELE} in {zarr_objects.place(self.arrays[ALLELE].store)}"):
+            return arrays.read_strings(self.arrays[ALLELE], (rows, slice(None)))
 
     def segments(self, runs: Runs) -> np.ndarray:
         """
@@ -283,10 +309,10 @@ class Union:
         limit = min(free // 2, free - beside)
         row_bytes = [s.row_bytes for s in sites]
         total = sum(s.n_variants * b for s, b in zip(sites, row_bytes, strict=True))
-        # a chunk of each source at least, or else chunks are read again and again
+        # some chunks of each source, or else they are read again and again: two ranges share one of each at their edge
         lengths = [min(s.n_variants, arrays.outer_chunks(s.arrays[ALLELE])[0]) for s in sites]
         chunks = sum(n * b for n, b in zip(lengths, row_bytes, strict=True))
-        room = min(max(chunks, min(TASK_BYTES, total // n_ranges)), limit)
+        room = min(max(2 * chunks, min(TASK_BYTES, total // n_ranges)), limit)
         while True:
             edges = cut_genome(segments, row_bytes, room)
             union = cls(sites, edges, [rows_between(s, edges) for s in segments])
@@ -343,15 +369,14 @@ class Union:
         values: dict[str, list[np.ndarray]] = {name: [] for name in (*SITE_FIELDS, EXTENT)}
         for source, where in self.rows(i):
             sites = self.sites[source]
-            alleles = np.full((where.stop - where.start, width), "", dtype="T")
-            alleles[:, : sites.arrays[ALLELE].shape[1]] = sites.read(ALLELE, where).astype("T")
-            extents = sites.extents.look(alleles, where)
-            piece, alleles = sites.variants(Piece(source, where), alleles)
+            piece, found, extents = sites.variants(source, where)
+            alleles = np.full((len(found), width), "", dtype="T")
+            alleles[:, : found.shape[1]] = found
             pieces.append(piece)
             values[CONTIG].append(sites.contigs[sites.read(CONTIG, where)][piece.kept])
             values[POSITION].append(sites.read(POSITION, where).astype("i8")[piece.kept])
             values[ALLELE].append(alleles)
-            values[EXTENT].append(extents[piece.kept])
+            values[EXTENT].append(extents)
         joined = {name: np.concatenate(found) for name, found in values.items()}
         source_of = np.repeat([p.source for p in pieces], [len(found) for found in values[ALLELE]])
         contig, position, alleles, extents = (joined[name] for name in (*SITE_FIELDS, EXTENT))
@@ -366,7 +391,7 @@ class Union:
         found[ALLELE] = np.pad(found[ALLELE], ((0, 0), (0, n_alleles - found[ALLELE].shape[1])), constant_values="")
         for row, alleles in merged.joined.items():
             found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
-        found |= self._lengths(pieces, values[EXTENT] != NONE, merged, names)
+        found |= self._lengths(pieces, values, merged, names)
         if ID in names:
             ids = [self._ids(self.sites[p.source], p.rows)[p.kept] for p in pieces]
             said = np.concatenate(ids)
@@ -380,10 +405,17 @@ class Union:
         return found
 
     def _lengths(
-        self, pieces: Sequence[Piece], is_symbolic: np.ndarray, merged: Merged, names: Sequence[str]
+        self, pieces: Sequence[Piece], values: Mapping[str, np.ndarray], merged: Merged, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """How long records are: where ALTs are symbolic as long as these are, whatever has been joined with them."""
+        is_symbolic = values[EXTENT] != NONE
         length = np.concatenate([self.sites[p.source].lengths(p.rows)[p.kept] for p in pieces])
+        if any(sites.is_gvcf for sites in self.sites):  # where what was not seen may make a record longer
+            counts = [
+                int(p.kept.sum()) if isinstance(p.kept, np.ndarray) else p.rows.stop - p.rows.start for p in pieces
+            ]
+            is_plain = np.repeat([self.sites[p.source].is_gvcf for p in pieces], counts) & ~is_symbolic
+            length = np.where(is_plain, np.strings.str_len(values[ALLELE][:, 0]), length)
         n = len(merged.first)
         symbolic, _ = merged.first_where(is_symbolic)
         of_symbolic = np.zeros(n, dtype=bool)

@@ -6,7 +6,7 @@ the same symbolic ALTs are the same variant if they are equally long, as ``bcfto
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class Extents:
         """From the arrays of a VCZ."""
         return cls({name: members[name] for name in (POSITION, LENGTH, END, SVLEN) if name in members})
 
-    def look(self, alleles: np.ndarray, rows: slice) -> np.ndarray:
+    def look(self, alleles: np.ndarray, rows: slice, texts: Collection[str] | None = None) -> np.ndarray:
         """
         Look at some variants.
 
@@ -66,6 +66,8 @@ class Extents:
             Of these variants, REF first.
         rows
             Which they are.
+        texts
+            All their ALTs, if that is known.
 
         Returns
         -------
@@ -73,7 +75,7 @@ class Extents:
             `NONE` where no ALT is symbolic.
         """
         result = np.full(len(alleles), NONE, dtype="i8")
-        texts = set(alleles[:, 1:].ravel().tolist())
+        texts = set(alleles[:, 1:].ravel().tolist()) if texts is None else texts
         symbolic = [text for text in texts if is_symbolic(text)]
         if not symbolic:
             return result
