@@ -17,6 +17,7 @@ import numpy as np
 
 from plans.variants.match import ABSENT, UNMATCHED, Index, Latest, Sites
 from plans.variants.reference_blocks import Blocks, Unseen, n_alleles, ref_lengths
+from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE
 
 _NOTHING, _BLOCK, _SPANNED, _AT = range(4)
@@ -78,7 +79,7 @@ def _covering(
     found = np.full((rows.stop - rows.start, n_samples), ABSENT, dtype="i8")
     kinds, order = np.zeros(found.shape, dtype="i1"), np.full(found.shape, -1, dtype="i8")
     of_rows = []
-    positions = index.positions(rows)
+    positions = arrays.read(index.store.position, (rows,)).astype("i8")
     for contig, a, b in _pieces(index.store, rows):
         here = positions[a:b]
         for first, last, low, high in _slabs_that_reach(source, contig, here, source.blocks.slab_rows(n_samples)):

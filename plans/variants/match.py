@@ -442,10 +442,6 @@ class Index:
         """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
         return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))
 
-    def positions(self, rows: slice) -> np.ndarray:
-        """Where some variants of the store are."""
-        return arrays.read(self.store.position, (rows,)).astype("i8")
-
     def units(self, rows: slice) -> Iterator[tuple[Unit, slice]]:
         """The units of a range of rows, and which of their variants lie in it."""
         for number in range(rows.start // self.unit, -(-rows.stop // self.unit)):

@@ -411,9 +411,7 @@ class Union:
         is_symbolic = values[EXTENT] != NONE
         length = np.concatenate([self.sites[p.source].lengths(p.rows)[p.kept] for p in pieces])
         if any(sites.is_gvcf for sites in self.sites):  # where what was not seen may make a record longer
-            counts = [
-                int(p.kept.sum()) if isinstance(p.kept, np.ndarray) else p.rows.stop - p.rows.start for p in pieces
-            ]
+            counts = [len(p.variants) for p in pieces]
             is_plain = np.repeat([self.sites[p.source].is_gvcf for p in pieces], counts) & ~is_symbolic
             length = np.where(is_plain, np.strings.str_len(values[ALLELE][:, 0]), length)
         n = len(merged.first)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.support import s3, vcf
+from tests.support import gvcf, s3, vcf
 from tests.support.paths import GUIDE, ROOT
 
 SAMPLES = ("NA00001", "NA00002", "NA00003")
@@ -139,6 +139,12 @@ FILES = {
     "recalled": (SITES, ("NA00001",)),
 }
 """The VCFs that pages speak of: sites and samples."""
+GVCFS = {
+    "mother": ("1 1000 A <NON_REF> 1999 GT:DP:GQ 0/0:30:40", "1 2000 C T,<NON_REF> . GT:DP:GQ 0/1:31:99"),
+    "father": ("1 1500 G T,<NON_REF> . GT:DP:GQ 0/1:28:99", "1 1501 A <NON_REF> 2500 GT:DP:GQ 0/0:29:10"),
+    "child": ("1 1000 A <NON_REF> 2600 GT:DP:GQ 0/0:33:50",),
+}
+"""The same of gVCFs; see `tests.support.gvcf.text`."""
 DEFINITIONS = """\
 ##fileformat=VCFv4.3
 ##FILTER=<ID=PASS,Description="All filters passed">
@@ -196,6 +202,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         text = DEFINITIONS + "\n".join(["\t".join(columns), *records]) + "\n"
         vcf.to_vcz(vcf.write_vcf(folder / f"{name}.vcf.gz", text), folder / f"{name}.vcz", 3, None, None)
+    for name, records in GVCFS.items():
+        gvcf.make(folder, f"{name}.g", gvcf.text([name], *records), chunks=(1000, 1000))
     return folder
 
 
