@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import http.server
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +25,14 @@ from tests.support import cohort, vcf
 from tests.support.command_line import fails
 from tests.support.refusals import complain
 from tests.support.small_vcf import HEADER, NEW, OLD, RECORDS, text, write
-from tests.support.ways import WRITTEN
-from vczstore.errors import IncompatibleError, MemoryLimitError, MissingDependencyError, SampleError, VcfError
+from vczstore.errors import (
+    IncompatibleError,
+    MemoryLimitError,
+    MissingDependencyError,
+    NotAStoreError,
+    SampleError,
+    VcfError,
+)
 from vczstore.execution import conversions
 from vczstore.stores.locations import alternatives
 
@@ -73,8 +82,16 @@ def store(tmp_path: Path, template: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", WRITTEN)
-@pytest.mark.parametrize("example", vcf.EXAMPLES)
+@pytest.mark.parametrize(
+    ("example", "kind"),
+    [
+        ("fields", "format2"),
+        ("mixed_ploidy", "format3"),
+        ("triploid", "icechunk"),
+        ("calls", "format2"),
+        ("calls", "icechunk"),
+    ],
+)
 def test_a_vcf_is_appended_as_the_vcz_that_bio2zarr_makes_of_it(tmp_path: Path, example: str, kind: str) -> None:
     """And so that bcftools shows the same of the whole VCF."""
     made = vcf.EXAMPLES[example]
@@ -91,8 +108,16 @@ def test_a_vcf_is_appended_as_the_vcz_that_bio2zarr_makes_of_it(tmp_path: Path, 
     assert vcf.records(vcf.vcztools_view(stores[0], icechunk=kind == "icechunk")) == vcf.bcftools_records(whole)
 
 
-@pytest.mark.parametrize("kind", WRITTEN)
-@pytest.mark.parametrize("name", ["batch.vcf", "batch.vcf.gz", "batch.vcf.bgz", "batch.bcf", "BATCH.VCF.GZ"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("batch.vcf", "format3"),
+        ("batch.vcf.gz", "icechunk"),
+        ("batch.vcf.bgz", "format2"),
+        ("batch.bcf", "icechunk"),
+        ("BATCH.VCF.GZ", "format3"),
+    ],
+)
 def test_all_kinds_of_files(tmp_path: Path, store: Path, name: str, kind: str) -> None:
     """Multi-allelic, haploid and symbolic alleles, and a record without GT; no index lies beside the file."""
     target = in_kind(kind, store, tmp_path / "target") if kind != "format3" else store
@@ -185,6 +210,36 @@ def test_create_from_vcfs_is_create_from_vczs(tmp_path: Path) -> None:
     assert result.counts["variants"] == 5
 
 
+GVCF = """\
+chr1	100	.	A	<NON_REF>	.	.	END=149	GT:AD:DP	0/0:30,0:30	0/0:9,0:9
+chr1	150	.	C	T,<NON_REF>	50	.	.	GT:AD:DP	0/1:15,16,0:31	1/1:0,7,0:7
+chr1	151	.	G	<NON_REF>	.	.	END=500	GT:AD:DP	0/0:30,0:30	0/0:9,0:9
+"""
+
+
+def test_reference_blocks_stay_what_they_are(tmp_path: Path) -> None:
+    """Their lengths are there where sites alone are converted, and that of VCF 4.5 is a FORMAT field."""
+    lengths = HEADER + '##FORMAT=<ID=LEN,Number=1,Type=Integer,Description="Length">\n'
+    of_4_5 = (
+        GVCF.replace("END=149\tGT", ".\tLEN:GT")
+        .replace("\t0/0:30,0", "\t50:0/0:30,0")
+        .replace("\t0/0:9,0", "\t50:0/0:9,0")
+    )
+    of_4_5 = of_4_5.replace("END=500\tGT", ".\tLEN:GT")
+    for name, content in (("end", text(OLD, GVCF)), ("len", text(NEW, of_4_5, lengths))):
+        made = vcf.write_vcf(tmp_path / f"{name}.vcf.gz", content)
+        vcz = vcf.to_vcz(made, tmp_path / f"{name}.vcz", 3, None, None)
+        stores = [tmp_path / f"{name}-from-{source.suffix[1:]}" for source in (made, vcz)]
+        for store, source in zip(stores, (made, vcz), strict=True):
+            with pytest.raises(IncompatibleError, match="gvcf"):
+                vczstore.create(store, source)
+            vczstore.create(store, source, gvcf=True)
+            vczstore.append(store, source, gvcf=True, harmonise=True)
+        found, expected = map(cohort.read_vcz, stores)
+        cohort.assert_same(found, expected)
+        assert found["variant_position"].tolist() == [150]
+
+
 def test_a_vcf_without_records(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.vcf", text(records=""))
     assert vczstore.create(tmp_path / "store.vcz", empty).counts["variants"] == 0
@@ -260,7 +315,7 @@ def test_a_broken_vcf_is_one_line(tmp_path: Path, store: Path, what: str) -> Non
     assert cohort.digest(tmp_path) == before
 
 
-@pytest.mark.parametrize("what", ["no VCF", "duplicate sample", "cut line", "unsorted", "undeclared FORMAT"])
+@pytest.mark.parametrize("what", ["duplicate sample", "unsorted", "undeclared FORMAT"])
 def test_the_command_prints_one_line(tmp_path: Path, store: Path, what: str) -> None:
     """And nothing of what HTSlib prints by itself."""
     batch = write(tmp_path / "batch.vcf.gz", BROKEN[what][0]())
@@ -344,6 +399,39 @@ def test_a_signal_leaves_nothing(tmp_path: Path, temporary: Path, store: Path, n
     assert told == "append: interrupted; nothing was written\n"
     assert cohort.digest(store) == before
     assert list(temporary.iterdir()) == []
+
+
+def test_a_plan_keeps_what_was_converted_until_the_process_ends(tmp_path: Path, temporary: Path, store: Path) -> None:
+    batch = write(tmp_path / "batch.vcf", text())
+    code = (
+        "import sys, vczstore, pathlib; made = vczstore.plan('append', *sys.argv[1:3]);"
+        "print(len(list(pathlib.Path(sys.argv[3]).iterdir())), vczstore.run(made).committed)"
+    )
+    command = [sys.executable, "-c", code, store, batch, temporary]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "1 True\n"
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_vcf_at_a_web_address(tmp_path: Path, store: Path) -> None:
+    write(tmp_path / "batch.vcf.gz", text())
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert vczstore.append(store, f"{url}/batch.vcf.gz").counts["samples added"] == 2
+            words = [f"append: {url}/gone.bcf: no such object"]
+            complain(NotAStoreError, words, lambda: vczstore.append(store, f"{url}/gone.bcf"))
+        finally:
+            server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and prints nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 # ---- globs of jobs --------------------------------------------------------------------------

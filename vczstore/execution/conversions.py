@@ -159,7 +159,9 @@ def _convert(todo: Sequence[Conversion], workers: int, progress: "Progress | Non
             progress("converting", min(total, round(percent)), total)
 
     tell(0)
-    with _running(min(workers, max(len(small), *(one.n_parts for one in large), 1))) as run:
+    n = max(len(small), *(one.n_parts for one in large), 1)
+    is_little = sum(one.file.size for one in todo) < PART_BYTES
+    with _running(1 if is_little else min(workers, n)) as run:
         for i, _ in enumerate(run([partial(do, one, "whole") for one in small]), start=1):
             tell(100 * i)
         for i, one in enumerate(large, start=len(small)):

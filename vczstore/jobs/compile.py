@@ -244,12 +244,7 @@ class _Compiler:
             plan = complete_append(self.store, self.vcz, self.memory)
             plans.append(replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format))))
             fresh, stopped = [s for s in fresh if not self.ledger.has(s)], []
-        for source in fresh:
-            if self.ledger.knows(source) and on_duplicate == "error":
-                raise IncompatibleError(
-                    f"append: {source.label} has changed since it was appended; replace its samples with an update "
-                    "step, or set on-duplicate: replace; on-duplicate: skip keeps the calls that the store has"
-                )
+        self._refuse_changed(operation, fresh)
         new = fresh if not stopped else [s for s in fresh if s.identity not in pending]
         # what was stopped comes first, and alone: its chunks lie where they belong already
         for group in (stopped, new):
@@ -404,11 +399,23 @@ class _Compiler:
         known: dict[object, VcfFile] = {
             file.label: file for file in found if isinstance(file, VcfFile) and self.ledger.has(file, entirely=entirely)
         }
-        opened = iter(self._open_all(name, [one for one in found if _label(one) not in known]))
+        todo = [one for one in found if _label(one) not in known]
+        if isinstance(operation, Append):  # here, too: to convert a file may take hours
+            self._refuse_changed(operation, [one for one in todo if isinstance(one, VcfFile)])
+        opened = iter(self._open_all(name, todo))
         sources: list[Batch] = [known.get(_label(one)) or next(opened) for one in found]
         fresh = [s for s in sources if isinstance(s, Vcz) and not self.ledger.has(s, entirely=entirely)]
         self.notes.append(f"{name}: {len(sources):,} sources found, {len(fresh):,} new")
         return sources, fresh
+
+    def _refuse_changed(self, operation: Append, batches: Sequence[Batch]) -> None:
+        """Refuse a batch of which another state has come in, unless the step says what to do about its samples."""
+        for batch in batches:
+            if self.ledger.knows(batch) and operation.on_duplicate == "error":
+                raise IncompatibleError(
+                    f"append: {batch.label} has changed since it was appended; replace its samples with an update "
+                    "step, or set on-duplicate: replace; on-duplicate: skip keeps the calls that the store has"
+                )
 
     def _open_all(self, operation: str, sources: Sequence[Location | VcfFile]) -> list[Vcz]:
         """Sources, opened; VCFs are converted."""

@@ -161,7 +161,7 @@ def _header(operation: str, label: str, path: Path) -> tuple[tuple[str, ...], in
                 n_fields = sum(line["HeaderType"] in ("INFO", "FORMAT") for line in file.header_iter())
                 return tuple(file.samples), n_fields
         except Exception as error:  # cyvcf2 has no class for it
-            why = error_in(told()) or "there is none"
+            why = error_in(told()) or first_line(error)
             raise VcfError(
                 f"{operation}: {label} has no valid VCF header ({why}); correct it, or copy it again"
             ) from error
