@@ -210,6 +210,21 @@ def test_create_from_vcfs_is_create_from_vczs(tmp_path: Path) -> None:
     assert result.counts["variants"] == 5
 
 
+def test_variants_that_come_in_bring_their_values(tmp_path: Path) -> None:
+    """INFO fields are read as far as the store has them."""
+    first = vcf.write_vcf(tmp_path / "first.vcf.gz", text(OLD))
+    more = RECORDS.replace("chr1\t400", "chr1\t350\trs7\tC\tCT\t7\tq10\tCSQ=x,y\tGT:DP\t0/1:3\t1|1:4\nchr1\t400")
+    second = vcf.write_vcf(tmp_path / "second.vcf.gz", text(NEW, more))
+    plain = vcf.to_vcz(first, tmp_path / "first.vcz", 3, 2, 2)
+    vcz = vcf.to_vcz(second, tmp_path / "second.vcz", 3, 2, 2)
+    stores = [in_kind("icechunk", plain, tmp_path / name) for name in ("from-vcf", "from-vcz")]
+    for store, source in zip(stores, (second, vcz), strict=True):
+        vczstore.append(store, source, harmonise=True, new_variants="insert")
+    found, expected = (read("icechunk", store) for store in stores)
+    cohort.assert_same(found, expected)
+    assert found["variant_CSQ"][3].tolist() == ["x", "y"]
+
+
 GVCF = """\
 chr1	100	.	A	<NON_REF>	.	.	END=149	GT:AD:DP	0/0:30,0:30	0/0:9,0:9
 chr1	150	.	C	T,<NON_REF>	50	.	.	GT:AD:DP	0/1:15,16,0:31	1/1:0,7,0:7
