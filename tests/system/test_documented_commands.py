@@ -134,6 +134,7 @@ FILES = {
     "first": (SITES, ("NA00001", "NA00002", "NA00003")),
     "second": (SITES, ("NA00004", "NA00005")),
     "array": (OTHER_SITES, ("NA00006",)),
+    "exome": (OTHER_SITES, ("NA00010",)),
     "batch-7": (SITES, ("NA00007",)),
     "batch-8": (SITES, ("NA00008", "NA00009")),
     "recalled": (SITES, ("NA00001",)),
