@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import vczstore
-from tests.support import cohort
+from tests.support import cohort, forks
 from tests.support.command_line import fails, run
 from vczstore.cli import main
 from vczstore.execution import engine, operations
@@ -110,8 +110,8 @@ def one_object(result: Result) -> dict[str, Any]:
 
 
 def call(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Call the program."""
-    command = [*PROGRAM, *(str(a) for a in arguments)]
+    """Call the program, as a fork."""
+    command = [forks.program("vczstore"), *(str(a) for a in arguments)]
     pipes: dict[str, Any] = {"capture_output": True, "text": True, "env": environment()}
     return subprocess.run(command, check=False, timeout=120, **pipes, **options)
 
@@ -988,7 +988,7 @@ def test_interrupt(templates: Path, tmp_path: Path, case: Interrupt) -> None:
 
 def to_nowhere(words: list[str], output: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose standard output is a full device, or a pipe whose reader is gone."""
-    command = [sys.executable, "-m", "vczstore", *words]
+    command = [forks.program("vczstore"), *words]
     if output == "full":
         with Path("/dev/full").open("wb") as full:
             return subprocess.run(

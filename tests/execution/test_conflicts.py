@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import vczstore
-from tests.support import cohort
+from tests.support import cohort, forks
 from tests.support.refusals import complain
 from tests.support.small_stores import (
     NEW,
@@ -170,7 +169,7 @@ def test_all_who_write_at_once_get_through(repository: Path, tmp_path: Path) -> 
     batches = [some_arrays([f"B{i}a", f"B{i}b"], seed=i) for i in range(7)]
     for i, arrays in enumerate(batches):
         cohort.write_vcz(tmp_path / f"{i}.vcz", arrays)
-    command = [sys.executable, "-m", "vczstore", "append", str(repository)]
+    command = [forks.program("vczstore"), "append", str(repository)]
     writers = [
         subprocess.Popen([*command, str(tmp_path / f"{i}.vcz")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for i in range(len(batches))

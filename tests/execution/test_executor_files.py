@@ -253,7 +253,7 @@ def test_requirements_are_what_vczstore_allows() -> None:
 @pytest.mark.parametrize(("kind", "operation", "workers"), [("format3", "append", 2), ("icechunk", "remove", 1)])
 def test_dask_on_this_machine(tmp_path: Path, kind: str, operation: str, workers: int) -> None:
     """Cubed's own executor, with a cluster that it begins and ends itself."""
-    old, new = cohort.make_arrays(10, cohort.ids(0, 7)), cohort.make_arrays(10, cohort.ids(7, 4), seed=1)
+    old, new = cohort.some_arrays(10, cohort.ids(0, 7)), cohort.some_arrays(10, cohort.ids(7, 4), seed=1)
     way = Way(kind, "cubed")
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", new)

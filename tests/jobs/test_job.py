@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.core.ledger import ATTRIBUTE
-from tests.support import cohort
+from tests.support import cohort, forks
 from tests.support.covering import costly, in_turn
 from vczstore.cli.main import main
 from vczstore.errors import (
@@ -516,7 +516,7 @@ def test_running_again_reads_no_chunk(place: Place) -> None:
         assert run_job(sys.argv[1]).status == "nothing to do"
         print("\\n".join(path for path in opened if path.startswith(sys.argv[2])))
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), file, f"{place.folder}/"]
+    command = [forks.program("python"), "-c", textwrap.dedent(script), file, f"{place.folder}/"]
     opened = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [path for path in opened if "inbox" in path and path.endswith("zarr.json")]
     metadata = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
@@ -646,7 +646,8 @@ with open_store(sys.argv[1]).exclusive_lock():
 @contextmanager
 def held(place: Place) -> Iterator[subprocess.Popen[str]]:
     """Another process holds the store's lock."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(place.store)], stdout=subprocess.PIPE, text=True)
+    command = [forks.program("python"), "-c", HOLD, str(place.store)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -687,7 +688,7 @@ def test_waiting_for_one_that_is_killed(plain: Place) -> None:
     batch = plain.batch("a.vcz", cohort.ids(7, 2))
     file = plain.write("- append: inbox/a.vcz")
     with held(plain) as holder:
-        waiting = subprocess.Popen([sys.executable, "-m", "vczstore", "run", str(file), "--if-busy", "wait"])
+        waiting = subprocess.Popen([forks.program("vczstore"), "run", str(file), "--if-busy", "wait"])
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(3)
         holder.send_signal(signal.SIGKILL)
@@ -702,7 +703,7 @@ def test_runs_at_once_do_it_once(place: Place) -> None:
     file = place.write("- append: inbox/a.vcz")
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "vczstore", "run", str(file), "--if-busy", "wait", "--json"],
+            [forks.program("vczstore"), "run", str(file), "--if-busy", "wait", "--json"],
             stdout=subprocess.PIPE,
             text=True,
         )

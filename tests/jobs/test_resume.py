@@ -10,7 +10,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ import psutil
 import pytest
 
 import vczstore
-from tests.support import cohort
+from tests.support import cohort, forks
 from tests.support.clouds import Cloud
 from vczstore.errors import Interrupted, StaleError, StorageError
 from vczstore.execution import checkpoint
@@ -124,7 +123,7 @@ class Place:
     def kill(self, file: Path, n: int, *, rest: float = 0) -> None:
         """Run the job; its driver dies by SIGKILL when so many tasks have written. By default each is recorded."""
         head = self.repository.lookup_branch("main")
-        command = [sys.executable, "-c", DRIVER, json.dumps([str(file), n, rest, 1.0])]
+        command = [forks.program("python"), "-c", DRIVER, json.dumps([str(file), n, rest, 1.0])]
         killed = subprocess.run(command, capture_output=True, text=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         # its workers end by themselves, and may write until then what no journal has

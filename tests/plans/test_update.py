@@ -31,7 +31,7 @@ type Arrays = dict[str, np.ndarray]
 
 def recalled(samples: Sequence[str], *, seed: int = 5) -> Arrays:
     """What a second calling says about samples."""
-    return cohort.make_arrays(10, samples, seed=seed)
+    return cohort.some_arrays(10, samples, seed=seed)
 
 
 # ---- update ---------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def recalled(samples: Sequence[str], *, seed: int = 5) -> Arrays:
 @pytest.mark.slow
 def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
     """Of several sources, from whole, ragged, shared and neighbouring chunk columns of 3; one is replaced whole."""
-    old = cohort.make_arrays(10, cohort.ids(0, 11))
+    old = cohort.some_arrays(10, cohort.ids(0, 11))
     new = [recalled(["S0010", "S0003", "S0000", "S0005"]), recalled(["S0004", "S0001"], seed=6)]
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "a.vcz", new[0])
@@ -55,7 +55,7 @@ def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
 def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
     """What the source lacks is missing for its samples, what the store lacks is left out; both only when named."""
-    old, new = cohort.make_arrays(10, cohort.ids(0, 11)), recalled(["S0010", "S0003", "S0004"])
+    old, new = cohort.some_arrays(10, cohort.ids(0, 11)), recalled(["S0010", "S0003", "S0004"])
     del old["call_DP"], new["call_FT"]
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -72,7 +72,7 @@ def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
 @in_pairs(kind=WRITTEN, impl=("zarr", "cubed"))
 def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
     """A batch that comes again, columns in another order, the ragged last one among them."""
-    old = cohort.make_arrays(10, cohort.ids(0, 8))
+    old = cohort.some_arrays(10, cohort.ids(0, 8))
     new = recalled(["S0003", "S0004", "S0005", "S0000", "S0001", "S0002", "S0006", "S0007"])
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "new.vcz", new, zarr_format=2 if way.kind == "format2" else 3)
@@ -85,7 +85,7 @@ def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_after_remove(way: Way, tmp_path: Path) -> None:
     """A removed sample's place stays empty, also between samples that are updated."""
-    old = cohort.make_arrays(10, cohort.ids(0, 5))
+    old = cohort.some_arrays(10, cohort.ids(0, 5))
     store = way.make(tmp_path, old)
     new = recalled(["S0002", "S0000"])
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -97,7 +97,7 @@ def test_after_remove(way: Way, tmp_path: Path) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_sharded(tmp_path: Path, impl: str) -> None:
-    old, new = cohort.make_arrays(17, cohort.ids(0, 14)), cohort.make_arrays(17, cohort.ids(4, 8)[::-1], seed=1)
+    old, new = cohort.some_arrays(17, cohort.ids(0, 14)), cohort.some_arrays(17, cohort.ids(4, 8)[::-1], seed=1)
     cohort.write_vcz(tmp_path / "store.vcz", old, shards=(2, 2))
     cohort.write_vcz(tmp_path / "new.vcz", new, shards=(3, 1))
     vczstore.update(tmp_path / "store.vcz", tmp_path / "new.vcz", impl=impl)
@@ -108,7 +108,7 @@ def test_sharded(tmp_path: Path, impl: str) -> None:
 @pytest.mark.parametrize("samples", [cohort.ids(3, 3), cohort.ids(4, 3)], ids=["copied", "decoded"])
 def test_absent_chunks(tmp_path: Path, impl: str, samples: list[str]) -> None:
     """An absent chunk of a source clears the store's, and one of the store's is filled."""
-    old, new = cohort.make_arrays(8, cohort.ids(0, 9)), cohort.make_arrays(8, samples, seed=1)
+    old, new = cohort.some_arrays(8, cohort.ids(0, 9)), cohort.some_arrays(8, samples, seed=1)
     old["call_AD"][...] = 0
     new["call_DP"][...] = 0
     cohort.write_vcz(tmp_path / "store.vcz", old, skip_empty=True)
@@ -124,7 +124,7 @@ def test_absent_chunks(tmp_path: Path, impl: str, samples: list[str]) -> None:
 @pytest.mark.slow
 def test_missing_floats_that_look_like_the_fill_value(tmp_path: Path, impl: str) -> None:
     """A chunk of nothing but missing floats, in an array whose fill value is another NaN, is not dropped."""
-    old, new = cohort.make_arrays(8, cohort.ids(0, 9)), cohort.make_arrays(8, cohort.ids(4, 3), seed=1)
+    old, new = cohort.some_arrays(8, cohort.ids(0, 9)), cohort.some_arrays(8, cohort.ids(4, 3), seed=1)
     old["call_GL"][...] = new["call_GL"][...] = cohort.MISSING
     cohort.write_vcz(tmp_path / "store.vcz", old, fill_values={"call_GL": np.nan})
     cohort.write_vcz(tmp_path / "new.vcz", new, fill_values={"call_GL": np.nan})
@@ -135,7 +135,7 @@ def test_missing_floats_that_look_like_the_fill_value(tmp_path: Path, impl: str)
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.slow
 def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
-    old, new = cohort.make_arrays(10, cohort.ids(0, 7)), recalled(["S0005", "S0001"])
+    old, new = cohort.some_arrays(10, cohort.ids(0, 7)), recalled(["S0005", "S0001"])
     new["call_AD"], new["call_DP"] = new["call_AD"].astype("i1"), new["call_DP"].astype("i8")
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -144,7 +144,7 @@ def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
 
 
 def test_again_changes_nothing(tmp_path: Path) -> None:
-    cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(10, cohort.ids(0, 7)))
+    cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, cohort.ids(0, 7)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0005", "S0001"]))
     vczstore.update(tmp_path / "store.vcz", tmp_path / "new.vcz")
     with unchanged(tmp_path / "store.vcz"):
@@ -158,7 +158,7 @@ def test_again_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_only_the_columns_of_the_samples_are_written(tmp_path: Path, impl: str) -> None:
     store = tmp_path / "store.vcz"
-    cohort.write_vcz(store, cohort.make_arrays(10, cohort.ids(0, 11)))
+    cohort.write_vcz(store, cohort.some_arrays(10, cohort.ids(0, 11)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0010", "S0001"]))
 
     def times() -> dict[Path, int]:
@@ -183,7 +183,7 @@ def test_only_the_columns_of_the_samples_are_written(tmp_path: Path, impl: str) 
 @pytest.mark.parametrize("samples", [cohort.ids(3, 3), cohort.ids(3, 3)[::-1]], ids=["copied", "decoded"])
 def test_a_column_that_is_replaced_whole_is_not_read(tmp_path: Path, impl: str, samples: list[str]) -> None:
     """So what is damaged there is mended."""
-    old, new = cohort.make_arrays(10, cohort.ids(0, 8)), recalled(samples)
+    old, new = cohort.some_arrays(10, cohort.ids(0, 8)), recalled(samples)
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
     for name in ("call_DP", "call_FT"):
@@ -194,7 +194,7 @@ def test_a_column_that_is_replaced_whole_is_not_read(tmp_path: Path, impl: str, 
 
 def test_bytes_and_chunks_are_told(tmp_path: Path) -> None:
     """Of call_DP, 10 variants: column 0 is copied, column 1 keeps one of 3 samples, the ragged column is all new."""
-    old = cohort.make_arrays(10, cohort.ids(0, 8))
+    old = cohort.some_arrays(10, cohort.ids(0, 8))
     cohort.write_vcz(tmp_path / "store.vcz", old)
     samples = ["S0000", "S0001", "S0002", "S0004", "S0003", "S0007", "S0006"]
     cohort.write_vcz(tmp_path / "new.vcz", recalled(samples))
@@ -210,7 +210,7 @@ def test_bytes_and_chunks_are_told(tmp_path: Path) -> None:
 
 def test_a_shuffled_source_is_read_once_where_memory_allows(tmp_path: Path) -> None:
     """What one of its chunks is spread over makes one block."""
-    cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(10, cohort.ids(0, 12)))
+    cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, cohort.ids(0, 12)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0010", "S0001", "S0003"]))
     plan = vczstore.plan("update", tmp_path / "store.vcz", tmp_path / "new.vcz")
     (write,) = [w for w in plan.writes if w.name == "call_DP"]
@@ -240,7 +240,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def some(samples: Sequence[str], *, seed: int = 5) -> Arrays:
-    arrays = recalled(samples, seed=seed)
+    arrays = cohort.make_arrays(10, samples, seed=seed)
     return {name: arrays[name] for name in FIELDS}
 
 
@@ -337,7 +337,7 @@ def test_dry_run(store: Path, tmp_path: Path) -> None:
 
 def test_too_little_memory(tmp_path: Path) -> None:
     """The message says how much is enough, and it is."""
-    old, new = cohort.make_arrays(1000, cohort.ids(0, 900)), cohort.make_arrays(1000, ["S0007", "S0003"], seed=1)
+    old, new = cohort.some_arrays(1000, cohort.ids(0, 900)), cohort.some_arrays(1000, ["S0007", "S0003"], seed=1)
     fields = [n for n in FIELDS if "samples" not in cohort.DIMENSIONS[n]] + ["sample_id", "call_AD"]
     for name, arrays in (("store.vcz", old), ("new.vcz", new)):
         cohort.write_vcz(tmp_path / name, {n: arrays[n] for n in fields}, variants_chunk=1000, samples_chunk=1000)
@@ -396,8 +396,8 @@ def plan_update(store: Path, *sources: Vcz) -> Plan:
 
 
 def test_split_known(tmp_path: Path) -> None:
-    cohort.write_vcz(tmp_path / "store.vcz", cohort.make_arrays(10, ["S0", "", "S2", "S3"]))
-    cohort.write_vcz(tmp_path / "new.vcz", cohort.make_arrays(10, ["S9", "S3", "", "S0", "S8"]))
+    cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, ["S0", "", "S2", "S3"]))
+    cohort.write_vcz(tmp_path / "new.vcz", cohort.some_arrays(10, ["S9", "S3", "", "S0", "S8"]))
     store, source = (open_store(tmp_path / name).open() for name in ("store.vcz", "new.vcz"))
     known, new = split_known(store, source)
     assert (known.tolist(), new.tolist()) == ([1, 3], [0, 2, 4])
@@ -412,7 +412,7 @@ def test_split_known(tmp_path: Path) -> None:
 @in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
 @pytest.mark.slow
 def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int) -> None:
-    old = cohort.make_arrays(10, cohort.ids(0, n))
+    old = cohort.some_arrays(10, cohort.ids(0, n))
     samples = ["S0100", "S0004", "S0101", "S0000", "S0102", "S0103", "S0104", "S0003"]
     incoming, other = recalled(samples), recalled(cohort.ids(50, 4), seed=7)
     store = way.make(tmp_path, old)
@@ -434,7 +434,7 @@ def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int
 @pytest.mark.slow
 def test_what_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
     """A sample that does not come in may be removed, or have values that do not fit; a column of such is not read."""
-    old, incoming = cohort.make_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "", *cohort.ids(6, 5)])
+    old, incoming = cohort.some_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "", *cohort.ids(6, 5)])
     incoming["call_DP"] = incoming["call_DP"].astype("i8")
     incoming["call_DP"][4, 2] = 70_000
     cohort.write_vcz(tmp_path / "store.vcz", old)
@@ -451,7 +451,7 @@ def test_what_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_whole_columns_of_a_selection_are_copied(tmp_path: Path) -> None:
-    old, incoming = cohort.make_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "S0001", "S0002", *cohort.ids(6, 5)])
+    old, incoming = cohort.some_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "S0001", "S0002", *cohort.ids(6, 5)])
     cohort.write_vcz(tmp_path / "store.vcz", old)
     cohort.write_vcz(tmp_path / "new.vcz", incoming)
     source = open_store(tmp_path / "new.vcz").open()

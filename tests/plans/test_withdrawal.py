@@ -6,7 +6,6 @@ import hashlib
 import json
 import signal
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from obstore.store import S3Store
 
 import vczstore
 from plans.maintenance.verify_removal import _Look, _Needles
-from tests.support import cohort, s3
+from tests.support import cohort, forks, s3
 from tests.support.locks import job_lock
 from vczstore.cli.main import main
 from vczstore.errors import (
@@ -427,7 +426,7 @@ def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, tol
     vczstore.tag(local.url, "release-1")
     vczstore.tag(local.url, "release-2")
     vczstore.remove(local.url, GONE, impl="zarr")
-    done = subprocess.run([sys.executable, "-c", STOPPED, local.url, where], check=False, timeout=120)
+    done = subprocess.run([forks.program("python"), "-c", STOPPED, local.url, where], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     cohort.assert_same(local.read(), LEFT)
     assert vczstore.purge(local.url, tags="recreate").recreated == told
@@ -524,7 +523,7 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
     vczstore.tag(local.url, "release-1")
     vczstore.remove(local.url, GONE, impl="zarr")
     before, snapshot = files(local.url), local.repository.lookup_branch("main")
-    done = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, local.url, batch], check=False, timeout=120)
+    done = subprocess.run([forks.program("python"), "-c", WRITE_AND_DIE, local.url, batch], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     orphans = {name: size for name, size in files(local.url).items() if name not in before}
     chunks = [name for name in orphans if name.startswith("chunks/")]

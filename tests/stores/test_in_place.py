@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,7 +17,7 @@ import zarr
 from click.testing import CliRunner
 
 import vczstore
-from tests.support import cohort
+from tests.support import cohort, forks
 from tests.support.killed import killed
 from tests.support.leaving import GONE, some_arrays
 from tests.support.locks import job_lock
@@ -392,7 +391,7 @@ def test_disk_full(tmp_path: Path) -> None:
     cohort.write_vcz(store, old, variants_chunk=400, samples_chunk=16)
     vczstore.remove(store, "S0003", impl="zarr")
     before = cohort.digest(store)
-    command = [sys.executable, "-c", LIMITED.format(limit=30_000), "compact", str(store)]
+    command = [forks.program("python"), "-c", LIMITED.format(limit=30_000), "compact", str(store)]
     full = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (full.returncode, full.stdout, len(full.stderr.splitlines())) == (1, "", 1), full.stderr
     assert "nothing was committed, the store is as it was" in full.stderr

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -26,7 +25,7 @@ from click.testing import CliRunner
 from zarr.storage import LocalStore, LoggingStore, MemoryStore, ObjectStore
 
 import vczstore
-from tests.support import cohort, faults, s3
+from tests.support import cohort, faults, forks, s3
 from tests.support.locks import job_lock
 from tests.support.paths import ROOT
 from vczstore.cli.main import main
@@ -67,7 +66,7 @@ NOBODY = "os.setegid(65534); os.seteuid(65534)"
 
 
 def writer(place: str, batch: str, options: dict[str, Any], setup: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, json.dumps([place, batch, options, setup])]
+    command = [forks.program("python"), "-c", WRITER, json.dumps([place, batch, options, setup])]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 

@@ -43,6 +43,10 @@ DIMENSIONS = {
 """Every array of a cohort: 1-D to 4-D, with and without ``call_`` before its name."""
 
 
+SOME = ("sample_sex", "call_genotype", "call_DP", "call_AD", "call_GL", "call_FT")
+"""Fields for what does not depend on them. tests/system/test_matrix.py has all, on every kind of store."""
+
+
 def make_arrays(
     n_variants: int, samples: Sequence[str], *, seed: int = 0, fields: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
@@ -57,6 +61,11 @@ def make_arrays(
         for name, values in arrays.items()
         if fields is None or name in ("sample_id", *fields) or "samples" not in DIMENSIONS[name]
     }
+
+
+def some_arrays(n_variants: int, samples: Sequence[str], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of a cohort with the fields of `SOME`."""
+    return make_arrays(n_variants, samples, seed=seed, fields=SOME)
 
 
 def _all_arrays(n_variants: int, samples: Sequence[str], seed: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Kills operations: each in a process of its own, right before one of its changes of the file system.
 
-Run as a program, ``python -m tests.support.killed TEMPLATE FOLDER CODE STEP LAST`` prints what there is then. CODE is
+``main(TEMPLATE, FOLDER, CODE, STEP, LAST)``, in a process that has no threads, prints what there is then. CODE is
 Python that does something with ``store``. What CODE does with copies of TEMPLATE, ``FOLDER/0/store.vcz`` and so on,
 is killed before every STEP-th of its LAST changes, and before every folder that is renamed; then comes one that runs to
 its end. They are forks of one process, which has imported all and begun no thread, so that hundreds take seconds.
@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.support import forks
 from tests.support.paths import ROOT
 
 CHANGES = frozenset(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "utime"))
@@ -25,13 +26,14 @@ CHANGES = frozenset(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir",
 def killed(template: Path, folder: Path, code: str, *, step: int = 1, last: int = 10_000) -> list[Path]:
     """The stores that an operation leaves that is killed; that of a whole run comes last."""
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.support.killed", template, folder, code, str(step), str(last)]
+    main = "import sys; from tests.support.killed import main; main(*sys.argv[1:])"
+    command = [forks.program("python"), "-c", main, template, folder, code, str(step), str(last)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return [folder / str(i) / "store.vcz" for i in range(int(done.stdout))]
 
 
-def _main(template: str, folder: str, code: str, step: str, last: str) -> None:
+def main(template: str, folder: str, code: str, step: str, last: str) -> None:
     sys.dont_write_bytecode = True  # no change that an operation makes
     import plans.maintenance.repair  # noqa: F401
 
@@ -80,7 +82,3 @@ def _run(code: Any, store: Path, changes: int | None) -> None:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support import cohort
+from tests.support import cohort, forks
 from tests.system.survival import inputs
 
 CASES, ROUNDS = 20, 11
@@ -173,11 +173,11 @@ def test_as_a_program(tmp_path: Path, kind: str, command: str, damage: object) -
 def test_a_path_that_is_no_text(tmp_path: Path, arguments: str) -> None:
     """Linux takes any bytes for a name, and a terminal of UTF-8 does not show them."""
     name = os.fsdecode(b"store-\xff")
-    cohort.write_vcz(tmp_path / name, cohort.make_arrays(10, cohort.ids(0, 7)))
-    cohort.write_vcz(tmp_path / "batch.vcz", cohort.make_arrays(10, cohort.ids(7, 4)))
+    cohort.write_vcz(tmp_path / name, cohort.some_arrays(10, cohort.ids(0, 7)))
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(10, cohort.ids(7, 4)))
     (tmp_path / "gone.txt").write_text("HG99999999\n")
     command, *others = arguments.split()
-    program = [sys.executable, "-m", "vczstore", command, name, *others]
+    program = [forks.program("vczstore"), command, name, *others]
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(program, capture_output=True, cwd=tmp_path, env=strict, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,4 +1,8 @@
-"""Every command and snippet of the README and the guide is run in order, in a folder with small VCFs."""
+"""
+Every command and snippet of the README and the guide is run in order, in a folder with small VCFs.
+
+The programs of pages are forks, see tests.support.forks; those of version 0.1.0's README are processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.support import gvcf, s3, vcf
+from tests.support import forks, gvcf, s3, vcf
 from tests.support.paths import GUIDE, ROOT
 
 SAMPLES = ("NA00001", "NA00002", "NA00003")
@@ -55,14 +59,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def programs(folder: Path | None = None) -> dict[str, str]:
+    """An environment with the programs of this one, or with those of a folder before them."""
+    # as in a user's shell: it is for the command to keep icechunk quiet
+    environment = {name: value for name, value in os.environ.items() if name != "ICECHUNK_LOG"}
+    folders = [*([str(folder)] if folder else []), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {**environment, "PATH": os.pathsep.join(folders)}
+
+
 def run(folder: Path, command: str) -> str:
     """Run a command in a folder, with the programs of this environment; returns what it prints, which is no error."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    # as in a user's shell: it is for the command to keep icechunk quiet
-    environment = {name: value for name, value in os.environ.items() if name != "ICECHUNK_LOG"} | {"PATH": path}
-    done = subprocess.run(
-        shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(shlex.split(command), cwd=folder, env=programs(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -222,8 +229,7 @@ def workplace(converted: Path, made: Path, tmp_path: Path, page: Path) -> Iterat
     folder = tmp_path / "work"
     shutil.copytree(converted, folder, ignore=shutil.ignore_patterns(*(["*.vcz"] if page.name in FROM_VCF else [])))
     shutil.copytree(made / "data", folder / "data")
-    environment = {name: value for name, value in os.environ.items() if name != "ICECHUNK_LOG"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    environment = programs(forks.folder())
     if page.name not in FROM_SCRATCH:
         parts = folder / "first.vcz", folder / "second.vcz"
         for name, backend in (("cohort.vcz", "zarr"), ("cohort.icechunk", "icechunk")):
@@ -260,7 +266,7 @@ def test_pages(page: Path, workplace: tuple[Path, dict[str, str]]) -> None:
             case "sh":
                 _run_shell(text, folder, environment)
             case "python":
-                _succeed([sys.executable, "-c", text], folder, environment, text)
+                _succeed(["python", "-c", text], folder, environment, text)
             case "yaml":
                 _write_yaml(folder / title, text)
             case "text" | "mermaid":
@@ -282,6 +288,8 @@ def _run_shell(text: str, folder: Path, environment: dict[str, str]) -> None:
 
 
 def _succeed(command: Sequence[str], folder: Path, environment: dict[str, str], shown: str) -> None:
+    program, *arguments = command
+    command = [shutil.which(program, path=environment["PATH"]) or program, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{shown}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr

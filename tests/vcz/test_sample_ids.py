@@ -34,7 +34,7 @@ OTHERWISE = {
 
 @pytest.fixture(params=WRITTEN)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return Way(request.param, "cubed").make(tmp_path, cohort.make_arrays(10, SAMPLES))
+    return Way(request.param, "cubed").make(tmp_path, cohort.some_arrays(10, SAMPLES))
 
 
 @pytest.mark.parametrize("line", OTHERWISE.values(), ids=OTHERWISE)
@@ -58,7 +58,7 @@ def test_a_job_does_not_leave_it_there(line: str, store: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("sample", ['"S1"', "S1 ", "S1\u200b"])
 def test_ids_that_the_store_has_in_another_spelling(sample: str, tmp_path: Path) -> None:
-    store = Way("format3", "cubed").make(tmp_path, cohort.make_arrays(10, [sample, "S2"]))
+    store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(10, [sample, "S2"]))
     assert not vczstore.verify_removal(store, ["S1"]).erased
     vczstore.remove(store, sample)
     assert vczstore.verify_removal(store, ["S1"]).erased
@@ -90,7 +90,7 @@ def test_tabs_are_not_taken_for_part_of_an_id(store: Path) -> None:
 
 
 def test_samples_that_look_alike_do_not_come_in(store: Path, tmp_path: Path) -> None:
-    cohort.write_vcz(tmp_path / "batch.vcz", cohort.make_arrays(10, ["NEW", NFC]))
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(10, ["NEW", NFC]))
     before = cohort.digest(store)
     with pytest.raises(SampleError, match=r"which looks like .* in another Unicode form; write both in the same"):
         vczstore.append(store, tmp_path / "batch.vcz")
@@ -111,5 +111,5 @@ def test_a_job_says_how_many_ids_it_did_not_find(store: Path, tmp_path: Path) ->
 
 def test_zarr_reads_the_forms_that_are_tested(tmp_path: Path) -> None:
     """An independent reader: the IDs are in the store as they were written, in NFD."""
-    cohort.write_vcz(tmp_path / "store", cohort.make_arrays(10, SAMPLES))
+    cohort.write_vcz(tmp_path / "store", cohort.some_arrays(10, SAMPLES))
     assert list(zarr.open_group(tmp_path / "store", mode="r")["sample_id"][:]) == list(SAMPLES)

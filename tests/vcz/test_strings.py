@@ -60,8 +60,8 @@ def make(
         pytest.skip("zarr-python does not write these")
     zarr_format = 2 if kind == "format2" else 3
     ids = [*cohort.ids(0, 6), "Zoë12"]
-    cohort.write_vcz(folder / "store.vcz", cohort.make_arrays(10, ids), zarr_format=zarr_format)
-    cohort.write_vcz(folder / "batch.vcz", cohort.make_arrays(10, cohort.ids(7, 4), seed=1), zarr_format=zarr_format)
+    cohort.write_vcz(folder / "store.vcz", cohort.some_arrays(10, ids), zarr_format=zarr_format)
+    cohort.write_vcz(folder / "batch.vcz", cohort.some_arrays(10, cohort.ids(7, 4), seed=1), zarr_format=zarr_format)
     for store in (folder / "store.vcz", folder / "batch.vcz"):
         in_form(store, form, *names)
     if kind == "icechunk":
@@ -118,7 +118,7 @@ def test_a_job_that_may_find_nothing_removes_what_is_there(tmp_path: Path, form:
 def test_contigs_and_alleles_are_the_same_in_every_form(tmp_path: Path, form: str) -> None:
     """Of two sources that differ in nothing but the form of their strings, each contig and variant is there once."""
     _, batch, _ = make(tmp_path, form, "format3", names=("contig_id", "filter_id", "variant_allele"))
-    cohort.write_vcz(tmp_path / "plain.vcz", cohort.make_arrays(10, cohort.ids(20, 2)))
+    cohort.write_vcz(tmp_path / "plain.vcz", cohort.some_arrays(10, cohort.ids(20, 2)))
     out = tmp_path / "out.vcz"
     vczstore.create(out, batch, tmp_path / "plain.vcz")
     sites = cohort.read_vcz(out)
@@ -136,7 +136,7 @@ def test_contigs_and_alleles_are_the_same_in_every_form(tmp_path: Path, form: st
 @pytest.mark.parametrize("form", FORMS)
 def test_new_alleles_are_written_in_the_store_s_form(tmp_path: Path, form: str) -> None:
     """Those of the store are bytes, those of the batch text: they match. Bytes of fixed width become text."""
-    arrays = cohort.make_arrays(4, cohort.ids(0, 3))
+    arrays = cohort.some_arrays(4, cohort.ids(0, 3))
     kept = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
     mine = {name: arrays[name] for name in kept}
     theirs = {**mine, "sample_id": np.array(cohort.ids(3, 3), dtype=object)}
@@ -157,7 +157,7 @@ def test_new_alleles_are_written_in_the_store_s_form(tmp_path: Path, form: str) 
 def test_ids_that_are_integers_are_found_and_cannot_be_blanked(tmp_path: Path, zarr_format: int) -> None:
     store, batch = tmp_path / "store.vcz", tmp_path / "batch.vcz"
     for path, start, n in ((store, 0, 7), (batch, 7, 4)):
-        cohort.write_vcz(path, cohort.make_arrays(10, cohort.ids(start, n), seed=n), zarr_format=zarr_format)
+        cohort.write_vcz(path, cohort.some_arrays(10, cohort.ids(start, n), seed=n), zarr_format=zarr_format)
         stored_as(path, "sample_id", "i8", np.arange(1000 + start, 1000 + start + n))
     vczstore.append(store, batch)
     with pytest.raises(SampleError, match="1007, 1008, 1009, 1010"):
@@ -180,7 +180,7 @@ def test_ids_that_are_integers_are_found_and_cannot_be_blanked(tmp_path: Path, z
 
 def test_ids_that_are_no_ids_are_refused(tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
-    cohort.write_vcz(store, cohort.make_arrays(4, cohort.ids(0, 2)))
+    cohort.write_vcz(store, cohort.some_arrays(4, cohort.ids(0, 2)))
     stored_as(store, "sample_id", "f8", np.array([1.5, 2.5]))
     with pytest.raises(NotAStoreError, match="sample_id has dtype float64, not strings"):
         vczstore.info(store)
@@ -188,7 +188,7 @@ def test_ids_that_are_no_ids_are_refused(tmp_path: Path) -> None:
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
-    cohort.write_vcz(store, cohort.make_arrays(4, cohort.ids(0, 2)))
+    cohort.write_vcz(store, cohort.some_arrays(4, cohort.ids(0, 2)))
     stored_as(store, "sample_id", "S4", np.array([b"S1", b"\xe9t\xe9"]))
     done = CliRunner().invoke(main, ["remove", str(store), "S1"])
     assert done.exit_code == 1
@@ -210,7 +210,7 @@ def test_strings_fit_or_are_refused() -> None:
 
 
 def test_a_region_of_bytes_is_text(tmp_path: Path) -> None:
-    cohort.write_vcz(tmp_path / "a.vcz", cohort.make_arrays(4, cohort.ids(0, 5)))
+    cohort.write_vcz(tmp_path / "a.vcz", cohort.some_arrays(4, cohort.ids(0, 5)))
     in_form(tmp_path / "a.vcz", "bytes", "sample_id")
     array = zarr.open_array(tmp_path / "a.vcz" / "sample_id")
     assert read_strings(array, (slice(1, 3),)).tolist() == ["S0001", "S0002"]

@@ -68,8 +68,8 @@ def _one_process() -> dict[str, object]:
 def python_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, int]:
     """The peak of a worker that has hardly any data to work on, by whether it has imported Icechunk."""
     folder = tmp_path_factory.mktemp("python")
-    cohort.write_vcz(folder / "a.vcz", cohort.make_arrays(4, cohort.ids(0, 2)))
-    cohort.write_vcz(folder / "b.vcz", cohort.make_arrays(4, cohort.ids(2, 2)))
+    cohort.write_vcz(folder / "a.vcz", cohort.some_arrays(4, cohort.ids(0, 2)))
+    cohort.write_vcz(folder / "b.vcz", cohort.some_arrays(4, cohort.ids(2, 2)))
     vczstore.copy_store_to_icechunk(folder / "a.vcz", folder / "repository")
     peaks = {}
     for store in ("a.vcz", "repository"):

@@ -17,7 +17,7 @@ from vczstore.errors import VczstoreError
 from vczstore.stores.resolve import open_store
 from vczstore.vcz import zarr_objects
 
-OLD, NEW = cohort.make_arrays(10, cohort.ids(0, 3)), cohort.make_arrays(10, cohort.ids(3, 2), seed=1)
+OLD, NEW = cohort.some_arrays(10, cohort.ids(0, 3)), cohort.some_arrays(10, cohort.ids(3, 2), seed=1)
 
 
 class Users(MemoryStore):

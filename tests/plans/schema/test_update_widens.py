@@ -24,6 +24,11 @@ type Arrays = dict[str, np.ndarray]
 SAMPLES = ["S0010", "S0003", "S0000", "S0004"]
 """Of the whole, the shared and the ragged chunk columns, in another order than the store's."""
 
+FIELDS = (
+    *("sample_sex", "call_genotype", "call_genotype_mask", "call_DP", "call_AD", "call_GL", "call_FT", "call_FC"),
+    "local_matrix",
+)
+
 
 def longer(arrays: Arrays, **lengths: int) -> Arrays:
     """The arrays with longer dimensions: what is gained is fill, by the VCF Zarr specification."""
@@ -42,9 +47,14 @@ def longer(arrays: Arrays, **lengths: int) -> Arrays:
     return result
 
 
+def make_arrays(samples: list[str], *, seed: int = 0) -> Arrays:
+    """Fields with every axis that becomes longer, and one of each other kind."""
+    return cohort.make_arrays(10, samples, seed=seed, fields=FIELDS)
+
+
 def recalled(**lengths: int) -> Arrays:
     """A second calling with longer vectors, all of their values used."""
-    plain = cohort.make_arrays(10, SAMPLES, seed=5)
+    plain = make_arrays(SAMPLES, seed=5)
     arrays, rng = longer(plain, **lengths), np.random.default_rng(8)
     for name, values in arrays.items():
         if name.startswith("call_") and values.shape != plain[name].shape:
@@ -64,7 +74,7 @@ WIDER: dict[str, dict[str, int]] = {
 @in_turn(kind=WRITTEN, impl=IMPLS)
 def test_axes_become_longer(way: Way, tmp_path: Path, lengths: dict[str, int]) -> None:
     """Other samples keep their values bit for bit, and end where they ended."""
-    old, new = cohort.make_arrays(10, cohort.ids(0, 11)), recalled(**lengths)
+    old, new = make_arrays(cohort.ids(0, 11)), recalled(**lengths)
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
     result = vczstore.update(store, tmp_path / "new.vcz", **way.options)
@@ -77,11 +87,10 @@ def test_axes_become_longer(way: Way, tmp_path: Path, lengths: dict[str, int]) -
 @in_turn(kind=WRITTEN, impl=IMPLS)
 def test_dtypes_become_wider(way: Way, tmp_path: Path) -> None:
     """Integers and strings of fixed width, by values that need it alone; both sides have a longer vector."""
-    old, new = cohort.make_arrays(10, cohort.ids(0, 11)), recalled(genotypes=4)
+    old, new = make_arrays(cohort.ids(0, 11)), recalled(genotypes=4)
     new["call_DP"] = new["call_DP"].astype("i4")
     new["call_DP"][7, 2] = 70_000
     new["call_AD"] = new["call_AD"].astype("i8")  # whose values fit
-    new["dosage"] = new["dosage"].astype("f4")
     new["call_FC"] = np.full(new["call_FC"].shape, "ACGT", dtype="U4")
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "new.vcz", new)
@@ -97,7 +106,7 @@ def test_dtypes_become_wider(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=IMPLS)
 def test_shorter_vectors_end_early(way: Way, tmp_path: Path) -> None:
     """A haploid second calling, and one with fewer values: the store's axes stay, no value of before is left behind."""
-    old, new = cohort.make_arrays(10, cohort.ids(0, 11)), cohort.make_arrays(10, SAMPLES, seed=5)
+    old, new = make_arrays(cohort.ids(0, 11)), make_arrays(SAMPLES, seed=5)
     short = {name: values.copy() for name, values in new.items()}
     for name in ("call_genotype", "call_genotype_mask", "local_matrix"):
         short[name] = short[name][..., :1]
@@ -115,8 +124,8 @@ def test_shorter_vectors_end_early(way: Way, tmp_path: Path) -> None:
 @in_turn(kind=WRITTEN, impl=IMPLS)
 def test_fields_are_added(way: Way, tmp_path: Path) -> None:
     """The samples of other sources, and those that are not updated, are missing there; no other field is blanked."""
-    old, new = cohort.make_arrays(10, cohort.ids(0, 11)), recalled()
-    other = cohort.make_arrays(10, ["S0007"], seed=6)
+    old, new = make_arrays(cohort.ids(0, 11)), recalled()
+    other = make_arrays(["S0007"], seed=6)
     for name in ("call_GL", "call_DP"):
         del old[name], other[name]
     store = way.make(tmp_path, old)
@@ -315,7 +324,7 @@ def stop_after(n: int) -> Callable[..., None]:
 def test_stopped(tmp_path: Path, kind: str, n: int) -> None:
     """Samples that are not updated keep their values, and the same command completes the update."""
     way = Way(kind, "cubed")
-    old, new = cohort.make_arrays(10, cohort.ids(0, 11)), recalled(ploidy=3, genotypes=6)
+    old, new = make_arrays(cohort.ids(0, 11)), recalled(ploidy=3, genotypes=6)
     new["call_DP"] = new["call_DP"].astype("i4") + 70_000
     del old["call_FT"]
     store = way.make(tmp_path, old)

@@ -28,8 +28,7 @@ from numcodecs import Blosc, blosc, zstd
 
 import vczstore
 from tests.support import cohort
-from tests.system.survival import Tally
-from tests.system.survival.forks import Forks
+from tests.system.survival import Tally, forks
 from tests.system.survival.kills import VARIANTS_CHUNK, Point, read, run, some_arrays
 from vczstore.cli.main import main
 
@@ -192,14 +191,13 @@ def _kill_an_append(folder: Path) -> None:
     store, hit = folder / "store.vcz", folder / "hit.json"
     trap = {"roots": [str(folder)], "watched": str(store), "folder": str(folder)}
     is_plain = (store / "zarr.json").exists()
-    with Forks() as forks:
-        for nth in range(8 if is_plain else 1, 200, 2):
-            point = Point("driver", "write", nth, 0.0, signal.SIGKILL, False)
-            hit.unlink(missing_ok=True)
-            run(folder, ["append", "store.vcz", "batch.vcz"], {**trap, "trigger": asdict(point)}, forks)
-            assert hit.exists()
-            if not is_plain or list(folder.rglob("*.partial")):
-                break
+    for nth in range(8 if is_plain else 1, 200, 2):
+        point = Point("driver", "write", nth, 0.0, signal.SIGKILL, False)
+        hit.unlink(missing_ok=True)
+        run(folder, ["append", "store.vcz", "batch.vcz"], {**trap, "trigger": asdict(point)}, forks.shared())
+        assert hit.exists()
+        if not is_plain or list(folder.rglob("*.partial")):
+            break
     hit.unlink()
 
 

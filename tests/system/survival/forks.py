@@ -6,6 +6,7 @@ It has begun no thread when it forks. So icechunk, whose import begins some, is 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -91,6 +93,14 @@ class Forks:
             os.kill(pid, signal.SIGKILL)
         status = int(self.server.stdout.readline())
         return pid, status if ended else None
+
+
+@cache
+def shared() -> Forks:
+    """One for all that this process has run: to begin takes as long as several runs."""
+    forks = Forks()
+    atexit.register(forks.__enter__().__exit__, None, None, None)
+    return forks
 
 
 def serve() -> None:

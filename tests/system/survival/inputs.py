@@ -14,6 +14,7 @@ import random
 import resource
 import shutil
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -165,14 +166,17 @@ def templates() -> Path:
 def tree(folder: Path) -> dict[str, object]:
     """Everything in a folder: what files hold, where links lead to, and what is neither. Locks are no matter."""
     found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            found[name] = os.readlink(path)
-        elif path.is_file():
-            found[name] = path.read_bytes()
-        else:
-            found[name] = "folder" if path.is_dir() else "other"
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                value: object = os.readlink(path)
+            elif stat.S_ISREG(mode):
+                value = Path(path).read_bytes()
+            else:
+                value = "folder" if stat.S_ISDIR(mode) else "other"
+            found[os.path.relpath(path, folder)] = value
     locks = (".vczstore-job.lock", ".vczstore-commit.lock")
     return {name: value for name, value in found.items() if not name.endswith(locks)}
 
@@ -205,6 +209,18 @@ def readable(path: Path) -> dict[str, np.ndarray] | None:
             return {name: np.asarray(array[...]) for name, array in group.arrays()}
         except Exception:  # whatever zarr, NumPy or a codec makes of it
             return None
+
+
+@cache
+def _of_template(name: str, kind: str) -> tuple[dict[str, object], dict[str, np.ndarray] | None]:
+    path = templates() / kind / name
+    return tree(path), readable(path)
+
+
+def _held(path: Path, kind: str) -> dict[str, np.ndarray] | None:
+    """The same of a VCZ in the folder of a case: most are those of the template still, and read once."""
+    files, arrays = _of_template(path.name, kind)
+    return arrays if tree(path) == files else readable(path)
 
 
 # ---- running one command --------------------------------------------------------------------
@@ -344,8 +360,8 @@ class Case:
         line = COMMANDS[self.command] if isinstance(self.command, str) else None
         args = line.args(folder) if line else [word.replace("{folder}", str(folder)) for word in self.command]
         name = self.command if isinstance(self.command, str) else " ".join(("the arguments", *self.command[:1]))
-        held = {role: readable(folder / f"{role}.vcz") for role in ("store", "batch")}
-        is_vcz = self.hits == "" or opens(folder / f"{self.hits}.vcz")
+        held = {role: _held(folder / f"{role}.vcz", self.kind) for role in ("store", "batch")}
+        is_vcz = self.hits == "" or held.get(self.hits) is not None or opens(folder / f"{self.hits}.vcz")
         before = tree(folder)
         with chdir(folder):
             ran = run_command(args)

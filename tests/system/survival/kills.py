@@ -38,7 +38,7 @@ import vczstore
 from tests.support import cohort
 from tests.support.paths import ROOT
 from tests.system.survival import Tally
-from tests.system.survival.forks import TRAP, Forks
+from tests.system.survival.forks import TRAP, Forks, shared
 
 ROOTS = [os.path.dirname(package.__file__ or "") for package in (vczstore, plans, executors)]
 FIELDS = (
@@ -655,7 +655,7 @@ class Campaign:
         """The kills from a number on, and before each those whose points were not reached."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="vczstore-kills-")))
-            forks = None if self.anew else stack.enter_context(Forks())
+            forks = None if self.anew else shared()
             benches: dict[Case, Bench] = {}
             for i in range(first, first + n):
                 case = self.cases[i % len(self.cases)]

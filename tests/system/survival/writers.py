@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tempfile import TemporaryDirectory
 import icechunk
 import numpy as np
 
-from tests.support import cohort, s3
+from tests.support import cohort, forks, s3
 from tests.system.survival import Tally
 from tests.system.survival.kills import GONE, OLD, PATIENCE, VARIANTS_CHUNK, some_arrays
 
@@ -110,7 +109,7 @@ def _wait(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def _start(place: Place, writer: Writer, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     operation, *arguments = writer.command
-    command = [sys.executable, "-m", "vczstore", operation, place.url, *arguments, *place.options]
+    command = [forks.program("vczstore"), operation, place.url, *arguments, *place.options]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
     )
