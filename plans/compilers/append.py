@@ -20,7 +20,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Survey, Write
 from plans.core.views import View
 from plans.schema.fitting import fitted
-from plans.schema.insert_variants import Insertions
+from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
@@ -100,7 +100,7 @@ def compile_append(
     )
     insertions = None
     if findings is not None and findings.insertion is not None:
-        insertions = Insertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings)
+        insertions = ArrayInsertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings)
         change = insertions.instead_of(change)
     elif findings is not None and change.is_committed_first:
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
@@ -169,7 +169,7 @@ class _Arrays(NamedTuple):
     after: dict[str, AnyArray]
     added: dict[str, Dropped]
     wider: dict[str, AnyArray]
-    insertions: Insertions | None
+    insertions: ArrayInsertions | None
 
     @classmethod
     def of(
@@ -179,7 +179,7 @@ class _Arrays(NamedTuple):
         findings: Findings | None,
         old: int,
         new: int,
-        insertions: Insertions | None,
+        insertions: ArrayInsertions | None,
     ) -> "_Arrays":
         """Resize all arrays; a stopped append may have left some longer than sample_id says."""
         vcz, created = change.vcz, change.created

@@ -23,9 +23,9 @@ from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.core.views import View
 from plans.variants.block_calls import covering
+from plans.variants.find_insertion import Insertion, find_insertion
 from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.in_order import DIPLOID, Field
-from plans.variants.inserted_variants import Insertion, find_insertion
 from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
 from plans.variants.match import KEPT_BYTES, UNMATCHED, Index, Matches, Sites
 from plans.variants.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes

@@ -1,0 +1,378 @@
+"""Find an insertion: which variants of sources a store lacks, and where they go, as far as the driver needs to know.
+
+It keeps one line for each range of the genome, and the rows of ``region_index``.
+"""
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from uuid import uuid4
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import MIN_TASKS
+from plans.core.compatibility import SITE_FIELDS
+from plans.core.memory import Memory
+from plans.core.model import Survey
+from plans.variants.inserted_variants import (
+    SITE_VALUES,
+    InsertedIndex,
+    InsertedPositions,
+    InsertedVariants,
+    MergedRange,
+)
+from plans.variants.match import Index, Sites
+from plans.variants.reference_blocks import LEN
+from plans.variants.sortedness import Runs
+from plans.variants.union_of_sources import ID_MASK, SourceSites, Union
+from plans.variants.union_sites import region_index
+from vczstore.errors import IncompatibleError
+from vczstore.vcz import arrays
+from vczstore.vcz.extents import LENGTH
+from vczstore.vcz.model import VARIANTS, Vcz
+
+if TYPE_CHECKING:
+    from plans.core.scan_tasks import ScanReader
+
+REGION_INDEX = "region_index"
+
+
+class RefMismatch(NamedTuple):
+    """
+    Two variants at one position that cannot be of one reference genome.
+
+    Attributes
+    ----------
+    contig, position
+        Where they are.
+    refs
+        What each of them says of the reference.
+    holders
+        Who has it: 0 for the store, and then the sources.
+    """
+
+    contig: int
+    position: int
+    refs: tuple[str, str]
+    holders: tuple[int, int]
+
+
+def _mismatch(records: MergedRange) -> RefMismatch | None:
+    """The first two variants of a range of which one is inserted, and whose REFs contradict each other."""
+    same = (np.diff(records.contig) == 0) & (np.diff(records.position) == 0)
+    refs = records.alleles[:, 0]
+    for i in np.flatnonzero(same).tolist():  # few: several variants at one position
+        others = [j for j in range(i, -1, -1) if same[j:i].all() and not are_compatible(refs[j], refs[i + 1])]
+        for j in others:
+            if records.old[j] < 0 or records.old[i + 1] < 0:
+                holders = (_holder(records, j), _holder(records, i + 1))
+                return RefMismatch(int(records.contig[i]), int(records.position[i]), (refs[j], refs[i + 1]), holders)
+    return None
+
+
+def _holder(records: MergedRange, row: int) -> int:
+    if records.old[row] >= 0:
+        return 0
+    return 1 + next(i for i, source in enumerate(records.sources) if source.rows[row] >= 0)
+
+
+def are_compatible(a: str, b: str) -> bool:
+    """
+    Whether two REFs that begin at one position may be of one reference genome; N is any base.
+
+    >>> are_compatible("A", "ACG"), are_compatible("AC", "aN"), are_compatible("AC", "AG")
+    (True, True, False)
+    """
+    return all(x == y or "N" in (x, y) for x, y in zip(a.upper(), b.upper(), strict=False))
+
+
+def _told(mismatch: RefMismatch, vczs: Sequence[Vcz], contigs: Sequence[str]) -> str:
+    """What contradicts what, for people."""
+    (a, b), (one, other) = mismatch.refs, (vczs[i].label for i in mismatch.holders)
+    return (
+        f"at {contigs[mismatch.contig]}:{mismatch.position} the REF is {b[:40]} in {other}, and {a[:40]} in {one}: "
+        "they are not of one reference genome; check them with bcftools norm --check-ref, leave new variants out with "
+        "--new-variants drop, or have both with --on-ref-mismatch keep"
+    )
+
+
+class RangeReport(NamedTuple):
+    """
+    What the driver knows of a range.
+
+    Attributes
+    ----------
+    number
+        Of the range.
+    n_variants, n_inserted
+        How many variants there will be, and how many of these are inserted.
+    first_inserted
+        Which of them is the first of these; None if there is none.
+    most_alleles
+        How many alleles one of these has at most.
+    mismatch
+        The first two variants of which one is inserted, and whose REFs contradict each other; None if none do.
+    runs : list of tuple of int
+        Neighbouring variants of one contig: its number, how many they are, the first and the last position.
+    """
+
+    number: int
+    n_variants: int
+    n_inserted: int
+    first_inserted: int | None
+    most_alleles: int
+    mismatch: "RefMismatch | None"
+    runs: list[tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True)
+class CountInserted:
+    """Counts the variants that are inserted in each range of the union of a store and its sources."""
+
+    inserted: InsertedVariants
+
+    def look(self, ranges: slice) -> RangeReport:
+        """Merge one range."""
+        found = self.inserted.merge(ranges.start)
+        is_new = found.old < 0
+        starts = np.flatnonzero(np.diff(found.contig, prepend=-1))
+        stops = np.append(starts[1:], len(found.contig)).astype("i8")
+        runs = [
+            (int(found.contig[a]), int(b - a), int(found.position[a]), int(found.position[b - 1]))
+            for a, b in zip(starts, stops, strict=True)
+        ]
+        first = int(np.argmax(is_new)) if is_new.any() else None
+        most = int(found.n_alleles[is_new].max(initial=0))
+        return RangeReport(ranges.start, len(found.old), int(is_new.sum()), first, most, _mismatch(found), runs)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for each range."""
+        from plans.core import scan_tasks
+
+        union = self.inserted.union
+        if not union.n_ranges:
+            return []
+        return [scan_tasks.ScanReader(self.look, union.n_ranges, 1, tag, union.merge_mem)]
+
+
+@dataclass(frozen=True)
+class FindRegions:
+    """Makes the rows of ``region_index`` for chunks of variants, from the first that changes on."""
+
+    inserted: InsertedVariants
+    start: int
+    chunk: int
+
+    def look(self, chunks: slice) -> np.ndarray:
+        """The rows of one chunk."""
+        start = self.start + chunks.start * self.chunk
+        rows = slice(start, min(self.inserted.n_variants, start + self.chunk))
+        parts = [(part, np.arange(here.start, here.stop)) for part, here in self.inserted.parts(rows)]
+        contig, position = (
+            np.concatenate([getattr(part, name)[at] for part, at in parts]) for name in ("contig", "position")
+        )
+        length = np.concatenate([self.inserted.site_values(LENGTH, part, at) for part, at in parts])
+        return region_index(contig, position, length, start=start, chunk=self.chunk)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for each chunk."""
+        from plans.core import scan_tasks
+
+        n_chunks = math.ceil((self.inserted.n_variants - self.start) / self.chunk)
+        return [scan_tasks.ScanReader(self.look, n_chunks, 1, tag, self.inserted.reading_mem)]
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """
+    What the driver knows of the variants that are inserted into a store.
+
+    Attributes
+    ----------
+    records
+        The variants.
+    contigs
+        The store's contigs, and those that only sources have.
+    reports
+        Of each range.
+    sources
+        The sources, as they are.
+    chunk
+        How many variants a chunk has by which ``region_index`` counts.
+    n_records
+        How many records of the sources they are.
+    regions
+        Rows of ``region_index`` from the first chunk on that changes; see `plans.variants.union_sites.region_index`.
+        None if the store has none.
+    """
+
+    records: InsertedVariants
+    contigs: tuple[str, ...]
+    reports: tuple[RangeReport, ...]
+    sources: tuple[Vcz, ...]
+    chunk: int
+    n_records: int
+    regions: np.ndarray | None = None
+
+    @cached_property
+    def n_inserted(self) -> int:
+        """How many variants come in."""
+        return sum(report.n_inserted for report in self.reports)
+
+    @cached_property
+    def most_alleles(self) -> int:
+        """How many alleles one of them has at most."""
+        return max((report.most_alleles for report in self.reports), default=0)
+
+    @cached_property
+    def first(self) -> int:
+        """The row of the first of them; it and all after it get other values."""
+        starts = self.records.stops
+        return min(int(starts[r.number]) + r.first_inserted for r in self.reports if r.first_inserted is not None)
+
+    @property
+    def runs(self) -> np.ndarray:
+        """The runs of the store as it will be, as `plans.variants.match.Sites` has them."""
+        found = []
+        for report in self.reports:
+            start = int(self.records.stops[report.number])
+            for contig, n, first, last in report.runs:
+                found.append((contig, start, start + n, first, last))
+                start += n
+        return np.array(found, dtype="i8").reshape(-1, 5)
+
+    @property
+    def first_changed_chunk(self) -> int:
+        """The first row of the chunk by which ``region_index`` counts in which anything changes."""
+        return self.first // self.chunk * self.chunk
+
+
+def _ranked(runs: Runs, n_contigs: int) -> np.ndarray:
+    """
+    The order of contigs in which no variant of a store moves: numbers of contigs, by rank.
+
+    It is that of the table, unless the store's variants are in another one.
+    """
+    seen = list(dict.fromkeys(runs.contig.tolist()))
+    if seen == sorted(seen):
+        return np.arange(n_contigs)
+    return np.array([*seen, *(i for i in range(n_contigs) if i not in set(seen))], dtype="i8")
+
+
+def _sites(
+    vczs: Sequence[Vcz], contigs: Sequence[str], by_rank: np.ndarray, are_gvcfs: Sequence[bool]
+) -> list[SourceSites]:
+    """The variants of a store and its sources, their contigs by rank."""
+    ranks: Mapping[str, int] = {contigs[number]: rank for rank, number in enumerate(by_rank.tolist())}
+    names = (*SITE_FIELDS, *SITE_VALUES, ID_MASK, LEN)
+    return [
+        SourceSites(
+            {name: vcz.arrays[name] for name in names if name in vcz.arrays},
+            # on contigs that are not in the table there are no variants
+            np.array([ranks.get(contig, 0) for contig in vcz.table("contig_id").tolist()], dtype="i8"),
+            is_gvcf,
+        )
+        for vcz, is_gvcf in zip(vczs, are_gvcfs, strict=True)
+    ]
+
+
+def find_insertion(
+    operation: str,
+    vcz: Vcz,
+    sources: Sequence[Vcz],
+    runs: Sequence[Runs],
+    index: Index,
+    memory: Memory,
+    *,
+    n_records: int,
+    any_alt: bool,
+    on_ref_mismatch: str,
+) -> Generator[Survey, list[list[Any]], tuple[Insertion, InsertedIndex]]:
+    """
+    Find the variants that sources have and a store lacks, and where they go.
+
+    Parameters
+    ----------
+    operation
+        For messages.
+    vcz, sources
+        The store and its sources.
+    runs
+        Theirs.
+    index
+        Of the store as it is.
+    memory
+        What a task may use.
+    n_records
+        How many records of the sources match nothing in it.
+    any_alt
+        As in `plans.variants.join_records.join`.
+    on_ref_mismatch
+        What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
+
+    Yields
+    ------
+    Survey
+        What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+
+    Raises
+    ------
+    IncompatibleError
+        If two of them cannot be of one reference genome.
+    """
+    contigs = contig_table(vcz, sources, runs[1:])
+    by_rank = _ranked(runs[0], len(contigs))
+    sites = _sites(
+        [vcz, *sources], contigs, by_rank, [site.blocks is not None for site in (index.store, *index.sources)]
+    )
+    segments = [s.segments(r) for s, r in zip(sites, runs, strict=True)]
+    n_units = math.ceil(sum(s.n_variants for s in sites) / index.unit)
+    union = Union.of(sites, segments, 0, memory, operation=operation, n_ranges=max(MIN_TASKS, n_units))
+    union = replace(union, any_alt=any_alt)
+    records = InsertedVariants(uuid4().hex, union, by_rank, np.zeros(union.n_ranges + 1, dtype="i8"))
+    (found,) = yield Survey(operation, (CountInserted(records),), memory)
+    reports = sorted(RangeReport(*item) for item in found)
+    mismatch = next((report.mismatch for report in reports if report.mismatch is not None), None)
+    if mismatch is not None and on_ref_mismatch == "refuse":
+        raise IncompatibleError(f"{operation}: {_told(RefMismatch(*mismatch), [vcz, *sources], contigs)}")
+    stops = np.concatenate([[0], np.cumsum([report.n_variants for report in reports], dtype="i8")])
+    records = replace(records, stops=stops)
+    insertion = Insertion(
+        records, tuple(contigs), tuple(reports), tuple(sources), vcz.chunk_lengths[VARIANTS], n_records
+    )
+    if REGION_INDEX in vcz.arrays:
+        scan = FindRegions(records, insertion.first_changed_chunk, insertion.chunk)
+        (regions,) = yield Survey(operation, (scan,), memory)
+        insertion = replace(insertion, regions=np.concatenate(sorted(regions, key=lambda rows: int(rows[0, 0]))))
+    numbers = {name: i for i, name in enumerate(contigs)}
+    theirs = []
+    for source, mine, one in zip(sources, runs[1:], index.sources, strict=True):
+        names = source.table("contig_id").tolist()
+        theirs.append(
+            Sites.of(source, mine, np.array([numbers.get(name, -1) for name in names], dtype="i8"), one.blocks)
+        )
+    like = arrays.planned(index.store.position, shape=(records.n_variants,))
+    position = cast("AnyArray", InsertedPositions(index.store.position, like, records))
+    ours = replace(index.store, runs=insertion.runs, position=position)
+    return insertion, InsertedIndex(
+        token=records.token,
+        store=ours,
+        sources=tuple(theirs),
+        n_variants=records.n_variants,
+        unit=index.unit,
+        allow_new_alleles=True,
+        records=records,
+        chosen=tuple(range(len(sources))),
+    )
+
+
+def contig_table(vcz: Vcz, sources: Sequence[Vcz], runs: Sequence[Runs]) -> list[str]:
+    """The contigs of a store, and then those on which only sources have variants."""
+    names = dict.fromkeys(vcz.table("contig_id").tolist())
+    for source, mine in zip(sources, runs, strict=True):
+        theirs = source.table("contig_id").tolist()
+        names |= dict.fromkeys(theirs[i] for i in np.unique(mine.contig).tolist())
+    return list(names)
