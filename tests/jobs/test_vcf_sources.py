@@ -57,7 +57,9 @@ def test_an_inbox_of_all_kinds(tmp_path: Path, store: Path, monkeypatch: pytest.
     vcf.to_vcz(vcf.write_vcf(tmp_path / "c.vcf.gz", text(THIRD)), inbox / "c.vcz", 3, 2, 2)
     write(inbox / "d.vcf", text(("D1",)))  # which no part of the glob finds
     file = job(tmp_path)
-    assert done(run_job(file)) == ["3 sources, 6 samples added"]
+    told = set[str]()
+    assert done(run_job(file, progress=lambda what, *_: told.add(what))) == ["3 sources, 6 samples added"]
+    assert told >= {"converting", "writing"}
     assert _ids(store) == [*OLD, *NEW, *THIRD]
     (inbox / "a.vcf.gz").rename(inbox / "renamed.vcf.gz")
     os.utime(inbox / "b.bcf")

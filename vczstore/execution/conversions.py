@@ -44,9 +44,12 @@ class Conversions:
     ----------
     work_dir
         Where the folder is made; where temporary files are if it is None or elsewhere.
+    progress
+        Told of what is done.
     """
 
-    def __init__(self, work_dir: str | None) -> None:
+    def __init__(self, work_dir: str | None, progress: "Progress | None" = None) -> None:
+        self._progress = progress
         self._parent = None if work_dir is None else local_path(work_dir)
         self._folder: Path | None = None
         self._made: dict[object, Path] = {}
@@ -109,7 +112,6 @@ class Conversions:
         *,
         workers: int = 1,
         budget: int,
-        progress: "Progress | None" = None,
     ) -> list[Vcz]:
         """
         Convert files, unless that was done before.
@@ -124,8 +126,6 @@ class Conversions:
             What their VCZs are like.
         workers, budget
             How many processes there may be, and how many bytes each may hold.
-        progress
-            Told of what is done.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Conversions:
                 n_parts = min(1 + file.size // PART_BYTES, PARTS_PER_WORKER * workers) if workers > 1 else 1
                 todo[key] = Conversion(operation, file, folder, layout, budget, n_parts)
         if todo:
-            _convert(list(todo.values()), workers, progress)
+            _convert(list(todo.values()), workers, self._progress)
         self._made |= {key: conversion.result for key, conversion in todo.items()}
         return [
             Vcz.read(RegularLocalStore(self._made[key], read_only=True), file.label).made_of(file)

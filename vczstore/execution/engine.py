@@ -65,7 +65,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
     if isinstance(operation, Edit):
-        with Conversions(options.work_dir) as conversions:
+        with Conversions(options.work_dir, options.progress) as conversions:
             return _edit(operation, options.but(conversions=conversions), dry_run=dry_run)
     with plain_errors(operation.store):
         return operation.perform(options, dry_run=dry_run)

@@ -80,8 +80,8 @@ def _converted(
     if not found:
         return [None] * len(sources)
     asked = layout()
+    _refuse_remote(operation, found[0].label, options)
     for file in found:
-        _refuse_remote(operation, file.label, options)
         if not file.samples and not asked.sites_only:
             raise SampleError(f"{operation}: {file.label} has no samples; leave it out")
     made = iter(
@@ -91,7 +91,6 @@ def _converted(
             asked,
             workers=_processes(options),
             budget=options.memory.free,
-            progress=options.progress,
         )
     )
     return [None if file is None else next(made) for file in files]
@@ -109,7 +108,7 @@ def find_vcf(operation: str, options: Options, location: Location, source: Locat
 
 def _conversions(options: Options) -> Conversions:
     """Those of an operation that runs; of a plan that is not run yet, what is there until the process ends."""
-    return options.conversions or Conversions(options.work_dir)
+    return options.conversions or Conversions(options.work_dir, options.progress)
 
 
 def _processes(options: Options) -> int:

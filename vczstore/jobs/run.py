@@ -122,7 +122,7 @@ def run_job(
     with (
         _keys_for_flags(),
         options_of(job).open(job.store.url).exclusive_lock(wait=wait) as lock,
-        Conversions(job.work_dir) as conversions,
+        Conversions(job.work_dir, progress) as conversions,
     ):
 
         def attempt() -> JobResult:

@@ -24,7 +24,7 @@ import numpy as np
 
 from vczstore.errors import MemoryLimitError, VcfError, VczstoreError, first_line
 from vczstore.sizes import human_size
-from vczstore.vcf.files import VcfFile, captured, error_in, link, quiet
+from vczstore.vcf.files import UNDECLARED, VcfFile, captured, error_in, link, quiet
 from vczstore.vcz import metadata
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz
 
@@ -36,7 +36,7 @@ MAX_BUFFER = 16
 COPIES = 2
 """How often a row of chunks is held while it is encoded: as it is gathered, and as zarr takes chunks out of it."""
 
-_UNDECLARED = re.compile(r"(INFO|FORMAT) '(\w+)'(?: at (\S+))? is not defined in the header")
+_UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
 """What HTSlib says of a field of which bio2zarr reads nothing."""
 
 EXTENT = ("END", "SVLEN")

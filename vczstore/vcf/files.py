@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 
 EXTRA = "vcf"
 """The extra of this project that installs what reads them."""
+
+UNDECLARED = "is not defined in the header"
+"""What HTSlib says of a field that the header lacks."""
+
+_MOST = 1000
+"""Lines of HTSlib's that are kept."""
 
 _CAPTURING = threading.Lock()
 """Held while standard error leads elsewhere."""
@@ -169,7 +176,11 @@ def _header(operation: str, label: str, path: Path) -> tuple[tuple[str, ...], in
 
 @contextmanager
 def captured() -> Iterator[Callable[[], str]]:
-    """Gather what is written to standard error by libraries that know nothing of Python."""
+    """
+    Gather what HTSlib writes to standard error meanwhile: errors, and fields that it finds undeclared.
+
+    It may warn of every record, so the rest is not kept.
+    """
     with _CAPTURING, tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         before = os.dup(2)
@@ -177,7 +188,8 @@ def captured() -> Iterator[Callable[[], str]]:
 
         def told() -> str:
             file.seek(0)
-            return file.read().decode(errors="replace")
+            lines = (line.decode(errors="replace") for line in file)
+            return "".join(islice((line for line in lines if line.startswith("[E::") or UNDECLARED in line), _MOST))
 
         try:
             yield told
