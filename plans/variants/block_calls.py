@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plans.variants.match import ABSENT, UNMATCHED, Index, Latest, Sites
-from plans.variants.reference_blocks import Blocks, Unseen, n_alleles, ref_lengths
+from plans.variants.match import ABSENT, UNMATCHED, Index, Latest, Sites, Unit
+from plans.variants.reference_blocks import SLAB_CALLS, Blocks, Unseen, n_alleles, ref_lengths
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE
 
@@ -98,6 +98,20 @@ def _covering(
     found[is_matched[:, np.newaxis] & (found == UNMATCHED)] = ABSENT
     table = np.concatenate([np.empty((0, 3), dtype="i8"), *of_rows])
     return Covering(found, *table[np.argsort(table[:, 0])].T)
+
+
+def used_blocks(index: Index, number: int, unit: Unit, n_samples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The blocks that tell calls at the variants of a unit, slab by slab: their rows, and how many alleles each has."""
+    source = index.sources[number]
+    assert source.blocks is not None
+    rows, is_matched = slice(unit.start, unit.stop), unit.sources[number].rows >= 0
+    width = max(1, SLAB_CALLS // max(1, unit.stop - unit.start))
+    for start in range(0, n_samples, width):
+        samples = slice(start, min(n_samples, start + width))
+        found = covering(index, number, rows, is_matched, samples, samples.stop - samples.start)
+        slabs = found.used // source.blocks.slab_rows(n_samples)
+        for slab in np.unique(slabs).tolist():
+            yield found.used[slabs == slab], found.n_alleles[slabs == slab]
 
 
 _latest: Latest[Covering] = Latest()

@@ -36,7 +36,7 @@ from plans.variants.vectors import MAX_PLOIDY, lengths, n_genotypes
 from vczstore.errors import IncompatibleError, OptionError
 from vczstore.vcz import arrays, encoded_chunks, metadata, zarr_objects
 from vczstore.vcz.missing import MASKS, fill_value, has_sentinels, mask_of, masked_by, missing_value
-from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, listing, samples_axis
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing, samples_axis
 
 HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
 """Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""
@@ -367,7 +367,9 @@ def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: Fin
         numbers = {name: calls[name] for name, kind in kinds.items() if kind == "GT"}
         reports = findings.by_source.get(i, [])
         looked_at.append(MisfitSource.of(vectors, numbers, calls.get(GENOTYPE), source.chosen, reports))
-    span = max((r.span for r in findings.reports.values()), default=0)
+    known = [(s.blocks, source) for s, source in zip(findings.index.sources, sources, strict=True)]
+    slabs = [blocks.slab_rows(source.arrays[SAMPLE_ID].shape[0]) for blocks, source in known if blocks is not None]
+    span = max([*slabs, *(r.span for r in findings.reports.values())], default=0)
     return FindMisfits(findings.index, tuple(looked_at), scan.rows_per_task, span, scan.mem)
 
 

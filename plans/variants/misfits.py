@@ -14,9 +14,10 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
+from plans.variants.block_calls import used_blocks
 from plans.variants.find_matches import UnitReport
 from plans.variants.in_order import Field
-from plans.variants.match import Index, Matches
+from plans.variants.match import Index, Matches, Unit
 from vczstore.vcz import arrays
 
 if TYPE_CHECKING:
@@ -102,6 +103,19 @@ class Source:
             for name, array in self.numbers.items():
                 yield from self._look_at(name, array, None, mine.rows[fewer], mine.n_alleles[fewer])
 
+    def look_at_blocks(self, rows: np.ndarray, n_alleles: np.ndarray) -> Iterator[tuple[str, int, int, int, int]]:
+        """Look at reference blocks whose calls come in, as `look`."""
+        for name, (array, field) in self.vectors.items():
+            yield from self._look_at(name, array, field, rows, n_alleles)
+        for name, array in self.numbers.items():
+            yield from self._look_at(name, array, None, rows, n_alleles)
+
+    @property
+    def n_samples(self) -> int:
+        """How many samples the source has."""
+        arrays_of = [*(a for a, _ in self.vectors.values()), *self.numbers.values()]
+        return int(arrays_of[0].shape[1]) if arrays_of else 0
+
     def _look_at(
         self, name: str, array: AnyArray, field: Field | None, rows: np.ndarray, n_alleles: np.ndarray
     ) -> Iterator[tuple[str, int, int, int, int]]:
@@ -183,9 +197,17 @@ class FindMisfits:
                 continue
             unit = self.index.look_up(number)
             for s in due:
-                for item in self.sources[s].look(unit.sources[s], unit.n_alleles, number):
+                for item in self._misfits(s, unit):
                     found.setdefault((s, item[0]), Misfit(s, *item))
         return list(found.values())
+
+    def _misfits(self, s: int, unit: Unit) -> Iterator[tuple[str, int, int, int, int]]:
+        """Those of one source in a unit."""
+        source = self.sources[s]
+        yield from source.look(unit.sources[s], unit.n_alleles, unit.start // self.index.unit)
+        if self.index.sources[s].blocks is not None:
+            for rows, n_alleles in used_blocks(self.index, s, unit, source.n_samples):
+                yield from source.look_at_blocks(rows, n_alleles)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pysam
@@ -172,3 +173,24 @@ def test_normalise_takes_gvcfs(tmp_path: Path) -> None:
     vczstore.append(store, first, harmonise=True, gvcf=True)
     vczstore.normalise(store, second, out, gvcf=True, new_variants="drop")
     assert [calls.get("a:DP") for calls in shown(out).values()] == ["30", "35", "35"]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("0/0:1,2,3,4:0,1,2", "call_AD has 4 values at variant 0 of .*, 1:1000 A/<NON_REF>, whose 2 alleles take 2"),
+        ("0/0:1,2:0,1,2,3", "call_PL has 4 values at variant 0"),
+        ("0/3:1,2:0,1,2", "call_genotype has allele 3 at variant 0"),
+    ],
+)
+def test_values_of_blocks_that_do_not_fit_are_refused(tmp_path: Path, call: str, words: str) -> None:
+    wide = "1 1200 A C,T,G,<NON_REF> . GT:AD:PL 0/0:1,2,3,4,5:0,1,2,3,4,5,6,7,8,9,10,11,12,13,14"
+    b = gvcf.make(tmp_path, "b", gvcf.text(["b"], "1 1100 A C,<NON_REF> . GT:AD:PL 0/1:1,2,3:0,1,2,3,4,5"))
+    text = gvcf.text(["a"], "1 1000 A <NON_REF> 1150 GT:AD:PL 0/0:1,2:0,1,2", wide)
+    a = gvcf.make(tmp_path, "a", text.replace("0/0:1,2:0,1,2\n", f"{call}\n", 1))
+    store = tmp_path / "store.vcz"
+    vczstore.create(store, a, b, gvcf=True)
+    before = cohort.digest(store)
+    said = run("append", "--harmonise", "--gvcf", store, a, b, status=1).stderr
+    assert re.search(words, said), said
+    assert cohort.digest(store) == before
