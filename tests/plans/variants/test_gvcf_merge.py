@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pysam
 import pysam.bcftools
@@ -42,7 +44,7 @@ def sources(folder: Path, **batches: tuple[str, ...]) -> list[Path]:
     return [gvcf.make(folder, name, gvcf.text([name], *records)) for name, records in batches.items()]
 
 
-def start(folder: Path, paths: list[Path], backend: str | None = None, **options: int) -> Path:
+def start(folder: Path, paths: list[Path], backend: str | None = None, **options: Any) -> Path:
     store = folder / "store"
     vczstore.create(store, *paths, gvcf=True, variants_chunk=2, samples_chunk=2, backend_storage=backend)
     vczstore.append(store, *paths, harmonise=True, gvcf=True, **options)
@@ -75,10 +77,10 @@ def merged(folder: Path, *names: str) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("backend", [None, "icechunk"])
-def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None) -> None:
+@pytest.mark.parametrize(("backend", "impl"), [(None, "cubed"), (None, "zarr"), ("icechunk", "cubed")])
+def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None, impl: str) -> None:
     """All fields of one value; bcftools takes likelihoods of an ALT and <NON_REF> for unknown in a block."""
-    store = start(tmp_path, sources(tmp_path, a=A, b=B, c=C[:2]), backend)
+    store = start(tmp_path, sources(tmp_path, a=A, b=B, c=C[:2]), backend, impl=impl)
 
     def plain(calls: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
         return {
@@ -148,6 +150,20 @@ def test_blocks_below_a_quality_are_missing(tmp_path: Path) -> None:
     assert not [key for key in found["1 1300 G T"] if key.startswith("a:")]  # GQ is 9
     assert found["1 1050 C T"]["a:GT"] == "0/0"  # GQ is 50
     assert found["1 1300 G T"]["b:DP"] == "7"
+
+
+def test_a_job_takes_gvcfs(tmp_path: Path) -> None:
+    paths = sources(tmp_path, a=A, b=B)
+    run("create", "--gvcf", tmp_path / "store", *paths)
+    job = {
+        "store": str(tmp_path / "store"),
+        "steps": [{"append": {"source": [str(path) for path in paths], "harmonise": {"gvcf": True, "min-gq": 20}}}],
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    run("run", tmp_path / "job.json")
+    found = shown(tmp_path / "store")
+    assert found["1 1050 C T"]["a:DP"] == "30"
+    assert "a:DP" not in found["1 1410 A T"]  # GQ is 19
 
 
 def test_blocks_tell_the_calls_of_a_batch_that_comes_later(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import vczstore
+from plans.variants import reference_blocks
 from tests.support import cohort, gvcf
 from tests.support.command_line import fails, run
 from tests.support.small_stores import unchanged
@@ -204,8 +207,10 @@ def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, 
         return
     store = folder / "store"
     backend = "icechunk" if kind == "icechunk" else None
-    vczstore.create(store, *sources, gvcf=True, variants_chunk=3, samples_chunk=2, backend_storage=backend)
-    vczstore.append(store, *sources, harmonise=True, gvcf=True, min_gq=min_gq or None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference_blocks, "SLAB_CALLS", data.draw(st.sampled_from([1, 4, 2**14])))
+        vczstore.create(store, *sources, gvcf=True, variants_chunk=3, samples_chunk=2, backend_storage=backend)
+        vczstore.append(store, *sources, harmonise=True, gvcf=True, min_gq=min_gq or None)
     found = cohort.read_vcz(cohort.icechunk_store(store) if backend else store)
     column = 0
     for n, records in known:
@@ -217,3 +222,34 @@ def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, 
                 wanted = gvcf.call_at(records, j, position, alleles, match, min_gq)
                 assert gvcf.call_of(found, i, column) == gvcf.shown(wanted), (i, column, alleles)
             column += 1
+
+
+def test_many_gvcfs_come_in_with_few_files_open(tmp_path: Path) -> None:
+    """Each is of one sample, and has its own blocks; columns of chunks are written once."""
+    number = (5, 9, (1, 2, 3), (2, 3), (1, 2, 3, 4, 5, 6))
+    sources = []
+    for i in range(60):
+        variant = gvcf.Record(20 + i % 3, ("A", "C", "<NON_REF>"), 20 + i % 3, (gvcf.Call((0, 1), *number),))
+        edges = [(1, 19), (variant.position + 1, 60)]
+        blocks = [
+            gvcf.Record(a, ("A", "<NON_REF>"), b, (gvcf.Call((0, 0), i, 9, (1, 2), (2,), (1, 2, 3)),)) for a, b in edges
+        ]
+        cohort.write_vcz(tmp_path / f"{i}.vcz", gvcf.arrays_of([f"s{i:02}"], [blocks[0], variant, blocks[1]]))
+        sources.append(tmp_path / f"{i}.vcz")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 40, limits[1]))
+    try:
+        vczstore.create(tmp_path / "store", *sources, gvcf=True, variants_chunk=2, samples_chunk=20)
+        plan = vczstore.plan("append", tmp_path / "store", *sources, harmonise=True, gvcf=True)
+        vczstore.run("append", tmp_path / "store", *sources, harmonise=True, gvcf=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    found = cohort.read_vcz(tmp_path / "store")
+    # a block before the variant ends at 19; of those behind it, the ones that begin at or before 22 tell
+    wanted = [[5 if i % 3 == v else i if i % 3 < v else -1 for i in range(60)] for v in range(3)]
+    assert found["call_DP"].tolist() == wanted
+    n_chunks = sum(
+        math.prod(a.cdata_shape) for n, a in zarr.open_group(tmp_path / "store").arrays() if n[:5] == "call_"
+    )
+    assert plan.decoded_chunks + plan.encoded_chunks == n_chunks + 3  # and those of sample_id
