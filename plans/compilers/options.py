@@ -79,7 +79,7 @@ class HarmoniseOptions(Operation):
     new_variants: str = option(
         "refuse",
         "What to do with variants that the store lacks: refuse the sources, leave these variants out, or insert them "
-        "into the store.",
+        "into the store, where records that share an ALT are joined.",
         choices=NEW_VARIANTS,
         within=HARMONISE,
         examples=("insert",),

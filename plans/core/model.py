@@ -218,6 +218,13 @@ class Plan:
     def _all_writes(self) -> tuple[Write, ...]:
         return tuple(write for plan in self.steps for write in plan.writes)
 
+    def recording(self, preparations: Sequence[Edit], edits: Sequence[Edit]) -> "Plan":
+        """The same with edits that record it in the store: in the step that makes it visible."""
+        if self.first and not (self.writes or self.edits):  # a store is replaced as a whole
+            *before, last = self.first
+            return replace(self, first=(*before, replace(last, edits=(*last.edits, *edits))))
+        return replace(self, preparations=(*self.preparations, *preparations), edits=(*self.edits, *edits))
+
     def from_store(self, store: "ZarrStore") -> "Plan":
         """The same, with what is re-encoded read from a store that has what earlier steps have left."""
         return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))

@@ -19,7 +19,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from plans.core.views import View
 from plans.schema.fitting import Fitted
-from plans.schema.inserted_rows import Inserted, InsertedCalls, InsertedSites, SourceField
+from plans.schema.inserted_rows import Inserted, InsertedCalls, InsertedSites, SourceField, Unmoved
 from plans.schema.layout import STRINGS, Form, Mismatch
 from plans.schema.rebuild import in_place
 from plans.schema.schema_change import SchemaChange
@@ -41,7 +41,7 @@ from vczstore.stores.edits import Consolidate, Delete, Edit, WriteArray, WriteDo
 from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz import arrays, conversion, strings
 from vczstore.vcz.missing import has_sentinels, masked_by
-from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, listing, samples_axis
+from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions, listing, samples_axis
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ArrayInsertions:
     was
         The store as it is.
     views
-        Its arrays with a variants axis as they will be, and as they are read: by name.
+        Its arrays with a variants axis, or in another dtype, as they will be, and as they are read: by name.
     tables
         The tables of contigs and filters that become longer, by name, with their values.
     findings
@@ -67,7 +67,7 @@ class ArrayInsertions:
 
     operation: str
     was: Vcz
-    views: Mapping[str, Inserted]
+    views: Mapping[str, View]
     tables: Mapping[str, WriteArray]
     findings: Findings
     old: int
@@ -102,7 +102,12 @@ class ArrayInsertions:
         n_filters = tables["filter_id"].array.shape[0] if "filter_id" in tables else 0
         lengths = {**lengths, **({"filters": n_filters} if n_filters else {})}
         make = _ViewMaker(operation, was, changed, lengths, findings, insertion)
-        views = {name: make.view(name) for name, array in was.arrays.items() if VARIANTS in dimensions(array)}
+        views: dict[str, View] = {}
+        for name, array in was.arrays.items():
+            if VARIANTS in dimensions(array):
+                views[name] = make.view(name)
+            elif not _is_same(array, changed.arrays[name]):
+                views[name] = make.unmoved(name)
         return cls(operation, was, views, tables, findings, was.n_samples)
 
     @property
@@ -328,6 +333,16 @@ class _ViewMaker:
             return replace(view, masked=masked)
         return view
 
+    def unmoved(self, name: str) -> Unmoved:
+        """How an array of samples that takes a wider dtype is read."""
+        before, target = (vcz.arrays[name] for vcz in (self.was, self.changed))
+        axis, n = samples_axis(before), self.was.n_samples
+        before, target = (
+            arrays.planned(a, shape=tuple(n if i == axis else m for i, m in enumerate(a.shape)))
+            for a in (before, target)
+        )
+        return Unmoved(before, target, name)
+
     def _calls(self, name: str) -> InsertedCalls:
         rules, n = self.findings.rules, self.was.n_samples
         before, target = (vcz.arrays[name] for vcz in (self.was, self.changed))
@@ -340,7 +355,10 @@ class _ViewMaker:
         like = arrays.planned(target, shape=(self.insertion.records.n_variants, *shape[1:]))
         haploid = tuple(rules.haploid(self.insertion.contigs))
         is_reference = rules.absent == "reference"
-        return InsertedCalls(_fitted(before, target, name), like, name, self.insertion.records, is_reference, haploid)
+        removed = np.flatnonzero(self.was.sample_ids == REMOVED)
+        return InsertedCalls(
+            _fitted(before, target, name), like, name, self.insertion.records, is_reference, haploid, removed
+        )
 
     def _target(self, name: str) -> AnyArray:
         """A field of variants with the dtype and the axes that it needs to take what the sources have."""
@@ -354,6 +372,8 @@ class _ViewMaker:
         elif not follows_alleles(name, array):
             for source in self.insertion.sources:
                 form = _joined(form, source.arrays.get(name)) or form
+            if name in SITE_VALUES and form.dtype.kind == "i":  # which are computed, and may be longer than any
+                form = replace(form, dtype=np.promote_types(form.dtype, "i4"))
         lengths = {**dict(zip(form.dimensions, form.lengths, strict=True)), VARIANTS: self.was.n_variants}
         shape = tuple(max(lengths[d], self.lengths.get(str(d), 0)) for d in form.dimensions)
         if (form.dtype, form.dimensions) == (array.dtype, dimensions(array)):

@@ -10,6 +10,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans.core.views import View
+from plans.schema.fitting import Fitted
 from plans.variants.harmonise import absent_calls
 from plans.variants.in_order import Field
 from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, MergedRange
@@ -88,16 +89,33 @@ class InsertedCalls(Inserted):
         Whether they have the reference there.
     haploid
         The contigs where genotypes have one allele.
+    removed
+        The positions of samples that were removed, which are missing whatever others are.
     """
 
     is_reference: bool
     haploid: tuple[int, ...]
+    removed: np.ndarray
 
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
         is_haploid = np.isin(part.contig[rows], self.haploid)
-        is_reference = np.full(len(rows), self.is_reference)
-        values = absent_calls(self.name, self.like, self.like, is_reference, is_haploid)
+        is_missing = np.zeros(len(rows), dtype=bool)
+        values = absent_calls(self.name, self.like, self.like, is_missing | self.is_reference, is_haploid)
+        if self.is_reference and len(self.removed):
+            is_removed = np.isin(np.arange(self.shape[1])[others[0]], self.removed)
+            missing = absent_calls(self.name, self.like, self.like, is_missing, is_haploid)
+            where = is_removed.reshape(1, -1, *(1,) * (values.ndim - 2))
+            values = np.where(where, missing, values)
         return values[(slice(None), slice(None), *others[1:])]
+
+
+@dataclass(frozen=True)
+class Unmoved(Fitted):
+    """An array without a variants axis in a dtype that has become wider, read as the store was before."""
+
+    def in_store(self, store: ZarrStore) -> AnyArray:
+        """The same: it is read while it is written."""
+        return cast("AnyArray", self)
 
 
 @dataclass(frozen=True)
@@ -155,7 +173,12 @@ class SourceField:
 def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.kind in TEXT:
         return strings.as_stored(strings.as_text(values), dtype)
-    return recast(values, dtype) if values.dtype.kind == "f" else values.astype(dtype, copy=False)
+    if values.dtype.kind == "f":
+        return recast(values, dtype)
+    result = values.astype(dtype, copy=False)
+    if (result != values).any():
+        raise ValueError(f"values such as {values[result != values][0]} do not fit into {dtype}")
+    return result
 
 
 def _lengthened(values: np.ndarray, width: int, fill: Any) -> np.ndarray:
@@ -178,6 +201,11 @@ class InsertedSites(Inserted):
 
     fields: tuple[SourceField | None, ...]
     masked: "InsertedSites | None" = None
+
+    def extra_mem(self, block: tuple[int, ...]) -> int:
+        """What it takes to look the variants up, and to read what a source has of them."""
+        read = [field.array for field in self.fields if field is not None]
+        return super().extra_mem(block) + max((arrays.decode_mem(array, 3) for array in read), default=0)
 
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
         return self._values(part, rows)[(slice(None), *others)]

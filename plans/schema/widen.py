@@ -507,7 +507,7 @@ class WriteAlleles(_WidenedArray):
             rows = tuple(range(arrays.grid(after.shape, chunks)[0]))
         n_wide = arrays.grid(after.shape, chunks)[1]
         columns = Columns(after.shape, chunks, 0, rows, (1, n_wide))
-        return cls(after.path, after, columns, findings)
+        return cls(after.path, after, columns, findings.for_tasks)
 
     def reader(self, store: ZarrStore) -> AllelesReader:
         """The alleles as they will be."""
@@ -516,4 +516,5 @@ class WriteAlleles(_WidenedArray):
     def reading_mem(self) -> int:
         """What it takes to read a block: alleles of all sides, as Python's strings."""
         index = self.findings.index
-        return sum(8 * arrays.decode_mem(s.allele, 1) for s in (index.store, *index.sources))
+        reading = sum(8 * arrays.decode_mem(s.allele, 1) for s in (index.store, *index.sources))
+        return reading + index.reading_mem

@@ -7,6 +7,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import uuid4
 
@@ -63,13 +64,17 @@ class RefMismatch(NamedTuple):
 def _mismatch(records: MergedRange) -> RefMismatch | None:
     """The first two variants of a range of which one is inserted, and whose REFs contradict each other."""
     same = (np.diff(records.contig) == 0) & (np.diff(records.position) == 0)
-    refs = records.alleles[:, 0]
-    for i in np.flatnonzero(same).tolist():  # few: several variants at one position
-        others = [j for j in range(i, -1, -1) if same[j:i].all() and not are_compatible(refs[j], refs[i + 1])]
-        for j in others:
-            if records.old[j] < 0 or records.old[i + 1] < 0:
-                holders = (_holder(records, j), _holder(records, i + 1))
-                return RefMismatch(int(records.contig[i]), int(records.position[i]), (refs[j], refs[i + 1]), holders)
+    if not same.any():
+        return None
+    starts = np.flatnonzero(np.r_[True, ~same])
+    stops = np.append(starts[1:], len(records.contig))
+    is_some = (stops - starts > 1) & (np.minimum.reduceat(records.old, starts) < 0)
+    for start, stop in zip(starts[is_some].tolist(), stops[is_some].tolist(), strict=True):
+        for i, j in combinations(range(start, stop), 2):
+            a, b = records.alleles[i, 0], records.alleles[j, 0]
+            if min(records.old[i], records.old[j]) < 0 and not are_compatible(a, b):
+                holders = (_holder(records, i), _holder(records, j))
+                return RefMismatch(int(records.contig[i]), int(records.position[i]), (a, b), holders)
     return None
 
 
@@ -229,9 +234,10 @@ class Insertion:
 
     @cached_property
     def first(self) -> int:
-        """The row of the first of them; it and all after it get other values."""
+        """The row of the first of them, from which on all rows change; the number of variants if none comes in."""
         starts = self.records.stops
-        return min(int(starts[r.number]) + r.first_inserted for r in self.reports if r.first_inserted is not None)
+        found = (int(starts[r.number]) + r.first_inserted for r in self.reports if r.first_inserted is not None)
+        return min(found, default=self.records.n_variants)
 
     @property
     def runs(self) -> np.ndarray:
@@ -323,7 +329,7 @@ def find_insertion(
     IncompatibleError
         If two of them cannot be of one reference genome.
     """
-    contigs = contig_table(vcz, sources, runs[1:])
+    contigs = contig_table(vcz, sources, runs[1:], index.sources)
     by_rank = _ranked(runs[0], len(contigs))
     sites = _sites(
         [vcz, *sources], contigs, by_rank, [site.blocks is not None for site in (index.store, *index.sources)]
@@ -346,7 +352,8 @@ def find_insertion(
     if REGION_INDEX in vcz.arrays:
         scan = FindRegions(records, insertion.first_changed_chunk, insertion.chunk)
         (regions,) = yield Survey(operation, (scan,), memory)
-        insertion = replace(insertion, regions=np.concatenate(sorted(regions, key=lambda rows: int(rows[0, 0]))))
+        rows = [np.empty((0, 6), dtype="i8"), *sorted(regions, key=lambda rows: int(rows[0, 0]))]
+        insertion = replace(insertion, regions=np.concatenate(rows))
     numbers = {name: i for i, name in enumerate(contigs)}
     theirs = []
     for source, mine, one in zip(sources, runs[1:], index.sources, strict=True):
@@ -369,10 +376,11 @@ def find_insertion(
     )
 
 
-def contig_table(vcz: Vcz, sources: Sequence[Vcz], runs: Sequence[Runs]) -> list[str]:
+def contig_table(vcz: Vcz, sources: Sequence[Vcz], runs: Sequence[Runs], sites: Sequence[Sites]) -> list[str]:
     """The contigs of a store, and then those on which only sources have variants."""
     names = dict.fromkeys(vcz.table("contig_id").tolist())
-    for source, mine in zip(sources, runs, strict=True):
+    for source, mine, site in zip(sources, runs, sites, strict=True):
         theirs = source.table("contig_id").tolist()
-        names |= dict.fromkeys(theirs[i] for i in np.unique(mine.contig).tolist())
+        seen = mine.contig if site.blocks is None else mine.contig[site.blocks.runs[:, 1] > 0]
+        names |= dict.fromkeys(theirs[i] for i in np.unique(seen).tolist())
     return list(names)

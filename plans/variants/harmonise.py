@@ -202,8 +202,13 @@ class Findings:
     def of_source(self, number: int) -> tuple["Findings", int]:
         """What tasks are sent of one source, and its number there: where alleles come in, all depends on all."""
         if self.new_alleles:
-            return replace(self, reports={}), number
-        return replace(self, index=self.index.of_source(number), reports={}), 0
+            return self.for_tasks, number
+        return replace(self.for_tasks, index=self.index.of_source(number)), 0
+
+    @property
+    def for_tasks(self) -> "Findings":
+        """Without what only the driver needs: tasks are sent no more."""
+        return replace(self, reports={}, misfits={}, insertion=None)
 
     @property
     def n_unmatched(self) -> int:
@@ -933,7 +938,8 @@ class Harmonised(View):
         made = math.prod(self.source.shape[2:]) * (5 * unit + min(self.shape[0], block[0])) * size
         counted = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
         data = 0 if self.data is None else self.data.extra_mem(block)
-        return data + read + n_samples * (made + counted) + self._covering_mem(n_samples)
+        looking = self.findings.index.reading_mem
+        return data + looking + read + n_samples * (made + counted) + self._covering_mem(n_samples)
 
     def _covering_mem(self, n_samples: int) -> int:
         """What it takes to find the blocks of some samples, and to read them: run by run of the source."""

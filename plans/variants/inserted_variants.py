@@ -101,7 +101,9 @@ class InsertedVariants:
         """Merge a range, and tell for each record which row of the store and of each source it is."""
         pieces, values, merged = self.union.merge(i)
         first, n = merged.first, len(merged.first)
-        alleles = without_nothing(values[ALLELE])[first].astype(object)
+        n_store = sum(len(piece.variants) for piece in pieces if piece.source == 0)
+        own = values[ALLELE][first]  # those of the store stay as they are written
+        alleles = np.where((first < n_store)[:, np.newaxis], own, without_nothing(own)).astype(object)
         numbers = Numbers()
         ours = numbers.of(alleles)
         found = [_Found.none(n, sites.is_gvcf) for sites in self.union.sites]
@@ -153,8 +155,9 @@ class InsertedVariants:
 
     @property
     def reading_mem(self) -> int:
-        """What it takes to look up a range."""
-        return self.union.merge_mem + KEPT_BYTES
+        """What it takes to look up a range: to merge it, and what each source has for its variants."""
+        longest = int(np.diff(self.stops).max(initial=0))
+        return self.union.merge_mem + KEPT_BYTES + 24 * longest * len(self.union.sites)
 
 
 class _Found(Matches):
@@ -209,6 +212,11 @@ class InsertedIndex(Index):
 
     records: InsertedVariants
     chosen: tuple[int, ...]
+
+    @property
+    def reading_mem(self) -> int:
+        """What it takes to look up the ranges of a unit."""
+        return self.records.reading_mem
 
     def of_source(self, number: int) -> Self:
         """Of one of the sources; the others say what the variants are."""

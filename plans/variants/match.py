@@ -438,6 +438,11 @@ class Index:
     allow_new_alleles: bool
     is_surveyed: bool = False
 
+    @property
+    def reading_mem(self) -> int:
+        """What it takes to look a unit up beside what is counted for its variants."""
+        return 0
+
     def of_source(self, number: int) -> Self:
         """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
         return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))

@@ -173,7 +173,7 @@ class _Compiler:
         self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
         self.store = options.open(url)
         self.vcz = vcz = self.store.open()
-        self.alleles_added = False
+        self.alleles_added = self.has_inserted = False
         self.base, self.present = vcz.state, _present(vcz)
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
@@ -225,6 +225,11 @@ class _Compiler:
 
     def _compile(self, operation: Edit, sources: Sequence[Vcz] = ()) -> Plan:
         """A plan against the state so far."""
+        if self.has_inserted:
+            raise IncompatibleError(
+                f"{operation.called}: an earlier step of the job inserts variants into the store, and nothing can be "
+                "compiled against these before they are there; run this step in a job of its own"
+            )
         compiling = Compiling(self.store, self.vcz, sources, self.memory)
         return compile_plan(operation, compiling, self.workers, Run(""))
 
@@ -286,6 +291,14 @@ class _Compiler:
             )
         plan = self._compile(operation, sources)
         self.alleles_added |= plan.counts.get("alleles added", 0) > 0
+        self.has_inserted = "variants inserted" in plan.counts
+        earlier = [one for step in self.steps for one in step.plans if not one.is_empty]
+        if self.has_inserted and self.store.atomic and earlier:
+            raise IncompatibleError(
+                f"append: {sources[0].label} has variants that are inserted into the store, which is not possible "
+                "after another step of the same job has changed it; run this step in a job of its own, or leave the "
+                "variants out with --new-variants drop"
+            )
         return plan
 
     def _recorded(self, plan: Plan, sources: Sequence[Vcz], partly: Collection[str] = ()) -> Plan:
@@ -295,9 +308,7 @@ class _Compiler:
         begun = self.ledger.begun(sources, partly).edit(zarr_format)
         begun_edits = () if is_update else self.store.recovery_edits(begun)
         self.ledger = self.ledger.with_sources(sources, partly)
-        return replace(
-            plan, preparations=(*plan.preparations, *begun_edits), edits=(*plan.edits, self.ledger.edit(zarr_format))
-        )
+        return plan.recording(begun_edits, [self.ledger.edit(zarr_format)])
 
     @compile_step.register
     def update(self, operation: Update) -> None:

@@ -100,7 +100,9 @@ class Layout:
             if (known := self.encodings.get(array.name)) is None:
                 continue
             dtype, compressor = known
-            if np.can_cast(np.dtype(array.dtype), np.dtype(dtype), "safe") and np.dtype(dtype).kind != "u":
+            # of another kind, missing values would become numbers
+            is_kind = np.dtype(array.dtype).kind == np.dtype(dtype).kind != "u"
+            if is_kind and np.can_cast(np.dtype(array.dtype), np.dtype(dtype), "safe"):
                 array.dtype = np.dtype(dtype).newbyteorder("=").str.lstrip("<=|")
             if compressor is not None:
                 array.compressor = dict(compressor)

@@ -233,6 +233,7 @@ def make(folder: Path, kind: str) -> tuple[Path, list[Path]]:
         text("b1 b2", SECOND, contigs + more),
         text("c1", THIRD, contigs),
     )
+    (folder / "a.txt").write_text(texts[0])
     paths = []
     for i, content in enumerate(texts):
         vcf.write_vcf(folder / f"{i}.vcf.gz", content)
@@ -381,6 +382,118 @@ def test_shards_and_strings_of_fixed_width(tmp_path: Path) -> None:
     assert [site.alleles[0] for site in sites.sites_of(found)] == ["A", "ACGT", "A", "A", "A", "A"]
     np.testing.assert_array_equal(np.delete(found["call_PL"][:, :4], 1, axis=0), first["call_PL"])
     assert vczstore.verify(tmp_path / "store.vcz").errors == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_alleles_come_in(tmp_path: Path, kind: str) -> None:
+    """Every record that matches nothing is joined with one of the store."""
+    store = Way(kind, "cubed").make(tmp_path, sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
+    cohort.write_vcz(tmp_path / "batch", sites.make([Site("chr1", 5, ("A", "C", "T"))], cohort.ids(10, 2), 2))
+    result = vczstore.append(store, tmp_path / "batch", **INSERT)
+    assert (result.counts["variants inserted"], result.counts["alleles added"]) == (0, 1)
+    found = sites.sites_of(Way(kind, "cubed").read(store))
+    assert found == [Site("chr1", 3, ("A", "C")), Site("chr1", 5, ("A", "C", "T"))]
+    assert vczstore.verify(store).errors == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("old", [3, 4])
+def test_fields_of_samples_that_become_wider(tmp_path: Path, kind: str, old: int) -> None:
+    first = sites.make(_sites_with(3, 5), cohort.ids(0, old), 1)
+    second = sites.make(_sites_with(3, 4), cohort.ids(10, 3), 2)
+    second["sample_sex"] = np.array([1, 300, 2], "i2")
+    second["call_DP"] = np.array([[1, 2, 70_000], [3, 4, 5]], "i4")
+    store = Way(kind, "cubed").make(tmp_path, first)
+    cohort.write_vcz(tmp_path / "batch", second)
+    vczstore.append(store, tmp_path / "batch", **INSERT)
+    found = Way(kind, "cubed").read(store)
+    assert found["sample_sex"].tolist() == [*first["sample_sex"].tolist(), 1, 300, 2]
+    assert found["call_DP"][0].tolist() == [*first["call_DP"][0].tolist(), 1, 2, 70_000]
+    assert vczstore.verify(store).errors == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_removed_samples_stay_missing(tmp_path: Path, kind: str) -> None:
+    store = Way(kind, "cubed").make(tmp_path, sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
+    cohort.write_vcz(tmp_path / "batch", sites.make(_sites_with(4), cohort.ids(10, 2), 2))
+    vczstore.remove(store, cohort.ids(1, 1))
+    vczstore.append(store, tmp_path / "batch", **INSERT, absent="reference")
+    genotypes = Way(kind, "cubed").read(store)["call_genotype"]
+    assert genotypes[1, :4].tolist() == [[0, 0], [-1, -1], [0, 0], [0, 0]]
+    assert vczstore.verify(store).errors == []
+
+
+def test_a_long_reference_in_a_store_with_short_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1)
+    first["variant_length"] = np.array([1, 1], "i1")
+    monkeypatch.setitem(cohort.DIMENSIONS, "variant_length", ("variants",))
+    cohort.write_vcz(tmp_path / "store", first)
+    long = [Site("chr1", 4, ("A" * 300, "A"))]
+    cohort.write_vcz(tmp_path / "batch", sites.make(long, cohort.ids(10, 2), 2))
+    vczstore.append(tmp_path / "store", tmp_path / "batch", **INSERT)
+    assert cohort.read_vcz(tmp_path / "store")["variant_length"].tolist() == [1, 300, 1]
+
+
+# ---- jobs -----------------------------------------------------------------------------------
+
+
+def _job(folder: Path, store: Path, *steps: str) -> Path:
+    file = folder / "job.yaml"
+    file.write_text(f"store: {store}\nsteps:\n" + "".join(f"  - {step}\n" for step in steps))
+    return file
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_inserts_once(tmp_path: Path, kind: str) -> None:
+    store, batches = make(tmp_path, kind)
+    step = f"append: {{source: [{batches[0]}, {batches[1]}], harmonise: {{new-variants: insert}}}}"
+    file = _job(tmp_path, store, step)
+    first, second = vczstore.run_job(file), vczstore.run_job(file)
+    assert (first.status, second.status) == ("done", "nothing to do")
+    assert [" ".join(fields[:8]) for fields in lines(store, kind)] == INSERTED
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize("first", ["remove: [a1]", "append: {plain}"])
+def test_another_step_of_the_same_job(tmp_path: Path, kind: str, first: str) -> None:
+    """On Icechunk what an earlier step has written cannot be read while it is rewritten; on plain Zarr it is there."""
+    store, batches = make(tmp_path, kind)
+    plain = tmp_path / "plain.vcz"
+    vcf.write_vcf(tmp_path / "plain.vcf.gz", (tmp_path / "a.txt").read_text().replace("a1\ta2\ta3", "p1\tp2\tp3"))
+    vcf.to_vcz(tmp_path / "plain.vcf.gz", plain, 3, 2, 2)
+    insert = f"append: {{source: {batches[0]}, harmonise: {{new-variants: insert}}}}"
+    file = _job(tmp_path, store, first.format(plain=plain), insert)
+    before = lines(store, kind)
+    if kind == "icechunk":
+        words = ("^append: ", "run this step in a job of its own")
+        complain(IncompatibleError, words, lambda: vczstore.run_job(file))
+        assert lines(store, kind) == before
+    else:
+        vczstore.run_job(file)
+        found = {tuple(fields[:2]): fields[9:] for fields in lines(store, kind)}
+        assert found["1", "10"][:2] == (["0|0", "1/1"] if "remove" in first else ["0/1", "0|0"])
+        if "append" in first:
+            assert found["1", "10"][3:6] == ["0/1", "0|0", "1/1"]
+
+
+def test_nothing_is_matched_with_what_is_not_there_yet(tmp_path: Path) -> None:
+    store, batches = make(tmp_path, "format3")
+    steps = [f"append: {{source: {batch}, harmonise: {{new-variants: insert}}}}" for batch in batches]
+    before = cohort.digest(store)
+    words = ("^append: an earlier step of the job inserts variants", "a job of its own")
+    complain(IncompatibleError, words, lambda: vczstore.run_job(_job(tmp_path, store, *steps)))
+    assert cohort.digest(store) == before
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_samples_are_removed_after_an_insertion(tmp_path: Path, kind: str) -> None:
+    store, batches = make(tmp_path, kind)
+    insert = f"append: {{source: {batches[0]}, harmonise: {{new-variants: insert}}}}"
+    vczstore.run_job(_job(tmp_path, store, insert, "remove: [a2]"))
+    found = {tuple(fields[:2]): fields[9:] for fields in lines(store, kind)}
+    assert found["1", "10"] == ["0/1", "1/1", "./.", "./."]
+    assert found["1", "25"] == ["./.", "./.", "1/3", "0|0"]
+    assert vczstore.verify(store).errors == []
 
 
 # ---- what is refused ------------------------------------------------------------------------
