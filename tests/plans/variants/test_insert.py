@@ -478,7 +478,7 @@ def test_another_step_of_the_same_job(tmp_path: Path, kind: str, first: str) -> 
 
 def test_nothing_is_matched_with_what_is_not_there_yet(tmp_path: Path) -> None:
     store, batches = make(tmp_path, "format3")
-    steps = [f"append: {{source: {batch}, harmonise: {{new-variants: insert}}}}" for batch in batches]
+    steps = [f"append: {{source: {batch}, harmonise: {{new-variants: insert}}}}" for batch in batches[::-1]]
     before = cohort.digest(store)
     words = ("^append: an earlier step of the job inserts variants", "a job of its own")
     complain(IncompatibleError, words, lambda: vczstore.run_job(_job(tmp_path, store, *steps)))
