@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from vczstore.errors import VcfError
+from vczstore.errors import StorageError, VcfError
 from vczstore.stores.locations import local_path
 from vczstore.vcf.conversion import Conversion, Layout, do
 from vczstore.vcf.files import VcfFile
@@ -73,10 +73,16 @@ class Conversions:
     def folder(self) -> Path:
         """The folder, which only this user can read."""
         if self._folder is None:
-            if self._parent is not None:
-                self._parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if self._parent is not None:
+                    self._parent.mkdir(parents=True, exist_ok=True)
+                self._folder = Path(tempfile.mkdtemp(prefix="vczstore-vcf-", dir=self._parent))
+            except OSError as error:
+                raise StorageError(
+                    f"{self._parent or tempfile.gettempdir()}: there can be no folder for VCFs that are converted "
+                    f"({error.strerror}); name another place with --work-dir"
+                ) from error
             atexit.register(self.close)
-            self._folder = Path(tempfile.mkdtemp(prefix="vczstore-vcf-", dir=self._parent))
         return self._folder
 
     def file(self, operation: str, source: "Location", storage_options: "Mapping[str, Any]") -> VcfFile:

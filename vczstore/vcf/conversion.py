@@ -257,7 +257,7 @@ class Conversion:
         """What to tell the user about an error of bio2zarr, HTSlib or storage."""
         if isinstance(error, OSError) and error.errno is not None:
             return VcfError(
-                f"{self.operation}: {self.file.label} cannot be converted in {self.folder.parent} "
+                f"{self.operation}: {self.file.label} cannot be converted in {self.folder.parent.parent} "
                 f"({error.strerror or error}); name another folder with --work-dir"
             )
         why = error_in(told) or error_in(str(error)) or self._first_broken() or first_line(error)
