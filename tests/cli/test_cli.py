@@ -161,6 +161,7 @@ def test_ways_to_run(plain: Path, options: list[str]) -> None:
     cohort.assert_same(read(plain), cohort.expected_remove(cohort.expected_append(OLD, NEW), ["S0001", "S0008"]))
 
 
+@pytest.mark.slow
 def test_work_dir(plain: Path, tmp_path: Path) -> None:
     """Intermediate data go where they are told to, and not here."""
     before = set(Path.cwd().iterdir())
@@ -310,6 +311,7 @@ def test_progress_of_create(plain: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.slow
 def test_copy_store_to_icechunk(plain: Path, templates: Path, tmp_path: Path, as_json: bool) -> None:
     target = tmp_path / "copy"
     before = cohort.digest(plain)
@@ -506,6 +508,7 @@ DRY = {
 
 
 @pytest.mark.parametrize("arguments", DRY.values(), ids=DRY)
+@pytest.mark.slow
 def test_dry_run(store: Path, templates: Path, tmp_path: Path, arguments: list[str]) -> None:
     """Nothing is written, and what is foreseen comes true."""
     shutil.copytree(templates / "icechunk", tmp_path / "repository")
@@ -1077,6 +1080,7 @@ def test_options_without_effect_are_noticed(store: Path, kind: str, tmp_path: Pa
         assert re.fullmatch(r"Note: --[a-z-]+ has no effect; .*\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_the_backends_of_what_is_normalised(templates: Path, tmp_path: Path) -> None:
     store, batch = templates / "icechunk", templates / "batch.vcz"
     run("normalise", store, batch, tmp_path / "plain", "--backend-storage", "icechunk")

@@ -28,6 +28,7 @@ def run(*arguments: object, status: int = 0) -> str:
 
 
 @pytest.mark.parametrize("at", ["tag", "snapshot", "branch"])
+@pytest.mark.slow
 def test_info_of_the_past_has_the_history_up_to_then(small: Small, tmp_path: Path, at: str) -> None:
     plain, batch, _, _ = small
     store = tmp_path / "store.icechunk"
@@ -43,6 +44,7 @@ def test_info_of_the_past_has_the_history_up_to_then(small: Small, tmp_path: Pat
     assert found["history"][0]["id"] == found["snapshot"]
 
 
+@pytest.mark.slow
 def test_update_after_alleles_came_in_names_the_way_out(tmp_path: Path) -> None:
     store = from_vcf(tmp_path, "a", text(["A1"], f"1 5 C AC=1 {CALL}"))
     batch = from_vcf(tmp_path, "b", text(["B1"], f"1 5 G AC=1 {CALL}"))
@@ -61,6 +63,7 @@ def test_update_after_alleles_came_in_names_the_way_out(tmp_path: Path) -> None:
     assert found["call_genotype"][0].tolist() == [[1, 1], [0, 2]]
 
 
+@pytest.mark.slow
 def test_repair_tells_of_chunks_that_gc_deletes(small: Small) -> None:
     """An append that failed before its samples became visible has left chunks beyond the arrays."""
     store, _, _, _ = small
@@ -73,6 +76,7 @@ def test_repair_tells_of_chunks_that_gc_deletes(small: Small) -> None:
     assert run("repair", store) == f"repair {store}: nothing to repair\n"
 
 
+@pytest.mark.slow
 def test_figures_of_a_removal_fit_any_number(small: Small, tmp_path: Path) -> None:
     store, _, _, _ = small
     vczstore.remove(store, ["S0001"])
@@ -83,6 +87,7 @@ def test_figures_of_a_removal_fit_any_number(small: Small, tmp_path: Path) -> No
     assert "1 IDs" not in said
 
 
+@pytest.mark.slow
 def test_figures_of_a_dry_run_agree(tmp_path: Path) -> None:
     """Chunks of the store that are re-encoded in another dtype or rewritten are a part of those that are encoded."""
     store = from_vcf(tmp_path, "a", text([f"A{i}" for i in range(5)], f"1 5 C RD=7,8 {' '.join([CALL] * 5)}"))

@@ -143,6 +143,7 @@ def test_an_executor_of_another_package_runs_plans(package: Path, tmp_path: Path
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_remove(cohort.expected_append(old, new), ["S0001"]))
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_loaded_is_told_of(tmp_path: Path) -> None:
     """By its own commands, and in the list of all; the others work."""
     info = tmp_path / "broken-1.0.dist-info"

@@ -59,6 +59,7 @@ def test_what_is_given_goes_before_what_the_file_says(file: Path) -> None:
     assert options.work_dir == "elsewhere"
 
 
+@pytest.mark.slow
 def test_workers_that_are_given_go_before_those_of_the_file(small: Any, tmp_path: Path) -> None:
     """The file's 0 would be refused."""
     store, batch, old, new = small
@@ -227,6 +228,7 @@ def test_examples_are_read_and_shown(path: Path, monkeypatch: pytest.MonkeyPatch
     assert f"[`{path.name}`]({path.name})" in (EXAMPLES / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_lithops_takes_the_example_for_lambda(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**CLOUD, "AWS_ENDPOINT_URL": s3_server.endpoint}.items():
         monkeypatch.setenv(name, value)

@@ -379,6 +379,7 @@ def test_examples_are_executor_files(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_a_store_on_this_machine_is_refused(
     kind: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +461,7 @@ def test_without_a_token_nothing_is_done(small: Any) -> None:
     cohort.assert_same(cohort.read_vcz(store), arrays)
 
 
+@pytest.mark.slow
 def test_containers_that_are_too_small(fake: FakeModal) -> None:
     engine, dag = executors.create("modal", memory=128), dag_of(print, 1)
     dag.nodes["op"]["primitive_op"] = SimpleNamespace(allowed_mem=2_000_000_000)
@@ -468,6 +470,7 @@ def test_containers_that_are_too_small(fake: FakeModal) -> None:
     assert not fake.apps
 
 
+@pytest.mark.slow
 def test_intermediate_data_on_this_machine(fake: FakeModal) -> None:
     engine, dag = executors.create("modal"), dag_of(print, 1)
     dag.add_node("array", target=SimpleNamespace(store="/tmp/work/array"))

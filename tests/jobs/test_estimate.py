@@ -143,6 +143,7 @@ SLACK = 1 + 1e-9
 
 
 @given(STEPS, EXECUTOR, WORKERS, st.booleans())
+@pytest.mark.slow
 def test_the_parts_add_up(steps: list[dict[str, int]], executor: str, workers: int, remote: bool) -> None:
     found = estimate(steps, executor, workers=workers, remote=remote)
     assert all(part >= 0 for part in found.parts.values())
@@ -155,6 +156,7 @@ def test_the_parts_add_up(steps: list[dict[str, int]], executor: str, workers: i
 
 
 @given(STEPS, EXECUTOR, WORKERS, st.sampled_from(["bytes_written", "projected_mem", "get_requests", "put_requests"]))
+@pytest.mark.slow
 def test_more_is_never_cheaper_or_faster(steps: list[dict[str, int]], executor: str, workers: int, field: str) -> None:
     less = estimate(steps, executor, workers=workers, remote=True)
     more = estimate([s | {field: s[field] * 2 + 1} for s in steps], executor, workers=workers, remote=True)

@@ -875,6 +875,7 @@ def loads_or_refuses(folder: Path, content: bytes, overrides: Sequence[str] = ()
 
 @bounded
 @given(text=anything)
+@pytest.mark.slow
 def test_any_text(tmp_path: Path, text: str) -> None:
     loads_or_refuses(tmp_path, text.encode(errors="surrogatepass"))
 
@@ -887,6 +888,7 @@ def test_any_bytes(tmp_path: Path, content: bytes) -> None:
 
 @bounded
 @given(data=structures)
+@pytest.mark.slow
 def test_any_structure(tmp_path: Path, data: Any) -> None:
     loads_or_refuses(tmp_path, yaml.safe_dump(data, allow_unicode=True).encode(errors="surrogatepass"))
 

@@ -283,6 +283,7 @@ def test_arrays_that_are_new(place: Place, step: int, within: int | None) -> Non
     assert known[step + 1 :] == [0] * (3 - step)
 
 
+@pytest.mark.slow
 def test_killed_between_its_commit_and_its_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     file = place.job()
     with monkeypatch.context() as patch:
@@ -317,6 +318,7 @@ def test_a_run_that_failed_is_gone_on_with(place: Place, monkeypatch: pytest.Mon
     assert again == sum(PLANNED) - resumed(result)
 
 
+@pytest.mark.slow
 def test_one_that_lost_to_another_writer_leaves_nothing(place: Place) -> None:
     compiled = plan_job(place.job())
     with pytest.raises(StaleError):
@@ -412,6 +414,7 @@ def test_killed_again_and_again(killed: Place) -> None:
     assert again == sum(PLANNED) - resumed(result)
 
 
+@pytest.mark.slow
 def test_another_job_takes_its_place(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "vczstore"):
         assert run_job(killed.job(steps="\n  - append: b.vcz\n")).status == "done"
@@ -530,6 +533,7 @@ def test_without_a_folder_there_is_none(place: Place, work_dir: str | None) -> N
     assert not place.work.exists()
 
 
+@pytest.mark.slow
 def test_nor_on_plain_zarr(place: Place) -> None:
     cohort.write_vcz(place.folder / "plain.vcz", OLD, **LAYOUT)
     assert run_job(place.job(), ["store=plain.vcz"]).status == "done"

@@ -49,6 +49,7 @@ def _ids(store: Path) -> list[str]:
     return [str(one) for one in found]
 
 
+@pytest.mark.slow
 def test_an_inbox_of_all_kinds(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch comes in once; what has come in is not converted again."""
     inbox = tmp_path / "inbox"
@@ -69,12 +70,14 @@ def test_an_inbox_of_all_kinds(tmp_path: Path, store: Path, monkeypatch: pytest.
     assert _ids(store) == [*OLD, *NEW, *THIRD]
 
 
+@pytest.mark.slow
 def test_a_vcf_beside_its_vcz_is_not_found_unless_asked_for(tmp_path: Path, store: Path) -> None:
     made = vcf.write_vcf(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
     vcf.to_vcz(made, tmp_path / "inbox" / "a.vcz", 3, 2, 2)
     assert done(run_job(job(tmp_path, "append: inbox/*"))) == ["1 sources, 2 samples added"]
 
 
+@pytest.mark.slow
 def test_a_vcf_that_has_changed(tmp_path: Path, store: Path) -> None:
     """It is refused before it is converted."""
     batch = write(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
@@ -89,6 +92,7 @@ def test_a_vcf_that_has_changed(tmp_path: Path, store: Path) -> None:
     assert run_job(update).status == "nothing to do"
 
 
+@pytest.mark.slow
 def test_a_folder_with_braces_in_its_name(tmp_path: Path, store: Path) -> None:
     folder = tmp_path / "{x,y}"
     (folder / "inbox").mkdir(parents=True)

@@ -59,6 +59,7 @@ def removed(tmp_path: Path) -> Callable[[Way], tuple[Path, dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("way", SOME_WAYS, ids=[way.id for way in SOME_WAYS])
+@pytest.mark.slow
 def test_compact(way: Way, removed: Callable, tmp_path: Path) -> None:
     store, before = removed(way)
     output = None if way.kind == "icechunk" else tmp_path / "output.vcz"
@@ -81,6 +82,7 @@ def test_compact(way: Way, removed: Callable, tmp_path: Path) -> None:
     assert vczstore.info(output or store).samples == 11
 
 
+@pytest.mark.slow
 def test_nothing_is_left_beyond_the_new_shapes(removed: Callable, tmp_path: Path) -> None:
     """Neither in the listing, nor when the axis grows again: Icechunk drops what lies outside by itself."""
     way = Way("icechunk", "cubed")
@@ -257,6 +259,7 @@ def test_a_place_that_was_taken_since(removed: Callable, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("column", [2, 3], ids=["decoded", "copied as it is"])
+@pytest.mark.slow
 def test_truncated_chunk(removed: Callable, tmp_path: Path, column: int) -> None:
     """The store is as it was, and the copy is none; once it is mended and deleted, the same command does it."""
     store, before = removed(Way("format3", "cubed"))
@@ -277,6 +280,7 @@ def test_truncated_chunk(removed: Callable, tmp_path: Path, column: int) -> None
     cohort.assert_same(cohort.read_vcz(output), cohort.expected_compact(before))
 
 
+@pytest.mark.slow
 def test_truncated_chunk_on_icechunk(removed: Callable) -> None:
     store, before = removed(Way("icechunk", "cubed"))
     session = repository_of(store).writable_session("main")

@@ -408,6 +408,7 @@ def test_no_variants(tmp_path: Path) -> None:
     holds(read(tmp_path / "out"), [empty])
 
 
+@pytest.mark.slow
 def test_only_cubed(source: Path, tmp_path: Path) -> None:
     for impl in ("zarr", "xarray"):
         complain(
@@ -443,6 +444,7 @@ def test_something_is_there(source: Path, tmp_path: Path, backend: str, what: st
 
 
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
 def test_something_came_meanwhile(source: Path, tmp_path: Path, backend: str) -> None:
     """Between planning and writing."""
     plan = vczstore.create(tmp_path / "out", source, backend_storage=backend, dry_run=True).plan
@@ -581,6 +583,7 @@ def test_attributes(tmp_path: Path) -> None:
 # ---- memory ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory(source: Path, tmp_path: Path) -> None:
     """What is too little is refused before anything is there; what the message says is enough."""
     many = [Record("1", i, (*ALLELES, *["T" * n for n in range(2, 20)])) for i in range(1, 500)]

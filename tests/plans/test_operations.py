@@ -142,6 +142,7 @@ def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [6, 7], ids=["aligned", "ragged"])
 @pytest.mark.parametrize("impl", ["zarr", "cubed", "xarray"])
+@pytest.mark.slow
 def test_sparse_chunks_stay_absent_and_clear_what_lay_there(tmp_path: Path, n: int, impl: str) -> None:
     old, batch = cohort.some_arrays(8, cohort.ids(0, n)), cohort.some_arrays(8, cohort.ids(n, 6), seed=1)
     batch["call_DP"][:4] = 0

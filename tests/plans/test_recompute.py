@@ -232,6 +232,7 @@ def test_bcftools_fill_tags(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("example", ["mixed_ploidy", "triploid"])
+@pytest.mark.slow
 def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path) -> None:
     """bcftools recomputes AC and AN when it leaves samples out."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES[example].make())
@@ -252,6 +253,7 @@ def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path
 
 
 @in_pairs(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
 def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
     """After samples have come and gone; what is there keeps its dtype and dimensions, what is not is made."""
     old, batch = make_arrays(10, cohort.ids(0, 7)), make_arrays(10, cohort.ids(7, 4), seed=1)
@@ -567,6 +569,7 @@ def test_what_is_no_field_and_what_has_no_genotypes(store: Path) -> None:
 
 
 @pytest.mark.parametrize("impl", ["zarr", "cubed"])
+@pytest.mark.slow
 def test_a_value_that_does_not_fit(tmp_path: Path, impl: str) -> None:
     """AN of 70 samples is more than int8 has; AC of them is not, and stays what it is."""
     arrays = make_arrays(10, cohort.ids(0, 70), width=2)
@@ -650,6 +653,7 @@ def test_in_one_commit_with_what_changes_the_samples(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_current_fields_are_left_as_they_are(tmp_path: Path, kind: str) -> None:
     """No commit, no write, and they stay current; of several only those that are stale are computed."""
     way = Way(kind, "cubed")

@@ -68,6 +68,7 @@ def test_columns_may_be_separated_by_spaces(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", WRITTEN)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
+@pytest.mark.slow
 def test_as_a_dictionary_does(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Any one-to-one renaming to IDs that are not there."""
     way, folder = Way(kind, "cubed"), tmp_path_factory.mktemp("store")

@@ -281,6 +281,7 @@ def test_in_memory() -> None:
 
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
 def test_an_append_that_waits_for_consolidation_alone(tmp_path: Path, zarr_format: int, impl: str) -> None:
     """The same samples again complete it; others of the same names do not pass for them."""
     old, new = cohort.make_arrays(10, cohort.ids(0, 5)), cohort.make_arrays(10, cohort.ids(5, 4), seed=3)

@@ -53,6 +53,7 @@ def test_samples_in_any_order(way: Way, tmp_path: Path) -> None:
 
 
 @in_turn(kind=WRITTEN, impl=("cubed", "xarray", "zarr"))
+@pytest.mark.slow
 def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
     """What the source lacks is missing for its samples, what the store lacks is left out; both only when named."""
     old, new = cohort.some_arrays(10, cohort.ids(0, 11)), recalled(["S0010", "S0003", "S0004"])
@@ -70,6 +71,7 @@ def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
 
 
 @in_pairs(kind=WRITTEN, impl=("zarr", "cubed"))
+@pytest.mark.slow
 def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
     """A batch that comes again, columns in another order, the ragged last one among them."""
     old = cohort.some_arrays(10, cohort.ids(0, 8))
@@ -143,6 +145,7 @@ def test_narrower_and_wider_integers(tmp_path: Path, impl: str) -> None:
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_update(old, new))
 
 
+@pytest.mark.slow
 def test_again_changes_nothing(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, cohort.ids(0, 7)))
     cohort.write_vcz(tmp_path / "new.vcz", recalled(["S0005", "S0001"]))
@@ -249,6 +252,7 @@ def make(tmp_path: Path, samples: Sequence[str], name: str = "new.vcz") -> Path:
     return tmp_path / name
 
 
+@pytest.mark.slow
 def test_unknown_samples_are_all_named(store: Path, tmp_path: Path) -> None:
     """S0002 was removed, so it is not there either."""
     sources = make(tmp_path, ["S0001", "S0077", "S0002"]), make(tmp_path, ["S0078", "S0000"], "other.vcz")
@@ -272,6 +276,7 @@ def test_samples(store: Path, tmp_path: Path, samples: list[list[str]], words: t
         complain(SampleError, ("^update: ", *words), lambda: vczstore.update(store, *sources))
 
 
+@pytest.mark.slow
 def test_sample_doubled_in_the_store(store: Path, tmp_path: Path) -> None:
     edit(store, lambda group: group["sample_id"].set_basic_selection(5, "S0001"))
     source = make(tmp_path, ["S0000", "S0001"])
@@ -335,6 +340,7 @@ def test_dry_run(store: Path, tmp_path: Path) -> None:
     assert result.plan.tasks > 0
 
 
+@pytest.mark.slow
 def test_too_little_memory(tmp_path: Path) -> None:
     """The message says how much is enough, and it is."""
     old, new = cohort.some_arrays(1000, cohort.ids(0, 900)), cohort.some_arrays(1000, ["S0007", "S0003"], seed=1)
@@ -370,6 +376,7 @@ def test_broken_source(store: Path, tmp_path: Path, impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_stopped(tmp_path: Path, impl: str) -> None:
     """The same update completes what was stopped, from anywhere."""
     old, new = some(cohort.ids(0, 7), seed=0), some(["S0005", "S0001", "S0002"])

@@ -344,6 +344,7 @@ def test_flipped_bits(tmp_path: Path, codec: str) -> None:
     assert sorted(set(found(store)) - {("sample_id", None)}) == sorted(flipped)
 
 
+@pytest.mark.slow
 def test_shards(tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, some_arrays(), shards=(2, 2))

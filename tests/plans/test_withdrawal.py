@@ -215,6 +215,7 @@ def test_plain_zarr_has_no_history_to_purge(tmp_path: Path) -> None:
     assert "nothing to do" not in run("remove", path, "S0000").stdout
 
 
+@pytest.mark.slow
 def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: Path) -> None:
     """Its chunks are gone by then: a commit of them would be a store that cannot be read."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
@@ -253,6 +254,7 @@ def _later() -> Any:
     return datetime.now(UTC) + timedelta(days=1)
 
 
+@pytest.mark.slow
 def test_a_purge_that_was_stopped_lets_nobody_write_until_it_is_complete(
     local: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +282,7 @@ def test_a_purge_that_was_stopped_lets_nobody_write_until_it_is_complete(
     vczstore.append(local.url, batch, impl="zarr")
 
 
+@pytest.mark.slow
 def test_a_purge_that_fails_after_a_removal_says_that_it_is_removed(
     local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +466,7 @@ def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
     assert place.verify().erased
 
 
+@pytest.mark.slow
 def test_a_tag_that_cannot_be_looked_at_is_told_of_before_any_is_rewritten(local: Place) -> None:
     vczstore.tag(local.url, "a")
     first = [info.id for info in local.repository.ancestry(branch="main")][-1]
@@ -476,6 +480,7 @@ def test_a_tag_that_cannot_be_looked_at_is_told_of_before_any_is_rewritten(local
     assert vczstore.purge(local.url, tags="recreate").recreated == {"a": "a.1"}
 
 
+@pytest.mark.slow
 def test_a_recreation_that_fails_leaves_no_branch(local: Place) -> None:
     vczstore.tag(local.url, "v1.1")
     vczstore.remove(local.url, GONE, impl="zarr")
@@ -586,6 +591,7 @@ def test_no_gc_while_a_job_runs(place: Place) -> None:
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
 def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path, zarr_format: int) -> None:
     """Whole chunks are; what it has written beside samples that were there is overwritten by the next append."""
     old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
@@ -664,6 +670,7 @@ def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
 # ---- verify-removal -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_has_the_digest_and_no_id(local: Place, tmp_path: Path) -> None:
     vczstore.remove(local.url, GONE, impl="zarr", purge=True)
     (tmp_path / "ids.txt").write_text("S0001\n\n  S0004\n")
@@ -702,6 +709,7 @@ def test_what_was_never_committed_is_found(local: Place) -> None:
     assert local.verify().erased
 
 
+@pytest.mark.slow
 def test_ids_in_unreferenced_objects_are_found(local: Place) -> None:
     """The old sample IDs are inlined in a manifest: a frame in a frame."""
     (manifest,) = [
@@ -731,6 +739,7 @@ def test_ids_in_unreferenced_objects_are_found(local: Place) -> None:
     ],
     ids=lambda layout: "-".join(str(type(v).__name__ if k == "compressors" else v) for k, v in layout.items()),
 )
+@pytest.mark.slow
 def test_whatever_the_encoding(tmp_path: Path, layout: dict[str, Any]) -> None:
     path = write(tmp_path / "store.vcz", OLD, **layout)
     (kept,) = [p for p in (path / "sample_id").rglob("*0") if p.is_file()]
@@ -768,6 +777,7 @@ def test_each_thing_that_can_be_left_is_a_reason(tmp_path: Path) -> None:
     assert found.store == "(a name that holds an ID)"
 
 
+@pytest.mark.slow
 def test_short_ids_and_parts_of_others_raise_no_false_alarm(tmp_path: Path) -> None:
     samples = ["1", "12", "NA12", "NA123", "xNA12", "chr1"]
     path = write(tmp_path / "store.vcz", some_arrays(samples))
@@ -873,6 +883,7 @@ def test_verification_says_what_it_cannot_do(tmp_path: Path, local: Place) -> No
         vczstore.verify_removal(tmp_path / "plain.vcz", GONE)
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_cannot_be_read_is_no_proof(local: Place) -> None:
     (manifest,) = [
         p
@@ -902,6 +913,7 @@ def test_uploads_that_were_never_completed_are_not_checked(kind: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_repository_that_is_open_can_be_purged(local: Place) -> None:
     vczstore.remove(local.url, GONE, impl="zarr")
     assert vczstore.purge(local.repository).snapshot

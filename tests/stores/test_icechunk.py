@@ -63,6 +63,7 @@ def test_the_past_stays_readable(store: Path, tmp_path: Path) -> None:
     cohort.assert_same(before, cohort.some_arrays(10, cohort.ids(0, 7)))
 
 
+@pytest.mark.slow
 def test_a_writer_that_comes_second_commits_nothing(store: Path, tmp_path: Path) -> None:
     place = IcechunkStore.at_url(str(store), {})
     plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
@@ -91,6 +92,7 @@ class _Overstated:
         return self.write.decoded_chunks + 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_chunks_that_got_lost_are_not_committed(store: Path, tmp_path: Path) -> None:
     plan: Plan = vczstore.plan("append", store, _batch(tmp_path, 7, 3))
     plan = replace(plan, writes=(_Overstated(plan.writes[0]), *plan.writes[1:]))  # type: ignore[arg-type]
@@ -142,6 +144,7 @@ def test_copy_keeps_values_attributes_and_absent_chunks(tmp_path: Path) -> None:
         assert root["call_DP"].nchunks_initialized == 8
 
 
+@pytest.mark.slow
 def test_overwriting_a_repository_keeps_its_history(store: Path, tmp_path: Path) -> None:
     other = cohort.some_arrays(6, cohort.ids(50, 3))
     del other["call_GL"]

@@ -139,6 +139,7 @@ def test_what_stays_is_neither_read_nor_written(tmp_path: Path) -> None:
     assert (result.chunks or 0) == plan.encoded_chunks + plan.decoded_chunks
 
 
+@pytest.mark.slow
 def test_writers_replace_files(tmp_path: Path) -> None:
     """What hard links rest on: a chunk that is rewritten is another file, with zarr's stores and with ours."""
     for backend in ("zarr", "obstore"):
@@ -151,6 +152,7 @@ def test_writers_replace_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["EPERM", "EXDEV", "EMLINK"])
+@pytest.mark.slow
 def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     import errno
 
@@ -304,6 +306,7 @@ def in_place(store: Path) -> None:
 
 @pytest.mark.parametrize("max_retries", [0, 3])
 @pytest.mark.parametrize("write", [by_zarr, in_place])
+@pytest.mark.slow
 def test_what_others_write_is_not_lost(tmp_path: Path, write: Callable[[Path], None], max_retries: int) -> None:
     store = make(tmp_path)
     done: list[dict[str, np.ndarray]] = []
@@ -324,6 +327,7 @@ def test_what_others_write_is_not_lost(tmp_path: Path, write: Callable[[Path], N
     assert beside(store) == set()
 
 
+@pytest.mark.slow
 def test_a_plan_of_another_state(tmp_path: Path) -> None:
     store = make(tmp_path)
     plan = vczstore.plan("compact", store)

@@ -204,12 +204,14 @@ def test_icechunk_writes_where_it_can(s3_cloud: Cloud, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a#2 b%20c?d+caf\u00e9"])
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_azure_has_such_names(azure_cloud: Cloud, name: str, kind: str) -> None:
     store = azure_cloud.make(kind, name)
     vczstore.remove(store, "S0001", storage_options=azure_cloud.options)
     cohort.assert_same(azure_cloud.read(name, kind), cohort.expected_remove(OLD, ["S0001"]))
 
 
+@pytest.mark.slow
 def test_a_job_takes_no_batch_for_another(s3_cloud: Cloud) -> None:
     """Nor does it leave one out, since one of the same name up to a ``#`` was appended before."""
     store, batches = s3_cloud.make("icechunk"), [{**BATCH}, {**BATCH}]
@@ -230,6 +232,7 @@ def test_a_job_takes_no_batch_for_another(s3_cloud: Cloud) -> None:
     cohort.assert_same(s3_cloud.read("cohort/store.vcz", "icechunk"), cohort.expected_append(OLD, *batches))
 
 
+@pytest.mark.slow
 def test_locks_of_two_stores_are_two(s3_server: s3.S3Server) -> None:
     from tests.support.locks import job_lock
 

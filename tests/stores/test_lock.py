@@ -304,6 +304,7 @@ def test_no_file_is_left(local: Place) -> None:
     assert cohort.digest(local.folder) == before
 
 
+@pytest.mark.slow
 def test_many_who_take_turns_are_never_in_at_once(local: Place) -> None:
     """Each deletes the file that the others wait for."""
     inside, most, turns = 0, 0, 0
@@ -515,6 +516,7 @@ def test_a_lease_that_is_deleted_is_lost(remote: Place) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"ttl": "long"}'])
+@pytest.mark.slow
 def test_a_lease_that_says_nothing_runs_out_all_the_same(remote: Place, content: bytes) -> None:
     obstore.put(*lease_of(remote), content)
     assert "another process works on it; run" in remote.assert_busy()

@@ -211,6 +211,7 @@ def test_a_file_system_without_locks(folder: Path, batches: list[str], kind: str
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_a_file_left_by_a_killed_process_is_named_where_there_are_no_locks(
     folder: Path, batches: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +353,7 @@ def test_a_mount_is_not_exchanged(folder: Path) -> None:
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_whoever_waits_while_a_folder_is_exchanged_gets_the_lock_of_the_new_one(folder: Path) -> None:
     store = make(folder / "a" / "store.vcz")
     vczstore.remove(store, "S0001")
@@ -484,6 +486,7 @@ def test_a_repository_on_a_server_that_ignores_conditions(
 
 
 @pytest.mark.parametrize("status", [403, 501, 400])
+@pytest.mark.slow
 def test_a_lock_that_is_refused(
     proxy: faults.Proxy, s3_server: s3.S3Server, folder: Path, batches: list[str], status: int
 ) -> None:
@@ -569,6 +572,7 @@ def test_an_open_repository_of_a_name_with_line_breaks(folder: Path) -> None:
     assert open_store(opened(str(path))).folder == path
 
 
+@pytest.mark.slow
 def test_a_repository_that_another_working_directory_leads_to(
     folder: Path, batches: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

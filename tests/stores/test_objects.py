@@ -136,6 +136,7 @@ def test_a_job_with_an_inbox(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_tasks_carry_no_credentials(cloud: Cloud, kind: str) -> None:
     """What is sent to workers, what they send back, and what a person sees."""
     store, batch = cloud.make(kind), cloud.put("batch.vcz", BATCH)
@@ -187,6 +188,7 @@ def test_credentials_are_no_part_of_urls(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_requests_without_a_signature(s3_cloud: Cloud, kind: str) -> None:
     """They are refused, since nothing in the bucket is public: what the environment has is not used."""
     store = s3_cloud.make(kind)
@@ -274,6 +276,7 @@ def test_create(s3_cloud: Cloud, backend: str | None) -> None:
         vczstore.create(out, source, backend_storage=backend, **options)
 
 
+@pytest.mark.slow
 def test_format_2_in_a_bucket_becomes_a_local_repository(s3_cloud: Cloud) -> None:
     source = s3_cloud.put("format2.vcz", OLD, zarr_format=2)
     target = s3_cloud.tmp / "repository"
@@ -294,6 +297,7 @@ def test_from_s3_to_azure(s3_cloud: Cloud, azure_cloud: Cloud, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_an_address_of_azure(azure_cloud: Cloud, kind: str) -> None:
     azure_cloud.make(kind, "store")
     url = f"https://{azure.ACCOUNT}.blob.core.windows.net/{azure_cloud.url.removeprefix('az://')}/store"

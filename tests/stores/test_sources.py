@@ -319,6 +319,7 @@ def test_a_web_address_is_a_source(tmp_path: Path, kind: str, listing: bool, con
             run_job(job)
 
 
+@pytest.mark.slow
 def test_a_repository_at_a_web_address(tmp_path: Path) -> None:
     cohort.write_icechunk(tmp_path / "web" / "batch", BATCH)
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
@@ -422,6 +423,7 @@ def test_a_source_that_cannot_be_read_is_named(s3_cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@pytest.mark.slow
 def test_s3_without_the_right_to_list(s3_cloud: Cloud, kind: str) -> None:
     """S3 says then that an object is forbidden which is not there, and lists nothing."""
     store = s3_cloud.make(kind)

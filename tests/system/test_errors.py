@@ -662,6 +662,7 @@ def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("operation", ["append", "remove"])
+@pytest.mark.slow
 def test_not_allowed_to_write(templates: Path, reachable: Path, kind: str, operation: str) -> None:
     store = shutil.copytree(templates / kind, reachable / "store.vcz")
     batch = shutil.copytree(templates / "batch", reachable / "batch.vcz")
@@ -933,6 +934,7 @@ def test_stale_plan(store: Path, batch: Path, tmp_path: Path, operation: str, ch
         complain(StaleError, (str(store), "changed", "again"), lambda: vczstore.run(plan, impl=impl))
 
 
+@pytest.mark.slow
 def test_plan_that_was_run(store: Path, batch: Path) -> None:
     plan = vczstore.plan("append", store, batch)
     vczstore.run(plan, impl="zarr")
@@ -994,6 +996,7 @@ def test_truncated_chunk(store: Path, batch: Path, impl: str, fault: tuple[str, 
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_truncated_chunk_of_removed_samples(store: Path, impl: str) -> None:
     edit(store, truncate("call_FT", 1, 1))
     snapshot = head(store)
@@ -1193,6 +1196,7 @@ def test_append_stopped_before_consolidating(tmp_path: Path, zarr_format: int) -
     assert set(consolidated_samples(store).values()) == {len(expected["sample_id"])}
 
 
+@pytest.mark.slow
 def test_other_operations_on_a_stopped_append(tmp_path: Path) -> None:
     """Half an append is no state to build on, though one to look at."""
     template, sources, _, _ = Stopped(3).make(tmp_path)

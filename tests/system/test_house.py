@@ -113,6 +113,7 @@ def test_nothing_of_a_test_or_benchmark_is_in_the_packages() -> None:
     assert not [p for p in MODULES if "pytest" in p.read_text()]
 
 
+@pytest.mark.slow
 def test_no_test_imports_from_a_test() -> None:
     """What several tests use is public, in tests/support or in a package of tests/system that holds no tests."""
     for path in TESTS:

@@ -14,7 +14,7 @@ import zarr
 from filelock import FileLock
 
 import vczstore
-from tests.support import vcf
+from tests.support import cohort, vcf
 from tests.support.vcf import EXAMPLES, bcftools_records, records, vcztools_view
 
 WHOLE = "whole"
@@ -117,7 +117,7 @@ def make_store(kind: str, source: Path, folder: Path) -> Path:
     """A store of its own, made from a VCZ of the library."""
     store = folder / "store.vcz"
     if kind == "icechunk":
-        vczstore.copy_store_to_icechunk(source, store)
+        cohort.copy_to_icechunk(source, store)
     else:
         shutil.copytree(source, store)
     return store

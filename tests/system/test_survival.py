@@ -108,6 +108,7 @@ def test_an_interrupt_says_that_all_is_done(tmp_path: Path, monkeypatch: pytest.
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(store)), kills.APPENDED)
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", kills.OLD)
     monkeypatch.setattr("vczstore.cli.main.show", lambda *_, **__: signal.raise_signal(signal.SIGINT))

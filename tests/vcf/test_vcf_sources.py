@@ -118,6 +118,7 @@ def test_a_vcf_is_appended_as_the_vcz_that_bio2zarr_makes_of_it(tmp_path: Path, 
         ("BATCH.VCF.GZ", "format3"),
     ],
 )
+@pytest.mark.slow
 def test_all_kinds_of_files(tmp_path: Path, store: Path, name: str, kind: str) -> None:
     """Multi-allelic, haploid and symbolic alleles, and a record without GT; no index lies beside the file."""
     target = in_kind(kind, store, tmp_path / "target") if kind != "format3" else store
@@ -169,6 +170,7 @@ def test_chunks_are_copied_as_they_are(tmp_path: Path, store: Path) -> None:
     assert zarr.open_array(store / "call_DP", mode="r")[0].tolist() == [300, 7, 3, 7]
 
 
+@pytest.mark.slow
 def test_create_update_and_normalise(tmp_path: Path, store: Path) -> None:
     changed = write(
         tmp_path / "recalled.bcf",
@@ -194,6 +196,7 @@ def test_create_update_and_normalise(tmp_path: Path, store: Path) -> None:
     cohort.assert_same(cohort.read_vcz(store), cohort.read_vcz(other))
 
 
+@pytest.mark.slow
 def test_create_from_vcfs_is_create_from_vczs(tmp_path: Path) -> None:
     """Calls are not converted for it; sites alone are enough."""
     files = [
@@ -210,6 +213,7 @@ def test_create_from_vcfs_is_create_from_vczs(tmp_path: Path) -> None:
     assert result.counts["variants"] == 5
 
 
+@pytest.mark.slow
 def test_variants_that_come_in_bring_their_values(tmp_path: Path) -> None:
     """INFO fields are read as far as the store has them."""
     first = vcf.write_vcf(tmp_path / "first.vcf.gz", text(OLD))
@@ -232,6 +236,7 @@ chr1	151	.	G	<NON_REF>	.	.	END=500	GT:AD:DP	0/0:30,0:30	0/0:9,0:9
 """
 
 
+@pytest.mark.slow
 def test_reference_blocks_stay_what_they_are(tmp_path: Path) -> None:
     """Their lengths are there where sites alone are converted, and that of VCF 4.5 is a FORMAT field."""
     lengths = HEADER + '##FORMAT=<ID=LEN,Number=1,Type=Integer,Description="Length">\n'
@@ -261,6 +266,7 @@ def test_a_vcf_without_records(tmp_path: Path) -> None:
     assert vczstore.append(tmp_path / "store.vcz", empty).counts["samples added"] == 2
 
 
+@pytest.mark.slow
 def test_files_are_converted_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large one in parts, small ones side by side."""
     records = "".join(

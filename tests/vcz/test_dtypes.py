@@ -69,6 +69,7 @@ def pair(folder: Path, dtype: object, kind: str) -> tuple[Path, Path, np.ndarray
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [*product(MISSING, ["format3"]), *product(["datetime64[s]"], WRITTEN[::2])])
+@pytest.mark.slow
 def test_a_dtype_with_a_missing_value_is_appended_and_removed(tmp_path: Path, dtype: str, kind: str) -> None:
     store, batch, old, new = pair(tmp_path, dtype, kind)
     way = Way(kind, "cubed")
@@ -92,6 +93,7 @@ def test_a_dtype_with_a_missing_value_is_appended_and_removed(tmp_path: Path, dt
 
 
 @pytest.mark.parametrize("dtype", ["datetime64[s]", "timedelta64[ms]"])
+@pytest.mark.slow
 def test_a_time_that_is_left_is_found(tmp_path: Path, dtype: str) -> None:
     store, _, _, _ = pair(tmp_path, dtype, "format3")
     vczstore.remove(store, ["S0001"])
@@ -102,6 +104,7 @@ def test_a_time_that_is_left_is_found(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [*product(NONE, ["format3"]), *product(["complex64"], WRITTEN[::2])])
+@pytest.mark.slow
 def test_a_dtype_without_a_missing_value_is_refused_before_anything_is_written(
     tmp_path: Path, dtype: str, kind: str
 ) -> None:
@@ -143,6 +146,7 @@ def unsigned(folder: Path, dtype: str, kind: str, *, field: str = "call_DP", n: 
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("way_in", ["drop_fields", "add_fields"])
+@pytest.mark.slow
 def test_unsigned_integers_that_get_missing_values_become_signed(tmp_path: Path, way_in: str, kind: str) -> None:
     with_field, values = unsigned(tmp_path, "uint8", kind)
     without = make(tmp_path / "without.vcz", zarr_format=2 if kind == "format2" else 3, start=10)
@@ -165,6 +169,7 @@ def test_unsigned_integers_that_get_missing_values_become_signed(tmp_path: Path,
 
 @pytest.mark.parametrize("dtype", UNSIGNED)
 @pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.slow
 def test_a_first_append_of_which_one_source_lacks_a_field(tmp_path: Path, dtype: str, order: int) -> None:
     sources = [unsigned(tmp_path, dtype, "format3")[0], make(tmp_path / "without.vcz", start=10)][::order]
     vczstore.create(tmp_path / "store.vcz", *sources)
@@ -177,6 +182,7 @@ def test_a_first_append_of_which_one_source_lacks_a_field(tmp_path: Path, dtype:
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("ours", ["uint8", "int16"])
+@pytest.mark.slow
 def test_variants_that_a_source_of_unsigned_integers_lacks_are_missing(tmp_path: Path, ours: str, kind: str) -> None:
     store = make(tmp_path / "store.vcz", zarr_format=2 if kind == "format2" else 3)
     put(store, "call_DP", values_of(ours, (7, 5)), ("variants", "samples"), 2 if kind == "format2" else 3)
@@ -195,6 +201,7 @@ def test_variants_that_a_source_of_unsigned_integers_lacks_are_missing(tmp_path:
         np.testing.assert_array_equal(cohort.read_vcz(tmp_path / "out.vcz")["call_DP"], found[:, 5:])
 
 
+@pytest.mark.slow
 def test_shorter_vectors_of_unsigned_integers_end_with_fill(tmp_path: Path) -> None:
     for (name, start), width in zip((("store.vcz", 0), ("batch.vcz", 10)), (2, 3), strict=True):
         store = make(tmp_path / name, start=start)
@@ -242,6 +249,7 @@ def retyped(store: Path, dtype: str, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_alleles_that_come_in_are_missing_where_vectors_were_unsigned(tmp_path: Path, kind: str) -> None:
     """The values of vectors, of a call without a genotype too, are in the places of their alleles."""
     ours = text(["A1", "A2"], "1 5 C RD=7,8 0/1:5,6:6:30,0,40 ./.:5,0:0:60,30,0")
@@ -257,6 +265,7 @@ def test_alleles_that_come_in_are_missing_where_vectors_were_unsigned(tmp_path: 
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.slow
 def test_remove_says_which_fields_have_no_missing_value(tmp_path: Path, impl: str) -> None:
     store, values = unsigned(tmp_path, "uint8", "format3")
     put(store, "call_seen", values_of("bool", (7, 5)), ("variants", "samples"), 3)
@@ -273,6 +282,7 @@ def test_remove_says_which_fields_have_no_missing_value(tmp_path: Path, impl: st
 
 
 @pytest.mark.parametrize("impl", ["zarr", "xarray"])
+@pytest.mark.slow
 def test_times_are_removed_by_every_implementation(tmp_path: Path, impl: str) -> None:
     store, batch, old, new = pair(tmp_path, "datetime64[s]", "format3")
     vczstore.append(store, batch, impl=impl)

@@ -57,6 +57,7 @@ def test_a_job_does_not_leave_it_there(line: str, store: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("sample", ['"S1"', "S1 ", "S1\u200b"])
+@pytest.mark.slow
 def test_ids_that_the_store_has_in_another_spelling(sample: str, tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(10, [sample, "S2"]))
     assert not vczstore.verify_removal(store, ["S1"]).erased
@@ -64,6 +65,7 @@ def test_ids_that_the_store_has_in_another_spelling(sample: str, tmp_path: Path)
     assert vczstore.verify_removal(store, ["S1"]).erased
 
 
+@pytest.mark.slow
 def test_remove_names_what_is_meant(store: Path) -> None:
     before = cohort.digest(store)
     with pytest.raises(SampleError, match=re.escape(f"perhaps {ascii(NFD)[1:-1]} is meant")):
@@ -97,6 +99,7 @@ def test_samples_that_look_alike_do_not_come_in(store: Path, tmp_path: Path) -> 
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_a_job_says_how_many_ids_it_did_not_find(store: Path, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         f"store: {store.name}\nsteps: [{{remove: {{samples: [NOBODY, SAMP_BETA], missing-ok: true}}}}]\n"

@@ -102,6 +102,7 @@ def test_an_id_is_found_in_every_form(tmp_path: Path, form: str, kind: str) -> N
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_a_job_that_may_find_nothing_removes_what_is_there(tmp_path: Path, form: str) -> None:
     store, _, ids = make(tmp_path, form, "format3")
     (tmp_path / "withdrawn.txt").write_text("S0001\nS9999\n")
@@ -115,6 +116,7 @@ def test_a_job_that_may_find_nothing_removes_what_is_there(tmp_path: Path, form:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_contigs_and_alleles_are_the_same_in_every_form(tmp_path: Path, form: str) -> None:
     """Of two sources that differ in nothing but the form of their strings, each contig and variant is there once."""
     _, batch, _ = make(tmp_path, form, "format3", names=("contig_id", "filter_id", "variant_allele"))
@@ -218,6 +220,7 @@ def test_a_region_of_bytes_is_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["bytes", "bytes of any length"])
 @pytest.mark.parametrize("side", ["store", "batch"])
+@pytest.mark.slow
 def test_bytes_and_text_are_not_mixed_in_one_array(tmp_path: Path, form: str, side: str) -> None:
     """NumPy would write the text ``b'S0007'``: the array becomes text as a whole, or the batch is refused."""
     store, batch, ids = make(tmp_path, form, "format3")
@@ -233,6 +236,7 @@ def test_bytes_and_text_are_not_mixed_in_one_array(tmp_path: Path, form: str, si
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_bytes_of_fixed_length_go_into_bytes_of_any(tmp_path: Path) -> None:
     store, batch, ids = make(tmp_path, "bytes of any length", "format3")
     in_form_of_bytes = np.array([sample.encode() for sample in cohort.ids(7, 4)])

@@ -236,6 +236,7 @@ def test_what_format_3_cannot_express_is_said(options: dict) -> None:
         metadata.as_format_3(old.metadata)
 
 
+@pytest.mark.slow
 def test_what_format_3_cannot_express_is_copied_decoded(tmp_path: Path) -> None:
     made = cohort.make_arrays(10, cohort.ids(0, 7))
     cohort.write_vcz(tmp_path / "plain.vcz", made, zarr_format=2)

@@ -108,6 +108,7 @@ def test_lossy_codecs_are_refused(tmp_path: Path, kind: str, operation: str, nam
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_update_and_compact_refuse_lossy_codecs(tmp_path: Path, kind: str) -> None:
     dtype, codec, config = LOSSY["fixedscaleoffset"]
     store, _ = make(tmp_path, kind, (codec, config), dtype)

@@ -29,6 +29,7 @@ def columns(draw: st.DrawFn) -> Columns:
 
 
 @given(columns())
+@pytest.mark.slow
 def test_blocks_cover_the_columns_once(c: Columns) -> None:
     """Every element of the chosen columns is in one region of one block; others are in none."""
     seen = np.zeros(c.array_shape, int)

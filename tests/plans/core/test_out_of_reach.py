@@ -33,6 +33,7 @@ NAMES: dict[str, tuple[str, tuple[str | None, ...] | None]] = {
 
 @pytest.mark.parametrize("case", NAMES)
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
 def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, zarr_format: int) -> None:
     name, dims = NAMES[case]
     store = make(tmp_path / "store.vcz", zarr_format=zarr_format)
@@ -50,6 +51,7 @@ def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, za
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_every_operation_on_samples_refuses(tmp_path: Path, kind: str) -> None:
     zarr_format = 2 if kind == "format2" else 3
     plain = make(tmp_path / "plain.vcz", zarr_format=zarr_format)
@@ -119,6 +121,7 @@ def test_what_is_as_long_as_the_samples_by_chance_is_left_alone(tmp_path: Path) 
     assert cohort.read_vcz(with_four)["sample_id"].tolist() == ["S0000", "", "S0002", "S0003"]
 
 
+@pytest.mark.slow
 def test_one_sample_does_not_make_every_axis_of_one_a_samples_axis(tmp_path: Path) -> None:
     store = make(tmp_path / "store.vcz", n=1)
     put(store, "release", np.array([7]), None, 3)
@@ -138,6 +141,7 @@ def test_a_store_without_samples_waits_for_those_of_its_fields(tmp_path: Path) -
     refused(store, "call_DP", "append", str(store), str(tmp_path / "batch.vcz"))
 
 
+@pytest.mark.slow
 def test_what_reads_no_samples_works_as_before(tmp_path: Path) -> None:
     """A copy has the array as it is; a new store has none of its source's fields; INFO fields need genotypes alone."""
     store = make(tmp_path / "store.vcz")

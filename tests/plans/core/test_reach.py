@@ -51,6 +51,7 @@ def fill(store: Any, folder: Path, arrays: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("kind", IN_MEMORY)
+@pytest.mark.slow
 def test_a_store_in_memory(tmp_path: Path, kind: str) -> None:
     store = fill(IN_MEMORY[kind](tmp_path), tmp_path, OLD)
     cohort.write_vcz(tmp_path / "batch.vcz", NEW)
@@ -69,6 +70,7 @@ def test_a_store_in_memory(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fsspec", "obstore"])
+@pytest.mark.slow
 def test_a_source_in_memory(tmp_path: Path, kind: str) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", OLD)
     source = fill(IN_MEMORY[kind](tmp_path), tmp_path, NEW)
@@ -81,6 +83,7 @@ def test_a_source_in_memory(tmp_path: Path, kind: str) -> None:
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_append(OLD, NEW))
 
 
+@pytest.mark.slow
 def test_what_workers_do_reach(tmp_path: Path) -> None:
     """A folder in wrappers, and a source whose copy is as good; no nonce is left, be it of a run that was killed."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)

@@ -70,6 +70,7 @@ def function(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("allowed", ["2GB", "800MB"])
+@pytest.mark.slow
 def test_functions_have_few_long_tasks(large: tuple[Path, Path], function: str, allowed: str) -> None:
     here = _both(large, executor="processes", allowed_mem=allowed)
     for executor in (function, "modal"):
@@ -88,6 +89,7 @@ def test_functions_have_few_long_tasks(large: tuple[Path, Path], function: str, 
     assert (checked.num_tasks, checked_here.num_tasks) == (1, 4)
 
 
+@pytest.mark.slow
 def test_jobs_too(large: tuple[Path, Path], tmp_path: Path, function: str) -> None:
     store, batch = large
     file = tmp_path / "job.yaml"
@@ -129,6 +131,7 @@ def test_what_cannot_be_configured_is_told_before_planning(
 # ---- side by side ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_arrays_of_a_plan_are_one_generation(small: Any, tmp_path: Path) -> None:
     """Columns that are copied and columns that are re-encoded, of all arrays: none waits for another."""
     store, batch, *_ = small

@@ -88,6 +88,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("made", "appended", "backend"),
     [*product(["AB", "BA"], ["AB", "BA"], ["zarr"]), ("AB", "BA", "icechunk"), ("BA", "BA", "icechunk")],
 )
+@pytest.mark.slow
 def test_regions_are_found_whatever_the_sources_chunks(
     sources: dict[str, Path], tmp_path: Path, made: str, appended: str, backend: str
 ) -> None:
@@ -103,6 +104,7 @@ def test_regions_are_found_whatever_the_sources_chunks(
     assert vczstore.verify(out).ok
 
 
+@pytest.mark.slow
 def test_regions_are_found_in_what_is_normalised(sources: dict[str, Path], tmp_path: Path) -> None:
     """It takes the index over from the store, so its calls are cut as the store's are."""
     vczstore.create(tmp_path / "store", sources["A"])
@@ -126,6 +128,7 @@ def test_chunks_that_are_asked_for(sources: dict[str, Path], tmp_path: Path, bac
     assert vczstore.verify(out).ok
 
 
+@pytest.mark.slow
 def test_shards_of_a_source_hold_as_many_chunks_of_the_stores_length(tmp_path: Path) -> None:
     arrays = cohort.make_arrays(10, cohort.ids(0, 5))
     cohort.write_vcz(tmp_path / "source", arrays, variants_chunk=2, samples_chunk=2, shards=(2, 3))
@@ -253,6 +256,7 @@ def test_many_sources_come_in_with_few_files_open(tmp_path: Path, executor: str,
     cohort.assert_same(cohort.read_vcz(store), wanted)
 
 
+@pytest.mark.slow
 def test_the_first_of_many_sources_that_does_not_fit_is_named(tmp_path: Path) -> None:
     """What is found of each source is told of it, though one task looks at several."""
     store, *sources = many(tmp_path, 30)
@@ -264,6 +268,7 @@ def test_the_first_of_many_sources_that_does_not_fit_is_named(tmp_path: Path) ->
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_one_survey_looks_at_all_sources_of_create(tmp_path: Path) -> None:
     _, *sources = many(tmp_path, 40)
     result = vczstore.create(tmp_path / "out", *sources)
@@ -320,6 +325,7 @@ def test_index_arrays_in_multiples_of_the_calls_chunk(tmp_path: Path, allele: in
     assert [row[9:] for row in view(store, "2:1030")] == [["0/1"] * 3]
 
 
+@pytest.mark.slow
 def test_index_that_is_wrong_is_found_in_multiples(tmp_path: Path) -> None:
     store = proportional(tmp_path, ["S1"], allele=2, contig=3)
     index = zarr.open_array(store / "region_index", mode="r+")

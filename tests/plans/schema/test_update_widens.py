@@ -72,6 +72,7 @@ WIDER: dict[str, dict[str, int]] = {
 
 @pytest.mark.parametrize("lengths", WIDER.values(), ids=WIDER)
 @in_turn(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
 def test_axes_become_longer(way: Way, tmp_path: Path, lengths: dict[str, int]) -> None:
     """Other samples keep their values bit for bit, and end where they ended."""
     old, new = make_arrays(cohort.ids(0, 11)), recalled(**lengths)
@@ -85,6 +86,7 @@ def test_axes_become_longer(way: Way, tmp_path: Path, lengths: dict[str, int]) -
 
 
 @in_turn(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
 def test_dtypes_become_wider(way: Way, tmp_path: Path) -> None:
     """Integers and strings of fixed width, by values that need it alone; both sides have a longer vector."""
     old, new = make_arrays(cohort.ids(0, 11)), recalled(genotypes=4)
@@ -104,6 +106,7 @@ def test_dtypes_become_wider(way: Way, tmp_path: Path) -> None:
 
 
 @in_turn(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
 def test_shorter_vectors_end_early(way: Way, tmp_path: Path) -> None:
     """A haploid second calling, and one with fewer values: the store's axes stay, no value of before is left behind."""
     old, new = make_arrays(cohort.ids(0, 11)), make_arrays(SAMPLES, seed=5)
@@ -122,6 +125,7 @@ def test_shorter_vectors_end_early(way: Way, tmp_path: Path) -> None:
 
 
 @in_turn(kind=WRITTEN, impl=IMPLS)
+@pytest.mark.slow
 def test_fields_are_added(way: Way, tmp_path: Path) -> None:
     """The samples of other sources, and those that are not updated, are missing there; no other field is blanked."""
     old, new = make_arrays(cohort.ids(0, 11)), recalled()
@@ -165,6 +169,7 @@ def second_calling(folder: Path) -> tuple[list[Path], Path, list[dict[str, str]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_second_calling(tmp_path: Path, kind: str) -> None:
     """Deeper, triploid, with vectors that the store has no axis for: by the command, by both steps of a job."""
     old, new, expected = second_calling(tmp_path)
@@ -187,6 +192,7 @@ def test_second_calling(tmp_path: Path, kind: str) -> None:
         assert kind != "icechunk" or len(list(vczstore.log(store))) == n_commits + 1
 
 
+@pytest.mark.slow
 def test_fields_of_a_job(tmp_path: Path) -> None:
     """A step that updates one sample and appends another adds the field once, for both."""
     a = make(tmp_path, "A", "GT:DP", "0/1:5", "0/1:7")
@@ -203,6 +209,7 @@ def test_fields_of_a_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind: str) -> None:
     old, new, _ = second_calling(tmp_path)
     store = start(tmp_path, kind, old[0])
@@ -229,6 +236,7 @@ def two(folder: Path) -> tuple[Path, Path]:
     return make(folder, "A", "GT:DP", "0/1:12", "0/1:100"), make(folder / "new", "A", "GT:DP", "0/1:300", "0/1:7")
 
 
+@pytest.mark.slow
 def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
     old, new = two(tmp_path)
     store = start(tmp_path, "format3", old)
@@ -244,6 +252,7 @@ def test_plain_zarr_elsewhere_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_what_nothing_holds_is_refused(tmp_path: Path, kind: str) -> None:
     """In one line, before anything is re-encoded; where it may be dropped, it is missing for the sample."""
     old, new = two(tmp_path)
@@ -270,6 +279,7 @@ def test_what_nothing_holds_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: str) -> None:
     """A chunk that does not decode is found when others may be re-encoded already."""
     old, new = two(tmp_path)
@@ -292,6 +302,7 @@ def test_what_cannot_be_read_leaves_the_store_as_it_was(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_no_string_is_cut(tmp_path: Path, kind: str) -> None:
     """Filters that are longer than the store's fixed width; sample IDs stay as they are."""
     (tmp_path / "new").mkdir()
@@ -321,6 +332,7 @@ def stop_after(n: int) -> Callable[..., None]:
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_stopped(tmp_path: Path, kind: str, n: int) -> None:
     """Samples that are not updated keep their values, and the same command completes the update."""
     way = Way(kind, "cubed")

@@ -107,6 +107,7 @@ def test_a_later_batch_widens_the_store(tmp_path: Path, kind: str, impl: str, ha
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind: str) -> None:
     a = make(tmp_path, "A", "GT:DP:XN", "0/1:12:1,2", "0/1:100:1,2")
     b = make(tmp_path, "B", "GT:DP:XN", "0/1:300:1,2,3", "0/1:7:1")
@@ -119,6 +120,7 @@ def test_the_dry_run_says_what_is_widened_and_what_it_costs(tmp_path: Path, kind
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_wide_dtypes_of_small_values_widen_nothing(tmp_path: Path) -> None:
     """What a converter wrote as int64 is narrowed where the values fit: the store's chunks stay as they are."""
     a = make(tmp_path, "A", "GT:DP", "0/1:12", "0/1:100")
@@ -220,6 +222,7 @@ def test_fields_that_one_side_lacks(tmp_path: Path, kind: str, harmonise: bool) 
 
 
 @pytest.mark.parametrize("harmonise", [False, True])
+@pytest.mark.slow
 def test_a_field_that_fits_comes_in_and_is_told_of(tmp_path: Path, harmonise: bool) -> None:
     """--drop-field is for what would be refused: of several sources, those that have the field keep it."""
     a, b = make(tmp_path, "A", "GT:DP", "0/1:5", "0/1:7"), make(tmp_path, "B", "GT:DP", "0/0:6", "0/1:8")

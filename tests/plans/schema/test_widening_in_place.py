@@ -93,6 +93,7 @@ def test_others_do_not_settle_what_is_being_made(tmp_path: Path, command: str) -
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 def test_one_that_only_looks_in_is_waited_for(tmp_path: Path) -> None:
     """A compaction that finds the store locked has the other lock for a moment: no reason for an append to fail."""
     store, batch = make(tmp_path)

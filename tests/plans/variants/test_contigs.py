@@ -72,6 +72,7 @@ def test_contigs_that_are_an_attribute(tmp_path: Path, which: str, kind: str) ->
     )
 
 
+@pytest.mark.slow
 def test_a_side_without_contigs(tmp_path: Path) -> None:
     store, batch = make_pair(tmp_path, text("A1", *AUTOSOMES), text("B1", *SEXES))
     to_attributes(batch, names=False)
@@ -82,6 +83,7 @@ def test_a_side_without_contigs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("harmonise", [False, True])
+@pytest.mark.slow
 def test_builds_do_not_mix(tmp_path: Path, harmonise: bool, kind: str) -> None:
     hg19 = {**LENGTHS, "chr2": 243199373}
     store, batch = make_pair(tmp_path, text("A1", *AUTOSOMES), text("B1", *AUTOSOMES, lengths=hg19), kind)
@@ -136,6 +138,7 @@ def test_an_allele_that_is_none(tmp_path: Path, nothing: str, order: str) -> Non
     assert cohort.read_vcz(other)["call_genotype"].tolist() == [row[::-1] for row in calls]
 
 
+@pytest.mark.slow
 def test_alleles_that_are_none_are_the_same(tmp_path: Path) -> None:
     sites = ["chr1 1000 G A 0/0", "chr1 1010 C T 0/1"]
     store, batch = make_pair(tmp_path, text("A1", *sites), text("B1", *sites))

@@ -200,6 +200,7 @@ def test_lengths_that_are_held_as_other_numbers(tmp_path: Path, case: str, dtype
 
 
 @pytest.mark.parametrize("dtype", ["f8", "i8"])
+@pytest.mark.slow
 def test_an_end_beyond_int32_does_not_wrap_around(tmp_path: Path, dtype: str) -> None:
     """Of contigs longer than 2^31, or of a record that says so."""
     (tmp_path / "a").mkdir()

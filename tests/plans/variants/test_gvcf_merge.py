@@ -78,6 +78,7 @@ def merged(folder: Path, *names: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize(("backend", "impl"), [(None, "cubed"), (None, "zarr"), ("icechunk", "cubed")])
+@pytest.mark.slow
 def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None, impl: str) -> None:
     """All fields of one value; bcftools takes likelihoods of an ALT and <NON_REF> for unknown in a block."""
     store = start(tmp_path, sources(tmp_path, a=A, b=B, c=C[:2]), backend, impl=impl)

@@ -411,6 +411,7 @@ def test_numbers_of_alleles_that_the_batch_has_no_room_for(tmp_path: Path) -> No
     assert found[0, 4:].tolist() == [[0, 198], [150, -1], [198, -2], [150, 150]]
 
 
+@pytest.mark.slow
 def test_chunks_in_which_nothing_changes_are_copied_as_they_are(tmp_path: Path) -> None:
     sites = [Site("chr1", i, ("A", "C", "T")) for i in range(1, 17)]
     swapped = [Site("chr1", 7, ("A", "T", "C"))]

@@ -96,6 +96,7 @@ def test_vectors_of_calls_without_alleles(tmp_path: Path, impl: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_field_without_genotypes(tmp_path: Path) -> None:
     """Where there are no genotypes at all, the length alone tells the ploidy."""
     old = text("A1", "100 A C,G GT:PL:GP 0/1:1,2,3,4,5,6:0,1,0,0,0,0", "110 A C,G GT:PL 0/1:1,2,3,4,5,6")
@@ -148,6 +149,7 @@ def test_values_that_do_not_fit_the_alleles_are_refused(tmp_path: Path, case: st
     assert (found[name][:, 1] < 0).all()
 
 
+@pytest.mark.slow
 def test_values_that_stay_where_they_are_are_not_looked_at(tmp_path: Path) -> None:
     """Nothing is lost of a vector that is too long, where no allele gets another number."""
     record = "120 A G GT:AD 0/1:1,2,3"
@@ -156,6 +158,7 @@ def test_values_that_stay_where_they_are_are_not_looked_at(tmp_path: Path) -> No
     assert cohort.read_vcz(store)["call_AD"][0].tolist() == [[1, 2, 3]] * 2
 
 
+@pytest.mark.slow
 def test_a_length_that_tells_no_ploidy(tmp_path: Path) -> None:
     """Floats that a converter has padded, of a batch without genotypes: the length could be of one allele or two."""
     old = text("A1", "100 A C,G GT:GP 0/1:0,1,0,0,0,0")

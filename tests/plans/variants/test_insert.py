@@ -144,6 +144,7 @@ NEW = [
 
 
 @pytest.mark.parametrize(("kind", "merge"), [("format2", "none"), ("format3", "both"), ("icechunk", "none")])
+@pytest.mark.slow
 def test_bcftools_merge(tmp_path: Path, kind: str, merge: str) -> None:
     for name, some, seed in (("old", OLD, 1), ("new", NEW, 2)):
         vcf.write_vcf(tmp_path / f"{name}.vcf.gz", sites.vcf_text(some, cohort.ids(10 * seed, 3), seed))
@@ -251,6 +252,7 @@ def lines(store: Path, kind: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("format3", "cubed"), ("icechunk", "cubed")])
+@pytest.mark.slow
 def test_fields_of_new_variants(tmp_path: Path, kind: str, impl: str) -> None:
     store, batches = make(tmp_path, kind)
     result = vczstore.append(store, *batches, **INSERT, absent="reference", impl=impl)
@@ -277,6 +279,7 @@ def test_fields_of_new_variants(tmp_path: Path, kind: str, impl: str) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 def test_the_order_of_batches_and_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -304,6 +307,7 @@ GVCFS = {
 
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
 def test_reference_blocks_of_the_samples_that_come_in(tmp_path: Path, kind: str) -> None:
     """As in a store that has been created with all variants; what the blocks of other samples said is not kept."""
     paths = [gvcf.make(tmp_path, name, gvcf.text([name], *records)) for name, records in GVCFS.items()]
@@ -330,6 +334,7 @@ def _sites_with(*positions: int) -> list[Site]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_chunks_before_the_first_new_variant_stay(tmp_path: Path, kind: str) -> None:
     old = sites.make(_sites_with(*range(1, 17)), cohort.ids(0, 6), 1)
     store = Way(kind, "cubed").make(tmp_path, old, variants_chunk=4, samples_chunk=3)
@@ -351,6 +356,7 @@ def _rewrites(plan: Any) -> list[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("old", [0, 4, 6])
+@pytest.mark.slow
 def test_whatever_column_the_samples_begin_in(tmp_path: Path, kind: str, old: int) -> None:
     some, theirs = _sites_with(3, 5, 7, 9, 11), _sites_with(1, 5, 6, 9, 12)
     first = sites.make(some, cohort.ids(0, old), 1)
@@ -371,6 +377,7 @@ def test_whatever_column_the_samples_begin_in(tmp_path: Path, kind: str, old: in
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 def test_shards_and_strings_of_fixed_width(tmp_path: Path) -> None:
     first = sites.make(_sites_with(3, 5, 7, 9, 11), cohort.ids(0, 4), 1)
     first["variant_allele"] = first["variant_allele"].astype("U1")

@@ -359,6 +359,7 @@ def test_local_fields_do_not_come_without_what_the_store_has(tmp_path: Path) -> 
     np.testing.assert_array_equal(found["call_genotype"][:, 4:], batch["call_genotype"])
 
 
+@pytest.mark.slow
 def test_a_mask_of_genotypes_is_what_the_values_say(tmp_path: Path) -> None:
     """It does not say itself of how many alleles each call's genotypes are."""
     old, batch = (make(sites, cohort.ids(10 * i, 3), i) for i, sites in enumerate((SITES, SWAPPED)))

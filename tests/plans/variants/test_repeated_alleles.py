@@ -42,6 +42,7 @@ def shown(store: Path, kind: str = "format3") -> list[list[str]]:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.slow
 def test_values_stay_with_their_alleles(tmp_path: Path, kind: str) -> None:
     a, b = make(tmp_path, "A"), make(tmp_path, "B")
     store = tmp_path / "store"
@@ -51,12 +52,14 @@ def test_values_stay_with_their_alleles(tmp_path: Path, kind: str) -> None:
     assert vczstore.append(a, b, harmonise=True, dry_run=True).counts["variants with alleles re-ordered"] == 0
 
 
+@pytest.mark.slow
 def test_what_is_normalised_is_the_same(tmp_path: Path) -> None:
     a, b = make(tmp_path, "A"), make(tmp_path, "B")
     vczstore.normalise(a, b, tmp_path / "out")
     assert shown(tmp_path / "out") == [[ref, alt, call] for _, ref, alt, call in CALLS]
 
 
+@pytest.mark.slow
 def test_a_store_that_lacks_the_repetition_is_no_match(tmp_path: Path) -> None:
     store, batch = make(tmp_path, "A"), make(tmp_path, "B")
     group = cohort.read_vcz(store)
