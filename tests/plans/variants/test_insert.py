@@ -559,22 +559,31 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed(tmp_path: Path) -> None:
-    """On plain Zarr the store is as before or as after, whenever the process is killed, and takes the append again."""
+@pytest.mark.parametrize("how", ["command", "job"])
+def test_killed(tmp_path: Path, how: str) -> None:
+    """On plain Zarr the store is as before or as after, whenever the process is killed; the same again completes it."""
     store, (batch, _) = make(tmp_path, "format3")
     shutil.copytree(store, tmp_path / "template.vcz")
-    code = (
-        f"import vczstore; vczstore.append(store, {str(batch)!r}, harmonise=True, new_variants='insert', impl='zarr')"
-    )
+    code = f"vczstore.append(store, {str(batch)!r}, harmonise=True, new_variants='insert', impl='zarr')"
+    if how == "job":
+        step = f"append: {{source: {batch}, harmonise: {{new-variants: insert}}}}"
+        code = (
+            "file = store.with_name('job.yaml')\n"
+            f"text = 'executor: single-threaded\\nsteps: [{{{step}}}]'\n"
+            "file.write_text(f'store: {store}\\n' + text)\n"
+            "vczstore.run_job(file)"
+        )
+    code = f"import vczstore\n{code}"
     *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=37)
     before, after = lines(store, "format3"), lines(whole, "format3")
     seen = Counter()
     for place in left:
         found = lines(place, "format3")
-        seen[found == after] += 1
         assert found in (before, after)
-        if found == before:
-            vczstore.append(place, batch, **INSERT)
+        seen[found == after] += 1
+        if found == before or how == "job":
+            exec(code, {"store": place})
             assert lines(place, "format3") == after
-            assert {path.name for path in place.parent.iterdir() if "vczstore-compact" in path.name} <= set()
+        if found == before:
+            assert not [path for path in place.parent.iterdir() if "vczstore-compact" in path.name]
     assert seen[False] > 3
