@@ -12,7 +12,7 @@ from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
 from vczstore.errors import first_line
 from vczstore.vcz import arrays, encoded_chunks, pipeline
-from vczstore.vcz.missing import fill_value, has_missing_value, has_sentinels, missing_value, same
+from vczstore.vcz.missing import is_missing
 from vczstore.vcz.model import listing
 
 
@@ -118,7 +118,7 @@ class Chunks:
         if self.axis is None or self.array.fill_value is None or fill.dtype.kind != self.array.dtype.kind:
             return None
         here = self._removed_in(at)
-        if not len(here) or _is_missing(self.name, self.array, fill[np.newaxis]).all():
+        if not len(here) or is_missing(self.name, self.array, fill[np.newaxis]).all():
             return None
         return _told_left(here)
 
@@ -135,7 +135,7 @@ class Chunks:
         if not len(here):
             return None
         theirs = np.moveaxis(values, self.axis, 0)[here - region.start]
-        left = ~_is_missing(self.name, self.array, theirs).reshape(len(here), -1).all(axis=1)
+        left = ~is_missing(self.name, self.array, theirs).reshape(len(here), -1).all(axis=1)
         if not left.any():
             return None
         return _told_left(here[left])
@@ -147,11 +147,3 @@ LEFT = "has values of removed samples"
 
 def _told_left(samples: np.ndarray) -> str:
     return f"{LEFT}, at {listing(samples.tolist())}; vczstore repair makes them missing"
-
-
-def _is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
-    """Fill is as good; an ordinary NaN is a value, which readers show as such."""
-    if not has_missing_value(array):
-        return np.zeros(values.shape, dtype=bool)
-    missing = same(values, missing_value(name, array))
-    return missing | same(values, fill_value(name, array)) if has_sentinels(array.dtype) else missing

@@ -38,7 +38,7 @@ from vczstore.stores.listing import Objects
 from vczstore.stores.locations import folder_of
 from vczstore.vcz import arrays, pipeline
 from vczstore.vcz.frames import contents
-from vczstore.vcz.missing import has_missing_value, missing_value, same
+from vczstore.vcz.missing import is_missing
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
 from vczstore.vcz.sample_ids import spellings, spelt_otherwise
 
@@ -503,7 +503,7 @@ def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _count_missing(name: str, array: AnyArray, values: np.ndarray) -> int:
-    return int(np.count_nonzero(same(values, missing_value(name, array)))) if has_missing_value(array) else 0
+    return int(np.count_nonzero(is_missing(name, array, values)))
 
 
 # ---- words ----------------------------------------------------------------------------------

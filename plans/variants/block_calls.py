@@ -226,7 +226,10 @@ class _Records:
             # nothing before it reaches further than `highest`
             left = (at >= 0) & (highest[at] >= positions[which])
             which, sample, at = which[left], sample[left], at[left]
-            is_it = (ends[at, sample] >= positions[which]) & is_called[at, sample]
+            reaches = ends[at, sample] >= positions[which]
+            is_it = reaches & is_called[at, sample]
+            # without a call in any record that reaches it, the call is missing, whatever absent ones are
+            kinds[which[reaches & ~is_it], sample[reaches & ~is_it]] = _SPANNED
             i, j, k = which[is_it], sample[is_it], at[is_it]
             is_variant = self.is_variant[k] & (self.own_ends[k] >= positions[i])
             kind = np.where(is_variant, np.where(self.begins[k] == positions[i], _AT, _SPANNED), _BLOCK)

@@ -114,6 +114,14 @@ def has_sentinels(dtype: np.dtype) -> bool:
     return dtype.kind in "iSOTU" or (dtype.kind == "f" and dtype.itemsize in SENTINELS)
 
 
+def is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
+    """Which values of a field say nothing: fill is as good as missing; an ordinary NaN is a value, shown as such."""
+    if not has_missing_value(array):
+        return np.zeros(values.shape, dtype=bool)
+    missing = same(values, missing_value(name, array))
+    return missing | same(values, fill_value(name, array)) if has_sentinels(array.dtype) else missing
+
+
 def mask_of(mask: str, name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
     """What the array `mask` of an array has for these values of it, whose dtype has sentinels."""
     is_fill = same(values, fill_value(name, array))

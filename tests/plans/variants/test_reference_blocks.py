@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zarr
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.variants import reference_blocks
-from tests.support import cohort, gvcf
+from tests.support import cohort, gvcf, vcf
 from tests.support.command_line import fails, run
 from tests.support.small_stores import unchanged
 
@@ -253,3 +254,17 @@ def test_many_gvcfs_come_in_with_few_files_open(tmp_path: Path) -> None:
         math.prod(a.cdata_shape) for n, a in zarr.open_group(tmp_path / "store").arrays() if n[:5] == "call_"
     )
     assert plan.decoded_chunks + plan.encoded_chunks == n_chunks + 3  # and those of sample_id
+
+
+@pytest.mark.parametrize("options", [{}, {"min_gq": 20}])
+def test_blocks_without_a_call_are_no_reference(tmp_path: Path, options: dict[str, Any]) -> None:
+    variants = ("1 1005 A C . GT:DP:GQ 0/1:9:9", "1 1025 A C . GT:DP:GQ 0/0:9:9")
+    blocks = (
+        "1 1001 A <NON_REF> 1009 GT:DP:GQ 0/0:30:60 ./.:0:0",
+        "1 1020 A <NON_REF> 1029 GT:DP:GQ ./.:0:0 0/0:30:60",
+    )
+    store = gvcf.make(tmp_path, "s", gvcf.text(["s"], *variants))
+    batch = gvcf.make(tmp_path, "g", gvcf.text(["g1", "g2"], *blocks))
+    vczstore.append(store, batch, harmonise=True, gvcf=True, absent="reference", **options)
+    records = [line.split("\t") for line in vcf.records(vcf.vcztools_view(store))[1:]]
+    assert [[call.split(":")[0] for call in fields[10:]] for fields in records] == [["0/0", "./."], ["./.", "0/0"]]
