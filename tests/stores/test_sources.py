@@ -238,9 +238,9 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match="unpack it, and name the folder"):
             write()
     assert file.read_bytes() == before
-    (tmp_path / "a.vcf").write_text("##fileformat=VCFv4.3")
-    with pytest.raises(NotAStoreError, match=r"a\.vcf: there is no Zarr group here, but a file"):
-        vczstore.append(tmp_path / "store.vcz", tmp_path / "a.vcf")
+    (tmp_path / "a.txt").write_text("##fileformat=VCFv4.3")
+    with pytest.raises(NotAStoreError, match=r"a\.txt: there is no Zarr group here, but a file"):
+        vczstore.append(tmp_path / "store.vcz", tmp_path / "a.txt")
     with pytest.raises(OptionError, match="read_only=True"):
         vczstore.append(zarr.storage.LocalStore(tmp_path / "store.vcz", read_only=True), tmp_path / "batch.vcz")
     with pytest.raises(NotAStoreError, match="download it"):

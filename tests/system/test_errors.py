@@ -1221,7 +1221,8 @@ def test_another_append_on_a_stopped_one(tmp_path: Path, impl: str) -> None:
     template, sources, old, _ = Stopped(3).make(tmp_path)
     store = shutil.copytree(template, tmp_path / "store.vcz")
     run_until(store, sources, edits=3)
-    other = some_arrays([f"T{i}" for i in range(N_NEW + 3)], seed=9)
+    every = some_arrays([f"T{i}" for i in range(N_NEW + 3)], seed=9)
+    other = {name: every[name] for name in EDITED}
     cohort.write_vcz(tmp_path / "other.vcz", other)
     try:
         vczstore.append(store, tmp_path / "other.vcz", impl=impl)
