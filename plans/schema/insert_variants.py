@@ -221,7 +221,7 @@ class ArrayInsertions:
         is_same = _is_same(before, after) and before.shape[1] == after.shape[1]
         first = self.first_row(name) // chunks[0] if is_same else 0
         columns = Columns(after.shape, chunks, 0, tuple(range(first, grid[0])), (1, grid[1]))
-        return WriteAlleles(name, after, columns, self.findings)
+        return WriteAlleles(name, after, columns, self.findings.for_tasks)
 
     def links(self, after: Mapping[str, AnyArray]) -> list[LinkChunks]:
         """The chunks that stay as they are, for a store that is replaced: those before the first that changes."""

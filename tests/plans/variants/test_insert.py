@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pysam.bcftools
 import pytest
@@ -251,11 +252,20 @@ def lines(store: Path, kind: str) -> list[list[str]]:
     return [line.split("\t") for line in records[1:]]
 
 
-@pytest.mark.parametrize(("kind", "impl"), [("format2", "zarr"), ("format3", "cubed"), ("icechunk", "cubed")])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("format2", {"impl": "zarr"}),
+        ("format3", {}),
+        ("icechunk", {}),
+        ("format3", {"executor": "processes", "max_workers": 2}),
+        ("icechunk", {"executor": "processes", "max_workers": 2}),
+    ],
+)
 @pytest.mark.slow
-def test_fields_of_new_variants(tmp_path: Path, kind: str, impl: str) -> None:
+def test_fields_of_new_variants(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     store, batches = make(tmp_path, kind)
-    result = vczstore.append(store, *batches, **INSERT, absent="reference", impl=impl)
+    result = vczstore.append(store, *batches, **INSERT, absent="reference", **options)
     assert result.counts["variants inserted"] == 5
     found = lines(store, kind)
     assert [" ".join(fields[:8]) for fields in found] == INSERTED
@@ -501,6 +511,16 @@ def test_samples_are_removed_after_an_insertion(tmp_path: Path, kind: str) -> No
     assert found["1", "10"] == ["0/1", "1/1", "./.", "./."]
     assert found["1", "25"] == ["./.", "./.", "1/3", "0|0"]
     assert vczstore.verify(store).errors == []
+
+
+def test_tasks_are_sent_no_sample_ids(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "store", sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
+    some = [Site("chr1", 4, ("A", "C")), Site("chr1", 5, ("A", "C", "T"))]
+    cohort.write_vcz(tmp_path / "batch", sites.make(some, cohort.ids(10, 2), 2))
+    plan = vczstore.plan("append", tmp_path / "store", tmp_path / "batch", **INSERT)
+    for write in (write for step in plan.steps for write in step.writes):
+        sent = cloudpickle.dumps(write)
+        assert not [sample for sample in cohort.ids(0, 12) if sample.encode() in sent], write.name
 
 
 # ---- what is refused ------------------------------------------------------------------------
