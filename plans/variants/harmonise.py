@@ -1062,7 +1062,7 @@ class Harmonised(View):
             values = slab[rows]
             for allele in np.flatnonzero(shifts.any(axis=0)):
                 slab[rows] += (values == allele) * shifts[:, allele].reshape(-1, *[1] * (slab.ndim - 1))
-            if mine.unseen is not None:  # an allele of which nobody knows what it is
+            if mine.unseen is not None:  # <NON_REF> stands for any allele
                 is_unseen = (values == unseen[rows].reshape(-1, *[1] * (slab.ndim - 1))) & (values > 0)
                 slab[rows] = np.where(is_unseen, missing_value(self.name, self.source), slab[rows])
             return slab

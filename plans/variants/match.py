@@ -427,7 +427,7 @@ class Index:
     allow_new_alleles
         Whether alleles may come in.
     is_surveyed
-        Whether all units have been looked up, and nobody asks for reports any more.
+        Whether all units have been looked up, so that reports are no longer needed.
     """
 
     token: str
@@ -555,7 +555,7 @@ class Index:
         n_unmatched = before + int(inside.sum()) + beyond
         if not n_unmatched:
             return report
-        # nobody has looked at the alleles of these
+        # the alleles of these were not read by the matching
         blocks = source.first_block(begin, begin + before), source.first_block(end - beyond, end)
         block = next((row for row in blocks if row is not None), None)
         if before:

@@ -281,7 +281,7 @@ class FindBlocks:
             row = min(backwards)
             raise IncompatibleError(
                 f"{self.operation}: variant {row} of {self.vcz.label}, {site(self.vcz, row)}, is a reference block, "
-                f"and ends before it begins{self._end(row)}; make the gVCF anew"
+                f"and ends before it begins{self._end(row)}; re-create the gVCF"
             )
         table = np.concatenate([np.empty((0, 4), dtype="i8"), *(s.runs for s in seen)])
         return np.asarray(table[np.argsort(table[:, 0], kind="stable")])

@@ -326,7 +326,7 @@ def test_one_that_lost_to_another_writer_leaves_nothing(place: Place) -> None:
     assert list(place.work.iterdir()) == []
 
 
-# ---- begun anew -----------------------------------------------------------------------------
+# ---- restarted -------------------------------------------------------------------------------
 
 
 def cut(file: Path) -> None:
@@ -382,7 +382,7 @@ def killed(as_killed: Place) -> Place:
     return as_killed
 
 
-def begins_anew(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> None:
+def restarts(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> None:
     name = place.journal
     with caplog.at_level(logging.INFO, "vczstore"):
         again, result = place.complete(place.folder / "job.yaml")
@@ -472,7 +472,7 @@ def test_a_journal_that_is_not_to_be_trusted(
     killed: Place, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object], words: str
 ) -> None:
     harm(killed.journal)
-    begins_anew(killed, caplog, words)
+    restarts(killed, caplog, words)
 
 
 @pytest.mark.slow
@@ -481,14 +481,14 @@ def test_garbage_was_collected(killed: Place, caplog: pytest.LogCaptureFixture) 
     chunks = killed.written()
     killed.repository.garbage_collect(datetime.now(UTC))
     assert killed.written() < chunks
-    begins_anew(killed, caplog, "is of no use")
+    restarts(killed, caplog, "is of no use")
 
 
 @pytest.mark.slow
 def test_garbage_was_collected_of_what_was_older(killed: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is gone, and nobody can tell."""
+    """Nothing was deleted, but that is not known."""
     killed.repository.garbage_collect(datetime(2020, 1, 1, tzinfo=UTC))
-    begins_anew(killed, caplog, "garbage was collected since")
+    restarts(killed, caplog, "garbage was collected since")
 
 
 @pytest.mark.slow
@@ -496,7 +496,7 @@ def test_the_store_was_put_back(killed: Place, template: Path, caplog: pytest.Lo
     """From a copy that lacks the chunks; its snapshot is the same."""
     shutil.rmtree(killed.folder / "store")
     shutil.copytree(template / "store", killed.folder / "store")
-    begins_anew(killed, caplog, "is of no use")
+    restarts(killed, caplog, "is of no use")
 
 
 @pytest.mark.slow

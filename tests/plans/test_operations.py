@@ -47,7 +47,7 @@ def test_remove(way: Way, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["format2", "format3"])
 @pytest.mark.slow
 def test_a_removal_that_was_stopped_between_two_ids_is_completed(kind: str, tmp_path: Path) -> None:
-    """They lie in different chunks of sample_id. What nobody began to remove stays unknown."""
+    """They lie in different chunks of sample_id. Samples whose removal was not begun stay unknown."""
     old, gone = cohort.some_arrays(10, cohort.ids(0, 11)), ["S0001", "S0009"]
     way = Way(kind, "cubed")
     store = way.make(tmp_path, old)

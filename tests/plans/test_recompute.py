@@ -159,7 +159,7 @@ def make_arrays(
     genotype[rng.random(shape) < 0.15] = -1
     ploidies = rng.integers(1, ploidy + 1, shape[:2])
     genotype[np.arange(ploidy) >= ploidies[..., None]] = -2
-    genotype[-1] = -1  # nobody is called
+    genotype[-1] = -1  # no sample is called
     base = cohort.make_arrays(n_variants, samples, seed=seed)
     kept = ("sample_id", "contig_id", "filter_id", "variant_contig", "variant_position", "call_DP")
     return {**{name: base[name] for name in kept}, "variant_allele": alleles, "call_genotype": genotype.astype("i1")}

@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[str | bytes, type[VczstoreError], tuple[str, ...]]] = {
     "an ID that is taken": ("S0001\tS0002\n", SampleError, ("would have S0002 twice",)),
     "one ID for two": ("S0001\tx\nS0002\tx\n", SampleError, ("would have x", "twice")),
     "two IDs for one": ("S0001\tx\nS0001\ty\n", SampleError, (":2:", "another new ID above")),
-    "unknown": ("S0001\tx\nnobody\ty\n", SampleError, ("no sample nobody", "nothing was renamed")),
+    "unknown": ("S0001\tx\nS9999\ty\n", SampleError, ("no sample S9999", "nothing was renamed")),
     "one column": ("S0001\n", OptionError, (":1:", "found 1;")),
     "three columns": ("S0001 a b\n", OptionError, (":1:", "found 3;", "separate them by a tab")),
     "an empty ID": ("S0001\t\n", OptionError, (":1:",)),

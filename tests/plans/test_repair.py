@@ -1,4 +1,4 @@
-"""Repair: what killed operations leave on plain Zarr, against the NumPy model; other damages are named, no more."""
+"""Repair: what killed operations leave on plain Zarr, against the NumPy model; other errors are reported only."""
 
 from __future__ import annotations
 

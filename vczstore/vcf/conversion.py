@@ -194,7 +194,7 @@ class Conversion:
         vcf.encode_partition(self.result, part)
 
     def end(self) -> None:
-        """Put all together, without the index of regions, which nobody reads of a source."""
+        """Put all together, without region_index, which is not read from sources."""
         from bio2zarr import vcf, vcz
 
         writer = vcz.VcfZarrWriter(vcf.IntermediateColumnarFormat, self.result, zarr_format=self.layout.zarr_format)

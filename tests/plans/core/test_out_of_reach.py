@@ -43,8 +43,8 @@ def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, za
     refused(store, name, "remove", str(store), "S0001")
     refused(store, name, "append", str(store), str(batch))
     refused(store, name, "compact", str(store))
-    damages = [damage.what for damage in vczstore.verify(store, quick=True).errors if damage.array == name]
-    assert any("seems to hold samples" in what for what in damages)
+    errors = [error.what for error in vczstore.verify(store, quick=True).errors if error.array == name]
+    assert any("seems to hold samples" in what for what in errors)
     found = vczstore.verify_removal(store, ["S9999"])
     assert not found.erased
     assert name in found.reasons[0]
