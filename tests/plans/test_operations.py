@@ -16,7 +16,7 @@ from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.errors import SampleError
 
 
-@in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
+@in_turn(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
 @pytest.mark.slow
 def test_append(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.some_arrays(10, cohort.ids(0, n))
@@ -77,7 +77,7 @@ def test_append_after_remove(way: Way, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_append(cohort.expected_remove(old, ["S0001"]), batch))
 
 
-@in_pairs(kind=WRITTEN, impl=IMPLS, zarr_format=(2, 3))
+@in_turn(kind=WRITTEN, impl=IMPLS, zarr_format=(3, 2))
 @pytest.mark.slow
 def test_append_from_other_layouts(way: Way, tmp_path: Path, zarr_format: int) -> None:
     """Other chunks, codecs, format and byte layout: the source is re-chunked on the fly."""
@@ -158,7 +158,7 @@ def test_sparse_chunks_stay_absent_and_clear_what_lay_there(tmp_path: Path, n: i
     assert not (tmp_path / "store.vcz" / "call_genotype" / "c" / "1" / "3").exists()
 
 
-@in_pairs(kind=WRITTEN, impl=IMPLS, source_format=(2, 3))
+@in_turn(kind=WRITTEN, impl=IMPLS, source_format=(3, 2))
 @pytest.mark.slow
 def test_first_batch_of_a_variants_list(way: Way, tmp_path: Path, source_format: int) -> None:
     batch = cohort.some_arrays(10, cohort.ids(0, 8))

@@ -23,7 +23,7 @@ import vczstore
 from plans.compilers.recompute import compile_recompute
 from plans.variants.info_fields import FIELDS, exact_test
 from tests.support import cohort, vcf
-from tests.support.covering import in_pairs
+from tests.support.covering import in_turn
 from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli import main
 from vczstore.errors import (
@@ -252,7 +252,7 @@ def test_bcftools_view_of_the_samples_that_are_left(example: str, tmp_path: Path
     assert mine == lines
 
 
-@in_pairs(kind=WRITTEN, impl=IMPLS)
+@in_turn(kind=WRITTEN, impl=IMPLS)
 @pytest.mark.slow
 def test_every_kind_of_store(way: Way, tmp_path: Path) -> None:
     """After samples have come and gone; what is there keeps its dtype and dimensions, what is not is made."""

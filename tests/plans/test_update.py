@@ -70,7 +70,7 @@ def test_fields_that_one_side_lacks(way: Way, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_update(old, new))
 
 
-@in_pairs(kind=WRITTEN, impl=("zarr", "cubed"))
+@in_turn(kind=WRITTEN, impl=("zarr", "cubed"))
 @pytest.mark.slow
 def test_whole_columns_are_copied_as_they_are(way: Way, tmp_path: Path) -> None:
     """A batch that comes again, columns in another order, the ragged last one among them."""
@@ -416,7 +416,7 @@ def test_split_known(tmp_path: Path) -> None:
         plan_append(tmp_path / "store.vcz", source.select(nothing))
 
 
-@in_pairs(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
+@in_turn(kind=WRITTEN, impl=IMPLS, n={"aligned": 6, "ragged": 7})
 @pytest.mark.slow
 def test_update_the_known_and_append_the_others(way: Way, tmp_path: Path, n: int) -> None:
     old = cohort.some_arrays(10, cohort.ids(0, n))

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import vczstore
 from tests.support import cohort
-from tests.support.covering import in_pairs
+from tests.support.covering import in_turn
 from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.cli.main import main
 from vczstore.errors import IncompatibleError
@@ -92,7 +92,7 @@ OPERATIONS = {
 }
 
 
-@in_pairs(kind=WRITTEN, operation=OPERATIONS.keys(), name=LOSSY.keys())
+@in_turn(kind=WRITTEN, operation=list(OPERATIONS), name=list(LOSSY))
 @pytest.mark.slow
 def test_lossy_codecs_are_refused(tmp_path: Path, kind: str, operation: str, name: str) -> None:
     dtype, codec, config = LOSSY[name]
@@ -130,7 +130,7 @@ def test_update_and_compact_refuse_lossy_codecs(tmp_path: Path, kind: str) -> No
         assert cohort.digest(store) == before
 
 
-@in_pairs(kind=WRITTEN, impl=IMPLS, name=LOSSLESS.keys())
+@in_turn(kind=WRITTEN, impl=IMPLS, name=list(LOSSLESS))
 @pytest.mark.slow
 def test_lossless_filters_are_taken(tmp_path: Path, kind: str, impl: str, name: str) -> None:
     dtype, codec, config = LOSSLESS[name]
