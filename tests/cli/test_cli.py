@@ -885,8 +885,7 @@ OLD_SAMPLES, NOTHING_COMMITTED = "old samples.*again", "nothing was committed"
 RAGGED = "store.vcz/call_GL/c/1/2/0"
 INTERRUPTS = [
     Interrupt("threads", "format3", RAGGED, OLD_SAMPLES),
-    Interrupt("terminated", "format3", RAGGED, OLD_SAMPLES, signal=signal.SIGTERM),
-    Interrupt("processes", "format3", RAGGED, OLD_SAMPLES, TWO),
+    Interrupt("terminated", "format3", RAGGED, OLD_SAMPLES, TWO, signal=signal.SIGTERM),
     Interrupt("from a terminal", "format3", RAGGED, OLD_SAMPLES, ONE, everybody=True),
     Interrupt("from a terminal while workers start", "format3", "", OLD_SAMPLES, TWO, everybody=True),
     Interrupt("zarr", "format3", RAGGED, OLD_SAMPLES, ("--impl", "zarr")),
@@ -894,7 +893,6 @@ INTERRUPTS = [
     Interrupt("while checking", "format3", "batch.vcz/variant_allele/c/1/0", "nothing was written|old samples"),
     Interrupt("while planning", "format3", "batch.vcz/sample_id/c/0", "nothing was written|old samples"),
     Interrupt("remove", "format3", "store.vcz/call_GL/c/1/0/0", "may be missing.*again", command="remove"),
-    Interrupt("icechunk", "icechunk", "batch.vcz/call_GL/c/1/0/0", NOTHING_COMMITTED),
     Interrupt("icechunk processes", "icechunk", "batch.vcz/call_GL/c/1/0/0", NOTHING_COMMITTED, ONE),
 ]
 LIKE_A_SHELL = """

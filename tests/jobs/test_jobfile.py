@@ -859,7 +859,7 @@ structures = st.recursive(
 )
 pieces = st.sampled_from([*"\n :-[]{},&*!|>'\"%@`#?~$.=\t0", "  ", "- ", ": ", "---", "...", "<<: ", "\\U", "${", "!!"])
 anything = st.lists(pieces | words | st.text(max_size=3), max_size=40).map("".join)
-bounded = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+bounded = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def loads_or_refuses(folder: Path, content: bytes, overrides: Sequence[str] = ()) -> None:

@@ -11,7 +11,7 @@ import zarr
 
 import vczstore
 from tests.support import cohort
-from tests.support.covering import in_pairs, in_turn
+from tests.support.covering import in_turn
 from tests.support.ways import IMPLS, WRITTEN, Way
 from vczstore.errors import SampleError
 

@@ -15,21 +15,22 @@ from hypothesis import strategies as st
 from tests.support import cohort, forks
 from tests.system.survival import inputs
 
-CASES, ROUNDS = 20, 11
+CASES, STEP, ROUNDS = 10, 2, 11
+"""Every second case of 220: all commands are among them."""
 COMMANDS_OF_PLAIN = [name for name, command in inputs.COMMANDS.items() if command.reads and "format3" in command.kinds]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_generated_inputs(number: int) -> None:
-    tally = inputs.run(CASES, seed=0, first=number * CASES)
+    tally = inputs.run(CASES, seed=0, first=number * CASES * STEP + 1, step=STEP)
     assert tally.tried == CASES
     assert not tally.bad, "\n\n".join(tally.bad)
 
 
 def test_cases_are_of_all_commands() -> None:
-    cases = [inputs.case(0, i) for i in range(ROUNDS * CASES)]
-    assert len(cases) >= 200
+    cases = [inputs.case(0, i) for i in range(1, ROUNDS * CASES * STEP, STEP)]
+    assert len(cases) >= 100
     assert {case.command for case in cases if isinstance(case.command, str)} >= inputs.COMMANDS.keys()
     assert {case.kind for case in cases} == set(inputs.KINDS)
 

@@ -1,7 +1,7 @@
 """
 Every command and snippet of the README and the guide is run in order, in a folder with small VCFs.
 
-The programs of pages are forks, see tests.support.forks; those of version 0.1.0's README are processes of their own.
+Programs are forks, see tests.support.forks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def programs(folder: Path | None = None) -> dict[str, str]:
 
 def run(folder: Path, command: str) -> str:
     """Run a command in a folder, with the programs of this environment; returns what it prints, which is no error."""
-    done = subprocess.run(shlex.split(command), cwd=folder, env=programs(), capture_output=True, text=True, check=False)
+    environment, words = programs(forks.folder()), shlex.split(command)
+    words[0] = shutil.which(words[0], path=environment["PATH"]) or words[0]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -1100,12 +1100,10 @@ class Stopped:
 
 
 STOPPED = [
-    Stopped(3, impl="cubed"),
     Stopped(3, impl="xarray"),
     Stopped(3, consolidated=True),
-    Stopped(2, consolidated=True),
+    Stopped(2, impl="cubed", consolidated=True),
     Stopped(3, first=True),
-    Stopped(2, first=True),
 ]
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import vczstore
 from tests.support import cohort
+from tests.support.covering import in_turn
 from tests.support.ways import WRITTEN, Way
 from vczstore.cli.main import main
 
@@ -109,8 +110,7 @@ def test_a_store_that_was_created_is_named_and_mended(tmp_path: Path, kind: str)
     cohort.assert_same(way.read(store), expected)
 
 
-@pytest.mark.parametrize("kind", WRITTEN)
-@pytest.mark.parametrize("change", [appended, removed])
+@in_turn(kind=WRITTEN, change={"appended": appended, "removed": removed})
 @pytest.mark.slow
 def test_calls_of_samples_without_an_id_are_made_missing(
     tmp_path: Path, kind: str, change: Callable[[zarr.Group], None]

@@ -52,7 +52,11 @@ def _rows(*executors: str) -> list[Way]:
     return [Way(kind, impl, executor) for kind in KINDS for impl in ("cubed", "xarray") for executor in executors]
 
 
-IN_PROCESS = [*(Way(kind, "zarr") for kind in KINDS), *_rows("single-threaded", "threads")]
+IN_PROCESS = [
+    *(Way(kind, "zarr") for kind in KINDS),
+    *_rows("threads"),
+    *(Way(kind, "cubed", "single-threaded") for kind in KINDS),
+]
 IN_PROCESSES = [way for way in _rows("processes") if way.impl == "cubed" or way.kind in ("format3", "icechunk")]
 
 
@@ -201,28 +205,19 @@ def _update(made: Cohort, present: Arrays) -> Arrays:
 
 @pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
 @pytest.mark.slow
-def test_append(way: Way, make_cohort: MakeCohort) -> None:
+def test_append_then_update_then_remove(way: Way, make_cohort: MakeCohort) -> None:
+    """By three calls, each of which finds what the one before it has left."""
     made = make_cohort(way)
-    made.assert_holds(_append(made))
-
-
-@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
-@pytest.mark.slow
-def test_remove(way: Way, make_cohort: MakeCohort) -> None:
-    made = make_cohort(way)
-    made.assert_holds(_remove(made, made.old, ["S0006", "S0000", "S0002"]))
-
-
-@pytest.mark.parametrize("way", IN_PROCESS, ids=lambda way: way.id)
-@pytest.mark.slow
-def test_update(way: Way, make_cohort: MakeCohort) -> None:
-    made = make_cohort(way)
-    made.assert_holds(_update(made, made.old))
+    appended = _append(made)
+    made.assert_holds(appended)
+    updated = _update(made, appended)
+    made.assert_holds(updated)
+    made.assert_holds(_remove(made, updated, GONE))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", IN_PROCESSES, ids=lambda way: way.id)
-def test_append_update_and_remove(way: Way, make_cohort: MakeCohort) -> None:
+def test_append_update_and_remove_in_one_run(way: Way, make_cohort: MakeCohort) -> None:
     """In one run, because processes take long to start: each is compiled against what the one before it leaves."""
     made = make_cohort(way)
     appended = cohort.expected_append(made.old, *made.incoming)

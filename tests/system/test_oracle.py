@@ -157,13 +157,13 @@ def test_the_fields_are_as_various_as_they_should_be(library: Library) -> None:
     assert triploid["call_genotype"].shape == (20, 3, 3)
 
 
-# ---- append ---------------------------------------------------------------------------------
+# ---- append and remove -----------------------------------------------------------------------
 
 
 @cases
 @pytest.mark.slow
-def test_append(library: Library, tmp_path: Path, case: Case) -> None:
-    """All parts in one call, on the chunks of the store."""
+def test_append_and_remove(library: Library, tmp_path: Path, case: Case) -> None:
+    """All parts in one call, on the chunks of the store; then samples of every part leave."""
     parts = EXAMPLES[case.example].parts
     first, *others = [library.vcz(case.example, i, case.zarr_format, case.layout) for i in range(len(parts))]
     store = make_store(case.kind, first, tmp_path)
@@ -171,6 +171,18 @@ def test_append(library: Library, tmp_path: Path, case: Case) -> None:
     shown = view(case.kind, store)
     assert shown == library.view(case.example)
     assert records(shown) == bcftools_records(library.vcf(case.example))
+    vczstore.remove(store, gone(case.example))
+    judged = bcftools_records(library.vcf(case.example), without=gone(case.example))
+    assert not set(gone(case.example)) & set(judged[0].split("\t"))
+    assert records(view(case.kind, store)) == judged
+
+
+GONE = {"fields": (1, 4), "mixed_ploidy": (0, 3, 6), "triploid": (4, 1), "calls": (22, 0, 9, 8, 13)}
+"""Of each example, in any order; from ragged, from shared and from neighbouring chunks."""
+
+
+def gone(example: str) -> list[str]:
+    return [EXAMPLES[example].samples[i] for i in GONE[example]]
 
 
 @pytest.mark.parametrize(("kind", "source_format"), [("format2", 3), ("format3", 2), ("icechunk", 2), ("icechunk", 3)])
@@ -205,27 +217,6 @@ def test_update(library: Library, tmp_path: Path, case: Case) -> None:
     source = vcf.to_vcz(part, tmp_path / "part.vcz", case.zarr_format, case.layout.variants, case.layout.samples)
     store = make_store(case.kind, library.vcz(case.example, WHOLE, case.zarr_format, case.layout), tmp_path)
     vczstore.update(store, source)
-    assert records(view(case.kind, store)) == judged
-
-
-# ---- remove ---------------------------------------------------------------------------------
-
-GONE = {"fields": (1, 4), "mixed_ploidy": (0, 3, 6), "triploid": (4, 1), "calls": (22, 0, 9, 8, 13)}
-"""Of each example, in any order; from ragged, from shared and from neighbouring chunks."""
-
-
-def gone(example: str) -> list[str]:
-    return [EXAMPLES[example].samples[i] for i in GONE[example]]
-
-
-@cases
-@pytest.mark.slow
-def test_remove(library: Library, tmp_path: Path, case: Case) -> None:
-    whole = library.vcz(case.example, WHOLE, case.zarr_format, case.layout)
-    store = make_store(case.kind, whole, tmp_path)
-    vczstore.remove(store, gone(case.example))
-    judged = bcftools_records(library.vcf(case.example), without=gone(case.example))
-    assert not set(gone(case.example)) & set(judged[0].split("\t"))
     assert records(view(case.kind, store)) == judged
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import vczstore
 from tests.support import cohort
+from tests.support.covering import in_turn
 from tests.support.ways import WRITTEN
 from vczstore.cli.main import main
 from vczstore.errors import NotAStoreError, SampleError
@@ -75,8 +76,7 @@ def stored_ids(store: Path, kind: str) -> list[object]:
     return list(np.asarray(group["sample_id"][...]).tolist())  # type: ignore[index,call-overload]
 
 
-@pytest.mark.parametrize("kind", WRITTEN)
-@pytest.mark.parametrize("form", FORMS)
+@in_turn(form=list(FORMS), kind=WRITTEN)
 @pytest.mark.slow
 def test_an_id_is_found_in_every_form(tmp_path: Path, form: str, kind: str) -> None:
     store, batch, ids = make(tmp_path, form, kind)

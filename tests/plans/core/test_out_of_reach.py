@@ -10,6 +10,7 @@ import zarr
 
 import vczstore
 from tests.support import cohort
+from tests.support.covering import in_turn
 from tests.support.extra_arrays import N_SAMPLES, N_VARIANTS, make, put, refused
 from tests.support.ways import WRITTEN
 from vczstore.errors import DamagedStoreError
@@ -31,8 +32,7 @@ NAMES: dict[str, tuple[str, tuple[str | None, ...] | None]] = {
 """The name of an array that holds samples, and what its dimensions are called."""
 
 
-@pytest.mark.parametrize("case", NAMES)
-@pytest.mark.parametrize("zarr_format", [2, 3])
+@in_turn(case=list(NAMES), zarr_format=(2, 3, 3))
 @pytest.mark.slow
 def test_samples_without_their_dimension_are_named(tmp_path: Path, case: str, zarr_format: int) -> None:
     name, dims = NAMES[case]

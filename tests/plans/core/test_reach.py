@@ -13,6 +13,7 @@ from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, Obj
 
 import vczstore
 from tests.support import cohort
+from tests.support.covering import in_turn
 from vczstore.errors import VczstoreError
 from vczstore.stores.resolve import open_store
 from vczstore.vcz import zarr_objects
@@ -50,21 +51,18 @@ def fill(store: Any, folder: Path, arrays: dict[str, Any]) -> Any:
     return store
 
 
-@pytest.mark.parametrize("kind", IN_MEMORY)
+@in_turn(kind=list(IN_MEMORY), operation=("append", "remove"))
 @pytest.mark.slow
-def test_a_store_in_memory(tmp_path: Path, kind: str) -> None:
+def test_a_store_in_memory(tmp_path: Path, kind: str, operation: str) -> None:
     store = fill(IN_MEMORY[kind](tmp_path), tmp_path, OLD)
     cohort.write_vcz(tmp_path / "batch.vcz", NEW)
-    for call in (
-        lambda **o: vczstore.append(store, tmp_path / "batch.vcz", **o),
-        lambda **o: vczstore.remove(store, "S0001", **o),
-    ):
-        with pytest.raises(VczstoreError) as caught:
-            call(executor="processes", max_workers=1)
-        message = str(caught.value)
-        assert "\n" not in message
-        assert "use the executor threads" in message
-        cohort.assert_same(cohort.read_vcz(store), OLD)
+    argument = {"append": tmp_path / "batch.vcz", "remove": "S0001"}[operation]
+    with pytest.raises(VczstoreError) as caught:
+        getattr(vczstore, operation)(store, argument, executor="processes", max_workers=1)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "use the executor threads" in message
+    cohort.assert_same(cohort.read_vcz(store), OLD)
     vczstore.append(store, tmp_path / "batch.vcz")
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(OLD, NEW))
 

@@ -70,8 +70,7 @@ WIDER: dict[str, dict[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("lengths", WIDER.values(), ids=WIDER)
-@in_turn(kind=WRITTEN, impl=IMPLS)
+@in_turn(kind=WRITTEN, impl=IMPLS, lengths=WIDER)
 @pytest.mark.slow
 def test_axes_become_longer(way: Way, tmp_path: Path, lengths: dict[str, int]) -> None:
     """Other samples keep their values bit for bit, and end where they ended."""

@@ -594,7 +594,7 @@ def test_killed(tmp_path: Path, how: str) -> None:
             "vczstore.run_job(file)"
         )
     code = f"import vczstore\n{code}"
-    *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=37)
+    *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=111 if how == "job" else 37)
     before, after = lines(store, "format3"), lines(whole, "format3")
     seen = Counter()
     for place in left:

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 import vczstore
 from tests.support import cohort, vcf
 from tests.support.converted import ALLOWED, CALL, FORMAT, HEADER, make, shown, text
+from tests.support.covering import in_turn
 from tests.support.killed import killed
-from tests.support.ways import Way
+from tests.support.ways import WRITTEN, Way
 from vczstore.cli.main import main
 
 
-@pytest.mark.parametrize("impl", ["cubed", "zarr"])
-@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+@in_turn(kind=WRITTEN, impl=("zarr", "cubed"))
 @pytest.mark.slow
 def test_vectors_have_a_place_for_each_allele(tmp_path: Path, kind: str, impl: str) -> None:
     """VCF 4.5, section 1.4.2: a vector has a value for each allele, or is missing as a whole."""
@@ -207,7 +207,7 @@ def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
     store = make(tmp_path, "a", text(["A", "B", "C"], *records), kind, (1, 2))
     batch = make(tmp_path, "b", text(["D"], f"1 5 G . {CALL}", f"1 6 G . {CALL}"))
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, **{ALLOWED!r}, executor='single-threaded')"
-    *left, whole = killed(store, tmp_path / "killed", code, step=23)
+    *left, whole = killed(store, tmp_path / "killed", code, step=41)
     expected = cohort.read_vcz(whole)
     assert expected["variant_allele"].tolist() == [["A", "C", "G", ""], ["A", "C", "T", "G"]]
     assert expected["call_PL"][0, 1:3].tolist() == [[9, 0, -1, *[-2] * 7]] * 2

@@ -1030,11 +1030,11 @@ def case(seed: int, number: int) -> Case:
     return FAMILIES[number % len(FAMILIES)](rng, kind, rng.choice(roles), command)
 
 
-def run(n: int, seed: int, *, first: int = 0) -> Tally:
-    """Try so many cases of a seed."""
+def run(n: int, seed: int, *, first: int = 0, step: int = 1) -> Tally:
+    """Try so many cases of a seed, each or every few."""
     bad = []
     with _bounded(), tempfile.TemporaryDirectory(prefix="vczstore-inputs-") as top:
-        for number in range(first, first + n):
+        for number in range(first, first + n * step, step):
             folder = Path(top, str(number))
             folder.mkdir()
             found = case(seed, number).try_in(folder)
