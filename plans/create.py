@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import gvcf
-from vczstore.choices import MAX_CHUNK
+from vczstore.choices import MAX_CHUNK, REGULAR, SAMPLE_GRIDS
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -65,6 +65,12 @@ class Create(Edit):
         default_text="the sources' longest, or 1,000",
     )
 
+    sample_grid: str = option(
+        REGULAR,
+        "Whether chunks have one width along the samples, or any batch makes columns of its own, whatever their width, "
+        "which not all readers open.",
+        choices=SAMPLE_GRIDS,
+    )
     gvcf: bool = gvcf("reference blocks are no variants, and <NON_REF> or <*> is no allele.")
 
     @property
@@ -111,4 +117,5 @@ class Create(Edit):
             variants_chunk=self.variants_chunk,
             samples_chunk=self.samples_chunk,
             gvcf=self.gvcf,
+            sample_grid=self.sample_grid,
         )

@@ -94,7 +94,15 @@ class CreateOptions(RunOptions, total=False):
 
     samples_chunk: int | None
     variants_chunk: int | None
+    sample_grid: str
     gvcf: bool
+
+
+class RegridOptions(RunOptions, total=False):
+    """Options of `regrid`."""
+
+    sample_grid: str | None
+    samples_chunk: int | None
 
 
 class NormaliseOptions(_Harmonising, total=False):
@@ -301,6 +309,8 @@ def recompute(store: "Location", fields: str | Sequence[str] = ..., **options: U
 def rename_samples(store: "Location", file: "str | Path", **options: Unpack[RunOptions]) -> "Result": ...
 @_operation
 def compact(store: "Location", output: "str | Path | None" = ..., **options: Unpack[RunOptions]) -> "Result": ...
+@_operation
+def regrid(store: "Location", **options: Unpack[RegridOptions]) -> "Result": ...
 @_operation
 def normalise(
     store: "Location", source: "Location", out: "str | Path", **options: Unpack[NormaliseOptions]

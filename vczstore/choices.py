@@ -15,3 +15,7 @@ MAX_CHUNK = 10**9
 
 MAX_GQ = 2**31 - 1
 """The highest genotype quality that can be asked for, and that VCF can hold."""
+
+REGULAR, FLEXIBLE = "regular", "flexible"
+SAMPLE_GRIDS = (REGULAR, FLEXIBLE)
+"""How the samples axis is cut: into chunks of one width, or into columns that have each a width of their own."""

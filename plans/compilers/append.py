@@ -5,7 +5,6 @@ encoding is the store's, are copied as they are. The others, the store's ragged 
 joined, cut on the store's grid and encoded. Nothing else is read or written, so the cost is that of the batch.
 """
 
-import itertools
 import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +78,8 @@ def compile_append(
         raise VczstoreError(f"{OPERATION}: no sources given; name the VCZs whose samples come in")
     if (findings is None or findings.insertion is None) and _waits_for_consolidation(vcz, sources):
         return _completion(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
-    old, new = vcz.n_samples, vcz.n_samples + sum(source.n_samples for source in sources)
+    old, columns = vcz.n_samples, [column for source in sources for column in source.columns]
+    new = old + sum(columns)
 
     # 1. everything is consistent, and fits
     _check(vcz, sources, new)
@@ -106,7 +106,7 @@ def compile_append(
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
     # 2. what happens to each array
-    arrays_of = _Arrays.of(change, layout, findings, old, new, insertions)
+    arrays_of = _Arrays.of(change, layout, findings, old, columns, insertions)
     widening = arrays_of.widenings(change.vcz, findings, old, memory)
     writes = (
         *_put(arrays_of.before, arrays_of.after, brought, findings, old, memory),
@@ -144,6 +144,7 @@ def compile_append(
 def _check(vcz: Vcz, sources: Sequence[Vcz], new: int) -> None:
     """Check the store, which a stopped append may have left with arrays for the `new` samples, and its sources."""
     vcz.require_whole(OPERATION, interrupted_at=None if vcz.snapshot else new)
+    vcz.require_columns(OPERATION)
     for source in sources:
         source.require_whole(OPERATION)
     check_samples(OPERATION, vcz, sources)
@@ -178,13 +179,13 @@ class _Arrays(NamedTuple):
         layout: Layout,
         findings: Findings | None,
         old: int,
-        new: int,
+        columns: Sequence[int],
         insertions: ArrayInsertions | None,
     ) -> "_Arrays":
         """Resize all arrays; a stopped append may have left some longer than sample_id says."""
         vcz, created = change.vcz, change.created
         wider = harmonise.wider(OPERATION, vcz, layout.lengths)
-        after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.resized(new).items()}
+        after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
         as_read = vcz.resized(old)
         if insertions is not None:
             wider |= insertions.sites
@@ -219,8 +220,7 @@ class _Arrays(NamedTuple):
         resized = self.every
         resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
         edits: list[Edit] = [
-            WriteDocuments.of(array) if name in self.added else SetShape(name, zarr_format, array.shape)
-            for name, array in resized.items()
+            WriteDocuments.of(array) if name in self.added else SetShape.of(array) for name, array in resized.items()
         ]
         return resized, (*edits, Consolidate(tuple(resized), zarr_format))
 
@@ -351,11 +351,10 @@ class HasSamples:
 
     def _columns(self, within: slice) -> list[tuple[int, int]]:
         """Where along the samples the parts go, a chunk column each."""
-        width = arrays.outer_chunks(self.write.target)[self.write.axis]
+        cut = arrays.cuts(self.write.target)[self.write.axis]
         ends = [part.ends for part in self.write.parts]
         first, last = max(within.start, min(e[0] for e in ends)), min(within.stop, max(e[1] for e in ends) + 1)
-        bounds = [first, *range((first // width + 1) * width, last, width), last]
-        return [(a, b) for a, b in itertools.pairwise(bounds) if a < b]
+        return [(span.start, span.stop) for span in cut.spans(first, last)]
 
     @property
     def _rows(self) -> int:

@@ -19,8 +19,8 @@ from plans.core.model import Plan, Write
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
 from vczstore.stores.folder_swap import OPERATION, LinkAllBut
-from vczstore.vcz import arrays, metadata, zarr_objects
-from vczstore.vcz.model import REMOVED, Vcz, samples_axis
+from vczstore.vcz import arrays, zarr_objects
+from vczstore.vcz.model import REMOVED, Vcz, has_grid, samples_axis
 from vczstore.vcz.zarr_objects import Document
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     """
     vcz.require_whole(OPERATION)
     kept = _kept(vcz)
-    after = vcz.resized(len(kept)) if len(kept) < vcz.n_samples else {}
+    after = _compacted(vcz, kept) if len(kept) < vcz.n_samples else {}
     linked: tuple[LinkChunks, ...] = ()
     preparations: tuple[LinkAllBut, ...] = ()
     if after and store.begins_empty:
@@ -83,7 +83,7 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     """
     vcz.require_whole(OPERATION)
     kept = _kept(vcz)
-    after = vcz.resized(len(kept))
+    after = _compacted(vcz, kept)
     writes: list[Write] = []
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
         if name in after:
@@ -108,6 +108,18 @@ def _kept(vcz: Vcz) -> np.ndarray:
     return np.flatnonzero(vcz.sample_ids != REMOVED)
 
 
+def _compacted(vcz: Vcz, kept: np.ndarray) -> dict[str, AnyArray]:
+    """The arrays as they will be. In a flexible grid columns become narrower, and go if nothing is left of them."""
+    result = vcz.resized(len(kept))
+    for name, array in vcz.samples_arrays.items():
+        if arrays.is_flexible(array):
+            axis = samples_axis(array) or 0
+            cut = arrays.cuts(array)[axis]
+            lengths = np.unique(cut.of(kept), return_counts=True)[1].tolist()
+            result[name] = arrays.with_columns(array, axis, lengths, otherwise=cut.widest)
+    return result
+
+
 def _counts(vcz: Vcz, kept: np.ndarray) -> dict[str, int]:
     return {"samples dropped": vcz.n_samples - len(kept), "samples kept": len(kept)}
 
@@ -116,7 +128,7 @@ def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, memory: Memory, 
     """The samples that stay, from the first chunk column on that changes, or all of them."""
     axis = samples_axis(array)
     assert axis is not None
-    start = 0 if whole else _first_changed(array, kept) * arrays.outer_chunks(array)[axis]
+    start = 0 if whole else arrays.cuts(array)[axis].start(_first_changed(array, kept))
     part = Part.make(array, kept[start:], np.arange(start, len(kept)))
     return PutSamples.of(OPERATION, array, target, [part], memory)
 
@@ -124,24 +136,24 @@ def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, memory: Memory, 
 def _first_changed(array: AnyArray, kept: np.ndarray) -> int:
     """The first chunk column of an array in which samples move."""
     first_removed = int(np.argmin(np.append(kept, -1) == np.arange(len(kept) + 1)))
-    return first_removed // arrays.outer_chunks(array)[samples_axis(array) or 0]
+    return int(arrays.cuts(array)[samples_axis(array) or 0].of(first_removed))
 
 
 def _with_grid(vcz: Vcz) -> list[str]:
     """The arrays whose chunks can be told by their numbers."""
-    return [name for name, array in vcz.arrays.items() if metadata.has_regular_grid(array)]
+    return [name for name, array in vcz.arrays.items() if has_grid(array)]
 
 
 def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> "LinkChunks":
     """The chunks of an array that stay what they are: all, or those before the first chunk column that changes."""
-    grid, axis = arrays.grid(array.shape, arrays.outer_chunks(array)), samples_axis(array)
+    grid, axis = arrays.grid_of(array), samples_axis(array)
     if is_resized:
         grid = tuple(_first_changed(array, kept) if i == axis else n for i, n in enumerate(grid))
     return LinkChunks(array.path, array, grid)
 
 
 def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[SetShape | Consolidate, ...]:
-    shapes = [SetShape(name, vcz.zarr_format, array.shape) for name, array in after.items()]
+    shapes = [SetShape.of(array) for array in after.values()]
     return (*shapes, Consolidate(tuple(after), vcz.zarr_format)) if after else ()
 
 

@@ -68,5 +68,5 @@ def columns_per_manifest(source: Vcz) -> int:
     for array in source.arrays.values():
         names = dimensions(array)
         if SAMPLES in names and VARIANTS in names:
-            rows = max(rows, arrays.grid(array.shape, arrays.outer_chunks(array))[names.index(VARIANTS)])
+            rows = max(rows, arrays.grid_of(array)[names.index(VARIANTS)])
     return max(1, MANIFEST_CHUNKS // rows)

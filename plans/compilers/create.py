@@ -42,6 +42,7 @@ from plans.variants.union_of_sources import (
     source_sites,
 )
 from plans.variants.union_sites import region_index, union_table
+from vczstore.choices import FLEXIBLE, REGULAR
 from vczstore.errors import IncompatibleError, OptionError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
@@ -66,6 +67,7 @@ def compile_create(
     variants_chunk: int | None = None,
     samples_chunk: int | None = None,
     gvcf: bool = False,
+    sample_grid: str = REGULAR,
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile a store over the union of the variants of some sources, in stages.
@@ -82,6 +84,8 @@ def compile_create(
         The store's chunk lengths; see `chunk_lengths` for what they are otherwise.
     gvcf
         Whether the sources are gVCFs, whose reference blocks are no variants.
+    sample_grid
+        One of `vczstore.choices.SAMPLE_GRIDS`.
 
     Yields
     ------
@@ -128,6 +132,8 @@ def compile_create(
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
     # the first append cuts the calls as these are cut
     sample_id = _new(SAMPLE_ID, (0,), "string", (SAMPLES,), samples_chunk or lengths[SAMPLES])
+    if sample_grid == FLEXIBLE:
+        sample_id = arrays.with_columns(sample_id, 0, (), otherwise=samples_chunk or lengths[SAMPLES])
     small = [_filled(name, values) for name, values in tables.items()]
     members = {a.path: a for a in (*targets.values(), filters, sample_id, *(edit.array for edit in small))}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}

@@ -142,7 +142,7 @@ def _target(
     """An array of the result, encoded as it was where format 3 allows."""
     names = dimensions(array)
     shape = tuple(lengths.get(str(d), n) for d, n in zip(names, array.shape, strict=True))
-    chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
+    chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, arrays.inner_chunks(array), strict=True))
     metadata = conversion.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, MemoryStore(), name)
 

@@ -196,7 +196,7 @@ class GenotypeCounter:
         for part in _steps(rows, arrays.outer_chunks(self.genotype)[0]):
             here = slice(part.start - rows.start, part.stop - rows.start)
             some = counts.part(here)
-            for samples in _steps(slice(0, self.genotype.shape[1]), arrays.outer_chunks(self.genotype)[1]):
+            for samples in arrays.cuts(self.genotype)[1].spans():
                 genotypes = arrays.read(self.genotype, (part, samples))
                 gone = self.removed[(self.removed >= samples.start) & (self.removed < samples.stop)] - samples.start
                 if len(gone):
@@ -384,7 +384,7 @@ def _masks(vcz: Vcz, array: AnyArray) -> list[AnyArray]:
 
 
 def _n_chunks(array: AnyArray) -> int:
-    return math.prod(arrays.grid(array.shape, arrays.outer_chunks(array)))
+    return math.prod(arrays.grid_of(array))
 
 
 def _values(field: str, array: AnyArray, counts: Counts, first: int) -> np.ndarray:

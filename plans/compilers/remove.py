@@ -107,7 +107,7 @@ def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: 
     remembered = store.recovery_edits(ledger.with_removal(samples).edit(vcz.zarr_format))
     is_known = bool(remembered and unknown and left) and ledger.has_removal(samples)
     plan = compile_remove(store, vcz, left if is_known else samples, memory)
-    if is_known or len(set(positions // arrays.outer_chunks(vcz.arrays[SAMPLE_ID])[0])) < 2:
+    if is_known or len(set(arrays.cuts(vcz.arrays[SAMPLE_ID])[0].of(positions))) < 2:
         return plan
     return replace(plan, edits=(*remembered, *plan.edits))
 
@@ -145,7 +145,7 @@ def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memor
     n = vcz.n_samples if vcz.beyond_calls is None else vcz.beyond_calls
     ids, ends = vcz.sample_ids[:n], vcz.resized(n)
     longer = [name for name, array in ends.items() if array.shape != vcz.arrays[name].shape]
-    shapes = [SetShape(name, vcz.zarr_format, ends[name].shape) for name in longer]
+    shapes = [SetShape.of(ends[name]) for name in longer]
     positions = np.flatnonzero(ids == REMOVED)
     writes = tuple(RemoveFromArray.of(name, ends[name], positions, memory) for name in sorted(names))
     return Plan(
@@ -183,13 +183,13 @@ class RemoveFromArray(Reencoded):
         """Find the columns that hold the samples."""
         axis = samples_axis(array)
         assert axis is not None
-        chunks = arrays.outer_chunks(array)
-        touched = tuple(int(c) for c in np.unique(positions // chunks[axis]))
-        grid = [len(touched) if i == axis else n for i, n in enumerate(arrays.grid(array.shape, chunks))]
+        widths = arrays.widths(array)
+        touched = tuple(int(c) for c in np.unique(arrays.cuts(array)[axis].of(positions)))
+        grid = [len(touched) if i == axis else n for i, n in enumerate(arrays.grid_of(array))]
         chunk_bytes = arrays.chunk_bytes(array)
 
         def columns(block: tuple[int, ...]) -> Columns:
-            return Columns(array.shape, chunks, axis, touched, block)
+            return Columns(array.shape, widths, axis, touched, block)
 
         block = memory.fit("remove", grid, chunk_bytes, lambda b: ColumnReader(array, columns(b)).decode_mem())
         return cls(name, array, columns(block), positions, missing_value(name, array))
@@ -230,14 +230,13 @@ class RemoveFromArray(Reencoded):
     def by_zarr(self, store: "ZarrStore") -> None:
         """Assign the missing value, chunk by chunk."""
         array = arrays.planned(self.target, store=store)
-        axis, chunk = self.columns.axis, self.columns.chunks[self.columns.axis or 0]
+        axis = self.columns.axis
         assert axis is not None
+        cut = arrays.cuts(array)[axis]
         for column in self.columns.columns:
-            for region in chunk_regions(
-                array, {axis: range(column * chunk, min(array.shape[axis], (column + 1) * chunk))}
-            ):
+            for region in chunk_regions(array, {axis: range(cut.start(column), cut.stop(column))}):
                 values = arrays.read(array, region)
-                here = self.positions[self.positions // chunk == column] - region[axis].start
+                here = self.positions[cut.of(self.positions) == column] - region[axis].start
                 values[(*([slice(None)] * axis), here)] = self.value
                 array[region] = values
 

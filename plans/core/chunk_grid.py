@@ -3,12 +3,15 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from zarr.types import AnyArray
 
-from vczstore.vcz.arrays import grid, outer_chunks
+from vczstore.vcz import arrays
+from vczstore.vcz.cuts import Cuts, Width
 
 type Blocks = tuple[tuple[int, ...], ...]
 """The length of each block along each axis, as in ``cubed.Array.chunks``."""
@@ -39,7 +42,7 @@ class Columns:
     array_shape
         The shape of the array, in elements.
     chunks
-        The shape of its chunks (of its shards, if it has shards).
+        The shape of its chunks (of its shards, if it has shards); the width of each, along an axis where they differ.
     axis
         The axis that is cut into columns; None to take the array whole.
     columns
@@ -57,16 +60,38 @@ class Columns:
     """
 
     array_shape: tuple[int, ...]
-    chunks: tuple[int, ...]
+    chunks: tuple[Width, ...]
     axis: int | None
     columns: tuple[int, ...]
     block: tuple[int, ...]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @cached_property
+    def _there(self) -> tuple[Cuts, ...]:
+        """How the array is cut."""
+        return tuple(Cuts(n, width) for n, width in zip(self.array_shape, self.chunks, strict=True))
+
+    @cached_property
+    def _here(self) -> tuple[Cuts, ...]:
+        """How the columns are cut, side by side."""
+        return tuple(self._chosen(cut) if i == self.axis else cut for i, cut in enumerate(self._there))
+
+    def _chosen(self, cut: Cuts) -> Cuts:
+        if not self.columns:
+            return Cuts(0, 1)
+        if isinstance(cut.width, int):  # the last of them alone may be cut short
+            last = self.columns[-1]
+            return Cuts(cut.width * (len(self.columns) - 1) + cut.stop(last) - cut.start(last), cut.width)
+        columns = np.array(self.columns)
+        lengths = tuple((cut.stop(columns) - cut.start(columns)).tolist())
+        return Cuts(sum(lengths), lengths)
+
     @property
     def grid(self) -> tuple[int, ...]:
         """How many chunks there are along each axis."""
-        whole = grid(self.array_shape, self.chunks)
-        return tuple(len(self.columns) if i == self.axis else n for i, n in enumerate(whole))
+        return tuple(cut.n for cut in self._here)
 
     @property
     def n_chunks(self) -> int:
@@ -76,39 +101,43 @@ class Columns:
     @property
     def shape(self) -> tuple[int, ...]:
         """How many elements there are along each axis, columns side by side."""
-        shape = list(self.array_shape)
-        if self.axis is not None:
-            shape[self.axis] = sum(self._width(c) for c in self.columns[-1:]) + self.chunks[self.axis] * (
-                len(self.columns) - 1
-            )
-        return tuple(shape)
-
-    def _width(self, column: int) -> int:
-        assert self.axis is not None
-        return min(self.chunks[self.axis], self.array_shape[self.axis] - column * self.chunks[self.axis])
+        return tuple(cut.length for cut in self._here)
 
     @property
     def grid_blocks(self) -> Blocks:
         """The blocks, in chunks."""
         return tuple(_cut(n, b) for n, b in zip(self.grid, self.block, strict=True))
 
-    @property
+    @cached_property
     def block_shape(self) -> tuple[int, ...]:
-        """The elements of a block that is not cut short by an edge."""
-        return tuple(min(b * c, max(n, 1)) for b, c, n in zip(self.block, self.chunks, self.shape, strict=True))
+        """The elements of a block that is not cut short by an edge; of the longest, where chunks differ in width."""
+        return tuple(_longest_block(cut, b) for cut, b in zip(self._here, self.block, strict=True))
 
     @property
     def blocks(self) -> Blocks:
-        """The blocks, in elements."""
-        return tuple(_cut(n, b * c) for n, b, c in zip(self.shape, self.block, self.chunks, strict=True))
+        """
+        The blocks, in elements, as Cubed counts them.
+
+        Cubed has no blocks of several lengths. Where chunks differ in width all count as long as the longest, and
+        `block_lengths` says how long one is.
+        """
+        sides = zip(self._here, self.block, self.block_shape, strict=True)
+        return tuple(
+            _cut(cut.length, b * cut.width) if isinstance(cut.width, int) else (longest,) * math.ceil(cut.n / b)
+            for cut, b, longest in sides
+        )
+
+    def block_lengths(self, index: Sequence[int]) -> tuple[int, ...]:
+        """The elements of one block."""
+        return tuple(map(_length, self._here, self.cells(index)))
 
     def cells(self, index: Sequence[int]) -> list[range]:
         """The part of the grid that a block takes."""
         return [range(i * b, min(n, (i + 1) * b)) for i, b, n in zip(index, self.block, self.grid, strict=True)]
 
     def cells_of(self, region: Region) -> list[range]:
-        """The part of the grid that a region takes, columns side by side. It begins and ends with a chunk."""
-        return [range(r.start // c, math.ceil(r.stop / c)) for r, c in zip(region, self.chunks, strict=True)]
+        """The part of the grid that a block takes, which Cubed says where it has."""
+        return self.cells([r.start // max(1, n) for r, n in zip(region, self.block_shape, strict=True)])
 
     def coords(self, cells: Sequence[range]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         """For each chunk of a part of the grid: where it is in the part, and its coordinates in the array."""
@@ -124,29 +153,38 @@ class Columns:
 
     def runs(self, cells: Sequence[range]) -> Iterator[tuple[Region, Region]]:
         """Runs of neighbouring columns of a part of the grid: their region in the part, and in the array."""
-        here = [slice(0, self._length(i, r)) for i, r in enumerate(cells)]
-        there = [slice(r.start * c, r.start * c + s.stop) for r, c, s in zip(cells, self.chunks, here, strict=True)]
+        here = [slice(0, _length(cut, r)) for cut, r in zip(self._here, cells, strict=True)]
+        starts = [cut.start(r.start) for cut, r in zip(self._here, cells, strict=True)]
+        there = [slice(start, start + s.stop) for start, s in zip(starts, here, strict=True)]
         if self.axis is None:
             yield tuple(here), tuple(there)
             return
-        chunk, at = self.chunks[self.axis], 0
+        cut, at = self._there[self.axis], 0
         columns = [self.columns[i] for i in cells[self.axis]]
         for _, run in itertools.groupby(enumerate(columns), key=lambda pair: pair[1] - pair[0]):
             members = [column for _, column in run]
-            width = chunk * (len(members) - 1) + self._width(members[-1])
-            here[self.axis] = slice(at, at + width)
-            there[self.axis] = slice(members[0] * chunk, members[0] * chunk + width)
+            first, last = cut.start(members[0]), cut.stop(members[-1])
+            here[self.axis] = slice(at, at + last - first)
+            there[self.axis] = slice(first, last)
             yield tuple(here), tuple(there)
-            at += width
+            at += last - first
 
     def positions(self) -> np.ndarray:
         """For each element along the columns' axis, its position in the array."""
         assert self.axis is not None
-        chunk = self.chunks[self.axis]
-        return np.concatenate([np.arange(c * chunk, c * chunk + self._width(c)) for c in self.columns])
+        cut = self._there[self.axis]
+        return np.concatenate([np.arange(cut.start(c), cut.stop(c)) for c in self.columns])
 
-    def _length(self, axis: int, cells: range) -> int:
-        return min(cells.stop * self.chunks[axis], self.shape[axis]) - cells.start * self.chunks[axis]
+
+def _length(cut: Cuts, cells: range) -> int:
+    """How long a run of chunks is."""
+    return int(cut.stop(cells.stop - 1) - cut.start(cells.start)) if cells else 0
+
+
+def _longest_block(cut: Cuts, block: int) -> int:
+    if isinstance(cut.width, int):
+        return min(block * cut.width, max(cut.length, 1))
+    return max(_length(cut, range(i, min(cut.n, i + block))) for i in range(0, cut.n, block))
 
 
 def _cut(n: int, size: int) -> tuple[int, ...]:
@@ -212,9 +250,7 @@ class Copied:
     columns: tuple[int, ...]
 
 
-def whole_columns(
-    of: np.ndarray, to: np.ndarray, n_source: int, n_target: int, width: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def whole_columns(of: np.ndarray, to: np.ndarray, theirs: Cuts, ours: Cuts) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """
     Find the chunk columns that a source and a store have in common, sample for sample: these can be copied encoded.
 
@@ -222,10 +258,8 @@ def whole_columns(
     ----------
     of, to
         The positions of samples in the source, and in the store, where they go; the latter increase.
-    n_source, n_target
-        The number of samples of the source, and of the store when all is done.
-    width
-        The sample chunk size of both.
+    theirs, ours
+        How the samples of the source are cut, and those of the store when all is done.
 
     Returns
     -------
@@ -239,33 +273,37 @@ def whole_columns(
         source         0 1 | 2 3 | 4
         store    ... | 6 7 | 8 9 | 10
 
-    >>> whole_columns(np.arange(5), np.arange(6, 11), 5, 11, 2)
+    >>> whole_columns(np.arange(5), np.arange(6, 11), Cuts(5, 2), Cuts(11, 2))
     ((0, 1, 2), (3, 4, 5))
 
     One position further, none falls on a boundary.
 
-    >>> whole_columns(np.arange(5), np.arange(7, 12), 5, 12, 2)
+    >>> whole_columns(np.arange(5), np.arange(7, 12), Cuts(5, 2), Cuts(12, 2))
     ((), ())
+
+    Where columns have widths of their own, they may begin anywhere. The last one of the source is encoded as wide as
+    the others, so that it is no column of width 1.
+
+    >>> whole_columns(np.arange(5), np.arange(7, 12), Cuts(5, 2), Cuts(12, (4, 3, 2, 2, 1)))
+    ((0, 1), (2, 3))
     """
-    columns, first, counts = np.unique(to // width, return_index=True, return_counts=True)
+    columns, first, counts = np.unique(ours.of(to), return_index=True, return_counts=True)
     if not len(columns):
         return (), ()
     shifts = of - to
     lowest, highest = np.minimum.reduceat(shifts, first), np.maximum.reduceat(shifts, first)
-    theirs = columns + lowest // width
-    lengths = np.minimum(width, n_target - columns * width)
-    is_whole = (lowest == highest) & (lowest % width == 0)
-    is_whole &= (counts == lengths) & (np.minimum(width, n_source - theirs * width) == lengths)
-    return tuple(theirs[is_whole].tolist()), tuple(columns[is_whole].tolist())
+    begins = ours.start(columns) + lowest
+    is_whole = (lowest == highest) & (begins >= 0) & (begins < theirs.length)
+    begins = np.where(is_whole, begins, 0)
+    found = theirs.of(begins)
+    lengths = ours.stop(columns) - ours.start(columns)
+    is_whole &= (theirs.start(found) == begins) & (counts == lengths)
+    is_whole &= (theirs.stop(found) - begins == lengths) & (theirs.encoded(found) == ours.encoded(columns))
+    return tuple(found[is_whole].tolist()), tuple(columns[is_whole].tolist())
 
 
 def chunk_regions(array: AnyArray, within: dict[int, range]) -> Iterator[tuple[slice, ...]]:
     """The regions of an array's chunks, cut to a range along some axes; one that is empty yields nothing."""
-    chunks = outer_chunks(array)
+    cuts = arrays.cuts(array)
     ranges = [within.get(i, range(n)) for i, n in enumerate(array.shape)]
-    cells = [range(r.start // c, math.ceil(r.stop / c)) for r, c in zip(ranges, chunks, strict=True)]
-    for cell in np.ndindex(*(len(c) for c in cells)):
-        at = [c[i] for c, i in zip(cells, cell, strict=True)]
-        yield tuple(
-            slice(max(r.start, i * c), min(r.stop, (i + 1) * c)) for i, r, c in zip(at, ranges, chunks, strict=True)
-        )
+    return itertools.product(*(cut.spans(r.start, r.stop) for cut, r in zip(cuts, ranges, strict=True)))

@@ -327,7 +327,7 @@ class SameVariants:
             or not metadata.same_encoding(ours, theirs)
         ):
             return False
-        others = arrays.grid(ours.shape, arrays.outer_chunks(ours))[1:]
+        others = arrays.grid_of(ours)[1:]
         cells = [(i, *c) for i in range(rows.start // chunk, math.ceil(rows.stop / chunk)) for c in np.ndindex(others)]
         a, b = (encoded_chunks.get_encoded(array, cells) for array in (ours, theirs))
         return all(_same_bytes(x, y) for x, y in zip(a, b, strict=True))
@@ -447,10 +447,8 @@ class FitsDtype:
 
     def look(self, rows: slice) -> tuple[int, Any] | None:
         """The first row and value of some rows that does not fit, None if all do."""
-        chunks, shape = arrays.outer_chunks(self.array), self.array.shape
         found = []
-        for cell in np.ndindex(arrays.grid(shape, chunks)[1:]):
-            rest = [slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(cell, chunks[1:], shape[1:], strict=True)]
+        for rest in itertools.product(*(cut.spans() for cut in arrays.cuts(self.array)[1:])):
             values = arrays.read(self.array, (rows, *rest))
             if (bad := self._unfit(values) & self._counts([rows, *rest])).any():
                 first = np.unravel_index(int(np.argmax(bad)), bad.shape)

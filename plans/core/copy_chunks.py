@@ -50,15 +50,13 @@ class CopyArray(Reencoded):
         """Find the metadata of an array in a format."""
         metadata = conversion.in_format(source, zarr_format, shape=source.shape, dimension_names=dimensions(source))
         target = arrays.from_metadata(metadata, source.store, name)
-        chunks = arrays.outer_chunks(target)
-        chunk_bytes = arrays.chunk_bytes(target)
-        grid = arrays.grid(target.shape, chunks)
+        widths = arrays.widths(target)
 
         def decoding(block: tuple[int, ...]) -> int:
-            return ColumnReader(source, Columns(target.shape, chunks, None, (), block)).decode_mem()
+            return ColumnReader(source, Columns(target.shape, widths, None, (), block)).decode_mem()
 
-        block = memory.fit(operation, grid, chunk_bytes, decoding)
-        return cls(name, target, Columns(target.shape, chunks, None, (), block), source)
+        block = memory.fit(operation, arrays.grid_of(target), arrays.chunk_bytes(target), decoding)
+        return cls(name, target, Columns(target.shape, widths, None, (), block), source)
 
     @property
     def is_encoded(self) -> bool:

@@ -17,6 +17,7 @@ from plans.core.chunk_grid import Blocks, Columns, Copied, Region, whole_columns
 from plans.core.memory import Memory
 from plans.core.views import View, extra_mem, in_store
 from vczstore.vcz import arrays, metadata, pipeline
+from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.floats import recast
 from vczstore.vcz.model import samples_axis
 
@@ -88,7 +89,7 @@ class Part:
         """
         of, to = self.within(there[axis])
         to = to + here[axis].start - there[axis].start
-        columns = of // arrays.outer_chunks(self.array)[axis]
+        columns = arrays.cuts(self.array)[axis].of(of)
         for column in np.unique(columns):
             mine = columns == column
             first, last = int(of[mine].min()), int(of[mine].max())
@@ -163,7 +164,7 @@ class Joined:
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Read each part's share of a block."""
         assert self.columns.axis is not None
-        values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
+        values = np.empty(self.columns.block_lengths(index), dtype=self.dtype)
         for here, there in self.columns.regions(index):
             for part in self._within([there[self.columns.axis]]):
                 part.put(values, self.columns.axis, here, there)
@@ -217,21 +218,22 @@ class PutSamples:
         """Decide how the columns of one array are written, `before` and `target` being as it is and as it will be."""
         axis = samples_axis(before)
         assert axis is not None
-        chunks, total = arrays.outer_chunks(target), target.shape[axis]
-        width = chunks[axis]
+        chunks = arrays.outer_chunks(target)
+        cut = arrays.cuts(target)[axis]
         copied = []
         for i, part in enumerate(parts):
-            if arrays.outer_chunks(part.array) == chunks and metadata.same_encoding(part.array, target):
-                theirs, ours = whole_columns(*part.moves, part.array.shape[axis], total, width)
+            if _same_rows(part.array, target, axis) and metadata.same_encoding(part.array, target):
+                theirs, ours = whole_columns(*part.moves, arrays.cuts(part.array)[axis], cut)
                 copied += [Copied(i, theirs, ours)] if ours else []
         incoming = np.concatenate([np.empty(0, "i8"), *(part.moves[1] for part in parts)])
-        touched, counts = np.unique(incoming // width, return_counts=True)
+        touched, counts = np.unique(cut.of(incoming), return_counts=True)
         is_decoded = ~np.isin(touched, [c for item in copied for c in item.columns])
         decoded = touched[is_decoded]
 
         # a column whose samples are all replaced is not read
-        is_kept = is_decoded & (counts < np.minimum(width, total - touched * width))
-        kept = (touched[is_kept][:, np.newaxis] * width + np.arange(width)).ravel()
+        is_kept = is_decoded & (counts < cut.stop(touched) - cut.start(touched))
+        ranges = (np.arange(cut.start(column), cut.stop(column)) for column in touched[is_kept].tolist())
+        kept = np.concatenate([np.empty(0, "i8"), *ranges])
         kept = kept[kept < before.shape[axis]]
         alone = cls(
             name=target.path,
@@ -245,11 +247,11 @@ class PutSamples:
         )
 
         # and how many of their chunks one task takes
-        grid = list(arrays.grid(target.shape, chunks))
+        grid = list(arrays.grid_of(target))
         grid[axis] = max([len(decoded), *(len(c.columns) for c in copied)], default=0)
         widest = [max([1, *(arrays.outer_chunks(p.array)[i] for p in parts)]) for i in range(target.ndim)]
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
-        prefer[axis] = max([_spread(part, axis, decoded, width) for part in parts], default=1)
+        prefer[axis] = max([_spread(part, axis, decoded, cut) for part in parts], default=1)
         chunk_bytes = arrays.chunk_bytes(target)
 
         def decoding(block: tuple[int, ...]) -> int:
@@ -262,7 +264,7 @@ class PutSamples:
 
     def _columns(self, columns: tuple[int, ...], array: AnyArray | None = None) -> Columns:
         array = self.target if array is None else array
-        return Columns(array.shape, arrays.outer_chunks(array), self.axis, columns, self.block)
+        return Columns(array.shape, arrays.widths(array), self.axis, columns, self.block)
 
     @property
     def _every(self) -> Columns:
@@ -280,6 +282,11 @@ class PutSamples:
     def arrays(self) -> tuple[AnyArray]:
         """The target."""
         return (self.target,)
+
+    @property
+    def read(self) -> tuple[AnyArray, ...]:
+        """What the samples come from."""
+        return tuple(part.array for part in self.parts)
 
     @property
     def encoded_chunks(self) -> int:
@@ -303,9 +310,8 @@ class PutSamples:
         return sum(self._chunks_of(part) for part in (self.kept, *self.parts))
 
     def _chunks_of(self, part: Part) -> int:
-        chunks = arrays.outer_chunks(part.array)
-        grid = list(arrays.grid(part.array.shape, chunks))
-        grid[self.axis] = len(np.unique(part.moves[0] // chunks[self.axis]))
+        grid = list(arrays.grid_of(part.array))
+        grid[self.axis] = len(np.unique(arrays.cuts(part.array)[self.axis].of(part.moves[0])))
         return math.prod(grid)
 
     def _bytes(self, n_samples: int) -> int:
@@ -337,7 +343,7 @@ class PutSamples:
             if ours.n_chunks
         ]
         if pieces:
-            extra = max(extra_mem(piece.source, piece.columns.chunks) for piece in pieces)
+            extra = max(extra_mem(piece.source, arrays.outer_chunks(target)) for piece in pieces)
             result.append(sinks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
         joined = self._joined(store)
         if joined.columns.n_chunks:
@@ -381,16 +387,22 @@ class PutSamples:
                 target[region] = values
 
 
-def _spread(part: Part, axis: int, columns: np.ndarray, width: int) -> int:
+def _same_rows(array: AnyArray, target: AnyArray, axis: int) -> bool:
+    """Whether chunks of two arrays have the same shape, but for their samples."""
+    theirs, ours = arrays.widths(array), arrays.widths(target)
+    return (*theirs[:axis], *theirs[axis + 1 :]) == (*ours[:axis], *ours[axis + 1 :])
+
+
+def _spread(part: Part, axis: int, columns: np.ndarray, cut: Cuts) -> int:
     """Over how many neighbouring columns, of those re-encoded, the samples of one chunk column of a part go."""
     of, to = part.moves
     if len(of) == 1:
         return 1
-    is_here = np.isin(to // width, columns)
-    theirs = of[is_here] // arrays.outer_chunks(part.array)[axis]
+    is_here = np.isin(cut.of(to), columns)
+    theirs = arrays.cuts(part.array)[axis].of(of[is_here])
     if not len(theirs):
         return 1
-    ours = np.searchsorted(columns, to[is_here] // width)
+    ours = np.searchsorted(columns, cut.of(to[is_here]))
     order = np.argsort(theirs, kind="stable")
     starts = np.unique(theirs[order], return_index=True)[1]
     lowest, highest = (f.reduceat(ours[order], starts) for f in (np.minimum, np.maximum))

@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from plans.core.memory import Memory
-from vczstore.errors import IncompatibleError, VczstoreError
+from vczstore.errors import IncompatibleError, OptionError, VczstoreError
 from vczstore.stores.edits import Edit
 from vczstore.stores.object_store import require
-from vczstore.vcz import metadata, zarr_objects
+from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
@@ -256,6 +256,23 @@ class Plan:
                         "known to be lossless, and some of its chunks would be re-encoded; rewrite this array with "
                         "lossless codecs only, such as zstd or blosc"
                     )
+
+    def require_regular(self) -> None:
+        """
+        Check that xarray can write what is written through it: Cubed, to which it hands arrays, has regular ones only.
+
+        Raises
+        ------
+        OptionError
+            Naming an array whose chunks may have widths of their own.
+        """
+        for write in self._all_writes:
+            both = (*write.arrays, *getattr(write, "read", ()))
+            if isinstance(write, ThroughXarray) and any(map(arrays.is_flexible, both)):
+                raise OptionError(
+                    f"{self.operation}: {write.name} of {self.store.label}, or of what comes in, has a flexible sample "
+                    "grid, which --impl xarray does not take; leave impl out, which is cubed then"
+                )
 
     @property
     def is_empty(self) -> bool:

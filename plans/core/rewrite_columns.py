@@ -79,7 +79,7 @@ class ColumnReader:
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Read one block, run by run."""
-        values = np.empty([lengths[i] for lengths, i in zip(self.blocks, index, strict=True)], dtype=self.dtype)
+        values = np.empty(self.columns.block_lengths(index), dtype=self.dtype)
         for here, there in self.columns.regions(index):
             values[here] = arrays.read(self.array, there)
         return values

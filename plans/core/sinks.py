@@ -166,7 +166,7 @@ class DecodedSink(BlockSink):
     """Where decoded values are put, columns side by side."""
 
     def __init__(self, array: AnyArray, columns: Columns) -> None:
-        super().__init__(columns.shape, array.dtype, columns.block_shape)
+        super().__init__(tuple(map(sum, columns.blocks)), array.dtype, columns.block_shape)
         self.array, self.path = array, array.path
         self.columns = columns
 

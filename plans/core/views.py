@@ -9,6 +9,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from vczstore.vcz import arrays
+from vczstore.vcz.cuts import Width
 from vczstore.vcz.missing import fill_value, missing_value
 from vczstore.vcz.model import samples_axis
 
@@ -43,10 +44,10 @@ class View(ABC):
         return self.source.dtype
 
     @property
-    def chunks(self) -> tuple[int, ...]:
+    def widths(self) -> tuple[Width, ...]:
         """What is best read together: of the source along the samples, else of the store."""
         axis = samples_axis(self.like)
-        theirs, ours = arrays.outer_chunks(self.source), arrays.outer_chunks(self.like)
+        theirs, ours = arrays.widths(self.source), arrays.widths(self.like)
         return tuple(a if i == axis else b for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
 
     @property
@@ -133,3 +134,13 @@ def read_padded(array: AnyArray, region: tuple[slice | np.ndarray, ...]) -> np.n
     if wanted[-1] and array.shape[-1] == 0 and isinstance(region[-1], slice) and region[-1].start == 0:
         result[..., 0] = missing_value(array.path, array)  # a vector that had room for nothing
     return result
+
+
+def like_source(target: AnyArray, source: "AnyArray | View", shape: tuple[int, ...]) -> AnyArray:
+    """An array of a store with another shape, and with the samples of a source cut as they are there."""
+    axis = samples_axis(target)
+    if axis is None or not arrays.is_flexible(target):
+        return arrays.planned(target, shape=shape)
+    none = tuple(0 if i == axis else n for i, n in enumerate(shape))
+    lengths = arrays.cuts(cast("AnyArray", source))[axis].lengths
+    return arrays.with_columns(arrays.planned(target, shape=none), axis, lengths)

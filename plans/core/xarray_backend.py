@@ -46,7 +46,7 @@ class Opened:
             A range of samples, or some positions; all by default.
         """
         if isinstance(array, View) or arrays.has_own_nan(array):
-            columns = Columns(array.shape, arrays.outer_chunks(cast("AnyArray", array)), None, (), (1,) * array.ndim)
+            columns = Columns(array.shape, arrays.widths(cast("AnyArray", array)), None, (), (1,) * array.ndim)
             reader = ColumnReader(cast("AnyArray", array), columns)
             made = cubed_backend.read(reader, memory.spec(), extra_mem=reader.decode_mem())
             values = xr.DataArray(made, dims=dimensions(cast("AnyArray", array)))

@@ -60,7 +60,7 @@ class Chunks:
 
     @property
     def _grid(self) -> tuple[int, ...]:
-        return arrays.grid(self.array.shape, arrays.outer_chunks(self.array))
+        return arrays.grid_of(self.array)
 
     @property
     def _chunk_bytes(self) -> int:

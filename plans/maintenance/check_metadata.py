@@ -8,7 +8,7 @@ from vczstore.errors import DamagedStoreError, VczstoreError
 from vczstore.stores import parent_metadata
 from vczstore.vcz import metadata
 from vczstore.vcz.missing import TEXT
-from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, has_grid, listing
 
 CALL = (VARIANTS, SAMPLES)
 
@@ -92,7 +92,7 @@ def _fields(vcz: Vcz) -> Iterator[Finding]:
         elif (dims is not None and names != dims) or names[: len(begin)] != begin:
             wanted = dims or (*begin, "...")
             yield Finding(name, None, f"has dimensions {names}, in VCF Zarr they are {wanted}")
-        if not metadata.has_regular_grid(array):
+        if not has_grid(array):
             yield Finding(name, None, "has chunks of different sizes")
 
 

@@ -63,7 +63,7 @@ class Order:
                 n_chunks = math.ceil(per_task / arrays.outer_chunks(array)[0]) + 1
                 mem += arrays.decode_mem(array, min(n_chunks, pipeline.READS_AT_ONCE))
         if index is not None:
-            mem += 2 * arrays.decode_mem(index, math.prod(arrays.grid(index.shape, arrays.outer_chunks(index))))
+            mem += 2 * arrays.decode_mem(index, math.prod(arrays.grid_of(index)))
         return [FindingScan(order.look, vcz.n_variants, per_task, mem)]
 
     def look(self, rows: slice) -> TaskFindings | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ from plans.variants.stale import stale
 from vczstore.sizes import human_size
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
-from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions
+from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
 HISTORY = 20
 """How many snapshots are shown."""
@@ -33,7 +33,10 @@ class Description:
     variants
         How many variants there are.
     samples_chunk_size, variants_chunk_size
-        Of ``call_genotype``, or of the first field that has both dimensions; None if there is none.
+        Of ``call_genotype``, or of the first field that has both dimensions; None if there is none. Where columns have
+        widths of their own, that of the widest.
+    sample_columns
+        How many samples each chunk column has, where columns have widths of their own; else None.
     fields
         The arrays with a samples dimension.
     stale
@@ -63,6 +66,7 @@ class Description:
     stored_bytes: int | None
     tags: Mapping[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
+    sample_columns: list[int] | None = None
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
 
@@ -78,6 +82,8 @@ class Description:
             if self.samples_chunk_size is None
             else f"{self.variants_chunk_size:,} variants x {self.samples_chunk_size:,} samples"
         )
+        if self.sample_columns is not None:
+            chunks = f"{chunks}, in columns of {_runs(self.sample_columns)}"
         stored = "" if self.stored_bytes is None else f", {human_size(self.stored_bytes)} stored"
         version = self.vcf_zarr_version or "of no version"
         rows = [
@@ -88,6 +94,11 @@ class Description:
             ("fields", ", ".join(self.fields)),
             ("bytes", f"{human_size(self.decoded_bytes)} decoded{stored}"),
         ]
+        if self.sample_columns is not None:
+            text = (
+                "zarr-python 3.4 with array.rectilinear_chunks set, and what reads through it; vcztools and bio2zarr do"
+            )
+            rows.append(("readers", f"{text} not: vczstore regrid {self.store} --sample-grid regular"))
         if self.stale:
             names = ",".join(self.stale)
             way_out = f"vczstore recompute {self.store} --fields {names}"
@@ -124,8 +135,20 @@ def describe(store: Store, at: str | None = None) -> Description:
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
         stored_bytes=store.stored_bytes(),
         tags=store.history.tags(),
+        sample_columns=list(vcz.columns) if vcz.is_flexible else None,
         history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(past, HISTORY)],
     )
+
+
+def _runs(columns: list[int]) -> str:
+    """
+    The widths of columns, those of one width together.
+
+    >>> _runs([1000, 1000, 7, 1])
+    '2 x 1,000, 7, 1'
+    """
+    counted = [(width, len(list(run))) for width, run in groupby(columns)]
+    return listing([f"{n:,} x {width:,}" if n > 1 else f"{width:,}" for width, n in counted], limit=20) or "none"
 
 
 def _chunk_sizes(vcz: Vcz) -> tuple[int | None, int | None]:

@@ -199,5 +199,5 @@ def _reveal(vcz: Vcz, done: list[str]) -> tuple[Vcz, *tuple[Edit, ...]]:
         f"an append that was stopped is undone: {listing(longer)} had {lengths[longer[0]]:,} samples, {SAMPLE_ID} has "
         f"{n:,}; the same append brings them in"
     )
-    edits = [SetShape(name, vcz.zarr_format, back[name].shape) for name in reversed(longer)]
+    edits = [SetShape.of(back[name]) for name in reversed(longer)]
     return (replace(vcz, arrays={**vcz.arrays, **{name: back[name] for name in longer}}), *edits)

@@ -6,8 +6,7 @@ from plans.maintenance.check_chunks import Chunks, Outside
 from plans.maintenance.check_variants import Order
 from plans.maintenance.findings import FindingScan
 from vczstore.errors import VczstoreError
-from vczstore.vcz import metadata
-from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, samples_axis
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, has_grid, samples_axis
 
 
 def data_scans(vcz: Vcz) -> list[FindingScan]:
@@ -18,9 +17,7 @@ def data_scans(vcz: Vcz) -> list[FindingScan]:
         removed = np.empty(0, dtype="i8")  # which chunk it is will be seen
     alleles = vcz.arrays.get("variant_allele")
     n_alleles = alleles.shape[1] if alleles is not None and alleles.ndim == 2 else None
-    regular = {
-        name: array for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if metadata.has_regular_grid(array)
-    }
+    regular = {name: array for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if has_grid(array)}
     scans = [FindingScan(Outside(tuple(regular.items())).look, len(regular), 1, 0)]
     for name, array in regular.items():
         axis = samples_axis(array)

@@ -388,7 +388,7 @@ class _Look:
             if array is None or len(coords) != array.ndim or not all(c.isdecimal() for c in coords):
                 foreign += 1
                 continue
-            ends = arrays.grid(array.shape, arrays.outer_chunks(array))
+            ends = arrays.grid_of(array)
             outside += any(int(c) >= n for c, n in zip(coords, ends, strict=True))
         if outside:
             self.reasons.append(
@@ -494,10 +494,10 @@ def _values_at(array: AnyArray, positions: np.ndarray) -> Iterator[np.ndarray]:
     """The values of some samples, chunk by chunk."""
     axis = samples_axis(array)
     assert axis is not None
-    width, positions = arrays.outer_chunks(array)[axis], positions[positions < array.shape[axis]]
-    for column in np.unique(positions // width).tolist():
-        here = positions[positions // width == column]
-        within = range(column * width, min(array.shape[axis], (column + 1) * width))
+    cut, positions = arrays.cuts(array)[axis], positions[positions < array.shape[axis]]
+    for column in np.unique(cut.of(positions)).tolist():
+        here = positions[cut.of(positions) == column]
+        within = range(cut.start(column), cut.stop(column))
         for region in chunk_regions(array, {axis: within}):
             yield np.take(arrays.read(array, region), here - within.start, axis=axis)
 

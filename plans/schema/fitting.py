@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.views import View
+from plans.core.views import View, like_source
 from plans.variants.harmonise import Dropped
 from vczstore.vcz import arrays, encoded_chunks, strings, zarr_objects
+from vczstore.vcz.cuts import Width
 from vczstore.vcz.floats import recast
 from vczstore.vcz.missing import MASKS, fill_value, has_sentinels, mask_of, masked_by
 from vczstore.vcz.model import SAMPLE_ID, VARIANTS, Vcz, dimensions, samples_axis
@@ -25,10 +26,10 @@ class _FittedView(View):
     name: str
 
     @property
-    def chunks(self) -> tuple[int, ...]:
+    def widths(self) -> tuple[Width, ...]:
         """What is best read together: of the source along the samples, else of the store."""
-        axis, theirs = samples_axis(self.like), arrays.outer_chunks(self.source)
-        return tuple(theirs[i] if i == axis else c for i, c in enumerate(arrays.outer_chunks(self.like)))
+        axis, theirs = samples_axis(self.like), arrays.widths(self.source)
+        return tuple(theirs[i] if i == axis else w for i, w in enumerate(arrays.widths(self.like)))
 
     def n_copied(self, columns: "Columns") -> int:
         """None: all are encoded."""
@@ -131,7 +132,7 @@ def fitted(source: Vcz, targets: Mapping[str, AnyArray], *, harmonised: bool) ->
             values = known.get(masked_by(name))
             view: View = Dropped.of(name, target, n_samples)
             if values is not None and is_derived(name, source):
-                view = Derived(values, arrays.planned(target, shape=values.shape), name)
+                view = Derived(values, like_source(target, values, values.shape), name)
             made[name] = cast("AnyArray", view)
     return replace(source, arrays={**source.arrays, **made})
 
@@ -167,7 +168,8 @@ def _is_lengthened(target: AnyArray, harmonised: bool) -> bool:
 def _like(array: AnyArray, target: AnyArray, harmonised: bool) -> AnyArray:
     lead = _lead(target)
     keeps = array.ndim == target.ndim and _is_lengthened(target, harmonised)
-    return arrays.planned(target, shape=(*array.shape[:lead], *(array if keeps else target).shape[lead:]))
+    shape = (*array.shape[:lead], *(array if keeps else target).shape[lead:])
+    return like_source(target, array, shape)
 
 
 def _lead(array: AnyArray) -> int:

@@ -233,11 +233,11 @@ class ArrayInsertions:
             ):
                 continue
             chunks, axis = arrays.outer_chunks(array), samples_axis(array)
-            grid = list(arrays.grid(array.shape, chunks))
+            grid = list(arrays.grid_of(array))
             grid[0] = self.first_row(name) // chunks[0]
             for i, (n, m) in enumerate(zip(array.shape, after[name].shape, strict=True)):
                 if i == axis:
-                    grid[i] = self.old // chunks[i]
+                    grid[i] = int(arrays.cuts(array)[i].of(self.old))
                 elif i and n != m:
                     grid[i] = n // chunks[i]
             if all(grid):

@@ -380,12 +380,21 @@ def new_arrays(vcz: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, An
         if is_new and any(name in source.samples_arrays for source in sources):
             array = _in_form(_template(name, form, sources), form, lengths)
             names = form.dimensions
-            chunks = tuple(vcz.chunk_lengths.get(str(d), n) for d, n in zip(names, array.chunks, strict=True))
+            inner = arrays.inner_chunks(array)
+            chunks = tuple(vcz.chunk_lengths.get(str(d), n) for d, n in zip(names, inner, strict=True))
             metadata = conversion.in_format(
                 array, vcz.zarr_format, shape=array.shape, dimension_names=names, chunks=chunks
             )
-            result[name] = arrays.from_metadata(metadata, vcz.store, name)
+            result[name] = _in_columns(vcz, arrays.from_metadata(metadata, vcz.store, name))
     return result
+
+
+def _in_columns(vcz: Vcz, array: AnyArray) -> AnyArray:
+    """An array that comes to a store, its samples cut as those of others are."""
+    if not vcz.is_flexible:
+        return array
+    axis, columns = dimensions(array).index(SAMPLES), vcz.columns
+    return arrays.with_columns(conversion.without_shards(array), axis, columns, otherwise=vcz.chunk_lengths[SAMPLES])
 
 
 def _template(name: str, form: Form, sources: Sequence[Vcz]) -> AnyArray:

@@ -22,7 +22,7 @@ from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteDocuments
 from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz import arrays, conversion, metadata
-from vczstore.vcz.model import Vcz, dimensions
+from vczstore.vcz.model import Vcz, dimensions, has_grid
 
 
 def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str] = ()) -> dict[str, AnyArray]:
@@ -88,8 +88,8 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
     store = in_place(operation, store, f"{', '.join(targets)} of {store.label} would be re-encoded")
     preparations: list[Edit] = []
     if store.begins_empty:
-        others = [a for n, a in vcz.arrays.items() if n not in targets and metadata.has_regular_grid(a)]
-        linked = [LinkChunks(a.path, a, arrays.grid(a.shape, arrays.outer_chunks(a))) for a in others]
+        others = [a for n, a in vcz.arrays.items() if n not in targets and has_grid(a)]
+        linked = [LinkChunks(a.path, a, arrays.grid_of(a)) for a in others]
         preparations.append(LinkAllBut.of(store, frozenset([*targets, *(link.name for link in linked)])))
         writes += linked
     preparations += [Delete(name) for name, array in targets.items() if array.ndim != vcz.arrays[name].ndim]

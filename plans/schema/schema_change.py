@@ -139,7 +139,7 @@ def compile_growth(
         for name, array in change.created.items()
     ]
     after = replace(change.vcz, arrays={**change.vcz.arrays, **wider})
-    lengthened = [SetShape(name, after.zarr_format, array.shape) for name, array in wider.items()]
+    lengthened = [SetShape.of(array) for array in wider.values()]
     edits: list[Edit] = [*map(WriteDocuments.of, change.created.values()), *lengthened]
     changed = (*change.created, *wider)
     plan = Plan(

@@ -163,14 +163,13 @@ class Rewritten(_WidenedArray):
     @classmethod
     def of(cls, operation: str, before: AnyArray, after: AnyArray, memory: Memory) -> "Rewritten":
         """`after` is what it becomes: in another store, or in the same once the old chunks are not needed."""
-        chunks = arrays.outer_chunks(after)
+        widths = arrays.widths(after)
 
         def cut(block: tuple[int, ...]) -> "Rewritten":
-            return cls(after.path, after, Columns(after.shape, chunks, None, (), block), before)
+            return cls(after.path, after, Columns(after.shape, widths, None, (), block), before)
 
         chunk_bytes = arrays.chunk_bytes(after)
-        grid = arrays.grid(after.shape, chunks)
-        return cut(memory.fit(operation, grid, chunk_bytes, lambda block: cut(block).reading_mem()))
+        return cut(memory.fit(operation, arrays.grid_of(after), chunk_bytes, lambda block: cut(block).reading_mem()))
 
     def reading_from(self, store: ZarrStore) -> "Rewritten":
         """The same, read elsewhere."""
@@ -219,8 +218,7 @@ def _whole_columns(view: View, old: int | None) -> list[int]:
     """The shape of what `old` samples have in chunks of their own: the ragged last column belongs to the append."""
     shape, axis = list(view.shape), samples_axis(view.like)
     if axis is not None and old is not None:
-        width = arrays.outer_chunks(view.like)[axis]
-        shape[axis] = old // width * width
+        shape[axis] = arrays.cuts(view.like)[axis].border(old)
     return shape
 
 
@@ -244,7 +242,7 @@ class Widen(_Viewed):
         assert axis is not None
         first = view.source.shape[axis] // chunks[axis]
         new = tuple(range(first, -(-view.shape[axis] // chunks[axis])))
-        columns = Columns(tuple(_whole_columns(view, old)), chunks, axis, new, (1,) * len(chunks))
+        columns = Columns(tuple(_whole_columns(view, old)), arrays.widths(view.like), axis, new, (1,) * len(chunks))
         return cls.fitting(operation, name, view, columns, memory)
 
 
@@ -265,7 +263,7 @@ class Complete(_Viewed):
         if axis is not None:
             shape[axis] = view.source.shape[axis] // chunks[axis] * chunks[axis]
         rows = changed_rows(findings, shape[0], chunks[0])
-        columns = Columns(tuple(shape), chunks, 0, rows, (1,) * len(chunks))
+        columns = Columns(tuple(shape), arrays.widths(view.like), 0, rows, (1,) * len(chunks))
         return cls.fitting(operation, name, view, columns, memory)
 
 
@@ -302,16 +300,16 @@ class RewriteRows(_Viewed):
             What a task may use.
         """
         chunks, shape, axis = arrays.outer_chunks(view.like), _whole_columns(view, old), samples_axis(view.like)
-        one = (1,) * len(chunks)
+        one, widths = (1,) * len(chunks), arrays.widths(view.like)
         longer = [i for i in range(1, len(shape)) if i != axis and before[i] < shape[i]]
         parts = []
         for i in longer:
             kept = before[i] // chunks[i]
-            new = tuple(range(kept, arrays.grid(shape, chunks)[i]))
-            parts.append(Columns(tuple(shape), chunks, i, new, one))
+            new = tuple(range(kept, arrays.grid(shape, widths)[i]))
+            parts.append(Columns(tuple(shape), widths, i, new, one))
             shape[i] = kept * chunks[i]
-        rows = tuple(range(first // chunks[0], arrays.grid(shape, chunks)[0]))
-        parts.append(Columns(tuple(shape), chunks, 0, rows, one))
+        rows = tuple(range(first // chunks[0], arrays.grid(shape, widths)[0]))
+        parts.append(Columns(tuple(shape), widths, 0, rows, one))
         return [cls.fitting(operation, name, view, columns, memory) for columns in parts if columns.n_chunks]
 
 
@@ -431,15 +429,15 @@ class WriteMissing(_WidenedArray):
         cls, operation: str, view: Dropped, after: AnyArray, old: int | None, memory: Memory
     ) -> "WriteMissing | None":
         """The `view` is what `old` samples have, or all; None if there is no whole column of theirs."""
-        chunks, shape = arrays.outer_chunks(after), tuple(_whole_columns(view, old))
+        widths, shape = arrays.widths(after), tuple(_whole_columns(view, old))
 
         def cut(block: tuple[int, ...]) -> "WriteMissing":
-            return cls(after.path, after, Columns(shape, chunks, None, (), block), view)
+            return cls(after.path, after, Columns(shape, widths, None, (), block), view)
 
-        if not cut((1,) * len(chunks)).columns.n_chunks:
+        if not cut((1,) * len(widths)).columns.n_chunks:
             return None
-        chunk_bytes = math.prod(chunks) * arrays.element_bytes(after)
-        block = memory.fit(operation, arrays.grid(shape, chunks), chunk_bytes, lambda block: cut(block).reading_mem())
+        chunk_bytes = math.prod(arrays.outer_chunks(after)) * arrays.element_bytes(after)
+        block = memory.fit(operation, arrays.grid(shape, widths), chunk_bytes, lambda block: cut(block).reading_mem())
         return cut(block)
 
     def reader(self, store: ZarrStore) -> ColumnReader:

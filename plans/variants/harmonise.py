@@ -21,7 +21,7 @@ from plans.core.chunk_grid import Columns
 from plans.core.compatibility import check_builds
 from plans.core.memory import Memory
 from plans.core.model import Survey
-from plans.core.views import View
+from plans.core.views import View, like_source
 from plans.variants.block_calls import covering
 from plans.variants.find_insertion import Insertion, find_insertion
 from plans.variants.find_matches import FindMatches, UnitReport
@@ -854,7 +854,7 @@ class Harmonised(View):
         array = source.samples_arrays[name]
         axis = samples_axis(array)
         shape = tuple(array.shape[i] if i == axis else n for i, n in enumerate(target.shape))
-        like = arrays.planned(target, shape=shape)
+        like = like_source(target, array, shape)
         by_genotype = kind_of(name, array, findings.numbers) == "G"
         genotype = source.samples_arrays.get(GENOTYPE) if by_genotype and data is None else None
         genotype = None if isinstance(genotype, Dropped) else genotype  # which the source does not have
@@ -879,9 +879,10 @@ class Harmonised(View):
         return self.findings.index.sources[self.number].blocks is not None
 
     def _copied(self, reports: Sequence[UnitReport]) -> tuple[tuple[int, int, int], ...]:
-        mine, theirs = arrays.outer_chunks(self.like), arrays.outer_chunks(self.source)
+        mine, theirs = arrays.widths(self.like), arrays.widths(self.source)
         rows = self.findings.index.unit
-        if mine != theirs or mine[0] != rows or self.like.shape[2:] != self.source.shape[2:]:
+        # which columns of samples are the same is told where they are put
+        if not mine[0] == theirs[0] == rows or mine[2:] != theirs[2:] or self.like.shape[2:] != self.source.shape[2:]:
             return ()
         if isinstance(cast("AnyArray | View", self.source), View) or not metadata.same_encoding(self.source, self.like):
             return ()
@@ -922,10 +923,7 @@ class Harmonised(View):
         return [self._encode(c) if unit is None else next(rest) for unit, c in zip(copies, coords, strict=True)]
 
     def _encode(self, coords: Sequence[int]) -> zarr_objects.Encoded:
-        chunks = arrays.outer_chunks(self.like)
-        region = tuple(
-            slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(coords, chunks, self.like.shape, strict=True)
-        )
+        region = encoded_chunks.chunk_region(self.like, coords)
         return encoded_chunks.encode(self.like, coords, region, arrays.read(cast("AnyArray", self), region))
 
     def extra_mem(self, block: tuple[int, ...]) -> int:

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+import vczstore
 from tests.support import cohort
+
+FLEXIBLE = ("format3_flexible", "icechunk_flexible")
+"""Kinds whose columns have widths of their own."""
 
 KINDS = ("format2_legacy", "format2", "format3", "icechunk")
 """How a store is kept. The first is written by zarr-python 2.18, with consolidated metadata."""
@@ -26,8 +30,13 @@ class Way:
     def id(self) -> str:
         """Carries ``zarr``, ``cubed``, ``xarray``, ``icechunk`` or ``icechunk_cubed``, so that ``-k`` selects a row."""
         head = {"zarr": "icechunk_zarr"}.get(self.impl, f"icechunk_{self.impl}")
-        name = head if self.kind == "icechunk" else f"{self.kind}-{self.impl}"
+        name = head.replace("icechunk", self.kind) if self.is_icechunk else f"{self.kind}-{self.impl}"
         return name if self.impl == "zarr" else f"{name}-{self.executor}"
+
+    @property
+    def is_icechunk(self) -> bool:
+        """Whether the store is a repository."""
+        return self.kind.startswith("icechunk")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -37,17 +46,19 @@ class Way:
     def make(self, folder: Path, arrays: dict[str, np.ndarray], **layout: Any) -> Path:
         """Make a store of this kind; returns its path."""
         store = folder / "store.vcz"
-        if self.kind == "icechunk":
+        if self.is_icechunk:
             cohort.write_icechunk(store, arrays, **layout)
         elif self.kind == "format2_legacy":
             raise ValueError("made by zarr-python 2.18, in tests/system/test_matrix.py")
         else:
             cohort.write_vcz(store, arrays, zarr_format=2 if self.kind == "format2" else 3, **layout)
+        if self.kind in FLEXIBLE:
+            vczstore.regrid(store, sample_grid="flexible")
         return store
 
     def read(self, store: Path) -> dict[str, np.ndarray]:
         """Everything in the store, not read by vczstore."""
-        return cohort.read_vcz(cohort.icechunk_store(store) if self.kind == "icechunk" else store)
+        return cohort.read_vcz(cohort.icechunk_store(store) if self.is_icechunk else store)
 
 
 IMPLS = ("zarr", "cubed", "xarray")

@@ -167,7 +167,7 @@ DEFINITIONS = """\
 """
 FROM_VCF = ("README.md", "tutorial.md")
 """Pages that convert VCFs themselves."""
-FROM_SCRATCH = (*FROM_VCF, "howto-append.md")
+FROM_SCRATCH = (*FROM_VCF, "howto-append.md", "howto-sample-grid.md")
 """Pages that make their stores themselves; for others there are ``cohort.vcz`` and ``cohort.icechunk``."""
 IN_S3 = ("howto-object-storage.md",)
 PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]

@@ -20,7 +20,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MODULES = sorted(p for package in ("vczstore", "plans", "executors") for p in (ROOT / package).rglob("*.py"))
 
 PRIVATE = {
-    "zarr.core": {f"vczstore/vcz/{name}.py" for name in ("arrays", "metadata", "pipeline", "zarr_objects")},
+    "zarr.core": {
+        f"vczstore/vcz/{name}.py" for name in ("arrays", "metadata", "pipeline", "rectilinear", "zarr_objects")
+    },
     "zarr.codecs._v2": {"vczstore/vcz/pipeline.py"},
     "cubed.core": {"plans/core/cubed_backend.py"},
     "cubed.primitive": {"plans/core/cubed_backend.py"},

@@ -22,7 +22,7 @@ from plans.compilers.update import compile_update
 from plans.core.memory import Memory
 from tests.support import cohort
 from tests.support.paths import ROOT
-from tests.support.ways import IMPLS, KINDS, Way
+from tests.support.ways import FLEXIBLE, IMPLS, KINDS, Way
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
 from vczstore.stores.resolve import open_store
@@ -56,8 +56,10 @@ IN_PROCESS = [
     *(Way(kind, "zarr") for kind in KINDS),
     *_rows("threads"),
     *(Way(kind, "cubed", "single-threaded") for kind in KINDS),
+    *(Way(kind, impl) for kind in FLEXIBLE for impl in ("zarr", "cubed")),
 ]
 IN_PROCESSES = [way for way in _rows("processes") if way.impl == "cubed" or way.kind in ("format3", "icechunk")]
+IN_PROCESSES += [Way(kind, "cubed", "processes") for kind in FLEXIBLE]
 
 
 # ---- stores ---------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ def make_cohort(tmp_path: Path, request: pytest.FixtureRequest) -> MakeCohort:
 def _check(result: vczstore.Result, way: Way, counts: dict[str, int]) -> None:
     assert result.committed
     assert result.counts == counts
-    assert (result.snapshot is not None) == (way.kind == "icechunk")
+    assert (result.snapshot is not None) == way.is_icechunk
     assert (result.tasks is None) == (way.impl == "zarr")
 
 
@@ -189,7 +191,7 @@ def _recall(made: Cohort, samples: list[str]) -> tuple[Path, Arrays]:
     """From both ends of the store, in an order and on chunks of their own, and of the other format."""
     recalled = _arrays(made.way, [samples[i] for i in (-1, 0, 4, 1, -2)], seed=9)
     source = made.store.with_name("recalled.vcz")
-    other = 2 if made.way.kind in ("format3", "icechunk") else 3
+    other = 2 if made.way.kind in ("format3", "icechunk", *FLEXIBLE) else 3
     cohort.write_vcz(source, recalled, zarr_format=other, variants_chunk=3, samples_chunk=2)
     return source, recalled
 

@@ -318,6 +318,8 @@ class _Execution:
             self.current = plan
             if self.workers is None or self.through_xarray:  # these copy no chunk encoded
                 plan.require_lossless()
+            if self.through_xarray:
+                plan.require_regular()
             with run.timed():
                 _check(plan, self.workers, run)
 

@@ -8,7 +8,7 @@ them survives, and what zarr-python 2.18 wrote stays readable to it.
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,11 +49,31 @@ class Delete:
 
 @dataclass(frozen=True)
 class SetShape:
-    """An array takes another shape: what was written beyond its edge becomes visible."""
+    """
+    An array takes another shape: what was written beyond its edge becomes visible.
+
+    Attributes
+    ----------
+    path, zarr_format, shape
+        Of the array.
+    others
+        What else of its document changes with the shape: how it is cut.
+    """
 
     path: str
     zarr_format: int
     shape: tuple[int, ...]
+    others: Document = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, array: AnyArray, *, grid: bool = False) -> "SetShape":
+        """The shape of an array as it will be, and how it is cut if that changes too, or is another for each shape."""
+        others: Document = {}
+        if grid or arrays.is_flexible(array):
+            document = next(iter(metadata.documents(array.metadata).values()))
+            keys = ("chunks", "chunk_grid", *(["codecs"] if array.shards else []))
+            others = {key: document[key] for key in keys if key in document}
+        return cls(array.path, array.metadata.zarr_format, array.shape, others)
 
     def apply(self, store: Store) -> None:
         """Change the array's own document."""
@@ -61,8 +81,9 @@ class SetShape:
         document = zarr_objects.read_json(store, key)
         if document is None:
             raise FileNotFoundError(key)
-        if document["shape"] != list(self.shape):
-            zarr_objects.write_json(store, key, {**document, "shape": list(self.shape)})
+        changed = {**document, "shape": list(self.shape), **self.others}
+        if changed != document:
+            zarr_objects.write_json(store, key, changed)
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,7 @@ class WebStore(ObjectStore[Any]):
         members = dict(zarr.open_group(self, mode="r", use_consolidated=False).arrays())
         documents = (key for path in ("", *members) for key in _documents(path))
         chunks = (
-            encoded_chunks.chunk_key(array, c)
-            for array in members.values()
-            for c in np.ndindex(arrays.grid(array.shape, arrays.outer_chunks(array)))
+            encoded_chunks.chunk_key(array, c) for array in members.values() for c in np.ndindex(arrays.grid_of(array))
         )
         for some in batched(chain(documents, chunks), zarr_objects.CONCURRENCY):
             yield from zarr_objects.wait_for(self._heads(some))

@@ -17,6 +17,8 @@ from zarr.dtype import VariableLengthUTF8
 from zarr.storage import LocalStore, MemoryStore, StorePath
 from zarr.types import AnyArray
 
+from vczstore.vcz import rectilinear
+from vczstore.vcz.cuts import Cuts, Width
 from vczstore.vcz.floats import is_nan, to_hex
 from vczstore.vcz.metadata import ArrayV2Metadata, ArrayV3Metadata, metadata_key, parsed
 from vczstore.vcz.pipeline import Pipeline, naming
@@ -44,8 +46,44 @@ def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ..
     """
     metadata = array.metadata
     if shape is not None and shape != array.shape:
-        metadata = metadata.update_shape(shape)
+        metadata = metadata.update_shape(shape) if not is_flexible(array) else _resized(array, shape)
     return from_metadata(metadata, store or array.store, array.path)
+
+
+def _resized(array: AnyArray, shape: tuple[int, ...]) -> ArrayV3Metadata:
+    """The metadata of a flexible array with another shape; what is beyond chunks of several widths is one more."""
+    sides = zip(shape, rectilinear.widths_of(array.metadata), strict=True)
+    widths = [width if isinstance(width, int) else _cut_off(width, n) for n, width in sides]
+    return rectilinear.with_widths(array.metadata, shape, widths)
+
+
+def _cut_off(widths: tuple[int, ...], length: int) -> tuple[int, ...]:
+    if length > sum(widths):
+        return (*widths, length - sum(widths))
+    return widths[: max(1, Cuts(length, widths).n)]
+
+
+def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, otherwise: int = 1) -> AnyArray:
+    """
+    The array as it will be with a flexible grid, with chunks of these widths along one axis.
+
+    Parameters
+    ----------
+    array
+        An array of format 3 without shards.
+    axis, lengths
+        Which axis, and its chunks. What they hold together is how long it becomes.
+    otherwise
+        How wide the one chunk is that a grid has where there are none.
+    """
+    shape, old = list(array.shape), list(widths(array))
+    shape[axis], old[axis] = sum(lengths), tuple(lengths) or otherwise
+    return from_metadata(rectilinear.with_widths(array.metadata, shape, old), array.store, array.path)
+
+
+def with_regular_grid(array: AnyArray, chunks: Sequence[int]) -> AnyArray:
+    """The array as it will be with a regular grid."""
+    return from_metadata(rectilinear.with_regular(array.metadata, array.shape, chunks), array.store, array.path)
 
 
 def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
@@ -95,19 +133,49 @@ def with_dimensions(array: AnyArray, names: Sequence[str | None]) -> AnyArray:
     return from_metadata(replace(array.metadata, dimension_names=tuple(names)), array.store, array.path)
 
 
+def is_flexible(array: AnyArray) -> bool:
+    """Whether chunks may have widths of their own, as `rectilinear` has it."""
+    found = getattr(array, "widths", ())  # of an array that is made when it is read
+    return rectilinear.is_rectilinear(array.metadata) or any(isinstance(width, tuple) for width in found)
+
+
+def widths(array: AnyArray) -> tuple[Width, ...]:
+    """How wide what one stored object holds is along each axis: a shard where the array has shards, else a chunk."""
+    if (found := getattr(array, "widths", None)) is not None:  # of an array that is made when it is read
+        return cast("tuple[Width, ...]", found)
+    return rectilinear.widths_of(array.metadata) if is_flexible(array) else tuple(array.shards or array.chunks)
+
+
+def cuts(array: AnyArray) -> tuple[Cuts, ...]:
+    """How each axis is cut into what one stored object holds."""
+    return tuple(Cuts(n, width) for n, width in zip(array.shape, widths(array), strict=True))
+
+
 def outer_chunks(array: AnyArray) -> tuple[int, ...]:
-    """The shape of what one stored object holds: a shard where the array has shards, else a chunk."""
-    return tuple(array.shards or array.chunks)
+    """The shape of what one stored object holds, a shard or a chunk; of the largest, where they have several shapes."""
+    return tuple(
+        w if isinstance(w, int) else Cuts(n, w).widest for n, w in zip(array.shape, widths(array), strict=True)
+    )
 
 
-def grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
+def inner_chunks(array: AnyArray) -> tuple[int, ...]:
+    """The shape of a chunk, within a shard where there are shards; of the largest, where they have several shapes."""
+    return outer_chunks(array) if is_flexible(array) else tuple(array.chunks)
+
+
+def grid(shape: Sequence[int], chunks: Sequence[Width]) -> tuple[int, ...]:
     """
     The number of chunks along each axis.
 
     >>> grid((10, 5), (4, 5))
     (3, 1)
     """
-    return tuple(math.ceil(n / c) for n, c in zip(shape, chunks, strict=True))
+    return tuple(Cuts(n, c).n for n, c in zip(shape, chunks, strict=True))
+
+
+def grid_of(array: AnyArray) -> tuple[int, ...]:
+    """The number of chunks (of shards, where there are any) along each axis of an array."""
+    return grid(array.shape, widths(array))
 
 
 def element_bytes(array: AnyArray) -> int:
@@ -134,7 +202,7 @@ _EMPTY_STRING = 16
 
 def decode_mem(array: AnyArray, n_chunks: int) -> int:
     """What it takes to decode so many chunks of an array at once, or all, encoded and decoded, in bytes."""
-    return 2 * min(n_chunks, math.prod(grid(array.shape, outer_chunks(array)))) * chunk_bytes(array)
+    return 2 * min(n_chunks, math.prod(grid_of(array))) * chunk_bytes(array)
 
 
 def read(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:

@@ -12,7 +12,7 @@ from zarr.dtype import VariableLengthUTF8, parse_dtype
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from vczstore.vcz.arrays import from_metadata
+from vczstore.vcz.arrays import from_metadata, is_flexible, outer_chunks, widths, with_regular_grid
 from vczstore.vcz.floats import is_nan, recast, to_hex
 from vczstore.vcz.metadata import (
     ArrayV2Metadata,
@@ -22,6 +22,7 @@ from vczstore.vcz.metadata import (
     documents,
     parsed,
 )
+from vczstore.vcz.rectilinear import with_widths
 from vczstore.vcz.zarr_objects import Document
 
 
@@ -98,8 +99,12 @@ def in_format(
     Metadata for the values of an array in a format that may be another, and with another shape.
 
     The encoding stays the same if the format is the same, or format 3 can express it; else it is zarr's default. With
-    other `chunks`, shards hold as many of them as before.
+    other `chunks`, shards hold as many of them as before; and with any, the grid is regular.
     """
+    if is_flexible(array):
+        if chunks is None and zarr_format == 3:
+            return with_widths(array.metadata, shape, widths(array))  # every width, as Icechunk wants it
+        array = with_regular_grid(array, outer_chunks(array))
     metadata = array.metadata.update_shape(shape)
     if chunks is not None and chunks != array.chunks:
         metadata = _rechunked(metadata, array.chunks, chunks)
@@ -144,6 +149,16 @@ def _rechunked(
     return parsed(document)
 
 
+def without_shards(array: AnyArray) -> AnyArray:
+    """The array with chunks that each are an object of their own."""
+    if not array.shards:
+        return array
+    document = documents(array.metadata)["zarr.json"]
+    (shards,) = (codec for codec in document["codecs"] if codec["name"] == "sharding_indexed")
+    document["chunk_grid"]["configuration"]["chunk_shape"] = list(array.chunks)
+    return from_metadata(parsed({**document, "codecs": shards["configuration"]["codecs"]}), array.store, array.path)
+
+
 def reformed(
     array: AnyArray, *, dtype: np.dtype, shape: tuple[int, ...], dimension_names: Sequence[str | None]
 ) -> AnyArray:
@@ -164,6 +179,11 @@ def reformed(
     UnsupportedCodecError
         If a filter or codec depends on the dtype.
     """
+    if is_flexible(array):
+        regular = with_regular_grid(array, outer_chunks(array))
+        made = reformed(regular, dtype=dtype, shape=shape, dimension_names=dimension_names)
+        more = outer_chunks(made)[array.ndim :]
+        return from_metadata(with_widths(made.metadata, shape, (*widths(array), *more)), array.store, array.path)
     metadata = array.metadata
     document = documents(metadata)
     data_type = cast(Any, parse_dtype(dtype, zarr_format=metadata.zarr_format))

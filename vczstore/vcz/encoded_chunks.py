@@ -11,7 +11,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, MemoryStore
 from zarr.types import AnyArray
 
-from vczstore.vcz.arrays import assign, grid, outer_chunks, planned
+from vczstore.vcz.arrays import assign, cuts, grid_of, planned
 from vczstore.vcz.frames import blosc_length, zstd_length
 from vczstore.vcz.pipeline import DamagedChunkError
 from vczstore.vcz.zarr_objects import get_many, link_file, place, set_many, wait_for
@@ -77,8 +77,7 @@ class ChunkDecoder:
 
 def chunk_region(array: AnyArray, coords: Sequence[int]) -> tuple[slice, ...]:
     """Where in an array a chunk is, as far as it lies within."""
-    sides = zip(coords, outer_chunks(array), array.shape, strict=True)
-    return tuple(slice(int(i) * c, min(n, (int(i) + 1) * c)) for i, c, n in sides)
+    return tuple(cut.span(int(i)) for i, cut in zip(coords, cuts(array), strict=True))
 
 
 def count_outside(array: AnyArray) -> int:
@@ -121,7 +120,7 @@ def clear_outside(array: AnyArray, store: Store, *, dry_run: bool) -> tuple[int,
 
 
 async def _outside(array: AnyArray) -> AsyncIterator[str]:
-    cells = grid(array.shape, outer_chunks(array))
+    cells = grid_of(array)
     async for key in array.store.list_prefix(f"{array.path}/"):
         coords = _coords(array, key)
         if coords is not None and any(i >= m for i, m in zip(coords, cells, strict=True)):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from zarr.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
-from zarr.core.metadata.v3 import RegularChunkGridMetadata
 from zarr.errors import UnstableSpecificationWarning
 from zarr.types import AnyArray
 
+from vczstore.vcz import rectilinear
 from vczstore.vcz.floats import from_hex, is_nan, to_hex
 from vczstore.vcz.zarr_objects import Document
 
@@ -38,8 +38,7 @@ class UnsupportedCodecError(ValueError):
 
 def has_regular_grid(array: AnyArray) -> bool:
     """Whether all chunks of the array have one shape, as the VCF Zarr specification presumes."""
-    metadata = array.metadata
-    return isinstance(metadata, ArrayV2Metadata) or isinstance(metadata.chunk_grid, RegularChunkGridMetadata)
+    return not rectilinear.is_rectilinear(array.metadata)
 
 
 def metadata_key(path: str, zarr_format: int) -> str:
@@ -49,6 +48,8 @@ def metadata_key(path: str, zarr_format: int) -> str:
 
 def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document]:
     """The documents that a new array needs, by name."""
+    if rectilinear.is_rectilinear(metadata):
+        rectilinear.enable()
     with warnings.catch_warnings():
         # an array keeps the dtype that it has: to warn of it each time helps no user
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
@@ -62,6 +63,8 @@ def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document
 
 def parsed(document: Document) -> ArrayV3Metadata:
     """Format 3 metadata by their document, the bits of the fill value included; the reverse of `documents`."""
+    if dict(document.get("chunk_grid") or {}).get("name") == rectilinear.NAME:
+        rectilinear.enable()
     metadata = ArrayV3Metadata.from_dict(document)
     text = document.get("fill_value")
     if isinstance(text, str) and text.startswith("0x") and is_nan(metadata.fill_value):
@@ -151,26 +154,32 @@ def blosc(array: AnyArray) -> Document | None:
 
 
 def same_encoding(a: AnyArray, b: AnyArray) -> bool:
-    """Whether a chunk of one array is, byte for byte, a chunk of the other."""
+    """Whether a chunk of one array is, byte for byte, a chunk of the other, where both are of the same shape."""
     if _is_same(a.metadata, b.metadata):
         return True
     try:
-        return encoding(a.metadata) == encoding(b.metadata)
+        return _encoding_of_chunk(a) == _encoding_of_chunk(b)
     except UnsupportedCodecError:
         return a.metadata.zarr_format == b.metadata.zarr_format == 2 and _v2_encoding(a) == _v2_encoding(b)
+
+
+def _encoding_of_chunk(array: AnyArray) -> Document:
+    document = encoding(array.metadata)
+    document.pop("chunk_grid")
+    return document
 
 
 def _is_same(a: ArrayV2Metadata | ArrayV3Metadata, b: ArrayV2Metadata | ArrayV3Metadata) -> bool:
     """Whether two of format 3 are, as those of many sources are: documents take ten times as long to compare."""
     if not isinstance(a, ArrayV3Metadata) or not isinstance(b, ArrayV3Metadata):
         return False
-    same = (getattr(a, key) == getattr(b, key) for key in ("data_type", "chunk_grid", "codecs", "fill_value"))
+    same = (getattr(a, key) == getattr(b, key) for key in ("data_type", "codecs", "fill_value"))
     return all(same) and type(a.fill_value) is type(b.fill_value)
 
 
 def _v2_encoding(array: AnyArray) -> Document:
     document = documents(array.metadata)[".zarray"]
-    for key in ("shape", "dimension_separator"):
+    for key in ("shape", "chunks", "dimension_separator"):
         document.pop(key, None)
     return document
 

@@ -21,7 +21,8 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidati
 from zarr.types import AnyArray
 
 from vczstore.errors import DamagedStoreError, NotAStoreError, StorageError, first_line
-from vczstore.vcz import arrays, encoded_chunks, metadata, pipeline, zarr_objects
+from vczstore.vcz import arrays, encoded_chunks, metadata, pipeline, rectilinear, zarr_objects
+from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.missing import TEXT
 
 SAMPLES = "samples"
@@ -72,6 +73,11 @@ def dimensions(array: AnyArray) -> tuple[str | None, ...]:
     names: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
     names = names or getattr(array.metadata, "dimension_names", None)
     return tuple(names) if names else (None,) * array.ndim
+
+
+def has_grid(array: AnyArray) -> bool:
+    """Whether chunks have one shape, as VCF Zarr presumes, or differ in their samples alone."""
+    return all(isinstance(w, int) or d == SAMPLES for w, d in zip(arrays.widths(array), dimensions(array), strict=True))
 
 
 def samples_axis(array: AnyArray) -> int | None:
@@ -156,6 +162,7 @@ class Vcz:
             If they cannot be read.
         """
         what = "the root metadata"
+        rectilinear.enable()
         try:
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             what = "the metadata of an array"
@@ -322,16 +329,27 @@ class Vcz:
         ``region_index``; the chunks of other arrays are multiples. Where there are no calls yet it is the greatest
         common divisor, as vcztools has it, and the samples are cut as their IDs are.
         """
-        variants, samples = 0, int(self.arrays[SAMPLE_ID].chunks[0])
-        regular = {
-            name: a for name, a in self.arrays.items() if VARIANTS in dimensions(a) and metadata.has_regular_grid(a)
-        }
+        variants, samples = 0, arrays.inner_chunks(self.arrays[SAMPLE_ID])[0]
+        regular = {name: a for name, a in self.arrays.items() if VARIANTS in dimensions(a) and has_grid(a)}
         for name, array in sorted(regular.items(), key=lambda item: not item[0].startswith("call_")):
-            names = dimensions(array)
-            variants = math.gcd(variants, int(array.chunks[names.index(VARIANTS)]))
+            names, chunks = dimensions(array), arrays.inner_chunks(array)
+            variants = math.gcd(variants, chunks[names.index(VARIANTS)])
             if name.startswith("call_") and SAMPLES in names:
-                return {VARIANTS: variants, SAMPLES: int(array.chunks[names.index(SAMPLES)])}
+                return {VARIANTS: variants, SAMPLES: chunks[names.index(SAMPLES)]}
         return {VARIANTS: variants, SAMPLES: samples}
+
+    @property
+    def is_flexible(self) -> bool:
+        """Whether chunks of samples may have widths of their own, so that any batch makes columns of its own."""
+        return any(map(arrays.is_flexible, self.samples_arrays.values()))
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """How many samples each chunk column of the calls has; of the IDs, where there are no calls."""
+        names = sorted(n for n, a in self.samples_arrays.items() if n.startswith("call_") and VARIANTS in dimensions(a))
+        array = self.arrays[(names or [SAMPLE_ID])[0]]
+        cut = replace(arrays.cuts(array)[samples_axis(array) or 0], length=self.n_samples)
+        return cut.lengths if self.chosen is None else Cuts(self.n_samples, cut.widest).lengths
 
     @cached_property
     def state(self) -> str:
@@ -356,7 +374,7 @@ class Vcz:
             documents = metadata.documents(array.metadata)
             digest.update(json.dumps([name, documents], sort_keys=True).encode())
         ids = self.arrays[SAMPLE_ID]
-        chunks = list(np.ndindex(arrays.grid(ids.shape, arrays.outer_chunks(ids))))
+        chunks = list(np.ndindex(arrays.grid_of(ids)))
         for chunk in encoded_chunks.get_encoded(ids, chunks):
             digest.update(b"absent" if chunk is None else chunk.to_bytes())
         return digest.hexdigest()
@@ -372,6 +390,22 @@ class Vcz:
             axis = samples_axis(array)
             shape = tuple(n_samples if i == axis else n for i, n in enumerate(array.shape))
             result[name] = arrays.planned(array, shape=shape)
+        return result
+
+    def extended(self, n_samples: int, columns: Sequence[int]) -> dict[str, AnyArray]:
+        """
+        The same with more samples: behind the first `n_samples` come new ones.
+
+        Where chunks may have widths of their own the new ones make columns of these widths.
+        """
+        result, old = {}, self.resized(n_samples)
+        for name, array in old.items():
+            axis = samples_axis(array) or 0
+            if arrays.is_flexible(array):
+                result[name] = arrays.with_columns(array, axis, [*arrays.cuts(array)[axis].lengths, *columns])
+            else:
+                shape = tuple(n + sum(columns) if i == axis else n for i, n in enumerate(array.shape))
+                result[name] = arrays.planned(self.samples_arrays[name], shape=shape)
         return result
 
     @cached_property
@@ -459,7 +493,7 @@ class Vcz:
         for name, array in self.samples_arrays.items():
             if dimensions(array).count(SAMPLES) > 1:
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has two samples dimensions")
-            if not metadata.has_regular_grid(array):
+            if not has_grid(array):
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has chunks of different sizes")
             lengths[name] = array.shape[samples_axis(array) or 0]
         n_samples = lengths[SAMPLE_ID]
@@ -481,6 +515,24 @@ class Vcz:
                 raise DamagedStoreError(
                     f"{operation}: {self.label} is damaged: {name} has {array.shape[names.index(VARIANTS)]} "
                     f"variants, variant_position has {self.n_variants}; restore it from a copy"
+                )
+
+    def require_columns(self, operation: str) -> None:
+        """
+        Check that new columns can begin where the samples end, where chunks have widths of their own.
+
+        Raises
+        ------
+        DamagedStoreError
+            If the last chunk of an array is wider than what samples there are.
+        """
+        for name, array in self.resized(self.n_samples).items():
+            cut = arrays.cuts(array)[samples_axis(array) or 0]
+            if arrays.is_flexible(array) and not cut.is_even:
+                raise DamagedStoreError(
+                    f"{operation}: the last chunks of {name} of {self.label} are {cut.encoded(cut.n - 1):,} samples "
+                    f"wide and hold {cut.lengths[-1]:,}, so that no column can begin there: vczstore regrid "
+                    f"{self.label} --sample-grid flexible"
                 )
 
 

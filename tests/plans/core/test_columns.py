@@ -6,35 +6,86 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Columns, block_of, whole_columns
 from plans.core.memory import SLACK, WORKING_COPIES, Memory
 from vczstore.errors import MemoryLimitError
-from vczstore.vcz.arrays import grid
+from vczstore.vcz.cuts import Cuts, Width
+
+
+@st.composite
+def widths(draw: st.DrawFn, length: int) -> Width:
+    """Chunks of one width, or each of its own; the last one may be wider than what is left."""
+    if draw(st.booleans()):
+        return draw(st.integers(1, 5))
+    found = []
+    while sum(found) < length:
+        found.append(draw(st.integers(1, 5)))
+    return tuple(found)
+
+
+def _spans(length: int, width: Width) -> list[tuple[int, int]]:
+    """Where chunks begin and end, by adding up."""
+    found, start, i = [], 0, 0
+    while start < length:
+        stop = start + (width if isinstance(width, int) else width[i])
+        found.append((start, min(length, stop)))
+        start, i = stop, i + 1
+    return found
+
+
+@given(st.data(), st.integers(1, 20))
+def test_cuts(data: st.DataObject, length: int) -> None:
+    """By adding up, position by position."""
+    width = data.draw(widths(length))
+    cuts, spans = Cuts(length, width), _spans(length, width)
+    assert cuts.n == len(spans)
+    assert [(s.start, s.stop) for s in cuts.spans()] == spans
+    assert cuts.lengths == tuple(stop - start for start, stop in spans)
+    owner = [i for i, (start, stop) in enumerate(spans) for _ in range(start, stop)]
+    assert cuts.of(np.arange(length)).tolist() == owner
+    assert [int(cuts.of(p)) for p in range(length)] == owner
+    for i, (start, stop) in enumerate(spans):
+        assert (cuts.start(i), cuts.stop(i)) == (start, stop)
+        assert cuts.encoded(i) == (width if isinstance(width, int) else width[i])
+    first, last = sorted(data.draw(st.tuples(st.integers(0, length), st.integers(0, length))))
+    within = [(max(first, a), min(last, b)) for a, b in spans if max(first, a) < min(last, b)]
+    assert [(s.start, s.stop) for s in cuts.spans(first, last)] == within
+    borders = [0, *np.cumsum([cuts.encoded(i) for i in range(cuts.n)]).tolist()]
+    assert cuts.border(first) == max(b for b in borders if b <= first)
+    assert cuts.is_even == (length in borders)
+    assert cuts.widest == max(cuts.encoded(i) for i in range(cuts.n))
+
+
+def test_an_axis_without_elements_has_no_chunks() -> None:
+    for width in (3, (3, 1)):
+        assert (Cuts(0, width).n, Cuts(0, width).lengths, Cuts(0, width).is_even) == (0, (), True)
 
 
 @st.composite
 def columns(draw: st.DrawFn) -> Columns:
     shape = tuple(draw(st.lists(st.integers(1, 13), min_size=1, max_size=3)))
-    chunks = tuple(draw(st.integers(1, 5)) for _ in shape)
+    chunks = tuple(draw(widths(n)) for n in shape)
     axis = draw(st.sampled_from([None, *range(len(shape))]))
     chosen: tuple[int, ...] = ()
     if axis is not None:
-        n = math.ceil(shape[axis] / chunks[axis])
+        n = len(_spans(shape[axis], chunks[axis]))
         chosen = tuple(sorted(draw(st.sets(st.integers(0, n - 1), min_size=1))))
     block = tuple(draw(st.integers(1, 4)) for _ in shape)
     return Columns(shape, chunks, axis, chosen, block)
 
 
+@settings(deadline=None)
 @given(columns())
 @pytest.mark.slow
 def test_blocks_cover_the_columns_once(c: Columns) -> None:
     """Every element of the chosen columns is in one region of one block; others are in none."""
     seen = np.zeros(c.array_shape, int)
     here_seen = np.zeros(c.shape, int)
-    starts = [np.concatenate([[0], np.cumsum(b)]) for b in c.blocks]
+    lengths = [[c.block_lengths([n] * len(c.shape))[i] for n in range(len(b))] for i, b in enumerate(c.blocks)]
+    starts = [np.concatenate([[0], np.cumsum(found)]) for found in lengths]
     for index in np.ndindex(*(len(b) for b in c.blocks)):
         for here, there in c.regions(index):
             assert [s.stop - s.start for s in here] == [s.stop - s.start for s in there]
@@ -47,7 +98,8 @@ def test_blocks_cover_the_columns_once(c: Columns) -> None:
             ] += 1
     expected = np.zeros(c.array_shape, int)
     for _, coords in c.coords([range(n) for n in c.grid]):
-        expected[tuple(slice(i * w, (i + 1) * w) for i, w in zip(coords, c.chunks, strict=True))] += 1
+        spans = zip(coords, c.array_shape, c.chunks, strict=True)
+        expected[tuple(slice(*_spans(n, w)[i]) for i, n, w in spans)] += 1
     np.testing.assert_array_equal(seen, expected)
     assert seen.max() == 1
     assert (here_seen == 1).all()
@@ -56,7 +108,10 @@ def test_blocks_cover_the_columns_once(c: Columns) -> None:
 @given(columns())
 def test_blocks_are_what_cubed_expects(c: Columns) -> None:
     """Regular blocks that add up, in elements and in chunks, and as many tasks as blocks."""
-    assert tuple(sum(b) for b in c.blocks) == c.shape
+    for i, width in enumerate(c.chunks):
+        assert sum(c.blocks[i]) >= c.shape[i]
+        assert sum(c.blocks[i]) == c.shape[i] or not isinstance(width, int)
+        assert all(c.block_lengths([n] * len(c.shape))[i] <= longest for n, longest in enumerate(c.blocks[i]))
     assert tuple(sum(b) for b in c.grid_blocks) == c.grid
     assert all(len(set(b[:-1])) <= 1 for b in c.blocks)
     assert math.prod(len(b) for b in c.blocks) == math.prod(len(b) for b in c.grid_blocks)
@@ -157,40 +212,42 @@ def test_a_chunk_that_does_not_fit_is_refused() -> None:
 
 
 @st.composite
-def moves(draw: st.DrawFn) -> tuple[list[int], list[int], int, int, int]:
+def moves(draw: st.DrawFn) -> tuple[list[int], list[int], Cuts, Cuts]:
     """Samples of a source, and where they go in a store: in order, in whole columns that are shuffled, or anyhow."""
-    n_source, width = draw(st.integers(1, 25)), draw(st.integers(1, 6))
+    n_source = draw(st.integers(1, 25))
+    width = draw(st.integers(1, 6))
+    theirs = Cuts(n_source, draw(st.one_of(st.just(width), widths(n_source))))
     chosen = list(range(draw(st.integers(0, n_source - 1)), n_source))
     order = draw(st.sampled_from(["as it is", "columns", "any"]))
     if order == "any":
         chosen = draw(st.permutations(chosen))
     elif order == "columns":
-        columns = [list(range(i, min(n_source, i + width))) for i in range(0, n_source, width)]
+        columns = [list(range(*span)) for span in _spans(n_source, theirs.width)]
         chosen = [i for column in draw(st.permutations(columns)) for i in column]
     start = draw(st.integers(0, 3 * width))
     n_target = start + len(chosen) + draw(st.integers(0, 5))
     to = list(range(start, start + len(chosen)))
     if order == "any":
         to = sorted(draw(st.lists(st.integers(0, n_target - 1), min_size=len(to), max_size=len(to), unique=True)))
-    return chosen, to, n_source, n_target, width
+    return chosen, to, theirs, Cuts(n_target, draw(st.one_of(st.just(width), widths(n_target))))
 
 
 @given(moves())
-def test_whole_columns(case: tuple[list[int], list[int], int, int, int]) -> None:
+def test_whole_columns(case: tuple[list[int], list[int], Cuts, Cuts]) -> None:
     """What is copied is a column of the source, whole and in its order; and all that could be copied is."""
-    of, to, n_source, n_target, width = case
-    found = dict(zip(*reversed(whole_columns(np.array(of), np.array(to), n_source, n_target, width)), strict=True))
-    owner: list[int | None] = [None] * n_target
+    of, to, source, target = case
+    found = dict(zip(*reversed(whole_columns(np.array(of), np.array(to), source, target)), strict=True))
+    owner: list[int | None] = [None] * target.length
     for theirs, ours in zip(of, to, strict=True):
         owner[ours] = theirs
-    columns = [list(range(n_source))[i : i + width] for i in range(0, n_source, width)]
+    columns = [list(range(*span)) for span in _spans(source.length, source.width)]
     expected = {}
-    for column in range(grid((n_target,), (width,))[0]):
-        mine = owner[column * width : (column + 1) * width]
-        if mine in columns:
+    for column, span in enumerate(_spans(target.length, target.width)):
+        mine = owner[slice(*span)]
+        if mine in columns and source.encoded(columns.index(mine)) == target.encoded(column):
             expected[column] = columns.index(mine)
     assert found == expected
 
 
 def test_no_samples_make_no_columns() -> None:
-    assert whole_columns(np.empty(0, "i8"), np.empty(0, "i8"), 5, 9, 2) == ((), ())
+    assert whole_columns(np.empty(0, "i8"), np.empty(0, "i8"), Cuts(5, 2), Cuts(9, 2)) == ((), ())

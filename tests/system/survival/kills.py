@@ -104,6 +104,7 @@ OPERATIONS = {
     "append": Operation(("append", "store.vcz", "batch.vcz"), OLD, APPENDED, "already"),
     "remove": Operation(("remove", "store.vcz", *GONE), OLD, REMOVED, "has no sample", tuple(GONE)),
     "compact": Operation(("compact", "store.vcz"), REMOVED, cohort.expected_compact(REMOVED), ""),
+    "regrid": Operation(("regrid", "store.vcz", "--samples-chunk", "4"), OLD, OLD, ""),
     "compact-output": Operation(
         ("compact", "store.vcz", "--output", "new.vcz"),
         REMOVED,
@@ -154,7 +155,8 @@ class Case:
     @property
     def atomic(self) -> bool:
         """Whether readers see all of it or nothing."""
-        return self.target == "new.icechunk" or self.kind == "icechunk" or self.operation.startswith("compact")
+        is_replaced = self.operation.startswith(("compact", "regrid"))
+        return self.target == "new.icechunk" or self.kind == "icechunk" or is_replaced
 
     @property
     def arguments(self) -> list[str]:

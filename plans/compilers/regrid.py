@@ -1,0 +1,214 @@
+"""Regrid: the samples of a store are cut into other chunk columns; all values stay what they are.
+
+Columns that are the same before and after are not touched, and one that only gets another number is copied as it is.
+Where none has to be re-encoded it is the metadata alone that change. Else tasks read the old chunks while others write
+new ones to the same places, as in `plans.schema.rebuild`: on Icechunk in one commit, on plain Zarr into a folder that
+takes the place of the store.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.copy_chunks import LinkChunks
+from plans.core.gather_samples import Part, PutSamples
+from plans.core.memory import Memory
+from plans.core.model import Plan, Write
+from plans.schema.rebuild import in_place
+from vczstore.choices import FLEXIBLE
+from vczstore.errors import UnsuitableError
+from vczstore.stores.base import Store
+from vczstore.stores.edits import Consolidate, SetShape
+from vczstore.stores.folder_swap import LinkAllBut
+from vczstore.vcz import arrays, conversion
+from vczstore.vcz.cuts import Cuts
+from vczstore.vcz.model import SAMPLES, Vcz, dimensions, has_grid, samples_axis
+
+OPERATION = "regrid"
+IF_STOPPED = "readers see the same values, in old or in new chunks; run the same command again to complete it"
+
+
+def compile_regrid(
+    store: Store, vcz: Vcz, memory: Memory, *, sample_grid: str | None, samples_chunk: int | None
+) -> Plan:
+    """
+    Compile the change of the chunks along the samples.
+
+    Parameters
+    ----------
+    store, vcz
+        The store: where it is, and the state that it will be in.
+    memory
+        What a task may use.
+    sample_grid
+        One of `vczstore.choices.SAMPLE_GRIDS`; None to leave it.
+    samples_chunk
+        How many samples a chunk has of a regular grid; of a flexible one, up to how many columns are merged.
+
+    Raises
+    ------
+    UnsuitableError
+        If the store cannot have a flexible grid, or chunks are to be rewritten of plain Zarr that is no folder here.
+    """
+    vcz.require_whole(OPERATION)
+    is_flexible = vcz.is_flexible if sample_grid is None else sample_grid == FLEXIBLE
+    columns = merged(vcz.columns, samples_chunk) if is_flexible and samples_chunk else vcz.columns
+    width = samples_chunk or vcz.chunk_lengths[SAMPLES]
+    if is_flexible:
+        require_flexible(OPERATION, vcz)
+        after = {n: _flexible(array, columns, width) for n, array in vcz.samples_arrays.items()}
+    else:
+        after = {n: _regular(array, width) for n, array in vcz.samples_arrays.items()}
+    changed = {n: a for n, a in after.items() if _grid_edit(a) != _grid_edit(vcz.arrays[n])}
+    left = {name: _unchanged(vcz.arrays[name], array) for name, array in changed.items()}
+    rewritten = {name: array for name, array in changed.items() if left[name][1] < vcz.n_samples}
+    plan = Plan(
+        operation=OPERATION,
+        store=store,
+        base=vcz.state,
+        checks=(),
+        writes=tuple(_moved(vcz.arrays[n], array, left[n][1], memory) for n, array in rewritten.items()),
+        edits=(*map(_grid_edit, changed.values()), Consolidate(tuple(changed), vcz.zarr_format)) if changed else (),
+        memory=memory,
+        after=vcz.planned(changed, vcz.sample_ids),
+        if_stopped=IF_STOPPED,
+        counts={"columns before": len(vcz.columns), "columns after": len(_columns(after))},
+    )
+    return _in_place(plan, vcz, {name: left[name][0] for name in changed}) if rewritten else plan
+
+
+def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
+    """
+    Merge neighbouring columns, those of a like width, until they are as wide as is wanted.
+
+    A column is merged with the one before it where that is less than twice as wide. So widths fall off from left to
+    right by half at least, and of n samples that came one by one each was re-encoded log2(n) times at most, as in the
+    levels of a log-structured merge tree (O'Neil et al. 1996, doi:10.1007/s002360050048).
+
+    Parameters
+    ----------
+    columns
+        The widths of columns.
+    most
+        No column becomes wider than that.
+
+    Examples
+    --------
+    >>> merged((1000, 200, 150, 30, 1, 1), 1000)
+    (1000, 350, 30, 2)
+    >>> merged((1, 1, 1, 1, 1), 4)
+    (4, 1)
+    """
+    result: list[int] = []
+    for width in columns:
+        result.append(width)
+        while len(result) > 1 and result[-2] < 2 * result[-1] and result[-2] + result[-1] <= most:
+            last = result.pop()
+            result[-1] += last
+    return tuple(result)
+
+
+def require_flexible(operation: str, vcz: Vcz) -> None:
+    """
+    Check that the arrays of a store can have chunks of several widths.
+
+    Raises
+    ------
+    UnsuitableError
+        If they are of format 2, or have shards.
+    """
+    if vcz.zarr_format == 2:
+        raise UnsuitableError(
+            f"{operation}: {vcz.label} is of Zarr format 2, whose chunks have one width; copy it, and regrid the copy: "
+            f"vczstore copy-store-to-icechunk {vcz.label} NEW_STORE"
+        )
+    for name, array in vcz.samples_arrays.items():
+        if array.shards:
+            raise UnsuitableError(
+                f"{operation}: {name} of {vcz.label} has shards of {array.shards}, which have one width; make a store "
+                f"without shards and append {vcz.label} to it: vczstore create NEW_STORE {vcz.label} --sample-grid "
+                "flexible"
+            )
+
+
+def _flexible(array: AnyArray, columns: Sequence[int], width: int) -> AnyArray:
+    return arrays.with_columns(array, samples_axis(array) or 0, columns, otherwise=width)
+
+
+def _regular(array: AnyArray, width: int) -> AnyArray:
+    names = dimensions(array)
+    chunks = tuple(width if d == SAMPLES else c for d, c in zip(names, arrays.inner_chunks(array), strict=True))
+    zarr_format = array.metadata.zarr_format
+    metadata = conversion.in_format(array, zarr_format, shape=array.shape, dimension_names=names, chunks=chunks)
+    return arrays.from_metadata(metadata, array.store, array.path)
+
+
+def _grid_edit(array: AnyArray) -> SetShape:
+    return SetShape.of(array, grid=True)
+
+
+def _cut(array: AnyArray) -> Cuts:
+    return arrays.cuts(array)[samples_axis(array) or 0]
+
+
+def _columns(after: Mapping[str, AnyArray]) -> range:
+    """The chunk columns of an array with calls, or of any."""
+    names = sorted(after, key=lambda name: not name.startswith("call_"))
+    return range(_cut(after[names[0]]).n)
+
+
+def _unchanged(before: AnyArray, after: AnyArray) -> tuple[int, int]:
+    """How many columns stay what they are at the beginning, and how many samples these are."""
+    old, new = _cut(before), _cut(after)
+    n = 0
+    while n < min(old.n, new.n) and old.encoded(n) == new.encoded(n) and old.span(n) == new.span(n):
+        n += 1
+    return n, new.stop(n - 1) if n else 0
+
+
+def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> PutSamples:
+    """The samples from one on go to their new columns."""
+    where = np.arange(start, _cut(after).length)
+    return PutSamples.of(OPERATION, before, after, [Part.make(before, where, where)], memory)
+
+
+def _in_place(plan: Plan, vcz: Vcz, left: Mapping[str, int]) -> Plan:
+    """The plan as the first part of one that has no other; `left` columns of arrays stay where they are."""
+    store = in_place(OPERATION, plan.store, f"chunks of {plan.store.label} would be rewritten")
+    links: list[Write] = []
+    preparations = plan.preparations
+    if store.begins_empty:
+        known = {name: array for name, array in vcz.arrays.items() if has_grid(array)}
+        for name, array in known.items():
+            axis, grid = samples_axis(array), arrays.grid_of(array)
+            if name in left:
+                grid = tuple(left[name] if i == axis else n for i, n in enumerate(grid))
+            links.append(LinkChunks(name, array, grid))
+        preparations = (LinkAllBut.of(store, frozenset(known)),)
+    linked = tuple(link for link in links if link.encoded_chunks)
+    rewriting = Plan(
+        operation=OPERATION,
+        store=store,
+        base=plan.base,
+        checks=(),
+        writes=(*linked, *(write for write in plan.writes if write.encoded_chunks or write.decoded_chunks)),
+        edits=plan.edits,
+        memory=plan.memory,
+        after=plan.after,
+        if_stopped=IF_STOPPED,
+        preparations=preparations,
+    )
+    return Plan(
+        operation=OPERATION,
+        store=plan.store,
+        base=plan.base,
+        checks=(),
+        writes=(),
+        edits=(),
+        memory=plan.memory,
+        after=plan.after,
+        if_stopped=IF_STOPPED,
+        counts=plan.counts,
+        first=(rewriting,),
+    )

@@ -1,0 +1,80 @@
+"""Regrid: the samples of a store are cut into other chunks."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vczstore.choices import MAX_CHUNK, SAMPLE_GRIDS
+from vczstore.declarations import option
+from vczstore.errors import OptionError
+from vczstore.execution.operations import Edit, Stages
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+    from vczstore.execution.options import Options
+    from vczstore.stores.base import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regrid(Edit):
+    """
+    Cut the samples of a store into other chunks; all values stay what they are.
+
+    To a store with a flexible sample grid any batch comes as columns of its own, and nothing of what the store has is
+    re-encoded. Narrow columns are merged with `samples_chunk`: neighbours of a like width, so that a sample that came
+    alone is re-encoded a few times over its life, and not with each batch. A regular grid has chunks of one width, for
+    readers that know no other, such as vcztools. Columns that stay the same are not touched. A folder of plain Zarr is
+    replaced by a new one where chunks are rewritten, and plain Zarr elsewhere is refused then.
+
+    Raises
+    ------
+    OptionError
+        If there is nothing to change.
+    UnsuitableError
+        If the store is of format 2 or has shards and is to have a flexible grid, or chunks would be rewritten of plain
+        Zarr that is no folder of this machine.
+
+    Examples
+    --------
+    >>> regrid("cohort.icechunk", sample_grid="flexible").committed
+    True
+    """
+
+    sample_grid: str | None = option(
+        None,
+        "Whether chunks have one width along the samples, or any batch makes columns of its own, whatever their width, "
+        "which not all readers open.",
+        choices=SAMPLE_GRIDS,
+        default_text="as it is",
+    )
+    samples_chunk: int | None = option(
+        None,
+        "How many samples a chunk has; in a flexible grid, up to how many columns are merged.",
+        flags=("--samples-chunk", "--sample-chunk"),
+        metavar="N",
+        bounds=(1, MAX_CHUNK),
+        default_text="the widest there is; in a flexible grid, none are merged",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample_grid is None and self.samples_chunk is None:
+            raise OptionError("regrid: nothing to change; give --sample-grid, --samples-chunk or both")
+
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+        """Open the store; what a run that was stopped has left beside it goes, though there be nothing else to do."""
+        if written is not None:
+            written.settle()
+        return super().open(options, written, dry_run=dry_run)
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Compile it from metadata alone."""
+        from plans.compilers.regrid import compile_regrid
+
+        yield from ()
+        return compile_regrid(
+            compiling.store,
+            compiling.vcz,
+            compiling.memory,
+            sample_grid=self.sample_grid,
+            samples_chunk=self.samples_chunk,
+        )

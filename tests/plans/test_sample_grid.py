@@ -1,0 +1,449 @@
+"""Stores whose chunk columns have widths of their own: batches come as columns, and nothing else is re-encoded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import HealthCheck, given, settings
+
+import vczstore
+from plans.compilers.regrid import merged
+from tests.support import cohort, vcf
+from tests.support.cohort import some_arrays
+from tests.support.ways import FLEXIBLE, Way
+from vczstore.errors import VczstoreError
+from vczstore.vcz import rectilinear
+
+type Arrays = dict[str, np.ndarray]
+
+OPTIONS: dict[str, Any] = {"executor": "threads", "max_workers": 1}
+
+
+def _opened(way: Way, store: Path) -> zarr.Group:
+    return zarr.open_group(cohort.icechunk_store(store) if way.is_icechunk else store, mode="r", use_consolidated=False)
+
+
+def _columns(way: Way, store: Path) -> tuple[int, ...]:
+    """The columns of all arrays with samples, which agree."""
+    group = _opened(way, store)
+    names = [name for name in group if "samples" in cohort.DIMENSIONS.get(name, ())]
+    (found,) = {group[n].read_chunk_sizes[cohort.DIMENSIONS[n].index("samples")] for n in names}
+    return found
+
+
+def _batch(folder: Path, start: int, n: int, **layout: Any) -> tuple[Path, Arrays]:
+    arrays = some_arrays(10, cohort.ids(start, n), seed=start)
+    place = folder / f"{start}-{n}.vcz"
+    cohort.write_vcz(place, arrays, **{"samples_chunk": n, **layout})
+    return place, arrays
+
+
+def _start(way: Way, folder: Path, n: int = 6) -> tuple[Path, Arrays]:
+    arrays = some_arrays(10, cohort.ids(0, n))
+    return way.make(folder, arrays, samples_chunk=3), arrays
+
+
+in_both = pytest.mark.parametrize("way", [Way(k, i) for k in FLEXIBLE for i in ("cubed", "zarr")], ids=lambda w: w.id)
+CUBED = [Way(kind, "cubed") for kind in FLEXIBLE]
+with_cubed = pytest.mark.parametrize("way", CUBED, ids=lambda w: w.id)
+
+
+# ---- append ---------------------------------------------------------------------------------
+
+
+@in_both
+def test_batches_come_as_columns(way: Way, tmp_path: Path) -> None:
+    """Of any width, several chunks, and from a source that is flexible itself; the last is re-encoded once."""
+    store, model = _start(way, tmp_path)
+    other, arrays = _batch(tmp_path, 30, 4, samples_chunk=2)
+    vczstore.regrid(other, sample_grid="flexible", samples_chunk=4)
+    batches = [
+        _batch(tmp_path, 6, 5),
+        _batch(tmp_path, 11, 1),
+        _batch(tmp_path, 12, 5, samples_chunk=2),
+        (other, arrays),
+        _batch(tmp_path, 40, 2, zarr_format=2),
+    ]
+    for place, arrays in batches:
+        vczstore.append(store, place, **way.options)
+        model = cohort.expected_append(model, arrays)
+        cohort.assert_same(way.read(store), model)
+    assert _columns(way, store) == (3, 3, 5, 1, 2, 2, 1, 4, 2)
+    assert vczstore.verify(store).errors == []
+
+
+@with_cubed
+def test_nothing_is_decoded_and_nothing_of_the_store_touched(way: Way, tmp_path: Path) -> None:
+    store, _ = _start(way, tmp_path)
+    for start, n in ((6, 5), (11, 1), (12, 7)):
+        before = cohort.digest(store)
+        plan = vczstore.plan("append", store, _batch(tmp_path, start, n)[0])
+        assert (plan.decoded_chunks, plan.chunks_read) == (0, plan.encoded_chunks)
+        result = vczstore.append(store, tmp_path / f"{start}-{n}.vcz", **OPTIONS)
+        assert (result.decoded_bytes, result.chunks) == (0, plan.encoded_chunks)
+        after = cohort.digest(store)
+        changed = {name for name in before if after.get(name) != before[name]}
+        if not way.is_icechunk:
+            assert all(name.endswith("zarr.json") for name in changed)
+
+
+@with_cubed
+def test_several_sources_and_other_dtypes(way: Way, tmp_path: Path) -> None:
+    store, model = _start(way, tmp_path)
+    (first, a), (second, b) = _batch(tmp_path, 6, 2), _batch(tmp_path, 8, 3, samples_chunk=2)
+    c = some_arrays(10, cohort.ids(20, 2), seed=4)
+    c["call_DP"], c["call_AD"] = c["call_DP"].astype("i8"), c["call_AD"].astype("i1")
+    cohort.write_vcz(tmp_path / "c.vcz", c, variants_chunk=7)
+    vczstore.append(store, first, second, tmp_path / "c.vcz", **OPTIONS)
+    cohort.assert_same(way.read(store), cohort.expected_append(model, a, b, c))
+    assert _columns(way, store) == (3, 3, 2, 2, 1, 2)
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
+    """Without samples it is flexible already; the first batch makes its columns, and some of a batch others."""
+    way = Way("icechunk" if backend == "icechunk" else "format3", "cubed")
+    store = tmp_path / "store.vcz"
+    place, model = _batch(tmp_path, 0, 7, samples_chunk=4)
+    vczstore.create(store, place, sample_grid="flexible", backend_storage=backend, samples_chunk=5)
+    assert vczstore.info(store).sample_columns == []
+    vczstore.append(store, place, **OPTIONS)
+    samples = [name for name in model if "samples" in cohort.DIMENSIONS[name]]
+    found = way.read(store)
+    cohort.assert_same({n: found[n] for n in samples}, {n: model[n] for n in samples})
+    assert _columns(way, store) == (4, 3)
+    assert vczstore.info(store).sample_columns == [4, 3]
+    lines = "\n".join(vczstore.info(store).lines())
+    assert "in columns of 4, 3" in lines
+    assert f"vczstore regrid {store} --sample-grid regular" in lines
+
+
+def test_a_field_comes_to_a_flexible_store(tmp_path: Path) -> None:
+    """From sharded and from flexible sources; old samples are missing in it."""
+    way = Way("format3_flexible", "cubed")
+    store, _ = _start(way, tmp_path)
+    for start, name, shards in ((6, "call_FC", (2, 2)), (10, "sample_pca", None)):
+        arrays = cohort.make_arrays(10, cohort.ids(start, 4), seed=1)
+        known = {n: a for n, a in way.read(store).items() if "samples" in cohort.DIMENSIONS[n]}
+        some = {n: a for n, a in arrays.items() if "samples" not in cohort.DIMENSIONS[n] or n in (*known, name)}
+        source = tmp_path / f"{name}.vcz"
+        cohort.write_vcz(source, some, samples_chunk=2, shards=shards)
+        if shards is None:
+            vczstore.regrid(source, sample_grid="flexible", samples_chunk=3)
+        vczstore.append(store, source, add_fields=[name], **OPTIONS)
+        axis = cohort.DIMENSIONS[name].index("samples")
+        found = way.read(store)[name].take(range(-4, 0), axis=axis)
+        np.testing.assert_array_equal(found, arrays[name])
+    assert _columns(way, store) == (3, 3, 4, 2, 2)
+    assert vczstore.verify(store).errors == []
+
+
+def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
+    """Whichever edit it got to, readers see the old samples; another batch may come in its place."""
+    way = Way("format3_flexible", "cubed")
+    (first, a), (second, b) = _batch(tmp_path, 6, 5, samples_chunk=2), _batch(tmp_path, 11, 5, samples_chunk=3)
+    for n_edits in (0, 3, 6):
+        store, model = _start(way, tmp_path / str(n_edits))
+        plan, place = vczstore.plan("append", store, first), zarr.storage.LocalStore(store)
+        for write in plan.writes:
+            write.by_zarr(place)
+        for edit in plan.edits[:n_edits]:
+            edit.apply(place)
+        assert _opened(way, store)["sample_id"].shape == (6,)
+        found = way.read(store)
+        axes = {n: cohort.DIMENSIONS[n].index("samples") for n in model if "samples" in cohort.DIMENSIONS[n]}
+        found |= {n: np.take(found[n], np.arange(6), axis=axis) for n, axis in axes.items()}
+        cohort.assert_same(found, model)
+        batch, arrays = (second, b) if n_edits == 3 else (first, a)
+        vczstore.append(store, batch, **OPTIONS)
+        cohort.assert_same(way.read(store), cohort.expected_append(model, arrays))
+        assert vczstore.verify(store).errors == []
+
+
+# ---- compact and regrid ---------------------------------------------------------------------
+
+
+@with_cubed
+def test_whole_columns_leave_without_re_encoding(way: Way, tmp_path: Path) -> None:
+    """Later ones get other numbers; what is re-encoded are columns in which some samples stay and some go."""
+    store, model = _start(way, tmp_path, 9)
+    gone = ["S0003", "S0004", "S0005"]
+    vczstore.remove(store, gone, **OPTIONS)
+    result = vczstore.compact(store, **OPTIONS)
+    model = cohort.expected_compact(cohort.expected_remove(model, gone))
+    cohort.assert_same(way.read(store), model)
+    assert (_columns(way, store), result.decoded_bytes) == ((3, 3), 0)
+    vczstore.remove(store, ["S0007"], **OPTIONS)
+    plan = vczstore.plan("compact", store)
+    assert {write.name: write.decoded for write in plan.writes if hasattr(write, "decoded")} == dict.fromkeys(
+        plan.after.samples_arrays, (1,)
+    )
+    vczstore.compact(store, **OPTIONS)
+    cohort.assert_same(way.read(store), cohort.expected_compact(cohort.expected_remove(model, ["S0007"])))
+    assert _columns(way, store) == (3, 2)
+    assert vczstore.verify(store).errors == []
+
+
+@with_cubed
+def test_metadata_alone_make_a_store_flexible(way: Way, tmp_path: Path) -> None:
+    """Where the last column is full; else that one is re-encoded, and the others are not touched."""
+    for n, kind in ((6, 0), (7, 1)):
+        plain = Way("icechunk" if way.is_icechunk else "format3", "cubed")
+        arrays = some_arrays(10, cohort.ids(0, n))
+        store = plain.make(tmp_path / str(n), arrays, samples_chunk=3)
+        result = vczstore.regrid(store, sample_grid="flexible", **OPTIONS)
+        assert bool(result.chunks) == bool(kind)
+        assert _columns(way, store) == (3,) * (n // 3) + (1,) * kind
+        cohort.assert_same(way.read(store), arrays)
+        assert vczstore.regrid(store, sample_grid="flexible", **OPTIONS).plan.is_empty
+
+
+@with_cubed
+def test_a_regular_copy_has_the_regular_metadata(way: Way, tmp_path: Path) -> None:
+    """There and back: all documents and chunks are, byte for byte, what a regular store has."""
+    arrays = some_arrays(10, cohort.ids(0, 7))
+    plain = Way("icechunk" if way.is_icechunk else "format3", "cubed")
+    store = plain.make(tmp_path, arrays, samples_chunk=3)
+    before = {n: a.metadata.to_dict() for n, a in _opened(way, store).arrays()}
+    files = cohort.files_of(store)
+    vczstore.regrid(store, sample_grid="flexible", samples_chunk=6, **OPTIONS)
+    assert _columns(way, store) == (6, 1)
+    vczstore.regrid(store, sample_grid="regular", samples_chunk=3, **OPTIONS)
+    assert {n: a.metadata.to_dict() for n, a in _opened(way, store).arrays()} == before
+    cohort.assert_same(way.read(store), arrays)
+    if not way.is_icechunk:
+        assert {n for n in files if n.rpartition("/")[2] != "zarr.json"} == {
+            n for n in cohort.files_of(store) if n.rpartition("/")[2] != "zarr.json"
+        }
+
+
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
+def test_a_regular_store_gets_other_chunks(kind: str, tmp_path: Path) -> None:
+    way = Way(kind, "cubed")
+    arrays = some_arrays(10, cohort.ids(0, 11))
+    shards = None if kind == "format2" else (2, 2)
+    store = way.make(tmp_path, arrays, samples_chunk=3, shards=shards)
+    vczstore.regrid(store, samples_chunk=4, **OPTIONS)
+    cohort.assert_same(way.read(store), arrays)
+    group = _opened(way, store)
+    assert group["call_DP"].chunks == (4, 4)
+    assert group["call_DP"].shards == (None if shards is None else (8, 8))
+    assert vczstore.verify(store).errors == []
+
+
+def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
+    """30 nights of a sample, merged each night: at most 4 times the samples that came, in no more than 6 columns."""
+    columns: tuple[int, ...] = ()
+    rewritten = 0
+    for _ in range(30):
+        before = (*columns, 1)
+        columns = merged(before, 10_000)
+        same = sum(1 for _ in next((g for k, g in groupby(zip(before, columns, strict=False), _is_same) if k), ()))
+        rewritten += sum(columns[same:]) if columns != before else 0
+        assert len(columns) <= 6
+    assert sum(columns) == 30
+    assert rewritten <= 4 * 30
+
+
+def _is_same(pair: tuple[int, int]) -> bool:
+    return pair[0] == pair[1]
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 60))
+def test_merging(columns: list[int], most: int) -> None:
+    """Neighbours alone are merged, none beyond what is wanted; doing it twice is doing it once."""
+    found = merged(columns, most)
+    assert sum(found) == sum(columns)
+    assert set(np.cumsum(found)) <= set(np.cumsum(columns))
+    assert all(width <= most or width in columns for width in found)
+    assert merged(found, most) == found
+
+
+# ---- any sequence ---------------------------------------------------------------------------
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 4), st.integers(1, 4)),
+        st.tuples(st.just("remove"), st.sets(st.integers(0, 20), min_size=1, max_size=6)),
+        st.tuples(st.just("compact")),
+        st.tuples(st.just("merge"), st.integers(1, 9)),
+        st.tuples(st.just("regular"), st.integers(1, 5)),
+    ),
+    min_size=2,
+    max_size=6,
+)
+FIELDS = ("sample_sex", "call_genotype", "call_FT")
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(CUBED), steps)
+@pytest.mark.slow
+def test_any_sequence_reads_as_on_a_regular_store(way: Way, sequence: list[tuple[Any, ...]]) -> None:
+    """Bit for bit, by the model of a regular one; chunks are sound throughout."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = cohort.make_arrays(6, cohort.ids(0, 5), fields=FIELDS)
+        store = way.make(folder, model, samples_chunk=2)
+        came = 5
+        for step in sequence:
+            model, came = _apply(step, way, store, model, came, folder)
+            cohort.assert_same(way.read(store), model)
+        assert vczstore.verify(store).errors == []
+
+
+def _apply(step: tuple[Any, ...], way: Way, store: Path, model: Arrays, came: int, folder: Path) -> tuple[Arrays, int]:
+    """Do it to the store and to the model."""
+    options = {"impl": "zarr"} if step[-1] in (1, 3) else OPTIONS
+    match step:
+        case ("append", n, chunk):
+            batch = cohort.make_arrays(6, cohort.ids(came, n), seed=came, fields=FIELDS)
+            cohort.write_vcz(folder / f"{came}.vcz", batch, samples_chunk=chunk)
+            vczstore.append(store, folder / f"{came}.vcz", **options)
+            return cohort.expected_append(model, batch), came + n
+        case ("remove", where):
+            there = [s for i, s in enumerate(model["sample_id"].tolist()) if i in where and s]
+            if there:
+                vczstore.remove(store, there, **options)
+            return cohort.expected_remove(model, there) if there else model, came
+        case ("compact",):
+            vczstore.compact(store, **options)
+            return cohort.expected_compact(model), came
+        case ("merge", n):
+            vczstore.regrid(store, sample_grid="flexible", samples_chunk=n, **options)
+        case ("regular", n):
+            vczstore.regrid(store, sample_grid="regular", samples_chunk=n, **options)
+    return model, came
+
+
+# ---- readers --------------------------------------------------------------------------------
+
+
+@with_cubed
+def test_readers(way: Way, tmp_path: Path) -> None:
+    """zarr, icechunk, xarray and Dask read it; zarr without its flag and vcztools do not, and say so."""
+    store, model = _start(way, tmp_path)
+    place, arrays = _batch(tmp_path, 6, 2)
+    vczstore.append(store, place, **OPTIONS)
+    model = cohort.expected_append(model, arrays)
+    cohort.assert_same(way.read(store), model)
+    opened = xr.open_zarr(_opened(way, store).store, consolidated=False, chunks={}, decode_cf=False)
+    assert opened.chunks["samples"] == (3, 3, 2)
+    np.testing.assert_array_equal(opened["call_genotype"].compute(), model["call_genotype"])
+    counted = (opened["call_DP"] > 5).sum("samples").compute()
+    np.testing.assert_array_equal(counted, (model["call_DP"] > 5).sum(axis=1))
+    with pytest.raises(Exception, match="only defined for arrays using regular chunk grids"):
+        vcf.vcztools_view(store, icechunk=way.is_icechunk)
+    with zarr.config.set({rectilinear.FLAG: False}), pytest.raises(ValueError, match="Rectilinear chunk grids are"):
+        dict(_opened(way, store).arrays())
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+@pytest.mark.slow
+def test_vcztools_reads_the_regular_copy(backend: str, tmp_path: Path) -> None:
+    """What bcftools shows of the VCF, vcztools shows of what its samples came to in two batches."""
+    text, parts = vcf.EXAMPLES["calls"].make(), vcf.EXAMPLES["calls"].parts
+    whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", text)
+    batches = []
+    for i, samples in enumerate(parts):
+        part = vcf.split_by_samples(whole, [*samples], tmp_path / f"{i}.vcf.gz")
+        vcf.to_vcz(part, tmp_path / f"{i}.vcz", 3, 16, 3)
+        batches.append(tmp_path / f"{i}.vcz")
+    store = batches[0]
+    if backend == "icechunk":
+        store = tmp_path / "store"
+        vczstore.copy_store_to_icechunk(batches[0], store)
+    vczstore.regrid(store, sample_grid="flexible", **OPTIONS)
+    for batch in batches[1:]:
+        vczstore.append(store, batch, **OPTIONS)
+    vczstore.regrid(store, sample_grid="regular", samples_chunk=3, **OPTIONS)
+    shown = vcf.records(vcf.vcztools_view(store, icechunk=backend == "icechunk"))
+    assert shown == vcf.bcftools_records(whole)
+
+
+# ---- refusals -------------------------------------------------------------------------------
+
+
+def _refused(store: Path, call: Callable[[], object], *words: str) -> None:
+    before = cohort.digest(store)
+    with pytest.raises(VczstoreError) as error:
+        call()
+    (line,) = str(error.value).splitlines()
+    assert all(word in line for word in words), line
+    assert cohort.digest(store) == before
+
+
+def test_format_2_is_refused(tmp_path: Path) -> None:
+    store = Way("format2", "cubed").make(tmp_path, some_arrays(10, cohort.ids(0, 4)))
+    _refused(
+        store,
+        lambda: vczstore.regrid(store, sample_grid="flexible"),
+        f"regrid: {store} is of Zarr format 2",
+        f"vczstore copy-store-to-icechunk {store} NEW_STORE",
+    )
+
+
+def test_shards_are_refused(tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, some_arrays(10, cohort.ids(0, 4)), shards=(2, 2))
+    _refused(
+        store,
+        lambda: vczstore.regrid(store, sample_grid="flexible"),
+        "regrid: call_AD of",
+        "has shards of (8, 6, 2)",
+        "make a store without shards",
+    )
+
+
+def test_nothing_to_change_is_refused(tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, some_arrays(10, cohort.ids(0, 4)))
+    _refused(store, lambda: vczstore.regrid(store), "give --sample-grid, --samples-chunk or both")
+
+
+def test_xarray_is_refused(tmp_path: Path) -> None:
+    """On either side."""
+    way = Way("format3_flexible", "cubed")
+    store, _ = _start(way, tmp_path)
+    place, _ = _batch(tmp_path, 6, 2)
+    words = "flexible sample grid, which --impl xarray does not take; leave impl out"
+    _refused(store, lambda: vczstore.append(store, place, impl="xarray"), words)
+    _refused(store, lambda: vczstore.remove(store, ["S0001"], impl="xarray"), words)
+    _refused(place, lambda: vczstore.append(place, store, impl="xarray"), words)
+
+
+def test_a_last_column_that_is_not_full_is_refused(tmp_path: Path) -> None:
+    """As zarr leaves it when a flexible array becomes shorter; regrid mends it."""
+    way = Way("format3_flexible", "cubed")
+    store, model = _start(way, tmp_path)
+    place, arrays = _batch(tmp_path, 6, 2)
+    group = zarr.open_group(store)
+    for name, array in group.arrays():
+        if "samples" in cohort.DIMENSIONS[name]:
+            axis = cohort.DIMENSIONS[name].index("samples")
+            array.resize(tuple(5 if i == axis else n for i, n in enumerate(array.shape)))
+    way_out = f"vczstore regrid {store} --sample-grid flexible"
+    _refused(store, lambda: vczstore.append(store, place), "3 samples wide and hold 2", way_out)
+    vczstore.regrid(store, sample_grid="flexible", **OPTIONS)
+    vczstore.append(store, place, **OPTIONS)
+    expected = cohort.expected_append(cohort.select(model, cohort.ids(0, 5)), arrays)
+    cohort.assert_same(way.read(store), expected)
+    assert _columns(way, store) == (3, 2, 2)
+
+
+def test_chunks_of_remote_plain_zarr_are_not_rewritten() -> None:
+    """Elsewhere than in a folder readers would see one half of it; metadata alone are no matter."""
+    memory = zarr.storage.MemoryStore()
+    arrays = some_arrays(10, cohort.ids(0, 6))
+    cohort.write_vcz(memory, arrays)
+    vczstore.regrid(memory, sample_grid="flexible", **OPTIONS)
+    cohort.assert_same(cohort.read_vcz(memory), arrays)
+    with pytest.raises(VczstoreError, match="would be rewritten, which on plain Zarr takes a folder"):
+        vczstore.regrid(memory, samples_chunk=6, **OPTIONS)
+    cohort.assert_same(cohort.read_vcz(memory), arrays)
