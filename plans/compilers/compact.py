@@ -6,13 +6,11 @@ compiled against, and on plain Zarr, which has no snapshots, another store. A fo
 that other store, in which all that stays what it is are hard links.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans.core.copy_chunks import CopyArray
+from plans.core.copy_chunks import CopyArray, LinkChunks
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
@@ -22,10 +20,6 @@ from vczstore.stores.folder_swap import OPERATION, LinkAllBut
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.model import REMOVED, Vcz, has_grid, samples_axis
 from vczstore.vcz.zarr_objects import Document
-
-if TYPE_CHECKING:
-    pass
-from plans.core.copy_chunks import LinkChunks
 
 
 def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
@@ -144,7 +138,7 @@ def _with_grid(vcz: Vcz) -> list[str]:
     return [name for name, array in vcz.arrays.items() if has_grid(array)]
 
 
-def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> "LinkChunks":
+def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> LinkChunks:
     """The chunks of an array that stay what they are: all, or those before the first chunk column that changes."""
     grid, axis = arrays.grid_of(array), samples_axis(array)
     if is_resized:

@@ -4,18 +4,15 @@ Chunks whose bytes format 3 can decode are copied as they are, which is nearly a
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from plans.core.copy_chunks import CopyArray
 from plans.core.memory import Memory
 from plans.core.model import Plan
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Clear, WriteDocuments
 from vczstore.vcz import arrays, metadata, zarr_objects
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions
-
-if TYPE_CHECKING:
-    pass
-from plans.core.copy_chunks import CopyArray
 
 MANIFEST_CHUNKS = 1000
 """About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""

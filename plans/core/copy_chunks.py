@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.chunk_grid import MIN_TASKS
+from plans.core.chunk_grid import MIN_TASKS, Columns, chunk_regions
 from plans.core.memory import Memory
+from plans.core.rewrite_columns import ColumnReader, Reencoded
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.encoded_chunks import link_chunks
 from vczstore.vcz.metadata import same_encoding
-
-if TYPE_CHECKING:
-    import cubed
-    from zarr.abc.store import Store as ZarrStore
-
-    from plans.core.xarray_backend import Opened
-
-from typing import TYPE_CHECKING
-
-from plans.core.chunk_grid import Columns, chunk_regions
-from plans.core.rewrite_columns import ColumnReader, Reencoded
 from vczstore.vcz.model import dimensions
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ with another one of the store. What is inserted where is never listed: tasks mer
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from plans.variants.match import KEPT_BYTES, Index, Latest, Matches, Numbers, Re
 from plans.variants.reference_blocks import Unseen
 from plans.variants.union_of_sources import ALLELE, CONTIG, ID, POSITION, Piece, Union
 from vczstore.vcz.extents import END, LENGTH, SVLEN
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
