@@ -447,3 +447,45 @@ def test_chunks_of_remote_plain_zarr_are_not_rewritten() -> None:
     with pytest.raises(VczstoreError, match="would be rewritten, which on plain Zarr takes a folder"):
         vczstore.regrid(memory, samples_chunk=6, **OPTIONS)
     cohort.assert_same(cohort.read_vcz(memory), arrays)
+
+
+@with_cubed
+def test_wider_dtypes_drops_and_updates(way: Way, tmp_path: Path) -> None:
+    """What re-encodes a store keeps its columns: values that need a wider dtype, and samples that are replaced."""
+    store, model = _start(way, tmp_path)
+    place, arrays = _batch(tmp_path, 6, 2)
+    vczstore.append(store, place, **OPTIONS)
+    model = cohort.expected_append(model, arrays)
+    wide = some_arrays(10, cohort.ids(8, 4), seed=8)
+    wide["call_AD"] = wide["call_AD"].astype("i8") + 2**40
+    del wide["call_FT"]
+    cohort.write_vcz(tmp_path / "wide.vcz", wide, samples_chunk=4)
+    vczstore.append(store, tmp_path / "wide.vcz", drop_fields=["FT"], **OPTIONS)
+    wide["call_FT"] = np.full((10, 4), ".", dtype=object)
+    model["call_AD"] = model["call_AD"].astype("i8")
+    model = cohort.expected_append(model, wide)
+    cohort.assert_same(way.read(store), model)
+    recalled = some_arrays(10, ["S0009", "S0001", "S0006", "S0007"], seed=9)
+    recalled["call_DP"] = recalled["call_DP"].astype("i4") + 2**20
+    cohort.write_vcz(tmp_path / "recalled.vcz", recalled, samples_chunk=2)
+    vczstore.update(store, tmp_path / "recalled.vcz", **OPTIONS)
+    model["call_DP"] = model["call_DP"].astype("i4")
+    cohort.assert_same(way.read(store), cohort.expected_update(model, recalled))
+    assert _columns(way, store) == (3, 3, 2, 4)
+    assert vczstore.verify(store).errors == []
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_consolidated_metadata_follow(tmp_path: Path) -> None:
+    model = some_arrays(10, cohort.ids(0, 6))
+    store = tmp_path / "store.vcz"
+    cohort.write_vcz(store, model, consolidated=True)
+    place, arrays = _batch(tmp_path, 6, 2)
+    vczstore.regrid(store, sample_grid="flexible", **OPTIONS)
+    vczstore.append(store, place, **OPTIONS)
+    model = cohort.expected_append(model, arrays)
+    for _ in range(2):
+        group = zarr.open_group(store, mode="r", use_consolidated=True)
+        cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, model)
+        assert vczstore.verify(store).errors == []
+        vczstore.regrid(store, sample_grid="regular", samples_chunk=5, **OPTIONS)
