@@ -1,7 +1,7 @@
 """Regrid: the samples of a store are cut into other chunks."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.choices import MAX_CHUNK, SAMPLE_GRIDS
 from vczstore.declarations import option
@@ -23,7 +23,8 @@ class Regrid(Edit):
     re-encoded. Narrow columns are merged with `samples_chunk`: neighbours of a like width, so that a sample that came
     alone is re-encoded a few times over its life, and not with each batch. A regular grid has chunks of one width, for
     readers that know no other, such as vcztools. Columns that stay the same are not touched. A folder of plain Zarr is
-    replaced by a new one where chunks are rewritten, and plain Zarr elsewhere is refused then.
+    replaced by a new one where chunks are rewritten, and plain Zarr elsewhere is refused then. A job regrids a store
+    whenever there is something to merge, so that the step can follow each batch.
 
     Raises
     ------
@@ -39,12 +40,16 @@ class Regrid(Edit):
     True
     """
 
+    is_step: ClassVar[bool] = True
+    step_examples: ClassVar[tuple[Any, ...]] = (10000, {"sample-grid": "flexible", "samples-chunk": 10000})
+
     sample_grid: str | None = option(
         None,
         "Whether chunks have one width along the samples, or any batch makes columns of its own, whatever their width, "
         "which not all readers open.",
         choices=SAMPLE_GRIDS,
         default_text="as it is",
+        examples=("flexible",),
     )
     samples_chunk: int | None = option(
         None,
@@ -52,6 +57,9 @@ class Regrid(Edit):
         flags=("--samples-chunk", "--sample-chunk"),
         metavar="N",
         bounds=(1, MAX_CHUNK),
+        short=True,
+        shorthand="how many samples a chunk has",
+        examples=(10000,),
         default_text="the widest there is; in a flexible grid, none are merged",
     )
 

@@ -7,6 +7,8 @@ takes the place of the store.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from zarr.types import AnyArray
@@ -15,6 +17,7 @@ from plans.core.copy_chunks import LinkChunks
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
+from plans.core.views import in_store
 from plans.schema.rebuild import in_place
 from vczstore.choices import FLEXIBLE
 from vczstore.errors import UnsuitableError
@@ -24,6 +27,9 @@ from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.model import SAMPLES, Vcz, dimensions, has_grid, samples_axis
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store as ZarrStore
 
 OPERATION = "regrid"
 IF_STOPPED = "readers see the same values, in old or in new chunks; run the same command again to complete it"
@@ -167,10 +173,19 @@ def _unchanged(before: AnyArray, after: AnyArray) -> tuple[int, int]:
     return n, new.stop(n - 1) if n else 0
 
 
+@dataclass(frozen=True)
+class PutInColumns(PutSamples):
+    """The samples of an array come into other columns of it."""
+
+    def reading_from(self, store: "ZarrStore") -> "PutInColumns":
+        """The same, read elsewhere."""
+        return replace(self, parts=tuple(replace(part, array=in_store(part.array, store)) for part in self.parts))
+
+
 def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> PutSamples:
     """The samples from one on go to their new columns."""
     where = np.arange(start, _cut(after).length)
-    return PutSamples.of(OPERATION, before, after, [Part.make(before, where, where)], memory)
+    return PutInColumns.of(OPERATION, before, after, [Part.make(before, where, where)], memory)
 
 
 def _in_place(plan: Plan, vcz: Vcz, left: Mapping[str, int]) -> Plan:

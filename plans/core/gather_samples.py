@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from zarr.types import AnyArray
@@ -212,9 +212,7 @@ class PutSamples:
     together: int = 1
 
     @classmethod
-    def of(
-        cls, operation: str, before: AnyArray, target: AnyArray, parts: Sequence[Part], memory: Memory
-    ) -> "PutSamples":
+    def of(cls, operation: str, before: AnyArray, target: AnyArray, parts: Sequence[Part], memory: Memory) -> Self:
         """Decide how the columns of one array are written, `before` and `target` being as it is and as it will be."""
         axis = samples_axis(before)
         assert axis is not None

@@ -939,6 +939,7 @@ ACCEPTED = (
     *(steps(f"- remove: {r}") for r in ("a", "[a, b]", "{samples: a}", "{samples: [a], missing-ok: false}")),
     steps("- remove: {samples-file: a}\n- tag: release-${DATE:-a}\n- tag: b"),
     *(steps(f"- recompute: {r}") for r in ("AC", "[AC, HWE]", "{}", "{fields: AN}", "{fields: [AN, NS]}")),
+    *(steps(f"- regrid: {r}") for r in ("10000", "{sample-grid: flexible, samples-chunk: 7}")),
     steps("- append: {source: a, on-duplicate: '${MODE:-skip}'}"),
     "store: {url: a, backend-storage: '${B:-zarr}'}\nexecutor: ${E:-threads}\nsteps: [{tag: x}]",
 )
@@ -962,7 +963,7 @@ def test_the_schema_is_one() -> None:
         mine = [part] if isinstance(part, dict) and "properties" in part else []
         return mine + [one for value in inner for one in objects(value)]
 
-    assert len(objects(made)) == 9
+    assert len(objects(made)) == 10
     for part in objects(made):
         assert part["additionalProperties"] is False
         for key, value in part["properties"].items():
@@ -1031,6 +1032,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         "Update": lambda one: {"steps": [{"update": {"source": "a"} | one}]},
         "Remove": lambda one: {"steps": [{"remove": {"samples": "a"} | one if "missing-ok" in one else one}]},
         "Recompute": lambda one: {"steps": [{"recompute": one}]},
+        "Regrid": lambda one: {"steps": [{"regrid": one}]},
     }
     assert within.keys() == models.keys()
     for name, model in {**models, "": jobfile.schema()}.items():

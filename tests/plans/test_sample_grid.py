@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 
 import vczstore
@@ -20,6 +21,7 @@ from plans.compilers.regrid import merged
 from tests.support import cohort, vcf
 from tests.support.cohort import some_arrays
 from tests.support.ways import FLEXIBLE, Way
+from vczstore.cli.main import main
 from vczstore.errors import VczstoreError
 from vczstore.vcz import rectilinear
 
@@ -489,3 +491,24 @@ def test_consolidated_metadata_follow(tmp_path: Path) -> None:
         cohort.assert_same({name: np.asarray(array[...]) for name, array in group.arrays()}, model)
         assert vczstore.verify(store).errors == []
         vczstore.regrid(store, sample_grid="regular", samples_chunk=5, **OPTIONS)
+
+
+@with_cubed
+def test_a_job_merges_columns(way: Way, tmp_path: Path) -> None:
+    """After what it appends, in the same commit on Icechunk; and it does so once."""
+    store, model = _start(way, tmp_path)
+    step = f"append: {tmp_path}/inbox/*.vcz"
+    (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n  - {step}\n  - regrid: 8\n  - remove: [S0001]\n")
+    (tmp_path / "inbox").mkdir()
+    for start, columns in ((6, (6, 2)), (8, (6, 4)), (10, (6, 4, 2))):
+        _, arrays = _batch(tmp_path / "inbox", start, 2)
+        before = len(vczstore.info(store).history)
+        result = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--executor", "threads"])
+        assert result.exit_code == 0, result.output
+        model = cohort.expected_remove(cohort.expected_append(model, arrays), ["S0001"])
+        cohort.assert_same(way.read(store), model)
+        assert _columns(way, store) == columns
+        assert len(vczstore.info(store).history) == before + way.is_icechunk
+    again = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml")])
+    assert (again.exit_code, "already applied" in again.output) == (0, True)
+    assert vczstore.verify(store).errors == []

@@ -17,6 +17,7 @@ from plans.core.ledger import Ledger, removal_digest, step_digest
 from plans.core.memory import Memory
 from plans.core.model import Compiling, Plan
 from plans.recompute import Recompute
+from plans.regrid import Regrid
 from plans.remove import Remove
 from plans.tag import Tag
 from plans.update import Update
@@ -367,6 +368,14 @@ class _Compiler:
             plan = self._compile(operation)
             plans, self.vcz = [plan], plan.after
         self._add("recompute", (), plans, int(not plans))
+
+    @compile_step.register
+    def regrid(self, operation: Regrid) -> None:
+        """Columns are merged, whenever there are any that should be."""
+        self.said.append(["regrid", operation.changed_options])
+        plan = self._compile(operation)
+        self.vcz = plan.after
+        self._add("regrid", (), () if plan.is_empty else (plan,), int(plan.is_empty))
 
     @compile_step.register
     def tag(self, operation: Tag) -> None:

@@ -321,15 +321,16 @@ def _shorthand(name: str, model: type[StepModel]) -> Any:
         if declared(one).job and (declared(one).is_argument or declared(one).short)
     )
     known, kind = declared(first), _kind(first)
-    key, many = known.key or first.name, _is_list(first.type)
+    key, many = known.key or first.name.replace("_", "-"), _is_list(first.type)
     if len(model.model_fields) == 1 and not many:
         return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=_name_input(known))]
     keys = " or ".join(keys_of(model)[:2]) if known.kind == "samples" else f"the key {key}"
     what = f"{known.shorthand}, or a mapping with {keys}"
     inputs = kind.__metadata__[1].json_schema_input_type if many else kind
+    kinds = (int if int in get_args(first.type) else str, *([list] if many else []))
     return Annotated[
         model | None,
-        BeforeValidator(short(key, what, *((str, list) if many else (str,))), json_schema_input_type=inputs | model),
+        BeforeValidator(short(key, what, *kinds), json_schema_input_type=inputs | model),
     ]
 
 
