@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 type Width = int | tuple[int, ...]
 """How wide the chunks along an axis are: all of them, or each."""
+
+
+@lru_cache(maxsize=128)
+def _borders(widths: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.asarray(widths, dtype="i8"))])
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Cuts:
     @cached_property
     def _borders(self) -> np.ndarray:
         """Where chunks begin that have each a width of their own, and where the last one ends."""
-        return np.concatenate([[0], np.cumsum(np.asarray(self.width, dtype="i8"))])
+        assert isinstance(self.width, tuple)
+        return _borders(self.width)
 
     @cached_property
     def n(self) -> int:
@@ -57,7 +63,7 @@ class Cuts:
     @property
     def widest(self) -> int:
         """The width of the widest chunk."""
-        return self.width if isinstance(self.width, int) else max(self.width[: max(1, self.n)])
+        return self.width if isinstance(self.width, int) else int(np.diff(self._borders[: max(1, self.n) + 1]).max())
 
     def of(self, positions: Any) -> Any:
         """The chunk of a position, or of each."""
@@ -99,7 +105,8 @@ class Cuts:
     @property
     def lengths(self) -> tuple[int, ...]:
         """How wide the chunks are, as far as the axis goes."""
-        return tuple(span.stop - span.start for span in self.spans())
+        chunks = np.arange(self.n)
+        return tuple((self.stop(chunks) - self.start(chunks)).tolist())
 
     @property
     def is_even(self) -> bool:

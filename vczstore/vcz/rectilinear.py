@@ -7,6 +7,7 @@ other module touches what zarr has for it.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, cast
 
 import zarr
@@ -38,10 +39,10 @@ def widths_of(metadata: Any) -> tuple[Width, ...]:
     return tuple(_width(edges) for edges in metadata.chunk_grid.chunk_shapes)
 
 
-def _width(edges: int | Sequence[int]) -> Width:
-    if isinstance(edges, int):
-        return edges
-    return int(edges[0]) if len(set(edges)) == 1 else tuple(int(n) for n in edges)
+@lru_cache(maxsize=128)
+def _width(edges: int | tuple[int, ...]) -> Width:
+    """One width if all are the same. It is asked for each source of a batch, of a store with thousands of columns."""
+    return edges if isinstance(edges, int) or len(set(edges)) > 1 else edges[0]
 
 
 def with_widths(metadata: Any, shape: Sequence[int], widths: Sequence[Width]) -> ArrayV3Metadata:
