@@ -95,10 +95,8 @@ class Description:
             ("bytes", f"{human_size(self.decoded_bytes)} decoded{stored}"),
         ]
         if self.sample_columns is not None:
-            text = (
-                "zarr-python 3.4 with array.rectilinear_chunks set, and what reads through it; vcztools and bio2zarr do"
-            )
-            rows.append(("readers", f"{text} not: vczstore regrid {self.store} --sample-grid regular"))
+            text = "zarr-python 3.4 with array.rectilinear_chunks set, and what reads through it; vcztools does not"
+            rows.append(("readers", f"{text}: vczstore regrid {self.store} --sample-grid regular"))
         if self.stale:
             names = ",".join(self.stale)
             way_out = f"vczstore recompute {self.store} --fields {names}"
