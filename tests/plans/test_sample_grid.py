@@ -512,3 +512,39 @@ def test_a_job_merges_columns(way: Way, tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml")])
     assert (again.exit_code, "already applied" in again.output) == (0, True)
     assert vczstore.verify(store).errors == []
+
+
+@pytest.mark.parametrize("removed", [(), ("S0001", "S0006", "S0007")])
+def test_a_compacted_copy_is_flexible(removed: tuple[str, ...], tmp_path: Path) -> None:
+    way = Way("format3_flexible", "cubed")
+    store, model = _start(way, tmp_path)
+    place, arrays = _batch(tmp_path, 6, 2)
+    vczstore.append(store, place, **OPTIONS)
+    model = cohort.expected_append(model, arrays)
+    if removed:
+        vczstore.remove(store, removed, **OPTIONS)
+        model = cohort.expected_compact(cohort.expected_remove(model, removed))
+    vczstore.compact(store, tmp_path / "copy.vcz", **OPTIONS)
+    cohort.assert_same(way.read(tmp_path / "copy.vcz"), model)
+    assert _columns(way, tmp_path / "copy.vcz") == ((2, 3) if removed else (3, 3, 2))
+    assert vczstore.verify(tmp_path / "copy.vcz").errors == []
+
+
+def test_a_stopped_append_is_repaired(tmp_path: Path) -> None:
+    """Taken back, its chunks are garbage; a narrower batch comes in its place."""
+    way = Way("format3_flexible", "cubed")
+    store, model = _start(way, tmp_path)
+    (first, _), (second, arrays) = _batch(tmp_path, 6, 5, samples_chunk=2), _batch(tmp_path, 20, 1)
+    plan, place = vczstore.plan("append", store, first), zarr.storage.LocalStore(store)
+    for write in plan.writes:
+        write.by_zarr(place)
+    for edit in plan.edits[:3]:
+        edit.apply(place)
+    vczstore.repair(store, **OPTIONS)
+    cohort.assert_same(way.read(store), model)
+    assert _columns(way, store) == (3, 3)
+    assert vczstore.gc(store, **OPTIONS).counts["chunks deleted"] > 0
+    vczstore.append(store, second, **OPTIONS)
+    cohort.assert_same(way.read(store), cohort.expected_append(model, arrays))
+    assert _columns(way, store) == (3, 3, 1)
+    assert vczstore.verify(store).errors == []
