@@ -87,6 +87,13 @@ class Append(HarmoniseOptions, Edit):
         within=HARMONISE,
         examples=("keep",),
     )
+    keep_blocks: bool = option(
+        False,
+        "With `gvcf`: the store keeps the reference blocks of the samples that come in, so that variants inserted "
+        "later have their calls too. A store that keeps some keeps those of all gVCFs from then on.",
+        within=HARMONISE,
+        examples=(True,),
+    )
     drop_fields: tuple[str, ...] = drop_fields()
     add_fields: tuple[str, ...] = add_fields()
     require_direct_copy: bool = option(
@@ -115,7 +122,9 @@ class Append(HarmoniseOptions, Edit):
         rules = super().rules
         if self.on_ref_mismatch != "refuse" and self.new_variants != "insert":
             raise OptionError(f"{self.called}: --on-ref-mismatch goes with --new-variants insert")
-        return replace(rules, on_ref_mismatch=self.on_ref_mismatch)
+        if self.keep_blocks and not self.gvcf:
+            raise OptionError(f"{self.called}: --keep-blocks goes with --gvcf")
+        return replace(rules, on_ref_mismatch=self.on_ref_mismatch, keep_blocks=self.keep_blocks)
 
     @property
     def harmonising(self) -> "Rules | None":
@@ -131,8 +140,8 @@ class Append(HarmoniseOptions, Edit):
 
         if not self.harmonise and self.rules != Rules():
             raise OptionError(
-                "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --number and --gvcf go with "
-                "--harmonise"
+                "append: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --number, --gvcf and "
+                "--keep-blocks go with --harmonise"
             )
         return self.rules if self.harmonise else None
 

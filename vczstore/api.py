@@ -68,6 +68,7 @@ class AppendOptions(_Harmonising, total=False):
 
     harmonise: bool
     on_ref_mismatch: str
+    keep_blocks: bool
     add_fields: Sequence[str]
     require_direct_copy: bool
     recompute: Sequence[str]

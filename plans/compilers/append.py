@@ -20,6 +20,7 @@ from plans.core.model import Plan, Survey, Write
 from plans.core.views import View
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
+from plans.schema.keep_blocks import with_blocks
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
@@ -83,6 +84,7 @@ def compile_append(
 
     # 1. everything is consistent, and fits
     _check(vcz, sources, new)
+    sources, fields = with_blocks(OPERATION, vcz, sources, findings, fields)
     brought, by_allele = _brought(vcz, sources, findings, fields)
     dropped = dropped_fields(vcz, sources, brought, fields)
     layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
@@ -206,7 +208,9 @@ class _Arrays(NamedTuple):
     def widenings(self, vcz: Vcz, findings: Findings | None, old: int, memory: Memory) -> list[Write]:
         """What rewrites what is in the store: where alleles come in, and where variants are inserted."""
         if self.insertions is not None:
-            return self.insertions.writes(vcz, self.every, memory)
+            of_samples = {n: a for n, a in vcz.arrays.items() if n in self.wider and n not in self.insertions.views}
+            longer = widenings(OPERATION, replace(vcz, arrays=of_samples), self.wider, old, None, memory)
+            return [*self.insertions.writes(vcz, self.every, memory), *longer]
         known = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name not in self.added})
         return list(widenings(OPERATION, known, self.wider, old, findings, memory))
 
@@ -217,7 +221,7 @@ class _Arrays(NamedTuple):
         The last is sample_id, which alone says how many samples there are; and alleles come after the vectors that
         have room for them, which a run that follows a stopped one goes by.
         """
-        resized = self.every
+        resized = dict(sorted(self.every.items()))  # in which order a run that follows a stopped one expects them
         resized |= {name: resized.pop(name) for name in (ALLELE, SAMPLE_ID) if name in resized}
         edits: list[Edit] = [
             WriteDocuments.of(array) if name in self.added else SetShape.of(array) for name, array in resized.items()

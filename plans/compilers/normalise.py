@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from zarr.storage import MemoryStore
@@ -13,7 +13,9 @@ from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey
+from plans.core.views import View
 from plans.schema.fitting import fitted
+from plans.schema.keep_blocks import with_blocks
 from plans.schema.layout import STRINGS, Fields, Form, check_named, without_unjoinable
 from plans.schema.missing import missing_where_harmonised, with_missing
 from plans.schema.widen import Rewritten, WriteAlleles
@@ -88,6 +90,7 @@ def compile_normalise(
     (brought,) = without_unjoinable(OPERATION, known, [source], fields, harmonised=True)
     brought = harmonise.without_dropped(OPERATION, known, brought, findings, lengths, fields.drop)
     harmonise.check_fields(OPERATION, source, brought, findings, lengths)
+    ((brought,), _) = with_blocks(OPERATION, vcz, [brought], findings, fields)
     lacking = {*fields.drop, *source.samples_arrays} - set(brought.samples_arrays)
     dropped = {name: array for name, array in vcz.samples_arrays.items() if name in lacking}
     writes: list[CopyArray | Rewritten | WriteAlleles | PutSamples] = [
@@ -99,7 +102,7 @@ def compile_normalise(
     of_variants = {VARIANTS: vcz.chunk_lengths[VARIANTS]}
     by_sample = {**dropped, **brought.samples_arrays}
     calls = {
-        name: _with_missing(name, _target(name, array, lengths, of_variants), vcz, source, dropped, findings)
+        name: _with_missing(name, _target(name, _stored(array), lengths, of_variants), vcz, source, dropped, findings)
         for name, array in by_sample.items()
     }
     members |= calls
@@ -134,6 +137,15 @@ def compile_normalise(
         counts={"samples": source.n_samples, "variants": vcz.n_variants, **told.counts},
         notes=told.notes,
     )
+
+
+def _stored(array: AnyArray) -> AnyArray:
+    """The array itself; of one that is made when it is read, how it will be stored, in chunks of one shape."""
+    view = cast("AnyArray | View", array)
+    if not isinstance(view, View):
+        return array
+    like = view.like
+    return arrays.with_regular_grid(like, arrays.outer_chunks(like)) if arrays.is_flexible(like) else like
 
 
 def _target(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _FittedView(View):
-    """An array whose chunks are encoded when they are asked for."""
+class MadeView(View):
+    """An array whose chunks are made and encoded when they are asked for."""
 
     name: str
 
@@ -43,7 +43,7 @@ class _FittedView(View):
 
 
 @dataclass(frozen=True)
-class Fitted(_FittedView):
+class Fitted(MadeView):
     """
     An array with axes that are longer, or with a last axis of which it has only the first position or none at all.
 
@@ -81,7 +81,7 @@ class Fitted(_FittedView):
 
 
 @dataclass(frozen=True)
-class Derived(_FittedView):
+class Derived(MadeView):
     """A mask that a source lacks, of values that it has."""
 
     @property

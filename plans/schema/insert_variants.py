@@ -35,6 +35,7 @@ from plans.schema.widen import (
 from plans.variants.find_insertion import REGION_INDEX, Insertion
 from plans.variants.harmonise import Findings, field_of, number_of, numbers_of
 from plans.variants.inserted_variants import SITE_VALUES
+from plans.variants.kept_blocks import KeptBlocks
 from plans.variants.union_of_sources import CONTIG, FILTER, POSITION
 from vczstore.errors import IncompatibleError
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteArray, WriteDocuments
@@ -356,8 +357,9 @@ class _ViewMaker:
         haploid = tuple(rules.haploid(self.insertion.contigs))
         is_reference = rules.absent == "reference"
         removed = np.flatnonzero(self.was.sample_ids == REMOVED)
+        kept = KeptBlocks.of(self.was, self.insertion.contigs, rules.min_gq)
         return InsertedCalls(
-            _fitted(before, target, name), like, name, self.insertion.records, is_reference, haploid, removed
+            _fitted(before, target, name), like, name, self.insertion.records, is_reference, haploid, removed, kept
         )
 
     def _target(self, name: str) -> AnyArray:

@@ -14,11 +14,12 @@ from plans.schema.fitting import Fitted
 from plans.variants.harmonise import absent_calls
 from plans.variants.in_order import Field
 from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, MergedRange
+from plans.variants.kept_blocks import BLOCK, GENOTYPE, SPANNED, KeptBlocks, decode_genotypes, is_phased
 from plans.variants.match import Matches
 from plans.variants.union_of_sources import FILTER
 from vczstore.vcz import arrays, strings
 from vczstore.vcz.floats import recast
-from vczstore.vcz.missing import TEXT, fill_value, mask_of, missing_value, same
+from vczstore.vcz.missing import INT_FILL, INT_MISSING, TEXT, fill_value, mask_of, masked_by, missing_value, same
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,20 @@ class InsertedCalls(Inserted):
         The contigs where genotypes have one allele.
     removed
         The positions of samples that were removed, which are missing whatever others are.
+    kept
+        The reference blocks that the store keeps; None if it keeps none.
     """
 
     is_reference: bool
     haploid: tuple[int, ...]
     removed: np.ndarray
+    kept: KeptBlocks | None = None
+
+    def extra_mem(self, block: tuple[int, ...]) -> int:
+        """What it takes to look the variants up, and the blocks of samples."""
+        is_told = self.kept is not None and self.kept.field_of(self.name) is not None
+        looking = self.kept.reading_mem(block[1]) if self.kept is not None and is_told else 0
+        return super().extra_mem(block) + looking
 
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
         is_haploid = np.isin(part.contig[rows], self.haploid)
@@ -106,7 +116,42 @@ class InsertedCalls(Inserted):
             missing = absent_calls(self.name, self.like, self.like, is_missing, is_haploid)
             where = is_removed.reshape(1, -1, *(1,) * (values.ndim - 2))
             values = np.where(where, missing, values)
+        values = self._with_blocks(values, part, rows, np.arange(self.shape[1])[others[0]])
         return values[(slice(None), slice(None), *others[1:])]
+
+    def _with_blocks(self, values: np.ndarray, part: MergedRange, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """The same values, those of blocks where the store keeps one of a sample."""
+        field = None if self.kept is None else self.kept.field_of(self.name)
+        if self.kept is None or field is None:
+            return values
+        found = self.kept.look(part.contig[rows], part.position[rows], samples, field)
+        values = np.broadcast_to(values, (len(rows), len(samples), *values.shape[2:])).copy()
+        variants, calls = np.nonzero(found.kinds == SPANNED)
+        is_haploid = np.isin(part.contig[rows], self.haploid)
+        missing = absent_calls(self.name, self.like, self.like, np.zeros(len(rows), dtype=bool), is_haploid)
+        values[variants, calls] = missing[variants, 0]
+        variants, calls = np.nonzero(found.kinds == BLOCK)
+        told = np.full((len(variants), int(np.prod(self.shape[2:]))), INT_FILL, dtype="i8")
+        chosen = found.values[variants, calls]
+        of_call = decode_genotypes(chosen, told.shape[1]) if field == GENOTYPE else chosen[:, np.newaxis]
+        told[:, : of_call.shape[1]] = of_call
+        if self.name.endswith("_phased"):
+            told = is_phased(chosen)
+        values[variants, calls] = self._as_stored(told).reshape(len(told), *self.shape[2:])
+        return values
+
+    def _as_stored(self, told: np.ndarray) -> np.ndarray:
+        """What blocks tell, as the array has it: values, or which of them are missing."""
+        assert self.kept is not None
+        base = masked_by(self.name)
+        if base != self.name:
+            return mask_of(self.name, base, self.kept.blocks, told)
+        if self.dtype.kind != "f":
+            return _cast(told, self.dtype)
+        values = told.astype(self.dtype)
+        values[told == INT_MISSING] = missing_value(self.name, self.like)
+        values[told == INT_FILL] = fill_value(self.name, self.like)
+        return values
 
 
 @dataclass(frozen=True)

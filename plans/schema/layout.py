@@ -12,6 +12,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.compatibility import BY_VARIANT, check_attributes, fits
+from plans.variants.kept_blocks import BLOCKS, RUNS
 from vczstore.errors import IncompatibleError, UnsuitableError
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.metadata import documents
@@ -137,7 +138,7 @@ def base_of(name: str) -> str:
     >>> base_of("call_genotype_phased"), base_of("call_AD_mask"), base_of("call_AD")
     ('call_genotype', 'call_AD', 'call_AD')
     """
-    return masked_by(name).removesuffix("_phased")
+    return BLOCKS if name == RUNS else masked_by(name).removesuffix("_phased")
 
 
 def array_name(field: str) -> str:
@@ -352,7 +353,7 @@ def _joins(operation: str, store: Vcz, sources: Sequence[Vcz], name: str, harmon
 
 
 def _without(source: Vcz, name: str) -> Vcz:
-    gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased"))}
+    gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased", "runs"))}
     return replace(source, arrays={n: a for n, a in source.arrays.items() if n not in gone})
 
 

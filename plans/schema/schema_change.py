@@ -20,6 +20,7 @@ from plans.schema.rebuild import compile_rebuild, cost, rebuilt_arrays, told_wid
 from plans.schema.widen import ALLELE, WriteMissing, rewritten, widenings
 from plans.variants import harmonise
 from plans.variants.harmonise import Dropped, Findings, Told
+from plans.variants.kept_blocks import BLOCKS
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
 from vczstore.vcz.model import Vcz, listing
@@ -226,4 +227,5 @@ def _may_lack(vcz: Vcz, source: Vcz, fields: Fields) -> set[str]:
     lacks = {name for name in vcz.samples_arrays if name not in source.samples_arrays}
     if takes_all(vcz):
         return lacks
-    return {n for n in lacks if named(n, (*fields.drop, *fields.add)) or is_derived(n, source)}
+    may_lack = (*fields.drop, *fields.add, BLOCKS)  # of samples without blocks nothing is known
+    return {n for n in lacks if named(n, may_lack) or is_derived(n, source)}

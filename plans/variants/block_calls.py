@@ -83,7 +83,7 @@ def _covering(
     for contig, a, b in _pieces(index.store, rows):
         here = positions[a:b]
         for first, last, low, high in _slabs_that_reach(source, contig, here, source.blocks.slab_rows(n_samples)):
-            records = _Records.read(source, source.blocks, slice(first, last), samples)
+            records = BlockRecords.read(source, source.blocks, slice(first, last), samples)
             told = [np.broadcast_to(part, (high - low, n_samples)) for part in records.last_at(here[low:high])]
             theirs, kind, place = told
             these = slice(a + low, a + high)
@@ -142,7 +142,7 @@ def _slabs_that_reach(
 
 
 @dataclass(frozen=True)
-class _Records:
+class BlockRecords:
     """
     Records of a gVCF, in order of where they begin, blocks before variants.
 
@@ -173,7 +173,7 @@ class _Records:
     is_variant: np.ndarray
 
     @classmethod
-    def read(cls, source: Sites, blocks: Blocks, rows: slice, samples: slice | np.ndarray) -> "_Records":
+    def read(cls, source: Sites, blocks: Blocks, rows: slice, samples: slice | np.ndarray) -> "BlockRecords":
         """Read some rows of the source."""
         alleles = source.alleles(rows.start, rows.stop)
         unseen = Unseen.of(alleles)

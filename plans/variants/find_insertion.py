@@ -144,7 +144,7 @@ class CountInserted:
         found = self.inserted.merge(ranges.start)
         is_new = found.old < 0
         starts = np.flatnonzero(np.diff(found.contig, prepend=-1))
-        stops = np.append(starts[1:], len(found.contig)).astype("i8")
+        stops = np.append(starts[1:], len(found.contig))[: len(starts)].astype("i8")  # of reference blocks alone, none
         runs = [
             (int(found.contig[a]), int(b - a), int(found.position[a]), int(found.position[b - 1]))
             for a, b in zip(starts, stops, strict=True)
@@ -358,9 +358,8 @@ def find_insertion(
     theirs = []
     for source, mine, one in zip(sources, runs[1:], index.sources, strict=True):
         names = source.table("contig_id").tolist()
-        theirs.append(
-            Sites.of(source, mine, np.array([numbers.get(name, -1) for name in names], dtype="i8"), one.blocks)
-        )
+        known = np.array([numbers.get(name, -1 - i) for i, name in enumerate(names)], dtype="i8")
+        theirs.append(Sites.of(source, mine, known, one.blocks))
     like = arrays.planned(index.store.position, shape=(records.n_variants,))
     position = cast("AnyArray", InsertedPositions(index.store.position, like, records))
     ours = replace(index.store, runs=insertion.runs, position=position)

@@ -69,6 +69,8 @@ class Rules:
         Calls of blocks with a lower GQ are missing; None if all count.
     on_ref_mismatch
         What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
+    keep_blocks
+        Whether the store keeps the blocks, for variants that come later.
     """
 
     allow_new_alleles: bool = False
@@ -79,6 +81,7 @@ class Rules:
     gvcf: bool = False
     min_gq: int | None = None
     on_ref_mismatch: str = "refuse"
+    keep_blocks: bool = False
 
     def haploid(self, contigs: Sequence[str]) -> list[int]:
         """Return the numbers of those contigs where genotypes of absent variants have one allele."""

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pysam
+import pysam.bcftools
+from hypothesis import strategies as st
 
 from tests.support import vcf
+from tests.support.one_sample_vcfs import calls_of
 
 HEADER = """##fileformat=VCFv4.2
 ##contig=<ID=1,length=100000>
@@ -52,6 +56,26 @@ def sites(store: Path, *, icechunk: bool = False) -> list[str]:
     """The variants of a store, as vcztools shows them."""
     lines = vcf.records(vcf.vcztools_view(store, icechunk=icechunk))[1:]
     return [" ".join(line.split("\t")[i] for i in (0, 1, 3, 4)) for line in lines]
+
+
+def merged(folder: Path, *names: str) -> dict[str, dict[str, str]]:
+    """What ``bcftools merge --gvcf`` has by sample and field, of records with another ALT than <NON_REF>."""
+    reference = folder / "reference.fa"
+    reference.write_text("".join(f">{contig}\n{'A' * 3000}\n" for contig in ("1", "2", "X")))
+    pysam.faidx(str(reference))
+    paths = [str(folder / f"{name}.vcf.gz") for name in names]
+    text = pysam.bcftools.merge("--no-version", "-m", "none", "--gvcf", str(reference), *paths)
+    found = {}
+    for line, calls in zip(vcf.records(text)[1:], calls_of(text), strict=True):
+        contig, position, _, ref, alts = line.split("\t")[:5]
+        seen = [a for a in alts.split(",") if a != "<NON_REF>"]
+        if seen:
+            number = {str(1 + alts.split(",").index(a)): str(1 + i) for i, a in enumerate(seen)}
+            for key, value in calls.items():
+                if key.endswith(":GT"):
+                    calls[key] = "".join(number.get(c, c) for c in value)
+            found[f"{contig} {position} {ref} {','.join(seen)}"] = calls
+    return found
 
 
 # ---- a model --------------------------------------------------------------------------------
@@ -153,6 +177,42 @@ def arrays_of(samples: Sequence[str], records: Sequence[Record], *, by_length: b
     if by_length:
         result["call_LEN"] = np.array([[c.length for c in r.calls] for r in records], "i4").reshape(v, n)
     return result
+
+
+@st.composite
+def some_calls(draw: st.DrawFn, n_alleles: int, *, is_block: bool, with_length: bool) -> Call:
+    """What a record says of a sample."""
+    ploidy = draw(st.sampled_from([2, 2, 2, 1]))
+    highest = n_alleles - 1 if draw(st.integers(0, 9)) == 0 else (0 if is_block else n_alleles - 2)
+    alleles = st.sampled_from([-1, *range(highest + 1)] if draw(st.integers(0, 3)) == 0 else range(highest + 1))
+    number = st.integers(0, 99)
+    return Call(
+        tuple(draw(st.lists(alleles, min_size=ploidy, max_size=ploidy))),
+        draw(number),
+        draw(st.integers(0, 60)),
+        tuple(draw(st.lists(number, min_size=n_alleles, max_size=n_alleles))),
+        tuple(draw(st.lists(number, min_size=n_alleles - 1, max_size=n_alleles - 1))),
+        tuple(draw(number) for _ in genotypes(n_alleles, ploidy)),
+        draw(st.sampled_from([-1, 1, 5, 30])) if with_length else -1,
+    )
+
+
+@st.composite
+def some_records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[Record]:
+    """The records of a gVCF on one contig."""
+    records: list[Record] = []
+    for position in sorted(draw(st.lists(st.integers(1, LENGTH - 3), max_size=9))):
+        is_block = draw(st.booleans()) or any(r.position == position and not r.is_block for r in records)
+        ref = REFERENCE[position - 1 : position - 1 + (1 if is_block else draw(st.sampled_from([1, 1, 3])))]
+        bases = [b for b in "ACGT" if b != ref[0]]
+        alts = () if is_block else tuple(draw(st.permutations(bases))[: draw(st.integers(1, 2))])
+        alleles = (ref, *alts, "<NON_REF>")
+        if alts and draw(st.integers(0, 5)) == 0:
+            alleles = (ref, "<NON_REF>", *alts)
+        end = position + draw(st.sampled_from([0, 1, 7, 40])) if is_block else position + len(ref) - 1
+        one = some_calls(len(alleles), is_block=is_block, with_length=with_length)
+        records.append(Record(position, alleles, end, tuple(draw(one) for _ in range(n_samples))))
+    return records
 
 
 def call_at(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
+import numcodecs
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
@@ -33,15 +34,27 @@ def new(
     dtype: Any,
     chunks: tuple[int, ...],
     dimension_names: Sequence[str],
+    zarr_format: int = 3,
+    fill_value: Any = None,
+    attributes: Document | None = None,
 ) -> AnyArray:
-    """An array of format 3 of which nothing exists yet, compressed as VCF converters do."""
+    """An array of which nothing exists yet, compressed as VCF converters do; absent chunks read as `fill_value`."""
+    attributes = dict(attributes or {})
+    compressor: Any = BloscCodec(cname="zstd", clevel=7, shuffle="shuffle")
+    names: Document = {"dimension_names": list(dimension_names)}
+    if zarr_format == 2:
+        attributes["_ARRAY_DIMENSIONS"] = list(dimension_names)
+        compressor, names = numcodecs.Blosc(cname="zstd", clevel=7, shuffle=numcodecs.Blosc.SHUFFLE), {}
     created = zarr.create_array(
         MemoryStore(),
         shape=shape,
         dtype=dtype,
         chunks=chunks,
-        compressors=BloscCodec(cname="zstd", clevel=7, shuffle="shuffle"),
-        dimension_names=dimension_names,
+        compressors=compressor,
+        zarr_format=cast(Any, zarr_format),
+        fill_value=fill_value,
+        attributes=attributes,
+        **names,
     )
     return from_metadata(created.metadata, MemoryStore(), path)
 

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pysam
-import pysam.bcftools
 import pytest
 
 import vczstore
@@ -57,26 +55,6 @@ def shown(store: Path, *, icechunk: bool = False) -> dict[str, dict[str, str]]:
     return dict(zip(gvcf.sites(store, icechunk=icechunk), calls_of(text), strict=True))
 
 
-def merged(folder: Path, *names: str) -> dict[str, dict[str, str]]:
-    """The same as bcftools has it, without <NON_REF>, and of records that have another ALT."""
-    reference = folder / "reference.fa"
-    reference.write_text("".join(f">{contig}\n{'A' * 3000}\n" for contig in ("1", "2", "X")))
-    pysam.faidx(str(reference))
-    paths = [str(folder / f"{name}.vcf.gz") for name in names]
-    text = pysam.bcftools.merge("--no-version", "-m", "none", "--gvcf", str(reference), *paths)
-    found = {}
-    for line, calls in zip(vcf.records(text)[1:], calls_of(text), strict=True):
-        contig, position, _, ref, alts = line.split("\t")[:5]
-        seen = [a for a in alts.split(",") if a != "<NON_REF>"]
-        if seen:
-            number = {str(1 + alts.split(",").index(a)): str(1 + i) for i, a in enumerate(seen)}
-            for key, value in calls.items():
-                if key.endswith(":GT"):
-                    calls[key] = "".join(number.get(c, c) for c in value)
-            found[f"{contig} {position} {ref} {','.join(seen)}"] = calls
-    return found
-
-
 @pytest.mark.parametrize(("backend", "impl"), [(None, "cubed"), (None, "zarr"), ("icechunk", "cubed")])
 @pytest.mark.slow
 def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None, impl: str) -> None:
@@ -89,7 +67,7 @@ def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None, 
             for site, values in calls.items()
         }
 
-    ours, theirs = plain(shown(store, icechunk=backend is not None)), plain(merged(tmp_path, "a", "b", "c"))
+    ours, theirs = plain(shown(store, icechunk=backend is not None)), plain(gvcf.merged(tmp_path, "a", "b", "c"))
     assert len(ours) == 7
     assert ours == theirs
     assert ours["1 1300 G T"]["a:DP"] == "33"

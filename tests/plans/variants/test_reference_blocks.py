@@ -123,7 +123,7 @@ def test_blocks_without_the_quality_that_is_asked_for_are_refused(tmp_path: Path
     ("options", "words"),
     [
         (("--harmonise", "--min-gq", "20"), "append: --min-gq goes with --gvcf"),
-        (("--gvcf",), "--gvcf go with --harmonise"),
+        (("--gvcf",), "--gvcf and --keep-blocks go with --harmonise"),
         (("--harmonise", "--gvcf", "--min-gq", "-1"), "-1 is not in the range"),
     ],
 )
@@ -148,40 +148,6 @@ def test_single_bases_of_an_ordinary_source_stay_what_they_are(tmp_path: Path) -
 # ---- calls ----------------------------------------------------------------------------------
 
 
-@st.composite
-def _calls(draw: st.DrawFn, n_alleles: int, *, is_block: bool, with_length: bool) -> gvcf.Call:
-    ploidy = draw(st.sampled_from([2, 2, 2, 1]))
-    highest = n_alleles - 1 if draw(st.integers(0, 9)) == 0 else (0 if is_block else n_alleles - 2)
-    alleles = st.sampled_from([-1, *range(highest + 1)] if draw(st.integers(0, 3)) == 0 else range(highest + 1))
-    number = st.integers(0, 99)
-    return gvcf.Call(
-        tuple(draw(st.lists(alleles, min_size=ploidy, max_size=ploidy))),
-        draw(number),
-        draw(st.integers(0, 60)),
-        tuple(draw(st.lists(number, min_size=n_alleles, max_size=n_alleles))),
-        tuple(draw(st.lists(number, min_size=n_alleles - 1, max_size=n_alleles - 1))),
-        tuple(draw(number) for _ in gvcf.genotypes(n_alleles, ploidy)),
-        draw(st.sampled_from([-1, 1, 5, 30])) if with_length else -1,
-    )
-
-
-@st.composite
-def _records(draw: st.DrawFn, n_samples: int, *, with_length: bool) -> list[gvcf.Record]:
-    records: list[gvcf.Record] = []
-    for position in sorted(draw(st.lists(st.integers(1, gvcf.LENGTH - 3), max_size=9))):
-        is_block = draw(st.booleans()) or any(r.position == position and not r.is_block for r in records)
-        ref = gvcf.REFERENCE[position - 1 : position - 1 + (1 if is_block else draw(st.sampled_from([1, 1, 3])))]
-        bases = [b for b in "ACGT" if b != ref[0]]
-        alts = () if is_block else tuple(draw(st.permutations(bases))[: draw(st.integers(1, 2))])
-        alleles = (ref, *alts, "<NON_REF>")
-        if alts and draw(st.integers(0, 5)) == 0:
-            alleles = (ref, "<NON_REF>", *alts)
-        end = position + draw(st.sampled_from([0, 1, 7, 40])) if is_block else position + len(ref) - 1
-        one = _calls(len(alleles), is_block=is_block, with_length=with_length)
-        records.append(gvcf.Record(position, alleles, end, tuple(draw(one) for _ in range(n_samples))))
-    return records
-
-
 @settings(
     max_examples=15,
     deadline=None,
@@ -196,7 +162,7 @@ def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, 
     sources, known = [], []
     for i, n in enumerate(data.draw(st.sampled_from([(1,), (2, 1), (1, 1, 3)]))):
         with_length = data.draw(st.booleans())
-        records = data.draw(_records(n, with_length=with_length))
+        records = data.draw(gvcf.some_records(n, with_length=with_length))
         samples = [f"s{i}{j}" for j in range(n)]
         arrays = gvcf.arrays_of(samples, records, by_length=with_length)
         chunk = data.draw(st.sampled_from([1, 2, 5]))

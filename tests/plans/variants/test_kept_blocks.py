@@ -1,0 +1,518 @@
+"""Reference blocks that a store keeps: they tell calls at variants that come later, and go with their sample."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import vczstore
+from plans.schema import keep_blocks
+from plans.variants import reference_blocks
+from plans.variants.kept_blocks import BLOCKS, FIELDS, RUNS
+from tests.support import cohort, gvcf, vcf
+from tests.support.command_line import fails, run
+from tests.support.killed import killed
+from tests.support.one_sample_vcfs import calls_of
+from tests.support.small_stores import unchanged
+from tests.support.ways import Way
+
+KINDS = ("format2", "format3", "flexible", "icechunk")
+GVCF: dict[str, Any] = {"harmonise": True, "gvcf": True}
+INSERT = {**GVCF, "new_variants": "insert"}
+KEEP = {**GVCF, "keep_blocks": True}
+TOLD = ("call_genotype", "call_genotype_phased", "call_GQ", "call_DP")
+FIELDS_OF_BLOCK = "GT:DP:GQ"
+A = (
+    f"1 1000 A <NON_REF> 1099 {FIELDS_OF_BLOCK} 0/0:30:50",
+    "1 1100 A C,<NON_REF> . GT:DP:GQ 0/1:31:99",
+    f"1 1101 G <NON_REF> 1400 {FIELDS_OF_BLOCK} 0/0:77:9",
+    "1 1401 ACG A,<NON_REF> . GT:DP:GQ 0/1:34:40",
+    f"1 1404 T <NON_REF> 2000 {FIELDS_OF_BLOCK} 0/0:35:19",
+    f"2 1000 T <NON_REF> 2000 {FIELDS_OF_BLOCK} 0/0:36:20",
+    f"X 1000 T <NON_REF> 2000 {FIELDS_OF_BLOCK} 0:37:19",
+)
+B = (
+    f"1 1000 A <NON_REF> 1049 {FIELDS_OF_BLOCK} 0/0:5:40",
+    "1 1050 C T,<NON_REF> . GT:DP:GQ 1/1:6:50",
+    f"1 1051 A <NON_REF> 1401 {FIELDS_OF_BLOCK} 0/0:7:41",
+    "1 1402 C T,<NON_REF> . GT:DP:GQ 0/1:6:50",
+    "1 1500 A T,<NON_REF> . GT:DP:GQ 0|1:6:50",
+    "2 1500 A T,<NON_REF> . GT:DP:GQ 0|1:6:50",
+    "X 1200 A T,<NON_REF> . GT:DP:GQ 1:6:50",
+)
+C = ("1 1300 G T,<NON_REF> . GT:DP:GQ 0/1:16:51", f"1 1301 G <NON_REF> 1600 {FIELDS_OF_BLOCK} 0/0:17:52")
+PLAIN = ("1 1100 A C . GT:DP:GQ 0/1:31:99",)
+
+
+def sources(folder: Path, *, zarr_format: int = 3, **batches: tuple[str, ...]) -> list[Path]:
+    return [gvcf.make(folder, name, gvcf.text([name], *records), zarr_format) for name, records in batches.items()]
+
+
+def create(folder: Path, name: str, kind: str, *over: Path) -> Path:
+    store = folder / name
+    backend = "icechunk" if kind == "icechunk" else None
+    grid = "flexible" if kind == "flexible" else "regular"
+    vczstore.create(
+        store, *over, gvcf=True, variants_chunk=3, samples_chunk=2, sample_grid=grid, backend_storage=backend
+    )
+    if kind == "format2":
+        as_format_2(store)
+    return store
+
+
+def as_format_2(store: Path) -> None:
+    """The same store, with consolidated metadata."""
+    before = zarr.open_group(store.rename(store.with_name(f"{store.name}.format3")), mode="r")
+    group = zarr.create_group(store, zarr_format=2, attributes=dict(before.attrs))
+    for name, array in before.arrays():
+        attributes = {"_ARRAY_DIMENSIONS": list(array.metadata.dimension_names)}
+        layout = {"shape": array.shape, "dtype": array.dtype, "chunks": array.chunks, "fill_value": array.fill_value}
+        group.create_array(name, **layout, attributes=attributes)[...] = array[...]
+    zarr.consolidate_metadata(store, zarr_format=2)
+
+
+def start(folder: Path, kind: str, *paths: Path) -> Path:
+    """A store over the variants of the first gVCF, which keeps the blocks of them all."""
+    store = create(folder, "store", kind, paths[0])
+    vczstore.append(store, *paths, **KEEP, new_variants="drop")
+    return store
+
+
+def read(store: Path, kind: str) -> dict[str, np.ndarray]:
+    return Way(kind, "cubed").read(store)
+
+
+def told(arrays: dict[str, np.ndarray]) -> Counter[Any]:
+    """What is said of each sample at each variant, as far as blocks tell it; the order of ALTs does not count."""
+    found: Counter[Any] = Counter()
+    for i, row in enumerate(arrays["variant_allele"].tolist()):
+        alleles = [a for a in row if a]
+        site = (*(int(arrays[f"variant_{n}"][i]) for n in ("contig", "position")), alleles[0], frozenset(alleles[1:]))
+        for j, sample in enumerate(arrays["sample_id"].tolist()):
+            genotype, *others = (arrays[name][i, j].tolist() for name in TOLD)
+            found[site, sample, tuple(alleles[a] if a >= 0 else a for a in genotype), *others] += 1
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _more_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dims in gvcf.DIMENSIONS.items():
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three records of a sample in a chunk, and two runs, so that both arrays become longer."""
+    for name, n in (("MIN_ROWS", 3), ("CELLS", 6), ("RUNS_CHUNK", 2)):
+        monkeypatch.setattr(keep_blocks, name, n)
+
+
+# ---- what they tell -------------------------------------------------------------------------
+
+
+@settings(
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(data=st.data())
+@pytest.mark.slow
+def test_calls_are_those_of_a_store_created_with_all(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """In whatever order batches come, with blocks that overlap, samples without a call, and lengths by sample."""
+    folder, kind = tmp_path_factory.mktemp("law"), data.draw(st.sampled_from(KINDS))
+    min_gq, absent = data.draw(st.sampled_from([None, None, 30])), data.draw(st.sampled_from(["missing", "reference"]))
+    paths, with_length = [], data.draw(st.booleans())
+    for i, n in enumerate(data.draw(st.sampled_from([(1, 1), (2, 1), (1, 1, 3)]))):
+        records = data.draw(gvcf.some_records(n, with_length=with_length))
+        if any(len(r.alleles) > len(r.seen) for r in records):
+            arrays = gvcf.arrays_of([f"s{i}{j}" for j in range(n)], records, by_length=with_length)
+            chunk = data.draw(st.sampled_from([1, 2, 5]))
+            cohort.write_vcz(
+                folder / f"{i}.vcz", arrays, variants_chunk=chunk, zarr_format=2 if kind == "format2" else 3
+            )
+            paths.append(folder / f"{i}.vcz")
+    if not paths:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference_blocks, "SLAB_CALLS", data.draw(st.sampled_from([1, 4, 2**14])))
+        for name, n in (("MIN_ROWS", data.draw(st.integers(1, 4))), ("CELLS", 1), ("RUNS_CHUNK", 2)):
+            patch.setattr(keep_blocks, name, n)
+        options = {"min_gq": min_gq, "absent": absent}
+        every = create(folder, "every", kind, *paths)
+        vczstore.append(every, *paths, **GVCF, **options)
+        one = create(folder, "one", kind, paths[0])
+        vczstore.append(one, paths[0], **KEEP, **options)
+        for path in data.draw(st.permutations(paths[1:])):
+            vczstore.append(one, path, **INSERT, **options)
+    assert told(read(one, kind)) == told(read(every, kind))
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.slow
+def test_bcftools_merge(tmp_path: Path, kind: str) -> None:
+    paths = sources(tmp_path, a=A, b=B, c=C)
+    store = start(tmp_path, kind, paths[0])
+    for path in paths[1:]:
+        vczstore.append(store, path, **INSERT)
+    text = vcf.vcztools_view(store, icechunk=kind == "icechunk")
+    ours = dict(zip(gvcf.sites(store, icechunk=kind == "icechunk"), calls_of(text), strict=True))
+    theirs = gvcf.merged(tmp_path, "a", "b", "c")
+    assert len(ours) == 8
+    assert ours == theirs
+    assert ours["1 1300 G T"]["a:DP"] == "77"
+    assert "a:GT" not in ours["1 1402 C T"]  # within the deletion
+    assert ours["X 1200 A T"]["a:GT"] == "0"
+
+
+@pytest.mark.parametrize("kind", ["format2", "icechunk"])
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.slow
+def test_a_store_goes_on_to_keep_blocks(tmp_path: Path, kind: str) -> None:
+    """Also of gVCFs that come without the flag; of what is no gVCF, nothing is known."""
+    paths = sources(tmp_path, a=A, c=C, plain=PLAIN, b=B)
+    store = start(tmp_path, kind, paths[0])
+    vczstore.append(store, paths[1], **GVCF, new_variants="drop")
+    vczstore.append(store, paths[2], harmonise=True)
+    vczstore.append(store, paths[3], **INSERT)
+    arrays = read(store, kind)
+    (row,) = np.flatnonzero((arrays["variant_position"] == 1500) & (arrays["variant_contig"] == 0))
+    assert arrays["call_DP"][row].tolist() == [35, 17, -1, 6]
+    assert arrays["call_genotype"][row].tolist() == [[0, 0], [0, 0], [-1, -1], [0, 1]]
+    assert (arrays[BLOCKS][2] < 0).all()
+    assert vczstore.verify(store).ok
+
+
+@pytest.mark.parametrize("kind", ["format2", "flexible"])
+def test_a_store_begins_to_keep_blocks(tmp_path: Path, kind: str) -> None:
+    """Of the samples that it has, nothing is known."""
+    paths = sources(tmp_path, a=A, c=C, b=B)
+    store = create(tmp_path, "store", kind, paths[0])
+    vczstore.append(store, paths[0], **GVCF)
+    vczstore.append(store, paths[1], **KEEP, new_variants="drop")
+    vczstore.append(store, paths[2], **INSERT)
+    arrays = read(store, kind)
+    (row,) = np.flatnonzero((arrays["variant_position"] == 1500) & (arrays["variant_contig"] == 0))
+    assert arrays["call_genotype"][row].tolist() == [[-1, -1], [0, 0], [0, 1]]
+    assert arrays["call_genotype_mask"][row].tolist() == [[True, True], [False, False], [False, False]]
+
+
+def test_a_quality_that_is_asked_for_later(tmp_path: Path) -> None:
+    paths = sources(tmp_path, a=A, b=B)
+    store = start(tmp_path, "format3", paths[0])
+    vczstore.append(store, paths[1], **INSERT, min_gq=20)
+    arrays = read(store, "format3")
+    known = {
+        (int(c), int(p)): int(d)
+        for c, p, d in zip(arrays["variant_contig"], arrays["variant_position"], arrays["call_DP"][:, 0], strict=True)
+    }
+    assert (known[0, 1050], known[0, 1500], known[1, 1500]) == (30, -1, 36)
+
+
+@pytest.mark.slow
+def test_another_store_takes_them(tmp_path: Path) -> None:
+    """With other contigs in its table; into one that keeps none they do not come unasked."""
+    paths = sources(tmp_path, a=A, b=B)
+    ours = start(tmp_path, "format3", paths[0])
+    text = gvcf.text(["x"], "X 1000 T C . GT:DP:GQ 0/1:1:2", "1 1100 A C . GT:DP:GQ 0/1:1:2")
+    text = text.replace("<ID=1,", "<ID=?,").replace("<ID=X,", "<ID=1,").replace("<ID=?,", "<ID=X,")
+    other = tmp_path / "other"
+    vczstore.create(other, gvcf.make(tmp_path, "x", text))
+    vczstore.append(other, ours, harmonise=True, new_variants="drop")
+    vczstore.append(other, paths[1], **INSERT)
+    arrays = read(other, "format3")
+    contigs = arrays["contig_id"][arrays["variant_contig"]].tolist()
+    known = dict(
+        zip(zip(contigs, arrays["variant_position"].tolist(), strict=True), arrays["call_DP"][:, 0], strict=True)
+    )
+    assert (known["1", 1050], known["1", 1500], known["X", 1200]) == (30, 35, 37)
+    keeps_none = create(tmp_path, "none", "format3", paths[0])
+    vczstore.append(keeps_none, paths[1], **GVCF, new_variants="drop")
+    with unchanged(keeps_none):
+        said = fails("append", "--harmonise", keeps_none, ours)
+    assert f"has {BLOCKS} and {RUNS}" in said.replace(", ", " and ")
+    assert f"--drop-field {BLOCKS}" in said
+    run("append", "--harmonise", "--drop-field", BLOCKS, keeps_none, ours)
+    assert BLOCKS not in read(keeps_none, "format3")
+
+
+def test_a_normalised_gvcf_brings_its_blocks(tmp_path: Path) -> None:
+    paths = sources(tmp_path, a=A, c=C, b=B)
+    store = start(tmp_path, "format3", paths[0])
+    vczstore.normalise(store, paths[1], tmp_path / "c.normalised.vcz", gvcf=True, new_variants="drop")
+    vczstore.append(store, tmp_path / "c.normalised.vcz")
+    vczstore.append(store, paths[2], **INSERT)
+    arrays = read(store, "format3")
+    assert arrays["call_DP"][arrays["variant_position"] == 1500][0].tolist() == [35, 17, 6]
+
+
+def test_a_job_keeps_blocks(tmp_path: Path) -> None:
+    paths = sources(tmp_path, a=A, b=B)
+    store = create(tmp_path, "store", "icechunk", paths[0])
+    for path in paths:
+        step = f"append: {{source: {path}, harmonise: {{gvcf: true, keep-blocks: true, new-variants: insert}}}}"
+        (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps: [{{{step}}}]\n")
+        vczstore.run_job(tmp_path / "job.yaml")
+    model = create(tmp_path, "model", "format3", *paths)
+    vczstore.append(model, *paths, **GVCF)
+    assert told(read(store, "icechunk")) == told(read(model, "format3"))
+
+
+# ---- what becomes of a sample's -------------------------------------------------------------
+
+
+SECRET = "2 4000 A <NON_REF> 31321 GT:DP:GQ 0/0:12345:77"
+"""A block that no other sample has."""
+NUMBERS = (31321, 12345)
+
+
+def secretive(folder: Path, kind: str) -> Path:
+    """A store of three samples, of which the second has the block."""
+    zarr_format = 2 if kind == "format2" else 3
+    return start(folder, kind, *sources(folder, zarr_format=zarr_format, a=A, secret=(*A[:6], SECRET, *A[6:]), b=B))
+
+
+def chunks(store: Path) -> Iterator[np.ndarray]:
+    """All that plain Zarr has of the two arrays: every file, decoded, whatever metadata say."""
+    for name, dtype in ((BLOCKS, "<i4"), (RUNS, "<i8")):
+        for path in (store / name).rglob("*"):
+            if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs"):
+                yield np.frombuffer(numcodecs.Blosc().decode(path.read_bytes()), dtype)
+
+
+def holds(store: Path, kind: str) -> bool:
+    """Whether any number of the block is in the arrays as they are, or in any file of plain Zarr."""
+    arrays = read(store, kind)
+    found = [arrays[BLOCKS], arrays[RUNS], *(chunks(store) if kind != "icechunk" else ())]
+    return any(np.isin(NUMBERS, values).any() for values in found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
+def test_a_removed_sample_has_none(tmp_path: Path, kind: str) -> None:
+    store = secretive(tmp_path, kind)
+    before = read(store, kind)
+    assert holds(store, kind)
+    vczstore.remove(store, ["secret"])
+    after = read(store, kind)
+    assert not holds(store, kind)
+    for name in (BLOCKS, RUNS):
+        assert (after[name][1] == -1).all()
+        assert (np.delete(after[name], 1, axis=0) == np.delete(before[name], 1, axis=0)).all()
+    assert vczstore.verify(store).ok
+    vczstore.purge(store)
+    found = vczstore.verify_removal(store, ["secret"])
+    assert found.erased, found.reasons
+    # and it has none at variants that come later, whatever absent ones are
+    (path,) = sources(tmp_path, late=("2 4100 A T,<NON_REF> . GT:DP:GQ 0|1:6:50",))
+    vczstore.append(store, path, **INSERT, absent="reference")
+    row = read(store, kind)["variant_position"].tolist().index(4100)
+    assert read(store, kind)["call_genotype"][row].tolist() == [[0, 0], [-1, -1], [0, 0], [0, 1]]
+    assert read(store, kind)["call_DP"][row].tolist() == [-1, -1, -1, 6]
+
+
+@pytest.mark.parametrize("kind", ["format2", "flexible", "icechunk"])
+@pytest.mark.slow
+def test_compaction_drops_them(tmp_path: Path, kind: str) -> None:
+    store = secretive(tmp_path, kind)
+    before = read(store, kind)
+    vczstore.remove(store, ["secret"])
+    vczstore.compact(store)
+    after = read(store, kind)
+    assert not holds(store, kind)
+    for name in (BLOCKS, RUNS):
+        assert (after[name] == before[name][[0, 2]]).all()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("format2", BLOCKS), ("format3", RUNS), ("flexible", BLOCKS)])
+def test_what_is_left_of_a_removed_sample_is_found(tmp_path: Path, kind: str, name: str) -> None:
+    store = secretive(tmp_path, kind)
+    before = read(store, kind)[name]
+    vczstore.remove(store, ["secret"])
+    array = zarr.open_array(store / name, mode="r+")
+    row = int(np.flatnonzero((before[1] > 0).any(axis=1))[-1])
+    array[1, row] = before[1, row]
+    found = vczstore.verify_removal(store, ["secret"])
+    assert not found.erased
+    assert name in " ".join(found.reasons)
+    assert not vczstore.verify(store).ok
+    vczstore.repair(store)
+    assert (read(store, kind)[name][1] < 0).all()
+    assert vczstore.verify_removal(store, ["secret"]).erased
+
+
+@pytest.mark.parametrize("kind", ["flexible", "icechunk"])
+@pytest.mark.slow
+def test_an_update_replaces_them(tmp_path: Path, kind: str) -> None:
+    """What another calling says, nobody knows; a normalised gVCF brings its own."""
+    store = secretive(tmp_path, kind)
+    plain = gvcf.make(tmp_path, "plain", gvcf.text(["secret"], *PLAIN))
+    vczstore.normalise(store, plain, tmp_path / "plain.normalised.vcz")
+    vczstore.update(store, tmp_path / "plain.normalised.vcz")
+    assert not holds(store, kind)
+    assert (read(store, kind)[BLOCKS][1] < 0).all()
+    again = gvcf.make(tmp_path, "again", gvcf.text(["secret"], *A[:6], SECRET, *A[6:]))
+    vczstore.normalise(store, again, tmp_path / "again.normalised.vcz", gvcf=True)
+    vczstore.update(store, tmp_path / "again.normalised.vcz")
+    assert holds(store, kind)
+
+
+@pytest.mark.slow
+def test_another_sample_grid(tmp_path: Path) -> None:
+    """They are cut as the other arrays are, and removed samples leave nothing in either grid."""
+    store = secretive(tmp_path, "format3")
+    before = read(store, "format3")
+    for grid in ("flexible", "regular"):
+        vczstore.regrid(store, sample_grid=grid, samples_chunk=1 if grid == "regular" else None)
+        for name in (BLOCKS, RUNS):
+            assert (read(store, "format3")[name] == before[name]).all()
+    assert zarr.open_array(store / BLOCKS).chunks[0] == 1
+    vczstore.regrid(store, sample_grid="flexible")
+    vczstore.remove(store, ["secret"])
+    vczstore.compact(store)
+    assert not holds(store, "format3")
+    assert vczstore.verify_removal(store, ["secret"]).erased
+
+
+@pytest.mark.slow
+def test_names_and_copies(tmp_path: Path) -> None:
+    store = secretive(tmp_path, "format3")
+    (tmp_path / "names.txt").write_text("secret\tother\n")
+    vczstore.rename_samples(store, tmp_path / "names.txt")
+    before = read(store, "format3")
+    vczstore.copy_store_to_icechunk(store, tmp_path / "copy")
+    after = read(tmp_path / "copy", "icechunk")
+    for name in (BLOCKS, RUNS):
+        assert (after[name] == before[name]).all()
+    (path,) = sources(tmp_path, late=("2 4100 A T,<NON_REF> . GT:DP:GQ 0|1:6:50",))
+    vczstore.append(tmp_path / "copy", path, **INSERT)
+    after = read(tmp_path / "copy", "icechunk")
+    assert after["call_DP"][after["variant_position"] == 4100].tolist() == [[-1, 12345, -1, 6]]
+    assert BLOCKS in run("info", tmp_path / "copy").stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "new_variants"),
+    [("format2", "drop"), ("format2", "insert"), ("format3", "insert"), ("flexible", "insert"), ("icechunk", "insert")],
+)
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.slow
+def test_gvcfs_with_more_records_come_later(tmp_path: Path, kind: str, new_variants: str) -> None:
+    """The other samples have none there, whatever a stopped append has left beyond the edge of plain Zarr's arrays."""
+    paths = sources(tmp_path, c=C, d=C, a=A)
+    store = start(tmp_path, kind, *paths[:2])
+    before = read(store, kind)
+    for name in (BLOCKS, RUNS) if kind != "icechunk" else ():
+        (document,) = (path for key in ("zarr.json", ".zarray") if (path := store / name / key).exists())
+        text, array = document.read_text(), zarr.open_array(store / name, mode="r+")
+        edge = array.shape[1]
+        array.resize((2, 3 * edge, array.shape[2]))
+        array[:, edge:] = 7
+        document.write_text(text)
+    vczstore.append(store, paths[2], **GVCF, new_variants=new_variants)
+    after = read(store, kind)
+    for name in (BLOCKS, RUNS):
+        edge = before[name].shape[1]
+        assert after[name].shape[1] > edge
+        assert (after[name][:2, :edge] == before[name]).all()
+        assert (after[name][:2, edge:] == -2).all()
+
+
+# ---- what is stopped, and what is refused ---------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Object at .*partial is not recognized")
+@pytest.mark.parametrize(("kind", "insert"), [("format2", False), ("format3", True)])
+@pytest.mark.usefixtures("small_chunks")
+def test_killed(tmp_path: Path, kind: str, insert: bool) -> None:
+    """Readers see the old samples, or all of the new ones; the same again completes it, to the same blocks."""
+    paths = sources(tmp_path, c=C, a=A)
+    store = start(tmp_path, kind, paths[0])
+    store.rename(tmp_path / "template.vcz")
+    options = {**GVCF, "new_variants": "insert" if insert else "drop", "impl": "zarr"}
+    code = f"import vczstore\nvczstore.append(store, {str(paths[1])!r}, **{options!r})"
+    where = {"step": 61} if insert else {"step": 3, "last": 30}  # what writes chunks is as in any append
+    *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, **where)
+    model = read(whole, kind)
+    assert len(left) > 4
+    for place in left:
+        found = read(place, kind)
+        if found["sample_id"].tolist() == ["c"] or not insert:
+            exec(code, {"store": place})
+            found = read(place, kind)
+        assert sorted(found) == sorted(model)
+        assert all((found[name] == model[name]).all() for name in (BLOCKS, RUNS, *TOLD))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--harmonise", "--keep-blocks"), "append: --keep-blocks goes with --gvcf"),
+        (("--keep-blocks", "--gvcf"), "--keep-blocks go with --harmonise"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: Sequence[str], words: str) -> None:
+    assert words in run("append", *options, tmp_path / "store.vcz", tmp_path / "a.vcz", status=2).stderr
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
+    path, wide = sources(tmp_path, a=A, wide=("1 1000 A C,<NON_REF> . GT:DP " + "/".join("0" * 15) + ":3",))
+    store = create(tmp_path, "store", "format3", path)
+    arguments = ("append", "--harmonise", "--gvcf", "--keep-blocks", "--new-variants", "drop", store)
+    shutil.copytree(path, tmp_path / "floats.vcz")
+    group = zarr.open_group(tmp_path / "floats.vcz", use_consolidated=False)
+    depths = read(path, "format3")["call_DP"].astype("f4")
+    group.create_array("call_DP", data=depths, dimension_names=["variants", "samples"], overwrite=True)
+    with unchanged(store):
+        assert "call_DP of " in (said := fails(*arguments, tmp_path / "floats.vcz"))
+        assert "has dtype float32, and kept reference blocks have integers" in said
+        assert "has ploidy 15, and reference blocks are kept of genotypes of up to 14" in fails(*arguments, wide)
+
+
+def test_a_record_takes_few_bytes(tmp_path: Path) -> None:
+    """Of blocks of random lengths, one after the other, with GQ in bands of ten."""
+    n, rng = 2**13, np.random.default_rng(1)
+    starts = np.cumsum(rng.integers(1, 120, n))
+    alleles = np.broadcast_to(np.array(["A", "<NON_REF>"], dtype=object), (n, 2))
+    arrays = {
+        "sample_id": np.array(["a"], dtype=object),
+        "contig_id": np.array(["1"], dtype=object),
+        "variant_contig": np.zeros(n, "i1"),
+        "variant_position": starts.astype("i4"),
+        "variant_allele": alleles,
+        "variant_END": np.append(starts[1:] - 1, starts[-1]).astype("i4"),
+        "call_genotype": np.zeros((n, 1, 2), "i1"),
+        "call_GQ": rng.integers(0, 10, (n, 1)).astype("i1") * 10,
+        "call_DP": rng.poisson(30, (n, 1)).astype("i2"),
+    }
+    cohort.write_vcz(tmp_path / "a.vcz", arrays, variants_chunk=1000)
+    store = start(tmp_path, "format3", tmp_path / "a.vcz")
+    files = [path for name in (BLOCKS, RUNS) for path in (store / name).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 5 * n
+    assert read(store, "format3")[BLOCKS].shape == (1, n, len(FIELDS))
+
+
+def test_what_fields_there_are(tmp_path: Path) -> None:
+    """As documented: records of each sample in order, and where its runs are."""
+    store = start(tmp_path, "format3", *sources(tmp_path, a=A))
+    arrays = read(store, "format3")
+    start_at, end, variant_end, genotype, quality, depth = np.moveaxis(arrays[BLOCKS][0, : len(A)], 1, 0).tolist()
+    assert zarr.open_array(store / BLOCKS).attrs["fields"] == list(FIELDS)
+    assert start_at == [1000, 1100, 1101, 1401, 1404, 1000, 1000]
+    assert end == [1099, 1100, 1400, 1403, 2000, 2000, 2000]
+    assert variant_end == [-1, 1100, -1, 1403, -1, -1, -1]
+    assert (genotype[0], quality[:2], depth[:2]) == (10, [50, 99], [30, 31])
+    assert (arrays[BLOCKS][0, len(A) :] == -2).all()
