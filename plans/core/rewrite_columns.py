@@ -79,8 +79,11 @@ class ColumnReader:
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Read one block, run by run."""
+        regions = list(self.columns.regions(index))
+        if len(regions) == 1:
+            return arrays.read(self.array, regions[0][1])
         values = np.empty(self.columns.block_lengths(index), dtype=self.dtype)
-        for here, there in self.columns.regions(index):
+        for here, there in regions:
             values[here] = arrays.read(self.array, there)
         return values
 

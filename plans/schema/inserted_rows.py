@@ -1,8 +1,10 @@
 """Arrays of a store with rows for the variants that are inserted: old rows as they are, and the values of new ones."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +19,7 @@ from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, Merg
 from plans.variants.kept_blocks import BLOCK, GENOTYPE, SPANNED, KeptBlocks, decode_genotypes, is_phased
 from plans.variants.match import Matches
 from plans.variants.union_of_sources import FILTER
-from vczstore.vcz import arrays, strings
+from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.floats import recast
 from vczstore.vcz.missing import INT_FILL, INT_MISSING, TEXT, fill_value, mask_of, masked_by, missing_value, same
 
@@ -45,9 +47,10 @@ class Inserted(View):
         return cast("AnyArray", self)
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes to look the variants up, and a copy of the old rows."""
+        """What it takes to look the variants up, and a copy of the old rows that are read together."""
         size = arrays.element_bytes(cast("AnyArray", self))
-        return self.records.reading_mem + int(np.prod(block)) * size
+        slab = (min(block[0], self._slab_rows), *block[1:])
+        return self.records.reading_mem + math.prod(slab) * size
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region: the rows that the store has, and new ones between them."""
@@ -61,11 +64,7 @@ class Inserted(View):
         old = np.concatenate([np.empty(0, "i8"), *(part.old[at] for part, at in parts)])
         wanted = [len(r) if isinstance(r, np.ndarray) else r.stop - r.start for r in (rows, *others)]
         values = np.empty(wanted, dtype=self.dtype)
-        kept = np.flatnonzero(old >= 0)
-        if len(kept):  # one after the other: no row of a store moves before another
-            there = (slice(int(old[kept[0]]), int(old[kept[-1]]) + 1), *others)
-            read: Any = arrays.read_at if any(isinstance(r, np.ndarray) for r in others) else arrays.read
-            values[kept] = read(self.source, there)
+        self._put_old(values, old, others)
         begin = 0
         for part, at in parts:
             new = np.flatnonzero(part.old[at] < 0)
@@ -73,6 +72,28 @@ class Inserted(View):
                 values[begin + new] = self._new(part, at[new], others)
             begin += len(at)
         return values
+
+    def _put_old(self, values: np.ndarray, old: np.ndarray, others: Sequence[Any]) -> None:
+        """Put the rows that a store has where they go, run by run: one ends where a variant is inserted."""
+        kept = np.flatnonzero(old >= 0)
+        if not len(kept):
+            return
+        read: Any = arrays.read_at if any(isinstance(r, np.ndarray) for r in others) else arrays.read
+        first = int(old[kept[0]])  # one after the other: no row of a store moves before another
+        for a, b in self._slabs(first, first + len(kept)):
+            slab, to = read(self.source, (slice(a, b), *others)), kept[a - first : b - first]
+            starts = np.flatnonzero(np.diff(to, prepend=-2) != 1).tolist()
+            for start, stop in pairwise([*starts, b - a]):
+                values[to[start] : to[start] + stop - start] = slab[start:stop]
+
+    def _slabs(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Rows of a store that are read together: as many chunks as zarr reads at once."""
+        step = self._slab_rows
+        return pairwise([start, *range((start // step + 1) * step, stop, step), stop])
+
+    @property
+    def _slab_rows(self) -> int:
+        return arrays.outer_chunks(self.source)[0] * pipeline.READS_AT_ONCE
 
     @abstractmethod
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
