@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,8 @@ class Sizes:
         Variants of the stores on which harmonising should take the same memory, and their samples.
     sources
         How many sources one append has.
+    nights
+        How many batches of one sample come in, one after the other.
     """
 
     variants: int = 50_000
@@ -59,6 +62,7 @@ class Sizes:
     flat: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     flat_samples: int = 20
     sources: int = 1_000
+    nights: int = 30
 
     def __str__(self) -> str:
         return (
@@ -78,6 +82,7 @@ QUICK = Sizes(
     memory_variants=10_000,
     flat=(10_000, 50_000),
     sources=100,
+    nights=5,
 )
 
 
@@ -104,6 +109,10 @@ class Bench:
         repository = self.work / f"{store.name}.icechunk"
         vczstore.copy_store_to_icechunk(store, repository)
         return repository
+
+    def kept_copy(self, store: Path, name: str) -> Path:
+        """A copy that stays until all is measured."""
+        return Path(shutil.copytree(store, self.work / f"{name}-{store.name}", dirs_exist_ok=True))
 
     def whole(self, side: Side, operation: str, store: Path, *args: object) -> float:
         """The seconds of the whole process of a command on a fresh copy of a store."""
@@ -161,6 +170,70 @@ def append_unaligned(bench: Bench) -> Iterator[Row]:
     name = f"append {bench.sizes.batch:,}, in mid-chunk"
     for how, target in (("whole", 0.8), ("in-process", 0.9)):
         yield Row(name, how, found[f"ours, {how}"], "peer", found[f"peer, {how}"], target, floor=found["floor"])
+
+
+# ---- flexible sample grid -------------------------------------------------------------------
+
+
+def flexible(bench: Bench) -> Iterator[Row]:
+    """Chunk columns of any width: a batch in mid-chunk, one sample a night, and a column that goes."""
+    yield from _flexible_append(bench)
+    yield from _nights(bench)
+    yield from _dropped_column(bench)
+
+
+def _flexible(bench: Bench, store: Path) -> Path:
+    """A copy of a store with a flexible grid."""
+    copy = bench.kept_copy(store, "flexible")
+    vczstore.regrid(copy, sample_grid="flexible")
+    return copy
+
+
+def _flexible_append(bench: Bench) -> Iterator[Row]:
+    aligned, batch = bench.cohort(bench.sizes.samples), bench.batch()
+    store = bench.cohort(bench.sizes.samples - CHUNK // 2)
+    loose = _flexible(bench, store)
+    with Worker(bench.ours) as ours, Worker(bench.peer) as peer:
+        runs = {
+            "flexible": partial(bench.inside, ours, "append", loose, batch),
+            "aligned": partial(bench.inside, ours, "append", aligned, batch),
+            "peer": partial(bench.inside, peer, "append", store, batch),
+        }
+        found = in_turn(bench.sizes.repeats, runs)
+    name = f"append {bench.sizes.batch:,}, in mid-chunk, flexible"
+    yield Row(name, "in-process", found["flexible"], "ours, aligned", found["aligned"], 1.1)
+    yield Row(name, "in-process", found["flexible"], "peer", found["peer"], 0.1)
+
+
+def _nights(bench: Bench) -> Iterator[Row]:
+    """Narrow columns are merged after each append."""
+    store, n = bench.cohort(bench.sizes.samples), bench.sizes.nights
+    nights = [Cohort(bench.sizes.variants, 1, first=FAR + i).make(bench.work) for i in range(n)]
+    copies = {"regular": bench.kept_copy(store, "regular"), "flexible": _flexible(bench, store)}
+    seconds = dict.fromkeys(copies, 0.0)
+    with Worker(bench.ours) as worker:
+        for night in nights:
+            for name, copy in copies.items():
+                seconds[name] += worker.call("append", copy, night).seconds
+            merging = worker.call("regrid", copies["flexible"], samples_chunk=CHUNK)
+            seconds["flexible"] += merging.seconds
+    name = f"append 1 sample, {n} nights, flexible and merged"
+    yield Row(name, "in-process", [seconds["flexible"]], "regular", [seconds["regular"]], 0.1)
+
+
+def _dropped_column(bench: Bench) -> Iterator[Row]:
+    """All samples of one chunk column of 40 are removed, and dropped."""
+    cohort = Cohort(bench.sizes.scaling_variants, 40 * CHUNK, calls="tiled")
+    store = cohort.make(bench.work)
+    copies = {"regular": bench.kept_copy(store, "regular"), "flexible": _flexible(bench, store)}
+    for copy in copies.values():
+        vczstore.remove(copy, cohort.ids()[CHUNK : 2 * CHUNK])
+    with Worker(bench.ours) as worker:
+        runs = {name: partial(bench.inside, worker, "compact", copy) for name, copy in copies.items()}
+        found = in_turn(min(3, bench.sizes.repeats), runs)
+    yield Row(
+        "compact, 1 column of 40 gone, flexible", "in-process", found["flexible"], "regular", found["regular"], 0.05
+    )
 
 
 # ---- harmonise ------------------------------------------------------------------------------
@@ -528,6 +601,7 @@ def _recode_seconds(files: Sequence[Path], work: Path) -> float:
 MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "append": append,
     "append-unaligned": append_unaligned,
+    "flexible": flexible,
     "harmonise": harmonise,
     "insert": insert,
     "remove": remove,

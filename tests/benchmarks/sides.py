@@ -93,7 +93,7 @@ class Worker:
 
 def ours() -> Side:
     """The package of this environment."""
-    modules = dict.fromkeys(("append", "remove", "normalise"), "vczstore.api")
+    modules = dict.fromkeys(("append", "remove", "normalise", "compact", "regrid"), "vczstore.api")
     return Side(Path(sys.executable), {**modules, "plan_job": "vczstore.jobs.run"})
 
 
