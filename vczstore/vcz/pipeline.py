@@ -7,19 +7,25 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import compress
 from multiprocessing import parent_process
+from operator import not_
 from typing import Any, Self
 
+import numpy as np
+from numcodecs.blosc import Blosc
 from numcodecs.vlen import VLenUTF8
 from zarr.abc.buffer import Buffer, NDBuffer
 from zarr.abc.codec import Codec
-from zarr.codecs import VLenUTF8Codec
+from zarr.codecs import BloscCodec, BytesCodec, VLenUTF8Codec
 from zarr.codecs._v2 import V2Codec
 from zarr.core.array_spec import ArraySpec
+from zarr.core.chunk_utils import ChunkTransform, chunk_is_empty, fill_value_or_default
 from zarr.core.codec_pipeline import FusedCodecPipeline
 from zarr.registry import register_pipeline
 
 from vczstore.errors import first_line
+from vczstore.vcz import narrow_chunks
 
 READS_AT_ONCE = 10
 """How many chunks zarr decodes at once for one selection: its ``async.concurrency``, as it comes."""
@@ -71,9 +77,80 @@ class Pipeline(FusedCodecPipeline):
 
     async def write(self, batch_info: Any, value: Any, drop_axes: tuple[int, ...] = ()) -> None:
         """Write chunks."""
-        if _in_event_loop():
-            return await super().write(batch_info, value, drop_axes)
-        return self.write_sync(batch_info, value, drop_axes)
+        if not _in_event_loop():
+            self.write_sync(batch_info, value, drop_axes)
+            return
+        others, narrow = self._without_narrow(batch_info, drop_axes)
+        slots = asyncio.Semaphore(READS_AT_ONCE)
+
+        async def write_narrow(item: Any) -> Any:
+            async with slots:
+                is_done, encoded = await asyncio.to_thread(self._encode_narrow, item, value)
+                if is_done:
+                    await (item[0].delete() if encoded is None else item[0].set(encoded))
+                return None if is_done else item
+
+        left = await asyncio.gather(*map(write_narrow, narrow))
+        await super().write([*others, *(item for item in left if item is not None)], value, drop_axes)
+
+    def write_sync(self, batch_info: Any, value: Any, drop_axes: tuple[int, ...] = (), max_workers: int = 1) -> None:
+        """Write chunks."""
+        others, narrow = self._without_narrow(batch_info, drop_axes)
+        for item in narrow:
+            is_done, encoded = self._encode_narrow(item, value)
+            if not is_done:
+                others.append(item)
+            elif encoded is None:
+                item[0].delete_sync()
+            else:
+                item[0].set_sync(encoded)
+        super().write_sync(others, value, drop_axes, max_workers)
+
+    def _without_narrow(self, batch_info: Any, drop_axes: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+        """The chunks that are encoded whole, and those that need not be."""
+        batch = list(batch_info)
+        if drop_axes or not _makes_blosc(self.sync_transform):
+            return batch, []
+        narrow = [whole and _is_narrow(spec, at) for _, spec, at, _, whole in batch]
+        return list(compress(batch, map(not_, narrow))), list(compress(batch, narrow))
+
+    def _encode_narrow(self, item: Any, value: Any) -> tuple[bool, Buffer | None]:
+        """Whether a chunk could be encoded so, and its bytes."""
+        _, spec, selection, of, _ = item
+        transform = self.sync_transform
+        if transform is None or not value.shape:  # one value for all
+            return False, None
+        if chunk_is_empty(value[of], spec):
+            return True, None
+
+        def encode(rows: np.ndarray) -> bytes:
+            buffer = spec.prototype.nd_buffer.from_numpy_array(rows)
+            encoded = transform.encode_chunk(buffer, replace(spec, shape=rows.shape))
+            assert encoded is not None
+            return encoded.to_bytes()
+
+        values = value[of].as_numpy_array().astype(spec.dtype.to_native_dtype(), copy=False)
+        try:
+            frame = narrow_chunks.encode(encode, spec.shape, fill_value_or_default(spec), selection, values)
+        except narrow_chunks.UnjoinableError:
+            return False, None
+        return True, spec.prototype.buffer.from_bytes(frame)
+
+
+def _is_narrow(spec: ArraySpec, selection: Any) -> bool:
+    """Whether few elements of a chunk have a value."""
+    dtype = spec.dtype.to_native_dtype()
+    return spec.order == "C" and not dtype.hasobject and narrow_chunks.is_narrow(spec.shape, dtype.itemsize, selection)
+
+
+def _makes_blosc(transform: ChunkTransform | None) -> bool:
+    """Whether codecs make one Blosc frame of a chunk's elements in their order."""
+    match transform.codecs if transform is not None else ():
+        case (BytesCodec(), BloscCodec()):
+            return True
+        case (V2Codec(compressor=Blosc()) as codec,):
+            return not codec.filters
+    return False
 
 
 register_pipeline(Pipeline)

@@ -1,0 +1,90 @@
+"""Chunks of few values: encoded piece by piece, they decode to what a chunk encoded whole decodes to."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import icechunk
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from vczstore.vcz import arrays, narrow_chunks
+
+ROWS, WIDTH = 1_100, 4_096
+CNAMES = ("zstd", "lz4", "blosclz", "zlib")
+
+
+def values_of(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 3, shape).astype(dtype)
+
+
+def check(store: Any, values: np.ndarray, monkeypatch: pytest.MonkeyPatch, rows: int = ROWS, **options: Any) -> int:
+    """Write samples behind a whole chunk; return how many chunks were encoded piece by piece."""
+    made = []
+    encode = narrow_chunks.encode
+    monkeypatch.setattr(narrow_chunks, "encode", lambda *args: made.append(encode(*args)) or made[-1])
+    shape = (len(values), WIDTH + values.shape[1], *values.shape[2:])
+    chunks = (rows, WIDTH, *values.shape[2:])
+    stored = zarr.create_array(store, name="a", shape=shape, chunks=chunks, dtype=values.dtype, fill_value=1, **options)
+    array = arrays.planned(stored)
+    array[:, WIDTH:] = values
+    np.testing.assert_array_equal(zarr.open_array(store, path="a", mode="r")[:, WIDTH:], values)
+    assert (stored[:, :WIDTH] == 1).all()
+    stored.resize((shape[0], 2 * WIDTH, *shape[2:]))  # what lies beyond the samples is fill
+    assert (zarr.open_array(store, path="a", mode="r")[:, shape[1] :] == 1).all()
+    return len(made)
+
+
+@pytest.mark.parametrize(
+    ("cname", "clevel", "shuffle", "dtype"),
+    [*product(CNAMES, (1, 7), ("shuffle",), ("i1", "<i4", ">i2")), ("zstd", 5, "bitshuffle", "i1")],
+)
+def test_blosc(cname: str, clevel: int, shuffle: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = BloscCodec(cname=cname, clevel=clevel, shuffle=shuffle)
+    values = values_of(dtype, (2 * ROWS - 300, 2))
+    assert check(MemoryStore(), values, monkeypatch, zarr_format=3, compressors=[codec]) == 2
+
+
+@pytest.mark.parametrize("shuffle", [-1, 0, 1, 2])
+def test_format_2(shuffle: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = Blosc("zstd", 7, shuffle)
+    values = values_of("<i2", (ROWS, 2, 2))
+    assert check(MemoryStore(), values, monkeypatch, rows=1_103, zarr_format=2, compressors=[codec]) == 1
+
+
+def test_icechunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main").store
+    assert check(store, values_of("i1", (ROWS + 1, 2)), monkeypatch, zarr_format=3, compressors=[BloscCodec()]) == 2
+
+
+def test_others_are_encoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = values_of("i1", (ROWS, 2))
+    assert check(MemoryStore(), values, monkeypatch, zarr_format=3, compressors=[ZstdCodec()]) == 0
+    delta = {"filters": [numcodecs.Delta("i1")], "compressors": [Blosc()]}
+    assert check(MemoryStore(), values, monkeypatch, zarr_format=2, **delta) == 0
+    wide = values_of("i1", (ROWS, WIDTH // 2))
+    assert check(MemoryStore(), wide, monkeypatch, zarr_format=3, compressors=[BloscCodec()]) == 0
+
+
+def test_all_fill_is_left_out() -> None:
+    store = MemoryStore()
+    array = zarr.create_array(store, name="a", shape=(ROWS, 1), chunks=(ROWS, WIDTH), dtype="i1", fill_value=1)
+    before = set(store._store_dict)
+    arrays.planned(array)[:] = np.zeros((ROWS, 1), "i1")
+    assert set(store._store_dict) > before
+    arrays.planned(array)[:] = np.ones((ROWS, 1), "i1")
+    assert set(store._store_dict) == before
+
+
+def test_blocks_that_cannot_be_joined() -> None:
+    noise = np.random.default_rng(0).bytes(1_000)  # which Blosc copies
+    zstd, zlib = Blosc("zstd").encode(bytes(1_000)), Blosc("zlib").encode(bytes(1_000))
+    for frames in ([Blosc().encode(noise)], [zstd, zlib], [zstd, Blosc("zstd").encode(bytes(2_000))]):
+        with pytest.raises(narrow_chunks.UnjoinableError):
+            narrow_chunks.join(frames)
