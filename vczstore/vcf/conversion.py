@@ -46,6 +46,10 @@ LEN = "LEN"
 """The FORMAT field that says how long a reference block is (VCF 4.5)."""
 
 
+WIDE = 1_000
+"""How many samples of a VCF make one column of a flexible store, if no column of it is wider: the default of create."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """
@@ -63,6 +67,8 @@ class Layout:
         The INFO fields that are of use, beside those that say how long a variant is.
     sites_only
         Whether no calls are of use, but what they say of the length of a reference block.
+    is_flexible
+        Whether a chunk is no longer than the file has samples, so that it is a column of the store as it is.
     """
 
     variants: int
@@ -71,6 +77,7 @@ class Layout:
     encodings: Mapping[str, tuple[str, Mapping[str, Any] | None]] = field(default_factory=dict)
     info: Collection[str] = ()
     sites_only: bool = False
+    is_flexible: bool = False
 
     @classmethod
     def of(cls, vcz: Vcz) -> "Layout":
@@ -82,7 +89,15 @@ class Layout:
             if array.dtype.kind in "biuf"
         }
         info = [name.removeprefix("variant_") for name in vcz.arrays if name.startswith("variant_")]
-        return cls(max(1, lengths[VARIANTS]), max(1, lengths[SAMPLES]), vcz.zarr_format, encodings, sorted(info))
+        # columns that are there do not say how wide new ones may be: the first batch may have been one sample
+        samples = max(1, lengths[SAMPLES], WIDE if vcz.is_flexible and vcz.columns else 1)
+        return cls(
+            max(1, lengths[VARIANTS]), samples, vcz.zarr_format, encodings, sorted(info), is_flexible=vcz.is_flexible
+        )
+
+    def samples_chunk(self, n_samples: int) -> int:
+        """The chunk length along the samples of a file that has so many."""
+        return min(self.samples, max(1, n_samples)) if self.is_flexible else self.samples
 
     def wants(self, category: str, name: str) -> bool:
         """Whether a field of the VCF is of use."""
@@ -176,7 +191,8 @@ class Conversion:
         vcf.explode_finalise(self._columns)
         columns = vcf.IntermediateColumnarFormat(self._columns)
         schema = columns.generate_schema(
-            variants_chunk_size=self.layout.variants, samples_chunk_size=self.layout.samples
+            variants_chunk_size=self.layout.variants,
+            samples_chunk_size=self.layout.samples_chunk(len(self.file.samples)),
         )
         self.layout.applied_to(schema)
         self._require_memory(schema)
