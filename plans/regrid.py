@@ -23,8 +23,9 @@ class Regrid(Edit):
     re-encoded. Narrow columns are merged with `samples_chunk`: neighbours of a like width, so that a sample that came
     alone is re-encoded a few times over its life, and not with each batch. A regular grid has chunks of one width, for
     readers that know no other, such as vcztools. Columns that stay the same are not touched. A folder of plain Zarr is
-    replaced by a new one where chunks are rewritten, and plain Zarr elsewhere is refused then. A job regrids a store
-    whenever there is something to merge, so that the step can follow each batch.
+    replaced by a new one where chunks are rewritten, and plain Zarr elsewhere is refused then. Readers that have such a
+    folder open should open it again: they would read chunks of the new one by the columns of the old one. A job regrids
+    a store whenever there is something to merge, so that the step can follow each batch.
 
     Raises
     ------
