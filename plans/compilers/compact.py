@@ -15,7 +15,7 @@ from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, SetShape, WriteDocuments
+from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape, WriteDocuments
 from vczstore.stores.folder_swap import OPERATION, LinkAllBut
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.model import REMOVED, Vcz, has_grid, samples_axis
@@ -146,9 +146,16 @@ def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> LinkChunks:
     return LinkChunks(array.path, array, grid)
 
 
-def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[SetShape | Consolidate, ...]:
-    shapes = [SetShape.of(array) for array in after.values()]
+def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[Edit, ...]:
+    shapes = [edit for array in after.values() for edit in _resizing(array)]
     return (*shapes, Consolidate(tuple(after), vcz.zarr_format)) if after else ()
+
+
+def _resizing(array: AnyArray) -> list[Edit]:
+    """What gives an array its new shape. A flexible grid has a column even without samples, whose chunks have to go."""
+    if arrays.is_flexible(array) and not array.shape[samples_axis(array) or 0]:
+        return [Delete(array.path), WriteDocuments.of(array)]
+    return [SetShape.of(array)]
 
 
 def _documents(vcz: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:

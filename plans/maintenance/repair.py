@@ -150,16 +150,18 @@ def _half_removed(
 
 
 def _compaction(path: Path | None, opts: Options, *, dry_run: bool) -> list[str]:
-    """A compaction in place that was stopped: what it has left beside the store goes."""
+    """A replacement of the folder that was stopped, as of a compaction: what it has left beside the store goes."""
     if path is None or not leftovers(path):
         return []
     with nullcontext() if dry_run else settling(path, no_lock=opts.no_lock):
         outcome = foreseen(path) if dry_run else settle(path)
     match outcome:
         case "completed":
-            return ["a compaction that was stopped is completed: the store as it was before is deleted"]
+            return ["a replacement of the store that was stopped is completed: the store as it was before is deleted"]
         case "undone":
-            return ["a compaction that was stopped before it took effect is undone: what it had made is deleted"]
+            return [
+                "a replacement of the store that was stopped before it took effect is undone: what it made is deleted"
+            ]
         case _:
             return []
 

@@ -494,7 +494,10 @@ class Vcz:
             if dimensions(array).count(SAMPLES) > 1:
                 raise DamagedStoreError(f"{operation}: {self.label}: {name} has two samples dimensions")
             if not has_grid(array):
-                raise DamagedStoreError(f"{operation}: {self.label}: {name} has chunks of different sizes")
+                raise DamagedStoreError(
+                    f"{operation}: {self.label}: {name} has chunks of different sizes, which are supported "
+                    "along the samples alone; rewrite the array with chunks of one size"
+                )
             lengths[name] = array.shape[samples_axis(array) or 0]
         n_samples = lengths[SAMPLE_ID]
         way_out = "if an append was interrupted here, run that append again"
