@@ -22,6 +22,7 @@ from plans.variants.kept_blocks import (
     RUNS,
     contig_number,
     encode_genotypes,
+    mark_left_out,
 )
 from plans.variants.match import KEPT_BYTES, Latest, Sites
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
@@ -62,15 +63,17 @@ def with_blocks(
     Returns
     -------
     sources, fields
-        The same, with these arrays.
+        The same, with these arrays. Those that a source keeps itself tell that some of its variants are left out.
 
     Raises
     ------
     IncompatibleError
         If a source has blocks that cannot be kept.
     """
-    if findings is None or not findings.rules.gvcf or named(BLOCKS, fields.drop):
+    if findings is None or named(BLOCKS, fields.drop):
         return list(sources), fields
+    if not findings.rules.gvcf:
+        return [_with_left_out(vcz, source, i, findings) for i, source in enumerate(sources)], fields
     if not findings.rules.keep_blocks and BLOCKS not in vcz.arrays:
         return list(sources), fields
     known = [vcz.arrays[name].shape[1] if name in vcz.arrays else 0 for name in (BLOCKS, RUNS)]
@@ -80,6 +83,16 @@ def with_blocks(
     )
     made = [_with_blocks(operation, vcz, s, i, findings, fields, longest) for i, s in enumerate(sources)]
     return made, replace(fields, add=(*fields.add, BLOCKS, RUNS))
+
+
+def _with_left_out(vcz: Vcz, source: Vcz, number: int, findings: Findings) -> Vcz:
+    """A source that may keep blocks itself, marked as one that has other variants if some of its own are left out."""
+    kept, (n_left_out, _) = source.arrays.get(BLOCKS), findings.first_unmatched(number)
+    if kept is None or not n_left_out:
+        return source
+    like = like_source(vcz.arrays.get(BLOCKS, kept), kept, kept.shape)
+    marked = cast("AnyArray", LeftOut(kept, like, BLOCKS))
+    return replace(source, arrays={**source.arrays, BLOCKS: marked})
 
 
 def _with_blocks(
@@ -172,6 +185,19 @@ def _like(vcz: Vcz, source: Vcz, name: str, dtype: str, shape: tuple[int, ...]) 
 def _height(width: int) -> int:
     """How many records a chunk has of a sample, with so many samples: a power of two."""
     return min(MAX_ROWS, max(MIN_ROWS, 1 << int(math.log2(max(1, CELLS / width)))))
+
+
+@dataclass(frozen=True)
+class LeftOut(MadeView):
+    """Blocks that another store keeps, some of whose variants are left out."""
+
+    def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+        """Read a region, and mark its genotypes."""
+        if all(isinstance(r, slice) for r in region):
+            values = arrays.read(self.source, cast("tuple[slice, ...]", region))
+        else:
+            values = arrays.read_at(self.source, region)
+        return mark_left_out(values, np.arange(self.shape[-1])[region[2]])
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,23 @@ def encode_genotypes(calls: np.ndarray, is_phased: np.ndarray, is_good: np.ndarr
     return codes
 
 
+def mark_left_out(records: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """
+    Records of a source that had other variants than the store.
+
+    Parameters
+    ----------
+    records : numpy.ndarray of int, samples by records by fields
+        What the source keeps; `INT_FILL` where there is no record.
+    fields : numpy.ndarray of int
+        Which of `FIELDS` these are.
+    """
+    codes = records[..., fields == GENOTYPE]
+    marked = records.copy()
+    marked[..., fields == GENOTYPE] = np.where(codes >= 0, codes | _LEFT_OUT, codes)
+    return marked
+
+
 def decode_genotypes(codes: np.ndarray, ploidy: int) -> np.ndarray:
     """
     What genotypes are in a block: an allele that is not the reference is missing.

@@ -248,6 +248,31 @@ def test_another_store_takes_them(tmp_path: Path) -> None:
     assert BLOCKS not in read(keeps_none, "format3")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_normalised", [False, True])
+def test_another_store_without_some_of_its_variants(tmp_path: Path, kind: str, *, is_normalised: bool) -> None:
+    """A call that was left out is missing at its variant when that comes later, and not the reference."""
+    records = (
+        B[1],
+        "1 1100 A C,<NON_REF> . GT:DP:GQ 0/1:6:50",
+        f"1 1101 A <NON_REF> 1401 {FIELDS_OF_BLOCK} 0/0:7:41",
+        B[3],
+    )
+    paths = sources(tmp_path, a=A, b=records, c=C)
+    ours, theirs = start(tmp_path, kind, paths[0]), create(tmp_path, "theirs", kind, paths[1])
+    vczstore.append(theirs, paths[1], **KEEP)
+    if is_normalised:
+        vczstore.normalise(ours, theirs, tmp_path / "b.normalised.vcz", new_variants="drop")
+        vczstore.append(ours, tmp_path / "b.normalised.vcz")
+    else:
+        vczstore.append(ours, theirs, harmonise=True, new_variants="drop")
+    again = gvcf.make(tmp_path, "d", gvcf.text(["d"], *records))
+    vczstore.append(ours, again, paths[2], **INSERT, absent="reference")
+    arrays = read(ours, kind)
+    known = dict(zip(arrays["variant_position"].tolist(), arrays["call_genotype"][:, 1].tolist(), strict=True))
+    assert (known[1050], known[1402], known[1300]) == ([-1, -1], [-1, -1], [0, 0])
+
+
 def test_a_normalised_gvcf_brings_its_blocks(tmp_path: Path) -> None:
     paths = sources(tmp_path, a=A, c=C, b=B)
     store = start(tmp_path, "format3", paths[0])
