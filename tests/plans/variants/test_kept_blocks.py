@@ -21,6 +21,7 @@ from plans.variants import reference_blocks
 from plans.variants.kept_blocks import BLOCKS, FIELDS, RUNS
 from tests.support import cohort, gvcf, vcf
 from tests.support.command_line import fails, run
+from tests.support.covering import in_turn
 from tests.support.killed import killed
 from tests.support.one_sample_vcfs import calls_of
 from tests.support.small_stores import unchanged
@@ -248,9 +249,9 @@ def test_another_store_takes_them(tmp_path: Path) -> None:
     assert BLOCKS not in read(keeps_none, "format3")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("is_normalised", [False, True])
-def test_another_store_without_some_of_its_variants(tmp_path: Path, kind: str, *, is_normalised: bool) -> None:
+@in_turn(kind=KINDS, is_normalised=(False, True))
+@pytest.mark.slow
+def test_another_store_without_some_of_its_variants(tmp_path: Path, kind: str, is_normalised: bool) -> None:
     """A call that was left out is missing at its variant when that comes later, and not the reference."""
     records = (
         B[1],
