@@ -70,7 +70,7 @@ class Regrid(Edit):
             raise OptionError("regrid: nothing to change; give --sample-grid, --samples-chunk or both")
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the store; what a run that was stopped has left beside it goes, though there be nothing else to do."""
+        """Open the store; what a stopped run has left beside it is deleted, even if there is nothing else to do."""
         if written is not None:
             written.settle()
         return super().open(options, written, dry_run=dry_run)

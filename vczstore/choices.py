@@ -16,6 +16,9 @@ MAX_CHUNK = 10**9
 MAX_GQ = 2**31 - 1
 """The highest genotype quality that can be asked for, and that VCF can hold."""
 
+DEFAULT_SAMPLES_CHUNK = 1_000
+"""How many samples a chunk of a new store has, unless its sources or somebody says otherwise."""
+
 REGULAR, FLEXIBLE = "regular", "flexible"
 SAMPLE_GRIDS = (REGULAR, FLEXIBLE)
 """How the samples axis is cut: into chunks of one width, or into columns that have each a width of their own."""

@@ -42,7 +42,7 @@ from plans.variants.union_of_sources import (
     source_sites,
 )
 from plans.variants.union_sites import region_index, union_table
-from vczstore.choices import FLEXIBLE, REGULAR
+from vczstore.choices import DEFAULT_SAMPLES_CHUNK, FLEXIBLE, REGULAR
 from vczstore.errors import IncompatibleError, OptionError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
@@ -243,7 +243,7 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
     return tables
 
 
-DEFAULT_CHUNKS = {VARIANTS: 1_000, SAMPLES: 1_000}
+DEFAULT_CHUNKS = {VARIANTS: 1_000, SAMPLES: DEFAULT_SAMPLES_CHUNK}
 """
 Variants as in bio2zarr. Its 10,000 samples would be too many here: unlike its chunks, these may be longer than the
 axis, and one of strings of Number=R takes 2 GB of a task's memory then, however few samples there are.
@@ -445,6 +445,11 @@ class WriteSites:
         mem = self.union.merge_mem + _block_mem(self.targets, self.block * self.chunk)
         put = partial(self.put, store=store)
         return [scan_tasks.scan(scan_tasks.ScanReader(put, self.n_blocks, 1, mem=mem), memory.spec())]
+
+    @property
+    def read(self) -> list[AnyArray]:
+        """The arrays of the sources' variants."""
+        return [array for sites, *_ in self._pieces() for array in sites.arrays.values()]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Not by xarray."""

@@ -55,7 +55,8 @@ def compile_regrid(
     Raises
     ------
     UnsuitableError
-        If the store cannot have a flexible grid, or chunks are to be rewritten of plain Zarr that is no folder here.
+        If the store cannot have a flexible grid, or chunks have to be rewritten of plain Zarr that is not in a local
+        folder.
     """
     vcz.require_whole(OPERATION)
     is_flexible = vcz.is_flexible if sample_grid is None else sample_grid == FLEXIBLE

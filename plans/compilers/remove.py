@@ -177,6 +177,7 @@ class RemoveFromArray(Reencoded):
 
     positions: np.ndarray
     value: Any
+    read = ()
 
     @classmethod
     def of(cls, name: str, array: AnyArray, positions: np.ndarray, memory: Memory) -> "RemoveFromArray":

@@ -49,6 +49,11 @@ class CopyArray(Reencoded):
         return cls(name, target, Columns(target.shape, widths, None, (), block), source)
 
     @property
+    def read(self) -> tuple[AnyArray]:
+        """The source."""
+        return (self.source,)
+
+    @property
     def is_encoded(self) -> bool:
         """Whether chunks are copied as they are."""
         return same_encoding(self.source, self.target)

@@ -84,6 +84,10 @@ class Write(Protocol):
 class ThroughXarray(Protocol):
     """A write that xarray can do too; all others are done by Cubed alone, whatever implementation is asked for."""
 
+    @property
+    def read(self) -> "Sequence[AnyArray]":
+        """The arrays that are read, other than those that are written."""
+
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """As `Write.by_cubed`, by way of xarray and cubed-xarray."""
 
@@ -267,8 +271,7 @@ class Plan:
             Naming an array whose chunks may have widths of their own.
         """
         for write in self._all_writes:
-            both = (*write.arrays, *getattr(write, "read", ()))
-            if isinstance(write, ThroughXarray) and any(map(arrays.is_flexible, both)):
+            if isinstance(write, ThroughXarray) and any(map(arrays.is_flexible, (*write.arrays, *write.read))):
                 raise OptionError(
                     f"{self.operation}: {write.name} of {self.store.label}, or of what comes in, has a flexible sample "
                     "grid, which --impl xarray does not take; leave impl out, which is cubed then"

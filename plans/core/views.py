@@ -46,9 +46,8 @@ class View(ABC):
     @property
     def widths(self) -> tuple[Width, ...]:
         """What is best read together: of the source along the samples, else of the store."""
-        axis = samples_axis(self.like)
-        theirs, ours = arrays.widths(self.source), arrays.widths(self.like)
-        return tuple(a if i == axis else b for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
+        axis, theirs = samples_axis(self.like), arrays.widths(self.source)
+        return tuple(theirs[i] if i == axis else width for i, width in enumerate(arrays.widths(self.like)))
 
     @property
     def path(self) -> str:

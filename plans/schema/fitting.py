@@ -10,7 +10,6 @@ from zarr.types import AnyArray
 from plans.core.views import View, like_source
 from plans.variants.harmonise import Dropped
 from vczstore.vcz import arrays, encoded_chunks, strings, zarr_objects
-from vczstore.vcz.cuts import Width
 from vczstore.vcz.floats import recast
 from vczstore.vcz.missing import MASKS, fill_value, has_sentinels, mask_of, masked_by
 from vczstore.vcz.model import SAMPLE_ID, VARIANTS, Vcz, dimensions, samples_axis
@@ -24,12 +23,6 @@ class MadeView(View):
     """An array whose chunks are made and encoded when they are asked for."""
 
     name: str
-
-    @property
-    def widths(self) -> tuple[Width, ...]:
-        """What is best read together: of the source along the samples, else of the store."""
-        axis, theirs = samples_axis(self.like), arrays.widths(self.source)
-        return tuple(theirs[i] if i == axis else w for i, w in enumerate(arrays.widths(self.like)))
 
     def n_copied(self, columns: "Columns") -> int:
         """None: all are encoded."""

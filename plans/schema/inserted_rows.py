@@ -125,8 +125,10 @@ class InsertedCalls(Inserted):
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to look the variants up, and the blocks of samples."""
         is_told = self.kept is not None and self.kept.field_of(self.name) is not None
-        looking = self.kept.reading_mem(block[1]) if self.kept is not None and is_told else 0
-        return super().extra_mem(block) + looking
+        if self.kept is None or not is_told:
+            return super().extra_mem(block)
+        n_variants = min(block[0], _n_at_once(block[1]))
+        return super().extra_mem(block) + self.kept.reading_mem(n_variants, block[1])
 
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
         is_haploid = np.isin(part.contig[rows], self.haploid)
@@ -145,34 +147,50 @@ class InsertedCalls(Inserted):
         field = None if self.kept is None else self.kept.field_of(self.name)
         if self.kept is None or field is None:
             return values
-        found = self.kept.look(part.contig[rows], part.position[rows], samples, field)
         values = np.broadcast_to(values, (len(rows), len(samples), *values.shape[2:])).copy()
-        variants, calls = np.nonzero(found.kinds == SPANNED)
-        is_haploid = np.isin(part.contig[rows], self.haploid)
-        missing = absent_calls(self.name, self.like, self.like, np.zeros(len(rows), dtype=bool), is_haploid)
-        values[variants, calls] = missing[variants, 0]
-        variants, calls = np.nonzero(found.kinds == BLOCK)
-        told = np.full((len(variants), int(np.prod(self.shape[2:]))), INT_FILL, dtype="i8")
-        chosen = found.values[variants, calls]
-        of_call = decode_genotypes(chosen, told.shape[1]) if field == GENOTYPE else chosen[:, np.newaxis]
-        told[:, : of_call.shape[1]] = of_call
-        if self.name.endswith("_phased"):
-            told = is_phased(chosen)
-        values[variants, calls] = self._as_stored(told).reshape(len(told), *self.shape[2:])
+        step = _n_at_once(len(samples))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            known = self.kept.look(part.contig[some], part.position[some], samples, field)
+            here = values[start : start + step]
+            is_haploid = np.isin(part.contig[some], self.haploid)
+            missing = absent_calls(self.name, self.like, self.like, np.zeros(len(some), dtype=bool), is_haploid)
+            variants, calls = np.nonzero(known.kinds == SPANNED)
+            here[variants, calls] = missing[variants, 0]
+            variants, calls = np.nonzero(known.kinds == BLOCK)
+            here[variants, calls] = self._of_blocks(known.values[variants, calls], field)
         return values
 
-    def _as_stored(self, told: np.ndarray) -> np.ndarray:
-        """What blocks tell, as the array has it: values, or which of them are missing."""
+    def _of_blocks(self, chosen: np.ndarray, field: int) -> np.ndarray:
+        """The values of calls, each of which a block has."""
+        block_values = np.full((len(chosen), int(np.prod(self.shape[2:]))), INT_FILL, dtype="i8")
+        of_call = decode_genotypes(chosen, block_values.shape[1]) if field == GENOTYPE else chosen[:, np.newaxis]
+        block_values[:, : of_call.shape[1]] = of_call
+        if self.name.endswith("_phased"):
+            block_values = is_phased(chosen)
+        return self._as_stored(block_values).reshape(len(chosen), *self.shape[2:])
+
+    def _as_stored(self, block_values: np.ndarray) -> np.ndarray:
+        """Values of blocks as the array has them: values, or which of them are missing."""
         assert self.kept is not None
         base = masked_by(self.name)
         if base != self.name:
-            return mask_of(self.name, base, self.kept.blocks, told)
+            return mask_of(self.name, base, self.kept.blocks, block_values)
         if self.dtype.kind != "f":
-            return _cast(told, self.dtype)
-        values = told.astype(self.dtype)
-        values[told == INT_MISSING] = missing_value(self.name, self.like)
-        values[told == INT_FILL] = fill_value(self.name, self.like)
+            return _cast(block_values, self.dtype)
+        values = block_values.astype(self.dtype)
+        values[block_values == INT_MISSING] = missing_value(self.name, self.like)
+        values[block_values == INT_FILL] = fill_value(self.name, self.like)
         return values
+
+
+LOOKED_UP = 2**17
+"""So many calls are looked up in blocks at a time."""
+
+
+def _n_at_once(n_samples: int) -> int:
+    """Of how many variants the calls of so many samples are looked up at a time."""
+    return max(1, LOOKED_UP // max(1, n_samples))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """
-Reference blocks that a store keeps of its samples, so that they tell calls at variants that come later.
+Reference blocks that a store keeps of its samples: calls at variants that come later are derived from them.
 
 Two arrays of the root have them, which have the ``samples`` dimension as any field of samples has. So samples are
 appended, blanked, dropped and copied there as everywhere, and whatever looks for what is left of one finds them:
@@ -42,6 +42,9 @@ FIRST_ROW, AFTER_ROW, CONTIG, RUN_START, RUN_STOP = range(len(RUN_FIELDS))
 
 FIELD_OF = {"call_genotype": GENOTYPE, "call_genotype_phased": GENOTYPE, "call_GQ": QUALITY, "call_DP": DEPTH}
 """The arrays of calls that blocks tell."""
+
+_KNOWN_BYTES = 150
+"""What it takes to look up one sample at one position, at most: three copies of `Known`, and indices."""
 
 NOTHING, BLOCK, SPANNED, _AT = range(4)
 """What is known of a sample at a position: nothing, a block, a call that is missing, or a variant there."""
@@ -263,13 +266,14 @@ class KeptBlocks:
             sample, plane(START), plane(STOP), plane(VARIANT_STOP), plane(GENOTYPE), quality, plane(field)
         )
 
-    def reading_mem(self, n_samples: int) -> int:
+    def reading_mem(self, n_variants: int, n_samples: int) -> int:
         """What it takes to look some samples up: chunks, the records that they hold, and what is known of them."""
         width, height, _ = arrays.outer_chunks(self.blocks)
         width = min(width, n_samples)
         runs = arrays.decode_mem(self.runs, math.ceil(self.runs.shape[1] / arrays.outer_chunks(self.runs)[1]))
         tables = 12 * 8 * width * self.runs.shape[1]
-        return arrays.decode_mem(self.blocks, len(FIELDS)) + 20 * 8 * width * height + runs + tables
+        known = _KNOWN_BYTES * n_samples * n_variants
+        return arrays.decode_mem(self.blocks, len(FIELDS)) + 20 * 8 * width * height + runs + tables + known
 
 
 def _within(here: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_rows: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from vczstore.choices import DEFAULT_SAMPLES_CHUNK
 from vczstore.errors import MemoryLimitError, VcfError, VczstoreError, first_line
 from vczstore.sizes import human_size
 from vczstore.vcf.files import UNDECLARED, VcfFile, captured, error_in, link, quiet
@@ -44,10 +45,6 @@ EXTENT = ("END", "SVLEN")
 
 LEN = "LEN"
 """The FORMAT field that says how long a reference block is (VCF 4.5)."""
-
-
-WIDE = 1_000
-"""How many samples of a VCF make one column of a flexible store, if no column of it is wider: the default of create."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Layout:
         }
         info = [name.removeprefix("variant_") for name in vcz.arrays if name.startswith("variant_")]
         # columns that are there do not say how wide new ones may be: the first batch may have been one sample
-        samples = max(1, lengths[SAMPLES], WIDE if vcz.is_flexible and vcz.columns else 1)
+        samples = max(1, lengths[SAMPLES], DEFAULT_SAMPLES_CHUNK if vcz.is_flexible and vcz.columns else 1)
         return cls(
             max(1, lengths[VARIANTS]), samples, vcz.zarr_format, encodings, sorted(info), is_flexible=vcz.is_flexible
         )

@@ -1,4 +1,4 @@
-"""Cuts: how an axis is cut into chunks, be they of one width or each of its own. Integers in, integers out."""
+"""Cuts: how an axis is cut into chunks of equal or individual widths. Integers in, integers out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ class UnsupportedCodecError(ValueError):
 
 def has_regular_grid(array: AnyArray) -> bool:
     """Whether all chunks of the array have one shape, as the VCF Zarr specification presumes."""
-    return not rectilinear.is_rectilinear(array.metadata)
+    return rectilinear.is_regular(array.metadata)
 
 
 def metadata_key(path: str, zarr_format: int) -> str:

@@ -90,7 +90,9 @@ class Pipeline(FusedCodecPipeline):
                     await (item[0].delete() if encoded is None else item[0].set(encoded))
                 return None if is_done else item
 
-        left = await asyncio.gather(*map(write_narrow, narrow))
+        async with asyncio.TaskGroup() as group:
+            written = [group.create_task(write_narrow(item)) for item in narrow]
+        left = [task.result() for task in written]
         await super().write([*others, *(item for item in left if item is not None)], value, drop_axes)
 
     def write_sync(self, batch_info: Any, value: Any, drop_axes: tuple[int, ...] = (), max_workers: int = 1) -> None:

@@ -34,6 +34,11 @@ def is_rectilinear(metadata: ArrayV2Metadata | ArrayV3Metadata) -> bool:
     return isinstance(metadata, ArrayV3Metadata) and isinstance(metadata.chunk_grid, RectilinearChunkGridMetadata)
 
 
+def is_regular(metadata: ArrayV2Metadata | ArrayV3Metadata) -> bool:
+    """Whether an array has a regular grid, as all of format 2 have."""
+    return isinstance(metadata, ArrayV2Metadata) or isinstance(metadata.chunk_grid, RegularChunkGridMetadata)
+
+
 def widths_of(metadata: Any) -> tuple[Width, ...]:
     """How wide the chunks of a rectilinear grid are, along each axis; one number where all have one width."""
     return tuple(_width(edges) for edges in metadata.chunk_grid.chunk_shapes)

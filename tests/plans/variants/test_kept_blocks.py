@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.schema import keep_blocks
+from plans.schema.inserted_rows import LOOKED_UP
 from plans.variants import reference_blocks
 from plans.variants.kept_blocks import BLOCKS, FIELDS, RUNS
 from tests.support import cohort, gvcf, vcf
@@ -161,9 +162,11 @@ def test_calls_are_those_of_a_store_created_with_all(
     assert told(read(one, kind)) == told(read(every, kind))
 
 
-@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize(("kind", "at_once"), [("format3", LOOKED_UP), ("icechunk", 1)])
 @pytest.mark.slow
-def test_bcftools_merge(tmp_path: Path, kind: str) -> None:
+def test_bcftools_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, at_once: int) -> None:
+    """Also where the calls of one variant are looked up at a time."""
+    monkeypatch.setattr("plans.schema.inserted_rows.LOOKED_UP", at_once)
     paths = sources(tmp_path, a=A, b=B, c=C)
     store = start(tmp_path, kind, paths[0])
     for path in paths[1:]:
