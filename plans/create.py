@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import gvcf
+from plans.compilers.options import SAMPLE_GRID_HELP, gvcf
 from vczstore.choices import MAX_CHUNK, REGULAR, SAMPLE_GRIDS
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
@@ -67,8 +67,7 @@ class Create(Edit):
 
     sample_grid: str = option(
         REGULAR,
-        "Whether chunks have one width along the samples, or any batch makes columns of its own, whatever their width, "
-        "which not all readers open.",
+        SAMPLE_GRID_HELP,
         choices=SAMPLE_GRIDS,
     )
     gvcf: bool = gvcf("reference blocks are no variants, and <NON_REF> or <*> is no allele.")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from plans.compilers.options import SAMPLE_GRID_HELP
 from vczstore.choices import MAX_CHUNK, SAMPLE_GRIDS
 from vczstore.declarations import option
 from vczstore.errors import OptionError
@@ -46,8 +47,7 @@ class Regrid(Edit):
 
     sample_grid: str | None = option(
         None,
-        "Whether chunks have one width along the samples, or any batch makes columns of its own, whatever their width, "
-        "which not all readers open.",
+        SAMPLE_GRID_HELP,
         choices=SAMPLE_GRIDS,
         default_text="as it is",
         examples=("flexible",),

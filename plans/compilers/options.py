@@ -54,6 +54,12 @@ def recomputed_fields() -> tuple[str, ...]:
     return found
 
 
+SAMPLE_GRID_HELP = (
+    "How chunks are cut along the samples: all of one width, or flexible, where each batch adds chunk columns of its "
+    "own widths; not all readers open flexible stores."
+)
+
+
 def gvcf(text: str, *, within: str = "") -> bool:
     """Declare whether sources are gVCFs."""
     found: bool = option(
