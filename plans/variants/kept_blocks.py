@@ -2,7 +2,7 @@
 Reference blocks that a store keeps of its samples: calls at variants that come later are derived from them.
 
 Two arrays of the root have them, which have the ``samples`` dimension as any field of samples has. So samples are
-appended, blanked, dropped and copied there as everywhere, and whatever looks for what is left of one finds them:
+appended, blanked, dropped and copied there as in any such field, and verify-removal scans them:
 
 ``sample_reference_blocks`` (samples, blocks, `FIELDS`)
     The records of each sample's gVCF, variants too, in the order of its rows; -2 beyond them.
@@ -52,7 +52,7 @@ NOTHING, BLOCK, SPANNED, _AT = range(4)
 
 def contig_number(name: str) -> int:
     """
-    The number that stands for a contig, whatever tables there are.
+    The number that stands for a contig, independent of contig tables.
 
     >>> contig_number("chr1") == contig_number("chr2"), contig_number("chr1") >= 0
     (False, True)
@@ -329,13 +329,13 @@ class _KeptRecords(NamedTuple):
         """Put them in order, where they are not: some begin together."""
         base = sample << _BITS
         keys = base + (starts.astype("i8") << 1) + (variant_ends >= starts)
-        columns = keys, base + ends, ends, variant_ends, codes, quality, values
+        reached = base + ends
         if (keys[1:] < keys[:-1]).any():
             order = np.argsort(keys, kind="stable")
-            found = cls(*(None if column is None else column[order] for column in columns))  # type: ignore[arg-type]
-        else:
-            found = cls(*columns)
-        return found._replace(highest=np.maximum.accumulate(found.highest))
+            columns = keys, reached, ends, variant_ends, codes, values
+            keys, reached, ends, variant_ends, codes, values = (column[order] for column in columns)
+            quality = None if quality is None else quality[order]
+        return cls(keys, np.maximum.accumulate(reached), ends, variant_ends, codes, quality, values)
 
     def last_at(self, positions: np.ndarray, n_samples: int, min_gq: int | None) -> Known:
         """The last record of each sample that reaches each position, and in which it has a call."""
