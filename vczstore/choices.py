@@ -17,7 +17,7 @@ MAX_GQ = 2**31 - 1
 """The highest genotype quality that can be asked for, and that VCF can hold."""
 
 DEFAULT_SAMPLES_CHUNK = 1_000
-"""How many samples a chunk of a new store has, unless its sources or somebody says otherwise."""
+"""How many samples a chunk of a new store has, if neither its sources nor an option say otherwise."""
 
 REGULAR, FLEXIBLE = "regular", "flexible"
 SAMPLE_GRIDS = (REGULAR, FLEXIBLE)

@@ -152,7 +152,7 @@ def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[Edit, ...]:
 
 
 def _resizing(array: AnyArray) -> list[Edit]:
-    """What gives an array its new shape. A flexible grid has a column even without samples, whose chunks have to go."""
+    """What gives an array its new shape. A flexible grid keeps one column without samples: its chunks are deleted."""
     if arrays.is_flexible(array) and not array.shape[samples_axis(array) or 0]:
         return [Delete(array.path), WriteDocuments.of(array)]
     return [SetShape.of(array)]

@@ -283,7 +283,7 @@ class SourceBlocks(_SourceView):
         variant_ends = np.where(found.is_variant, found.own_ends, INT_MISSING)[order, np.newaxis]
         is_good = np.broadcast_to(found.is_good[order], shape)
         alleles = (
-            np.ones((*shape, 1), dtype="i1")  # called, and nobody knows what
+            np.ones((*shape, 1), dtype="i1")  # called, with unknown alleles
             if blocks.genotype is None
             else read_calls(blocks.genotype, rows, samples)
         )

@@ -284,7 +284,7 @@ def test_sample_doubled_in_the_store(store: Path, tmp_path: Path) -> None:
         words = ("^update: ", re.escape(str(store)), "sample S0001 twice", "append")
         complain(SampleError, words, lambda: vczstore.update(store, source))
     other = make(tmp_path, ["S0000", "S0003"], "other.vcz")
-    assert vczstore.update(store, other).committed  # which are not doubled
+    assert vczstore.update(store, other).committed  # which are not duplicated
 
 
 NEW = some(["S0001", "S0004"])

@@ -154,9 +154,9 @@ def test_stopped_append(tmp_path: Path) -> None:
     for edit in plan.edits[:2]:
         edit.apply(place)
     changed = {edit.path for edit in plan.edits[:2]}
-    damages = vczstore.verify(store).errors
-    assert {damage.array for damage in damages} == changed
-    assert all("12 samples, sample_id has 7; " in d.what and "run that append again" in d.what for d in damages)
+    errors = vczstore.verify(store).errors
+    assert {error.array for error in errors} == changed
+    assert all("12 samples, sample_id has 7; " in e.what and "run that append again" in e.what for e in errors)
     vczstore.append(store, batch)
     result = look(store)
     assert (result.ok, result.outside) == (True, {})

@@ -80,7 +80,7 @@ class Place:
 
     @property
     def repository(self) -> icechunk.Repository:
-        """Opened anew: nothing of it is cached."""
+        """Opened again each time: nothing of it is cached."""
         return icechunk.Repository.open(self.storage())
 
     def read(self, **at: str) -> dict[str, np.ndarray]:

@@ -371,7 +371,7 @@ def test_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", [".", "store.vcz", "store.vcz/call_GL"])
 def test_not_permitted(where: str) -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are nobody else's to enter
+    with tempfile.TemporaryDirectory() as name:  # other users may not enter pytest's own folders
         Path(name).chmod(0o755)
         store = make(Path(name, "folder"))
         before = cohort.digest(store)

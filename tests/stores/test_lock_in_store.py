@@ -184,7 +184,7 @@ def test_a_parent_that_may_not_be_written_to(folder: Path, batches: list[str], k
     store.parent.chmod(0o755)
     ends = compete([str(store)] * 2, batches, NOBODY)
     assert_whole(read(store, kind), ends)
-    own(make(folder / "other" / "store.vcz", kind))  # imports what nobody may read
+    own(make(folder / "other" / "store.vcz", kind))  # imports what the user `nobody` may not read
     os.setegid(65534)
     os.seteuid(65534)
     try:

@@ -122,7 +122,7 @@ def write_alleles(place: Path, row: int, alleles: list[str]) -> None:
 @pytest.mark.parametrize("order", ["ab", "ba"])
 @pytest.mark.slow
 def test_an_allele_that_is_none(tmp_path: Path, nothing: str, order: str) -> None:
-    """PLINK writes 0 for the allele that nobody has; its calls are of REF alone, and match G/A."""
+    """PLINK writes 0 for an allele that no sample has; its calls are of REF alone, and match G/A."""
     a, b = text("A1", "chr1 1000 G A 0/0", "chr1 1010 C T 0/1"), text("B1", "chr1 1000 G A 0/1", "chr1 1010 C T 1/1")
     plink, other = make_pair(tmp_path, a, b)
     write_alleles(plink, 0, ["G", nothing])

@@ -42,7 +42,7 @@ DIFFERENT = {
     "SVLEN alone": ("100 N <DEL> SVLEN=-500 0/1", "100 N <DEL> SVLEN=-900 1/1"),
     "a subtype": ("100 N <DUP:TANDEM> END=600 0/1", "100 N <DUP:TANDEM> END=700 1/1"),
     "beside another allele": ("100 A C,<DEL> END=600 0/2", "100 A C,<DEL> END=700 1/2"),
-    "beside one that nobody has seen": ("100 A <DEL>,<NON_REF> END=600 0/1", "100 A <DEL>,<NON_REF> END=700 1/1"),
+    "beside an unseen allele": ("100 A <DEL>,<NON_REF> END=600 0/1", "100 A <DEL>,<NON_REF> END=700 1/1"),
 }
 SAME = {
     "END": ("100 N <DEL> END=600 0/1", "100 N <DEL> END=600 1/1"),

@@ -385,7 +385,7 @@ def test_what_is_left_of_a_removed_sample_is_found(tmp_path: Path, kind: str, na
 @pytest.mark.parametrize("kind", ["flexible", "icechunk"])
 @pytest.mark.slow
 def test_an_update_replaces_them(tmp_path: Path, kind: str) -> None:
-    """What another calling says, nobody knows; a normalised gVCF brings its own."""
+    """Blocks of the earlier calls are dropped; a normalised gVCF brings its own."""
     store = secretive(tmp_path, kind)
     plain = gvcf.make(tmp_path, "plain", gvcf.text(["secret"], *PLAIN))
     vczstore.normalise(store, plain, tmp_path / "plain.normalised.vcz")
