@@ -9,6 +9,7 @@ from plans.compilers.options import (
     add_fields,
     drop_fields,
     fields_of,
+    if_none,
     recomputed_fields,
 )
 from plans.recompute import recomputing
@@ -94,6 +95,7 @@ class Append(HarmoniseOptions, Edit):
         within=HARMONISE,
         examples=(True,),
     )
+    if_none: str | None = if_none()
     drop_fields: tuple[str, ...] = drop_fields()
     add_fields: tuple[str, ...] = add_fields()
     require_direct_copy: bool = option(

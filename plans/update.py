@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import add_fields, drop_fields, fields_of, recomputed_fields
+from plans.compilers.options import add_fields, drop_fields, fields_of, if_none, recomputed_fields
 from plans.recompute import recomputing
 from vczstore.declarations import argument, option
 from vczstore.execution.operations import Edit, Stages
@@ -52,6 +52,7 @@ class Update(Edit):
         python=False,
         examples=(True,),
     )
+    if_none: str | None = if_none()
     drop_fields: tuple[str, ...] = drop_fields()
     add_fields: tuple[str, ...] = add_fields()
     recompute: tuple[str, ...] = recomputed_fields()

@@ -5,6 +5,7 @@ IMPLS = ("cubed", "zarr", "xarray")
 ABSENT = ("missing", "reference")
 NEW_VARIANTS = ("refuse", "drop", "insert")
 REF_MISMATCHES = ("refuse", "keep")
+IF_NONE = ("error", "ok")
 TAGS = ("refuse", "delete", "recreate")
 INFO_FIELDS = ("AC", "AN", "AF", "NS", "AC_Het", "AC_Hom", "AC_Hemi", "MAF", "F_MISSING", "HWE", "ExcHet")
 """The INFO fields that are computed from genotypes, as ``bcftools +fill-tags`` calls them."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vczstore.choices import ABSENT, INFO_FIELDS, MAX_GQ, NEW_VARIANTS
+from vczstore.choices import ABSENT, IF_NONE, INFO_FIELDS, MAX_GQ, NEW_VARIANTS
 from vczstore.declarations import option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Operation
@@ -145,6 +145,20 @@ class HarmoniseOptions(Operation):
         except OptionError as error:
             raise OptionError(f"{self.called}: {error}") from None
         return rules
+
+
+def if_none() -> str | None:
+    """Declare what a job does about globs that find nothing."""
+    found: str | None = option(
+        None,
+        "What to do if a glob finds nothing: fail, or go on. By default the job goes on, unless nothing at all lies "
+        "under the prefix of an object store, which is misspelt or empty.",
+        choices=IF_NONE,
+        command=False,
+        python=False,
+        examples=("error",),
+    )
+    return found
 
 
 def fields_of(drop: tuple[str, ...], add: tuple[str, ...] = ()) -> "Fields":

@@ -305,6 +305,25 @@ def test_samples_that_an_append_has_skipped_come_in_by_an_update(place: Place) -
     assert place.run("- append: {source: inbox/late.vcz, on-duplicate: skip}").status == "nothing to do"
 
 
+def test_what_is_not_found_is_not_applied(plain: Place) -> None:
+    plain.batch("a.vcz", ["A1"])
+    file = plain.write("- append: [inbox/a.vcz, 'inbox/?.vcz', inbox/*.none]\n- remove: {samples: X, missing-ok: true}")
+    for new in (1, 0):
+        found = [(one.source.rpartition("/")[2], len(one.found), one.new) for one in plan_job(file).found]
+        assert found == [("?.vcz", 1, new), ("*.none", 0, 0), ("", 1, new)]
+        out = command("run", file).stdout
+        assert f"inbox/?.vcz: 1 found, {new} new\n" in out
+        assert "inbox/*.none: 0 found, 0 new\n" in out
+    assert "what was found is already applied" in out
+    file = plain.write("- append: inbox/*.none\n- remove: {samples: X, missing-ok: true}")
+    for verb in ("run", "plan"):
+        out = command(verb, file).stdout
+        assert "no source or sample that its steps name was found" in out
+        assert "already applied" not in out
+    with unchanged(plain), pytest.raises(NotAStoreError, match=r"append: .*none finds nothing, and if-none says error"):
+        plain.run("- append: {source: inbox/*.none, if-none: error}")
+
+
 def test_a_folder_that_does_not_exist_is_no_empty_inbox(place: Place) -> None:
     assert place.run("- append: inbox/*.vcz").status == "nothing to do"
     with unchanged(place), pytest.raises(JobFileError, match=r"inbx/\*\.vcz: there is no folder .*inbx; correct"):

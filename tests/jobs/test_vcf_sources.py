@@ -66,7 +66,7 @@ def test_an_inbox_of_all_kinds(tmp_path: Path, store: Path, monkeypatch: pytest.
     os.utime(inbox / "b.bcf")
     monkeypatch.setattr(conversions, "do", None)
     assert run_job(file).status == "nothing to do"
-    assert "append: 3 sources found, 0 new" in plan_job(file).notes
+    assert [(len(one.found), one.new) for one in plan_job(file).found] == [(3, 0)]
     assert _ids(store) == [*OLD, *NEW, *THIRD]
 
 

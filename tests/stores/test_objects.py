@@ -16,7 +16,14 @@ import vczstore
 from tests.support import azure, cohort
 from tests.support.clouds import BATCH, OLD, Cloud, make_arrays
 from vczstore.cli.main import main
-from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, StorageError, VczstoreError
+from vczstore.errors import (
+    JobFileError,
+    MissingDependencyError,
+    NotAStoreError,
+    OptionError,
+    StorageError,
+    VczstoreError,
+)
 from vczstore.jobs.run import plan_job, run_job
 from vczstore.stores import object_store as objects
 from vczstore.stores.locations import parse
@@ -123,8 +130,12 @@ def test_a_job_with_an_inbox(cloud: Cloud) -> None:
     file = cloud.tmp / "job.yaml"
     file.write_text(
         f"store: {{url: '{store}', storage-options: {json.dumps(cloud.options)}}}\n"
-        f"steps: [{{append: ['{url}/inbox/b0.vcz', '{url}/inbox/*.vcz', '{url}/nowhere/?.vcz']}}]\n"
+        f"steps: [{{append: ['{url}/inbox/b0.vcz', '{url}/inbox/*.vcz', '{url}/inbox/none?.vcz']}}]\n"
     )
+    with pytest.raises(JobFileError, match=r"inbx/\*.vcz: nothing at all lies under .*/inbx/; correct the URL"):
+        plan_job(file, [f"steps.0.append={url}/inbx/*.vcz"])
+    misspelt = {"source": f"{url}/inbx/*.vcz", "if-none": "ok"}
+    assert plan_job(file, [f"steps.0.append={json.dumps(misspelt)}"]).found[0].found == ()
     assert plan_job(file).steps[0].sources == (f"{url}/inbox/b0.vcz", f"{url}/inbox/b1.vcz")
     run_job(file)
     cohort.assert_same(cloud.read("cohort/store.vcz", "icechunk"), cohort.expected_append(OLD, *batches[:2]))

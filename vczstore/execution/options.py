@@ -192,8 +192,8 @@ class Options:
         reach = theirs not in (None, "http") and mine in (None, theirs) and self.backend_storage != "fsspec"
         return (self.storage_options or {}) if reach else {}
 
-    def find(self, source: str, location: str) -> list[str]:
-        """The source that a path or URL names, or those that a glob in a URL finds."""
+    def find(self, source: str, location: str) -> list[str] | None:
+        """The source that a path or URL names, or those that a glob in a URL finds; None if nothing lies there."""
         from vczstore.stores import object_store
         from vczstore.stores.locations import is_url
         from vczstore.vcf.files import SUFFIXES

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, singledispatchmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,9 @@ from plans.remove import Remove
 from plans.tag import Tag
 from plans.update import Update
 from plans.variants.stale import CURRENT, states
+from vczstore.configuration.yaml_file import one_line
 from vczstore.declarations import declared
-from vczstore.errors import IncompatibleError, SampleError, TagError
+from vczstore.errors import IncompatibleError, JobFileError, NotAStoreError, SampleError, TagError
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_plan, planning, refuse_same_place
 from vczstore.execution.operations import Edit, Operation
@@ -31,8 +33,9 @@ from vczstore.execution.options import Options
 from vczstore.execution.results import Run
 from vczstore.execution.sources import find_vcf, open_sources
 from vczstore.execution.workers import Workers
-from vczstore.jobs.model import Job, StepModel, expand_sources, read_samples
+from vczstore.jobs.model import Job, StepModel, expand_sources, names_one, read_samples
 from vczstore.stores.base import Location, Store
+from vczstore.stores.locations import is_url
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcf.conversion import Layout
 from vczstore.vcf.files import VcfFile
@@ -67,6 +70,21 @@ class CompiledStep:
     samples_after: int
 
 
+class FoundSources(NamedTuple):
+    """What a glob of a step finds, or its paths name, for which `source` is empty; how many of that are new."""
+
+    operation: str
+    source: str
+    found: tuple[str, ...]
+    new: int
+
+    @property
+    def line(self) -> str:
+        """The same for people."""
+        found = f"{one_line(self.source)}: {len(self.found):,} found" if self.source else f"{len(self.found):,} named"
+        return f"{self.operation}: {found}, {self.new:,} new"
+
+
 @dataclass(frozen=True)
 class CompiledJob:
     """
@@ -86,6 +104,8 @@ class CompiledJob:
         What the job's snapshot is going to be called.
     notes
         What its steps have found, a line each, whether there is anything to do or not.
+    found
+        What the paths and globs of its steps name.
     id
         What tells this job from others: a digest of its steps, and of the states of its sources.
     memory
@@ -98,6 +118,7 @@ class CompiledJob:
     steps: tuple[CompiledStep, ...]
     tags: tuple[str, ...]
     notes: tuple[str, ...]
+    found: tuple[FoundSources, ...]
     id: str
     memory: Memory
 
@@ -111,6 +132,13 @@ class CompiledJob:
         """What there is to do, in words."""
         done = [f"{plan.operation} ({plan.summary})" for plan in self.plans]
         return ", ".join([*done, *(f"tag {name}" for name in self.tags)]) or "nothing to do"
+
+    @property
+    def why_nothing(self) -> str:
+        """Why there is nothing to do, where there is none."""
+        if self.steps and not any(step.already_applied for step in self.steps):
+            return "no source or sample that its steps name was found"
+        return "what was found is already applied" if any(not one.found for one in self.found) else "already applied"
 
     @cached_property
     def applied_in(self) -> str | None:
@@ -180,6 +208,9 @@ class _Compiler:
         self.steps: list[CompiledStep] = []
         self.tags: list[str] = []
         self.notes: list[str] = []
+        self.found: list[FoundSources] = []
+        self.named: dict[str, list[str]] = {}
+        """The sources of the present step, by the path or glob that names them."""
         self.said: list[Any] = []
         """What the job's id is made of."""
 
@@ -217,12 +248,44 @@ class _Compiler:
                 self.ledger = self.ledger.with_step(digest)
                 plans = [replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format)))]
             self.vcz = plan.after
+        if named:
+            self._count(operation.called, named if plans else ())
         self._add(operation.called, sources, plans, int(not plans))
 
     def _find(self, step: StepModel) -> list[str]:
         """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
-        found = [url for source in expand_sources(step) for url in self.options.find(source, self.url)]
-        return list(dict.fromkeys(found))
+        once: dict[str, str] = {}
+        self.named = {}
+        for source, paths in expand_sources(step).items():
+            urls = self._listed(step, source, paths)
+            found = [once.setdefault(url if is_url(url) else os.path.realpath(url), url) for url in urls]
+            self.named[source] = list(dict.fromkeys(found))
+        return list(once.values())
+
+    def _listed(self, step: StepModel, source: str, paths: Sequence[str]) -> list[str]:
+        """What one path or glob names."""
+        urls: list[str] = []
+        for path in paths:
+            found = self.options.find(path, self.url)
+            if found is None and step.value("if_none") != "ok":
+                raise JobFileError(
+                    f"{one_line(path)}: nothing at all lies under {one_line(path.rpartition('/')[0])}/; correct the "
+                    "URL, or set if-none: ok if the inbox may be empty"
+                )
+            urls += found or []
+        if not urls and step.value("if_none") == "error":
+            raise NotAStoreError(f"{step.operation.called}: {one_line(source)} finds nothing, and if-none says error")
+        return urls
+
+    def _count(self, operation: str, new: Collection[object]) -> None:
+        """Say how many sources each glob of a step finds, or its paths name, and how many of these have not come in."""
+        counted = {source: urls for source, urls in self.named.items() if not names_one(source)}
+        if named := [url for source, urls in self.named.items() if names_one(source) for url in urls]:
+            counted[""] = named
+        for source, urls in counted.items():
+            found = FoundSources(operation, source, tuple(urls), sum(url in new for url in urls))
+            self.found.append(found)
+            self.notes.append(found.line)
 
     def _compile(self, operation: Edit, sources: Sequence[Vcz] = ()) -> Plan:
         """A plan against the state so far."""
@@ -346,7 +409,7 @@ class _Compiler:
             # is killed after that finds that their removal is known
             plans = [replace(plan, edits=(self.ledger.edit(self.vcz.zarr_format), *plan.edits))]
             self.vcz = plan.after
-        self._add("remove", (), plans, int(not plans))
+        self._add("remove", (), plans, int(not plans and (not wanted or self.ledger.has_removal(wanted))))
 
     def _refuse_other_spellings(self, unknown: Sequence[str]) -> None:
         """A sample is not left in the store because a list has it in quotes, or beside something else."""
@@ -406,6 +469,7 @@ class _Compiler:
             steps=tuple(self.steps),
             tags=tuple(self.tags),
             notes=tuple(self.notes),
+            found=tuple(self.found),
             id=hashlib.blake2b(text, digest_size=12).hexdigest(),
             memory=self.memory,
         )
@@ -425,7 +489,8 @@ class _Compiler:
         opened = iter(self._open_all(name, todo))
         sources: list[Batch] = [known.get(_label(one)) or next(opened) for one in found]
         fresh = [s for s in sources if isinstance(s, Vcz) and not self.ledger.has(s, entirely=entirely)]
-        self.notes.append(f"{name}: {len(sources):,} sources found, {len(fresh):,} new")
+        is_fresh = set(map(id, fresh))
+        self._count(name, {url for url, s in zip(operation.sources, sources, strict=True) if id(s) in is_fresh})
         return sources, fresh
 
     def _refuse_changed(self, operation: Append, batches: Sequence[Batch]) -> None:

@@ -61,6 +61,11 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
             "snapshot": None if result is None else result.snapshot,
             "tags": list(compiled.tags),
             "notes": list(compiled.notes),
+            "sources": [
+                {"operation": one.operation, "source": one.source, "found": list(one.found), "new": one.new}
+                for one in compiled.found
+            ],
+            "why_nothing": None if compiled.plans or compiled.tags else compiled.why_nothing,
             "atomic": compiled.store.atomic,
             "error": error,
         },
@@ -134,7 +139,7 @@ class Described:
             yield from _lines_of(i, step)
         yield from (f"tag: {name}" for name in job["tags"])
         if not self.report["steps"] and not job["tags"]:
-            yield "nothing to do: all of it is applied already"
+            yield f"nothing to do: {job['why_nothing']}"
         elif (found := self.report["estimate"]) is not None:
             dollars = "" if found["dollars"] is None else f", ${found['dollars']:.4f} at list prices of {found['date']}"
             yield f"estimate: {found['seconds']:.1f} s{dollars}"

@@ -548,9 +548,9 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
     )
 
 
-def expand_sources(step: StepModel) -> list[str]:
+def expand_sources(step: StepModel) -> dict[str, list[str]]:
     """
-    Find the sources of a step: globs in sorted order, each source once.
+    Find what each path or glob of a step names: globs in sorted order, each source once, where it is named first.
 
     A glob may find nothing, but the folder in which it looks has to be there. It finds VCFs if it ends as their names
     do: beside a VCZ may lie the VCF that it was made of. A path that is none is taken as it is,
@@ -561,13 +561,16 @@ def expand_sources(step: StepModel) -> list[str]:
     JobFileError
         If the folder of a glob does not exist.
     """
-    found: dict[str, str] = {}
-    for source in step.value("sources"):
-        patterns = alternatives(source)
-        paths = [path for pattern in patterns for path in _expand(pattern)]
-        for path in paths if is_url(source) or not is_glob(source) else sorted(paths):
-            found.setdefault(path if is_url(path) else os.path.realpath(path), path)
-    return list(found.values())
+    found: dict[str, list[str]] = {}
+    for source in dict.fromkeys(step.value("sources")):
+        paths = [path for pattern in alternatives(source) for path in _expand(pattern)]
+        found[source] = list(dict.fromkeys(paths if is_url(source) or not is_glob(source) else sorted(paths)))
+    return found
+
+
+def names_one(source: str) -> bool:
+    """Whether a path or URL in a job file names one source, and is no glob that may find nothing."""
+    return len(patterns := alternatives(source)) == 1 and not is_glob(patterns[0])
 
 
 def _expand(pattern: str) -> list[str]:

@@ -19,6 +19,15 @@ MOST_LANES = 40
 BINS = 160
 
 
+class ReportedSources(TypedDict):
+    """What a path or glob of a step names, and how many of that had not come in before."""
+
+    operation: str
+    source: str
+    found: list[str]
+    new: int
+
+
 class ReportedJob(TypedDict):
     """What was to be done, and what came of it. ``started`` is an ISO time, ``seconds`` # s."""
 
@@ -34,6 +43,8 @@ class ReportedJob(TypedDict):
     snapshot: str | None
     tags: list[str]
     notes: NotRequired[list[str]]
+    sources: NotRequired[list[ReportedSources]]
+    why_nothing: NotRequired[str | None]
     atomic: bool
     error: str | None
 

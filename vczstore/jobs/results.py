@@ -52,6 +52,7 @@ class JobResult:
             "tags": list(self.tags),
             "retries": self.retries,
             "notes": list(self.job.notes),
+            "sources": [one._asdict() for one in self.job.found],
             "steps": [result.as_dict() for result in self.results],
         }
 
@@ -60,7 +61,7 @@ class JobResult:
         at, head = f", snapshot {self.snapshot}" if self.snapshot else "", f"job {self.id} on {self.store}:"
         yield from self.job.notes
         if self.status == "nothing to do":
-            yield f"{head} already applied{at}"
+            yield f"{head} {self.job.why_nothing}{at}"
             return
         for done in self.results:
             before = f", {done.resumed_chunks:,} chunks by a run that was stopped" if done.resumed_chunks else ""

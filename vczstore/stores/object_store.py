@@ -247,18 +247,21 @@ def object_store(where: str | Address, options: Mapping[str, Any], *, patience: 
         raise OptionError(f"{address.url}: obstore cannot open it ({reason(error)})") from error
 
 
-def find(pattern: str, options: Mapping[str, Any], of_files: Collection[str] = ()) -> list[str]:
+def find(pattern: str, options: Mapping[str, Any], of_files: Collection[str] = ()) -> list[str] | None:
     """
     List what a glob in the last part of a URL finds, sorted: folders, since that is what stores are, and objects if
     the glob ends like one `of_files`.
 
-    As in local globs, names that begin with a dot are left out. What is no such glob stands for itself.
+    As in local globs, names that begin with a dot are left out. What is no such glob stands for itself. None if there
+    is nothing at all where the glob looks: an object store has no folders that could be there and empty.
     """
     glob = split_glob(pattern)
     if glob is None:
         return [literal(pattern)]
     folder, matches = glob
     listed = require("obstore", "obstore").list_with_delimiter(object_store(folder, options))
+    if not listed["common_prefixes"] and not listed["objects"]:
+        return None
     found = [*listed["common_prefixes"]]
     if pattern.lower().endswith(tuple(of_files)):
         found += [one["path"] for one in listed["objects"]]
