@@ -44,6 +44,7 @@ class Append(HarmoniseOptions, Edit):
     {'sources': 2, 'samples added': 4}
     """
 
+    group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = (

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import option
 from vczstore.execution.operations import Edit, Stages
@@ -35,6 +35,7 @@ class Compact(Edit):
     False
     """
 
+    group: ClassVar[str] = "maintain"
     output: Any = option(
         None,
         "Make a compacted copy on plain Zarr here; `store` stays as it is.",

@@ -30,6 +30,7 @@ class CopyStoreToIcechunk(Edit):
     True
     """
 
+    group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
     ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
     order: ClassVar[tuple[str, ...]] = ("source", "store")

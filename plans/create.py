@@ -41,6 +41,7 @@ class Create(Edit):
     True
     """
 
+    group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "work_dir", "workers", "progress")
 
     store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)

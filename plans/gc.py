@@ -31,6 +31,7 @@ class Gc(Operation):
     False
     """
 
+    group: ClassVar[str] = "maintain"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")
     dry_run: ClassVar[str] = "Count, and delete nothing."
 

@@ -1,7 +1,7 @@
 """Info: what is in a store."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from vczstore.declarations import option
 from vczstore.execution.operations import Operation
@@ -24,6 +24,7 @@ class Info(Operation):
     4
     """
 
+    group: ClassVar[str] = "look"
     at: str | None = option(None, "Show the store at this tag, branch or snapshot.", metavar="TAG|BRANCH|SNAPSHOT")
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Description":

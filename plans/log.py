@@ -1,7 +1,7 @@
 """Log: the history of a store."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from vczstore.execution.operations import Operation
 
@@ -28,6 +28,8 @@ class Log(Operation):
     >>> [entry["operation"] for entry in log("cohort.icechunk")][0]
     'copy-store-to-icechunk'
     """
+
+    group: ClassVar[str] = "look"
 
     def perform(self, options: "Options", *, dry_run: bool) -> "PastCommits":
         """Read the history."""

@@ -38,6 +38,7 @@ class Normalise(HarmoniseOptions, Edit):
     2
     """
 
+    group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "work_dir", "workers", "progress")
     ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
 

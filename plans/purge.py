@@ -41,6 +41,7 @@ class Purge(Operation):
     'cohort.icechunk'
     """
 
+    group: ClassVar[str] = "withdraw"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
 
     tags: str = option("refuse", TAGS_HELP, choices=TAGS, positional=True)

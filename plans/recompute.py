@@ -33,6 +33,7 @@ class Recompute(Edit):
     True
     """
 
+    group: ClassVar[str] = "edit"
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = ("AC", ["AC", "AN"], {"fields": ["AC", "AN", "HWE"]})
 

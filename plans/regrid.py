@@ -42,6 +42,7 @@ class Regrid(Edit):
     True
     """
 
+    group: ClassVar[str] = "maintain"
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = (10000, {"sample-grid": "flexible", "samples-chunk": 10000})
 

@@ -38,6 +38,7 @@ class Remove(Edit):
     {'samples removed': 1}
     """
 
+    group: ClassVar[str] = "withdraw"
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = (
         "NA00002",

@@ -39,6 +39,7 @@ class RenameSamples(Edit):
     {'samples renamed': 1}
     """
 
+    group: ClassVar[str] = "edit"
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = ("new-ids.tsv",)
 

@@ -36,6 +36,7 @@ class Repair(Operation):
     ()
     """
 
+    group: ClassVar[str] = "maintain"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
     dry_run: ClassVar[str] = "Print what would be done; write nothing."
 

@@ -31,6 +31,7 @@ class Tag(Operation):
     20
     """
 
+    group: ClassVar[str] = "release"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = ("release-2026-11",)

@@ -32,6 +32,7 @@ class Update(Edit):
     {'sources': 1, 'samples updated': 2}
     """
 
+    group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = ("recalled.vcz", {"source": "recalled.vcz", "insert": True})

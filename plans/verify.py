@@ -34,6 +34,7 @@ class Verify(Operation):
     True
     """
 
+    group: ClassVar[str] = "look"
     uses: ClassVar[tuple[str, ...]] = ("store", "workers", "progress")
 
     quick: bool = option(False, "Check metadata and sample IDs only.")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import argument, option
 from vczstore.execution.operations import Operation
@@ -31,6 +31,7 @@ class VerifyRemoval(Operation):
     True
     """
 
+    group: ClassVar[str] = "withdraw"
     samples: tuple[str, ...] = argument(
         "The IDs of the samples that were removed.", kind="samples-file", metavar="SAMPLE_ID"
     )

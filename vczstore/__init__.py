@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from vczstore.choices import AMERICAN
+
 if TYPE_CHECKING:
     from vczstore.api import *  # noqa: F403
     from vczstore.errors import VczstoreError as VczstoreError
@@ -35,7 +37,7 @@ def __getattr__(name: str) -> Any:
     functions = import_module("vczstore.api").FUNCTIONS
     if name == "__all__":
         return sorted([*functions, *_ELSEWHERE])
-    if name in functions:
+    if (name := AMERICAN.get(name, name)) in functions:
         return functions[name]
     raise AttributeError(f"module 'vczstore' has no attribute {name!r}")
 

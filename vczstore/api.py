@@ -9,6 +9,7 @@ from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
+from vczstore.choices import AMERICAN
 from vczstore.declarations import declared
 from vczstore.errors import TagError
 from vczstore.execution import operations
@@ -216,6 +217,7 @@ def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str
     from vczstore.execution.options import Options
 
     operation = operations.find(name.replace("_", "-"))
+    keywords = {AMERICAN.get(key, key): value for key, value in keywords.items()}
     made = signature_of(operation).bind_partial(*arguments).arguments
     own = [one.name for one in fields(operation) if declared(one).python]
     shared = [one.name for one in fields(Options) if one.init]

@@ -1,5 +1,8 @@
 """The names a user chooses from. Here, so that the command line knows them without importing what they name."""
 
+AMERICAN = {"harmonize": "harmonise", "normalize": "normalise"}
+"""Names of commands, options and keys in American spelling, which are understood as well."""
+
 BACKENDS = ("zarr", "obstore", "fsspec", "icechunk")
 IMPLS = ("cubed", "zarr", "xarray")
 ABSENT = ("missing", "reference")

@@ -740,10 +740,57 @@ def test_help_and_version() -> None:
     text = run("--help").stdout
     names = [*operations.names(), "demo", "executor", "plan", "run", "schema"]
     assert {"append", "remove", "verify-removal", "copy-store-to-icechunk"} < set(names)
-    assert re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", text, re.MULTILINE) == sorted(names)
+    groups = re.split(r"\n(?=[A-Z][a-z ]+:\n)", text)
+    listed = [re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", group, re.MULTILINE) for group in groups[1:]]
+    assert all(group == sorted(group) for group in listed)
+    assert sorted(name for group in listed for name in group) == sorted(names)
     for name in names:
         assert "Usage: " in run(name, "--help").stdout
     assert re.search(r"\d+\.\d+", run("--version").stdout)
+
+
+def test_every_operation_is_in_a_group_with_a_summary_that_is_whole() -> None:
+    found = [operations.listed(name) for name in operations.names()]
+    assert {group for group, _ in found} == operations.GROUPS.keys() - {"jobs", "other"}
+    assert all(summary.endswith(".") for _, summary in found)
+    shown = " ".join(run("--help").stdout.split())
+    assert all(summary in shown for _, summary in found)
+
+
+def test_options_have_headings() -> None:
+    sections = dict(re.findall(r"^([A-Z].*):\n((?: .*\n|\n(?= ))+)", run("append", "--help").stdout, re.MULTILINE))
+    assert [*sections] == ["Options", "With --harmonise", "Stores", "Running", "Output"]
+    heading_of = {"--harmonize": "Options", "--gvcf": "With --harmonise", "--no-lock": "Stores", "--help": "Output"}
+    assert all(option in sections[heading] for option, heading in heading_of.items())
+
+
+COMPLETED = {
+    "app": "plain,append\n",
+    "append --absent ": "plain,missing\nplain,reference\n",
+    "append sto": "file,sto\n",
+}
+
+
+@pytest.mark.parametrize(("words", "completed"), COMPLETED.items())
+def test_completion(words: str, completed: str) -> None:
+    words = f"vczstore {words}"
+    environ = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_VCZSTORE_COMPLETE": "bash_complete"}
+    assert CliRunner().invoke(main.main, env=environ, prog_name="vczstore").stdout == completed
+
+
+@pytest.mark.slow
+def test_american_spelling(plain: Path, tmp_path: Path) -> None:
+    """On the command line, in a job file and in Python."""
+    for name in ("bash", "python"):
+        cohort.write_vcz(tmp_path / name, some_arrays([name], seed=3))
+    run("normalize", plain, tmp_path / "batch.vcz", tmp_path / "mapped.vcz")
+    run("append", plain, tmp_path / "mapped.vcz", "--harmonize")
+    (tmp_path / "job.yaml").write_text("store: store.vcz\nsteps:\n  - append: {source: bash, harmonize: true}\n")
+    run("run", tmp_path / "job.yaml")
+    vczstore.append(plain, tmp_path / "python", harmonize=True)
+    vczstore.normalize(plain, tmp_path / "batch.vcz", tmp_path / "again.vcz")
+    assert read(plain)["sample_id"].tolist()[-6:] == [*NEW["sample_id"], "bash", "python"]
+    cohort.assert_same(read(tmp_path / "again.vcz"), read(tmp_path / "mapped.vcz"))
 
 
 # ---- the program ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import click
 import griffe
 
 import vczstore
-from vczstore.cli.main import main
+from vczstore.cli.main import Command, main
 
 HOW = "It is generated; `tests/system/test_guide.py` checks that it is up to date, and says how to write it again."
 
@@ -39,22 +39,23 @@ def _walk(group: click.Group, path: tuple[str, ...]) -> Iterable[tuple[tuple[str
 
 def _command(command: click.Command, path: tuple[str, ...]) -> str:
     context = click.Context(command, info_name=" ".join(path))
-    command.get_params(context)  # which makes those of a command that nothing has asked for yet
-    records = [
-        record
-        for parameter in command.params
-        if isinstance(parameter, click.Option) and (record := _option(parameter, context)) is not None
+    assert isinstance(command, Command)
+    sections = command.sections(context)
+    sections["Output"].pop()  # --help, which goes without saying
+    tables = [
+        f"**{title}**\n\n" * (len(sections) > 1)
+        + _table(("option", "meaning", "default"), [_option(one, context) for one in options])
+        for title, options in sections.items()
     ]
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    table = _table(("option", "meaning", "default"), records)
-    return f"\n## {' '.join(path[1:])}\n\n```text\n{usage}\n```\n\n{inspect.cleandoc(command.help or '')}\n\n{table}"
+    text = inspect.cleandoc(command.help or "")
+    return "\n".join([f"\n## {' '.join(path[1:])}\n\n```text\n{usage}\n```\n\n{text}\n", *tables])
 
 
-def _option(option: click.Option, context: click.Context) -> tuple[str, str, str] | None:
-    """What a table says of an option; None of one that is hidden."""
+def _option(option: click.Option, context: click.Context) -> tuple[str, str, str]:
+    """What a table says of an option."""
     record = option.get_help_record(context)
-    if record is None:
-        return None
+    assert record is not None
     default = option.get_help_extra(context).get("default", "")
     meaning, _, said = (option.help or "").partition("  [default: ")
     spelling = record[0].replace("INTEGER RANGE", "N")

@@ -14,17 +14,20 @@ from typing import Any
 
 import click
 
+from vczstore.choices import AMERICAN
 from vczstore.cli.render import progress_bar, running, show, writing_out
 from vczstore.errors import OptionError
 from vczstore.execution import operations
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command whose help and options are made when they are needed, which a list of commands does not."""
 
-    def __init__(self, name: str, short_help: str, make: Callable[[], tuple[str, list[click.Parameter]]], **more: Any):
+    def __init__(
+        self, name: str, group: str, short_help: str, make: Callable[[], tuple[str, list[click.Parameter]]], **more: Any
+    ):
         super().__init__(name, short_help=short_help, **more)
-        self.make = make
+        self.listed_in, self.make = group, make
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return its arguments and options."""
@@ -40,8 +43,23 @@ class _Command(click.Command):
         self.get_params(ctx)
         super().format_help_text(ctx, formatter)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write its options, each under its heading."""
+        for title, options in self.sections(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl([record for one in options if (record := one.get_help_record(ctx))])
 
-def _of_operation(name: str) -> _Command:
+    def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
+        """Return its options that are not hidden, by the headings of the help."""
+        found: dict[str, list[click.Option]] = {}
+        for one in self.get_params(ctx):
+            if isinstance(one, click.Option) and not one.hidden:
+                title = "Output" if one is self.get_help_option(ctx) else getattr(one, "section", "Options")
+                found.setdefault(title, []).append(one)
+        return found
+
+
+def _of_operation(name: str) -> Command:
     """The command of an operation."""
 
     def make() -> tuple[str, list[click.Parameter]]:
@@ -51,11 +69,11 @@ def _of_operation(name: str) -> _Command:
         text = re.split(r"\n(?=\w+\n-{3,}\n)", cleandoc(operation.__doc__ or ""))[0]
         return in_words_of_commands(text, operation), parameters(operation)
 
-    return _Command(name, operations.summary(name), make, callback=lambda **values: _run(name, values))
+    return Command(name, *operations.listed(name), make, callback=lambda **values: _run(name, values))
 
 
 class _Commands(click.Group):
-    """Commands that are written here, and one for each operation, in alphabetical order."""
+    """Commands that are written here, and one for each operation, in groups."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -63,12 +81,32 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by its name."""
+        cmd_name = AMERICAN.get(cmd_name, cmd_name)
         if cmd_name not in self.commands and cmd_name in operations.names():
             self.commands[cmd_name] = _of_operation(cmd_name)
         return self.commands.get(cmd_name)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, each in its group."""
+        names = self.list_commands(ctx)
+        width = max(map(len, names))
+        groups: dict[str, list[tuple[str, str]]] = {group: [] for group in operations.GROUPS}
+        for name in names:
+            command = self.get_command(ctx, name)
+            assert command is not None
+            row = name.ljust(width), command.short_help or ""
+            groups.setdefault(getattr(command, "listed_in", "jobs"), []).append(row)
+        for group, rows in groups.items():
+            if rows:
+                with formatter.section(operations.GROUPS.get(group, group)):
+                    formatter.write_dl(rows)
 
-@click.group(cls=_Commands, name="vczstore", context_settings={"help_option_names": ["-h", "--help"]})
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+"""Of all commands; click's own are 80 columns wide at most."""
+
+
+@click.group(cls=_Commands, name="vczstore", context_settings=SETTINGS)
 @click.version_option(package_name="vczstore")
 def main() -> None:
     """Append, update, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
@@ -98,7 +136,7 @@ def _run(name: str, values: dict[str, Any]) -> None:
 
 
 def _command(
-    parameters: Callable[[], list[click.Parameter]] = list, group: click.Group = main
+    parameters: Callable[[], list[click.Parameter]] = list, parent: click.Group = main, *, group: str = "jobs"
 ) -> Callable[[Callable[..., None]], None]:
     """Make a command of a function, with the options that every command has."""
 
@@ -115,7 +153,7 @@ def _command(
             return text, [*parameters(), *output()]
 
         name = function.__name__.removesuffix("_command").replace("_", "-")
-        group.add_command(_Command(name, text.partition("\n")[0], make, callback=run))
+        parent.add_command(Command(name, group, text.partition("\n")[0], make, callback=run))
 
     return decorate
 
@@ -126,7 +164,7 @@ def _job() -> list[click.Parameter]:
 
     executor, max_workers, allowed_mem = (option_of(one, default=None, show_default=False) for one in shared("workers"))
     return [
-        click.Argument(["file"], metavar="FILE"),
+        click.Argument(["file"], metavar="FILE", type=click.Path(allow_dash=True)),
         click.Option(
             ["--set", "overrides"],
             multiple=True,
@@ -214,7 +252,7 @@ def schema(as_json: bool) -> None:
         click.echo(json.dumps(model.schema(), indent=2))
 
 
-@main.group()
+@main.group(short_help="Try an executor.")
 def executor() -> None:
     """Try an executor."""
 
@@ -244,7 +282,7 @@ def _of_demo() -> list[click.Parameter]:
     return [click.Option(["--directory"], default="vczstore-demo", show_default=True, help=where)]
 
 
-@_command(_of_demo)
+@_command(_of_demo, group="other")
 def demo(directory: str, as_json: bool) -> None:
     """Make a small cohort, append two batches to it, remove a sample and tag a release."""
     from vczstore.cli import demo as module

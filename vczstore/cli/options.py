@@ -1,12 +1,14 @@
 """What is declared of operations as click's arguments and options."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_args, get_origin
 
 import click
 
 import executors
+from vczstore.choices import AMERICAN
 from vczstore.cli.render import printable
 from vczstore.declarations import Declared, declared
 from vczstore.execution import operations
@@ -15,6 +17,20 @@ from vczstore.execution.options import EXECUTOR_FILES, GROUPS, Options
 
 MAX_SAMPLES = 2**28
 """The longest list of sample IDs, in characters: some ten million samples, or a mistake."""
+
+
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Stores": ("store", "sources", "lock"),
+    "Running": ("impl", "work_dir", "workers", "retries"),
+    "Output": ("progress",),
+}
+"""Headings in the help of commands, and the groups of shared options under each."""
+
+
+class Option(click.Option):
+    """An option that the help lists under a heading."""
+
+    section = "Options"
 
 
 def parameters(operation: type[Operation]) -> list[click.Parameter]:
@@ -35,10 +51,13 @@ def shared(group: str) -> "list[Field[Any]]":
 
 def output() -> list[click.Parameter]:
     """Return what every command takes."""
-    return [
-        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on standard output."),
-        click.Option(["-v", "--verbose"], count=True, help="Print more; twice for still more."),
+    made = [
+        Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on standard output."),
+        Option(["-v", "--verbose"], count=True, help="Print more; twice for still more."),
     ]
+    for one in made:
+        one.section = "Output"
+    return [*made]
 
 
 def in_words_of_commands(text: str, operation: type[Operation]) -> str:
@@ -46,23 +65,36 @@ def in_words_of_commands(text: str, operation: type[Operation]) -> str:
     for one in (*fields(operation), *fields(Options)):
         if "declared" in one.metadata:
             known = declared(one)
-            name = (known.metavar or one.name.upper()) if known.is_argument else _flags(one)[-1].split("/")[0]
+            name = (known.metavar or one.name.upper()) if known.is_argument else _long(one)
             text = text.replace(f"`{one.name}`", name.removesuffix("..."))
-    return text.replace("``", "")
+    return text.replace("`", "")
 
 
 def _flags(one: "Field[Any]") -> list[str]:
-    return list(declared(one).flags) or [f"--{one.name.replace('_', '-')}"]
+    american = [f"--{other}" for other, name in AMERICAN.items() if name == one.name]
+    return [*declared(one).flags] or [f"--{one.name.replace('_', '-')}", *american]
+
+
+def _long(one: "Field[Any]") -> str:
+    return next(flag for flag in _flags(one) if flag.startswith("--")).split("/")[0]
+
+
+def _section(one: "Field[Any]", operation: type[Operation]) -> str:
+    """The heading of an option: of the switch that it goes with, or of those that operations share."""
+    switch = next((other for other in fields(operation) if other.name == declared(one).within), None)
+    if switch is not None:
+        return f"With {_long(switch)}"
+    shared = (title for title, groups in SECTIONS.items() if any(one.name in GROUPS[group] for group in groups))
+    return next(shared, Option.section)
 
 
 def _argument(one: "Field[Any]") -> list[click.Parameter]:
     known = declared(one)
     if known.kind in ("samples", "samples-file"):
         return _samples(one)
-    name = [one.name]
-    if known.kind == "sources":
-        return [click.Argument(name, nargs=-1, required=True, metavar=known.metavar)]
-    return [click.Argument(name, required=one.default is MISSING, metavar=known.metavar, type=str)]
+    kind: Any = click.Path() if known.kind in ("location", "sources", "file", "folder") else str
+    nargs, required = (-1, True) if known.kind == "sources" else (1, one.default is MISSING)
+    return [click.Argument([one.name], nargs=nargs, required=required, metavar=known.metavar, type=kind)]
 
 
 def _samples(one: "Field[Any]") -> list[click.Parameter]:
@@ -141,7 +173,9 @@ def _option(one: "Field[Any]", operation: type[Operation], **changes: Any) -> cl
         given["default"] = default
         given["show_default"] = default not in (None, False, ())
         given["default"] = None if default == () else default
-    return click.Option([*_flags(one), one.name], **given)
+    made = Option([*_flags(one), one.name], **given)
+    made.section = _section(one, operation)
+    return made
 
 
 def _typed(one: "Field[Any]", known: Declared) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from vczstore.choices import AMERICAN
 from vczstore.errors import JobFileError
 from vczstore.stores.credentials import NO_CREDENTIALS, is_credential, is_credential_name
 
@@ -209,10 +210,11 @@ def _entries(nodes: Sequence[Node]) -> dict[str, Node]:
             raise _Refused(key.line, "a key is a word, not a list or a mapping")
         if key.text == "<<":
             raise _Refused(key.line, "merge keys (<<) are not allowed; write the keys out")
-        if key.text in entries:
-            raise _Refused(key.line, f"the key {_key(key.text)} is there already, in line {entries[key.text].line}")
+        name = AMERICAN.get(key.text, key.text)
+        if name in entries:
+            raise _Refused(key.line, f"the key {_key(name)} is there already, in line {entries[name].line}")
         value.line = key.line
-        entries[key.text] = value
+        entries[name] = value
     return entries
 
 
@@ -344,7 +346,7 @@ class YamlFile:
     def set(self, override: str) -> None:
         """Put in one ``KEY=VALUE`` of the command line."""
         key, equals, text = override.partition("=")
-        parts = key.split(".")
+        parts = [AMERICAN.get(part, part) for part in key.split(".")]
         if not equals or not all(parts) or len(parts) > MAX_DEPTH:
             # not shown: it might be all value
             raise JobFileError(f"{self.name}:{_SET}: expected KEY=VALUE, as in allowed-mem=4GB or store.url=cohort.vcz")

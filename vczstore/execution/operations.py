@@ -18,6 +18,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
+from vczstore.choices import AMERICAN
 from vczstore.declarations import Declared, argument, declared
 from vczstore.errors import OptionError, first_line
 
@@ -30,8 +31,19 @@ if TYPE_CHECKING:
 type Stages = Generator["Survey", list[list[Any]], "Plan"]
 """A plan that is compiled in stages: it yields what to look up in the data, and is sent what was found."""
 
-GROUP = "vczstore.operations"
+ENTRY_POINTS = "vczstore.operations"
 """Entry points of this group are operations of other packages."""
+
+GROUPS = {
+    "edit": "Edit a store",
+    "withdraw": "Withdraw samples",
+    "release": "Release",
+    "look": "Look at a store",
+    "maintain": "Look after a store",
+    "jobs": "Jobs",
+    "other": "Other commands",
+}
+"""The groups that commands are listed in, and their headings, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,8 @@ class Operation:
 
     called: ClassVar[str]
     """Its name on the command line and in job files: that of its class in kebab-case."""
+    group: ClassVar[str] = "other"
+    """The group of commands that it is listed in: one of `GROUPS`, or one of another package's own."""
     uses: ClassVar[tuple[str, ...]] = ("store",)
     """The groups of `vczstore.execution.options.GROUPS` that it takes."""
     is_step: ClassVar[bool] = False
@@ -201,12 +215,14 @@ def _theirs() -> dict[str, Callable[[], type[Operation]]]:
         return {}
     from importlib.metadata import entry_points
 
-    return {one.name: one.load for one in entry_points(group=GROUP)}
+    return {one.name: one.load for one in entry_points(group=ENTRY_POINTS)}
 
 
 def _declares(folder: Path) -> bool:
     """Whether a package in a folder of ``sys.path`` has entry points for operations."""
-    return any(f"[{GROUP}]" in path.read_text(errors="replace") for path in folder.glob("*.*-info/entry_points.txt"))
+    return any(
+        f"[{ENTRY_POINTS}]" in path.read_text(errors="replace") for path in folder.glob("*.*-info/entry_points.txt")
+    )
 
 
 def names() -> list[str]:
@@ -222,18 +238,25 @@ def _with_types(operation: type[Operation]) -> type[Operation]:
     return operation
 
 
-def summary(name: str) -> str:
-    """Return what an operation does, in a line; its module is read, but not imported, which takes a millisecond."""
+def listed(name: str) -> tuple[str, str]:
+    """
+    Return the group of an operation, and what it does, in a line.
+
+    Its module is read, but not imported, which takes a millisecond.
+    """
     if name in _ours():
         import plans
 
         source = Path(plans.__path__[0], f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
-        if found := re.search(r'^class \w+\(.*\):\n    """\n    (.+)$', source, re.MULTILINE):
-            return found[1]
+        summary = re.search(r'^class \w+\(.*\):\n    """\n    (.+)$', source, re.MULTILINE)
+        group = re.search(r'^    group: ClassVar\[str\] = "(.+)"$', source, re.MULTILINE)
+        if summary and group:
+            return group[1], summary[1]
     try:
-        return cleandoc(find(name).__doc__ or "").partition("\n")[0]
+        found = find(name)
+        return found.group, cleandoc(found.__doc__ or "").partition("\n")[0]
     except OptionError as error:
-        return f"({error})"
+        return Operation.group, f"({error})"
 
 
 def find(name: str) -> type[Operation]:
@@ -245,6 +268,7 @@ def find(name: str) -> type[Operation]:
     OptionError
         If there is none.
     """
+    name = AMERICAN.get(name, name)
     if name in _ours():
         module = import_module(f"plans.{name.replace('-', '_')}")
         (found,) = (
