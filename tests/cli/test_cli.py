@@ -749,12 +749,12 @@ def test_help_and_version() -> None:
     assert re.search(r"\d+\.\d+", run("--version").stdout)
 
 
-def test_every_operation_is_in_a_group_with_a_summary_that_is_whole() -> None:
-    found = [operations.listed(name) for name in operations.names()]
-    assert {group for group, _ in found} == operations.GROUPS.keys() - {"jobs", "other"}
-    assert all(summary.endswith(".") for _, summary in found)
+def test_no_summary_is_cut_off() -> None:
     shown = " ".join(run("--help").stdout.split())
-    assert all(summary in shown for _, summary in found)
+    for name in operations.names():
+        summary = operations.listed(name)[1]
+        assert summary.endswith(".")
+        assert summary in shown
 
 
 def test_options_have_headings() -> None:

@@ -22,7 +22,8 @@ BY_HAND = {"tag"}
 def test_a_declaration_says_all(name: str) -> None:
     operation = operations.find(name)
     assert operation.called == name, "a class is called like its module"
-    assert operations.summary(name) == cleandoc(operation.__doc__ or "").partition("\n")[0]
+    assert operations.listed(name) == (operation.group, cleandoc(operation.__doc__ or "").partition("\n")[0])
+    assert operation.group in operations.GROUPS.keys() - {"jobs", "other"}, "the help lists it in a group"
     assert set(operation.uses) <= GROUPS.keys()
     for one in fields(operation):
         known = declared(one)
