@@ -3,22 +3,23 @@
 What is selected is the boolean sample mask, ``array[:, keep]``. Tasks read the old chunks while others write the new
 ones to the same places, so what they read is never what they write: on Icechunk it is the snapshot that the plan was
 compiled against, and on plain Zarr, which has no snapshots, another store. A folder of this machine is replaced by
-that other store, in which all that stays what it is are hard links.
+that other store. Columns that only get other numbers are not read: see `plans.core.keep_columns`.
 """
 
 import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
-from plans.core.copy_chunks import CopyArray, LinkChunks
+from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
+from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape, WriteDocuments
-from vczstore.stores.folder_swap import OPERATION, LinkAllBut
+from vczstore.stores.folder_swap import OPERATION
 from vczstore.vcz import arrays, zarr_objects
-from vczstore.vcz.model import REMOVED, Vcz, has_grid, samples_axis
+from vczstore.vcz.model import REMOVED, Vcz, samples_axis
 from vczstore.vcz.zarr_objects import Document
 
 
@@ -39,20 +40,15 @@ def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     vcz.require_whole(OPERATION)
     kept = _kept(vcz)
     after = _compacted(vcz, kept) if len(kept) < vcz.n_samples else {}
-    linked: tuple[LinkChunks, ...] = ()
-    preparations: tuple[LinkAllBut, ...] = ()
-    if after and store.begins_empty:
-        linked = tuple(_linked(vcz.arrays[name], name in after, kept) for name in _with_grid(vcz))
-        preparations = (LinkAllBut.of(store, frozenset(write.name for write in linked)),)
+    left = {name: _first_changed(vcz.arrays[name], kept) for name in after}
+    puts = {name: _moved(vcz.arrays[name], target, kept, left[name], memory) for name, target in after.items()}
+    writes, preparations = keep_columns(store, vcz, left, puts) if after else ((), ())
     return Plan(
         operation=OPERATION,
         store=store,
         base=vcz.state,
         checks=(),
-        writes=(
-            *linked,
-            *(_moved(vcz.arrays[name], target, kept, memory, whole=False) for name, target in after.items()),
-        ),
+        writes=writes,
         edits=_edits(vcz, after),
         memory=memory,
         after=vcz.planned(after, vcz.sample_ids[kept]),
@@ -81,7 +77,7 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     writes: list[Write] = []
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
         if name in after:
-            writes.append(_moved(array, after[name], kept, memory, whole=True))
+            writes.append(_moved(array, after[name], kept, 0, memory))
         else:
             writes.append(CopyArray.of(OPERATION, name, array, vcz.zarr_format, memory))
     return Plan(
@@ -118,11 +114,9 @@ def _counts(vcz: Vcz, kept: np.ndarray) -> dict[str, int]:
     return {"samples dropped": vcz.n_samples - len(kept), "samples kept": len(kept)}
 
 
-def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, memory: Memory, *, whole: bool) -> PutSamples:
-    """The samples that stay, from the first chunk column on that changes, or all of them."""
-    axis = samples_axis(array)
-    assert axis is not None
-    start = 0 if whole else arrays.cuts(array)[axis].start(_first_changed(array, kept))
+def _moved(array: AnyArray, target: AnyArray, kept: np.ndarray, first: int, memory: Memory) -> PutSamples:
+    """The samples that stay, from the first chunk column on that changes."""
+    start = arrays.cuts(array)[samples_axis(array) or 0].start(first)
     part = Part.make(array, kept[start:], np.arange(start, len(kept)))
     return PutSamples.of(OPERATION, array, target, [part], memory)
 
@@ -131,19 +125,6 @@ def _first_changed(array: AnyArray, kept: np.ndarray) -> int:
     """The first chunk column of an array in which samples move."""
     first_removed = int(np.argmin(np.append(kept, -1) == np.arange(len(kept) + 1)))
     return int(arrays.cuts(array)[samples_axis(array) or 0].of(first_removed))
-
-
-def _with_grid(vcz: Vcz) -> list[str]:
-    """The arrays whose chunks can be told by their numbers."""
-    return [name for name, array in vcz.arrays.items() if has_grid(array)]
-
-
-def _linked(array: AnyArray, is_resized: bool, kept: np.ndarray) -> LinkChunks:
-    """The chunks of an array that stay what they are: all, or those before the first chunk column that changes."""
-    grid, axis = arrays.grid_of(array), samples_axis(array)
-    if is_resized:
-        grid = tuple(_first_changed(array, kept) if i == axis else n for i, n in enumerate(grid))
-    return LinkChunks(array.path, array, grid)
 
 
 def _edits(vcz: Vcz, after: dict[str, AnyArray]) -> tuple[Edit, ...]:

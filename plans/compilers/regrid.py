@@ -1,6 +1,6 @@
 """Regrid: the samples of a store are cut into other chunk columns; all values stay what they are.
 
-Columns that are the same before and after are not touched, and one that only gets another number is copied as it is.
+Columns that are the same before and after are not touched, and one that only gets another number is not read.
 Where none has to be re-encoded it is the metadata alone that change. Else tasks read the old chunks while others write
 new ones to the same places, as in `plans.schema.rebuild`: on Icechunk in one commit, on plain Zarr into a folder that
 takes the place of the store.
@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.copy_chunks import LinkChunks
 from plans.core.gather_samples import Part, PutSamples
+from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
-from plans.core.model import Plan, Write
+from plans.core.model import Plan
 from plans.core.views import in_store
 from plans.schema.rebuild import in_place
 from vczstore.choices import FLEXIBLE
 from vczstore.errors import UnsuitableError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetShape
-from vczstore.stores.folder_swap import LinkAllBut
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Cuts
-from vczstore.vcz.model import SAMPLES, Vcz, dimensions, has_grid, samples_axis
+from vczstore.vcz.model import SAMPLES, Vcz, dimensions, samples_axis
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -75,14 +74,17 @@ def compile_regrid(
         store=store,
         base=vcz.state,
         checks=(),
-        writes=tuple(_moved(vcz.arrays[n], array, left[n][1], memory) for n, array in rewritten.items()),
+        writes=(),
         edits=(*map(_grid_edit, changed.values()), Consolidate(tuple(changed), vcz.zarr_format)) if changed else (),
         memory=memory,
         after=vcz.planned(changed, vcz.sample_ids),
         if_stopped=IF_STOPPED,
         counts={"columns before": len(vcz.columns), "columns after": len(_columns(after))},
     )
-    return _in_place(plan, vcz, {name: left[name][0] for name in changed}) if rewritten else plan
+    if not rewritten:
+        return plan
+    puts = {n: _moved(vcz.arrays[n], array, left[n][1], memory) for n, array in rewritten.items()}
+    return _in_place(plan, vcz, {name: left[name][0] for name in changed}, puts)
 
 
 def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
@@ -189,42 +191,9 @@ def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> Put
     return PutInColumns.of(OPERATION, before, after, [Part.make(before, where, where)], memory)
 
 
-def _in_place(plan: Plan, vcz: Vcz, left: Mapping[str, int]) -> Plan:
-    """The plan as the first part of one that has no other; `left` columns of arrays stay where they are."""
+def _in_place(plan: Plan, vcz: Vcz, left: Mapping[str, int], puts: Mapping[str, PutSamples]) -> Plan:
+    """The plan as the first part of one that has no other; see `keep_columns`."""
     store = in_place(OPERATION, plan.store, f"chunks of {plan.store.label} would be rewritten")
-    links: list[Write] = []
-    preparations = plan.preparations
-    if store.begins_empty:
-        known = {name: array for name, array in vcz.arrays.items() if has_grid(array)}
-        for name, array in known.items():
-            axis, grid = samples_axis(array), arrays.grid_of(array)
-            if name in left:
-                grid = tuple(left[name] if i == axis else n for i, n in enumerate(grid))
-            links.append(LinkChunks(name, array, grid))
-        preparations = (LinkAllBut.of(store, frozenset(known)),)
-    linked = tuple(link for link in links if link.encoded_chunks)
-    rewriting = Plan(
-        operation=OPERATION,
-        store=store,
-        base=plan.base,
-        checks=(),
-        writes=(*linked, *(write for write in plan.writes if write.encoded_chunks or write.decoded_chunks)),
-        edits=plan.edits,
-        memory=plan.memory,
-        after=plan.after,
-        if_stopped=IF_STOPPED,
-        preparations=preparations,
-    )
-    return Plan(
-        operation=OPERATION,
-        store=plan.store,
-        base=plan.base,
-        checks=(),
-        writes=(),
-        edits=(),
-        memory=plan.memory,
-        after=plan.after,
-        if_stopped=IF_STOPPED,
-        counts=plan.counts,
-        first=(rewriting,),
-    )
+    writes, preparations = keep_columns(store, vcz, left, puts)
+    rewriting = replace(plan, store=store, writes=writes, preparations=preparations, counts={})
+    return replace(plan, edits=(), first=(rewriting,))

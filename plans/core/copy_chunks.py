@@ -13,7 +13,7 @@ from plans.core.rewrite_columns import ColumnReader, Reencoded
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.encoded_chunks import link_chunks
 from vczstore.vcz.metadata import same_encoding
-from vczstore.vcz.model import dimensions
+from vczstore.vcz.model import dimensions, samples_axis
 
 if TYPE_CHECKING:
     import cubed
@@ -113,13 +113,24 @@ class LinkChunks:
         The array.
     grid
         How many chunks along each axis, from the first on.
+    columns
+        The chunk columns along the samples, if not all: their numbers, and those that they get.
     """
 
     name: str
     array: AnyArray
     grid: tuple[int, ...]
+    columns: tuple[tuple[int, int], ...] | None = None
 
     decoded_chunks = chunks_read = bytes_read = bytes_written = 0
+
+    @classmethod
+    def of(cls, array: AnyArray, columns: tuple[tuple[int, int], ...] | None = None) -> "LinkChunks":
+        """All chunks of an array, or those of some columns along its samples."""
+        grid = arrays.grid_of(array)
+        if columns is not None:
+            grid = tuple(len(columns) if i == samples_axis(array) else n for i, n in enumerate(grid))
+        return cls(array.path, array, grid, columns)
 
     @property
     def arrays(self) -> tuple[()]:
@@ -148,7 +159,15 @@ class LinkChunks:
     def link(self, store: "ZarrStore", numbers: slice) -> None:
         """Link chunks by their numbers in the grid."""
         coords = (tuple(map(int, np.unravel_index(n, self.grid))) for n in range(numbers.start, numbers.stop))
-        link_chunks(self.array, arrays.planned(self.array, store=store), coords)
+        link_chunks(self.array, arrays.planned(self.array, store=store), map(self._ends, coords))
+
+    def _ends(self, at: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Where a chunk is, and where it is going to be."""
+        if self.columns is None:
+            return at, at
+        axis = samples_axis(self.array) or 0
+        of, to = self.columns[at[axis]]
+        return (*at[:axis], of, *at[axis + 1 :]), (*at[:axis], to, *at[axis + 1 :])
 
 
 @dataclass(frozen=True)

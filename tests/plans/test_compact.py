@@ -328,3 +328,26 @@ def test_a_store_that_is_not_whole(removed: Callable, tmp_path: Path) -> None:
     words = ("compact: ", "call_GL", "17", "14")
     complain(DamagedStoreError, words, lambda: vczstore.compact(store, tmp_path / "output"))
     assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "shards"), [("format2", None), ("format3", (2, 1)), ("icechunk", None), ("icechunk", (2, 1))]
+)
+def test_later_columns_are_renumbered_unread(kind: str, shards: tuple[int, int] | None, tmp_path: Path) -> None:
+    """Where all samples of a column go; absent chunks too. On plain Zarr they are the same files."""
+    way = Way(kind, "cubed")
+    old = cohort.make_arrays(10, cohort.ids(0, 10), fields=("call_DP", "call_FT"))
+    old["call_DP"][:8, 6:9] = 0
+    store = way.make(tmp_path, old, samples_chunk=3, shards=shards)
+    gone = old["sample_id"][3:6].tolist()
+    vczstore.remove(store, gone, **way.options)
+    inodes = {path.relative_to(store): path.stat().st_ino for path in store.rglob("call_DP/**/*") if path.is_file()}
+    result = vczstore.compact(store, **way.options)
+    assert (result.plan.chunks_read, result.plan.decoded_chunks, result.decoded_bytes) == (0, 0, 0)
+    cohort.assert_same(way.read(store), cohort.expected_compact(cohort.expected_remove(old, gone)))
+    assert vczstore.verify(store).errors == []
+    if way.is_icechunk:
+        assert result.chunks == 0
+    else:
+        name = "0.{}" if kind == "format2" else "c/0/{}"
+        assert (store / "call_DP" / name.format(2)).stat().st_ino == inodes[Path("call_DP", name.format(3))]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zarr.abc.store import Store as ZarrStore
+from zarr.types import AnyArray
 
 from vczstore.stores.edits import Edit
 from vczstore.vcz.model import Vcz
@@ -381,6 +382,20 @@ class Store(Protocol):
             If it is on plain Zarr, and no folder of this machine that can be replaced.
         StorageError
             If the folder may not be written to.
+        """
+
+    def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
+        """
+        What gives chunk columns of an array other numbers, without a chunk being read.
+
+        For a store whose commits are all or nothing, and which does not begin empty.
+
+        Parameters
+        ----------
+        array, axis
+            The array as it is, and the axis.
+        columns
+            The numbers that columns have, and get. What lay where others come to lie is gone; all other columns stay.
         """
 
     def unlocked(self) -> "Store":

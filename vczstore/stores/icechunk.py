@@ -1,6 +1,6 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self
 
 import icechunk
 from zarr.abc.store import Store as ZarrStore
+from zarr.types import AnyArray
 
 from vczstore.errors import (
     BusyError,
@@ -28,6 +29,8 @@ from vczstore.stores.locations import local_path
 from vczstore.stores.lock import commit_lock, hold, require_conditions, unheld
 from vczstore.stores.object_store import reason
 from vczstore.stores.zarr_backed import NoHistory, ZarrBacked
+from vczstore.vcz import arrays, zarr_objects
+from vczstore.vcz.metadata import metadata_key
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
 
 TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
@@ -206,6 +209,10 @@ class IcechunkStore:
         """The same: readers see nothing before the commit."""
         return self
 
+    def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
+        """Let Icechunk renumber its references."""
+        return Renumber(array.path, arrays.grid_of(array), axis, tuple(columns))
+
     def unlocked(self) -> Self:
         """The same, to be written to without its lock."""
         return replace(self, no_lock=True)
@@ -352,6 +359,51 @@ class NewIcechunkStore(IcechunkStore):
         self.require_nothing()
         store = IcechunkStore.create(self.label, self.options, self.samples_chunks, no_lock=self.no_lock)
         return store.transaction(store.head)
+
+
+@dataclass(frozen=True)
+class Renumber:
+    """
+    References to the chunks of an array are renumbered in a session.
+
+    Attributes
+    ----------
+    path, grid
+        The array, and how many chunks it has along each axis.
+    axis, columns
+        As in `Store.renumbering`.
+    """
+
+    path: str
+    grid: tuple[int, ...]
+    axis: int
+    columns: tuple[tuple[int, int], ...]
+
+    def apply(self, store: ZarrStore) -> None:
+        """
+        Renumber them.
+
+        Icechunk renumbers regular grids alone, since it does not know how wide other chunks are; here each goes where
+        it is as wide. So the array has a regular grid of as many chunks meanwhile.
+        """
+        assert isinstance(store, icechunk.IcechunkStore)
+        key = metadata_key(self.path, 3)
+        document = zarr_objects.read_json(store, key)
+        grid = {"name": "regular", "configuration": {"chunk_shape": [1] * len(self.grid)}}
+        zarr_objects.write_json(store, key, {**(document or {}), "shape": list(self.grid), "chunk_grid": grid})
+        places, origins = dict(self.columns), {to: of for of, to in self.columns}
+        store.session.reindex_array(
+            f"/{self.path}", lambda at: self._moved(at, places), lambda at: self._moved(at, origins) or at
+        )
+        zarr_objects.write_json(store, key, document or {})
+
+    def _moved(self, at: Iterable[int], columns: Mapping[int, int]) -> list[int] | None:
+        """Where a chunk goes, None if it stays where it is."""
+        result = list(at)
+        if (column := columns.get(result[self.axis])) is None:
+            return None
+        result[self.axis] = column
+        return result
 
 
 @dataclass

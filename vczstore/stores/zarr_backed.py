@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore
+from zarr.types import AnyArray
 
 from vczstore.errors import TagError, UnsuitableError
 from vczstore.stores.base import Check, HeldLock, History, Snapshot, Store, Transaction
@@ -143,6 +144,10 @@ class ZarrBacked:
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
         """The transaction of the operation."""
         return nullcontext(transaction)
+
+    def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> NoReturn:
+        """Plain Zarr has no references to chunks: their keys are their numbers."""
+        raise UnsuitableError(f"{self.label} is plain Zarr, whose chunks keep their numbers")
 
     def unlocked(self) -> Self:
         """The same, to be written to without its lock."""

@@ -143,11 +143,15 @@ def set_encoded(array: AnyArray, chunks: Iterable[tuple[Sequence[int], Buffer | 
     set_many(array.store, [(chunk_key(array, c), value) for c, value in chunks])
 
 
-def link_chunks(source: AnyArray, target: AnyArray, coords: Iterable[Sequence[int]]) -> None:
-    """Let chunks of an array in a folder be chunks of one in another folder too; those that are absent stay so."""
+def link_chunks(source: AnyArray, target: AnyArray, coords: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
+    """
+    Let chunks of an array in a folder be chunks of one in another folder too; those that are absent stay so.
+
+    `coords` are where a chunk is in the one, and in the other.
+    """
     here, there = (cast(LocalStore, array.store).root for array in (source, target))
-    for at in coords:
-        old, new = (os.path.join(root, chunk_key(source, at)) for root in (here, there))
+    for of, to in coords:
+        old, new = os.path.join(here, chunk_key(source, of)), os.path.join(there, chunk_key(target, to))
         try:
             link_file(old, new)
         except FileNotFoundError:
