@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from plans.maintenance.info import Description
     from vczstore.execution.options import Options
 
+AT_METAVAR = "TAG|BRANCH|SNAPSHOT"
+"""What names a state of a store."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Operation):
@@ -25,7 +28,7 @@ class Info(Operation):
     """
 
     group: ClassVar[str] = "look"
-    at: str | None = option(None, "Show the store at this tag, branch or snapshot.", metavar="TAG|BRANCH|SNAPSHOT")
+    at: str | None = option(None, "Show the store at this tag, branch or snapshot.", metavar=AT_METAVAR)
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Description":
         """Look at the store."""

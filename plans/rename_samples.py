@@ -99,7 +99,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str]) -> "Plan":
     """Find the samples, and check that no ID is there twice afterwards."""
     from plans.core.model import Plan
     from vczstore.stores.edits import SetItems
-    from vczstore.vcz.model import SAMPLE_ID, listing, positions_of
+    from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, unknown_samples
 
     store, vcz = compiling.store, compiling.vcz
     vcz.require_whole("rename-samples")
@@ -113,10 +113,8 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str]) -> "Plan":
         )
     positions, unknown = positions_of(vcz, list(left))
     if unknown:
-        raise SampleError(
-            f"rename-samples: {vcz.label} has no sample {listing(unknown, limit=1000)}; nothing was renamed, "
-            "vcztools query -l lists the samples"
-        )
+        way_out = f"nothing was renamed, vczstore samples {vcz.label} lists the samples"
+        raise unknown_samples("rename-samples", vcz, unknown, way_out)
     names = vcz.sample_ids.copy()
     names[positions] = [left[old] for old in vcz.sample_ids[positions].tolist()]
     edit = SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())

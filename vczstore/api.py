@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plans.maintenance.info import Description
     from plans.maintenance.purge import Collected, Purged
     from plans.maintenance.repair import Repaired
+    from plans.maintenance.samples import SampleList
     from plans.maintenance.verify import Verified
     from plans.maintenance.verify_removal import Verification
     from vczstore.execution.results import Progress, Result
@@ -340,6 +341,10 @@ def verify_removal(
 def repair(store: "Location", *, quick: bool = ..., **options: Unpack[RunOptions]) -> "Repaired": ...
 @_operation
 def info(store: "Location", *, at: str | None = ..., **options: Unpack[StoreOptions]) -> "Description": ...
+@_operation
+def samples(
+    store: "Location", *, at: str | None = ..., removed: bool = ..., **options: Unpack[StoreOptions]
+) -> "SampleList": ...
 @_operation
 def log(store: "Location", **options: Unpack[StoreOptions]) -> "PastCommits": ...
 

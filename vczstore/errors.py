@@ -34,7 +34,23 @@ class IncompatibleError(VczstoreError):
 
 
 class SampleError(VczstoreError):
-    """Sample IDs are unknown, duplicated or already present."""
+    """
+    Sample IDs are unknown, duplicated or already present.
+
+    Parameters
+    ----------
+    message
+        What is wrong.
+    hint
+        What may be meant. It names samples of the store for who asked for others, and is left out of what jobs log.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message, self.hint = message, hint
+
+    def __reduce__(self) -> tuple[type["SampleError"], tuple[str, str]]:
+        return type(self), (self.message, self.hint)
 
 
 class OptionError(VczstoreError):

@@ -21,8 +21,7 @@ from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetItems, SetShape
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import TEXT, has_missing_value, lacks_missing_value, missing_value
-from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, samples_axis
-from vczstore.vcz.sample_ids import spelt_otherwise
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, samples_axis, unknown_samples
 
 if TYPE_CHECKING:
     import cubed
@@ -55,10 +54,8 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         raise SampleError(f"{operation}: no samples named; give sample IDs, or a file of them with --samples-file")
     positions, unknown = positions_of(vcz, list(dict.fromkeys(samples)))
     if unknown:
-        raise SampleError(
-            f"{operation}: {vcz.label} has no sample {listing(unknown, limit=1000)}; nothing was removed, "
-            f"{_spelling_hint(unknown, vcz)}vcztools query -l lists the samples"
-        )
+        way_out = f"nothing was removed, vczstore samples {vcz.label} lists the samples"
+        raise unknown_samples(operation, vcz, unknown, way_out)
     if (ids := vcz.arrays[SAMPLE_ID]).dtype.kind not in TEXT:
         raise SampleError(
             f"{operation}: {SAMPLE_ID} of {vcz.label} has dtype {ids.dtype}, in which the ID of a removed sample "
@@ -110,13 +107,6 @@ def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: 
     if is_known or len(set(arrays.cuts(vcz.arrays[SAMPLE_ID])[0].of(positions))) < 2:
         return plan
     return replace(plan, edits=(*remembered, *plan.edits))
-
-
-def _spelling_hint(unknown: Sequence[str], vcz: Vcz) -> str:
-    """Which samples of a store a list may mean, where it has them in another spelling."""
-    found = sorted(set(spelt_otherwise(unknown, vcz.sample_ids.tolist()).values()) - {REMOVED})
-    # what looks the same is told apart by its escapes
-    return f"perhaps {listing([ascii(sample)[1:-1] for sample in found], limit=10)} is meant; " if found else ""
 
 
 def _told_neutral(vcz: Vcz) -> str:

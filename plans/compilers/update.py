@@ -21,7 +21,7 @@ from plans.variants.harmonise import Told
 from plans.variants.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores.base import Store
-from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, unknown_samples
 
 OPERATION = "update"
 
@@ -168,10 +168,8 @@ def _places(vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
     incoming = check_incoming(OPERATION, sources)
     positions, unknown = positions_of(vcz, list(incoming))
     if unknown:
-        raise SampleError(
-            f"{OPERATION}: {vcz.label} has no sample {listing(unknown, limit=1000)}; nothing was updated, append "
-            "these samples, or say insert: true in a job, which updates some and appends the others"
-        )
+        way_out = "append these samples, or say insert: true in a job, which updates some and appends the others"
+        raise unknown_samples(OPERATION, vcz, unknown, f"nothing was updated, {way_out}")
     found = dict(zip(vcz.sample_ids[positions].tolist(), positions.tolist(), strict=True))
     if len(found) < len(positions):
         ids, counts = np.unique(vcz.sample_ids[positions], return_counts=True)

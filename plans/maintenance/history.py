@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vczstore.stores.base import History, Location
+from vczstore.stores.base import History, Location, Store
+from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
     from vczstore.execution.options import Options
@@ -22,6 +23,20 @@ def history_of(location: Location, options: "Options", operation: str = "tag") -
     history = options.open(location).history
     history.require(operation)
     return history
+
+
+def open_at(operation: str, store: Store, at: str | None) -> Vcz:
+    """
+    Read the metadata of a store, now or at a tag, branch or snapshot.
+
+    Raises
+    ------
+    TagError
+        If there is no such state, or it is on plain Zarr, which keeps none but the present one.
+    """
+    if at is not None:
+        store.history.require(operation)
+    return store.open(at)
 
 
 @dataclass(frozen=True)

@@ -328,7 +328,7 @@ class _Look:
         if meant := spelt_otherwise(others, samples):
             self.reasons.append(
                 f"{_n(meant, 'line')} of the list {_s(meant, 'is', 'are')} in {SAMPLE_ID} now in another spelling "
-                "(quotes, columns, invisible characters, Unicode form); write the IDs as vcztools query -l does"
+                "(quotes, columns, invisible characters, Unicode form); write the IDs as vczstore samples does"
             )
         if cases := {other.casefold() for other in others}.intersection(map(str.casefold, samples)):
             self.not_checked.append(

@@ -418,7 +418,7 @@ class _Compiler:
             raise SampleError(
                 f"remove: {self.store.label} has {len(meant):,} of the sample IDs in another spelling (quotes, "
                 "columns, invisible characters, Unicode form); nothing was removed, "
-                "write them as vcztools query -l does"
+                "write them as vczstore samples does"
             )
 
     @compile_step.register

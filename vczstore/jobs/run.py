@@ -1,12 +1,13 @@
 """Jobs: several steps on one store, compiled once, run in one transaction, each done exactly once."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from vczstore.errors import StaleError, VczstoreError
+from vczstore.errors import SampleError, StaleError, VczstoreError
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans
@@ -21,6 +22,8 @@ from vczstore.jobs.results import JobResult
 from vczstore.reports.page import make_folder
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
+
+log = logging.getLogger(__name__)
 
 # ---- from a file ----------------------------------------------------------------------------
 
@@ -77,7 +80,11 @@ def _keys_for_flags() -> Iterator[None]:
     try:
         yield
     except VczstoreError as error:
-        told = _FLAG.sub(key, str(error))
+        told = str(error)
+        if isinstance(error, SampleError):
+            told = error.message  # what a job prints is logged
+            log.debug("%s", error.hint)
+        told = _FLAG.sub(key, told)
         if told == str(error):
             raise
         raise type(error)(told) from error

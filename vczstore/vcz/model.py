@@ -20,10 +20,11 @@ from zarr.abc.store import Store
 from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError, ZarrUserWarning
 from zarr.types import AnyArray
 
-from vczstore.errors import DamagedStoreError, NotAStoreError, StorageError, first_line
+from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, StorageError, first_line
 from vczstore.vcz import arrays, encoded_chunks, metadata, pipeline, rectilinear, zarr_objects
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.missing import TEXT
+from vczstore.vcz.sample_ids import close_to
 
 SAMPLES = "samples"
 
@@ -567,6 +568,25 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
     positions = [i for i, sample in enumerate(vcz.sample_ids.tolist()) if sample in wanted]
     known = {vcz.sample_ids[i] for i in positions}
     return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
+
+
+def unknown_samples(operation: str, vcz: Vcz, unknown: Sequence[str], outcome: str) -> SampleError:
+    """
+    The error for sample IDs that a VCZ does not have; it says which ones may be meant.
+
+    Parameters
+    ----------
+    operation, vcz, unknown
+        For which operation which IDs are not there.
+    outcome
+        What was not done, and the way out.
+    """
+    # what looks the same is told apart by its escapes
+    near = [ascii(sample)[1:-1] for sample in close_to(unknown, vcz.sample_ids.tolist())]
+    return SampleError(
+        f"{operation}: {vcz.label} has no sample {listing(unknown, limit=1000)}; {outcome}",
+        f"perhaps {listing(near)} is meant" if near else "",
+    )
 
 
 def _members(

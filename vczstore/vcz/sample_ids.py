@@ -8,6 +8,11 @@ _QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/+-]+")
 """IDs with one spelling alone."""
 _COLUMNS = re.compile(r"[\s,;|]+")
+_PUNCTUATION = dict.fromkeys(map(ord, " -_./:"))
+LOOKED_UP = 3
+"""For how many unknown IDs close ones are looked for."""
+_LONGEST = 64
+"""Of a longer ID no close ones are looked for."""
 
 
 def spellings(line: str) -> set[str]:
@@ -41,8 +46,46 @@ def spelt_otherwise(lines: Iterable[str], samples: Iterable[str]) -> dict[str, s
     known: dict[str, str] = {}
     for sample in samples:
         # most IDs have one spelling, and a million of them are looked at
-        known |= {sample: sample} if _PLAIN.fullmatch(sample) else dict.fromkeys(spellings(sample), sample)
+        if _PLAIN.fullmatch(sample):
+            known[sample] = sample
+        else:
+            known |= dict.fromkeys(spellings(sample), sample)
     return {line: known[form] for line in lines for form in sorted(meant(line)) if form in known}
+
+
+def close_to(unknown: Sequence[str], samples: Iterable[str]) -> list[str]:
+    """
+    The samples that unknown IDs may mean.
+
+    Those that are spelt otherwise. For a few unknown IDs also those with other case or punctuation, or else with one
+    character more, less, replaced or exchanged with its neighbour: a million samples take some seconds.
+
+    >>> close_to(["na-1", "NA21", "NA3"], ["NA1", "NA12"])
+    ['NA1', 'NA12']
+    """
+    present = dict.fromkeys(sample for sample in samples if sample and "\0" not in sample)
+    spelt = spelt_otherwise(unknown, present)
+    left = [one for one in unknown if one not in spelt and len(one) <= _LONGEST and "\0" not in one][:LOOKED_UP]
+    found = set(spelt.values())
+    if left:
+        folded = dict(zip(_folded(present), present, strict=True))
+        letters = set("".join(present))
+        for one, key in zip(left, _folded(left), strict=True):
+            found |= {folded[key]} if key in folded else set(sorted(present.keys() & _one_away(one, letters))[:3])
+    return sorted(found)
+
+
+def _folded(texts: Iterable[str]) -> list[str]:
+    """Without case and punctuation; all at once, which takes a tenth of the time."""
+    return "\0".join(texts).casefold().translate(_PUNCTUATION).split("\0")
+
+
+def _one_away(text: str, letters: set[str]) -> set[str]:
+    """The texts that are one edit away."""
+    splits = [(text[:i], text[i:]) for i in range(len(text) + 1)]
+    shorter = {a + b[1:] for a, b in splits if b}
+    exchanged = {a + b[1] + b[0] + b[2:] for a, b in splits if len(b) > 1}
+    return shorter | exchanged | {a + letter + rest for a, b in splits for letter in letters for rest in (b, b[1:])}
 
 
 def same_in_unicode(samples: Sequence[str], others: Iterable[str]) -> dict[str, str]:

@@ -122,6 +122,7 @@ COMMANDS = {
     "tag a": Command("tag {store} release", "", kinds=("icechunk",)),
     "info": Command("info {store}"),
     "info as json": Command("info {store} --json"),
+    "samples": Command("samples {store}"),
     "log": Command("log {store}", ""),
     "create": Command("create {out} {batch}", "batch"),
     "create icechunk": Command("create {out} {store} {batch} --backend-storage icechunk", "store batch"),
@@ -131,7 +132,10 @@ COMMANDS = {
     "run": Command("run {job} --report {report}", "store batch", model=lambda s, b: _remove(_append(s, b), {})),
 }
 COMMANDS["executor"] = Command("executor check {executor}", "")
-READ_ONLY = ("append dry", "verify", "verify quick", "verify-removal", "tag", "info", "info as json", "log", "plan")
+READ_ONLY = (
+    *("append dry", "verify", "verify quick", "verify-removal", "tag", "info", "info as json", "samples", "log"),
+    "plan",
+)
 
 
 # ---- the folder of a case -------------------------------------------------------------------

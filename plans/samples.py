@@ -1,0 +1,40 @@
+"""Samples: the IDs of the samples of a store."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plans.info import AT_METAVAR
+from vczstore.declarations import option
+from vczstore.execution.operations import Operation
+
+if TYPE_CHECKING:
+    from plans.maintenance.samples import SampleList
+    from vczstore.execution.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples(Operation):
+    """
+    List the IDs of the samples of a store, one a line, in the order of the store.
+
+    Of removed samples only the positions are known: their IDs are gone.
+
+    Raises
+    ------
+    TagError
+        If `at` is given and the store is on plain Zarr, or has no such tag, branch or snapshot.
+
+    Examples
+    --------
+    >>> samples("cohort.vcz").ids
+    ['NA00001', 'NA00002', 'NA00003', 'NA00004']
+    """
+
+    at: str | None = option(None, "List those at this tag, branch or snapshot.", metavar=AT_METAVAR)
+    removed: bool = option(False, "List the positions of removed samples instead, counted from 0.")
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "SampleList":
+        """Read the sample IDs."""
+        from plans.maintenance.samples import list_samples
+
+        return list_samples(options.open(self.store), self.at, removed=self.removed)
