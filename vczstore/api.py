@@ -17,6 +17,7 @@ from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.core.model import Plan
+    from plans.maintenance.diff import Difference
     from plans.maintenance.history import PastCommits
     from plans.maintenance.info import Description
     from plans.maintenance.purge import Collected, Purged
@@ -345,6 +346,16 @@ def info(store: "Location", *, at: str | None = ..., **options: Unpack[StoreOpti
 def samples(
     store: "Location", *, at: str | None = ..., removed: bool = ..., **options: Unpack[StoreOptions]
 ) -> "SampleList": ...
+@_operation
+def diff(
+    store: "Location",
+    other: "Location | None" = ...,
+    *,
+    at: str | None = ...,
+    to: str | None = ...,
+    ids: bool = ...,
+    **options: Unpack[StoreOptions],
+) -> "Difference": ...
 @_operation
 def log(store: "Location", **options: Unpack[StoreOptions]) -> "PastCommits": ...
 

@@ -324,7 +324,7 @@ def look_up(
     vcz.require_whole(operation, interrupted_at=interrupted_at)
     for source in sources:
         source.require_whole(operation)
-    scans = _run_scans(operation, vcz, sources)
+    scans = run_scans(operation, vcz, sources)
     finding = [FindBlocks(operation, source, unit_rows(source)) for source in sources if rules.gvcf]
     seen = yield Survey(operation, (*scans, *finding), memory)
     runs = [scan.joined(items) for scan, items in zip(scans, seen, strict=False)]
@@ -332,7 +332,7 @@ def look_up(
         Blocks.of(operation, f.vcz, f.joined(items), rules.min_gq)
         for f, items in zip(finding, seen[len(scans) :], strict=True)
     ]
-    scan = _match_scan(operation, vcz, sources, rules, runs, blocks or [None] * len(sources))
+    scan = match_scan(operation, vcz, sources, rules, runs, blocks or [None] * len(sources))
     (reports,) = yield Survey(operation, (scan,), memory)
     findings = _findings(operation, vcz, sources, rules, scan.index, reports)
     if rules.new_variants == "insert" and findings.n_unmatched:
@@ -381,7 +381,7 @@ def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: Fin
     return FindMisfits(findings.index, tuple(looked_at), scan.rows_per_task, span, scan.mem)
 
 
-def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
+def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
     """What has to be looked up first: where the variants of each are."""
     for vcz in (store, *sources):
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
@@ -391,7 +391,7 @@ def _run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindR
     return [FindRuns(operation, vcz, unit_rows(vcz)) for vcz in (store, *sources)]
 
 
-def _match_scan(
+def match_scan(
     operation: str,
     store: Vcz,
     sources: Sequence[Vcz],

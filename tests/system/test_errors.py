@@ -632,6 +632,7 @@ NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
     "repair": lambda place, other: vczstore.repair(place),
     "tag": lambda place, other: vczstore.tag(place, "release-1"),
     "delete tag": lambda place, other: vczstore.delete_tag(place, "release-1"),
+    "diff": lambda place, other: vczstore.diff(other, place),
     "samples": lambda place, other: vczstore.samples(place),
     "log": lambda place, other: list(vczstore.log(place)),
 }

@@ -123,6 +123,7 @@ COMMANDS = {
     "info": Command("info {store}"),
     "info as json": Command("info {store} --json"),
     "samples": Command("samples {store}"),
+    "diff": Command("diff {store} {batch}", "store batch"),
     "log": Command("log {store}", ""),
     "create": Command("create {out} {batch}", "batch"),
     "create icechunk": Command("create {out} {store} {batch} --backend-storage icechunk", "store batch"),
@@ -133,8 +134,8 @@ COMMANDS = {
 }
 COMMANDS["executor"] = Command("executor check {executor}", "")
 READ_ONLY = (
-    *("append dry", "verify", "verify quick", "verify-removal", "tag", "info", "info as json", "samples", "log"),
-    "plan",
+    *("append dry", "verify", "verify quick", "verify-removal", "tag", "info", "info as json", "samples", "diff"),
+    *("log", "plan"),
 )
 
 

@@ -1,0 +1,244 @@
+"""The values in which two VCZs differ, of variants and samples that both have; looked at by tasks, chunk by chunk."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import TASK_BYTES
+from plans.core.memory import Memory
+from plans.variants.find_matches import FindMatches
+from plans.variants.match import Unit
+from vczstore.vcz import arrays, encoded_chunks
+from vczstore.vcz.floats import recast
+from vczstore.vcz.metadata import same_encoding
+from vczstore.vcz.missing import TEXT, fill_value
+from vczstore.vcz.model import SAMPLES, VARIANTS, dimensions, has_grid
+
+if TYPE_CHECKING:
+    from plans.core.scan_tasks import ScanReader
+
+_GENOTYPE = "call_genotype"
+
+
+def comparable(ours: AnyArray, theirs: AnyArray) -> bool:
+    """Whether two arrays have the same dimensions, in an order that can be compared, and the same kind of values."""
+    names = dimensions(ours)
+    in_order = names[:2] == (VARIANTS, SAMPLES) if {VARIANTS, SAMPLES} <= set(names) else names[0] in (VARIANTS, SAMPLES)
+    same = names[:2] == dimensions(theirs)[:2] and ours.ndim == theirs.ndim and _kind(ours) == _kind(theirs)
+    return in_order and same and has_grid(ours) and has_grid(theirs)
+
+
+def _kind(array: AnyArray) -> str:
+    kind = array.dtype.kind
+    return "text" if kind in TEXT else {"u": "i"}.get(kind, kind)
+
+
+def differing(
+    name: str, ours: AnyArray, values: np.ndarray, theirs: AnyArray, others: np.ndarray, n_axes: int
+) -> np.ndarray:
+    """
+    Where values differ.
+
+    Parameters
+    ----------
+    name, ours, theirs
+        The field, and both arrays of it.
+    values, others
+        What was read of each, of the same variants and samples. Vectors may be of different lengths: what is beyond the
+        end of one is fill.
+    n_axes
+        How many of the first axes are those of variants and samples.
+
+    Returns
+    -------
+    numpy.ndarray of bool
+        For each variant and sample.
+    """
+    shape = (*values.shape[:n_axes], *np.maximum(values.shape[n_axes:], others.shape[n_axes:]))
+    a, b = _padded(name, ours, values, shape), _padded(name, theirs, others, shape)
+    if a.dtype.kind == "f":
+        dtype = np.promote_types(a.dtype, b.dtype)
+        a, b = (np.ascontiguousarray(recast(one, dtype)).view(f"u{dtype.itemsize}") for one in (a, b))
+    elif a.dtype != b.dtype and _is_text(a):
+        a, b = a.astype(object), b.astype(object)
+    return np.asarray((a != b).reshape(*shape[:n_axes], -1).any(axis=-1))
+
+
+def _is_text(values: np.ndarray) -> bool:
+    return values.dtype.kind in TEXT
+
+
+def _padded(name: str, array: AnyArray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if values.shape == shape:
+        return values
+    fill = "" if _is_text(values) else fill_value(name, array)
+    result = np.full(shape, fill, dtype=values.dtype)
+    result[tuple(map(slice, values.shape))] = values
+    return result
+
+
+@dataclass(frozen=True)
+class Common:
+    """
+    Which of some variants of a VCZ another one has.
+
+    Attributes
+    ----------
+    rows, others
+        Their rows in both.
+    alleles
+        For each allele of the other one its number here.
+    realigned
+        Whether any allele has another number.
+    """
+
+    rows: np.ndarray
+    others: np.ndarray
+    alleles: np.ndarray
+    realigned: np.ndarray
+
+    @classmethod
+    def of(cls, unit: Unit, cut: slice) -> "Common":
+        """Those of a unit. Variants that have ALTs, and none in common, are different ones."""
+        found = unit.sources[0]
+        is_shared = ((found.alleles > 0) & (found.alleles < unit.n_before[:, np.newaxis])).any(axis=1)
+        is_same = (found.rows >= 0) & (is_shared | (unit.n_before < 2) | (found.n_alleles < 2))
+        here = np.arange(unit.start, unit.stop)[cut][is_same[cut]] - unit.start
+        return cls(here + unit.start, found.rows[here], found.alleles[here], found.reordered[here])
+
+    def choose(self, which: np.ndarray) -> "Common":
+        """Some of them."""
+        return Common(self.rows[which], self.others[which], self.alleles[which], self.realigned[which])
+
+    def pieces(self, height: int) -> "Iterator[Common]":
+        """Those that lie in one chunk of the other one together."""
+        chunks = self.others // height
+        for chunk in np.unique(chunks):
+            yield self.choose(chunks == chunk)
+
+
+@dataclass(frozen=True)
+class CountCommon:
+    """Counts the variants that two VCZs have in common, and those whose alleles have other numbers."""
+
+    matching: FindMatches
+
+    def look(self, rows: slice) -> tuple[int, int]:
+        """Count those of some rows."""
+        found = [Common.of(unit, cut) for unit, cut in self.matching.index.units(rows)]
+        return sum(len(one.rows) for one in found), sum(int(one.realigned.sum()) for one in found)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """Look in tasks."""
+        from plans.core import scan_tasks
+
+        n = self.matching.index.n_variants
+        return [scan_tasks.ScanReader(self.look, n, self.matching.rows_per_task, tag, self.matching.mem)] * bool(n)
+
+
+@dataclass(frozen=True)
+class CompareColumn:
+    """
+    One chunk column of a field, compared with the same samples of another VCZ.
+
+    Attributes
+    ----------
+    name, ours, theirs
+        The field, and both arrays of it.
+    matching
+        Which variants are which.
+    here, there
+        Where samples that both have are in both; `here` increasing, in one chunk column. None of a field of variants.
+    """
+
+    name: str
+    ours: AnyArray
+    theirs: AnyArray
+    matching: FindMatches
+    here: np.ndarray | None
+    there: np.ndarray | None
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """Look in tasks, over whole units."""
+        from plans.core import scan_tasks
+
+        index = self.matching.index
+        if not index.n_variants:
+            return []
+        size = arrays.chunk_bytes(self.ours) // arrays.outer_chunks(self.ours)[0] * index.unit
+        rows = index.unit * max(1, min(TASK_BYTES // max(1, size), math.ceil(index.n_variants / index.unit / 16)))
+        reading = sum(arrays.decode_mem(array, 4) for array in (self.ours, self.theirs))
+        return [scan_tasks.ScanReader(self.look, index.n_variants, rows, tag, self.matching.mem + 2 * reading)]
+
+    def look(self, rows: slice) -> int | None:
+        """Count the values that differ among some variants; None if none do."""
+        n = 0
+        for unit, cut in self.matching.index.units(rows):
+            common = Common.of(unit, cut)
+            if self.name != _GENOTYPE and self.here is not None:
+                common = common.choose(~common.realigned)  # by which allele a value goes is not known
+            for piece in common.pieces(arrays.outer_chunks(self.theirs)[0]):
+                n += sum(self._count(piece, *some) for some in self._samples())
+        return n or None
+
+    def _samples(self) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
+        """The samples that lie in one chunk column of the other one together."""
+        if self.here is None or self.there is None:
+            yield None, None
+            return
+        columns = arrays.cuts(self.theirs)[1].of(self.there)
+        for column in np.unique(columns):
+            yield self.here[columns == column], self.there[columns == column]
+
+    def _count(self, piece: Common, here: np.ndarray | None, there: np.ndarray | None) -> int:
+        """How many values differ, all of which lie in one chunk of the other one, but for its other axes."""
+        if self._is_same_chunk(piece, here, there):
+            return 0
+        ours, theirs = _read(self.ours, piece.rows, here), _read(self.theirs, piece.others, there)
+        if self.name == _GENOTYPE and piece.realigned.any():
+            row = np.arange(len(theirs)).reshape(-1, 1, 1)
+            theirs = np.where(theirs >= 0, piece.alleles[row, np.maximum(theirs, 0)], theirs)
+        return int(differing(self.name, self.ours, ours, self.theirs, theirs, 1 if here is None else 2).sum())
+
+    def _is_same_chunk(self, piece: Common, here: np.ndarray | None, there: np.ndarray | None) -> bool:
+        """Whether these are chunks at the same place of both grids, with the same bytes."""
+        if self.ours.shape[2:] != self.theirs.shape[2:] or not same_encoding(self.ours, self.theirs):
+            return False
+        if (self.name == _GENOTYPE and piece.realigned.any()) or not np.array_equal(piece.rows, piece.others):
+            return False
+        if here is not None and not np.array_equal(here, there):
+            return False
+        at = [int(piece.rows[0]), *([] if here is None else [int(here[0])])]
+        coords = [_place(self.ours, at), _place(self.theirs, at)]
+        if coords[0] != coords[1]:
+            return False
+        others = [range(n) for n in arrays.grid_of(self.ours)[len(at) :]]
+        chunks = [(*(number for number, _, _ in coords[0]), *rest) for rest in product(*others)]
+        pairs = zip(*(encoded_chunks.get_encoded(array, chunks) for array in (self.ours, self.theirs)), strict=True)
+        return all(
+            a is b if a is None or b is None else len(a) == len(b) and a.to_bytes() == b.to_bytes() for a, b in pairs
+        )
+
+
+def _place(array: AnyArray, at: list[int]) -> list[tuple[int, int, int]]:
+    """In which chunk along each axis a value is, where that begins, and how wide it is encoded."""
+    cuts = arrays.cuts(array)[: len(at)]
+    numbers = [int(cut.of(i)) for cut, i in zip(cuts, at, strict=True)]
+    return [(n, int(cut.start(n)), int(cut.encoded(n))) for cut, n in zip(cuts, numbers, strict=True)]
+
+
+def _read(array: AnyArray, rows: np.ndarray, samples: np.ndarray | None) -> np.ndarray:
+    """The values of some variants and samples, which lie close to each other."""
+    chosen = [rows] if samples is None else [rows, samples]
+    first = [int(one.min()) for one in chosen]
+    region = [slice(start, int(one.max()) + 1) for start, one in zip(first, chosen, strict=True)]
+    values = arrays.read_normalised(array, (*region, *[slice(None)] * (array.ndim - len(chosen))))
+    for axis, (start, one) in enumerate(zip(first, chosen, strict=True)):
+        if len(one) < values.shape[axis] or (np.diff(one) != 1).any():
+            values = np.take(values, one - start, axis=axis)
+    return values

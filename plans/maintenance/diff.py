@@ -1,0 +1,238 @@
+"""What differs between two states of a store, or two stores."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.model import Survey
+from plans.maintenance.compare_values import CompareColumn, CountCommon, comparable, differing
+from plans.maintenance.history import open_at
+from plans.variants.find_matches import FindMatches
+from plans.variants.harmonise import Rules, match_scan, run_scans
+from vczstore.execution.engine import run_survey
+from vczstore.execution.options import Options
+from vczstore.stores.base import Store
+from vczstore.vcz import arrays
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
+
+OPERATION = "diff"
+
+_KEYS = (SAMPLE_ID, "variant_contig", "variant_position", "variant_allele", "region_index")
+"""What samples and variants are told by, or follows from it, and is not compared as values."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    What differs between two VCZs. What is "in" only the second one has, what is "out" only the first.
+
+    Attributes
+    ----------
+    store, other
+        Which ones.
+    snapshot, other_snapshot
+        Their snapshots; None on plain Zarr.
+    samples_in, samples_out, samples_common
+        How many samples.
+    ids_in, ids_out
+        The IDs of those that only one has, if they were asked for.
+    fields_in, fields_out
+        The arrays that only one has.
+    variants_in, variants_out, variants_common
+        How many variants.
+    variants_realigned
+        For how many of those that both have the alleles that both have are numbered otherwise.
+    changed
+        For each field that both have, how many values differ: calls, or values of variants or of samples.
+    not_compared
+        The fields that cannot be compared, since their dimensions or kinds of values differ.
+    exit_code
+        Whether a difference makes the exit status 1.
+    """
+
+    store: str
+    snapshot: str | None
+    other: str
+    other_snapshot: str | None
+    samples_in: int
+    samples_out: int
+    samples_common: int
+    fields_in: list[str]
+    fields_out: list[str]
+    variants_in: int
+    variants_out: int
+    variants_common: int
+    variants_realigned: int
+    changed: Mapping[str, int]
+    not_compared: list[str]
+    ids_in: list[str] | None = None
+    ids_out: list[str] | None = None
+    exit_code: bool = field(default=False, repr=False)
+    is_all: ClassVar[bool] = True
+    """What is printed is all that is done."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing differs."""
+        some = (self.samples_in, self.samples_out, self.variants_in, self.variants_out, self.variants_realigned)
+        return not any((*some, *self.changed.values(), self.fields_in, self.fields_out, self.not_compared))
+
+    @property
+    def ok(self) -> bool:
+        """Whether the exit status is 0."""
+        return self.is_same or not self.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "exit_code"}
+        return {"same": self.is_same, **{name: value for name, value in values.items() if value is not None}}
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+
+        def told(*numbers: int) -> str:
+            return ", ".join(f"{n:,} {what}" for n, what in zip(numbers, ("in", "out", "in both"), strict=True))
+
+        first, second = self._name(self.store, self.snapshot), self._name(self.other, self.other_snapshot)
+        yield f"diff {first} {second}: {'no difference' if self.is_same else 'different'}"
+        yield f"  samples   {told(self.samples_in, self.samples_out, self.samples_common)}"
+        for mark, ids in (("+", self.ids_in), ("-", self.ids_out)):
+            yield from (f"    {mark} {sample if sample.isprintable() else repr(sample)}" for sample in ids or ())
+        realigned = f", {self.variants_realigned:,} with alleles in another order" * bool(self.variants_realigned)
+        yield f"  variants  {told(self.variants_in, self.variants_out, self.variants_common)}{realigned}"
+        for what, names in (("in", self.fields_in), ("out", self.fields_out), ("not compared", self.not_compared)):
+            if names:
+                yield f"  fields    {what}: {listing(names, limit=100)}"
+        for name, n in self.changed.items():
+            if n:
+                yield f"  changed   {n:,} {_unit(name)} of {name}"
+
+    @staticmethod
+    def _name(label: str, snapshot: str | None) -> str:
+        return label if snapshot is None else f"{label}@{snapshot}"
+
+
+def _unit(name: str) -> str:
+    """What is counted of a field."""
+    return next((what for head, what in (("call_", "calls"), ("sample_", "samples")) if name.startswith(head)), "values")
+
+
+def compare(
+    first: tuple[Store, str | None], second: tuple[Store, str | None], options: Options, *, ids: bool, exit_code: bool
+) -> Difference:
+    """
+    Compare two VCZs.
+
+    Parameters
+    ----------
+    first, second
+        Where each is, and in which state; None is the present one.
+    options
+        What runs the tasks.
+    ids
+        Whether to tell the IDs of samples that only one has.
+    exit_code
+        As of `Difference`.
+    """
+    a, b = (open_at(OPERATION, store, at) for store, at in (first, second))
+    for vcz in (a, b):
+        vcz.require_whole(OPERATION, edited=False)
+    samples = _Samples.of(a, b)
+    common = [name for name in a.arrays if name in b.arrays and name not in _KEYS]
+    compared = {name: (a.arrays[name], b.arrays[name]) for name in common if _has_axis(a.arrays[name])}
+    fit = {name: pair for name, pair in compared.items() if comparable(*pair)}
+    counts, changed = _counts(a, b, fit, samples, first[0], options)
+    matched, realigned = counts
+    return Difference(
+        store=a.label,
+        snapshot=a.snapshot,
+        other=b.label,
+        other_snapshot=b.snapshot,
+        samples_in=len(samples.only_there),
+        samples_out=len(samples.only_here),
+        samples_common=len(samples.here),
+        ids_in=samples.only_there if ids else None,
+        ids_out=samples.only_here if ids else None,
+        fields_in=[name for name in b.arrays if name not in a.arrays],
+        fields_out=[name for name in a.arrays if name not in b.arrays],
+        variants_in=b.n_variants - matched,
+        variants_out=a.n_variants - matched,
+        variants_common=matched,
+        variants_realigned=realigned,
+        changed={name: changed[name] for name in fit},
+        not_compared=[name for name in compared if name not in fit],
+        exit_code=exit_code,
+    )
+
+
+def _has_axis(array: AnyArray) -> bool:
+    return VARIANTS in dimensions(array) or SAMPLES in dimensions(array)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples that both have, by position here (increasing) and there; and the IDs of the others."""
+
+    here: np.ndarray
+    there: np.ndarray
+    only_here: list[str]
+    only_there: list[str]
+
+    @classmethod
+    def of(cls, a: Vcz, b: Vcz) -> "_Samples":
+        ours, theirs = (
+            {sample: i for i, sample in enumerate(vcz.sample_ids.tolist()) if sample != REMOVED} for vcz in (a, b)
+        )
+        pairs = np.array([(i, theirs[sample]) for sample, i in ours.items() if sample in theirs], dtype="i8")
+        here, there = pairs.reshape(-1, 2).T
+        return cls(here, there, [s for s in ours if s not in theirs], [s for s in theirs if s not in ours])
+
+
+def _counts(
+    a: Vcz,
+    b: Vcz,
+    fit: Mapping[str, tuple[AnyArray, AnyArray]],
+    samples: _Samples,
+    store: Store,
+    options: Options,
+) -> tuple[tuple[int, int], Counter[str]]:
+    """How many variants match, how many of them with alleles numbered otherwise; and how many values differ."""
+    memory = options.memory
+    scans = run_scans(OPERATION, a, [b])
+    seen = run_survey(Survey(OPERATION, tuple(scans), memory), store, options)
+    runs = [scan.joined(items) for scan, items in zip(scans, seen, strict=True)]
+    matching = match_scan(OPERATION, a, [b], Rules(allow_new_alleles=True), runs, [None])
+    matching = replace(matching, index=replace(matching.index, is_surveyed=True))
+    found = [scan for name, pair in fit.items() for scan in _scans(name, *pair, samples, matching)]
+    values = run_survey(Survey(OPERATION, (CountCommon(matching), *found), memory), store, options)
+    matched, realigned = np.sum([(0, 0), *values[0]], axis=0).tolist()
+    changed = Counter[str]()
+    for scan, items in zip(found, values[1:], strict=True):
+        changed[scan.name] += sum(items)
+    for name, (ours, theirs) in fit.items():
+        if VARIANTS not in dimensions(ours) and len(samples.here):
+            here, there = (arrays.read_normalised(array, (slice(None),) * array.ndim) for array in (ours, theirs))
+            changed[name] = int(differing(name, ours, here[samples.here], theirs, there[samples.there], 1).sum())
+    return (matched, realigned), changed
+
+
+def _scans(
+    name: str, ours: AnyArray, theirs: AnyArray, samples: _Samples, matching: FindMatches
+) -> Sequence[CompareColumn]:
+    """What is looked at of a field: its chunk columns, as far as they have samples that both have."""
+    if VARIANTS not in dimensions(ours):
+        return []
+    if SAMPLES not in dimensions(ours):
+        return [CompareColumn(name, ours, theirs, matching, None, None)]
+    columns = arrays.cuts(ours)[1].of(samples.here)
+    starts = np.flatnonzero(np.diff(columns, prepend=-1))
+    return [
+        CompareColumn(name, ours, theirs, matching, here, there)
+        for here, there in zip(np.split(samples.here, starts)[1:], np.split(samples.there, starts)[1:], strict=True)
+    ]
+
+

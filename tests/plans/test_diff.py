@@ -1,0 +1,152 @@
+"""Diff: what differs between two states of a store, or two stores, judged by a plain model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vczstore
+from tests.support import cohort
+from tests.support.command_line import fails, run
+from tests.support.refusals import complain
+from tests.support.ways import FLEXIBLE, WRITTEN, Way
+from vczstore.errors import IncompatibleError, OptionError, TagError
+
+FIELDS = ("sample_sex", "call_genotype", "call_DP", "call_AD", "call_GL", "call_FT")
+OLD = cohort.make_arrays(10, cohort.ids(0, 7), fields=FIELDS)
+
+
+def changed_copy() -> dict[str, np.ndarray]:
+    """Other samples in another order, other variants, longer vectors, alleles in another order, and other values."""
+    new = {name: values.copy() for name, values in cohort.make_arrays(10, cohort.ids(0, 7), fields=FIELDS).items()}
+    new["call_DP"][2, 2] += 1
+    new["call_DP"][5, 3] += 1  # of a sample that goes
+    new["call_DP"][7, 2] += 1  # of a variant that goes
+    new["call_GL"][4, 6, :2] = cohort.MISSING, 99
+    new["call_FT"][1, 0] += "x"
+    new["sample_sex"][5] += 1
+    new["variant_AC"][3] += 1
+    new["call_AD"] = np.pad(new["call_AD"], ((0, 0), (0, 0), (0, 1)), constant_values=-2)
+    new["call_AD"][8, 4, 2] = 7
+    new["variant_allele"] = np.pad(new["variant_allele"], ((0, 0), (0, 1)), constant_values="")
+    new["variant_allele"][6] = [new["variant_allele"][6, 0], "TTT", new["variant_allele"][6, 1]]
+    new["call_genotype"][6] = np.where(new["call_genotype"][6] == 1, 2, new["call_genotype"][6])
+    new["call_genotype"][9, 0, 0] = 1 - max(0, new["call_genotype"][9, 0, 0])
+    rows, samples = [0, 1, 2, 3, 4, 5, 6, 8, 9], [6, 0, 1, 2, 4, 5]
+    for name in new:
+        dims = cohort.DIMENSIONS[name]
+        new[name] = new[name][rows] if dims[0] == "variants" else new[name]
+        new[name] = np.take(new[name], samples, axis=dims.index("samples")) if "samples" in dims else new[name]
+    new["sample_id"][2] = "S0101"  # was S0001
+    return new
+
+
+def model(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:
+    """How many values differ, cell by cell, of variants by position and of samples by ID."""
+    rows = [
+        (i, b["variant_position"].tolist().index(p))
+        for i, p in enumerate(a["variant_position"].tolist())
+        if p in b["variant_position"]
+    ]
+    ids = b["sample_id"].tolist()
+    samples = [(i, ids.index(s)) for i, s in enumerate(a["sample_id"].tolist()) if s and s in ids]
+
+    def cell(values: np.ndarray, arrays: dict[str, np.ndarray], name: str, row: int, *sample: int) -> list[object]:
+        found = np.atleast_1d(values[(row, *sample)]).tolist()
+        if values.dtype.kind == "f":
+            return [x for x in np.atleast_1d(values[(row, *sample)]).view("u4").tolist() if x != 0x7F800002]
+        if name == "call_genotype":
+            return [arrays["variant_allele"][row, x] if x >= 0 else x for x in found]
+        return [x for x in found if x != -2]
+
+    result = {}
+    for name in FIELDS[1:]:
+        kept = [(i, j) for i, j in rows if name == "call_genotype" or i != 6]
+        result[name] = sum(
+            cell(a[name], a, name, i, s) != cell(b[name], b, name, j, t) for i, j in kept for s, t in samples
+        )
+    result["sample_sex"] = sum(int(a["sample_sex"][s] != b["sample_sex"][t]) for s, t in samples)
+    result["variant_AC"] = sum(int(a["variant_AC"][i] != b["variant_AC"][j]) for i, j in rows)
+    return result
+
+
+@pytest.mark.parametrize("kind", [*WRITTEN, *FLEXIBLE])
+def test_two_stores(kind: str, tmp_path: Path) -> None:
+    a, b = OLD, changed_copy()
+    first = Way(kind, "cubed").make(tmp_path, a)
+    cohort.write_vcz(tmp_path / "other.vcz", b, variants_chunk=3, samples_chunk=4)
+    found = json.loads(run("diff", first, tmp_path / "other.vcz", "--ids", "--json").stdout)
+    expected = model(a, b)
+    assert expected == dict.fromkeys([*FIELDS, "variant_AC"], 1), "the model sees what the test has changed"
+    assert found["changed"] == dict(sorted(expected.items()))
+    samples, variants = (
+        [found[f"{what}_{side}"] for side in ("in", "out", "common")] for what in ("samples", "variants")
+    )
+    assert (samples, variants, found["variants_realigned"]) == ([1, 2, 5], [0, 1, 9], 1)
+    assert (found["ids_in"], found["ids_out"], found["same"]) == (["S0101"], ["S0001", "S0003"], False)
+    back = vczstore.diff(tmp_path / "other.vcz", first)
+    assert (back.samples_in, back.variants_in, dict(back.changed)) == (2, 1, found["changed"])
+
+
+def test_states_of_a_repository(tmp_path: Path) -> None:
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.make_arrays(10, cohort.ids(7, 2), fields=FIELDS, seed=1))
+    recalled = cohort.make_arrays(10, cohort.ids(3, 1), fields=FIELDS, seed=2)
+    cohort.write_vcz(tmp_path / "recalled.vcz", recalled)
+    vczstore.append(store, tmp_path / "batch.vcz")
+    vczstore.tag(store, "v2")
+    vczstore.update(store, tmp_path / "recalled.vcz")
+    vczstore.remove(store, "S0001")
+    found = vczstore.diff(store, at="v1")
+    n = int((recalled["call_DP"][:, 0] != OLD["call_DP"][:, 3]).sum())
+    assert (found.samples_in, found.samples_out, found.samples_common, found.variants_common) == (2, 1, 6, 10)
+    assert found.changed["call_DP"] == n > 5
+    assert found.changed["variant_AC"] == 0
+    assert vczstore.diff(store, at="v1", to="v2").changed["call_DP"] == 0
+    text = run("diff", store, "--at", "v2", "--exit-code", status=1).stdout
+    assert "  samples   0 in, 1 out, 8 in both\n  variants  0 in, 0 out, 10 in both\n" in text
+    assert f"  changed   {n} calls of call_DP\n" in text
+    assert "no difference" in run("diff", store, store, "--exit-code").stdout
+
+
+def test_fields_and_what_cannot_be_compared(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "a", OLD)
+    b = {name: values for name, values in OLD.items() if name != "call_FT"}
+    b |= {"call_DP": OLD["call_DP"].astype("f4"), "dosage": OLD["call_GL"][..., 0]}
+    cohort.write_vcz(tmp_path / "b", b, zarr_format=2)
+    text = run("diff", tmp_path / "a", tmp_path / "b", "--executor", "single-threaded").stdout
+    for what in ("in: dosage", "out: call_FT", "not compared: call_DP"):
+        assert f"  fields    {what}\n" in text
+    assert "changed" not in text
+
+
+def test_chunks_of_the_same_bytes_are_not_decoded(tmp_path: Path) -> None:
+    cohort.write_vcz(tmp_path / "a", OLD)
+    (tmp_path / "a" / "call_DP" / "c" / "0" / "0").write_bytes(b"no chunk")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert vczstore.diff(tmp_path / "a", tmp_path / "b").is_same
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_stores_of_nothing(samples: int, tmp_path: Path) -> None:
+    for name, n in (("a", 0), ("b", 4)):
+        cohort.write_vcz(tmp_path / name, cohort.make_arrays(n, cohort.ids(0, samples), fields=FIELDS))
+    found = vczstore.diff(tmp_path / "a", tmp_path / "b")
+    assert (found.variants_in, found.variants_out, found.samples_common) == (4, 0, samples)
+    assert vczstore.diff(tmp_path / "b", tmp_path / "a").variants_out == 4
+    assert vczstore.diff(tmp_path / "b", tmp_path / "b").is_same
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    unsorted = {**OLD, "variant_position": OLD["variant_position"][::-1].copy()}
+    cohort.write_vcz(tmp_path / "a", OLD)
+    cohort.write_vcz(tmp_path / "b", unsorted)
+    complain(OptionError, ("^diff: name another store",), lambda: vczstore.diff(tmp_path / "a"))
+    complain(TagError, ("^diff: .*plain Zarr",), lambda: vczstore.diff(tmp_path / "a", at="v1"))
+    complain(IncompatibleError, ("^diff: .*sorted",), lambda: vczstore.diff(tmp_path / "a", tmp_path / "b"))
+    assert "no such file" in fails("diff", tmp_path / "a", tmp_path / "c")
