@@ -37,6 +37,7 @@ class Diff(Operation):
     True
     """
 
+    group: ClassVar[str] = "release"
     uses: ClassVar[tuple[str, ...]] = ("store", "workers", "progress")
     order: ClassVar[tuple[str, ...]] = ("store", "other")
 
@@ -47,7 +48,7 @@ class Diff(Operation):
         kind="location",
     )
     at: str | None = option(None, "Compare this tag, branch or snapshot of the store.", metavar=AT_METAVAR)
-    to: str | None = option(None, "Compare it with this one, of `other` or the same store.", metavar=AT_METAVAR)
+    to: str | None = option(None, "Compare it with this one, of OTHER or the same store.", metavar=AT_METAVAR)
     ids: bool = option(False, "List the IDs of samples that only one of the two has.")
     exit_code: bool = option(False, "Exit with status 1 if anything differs.", python=False)
 

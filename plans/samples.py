@@ -1,7 +1,7 @@
 """Samples: the IDs of the samples of a store."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from plans.info import AT_METAVAR
 from vczstore.declarations import option
@@ -30,6 +30,7 @@ class Samples(Operation):
     ['NA00001', 'NA00002', 'NA00003', 'NA00004']
     """
 
+    group: ClassVar[str] = "look"
     at: str | None = option(None, "List those at this tag, branch or snapshot.", metavar=AT_METAVAR)
     removed: bool = option(False, "List the positions of removed samples instead, counted from 0.")
 

@@ -28,7 +28,9 @@ _GENOTYPE = "call_genotype"
 def comparable(ours: AnyArray, theirs: AnyArray) -> bool:
     """Whether two arrays have the same dimensions, in an order that can be compared, and the same kind of values."""
     names = dimensions(ours)
-    in_order = names[:2] == (VARIANTS, SAMPLES) if {VARIANTS, SAMPLES} <= set(names) else names[0] in (VARIANTS, SAMPLES)
+    in_order = (
+        names[:2] == (VARIANTS, SAMPLES) if {VARIANTS, SAMPLES} <= set(names) else names[0] in (VARIANTS, SAMPLES)
+    )
     same = names[:2] == dimensions(theirs)[:2] and ours.ndim == theirs.ndim and _kind(ours) == _kind(theirs)
     return in_order and same and has_grid(ours) and has_grid(theirs)
 
@@ -211,7 +213,7 @@ class CompareColumn:
             return False
         if (self.name == _GENOTYPE and piece.realigned.any()) or not np.array_equal(piece.rows, piece.others):
             return False
-        if here is not None and not np.array_equal(here, there):
+        if here is not None and there is not None and not np.array_equal(here, there):
             return False
         at = [int(piece.rows[0]), *([] if here is None else [int(here[0])])]
         coords = [_place(self.ours, at), _place(self.theirs, at)]

@@ -118,7 +118,9 @@ class Difference:
 
 def _unit(name: str) -> str:
     """What is counted of a field."""
-    return next((what for head, what in (("call_", "calls"), ("sample_", "samples")) if name.startswith(head)), "values")
+    return next(
+        (what for head, what in (("call_", "calls"), ("sample_", "samples")) if name.startswith(head)), "values"
+    )
 
 
 def compare(
@@ -234,5 +236,3 @@ def _scans(
         CompareColumn(name, ours, theirs, matching, here, there)
         for here, there in zip(np.split(samples.here, starts)[1:], np.split(samples.there, starts)[1:], strict=True)
     ]
-
-

@@ -37,10 +37,10 @@ def changed_copy() -> dict[str, np.ndarray]:
     new["call_genotype"][6] = np.where(new["call_genotype"][6] == 1, 2, new["call_genotype"][6])
     new["call_genotype"][9, 0, 0] = 1 - max(0, new["call_genotype"][9, 0, 0])
     rows, samples = [0, 1, 2, 3, 4, 5, 6, 8, 9], [6, 0, 1, 2, 4, 5]
-    for name in new:
+    for name, values in new.items():
         dims = cohort.DIMENSIONS[name]
-        new[name] = new[name][rows] if dims[0] == "variants" else new[name]
-        new[name] = np.take(new[name], samples, axis=dims.index("samples")) if "samples" in dims else new[name]
+        cut = values[rows] if dims[0] == "variants" else values
+        new[name] = np.take(cut, samples, axis=dims.index("samples")) if "samples" in dims else cut
     new["sample_id"][2] = "S0101"  # was S0001
     return new
 
