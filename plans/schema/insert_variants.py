@@ -357,10 +357,15 @@ class _ViewMaker:
         haploid = tuple(rules.haploid(self.insertion.contigs))
         is_reference = rules.absent == "reference"
         removed = np.flatnonzero(self.was.sample_ids == REMOVED)
-        kept = KeptBlocks.of(self.was, self.insertion.contigs, rules.min_gq)
+        records = self.insertion.records
         return InsertedCalls(
-            _fitted(before, target, name), like, name, self.insertion.records, is_reference, haploid, removed, kept
+            _fitted(before, target, name), like, name, records, is_reference, haploid, removed, self._kept
         )
+
+    @cached_property
+    def _kept(self) -> KeptBlocks | None:
+        """The blocks of the store: what is looked up in them for one array is there for the others."""
+        return KeptBlocks.of(self.was, self.insertion.contigs, self.findings.rules.min_gq)
 
     def _target(self, name: str) -> AnyArray:
         """A field of variants with the dtype and the axes that it needs to take what the sources have."""

@@ -16,7 +16,7 @@ from plans.schema.fitting import Fitted
 from plans.variants.harmonise import absent_calls
 from plans.variants.in_order import Field
 from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, MergedRange
-from plans.variants.kept_blocks import BLOCK, GENOTYPE, SPANNED, KeptBlocks, decode_genotypes, is_phased
+from plans.variants.kept_blocks import GENOTYPE, SPANNED, KeptBlocks, decode_genotypes, is_phased
 from plans.variants.match import Matches
 from plans.variants.union_of_sources import FILTER
 from vczstore.vcz import arrays, pipeline, strings
@@ -148,18 +148,27 @@ class InsertedCalls(Inserted):
         if self.kept is None or field is None:
             return values
         values = np.broadcast_to(values, (len(rows), len(samples), *values.shape[2:])).copy()
-        step = _n_at_once(len(samples))
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            known = self.kept.look(part.contig[some], part.position[some], samples, field)
-            here = values[start : start + step]
-            is_haploid = np.isin(part.contig[some], self.haploid)
-            missing = absent_calls(self.name, self.like, self.like, np.zeros(len(some), dtype=bool), is_haploid)
+        missing = absent_calls(
+            self.name, self.like, self.like, np.zeros(len(rows), dtype=bool), np.isin(part.contig[rows], self.haploid)
+        )
+        for at, who in self._looked_up(part.start + rows, samples):
+            known = self.kept.look(part.contig[rows[at]], part.position[rows[at]], samples[who])
             variants, calls = np.nonzero(known.kinds == SPANNED)
-            here[variants, calls] = missing[variants, 0]
-            variants, calls = np.nonzero(known.kinds == BLOCK)
-            here[variants, calls] = self._of_blocks(known.values[variants, calls], field)
+            values[at[variants], who[calls]] = missing[at[variants], 0]
+            variants, calls, chosen = known.of_blocks(field)
+            values[at[variants], who[calls]] = self._of_blocks(chosen, field)
         return values
+
+    def _looked_up(self, rows: np.ndarray, samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Which of some rows and samples are looked up together: by chunks, so that all fields ask for the same."""
+        chunks, columns = rows // arrays.outer_chunks(self.like)[0], arrays.cuts(self.like)[1].of(samples)
+        for column in np.unique(columns).tolist():
+            who = np.flatnonzero(columns == column)
+            step = _n_at_once(len(who))
+            for chunk in np.unique(chunks).tolist():
+                at = np.flatnonzero(chunks == chunk)
+                for start in range(0, len(at), step):
+                    yield at[start : start + step], who
 
     def _of_blocks(self, chosen: np.ndarray, field: int) -> np.ndarray:
         """The values of calls, each of which a block has."""

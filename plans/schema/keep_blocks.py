@@ -40,6 +40,8 @@ MIN_ROWS, MAX_ROWS = 64, 2**13
 """How many records of a sample it has."""
 RUNS_CHUNK = 64
 """How many runs."""
+CLEVEL = 3
+"""How hard they are compressed: 7, as fields are, takes ten times as long for 5 % fewer bytes."""
 _HIGHEST = int(np.iinfo("i4").max)
 
 
@@ -176,6 +178,7 @@ def _like(vcz: Vcz, source: Vcz, name: str, dtype: str, shape: tuple[int, ...]) 
             zarr_format=vcz.zarr_format,
             fill_value=INT_FILL,
             attributes={"fields": list(FIELDS if name == BLOCKS else RUN_FIELDS)},
+            clevel=CLEVEL,
         )
     height = arrays.outer_chunks(array)[1]
     shape = (shape[0], -(-max(1, shape[1]) // height) * height, shape[2])

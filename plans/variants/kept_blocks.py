@@ -18,10 +18,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from zarr.types import AnyArray
 
+from plans.variants.match import KEPT_BYTES, Latest
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import INT_FILL, INT_MISSING, masked_by
 from vczstore.vcz.model import Vcz
@@ -42,6 +44,8 @@ FIRST_ROW, AFTER_ROW, CONTIG, RUN_START, RUN_STOP = range(len(RUN_FIELDS))
 
 FIELD_OF = {"call_genotype": GENOTYPE, "call_genotype_phased": GENOTYPE, "call_GQ": QUALITY, "call_DP": DEPTH}
 """The arrays of calls that blocks tell."""
+_OF_CALLS = slice(GENOTYPE, len(FIELDS))
+"""The fields that tell them."""
 
 _KNOWN_BYTES = 150
 """What it takes to look up one sample at one position, at most: three copies of `Known`, and indices."""
@@ -143,8 +147,8 @@ class Known(NamedTuple):
     ----------
     kinds : numpy.ndarray of int8, positions by samples
         `NOTHING`, `BLOCK`, `SPANNED` or `_AT`.
-    values : numpy.ndarray of int64, positions by samples
-        A field of the block, where there is one.
+    values : numpy.ndarray of int32, positions by samples by fields
+        Of the block, where there is one: genotype, GQ and DP.
     places : numpy.ndarray of int64, positions by samples
         A number that is greater for the record that begins later; -1 if no record tells the call.
     """
@@ -157,7 +161,20 @@ class Known(NamedTuple):
     def nothing(cls, n_positions: int, n_samples: int) -> "Known":
         """Nothing of any."""
         shape = n_positions, n_samples
-        return cls(np.full(shape, NOTHING, "i1"), np.full(shape, INT_MISSING, "i8"), np.full(shape, -1, "i8"))
+        n_fields = len(FIELDS[_OF_CALLS])
+        return cls(
+            np.full(shape, NOTHING, "i1"), np.full((*shape, n_fields), INT_MISSING, "i4"), np.full(shape, -1, "i8")
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep it."""
+        return sum(array.nbytes for array in self)
+
+    def of_blocks(self, field: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The variants and samples whose calls are those of blocks, and one of the fields there."""
+        variants, samples = np.nonzero(self.kinds == BLOCK)
+        return variants, samples, self.values[variants, samples, field - _OF_CALLS.start]
 
     def put(self, positions: slice, later: "Known") -> None:
         """Let records that come later tell what they reach."""
@@ -175,6 +192,8 @@ class KeptBlocks:
     ----------
     blocks, runs
         The arrays.
+    token
+        Names them in the memory of a process.
     contigs : numpy.ndarray of int64
         For each contig of the store, its `contig_number`.
     min_gq
@@ -183,6 +202,7 @@ class KeptBlocks:
 
     blocks: AnyArray
     runs: AnyArray
+    token: str
     contigs: np.ndarray
     min_gq: int | None
 
@@ -192,16 +212,16 @@ class KeptBlocks:
         if BLOCKS not in vcz.arrays or RUNS not in vcz.arrays:
             return None
         numbers = np.array([contig_number(name) for name in contigs], dtype="i8")
-        return cls(vcz.arrays[BLOCKS], vcz.arrays[RUNS], numbers, min_gq)
+        return cls(vcz.arrays[BLOCKS], vcz.arrays[RUNS], uuid4().hex, numbers, min_gq)
 
     @staticmethod
     def field_of(name: str) -> int | None:
         """The field that tells the values of an array of calls, or a mask of it; None if none does."""
         return FIELD_OF.get(masked_by(name))
 
-    def look(self, contigs: np.ndarray, positions: np.ndarray, samples: np.ndarray, field: int) -> Known:
+    def look(self, contigs: np.ndarray, positions: np.ndarray, samples: np.ndarray) -> Known:
         """
-        What is known of some samples at some variants.
+        What is known of some samples at some variants; the latest are remembered, since each field asks for the same.
 
         Parameters
         ----------
@@ -209,22 +229,24 @@ class KeptBlocks:
             Where the variants are, contigs as the store numbers them; sorted within contigs.
         samples : numpy.ndarray of int64
             The positions of the samples in the store.
-        field
-            Which field of the blocks is wanted.
         """
+        key = (self.token, contigs.tobytes(), positions.tobytes(), samples.tobytes())
+        return _latest.get(key, lambda: self._find(contigs, positions, samples))
+
+    def _find(self, contigs: np.ndarray, positions: np.ndarray, samples: np.ndarray) -> Known:
         result = Known.nothing(len(positions), len(samples))
         columns = arrays.cuts(self.blocks)[0].of(samples)
         for contig in np.unique(contigs).tolist():
             at = np.flatnonzero(contigs == contig)
             for column in np.unique(columns).tolist():
                 who = np.flatnonzero(columns == column)
-                found = self._look(self.contigs[contig], positions[at], samples[who], field)
+                found = self._look(self.contigs[contig], positions[at], samples[who])
                 for mine, theirs in zip(result, found, strict=True):
                     mine[np.ix_(at, who)] = theirs
         result.kinds[result.kinds == _AT] = NOTHING  # whose record is another variant of the store
-        return result
+        return result._replace(places=result.places[:0])  # which are not needed any more
 
-    def _look(self, contig: int, positions: np.ndarray, samples: np.ndarray, field: int) -> Known:
+    def _look(self, contig: int, positions: np.ndarray, samples: np.ndarray) -> Known:
         """The same on one contig, of samples of one chunk column: one row of chunks after the other."""
         result = Known.nothing(len(positions), len(samples))
         first, n_rows = int(samples.min()), self.blocks.shape[1]
@@ -239,8 +261,10 @@ class KeptBlocks:
             here = is_due & (starts < rows.stop) & (stops > rows.start)
             is_mine = _within(here, starts - rows.start, stops - rows.start, rows.stop - rows.start)
             reached = slice(int(low[here].min()), int(high[here].max()))
-            records = self._read(within, samples - first, slice(rows.start, min(rows.stop, n_rows)), is_mine, field)
-            result.put(reached, records.last_at(positions[reached], len(samples), self.min_gq))
+            rows = slice(rows.start, min(rows.stop, n_rows))
+            records = self._read(within, samples - first, rows, is_mine, positions[reached])
+            if len(records.keys):
+                result.put(reached, records.last_at(positions[reached], len(samples), self.min_gq))
         return result
 
     def _windows(self, starts: np.ndarray, stops: np.ndarray) -> Iterator[slice]:
@@ -252,19 +276,20 @@ class KeptBlocks:
         for i in np.flatnonzero(np.cumsum(changes) > 0).tolist():
             yield slice(i * height, (i + 1) * height)
 
-    def _read(self, within: slice, samples: np.ndarray, rows: slice, is_mine: np.ndarray, field: int) -> "_KeptRecords":
-        """The records that are marked, samples by rows, of some of the samples in a range."""
-        is_mine = is_mine[:, : rows.stop - rows.start]
+    def _read(
+        self, within: slice, samples: np.ndarray, rows: slice, is_mine: np.ndarray, positions: np.ndarray
+    ) -> "_KeptRecords":
+        """The records that are marked, samples by rows, of some of the samples in a range, and reach a position."""
 
         def plane(number: int) -> np.ndarray:
             values = arrays.read(self.blocks, (within, rows, slice(number, number + 1)))[..., 0]
-            return np.asarray((values if len(values) == len(samples) else values[samples])[is_mine])
+            return values if len(values) == len(samples) else values[samples]
 
-        quality = None if self.min_gq is None else plane(QUALITY)
-        sample = np.repeat(np.arange(len(samples)), is_mine.sum(axis=1))
-        return _KeptRecords.of(
-            sample, plane(START), plane(STOP), plane(VARIANT_STOP), plane(GENOTYPE), quality, plane(field)
-        )
+        starts, ends = plane(START), plane(STOP)
+        following = np.append(positions, np.iinfo("i8").max)[np.searchsorted(positions, starts)]
+        sample, row = np.nonzero(is_mine[:, : rows.stop - rows.start] & (following <= ends))
+        others = (plane(number)[sample, row] for number in range(VARIANT_STOP, len(FIELDS)))
+        return _KeptRecords.of(sample, starts[sample, row], ends[sample, row], *others)
 
     def reading_mem(self, n_variants: int, n_samples: int) -> int:
         """What it takes to look some samples up: chunks, the records that they hold, and what is known of them."""
@@ -273,7 +298,7 @@ class KeptBlocks:
         runs = arrays.decode_mem(self.runs, math.ceil(self.runs.shape[1] / arrays.outer_chunks(self.runs)[1]))
         tables = 12 * 8 * width * self.runs.shape[1]
         known = _KNOWN_BYTES * n_samples * n_variants
-        return arrays.decode_mem(self.blocks, len(FIELDS)) + 20 * 8 * width * height + runs + tables + known
+        return arrays.decode_mem(self.blocks, len(FIELDS)) + 20 * 8 * width * height + runs + tables + known + KEPT_BYTES
 
 
 def _within(here: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_rows: int) -> np.ndarray:
@@ -299,12 +324,8 @@ class _KeptRecords(NamedTuple):
         The sample, where the record begins, and whether it is a variant: of records that begin together these count.
     highest : numpy.ndarray of int64
         The sample, and the last position that any record of it up to this one reaches.
-    ends, variant_ends, codes : numpy.ndarray of int32
+    ends, variant_ends, codes, quality, depth : numpy.ndarray of int32
         As `FIELDS` have them.
-    quality : numpy.ndarray of int32
-        GQ; None if it does not matter.
-    values : numpy.ndarray of int32
-        The field that is wanted.
     """
 
     keys: np.ndarray
@@ -312,30 +333,20 @@ class _KeptRecords(NamedTuple):
     ends: np.ndarray
     variant_ends: np.ndarray
     codes: np.ndarray
-    quality: np.ndarray | None
-    values: np.ndarray
+    quality: np.ndarray
+    depth: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        sample: np.ndarray,
-        starts: np.ndarray,
-        ends: np.ndarray,
-        variant_ends: np.ndarray,
-        codes: np.ndarray,
-        quality: np.ndarray | None,
-        values: np.ndarray,
-    ) -> "_KeptRecords":
-        """Put them in order, where they are not: some begin together."""
+    def of(cls, sample: np.ndarray, starts: np.ndarray, *others: np.ndarray) -> "_KeptRecords":
+        """Put them in order, where they are not: some begin together. `others` are the other fields."""
+        ends, variant_ends, *_ = others
         base = sample << _BITS
         keys = base + (starts.astype("i8") << 1) + (variant_ends >= starts)
         reached = base + ends
         if (keys[1:] < keys[:-1]).any():
             order = np.argsort(keys, kind="stable")
-            columns = keys, reached, ends, variant_ends, codes, values
-            keys, reached, ends, variant_ends, codes, values = (column[order] for column in columns)
-            quality = None if quality is None else quality[order]
-        return cls(keys, np.maximum.accumulate(reached), ends, variant_ends, codes, quality, values)
+            keys, reached, *others = (column[order] for column in (keys, reached, *others))
+        return cls(keys, np.maximum.accumulate(reached), *others)
 
     def last_at(self, positions: np.ndarray, n_samples: int, min_gq: int | None) -> Known:
         """The last record of each sample that reaches each position, and in which it has a call."""
@@ -353,15 +364,19 @@ class _KeptRecords(NamedTuple):
             i, j, k = which[is_it], sample[is_it], at[is_it]
             places = self.keys[k] - base[is_it]
             found.kinds[i, j] = self._kinds(k, places >> 1, positions[i], min_gq)
-            found.values[i, j], found.places[i, j] = self.values[k], places
+            found.values[i, j] = np.stack([self.codes[k], self.quality[k], self.depth[k]], axis=1)
+            found.places[i, j] = places
             which, sample, base, at = which[~is_it], sample[~is_it], base[~is_it], at[~is_it] - 1
         return found
 
     def _kinds(self, k: np.ndarray, starts: np.ndarray, positions: np.ndarray, min_gq: int | None) -> np.ndarray:
         """What some records are at a position each, `starts` being where they begin."""
         is_good = self.codes[k] & _LOW == 0
-        if self.quality is not None:
+        if min_gq is not None:
             is_good &= self.quality[k] >= min_gq
         is_variant = self.variant_ends[k] >= positions
         is_at = is_variant & (starts == positions) & (self.codes[k] & _LEFT_OUT == 0)
         return np.where(is_good & ~is_variant, BLOCK, np.where(is_at, _AT, SPANNED))
+
+
+_latest: Latest[Known] = Latest()

@@ -37,14 +37,15 @@ def new(
     zarr_format: int = 3,
     fill_value: Any = None,
     attributes: Document | None = None,
+    clevel: int = 7,
 ) -> AnyArray:
     """An array of which nothing exists yet, compressed as VCF converters do; absent chunks read as `fill_value`."""
     attributes = dict(attributes or {})
-    compressor: Any = BloscCodec(cname="zstd", clevel=7, shuffle="shuffle")
+    compressor: Any = BloscCodec(cname="zstd", clevel=clevel, shuffle="shuffle")
     names: Document = {"dimension_names": list(dimension_names)}
     if zarr_format == 2:
         attributes["_ARRAY_DIMENSIONS"] = list(dimension_names)
-        compressor, names = numcodecs.Blosc(cname="zstd", clevel=7, shuffle=numcodecs.Blosc.SHUFFLE), {}
+        compressor, names = numcodecs.Blosc(cname="zstd", clevel=clevel, shuffle=numcodecs.Blosc.SHUFFLE), {}
     created = zarr.create_array(
         MemoryStore(),
         shape=shape,
