@@ -249,7 +249,7 @@ class KeptBlocks:
     def _look(self, contig: int, positions: np.ndarray, samples: np.ndarray) -> Known:
         """The same on one contig, of samples of one chunk column: one row of chunks after the other."""
         result = Known.nothing(len(positions), len(samples))
-        first, n_rows = int(samples.min()), self.blocks.shape[1]
+        first = int(samples.min())
         within = slice(first, int(samples.max()) + 1)
         runs = arrays.read(self.runs, (within, slice(0, self.runs.shape[1]), slice(0, len(RUN_FIELDS))))
         runs = runs[samples - first]
@@ -261,7 +261,6 @@ class KeptBlocks:
             here = is_due & (starts < rows.stop) & (stops > rows.start)
             is_mine = _within(here, starts - rows.start, stops - rows.start, rows.stop - rows.start)
             reached = slice(int(low[here].min()), int(high[here].max()))
-            rows = slice(rows.start, min(rows.stop, n_rows))
             records = self._read(within, samples - first, rows, is_mine, positions[reached])
             if len(records.keys):
                 result.put(reached, records.last_at(positions[reached], len(samples), self.min_gq))
@@ -270,11 +269,12 @@ class KeptBlocks:
     def _windows(self, starts: np.ndarray, stops: np.ndarray) -> Iterator[slice]:
         """The rows of chunks that have some rows."""
         height = arrays.outer_chunks(self.blocks)[1]
-        changes = np.zeros(math.ceil(self.blocks.shape[1] / height) + 1, dtype="i8")
+        n = self.blocks.shape[1]
+        changes = np.zeros(math.ceil(n / height) + 1, dtype="i8")
         np.add.at(changes, starts // height, 1)
         np.add.at(changes, (stops - 1) // height + 1, -1)
         for i in np.flatnonzero(np.cumsum(changes) > 0).tolist():
-            yield slice(i * height, (i + 1) * height)
+            yield slice(i * height, min((i + 1) * height, n))
 
     def _read(
         self, within: slice, samples: np.ndarray, rows: slice, is_mine: np.ndarray, positions: np.ndarray
@@ -287,7 +287,7 @@ class KeptBlocks:
 
         starts, ends = plane(START), plane(STOP)
         following = np.append(positions, np.iinfo("i8").max)[np.searchsorted(positions, starts)]
-        sample, row = np.nonzero(is_mine[:, : rows.stop - rows.start] & (following <= ends))
+        sample, row = np.nonzero(is_mine & (following <= ends))
         others = (plane(number)[sample, row] for number in range(VARIANT_STOP, len(FIELDS)))
         return _KeptRecords.of(sample, starts[sample, row], ends[sample, row], *others)
 
@@ -298,7 +298,8 @@ class KeptBlocks:
         runs = arrays.decode_mem(self.runs, math.ceil(self.runs.shape[1] / arrays.outer_chunks(self.runs)[1]))
         tables = 12 * 8 * width * self.runs.shape[1]
         known = _KNOWN_BYTES * n_samples * n_variants
-        return arrays.decode_mem(self.blocks, len(FIELDS)) + 20 * 8 * width * height + runs + tables + known + KEPT_BYTES
+        known += KEPT_BYTES
+        return arrays.decode_mem(self.blocks, len(FIELDS)) + 20 * 8 * width * height + runs + tables + known
 
 
 def _within(here: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_rows: int) -> np.ndarray:
@@ -345,7 +346,7 @@ class _KeptRecords(NamedTuple):
         reached = base + ends
         if (keys[1:] < keys[:-1]).any():
             order = np.argsort(keys, kind="stable")
-            keys, reached, *others = (column[order] for column in (keys, reached, *others))
+            keys, reached, others = keys[order], reached[order], tuple(column[order] for column in others)
         return cls(keys, np.maximum.accumulate(reached), *others)
 
     def last_at(self, positions: np.ndarray, n_samples: int, min_gq: int | None) -> Known:

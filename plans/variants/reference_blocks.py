@@ -351,7 +351,7 @@ class Blocks:
         if self.genotype is None:
             return np.ones((rows.stop - rows.start, 1), dtype=bool)
         calls = np.moveaxis(read_calls(self.genotype, rows, samples), -1, 0)
-        return np.logical_or.reduce([alleles >= 0 for alleles in calls])  # faster than along a short axis
+        return np.asarray(np.logical_or.reduce([alleles >= 0 for alleles in calls]))  # faster than along a short axis
 
     def is_good(self, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
         """Where calls have the GQ that is asked for, as `is_called`."""
