@@ -61,6 +61,7 @@ class Compact(Edit):
             backend_storage=options.backend_storage,
             storage_options=options.storage_options,
             no_lock=options.no_lock,
+            branch=options.branch,
             dry_run=dry_run,
         )
 

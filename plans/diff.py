@@ -38,7 +38,7 @@ class Diff(Operation):
     """
 
     group: ClassVar[str] = "release"
-    uses: ClassVar[tuple[str, ...]] = ("store", "workers", "progress")
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch", "workers", "progress")
     order: ClassVar[tuple[str, ...]] = ("store", "other")
 
     other: Any = argument(

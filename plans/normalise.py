@@ -39,7 +39,7 @@ class Normalise(HarmoniseOptions, Edit):
     """
 
     group: ClassVar[str] = "edit"
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "work_dir", "workers", "progress")
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock", "sources", "impl", "work_dir", "workers", "progress")
     ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
 
     source: Any = argument(
@@ -66,7 +66,7 @@ class Normalise(HarmoniseOptions, Edit):
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.resolve import new_store, open_store
+        from vczstore.stores.resolve import new_store
         from vczstore.vcf.conversion import Layout
 
         if self.new_variants == "insert":
@@ -76,7 +76,7 @@ class Normalise(HarmoniseOptions, Edit):
         if options.impl == "xarray":
             raise OptionError("normalise: --impl xarray cannot harmonise; leave it out")
         url, reach = os.fspath(self.out), options.shared(self.store, os.fspath(self.out))
-        ours = open_store(self.store, backend_storage=options.backend_storage, storage_options=reach).open()
+        ours = options.but(storage_options=reach).open(self.store).open()
         (theirs,) = open_sources("normalise", options, url, [self.source], layout=lambda: Layout.of(ours))
         store = new_store(
             url,

@@ -37,7 +37,7 @@ class Repair(Operation):
     """
 
     group: ClassVar[str] = "maintain"
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock", "workers", "progress")
     dry_run: ClassVar[str] = "Print what would be done; write nothing."
 
     quick: bool = option(False, "Look for other errors in metadata and sample IDs only.")

@@ -32,7 +32,7 @@ class Tag(Operation):
     """
 
     group: ClassVar[str] = "release"
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock")
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = ("release-2026-11",)
 

@@ -35,7 +35,7 @@ class Verify(Operation):
     """
 
     group: ClassVar[str] = "look"
-    uses: ClassVar[tuple[str, ...]] = ("store", "workers", "progress")
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch", "workers", "progress")
 
     quick: bool = option(False, "Check metadata and sample IDs only.")
 

@@ -32,6 +32,8 @@ class VerifyRemoval(Operation):
     """
 
     group: ClassVar[str] = "withdraw"
+    uses: ClassVar[tuple[str, ...]] = ("store",)  # it reads all branches
+
     samples: tuple[str, ...] = argument(
         "The IDs of the samples that were removed.", kind="samples-file", metavar="SAMPLE_ID"
     )

@@ -17,6 +17,7 @@ from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.core.model import Plan
+    from plans.maintenance.branches import Branched, Published
     from plans.maintenance.diff import Difference
     from plans.maintenance.history import PastCommits
     from plans.maintenance.info import Description
@@ -37,6 +38,7 @@ class StoreOptions(TypedDict, total=False):
 
     backend_storage: str | None
     storage_options: Mapping[str, Any] | None
+    branch: str | None
     source_storage_options: Mapping[str, Any] | None
     impl: str
     executor: str
@@ -324,6 +326,17 @@ def normalise(
 def copy_store_to_icechunk(
     source: "Location", store: "str | Path", *, overwrite: bool = ..., **options: Unpack[RunOptions]
 ) -> "Result": ...
+@_operation
+def branch(
+    store: "Location",
+    name: str | None = ...,
+    *,
+    at: str | None = ...,
+    delete: bool = ...,
+    **options: Unpack[StoreOptions],
+) -> "Branched": ...
+@_operation
+def publish(store: "Location", name: str, **options: Unpack[StoreOptions]) -> "Published": ...
 @_operation
 def purge(store: "Location", tags: str = ..., **options: Unpack[StoreOptions]) -> "Purged": ...
 @_operation

@@ -28,6 +28,8 @@ class Description:
         Which store it is, and how it is kept.
     snapshot
         What was looked at, None on plain Zarr.
+    branch
+        The branch that was looked at; None on plain Zarr.
     samples, removed_samples
         How many samples are present, and how many have been removed.
     variants
@@ -67,6 +69,7 @@ class Description:
     tags: Mapping[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
     sample_columns: list[int] | None = None
+    branch: str | None = None
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
 
@@ -102,7 +105,8 @@ class Description:
             way_out = f"vczstore recompute {self.store} --fields {names}"
             rows.append(("stale", f"INFO {names}, of samples as they were; {way_out}"))
         if self.snapshot:
-            rows += [("snapshot", self.snapshot), ("tags", ", ".join(self.tags) or "none")]
+            on = f" (branch {self.branch})" if self.branch else ""
+            rows += [("snapshot", f"{self.snapshot}{on}"), ("tags", ", ".join(self.tags) or "none")]
         rows += [
             ("" if i else "history", f"{entry['time']}  {entry['id']}  {entry['message']}")
             for i, entry in enumerate(self.history)
@@ -133,6 +137,7 @@ def describe(store: Store, at: str | None = None) -> Description:
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
         stored_bytes=store.stored_bytes(),
         tags=store.history.tags(),
+        branch=store.branch if at is None else None,
         sample_columns=list(vcz.columns) if vcz.is_flexible else None,
         history=[{"id": s.id, "time": s.time, "message": s.message} for s in islice(past, HISTORY)],
     )

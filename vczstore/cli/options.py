@@ -20,7 +20,7 @@ MAX_SAMPLES = 2**28
 
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Stores": ("store", "sources", "lock"),
+    "Stores": ("store", "branch", "sources", "lock"),
     "Running": ("impl", "work_dir", "workers", "retries"),
     "Output": ("progress",),
 }

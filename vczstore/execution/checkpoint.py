@@ -2,7 +2,7 @@
 
 On Icechunk the chunks that tasks have written lie in the repository, but only the session that is going to be committed
 knows of them, and it dies with the driver. A journal keeps it, together with the names of the tasks whose chunks it
-knows. There is one for each store and user, in the job's ``work-dir``. The file is:
+knows. There is one for each branch of a store and user, in the job's ``work-dir``. The file is:
 
 1. one line of JSON: which job, compiled how, against which snapshot, by which versions (all have to be the same for the
    job to go on); the step that is being done; its tasks that have ended, and how many chunks each has written;
@@ -69,14 +69,15 @@ class Journal:
         self._due = 0.0
 
     @classmethod
-    def of(cls, url: str, folder: str | None, about: Mapping[str, Any]) -> "Journal":
-        """The journal of a store on Icechunk; none is kept unless the folder is on this machine."""
+    def of(cls, url: str, branch: str | None, folder: str | None, about: Mapping[str, Any]) -> "Journal":
+        """The journal of a branch of a store on Icechunk; none is kept unless the folder is on this machine."""
         path = None if folder is None else local_path(folder)
         if path is None:
             return cls(None, about)
         address = parse(url)
         store = address.url if address.path is None else str(real_path(address.path))
-        name = hashlib.blake2b(f"{os.geteuid()} {store}".encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        whose = f"{os.geteuid()} {store}{f'#{branch}' if branch is not None else ''}"
+        name = hashlib.blake2b(whose.encode(errors="surrogateescape"), digest_size=8).hexdigest()
         return cls(path / f"vczstore-{name}.journal", about)
 
     def resume(self, transaction: Transaction) -> None:

@@ -62,6 +62,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     Interrupted
         On a keyboard interrupt; the message says what state the store is in.
     """
+    _refuse_branch(operation, options)
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
     if isinstance(operation, Edit):
@@ -84,6 +85,7 @@ def plan(operation: Operation, options: Options) -> Plan:
     VczstoreError
         If anything does not fit.
     """
+    _refuse_branch(operation, options)
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
     if not isinstance(operation, Edit):
@@ -95,6 +97,12 @@ def plan(operation: Operation, options: Options) -> Plan:
     compiling = _open(operation, options, None, dry_run=False)
     with Workers(options) as workers:
         return compile_plan(operation, compiling, workers, Run(""))
+
+
+def _refuse_branch(operation: Operation, options: Options) -> None:
+    """Raise an `OptionError` for a branch where an operation works on a new store, or on all branches."""
+    if options.branch is not None and "branch" not in operation.uses:
+        raise OptionError(f"{operation.called}: takes no branch, found --branch {options.branch}; leave it out")
 
 
 def run_compiled(compiled: Plan, options: Options) -> Result:

@@ -61,7 +61,7 @@ class Operation:
     """Its name on the command line and in job files: that of its class in kebab-case."""
     group: ClassVar[str] = "other"
     """The group of commands that it is listed in: one of `GROUPS`, or one of another package's own."""
-    uses: ClassVar[tuple[str, ...]] = ("store",)
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch")
     """The groups of `vczstore.execution.options.GROUPS` that it takes."""
     is_step: ClassVar[bool] = False
     """Whether a job file can have it as a step."""
@@ -113,6 +113,10 @@ class Operation:
         """Do it, and return what was done or found."""
         raise NotImplementedError
 
+    def perform_within(self, options: "Options", lock: "HeldLock") -> "Found":
+        """Do it within a job, which holds the lock."""
+        return self.perform(options, dry_run=False)
+
 
 def _is_tuple_or_none(kind: Any) -> bool:
     return any(get_origin(one) is tuple for one in get_args(kind))
@@ -134,7 +138,9 @@ def _check(what: str, known: Declared, value: Any) -> None:
 class Edit(Operation):
     """An operation that is compiled into a plan, which runs on any executor and is committed at once."""
 
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "impl", "work_dir", "workers", "progress", "retries")
+    uses: ClassVar[tuple[str, ...]] = (
+        *("store", "branch", "lock", "impl", "work_dir", "workers", "progress", "retries"),
+    )
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
 
     @property

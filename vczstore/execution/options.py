@@ -24,6 +24,7 @@ EXECUTOR_FILES = (".yaml", ".yml")
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "store": ("backend_storage", "storage_options"),
+    "branch": ("branch",),
     "lock": ("no_lock",),
     "sources": ("source_storage_options",),
     "impl": ("impl",),
@@ -59,6 +60,11 @@ class Options:
         "of the same kind. Never credentials. VALUE is read as JSON if it is JSON.",
         flags=("--storage-option",),
         metavar="KEY=VALUE",
+    )
+    branch: str | None = option(
+        None,
+        "The branch of an Icechunk repository that is read, and written to, instead of main; see vczstore branch.",
+        metavar="NAME",
     )
     source_storage_options: Mapping[str, Any] | None = option(
         None,
@@ -167,6 +173,7 @@ class Options:
             backend_storage=self.backend_storage,
             storage_options=self.storage_options,
             no_lock=self.no_lock,
+            branch=self.branch,
         )
 
     def for_store(self, location: "Location", sources: "Sequence[Location]") -> "Options":

@@ -487,6 +487,8 @@ class Job:
         What is edited, by what, and how. Globs are not expanded, files of sample IDs not read.
     source_storage_options
         What reaches the sources, if that is not what reaches the store.
+    branch
+        The branch that is edited; None for main.
     max_workers, allowed_mem, reserved_mem, work_dir
         As in `vczstore.execution.options.Options`, sizes in bytes; None where neither the job nor its executor file
         says.
@@ -501,6 +503,7 @@ class Job:
     work_dir: str | None
     steps: tuple[StepModel, ...]
     source_storage_options: Mapping[str, Any] = field(default_factory=dict)
+    branch: str | None = None
 
 
 # ---- public functions -----------------------------------------------------------------------

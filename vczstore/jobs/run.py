@@ -231,4 +231,4 @@ def _journal(compiled: CompiledJob) -> Journal:
         "plans": [plan.writing_tasks for plan in compiled.plans],
         "versions": versions(),
     }
-    return Journal.of(compiled.job.store.url, compiled.job.work_dir, about)
+    return Journal.of(compiled.job.store.url, compiled.job.branch, compiled.job.work_dir, about)

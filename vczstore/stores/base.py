@@ -197,6 +197,16 @@ class History(Protocol):
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
         """All snapshots, newest first, or one and those before it."""
 
+    def branches(self) -> "Branches":
+        """
+        The branches, to be looked at and changed.
+
+        Raises
+        ------
+        TagError
+            Where no history is kept.
+        """
+
     def reachable(self) -> list[str]:
         """Every snapshot that a branch or tag leads to, older ones included."""
 
@@ -271,6 +281,74 @@ class History(Protocol):
         """Delete tags that have made way already, where `rename_tag` was stopped; the new names by the old ones."""
 
 
+class Branches(Protocol):
+    """The branches of a repository: lines of snapshots, of which readers see the main one."""
+
+    def tips(self) -> dict[str, str]:
+        """The last snapshot of each branch, by name."""
+
+    def create(self, name: str, at: str | None = None) -> str:
+        """
+        Begin a branch at the main one's last snapshot, or at a tag, branch or snapshot; returns it.
+
+        Raises
+        ------
+        TagError
+            If there is a branch of this name, or nothing to begin it at.
+        """
+
+    def delete(self, name: str) -> int:
+        """
+        Delete a branch; returns how many snapshots it has that the main one lacks.
+
+        Raises
+        ------
+        TagError
+            If there is none, or it is the main one.
+        """
+
+    def is_ahead(self, name: str) -> bool:
+        """
+        Whether a branch has what the main one lacks; False of one that is not there.
+
+        Raises
+        ------
+        StaleError
+            If the main one has changed since as well, so that the branch cannot be published.
+        """
+
+    def prepare(self, name: str) -> None:
+        """Make a branch if it is not there; one that has nothing that the main one lacks goes on from that one."""
+
+    def publish(self, name: str, before: Check) -> tuple[str, str, int]:
+        """
+        Let the main branch go on to the last snapshot of another one.
+
+        Parameters
+        ----------
+        name
+            The other one.
+        before
+            Called before, and may refuse.
+
+        Returns
+        -------
+        before, after : str
+            The last snapshot of the main branch.
+        n : int
+            How many snapshots are new there.
+
+        Raises
+        ------
+        TagError
+            If there is no such branch.
+        StaleError
+            If the main branch has changed since the other one began.
+        BusyError
+            If the store is being purged, or garbage collected.
+        """
+
+
 class Store(Protocol):
     """A place that holds one VCZ."""
 
@@ -307,8 +385,12 @@ class Store(Protocol):
         """What tasks read and write themselves; None where each transaction has a Zarr store of its own."""
 
     @property
+    def branch(self) -> str | None:
+        """The branch that is read and written to; None where there are none."""
+
+    @property
     def head(self) -> str | None:
-        """The snapshot that readers see; None where there are no snapshots."""
+        """The last snapshot of the branch; None where there are no snapshots."""
 
     @property
     def history(self) -> History:

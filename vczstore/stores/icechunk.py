@@ -13,7 +13,6 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from vczstore.errors import (
-    BusyError,
     ConflictError,
     NotAStoreError,
     OptionError,
@@ -23,7 +22,8 @@ from vczstore.errors import (
 )
 from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Saved, Transaction
 from vczstore.stores.edits import Edit
-from vczstore.stores.icechunk_history import BEGUN, SWEEPS, IcechunkHistory, operation_of
+from vczstore.stores.icechunk_branches import is_sweep, refuse_swept
+from vczstore.stores.icechunk_history import RECREATED, IcechunkHistory
 from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, require_writable, runtime, storage_of
 from vczstore.stores.locations import local_path
 from vczstore.stores.lock import commit_lock, hold, require_conditions, unheld
@@ -150,7 +150,17 @@ class IcechunkStore:
         def on_branch(branch: str) -> IcechunkStore:
             return replace(self, branch=branch)
 
-        return IcechunkHistory(self.repository, self.label, self.folder, self.commit_lock, on_branch)
+        return IcechunkHistory(self.repository, self.label, self.folder, self.commit_lock, on_branch, self.branch)
+
+    def on(self, branch: str | None) -> Self:
+        """The same on another branch; None for this one."""
+        if branch is None:
+            return self
+        if branch not in self.repository.list_branches():
+            raise TagError(
+                f"{self.label} has no branch {branch!r}; make it with: vczstore branch {self.label} {branch}"
+            )
+        return replace(self, branch=branch)
 
     def open(self, at: str | None = None) -> Vcz:
         """Read the metadata at the branch's head, another branch's, a tag or a snapshot."""
@@ -173,8 +183,8 @@ class IcechunkStore:
                 raise
             name = next(iter(others))
             raise NotAStoreError(
-                f"{error}; that is the branch {self.branch}, beside which there is {listing(others, 3)}: as a source "
-                f"in Python, hand in repository.readonly_session({name!r}); only {self.branch} is edited"
+                f"{error}; that is the branch {self.branch}, beside which there is {listing(others, 3)}: name one with "
+                f"--branch; as a source in Python, hand in repository.readonly_session({name!r})"
             ) from error
 
     def transaction(self, base: str) -> "IcechunkTransaction":
@@ -183,16 +193,18 @@ class IcechunkStore:
         require_conditions(self)
         began = self._last_update()
         session = self.repository.writable_session(self.branch)
-        operation = operation_of(self.repository.lookup_snapshot(session.snapshot_id))
-        for sweep in SWEEPS:
-            if operation == BEGUN.format(sweep):
-                raise BusyError(
-                    f"{self.label} is being swept by {sweep}, or a {sweep} of it was stopped; wait until it is over, "
-                    f"or complete it with: vczstore {sweep} {self.label}"
-                )
+        refuse_swept(self.repository, str(session.snapshot_id), self.label)
+        main = None if self.is_main or self.branch.startswith(RECREATED) else str(self.repository.lookup_branch(BRANCH))
+        if main is not None:
+            refuse_swept(self.repository, main, self.label)
         if session.snapshot_id != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
-        return IcechunkTransaction(session, self, began)
+        return IcechunkTransaction(session, self, began, main)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the branch that readers see."""
+        return self.branch == BRANCH
 
     def stored_bytes(self) -> int | None:
         """The bytes of all chunks of all snapshots, where that takes no reading of a remote history."""
@@ -256,6 +268,15 @@ class IcechunkStore:
             if update.updated_at == since:
                 break
             if isinstance(update.kind, _COLLECTIONS):
+                return True
+        return False
+
+    def was_swept(self, main: str) -> bool:
+        """Whether a purge or gc has begun since the main branch was at a snapshot; they commit to that branch alone."""
+        for info in self.repository.ancestry(branch=BRANCH):
+            if str(info.id) == main:
+                break
+            if is_sweep(info):
                 return True
         return False
 
@@ -414,6 +435,8 @@ class IcechunkTransaction:
     store: IcechunkStore
     began: datetime | None
     """The repository's last change before it."""
+    main: str | None = None
+    """The main branch's last snapshot when it began; None if this writes to that branch, where a sweep conflicts."""
     fork: icechunk.IcechunkStore | None = None
     shows_steps = False
 
@@ -486,7 +509,7 @@ class IcechunkTransaction:
                 session.merge(icechunk.ForkSession(load(saved.fork)))
         except icechunk.IcechunkError as error:
             raise ValueError(f"is of no use: {reason(error)}") from error
-        if (session.snapshot_id, session.branch) != (self.session.snapshot_id, BRANCH):
+        if (session.snapshot_id, session.branch) != (self.session.snapshot_id, self.session.branch):
             raise ValueError("is of another state of the store")
         if self.store.was_collected(saved.began):
             raise ValueError("is of no use: garbage was collected since, and with it what had been written")
@@ -498,18 +521,30 @@ class IcechunkTransaction:
             return str(self.session.snapshot_id)
         try:
             with self.store.commit_lock():
-                if self.store.was_collected(self.began):
-                    raise ConflictError(
-                        f"{self.store.label}: garbage was collected while this ran, and with it what had been written; "
-                        "nothing was committed, run it again"
-                    )
-                return str(self.session.commit(message, metadata=dict(metadata)))
+                self._refuse_collected()
+                base, snapshot = str(self.session.snapshot_id), str(self.session.commit(message, metadata=metadata))
+                if self.main is not None:
+                    try:
+                        self._refuse_collected()
+                    except ConflictError:
+                        # it may have landed while chunks were deleted that nothing led to yet
+                        self.store.repository.reset_branch(self.store.branch, base, from_snapshot_id=snapshot)
+                        raise
+                return snapshot
         except icechunk.ConflictError as error:
             raise ConflictError(
                 f"{self.store.label} was changed by another writer while this ran; nothing was committed, run it again"
             ) from error
         except icechunk.IcechunkError as error:
             raise StorageError(f"{self.store.label}: {reason(error)}") from error
+
+    def _refuse_collected(self) -> None:
+        """Raise a `ConflictError` if what was written may have been deleted, since nothing led to it."""
+        if self.store.was_collected(self.began) or (self.main is not None and self.store.was_swept(self.main)):
+            raise ConflictError(
+                f"{self.store.label}: garbage was collected while this ran, and with it what had been written; "
+                "nothing was committed, run it again"
+            )
 
     @property
     def is_done(self) -> bool:

@@ -13,14 +13,11 @@ import icechunk
 
 from vczstore.errors import StaleError, StorageError, TagError
 from vczstore.stores.base import Check, Snapshot, Store
+from vczstore.stores.icechunk_branches import BEGUN, IcechunkBranches, operation_of, same_as
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
 from vczstore.stores.object_store import reason
 from vczstore.vcz.model import listing
-
-SWEEPS = ("purge", "gc")
-"""The operations that delete unreferenced objects. Each is two commits; the first of them is named `BEGUN`."""
-BEGUN = "{} begun"
 
 RECREATE = "recreate"
 """The operation that rewrites a state that a tag names."""
@@ -48,6 +45,8 @@ class IcechunkHistory:
         What serialises changes of it where the storage does not.
     on_branch
         The store on another branch.
+    branch
+        Whose history it is.
     """
 
     repository: icechunk.Repository
@@ -55,6 +54,7 @@ class IcechunkHistory:
     folder: Path | None
     lock: Callable[[], AbstractContextManager[Any]]
     on_branch: Callable[[str], Store]
+    branch: str = BRANCH
     is_kept = True
 
     def require(self, operation: str) -> None:
@@ -62,8 +62,12 @@ class IcechunkHistory:
 
     @property
     def head(self) -> str:
-        """The present snapshot."""
+        """The present snapshot: that which readers see."""
         return str(self.repository.lookup_branch(BRANCH))
+
+    def branches(self) -> IcechunkBranches:
+        """The branches."""
+        return IcechunkBranches(self.repository, self.label, self.lock)
 
     def tags(self) -> dict[str, str]:
         """The snapshot of every tag, by name."""
@@ -72,7 +76,7 @@ class IcechunkHistory:
 
     def create_tag(self, name: str, snapshot: str | None = None) -> str:
         """Name a snapshot, the branch's head by default; returns it."""
-        head = snapshot or self.head
+        head = snapshot or str(self.repository.lookup_branch(self.branch))
         try:
             with self.lock():
                 self.repository.create_tag(name, snapshot_id=head)
@@ -97,7 +101,7 @@ class IcechunkHistory:
 
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
         """All snapshots, newest first: those of the branch, or from one of them on."""
-        ref = {"branch": BRANCH} if start is None else {"snapshot_id": start}
+        ref = {"branch": self.branch} if start is None else {"snapshot_id": start}
         for info in self.repository.ancestry(**ref):
             written = info.written_at.isoformat(timespec="seconds")
             yield Snapshot(str(info.id), written, info.message, dict(info.metadata))
@@ -123,9 +127,7 @@ class IcechunkHistory:
     def _present(self) -> set[str]:
         """The snapshots that hold what the store holds now: those before a purge are named by its commits."""
         info = self.repository.lookup_snapshot(self.head)
-        is_sweep = operation_of(info) in (*SWEEPS, *map(BEGUN.format, SWEEPS))
-        said = info.metadata["vczstore"] if is_sweep else {}
-        return {str(info.id), *said.get("same", ())}
+        return {str(info.id), *same_as(info)}
 
     def purge(
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
@@ -230,7 +232,7 @@ class IcechunkHistory:
         Parameters
         ----------
         name
-            One of `SWEEPS`.
+            One of `vczstore.stores.icechunk_branches.SWEEPS`.
         check
             Called before the first commit, and may refuse.
         base
@@ -278,6 +280,7 @@ class IcechunkHistory:
             raise TagError(
                 f"purge: {self.label}: older snapshots are kept by {listing(named, limit=100)}; nothing was done, "
                 "delete them, let the purge do it with --tags delete, or have tags rewritten with --tags recreate"
+                f"{f'; vczstore publish {self.label} {branches[0]} publishes a branch' if branches else ''}"
             )
 
     def rename_tag(self, name: str, snapshot: str) -> str:
@@ -401,9 +404,3 @@ class _Sweep:
 
 def _commit_nothing(session: icechunk.Session, message: str, said: Mapping[str, Any]) -> str:
     return str(session.commit(message, metadata={"vczstore": dict(said)}, allow_empty=True))
-
-
-def operation_of(info: icechunk.SnapshotInfo) -> str | None:
-    """What a commit of ours did; None for others."""
-    said = info.metadata.get("vczstore", {})
-    return said.get("operation") if isinstance(said, dict) else None

@@ -14,7 +14,7 @@ from vczstore.stores.locations import parse, real_path
 from vczstore.stores.object_store import Remote
 
 BRANCH = "main"
-"""The branch that is edited."""
+"""The branch that readers see, and that is edited unless another one is named."""
 
 
 def storage_of(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Path | None]:

@@ -20,6 +20,7 @@ def open_store(
     backend_storage: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     no_lock: bool = False,
+    branch: str | None = None,
 ) -> Store:
     """
     Turn what a user calls a store by into a `Store`. Nothing is created.
@@ -34,11 +35,17 @@ def open_store(
         What reaches a URL: see `vczstore.stores.object_store`. fsspec takes its own. Never credentials.
     no_lock
         Whether it is written to without its lock.
+    branch
+        The branch of a repository; the main one when None.
 
     Raises
     ------
     NotAStoreError
         If nothing is there.
+    TagError
+        If there is no such branch.
+    UnsuitableError
+        If a branch is named, and the place has none.
     OptionError
         If the options do not fit the place.
     MissingDependencyError
@@ -56,13 +63,15 @@ def open_store(
         if is_session(location):
             from vczstore.stores.icechunk import SessionStore
 
+            _refuse_branch(branch, "an Icechunk session sees one branch; hand in its repository")
             return SessionStore.of(location)
         if isinstance(location, ZarrStore):
+            _refuse_branch(branch, _is_plain(f"a {type(location).__name__}"))
             return PlainStore(location, label=f"<{type(location).__name__}>", backend="zarr", no_lock=no_lock)
         if type(location).__module__.startswith("icechunk"):
             from vczstore.stores.icechunk import IcechunkStore
 
-            return IcechunkStore.of(location, no_lock=no_lock)
+            return IcechunkStore.of(location, no_lock=no_lock).on(branch)
         raise OptionError(
             f"a store is a path, a URL, a Zarr store or an Icechunk repository, not {type(location).__name__}"
         )
@@ -76,7 +85,7 @@ def open_store(
         if backend == "icechunk":
             from vczstore.stores.icechunk import IcechunkStore
 
-            return IcechunkStore.at_url(url, options, no_lock=no_lock)
+            return IcechunkStore.at_url(url, options, no_lock=no_lock).on(branch)
         if path is not None and not path.exists():
             from vczstore.stores.leftovers import leftovers
 
@@ -84,6 +93,7 @@ def open_store(
                 "; vczstore repair completes a compaction that was stopped here" if leftovers(real_path(path)) else ""
             )
             raise NotAStoreError(f"{url}: no such file or directory{stopped}")
+    _refuse_branch(branch, _is_plain(url))
     zarr_store = _zarr_store(url, address, backend, options)
     return PlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
 
@@ -195,6 +205,7 @@ def open_in_place(
     backend_storage: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     no_lock: bool = False,
+    branch: str | None = None,
     dry_run: bool = False,
 ) -> Store:
     """
@@ -202,7 +213,7 @@ def open_in_place(
 
     Parameters
     ----------
-    location, backend_storage, storage_options, no_lock
+    location, backend_storage, storage_options, no_lock, branch
         As in `open_store`.
     dry_run
         Whether nothing is going to be written. Else the `Store.writer_lock` has to be held before the store is looked
@@ -220,9 +231,13 @@ def open_in_place(
 
     path = folder_of(location)
     is_plain = path is not None and backend_storage != "icechunk" and not is_repository(path)
+    if is_plain:
+        _refuse_branch(branch, _is_plain(str(location)))
     if is_plain and path is not None and not dry_run and leftovers(path):
         return ReplacedStore.unsettled(path, str(location), backend_storage or "zarr", no_lock=no_lock)
-    store = open_store(location, backend_storage=backend_storage, storage_options=storage_options, no_lock=no_lock)
+    store = open_store(
+        location, backend_storage=backend_storage, storage_options=storage_options, no_lock=no_lock, branch=branch
+    )
     # whether the folder of what is open already may be replaced is not known
     return store if store.atomic else ReplacedStore.of(path, store)
 
@@ -269,6 +284,16 @@ def refuse_read_only(operation: str, location: Location) -> None:
             why = f"{location} is a zip file, which is only read; unpack it, and name the folder"
     if why is not None:
         raise UnsuitableError(f"{operation}: {why}")
+
+
+def _refuse_branch(branch: str | None, place: str) -> None:
+    """Raise an `UnsuitableError` for a branch of what has none."""
+    if branch is not None:
+        raise UnsuitableError(f"--branch {branch}: {place}")
+
+
+def _is_plain(what: str) -> str:
+    return f"{what} is plain Zarr, which has no branches; leave the branch out"
 
 
 def check_backend(backend_storage: str | None) -> None:

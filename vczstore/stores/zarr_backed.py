@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
 from vczstore.errors import TagError, UnsuitableError
-from vczstore.stores.base import Check, HeldLock, History, Snapshot, Store, Transaction
+from vczstore.stores.base import Branches, Check, HeldLock, History, Snapshot, Store, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.folders import folder_behind
 from vczstore.stores.leftovers import delete_half_written
@@ -19,6 +19,9 @@ from vczstore.stores.lock import hold, unheld
 from vczstore.vcz.encoded_chunks import clear_outside
 from vczstore.vcz.model import Vcz
 from vczstore.vcz.zarr_objects import reading, stored_bytes
+
+_KEPT = {"tag": "tags", "branch": "branches", "publish": "branches"}
+"""What operations need that plain Zarr lacks."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class NoHistory:
     def require(self, operation: str) -> NoReturn:
         """Raise a `TagError`, and say what keeps one."""
         raise TagError(
-            f"{operation}: {self.label} is plain Zarr, which has no {'tags' if operation == 'tag' else 'history'}; "
+            f"{operation}: {self.label} is plain Zarr, which has no {_KEPT.get(operation, 'history')}; "
             f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that has"
         )
 
@@ -60,6 +63,10 @@ class NoHistory:
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
         """None."""
         return iter(())
+
+    def branches(self) -> Branches:
+        """Raise a `TagError`."""
+        self.require("branch")
 
     def reachable(self) -> list[str]:
         """None."""
@@ -122,6 +129,10 @@ class ZarrBacked:
     def history(self) -> History:
         """None is kept."""
         return NoHistory(self.label, self.folder)
+
+    @property
+    def branch(self) -> None:
+        """None: there is one state alone."""
 
     @property
     def why_consistent(self) -> str | None:

@@ -1,0 +1,81 @@
+"""Publish: readers see what was done on a branch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from plans.branch import branch_name
+from vczstore.declarations import argument
+from vczstore.execution.operations import Operation
+
+if TYPE_CHECKING:
+    from plans.maintenance.branches import Published
+    from vczstore.execution.options import Options
+    from vczstore.stores.base import HeldLock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish(Operation):
+    """
+    Let main go on to what a branch holds: readers see its commits, as they are.
+
+    Main is only moved forward. If it has changed since the branch began, nothing is published; a purge or a collection
+    of garbage changes nothing that it holds. The branch stays.
+
+    Raises
+    ------
+    StaleError
+        If main has changed since the branch began.
+    TagError
+        If there is no such branch, or the store is on plain Zarr.
+    BusyError
+        If a job runs on the store.
+
+    Examples
+    --------
+    >>> branch("cohort.icechunk", "batch-7").created
+    'batch-7'
+    >>> append("cohort.icechunk", "batch-7.vcz", branch="batch-7").counts
+    {'sources': 1, 'samples added': 2}
+    >>> publish("cohort.icechunk", "batch-7").published
+    1
+    """
+
+    group: ClassVar[str] = "release"
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock")
+    is_step: ClassVar[bool] = False
+    step_examples: ClassVar[tuple[Any, ...]] = ("nightly",)
+
+    name: str = argument(
+        "The branch.",
+        metavar="BRANCH",
+        kind="tag",
+        job_help="That of the job. Nothing is published if a check before it fails.",
+        key="branch",
+        shorthand="a branch",
+        examples=("nightly",),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        branch_name("publish", self.name)
+
+    @property
+    def writes(self) -> bool:
+        """It moves main."""
+        return True
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "Published":
+        """Hold the lock of jobs, and publish."""
+        store = options.open(self.store)
+        store.history.require("publish")
+        with store.exclusive_lock() as lock:
+            return self.perform_within(options, lock)
+
+    def perform_within(self, options: "Options", lock: "HeldLock") -> "Published":
+        """Publish."""
+        from plans.maintenance.branches import Published
+        from plans.maintenance.history import history_of
+
+        history = history_of(self.store, options, "publish")
+        before, after, n = history.branches().publish(self.name, lock.check)
+        return Published(str(self.store), self.name, before, after, n)

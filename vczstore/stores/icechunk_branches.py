@@ -1,0 +1,175 @@
+"""The branches of an Icechunk repository: readers see the main one, and the others are published to it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import icechunk
+
+from vczstore.errors import BusyError, StaleError, TagError
+from vczstore.stores.base import Check
+from vczstore.stores.icechunk_storage import BRANCH
+from vczstore.stores.object_store import reason
+
+SWEEPS = ("purge", "gc")
+"""The operations that delete unreferenced objects. Each is two commits; the first of them is named `BEGUN`."""
+BEGUN = "{} begun"
+
+
+@dataclass(frozen=True)
+class IcechunkBranches:
+    """
+    The branches of a repository.
+
+    Attributes
+    ----------
+    repository
+        Which.
+    label
+        How messages call the store.
+    lock
+        What serialises changes of it where the storage does not.
+    """
+
+    repository: icechunk.Repository
+    label: str
+    lock: Callable[[], AbstractContextManager[Any]]
+
+    def tips(self) -> dict[str, str]:
+        """The last snapshot of each branch, by name."""
+        return {name: self._tip(name) for name in sorted(self.repository.list_branches())}
+
+    def create(self, name: str, at: str | None = None) -> str:
+        """Begin a branch at the main one's last snapshot, or at a tag, branch or snapshot; returns it."""
+        start = self._found(at or BRANCH)
+        try:
+            with self.lock():
+                self.repository.create_branch(name, start)
+        except icechunk.AlreadyExistsError as error:
+            raise TagError(f"branch: {self.label} has a branch {name!r} already; choose another name") from error
+        except icechunk.IcechunkError as error:
+            raise TagError(f"branch: {name!r}: {reason(error)}") from error
+        return start
+
+    def delete(self, name: str) -> int:
+        """Delete a branch; returns how many snapshots it has that the main one lacks."""
+        if name == BRANCH:
+            raise TagError(f"branch: {BRANCH} is the branch that readers see, and stays; name another one")
+        self._tip(name)
+        with self.lock():
+            n = self._ahead(name)
+            self.repository.delete_branch(name)
+        return n
+
+    def is_ahead(self, name: str) -> bool:
+        """Whether a branch has what the main one lacks; it can be published then."""
+        if name not in self.repository.list_branches() or not self._ahead(name):
+            return False
+        self._require_descent(name)
+        return True
+
+    def prepare(self, name: str) -> None:
+        """Make a branch if it is not there; one that has nothing that the main one lacks goes on from that one."""
+        with self.lock():
+            main = self._tip(BRANCH)
+            if name not in self.repository.list_branches():
+                self.repository.create_branch(name, main)
+            elif (tip := self._tip(name)) != main and not self._ahead(name):
+                self.repository.reset_branch(name, main, from_snapshot_id=tip)
+
+    def publish(self, name: str, before: Check) -> tuple[str, str, int]:
+        """Let the main branch go on to the last snapshot of another one."""
+        if name == BRANCH:
+            raise TagError(f"publish: {BRANCH} is the branch that readers see; name the one to publish")
+        try:
+            with self.lock():
+                main, tip = self._tip(BRANCH), self._tip(name)
+                refuse_swept(self.repository, main, self.label)
+                n = self._ahead(name)
+                if n == 0:
+                    return main, main, 0
+                self._require_descent(name)
+                before()
+                self.repository.reset_branch(BRANCH, tip, from_snapshot_id=main)
+        except icechunk.ConflictError as error:
+            raise StaleError(f"publish: {self.label} was changed meanwhile; nothing was published") from error
+        return main, tip, n
+
+    def _tip(self, name: str) -> str:
+        try:
+            return str(self.repository.lookup_branch(name))
+        except icechunk.IcechunkError as error:
+            raise TagError(f"{self.label} has no branch {name!r}; vczstore branch {self.label} lists them") from error
+
+    def _found(self, ref: str) -> str:
+        """The snapshot that a tag, branch or snapshot names."""
+        if ref in self.repository.list_branches():
+            return self._tip(ref)
+        try:
+            return str(self.repository.lookup_tag(ref))
+        except icechunk.IcechunkError:
+            pass
+        try:
+            return str(self.repository.lookup_snapshot(ref).id)
+        except icechunk.IcechunkError as error:
+            raise TagError(f"branch: {self.label} has no tag, branch or snapshot {ref!r}") from error
+
+    def _ahead(self, name: str) -> int:
+        """How many snapshots of a branch the main one has not."""
+        known = set[str]()
+        for info in self.repository.ancestry(branch=BRANCH):
+            known |= {str(info.id), *same_as(info)}
+        n = 0
+        for info in self.repository.ancestry(branch=name):
+            if str(info.id) in known:
+                break
+            n += 1
+        return n
+
+    def _require_descent(self, name: str) -> None:
+        """
+        Raise a `StaleError` unless a branch began at what the main one is now.
+
+        Sweeps that the main branch has seen since change nothing of what it holds, so they are no obstacle. Where no
+        log of changes is kept they are: it is their commits alone that stop others from committing what was deleted.
+        """
+        mine = {str(info.id) for info in self.repository.ancestry(branch=name)}
+        keeps_log = self.repository.spec_version >= icechunk.SpecVersion.v2
+        for info in self.repository.ancestry(branch=BRANCH):
+            if mine & {str(info.id), *same_as(info)}:
+                return
+            if not (keeps_log and is_sweep(info)):
+                break
+        raise StaleError(
+            f"publish: {self.label}: the branch {name} does not follow from what {BRANCH} is now: {BRANCH} is at "
+            f"{self._tip(BRANCH)}, {name} at {self._tip(name)}; nothing was published, delete the branch "
+            f"(vczstore branch {self.label} {name} -d) and do on a new one what was done on it"
+        )
+
+
+def refuse_swept(repository: icechunk.Repository, snapshot: str, label: str) -> None:
+    """Raise a `BusyError` if a snapshot is the beginning of a purge or gc that has not ended."""
+    operation = operation_of(repository.lookup_snapshot(snapshot))
+    for sweep in SWEEPS:
+        if operation == BEGUN.format(sweep):
+            raise BusyError(
+                f"{label} is being swept by {sweep}, or a {sweep} of it was stopped; wait until it is over, "
+                f"or complete it with: vczstore {sweep} {label}"
+            )
+
+
+def operation_of(info: icechunk.SnapshotInfo) -> str | None:
+    """What a commit of ours did; None for others."""
+    said = info.metadata.get("vczstore", {})
+    return said.get("operation") if isinstance(said, dict) else None
+
+
+def is_sweep(info: icechunk.SnapshotInfo) -> bool:
+    """Whether a commit is one of the two of a purge or gc, which change nothing of what the store holds."""
+    return operation_of(info) in (*SWEEPS, *map(BEGUN.format, SWEEPS))
+
+
+def same_as(info: icechunk.SnapshotInfo) -> tuple[str, ...]:
+    """The snapshots that hold the same as that of a purge or gc, and were tags or branches then."""
+    return tuple(info.metadata["vczstore"].get("same", ())) if is_sweep(info) else ()
