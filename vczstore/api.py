@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from plans.maintenance.samples import SampleList
     from plans.maintenance.verify import Verified
     from plans.maintenance.verify_removal import Verification
-    from vczstore.execution.results import Progress, Result
+    from vczstore.execution.progress import Progress
+    from vczstore.execution.results import Result
     from vczstore.stores.base import Location
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
@@ -46,7 +47,8 @@ class StoreOptions(TypedDict, total=False):
     allowed_mem: int | str | None
     reserved_mem: int | str | None
     work_dir: str | None
-    progress: "Progress | None"
+    progress: "Progress | bool | None"
+    log_file: str | None
     max_retries: int
     no_lock: bool
 

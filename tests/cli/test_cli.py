@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ import vczstore
 from tests.support import cohort, forks
 from tests.support.command_line import fails, run
 from vczstore.cli import main
-from vczstore.execution import engine, operations
+from vczstore.execution import engine, operations, progress
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 
@@ -494,6 +496,72 @@ def test_progress(store: Path, options: list[str], shown: bool) -> None:
             assert re.search(r"\b(\d+)/\1\b", result.stderr)  # and it got to its end
         else:
             assert result.stderr == ""
+
+
+def test_a_terminal_shows_phase_speed_and_time(plain: Path) -> None:
+    command = [forks.program("vczstore"), "append", str(plain), str(plain.with_name("batch.vcz"))]
+    ours, theirs = pty.openpty()
+    began, shown = time.monotonic(), b""
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment() | {"TERM": "xterm"}):
+        os.close(theirs)
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 4096):
+                if b"preparing" in part:
+                    first = time.monotonic() - began
+                shown += part
+    os.close(ours)
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode())
+    assert first < 10  # under any load; in peace, some 0.3 s
+    assert re.search(r"writing .*\b(\d+)/\1 tasks +[\d.]+ k?B/s 0:00:\d\d elapsed", text)
+
+
+def test_a_log_file_has_a_line_now_and_then(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL", 0.001)
+    log, batch = plain.with_name("run.log"), plain.with_name("batch.vcz")
+    assert run("append", plain, batch, "--log-file", log).stderr == ""
+    run("append", plain, batch, "--log-file", log, status=1)
+    lines = log.read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d \w", line) for line in lines)
+    said = [line[26:] for line in lines]
+    assert said[0] == "begun"
+    assert [line for line in said if not line.startswith(("preparing", "checking", "writing"))][1:3] == [
+        "done",
+        "begun",
+    ]
+    assert any(
+        re.fullmatch(r"writing \d+/\d+ tasks(, [\d.]+ k?B written, .*/s)?(, 0:00:0\d left)?", line) for line in said
+    )
+    assert said[-1] == "failed while preparing"
+    assert "S0" not in log.read_text()
+    before = cohort.digest(plain)
+    assert "nowhere/log" in fails("remove", plain, "S0001", "--log-file", plain / "nowhere" / "log")
+    assert "is a directory" in run("remove", plain, "S0001", "--log-file", plain, status=2).stderr
+    assert cohort.digest(plain) == before
+
+
+def test_progress_in_python(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vczstore.append(plain, plain.with_name("batch.vcz"), progress=True)
+    assert re.search(r"writing .*\b(\d+)/\1 tasks", capsys.readouterr().err)
+
+
+FAILS = {
+    "data": (["append", "STORE", "STORE"], 1),
+    "usage": (["append", "STORE"], 2),
+    "no such option": (["info", "STORE", "--fast"], 2),
+    "no such executor": (["executor", "check", "nowhere"], 2),
+    "no samples": (["remove", "STORE"], 2),
+    "no job file": (["run", "nowhere.yaml"], 2),
+    "an option that does not fit": (["append", "STORE", "STORE", "--absent", "reference"], 2),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status"), FAILS.values(), ids=FAILS)
+def test_a_failure_is_an_object_too(plain: Path, arguments: list[str], status: int) -> None:
+    result = run(*[str(plain) if one == "STORE" else one for one in arguments], "--json", status=status)
+    found = one_object(result)
+    assert (found["status"], found["exit_status"]) == ("failed", status)
+    assert found["operation"] == " ".join(arguments[: 1 + (arguments[0] == "executor")])
+    assert result.stderr.splitlines()[-1] == f"Error: {found['error']}"
 
 
 # ---- dry runs -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from vczstore.choices import AMERICAN
-from vczstore.cli.render import progress_bar, running, show, writing_out
+from vczstore.cli.render import fail_as_json, running, show, wants_progress, writing_out
 from vczstore.errors import OptionError
 from vczstore.execution import operations
 
@@ -37,6 +37,15 @@ class Command(click.Command):
             except OptionError as error:
                 raise click.UsageError(str(error)) from error
         return super().get_params(ctx)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; what is wrong with them is printed as JSON, too, where JSON is asked for."""
+        as_json = "--json" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            fail_as_json(ctx, error.format_message(), error.exit_code, as_json=as_json)
+            raise
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write its help."""
@@ -115,6 +124,7 @@ def main() -> None:
 def _run(name: str, values: dict[str, Any]) -> None:
     """Run an operation with what the command line says, and print what it has done or found."""
     from vczstore.cli.options import samples_of
+    from vczstore.execution.progress import showing
 
     operation = operations.find(name)
     with running(values.pop("verbose")):
@@ -122,11 +132,12 @@ def _run(name: str, values: dict[str, Any]) -> None:
         values = samples_of(operation, values)
         own = {one.name: values.pop(one.name) for one in fields(operation) if one.name in values}
         made = operation(**{name: value for name, value in own.items() if value is not None})
-        with progress_bar(values.pop("progress", None)) as bar:
+        shows = "progress" in operation.uses and wants_progress(values.pop("progress"))
+        with showing(shows, values.pop("log_file", None)) as progress:
             from vczstore.execution import engine
             from vczstore.execution.options import Options
 
-            found = engine.run(made, Options(progress=bar, **values), dry_run=dry_run)
+            found = engine.run(made, Options(progress=progress, **values), dry_run=dry_run)
         show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
         if not getattr(found, "ok", True):
             sys.exit(1)
@@ -216,7 +227,14 @@ def _of_run() -> list[click.Parameter]:
 
 @_command(_of_run)
 def run(
-    file: str, report: str | None, if_busy: str, progress: bool | None, no_lock: bool, as_json: bool, **flags: Any
+    file: str,
+    report: str | None,
+    if_busy: str,
+    progress: bool | None,
+    log_file: str | None,
+    no_lock: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Apply the steps of a job file that no earlier run has applied, in one commit.
 
@@ -224,18 +242,13 @@ def run(
     writer. Unless it is 0, nothing is committed on Icechunk, except that a tag may be what failed; on plain Zarr the
     finished steps are done.
     """
-    from vczstore.errors import VczstoreError
-    from vczstore.jobs.run import run_job
+    from vczstore.execution.progress import showing
 
-    try:
-        with progress_bar(progress) as bar:
-            overrides = [*_overrides(**flags), *["store.no-lock=true"] * no_lock]
-            result = run_job(file, overrides, wait=if_busy == "wait", report=report, progress=bar)
-    except VczstoreError as error:
-        if as_json:
-            with writing_out():
-                click.echo(json.dumps({"status": "failed", "error": str(error), "exit_status": error.exit_status}))
-        raise
+    with showing(wants_progress(progress), log_file) as told:
+        from vczstore.jobs.run import run_job
+
+        overrides = [*_overrides(**flags), *["store.no-lock=true"] * no_lock]
+        result = run_job(file, overrides, wait=if_busy == "wait", report=report, progress=told)
     show(result, as_json=as_json)
 
 

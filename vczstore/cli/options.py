@@ -186,8 +186,9 @@ def _typed(one: "Field[Any]", known: Declared) -> dict[str, Any]:
         return {"type": click.IntRange(*known.bounds), "metavar": known.metavar}
     if known.kind == "executor":
         return {"callback": executor_name, "metavar": known.metavar}
-    if known.kind == "folder":
-        return {"type": click.Path(file_okay=False), "metavar": known.metavar}
+    if known.kind in ("file", "folder"):
+        kind = click.Path(file_okay=known.kind == "file", dir_okay=known.kind == "folder")
+        return {"type": kind, "metavar": known.metavar}
     if known.metavar == "KEY=VALUE":
         return {"multiple": True, "callback": _storage_options, "metavar": known.metavar}
     if one.type is bool:

@@ -1,4 +1,4 @@
-"""What commands print: results, errors and progress."""
+"""What commands print: results and errors."""
 
 import gc
 import io
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from vczstore.execution.results import Found, Progress
+    from vczstore.execution.results import Found
 
 INTERRUPTED = 128
 """With the number of the signal, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
@@ -73,10 +73,13 @@ def _errors(verbose: int) -> Iterator[None]:
     signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except click.ClickException:
+    except click.ClickException as error:
+        fail_as_json(click.get_current_context(), error.format_message(), error.exit_code)
         raise
     except KeyboardInterrupt as error:
-        click.secho(str(error) or "interrupted", fg="yellow", err=True)
+        text = str(error) or "interrupted"
+        fail_as_json(click.get_current_context(), text, INTERRUPTED + received)
+        click.secho(text, fg="yellow", err=True)
         sys.exit(INTERRUPTED + received)
     except Exception as error:
         if verbose:
@@ -89,8 +92,17 @@ def _errors(verbose: int) -> Iterator[None]:
         text = " ".join((str(error) or type(error).__name__).split())
         if not isinstance(error, VczstoreError | OSError):
             text = f"unexpected {type(error).__name__}: {text[:300]}; --verbose shows where"
+        fail_as_json(click.get_current_context(), text, status)
         click.echo(f"{click.style('Error:', fg='red')} {printable(text)}", err=True)
         sys.exit(status)
+
+
+def fail_as_json(context: click.Context, text: str, status: int, *, as_json: bool | None = None) -> None:
+    """Print what went wrong as one JSON object, if the command was to print one."""
+    if context.params.get("as_json") if as_json is None else as_json:
+        said = {"operation": context.command_path.partition(" ")[2], "error": printable(text), "exit_status": status}
+        with writing_out():
+            click.echo(json.dumps({"status": "failed", **said}))
 
 
 @contextmanager
@@ -132,35 +144,6 @@ def _styled(line: str) -> str:
     return f"{indent}{name}{coloured}"
 
 
-@contextmanager
-def progress_bar(show: bool | None) -> "Iterator[Progress | None]":
-    """Show a progress bar on standard error, if it is a terminal or the user wants one."""
-    if not (sys.stderr.isatty() if show is None else show):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield update
+def wants_progress(asked: bool | None) -> bool:
+    """Whether progress is shown on standard error: if it is a terminal, or the user wants it."""
+    return sys.stderr.isatty() if asked is None else asked

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from vczstore.execution.results import Progress
+    from vczstore.execution.progress import Progress
     from vczstore.stores.base import Location
 
 PART_BYTES = 1_000_000
@@ -48,8 +48,8 @@ class Conversions:
         Told of what is done.
     """
 
-    def __init__(self, work_dir: str | None, progress: "Progress | None" = None) -> None:
-        self._progress = progress
+    def __init__(self, work_dir: str | None, progress: "Progress | bool | None" = None) -> None:
+        self._progress = progress if callable(progress) else None
         self._parent = None if work_dir is None else local_path(work_dir)
         self._folder: Path | None = None
         self._made: dict[object, Path] = {}

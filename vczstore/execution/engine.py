@@ -24,6 +24,7 @@ from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
+from vczstore.execution.progress import showing
 from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
 from vczstore.execution.workers import Workers
@@ -65,11 +66,19 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     _refuse_branch(operation, options)
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
-    if isinstance(operation, Edit):
-        with Conversions(options.work_dir, options.progress) as conversions:
-            return _edit(operation, options.but(conversions=conversions), dry_run=dry_run)
-    with plain_errors(operation.store):
-        return operation.perform(options, dry_run=dry_run)
+    with _shown(options) as opts:
+        if isinstance(operation, Edit):
+            with Conversions(opts.work_dir, opts.progress) as conversions:
+                return _edit(operation, opts.but(conversions=conversions), dry_run=dry_run)
+        with plain_errors(operation.store):
+            return operation.perform(opts, dry_run=dry_run)
+
+
+@contextmanager
+def _shown(options: Options) -> Iterator[Options]:
+    """The options with what is told of progress."""
+    with showing(options.progress, options.log_file) as progress:
+        yield options.but(progress=progress, log_file=None)
 
 
 def plan(operation: Operation, options: Options) -> Plan:
@@ -94,8 +103,8 @@ def plan(operation: Operation, options: Options) -> Plan:
         raise OptionError(
             f"{operation.called}: {operation.beyond_plan} goes with running the operation, not with its plan"
         )
-    compiling = _open(operation, options, None, dry_run=False)
-    with Workers(options) as workers:
+    with _shown(options) as opts, Workers(opts) as workers:
+        compiling = _open(operation, opts, None, dry_run=False)
         return compile_plan(operation, compiling, workers, Run(""))
 
 
@@ -118,8 +127,8 @@ def run_compiled(compiled: Plan, options: Options) -> Result:
     """
     if options.no_lock:
         compiled = replace(compiled, store=compiled.store.unlocked())
-    with plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
-        return run_plan(compiled, options, before_commit=lock.check)
+    with _shown(options) as opts, plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
+        return run_plan(compiled, opts, before_commit=lock.check)
 
 
 def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:

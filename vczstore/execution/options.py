@@ -13,7 +13,7 @@ from vczstore.errors import OptionError
 if TYPE_CHECKING:
     from plans.core.memory import Memory
     from vczstore.execution.conversions import Conversions
-    from vczstore.execution.results import Progress
+    from vczstore.execution.progress import Progress
     from vczstore.stores.base import Location, Store
 
 MAX_RETRIES = 3
@@ -30,7 +30,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "impl": ("impl",),
     "work_dir": ("work_dir",),
     "workers": ("executor", "max_workers", "allowed_mem"),
-    "progress": ("progress",),
+    "progress": ("progress", "log_file"),
     "retries": ("max_retries",),
 }
 """The options that a command takes, by what it does."""
@@ -94,8 +94,14 @@ class Options:
         metavar="DIR",
         default_text="a temporary folder",
     )
-    progress: "Progress | None" = option(
-        None, "Show a progress bar or not.", flags=("-P/-Q", "--progress/--no-progress"), default_text="on a terminal"
+    progress: "Progress | bool | None" = option(
+        None,
+        "Show on standard error what is under way, how fast, and for how long, or not.",
+        flags=("-P/-Q", "--progress/--no-progress"),
+        default_text="on a terminal",
+    )
+    log_file: str | None = option(
+        None, "Add a line each minute to this file: the time, and what is under way.", metavar="FILE", kind="file"
     )
     max_retries: int = option(
         MAX_RETRIES,

@@ -1,6 +1,6 @@
 """What an operation has done: counts, time, memory, and when each task ran."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from time import perf_counter
@@ -11,9 +11,6 @@ from vczstore.sizes import human_size
 
 if TYPE_CHECKING:
     from plans.core.task_report import TaskReport
-
-type Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many tasks of it have ended, and how many there are."""
 
 
 class Found(Protocol):

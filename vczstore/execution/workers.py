@@ -9,6 +9,7 @@ import executors
 from vczstore.errors import OptionError, UnsuitableError
 from vczstore.execution.executor import create_executor
 from vczstore.execution.options import Options
+from vczstore.execution.progress import Display
 from vczstore.execution.results import Run
 from vczstore.stores.base import Store
 from vczstore.stores.locations import local_path
@@ -51,7 +52,8 @@ class Workers:
 
     def __init__(self, options: Options) -> None:
         given = {} if options.max_workers is None else {"max_workers": options.max_workers}
-        self.name, self.progress = options.executor, options.progress
+        self.name = options.executor
+        self.progress = options.progress if callable(options.progress) else None
         self.options = {**options.executor_options, **given}
 
     @cached_property
@@ -150,10 +152,16 @@ class Workers:
             return
         before, n_done = run.totals["tasks"], plan.num_tasks - left.num_tasks
 
+        display, phase = self.progress if isinstance(self.progress, Display) else None, f"{what}{run.which}"
+        if display is not None:
+            display(phase, n_done, plan.num_tasks)
+
         def on_task(report: "TaskReport") -> None:
             on_report(report)
             run.add(what, report)
+            if display is not None:
+                display.n_bytes += report.encoded_bytes + report.decoded_bytes
             if self.progress is not None:
-                self.progress(f"{what}{run.which}", n_done + run.totals["tasks"] - before, plan.num_tasks)
+                self.progress(phase, n_done + run.totals["tasks"] - before, plan.num_tasks)
 
         chunks.execute(left, self.executor, on_task)

@@ -12,7 +12,8 @@ from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import MAX_RETRIES
-from vczstore.execution.results import Progress, Result
+from vczstore.execution.progress import Progress, showing
+from vczstore.execution.results import Result
 from vczstore.execution.retry import retried
 from vczstore.jobs.compile import CompiledJob, compile_job, options_of
 from vczstore.jobs.describe import describe_job, versions
@@ -96,7 +97,7 @@ def run_job(
     *,
     wait: bool = False,
     report: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> JobResult:
     """
     Do what a job file says and no earlier run has done, in one transaction.
@@ -110,7 +111,7 @@ def run_job(
     report
         A folder for ``report.json`` and ``report.html``.
     progress
-        Told of every task that ends.
+        True to show on standard error what is under way; or what is told of every task that ends.
 
     Raises
     ------
@@ -129,13 +130,14 @@ def run_job(
     with (
         _keys_for_flags(),
         options_of(job).open(job.store.url).exclusive_lock(wait=wait) as lock,
-        Conversions(job.work_dir, progress) as conversions,
+        showing(progress) as told,
+        Conversions(job.work_dir, told) as conversions,
     ):
 
         def attempt() -> JobResult:
             compiled = compile_job(job, conversions)
             try:
-                return run_compiled(compiled, progress=progress, before_commit=lock.check)
+                return run_compiled(compiled, progress=told, before_commit=lock.check)
             except (VczstoreError, KeyboardInterrupt) as error:
                 if report is not None:
                     write_report(Path(report), describe_job(compiled, error=str(error)))

@@ -1,0 +1,170 @@
+"""What is under way, as people see it: bars on a terminal, and a line a minute in a log file."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timedelta
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from vczstore.errors import UnsuitableError
+from vczstore.sizes import human_size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+type Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many tasks of it have ended, and how many there are."""
+
+INTERVAL = 60.0
+"""So many seconds are between two lines of a log file."""
+
+
+class Display:
+    """
+    The phase that is under way, and how far it has come.
+
+    Attributes
+    ----------
+    what, done, total
+        As in `Progress`; no total before there are tasks.
+    n_bytes
+        How much this phase has written, counted before encoding where chunks are encoded.
+    """
+
+    def __init__(self) -> None:
+        self.bars: RichProgress | None = None
+        self._rows: dict[str, Any] = {}
+        self._begin("preparing", 0, None)
+
+    def _begin(self, what: str, done: int, total: int | None) -> None:
+        self.what, self.done, self.total, self.n_bytes = what, done, total, 0
+        self._first, self._began = done, time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """A phase begins, or another task of it has ended."""
+        if what != self.what:
+            self._begin(what, done, total)
+        self.done, self.total = done, total
+        self.show()
+
+    @property
+    def speed(self) -> str:
+        """Bytes written per second; empty where nothing was."""
+        elapsed = time.monotonic() - self._began
+        return f"{human_size(self.n_bytes / elapsed)}/s" if self.n_bytes and elapsed else ""
+
+    @property
+    def left(self) -> str:
+        """How long the phase takes from now on; empty if that is not known."""
+        done, elapsed = self.done - self._first, time.monotonic() - self._began
+        if not done or self.total is None or self.done == self.total:
+            return ""
+        return f"{timedelta(seconds=round(elapsed / done * (self.total - self.done)))} left"
+
+    def show(self) -> None:
+        """Draw the bar of this phase, if there are bars."""
+        if self.bars is None:
+            return
+        tasks = "" if self.total is None else f"{self.done:,}/{self.total:,} tasks"
+        if self.what not in self._rows:
+            if (row := self._rows.pop("preparing", None)) is not None:
+                self.bars.remove_task(row)
+            self._rows[self.what] = self.bars.add_task(self.what, total=None, tasks="", speed="", left="")
+        shown: dict[str, Any] = {"tasks": tasks, "speed": self.speed, "left": self.left}
+        self.bars.update(self._rows[self.what], completed=self.done, total=self.total, **shown)
+
+    def line(self) -> str:
+        """The same in words, for a log."""
+        tasks = "" if self.total is None else f"{self.done:,}/{self.total:,} tasks"
+        written = f"{human_size(self.n_bytes)} written" if self.n_bytes else ""
+        return ", ".join(part for part in (f"{self.what} {tasks}".strip(), written, self.speed, self.left) if part)
+
+
+@contextmanager
+def showing(progress: Progress | bool | None, log_file: str | None = None) -> "Iterator[Progress | None]":
+    """
+    Show what is under way.
+
+    Parameters
+    ----------
+    progress
+        Whether there are bars on standard error; or what is told instead.
+    log_file
+        A file to which a line is added each minute.
+
+    Raises
+    ------
+    UnsuitableError
+        If the file cannot be written.
+    """
+    if (not progress or callable(progress)) and log_file is None:
+        yield progress if callable(progress) else None
+        return
+    display = Display()
+    with ExitStack() as stack:
+        if log_file is not None:
+            stack.enter_context(_logging(display, log_file))
+        if progress is True:
+            display.bars = stack.enter_context(_bars())
+            display.show()
+        yield _both(progress, display) if callable(progress) else display
+
+
+def _both(progress: Progress, display: Display) -> Progress:
+    def tell(what: str, done: int, total: int) -> None:
+        progress(what, done, total)
+        display(what, done, total)
+
+    return tell
+
+
+def _bars() -> "RichProgress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        *(TextColumn(f"{{task.fields[{name}]}}") for name in ("tasks", "speed")),
+        TimeElapsedColumn(),
+        TextColumn("elapsed"),
+        TextColumn("{task.fields[left]}"),
+    )
+    return Progress(*columns, console=Console(stderr=True), expand=True)
+
+
+@contextmanager
+def _logging(display: Display, log_file: str) -> Iterator[None]:
+    """Add a line each minute; and at the end whether it was done."""
+    try:
+        file = open(log_file, "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise UnsuitableError(f"--log-file {log_file}: {error.strerror}; name a file that can be written") from error
+
+    def write(text: str) -> None:
+        with suppress(OSError):  # nothing that runs fails because a disk is full
+            file.write(f"{datetime.now().astimezone().isoformat(' ', 'seconds')} {text}\n")
+            file.flush()
+
+    def watch() -> None:
+        while not ended.wait(INTERVAL):
+            write(display.line())
+
+    ended = Event()
+    watching = Thread(target=watch, daemon=True)
+    with file:
+        write("begun")
+        watching.start()
+        try:
+            yield
+        except BaseException:
+            outcome = f"failed while {display.line()}"
+            raise
+        else:
+            outcome = "done"
+        finally:
+            ended.set()
+            watching.join()
+            write(outcome)
