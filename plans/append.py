@@ -7,7 +7,9 @@ from plans.compilers.options import (
     HARMONISE,
     HarmoniseOptions,
     add_fields,
+    allow_returning,
     drop_fields,
+    drop_returning,
     fields_of,
     if_none,
     recomputed_fields,
@@ -103,6 +105,8 @@ class Append(HarmoniseOptions, Edit):
         False, "Fail if a chunk of values would be re-encoded instead of being copied as it is.", job=False
     )
     recompute: tuple[str, ...] = recomputed_fields()
+    allow_returning: bool = allow_returning(examples=(True,))
+    drop_returning: bool = drop_returning(examples=(True,))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +114,8 @@ class Append(HarmoniseOptions, Edit):
             raise OptionError(
                 "append: harmonise does not go with on-duplicate: replace; harmonise the source with vczstore normalise"
             )
+        if self.allow_returning and self.drop_returning:
+            raise OptionError("append: --allow-returning does not go with --drop-returning; choose one")
         _ = self.harmonising  # which checks its options
 
     @property
@@ -162,6 +168,13 @@ class Append(HarmoniseOptions, Edit):
             raise OptionError("append: --impl xarray cannot harmonise; leave it out")
         fields = fields_of(self.drop_fields, self.add_fields)
         stages = compile_in_stages(
-            compiling.store, compiling.vcz, compiling.sources, compiling.memory, rules=rules, fields=fields
+            compiling.store,
+            compiling.vcz,
+            compiling.sources,
+            compiling.memory,
+            rules=rules,
+            fields=fields,
+            allow_returning=self.allow_returning,
+            drop_returning=self.drop_returning,
         )
         return copying_directly(stages) if self.require_direct_copy else stages

@@ -74,14 +74,17 @@ class Compact(Edit):
             store = self._in_place(options, dry_run=True)
             return Compiling(store, store.open(), (), options.memory, options.impl, dry_run)
         url = os.fspath(self.output)
-        vcz = options.for_store(self.store, [url]).open(self.store).open()
+        origin = options.for_store(self.store, [url]).open(self.store)
         output = new_store(url, "compact", storage_options=options.shared(url, self.store), samples_chunks=1)
-        return Compiling(output, vcz, (), options.memory, options.impl, dry_run)
+        return Compiling(output, origin.open(), (), options.memory, options.impl, dry_run, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile what moves samples up, in place or into a copy."""
         from plans.compilers.compact import compile_compact, compile_compacted_copy
+        from plans.core.withdrawn import keeping_key
 
         yield from ()
-        compiler = compile_compact if self.output is None else compile_compacted_copy
-        return compiler(compiling.store, compiling.vcz, compiling.memory)
+        if compiling.origin is None:
+            return compile_compact(compiling.store, compiling.vcz, compiling.memory)
+        copy = compile_compacted_copy(compiling.store, compiling.vcz, compiling.memory)
+        return keeping_key(copy, compiling.origin, compiling.vcz)

@@ -54,7 +54,7 @@ class CopyStoreToIcechunk(Edit):
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.resolve import repository_to_fill
+        from vczstore.stores.resolve import open_store, repository_to_fill
 
         if options.backend_storage not in (None, "icechunk"):
             raise OptionError(f"{self.called}: the new store is on icechunk, not {options.backend_storage}")
@@ -68,11 +68,14 @@ class CopyStoreToIcechunk(Edit):
             overwrite=self.overwrite,
             no_lock=options.no_lock,
         )
-        return Compiling(store, vcz, (), options.memory, options.impl, dry_run)
+        origin = open_store(self.source, storage_options=options.options_of(self.source, url))
+        return Compiling(store, vcz, (), options.memory, options.impl, dry_run, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile the copy of all chunks."""
         from plans.compilers.copy import compile_copy
+        from plans.core.withdrawn import keeping_key
 
         yield from ()
-        return compile_copy(compiling.vcz, compiling.store, compiling.memory)
+        copy = compile_copy(compiling.vcz, compiling.store, compiling.memory)
+        return copy if compiling.origin is None else keeping_key(copy, compiling.origin, compiling.vcz)

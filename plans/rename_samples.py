@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from plans.compilers.options import allow_returning
 from vczstore.declarations import argument
 from vczstore.errors import OptionError, SampleError
 from vczstore.execution.operations import Edit, Stages
@@ -49,6 +50,7 @@ class RenameSamples(Edit):
         kind="file",
         examples=("new-ids.tsv",),
     )
+    allow_returning: bool = allow_returning(examples=(True,))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +60,7 @@ class RenameSamples(Edit):
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile what writes the new IDs, chunk by chunk of sample_id."""
         yield from ()
-        return _compile(compiling, _read(Path(self.file)))
+        return _compile(compiling, _read(Path(self.file)), self.allow_returning)
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -95,9 +97,10 @@ def _read(path: Path) -> dict[str, str]:
     return pairs
 
 
-def _compile(compiling: "Compiling", pairs: Mapping[str, str]) -> "Plan":
+def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: bool) -> "Plan":
     """Find the samples, and check that no ID is there twice afterwards."""
     from plans.core.model import Plan
+    from plans.core.withdrawn import come_back, readmitting
     from vczstore.stores.edits import SetItems
     from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, unknown_samples
 
@@ -119,7 +122,15 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str]) -> "Plan":
     names[positions] = [left[old] for old in vcz.sample_ids[positions].tolist()]
     edit = SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())
     _check_names(vcz, names.tolist(), left)
-    return Plan(
+    back = come_back(
+        "rename-samples",
+        store,
+        vcz,
+        left.values(),
+        allow=allow_returning,
+        way_out="give other IDs, or say --allow-returning",
+    )
+    plan = Plan(
         operation="rename-samples",
         store=store,
         base=vcz.state,
@@ -131,6 +142,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str]) -> "Plan":
         if_stopped="some samples may have their new IDs already; run the same command again to complete it",
         counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
     )
+    return readmitting(plan, vcz, back)
 
 
 def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None:

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import add_fields, drop_fields, fields_of, if_none, recomputed_fields
+from plans.compilers.options import (
+    add_fields,
+    allow_returning,
+    drop_fields,
+    drop_returning,
+    fields_of,
+    if_none,
+    recomputed_fields,
+)
 from plans.recompute import recomputing
 from vczstore.declarations import argument, option
 from vczstore.execution.operations import Edit, Stages
@@ -57,6 +65,8 @@ class Update(Edit):
     drop_fields: tuple[str, ...] = drop_fields()
     add_fields: tuple[str, ...] = add_fields()
     recompute: tuple[str, ...] = recomputed_fields()
+    allow_returning: bool = allow_returning(command=False, python=False, examples=(True,))
+    drop_returning: bool = drop_returning(command=False, python=False, examples=(True,))
 
     @property
     def then(self) -> Edit | None:

@@ -79,6 +79,8 @@ class AppendOptions(_Harmonising, total=False):
     add_fields: Sequence[str]
     require_direct_copy: bool
     recompute: Sequence[str]
+    allow_returning: bool
+    drop_returning: bool
 
 
 class UpdateOptions(RunOptions, total=False):
@@ -315,7 +317,9 @@ def remove(store: "Location", samples: str | Sequence[str], **options: Unpack[Re
 @_operation
 def recompute(store: "Location", fields: str | Sequence[str] = ..., **options: Unpack[RunOptions]) -> "Result": ...
 @_operation
-def rename_samples(store: "Location", file: "str | Path", **options: Unpack[RunOptions]) -> "Result": ...
+def rename_samples(
+    store: "Location", file: "str | Path", *, allow_returning: bool = ..., **options: Unpack[RunOptions]
+) -> "Result": ...
 @_operation
 def compact(store: "Location", output: "str | Path | None" = ..., **options: Unpack[RunOptions]) -> "Result": ...
 @_operation

@@ -18,6 +18,7 @@ from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey, Write
 from plans.core.views import View
+from plans.core.withdrawn import come_back, readmitting, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import with_blocks
@@ -250,6 +251,8 @@ def compile_in_stages(
     *,
     rules: Rules | None = None,
     fields: Fields = Fields(),
+    allow_returning: bool = False,
+    drop_returning: bool = False,
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile an append in stages: what variants and values there are is looked up first, where that matters.
@@ -260,6 +263,8 @@ def compile_in_stages(
         As in `compile_append`.
     rules
         How sources are harmonised with the store; None if they have its variants.
+    allow_returning, drop_returning
+        Whether samples that were removed from the store may come in again, or are left out.
 
     Yields
     ------
@@ -271,13 +276,21 @@ def compile_in_stages(
     VczstoreError
         If the sources do not fit.
     """
+    if drop_returning and sources and not (sources := without_returning(store, vcz, sources)):
+        raise SampleError(
+            f"{OPERATION}: all samples that come in were removed from {vcz.label} before; nothing is left"
+        )
+    ids = (sample for source in sources for sample in source.sample_ids.tolist())
+    way_out = "leave them out with --drop-returning, or say --allow-returning"
+    back = come_back(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
     findings = None
     if rules is not None:
         after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
         sources = harmonise.with_numbers(vcz, sources, rules)
         findings = yield from harmonise.look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
-    return compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
+    plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
+    return readmitting(plan, vcz, back)
 
 
 def copying_directly(

@@ -1,7 +1,7 @@
 """Options that several operations have."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vczstore.choices import ABSENT, IF_NONE, INFO_FIELDS, MAX_GQ, NEW_VARIANTS
 from vczstore.declarations import option
@@ -51,6 +51,20 @@ def recomputed_fields() -> tuple[str, ...]:
         separator=",",
         job=False,
     )
+    return found
+
+
+def allow_returning(**known: Any) -> bool:
+    """Declare that removed samples may come in again."""
+    found: bool = option(
+        False, "Let samples come in that were removed from the store before; else they are an error.", **known
+    )
+    return found
+
+
+def drop_returning(**known: Any) -> bool:
+    """Declare that removed samples are left out."""
+    found: bool = option(False, "Leave out samples that were removed from the store before.", **known)
     return found
 
 

@@ -11,14 +11,14 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Columns, chunk_regions
-from plans.core.ledger import Ledger
 from plans.core.memory import Memory
 from plans.core.model import AFTERWARDS, Plan
 from plans.core.rewrite_columns import ColumnReader, Reencoded
+from plans.core.withdrawn import Withdrawn, withdrawing
 from plans.variants.stale import samples_change
 from vczstore.errors import IncompatibleError, SampleError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, SetItems, SetShape
+from vczstore.stores.edits import Consolidate, SetItems, SetNoFill, SetShape
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import TEXT, has_missing_value, lacks_missing_value, missing_value
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, samples_axis, unknown_samples
@@ -74,14 +74,17 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         for name, array in vcz.samples_arrays.items()
         if name != SAMPLE_ID
     )
-    after, marks = samples_change(vcz.planned({}, blanked))
+    unfilled = SetNoFill.of(ids)  # or readers would take an empty ID for a missing one
+    ids = ids if unfilled is None else unfilled.array
+    shown = () if unfilled is None else (unfilled, Consolidate((SAMPLE_ID,), vcz.zarr_format))
+    after, marks = samples_change(vcz.planned({SAMPLE_ID: ids}, blanked))
     return Plan(
         operation=operation,
         store=store,
         base=vcz.state,
         checks=(),
         writes=writes,
-        edits=(SetItems(vcz.arrays[SAMPLE_ID], positions, REMOVED),),
+        edits=(*shown, SetItems(ids, positions, REMOVED)),
         memory=memory,
         after=after,
         if_stopped="some values of the samples may be missing already; run the same command again to complete it",
@@ -93,20 +96,22 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
 
 def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
-    Compile a removal that can be completed if it is stopped.
+    Compile a removal that the store remembers, and that can be completed if it is stopped.
 
-    On plain Zarr IDs in several chunks are blanked one chunk after the other. The store remembers beforehand that the
-    list is being removed, so that a second run does not take those that are gone for unknown.
+    On plain Zarr IDs in several chunks are blanked one chunk after the other. Since the store remembers beforehand who
+    is removed, a second run does not take those that are gone for unknown.
     """
-    ledger, (positions, unknown) = Ledger.of(vcz), positions_of(vcz, list(dict.fromkeys(samples)))
-    gone = set(unknown)
-    left = [sample for sample in samples if sample not in gone]
-    remembered = store.recovery_edits(ledger.with_removal(samples).edit(vcz.zarr_format))
-    is_known = bool(remembered and unknown and left) and ledger.has_removal(samples)
-    plan = compile_remove(store, vcz, left if is_known else samples, memory)
-    if is_known or len(set(arrays.cuts(vcz.arrays[SAMPLE_ID])[0].of(positions))) < 2:
-        return plan
-    return replace(plan, edits=(*remembered, *plan.edits))
+    wanted = list(dict.fromkeys(samples))
+    _, unknown = positions_of(vcz, wanted)
+    gone = set(Withdrawn.of(store, vcz).among(unknown))
+    left = [sample for sample in wanted if sample not in gone]
+    try:
+        plan = withdrawing(compile_remove(store, vcz, left or wanted, memory), vcz, left)
+    except SampleError as error:
+        if not gone:
+            raise
+        raise SampleError(f"{error.message}; {len(gone):,} of the samples were removed before", error.hint) from error
+    return replace(plan, counts={**plan.counts, **({"samples removed before": len(gone)} if gone else {})})
 
 
 def _told_neutral(vcz: Vcz) -> str:

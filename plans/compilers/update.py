@@ -14,6 +14,7 @@ from plans.core.compatibility import check_incoming
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey
+from plans.core.withdrawn import come_back
 from plans.schema.fitting import fitted
 from plans.schema.layout import Fields, Layout, check_named, layout_of, without_unjoinable
 from plans.schema.schema_change import compile_growth, compile_schema_change, dropped_fields, look_up_unfit, told_kept
@@ -66,7 +67,7 @@ def compile_update(
     vcz.require_whole(OPERATION)
     for source in sources:
         source.require_whole(OPERATION)
-    places = _places(vcz, sources)
+    places = _places(store, vcz, sources)
     check_named(OPERATION, vcz, sources, fields)
     # a field that the store has is not added: values that it has there do not become missing for that
     fields = replace(fields, add=[name for name in fields.add if name not in vcz.samples_arrays])
@@ -163,10 +164,12 @@ def split_known(vcz: Vcz, source: Vcz) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(is_known), np.flatnonzero(~is_known)
 
 
-def _places(vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
+def _places(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[np.ndarray]:
     """Where the samples of each source are in the store."""
     incoming = check_incoming(OPERATION, sources)
     positions, unknown = positions_of(vcz, list(incoming))
+    way_out = "leave them out, or bring them in with append --allow-returning (allow-returning: true in a job)"
+    come_back(OPERATION, store, vcz, unknown, allow=False, way_out=way_out)
     if unknown:
         way_out = "append these samples, or say insert: true in a job, which updates some and appends the others"
         raise unknown_samples(OPERATION, vcz, unknown, f"nothing was updated, {way_out}")

@@ -1,4 +1,5 @@
-"""What jobs have done to a store, so that none does it twice: kept in the store, never a sample ID in it.
+"""What jobs have done to a store, so that none does it twice: kept in the store, never a sample ID in it. Which samples
+were removed is in `plans.core.withdrawn`.
 
 The ledger is an attribute of the store's root group. It changes in the transaction that it tells of, and it stays
 when history is expired.
@@ -26,8 +27,6 @@ class Ledger:
     ----------
     sources
         For each batch (`Vcz.identity`) the states of it (`Vcz.stamp`) that have come in.
-    removals
-        Digests of the lists of samples that were removed; see `removal_digest`.
     steps
         Digests of other steps that were done; see `step_digest`.
     pending
@@ -35,7 +34,6 @@ class Ledger:
     """
 
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    removals: Sequence[str] = ()
     steps: Sequence[str] = ()
     pending: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,7 +51,6 @@ class Ledger:
         try:
             return cls(
                 {str(batch): [str(stamp) for stamp in stamps] for batch, stamps in value.get("sources", {}).items()},
-                [str(digest) for digest in value.get("removals", [])],
                 [str(digest) for digest in value.get("steps", [])],
                 {str(batch): str(stamp) for batch, stamp in value.get("pending", {}).items()},
             )
@@ -88,21 +85,13 @@ class Ledger:
             known[batch] = [*known.get(batch, ()), stamp]
         return replace(self, sources=known, pending={})
 
-    def with_removal(self, samples: Sequence[str]) -> "Ledger":
-        """The ledger with a list of samples that were removed."""
-        return replace(self, removals=list(dict.fromkeys([*self.removals, removal_digest(samples)])))
-
-    def has_removal(self, samples: Sequence[str]) -> bool:
-        """Whether this list of samples was removed before."""
-        return bool(self.removals) and removal_digest(samples) in self.removals
-
     def with_step(self, digest: str) -> "Ledger":
         """The ledger with a step that was done."""
         return replace(self, steps=list(dict.fromkeys([*self.steps, digest])))
 
     def edit(self, zarr_format: int) -> SetAttribute:
         """What writes the ledger to its store."""
-        value: dict[str, Any] = {"sources": dict(self.sources), "removals": list(self.removals)}
+        value: dict[str, Any] = {"sources": dict(self.sources)}
         if self.steps:
             value["steps"] = list(self.steps)
         if self.pending:
@@ -124,8 +113,8 @@ def removal_digest(samples: Sequence[str]) -> str:
     """
     A digest of a list of samples, whatever its order.
 
-    It outlives the samples, so it is slow to compute on purpose (scrypt, some 50 ms): to find out by trial whether
-    one person was removed takes that long for each guess at the whole list.
+    It outlives the samples, in the id of a job, so it is slow to compute on purpose (scrypt, some 50 ms): to find out
+    by trial whether one person was removed takes that long for each guess at the whole list.
     """
     text = "\n".join(sorted(set(samples))).encode()
     return hashlib.scrypt(text, salt=b"vczstore removal", n=2**14, r=8, p=1, dklen=16).hex()

@@ -134,6 +134,8 @@ class Compiling:
         One of `vczstore.choices.IMPLS`.
     dry_run
         Whether nothing is going to be written.
+    origin
+        What is copied, if that is a store.
     """
 
     store: "Store"
@@ -142,6 +144,7 @@ class Compiling:
     memory: Memory
     impl: str = "cubed"
     dry_run: bool = False
+    origin: "Store | None" = None
 
     @property
     def vcz(self) -> Vcz:

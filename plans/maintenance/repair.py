@@ -19,11 +19,11 @@ from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Location, Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetShape
+from vczstore.stores.edits import Consolidate, Edit, Reconsolidate, SetNoFill, SetShape
 from vczstore.stores.leftovers import delete_half_written, foreseen, leftovers, settle, settling
 from vczstore.stores.locations import folder_of
 from vczstore.vcz.missing import has_missing_value
-from vczstore.vcz.model import SAMPLE_ID, Vcz, listing, samples_axis
+from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ def _stopped(store: Store, done: list[str], *, dry_run: bool) -> set[Finding]:
         return set()
     before = store.open()
     after, *edits = _reveal(before, done)
+    if (unfilled := SetNoFill.of(before.arrays[SAMPLE_ID])) is not None and (before.sample_ids == REMOVED).any():
+        done.append(f"empty IDs of removed samples, which xarray shows as nan: {SAMPLE_ID} has no fill value any more")
+        edits += [unfilled, Consolidate((SAMPLE_ID,), 2)]
     if stale := [*consolidated_errors(after)]:
         done.append("consolidated metadata that were stale are rewritten from the arrays' own")
         edits.append(Reconsolidate((*after.arrays, *after.inner), tuple(after.groups), after.zarr_format))

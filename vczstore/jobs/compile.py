@@ -12,11 +12,12 @@ import numpy as np
 
 from plans.append import Append
 from plans.compilers.append import complete_append
-from plans.compilers.remove import compile_remove
+from plans.compilers.remove import compile_completable
 from plans.compilers.update import split_known
 from plans.core.ledger import Ledger, removal_digest, step_digest
 from plans.core.memory import Memory
 from plans.core.model import Compiling, Plan
+from plans.core.withdrawn import Withdrawn, without_returning
 from plans.recompute import Recompute
 from plans.regrid import Regrid
 from plans.remove import Remove
@@ -301,6 +302,8 @@ class _Compiler:
     def append(self, operation: Append) -> None:
         """Samples come in; those of batches that have come in before are left alone."""
         sources, fresh = self._open(operation)
+        if operation.drop_returning:
+            fresh = without_returning(self.store, self.vcz, fresh)
         on_duplicate = operation.on_duplicate
         self.said.append(["append", _states(sources), operation.changed_options])
         plans: list[Plan] = []
@@ -337,7 +340,13 @@ class _Compiler:
         if new:
             append = operation
             if not isinstance(append, Append):
-                append = Append(store=self.url, sources=(), drop_fields=drop, add_fields=add)
+                append = Append(
+                    store=self.url,
+                    sources=(),
+                    drop_fields=drop,
+                    add_fields=add,
+                    allow_returning=operation.allow_returning,
+                )
             compiled.append(lambda: self._append(append, new))
         plans = []
         for i, compile_next in enumerate(compiled):
@@ -380,6 +389,8 @@ class _Compiler:
         sources, fresh = self._open(operation)
         self.said.append(["update", _states(sources), operation.changed_options])
         plans: list[Plan] = []
+        if operation.drop_returning:
+            fresh = without_returning(self.store, self.vcz, fresh)
         if fresh and operation.insert:
             plans = self._bring_in(fresh, "replace", operation)
         elif fresh:
@@ -395,7 +406,8 @@ class _Compiler:
         self.said.append(["remove", missing_ok, removal_digest(wanted)])
         positions, unknown = positions_of(self.vcz, wanted)
         known = wanted
-        if unknown and (missing_ok or self.ledger.has_removal(wanted)):
+        gone = Withdrawn.of(self.store, self.vcz).among(unknown)
+        if unknown and (missing_ok or len(gone) == len(unknown)):
             known = [str(sample) for sample in self.vcz.sample_ids[positions]]
             self._refuse_other_spellings(unknown)
             self.notes.append(f"remove: {len(unknown):,} of {len(wanted):,} sample IDs are not in the store")
@@ -403,13 +415,9 @@ class _Compiler:
             known = []
         plans: list[Plan] = []
         if known or not (unknown or missing_ok):
-            plan = compile_remove(self.store, self.vcz, known, self.memory)
-            self.ledger = self.ledger.with_removal(wanted)
-            # the ledger first: a run that is killed before the IDs are blanked finds the samples there, and one that
-            # is killed after that finds that their removal is known
-            plans = [replace(plan, edits=(self.ledger.edit(self.vcz.zarr_format), *plan.edits))]
-            self.vcz = plan.after
-        self._add("remove", (), plans, int(not plans and (not wanted or self.ledger.has_removal(wanted))))
+            plan = compile_completable(self.store, self.vcz, known, self.memory)
+            plans, self.vcz = [plan], plan.after
+        self._add("remove", (), plans, int(not plans and (not wanted or bool(gone))))
 
     def _refuse_other_spellings(self, unknown: Sequence[str]) -> None:
         """A sample is not left in the store because a list has it in quotes, or beside something else."""

@@ -8,14 +8,14 @@ them survives, and what zarr-python 2.18 wrote stays readable to it.
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from zarr.abc.store import Store
 from zarr.types import AnyArray
 
-from vczstore.vcz import arrays, metadata, strings, zarr_objects
+from vczstore.vcz import arrays, encoded_chunks, metadata, strings, zarr_objects
 from vczstore.vcz.metadata import metadata_key
 from vczstore.vcz.zarr_objects import Document
 
@@ -141,6 +141,39 @@ class SetItems:
         texts = np.full(len(self.positions), self.values, dtype=object)
         values = strings.as_stored(texts, self.array.dtype)
         arrays.planned(self.array, store=store).set_orthogonal_selection(self.positions, values)
+
+
+@dataclass(frozen=True)
+class SetNoFill:
+    """
+    An array of strings of format 2 gets no fill value: readers that follow CF, such as xarray, show that as missing.
+
+    Attributes
+    ----------
+    array
+        As it will be.
+    """
+
+    array: AnyArray
+
+    @classmethod
+    def of(cls, array: AnyArray) -> "SetNoFill | None":
+        """What lets empty strings of an array be read as such; None if they are."""
+        if array.metadata.zarr_format != 2 or array.metadata.fill_value not in ("", b""):
+            return None
+        return cls(arrays.from_metadata(replace(array.metadata, fill_value=None), array.store, array.path))
+
+    def apply(self, store: Store) -> None:
+        """Write the chunks that were left out, which have no values without a fill value; then the document."""
+        array, key = arrays.planned(self.array, store=store), metadata_key(self.array.path, 2)
+        document = zarr_objects.read_json(store, key)
+        if document is None or document["fill_value"] is None:
+            return
+        (cut,) = arrays.cuts(array)
+        chunks = encoded_chunks.get_encoded(array, [(i,) for i in range(cut.n)])
+        for span in (span for span, chunk in zip(cut.spans(), chunks, strict=True) if chunk is None):
+            array[span] = strings.as_stored(np.full(span.stop - span.start, "", dtype=object), array.dtype)
+        zarr_objects.write_json(store, key, {**document, "fill_value": None})
 
 
 @dataclass(frozen=True)

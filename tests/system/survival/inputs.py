@@ -594,16 +594,24 @@ def _bytes_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
 
 # ---- attributes -----------------------------------------------------------------------------
 
-READ = ("vczstore_ledger", "vczstore_info_fields", "vcf_zarr_version", "vcf_meta_information", "vcf_header", "source")
+READ = (
+    "vczstore_ledger",
+    "vczstore_withdrawn",
+    "vczstore_info_fields",
+    "vcf_zarr_version",
+    "vcf_meta_information",
+    "vcf_header",
+    "source",
+)
 ATTRIBUTES: tuple[Any, ...] = (
     *(None, 0, -1, 1e308, True, "", "x", "\n", "\x00", [], {}, [[]], [{}], [[[]]], {"": {}}, {"AC": "stale"}),
     *({"AC": 1}, {"AC": ["stale"]}, {"\n": "stale"}, {"sources": 1}, {"sources": {"a": 1}}, {"sources": {"a": None}}),
     *(
         {"pending": []},
         {"pending": {"a": []}},
-        {"removals": 7},
-        {"removals": {"a": 1}},
-        {"sources": [], "removals": {}},
+        {"hashes": 7},
+        {"hashes": ["a"], "check": 1},
+        {"hashes": [], "key": {}},
     ),
     *([1], [["a"]], [["contig", 1]], [["contig", None, 3]], ["contig"], "0.4", "99.9", [0, 4], "x" * 10**6, deep(90)),
     *([["contig", "<ID=chr1>"]] * 10**4, dict.fromkeys(map(str, range(10**4)), "stale"), "##contig=<ID=" * 10**5),

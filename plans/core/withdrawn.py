@@ -1,0 +1,204 @@
+"""
+The samples that were removed from a store, so that none comes in again by mistake.
+
+A store keeps hashes of their IDs in an attribute of its root group. They are keyed (see
+`vczstore.stores.withdrawal_key`): who has the store without its key cannot find out by trial whose they are. A hash
+takes a microsecond, so that a batch of any size is looked up at once; what makes guessing hopeless is the key.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from plans.core.model import AFTERWARDS, Plan
+from vczstore.errors import DamagedStoreError, SampleError, StorageError
+from vczstore.stores.base import Store
+from vczstore.stores.edits import Edit, SetAttribute
+from vczstore.stores.withdrawal_key import VARIABLE, CreateKey, KeyPlace, from_environment, new_key
+from vczstore.vcz.model import Vcz, listing
+
+ATTRIBUTE = "vczstore_withdrawn"
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """
+    The removed samples of a store.
+
+    Attributes
+    ----------
+    label
+        How messages call the store.
+    place
+        Where its key lies; None if there is no such place.
+    check
+        What tells its key from others; empty if there are no hashes yet.
+    hashes
+        Of the IDs.
+    inside
+        The key itself, where there is no place for it but the store.
+    """
+
+    label: str
+    place: KeyPlace | None
+    check: str = ""
+    hashes: frozenset[str] = frozenset()
+    inside: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, store: Store, vcz: Vcz) -> "Withdrawn":
+        """
+        Read what a store keeps; its key is not looked for yet.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it is none of ours.
+        """
+        value = vcz.attributes.get(ATTRIBUTE, {})
+        hashes = value.get("hashes", []) if isinstance(value, dict) else None
+        inside = value.get("key") if isinstance(value, dict) else None
+        if not isinstance(hashes, list) or not isinstance(inside, str | None):
+            raise DamagedStoreError(
+                f"{vcz.label}: the root attribute {ATTRIBUTE} is no list of removed samples; restore it from a copy"
+            )
+        return cls(vcz.label, KeyPlace.of(store), str(value.get("check", "")), frozenset(map(str, hashes)), inside)
+
+    @cached_property
+    def _key(self) -> str:
+        """
+        The key of the hashes, or of those to come.
+
+        Raises
+        ------
+        StorageError
+            If there are hashes, and their key is in none of its places.
+        """
+        for find in (from_environment, lambda: self.inside, lambda: self._beside, lambda: new_key(str(self.place))):
+            if (key := find()) is not None and (not self.hashes or _check(key) == self.check):
+                return key
+        where = f" in {self.place}, nor" if self.place is not None else ""
+        raise StorageError(
+            f"{self.label} keeps hashes of {len(self.hashes):,} removed samples, and their key is not{where} in "
+            f"{VARIABLE}, so whether one of them comes back cannot be seen; put the key there, or if it is lost, "
+            f"delete the root attribute {ATTRIBUTE}, and with it what is known of these samples"
+        )
+
+    @cached_property
+    def _beside(self) -> str | None:
+        return None if self.place is None else self.place.read()
+
+    def among(self, samples: Iterable[str]) -> list[str]:
+        """Those of some samples that were removed; in another Unicode form, too."""
+        if not self.hashes:
+            return []
+        key = _derived(self._key)
+        return [sample for sample in samples if _hash(key, sample) in self.hashes]
+
+    def with_samples(self, samples: Iterable[str]) -> "Withdrawn":
+        """The same, with samples that are removed."""
+        key = _derived(self._key)
+        inside = self.inside
+        if self.place is None and from_environment() != self._key:
+            inside = self._key
+        hashes = self.hashes.union(_hash(key, sample) for sample in samples)
+        return replace(self, check=_check(self._key), hashes=hashes, inside=inside)
+
+    def without(self, samples: Iterable[str]) -> "Withdrawn":
+        """The same, without samples that are there again."""
+        key = _derived(self._key)
+        return replace(self, hashes=self.hashes.difference(_hash(key, sample) for sample in samples))
+
+    def noted(self, vcz: Vcz) -> tuple[Vcz, SetAttribute]:
+        """The store as it will be, and what writes it."""
+        value: dict[str, Any] = {"check": self.check, "hashes": sorted(self.hashes)}
+        if self.inside is not None:
+            value["key"] = self.inside
+        attributes = {**vcz.attributes, ATTRIBUTE: value}
+        return replace(vcz, attributes=attributes), SetAttribute(ATTRIBUTE, value, vcz.zarr_format)
+
+    def key_edits(self) -> tuple[Edit, ...]:
+        """What puts the key beside the store, where it is not yet."""
+        if self.place is None or self.inside is not None or from_environment() == self._key:
+            return ()
+        return () if self._beside == self._key else (CreateKey(self.place, self._key),)
+
+
+def _derived(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _check(key: str) -> str:
+    return hashlib.blake2b(b"check", key=_derived(key), person=b"withdrawal key", digest_size=8).hexdigest()
+
+
+def _hash(key: bytes, sample: str) -> str:
+    text = unicodedata.normalize("NFC", sample).encode()
+    return hashlib.blake2b(text, key=key, person=b"withdrawn sample", digest_size=12).hexdigest()
+
+
+def withdrawing(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
+    """A removal that the store remembers: first of all, so that one that is stopped is known."""
+    withdrawn = Withdrawn.of(plan.store, before).with_samples(samples)
+    after, edit = withdrawn.noted(plan.after)
+    notes = dict(plan.notes)
+    if withdrawn.inside is not None:
+        inside = f"the key of removed samples is kept in the store itself; to keep it elsewhere, set {VARIABLE}"
+        notes[AFTERWARDS] = "; ".join(text for text in (notes.get(AFTERWARDS), inside) if text)
+    return replace(plan, preparations=(*withdrawn.key_edits(), edit, *plan.preparations), after=after, notes=notes)
+
+
+def keeping_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
+    """The copy of a store, with the key that lies beside that one."""
+    withdrawn, place = Withdrawn.of(origin, vcz), KeyPlace.of(plan.store)
+    if not withdrawn.hashes or withdrawn.place is None or place is None:
+        return plan
+    key = withdrawn.place.read()
+    if key is None or _check(key) != withdrawn.check:
+        return plan
+    return replace(plan, preparations=(CreateKey(place, key), *plan.preparations))
+
+
+def come_back(
+    operation: str, store: Store, vcz: Vcz, samples: Iterable[str], *, allow: bool, way_out: str
+) -> list[str]:
+    """
+    Those of the samples that come in that were removed before.
+
+    Raises
+    ------
+    SampleError
+        Saying how many they are, if they are not allowed.
+    """
+    back = Withdrawn.of(store, vcz).among(samples)
+    if back and not allow:
+        raise SampleError(
+            f"{operation}: {len(back):,} of the samples that come in {'was' if len(back) == 1 else 'were'} removed "
+            f"from {vcz.label} before: {listing(back)}; {way_out}"
+        )
+    return back
+
+
+def readmitting(plan: Plan, before: Vcz, back: Sequence[str]) -> Plan:
+    """A plan by which samples come in that were removed `before`; they count as removed no longer."""
+    if not back:
+        return plan
+    after, edit = Withdrawn.of(plan.store, before).without(back).noted(plan.after)
+    return replace(plan.recording((), (edit,)), after=after, counts={**plan.counts, "samples returning": len(back)})
+
+
+def without_returning(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[Vcz]:
+    """Sources without the samples that were removed from the store; one of which nothing is left is left out."""
+    withdrawn, left = Withdrawn.of(store, vcz), list[Vcz]()
+    for source in sources:
+        ids = source.sample_ids.tolist()
+        back = set(withdrawn.among(ids))
+        rest = np.flatnonzero([sample not in back for sample in ids])
+        if len(rest) or not back:
+            left.append(source.select(rest) if back else source)
+    return left

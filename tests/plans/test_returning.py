@@ -1,0 +1,231 @@
+"""Removed samples do not come in again by mistake: the store knows them by keyed hashes, and the key is not in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import MemoryStore
+
+import vczstore
+from plans.core.withdrawn import ATTRIBUTE, Withdrawn
+from tests.support import cohort, s3
+from tests.support.refusals import complain
+from tests.support.small_stores import unchanged
+from tests.support.ways import WRITTEN, Way
+from vczstore.errors import OptionError, SampleError, StorageError
+from vczstore.jobs.run import run_job
+from vczstore.stores.resolve import open_store
+from vczstore.stores.withdrawal_key import SUFFIX, VARIABLE
+
+FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype", "call_DP")
+
+
+def some(samples: list[str], seed: int = 0) -> dict[str, np.ndarray]:
+    arrays = cohort.make_arrays(4, samples, seed=seed)
+    return {name: arrays[name] for name in FIELDS}
+
+
+OLD = some(cohort.ids(0, 7))
+BACK = some(["S0001", "N1"], seed=1)
+
+
+def removed_from(kind: str, folder: Path, *samples: str) -> tuple[Way, Path]:
+    way = Way(kind, "zarr")
+    store = way.make(folder, OLD)
+    vczstore.remove(store, samples or ("S0001", "S0004"), impl="zarr")
+    return way, store
+
+
+def batch(folder: Path, arrays: dict[str, np.ndarray] = BACK, name: str = "back.vcz") -> Path:
+    cohort.write_vcz(folder / name, arrays)
+    return folder / name
+
+
+def attribute(store: Path, way: Way) -> dict[str, Any]:
+    found = zarr.open_group(cohort.icechunk_store(store) if way.is_icechunk else store, mode="r").attrs
+    return dict(found[ATTRIBUTE])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
+    way, store = removed_from(kind, tmp_path)
+    gone = cohort.expected_remove(OLD, ["S0001", "S0004"])
+    source = batch(tmp_path)
+    with unchanged(store):
+        words = [r"append: 1 of the samples .* was removed from .*store\.vcz before: S0001", "--allow-returning"]
+        complain(SampleError, words, lambda: vczstore.append(store, source, impl="zarr"))
+        (tmp_path / "ids").write_text("S0002 S0004\n")
+        words = ["rename-samples: 1 of the samples .* was removed", "S0004", "--allow-returning"]
+        complain(SampleError, words, lambda: vczstore.rename_samples(store, tmp_path / "ids"))
+        words = ["update: 1 of the samples .* was removed", "append --allow-returning"]
+        complain(SampleError, words, lambda: vczstore.update(store, source, impl="zarr"))
+        words = ["no sample S0001", "1 of the samples were removed before"]
+        complain(SampleError, words, lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
+
+    assert vczstore.append(store, source, impl="zarr", drop_returning=True).counts["samples added"] == 1
+    cohort.assert_same(way.read(store), cohort.expected_append(gone, cohort.select(BACK, ["N1"])))
+    alone = batch(tmp_path, cohort.select(BACK, ["S0001"]), "alone.vcz")
+    with unchanged(store):
+        complain(
+            SampleError, ["nothing is left"], lambda: vczstore.append(store, alone, impl="zarr", drop_returning=True)
+        )
+    allowed = vczstore.append(store, alone, impl="zarr", allow_returning=True)
+    assert allowed.counts == {"sources": 1, "samples added": 1, "samples returning": 1}
+    cohort.assert_same(way.read(store), expected(gone))
+    assert len(attribute(store, way)["hashes"]) == 1  # S0004
+    # who was removed before is no error beside others, so that a run that was stopped completes
+    again = vczstore.remove(store, ["S0001", "S0004"], impl="zarr")
+    assert again.counts == {"samples removed": 1, "samples removed before": 1}
+
+
+def expected(gone: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return cohort.expected_append(gone, cohort.select(BACK, ["N1"]), cohort.select(BACK, ["S0001"]))
+
+
+def test_another_unicode_form_is_the_same_sample(tmp_path: Path) -> None:
+    store = Way("format3", "zarr").make(tmp_path, some(["Zo\u00eb", "B"]))
+    vczstore.remove(store, ["Zo\u00eb"], impl="zarr")
+    source = batch(tmp_path, some(["Zoe\u0308"]))
+    complain(SampleError, ["was removed"], lambda: vczstore.append(store, source, impl="zarr"))
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_what_keeps_the_hashes(kind: str, tmp_path: Path) -> None:
+    """Compact, its copy, purge and the copy to Icechunk; each refuses the sample afterwards."""
+    way, store = removed_from(kind, tmp_path)
+    source = batch(tmp_path)
+    stores = [store, tmp_path / "compacted.vcz"]
+    vczstore.compact(store, tmp_path / "compacted.vcz", impl="zarr")
+    vczstore.compact(store, impl="zarr")
+    if way.is_icechunk:
+        vczstore.purge(store)
+    else:
+        vczstore.copy_store_to_icechunk(store, tmp_path / "copy.icechunk", impl="zarr")
+        stores.append(tmp_path / "copy.icechunk")
+    for place in stores:
+        assert place.with_name(place.name + SUFFIX).exists()
+        complain(SampleError, ["S0001"], lambda place=place: vczstore.append(place, source, impl="zarr"))
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_in_jobs(kind: str, tmp_path: Path) -> None:
+    way = Way(kind, "zarr")
+    store = way.make(tmp_path, OLD)
+    (tmp_path / "inbox").mkdir()
+    batch(tmp_path, name="inbox/a.vcz")
+    job = tmp_path / "job.yaml"
+
+    def run(*steps: str) -> str:
+        job.write_text("\n".join([f"store: {store}", "steps:", *(f"  - {step}" for step in steps)]) + "\n")
+        return run_job(job).status
+
+    with unchanged(store):  # the steps of one job see each other
+        complain(SampleError, ["S0001"], lambda: run("remove: S0001", "append: inbox/*.vcz"))
+    assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "done"
+    left = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))
+    cohort.assert_same(way.read(store), left)
+    assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
+    batch(tmp_path, some(["S0001", "N2"], seed=3), name="inbox/b.vcz")
+    with unchanged(store):
+        complain(SampleError, ["S0001"], lambda: run("update: {source: inbox/b.vcz, insert: true}"))
+    assert run("update: {source: inbox/b.vcz, insert: true, allow-returning: true}") == "done"
+    cohort.assert_same(way.read(store), cohort.expected_append(left, some(["S0001", "N2"], seed=3)))
+
+
+def test_the_key_is_beside_the_store_and_hidden_from_others(tmp_path: Path) -> None:
+    way, store = removed_from("format3", tmp_path)
+    key = tmp_path / f"store.vcz{SUFFIX}"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    text = json.dumps(attribute(store, way))
+    assert key.read_text().strip() not in text
+    plain = {hashlib.new(name, b"S0001").hexdigest()[:24] for name in ("sha256", "blake2b", "md5")}
+    assert not plain & set(attribute(store, way)["hashes"])
+
+
+@pytest.mark.parametrize("how", ["lost", "another"])
+def test_without_the_key_nothing_comes_in(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = removed_from("format3", tmp_path)
+    moved = shutil.move(store, tmp_path / "moved.vcz")
+    source = batch(tmp_path)
+    if how == "another":
+        (tmp_path / f"moved.vcz{SUFFIX}").write_text("x" * 64)
+    with unchanged(moved):
+        words = ["2 removed samples", f"moved.vcz{SUFFIX}", VARIABLE, ATTRIBUTE]
+        for call in (
+            lambda: vczstore.append(moved, source, impl="zarr"),
+            lambda: vczstore.remove(moved, ["S0002"], impl="zarr"),
+        ):
+            complain(StorageError, words, call)
+    monkeypatch.setenv(VARIABLE, (tmp_path / f"store.vcz{SUFFIX}").read_text())
+    complain(SampleError, ["S0001"], lambda: vczstore.append(moved, source, impl="zarr"))
+
+
+def test_the_key_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "short")
+    store = Way("format3", "zarr").make(tmp_path, OLD)
+    with unchanged(store):
+        complain(OptionError, [VARIABLE, "openssl"], lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
+    monkeypatch.setenv(VARIABLE, "0123456789abcdef" * 4)
+    vczstore.remove(store, ["S0001"], impl="zarr")
+    assert not (tmp_path / f"store.vcz{SUFFIX}").exists()
+    source = batch(tmp_path)
+    complain(SampleError, ["S0001"], lambda: vczstore.append(store, source, impl="zarr"))
+    monkeypatch.delenv(VARIABLE)
+    complain(StorageError, [VARIABLE], lambda: vczstore.append(store, source, impl="zarr"))
+
+
+def test_where_no_key_can_be_written(tmp_path: Path) -> None:
+    store = Way("format3", "zarr").make(tmp_path, OLD)
+    (tmp_path / f"store.vcz{SUFFIX}").mkdir()
+    with unchanged(store):
+        complain(StorageError, [SUFFIX, VARIABLE], lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
+
+
+def test_a_store_in_memory_has_no_place_beside_it(tmp_path: Path) -> None:
+    place = Way("format3", "zarr").make(tmp_path, OLD)
+    store = cohort.in_memory(place)
+    assert isinstance(store, MemoryStore)
+    done = vczstore.remove(store, ["S0001"], impl="zarr")
+    assert VARIABLE in done.notes["after"]
+    source = batch(tmp_path)
+    complain(SampleError, ["S0001"], lambda: vczstore.append(store, source, impl="zarr"))
+
+
+@pytest.mark.parametrize("backend", ["obstore", "icechunk"])
+def test_in_an_object_store(backend: str, s3_server: s3.S3Server, tmp_path: Path) -> None:
+    import obstore
+    from obstore.store import S3Store
+
+    url = s3_server.url(f"returning-{uuid4().hex}")
+    options: dict[str, Any] = {"impl": "zarr", "storage_options": s3_server.options}
+    plain = Way("format3", "zarr").make(tmp_path, OLD)
+    place = f"{url}/cohorts/store"
+    if backend == "icechunk":
+        vczstore.copy_store_to_icechunk(plain, place, **options)
+    else:
+        vczstore.compact(plain, place, **options)
+    vczstore.remove(place, ["S0001"], **options)
+    client = S3Store.from_url(url, **s3_server.options, client_options={"allow_http": True})
+    assert len(bytes(obstore.get(client, f"cohorts/store{SUFFIX}").bytes())) == 65
+    source = batch(tmp_path)
+    complain(SampleError, ["S0001"], lambda: vczstore.append(place, source, **options))
+
+
+def test_a_large_batch_is_looked_up_in_no_time(tmp_path: Path) -> None:
+    _, store = removed_from("format3", tmp_path)
+    opened = open_store(store)
+    withdrawn = Withdrawn.of(opened, opened.open())
+    samples = [f"P{i:07}" for i in range(100_000)]
+    start = time.process_time()
+    assert withdrawn.among([*samples, "S0004"]) == ["S0004"]
+    assert time.process_time() - start < 3

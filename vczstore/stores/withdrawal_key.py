@@ -1,0 +1,151 @@
+"""
+The key of withdrawn sample IDs: without it, what a store keeps of these IDs cannot be compared with any ID.
+
+It comes from the environment, or lies beside the store, so that who has the store alone does not have it. What is
+open already, or fills a bucket, has no place beside it that is known here.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from zarr.abc.store import Store as ZarrStore
+
+from vczstore.errors import ConflictError, OptionError, StorageError, VczstoreError
+from vczstore.stores.base import Store
+from vczstore.stores.locations import OBJECT_STORES, Address, parse
+from vczstore.stores.object_store import is_of_storage, object_store, reason, require
+
+VARIABLE = "VCZSTORE_WITHDRAWAL_KEY"
+SUFFIX = ".withdrawal-key"
+MIN_LENGTH = 32
+"""Characters of a key: as many as 16 random bytes have in hexadecimal."""
+
+
+def from_environment() -> str | None:
+    """
+    Return the key that the environment gives.
+
+    Raises
+    ------
+    OptionError
+        If it is too short.
+    """
+    text = os.environ.get(VARIABLE, "").strip()
+    if text and len(text) < MIN_LENGTH:
+        raise OptionError(
+            f"{VARIABLE} has {len(text)} characters; give {MIN_LENGTH} random ones or more, as of openssl rand -hex 32"
+        )
+    return text or None
+
+
+@cache
+def new_key(place: str) -> str:
+    """Return a random key for a place: the same each time, since steps of a job need it before it is written there."""
+    return secrets.token_hex(32)
+
+
+@dataclass(frozen=True)
+class KeyPlace:
+    """
+    Where the key of a store lies: a file, or an object, beside it.
+
+    Attributes
+    ----------
+    path
+        The file; None in an object store.
+    address, options
+        The object, and what reaches it.
+    """
+
+    path: Path | None
+    address: Address | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store) -> "KeyPlace | None":
+        """The place beside a store; None if there is none that is known."""
+        if (folder := store.folder) is not None:
+            return cls(folder.with_name(folder.name + SUFFIX)) if folder.name else None
+        if store.label.startswith("<"):
+            return None
+        address = parse(store.label)
+        if address.path is not None:  # there is no folder yet
+            folder = Path(os.path.realpath(address.path))
+            return cls(folder.with_name(folder.name + SUFFIX))
+        if address.kind not in OBJECT_STORES or not address.key:
+            return None
+        beside = Address(address.kind, address.root, address.key + SUFFIX, address.account)
+        return cls(None, beside, store.options)
+
+    def __str__(self) -> str:
+        return str(self.path) if self.address is None else self.address.url
+
+    def read(self) -> str | None:
+        """Read the key; None if there is none."""
+        try:
+            if self.path is not None:
+                return self.path.read_text(encoding="utf-8").strip()
+            folder, name = self._in_object_store()
+            return bytes(require("obstore", "obstore").get(folder, name).bytes()).decode().strip()
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._failure("read", error) from error
+
+    def create(self, key: str) -> None:
+        """
+        Write a key where there is none.
+
+        Raises
+        ------
+        ConflictError
+            If another writer has put another one there meanwhile.
+        StorageError
+            If it cannot be written.
+        """
+        try:
+            if self.path is not None:
+                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(f"{key}\n")
+                return
+            folder, name = self._in_object_store()
+            require("obstore", "obstore").put(folder, name, f"{key}\n".encode(), mode="create")
+        except Exception as error:
+            if not (isinstance(error, FileExistsError) or type(error).__name__ == "AlreadyExistsError"):
+                raise self._failure("written", error) from error
+            if self.read() != key:
+                raise ConflictError(f"{self}: another writer has made a key meanwhile; run this again") from error
+
+    def _in_object_store(self) -> tuple[Any, str]:
+        """What obstore opens, and the object's name in it."""
+        assert self.address is not None
+        folder, _, name = self.address.key.rpartition("/")
+        inside = Address(self.address.kind, self.address.root, folder, self.address.account)
+        return object_store(inside, self.options), name
+
+    def _failure(self, what: str, error: Exception) -> Exception:
+        if isinstance(error, VczstoreError):  # that obstore is not installed
+            return type(error)(f"{self}: the key of withdrawn samples cannot be {what}: {error}, or set {VARIABLE}")
+        if not is_of_storage(error):
+            return error
+        return StorageError(
+            f"{self}: the key of withdrawn samples cannot be {what} ({reason(error)}); mend that, or set {VARIABLE}"
+        )
+
+
+@dataclass(frozen=True)
+class CreateKey:
+    """The key of a store comes to lie beside it, before the store has anything that needs it."""
+
+    place: KeyPlace
+    key: str = field(repr=False)
+
+    def apply(self, store: ZarrStore) -> None:
+        """Write it."""
+        self.place.create(self.key)
