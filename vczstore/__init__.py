@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vczstore.choices import AMERICAN
 
 if TYPE_CHECKING:
+    __version__: str
     from vczstore.api import *  # noqa: F403
     from vczstore.errors import VczstoreError as VczstoreError
     from vczstore.execution.options import Options as Options
@@ -28,6 +29,8 @@ _ELSEWHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("vczstore")
     if name in _ELSEWHERE:
         return getattr(import_module(_ELSEWHERE[name]), name)
     if name.startswith("_") and name != "__all__":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from plans.core.memory import Memory
 from vczstore.errors import IncompatibleError, OptionError, VczstoreError
+from vczstore.reports.notebook import table
+from vczstore.sizes import human_size
 from vczstore.stores.edits import Edit
 from vczstore.stores.object_store import require
 from vczstore.vcz import arrays, metadata, zarr_objects
@@ -399,6 +401,17 @@ class Plan:
             f"<Plan {self.operation} {self.store.label}: {self.summary}; {self.encoded_chunks:,} chunks copied "
             f"as they are, {self.decoded_chunks:,} re-encoded; {n_arrays} arrays, {len(self.checks)} checks>"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = {
+            **self.counts,
+            "chunks copied as they are": self.encoded_chunks,
+            "chunks re-encoded": self.decoded_chunks,
+            "read at most": human_size(self.bytes_read),
+            "written at most": human_size(self.bytes_written),
+        }
+        return table(f"Plan: {self.operation} {self.store.label}", rows)
 
 
 def _has_lossy(write: Write) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib.metadata import version
 from inspect import cleandoc, get_annotations, signature
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import vczstore
@@ -14,6 +17,7 @@ from vczstore.execution import operations
 from vczstore.execution.options import GROUPS, Options
 
 NAMES = operations.names()
+Small = tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]
 BY_HAND = {"tag"}
 """Of which the one command is three functions."""
 
@@ -50,6 +54,19 @@ def test_what_deletes_or_overwrites_is_not_given_by_position(name: str) -> None:
     parameters = signature(getattr(vczstore, name.replace("-", "_"))).parameters.values()
     by_position = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
     assert not [one.name for one in by_position if one.default is True or one.default is False]
+
+
+def test_a_notebook_shows_plans_and_results(small: Small, tmp_path: Path) -> None:
+    store, batch = small[0].rename(tmp_path / "<b>.vcz"), small[1]
+    plan = vczstore.plan("append", store, batch)
+    for shown in (plan._repr_html_(), vczstore.run(plan)._repr_html_()):
+        assert "<th>samples added</th>" in shown
+        assert "&lt;b&gt;.vcz</caption>" in shown
+        assert "<b>" not in shown
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert vczstore.__version__ == version("vczstore")
 
 
 def test_options_are_typed() -> None:

@@ -199,6 +199,30 @@ def test_a_zip_file_is_a_source(tmp_path: Path, zarr_format: int, executor: str)
     cohort.assert_same(cohort.read_vcz(cohort.icechunk_store(tmp_path / "repository")), BATCH)
 
 
+def test_a_group_and_a_store_of_obstore_are_stores_and_sources(tmp_path: Path) -> None:
+    from obstore.store import LocalStore
+
+    store, batch, more = tmp_path / "store", tmp_path / "batch", tmp_path / "more"
+    for folder, arrays in ((store, OLD), (batch, BATCH), (more, make_arrays(12, 3))):
+        cohort.write_vcz(folder, arrays)
+    vczstore.append(zarr.open_group(store), zarr.open_group(batch, mode="r"))
+    vczstore.append(LocalStore(store), LocalStore(more))
+    whole = cohort.expected_append(OLD, BATCH, make_arrays(12, 3))
+    cohort.assert_same(cohort.read_vcz(store), whole)
+    before = cohort.digest(store)
+    inner = zarr.open_group(zarr.open_group(tmp_path / "outer").create_group("inner").store, path="inner")
+    for location, words in (
+        (zarr.open_group(store, mode="r"), "read_only=True; open it without"),
+        (inner, "a group at 'inner' of a Zarr store"),
+        (zarr.open_group(store)["call_genotype"], "not Array"),
+        (5, "not int"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            vczstore.remove(location, cohort.ids(0, 1))
+    assert cohort.digest(store) == before
+
+
+@pytest.mark.slow
 def test_zip_files_in_an_inbox(tmp_path: Path) -> None:
     """Beside what a desktop leaves there; a batch comes in once, and one that has changed is refused."""
     cohort.write_vcz(tmp_path / "store.vcz", OLD)

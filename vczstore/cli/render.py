@@ -45,7 +45,9 @@ def _log(verbose: int) -> None:
     logging.getLogger("asyncio").disabled = not verbose
     if verbose:
         # icechunk reads this when it is imported
-        os.environ.setdefault("ICECHUNK_LOG", "warn" if verbose == 1 else "info")
+        level = "warn" if verbose == 1 else "info"
+        # without its warning about commits at once on a local file system, where a lock is held
+        os.environ.setdefault("ICECHUNK_LOG", f"{level},icechunk_arrow_object_store=error")
         logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, stream=sys.stderr)
 
 

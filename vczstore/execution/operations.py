@@ -86,7 +86,10 @@ class Operation:
             value = getattr(self, one.name)
             if get_origin(one.type) is tuple or _is_tuple_or_none(one.type):
                 value = (value,) if isinstance(value, str | os.PathLike) else value
-                object.__setattr__(self, one.name, None if value is None else tuple(value))  # still being made
+                value = None if value is None else tuple(value)
+            if declared(one).kind in ("location", "sources"):
+                value = tuple(map(_zarr_store, value)) if declared(one).kind == "sources" else _zarr_store(value)
+            object.__setattr__(self, one.name, value)  # still being made
             _check(f"{self.called}: {one.name}", declared(one), value)
 
     @property
@@ -116,6 +119,27 @@ class Operation:
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Found":
         """Do it within a job, which holds the lock."""
         return self.perform(options, dry_run=False)
+
+
+def _zarr_store(location: Any) -> Any:
+    """
+    Return the Zarr store of a group at its top, and one over a store of obstore; any other location as it is.
+
+    Raises
+    ------
+    OptionError
+        If a group is inside of a store.
+    """
+    package, kind = type(location).__module__.partition(".")[0], type(location).__name__
+    if package == "obstore":
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(location, read_only=False)
+    if package == "zarr" and kind == "Group":
+        if location.path:
+            raise OptionError(f"a group at {location.path!r} of a Zarr store is no store; open the store at this path")
+        return location.store
+    return location
 
 
 def _is_tuple_or_none(kind: Any) -> bool:

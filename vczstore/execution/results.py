@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from plans.core.model import AFTERWARDS, Plan, in_words
+from vczstore.reports.notebook import table
 from vczstore.sizes import human_size
 
 if TYPE_CHECKING:
@@ -130,6 +131,13 @@ class Result:
             f"  writes  at most {human_size(plan.bytes_written)} (decoded)",
             f"  tasks   {plan.tasks:,}, the largest is projected to need {human_size(plan.projected_mem)}",
         ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        done = {} if self.committed else {"dry run": "nothing was written"}
+        snapshot = {"snapshot": self.snapshot} if self.snapshot else {}
+        rows = {**self.counts, **done, "seconds": f"{self.seconds:.2f}", **snapshot, **self.notes}
+        return table(f"{self.operation} {self.store}", rows)
 
     def with_surveys(self, surveys: "Run") -> "Result":
         """The same with the tasks that looked up what the plan depends on; ``impl="zarr"`` counts no tasks."""

@@ -17,8 +17,9 @@ from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
     from icechunk import Repository, Session
+    from zarr import Group
 
-type Location = str | Path | ZarrStore | "Repository | Session"
+type Location = str | Path | ZarrStore | "Group | Repository | Session"
 """What a user may call a store by."""
 
 SESSION_IS_READ = (
