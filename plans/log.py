@@ -17,6 +17,7 @@ class Log(Operation):
 
     Newest first. Each entry has ``snapshot``, ``time`` (ISO 8601, UTC), ``message``, ``operation``, ``steps`` (what
     each has done, in numbers), ``job`` (the id of the job, None for a single operation), ``versions`` and ``tags``.
+    What a purge has deleted of the history is last: what was done when, in numbers, without its snapshots.
 
     Raises
     ------

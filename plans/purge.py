@@ -8,13 +8,15 @@ from vczstore.declarations import option
 from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
-    from plans.maintenance.purge import Purged
+    from plans.maintenance.purge import Foreseen, Purged
     from vczstore.execution.options import Options
 
 TAGS_HELP = (
     "What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name, without the "
     "samples that the store no longer has; release-1 becomes release-1.1, since no name is used twice."
 )
+
+YES_HELP = "Do not ask on a terminal whether the history may be deleted; elsewhere nothing is asked."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +46,27 @@ class Purge(Operation):
     group: ClassVar[str] = "withdraw"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
 
+    dry_run: ClassVar[str] = "Say what would be deleted; delete nothing."
+
     tags: str = option("refuse", TAGS_HELP, choices=TAGS, positional=True)
+    yes: bool = option(False, YES_HELP, flags=("-y", "--yes"), python=False)
+
+    @property
+    def to_confirm(self) -> "Purge | None":
+        """Itself, unless the answer is given."""
+        return None if self.yes else self
 
     @property
     def writes(self) -> bool:
         """It writes to the store."""
         return True
 
-    def perform(self, options: "Options", *, dry_run: bool) -> "Purged":
+    def perform(self, options: "Options", *, dry_run: bool) -> "Purged | Foreseen":
         """Hold the lock of jobs, and delete."""
-        from plans.maintenance.purge import purge_store
+        from plans.maintenance.purge import foresee, purge_store
 
         store = options.open(self.store)
+        if dry_run:
+            return foresee(store, self.tags)
         with store.exclusive_lock() as lock:
             return purge_store(store, self.tags, lock, options)

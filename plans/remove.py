@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import recomputed_fields
-from plans.purge import TAGS_HELP
+from plans.purge import TAGS_HELP, YES_HELP, Purge
 from plans.recompute import recomputing
 from vczstore.choices import TAGS
 from vczstore.declarations import argument, option
@@ -65,6 +65,12 @@ class Remove(Edit):
     purge: bool = option(False, "Then delete the history, in which the samples would stay readable.", job=False)
     tags: str = option("refuse", TAGS_HELP, choices=TAGS, job=False)
     recompute: tuple[str, ...] = recomputed_fields()
+    yes: bool = option(False, YES_HELP, flags=("-y", "--yes"), job=False, python=False)
+
+    @property
+    def to_confirm(self) -> Purge | None:
+        """The purge, unless the answer is given."""
+        return Purge(store=self.store, tags=self.tags) if self.purge and not self.yes else None
 
     @property
     def then(self) -> Edit | None:

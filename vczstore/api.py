@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plans.maintenance.diff import Difference
     from plans.maintenance.history import PastCommits
     from plans.maintenance.info import Description
-    from plans.maintenance.purge import Collected, Purged
+    from plans.maintenance.purge import Collected, Foreseen, Purged
     from plans.maintenance.repair import Repaired
     from plans.maintenance.samples import SampleList
     from plans.maintenance.verify import Verified
@@ -344,7 +344,7 @@ def branch(
 @_operation
 def publish(store: "Location", name: str, **options: Unpack[StoreOptions]) -> "Published": ...
 @_operation
-def purge(store: "Location", tags: str = ..., **options: Unpack[StoreOptions]) -> "Purged": ...
+def purge(store: "Location", tags: str = ..., **options: Unpack[RunOptions]) -> "Purged | Foreseen": ...
 @_operation
 def gc(store: "Location", **options: Unpack[RunOptions]) -> "Collected": ...
 @_operation

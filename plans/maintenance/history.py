@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vczstore.stores.base import History, Location, Store
+from plans.core.model import in_words
+from vczstore.stores.base import PAST, History, Location, Store
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
@@ -84,21 +85,41 @@ def past_commits(history: History) -> Iterator[dict[str, Any]]:
     names: dict[str, list[str]] = {}
     for name, snapshot in history.tags().items():
         names.setdefault(snapshot, []).append(name)
+    seen, past = set[str](), list[dict[str, Any]]()
     for entry in history.snapshots():
         said = dict(entry.metadata.get("vczstore", {}))
-        versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
-        operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
-        said.pop("same", None)  # snapshots, which are no numbers
-        yield {
-            "snapshot": entry.id,
-            "time": entry.time,
-            "message": entry.message,
-            "operation": operation,
-            "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
-            "job": job,
-            "versions": versions,
-            "tags": names.get(entry.id, []),
-        }
+        past = past or said.pop(PAST, [])
+        said.pop(PAST, None)
+        seen.add(entry.id)
+        yield _told(entry.id, entry.time, entry.message, said, names.get(entry.id, []))
+    for one in past:
+        if one["snapshot"] not in seen:
+            said = {key: value for key, value in one.items() if key not in ("snapshot", "time")}
+            yield _told(one["snapshot"], one["time"], f"(purged) {_message(said)}", said, [])
+
+
+def _message(said: Mapping[str, Any]) -> str:
+    """What was done, in words, from what is told of it in numbers."""
+    steps = said.get("steps") or [said]
+    numbers = [({k: n for k, n in s.items() if isinstance(n, int)}, s.get("operation", "a commit")) for s in steps]
+    return "; ".join(f"{operation}: {in_words(counts)}" if counts else operation for counts, operation in numbers)
+
+
+def _told(snapshot: str, time: str, message: str, said: dict[str, Any], tags: list[str]) -> dict[str, Any]:
+    """What is told of one commit."""
+    versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
+    operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
+    said.pop("same", None)  # snapshots, which are no numbers
+    return {
+        "snapshot": snapshot,
+        "time": time,
+        "message": message,
+        "operation": operation,
+        "steps": steps if steps is not None else [{"operation": operation, **said}] if operation else [],
+        "job": job,
+        "versions": versions,
+        "tags": tags,
+    }
 
 
 @dataclass(frozen=True)

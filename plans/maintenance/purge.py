@@ -69,6 +69,64 @@ def _in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {what}" for what, n in counts.items())
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """
+    What a purge would delete.
+
+    Attributes
+    ----------
+    store
+        Which store.
+    counts
+        What would be deleted, in numbers; ``bytes`` are those that nothing references already.
+    names
+        The tags and branches that would be deleted.
+    recreated
+        The tags that would be rewritten.
+    """
+
+    store: str
+    counts: Mapping[str, int]
+    names: tuple[str, ...] = ()
+    recreated: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        lists = {"names": list(self.names), "recreated": list(self.recreated)}
+        return {**asdict(self), "counts": dict(self.counts), **lists, "dry_run": True}
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        counts = dict(self.counts)
+        size = counts.pop("bytes", 0)
+        also = f", and {human_size(size)} that nothing references already" * bool(size)
+        return [
+            f"purge {self.store}: would delete {_in_words(counts) or 'nothing'}{also} (dry run, nothing was deleted)",
+            *(f"  would delete {name}, which keeps an older snapshot" for name in self.names),
+            *(f"  would rewrite {name}, without what was removed since" for name in self.recreated),
+        ]
+
+
+def foresee(store: Store, tags: str, *, changing: bool = False) -> Foreseen:
+    """
+    What a purge would delete.
+
+    Parameters
+    ----------
+    store, tags
+        As in `purge_store`.
+    changing
+        Whether a commit comes before it, such as a removal.
+    """
+    counts, names = store.history.foreseen(tags=tags, changing=changing)
+    recreated: tuple[str, ...] = ()
+    if tags == RECREATE and store.history.is_kept:
+        present = {REMOVED, *store.open().sample_ids.tolist()}
+        recreated = tuple(name for name in store.history.tags() if changing or _samples(store, name) - present)
+    return Foreseen(store.label, {what: n for what, n in counts.items() if n}, tuple(names), recreated)
+
+
 def refuse_pins(store: Store, tags: str) -> None:
     """Raise a `TagError` if what is going to be removed would be kept by a tag or a branch."""
     if tags != "delete":

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from vczstore.choices import AMERICAN
-from vczstore.cli.render import fail_as_json, running, show, wants_progress, writing_out
+from vczstore.cli.render import confirm, fail_as_json, running, show, wants_progress, writing_out
 from vczstore.errors import OptionError
 from vczstore.execution import operations
 
@@ -137,7 +137,10 @@ def _run(name: str, values: dict[str, Any]) -> None:
             from vczstore.execution import engine
             from vczstore.execution.options import Options
 
-            found = engine.run(made, Options(progress=progress, **values), dry_run=dry_run)
+            opts = Options(progress=progress, **values)
+            if made.to_confirm is not None and not dry_run and sys.stdin.isatty():
+                confirm(engine.run(made.to_confirm, opts, dry_run=True))
+            found = engine.run(made, opts, dry_run=dry_run)
         show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
         if not getattr(found, "ok", True):
             sys.exit(1)

@@ -136,6 +136,14 @@ def show(found: "Found", *, as_json: bool, is_all: bool = False) -> None:
             click.echo(_styled(line))
 
 
+def confirm(foreseen: "Found") -> None:
+    """Show on a terminal what is going to be deleted, and end the command unless the user agrees."""
+    for line in foreseen.lines():
+        click.echo(line, err=True)
+    if not click.confirm("Delete it for good?", err=True):
+        raise click.ClickException("nothing was done; --yes answers the question beforehand")
+
+
 def _styled(line: str) -> str:
     """A line with the operation in bold, and a verdict in its colour."""
     indent = line[: len(line) - len(line.lstrip())]

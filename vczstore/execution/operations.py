@@ -98,6 +98,11 @@ class Operation:
         return False
 
     @property
+    def to_confirm(self) -> "Operation | None":
+        """What deletes for good, and whose dry run a user on a terminal is shown and asked about; None if nothing."""
+        return None
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """Its arguments and options but the store, for JSON; of files that it reads, a digest of what is in them."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "store"}

@@ -3,7 +3,7 @@
 `vczstore.stores.resolve` makes a `Store` of what a user typed; no backend is known here.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -57,6 +57,27 @@ class Snapshot(NamedTuple):
     time: str
     message: str
     metadata: Mapping[str, Any]
+
+
+PAST = "past"
+"""The key of a purge's metadata that has what was in the history before it; see `past_of`."""
+
+
+def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
+    """
+    What is known of a history and of what purges have deleted of it: what was done when, in numbers, newest first.
+
+    What others than vczstore have said of their commits is left out, since it may be anything.
+    """
+    found, older, seen = list[dict[str, Any]](), list[dict[str, Any]](), set[str]()
+    for one in snapshots:
+        said = dict(one.metadata.get("vczstore", {}))
+        said.pop("same", None)
+        older = older or said.get(PAST, [])
+        said.pop(PAST, None)
+        seen.add(one.id)
+        found.append({"snapshot": one.id, "time": one.time, **said})
+    return [*found, *(one for one in older if one["snapshot"] not in seen)]
 
 
 class Saved(NamedTuple):
@@ -270,6 +291,23 @@ class History(Protocol):
             If another writer has changed the store meanwhile.
         StorageError
             If something could not be deleted.
+        """
+
+    def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
+        """
+        What a purge would delete: numbers of what is told, and the names of tags and branches.
+
+        Parameters
+        ----------
+        tags
+            As in `purge`; with ``"recreate"`` tags are none of what is deleted.
+        changing
+            As in `refuse_pins`.
+
+        Raises
+        ------
+        TagError
+            As `purge`.
         """
 
     def rewriting(self, tag: str) -> "AbstractContextManager[Store]":

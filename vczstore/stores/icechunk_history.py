@@ -12,7 +12,7 @@ from typing import Any
 import icechunk
 
 from vczstore.errors import StaleError, StorageError, TagError
-from vczstore.stores.base import Check, Snapshot, Store
+from vczstore.stores.base import PAST, Check, Snapshot, Store, past_of
 from vczstore.stores.icechunk_branches import BEGUN, IcechunkBranches, operation_of, same_as
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
@@ -172,7 +172,7 @@ class IcechunkHistory:
             before()
 
         options = " --tags recreate" if tags == "recreate" else ""
-        with self._sweeping("purge", check, base=base, options=options) as sweep:
+        with self._sweeping("purge", check, base=base, options=options, keeps_past=True) as sweep:
             pins, branches = self._pins_but(keep)
             for name in pins:
                 self.repository.delete_tag(name)
@@ -186,6 +186,35 @@ class IcechunkHistory:
             if new:
                 raise StaleError(f"purge: {self.label}: {', '.join(new)} was made while it ran; {sweep.again}")
         return sweep.snapshot, sweep.counts, [*pins, *branches]
+
+    def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
+        """
+        What a purge would delete.
+
+        Parameters
+        ----------
+        tags
+            As in `purge`; with ``"recreate"`` tags are none of what is deleted.
+        changing
+            Count tags and branches that keep the present too.
+
+        Returns
+        -------
+        counts : dict
+            How many snapshots, at most, and how much of garbage that is there already; ``bytes`` of all objects.
+        names : list of str
+            The tags and branches.
+        """
+        keep = self.tags() if tags == "recreate" else ()
+        if tags != "delete":
+            self.refuse_pins(changing=changing, keep=keep)
+        pins, branches = self.pins(changing=changing)
+        names = [*(name for name in pins if name not in keep), *branches]
+        present = {str(self.repository.lookup_branch(BRANCH))}
+        sweep = _Sweep("")
+        sweep.collect(self, dry_run=True)
+        sizes = {"tags": len(names) - len(branches), "branches": len(branches)}
+        return {"snapshots": len(set(self.reachable()) - present), **sizes, "bytes": sweep.counts["bytes"]}, names
 
     def collect_garbage(self, *, before: Check, dry_run: bool) -> tuple[str | None, dict[str, int]]:
         """
@@ -221,7 +250,15 @@ class IcechunkHistory:
         return sweep.snapshot, sweep.counts
 
     @contextmanager
-    def _sweeping(self, name: str, check: Check, *, base: str | None = None, options: str = "") -> "Iterator[_Sweep]":
+    def _sweeping(
+        self,
+        name: str,
+        check: Check,
+        *,
+        base: str | None = None,
+        options: str = "",
+        keeps_past: bool = False,
+    ) -> "Iterator[_Sweep]":
         """
         Deleting unreferenced objects, between two commits that change nothing.
 
@@ -239,6 +276,8 @@ class IcechunkHistory:
             The snapshot that the first commit has to follow; None for any.
         options
             With which it is to be run again, if it is stopped.
+        keeps_past
+            Whether both commits keep what is known of the history, which is about to be deleted.
         """
         again = f"run it again: vczstore {name} {self.label}{options}"
         sweep = _Sweep(f"the {name} is not complete, {again}")
@@ -251,6 +290,7 @@ class IcechunkHistory:
                 check()
                 same = sorted(self._present().intersection(s for refs in self.refs() for s in refs.values()))
                 said: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
+                said |= {PAST: past_of(self.snapshots(session.snapshot_id))} if keeps_past else {}
                 begin = _commit_nothing(session, f"{name}: begun", said)
                 yield sweep
                 if self.head != begin:

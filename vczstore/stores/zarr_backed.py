@@ -85,6 +85,10 @@ class NoHistory:
         """Delete half-written files: what was removed is overwritten already."""
         return None, delete_half_written(self.folder), []
 
+    def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
+        """Half-written files."""
+        return delete_half_written(self.folder, dry_run=True), []
+
     def rewriting(self, tag: str) -> AbstractContextManager[Store]:
         """Raise a `TagError`."""
         self.require("tag")

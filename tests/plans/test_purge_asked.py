@@ -1,0 +1,93 @@
+"""What a purge would delete, what it asks on a terminal, and what it keeps of the history in numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vczstore
+from tests.support import cohort
+from tests.support.command_line import run
+from tests.support.refusals import complain
+from tests.support.small_stores import repository_of, unchanged
+from vczstore.errors import TagError
+
+FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype")
+OLD = {name: values for name, values in cohort.make_arrays(4, cohort.ids(0, 5)).items() if name in FIELDS}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Of three commits, with a tag on the second."""
+    cohort.write_icechunk(tmp_path / "store.icechunk", OLD)
+    store = tmp_path / "store.icechunk"
+    vczstore.remove(store, ["S0001"], impl="zarr")
+    vczstore.tag(store, "r1")
+    vczstore.remove(store, ["S0002", "S0003"], impl="zarr")
+    return store
+
+
+def on_a_terminal(answer: str, *arguments: object) -> tuple[int, str]:
+    """Run a command whose standard input is a terminal; returns the status and what it says."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        command = [sys.executable, "-m", "vczstore", *map(str, arguments)]
+        done = subprocess.run(
+            command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, done.stdout
+
+
+def test_a_dry_run_says_what_would_be_deleted(store: Path, tmp_path: Path) -> None:
+    with unchanged(store):
+        complain(TagError, ["the tag r1"], lambda: vczstore.purge(store, dry_run=True))
+        deleted = json.loads(run("purge", store, "--tags", "delete", "--dry-run", "--json").stdout)
+        recreated = run("purge", store, "--tags", "recreate", "--dry-run").stdout
+    assert deleted["names"] == ["r1"]
+    assert deleted["counts"]["snapshots"] == 3 == len(list(repository_of(store).ancestry(branch="main"))) - 1
+    assert "would rewrite r1" in recreated
+    cohort.write_vcz(tmp_path / "plain.vcz", OLD)
+    with unchanged(tmp_path / "plain.vcz"):
+        assert "would delete nothing" in run("purge", tmp_path / "plain.vcz", "--dry-run").stdout
+
+
+def test_what_was_done_is_known_after_purges(store: Path) -> None:
+    def told() -> list[tuple[str, str, int]]:
+        entries = [(entry["time"], step) for entry in vczstore.log(store) for step in entry["steps"]]
+        return [(time, step["operation"], step.get("samples removed", 0)) for time, step in entries]
+
+    before = [one for one in told() if one[1] == "remove"]
+    assert [n for _, _, n in before] == [2, 1]
+    vczstore.purge(store, tags="delete")
+    assert [one for one in told() if one[1] == "remove"] == before
+    vczstore.remove(store, ["S0004"], impl="zarr")
+    vczstore.purge(store)
+    after = told()
+    assert [one for one in after if one[1] == "remove"][1:] == before
+    assert len({one[0] for one in after if one[1] == "purge"}) in (1, 2)  # within a second, or not
+    assert [one[1] for one in after].count("purge") == 2
+    repository = repository_of(store)
+    said = [f"{s.message} {json.dumps(s.metadata)}" for s in repository.ancestry(branch="main")]
+    assert not [text for text in said if "S000" in text]
+
+
+def test_a_purge_is_asked_about_on_a_terminal(store: Path) -> None:
+    with unchanged(store):
+        status, said = on_a_terminal("n", "purge", store, "--tags", "delete")
+        assert (status, "would delete r1" in said, "nothing was done" in said) == (1, True, True), said
+        status, said = on_a_terminal("n", "remove", store, "S0004", "--purge", "--tags", "delete")
+        assert (status, "nothing was done" in said) == (1, True), said
+    status, said = on_a_terminal("y", "purge", store, "--tags", "delete")
+    assert (status, "deleted r1" in said) == (0, True), said
+    assert "Delete it" not in run("remove", store, "S0004", "--purge", "--yes").output
+    assert "Delete it" not in run("purge", store).output  # no terminal
