@@ -41,6 +41,7 @@ from vczstore.errors import (
     VczstoreError,
 )
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
+from vczstore.vcz import zarr_objects
 
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 
@@ -610,16 +611,24 @@ def failing_after(n: int) -> Iterator[list[str]]:
     from zarr.storage import LocalStore
 
     keys: list[str] = []
-    real = LocalStore.set_sync
+    real, put_file = LocalStore.set_sync, zarr_objects.put_file
 
-    def set_sync(self: LocalStore, key: str, value: Any) -> None:
+    def count(key: str) -> None:
         if len(keys) == n:
             raise OSError(28, "No space left on device")
         keys.append(key)
+
+    def set_sync(self: LocalStore, key: str, value: Any) -> None:
+        count(key)
         real(self, key, value)
+
+    def put(path: str, value: Any) -> None:
+        count(path)
+        put_file(path, value)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalStore, "set_sync", set_sync)
+        patch.setattr(zarr_objects, "put_file", put)
         yield keys
 
 

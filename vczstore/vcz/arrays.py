@@ -45,9 +45,23 @@ def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ..
         Chunks written to it land where they belong once the stored shape has followed.
     """
     metadata = array.metadata
+    if (shape is None or shape == array.shape) and isinstance(array, zarr.Array) and _is_ours(array):
+        return _moved(array, StorePath(store or array.store, array.path))
     if shape is not None and shape != array.shape:
         metadata = metadata.update_shape(shape) if not is_flexible(array) else _resized(array, shape)
     return from_metadata(metadata, store or array.store, array.path)
+
+
+def _is_ours(array: AnyArray) -> bool:
+    """Whether an array comes from `from_metadata`."""
+    return isinstance(array.async_array.codec_pipeline, Pipeline)
+
+
+def _moved(array: AnyArray, place: StorePath) -> AnyArray:
+    """The same array elsewhere. zarr would make its codecs again, which counts where there are thousands of sources."""
+    moved = copy.copy(array.async_array)
+    object.__setattr__(moved, "store_path", place)
+    return zarr.Array(moved)
 
 
 def _resized(array: AnyArray, shape: tuple[int, ...]) -> ArrayV3Metadata:
@@ -337,8 +351,7 @@ def _parsed(zarr_format: int, document: bytes, attributes: bytes) -> AnyArray:
 
 def _at(alike: AnyArray, store: Store, path: str) -> AnyArray:
     """An array of the same metadata elsewhere. zarr would parse its codecs again."""
-    metadata, array = copy.copy(alike.metadata), copy.copy(alike.async_array)
+    metadata, array = copy.copy(alike.metadata), _moved(alike, StorePath(store, path))
     object.__setattr__(metadata, "attributes", dict(metadata.attributes))
-    object.__setattr__(array, "metadata", metadata)
-    object.__setattr__(array, "store_path", StorePath(store, path))
-    return zarr.Array(array)
+    object.__setattr__(array.async_array, "metadata", metadata)
+    return array

@@ -104,6 +104,8 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
         for key, value in items:
             if value is None:
                 store.delete_sync(key)
+            elif type(store) is LocalStore and not store.read_only:
+                put_file(os.path.join(store.root, key), value)
             else:
                 store.set_sync(key, value)
         return
@@ -121,6 +123,24 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
         await asyncio.gather(*(put(key, value, slots) for key, value in items))
 
     sync(put_all())
+
+
+def put_file(path: str, value: Buffer) -> None:
+    """Write a file beside its place, and rename it: as zarr does, in less than half the time."""
+    half = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        try:
+            file = open(half, "xb")  # noqa: SIM115
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(half, "xb")  # noqa: SIM115
+        with file:
+            file.write(value.as_buffer_like())
+        os.replace(half, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(half)
+        raise
 
 
 _DOCUMENTS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
