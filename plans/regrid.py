@@ -1,10 +1,12 @@
 """Regrid: the samples of a store are cut into other chunks."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import SAMPLE_GRID_HELP
-from vczstore.choices import MAX_CHUNK, SAMPLE_GRIDS
+from vczstore.choices import DEFAULT_SAMPLES_CHUNK, MAX_CHUNK, SAMPLE_GRIDS
 from vczstore.declarations import option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from plans.core.model import Compiling
     from vczstore.execution.options import Options
     from vczstore.stores.base import Store
+
+
+_WHEN = re.compile(r"columns\s*>\s*(?P<most>\d{1,9})|narrowest\s*<\s*(?P<least>\d{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,7 @@ class Regrid(Edit):
     readers that know no other, such as vcztools. Columns that stay the same are not touched. A folder of plain Zarr is
     replaced by a new one where chunks are rewritten, and plain Zarr elsewhere is refused then. Readers that have such a
     folder open should open it again: they would read chunks of the new one by the columns of the old one. A job regrids
-    a store whenever there is something to merge, so that the step can follow each batch.
+    a store whenever there is something to merge, so that the step can follow each batch; `when` says on which nights.
 
     Raises
     ------
@@ -44,7 +49,11 @@ class Regrid(Edit):
 
     group: ClassVar[str] = "maintain"
     is_step: ClassVar[bool] = True
-    step_examples: ClassVar[tuple[Any, ...]] = (10000, {"sample-grid": "flexible", "samples-chunk": 10000})
+    step_examples: ClassVar[tuple[Any, ...]] = (
+        10000,
+        {"when": "columns > 50"},
+        {"sample-grid": "flexible", "samples-chunk": 10000},
+    )
 
     sample_grid: str | None = option(
         None,
@@ -55,20 +64,40 @@ class Regrid(Edit):
     )
     samples_chunk: int | None = option(
         None,
-        "How many samples a chunk has; in a flexible grid, up to how many columns are merged.",
+        "How many samples a chunk has; in a flexible grid, up to how many columns are merged. Wider ones stay.",
         flags=("--samples-chunk", "--sample-chunk"),
         metavar="N",
         bounds=(1, MAX_CHUNK),
         short=True,
         shorthand="how many samples a chunk has",
         examples=(10000,),
-        default_text="the widest there is; in a flexible grid, none are merged",
+        default_text="the widest there is; in a flexible grid, none are merged, or with when, up to that, and 1,000",
+    )
+    when: str | None = option(
+        None,
+        "Change the width of chunks only when there are more than N chunk columns (`columns > N`), or when one has "
+        "fewer than N samples (`narrowest < N`).",
+        metavar="CONDITION",
+        examples=("columns > 50", "narrowest < 500"),
+        default_text="always",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sample_grid is None and self.samples_chunk is None:
-            raise OptionError("regrid: nothing to change; give --sample-grid, --samples-chunk or both")
+        if self.sample_grid is None and self.samples_chunk is None and self.when is None:
+            raise OptionError("regrid: nothing to change; give --sample-grid, --samples-chunk or --when")
+        if self.when is not None and not _WHEN.fullmatch(self.when):
+            raise OptionError(f"regrid: when is {self.when!r}; write 'columns > N' or 'narrowest < N'")
+
+    def is_due(self, columns: Sequence[int]) -> bool:
+        """Whether the widths of columns are such that they are to be changed."""
+        if self.when is None:
+            return True
+        found = _WHEN.fullmatch(self.when)
+        assert found is not None
+        if found["most"] is not None:
+            return len(columns) > int(found["most"])
+        return min(columns, default=MAX_CHUNK) < int(found["least"])
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store; what a stopped run has left beside it is deleted, even if there is nothing else to do."""
@@ -86,5 +115,11 @@ class Regrid(Edit):
             compiling.vcz,
             compiling.memory,
             sample_grid=self.sample_grid,
-            samples_chunk=self.samples_chunk,
+            samples_chunk=self._width(compiling.vcz.columns),
         )
+
+    def _width(self, columns: Sequence[int]) -> int | None:
+        """How many samples a chunk gets; None to leave the columns as they are."""
+        if self.when is None:
+            return self.samples_chunk
+        return (self.samples_chunk or max(DEFAULT_SAMPLES_CHUNK, *columns)) if self.is_due(columns) else None

@@ -113,6 +113,7 @@ class RegridOptions(RunOptions, total=False):
 
     sample_grid: str | None
     samples_chunk: int | None
+    when: str | None
 
 
 class NormaliseOptions(_Harmonising, total=False):

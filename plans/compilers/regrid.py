@@ -80,11 +80,23 @@ def compile_regrid(
         after=vcz.planned(changed, vcz.sample_ids),
         if_stopped=IF_STOPPED,
         counts={"columns before": len(vcz.columns), "columns after": len(_columns(after))},
+        notes=_told_wider(columns, samples_chunk) if is_flexible and samples_chunk else {},
     )
     if not rewritten:
         return plan
     puts = {n: _moved(vcz.arrays[n], array, left[n][1], memory) for n, array in rewritten.items()}
     return _in_place(plan, vcz, {name: left[name][0] for name in changed}, puts)
+
+
+def _told_wider(columns: Sequence[int], most: int) -> dict[str, str]:
+    """What people are told of columns that are wider than is wanted."""
+    wider = [width for width in columns if width > most]
+    if not wider:
+        return {}
+    return {
+        "not split": f"{len(wider):,} of {len(columns):,} columns have more than {most:,} samples, up to "
+        f"{max(wider):,}; --sample-grid regular --samples-chunk {most} cuts all to one width"
+    }
 
 
 def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:

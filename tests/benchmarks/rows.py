@@ -24,6 +24,9 @@ from vczstore.sizes import parse_size
 FAR = 10_000_000
 """The number of the first sample of every batch."""
 
+MANY_COLUMNS = 12
+"""So many chunk columns are merged."""
+
 MANY = 100
 """How many samples are removed at once."""
 
@@ -206,16 +209,18 @@ def _flexible_append(bench: Bench) -> Iterator[Row]:
 
 
 def _nights(bench: Bench) -> Iterator[Row]:
-    """Narrow columns are merged after each append."""
+    """Narrow columns are merged when there are more than some. Chunks of a batch are as wide as it is, as usual."""
     store, n = bench.cohort(bench.sizes.samples), bench.sizes.nights
     nights = [Cohort(bench.sizes.variants, 1, first=FAR + i).make(bench.work) for i in range(n)]
+    for night in nights:
+        vczstore.regrid(night, samples_chunk=1)
     copies = {"regular": bench.kept_copy(store, "regular"), "flexible": _flexible(bench, store)}
     seconds = dict.fromkeys(copies, 0.0)
     with Worker(bench.ours) as worker:
         for night in nights:
             for name, copy in copies.items():
                 seconds[name] += worker.call("append", copy, night).seconds
-            merging = worker.call("regrid", copies["flexible"], samples_chunk=CHUNK)
+            merging = worker.call("regrid", copies["flexible"], when=f"columns > {MANY_COLUMNS}")
             seconds["flexible"] += merging.seconds
     name = f"append 1 sample, {n} nights, flexible and merged"
     yield Row(name, "in-process", [seconds["flexible"]], "regular", [seconds["regular"]], 0.1)

@@ -939,7 +939,7 @@ ACCEPTED = (
     *(steps(f"- remove: {r}") for r in ("a", "[a, b]", "{samples: a}", "{samples: [a], missing-ok: false}")),
     steps("- remove: {samples-file: a}\n- tag: release-${DATE:-a}\n- tag: b"),
     *(steps(f"- recompute: {r}") for r in ("AC", "[AC, HWE]", "{}", "{fields: AN}", "{fields: [AN, NS]}")),
-    *(steps(f"- regrid: {r}") for r in ("10000", "{sample-grid: flexible, samples-chunk: 7}")),
+    *(steps(f"- regrid: {r}") for r in ("10000", "{when: columns > 50}", "{samples-chunk: 7, when: narrowest < 5}")),
     steps("- append: {source: a, on-duplicate: '${MODE:-skip}'}"),
     "store: {url: a, backend-storage: '${B:-zarr}'}\nexecutor: ${E:-threads}\nsteps: [{tag: x}]",
 )

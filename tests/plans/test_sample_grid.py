@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,43 @@ def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
     assert rewritten <= 4 * 30
 
 
+@pytest.mark.parametrize("kind", ["format3_flexible"])
+def test_what_is_re_encoded_over_30_nights(kind: str, tmp_path: Path) -> None:
+    """Of a sample each, where more than 6 columns are merged: counted, at most 4 times what came in."""
+    way, fields = Way(kind, "cubed"), ("call_genotype",)
+    model = cohort.make_arrays(40, cohort.ids(0, 64), fields=fields)
+    store = way.make(tmp_path, model, samples_chunk=64, variants_chunk=40)
+    options = {"executor": "single-threaded"}
+    came = re_encoded = 0
+    for night in range(30):
+        batch = cohort.make_arrays(40, cohort.ids(100 + night, 1), seed=night, fields=fields)
+        cohort.write_vcz(tmp_path / f"{night}.vcz", batch, samples_chunk=1, variants_chunk=40)
+        result = vczstore.append(store, tmp_path / f"{night}.vcz", **options)
+        assert result.decoded_bytes == 0
+        re_encoded += vczstore.regrid(store, when="columns > 6", **options).decoded_bytes
+        came += batch["call_genotype"].nbytes
+        model = cohort.expected_append(model, batch)
+    assert 0 < re_encoded <= 4 * came
+    assert len(_columns(way, store)) <= 7
+    cohort.assert_same(way.read(store), model)
+
+
+def test_columns_are_merged_when_they_are_many_or_narrow(tmp_path: Path) -> None:
+    """Else nothing is done; without a width, up to the widest. Columns that are wider than asked for are told."""
+    way = Way("format3_flexible", "cubed")
+    store, _ = _start(way, tmp_path)
+    for i in (6, 7):
+        vczstore.append(store, _batch(tmp_path, i, 1)[0], **OPTIONS)
+    assert _columns(way, store) == (3, 3, 1, 1)
+    for when in ("columns > 4", "narrowest < 1"):
+        assert vczstore.plan("regrid", store, when=when, samples_chunk=4).is_empty
+    for when, width in (("columns > 3", None), ("narrowest<2", None), ("columns>3", 8)):
+        plan = vczstore.plan("regrid", store, when=when, samples_chunk=width)
+        assert plan.counts["columns after"] == 2
+    plan = vczstore.plan("regrid", store, samples_chunk=2)
+    assert plan.notes["not split"].startswith("2 of 3 columns have more than 2 samples, up to 3; --sample-grid regular")
+
+
 def _is_same(pair: tuple[int, int]) -> bool:
     return pair[0] == pair[1]
 
@@ -428,7 +466,9 @@ def test_shards_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_change_is_refused(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, some_arrays(10, cohort.ids(0, 4)))
-    _refused(store, lambda: vczstore.regrid(store), "give --sample-grid, --samples-chunk or both")
+    _refused(store, lambda: vczstore.regrid(store), "give --sample-grid, --samples-chunk or --when")
+    for when in ("columns < 5", "narrowest<", "columns > -1"):
+        _refused(store, partial(vczstore.regrid, store, when=when), f"when is {when!r}; write 'columns > N'")
 
 
 def test_xarray_is_refused(tmp_path: Path) -> None:
