@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plans.core.model import Plan
     from plans.maintenance.branches import Branched, Published
     from plans.maintenance.diff import Difference
+    from plans.maintenance.export_vcf import Exported
     from plans.maintenance.history import PastCommits
     from plans.maintenance.info import Description
     from plans.maintenance.purge import Collected, Foreseen, Purged
@@ -106,6 +107,15 @@ class CreateOptions(RunOptions, total=False):
     variants_chunk: int | None
     sample_grid: str
     gvcf: bool
+
+
+class ExportOptions(RunOptions, total=False):
+    """Options of `export`."""
+
+    at: str | None
+    samples: Sequence[str]
+    samples_file: str | None
+    regions: Sequence[str]
 
 
 class RegridOptions(RunOptions, total=False):
@@ -376,6 +386,8 @@ def diff(
     ids: bool = ...,
     **options: Unpack[StoreOptions],
 ) -> "Difference": ...
+@_operation
+def export(store: "Location", out: "str | Path", **options: Unpack[ExportOptions]) -> "Result | Exported": ...
 @_operation
 def log(store: "Location", **options: Unpack[StoreOptions]) -> "PastCommits": ...
 

@@ -6,6 +6,8 @@ compiled against, and on plain Zarr, which has no snapshots, another store. A fo
 that other store. Columns that only get other numbers are not read: see `plans.core.keep_columns`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
@@ -86,7 +88,7 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory) -> Plan:
         base="",
         checks=(),
         writes=tuple(writes),
-        edits=(WriteDocuments(_documents(vcz, after)),),
+        edits=(WriteDocuments(documents_after(vcz, _edits(vcz, after))),),
         memory=memory,
         after=vcz.planned(after, vcz.sample_ids[kept]),
         if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
@@ -139,9 +141,9 @@ def _resizing(array: AnyArray) -> list[Edit]:
     return [SetShape.of(array)]
 
 
-def _documents(vcz: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
+def documents_after(vcz: Vcz, edits: Sequence[Edit]) -> dict[str, Document]:
     """
-    The documents of the copy: those of the store, with all that vczstore does not know, and with the new shapes.
+    The documents of a copy: those of the store, with all that vczstore does not know, after some edits.
 
     The root's own comes last. Without it there is no store, so that readers never see an incomplete one.
     """
@@ -153,7 +155,7 @@ def _documents(vcz: Vcz, after: dict[str, AnyArray]) -> dict[str, Document]:
     scratch = MemoryStore()
     stored = zip(keys, zarr_objects.get_many(vcz.store, keys), strict=True)
     zarr_objects.set_many(scratch, [(key, value) for key, value in stored if value is not None])
-    for edit in _edits(vcz, after):
+    for edit in edits:
         edit.apply(scratch)
     documents = {key: zarr_objects.read_json(scratch, key) for key in keys}
     return {key: document for key, document in documents.items() if document is not None}

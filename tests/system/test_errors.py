@@ -633,6 +633,7 @@ NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
     "tag": lambda place, other: vczstore.tag(place, "release-1"),
     "delete tag": lambda place, other: vczstore.delete_tag(place, "release-1"),
     "diff": lambda place, other: vczstore.diff(other, place),
+    "export": lambda place, other: vczstore.export(place, place.parent / "new"),
     "samples": lambda place, other: vczstore.samples(place),
     "log": lambda place, other: list(vczstore.log(place)),
 }

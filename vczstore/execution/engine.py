@@ -203,7 +203,9 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
             answer = _look_up(survey, f"survey {n}", workers, surveys)
 
 
-def run_plan(plan: Plan, options: Options = Options(), *, before_commit: Check | None = None) -> Result:
+def run_plan(
+    plan: Plan, options: Options = Options(), *, dry_run: bool = False, before_commit: Check | None = None
+) -> Result:
     """
     Run one plan; see `run_plans`.
 
@@ -213,10 +215,10 @@ def run_plan(plan: Plan, options: Options = Options(), *, before_commit: Check |
         What was compiled.
     options
         What runs its tasks.
-    before_commit
+    dry_run, before_commit
         As in `run_plans`.
     """
-    (result,) = run_plans([plan], *_history([plan]), options, before_commit=before_commit)
+    (result,) = run_plans([plan], *_history([plan]), options, dry_run=dry_run, before_commit=before_commit)
     return result
 
 

@@ -124,6 +124,7 @@ COMMANDS = {
     "info as json": Command("info {store} --json"),
     "samples": Command("samples {store}"),
     "diff": Command("diff {store} {batch}", "store batch"),
+    "export": Command("export {store} {out}"),
     "log": Command("log {store}", ""),
     "create": Command("create {out} {batch}", "batch"),
     "create icechunk": Command("create {out} {store} {batch} --backend-storage icechunk", "store batch"),

@@ -1,0 +1,140 @@
+"""Export: a state of a store as a VCZ of its own, or as VCF."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from plans.info import AT_METAVAR
+from vczstore.declarations import argument, option
+from vczstore.errors import OptionError
+from vczstore.execution.operations import Operation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vczstore.execution.options import Options
+    from vczstore.execution.results import Found
+    from vczstore.stores.base import Store
+    from vczstore.vcz.model import Vcz
+
+MAX_BYTES = 2**28
+"""The largest file of sample IDs: several million samples, or a mistake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Operation):
+    """
+    Write a state of a store to a new VCZ on plain Zarr, or to a VCF or BCF file.
+
+    Removed samples are left out. A VCZ has the format of the store, a regular grid and consolidated metadata; chunks
+    are copied as they are where none of their samples are left out. What ends in .vcf, .vcf.gz or .bcf is written
+    through vcztools, in one process; INFO/AC and AN are those of the samples that are named. Until all is written there
+    is nothing that reads as a store or file.
+
+    Raises
+    ------
+    SampleError
+        If some of the samples are not there.
+    UnsuitableError
+        If there is something at `out` already.
+
+    Examples
+    --------
+    >>> export("cohort.icechunk", "release-1.vcz", at="release-1").counts["samples"]
+    4
+    """
+
+    group: ClassVar[str] = "release"
+    uses: ClassVar[tuple[str, ...]] = ("store", "workers", "progress")
+    dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
+
+    out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
+    at: str | None = option(None, "Export this tag, branch or snapshot.", metavar=AT_METAVAR)
+    samples: tuple[str, ...] = option(
+        (),
+        "Export these samples, in this order; all but these if the first begins with ^.",
+        flags=("-s", "--samples"),
+        metavar="ID,...",
+        separator=",",
+    )
+    samples_file: str | None = option(
+        None,
+        "The same by a file, one ID a line; all but those in it if its name begins with ^.",
+        flags=("-S", "--samples-file"),
+        metavar="FILE",
+        kind="file",
+    )
+    regions: tuple[str, ...] = option(
+        (),
+        "Export the variants that overlap these regions, such as chr20:1-1000; to VCF or BCF only.",
+        flags=("-r", "--regions"),
+        metavar="REGION,...",
+        separator=",",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples and self.samples_file is not None:
+            raise OptionError("export: samples are named by --samples or by --samples-file, not by both")
+        if self.regions and not self.is_vcf:
+            raise OptionError(f"export: --regions go with VCF and BCF, and {self.out} is a VCZ; leave them out")
+
+    @property
+    def is_vcf(self) -> bool:
+        """Whether a VCF or BCF file is written."""
+        from vczstore.vcf.files import SUFFIXES
+
+        return str(os.fspath(self.out)).lower().endswith(SUFFIXES)
+
+    def perform(self, options: "Options", *, dry_run: bool) -> "Found":
+        """Write it."""
+        from plans.compilers.export import chosen_samples
+        from plans.maintenance.history import open_at
+
+        url = os.fspath(self.out)
+        store = options.for_store(self.store, [url]).open(self.store)
+        vcz = open_at("export", store, self.at)
+        vcz.require_whole("export")
+        chosen = chosen_samples(vcz, self._named())
+        write = self._write_vcf if self.is_vcf else self._write_vcz
+        return write(vcz, store, chosen, options, dry_run=dry_run)
+
+    def _write_vcf(
+        self, vcz: "Vcz", store: "Store", chosen: "np.ndarray", options: "Options", *, dry_run: bool
+    ) -> "Found":
+        from plans.maintenance.export_vcf import export_vcf
+
+        return export_vcf(vcz, chosen, self.regions, os.fspath(self.out), dry_run=dry_run)
+
+    def _write_vcz(
+        self, vcz: "Vcz", store: "Store", chosen: "np.ndarray", options: "Options", *, dry_run: bool
+    ) -> "Found":
+        from plans.compilers.export import compile_export
+        from vczstore.execution.engine import run_plan
+        from vczstore.stores.resolve import new_store
+
+        url = os.fspath(self.out)
+        output = new_store(url, "export", storage_options=options.shared(url, self.store), samples_chunks=1)
+        return run_plan(compile_export(output, vcz, chosen, options.memory), options, dry_run=dry_run)
+
+    def _named(self) -> Sequence[str]:
+        """The samples that are named; after a ^, those that are not to be exported."""
+        if self.samples_file is None:
+            return self.samples
+        mark = "^" * str(self.samples_file).startswith("^")
+        path = Path(str(self.samples_file).removeprefix(mark))
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                raise OptionError(f"export: {path} is larger than {MAX_BYTES:,} bytes; name a file of sample IDs")
+            lines = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+        except OSError as error:
+            raise OptionError(f"export: {path} cannot be read ({error.strerror}); name a file of sample IDs") from error
+        except UnicodeDecodeError as error:
+            raise OptionError(f"export: {path} is no UTF-8 text; give one sample ID in a line") from error
+        if not lines:
+            raise OptionError(f"export: {path} names no sample; give one sample ID in a line")
+        return [f"{mark}{lines[0]}", *lines[1:]]

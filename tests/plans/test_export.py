@@ -1,0 +1,116 @@
+"""Export: a state of a store as a VCZ or VCF of its own, judged by zarr-python, xarray and bcftools."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pysam.bcftools
+import pytest
+import xarray as xr
+import zarr
+
+import vczstore
+from tests.support import cohort, vcf
+from tests.support.command_line import fails, run
+from tests.support.refusals import complain
+from tests.support.ways import FLEXIBLE, WRITTEN, Way
+from vczstore.errors import MissingDependencyError, OptionError, SampleError, TagError, UnsuitableError
+
+OLD = cohort.some_arrays(10, cohort.ids(0, 7))
+
+
+def exported(path: Path) -> dict[str, np.ndarray]:
+    """A VCZ as its consolidated metadata tell it."""
+    group = zarr.open_consolidated(path)
+    assert not [name for name in group.attrs if name.startswith("vczstore_") and "info" not in name]
+    if group.metadata.zarr_format == 3:
+        assert {array.metadata.to_dict()["chunk_grid"]["name"] for _, array in group.arrays()} == {"regular"}
+    return {name: np.asarray(array[...]) for name, array in group.arrays()}
+
+
+@pytest.mark.parametrize("kind", [*WRITTEN, *FLEXIBLE])
+def test_a_vcz(kind: str, tmp_path: Path) -> None:
+    store = Way(kind, "cubed").make(tmp_path, OLD)
+    vczstore.remove(store, ["S0001", "S0005"])
+    result = vczstore.export(store, tmp_path / "out")
+    left = cohort.select(OLD, ["S0000", "S0002", "S0003", "S0004", "S0006"])
+    assert result.counts == {"samples": 5, "variants": 10}
+    cohort.assert_same(exported(tmp_path / "out"), left)
+    assert vczstore.verify(tmp_path / "out").ok
+    with xr.open_zarr(tmp_path / "out") as opened:
+        assert opened["sample_id"].values.tolist() == left["sample_id"].tolist()
+    run("export", store, tmp_path / "some", "-s", "S0006,S0000,S0003")
+    cohort.assert_same(exported(tmp_path / "some"), cohort.select(OLD, ["S0006", "S0000", "S0003"]))
+    (tmp_path / "ids").write_text("S0000\nS0006\n")
+    run("export", store, tmp_path / "others", "-S", f"^{tmp_path / 'ids'}")
+    cohort.assert_same(exported(tmp_path / "others"), cohort.select(OLD, ["S0002", "S0003", "S0004"]))
+
+
+def test_a_release(tmp_path: Path) -> None:
+    """As it was, and chunks as they are."""
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    vczstore.remove(store, "S0001")
+    dry = json.loads(run("export", store, tmp_path / "out", "--at", "v1", "--dry-run", "--json").stdout)
+    assert dry["plan"]["chunks_decoded"] == 0 < dry["plan"]["chunks_encoded"]
+    assert not (tmp_path / "out").exists()
+    vczstore.export(store, tmp_path / "out", at="v1")
+    cohort.assert_same(exported(tmp_path / "out"), OLD)
+    before = cohort.digest(tmp_path / "out")
+    complain(UnsuitableError, ("^export: .*out exists",), lambda: vczstore.export(store, tmp_path / "out"))
+    assert cohort.digest(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("kind", ["format2", "icechunk"])
+def test_a_vcf(kind: str, tmp_path: Path) -> None:
+    original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())
+    samples = vcf.CALLS.samples
+    store = vcf.to_vcz(original, tmp_path / "store", 2, 5, 2)
+    if kind == "icechunk":
+        store = cohort.copy_to_icechunk(store, tmp_path / "repository")
+        vczstore.tag(store, "v1")
+    vczstore.remove(store, samples[1])
+    left = [sample for sample in samples if sample != samples[1]]
+    for suffix in ("vcf", "vcf.gz", "bcf"):
+        out = tmp_path / f"out.{suffix}"
+        run("export", store, out)
+        assert vcf.bcftools_records(out) == vcf.bcftools_records(original, without=[samples[1]])
+    run("export", store, tmp_path / "some.vcf", "-s", f"{left[2]},{left[0]}", "-r", "chr1")
+    judged = pysam.bcftools.view("--no-version", "-s", f"{left[2]},{left[0]}", "-r", "chr1", str(original))
+    assert vcf.bcftools_records(tmp_path / "some.vcf") == vcf.records(judged)
+    if kind == "icechunk":
+        run("export", store, tmp_path / "v1.vcf", "--at", "v1")
+        assert vcf.bcftools_records(tmp_path / "v1.vcf") == vcf.bcftools_records(original)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, out = Way("format3_flexible", "cubed").make(tmp_path, OLD), tmp_path / "out"
+    before = cohort.digest(tmp_path)
+    complain(
+        SampleError,
+        ("has no sample S001;", "perhaps .* is meant"),
+        lambda: vczstore.export(store, out, samples=["S001"]),
+    )
+    complain(TagError, ("^export: .*plain Zarr",), lambda: vczstore.export(store, out, at="v1"))
+    complain(OptionError, ("--regions go with VCF",), lambda: vczstore.export(store, out, regions=["chr1"]))
+    assert "not by both" in fails("export", store, out, "-s", "S0001", "-S", "ids", status=2)
+    assert "cannot be read" in fails("export", store, out, "-S", tmp_path / "ids", status=2)
+    complain(UnsuitableError, ("no folder",), lambda: vczstore.export(store, tmp_path / "no" / "out.vcf"))
+    complain(UnsuitableError, ("is no path",), lambda: vczstore.export(store, "s3://bucket/out.vcf"))
+    complain(UnsuitableError, ("flexible sample grid",), lambda: vczstore.export(store, tmp_path / "out.vcf"))
+    monkeypatch.setitem(sys.modules, "vcztools", None)
+    words = ("vcztools", r"pip install '\.\[export\]'")
+    complain(MissingDependencyError, words, lambda: vczstore.export(store, tmp_path / "out.vcf"))
+    assert cohort.digest(tmp_path) == before
+
+
+def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
+    """vcztools says why, and nothing is left."""
+    store = Way("format3", "cubed").make(tmp_path, OLD)
+    before = cohort.digest(tmp_path)
+    assert "vcztools cannot write" in fails("export", store, tmp_path / "out.vcf.gz", "-r", "chrNo:1-2")
+    assert cohort.digest(tmp_path) == before
