@@ -634,6 +634,7 @@ NEEDS_TO_READ: dict[str, Callable[[Path, Path], object]] = {
     "delete tag": lambda place, other: vczstore.delete_tag(place, "release-1"),
     "diff": lambda place, other: vczstore.diff(other, place),
     "export": lambda place, other: vczstore.export(place, place.parent / "new"),
+    "restore": lambda place, other: vczstore.restore(place, "main"),
     "samples": lambda place, other: vczstore.samples(place),
     "log": lambda place, other: list(vczstore.log(place)),
 }

@@ -16,6 +16,7 @@ from vczstore.stores.edits import Edit
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
+    import numpy as np
     from icechunk import Repository, Session
     from zarr import Group
 
@@ -227,6 +228,21 @@ class History(Protocol):
         ------
         TagError
             Where no history is kept.
+    def changed_chunks(self, since: str, until: str) -> "Mapping[str, np.ndarray | None] | None":
+        """
+        Which chunks differ between two snapshots, without reading any.
+
+        Parameters
+        ----------
+        since, until
+            The snapshots, the older one first.
+
+        Returns
+        -------
+        mapping or None
+            The numbers of chunks that may differ, chunks by axes, of each array that has any, by path; None in their
+            place for an array that is another one, or is in one snapshot only. None where that is not known: the one
+            is no ancestor of the other, or there are no snapshots.
         """
 
     def reachable(self) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import icechunk
+import numpy as np
 
 from vczstore.errors import StaleError, StorageError, TagError
 from vczstore.stores.base import PAST, Check, Snapshot, Store, past_of
@@ -18,6 +19,7 @@ from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
 from vczstore.stores.object_store import reason
 from vczstore.vcz.model import listing
+from vczstore.vcz.zarr_objects import wait_for
 
 RECREATE = "recreate"
 """The operation that rewrites a state that a tag names."""
@@ -385,6 +387,30 @@ class IcechunkHistory:
         for name in self.repository.list_branches():
             if name.startswith(RECREATED):
                 self.repository.delete_branch(name)
+
+    def changed_chunks(self, since: str, until: str) -> dict[str, np.ndarray | None] | None:
+        """Which chunks differ between two snapshots, by the logs of the commits between them."""
+        try:
+            diff = self.repository.diff(from_snapshot_id=since, to_snapshot_id=until)
+        except icechunk.IcechunkError:  # the one is no ancestor of the other, or what is between was expired
+            return None
+        if diff.moved_nodes:
+            return None
+        others = {*diff.new_arrays, *diff.deleted_arrays}
+        chunks = {path: {*map(tuple, listed)} for path, listed in diff.updated_chunks.items() if path not in others}
+        for path in diff.updated_arrays - others:  # the logs do not list chunks that went with a shape
+            chunks[path] = chunks.get(path, set()) | (self._chunks(path, since) - self._chunks(path, until))
+        found: dict[str, np.ndarray | None] = dict.fromkeys(path.strip("/") for path in others)
+        return found | {path.strip("/"): np.array([*listed], dtype="i8") for path, listed in chunks.items() if listed}
+
+    def _chunks(self, path: str, snapshot: str) -> set[tuple[int, ...]]:
+        """The numbers of the chunks that an array has in a snapshot."""
+        session = self.repository.readonly_session(snapshot_id=snapshot)
+
+        async def listed() -> set[tuple[int, ...]]:
+            return {tuple(at) async for at in session.chunk_coordinates(path)}
+
+        return wait_for(listed())
 
     def reachable(self) -> list[str]:
         """Every snapshot that a branch or tag leads to, older ones included."""

@@ -67,6 +67,8 @@ class NoHistory:
     def branches(self) -> Branches:
         """Raise a `TagError`."""
         self.require("branch")
+    def changed_chunks(self, since: str, until: str) -> None:
+        """Not known."""
 
     def reachable(self) -> list[str]:
         """None."""

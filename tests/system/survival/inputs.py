@@ -125,6 +125,7 @@ COMMANDS = {
     "samples": Command("samples {store}"),
     "diff": Command("diff {store} {batch}", "store batch"),
     "export": Command("export {store} {out}"),
+    "restore": Command("restore {store} main", "", kinds=("icechunk",)),
     "log": Command("log {store}", ""),
     "create": Command("create {out} {batch}", "batch"),
     "create icechunk": Command("create {out} {store} {batch} --backend-storage icechunk", "store batch"),

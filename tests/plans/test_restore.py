@@ -1,0 +1,131 @@
+"""Restore: a repository becomes what it was, in a new commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import icechunk
+import numpy as np
+import pytest
+
+import vczstore
+from tests.support import cohort
+from tests.support.command_line import fails
+from tests.support.refusals import complain
+from tests.support.small_stores import edit, head, put, read, unchanged
+from tests.support.ways import Way
+from vczstore.errors import SampleError, TagError
+from vczstore.jobs.run import run_job
+
+OLD = cohort.some_arrays(10, cohort.ids(0, 7))
+NEW = cohort.some_arrays(10, cohort.ids(7, 4), seed=1)
+RECALLED = cohort.some_arrays(10, cohort.ids(2, 2), seed=2)
+WIDER = {**RECALLED, "call_DP": RECALLED["call_DP"].astype("i4") + 100_000}
+
+
+def batch(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    cohort.write_vcz(path, arrays)
+    return path
+
+
+def append(store: Path) -> None:
+    vczstore.append(store, batch(store.with_name("batch.vcz"), NEW))
+
+
+def append_and_remove(store: Path) -> None:
+    append(store)
+    vczstore.remove(store, cohort.ids(7, 4))
+    vczstore.compact(store)
+
+
+def update(store: Path) -> None:
+    vczstore.update(store, batch(store.with_name("recalled.vcz"), RECALLED))
+
+
+def widen(store: Path) -> None:
+    vczstore.update(store, batch(store.with_name("wider.vcz"), WIDER))
+
+
+def regrid(store: Path) -> None:
+    append(store)
+    vczstore.regrid(store, sample_grid="flexible")
+
+
+def other_fields(store: Path) -> None:
+    def change(group: object) -> None:
+        del group["call_AD"]  # type: ignore[attr-defined]
+        put("dosage", np.zeros((10, 7), "f4"))(group)  # type: ignore[arg-type]
+
+    edit(store, change)
+
+
+CHANGES = {one.__name__: one for one in (append, append_and_remove, update, widen, regrid, other_fields)}
+
+
+@pytest.mark.parametrize("kind", ["icechunk", "icechunk_flexible"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_it_was(kind: str, change: Callable[[Path], None], tmp_path: Path) -> None:
+    way = Way(kind, "cubed")
+    store = way.make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    change(store)
+    before = head(store)
+    result = vczstore.restore(store, "v1")
+    cohort.assert_same(way.read(store), OLD)
+    assert vczstore.verify(store).ok
+    assert vczstore.verify(store).outside == {}
+    assert result.decoded_bytes == 0
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+    assert [one.id for one in repository.ancestry(branch="main")][:2] == [result.snapshot, before]
+    assert vczstore.diff(store, at="v1").is_same
+    vczstore.restore(store, before)
+    assert vczstore.diff(store, at=before).is_same
+
+
+def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    update(store)
+    n = vczstore.restore(store, "v1", dry_run=True).plan.encoded_chunks
+    columns, rows = 2, 3  # two samples, on both sides of a border
+    assert n == columns + columns * rows * 5
+    assert vczstore.restore(store, "main").snapshot == head(store)
+
+
+def test_withdrawn_samples_do_not_come_back(tmp_path: Path) -> None:
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    vczstore.remove(store, "S0001")
+    vczstore.tag(store, "v2")
+    update(store)
+    with unchanged(store):
+        message = complain(SampleError, ("^restore: v1 .* has 1 samples",), lambda: vczstore.restore(store, "v1"))
+    assert "S0001" not in message
+    vczstore.restore(store, "v2")
+    cohort.assert_same(read(store), cohort.expected_remove(OLD, ["S0001"]))
+
+
+def test_a_job_is_applied_again(tmp_path: Path) -> None:
+    """What a restored store has not, a job brings in again; what was removed stays known."""
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    batch(tmp_path / "batch.vcz", NEW)
+    (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n  - append: batch.vcz\n  - remove: S0008\n")
+    run_job(tmp_path / "job.yaml")
+    expected = read(store)
+    vczstore.restore(store, "v1")
+    cohort.assert_same(read(store), OLD)
+    (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n  - append: batch.vcz\n")
+    run_job(tmp_path / "job.yaml")
+    cohort.assert_same(cohort.expected_remove(read(store), ["S0008"]), expected)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    plain = Way("format3", "cubed").make(tmp_path, OLD)
+    (tmp_path / "other").mkdir()
+    store = Way("icechunk", "cubed").make(tmp_path / "other", OLD)
+    with unchanged(plain, store):
+        words = ("^restore: .*plain Zarr", "copy-store-to-icechunk")
+        complain(TagError, words, lambda: vczstore.restore(plain, "v1"))
+        assert "no tag, branch or snapshot 'v1'" in fails("restore", store, "v1")
