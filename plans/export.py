@@ -47,7 +47,7 @@ class Export(Operation):
     """
 
     group: ClassVar[str] = "release"
-    uses: ClassVar[tuple[str, ...]] = ("store", "workers", "progress")
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch", "workers", "progress")
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
 
     out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")

@@ -35,7 +35,7 @@ class Restore(Edit):
     """
 
     group: ClassVar[str] = "release"
-    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress", "retries")
+    uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock", "workers", "progress", "retries")
 
     state: str = argument("Which state.", metavar=AT_METAVAR)
 

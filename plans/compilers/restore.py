@@ -10,7 +10,6 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS
 from plans.core.ledger import ATTRIBUTE as LEDGER
-from plans.core.ledger import Ledger
 from plans.core.memory import Memory
 from plans.core.model import Plan
 from plans.core.task_report import current_report
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
 OPERATION = "restore"
+
+_OF_STATE = (LEDGER, INFO_STATES)
+"""Attributes of ours that tell of what is in the store."""
 
 _KEEP_SAMPLES = {"append", "update", "recompute", "compact", "regrid", OPERATION}
 """Operations that remove and rename no sample."""
@@ -115,19 +117,14 @@ def _attributes(vcz: Vcz, past: Vcz) -> dict[str, Any]:
     """
     The attributes of the root group: those of the past.
 
-    What the store remembers of removals stays; of what jobs have brought in, what was there.
+    What the store remembers of removed samples stays; of what jobs have brought in, it is what was there.
     """
-    kept = {name: value for name, value in vcz.attributes.items() if name.startswith("vczstore_")}
-    then = Ledger.of(past)
-    ledger = replace(then, removals=list(dict.fromkeys([*then.removals, *Ledger.of(vcz).removals])))
-    found = {**past.attributes, **kept, LEDGER: ledger.edit(3).value}
-    if LEDGER not in past.attributes and not ledger.removals:
-        del found[LEDGER]
-    if INFO_STATES in past.attributes:
-        found[INFO_STATES] = past.attributes[INFO_STATES]
-    elif INFO_STATES in found:
-        del found[INFO_STATES]
-    return found
+    then = {name: value for name, value in past.attributes.items() if name in _OF_STATE or not _is_ours(name)}
+    return then | {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
+
+
+def _is_ours(attribute: str) -> bool:
+    return attribute.startswith("vczstore_")
 
 
 def _documents(vcz: Vcz, past: Vcz, attributes: Mapping[str, Any]) -> Iterator[Edit]:

@@ -228,6 +228,8 @@ class History(Protocol):
         ------
         TagError
             Where no history is kept.
+        """
+
     def changed_chunks(self, since: str, until: str) -> "Mapping[str, np.ndarray | None] | None":
         """
         Which chunks differ between two snapshots, without reading any.

@@ -67,6 +67,7 @@ class NoHistory:
     def branches(self) -> Branches:
         """Raise a `TagError`."""
         self.require("branch")
+
     def changed_chunks(self, since: str, until: str) -> None:
         """Not known."""
 
