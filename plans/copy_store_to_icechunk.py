@@ -77,5 +77,5 @@ class CopyStoreToIcechunk(Edit):
         from plans.core.withdrawn import keeping_key
 
         yield from ()
-        copy = compile_copy(compiling.vcz, compiling.store, compiling.memory)
+        copy = compile_copy(compiling.store, compiling.vcz, compiling.memory)
         return copy if compiling.origin is None else keeping_key(copy, compiling.origin, compiling.vcz)

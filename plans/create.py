@@ -26,7 +26,8 @@ class Create(Edit):
     be appended with `harmonise`. Records that a source has several times stay as often; nothing is trimmed. Contigs are
     in the order of the first source that has them, variants in that of position and first appearance; identifiers are
     those of all sources, as in rs1;rs2. QUAL, FILTER and INFO are not carried over: they speak of samples and callers.
-    It is on plain Zarr of format 3 unless `backend_storage` is icechunk.
+    It is on plain Zarr of format 3 unless its name ends in ``.icechunk`` or `backend_storage` is icechunk. `init` takes
+    a first batch whole.
 
     Raises
     ------
@@ -87,7 +88,7 @@ class Create(Edit):
         from plans.compilers.create import DEFAULT_CHUNKS, ONLY_CUBED
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.resolve import new_store
+        from vczstore.stores.resolve import backend_of_new, new_store
         from vczstore.vcf.conversion import Layout
         from vczstore.vcz.model import SAMPLES, VARIANTS
 
@@ -99,7 +100,7 @@ class Create(Edit):
         store = new_store(
             url,
             "create",
-            backend_storage=options.backend_storage,
+            backend_storage=backend_of_new(url, options.backend_storage),
             storage_options=options.for_store(url, self.sources).storage_options,
             samples_chunks=min(map(columns_per_manifest, incoming), default=1),
             no_lock=options.no_lock,
@@ -108,9 +109,11 @@ class Create(Edit):
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Look up the order of the sources, then how many records there are; then compile the union."""
-        from plans.compilers.create import compile_create
+        from plans.compilers.create import compile_create, told_left_out
+        from plans.core.model import with_notes
+        from vczstore.stores.resolve import told_backend
 
-        return compile_create(
+        plan = yield from compile_create(
             compiling.store,
             compiling.sources,
             compiling.memory,
@@ -119,3 +122,5 @@ class Create(Edit):
             gvcf=self.gvcf,
             sample_grid=self.sample_grid,
         )
+        no_variants = "" if plan.counts["variants"] else "the store has no variants, since the sources have none"
+        return with_notes(plan, told_left_out(compiling.sources, plan.after), no_variants, told_backend(plan.store))

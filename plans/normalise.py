@@ -22,8 +22,9 @@ class Normalise(HarmoniseOptions, Edit):
     Map a VCZ to the variants and alleles of a store, and write it as a store of its own.
 
     `out` has the samples of `source`, and the variants of `store` without INFO; it is on plain Zarr of format 3 unless
-    `output_backend` is icechunk. Appending it gives what an append that harmonises gives. Where new alleles come in,
-    the store has to take them in as well: append the result with ``harmonise`` and ``allow_new_alleles``.
+    its name ends in ``.icechunk`` or `output_backend` is icechunk. Appending it gives what an append that harmonises
+    gives. Where new alleles come in, the store has to take them in as well: append the result with ``harmonise`` and
+    ``allow_new_alleles``.
 
     Raises
     ------
@@ -46,7 +47,9 @@ class Normalise(HarmoniseOptions, Edit):
         "The VCZ, or VCF or BCF file, that is mapped; never written to.", metavar="SOURCE", kind="location"
     )
     out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
-    output_backend: str | None = option(None, "Backend of `out`.", choices=BACKENDS, default_text="zarr")
+    output_backend: str | None = option(
+        None, "Backend of `out`.", choices=BACKENDS, default_text="icechunk for .icechunk, else zarr"
+    )
     drop_fields: tuple[str, ...] = drop_fields()
 
     def __post_init__(self) -> None:
@@ -66,7 +69,7 @@ class Normalise(HarmoniseOptions, Edit):
         from plans.compilers.copy import columns_per_manifest
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
-        from vczstore.stores.resolve import new_store
+        from vczstore.stores.resolve import backend_of_new, new_store
         from vczstore.vcf.conversion import Layout
 
         if self.new_variants == "insert":
@@ -81,7 +84,7 @@ class Normalise(HarmoniseOptions, Edit):
         store = new_store(
             url,
             "normalise",
-            backend_storage=self.output_backend,
+            backend_storage=backend_of_new(url, self.output_backend),
             storage_options=options.for_store(url, [self.store, self.source]).storage_options,
             samples_chunks=columns_per_manifest(theirs),
             no_lock=options.no_lock,
@@ -91,7 +94,12 @@ class Normalise(HarmoniseOptions, Edit):
     def compile(self, compiling: "Compiling") -> Stages:
         """Look up the variants of both; then compile the source over those of the store."""
         from plans.compilers.normalise import compile_normalise
+        from plans.core.model import with_notes
+        from vczstore.stores.resolve import told_backend
 
         (source,) = compiling.sources
         fields = fields_of(self.drop_fields)
-        return compile_normalise(compiling.store, compiling.vcz, source, self.rules, compiling.memory, fields)
+        plan = yield from compile_normalise(
+            compiling.store, compiling.vcz, source, self.rules, compiling.memory, fields
+        )
+        return with_notes(plan, told_backend(compiling.store))

@@ -60,7 +60,7 @@ def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
     )
 
 
-def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory) -> Plan:
+def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation: str = OPERATION) -> Plan:
     """
     Compile a compacted copy of a store, of the same format.
 
@@ -72,8 +72,10 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory) -> Plan:
         What is copied.
     memory
         What a task may use.
+    operation
+        For messages.
     """
-    vcz.require_whole(OPERATION)
+    vcz.require_whole(operation)
     kept = _kept(vcz)
     after = _compacted(vcz, kept)
     writes: list[Write] = []
@@ -81,9 +83,9 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory) -> Plan:
         if name in after:
             writes.append(_moved(array, after[name], kept, 0, memory))
         else:
-            writes.append(CopyArray.of(OPERATION, name, array, vcz.zarr_format, memory))
+            writes.append(CopyArray.of(operation, name, array, vcz.zarr_format, memory))
     return Plan(
-        operation=OPERATION,
+        operation=operation,
         store=store,
         base="",
         checks=(),

@@ -18,20 +18,21 @@ MANIFEST_CHUNKS = 1000
 """About how many chunk references one manifest holds: some 20 kB to rewrite when one of them changes."""
 
 
-def compile_copy(source: Vcz, store: Store, memory: Memory) -> Plan:
+def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = "copy-store-to-icechunk") -> Plan:
     """
     Compile the copy of a VCZ.
 
     Parameters
     ----------
-    source
-        What is copied.
     store
         The repository. What it holds is replaced.
+    source
+        What is copied.
     memory
         What a task may use.
+    operation
+        For messages and the history.
     """
-    operation = "copy-store-to-icechunk"
     source.require_whole(operation, edited=False)
     members = {**source.arrays, **source.inner}
     writes = tuple(CopyArray.of(operation, name, array, 3, memory) for name, array in members.items())

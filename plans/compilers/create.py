@@ -48,7 +48,7 @@ from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.extents import END, LENGTH, SVLEN
-from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, listing
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
 if TYPE_CHECKING:
     import cubed
@@ -179,6 +179,21 @@ def _counted(sources: Sequence[Vcz], found: Sequence[Counted]) -> tuple[np.ndarr
 def _widest(sources: Sequence[Vcz]) -> int:
     """How many alleles the variants of sources have room for."""
     return max(s.arrays[ALLELE].shape[1] for s in sources)
+
+
+def told_left_out(sources: Sequence[Vcz], made: Vcz) -> str:
+    """What to tell of the fields of variants that sources have, and a store that is made of them does not."""
+    named = {"variant_quality": "QUAL", FILTER: "FILTER"}
+    found = dict.fromkeys(
+        named.get(name) or f"INFO/{name.removeprefix('variant_')}"
+        for source in sources
+        for name, array in source.arrays.items()
+        if name.startswith("variant_") and VARIANTS in dimensions(array) and not name.endswith("_mask")
+        if name == FILTER or name not in made.arrays
+    )
+    of_vcfs = ["INFO of VCFs"] if any(source.file is not None for source in sources) else []
+    left = sorted(found, key=lambda name: (name.startswith("INFO/"), name != "QUAL")) + of_vcfs
+    return f"left out: {listing(left, 20)}; init takes a batch whole" if left else ""
 
 
 # ---- what metadata tell ---------------------------------------------------------------------

@@ -414,6 +414,12 @@ class Plan:
         return table(f"Plan: {self.operation} {self.store.label}", rows)
 
 
+def with_notes(plan: Plan, *texts: str) -> Plan:
+    """The same plan, of which people are told more once it is done; empty texts are none."""
+    said = "; ".join(text for text in (plan.notes.get(AFTERWARDS, ""), *texts) if text)
+    return replace(plan, notes={**plan.notes, AFTERWARDS: said}) if said else plan
+
+
 def _has_lossy(write: Write) -> bool:
     return any(metadata.lossy_codec(array) is not None for array in write.arrays)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from plans.core.model import AFTERWARDS, Plan
+from plans.core.model import Plan, with_notes
 from vczstore.errors import DamagedStoreError, SampleError, StorageError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, SetAttribute
@@ -146,11 +146,9 @@ def withdrawing(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
     """A removal that the store remembers: first of all, so that one that is stopped is known."""
     withdrawn = Withdrawn.of(plan.store, before).with_samples(samples)
     after, edit = withdrawn.noted(plan.after)
-    notes = dict(plan.notes)
-    if withdrawn.inside is not None:
-        inside = f"the key of removed samples is kept in the store itself; to keep it elsewhere, set {VARIABLE}"
-        notes[AFTERWARDS] = "; ".join(text for text in (notes.get(AFTERWARDS), inside) if text)
-    return replace(plan, preparations=(*withdrawn.key_edits(), edit, *plan.preparations), after=after, notes=notes)
+    where = f"the key of removed samples is kept in the store itself; to keep it elsewhere, set {VARIABLE}"
+    plan = replace(plan, preparations=(*withdrawn.key_edits(), edit, *plan.preparations), after=after)
+    return with_notes(plan, "" if withdrawn.inside is None else where)
 
 
 def keeping_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:

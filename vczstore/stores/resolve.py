@@ -98,6 +98,28 @@ def open_store(
     return PlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock)
 
 
+ICECHUNK_SUFFIX = ".icechunk"
+"""How the name of a store ends that is an Icechunk repository."""
+
+
+def backend_of_new(url: str, backend_storage: str | None) -> str | None:
+    """
+    Return the backend of a store that is to be made: the one that is asked for, or else what its name says.
+
+    >>> backend_of_new("cohort.icechunk", None), backend_of_new("cohort.vcz", None)
+    ('icechunk', None)
+    """
+    says_icechunk = url.rstrip("/").endswith(ICECHUNK_SUFFIX)
+    return "icechunk" if backend_storage is None and says_icechunk else backend_storage
+
+
+def told_backend(store: Store) -> str:
+    """What to tell of a new store whose name says another backend than the one that was asked for."""
+    if store.atomic or not store.label.rstrip("/").endswith(ICECHUNK_SUFFIX):
+        return ""
+    return f"the store is on plain Zarr, as was asked for, though its name ends in {ICECHUNK_SUFFIX}"
+
+
 def new_store(
     url: str,
     operation: str,

@@ -61,7 +61,7 @@ class Layout:
     encodings
         The dtype and the Blosc compressor of arrays, by name; None where it is another compressor.
     info
-        The INFO fields that are of use, beside those that say how long a variant is.
+        The INFO fields that are of use, beside those that say how long a variant is; None for all.
     sites_only
         Whether no calls are of use, but what they say of the length of a reference block.
     is_flexible
@@ -72,7 +72,7 @@ class Layout:
     samples: int
     zarr_format: int = 3
     encodings: Mapping[str, tuple[str, Mapping[str, Any] | None]] = field(default_factory=dict)
-    info: Collection[str] = ()
+    info: Collection[str] | None = ()
     sites_only: bool = False
     is_flexible: bool = False
 
@@ -100,7 +100,7 @@ class Layout:
         """Whether a field of the VCF is of use."""
         match category:
             case "INFO":
-                return name in EXTENT or name in self.info
+                return name in EXTENT or self.info is None or name in self.info
             case "FORMAT":
                 return not self.sites_only or name == LEN
             case _:

@@ -1,0 +1,96 @@
+"""Init: a store that begins as its first batch is, with all its fields and samples."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vczstore.declarations import argument
+from vczstore.execution.operations import Edit, Stages
+
+if TYPE_CHECKING:
+    from plans.core.model import Compiling
+    from vczstore.execution.options import Options
+    from vczstore.stores.base import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init(Edit):
+    """
+    Make a store of its first batch, taken whole: variants, QUAL, FILTER, INFO, calls and samples, in one commit.
+
+    Its variants are those of the store, in chunks of the batch's lengths; `create` makes a store over the variants of
+    several batches, without samples. A store whose name ends in ``.icechunk``, or with `backend_storage` icechunk, is
+    an Icechunk repository; else it is on plain Zarr, of the batch's format. Jobs do not append the batch once more.
+
+    Raises
+    ------
+    OptionError
+        If something is there already.
+    SampleError
+        If the batch has no samples, one twice, or removed ones.
+
+    Examples
+    --------
+    >>> init("first.icechunk", "batch-7.vcz").counts["samples"]
+    2
+    """
+
+    group: ClassVar[str] = "edit"
+    uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "work_dir", "workers", "progress")
+
+    store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)
+    source: Any = argument(
+        "The first batch: a VCZ, or VCF or BCF file; never written to.", metavar="FIRST", kind="location"
+    )
+
+    @property
+    def writes(self) -> bool:
+        """The store is not there yet."""
+        return False
+
+    def store_to_lock(self, options: "Options") -> None:
+        """None: there is no store whose writers could be in the way."""
+
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+        """Open the batch, and find the place free."""
+        from plans.compilers.copy import columns_per_manifest
+        from plans.compilers.create import DEFAULT_CHUNKS
+        from plans.core.model import Compiling
+        from vczstore.execution.sources import open_sources
+        from vczstore.stores.resolve import backend_of_new, new_store
+        from vczstore.vcf.conversion import Layout
+        from vczstore.vcz.model import SAMPLES, VARIANTS
+
+        url = os.fspath(self.store)
+        whole = Layout(DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], info=None)
+        (source,) = open_sources("init", options, url, [self.source], layout=lambda: whole)
+        store = new_store(
+            url,
+            "init",
+            backend_storage=backend_of_new(url, options.backend_storage),
+            storage_options=options.for_store(url, [self.source]).storage_options,
+            samples_chunks=columns_per_manifest(source),
+            no_lock=options.no_lock,
+        )
+        return Compiling(store, source, (), options.memory, options.impl, dry_run)
+
+    def compile(self, compiling: "Compiling") -> Stages:
+        """Compile the copy of all chunks."""
+        from plans.compilers.compact import compile_compacted_copy
+        from plans.compilers.copy import compile_copy
+        from plans.core.compatibility import check_incoming
+        from plans.core.ledger import Ledger
+        from plans.core.model import with_notes
+        from vczstore.stores.resolve import told_backend
+
+        yield from ()
+        store, source = compiling.store, compiling.vcz
+        source.require_whole("init")
+        check_incoming("init", [source])
+        compiler = compile_copy if store.atomic else compile_compacted_copy
+        plan = compiler(store, source, compiling.memory, operation="init")
+        ledger = Ledger.of(source).with_sources([source]).edit(3 if store.atomic else source.zarr_format)
+        counts = {"fields": len(plan.writes), "samples": source.n_samples, "variants": source.n_variants}
+        plan = replace(plan.recording((), [ledger]), counts=counts)
+        no_variants = "" if source.n_variants else "the store has no variants, since the batch has none"
+        return with_notes(plan, told_backend(store), no_variants)

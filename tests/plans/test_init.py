@@ -1,0 +1,116 @@
+"""A store is made of its first batch, whole; the name of a new store says what it is kept in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vczstore
+from tests.support import cohort, vcf
+from tests.support.command_line import run
+from tests.support.refusals import complain
+from vczstore.errors import OptionError, SampleError
+from vczstore.jobs.run import run_job
+
+VCF = """\
+##fileformat=VCFv4.3
+##contig=<ID=1>
+##FILTER=<ID=PASS,Description="All filters passed">
+##FILTER=<ID=q10,Description="Quality below 10">
+##INFO=<ID=AC,Number=A,Type=Integer,Description="Allele count">
+##INFO=<ID=MQ,Number=1,Type=Float,Description="Mapping quality">
+##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">
+##FORMAT=<ID=DP,Number=1,Type=Integer,Description="Depth">
+#CHROM	POS	ID	REF	ALT	QUAL	FILTER	INFO	FORMAT	A	B
+1	10	rs1	G	A	29	PASS	AC=1;MQ=60	GT:DP	0|0:1	1|0:8
+1	20	.	T	A,C	3	q10	AC=1,1;MQ=33.5	GT:DP	0|1:3	2|0:5
+"""
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first batch: a VCF, and what bio2zarr makes of it in both formats."""
+    folder = tmp_path_factory.mktemp("first")
+    path = vcf.write_vcf(folder / "first.vcf.gz", VCF)
+    for zarr_format in (2, 3):
+        vcf.to_vcz(path, folder / f"format{zarr_format}.vcz", zarr_format, None, None)
+    return folder
+
+
+@pytest.mark.parametrize("source", ["format2.vcz", "format3.vcz", "first.vcf.gz"])
+@pytest.mark.parametrize("out", ["store.icechunk", "store.vcz"])
+def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: Path) -> None:
+    """vcztools shows what bcftools has in the VCF."""
+    store = tmp_path / out
+    dry = vczstore.init(store, first / source, dry_run=True)
+    assert not store.exists()
+    done = vczstore.init(store, first / source)
+    assert done.counts == dry.counts
+    assert (done.counts["samples"], done.counts["variants"]) == (2, 2)
+    is_icechunk = out.endswith(".icechunk")
+    assert vczstore.info(store).backend == ("icechunk" if is_icechunk else "zarr")
+    shown = vcf.vcztools_view(store, icechunk=is_icechunk)
+    assert vcf.records(shown) == vcf.records(VCF)
+    if is_icechunk:
+        assert [entry["operation"] for entry in vczstore.log(store)] == ["init", None]
+
+
+def test_what_follows(first: Path, tmp_path: Path) -> None:
+    """A job leaves the first batch alone, and appends the second."""
+    (tmp_path / "inbox").mkdir()
+    shutil.copytree(first / "format3.vcz", tmp_path / "inbox/1.vcz")
+    vczstore.init(tmp_path / "store.icechunk", tmp_path / "inbox/1.vcz")
+    job = tmp_path / "job.yaml"
+    job.write_text("store: store.icechunk\nsteps:\n  - append: inbox/*.vcz\n")
+    assert run_job(job).status == "nothing to do"
+    second = cohort.read_vcz(first / "format3.vcz")
+    vcf.to_vcz(
+        vcf.write_vcf(tmp_path / "2.vcf.gz", VCF.replace("\tA\tB\n", "\tC\tD\n")),
+        tmp_path / "inbox/2.vcz",
+        3,
+        None,
+        None,
+    )
+    assert run_job(job).status == "done"
+    found = cohort.read_vcz(cohort.icechunk_store(tmp_path / "store.icechunk"))
+    assert found["sample_id"].tolist() == ["A", "B", "C", "D"]
+    np.testing.assert_array_equal(found["call_DP"], np.tile(second["call_DP"], (1, 2)))
+
+
+def test_what_is_refused(first: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.vcz"
+    removed = shutil.copytree(first / "format3.vcz", tmp_path / "removed.vcz")
+    vczstore.remove(removed, ["A"])
+    complain(SampleError, ["^init: ", "removed samples"], lambda: vczstore.init(store, removed))
+    assert not store.exists()
+    vczstore.init(store, first / "format3.vcz")
+    before = cohort.digest(store)
+    complain(OptionError, ["^init: ", "another path"], lambda: vczstore.init(store, first / "format3.vcz"))
+    assert cohort.digest(store) == before
+    words = ["^compact: ", r"\.icechunk", "copy-store-to-icechunk"]
+    complain(OptionError, words, lambda: vczstore.compact(store, tmp_path / "out.icechunk"))
+    assert not (tmp_path / "out.icechunk").exists()
+
+
+def test_create_says_what_it_makes(first: Path, tmp_path: Path) -> None:
+    told = run("create", tmp_path / "a.icechunk", first / "format3.vcz", "--json")
+    assert vczstore.info(tmp_path / "a.icechunk").backend == "icechunk"
+    note = json.loads(told.stdout)["notes"]["after"]
+    assert "left out: QUAL, FILTER, INFO/AC, INFO/MQ" in note
+    told = run("create", tmp_path / "b.icechunk", first / "first.vcf.gz", "--backend-storage", "zarr")
+    assert vczstore.info(tmp_path / "b.icechunk").backend == "zarr"
+    assert "INFO of VCFs" in told.stdout
+    assert "plain Zarr, as was asked for, though its name ends in .icechunk" in told.stdout
+    vczstore.normalise(tmp_path / "a.icechunk", first / "format3.vcz", tmp_path / "n.icechunk")
+    assert vczstore.info(tmp_path / "n.icechunk").backend == "icechunk"
+
+
+def test_a_store_without_variants(tmp_path: Path) -> None:
+    empty = vcf.write_vcf(tmp_path / "empty.vcf.gz", "".join(VCF.splitlines(keepends=True)[:-2]))
+    for name in ("create", "init"):
+        told = run(name, tmp_path / f"{name}.vcz", empty)
+        assert "the store has no variants" in told.stdout
