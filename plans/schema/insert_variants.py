@@ -36,6 +36,7 @@ from plans.variants.find_insertion import REGION_INDEX, Insertion
 from plans.variants.harmonise import Findings, field_of, number_of, numbers_of
 from plans.variants.inserted_variants import SITE_VALUES
 from plans.variants.kept_blocks import KeptBlocks
+from plans.variants.kept_calls import KeptCalls
 from plans.variants.union_of_sources import CONTIG, FILTER, POSITION
 from vczstore.errors import IncompatibleError
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteArray, WriteDocuments
@@ -358,14 +359,10 @@ class _ViewMaker:
         is_reference = rules.absent == "reference"
         removed = np.flatnonzero(self.was.sample_ids == REMOVED)
         records = self.insertion.records
-        return InsertedCalls(
-            _fitted(before, target, name), like, name, records, is_reference, haploid, removed, self._kept
-        )
-
-    @cached_property
-    def _kept(self) -> KeptBlocks | None:
-        """The blocks of the store: what is looked up in them for one array is there for the others."""
-        return KeptBlocks.of(self.was, self.insertion.contigs, self.findings.rules.min_gq)
+        blocks = KeptBlocks.of(self.was, records.token, self.insertion.contigs, rules.min_gq)
+        kept = KeptCalls.of(blocks, name, like)
+        source = _fitted(before, target, name)
+        return InsertedCalls(source, like, name, records, is_reference, haploid, removed, kept)
 
     def _target(self, name: str) -> AnyArray:
         """A field of variants with the dtype and the axes that it needs to take what the sources have."""

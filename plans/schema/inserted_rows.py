@@ -16,12 +16,12 @@ from plans.schema.fitting import Fitted
 from plans.variants.harmonise import absent_calls
 from plans.variants.in_order import Field
 from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, MergedRange
-from plans.variants.kept_blocks import GENOTYPE, SPANNED, KeptBlocks, decode_genotypes, is_phased
+from plans.variants.kept_calls import KeptCalls
 from plans.variants.match import Matches
 from plans.variants.union_of_sources import FILTER
 from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.floats import recast
-from vczstore.vcz.missing import INT_FILL, INT_MISSING, TEXT, fill_value, mask_of, masked_by, missing_value, same
+from vczstore.vcz.missing import TEXT, fill_value, mask_of, missing_value, same
 
 
 @dataclass(frozen=True)
@@ -114,92 +114,31 @@ class InsertedCalls(Inserted):
     removed
         The positions of samples that were removed, which are missing whatever others are.
     kept
-        The reference blocks that the store keeps; None if it keeps none.
+        What the reference blocks that the store keeps tell of them; None if nothing.
     """
 
     is_reference: bool
     haploid: tuple[int, ...]
     removed: np.ndarray
-    kept: KeptBlocks | None = None
+    kept: KeptCalls | None = None
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
         """What it takes to look the variants up, and the blocks of samples."""
-        is_told = self.kept is not None and self.kept.field_of(self.name) is not None
-        if self.kept is None or not is_told:
-            return super().extra_mem(block)
-        n_variants = min(block[0], _n_at_once(block[1]))
-        return super().extra_mem(block) + self.kept.reading_mem(n_variants, block[1])
+        looking = 0 if self.kept is None else self.kept.reading_mem(block[0], block[1])
+        return super().extra_mem(block) + looking
 
     def _new(self, part: MergedRange, rows: np.ndarray, others: Sequence[Any]) -> np.ndarray:
-        is_haploid = np.isin(part.contig[rows], self.haploid)
+        samples, is_haploid = np.arange(self.shape[1])[others[0]], np.isin(part.contig[rows], self.haploid)
         is_missing = np.zeros(len(rows), dtype=bool)
+        missing = absent_calls(self.name, self.like, self.like, is_missing, is_haploid)
         values = absent_calls(self.name, self.like, self.like, is_missing | self.is_reference, is_haploid)
         if self.is_reference and len(self.removed):
-            is_removed = np.isin(np.arange(self.shape[1])[others[0]], self.removed)
-            missing = absent_calls(self.name, self.like, self.like, is_missing, is_haploid)
-            where = is_removed.reshape(1, -1, *(1,) * (values.ndim - 2))
+            where = np.isin(samples, self.removed).reshape(1, -1, *(1,) * (values.ndim - 2))
             values = np.where(where, missing, values)
-        values = self._with_blocks(values, part, rows, np.arange(self.shape[1])[others[0]])
+        if self.kept is not None:
+            values = np.broadcast_to(values, (len(rows), len(samples), *values.shape[2:])).copy()
+            self.kept.put(values, missing, part.start + rows, part.contig[rows], part.position[rows], samples)
         return values[(slice(None), slice(None), *others[1:])]
-
-    def _with_blocks(self, values: np.ndarray, part: MergedRange, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """The same values, those of blocks where the store keeps one of a sample."""
-        field = None if self.kept is None else self.kept.field_of(self.name)
-        if self.kept is None or field is None:
-            return values
-        values = np.broadcast_to(values, (len(rows), len(samples), *values.shape[2:])).copy()
-        missing = absent_calls(
-            self.name, self.like, self.like, np.zeros(len(rows), dtype=bool), np.isin(part.contig[rows], self.haploid)
-        )
-        for at, who in self._looked_up(part.start + rows, samples):
-            known = self.kept.look(part.contig[rows[at]], part.position[rows[at]], samples[who])
-            variants, calls = np.nonzero(known.kinds == SPANNED)
-            values[at[variants], who[calls]] = missing[at[variants], 0]
-            variants, calls, chosen = known.of_blocks(field)
-            values[at[variants], who[calls]] = self._of_blocks(chosen, field)
-        return values
-
-    def _looked_up(self, rows: np.ndarray, samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Which of some rows and samples are looked up together: by chunks, so that all fields ask for the same."""
-        chunks, columns = rows // arrays.outer_chunks(self.like)[0], arrays.cuts(self.like)[1].of(samples)
-        for column in np.unique(columns).tolist():
-            who = np.flatnonzero(columns == column)
-            step = _n_at_once(len(who))
-            for chunk in np.unique(chunks).tolist():
-                at = np.flatnonzero(chunks == chunk)
-                for start in range(0, len(at), step):
-                    yield at[start : start + step], who
-
-    def _of_blocks(self, chosen: np.ndarray, field: int) -> np.ndarray:
-        """The values of calls, each of which a block has."""
-        block_values = np.full((len(chosen), int(np.prod(self.shape[2:]))), INT_FILL, dtype="i8")
-        of_call = decode_genotypes(chosen, block_values.shape[1]) if field == GENOTYPE else chosen[:, np.newaxis]
-        block_values[:, : of_call.shape[1]] = of_call
-        if self.name.endswith("_phased"):
-            block_values = is_phased(chosen)
-        return self._as_stored(block_values).reshape(len(chosen), *self.shape[2:])
-
-    def _as_stored(self, block_values: np.ndarray) -> np.ndarray:
-        """Values of blocks as the array has them: values, or which of them are missing."""
-        assert self.kept is not None
-        base = masked_by(self.name)
-        if base != self.name:
-            return mask_of(self.name, base, self.kept.blocks, block_values)
-        if self.dtype.kind != "f":
-            return _cast(block_values, self.dtype)
-        values = block_values.astype(self.dtype)
-        values[block_values == INT_MISSING] = missing_value(self.name, self.like)
-        values[block_values == INT_FILL] = fill_value(self.name, self.like)
-        return values
-
-
-LOOKED_UP = 2**17
-"""So many calls are looked up in blocks at a time."""
-
-
-def _n_at_once(n_samples: int) -> int:
-    """Of how many variants the calls of so many samples are looked up at a time."""
-    return max(1, LOOKED_UP // max(1, n_samples))
 
 
 @dataclass(frozen=True)

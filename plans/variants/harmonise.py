@@ -26,8 +26,10 @@ from plans.variants.block_calls import covering
 from plans.variants.find_insertion import Insertion, find_insertion
 from plans.variants.find_matches import FindMatches, UnitReport
 from plans.variants.in_order import DIPLOID, Field
+from plans.variants.kept_blocks import KeptBlocks
+from plans.variants.kept_calls import KeptCalls
 from plans.variants.local_alleles import LOCAL_ALLELES, has_local_alleles, is_local
-from plans.variants.match import KEPT_BYTES, UNMATCHED, Index, Matches, Sites
+from plans.variants.match import ABSENT, KEPT_BYTES, UNMATCHED, Index, Matches, Sites
 from plans.variants.misfits import VECTOR_BYTES, FindMisfits, Misfit, read_bytes
 from plans.variants.misfits import Source as MisfitSource
 from plans.variants.reference_blocks import LEN, Blocks, FindBlocks, read_calls, refusal
@@ -833,6 +835,8 @@ class Harmonised(View):
     data
         What a mask is made of, where values are put in order: the mask alone does not say what is missing and what is
         fill, nor of how many alleles a vector is.
+    kept
+        What the blocks that the source keeps tell of variants that it lacks; None if nothing.
     """
 
     name: str
@@ -842,6 +846,7 @@ class Harmonised(View):
     span: int
     genotype: AnyArray | None
     data: "Harmonised | None" = None
+    kept: KeptCalls | None = None
 
     @classmethod
     def of(
@@ -863,7 +868,10 @@ class Harmonised(View):
         genotype = None if isinstance(genotype, Dropped) else genotype  # which the source does not have
         reports = findings.by_source.get(number, [])
         sent, at = findings.of_source(number)
-        view = cls(array, like, name, at, sent, (), max((r.span for r in reports), default=0), genotype, data)
+        blocks = KeptBlocks.of(source, f"{findings.index.token}.{number}", findings.contigs, None)
+        # those of a gVCF are not stored yet, and what they tell is found in the gVCF itself
+        kept = None if findings.rules.gvcf else KeptCalls.of(blocks, name, like)
+        view = cls(array, like, name, at, sent, (), max((r.span for r in reports), default=0), genotype, data, kept)
         return replace(view, copied=view._copied(reports))
 
     @property
@@ -873,8 +881,9 @@ class Harmonised(View):
 
     @property
     def dtype(self) -> np.dtype:
-        """As the source's; where values number alleles, one that has room for the store's."""
-        return np.promote_types(self.source.dtype, self.like.dtype) if self.kind == "GT" else self.source.dtype
+        """As the source's; where values number alleles, or are those of kept blocks, one that has room for more."""
+        is_wider = self.kind == "GT" or self.kept is not None
+        return np.promote_types(self.source.dtype, self.like.dtype) if is_wider else self.source.dtype
 
     @property
     def has_blocks(self) -> bool:
@@ -940,6 +949,7 @@ class Harmonised(View):
         counted = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
         data = 0 if self.data is None else self.data.extra_mem(block)
         looking = self.findings.index.reading_mem
+        looking += 0 if self.kept is None else self.kept.reading_mem(unit, n_samples)
         return data + looking + read + n_samples * (made + counted) + self._covering_mem(n_samples)
 
     def _covering_mem(self, n_samples: int) -> int:
@@ -994,7 +1004,19 @@ class Harmonised(View):
             result[present] = slab
         absent = np.flatnonzero(mine.rows < 0)
         result[absent] = self._absent(start + absent, mine.rows[absent] == UNMATCHED)
-        return result
+        return self._with_kept(result, start, np.flatnonzero(mine.rows == ABSENT), samples)
+
+    def _with_kept(self, values: np.ndarray, start: int, absent: np.ndarray, samples: slice | np.ndarray) -> np.ndarray:
+        """The same values, those of blocks that the source keeps where it lacks a variant; see `_unit`."""
+        if self.kept is None or not len(absent):
+            return values
+        rows, store = start + absent, self.findings.index.store
+        told, missing = values[absent], self._absent(rows, np.ones(len(rows), dtype=bool))
+        first, positions = int(absent[0]), arrays.read(store.position, (slice(int(rows[0]), int(rows[-1]) + 1),))
+        where = store.contigs_of(rows), positions[absent - first].astype("i8")
+        self.kept.put(told, missing, rows, *where, np.arange(self.shape[1])[samples])
+        values[absent] = told
+        return values
 
     def _with_blocks(
         self, values: np.ndarray, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray
@@ -1041,8 +1063,7 @@ class Harmonised(View):
         Where it has a record there that matches none of the store's, its samples may well carry an allele of them:
         their genotypes are missing, whatever is said of absent ones.
         """
-        runs = self.findings.index.store.runs
-        contigs = runs[np.searchsorted(runs[:, 2], rows, "right"), 0]
+        contigs = self.findings.index.store.contigs_of(rows)
         haploid = self.findings.rules.haploid(self.findings.contigs)
         is_reference = ~is_unmatched & (self.findings.rules.absent == "reference")
         return absent_calls(self.name, self.source, self.like, is_reference, np.isin(contigs, haploid))

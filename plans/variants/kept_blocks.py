@@ -18,7 +18,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 from zarr.types import AnyArray
@@ -44,6 +43,13 @@ FIRST_ROW, AFTER_ROW, CONTIG, RUN_START, RUN_STOP = range(len(RUN_FIELDS))
 
 FIELD_OF = {"call_genotype": GENOTYPE, "call_genotype_phased": GENOTYPE, "call_GQ": QUALITY, "call_DP": DEPTH}
 """The arrays of calls that blocks tell."""
+
+
+def field_of(name: str) -> int | None:
+    """The field that tells the values of an array of calls, or a mask of it; None if none does."""
+    return FIELD_OF.get(masked_by(name))
+
+
 _OF_CALLS = slice(GENOTYPE, len(FIELDS))
 """The fields that tell them."""
 
@@ -186,7 +192,7 @@ class Known(NamedTuple):
 @dataclass(frozen=True)
 class KeptBlocks:
     """
-    The blocks that a store keeps.
+    The blocks that a VCZ keeps.
 
     Attributes
     ----------
@@ -195,7 +201,7 @@ class KeptBlocks:
     token
         Names them in the memory of a process.
     contigs : numpy.ndarray of int64
-        For each contig of the store, its `contig_number`.
+        For each contig, as variants are numbered, its `contig_number`.
     min_gq
         Calls of blocks with a lower GQ are missing; None if all count.
     """
@@ -207,17 +213,12 @@ class KeptBlocks:
     min_gq: int | None
 
     @classmethod
-    def of(cls, vcz: Vcz, contigs: Sequence[str], min_gq: int | None) -> "KeptBlocks | None":
-        """Those of a store; None if it keeps none. `contigs` are those that the variants to come are on."""
+    def of(cls, vcz: Vcz, token: str, contigs: Sequence[str], min_gq: int | None) -> "KeptBlocks | None":
+        """Those of a VCZ; None if it keeps none. `contigs` are those that the variants are on."""
         if BLOCKS not in vcz.arrays or RUNS not in vcz.arrays:
             return None
         numbers = np.array([contig_number(name) for name in contigs], dtype="i8")
-        return cls(vcz.arrays[BLOCKS], vcz.arrays[RUNS], uuid4().hex, numbers, min_gq)
-
-    @staticmethod
-    def field_of(name: str) -> int | None:
-        """The field that tells the values of an array of calls, or a mask of it; None if none does."""
-        return FIELD_OF.get(masked_by(name))
+        return cls(vcz.arrays[BLOCKS], vcz.arrays[RUNS], token, numbers, min_gq)
 
     def look(self, contigs: np.ndarray, positions: np.ndarray, samples: np.ndarray) -> Known:
         """
@@ -226,9 +227,9 @@ class KeptBlocks:
         Parameters
         ----------
         contigs, positions : numpy.ndarray of int64
-            Where the variants are, contigs as the store numbers them; sorted within contigs.
+            Where the variants are; sorted within contigs.
         samples : numpy.ndarray of int64
-            The positions of the samples in the store.
+            The positions of the samples in the VCZ.
         """
         key = (self.token, contigs.tobytes(), positions.tobytes(), samples.tobytes())
         return _latest.get(key, lambda: self._find(contigs, positions, samples))

@@ -197,6 +197,10 @@ class Sites:
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
         return cls(contig, position, allele, table, Extents.of(vcz.arrays), Spans.of(vcz.arrays), blocks)
 
+    def contigs_of(self, rows: np.ndarray) -> np.ndarray:
+        """The contigs of some rows."""
+        return np.asarray(self.runs[np.searchsorted(self.runs[:, 2], rows, "right"), 0])
+
     def of_contig(self, contig: int) -> np.ndarray:
         """The runs of one contig."""
         return np.asarray(self.runs[self.runs[:, 0] == contig])

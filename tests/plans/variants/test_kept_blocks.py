@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.schema import keep_blocks
-from plans.schema.inserted_rows import LOOKED_UP
 from plans.variants import reference_blocks
 from plans.variants.kept_blocks import BLOCKS, FIELDS, RUNS
+from plans.variants.kept_calls import LOOKED_UP
 from tests.support import cohort, gvcf, vcf
 from tests.support.command_line import fails, run
 from tests.support.covering import in_turn
@@ -166,7 +166,7 @@ def test_calls_are_those_of_a_store_created_with_all(
 @pytest.mark.slow
 def test_bcftools_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, at_once: int) -> None:
     """Also where the calls of one variant are looked up at a time."""
-    monkeypatch.setattr("plans.schema.inserted_rows.LOOKED_UP", at_once)
+    monkeypatch.setattr("plans.variants.kept_calls.LOOKED_UP", at_once)
     paths = sources(tmp_path, a=A, b=B, c=C)
     store = start(tmp_path, kind, paths[0])
     for path in paths[1:]:
