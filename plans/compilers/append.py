@@ -21,7 +21,7 @@ from plans.core.views import View
 from plans.core.withdrawn import come_back, readmitting, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
-from plans.schema.keep_blocks import with_blocks
+from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
@@ -89,6 +89,7 @@ def compile_append(
     brought, by_allele = _brought(vcz, sources, findings, fields)
     dropped = dropped_fields(vcz, sources, brought, fields)
     layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
+    layout = layout if findings is None else with_room(layout, findings.highest_kept)
     change = compile_schema_change(
         OPERATION,
         store,
@@ -288,6 +289,9 @@ def compile_in_stages(
         after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
         sources = harmonise.with_numbers(vcz, sources, rules)
         findings = yield from harmonise.look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
+        keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
+        highest = yield from look_up_highest(OPERATION, vcz, keepers, memory)
+        findings = replace(findings, highest_kept=highest)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
     return readmitting(plan, vcz, back)

@@ -15,7 +15,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Survey
 from plans.core.views import View
 from plans.schema.fitting import fitted
-from plans.schema.keep_blocks import with_blocks
+from plans.schema.keep_blocks import look_up_highest, room_for, with_blocks
 from plans.schema.layout import STRINGS, Fields, Form, check_named, without_unjoinable
 from plans.schema.missing import missing_where_harmonised, with_missing
 from plans.schema.widen import Rewritten, WriteAlleles
@@ -84,6 +84,7 @@ def compile_normalise(
     """
     (source,) = harmonise.with_numbers(vcz, [source], rules)
     findings = yield from harmonise.look_up(OPERATION, vcz, [source], rules, memory)
+    highest = yield from look_up_highest(OPERATION, source, [] if rules.gvcf else [source], memory)
     lengths = harmonise.widths(OPERATION, vcz, findings, source)
     check_named(OPERATION, vcz, [source], fields)
     known = vcz if vcz.n_samples else replace(vcz, arrays={**source.arrays, **vcz.arrays})
@@ -105,6 +106,7 @@ def compile_normalise(
         name: _with_missing(name, _target(name, _stored(array), lengths, of_variants), vcz, source, dropped, findings)
         for name, array in by_sample.items()
     }
+    calls |= {name: _with_room(calls[name], n) for name, n in highest.items() if name in calls}
     members |= calls
     brought = fitted(brought, calls, harmonised=True)
     for name, after in calls.items():
@@ -157,6 +159,14 @@ def _target(
     chunks = tuple((chunk_lengths or {}).get(str(d), n) for d, n in zip(names, arrays.inner_chunks(array), strict=True))
     metadata = conversion.in_format(array, 3, shape=shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, MemoryStore(), name)
+
+
+def _with_room(after: AnyArray, highest: int) -> AnyArray:
+    """An array of the result that holds a value of kept blocks, too."""
+    dtype = room_for(after.dtype, highest)
+    if dtype == after.dtype:
+        return after
+    return conversion.reformed(after, dtype=dtype, shape=after.shape, dimension_names=dimensions(after))
 
 
 def _with_missing(

@@ -1,17 +1,19 @@
 """Keep blocks: the reference blocks of a gVCF as arrays of its samples, as `plans.variants.kept_blocks` has them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import numpy as np
 from zarr.types import AnyArray
 
+from plans.core.memory import Memory
+from plans.core.model import Survey
 from plans.core.views import like_source
 from plans.schema.fitting import MadeView
-from plans.schema.layout import Fields, field_of, named
+from plans.schema.layout import Fields, Layout, field_of, named
 from plans.variants.block_calls import BlockRecords
 from plans.variants.harmonise import Findings
 from plans.variants.kept_blocks import (
@@ -24,6 +26,12 @@ from plans.variants.kept_blocks import (
     encode_genotypes,
     mark_left_out,
 )
+from plans.variants.kept_blocks import (
+    DEPTH as DP,
+)
+from plans.variants.kept_blocks import (
+    QUALITY as GQ,
+)
 from plans.variants.match import KEPT_BYTES, Latest, Sites
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
 from plans.variants.reference_blocks import read_calls
@@ -32,6 +40,9 @@ from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Width
 from vczstore.vcz.missing import INT_FILL, INT_MISSING
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, Vcz
+
+if TYPE_CHECKING:
+    from plans.core.scan_tasks import ScanReader
 
 QUALITY, DEPTH = "call_GQ", "call_DP"
 CELLS = 2**18
@@ -188,6 +199,86 @@ def _like(vcz: Vcz, source: Vcz, name: str, dtype: str, shape: tuple[int, ...]) 
 def _height(width: int) -> int:
     """How many records a chunk has of a sample, with so many samples: a power of two."""
     return min(MAX_ROWS, max(MIN_ROWS, 1 << int(math.log2(max(1, CELLS / width)))))
+
+
+# ---- what they tell -------------------------------------------------------------------------
+
+
+def look_up_highest(
+    operation: str, vcz: Vcz, keepers: Sequence[Vcz], memory: Memory
+) -> Generator[Survey, list[list[Any]], dict[str, int]]:
+    """
+    Look up the highest values of kept blocks that may become calls of a store.
+
+    Parameters
+    ----------
+    operation, vcz, memory
+        For messages; the store; what a task may use.
+    keepers
+        The VCZs whose blocks tell calls.
+
+    Returns
+    -------
+    dict
+        By the names of arrays; nothing of those that have room for all.
+    """
+    narrow = [n for n in (QUALITY, DEPTH) if n in vcz.arrays and not np.can_cast("i4", vcz.arrays[n].dtype)]
+    scans = [HighestKept(one.arrays[BLOCKS], one.n_samples) for one in keepers if BLOCKS in one.arrays]
+    if not narrow or not scans:
+        return {}
+    found = yield Survey(operation, tuple(scans), memory)
+    highest = np.array([values for items in found for values in items]).reshape(-1, 2).max(axis=0, initial=-1)
+    return {name: n for name, n in zip((QUALITY, DEPTH), highest.tolist(), strict=True) if name in narrow}
+
+
+def with_room(layout: Layout, highest: Mapping[str, int]) -> Layout:
+    """A layout whose integers hold the highest values of blocks."""
+    forms = dict(layout.forms)
+    for name, n in highest.items():
+        if name in forms:
+            forms[name] = replace(forms[name], dtype=room_for(forms[name].dtype, n))
+    return replace(layout, forms=forms)
+
+
+def room_for(dtype: np.dtype, highest: int) -> np.dtype:
+    """
+    The dtype of integers that holds a value, too; of other values it is the same.
+
+    >>> room_for(np.dtype("i1"), 300), room_for(np.dtype("i2"), -1), room_for(np.dtype("f4"), 300)
+    (dtype('int16'), dtype('int16'), dtype('float32'))
+    """
+    return np.promote_types(dtype, np.min_scalar_type(-1 - max(0, highest))) if dtype.kind in "iu" else dtype
+
+
+@dataclass(frozen=True)
+class HighestKept:
+    """The highest GQ and DP of kept blocks, looked up in tasks for some samples each."""
+
+    blocks: AnyArray
+    n_samples: int
+
+    def look(self, samples: slice) -> tuple[int, int]:
+        """Those of some samples, one chunk after the other."""
+        quality, depth = (
+            max(
+                int(arrays.read(self.blocks, (samples, rows, slice(field, field + 1))).max(initial=-1))
+                for rows in arrays.cuts(self.blocks)[1].spans()
+            )
+            for field in (GQ, DP)
+        )
+        return quality, depth
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for each chunk of samples."""
+        from plans.core import scan_tasks
+
+        if not self.n_samples or not self.blocks.shape[1]:
+            return []
+        mem = 2 * arrays.decode_mem(self.blocks, 2)
+        return [scan_tasks.ScanReader(self.look, self.n_samples, arrays.outer_chunks(self.blocks)[0], tag, mem)]
+
+
+# ---- arrays ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ class Findings:
         By the label of a source and the name of an array: the first value that does not fit the alleles.
     insertion
         The variants that are inserted; None if there are none.
+    highest_kept
+        The highest values of kept blocks that may become calls, by the names of arrays that may have no room for them.
     """
 
     rules: Rules
@@ -133,6 +135,7 @@ class Findings:
     numbers: Mapping[str, str]
     misfits: Mapping[tuple[str, str], Misfit] = field(default_factory=dict)
     insertion: Insertion | None = None
+    highest_kept: Mapping[str, int] = field(default_factory=dict)
 
     def with_alleles_in(self, array: AnyArray) -> "Findings":
         """The same where alleles are read from another array, since the store's is re-encoded before tasks read it."""

@@ -225,6 +225,44 @@ def test_a_quality_that_is_asked_for_later(tmp_path: Path) -> None:
     assert (known[0, 1050], known[0, 1500], known[1, 1500]) == (30, -1, 36)
 
 
+def test_two_stores_that_keep_blocks(tmp_path: Path) -> None:
+    """Appended together, each tells the calls of its samples at variants of the other; values that a store has no
+    room for make it wider.
+    """
+    deep = (*A[:4], f"1 1404 T <NON_REF> 2000 {FIELDS_OF_BLOCK} 0/0:300:99", *A[5:])
+    paths = sources(tmp_path, a=deep, b=B, c=C)
+    kept = []
+    for name, path in (("x", paths[0]), ("y", paths[1])):
+        kept.append(create(tmp_path, name, "format3", path))
+        vczstore.append(kept[-1], path, **KEEP)
+    group = zarr.open_group(kept[0], use_consolidated=False)
+    narrow = group["call_DP"][...].astype("i1")  # those of its variants
+    group.create_array("call_DP", data=narrow, chunks=(3, 2), dimension_names=["variants", "samples"], overwrite=True)
+    store = create(tmp_path, "store", "format3", paths[2])
+    vczstore.append(store, paths[2], **KEEP)
+    shutil.copytree(store, tmp_path / "model")
+    assert read(store, "format3")["call_DP"].dtype == "i1"
+    vczstore.append(store, *kept, harmonise=True, new_variants="insert")
+    vczstore.append(tmp_path / "model", *paths[:2], **INSERT)
+    ours, model = read(store, "format3"), read(tmp_path / "model", "format3")
+    assert told(ours) == told(model)
+    assert ours["call_DP"].dtype == "i2"
+    assert 300 in ours["call_DP"]
+    vczstore.normalise(store, kept[0], tmp_path / "x.normalised.vcz", new_variants="drop")
+    assert 300 in read(tmp_path / "x.normalised.vcz", "format3")["call_DP"]
+
+
+def test_blocks_that_the_store_has_no_room_for(tmp_path: Path) -> None:
+    """Variants that are inserted make its arrays wider before anything is written."""
+    paths = sources(tmp_path, a=A, b=B)
+    store = start(tmp_path, "format3", paths[0])
+    array = zarr.open_array(store / BLOCKS, mode="r+")
+    array[0, 0, FIELDS.index("DP")] = 70_000
+    vczstore.append(store, paths[1], **INSERT)
+    arrays = read(store, "format3")
+    assert (arrays["call_DP"].dtype, arrays["call_DP"].max()) == ("i4", 70_000)
+
+
 @pytest.mark.slow
 def test_another_store_takes_them(tmp_path: Path) -> None:
     """With other contigs in its table; into one that keeps none they do not come unasked."""
