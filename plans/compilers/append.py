@@ -21,7 +21,7 @@ from plans.core.views import View
 from plans.core.withdrawn import come_back, readmitting, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
-from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room
+from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
@@ -291,7 +291,7 @@ def compile_in_stages(
         findings = yield from harmonise.look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
         keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
         highest = yield from look_up_highest(OPERATION, vcz, keepers, memory)
-        findings = replace(findings, highest_kept=highest)
+        findings, sources = replace(findings, highest_kept=highest), without_lengths(sources, rules)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
     return readmitting(plan, vcz, back)

@@ -15,7 +15,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Survey
 from plans.core.views import View
 from plans.schema.fitting import fitted
-from plans.schema.keep_blocks import look_up_highest, room_for, with_blocks
+from plans.schema.keep_blocks import look_up_highest, room_for, with_blocks, without_lengths
 from plans.schema.layout import STRINGS, Fields, Form, check_named, without_unjoinable
 from plans.schema.missing import missing_where_harmonised, with_missing
 from plans.schema.widen import Rewritten, WriteAlleles
@@ -85,6 +85,7 @@ def compile_normalise(
     (source,) = harmonise.with_numbers(vcz, [source], rules)
     findings = yield from harmonise.look_up(OPERATION, vcz, [source], rules, memory)
     highest = yield from look_up_highest(OPERATION, source, [] if rules.gvcf else [source], memory)
+    (source,) = without_lengths([source], rules)
     lengths = harmonise.widths(OPERATION, vcz, findings, source)
     check_named(OPERATION, vcz, [source], fields)
     known = vcz if vcz.n_samples else replace(vcz, arrays={**source.arrays, **vcz.arrays})

@@ -1,7 +1,8 @@
-"""What tasks look at in a store: all of its chunks, and the order of its variants."""
+"""What tasks look at in a store: all of its chunks, and the order of its variants and kept blocks."""
 
 import numpy as np
 
+from plans.maintenance.check_blocks import BlockOrder
 from plans.maintenance.check_chunks import Chunks, Outside
 from plans.maintenance.check_variants import Order
 from plans.maintenance.findings import FindingScan
@@ -10,7 +11,7 @@ from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, has_grid, samples_axis
 
 
 def data_scans(vcz: Vcz) -> list[FindingScan]:
-    """What to look at in the chunks of a store: all of them, and the order of the variants."""
+    """What to look at in the chunks of a store: all of them, and the order of variants and kept blocks."""
     try:
         removed = np.flatnonzero(vcz.sample_ids == REMOVED)
     except VczstoreError:
@@ -29,4 +30,4 @@ def data_scans(vcz: Vcz) -> list[FindingScan]:
             n_alleles if name == "call_genotype" and array.dtype.kind == "i" else None,
         )
         scans.append(of_array.scan())
-    return [*scans, *Order.scans(vcz)]
+    return [*scans, *Order.scans(vcz), *BlockOrder.scans(vcz)]

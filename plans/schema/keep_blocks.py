@@ -13,9 +13,9 @@ from plans.core.memory import Memory
 from plans.core.model import Survey
 from plans.core.views import like_source
 from plans.schema.fitting import MadeView
-from plans.schema.layout import Fields, Layout, field_of, named
+from plans.schema.layout import Fields, Layout, base_of, field_of, named
 from plans.variants.block_calls import BlockRecords
-from plans.variants.harmonise import Findings
+from plans.variants.harmonise import Findings, Rules
 from plans.variants.kept_blocks import (
     BLOCKS,
     FIELDS,
@@ -34,7 +34,7 @@ from plans.variants.kept_blocks import (
 )
 from plans.variants.match import KEPT_BYTES, Latest, Sites
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
-from plans.variants.reference_blocks import read_calls
+from plans.variants.reference_blocks import LEN, read_calls
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Width
@@ -96,6 +96,13 @@ def with_blocks(
     )
     made = [_with_blocks(operation, vcz, s, i, findings, fields, longest) for i, s in enumerate(sources)]
     return made, replace(fields, add=(*fields.add, BLOCKS, RUNS))
+
+
+def without_lengths(sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
+    """Sources without the lengths of reference blocks (VCF 4.5's LEN), which say nothing of variants."""
+    if not rules.gvcf:
+        return list(sources)
+    return [replace(s, arrays={n: a for n, a in s.arrays.items() if base_of(n) != LEN}) for s in sources]
 
 
 def _with_left_out(vcz: Vcz, source: Vcz, number: int, findings: Findings) -> Vcz:

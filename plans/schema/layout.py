@@ -13,6 +13,7 @@ from zarr.types import AnyArray
 
 from plans.core.compatibility import BY_VARIANT, check_attributes, fits
 from plans.variants.kept_blocks import BLOCKS, RUNS
+from plans.variants.reference_blocks import LEN
 from vczstore.errors import IncompatibleError, UnsuitableError
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.metadata import documents
@@ -312,6 +313,7 @@ def check_named(operation: str, store: Vcz, sources: Sequence[Vcz], fields: Fiel
         If neither a source nor the store has one of them.
     """
     known = {name for vcz in (store, *sources) for name in vcz.samples_arrays if name != SAMPLE_ID}
+    known.add(LEN)  # which gVCFs may have, and none brings
     for what, names in (("dropped", fields.drop), ("added", fields.add)):
         for name in names:
             if name not in known:

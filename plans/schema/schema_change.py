@@ -21,6 +21,7 @@ from plans.schema.widen import ALLELE, WriteMissing, rewritten, widenings
 from plans.variants import harmonise
 from plans.variants.harmonise import Dropped, Findings, Told
 from plans.variants.kept_blocks import BLOCKS
+from plans.variants.reference_blocks import LEN
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
 from vczstore.vcz.model import Vcz, listing
@@ -227,5 +228,6 @@ def _may_lack(vcz: Vcz, source: Vcz, fields: Fields) -> set[str]:
     lacks = {name for name in vcz.samples_arrays if name not in source.samples_arrays}
     if takes_all(vcz):
         return lacks
-    may_lack = (*fields.drop, *fields.add, BLOCKS)  # of samples without blocks nothing is known
+    # of samples without blocks nothing is known, and the length of a block is none of a variant's fields
+    may_lack = (*fields.drop, *fields.add, BLOCKS, LEN)
     return {n for n in lacks if named(n, may_lack) or is_derived(n, source)}

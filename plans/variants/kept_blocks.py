@@ -260,7 +260,7 @@ class KeptBlocks:
         starts, stops = runs[..., FIRST_ROW], runs[..., AFTER_ROW]
         for rows in self._windows(starts[is_due], stops[is_due]):
             here = is_due & (starts < rows.stop) & (stops > rows.start)
-            is_mine = _within(here, starts - rows.start, stops - rows.start, rows.stop - rows.start)
+            is_mine = rows_of_runs(here, starts - rows.start, stops - rows.start, rows.stop - rows.start)
             reached = slice(int(low[here].min()), int(high[here].max()))
             records = self._read(within, samples - first, rows, is_mine, positions[reached])
             if len(records.keys):
@@ -303,8 +303,13 @@ class KeptBlocks:
         return arrays.decode_mem(self.blocks, len(FIELDS)) + 20 * 8 * width * height + runs + tables + known
 
 
-def _within(here: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_rows: int) -> np.ndarray:
-    """Samples by rows: which lie in the runs that count, samples by runs."""
+def rows_of_runs(here: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_rows: int) -> np.ndarray:
+    """
+    Samples by rows: which lie in the runs that count, samples by runs.
+
+    >>> rows_of_runs(np.array([[True, False]]), np.array([[1, 3]]), np.array([[3, 4]]), 4).astype(int).tolist()
+    [[0, 1, 1, 0]]
+    """
     changes = np.zeros((len(here), n_rows + 1), dtype="i4")
     sample, _ = np.nonzero(here)
     np.add.at(changes, (sample, np.clip(starts[here], 0, n_rows)), 1)

@@ -159,6 +159,7 @@ class Conversion:
 
     def begin(self) -> int:
         """Index the file, and cut it; returns how many parts there are."""
+        import numcodecs
         import pysam.bcftools
         from bio2zarr import vcf
 
@@ -169,7 +170,13 @@ class Conversion:
         n_columns = self.file.n_fields + 8
         buffer = max(1, min(MAX_BUFFER, self.budget // (2 * n_columns * _MIB)))
         found = vcf.explode_init(
-            self._columns, [path], column_chunk_size=buffer, target_num_partitions=self.n_parts, worker_processes=0
+            self._columns,
+            [path],
+            column_chunk_size=buffer,
+            target_num_partitions=self.n_parts,
+            worker_processes=0,
+            # what is soon deleted is compressed quickly
+            compressor=numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFFLE),
         )
         self._leave_out_fields()
         return int(found.num_partitions)

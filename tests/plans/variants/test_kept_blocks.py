@@ -436,6 +436,26 @@ def test_an_update_replaces_them(tmp_path: Path, kind: str) -> None:
     assert holds(store, kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "row", "field", "value", "words"),
+    [
+        ("format3", BLOCKS, 2, 0, 999, "record 2 of sample 1, from 999 to 1400, is out of order"),
+        ("flexible", BLOCKS, 4, 1, 7, "record 4 of sample 1, from 1404 to 7, is out of order"),
+        ("format2", BLOCKS, 0, 0, 1001, "record 0 of sample 1, from 1001 to 1099, is out of order"),
+        ("format3", RUNS, 0, 1, 20_000, "run 0 of sample 1 has the rows 0 to 19999, which are not there"),
+    ],
+)
+def test_verify_finds_blocks_that_are_out_of_order(
+    tmp_path: Path, kind: str, name: str, row: int, field: int, value: int, words: str
+) -> None:
+    store = secretive(tmp_path, kind)
+    assert vczstore.verify(store).ok
+    zarr.open_array(store / name, mode="r+")[1, row, field] = value
+    (error,) = vczstore.verify(store).errors
+    assert error.array == name
+    assert words in error.what
+
+
 @pytest.mark.slow
 def test_another_sample_grid(tmp_path: Path) -> None:
     """They are cut as the other arrays are, and removed samples leave nothing in either grid."""

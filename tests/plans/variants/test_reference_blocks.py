@@ -7,6 +7,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zarr
 from hypothesis import HealthCheck, Phase, given, settings
@@ -97,6 +98,34 @@ def test_what_lengthens_a_record_is_not_its_own(tmp_path: Path) -> None:
     vczstore.create(tmp_path / "store.vcz", source, gvcf=True)
     assert gvcf.sites(tmp_path / "store.vcz") == ["1 1100 A C"]
     assert cohort.read_vcz(tmp_path / "store.vcz")["variant_length"].tolist() == [1]
+
+
+@pytest.mark.parametrize("has_lengths", [False, True])
+def test_lengths_of_blocks_are_no_field_of_variants(tmp_path: Path, has_lengths: bool) -> None:
+    """gVCFs with END and with LEN go together, in any order; a store that has LEN keeps it for its own samples."""
+    batches = {
+        "ends": ("1 1000 A <NON_REF> 1099 GT:DP 0/0:30", "1 1100 A C,<NON_REF> . GT:DP 0/1:31"),
+        "lengths": (
+            "1 1000 A <NON_REF> . GT:DP:LEN 0/0:40:100",
+            "1 1100 A C,<NON_REF> . GT:DP:LEN 0/1:41:.",
+            "1 1101 A <NON_REF> . GT:DP:LEN 0/0:42:100",
+        ),
+        "more": ("1 1050 A T,<NON_REF> . GT:DP 0/1:51", "1 1100 A <NON_REF> 1150 GT:DP 0/0:52"),
+    }
+    paths = {name: gvcf.make(tmp_path, name, gvcf.text([name], *records)) for name, records in batches.items()}
+    store = tmp_path / "store.vcz"
+    vczstore.create(store, *paths.values(), gvcf=True, variants_chunk=3, samples_chunk=2)
+    vczstore.append(store, paths["lengths"], harmonise=True, gvcf=True)
+    assert "call_LEN" not in cohort.read_vcz(store)
+    if has_lengths:
+        group = zarr.open_group(store, mode="r+", use_consolidated=False)
+        values = np.array([[7], [8]], "i4")
+        group.create_array("call_LEN", data=values, chunks=(3, 2), dimension_names=["variants", "samples"])
+    vczstore.append(store, paths["ends"], paths["more"], harmonise=True, gvcf=True, drop_fields=("LEN",))
+    arrays = cohort.read_vcz(store)
+    assert arrays["call_DP"].tolist() == [[40, 30, 51], [41, 31, 52]]
+    if has_lengths:
+        assert arrays["call_LEN"].tolist() == [[7, -1, -1], [8, -1, -1]]
 
 
 def refused(folder: Path, source: Path, words: str, *options: str) -> None:

@@ -1,0 +1,102 @@
+"""Whether kept reference blocks are in order, sample by sample; looked at by tasks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.maintenance.findings import Finding, FindingScan, TaskFindings, key_in_array
+from plans.variants.kept_blocks import (
+    AFTER_ROW,
+    BLOCKS,
+    FIELDS,
+    FIRST_ROW,
+    RUN_FIELDS,
+    RUN_START,
+    RUNS,
+    START,
+    STOP,
+    rows_of_runs,
+)
+from vczstore.vcz import arrays
+from vczstore.vcz.model import Vcz, has_grid
+
+
+@dataclass(frozen=True)
+class BlockOrder:
+    """
+    Runs of kept blocks follow one another, and so do the records of each.
+
+    Attributes
+    ----------
+    blocks, runs
+        The arrays, as `plans.variants.kept_blocks` has them.
+    """
+
+    blocks: AnyArray
+    runs: AnyArray
+
+    @classmethod
+    def scans(cls, vcz: Vcz) -> list[FindingScan]:
+        """Over all samples, if the store keeps blocks, and metadata say that they are some."""
+        blocks, runs = vcz.arrays.get(BLOCKS), vcz.arrays.get(RUNS)
+        if blocks is None or runs is None or not (has_grid(blocks) and has_grid(runs)):
+            return []
+        found = [(a.ndim, a.shape[0], a.shape[-1], a.dtype.kind) for a in (blocks, runs)]
+        if found != [(3, vcz.n_samples, len(FIELDS), "i"), (3, vcz.n_samples, len(RUN_FIELDS), "i")]:
+            return []
+        width, height, _ = arrays.outer_chunks(blocks)
+        mem = (
+            2 * arrays.decode_mem(blocks, 2)
+            + 20 * width * height
+            + 10 * arrays.decode_mem(runs, 1) * (1 + runs.shape[1] // arrays.outer_chunks(runs)[1])
+        )
+        return [FindingScan(cls(blocks, runs).look, vcz.n_samples, width, mem)]
+
+    def look(self, samples: slice) -> TaskFindings | None:
+        """Look at some samples: at the first fault of the runs, or else of each chunk of records."""
+        try:
+            runs = arrays.read(self.runs, (samples, slice(0, self.runs.shape[1]), slice(0, len(RUN_FIELDS))))
+            found = list(self._runs(runs.astype("i8"), samples.start)) or list(self._records(runs, samples))
+        except Exception:
+            return None  # the scan of chunks tells
+        return TaskFindings(self.blocks.path, errors=found) if found else None
+
+    def _runs(self, runs: np.ndarray, first_sample: int) -> Iterator[Finding]:
+        """Runs that overlap, or have rows that are not there."""
+        first, after = runs[..., FIRST_ROW], runs[..., AFTER_ROW]
+        is_run = first >= 0
+        is_wrong = is_run & ((after <= first) | (after > self.blocks.shape[1]))
+        is_wrong[:, 1:] |= is_run[:, 1:] & (~is_run[:, :-1] | (first[:, 1:] < after[:, :-1]))
+        for sample, run in np.argwhere(is_wrong)[:1].tolist():
+            at = first_sample + sample, run
+            what = f"run {run} of sample {at[0]} has the rows {first[sample, run]} to {after[sample, run] - 1}, which"
+            yield self._finding(self.runs, at, f"{what} are not there, or not after those of the run before")
+
+    def _records(self, runs: np.ndarray, samples: slice) -> Iterator[Finding]:
+        """Records that begin before the one before them, or end before they begin, or are not where their run is."""
+        for rows in arrays.cuts(self.blocks)[1].spans():
+            low = max(0, rows.start - 1)
+            starts, ends = (
+                arrays.read(self.blocks, (samples, slice(low, rows.stop), slice(field, field + 1)))[..., 0]
+                for field in (START, STOP)
+            )
+            is_here = runs[..., FIRST_ROW] >= 0
+            first, after = runs[..., FIRST_ROW] - low, runs[..., AFTER_ROW] - low
+            inside = rows_of_runs(is_here, first, after, starts.shape[1])
+            begins = np.full(starts.shape, -1, dtype="i8")
+            sample, run = np.nonzero(is_here & (first >= 0) & (first < starts.shape[1]))
+            begins[sample, first[sample, run]] = runs[sample, run, RUN_START]
+            is_wrong = inside & (ends < starts)
+            is_wrong |= (begins >= 0) & (begins != starts)
+            is_wrong[:, 1:] |= inside[:, 1:] & (begins[:, 1:] < 0) & (starts[:, 1:] < starts[:, :-1])
+            for i, row in np.argwhere(is_wrong)[:1].tolist():
+                at = samples.start + i, low + row
+                what = f"record {at[1]} of sample {at[0]}, from {starts[i, row]} to {ends[i, row]}, is out of order"
+                yield self._finding(self.blocks, at, what)
+
+    @staticmethod
+    def _finding(array: AnyArray, at: tuple[int, int], what: str) -> Finding:
+        chunk = tuple(int(cut.of(n)) for n, cut in zip(at, arrays.cuts(array), strict=False))
+        return Finding(array.path, key_in_array(array, (*chunk, 0)), f"{what}; update the sample with its gVCF")
