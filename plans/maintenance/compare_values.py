@@ -156,6 +156,9 @@ class CompareColumn:
         Which variants are which.
     here, there
         Where samples that both have are in both; `here` increasing, in one chunk column. None of a field of variants.
+    changed
+        The numbers of the chunks of this column that may differ between two states of a repository; None if that is
+        not known without reading them.
     """
 
     name: str
@@ -164,6 +167,7 @@ class CompareColumn:
     matching: FindMatches
     here: np.ndarray | None
     there: np.ndarray | None
+    changed: frozenset[tuple[int, ...]] | None = None
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks, over whole units."""
@@ -221,6 +225,8 @@ class CompareColumn:
             return False
         others = [range(n) for n in arrays.grid_of(self.ours)[len(at) :]]
         chunks = [(*(number for number, _, _ in coords[0]), *rest) for rest in product(*others)]
+        if self.changed is not None:
+            return self.changed.isdisjoint(chunks)
         pairs = zip(*(encoded_chunks.get_encoded(array, chunks) for array in (self.ours, self.theirs)), strict=True)
         return all(
             a is b if a is None or b is None else len(a) == len(b) and a.to_bytes() == b.to_bytes() for a, b in pairs

@@ -147,7 +147,8 @@ def compare(
     common = [name for name in a.arrays if name in b.arrays and name not in _KEYS]
     compared = {name: (a.arrays[name], b.arrays[name]) for name in common if _has_axis(a.arrays[name])}
     fit = {name: pair for name, pair in compared.items() if comparable(*pair)}
-    counts, changed = _counts(a, b, fit, samples, first[0], options)
+    of_chunks = _changed_chunks(a, b, first[0]) if first[0] is second[0] else None
+    counts, changed = _counts(a, b, fit, samples, of_chunks, first[0], options)
     matched, realigned = counts
     return Difference(
         store=a.label,
@@ -199,6 +200,7 @@ def _counts(
     b: Vcz,
     fit: Mapping[str, tuple[AnyArray, AnyArray]],
     samples: _Samples,
+    of_chunks: Mapping[str, np.ndarray | None] | None,
     store: Store,
     options: Options,
 ) -> tuple[tuple[int, int], Counter[str]]:
@@ -209,7 +211,7 @@ def _counts(
     runs = [scan.joined(items) for scan, items in zip(scans, seen, strict=True)]
     matching = match_scan(OPERATION, a, [b], Rules(allow_new_alleles=True), runs, [None])
     matching = replace(matching, index=replace(matching.index, is_surveyed=True))
-    found = [scan for name, pair in fit.items() for scan in _scans(name, *pair, samples, matching)]
+    found = [scan for name, pair in fit.items() for scan in _scans(name, *pair, samples, matching, of_chunks)]
     values = run_survey(Survey(OPERATION, (CountCommon(matching), *found), memory), store, options)
     matched, realigned = np.sum([(0, 0), *values[0]], axis=0).tolist()
     changed = Counter[str]()
@@ -222,17 +224,37 @@ def _counts(
     return (matched, realigned), changed
 
 
+def _changed_chunks(a: Vcz, b: Vcz, store: Store) -> Mapping[str, np.ndarray | None] | None:
+    """Which chunks may differ between two states of a repository; None if that is not known without reading them."""
+    states = (a.snapshot or "", b.snapshot or "")
+    found = store.history.changed_chunks(*states)
+    return store.history.changed_chunks(*reversed(states)) if found is None else found
+
+
 def _scans(
-    name: str, ours: AnyArray, theirs: AnyArray, samples: _Samples, matching: FindMatches
+    name: str,
+    ours: AnyArray,
+    theirs: AnyArray,
+    samples: _Samples,
+    matching: FindMatches,
+    of_chunks: Mapping[str, np.ndarray | None] | None,
 ) -> Sequence[CompareColumn]:
     """What is looked at of a field: its chunk columns, as far as they have samples that both have."""
+    changed = None if of_chunks is None else of_chunks.get(name, np.empty((0, ours.ndim), "i8"))
     if VARIANTS not in dimensions(ours):
         return []
     if SAMPLES not in dimensions(ours):
-        return [CompareColumn(name, ours, theirs, matching, None, None)]
+        return [CompareColumn(name, ours, theirs, matching, None, None, _as_set(changed))]
     columns = arrays.cuts(ours)[1].of(samples.here)
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
+    parts = zip(columns[starts], np.split(samples.here, starts)[1:], np.split(samples.there, starts)[1:], strict=True)
     return [
-        CompareColumn(name, ours, theirs, matching, here, there)
-        for here, there in zip(np.split(samples.here, starts)[1:], np.split(samples.there, starts)[1:], strict=True)
+        CompareColumn(
+            name, ours, theirs, matching, here, there, _as_set(None if changed is None else changed[changed[:, 1] == i])
+        )
+        for i, here, there in parts
     ]
+
+
+def _as_set(chunks: np.ndarray | None) -> frozenset[tuple[int, ...]] | None:
+    return None if chunks is None else frozenset(map(tuple, chunks.tolist()))

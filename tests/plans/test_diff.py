@@ -13,6 +13,7 @@ import vczstore
 from tests.support import cohort
 from tests.support.command_line import fails, run
 from tests.support.refusals import complain
+from tests.support.small_stores import edit, put
 from tests.support.ways import FLEXIBLE, WRITTEN, Way
 from vczstore.errors import IncompatibleError, OptionError, TagError
 
@@ -112,6 +113,23 @@ def test_states_of_a_repository(tmp_path: Path) -> None:
     assert "  samples   0 in, 1 out, 8 in both\n  variants  0 in, 0 out, 10 in both\n" in text
     assert f"  changed   {n} calls of call_DP\n" in text
     assert "no difference" in run("diff", store, store, "--exit-code").stdout
+
+
+def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of columns in which nothing has changed may be gone; those of this field are files, others are inlined."""
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    wide, dimensions = np.arange(7000).reshape(10, 7, 100), ("variants", "samples", "more")
+    edit(store, put("call_PL", wide, dimensions, compressors=None))
+    vczstore.tag(store, "v1")
+    chunks = [*(store / "chunks").iterdir()]
+    monkeypatch.setitem(cohort.DIMENSIONS, "call_PL", dimensions)
+    cohort.write_vcz(tmp_path / "recalled.vcz", {**cohort.select(OLD, ["S0004"]), "call_PL": 0 * wide[:, :1]})
+    vczstore.update(store, tmp_path / "recalled.vcz")
+    others = [path for path in chunks if np.frombuffer(path.read_bytes(), "i8")[0] % 700 != 300]
+    assert (len(chunks), len(others)) == (9, 6)
+    for path in others:
+        path.unlink()
+    assert vczstore.diff(store, at="v1").changed["call_PL"] == 10
 
 
 def test_fields_and_what_cannot_be_compared(tmp_path: Path) -> None:
