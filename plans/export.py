@@ -112,9 +112,10 @@ class Export(Operation):
         self, vcz: "Vcz", store: "Store", chosen: "np.ndarray", options: "Options", *, dry_run: bool
     ) -> "Found":
         from plans.compilers.export import compile_export
-        from vczstore.execution.engine import run_plan
+        from vczstore.execution.engine import check_reachable, run_plan
         from vczstore.stores.resolve import new_store
 
+        check_reachable("export", store, options)
         url = os.fspath(self.out)
         output = new_store(url, "export", storage_options=options.shared(url, self.store), samples_chunks=1)
         return run_plan(compile_export(output, vcz, chosen, options.memory), options, dry_run=dry_run)

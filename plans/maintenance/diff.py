@@ -13,7 +13,7 @@ from plans.maintenance.compare_values import CompareColumn, CountCommon, compara
 from plans.maintenance.history import open_at
 from plans.variants.find_matches import FindMatches
 from plans.variants.harmonise import Rules, match_scan, run_scans
-from vczstore.execution.engine import run_survey
+from vczstore.execution.engine import check_reachable, run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
@@ -140,6 +140,7 @@ def compare(
     exit_code
         As of `Difference`.
     """
+    check_reachable(OPERATION, second[0], options)
     a, b = (open_at(OPERATION, store, at) for store, at in (first, second))
     for vcz in (a, b):
         vcz.require_whole(OPERATION, edited=False)

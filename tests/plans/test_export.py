@@ -15,9 +15,10 @@ import zarr
 import vczstore
 from tests.support import cohort, vcf
 from tests.support.command_line import fails, run
+from tests.support.killed import killed
 from tests.support.refusals import complain
 from tests.support.ways import FLEXIBLE, WRITTEN, Way
-from vczstore.errors import MissingDependencyError, OptionError, SampleError, TagError, UnsuitableError
+from vczstore.errors import MissingDependencyError, NotAStoreError, OptionError, SampleError, TagError, UnsuitableError
 
 OLD = cohort.some_arrays(10, cohort.ids(0, 7))
 
@@ -114,3 +115,25 @@ def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
     before = cohort.digest(tmp_path)
     assert "vcztools cannot write" in fails("export", store, tmp_path / "out.vcf.gz", "-r", "chrNo:1-2")
     assert cohort.digest(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_killed(tmp_path: Path) -> None:
+    """What is left is no store, but for that of a run that was done."""
+    store, out = Way("format3", "cubed").make(tmp_path, OLD), "out.vcz"
+    code = f"import vczstore; vczstore.export(store, store.with_name({out!r}), executor='single-threaded')"
+    *left, whole = killed(store, tmp_path / "killed", code, step=31)
+    assert len(left) > 3
+    for place in left:
+        assert cohort.digest(place) == cohort.digest(store)
+        made = place.with_name(out)
+        complain(NotAStoreError, (str(made),), lambda made=made: vczstore.info(made))
+    cohort.assert_same(exported(whole.with_name(out)), OLD)
+
+
+def test_a_source_that_tasks_do_not_find(tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, OLD)
+    memory, words = cohort.in_memory(store), ("in this process's memory", "use the executor threads")
+    complain(OptionError, words, lambda: vczstore.export(memory, tmp_path / "out", executor="processes"))
+    complain(OptionError, words, lambda: vczstore.diff(store, memory, executor="processes"))
+    assert not (tmp_path / "out").exists()

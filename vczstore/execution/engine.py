@@ -459,6 +459,22 @@ def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]
             return _look_up(survey, "checking", workers, Run(""))
 
 
+def check_reachable(operation: str, store: Store, options: Options) -> None:
+    """
+    Check that tasks find a store which they read beside the one that is written or surveyed.
+
+    Raises
+    ------
+    OptionError
+        If they do not: absent chunks stand for the fill value, so that what they do not find would read as that.
+    """
+    if options.executor in executors.IN_PROCESS:
+        return
+    with Workers(options) as workers:
+        workers.check_store(operation, store)
+        workers.check_location(operation, store)
+
+
 def _look_up(survey: Survey, what: str, workers: Workers, run: Run) -> list[list[Any]]:
     found: list[list[Any]] = [[] for _ in survey.scans]
 
