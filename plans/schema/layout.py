@@ -4,6 +4,7 @@ Nothing is read but metadata. What is joined here is joined in any order to the 
 """
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -282,12 +283,36 @@ def _joined(operation: str, name: str, forms: Sequence[tuple[str, Form]]) -> For
         try:
             return a[0], a[1].joined(b[1])
         except Mismatch as error:
+            if error.what == "dimensions":
+                _refuse_untold_number(operation, name, a, b)
             raise IncompatibleError(
                 f"{operation}: {name} of {b[0]} has {error.what} {error.theirs}, {a[0]} has {error.ours}, and nothing "
                 f"holds both; make them with one Number and Type, or leave it out with --drop-field {field_of(name)}"
             ) from error
 
     return reduce(join, forms)[1]
+
+
+_GOES_BY = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
+_OF_NUMBER_DOT = re.compile("FORMAT_.+_dim")
+"""What bio2zarr calls the last dimension of a FORMAT field of which the header says Number=."""
+
+
+def _refuse_untold_number(operation: str, name: str, *sides: tuple[str, Form]) -> None:
+    """Raise an `IncompatibleError` if a field goes by alleles on one side, and the other header does not say so."""
+    lasts = {str(form.dimensions[-1]): label for label, form in sides}
+    told, untold = (next((d for d in lasts if known(d)), "") for known in (_GOES_BY.get, _OF_NUMBER_DOT.fullmatch))
+    if not told or not untold:
+        return
+    field = field_of(name)
+    number = f"--number {field}={_GOES_BY[told]}"
+    way_out = f"say what it is with --harmonise {number} (harmonise: {{numbers: [{number.split()[1]}]}} in a job)"
+    if operation == "update":
+        way_out = f"express the source over the store first, with vczstore normalise {number}"
+    raise IncompatibleError(
+        f"{operation}: {name} of {lasts[untold]} has the dimension {untold}, as of a VCF header with Number=. for "
+        f"{field}, and that of {lasts[told]} goes by {told}; {way_out}, or leave it out with --drop-field {field}"
+    )
 
 
 def lengths_of(forms: Iterable[Form]) -> dict[str, int]:
