@@ -1,4 +1,4 @@
-"""Regrid: the samples of a store are cut into other chunks."""
+"""Regrid: a store is cut into other chunks, or compressed in another way."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import SAMPLE_GRID_HELP
-from vczstore.choices import DEFAULT_SAMPLES_CHUNK, MAX_CHUNK, SAMPLE_GRIDS
+from vczstore.choices import COMPRESSORS, DEFAULT_LEVEL, DEFAULT_SAMPLES_CHUNK, MAX_CHUNK, SAMPLE_GRIDS
 from vczstore.declarations import option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -23,7 +23,7 @@ _WHEN = re.compile(r"columns\s*>\s*(?P<most>\d{1,9})|narrowest\s*<\s*(?P<least>\
 @dataclass(frozen=True, kw_only=True)
 class Regrid(Edit):
     """
-    Cut the samples of a store into other chunks; all values stay what they are.
+    Cut a store into other chunks, or compress it in another way; all values stay what they are.
 
     To a store with a flexible sample grid any batch comes as columns of its own, and nothing of what the store has is
     re-encoded. Narrow columns are merged with `samples_chunk`: neighbours of a like width, so that a sample that came
@@ -33,13 +33,16 @@ class Regrid(Edit):
     folder open should open it again: they would read chunks of the new one by the columns of the old one. A job regrids
     a store whenever there is something to merge, so that the step can follow each batch; `when` says on which nights.
 
+    With other chunks along the variants or another compressor, all that has them is re-encoded, chunk by chunk. A
+    ``region_index`` counts chunks of variants, so it is made again from positions and lengths.
+
     Raises
     ------
     OptionError
         If there is nothing to change.
     UnsuitableError
-        If the store is of format 2 or has shards and is to have a flexible grid, or chunks would be rewritten of plain
-        Zarr that is no folder of this machine.
+        If the store is of format 2 or has shards and is to have a flexible grid, chunks would be rewritten of plain
+        Zarr that is no folder of this machine, or a ``region_index`` cannot be made again.
 
     Examples
     --------
@@ -73,6 +76,29 @@ class Regrid(Edit):
         examples=(10000,),
         default_text="the widest there is; in a flexible grid, none are merged, or with when, up to that, and 1,000",
     )
+    variants_chunk: int | None = option(
+        None,
+        "How many variants a chunk has, of all arrays.",
+        metavar="N",
+        bounds=(1, MAX_CHUNK),
+        examples=(10000,),
+        default_text="as it is",
+    )
+    compressor: str | None = option(
+        None,
+        "Compress all arrays by Blosc with this.",
+        choices=COMPRESSORS,
+        examples=("zstd",),
+        default_text="as they are; zstd, with a level",
+    )
+    compression_level: int | None = option(
+        None,
+        "How hard it compresses, 0 for not at all.",
+        metavar="N",
+        bounds=(0, 9),
+        examples=(7,),
+        default_text="7, with a compressor",
+    )
     when: str | None = option(
         None,
         "Change the width of chunks only when there are more than N chunk columns (`columns > N`), or when one has "
@@ -84,8 +110,11 @@ class Regrid(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sample_grid is None and self.samples_chunk is None and self.when is None:
-            raise OptionError("regrid: nothing to change; give --sample-grid, --samples-chunk or --when")
+        if not self.changed_options:
+            raise OptionError(
+                "regrid: nothing to change; give --sample-grid, --samples-chunk, --variants-chunk, --compressor or "
+                "--when"
+            )
         if self.when is not None and not _WHEN.fullmatch(self.when):
             raise OptionError(f"regrid: when is {self.when!r}; write 'columns > N' or 'narrowest < N'")
 
@@ -107,15 +136,22 @@ class Regrid(Edit):
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile it from metadata alone."""
-        from plans.compilers.regrid import compile_regrid
+        from plans.compilers.regrid import compile_regrid, look_up_regions
 
-        yield from ()
+        regions = yield from look_up_regions(compiling.vcz, self.variants_chunk, compiling.memory)
+        compressor = None
+        if self.compressor is not None or self.compression_level is not None:
+            level = DEFAULT_LEVEL if self.compression_level is None else self.compression_level
+            compressor = self.compressor or COMPRESSORS[0], level
         return compile_regrid(
             compiling.store,
             compiling.vcz,
             compiling.memory,
             sample_grid=self.sample_grid,
             samples_chunk=self._width(compiling.vcz.columns),
+            variants_chunk=self.variants_chunk,
+            compressor=compressor,
+            regions=regions,
         )
 
     def _width(self, columns: Sequence[int]) -> int | None:

@@ -123,6 +123,9 @@ class RegridOptions(RunOptions, total=False):
 
     sample_grid: str | None
     samples_chunk: int | None
+    variants_chunk: int | None
+    compressor: str | None
+    compression_level: int | None
     when: str | None
 
 

@@ -23,6 +23,11 @@ MAX_GQ = 2**31 - 1
 DEFAULT_SAMPLES_CHUNK = 1_000
 """How many samples a chunk of a new store has, if neither its sources nor an option say otherwise."""
 
+COMPRESSORS = ("zstd", "lz4", "lz4hc", "zlib", "blosclz")
+"""What compresses within Blosc."""
+DEFAULT_LEVEL = 7
+"""How hard, if nothing else is said: as VCF converters do."""
+
 REGULAR, FLEXIBLE = "regular", "flexible"
 SAMPLE_GRIDS = (REGULAR, FLEXIBLE)
 """How the samples axis is cut: into chunks of one width, or into columns that have each a width of their own."""

@@ -6,39 +6,56 @@ new ones to the same places, as in `plans.schema.rebuild`: on Icechunk in one co
 takes the place of the store.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.core.gather_samples import Part, PutSamples
+from plans.core.copy_chunks import Recode
+from plans.core.gather_samples import Part, PutSamples, has_same_chunks
 from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
-from plans.core.model import Plan
+from plans.core.model import Plan, Survey, Write
 from plans.core.views import in_store
+from plans.schema.insert_variants import other_regions
 from plans.schema.rebuild import in_place
+from plans.variants.find_insertion import REGION_INDEX
+from plans.variants.union_sites import region_index
 from vczstore.choices import FLEXIBLE
 from vczstore.errors import UnsuitableError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, SetShape
+from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Cuts
-from vczstore.vcz.model import SAMPLES, Vcz, dimensions, samples_axis
+from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, has_grid, samples_axis
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
+    from plans.core.scan_tasks import ScanReader
+
 OPERATION = "regrid"
+REGIONS = ("variant_contig", "variant_position", "variant_length")
+"""What a ``region_index`` is made of."""
 IF_STOPPED = "readers see the same values, in old or in new chunks; run the same command again to complete it"
 
 
 def compile_regrid(
-    store: Store, vcz: Vcz, memory: Memory, *, sample_grid: str | None, samples_chunk: int | None
+    store: Store,
+    vcz: Vcz,
+    memory: Memory,
+    *,
+    sample_grid: str | None,
+    samples_chunk: int | None,
+    variants_chunk: int | None = None,
+    compressor: tuple[str, int] | None = None,
+    regions: np.ndarray | None = None,
 ) -> Plan:
     """
-    Compile the change of the chunks along the samples.
+    Compile the change of chunks, and of what compresses them.
 
     Parameters
     ----------
@@ -50,6 +67,12 @@ def compile_regrid(
         One of `vczstore.choices.SAMPLE_GRIDS`; None to leave it.
     samples_chunk
         How many samples a chunk has of a regular grid; of a flexible one, up to how many columns are merged.
+    variants_chunk
+        How many variants a chunk has; None to leave it.
+    compressor
+        Blosc's compressor, and its level, of all arrays; None to leave them.
+    regions
+        The rows of ``region_index`` with chunks of so many variants; None to leave it.
 
     Raises
     ------
@@ -61,31 +84,89 @@ def compile_regrid(
     is_flexible = vcz.is_flexible if sample_grid is None else sample_grid == FLEXIBLE
     columns = merged(vcz.columns, samples_chunk) if is_flexible and samples_chunk else vcz.columns
     width = samples_chunk or vcz.chunk_lengths[SAMPLES]
+    lengths = {} if variants_chunk is None else {VARIANTS: variants_chunk}
+    after = {n: _regular(a, lengths) for n, a in _others(vcz, lengths, compressor).items()}
     if is_flexible:
         require_flexible(OPERATION, vcz)
-        after = {n: _flexible(array, columns, width) for n, array in vcz.samples_arrays.items()}
+        after |= {n: _flexible(array, columns, width, lengths) for n, array in vcz.samples_arrays.items()}
     else:
-        after = {n: _regular(array, width) for n, array in vcz.samples_arrays.items()}
+        after |= {n: _regular(array, {**lengths, SAMPLES: width}) for n, array in vcz.samples_arrays.items()}
+    if compressor is not None:
+        after = {name: conversion.recompressed(array, *compressor) for name, array in after.items()}
     changed = {n: a for n, a in after.items() if _grid_edit(a) != _grid_edit(vcz.arrays[n])}
-    left = {name: _unchanged(vcz.arrays[name], array) for name, array in changed.items()}
-    rewritten = {name: array for name, array in changed.items() if left[name][1] < vcz.n_samples}
+    left = {n: _unchanged(vcz.arrays[n], array) for n, array in changed.items() if n in vcz.samples_arrays}
+    rewritten = {n: array for n, array in changed.items() if n in left and left[n][1] < vcz.n_samples}
+    others = [Recode.to(OPERATION, vcz.arrays[n], a, memory) for n, a in changed.items() if n not in left]
+    edits: list[Edit] = [*map(_grid_edit, changed.values())]
+    if regions is not None:
+        written = other_regions(vcz.arrays[REGION_INDEX], regions[:, : vcz.arrays[REGION_INDEX].shape[1]])
+        edits += [Delete(REGION_INDEX), written]
+        changed[REGION_INDEX] = written.array
     plan = Plan(
         operation=OPERATION,
         store=store,
         base=vcz.state,
         checks=(),
         writes=(),
-        edits=(*map(_grid_edit, changed.values()), Consolidate(tuple(changed), vcz.zarr_format)) if changed else (),
+        edits=(*edits, Consolidate(tuple(changed), vcz.zarr_format)) if changed else (),
         memory=memory,
         after=vcz.planned(changed, vcz.sample_ids),
         if_stopped=IF_STOPPED,
         counts={"columns before": len(vcz.columns), "columns after": len(_columns(after))},
         notes=_told_wider(columns, samples_chunk) if is_flexible and samples_chunk else {},
     )
-    if not rewritten:
+    if not rewritten and not others:
         return plan
     puts = {n: _moved(vcz.arrays[n], array, left[n][1], memory) for n, array in rewritten.items()}
-    return _in_place(plan, vcz, {name: left[name][0] for name in changed}, puts)
+    return _in_place(plan, vcz, {name: n for name, (n, _) in left.items()}, puts, others)
+
+
+def look_up_regions(
+    vcz: Vcz, variants_chunk: int | None, memory: Memory
+) -> Generator[Survey, list[list[Any]], np.ndarray | None]:
+    """Look up the rows of ``region_index`` with chunks of so many variants; None if they stay, or there is none."""
+    if variants_chunk in (None, vcz.chunk_lengths[VARIANTS]) or REGION_INDEX not in vcz.arrays:
+        return None
+    assert variants_chunk is not None
+    missing = [name for name in REGIONS if name not in vcz.arrays]
+    if missing:
+        raise UnsuitableError(
+            f"{OPERATION}: {vcz.label} has a region_index, which counts chunks of variants, and no {missing[0]} from "
+            "which another one could be made; delete region_index, or leave out --variants-chunk"
+        )
+    (found,) = yield Survey(OPERATION, (FindRegions.of(vcz, variants_chunk),), memory)
+    rows = np.concatenate([np.empty((0, 6), "i8"), *found])
+    return rows[np.lexsort((np.arange(len(rows)), rows[:, 0]))]
+
+
+@dataclass(frozen=True)
+class FindRegions:
+    """Makes the rows of ``region_index`` for chunks of variants."""
+
+    contig: AnyArray
+    position: AnyArray
+    length: AnyArray
+    chunk: int
+
+    @classmethod
+    def of(cls, vcz: Vcz, chunk: int) -> "FindRegions":
+        """Of all variants of a store."""
+        contig, position, length = (vcz.arrays[name] for name in REGIONS)
+        return cls(contig, position, length, chunk)
+
+    def look(self, rows: slice) -> np.ndarray:
+        """The rows of some chunks."""
+        contig, position, length = (arrays.read(a, (rows,)) for a in (self.contig, self.position, self.length))
+        return region_index(contig, position, length.astype("i8"), start=rows.start, chunk=self.chunk)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for some chunks, whose rows are read once."""
+        from plans.core import scan_tasks
+
+        stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
+        rows = math.ceil(stored / self.chunk) * self.chunk
+        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length)) + 100 * rows
+        return [scan_tasks.ScanReader(self.look, self.position.shape[0], rows, tag, mem)]
 
 
 def _told_wider(columns: Sequence[int], most: int) -> dict[str, str]:
@@ -153,20 +234,30 @@ def require_flexible(operation: str, vcz: Vcz) -> None:
             )
 
 
-def _flexible(array: AnyArray, columns: Sequence[int], width: int) -> AnyArray:
-    return arrays.with_columns(array, samples_axis(array) or 0, columns, otherwise=width)
+def _others(vcz: Vcz, lengths: Mapping[str, int], compressor: object) -> dict[str, AnyArray]:
+    """The arrays without samples that may change. The index of regions is small, and replaced by itself."""
+    known = {n: a for n, a in vcz.arrays.items() if n not in vcz.samples_arrays and n != REGION_INDEX and has_grid(a)}
+    return {n: a for n, a in known.items() if compressor is not None or {*lengths} & {*dimensions(a)}}
 
 
-def _regular(array: AnyArray, width: int) -> AnyArray:
+def _flexible(array: AnyArray, columns: Sequence[int], width: int, lengths: Mapping[str, int]) -> AnyArray:
+    cut = arrays.with_columns(array, samples_axis(array) or 0, columns, otherwise=width)
+    if not lengths:
+        return cut
+    sides = zip(dimensions(array), arrays.widths(cut), strict=True)
+    return arrays.with_widths(cut, [lengths.get(str(d), width) for d, width in sides])
+
+
+def _regular(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
     names = dimensions(array)
-    chunks = tuple(width if d == SAMPLES else c for d, c in zip(names, arrays.inner_chunks(array), strict=True))
+    chunks = tuple(lengths.get(str(d), c) for d, c in zip(names, arrays.inner_chunks(array), strict=True))
     zarr_format = array.metadata.zarr_format
     metadata = conversion.in_format(array, zarr_format, shape=array.shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, array.store, array.path)
 
 
 def _grid_edit(array: AnyArray) -> SetShape:
-    return SetShape.of(array, grid=True)
+    return SetShape.of(array, grid=True, codecs=True)
 
 
 def _cut(array: AnyArray) -> Cuts:
@@ -183,6 +274,8 @@ def _unchanged(before: AnyArray, after: AnyArray) -> tuple[int, int]:
     """How many columns stay what they are at the beginning, and how many samples these are."""
     old, new = _cut(before), _cut(after)
     n = 0
+    if not has_same_chunks(before, after, samples_axis(before) or 0):
+        return 0, 0
     while n < min(old.n, new.n) and old.encoded(n) == new.encoded(n) and old.span(n) == new.span(n):
         n += 1
     return n, new.stop(n - 1) if n else 0
@@ -203,9 +296,11 @@ def _moved(before: AnyArray, after: AnyArray, start: int, memory: Memory) -> Put
     return PutInColumns.of(OPERATION, before, after, [Part.make(before, where, where)], memory)
 
 
-def _in_place(plan: Plan, vcz: Vcz, left: Mapping[str, int], puts: Mapping[str, PutSamples]) -> Plan:
+def _in_place(
+    plan: Plan, vcz: Vcz, left: Mapping[str, int], puts: Mapping[str, PutSamples], others: Sequence[Write]
+) -> Plan:
     """The plan as the first part of one that has no other; see `keep_columns`."""
     store = in_place(OPERATION, plan.store, f"chunks of {plan.store.label} would be rewritten")
-    writes, preparations = keep_columns(store, vcz, left, puts)
+    writes, preparations = keep_columns(store, vcz, left, puts, others)
     rewriting = replace(plan, store=store, writes=writes, preparations=preparations, counts={})
     return replace(plan, edits=(), first=(rewriting,))

@@ -1,7 +1,7 @@
 """Chunks of whole arrays that another store takes: copied as they are, re-encoded, or linked on a disk."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS, Columns, chunk_regions
 from plans.core.memory import Memory
 from plans.core.rewrite_columns import ColumnReader, Reencoded
-from vczstore.vcz import arrays, conversion
+from vczstore.vcz import arrays, conversion, pipeline
 from vczstore.vcz.encoded_chunks import link_chunks
 from vczstore.vcz.metadata import same_encoding
 from vczstore.vcz.model import dimensions, samples_axis
@@ -53,6 +53,10 @@ class CopyArray(Reencoded):
         """The source."""
         return (self.source,)
 
+    def reader(self) -> ColumnReader:
+        """The values, where they are re-encoded."""
+        return ColumnReader(self.source, self.columns)
+
     @property
     def is_encoded(self) -> bool:
         """Whether chunks are copied as they are."""
@@ -78,7 +82,7 @@ class CopyArray(Reencoded):
         target = arrays.planned(self.target, store=store)
         if self.is_encoded:
             return [sinks.copy_encoded([sinks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
-        reader = ColumnReader(self.source, self.columns)
+        reader = self.reader()
         values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
         return [chunks.write(values, sinks.DecodedSink(target, self.columns))]
 
@@ -96,6 +100,46 @@ class CopyArray(Reencoded):
         target = arrays.planned(self.target, store=store)
         for region in chunk_regions(target, {}):
             target[region] = arrays.read(self.source, region)
+
+
+@dataclass(frozen=True)
+class _OtherChunks(ColumnReader):
+    """The values of an array that has other chunks than the columns."""
+
+    def decode_mem(self) -> int:
+        """As of those with the same chunks; of these, a block has a part in more or fewer."""
+        sides = zip(self.columns.block_shape, arrays.outer_chunks(self.array), self.array.shape, strict=True)
+        n_chunks = math.prod(min(math.ceil(b / c) + 1, math.ceil(n / c)) for b, c, n in sides)
+        values = math.prod(self.columns.block_shape) * arrays.element_bytes(self.array)
+        return arrays.decode_mem(self.array, min(n_chunks, pipeline.READS_AT_ONCE)) + values
+
+
+@dataclass(frozen=True)
+class Recode(CopyArray):
+    """All of an array is re-encoded, in other chunks or with other codecs."""
+
+    is_encoded = False
+
+    @classmethod
+    def to(cls, operation: str, source: AnyArray, target: AnyArray, memory: Memory) -> "Recode":
+        """Decide how many chunks a task takes: what a chunk of the source holds is written together."""
+        widths = arrays.widths(target)
+        sides = zip(arrays.outer_chunks(source), arrays.outer_chunks(target), strict=True)
+        prefer = [math.ceil(theirs / ours) for theirs, ours in sides]
+
+        def cut(block: tuple[int, ...]) -> Recode:
+            return cls(target.path, target, Columns(target.shape, widths, None, (), block), source)
+
+        grid, chunk_bytes = arrays.grid_of(target), arrays.chunk_bytes(target)
+        return cut(memory.fit(operation, grid, chunk_bytes, lambda b: cut(b).reader().decode_mem(), prefer=prefer))
+
+    def reader(self) -> ColumnReader:
+        """The values."""
+        return _OtherChunks(self.source, self.columns)
+
+    def reading_from(self, store: "ZarrStore") -> "Recode":
+        """The same, read elsewhere."""
+        return replace(self, source=arrays.planned(self.source, store=store))
 
 
 LINKS_PER_TASK = 10_000

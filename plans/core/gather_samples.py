@@ -220,7 +220,7 @@ class PutSamples:
         cut = arrays.cuts(target)[axis]
         copied = []
         for i, part in enumerate(parts):
-            if _same_rows(part.array, target, axis) and metadata.same_encoding(part.array, target):
+            if has_same_chunks(part.array, target, axis):
                 theirs, ours = whole_columns(*part.moves, arrays.cuts(part.array)[axis], cut)
                 copied += [Copied(i, theirs, ours)] if ours else []
         incoming = np.concatenate([np.empty(0, "i8"), *(part.moves[1] for part in parts)])
@@ -385,10 +385,11 @@ class PutSamples:
                 target[region] = values
 
 
-def _same_rows(array: AnyArray, target: AnyArray, axis: int) -> bool:
-    """Whether chunks of two arrays have the same shape, but for their samples."""
+def has_same_chunks(array: AnyArray, target: AnyArray, axis: int) -> bool:
+    """Whether chunks of two arrays have the same encoding, and the same shape but for their samples."""
     theirs, ours = arrays.widths(array), arrays.widths(target)
-    return (*theirs[:axis], *theirs[axis + 1 :]) == (*ours[:axis], *ours[axis + 1 :])
+    is_same = (*theirs[:axis], *theirs[axis + 1 :]) == (*ours[:axis], *ours[axis + 1 :])
+    return is_same and metadata.same_encoding(array, target)
 
 
 def _spread(part: Part, axis: int, columns: np.ndarray, cut: Cuts) -> int:

@@ -4,7 +4,7 @@ In Icechunk the references to their chunks are renumbered; in the folder that ta
 files are hard links.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from plans.core.copy_chunks import LinkChunks
@@ -17,7 +17,11 @@ from vczstore.vcz.model import Vcz, has_grid, samples_axis
 
 
 def keep_columns(
-    store: Store, vcz: Vcz, left: Mapping[str, int], puts: Mapping[str, PutSamples]
+    store: Store,
+    vcz: Vcz,
+    left: Mapping[str, int],
+    puts: Mapping[str, PutSamples],
+    others: Sequence[Write] = (),
 ) -> tuple[tuple[Write, ...], tuple[Edit, ...]]:
     """
     Let columns that stay what they are be where they belong.
@@ -30,6 +34,8 @@ def keep_columns(
         How many columns at the beginning stay where they are, of the arrays that change, by name.
     puts
         What moves the samples of the other columns, of arrays of which there are any.
+    others
+        What rewrites arrays without samples.
 
     Returns
     -------
@@ -47,6 +53,8 @@ def keep_columns(
     if store.begins_empty:
         known = {name: array for name, array in vcz.arrays.items() if has_grid(array)}
         for name, array in known.items():
+            if any(write.name == name for write in others):
+                continue
             columns = None
             if name in left:
                 columns = (*((i, i) for i in range(left[name])), *moves.get(name, ()))
@@ -58,5 +66,5 @@ def keep_columns(
             for name, columns in moves.items()
             if any(theirs != ours for theirs, ours in columns)
         ]
-    writes += [replace(put, copied=()) for put in puts.values()]
+    writes += [*(replace(put, copied=()) for put in puts.values()), *others]
     return tuple(w for w in writes if w.encoded_chunks or w.decoded_chunks), tuple(preparations)

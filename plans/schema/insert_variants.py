@@ -268,15 +268,7 @@ class ArrayInsertions:
         assert regions is not None
         before = arrays.read(array, tuple(slice(0, n) for n in array.shape)).astype("i8")
         kept = before[before[:, 0] * self.insertion.chunk < self.insertion.first_changed_chunk]
-        values = np.concatenate([kept, regions[:, : before.shape[1]]])
-        # as wide as needed, but for an end that lies beyond any genome
-        dtype = np.promote_types(array.dtype, np.min_scalar_type(-int(values.max(initial=1)) - 1))
-        dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda one: one.itemsize)
-        values = np.minimum(values, np.iinfo(dtype).max).astype(dtype)
-        if dtype == array.dtype:
-            return WriteArray(arrays.planned(array, shape=values.shape), values)
-        names = dimensions(array)
-        return WriteArray(conversion.reformed(array, dtype=dtype, shape=values.shape, dimension_names=names), values)
+        return other_regions(array, np.concatenate([kept, regions[:, : before.shape[1]]]))
 
     @property
     def added(self) -> dict[str, AnyArray]:
@@ -421,6 +413,17 @@ def _with_axis(form: Form, other: Form) -> Form:
     if other.dimensions[:-1] != form.dimensions:
         return form
     return replace(form, dimensions=other.dimensions, lengths=(*form.lengths, 1))
+
+
+def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
+    """A ``region_index`` with other rows: as wide as needed, but for an end that lies beyond any genome."""
+    dtype = np.promote_types(array.dtype, np.min_scalar_type(-int(values.max(initial=1)) - 1))
+    dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda one: one.itemsize)
+    values = np.minimum(values, np.iinfo(dtype).max).astype(dtype)
+    if dtype == array.dtype:
+        return WriteArray(arrays.planned(array, shape=values.shape), values)
+    names = dimensions(array)
+    return WriteArray(conversion.reformed(array, dtype=dtype, shape=values.shape, dimension_names=names), values)
 
 
 def _is_same(before: AnyArray, after: AnyArray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -265,6 +266,52 @@ def test_a_regular_store_gets_other_chunks(kind: str, tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.parametrize("kind", ["format2", "format3", "icechunk", "icechunk_flexible"])
+def test_other_chunks_of_variants_and_another_compressor(kind: str, tmp_path: Path) -> None:
+    """Of all arrays, in one commit; columns stay where they are. What is the same already is left alone."""
+    way = Way(kind, "cubed")
+    arrays = some_arrays(10, cohort.ids(0, 7))
+    store = way.make(tmp_path, arrays, samples_chunk=3, shards=(2, 1) if kind == "format3" else None)
+    options: dict[str, Any] = {"variants_chunk": 3, "compressor": "lz4", "compression_level": 3}
+    vczstore.regrid(store, **options, **OPTIONS)
+    cohort.assert_same(way.read(store), arrays)
+    for name, array in _opened(way, store).arrays():
+        codec = array.compressors[-1]
+        found = codec.get_config() if kind == "format2" else codec.to_dict()["configuration"]
+        assert (found["cname"], found["clevel"]) == ("lz4", 3), name
+        if "variants" in cohort.DIMENSIONS[name] and (
+            kind != "icechunk_flexible" or "samples" not in cohort.DIMENSIONS[name]
+        ):
+            assert array.chunks[cohort.DIMENSIONS[name].index("variants")] == 3, name
+    assert vczstore.verify(store).errors == []
+    assert vczstore.plan("regrid", store, **options).is_empty
+    if kind == "icechunk_flexible":
+        assert _columns(way, store) == (3, 3, 1)
+
+
+@pytest.mark.parametrize("backend", ["zarr", "icechunk"])
+def test_region_queries_after_other_chunks_of_variants(backend: str, tmp_path: Path) -> None:
+    """vcztools shows the records of a region that bcftools does: the index counts the chunks that there are."""
+    whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
+    store = tmp_path / "store.vcz"
+    vcf.to_vcz(whole, store, 3, 16, 3)
+    if backend == "icechunk":
+        vczstore.copy_store_to_icechunk(store, tmp_path / "store")
+        store = tmp_path / "store"
+    if backend == "zarr":
+        broken = Path(shutil.copytree(store, tmp_path / "broken"))
+        shutil.rmtree(broken / "variant_length")
+        _refused(broken, partial(vczstore.regrid, broken, variants_chunk=2), "has a region_index", "no variant_length")
+    vczstore.regrid(store, variants_chunk=2, **OPTIONS)
+    assert vczstore.verify(store).errors == []
+    head, *lines = vcf.bcftools_records(whole)
+    contig, position = lines[len(lines) // 2].split("\t")[:2]
+    region = f"{contig}:{position}-{position}"
+    expected = [line for line in lines if line.split("\t")[:2] == [contig, position]]
+    shown = vcf.records(vcf.vcztools_view(store, icechunk=backend == "icechunk", region=region))
+    assert shown == [head, *expected]
+
+
 def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
     """30 nights of a sample, merged each night: at most 4 times the samples that came, in no more than 6 columns."""
     columns: tuple[int, ...] = ()
@@ -466,7 +513,7 @@ def test_shards_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_change_is_refused(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, some_arrays(10, cohort.ids(0, 4)))
-    _refused(store, lambda: vczstore.regrid(store), "give --sample-grid, --samples-chunk or --when")
+    _refused(store, lambda: vczstore.regrid(store), "nothing to change; give --sample-grid, ")
     for when in ("columns < 5", "narrowest<", "columns > -1"):
         _refused(store, partial(vczstore.regrid, store, when=when), f"when is {when!r}; write 'columns > N'")
 

@@ -319,8 +319,8 @@ def _converted(vcf: bytes, options: tuple[tuple[str, Any], ...]) -> dict[str, by
         return files_of(Path(name, "vcz"))
 
 
-def vcztools_view(store: Path, *, icechunk: bool = False) -> str:
-    """The store as vcztools shows it, without the header line that names version and time."""
+def vcztools_view(store: Path, *, icechunk: bool = False, region: str | None = None) -> str:
+    """The store, or a region of it, as vcztools shows it, without the header line that names version and time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vcztools' own affair
         import vcztools
@@ -330,6 +330,8 @@ def vcztools_view(store: Path, *, icechunk: bool = False) -> str:
         if root.metadata.consolidated_metadata is None:
             root = zarr.consolidate_metadata(asyncio.run(_copied(root.store)))
         with vcztools.VczReader(root) as reader:
+            if region is not None:
+                reader.set_variants(vcztools.regions.build_chunk_plan(reader, regions=[region]))
             vcztools.write_vcf(reader, text, no_version=True)
     return text.getvalue()
 

@@ -57,7 +57,7 @@ class SetShape:
     path, zarr_format, shape
         Of the array.
     others
-        What else of its document changes with the shape: how it is cut.
+        What else of its document changes with the shape: how it is cut, and encoded.
     """
 
     path: str
@@ -66,12 +66,16 @@ class SetShape:
     others: Document = field(default_factory=dict)
 
     @classmethod
-    def of(cls, array: AnyArray, *, grid: bool = False) -> "SetShape":
-        """The shape of an array as it will be, and how it is cut if that changes too, or is another for each shape."""
+    def of(cls, array: AnyArray, *, grid: bool = False, codecs: bool = False) -> "SetShape":
+        """
+        The shape of an array as it will be, and how it is cut if that changes too, or is another for each shape.
+
+        Its codecs, too, if these change.
+        """
         others: Document = {}
         if grid or arrays.is_flexible(array):
             document = next(iter(metadata.documents(array.metadata).values()))
-            keys = ("chunks", "chunk_grid", *(["codecs"] if array.shards else []))
+            keys = ("chunks", "chunk_grid", *(["codecs", "compressor"] if array.shards or codecs else []))
             others = {key: document[key] for key in keys if key in document}
         return cls(array.path, array.metadata.zarr_format, array.shape, others)
 

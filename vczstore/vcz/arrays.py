@@ -95,6 +95,11 @@ def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, otherwis
     return from_metadata(rectilinear.with_widths(array.metadata, shape, old), array.store, array.path)
 
 
+def with_widths(array: AnyArray, widths: Sequence[Width]) -> AnyArray:
+    """The array as it will be with a flexible grid, with chunks of these widths along its axes."""
+    return from_metadata(rectilinear.with_widths(array.metadata, array.shape, widths), array.store, array.path)
+
+
 def with_regular_grid(array: AnyArray, chunks: Sequence[int]) -> AnyArray:
     """The array as it will be with a regular grid."""
     return from_metadata(rectilinear.with_regular(array.metadata, array.shape, chunks), array.store, array.path)

@@ -163,6 +163,36 @@ def _rechunked(
     return parsed(document)
 
 
+def recompressed(array: AnyArray, compressor: str, level: int) -> AnyArray:
+    """
+    The array with another Blosc compressor; what comes before it in its codecs stays.
+
+    Parameters
+    ----------
+    array
+        An array, whose shuffle is kept if it has one.
+    compressor, level
+        As Blosc calls them.
+    """
+    bits = array.dtype.kind not in "OTSU" and array.dtype.itemsize == 1
+    if isinstance(array.metadata, ArrayV2Metadata):
+        document = documents(array.metadata)[".zarray"]
+        shuffle = (document["compressor"] or {}).get("shuffle", numcodecs.Blosc.BITSHUFFLE if bits else 1)
+        document["compressor"] = numcodecs.Blosc(compressor, level, shuffle).get_config()
+        metadata = ArrayV2Metadata.from_dict({**document, "attributes": array.metadata.attributes})
+        return from_metadata(metadata, array.store, array.path)
+    document = documents(array.metadata)["zarr.json"]
+    codecs = document["codecs"]
+    inner = codecs[0]["configuration"]["codecs"] if array.shards else codecs
+    n_kept = len(inner) - len(array.compressors)
+    (old,) = [codec["configuration"] for codec in inner[n_kept:] if codec["name"] == "blosc"] or [{}]
+    size = old.get("typesize") or (1 if array.dtype.kind in "OT" else array.dtype.itemsize)
+    shuffle = old.get("shuffle") or ("bitshuffle" if bits else "shuffle")
+    codec = BloscCodec(cname=cast(Any, compressor), clevel=level, shuffle=cast(Any, shuffle), typesize=size)
+    inner[n_kept:] = [codec.to_dict()]
+    return from_metadata(parsed(document), array.store, array.path)
+
+
 def without_shards(array: AnyArray) -> AnyArray:
     """The array with chunks that each are an object of their own."""
     if not array.shards:
