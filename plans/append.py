@@ -47,7 +47,7 @@ class Append(HarmoniseOptions, Edit):
     """
 
     group: ClassVar[str] = "edit"
-    uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources")
+    uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources", "resume")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = (
         "inbox/*.vcz",

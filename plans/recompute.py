@@ -34,6 +34,7 @@ class Recompute(Edit):
     """
 
     group: ClassVar[str] = "edit"
+    uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "resume")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = ("AC", ["AC", "AN"], {"fields": ["AC", "AN", "HWE"]})
 

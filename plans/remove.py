@@ -39,6 +39,7 @@ class Remove(Edit):
     """
 
     group: ClassVar[str] = "withdraw"
+    uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "resume")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = (
         "NA00002",

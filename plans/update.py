@@ -41,7 +41,7 @@ class Update(Edit):
     """
 
     group: ClassVar[str] = "edit"
-    uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources")
+    uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources", "resume")
     is_step: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = ("recalled.vcz", {"source": "recalled.vcz", "insert": True})
 

@@ -51,6 +51,7 @@ class StoreOptions(TypedDict, total=False):
     progress: "Progress | bool | None"
     log_file: str | None
     max_retries: int
+    no_resume: bool
     no_lock: bool
 
 

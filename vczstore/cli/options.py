@@ -21,7 +21,7 @@ MAX_SAMPLES = 2**28
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Stores": ("store", "branch", "sources", "lock"),
-    "Running": ("impl", "work_dir", "workers", "retries"),
+    "Running": ("impl", "work_dir", "workers", "retries", "resume"),
     "Output": ("progress",),
 }
 """Headings in the help of commands, and the groups of shared options under each."""

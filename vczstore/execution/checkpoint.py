@@ -1,18 +1,20 @@
-"""What a job has written before its commit, kept in a file, so that a job whose driver died goes on from there.
+"""What a run has written before its commit, kept in a file, so that one whose driver died is continued from there.
 
 On Icechunk the chunks that tasks have written lie in the repository, but only the session that is going to be committed
 knows of them, and it dies with the driver. A journal keeps it, together with the names of the tasks whose chunks it
-knows. There is one for each branch of a store and user, in the job's ``work-dir``. The file is:
+knows. There is one for each branch of a store and user, in a job's ``work-dir``, or for what is done there in the
+user's cache folder. The file is:
 
-1. one line of JSON: which job, compiled how, against which snapshot, by which versions (all have to be the same for the
-   job to go on); the step that is being done; its tasks that have ended, and how many chunks each has written;
+1. one line of JSON: what is done, against which snapshot, by which versions (all have to be the same for a run to go
+   on); the step that is being done; how many tasks it has, which have ended, and how many chunks each has written;
 2. the session, and the fork of it that tasks of the driver's process share, as Icechunk serialises them for workers;
 3. a BLAKE2b digest of all that.
 
 It is written whole, beside its place, and renamed: there is the one before or the one after. How often follows from how
 long that takes (`REST`). Nothing in it is code, and no credentials are. But a session holds what is not worth an object
-of its own, chunks of up to 512 bytes: **sample IDs, and calls**. So only its user may read the file, and it is deleted
-with the commit. What it says is committed, so it counts only if no one else can have written it.
+of its own, chunks of up to 512 bytes: calls, and in a ``work-dir`` **sample IDs**. So only its user may read the file,
+and it is deleted with the commit. One in the cache folder is private: sample IDs are written after it was last saved.
+What it says is committed, so it counts only if no one else can have written it.
 """
 
 import hashlib
@@ -27,10 +29,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from vczstore.stores.base import Resumable, Saved, Transaction
 from vczstore.stores.locations import local_path, parse, real_path
 
-FORMAT = 1
+FORMAT = 2
+
+MIN_CHUNKS = 64
+"""A run that writes fewer chunks keeps no journal in the cache folder."""
+
+MAX_AGE = 14 * 86_400
+"""After so many seconds a journal in the cache folder is deleted."""
 
 REST = 50
 """After the file was written comes a rest of so many times what that took: some two percent of a job."""
@@ -51,6 +61,8 @@ class Journal:
         Where it is; None to keep none.
     about
         What has to be the same for another run to go on, for JSON.
+    private
+        Whether it may hold no sample IDs.
 
     Attributes
     ----------
@@ -61,10 +73,12 @@ class Journal:
         operation by name.
     """
 
-    def __init__(self, file: Path | None, about: Mapping[str, Any]) -> None:
+    def __init__(self, file: Path | None, about: Mapping[str, Any], *, private: bool = False) -> None:
+        self._private = private
         self.file, self.about = file, json.loads(json.dumps({"format": FORMAT, **about}))
         self.restored, self.step = -1, 0
         self.done: dict[str, dict[tuple[int, ...], int]] = {}
+        self.tasks: dict[str, int] = {}
         self._transaction: Resumable | None = None
         self._due = 0.0
 
@@ -72,13 +86,19 @@ class Journal:
     def of(cls, url: str, branch: str | None, folder: str | None, about: Mapping[str, Any]) -> "Journal":
         """The journal of a branch of a store on Icechunk; none is kept unless the folder is on this machine."""
         path = None if folder is None else local_path(folder)
-        if path is None:
-            return cls(None, about)
-        address = parse(url)
-        store = address.url if address.path is None else str(real_path(address.path))
-        whose = f"{os.geteuid()} {store}{f'#{branch}' if branch is not None else ''}"
-        name = hashlib.blake2b(whose.encode(errors="surrogateescape"), digest_size=8).hexdigest()
-        return cls(path / f"vczstore-{name}.journal", about)
+        return cls(None if path is None else path / _name(url, branch), about)
+
+    @classmethod
+    def in_cache(cls, url: str, branch: str | None, what: str, about: Mapping[str, Any]) -> "Journal":
+        """A private one in the user's cache folder, for one thing that is done to a branch of a store on Icechunk."""
+        folder = user_cache_path("vczstore") / "resume"
+        _delete_stale(folder)
+        return cls(folder / _name(url, branch, what), {**about, "what": what}, private=True)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether one is kept that may hold no sample IDs."""
+        return self._private and self.file is not None
 
     def resume(self, transaction: Transaction) -> None:
         """Put a transaction into the state in which another run of the job has left its own, if there was one."""
@@ -95,23 +115,28 @@ class Journal:
             return
         except (OSError, ValueError) as error:
             why = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
-            log.info("the job starts from the beginning: %s %s", self.file, why)
+            log.info("the run starts from the beginning: %s %s", self.file, why)
             self.delete()
             return
         self.restored = self.step = int(said["step"])
+        self.tasks = dict(said["tasks"])
         self.done = {name: {tuple(coords): n for coords, n in tasks} for name, tasks in said["done"].items()}
-        log.info("the job goes on with step %d, where %d chunks are written: %s", self.step + 1, self.chunks, self.file)
+        log.info("the run goes on with step %d, where %d chunks are written: %s", self.step + 1, self.chunks, self.file)
 
     @property
     def chunks(self) -> int:
         """How many chunks the tasks of the present step have written that have ended."""
         return sum(n for tasks in self.done.values() for n in tasks.values())
 
-    def begin(self, step: int) -> None:
-        """A step begins, or goes on: its fork is made."""
-        if step != self.restored:
-            self.step, self.done = step, {}
+    def begin(self, step: int, tasks: Mapping[str, int]) -> None:
+        """A step begins, or goes on: its fork is made. Tasks that are cut otherwise than those before are all done."""
+        if step != self.restored or tasks != self.tasks:
+            self.step, self.done, self.tasks = step, {}, dict(tasks)
         self.save()
+
+    def close(self) -> None:
+        """Save nothing of what follows."""
+        self._transaction = None
 
     def record(self, task: tuple[str, tuple[int, ...]] | None, chunks: int) -> None:
         """A task has ended, and what it has written was collected. One without a name will be done again."""
@@ -131,6 +156,7 @@ class Journal:
         said = {
             "about": self.about,
             "step": self.step,
+            "tasks": self.tasks,
             "done": {name: list(tasks.items()) for name, tasks in self.done.items()},
             "session": len(saved.session),
             "forked": saved.forked,
@@ -139,8 +165,9 @@ class Journal:
         try:
             self._write(self.file, json.dumps(said).encode() + b"\n", saved.session, saved.fork)
         except OSError as error:
-            log.warning(
-                "no journal is kept, so a job that is stopped starts from the beginning: %s (%s)",
+            log.log(
+                logging.INFO if self._private else logging.WARNING,
+                "no journal is kept, so a run that is stopped starts from the beginning: %s (%s)",
                 self.file,
                 error.strerror,
             )
@@ -158,7 +185,7 @@ class Journal:
 
     @staticmethod
     def _write(file: Path, *parts: bytes) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = _beside(file)
         new.unlink(missing_ok=True)
         digest = hashlib.blake2b(digest_size=_DIGEST)
@@ -189,6 +216,23 @@ class Journal:
         if about != self.about:
             raise ValueError("is of another job, of other versions, or of another state of the store")
         return said, saved
+
+
+def _name(url: str, branch: str | None, what: str = "") -> str:
+    """The name of the file of a branch of a store, of what is done to it, and of a user; it shows none of these."""
+    address = parse(url)
+    store = address.url if address.path is None else str(real_path(address.path))
+    whose = f"{os.geteuid()} {store}{f'#{branch}' if branch is not None else ''}{what and f' {what}'}"
+    name = hashlib.blake2b(whose.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    return f"vczstore-{name}.journal"
+
+
+def _delete_stale(folder: Path) -> None:
+    """Delete what runs have left that were never run again."""
+    with suppress(OSError):
+        for path in folder.glob("vczstore-*.journal*"):
+            if time.time() - path.stat().st_mtime > MAX_AGE:
+                path.unlink(missing_ok=True)
 
 
 def _beside(file: Path) -> Path:

@@ -3,6 +3,8 @@
 The only place where plans and executors meet.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,9 +19,11 @@ from vczstore.errors import (
     IncompatibleError,
     Interrupted,
     OptionError,
+    StaleError,
     StorageError,
     VczstoreError,
 )
+from vczstore.execution import checkpoint
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import Edit, Operation
@@ -29,10 +33,12 @@ from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
 from vczstore.execution.workers import Workers
 from vczstore.stores.base import Check, Location, Store, Transaction
+from vczstore.stores.edits import SetItems
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 from vczstore.vcf.files import is_vcf
+from vczstore.vcz.model import SAMPLE_ID
 
 if TYPE_CHECKING:
     from plans.core.task_report import TaskReport
@@ -160,8 +166,33 @@ def _attempt(operation: Edit, options: Options, written: Store | None, check: Ch
             with plain_errors(operation.store):
                 after = replace(compiling, opened=plans[0].after)
                 plans.append(compile_plan(operation.then, after, workers, surveys))
-        results = run_plans(plans, *_history(plans), options, workers=workers, dry_run=dry_run, before_commit=check)
+        journal = Journal(None, {}) if written is None else _journal(operation, options, compiling, plans)
+        running = partial(run_plans, workers=workers, dry_run=dry_run, before_commit=check, journal=journal)
+        try:
+            results = running(plans, *_history(plans), options)
+        except StaleError:
+            journal.delete()
+            raise
+    journal.delete()
     return together(results).with_surveys(surveys)
+
+
+def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Sequence[Plan]) -> Journal:
+    """Where a run that is stopped leaves what it has written: for long ones that write to a store on Icechunk."""
+    store, (plan, *_) = operation.store, plans
+    is_kept = "resume" in operation.uses and not options.no_resume and compiling.store.atomic and not plan.first
+    if not (is_kept and isinstance(store, str | os.PathLike) and many_chunks(plans)):
+        return Journal(None, {})
+    states = [(source.identity, source.stamp) for source in compiling.sources]
+    said = json.dumps([operation.called, operation.fingerprint, states], sort_keys=True, default=str)
+    about = {"base": plan.base, "versions": [version(name) for name in ("vczstore", "cubed", "icechunk", "zarr")]}
+    what = hashlib.blake2b(said.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return Journal.in_cache(os.fspath(store), options.branch, what, about)
+
+
+def many_chunks(plans: Sequence[Plan]) -> bool:
+    """Whether plans write so many chunks that it is worth a journal."""
+    return sum(plan.encoded_chunks + plan.decoded_chunks for plan in plans) >= checkpoint.MIN_CHUNKS
 
 
 def _open(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:
@@ -563,11 +594,13 @@ def _write(
     StorageError
         If the tasks have written more or fewer chunks than planned: nothing may be committed then.
     """
-    planned = plan.encoded_chunks + plan.decoded_chunks
     if step < journal.restored:
-        run.resumed_chunks = planned
+        run.resumed_chunks = plan.encoded_chunks + plan.decoded_chunks
         return
-    found: list[Any] = []
+    ids: Plan | None = None
+    if workers is not None and journal.is_private:
+        plan, ids = _without_ids(plan)
+    planned, found = plan.encoded_chunks + plan.decoded_chunks, list[Any]()
 
     def on_report(report: "TaskReport") -> None:
         found.extend(value for _, value in report.found)
@@ -582,9 +615,11 @@ def _write(
             for write in plan.writes:
                 write.by_zarr(store)
             return
-        journal.begin(step)
-        run.resumed_chunks = journal.chunks
+        from plans.core.cubed_backend import tasks_of
+
         writes = plan.cubed_writes(store, through_xarray=through_xarray)
+        journal.begin(step, tasks_of(writes))
+        run.resumed_chunks = journal.chunks
         try:
             workers.execute("writing", writes, run, on_report, done=journal.done)
         finally:
@@ -595,9 +630,27 @@ def _write(
                 f"{plan.operation}: tasks report {run.totals['chunks'] + run.resumed_chunks:,} chunks written, "
                 f"{planned:,} were planned; {_state(plan)}"
             )
+    if ids is not None:
+        journal.close()
+        with transaction.step((), ids.edits) as store:
+            for write in ids.writes:
+                write.by_zarr(store)
+        run.totals["chunks"] += ids.encoded_chunks + ids.decoded_chunks
     if plan.conclude is not None:
         with transaction.step((), plan.conclude(found)):
             pass  # the edits are all there is to it
+
+
+def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
+    """A plan without what it writes of sample IDs, and this alone, which is written after a private journal."""
+
+    def part(*, ids: bool) -> Plan:
+        writes = tuple(write for write in plan.writes if (write.name == SAMPLE_ID) == ids)
+        return replace(
+            plan, writes=writes, edits=tuple(edit for edit in plan.edits if isinstance(edit, SetItems) == ids)
+        )
+
+    return part(ids=False), part(ids=True)
 
 
 def _state(plan: Plan, visible: int = 0) -> str:

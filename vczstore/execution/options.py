@@ -32,6 +32,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "workers": ("executor", "max_workers", "allowed_mem"),
     "progress": ("progress", "log_file"),
     "retries": ("max_retries",),
+    "resume": ("no_resume",),
 }
 """The options that a command takes, by what it does."""
 
@@ -108,6 +109,10 @@ class Options:
         "How often to retry after a concurrent commit.",
         flags=("--max-retries", "--replans"),
         bounds=(0, None),
+    )
+    no_resume: bool = option(
+        False,
+        "Keep no checkpoint of what was written, with which the same command goes on after it was killed or failed.",
     )
     no_lock: bool = option(
         False,

@@ -121,7 +121,8 @@ class Result:
             again = f", retried {self.retries} times after concurrent commits" if self.retries else ""
             notes = [f"  {what:<7} {text}" for what, text in self.notes.items()]
             purged = [] if self.purged is None else self.purged.lines()
-            return [f"{head} in {self.seconds:.2f} s{snapshot}{again}", *notes, *purged]
+            before = f", {self.resumed_chunks:,} chunks by a run that was stopped" if self.resumed_chunks else ""
+            return [f"{head} in {self.seconds:.2f} s{snapshot}{again}{before}", *notes, *purged]
         encoded = f"{plan.decoded_chunks:,} encoded{_of_store(plan)}"
         return [
             f"{head} (dry run, nothing was written)",

@@ -459,10 +459,16 @@ class _JobFile(Model):
         description="A folder on this machine in which a job on Icechunk keeps what its tasks have finished, until it "
         "is committed: the next run of the same job goes on from there if this one is killed or fails. That takes one "
         "file for a store, which may hold sample IDs and which its user alone may read. Without a folder, or with the "
-        "URL of one, nothing is kept; nor on plain Zarr, where the step in which a run was stopped is done again. "
+        "URL of one, a file without sample IDs is in the user's cache folder, for the first step that writes them; "
+        "none on plain Zarr, where the step in which a run was stopped is done again. "
         "Cubed's intermediate data would go there too, of which no step has any yet. A local path is relative to the "
         "job file.",
         examples=["work"],
+    )
+    resume: StrictBool = Key(
+        default=True,
+        description="Whether a file in the user's cache folder is kept, where there is no `work-dir`.",
+        examples=[False],
     )
     steps: Annotated[
         tuple[Annotated[_Step, BeforeValidator(_is_step)], ...],
@@ -487,6 +493,8 @@ class Job:
         What is edited, by what, and how. Globs are not expanded, files of sample IDs not read.
     source_storage_options
         What reaches the sources, if that is not what reaches the store.
+    resume
+        Whether a checkpoint is kept in the cache folder.
     branch
         The branch that is edited; None for main.
     max_workers, allowed_mem, reserved_mem, work_dir
@@ -503,6 +511,7 @@ class Job:
     work_dir: str | None
     steps: tuple[StepModel, ...]
     source_storage_options: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = True
     branch: str | None = None
 
 
@@ -548,6 +557,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         work_dir=machines.work_dir if said.work_dir is None else resolve(file.folder, said.work_dir),
         steps=tuple(_resolve_step(file.folder, step.what) for step in said.steps),
         source_storage_options=said.source_storage_options,
+        resume=said.resume,
     )
 
 

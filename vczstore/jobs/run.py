@@ -10,7 +10,7 @@ from pathlib import Path
 from vczstore.errors import SampleError, StaleError, VczstoreError
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
-from vczstore.execution.engine import run_plans
+from vczstore.execution.engine import many_chunks, run_plans
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Result
@@ -21,6 +21,7 @@ from vczstore.jobs.model import load
 from vczstore.jobs.report import write_report
 from vczstore.jobs.results import JobResult
 from vczstore.reports.page import make_folder
+from vczstore.stores.locations import local_path
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 
@@ -163,9 +164,9 @@ def run_compiled(
     """
     Run a job that is compiled: on Icechunk in one commit, on plain Zarr step by step.
 
-    On Icechunk, and if the job has a ``work-dir`` on this machine, it goes on where a run of it was stopped, whatever
-    stopped it: chunks that were written are not written again, unless the store, a source, the job or a version has
-    changed since, or garbage was collected. On plain Zarr the step in which a run was stopped is done again.
+    On Icechunk, unless the job says ``resume: false``, it goes on where a run of it was stopped, whatever stopped it:
+    chunks that were written are not written again, unless the store, a source, the job or a version has changed since,
+    or garbage was collected. On plain Zarr the step in which a run was stopped is done again.
 
     Parameters
     ----------
@@ -227,10 +228,10 @@ def run_compiled(
 
 def _journal(compiled: CompiledJob) -> Journal:
     """Where a run of the job that is stopped leaves what it has written; nowhere on plain Zarr."""
-    about = {
-        "job": compiled.id,
-        "base": compiled.base,
-        "plans": [plan.writing_tasks for plan in compiled.plans],
-        "versions": versions(),
-    }
-    return Journal.of(compiled.job.store.url, compiled.job.branch, compiled.job.work_dir, about)
+    about = {"job": compiled.id, "base": compiled.base, "versions": versions()}
+    job = compiled.job
+    if job.work_dir is not None and local_path(job.work_dir) is not None:
+        return Journal.of(job.store.url, job.branch, job.work_dir, about)
+    if not (job.resume and compiled.store.atomic and many_chunks(compiled.plans)):
+        return Journal(None, {})
+    return Journal.in_cache(job.store.url, job.branch, compiled.id, about)
