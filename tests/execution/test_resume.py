@@ -43,7 +43,7 @@ import os, signal, sys
 import vczstore
 from vczstore.execution import checkpoint
 
-checkpoint.REST = 0
+checkpoint.REST, checkpoint.MIN_CHUNKS = 0, 64
 left = 5
 
 def progress(what, done, total):
@@ -69,6 +69,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "MIN_CHUNKS", 64)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 

@@ -36,8 +36,9 @@ from vczstore.stores.locations import local_path, parse, real_path
 
 FORMAT = 2
 
-MIN_CHUNKS = 64
-"""A run that writes fewer chunks keeps no journal in the cache folder."""
+MIN_CHUNKS, MIN_BYTES = 1_000, 100_000_000
+"""A run that writes fewer chunks and fewer bytes, counted decoded, takes some seconds; it keeps no journal in the cache
+folder, since that takes a few hundredths of one."""
 
 MAX_AGE = 14 * 86_400
 """After so many seconds a journal in the cache folder is deleted."""

@@ -181,7 +181,7 @@ def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Seq
     """Where a run that is stopped leaves what it has written: for long ones that write to a store on Icechunk."""
     store, (plan, *_) = operation.store, plans
     is_kept = "resume" in operation.uses and not options.no_resume and compiling.store.atomic and not plan.first
-    if not (is_kept and isinstance(store, str | os.PathLike) and many_chunks(plans)):
+    if not (is_kept and isinstance(store, str | os.PathLike) and writes_much(plans)):
         return Journal(None, {})
     states = [(source.identity, source.stamp) for source in compiling.sources]
     said = json.dumps([operation.called, operation.fingerprint, states], sort_keys=True, default=str)
@@ -190,9 +190,10 @@ def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Seq
     return Journal.in_cache(os.fspath(store), options.branch, what, about)
 
 
-def many_chunks(plans: Sequence[Plan]) -> bool:
-    """Whether plans write so many chunks that it is worth a journal."""
-    return sum(plan.encoded_chunks + plan.decoded_chunks for plan in plans) >= checkpoint.MIN_CHUNKS
+def writes_much(plans: Sequence[Plan]) -> bool:
+    """Whether plans write so much that it is worth a journal."""
+    n_chunks = sum(plan.encoded_chunks + plan.decoded_chunks for plan in plans)
+    return n_chunks >= checkpoint.MIN_CHUNKS or sum(plan.bytes_written for plan in plans) >= checkpoint.MIN_BYTES
 
 
 def _open(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:

@@ -10,7 +10,7 @@ from pathlib import Path
 from vczstore.errors import SampleError, StaleError, VczstoreError
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
-from vczstore.execution.engine import many_chunks, run_plans
+from vczstore.execution.engine import run_plans, writes_much
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Result
@@ -232,6 +232,6 @@ def _journal(compiled: CompiledJob) -> Journal:
     job = compiled.job
     if job.work_dir is not None and local_path(job.work_dir) is not None:
         return Journal.of(job.store.url, job.branch, job.work_dir, about)
-    if not (job.resume and compiled.store.atomic and many_chunks(compiled.plans)):
+    if not (job.resume and compiled.store.atomic and writes_much(compiled.plans)):
         return Journal(None, {})
     return Journal.in_cache(job.store.url, job.branch, compiled.id, about)
