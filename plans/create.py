@@ -25,9 +25,9 @@ class Create(Edit):
     shared, letters regardless of case; but not where a source would not find its record again, so that the sources can
     be appended with `harmonise`. Records that a source has several times stay as often; nothing is trimmed. Contigs are
     in the order of the first source that has them, variants in that of position and first appearance; identifiers are
-    those of all sources, as in rs1;rs2. QUAL, FILTER and INFO are not carried over: they speak of samples and callers.
-    It is on plain Zarr of format 3 unless its name ends in ``.icechunk`` or `backend_storage` is icechunk. `init` takes
-    a first batch whole.
+    those of all sources, as in rs1;rs2. QUAL, FILTER and INFO, which speak of samples and callers, are not carried
+    over, but for `info`. It is on plain Zarr of format 3 unless its name ends in ``.icechunk`` or `backend_storage` is
+    icechunk. `init` takes a first batch whole.
 
     Raises
     ------
@@ -72,6 +72,11 @@ class Create(Edit):
         SAMPLE_GRID_HELP,
         choices=SAMPLE_GRIDS,
     )
+    info: tuple[str, ...] = option(
+        (),
+        "INFO field that comes in, of one value per variant: the value of the first source that has one.",
+        metavar="FIELD",
+    )
     gvcf: bool = gvcf("reference blocks are no variants, and <NON_REF> or <*> is no allele.")
 
     @property
@@ -95,7 +100,9 @@ class Create(Edit):
         if options.impl != "cubed":
             raise OptionError(ONLY_CUBED)
         url = os.fspath(self.store)
-        sites = Layout(self.variants_chunk or DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], sites_only=True)
+        sites = Layout(
+            self.variants_chunk or DEFAULT_CHUNKS[VARIANTS], DEFAULT_CHUNKS[SAMPLES], info=self.info, sites_only=True
+        )
         incoming = open_sources("create", options, url, self.sources, layout=lambda: sites)
         store = new_store(
             url,
@@ -121,6 +128,7 @@ class Create(Edit):
             samples_chunk=self.samples_chunk,
             gvcf=self.gvcf,
             sample_grid=self.sample_grid,
+            info=self.info,
         )
         no_variants = "" if plan.counts["variants"] else "the store has no variants, since the sources have none"
         return with_notes(plan, told_left_out(compiling.sources, plan.after), no_variants, told_backend(plan.store))

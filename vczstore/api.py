@@ -107,6 +107,7 @@ class CreateOptions(RunOptions, total=False):
     samples_chunk: int | None
     variants_chunk: int | None
     sample_grid: str
+    info: Sequence[str]
     gvcf: bool
 
 

@@ -43,11 +43,12 @@ from plans.variants.union_of_sources import (
 )
 from plans.variants.union_sites import region_index, union_table
 from vczstore.choices import DEFAULT_SAMPLES_CHUNK, FLEXIBLE, REGULAR
-from vczstore.errors import IncompatibleError, OptionError, VczstoreError
+from vczstore.errors import IncompatibleError, OptionError, UnsuitableError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.extents import END, LENGTH, SVLEN
+from vczstore.vcz.missing import TEXT
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def compile_create(
     samples_chunk: int | None = None,
     gvcf: bool = False,
     sample_grid: str = REGULAR,
+    info: Sequence[str] = (),
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile a store over the union of the variants of some sources, in stages.
@@ -86,6 +88,8 @@ def compile_create(
         Whether the sources are gVCFs, whose reference blocks are no variants.
     sample_grid
         One of `vczstore.choices.SAMPLE_GRIDS`.
+    info
+        INFO fields that come in, of one value each.
 
     Yields
     ------
@@ -104,8 +108,9 @@ def compile_create(
         source.require_whole(OPERATION, edited=False)
     attributes, tables = _attributes(sources), _tables(sources)
     lengths = chunk_lengths(sources)
-    sites, chunk = source_sites(sources, is_gvcf=gvcf), variants_chunk or lengths[VARIANTS]
-    targets = _targets(sources, len(tables["contig_id"]), chunk, _widest(sources))
+    taken, chunk = _info_arrays(sources, info), variants_chunk or lengths[VARIANTS]
+    sites = source_sites(sources, is_gvcf=gvcf, info=list(taken))
+    targets = _targets(sources, len(tables["contig_id"]), chunk, _widest(sources), taken)
 
     # 2. from positions: the order of each source, and with it the ranges
     step = max(SEGMENT_ROWS, math.ceil(sum(s.n_variants for s in sources) / SEGMENTS))
@@ -126,7 +131,7 @@ def compile_create(
 
     # 4. the store: its root's document last, without which there is nothing for a reader
     n_variants = int(stops[-1])
-    targets = _targets(sources, len(tables["contig_id"]), chunk, n_alleles)
+    targets = _targets(sources, len(tables["contig_id"]), chunk, n_alleles, taken)
     targets = {name: arrays.planned(a, shape=(n_variants, *a.shape[1:])) for name, a in targets.items()}
     write = WriteSites.of(union, stops, targets, chunk, memory)
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
@@ -279,7 +284,45 @@ def chunk_lengths(sources: Sequence[Vcz]) -> dict[str, int]:
     return result
 
 
-def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int) -> dict[str, AnyArray]:
+def _info_arrays(sources: Sequence[Vcz], fields: Sequence[str]) -> dict[str, AnyArray]:
+    """
+    The arrays that INFO fields are made like, by name: of each the widest one.
+
+    Raises
+    ------
+    UnsuitableError
+        If no source has a field.
+    IncompatibleError
+        If one has more than one value of a variant, or sources have values of other kinds.
+    """
+    result: dict[str, AnyArray] = {}
+    for field in fields:
+        name = f"variant_{field}"
+        found = {s.label: s.arrays[name] for s in sources if name in s.arrays}
+        if not found or not field:
+            raise UnsuitableError(f"{OPERATION}: no source has the INFO field {field}; leave it out of --info")
+        for label, array in found.items():
+            if (names := dimensions(array)) != (VARIANTS,):
+                raise IncompatibleError(
+                    f"{OPERATION}: INFO/{field} of {label} has dimensions {names}, and --info takes fields of one "
+                    "value, since sources order alleles each in their own way; leave it out, AC, AN and AF are made "
+                    "by vczstore recompute"
+                )
+        like = max(found.values(), key=lambda array: array.dtype.itemsize)
+        for label, array in found.items():
+            kinds = ["T" if a.dtype.kind in TEXT else a.dtype.kind for a in (array, like)]
+            if kinds[0] != kinds[1]:
+                raise IncompatibleError(
+                    f"{OPERATION}: INFO/{field} of {label} has dtype {array.dtype}, of another source {like.dtype}; "
+                    "convert both with one Type in the header, or leave it out of --info"
+                )
+        result[name] = like
+    return {name: array for name, array in result.items() if name not in (END, SVLEN)}
+
+
+def _targets(
+    sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int, info: Mapping[str, AnyArray]
+) -> dict[str, AnyArray]:
     """The new arrays that tasks write to, without variants as yet."""
 
     def widest(*names: str) -> np.dtype:
@@ -298,6 +341,12 @@ def _targets(sources: Sequence[Vcz], n_contigs: int, chunk: int, n_alleles: int)
     if any(ID in s.arrays for s in sources):
         new[ID] = _new(ID, (0,), "string", (VARIANTS,), chunk)
         new[ID_MASK] = _new(ID_MASK, (0,), "bool", (VARIANTS,), chunk)
+    for name, like in info.items():
+        told = {key: like.attrs[key] for key in ("description",) if key in like.attrs}
+        dtype = "string" if like.dtype.kind in TEXT else like.dtype.newbyteorder("=")
+        new[name] = conversion.new(
+            name, shape=(0,), dtype=dtype, chunks=(chunk,), dimension_names=(VARIANTS,), attributes=told
+        )
     return new
 
 

@@ -18,7 +18,7 @@ from plans.variants.union_sites import Merged, merge_sites, union_table
 from vczstore.errors import MemoryLimitError
 from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import END, LENGTH, NONE, SVLEN, Extents
-from vczstore.vcz.missing import INT_MISSING, STR_MISSING
+from vczstore.vcz.missing import INT_MISSING, STR_MISSING, TEXT, missing_value, same
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ CONTIG_SHIFT = 40
 """A place on the genome is one integer: the contig's number above so many bits for the position."""
 
 
-def source_sites(sources: Sequence[Vcz], *, is_gvcf: bool = False) -> list["SourceSites"]:
+def source_sites(sources: Sequence[Vcz], *, is_gvcf: bool = False, info: Sequence[str] = ()) -> list["SourceSites"]:
     _, numbers = union_table([s.table("contig_id").tolist() for s in sources])
-    names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK, LEN)
+    names = (*SITE_FIELDS, LENGTH, END, SVLEN, ID, ID_MASK, LEN, *info)
     return [
         SourceSites({n: s.arrays[n] for n in names if n in s.arrays}, contigs, is_gvcf)
         for s, contigs in zip(sources, numbers, strict=True)
@@ -402,6 +402,26 @@ class Union:
             others = np.flatnonzero((said != STR_MISSING) & (said != found[ID][merged.record]))
             for record, text in zip(merged.record[others].tolist(), said[others].tolist(), strict=True):
                 found[ID][record] = _both_ids(found[ID][record], text)
+        info = set(names) - {*found, ID, ID_MASK}
+        return found | {name: self._info(name, pieces, merged) for name in sorted(info)}
+
+    def _info(self, name: str, pieces: Sequence[Piece], merged: Merged) -> np.ndarray:
+        """An INFO field of one value: that of the first source that has the record and a value of it."""
+        like = max((s.arrays[name] for s in self.sites if name in s.arrays), key=lambda array: array.dtype.itemsize)
+        dtype = np.dtypes.StringDType() if like.dtype.kind in TEXT else like.dtype
+        said, is_said = list[np.ndarray](), list[np.ndarray]()
+        for piece in pieces:
+            n, array = len(piece.variants), self.sites[piece.source].arrays.get(name)
+            if array is None:
+                said.append(np.zeros(n, dtype=dtype))
+                is_said.append(np.zeros(n, dtype=bool))
+                continue
+            values = self.sites[piece.source].read(name, piece.rows)[piece.kept]
+            is_said.append(~same(values, missing_value(name, array)))
+            said.append(values.astype(dtype))
+        which, at = merged.first_where(np.concatenate([np.zeros(0, dtype=bool), *is_said]))
+        found = np.full(len(merged.first), missing_value(name, like), dtype=dtype)
+        found[which] = np.concatenate([np.zeros(0, dtype=dtype), *said])[at]
         return found
 
     def _lengths(

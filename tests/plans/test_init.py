@@ -13,7 +13,7 @@ import vczstore
 from tests.support import cohort, vcf
 from tests.support.command_line import run
 from tests.support.refusals import complain
-from vczstore.errors import OptionError, SampleError
+from vczstore.errors import IncompatibleError, OptionError, SampleError
 from vczstore.jobs.run import run_job
 
 VCF = """\
@@ -114,3 +114,37 @@ def test_a_store_without_variants(tmp_path: Path) -> None:
     for name in ("create", "init"):
         told = run(name, tmp_path / f"{name}.vcz", empty)
         assert "the store has no variants" in told.stdout
+
+
+def test_info_comes_from_the_first_source_that_has_a_value(tmp_path: Path) -> None:
+    """Of VCZs, and of a VCF; a record that no source has a value of has none."""
+
+    def batch(name: str, sample: str, *rows: str) -> Path:
+        head = VCF.partition("1\t10\t")[0].replace("\tA\tB\n", f"\t{sample}\n")
+        head = head.replace("##FORMAT=<ID=DP", '##INFO=<ID=DB,Number=0,Type=Flag,Description="Known">\n##FORMAT=<ID=DP')
+        head = head.replace(
+            "##FORMAT=<ID=DP", '##INFO=<ID=CS,Number=1,Type=String,Description="Text">\n##FORMAT=<ID=DP'
+        )
+        text = "".join(f"1\t{pos}\t.\tG\t{alt}\t.\t.\t{info}\tGT\t0/1\n" for pos, alt, info in map(str.split, rows))
+        return vcf.write_vcf(tmp_path / f"{name}.vcf.gz", head + text)
+
+    a = batch("a", "S1", "10 A MQ=60;CS=one;AC=1", "20 C CS=two", "40 T .")
+    b = batch("b", "S2", "10 A MQ=10;DB", "20 C MQ=20;CS=other", "30 A MQ=30;CS=b", "40 T .")
+    vcf.to_vcz(a, tmp_path / "a.vcz", 2, None, None)
+    store = tmp_path / "store.icechunk"
+    told = run("create", store, tmp_path / "a.vcz", b, "--info", "MQ", "--info", "CS", "--info", "DB").stdout
+    assert "INFO/AC" in told
+    assert "INFO/MQ" not in told
+    shown = [line.split("\t") for line in vcf.records(vcf.vcztools_view(store, icechunk=True))[1:]]
+    found = [(row[1], set(row[7].split(";"))) for row in shown]
+    assert found == [
+        ("10", {"MQ=60", "CS=one", "DB"}),
+        ("20", {"MQ=20", "CS=two"}),
+        ("30", {"MQ=30", "CS=b"}),
+        ("40", {"."}),
+    ]
+    out = tmp_path / "out.vcz"
+    complain(OptionError, ["INFO field XX"], lambda: vczstore.create(out, tmp_path / "a.vcz", info=["XX"]))
+    words = ["INFO/AC", "alt_alleles", "recompute"]
+    complain(IncompatibleError, words, lambda: vczstore.create(out, tmp_path / "a.vcz", info=["AC"]))
+    assert not out.exists()
