@@ -18,6 +18,7 @@ from obstore.store import LocalStore, S3Store
 
 import vczstore
 from plans.compilers.copy import columns_per_manifest, compile_copy
+from plans.compilers.regrid import compile_regrid
 from plans.compilers.remove import compile_remove
 from plans.core.memory import Memory
 from plans.core.model import Plan
@@ -46,8 +47,11 @@ OLD, BATCHES = make_arrays(0, 6), [make_arrays(6, 4), make_arrays(10, 1)]
 GONE = ["S0006", "S0008"]
 
 EDITED = cohort.expected_remove(cohort.expected_append(OLD, *BATCHES), GONE)
-EXPECTED = {"format3": EDITED, "icechunk": EDITED, "copy": OLD}
-"""For each case: a store that is appended to and removed from, by how it is kept; one that is copied to Icechunk."""
+EXPECTED = {"format3": EDITED, "icechunk": EDITED, "copy": OLD, "flexible": cohort.expected_append(OLD, *BATCHES)}
+"""
+For each case: a store that is appended to and removed from, by how it is kept; one that is copied to Icechunk; and one
+with a flexible grid, whose columns are merged.
+"""
 
 
 @dataclass
@@ -117,12 +121,16 @@ def compile_case(place: Place, case: str) -> list[Plan]:
         source = open_store(place.put("source", OLD), **options).open()
         empty = IcechunkStore.create(url, place.options, columns_per_manifest(source))
         return [compile_copy(source, empty, Memory())]
-    if case == "icechunk":
+    if case in ("icechunk", "flexible"):
         vczstore.copy_store_to_icechunk(place.put("plain", OLD), url, impl="zarr", **options)
     else:
         place.put("store", OLD)
+    if case == "flexible":
+        vczstore.regrid(url, sample_grid="flexible", **options)
     append = vczstore.plan("append", url, *(place.put(f"batch-{i}", b) for i, b in enumerate(BATCHES)), **options)
-    assert (append.encoded_chunks, append.decoded_chunks) == (2, 2)
+    assert (append.encoded_chunks, append.decoded_chunks) == ((2, 4) if case == "flexible" else (2, 2))
+    if case == "flexible":
+        return [append, compile_regrid(append.store, append.after, Memory(), sample_grid=None, samples_chunk=6)]
     return [append, compile_remove(append.store, append.after, GONE, Memory())]
 
 
@@ -149,9 +157,9 @@ def contents(store: zarr.abc.store.Store) -> dict[str, bytes]:
         ("bucket", "format3", "processes"),
         ("local", "copy", "processes"),
         ("local", "format3", "lithops"),
-        ("bucket", "icechunk", "lithops"),
+        ("bucket", "flexible", "lithops"),
         ("local", "icechunk", "modal"),
-        ("bucket", "copy", "modal"),
+        ("bucket", "flexible", "modal"),
     ],
 )
 def test_one_plan_on_every_executor(request: pytest.FixtureRequest, where: str, case: str, executor: str) -> None:
