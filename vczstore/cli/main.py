@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -131,16 +132,20 @@ def _run(name: str, values: dict[str, Any]) -> None:
         as_json, dry_run = values.pop("as_json"), values.pop("dry_run", False)
         values = samples_of(operation, values)
         own = {one.name: values.pop(one.name) for one in fields(operation) if one.name in values}
-        made = operation(**{name: value for name, value in own.items() if value is not None})
         shows = "progress" in operation.uses and wants_progress(values.pop("progress"))
-        with showing(shows, values.pop("log_file", None)) as progress:
+        showing_it = partial(showing, shows, values.pop("log_file", None))
+        with showing_it() as progress:  # before what takes long to import
+            made = operation(**{name: value for name, value in own.items() if value is not None})
             from vczstore.execution import engine
             from vczstore.execution.options import Options
 
             opts = Options(progress=progress, **values)
-            if made.to_confirm is not None and not dry_run and sys.stdin.isatty():
-                confirm(engine.run(made.to_confirm, opts, dry_run=True))
-            found = engine.run(made, opts, dry_run=dry_run)
+            asks = made.to_confirm is not None and not dry_run and sys.stdin.isatty()
+            found = engine.run(made.to_confirm if asks else made, opts, dry_run=dry_run or asks)
+        if asks:
+            confirm(found)
+            with showing_it() as progress:
+                found = engine.run(made, opts.but(progress=progress))
         show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
         if not getattr(found, "ok", True):
             sys.exit(1)

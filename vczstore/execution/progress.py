@@ -68,11 +68,15 @@ class Display:
             return
         tasks = "" if self.total is None else f"{self.done:,}/{self.total:,} tasks"
         if self.what not in self._rows:
-            if (row := self._rows.pop("preparing", None)) is not None:
-                self.bars.remove_task(row)
+            self.end()
             self._rows[self.what] = self.bars.add_task(self.what, total=None, tasks="", speed="", left="")
         shown: dict[str, Any] = {"tasks": tasks, "speed": self.speed, "left": self.left}
         self.bars.update(self._rows[self.what], completed=self.done, total=self.total, **shown)
+
+    def end(self) -> None:
+        """Leave only bars of phases that had tasks."""
+        if self.bars is not None and (row := self._rows.pop("preparing", None)) is not None:
+            self.bars.remove_task(row)
 
     def line(self) -> str:
         """The same in words, for a log."""
@@ -107,6 +111,7 @@ def showing(progress: Progress | bool | None, log_file: str | None = None) -> "I
             stack.enter_context(_logging(display, log_file))
         if progress is True:
             display.bars = stack.enter_context(_bars())
+            stack.callback(display.end)
             display.show()
         yield _both(progress, display) if callable(progress) else display
 
