@@ -140,9 +140,9 @@ def _run(name: str, values: dict[str, Any]) -> None:
             from vczstore.execution.options import Options
 
             opts = Options(progress=progress, **values)
-            asks = made.to_confirm is not None and not dry_run and sys.stdin.isatty()
-            found = engine.run(made.to_confirm if asks else made, opts, dry_run=dry_run or asks)
-        if asks:
+            first = made.to_confirm if not dry_run and sys.stdin.isatty() else None
+            found = engine.run(first or made, opts, dry_run=dry_run or first is not None)
+        if first is not None:
             confirm(found)
             with showing_it() as progress:
                 found = engine.run(made, opts.but(progress=progress))
