@@ -367,6 +367,7 @@ def _is_same(pair: tuple[int, int]) -> bool:
     return pair[0] == pair[1]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 60))
 def test_merging(columns: list[int], most: int) -> None:
     """Neighbours alone are merged, none beyond what is wanted; doing it twice is doing it once."""
