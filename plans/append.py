@@ -49,6 +49,7 @@ class Append(HarmoniseOptions, Edit):
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources", "resume")
     is_step: ClassVar[bool] = True
+    is_seen_early: ClassVar[bool] = False
     step_examples: ClassVar[tuple[Any, ...]] = (
         "inbox/*.vcz",
         ["a.vcz", "b.vcz"],

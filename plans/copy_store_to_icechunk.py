@@ -32,6 +32,7 @@ class CopyStoreToIcechunk(Edit):
 
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
+    is_seen_early: ClassVar[bool] = False
     ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
     order: ClassVar[tuple[str, ...]] = ("source", "store")
 

@@ -8,7 +8,9 @@ from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.info import Description
+    from plans.maintenance.sets import SetDescription
     from vczstore.execution.options import Options
+    from vczstore.execution.sets import StoreSet
 
 AT_METAVAR = "TAG|BRANCH|SNAPSHOT"
 """What names a state of a store."""
@@ -35,3 +37,12 @@ class Info(Operation):
         from plans.maintenance.info import describe
 
         return describe(options.open(self.store), self.at)
+
+    def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "SetDescription":
+        """Look at all parts of a set, and whether they are in step."""
+        from plans.maintenance.info import describe
+        from plans.maintenance.sets import SetDescription, out_of_step
+
+        stores = group.open()
+        parts = {name: describe(store, self.at) for name, store in stores.items()}
+        return SetDescription(group.label, parts, out_of_step(group, stores, self.at))

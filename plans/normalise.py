@@ -41,6 +41,7 @@ class Normalise(HarmoniseOptions, Edit):
 
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock", "sources", "impl", "work_dir", "workers", "progress")
+    is_seen_early: ClassVar[bool] = False
     ignored: ClassVar[tuple[str, ...]] = ("--variant-chunks-in-batch",)
 
     source: Any = argument(

@@ -10,6 +10,8 @@ from vczstore.execution.operations import Operation
 if TYPE_CHECKING:
     from plans.maintenance.branches import Published
     from vczstore.execution.options import Options
+    from vczstore.execution.results import Found
+    from vczstore.execution.sets import StoreSet
     from vczstore.stores.base import HeldLock
 
 
@@ -79,3 +81,18 @@ class Publish(Operation):
         history = history_of(self.store, options, "publish")
         before, after, n = history.branches().publish(self.name, lock.check)
         return Published(str(self.store), self.name, before, after, n)
+
+    def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
+        """Publish the branch of all parts of a set, or of none."""
+        from itertools import takewhile
+
+        from plans.maintenance.branches import Published
+        from vczstore.execution.results import FoundInParts
+        from vczstore.execution.sets import publish_all
+
+        parts, stores = dict[str, Published](), group.open()
+        for part, one in publish_all(group, self.name).items():
+            new = takewhile(lambda entry, base=one.base: entry.id != base, stores[part].history.snapshots(one.snapshot))  # type: ignore[misc]
+            n = sum(1 for _ in new)
+            parts[part] = Published(group.places[part], self.name, one.base, str(one.snapshot), n)
+        return FoundInParts(self.called, group.label, parts)

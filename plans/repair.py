@@ -9,6 +9,8 @@ from vczstore.execution.operations import Operation
 if TYPE_CHECKING:
     from plans.maintenance.repair import Repaired
     from vczstore.execution.options import Options
+    from vczstore.execution.results import FoundInParts
+    from vczstore.execution.sets import StoreSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +54,9 @@ class Repair(Operation):
         from plans.maintenance.repair import repair_store
 
         return repair_store(self.store, options, dry_run=dry_run, quick=self.quick)
+
+    def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "FoundInParts":
+        """Complete what was stopped before all parts of a set had it, and repair each part."""
+        from plans.maintenance.sets import repair_set
+
+        return repair_set(group, dry_run=dry_run)

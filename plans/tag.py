@@ -10,6 +10,8 @@ from vczstore.execution.operations import Operation
 if TYPE_CHECKING:
     from plans.maintenance.history import Tagged
     from vczstore.execution.options import Options
+    from vczstore.execution.results import Found
+    from vczstore.execution.sets import StoreSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +74,14 @@ class Tag(Operation):
             history.delete_tag(self.name)
             return Tagged(deleted=self.name)
         return Tagged(tag=self.name, snapshot=history.create_tag(self.name))
+
+    def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
+        """List the tags of all parts, or let all parts have one, or none."""
+        from plans.maintenance.history import Tagged
+        from vczstore.execution.results import FoundInParts
+        from vczstore.execution.sets import tag_all
+
+        if self.name is None or self.delete:
+            return super().perform_set(group, dry_run=dry_run)
+        parts = {part: Tagged(tag=self.name, snapshot=snapshot) for part, snapshot in tag_all(group, self.name).items()}
+        return FoundInParts(self.called, group.label, parts)

@@ -9,6 +9,8 @@ from vczstore.execution.operations import Operation
 if TYPE_CHECKING:
     from plans.maintenance.verify import Verified
     from vczstore.execution.options import Options
+    from vczstore.execution.results import FoundInParts
+    from vczstore.execution.sets import StoreSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +46,10 @@ class Verify(Operation):
         from plans.maintenance.verify import verify_store
 
         return verify_store(options.open(self.store), options, quick=self.quick)
+
+    def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "FoundInParts":
+        """Look at all parts of a set, and whether they are in step."""
+        from plans.maintenance.sets import out_of_step
+        from vczstore.execution.results import FoundInParts
+
+        return FoundInParts(self.called, group.label, group.perform(dry_run=dry_run), out_of_step(group, group.open()))

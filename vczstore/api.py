@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, overload
 
 from vczstore.choices import AMERICAN
 from vczstore.declarations import declared
@@ -38,6 +38,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {}
 class StoreOptions(TypedDict, total=False):
     """How an operation finds its stores and runs; see `vczstore.execution.options.Options`."""
 
+    parts: Sequence[str]
     backend_storage: str | None
     storage_options: Mapping[str, Any] | None
     branch: str | None
@@ -217,10 +218,10 @@ def run(what: "str | Plan", *arguments: Any, **options: Any) -> Any:
 
 def _run(caller: str, name: str, *arguments: Any, **options: Any) -> Any:
     """Run an operation with what a function was called with."""
-    from vczstore.execution import engine
+    from vczstore.execution import sets
 
     made, opts, dry_run = bind(name, caller, arguments, options)
-    return engine.run(made, opts, dry_run=dry_run)
+    return sets.run(made, opts, dry_run=dry_run)
 
 
 def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Operation, Any, bool]:
@@ -401,12 +402,18 @@ def restore(store: "Location", state: str, **options: Unpack[RunOptions]) -> "Re
 def log(store: "Location", **options: Unpack[StoreOptions]) -> "PastCommits": ...
 
 
+def _of_each(found: Any, name: str) -> Any:
+    """An attribute of what was found; of a set of stores, that of each part."""
+    parts = getattr(found, "parts", None)
+    return getattr(found, name) if parts is None else {part: getattr(one, name) for part, one in parts.items()}
+
+
 # ---- tags, of which the one command does three things ---------------------------------------
 
 
 def tags(store: "Location", **options: Unpack[StoreOptions]) -> dict[str, str]:
     """
-    Return the snapshot of each tag of a store, by name.
+    Return the snapshot of each tag of a store, by name; of a set of stores, this for each part.
 
     Parameters
     ----------
@@ -425,12 +432,12 @@ def tags(store: "Location", **options: Unpack[StoreOptions]) -> dict[str, str]:
     >>> list(tags("cohort.icechunk"))
     ['release-1']
     """
-    return dict(_run("tags", "tag", store, **options).tags)
+    return cast("dict[str, str]", _of_each(_run("tags", "tag", store, **options), "tags"))
 
 
 def tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> str:
     """
-    Name the store's present state.
+    Name the store's present state; that of all stores of a set.
 
     Parameters
     ----------
@@ -444,7 +451,7 @@ def tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> str:
     Returns
     -------
     str
-        The snapshot.
+        The snapshot; of a set of stores, a dict with that of each part.
 
     Raises
     ------
@@ -458,8 +465,7 @@ def tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> str:
     """
     if not name:
         raise TagError(f"tag: {name!r} is no name for a tag; use printable characters without /")
-    snapshot: str = _run("tag", "tag", store, name, **options).snapshot
-    return snapshot
+    return cast("str", _of_each(_run("tag", "tag", store, name, **options), "snapshot"))
 
 
 def delete_tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> None:

@@ -234,6 +234,15 @@ class Plan:
             return replace(self, first=(*before, replace(last, edits=(*last.edits, *edits))))
         return replace(self, preparations=(*self.preparations, *preparations), edits=(*self.edits, *edits))
 
+    def summarized(self) -> "Plan":
+        """The same for people, without what it takes to run it: sample IDs, for one."""
+        after = replace(self.after, planned_ids=None)
+        return replace(self, checks=(), writes=(), edits=(), preparations=(), first=(), conclude=None, after=after)
+
+    def on(self, store: "Store") -> "Plan":
+        """The same for another branch of its store, which is in the same state."""
+        return replace(self, store=store, first=tuple(plan.on(store) for plan in self.first))
+
     def from_store(self, store: "ZarrStore") -> "Plan":
         """The same, with what is re-encoded read from a store that has what earlier steps have left."""
         return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))

@@ -330,7 +330,7 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
 
 # ---- refusals -------------------------------------------------------------------------------
 
-KEYS_ARE = "store, source-storage-options, executor, max-workers, allowed-mem, reserved-mem, work-dir"
+KEYS_ARE = "store, parts, source-storage-options, executor, max-workers, allowed-mem, reserved-mem, work-dir"
 *MOST, LAST = STEPS
 ONE_KEY = f"a step has one of the keys {', '.join(MOST)} and {LAST}"
 REFUSED = {

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import vczstore
 from executors.local import ThreadsExecutor
 from tests.support import cohort
-from tests.system.survival import erasure, kills, writers
+from tests.system.survival import erasure, kills, sets, writers
 from tests.system.survival.erasure import LAYOUTS, Layout
 from tests.system.survival.kills import Case
 from vczstore.cli.main import main
@@ -41,6 +41,14 @@ def test_kills(case: Case, pytestconfig: pytest.Config) -> None:
     tally = kills.Campaign(pytestconfig.getoption("--seed"), (case,)).tally(n)
     assert tally.bad == ()
     assert tally.tried == n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("operation", "kind"), sets.CASES)
+def test_kills_of_sets(operation: str, kind: str, pytestconfig: pytest.Config) -> None:
+    tally = sets.tally(operation, kind, 3, pytestconfig.getoption("--seed"))
+    assert tally.bad == ()
+    assert tally.tried == 3
 
 
 @pytest.mark.slow

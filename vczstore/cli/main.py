@@ -69,8 +69,8 @@ class Command(click.Command):
         return found
 
 
-def _of_operation(name: str) -> Command:
-    """The command of an operation."""
+def _of_operation(name: str, *, of_set: bool = False) -> Command:
+    """The command of an operation; if asked for, on sets of stores alone."""
 
     def make() -> tuple[str, list[click.Parameter]]:
         from vczstore.cli.options import in_words_of_commands, parameters
@@ -79,7 +79,7 @@ def _of_operation(name: str) -> Command:
         text = re.split(r"\n(?=\w+\n-{3,}\n)", cleandoc(operation.__doc__ or ""))[0]
         return in_words_of_commands(text, operation), parameters(operation)
 
-    return Command(name, *operations.listed(name), make, callback=lambda **values: _run(name, values))
+    return Command(name, *operations.listed(name), make, callback=lambda **values: _run(name, values, of_set=of_set))
 
 
 class _Commands(click.Group):
@@ -122,12 +122,15 @@ def main() -> None:
     """Append, update, remove, tag and copy samples of a VCF Zarr store, in one atomic commit."""
 
 
-def _run(name: str, values: dict[str, Any]) -> None:
+def _run(name: str, values: dict[str, Any], *, of_set: bool = False) -> None:
     """Run an operation with what the command line says, and print what it has done or found."""
     from vczstore.cli.options import samples_of
     from vczstore.execution.progress import showing
+    from vczstore.stores.sets import PART, is_template
 
     operation = operations.find(name)
+    if of_set and not is_template(values["store"]):
+        raise click.UsageError(f"A set is named with {PART}, as in 'cohort/{PART}.icechunk'; found {values['store']}.")
     with running(values.pop("verbose")):
         as_json, dry_run = values.pop("as_json"), values.pop("dry_run", False)
         values = samples_of(operation, values)
@@ -136,16 +139,16 @@ def _run(name: str, values: dict[str, Any]) -> None:
         showing_it = partial(showing, shows, values.pop("log_file", None))
         with showing_it() as progress:  # before what takes long to import
             made = operation(**{name: value for name, value in own.items() if value is not None})
-            from vczstore.execution import engine
+            from vczstore.execution import sets
             from vczstore.execution.options import Options
 
             opts = Options(progress=progress, **values)
             first = made.to_confirm if not dry_run and sys.stdin.isatty() else None
-            found = engine.run(first or made, opts, dry_run=dry_run or first is not None)
+            found = sets.run(first or made, opts, dry_run=dry_run or first is not None)
         if first is not None:
             confirm(found)
             with showing_it() as progress:
-                found = engine.run(made, opts.but(progress=progress))
+                found = sets.run(made, opts.but(progress=progress))
         show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
         if not getattr(found, "ok", True):
             sys.exit(1)
@@ -211,10 +214,18 @@ def _of_plan() -> list[click.Parameter]:
 def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     """Compile a job file and show what it would do; write nothing."""
     from vczstore.jobs import report
-    from vczstore.jobs.describe import Described, describe_job
+    from vczstore.jobs.describe import Described, DescribedSet, describe_job
     from vczstore.jobs.run import plan_job
+    from vczstore.jobs.sets import CompiledSet
 
-    described = describe_job(plan_job(file, _overrides(**flags)))
+    compiled = plan_job(file, _overrides(**flags))
+    if isinstance(compiled, CompiledSet):
+        if svg:
+            raise OptionError("plan: --svg draws the plan of one store, and this job has one for each part of a set")
+        parts = {name: describe_job(one) for name, one in compiled.parts.items()}
+        show(DescribedSet(compiled.store, parts), as_json=as_json, is_all=True)
+        return
+    described = describe_job(compiled)
     if svg:
         Path(svg).write_text(report.plan_svg(described), encoding="utf-8", errors="backslashreplace")
     show(Described(described), as_json=as_json, is_all=True)
@@ -271,6 +282,18 @@ def schema(as_json: bool) -> None:
 
     with writing_out(is_all=True):
         click.echo(json.dumps(model.schema(), indent=2))
+
+
+@main.group(name="set", short_help="Make a set of stores, or look at it.")
+def of_sets() -> None:
+    """Make a set of stores, such as one for each chromosome, or look at it.
+
+    The name of a set has {part} in it. All other commands take such a name, too.
+    """
+
+
+for _name in ("create", "info", "verify"):
+    of_sets.add_command(_of_operation(_name, of_set=True))
 
 
 @main.group(short_help="Try an executor.")

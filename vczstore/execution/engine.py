@@ -37,6 +37,7 @@ from vczstore.stores.edits import SetItems
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
+from vczstore.stores.sets import is_template
 from vczstore.vcf.files import is_vcf
 from vczstore.vcz.model import SAMPLE_ID
 
@@ -69,10 +70,10 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     Interrupted
         On a keyboard interrupt; the message says what state the store is in.
     """
-    _refuse_branch(operation, options)
+    refuse_branch(operation, options)
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
-    with _shown(options) as opts:
+    with shown(options) as opts:
         if isinstance(operation, Edit):
             with Conversions(opts.work_dir, opts.progress) as conversions:
                 return _edit(operation, opts.but(conversions=conversions), dry_run=dry_run)
@@ -81,7 +82,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 
 
 @contextmanager
-def _shown(options: Options) -> Iterator[Options]:
+def shown(options: Options) -> Iterator[Options]:
     """The options with what is told of progress."""
     with showing(options.progress, options.log_file) as progress:
         yield options.but(progress=progress, log_file=None)
@@ -100,7 +101,12 @@ def plan(operation: Operation, options: Options) -> Plan:
     VczstoreError
         If anything does not fit.
     """
-    _refuse_branch(operation, options)
+    if is_template(operation.store):
+        raise OptionError(
+            f"{operation.called}: {operation.store} is a set of stores, and each has a plan of its own; name one part, "
+            "or do a dry run"
+        )
+    refuse_branch(operation, options)
     if operation.writes:
         refuse_read_only(operation.called, operation.store)
     if not isinstance(operation, Edit):
@@ -109,12 +115,12 @@ def plan(operation: Operation, options: Options) -> Plan:
         raise OptionError(
             f"{operation.called}: {operation.beyond_plan} goes with running the operation, not with its plan"
         )
-    with _shown(options) as opts, Workers(opts) as workers:
-        compiling = _open(operation, opts, None, dry_run=False)
+    with shown(options) as opts, Workers(opts) as workers:
+        compiling = open_operation(operation, opts, None, dry_run=False)
         return compile_plan(operation, compiling, workers, Run(""))
 
 
-def _refuse_branch(operation: Operation, options: Options) -> None:
+def refuse_branch(operation: Operation, options: Options) -> None:
     """Raise an `OptionError` for a branch where an operation works on a new store, or on all branches."""
     if options.branch is not None and "branch" not in operation.uses:
         raise OptionError(f"{operation.called}: takes no branch, found --branch {options.branch}; leave it out")
@@ -133,7 +139,7 @@ def run_compiled(compiled: Plan, options: Options) -> Result:
     """
     if options.no_lock:
         compiled = replace(compiled, store=compiled.store.unlocked())
-    with _shown(options) as opts, plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
+    with shown(options) as opts, plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
         return run_plan(compiled, opts, before_commit=lock.check)
 
 
@@ -144,7 +150,7 @@ def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:
         written = None if dry_run else operation.store_to_lock(options)
     if written is not None and any(map(is_vcf, getattr(operation, "sources", ()))):
         # converted before others have to wait; what is found here is found again
-        _open(operation, options, None, dry_run=True)
+        open_operation(operation, options, None, dry_run=True)
     if written is None:
         return _attempt(operation, options, None, None, dry_run=dry_run)
     # of several who have lost a race none goes on losing to the others
@@ -158,18 +164,14 @@ def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:
 
 def _attempt(operation: Edit, options: Options, written: Store | None, check: Check | None, *, dry_run: bool) -> Result:
     """Open, compile, run and commit."""
-    compiling = _open(operation, options, written, dry_run=dry_run)
+    compiling = open_operation(operation, options, written, dry_run=dry_run)
     surveys = Run("")
     with Workers(options) as workers:
-        plans = [compile_plan(operation, compiling, workers, surveys)]
-        if operation.then is not None:
-            with plain_errors(operation.store):
-                after = replace(compiling, opened=plans[0].after)
-                plans.append(compile_plan(operation.then, after, workers, surveys))
+        plans = compile_all(operation, compiling, workers, surveys)
         journal = Journal(None, {}) if written is None else _journal(operation, options, compiling, plans)
         running = partial(run_plans, workers=workers, dry_run=dry_run, before_commit=check, journal=journal)
         try:
-            results = running(plans, *_history(plans), options)
+            results = running(plans, *history_of(plans), options)
         except StaleError:
             journal.delete()
             raise
@@ -196,12 +198,21 @@ def writes_much(plans: Sequence[Plan]) -> bool:
     return n_chunks >= checkpoint.MIN_CHUNKS or sum(plan.bytes_written for plan in plans) >= checkpoint.MIN_BYTES
 
 
-def _open(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:
+def open_operation(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:
     """Open what an operation is compiled against."""
     if operation.writes:
         refuse_same_place(operation.called, operation.store, getattr(operation, "sources", ()))
     with plain_errors(operation.store), planning(operation.called):
         return operation.open(options, written, dry_run=dry_run)
+
+
+def compile_all(operation: Edit, compiling: Compiling, workers: Workers, surveys: Run) -> list[Plan]:
+    """Compile an operation, and what follows it in the same commit; as `compile_plan`."""
+    plans = [compile_plan(operation, compiling, workers, surveys)]
+    if operation.then is not None:
+        with plain_errors(operation.store):
+            plans.append(compile_plan(operation.then, replace(compiling, opened=plans[0].after), workers, surveys))
+    return plans
 
 
 def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, surveys: Run) -> Plan:
@@ -220,7 +231,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
     name, store, n = operation.called, compiling.store, 0
     if compiling.impl != "zarr":
         workers.check_store(name, store)
-    with plain_errors(store.label), _telling(store, lambda: (name, "nothing was written")), surveys.timed():
+    with plain_errors(store.label), telling(store, lambda: (name, "nothing was written")), surveys.timed():
         stages, answer = operation.compile(compiling), None
         while True:
             try:
@@ -250,11 +261,11 @@ def run_plan(
     dry_run, before_commit
         As in `run_plans`.
     """
-    (result,) = run_plans([plan], *_history([plan]), options, dry_run=dry_run, before_commit=before_commit)
+    (result,) = run_plans([plan], *history_of([plan]), options, dry_run=dry_run, before_commit=before_commit)
     return result
 
 
-def _history(plans: Sequence[Plan]) -> tuple[str, dict[str, Any]]:
+def history_of(plans: Sequence[Plan]) -> tuple[str, dict[str, Any]]:
     """What the history says of plans."""
     message = "; ".join(f"{one.operation}: {one.summary}" for one in plans)
     steps = [{"operation": one.operation, **one.counts} for one in plans]
@@ -305,18 +316,10 @@ def run_plans(
     Interrupted
         On a keyboard interrupt.
     """
-    operation, store = plans[0].operation, plans[0].store
+    store = plans[0].store
     with nullcontext(workers) if workers is not None else Workers(options) as found:
-        if options.impl != "zarr":
-            found.check_store(operation, store)
-        execution = _Execution(
-            plans,
-            None if options.impl == "zarr" else found,
-            options.impl == "xarray",
-            before_commit,
-            journal or Journal(None, {}),
-        )
-        with _telling(store, execution.state):
+        execution = Execution.of(plans, options, found, before_commit, journal)
+        with telling(store, execution.state):
             execution.check()
             snapshot = None if dry_run else execution.write(message, metadata)
             found.close()  # here, so that of an interrupt meanwhile it is said that all is done
@@ -324,7 +327,7 @@ def run_plans(
 
 
 @dataclass
-class _Execution:
+class Execution:
     """
     Plans that are checked and written.
 
@@ -355,6 +358,34 @@ class _Execution:
         self.store, self.current = self.plans[0].store, self.plans[0]
         self.runs = [Run(f" {i}/{n}" if n > 1 else "") for i in range(1, n + 1)]
         self.steps = _steps(self.plans, self.runs)
+
+    @classmethod
+    def of(
+        cls,
+        plans: Sequence[Plan],
+        options: Options,
+        workers: Workers,
+        before_commit: Check | None = None,
+        journal: Journal | None = None,
+    ) -> "Execution":
+        """Plans that run as some options say."""
+        uses_workers = options.impl != "zarr"
+        if uses_workers:
+            workers.check_store(plans[0].operation, plans[0].store)
+        return cls(
+            plans,
+            workers if uses_workers else None,
+            options.impl == "xarray",
+            before_commit,
+            journal or Journal(None, {}),
+        )
+
+    def on(self, store: Store) -> "Execution":
+        """The same plans, which add to the same results, on another branch of their store."""
+        moved = replace(self, plans=[plan.on(store) for plan in self.plans])
+        moved.runs = self.runs
+        moved.steps = _steps(moved.plans, moved.runs)
+        return moved
 
     def state(self) -> tuple[str, str]:
         """The operation that is under way, and what state it leaves the store in if it ends here."""
@@ -486,7 +517,7 @@ def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]
     """
     with Workers(options) as workers:
         workers.check_store(survey.operation, store)
-        with _telling(store, lambda: (survey.operation, "nothing was written")):
+        with telling(store, lambda: (survey.operation, "nothing was written")):
             workers.check_location(survey.operation, store)
             return _look_up(survey, "checking", workers, Run(""))
 
@@ -544,7 +575,7 @@ def planning(operation: str) -> Iterator[None]:
 
 
 @contextmanager
-def _telling(store: Store, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
+def telling(store: Store, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
     """Turn what goes wrong into one line; `state` says in which operation, and what state the store is in."""
     try:
         yield

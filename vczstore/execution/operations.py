@@ -125,6 +125,14 @@ class Operation:
         """Do it within a job, which holds the lock."""
         return self.perform(options, dry_run=False)
 
+    def perform_set(self, group: Any, *, dry_run: bool) -> "Found":
+        """Do it on a `vczstore.execution.sets.StoreSet`: on all its stores, one after the other."""
+        from vczstore.execution.results import FoundInParts
+
+        if self.writes:
+            group.refuse_pending()
+        return FoundInParts(self.called, group.label, group.perform(dry_run=dry_run))
+
 
 def _zarr_store(location: Any) -> Any:
     """
@@ -171,6 +179,8 @@ class Edit(Operation):
         *("store", "branch", "lock", "impl", "work_dir", "workers", "progress", "retries"),
     )
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
+    is_seen_early: ClassVar[bool] = True
+    """Whether readers of plain Zarr may notice some of what is written before all of it is there."""
 
     @property
     def writes(self) -> bool:

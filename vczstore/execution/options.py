@@ -23,7 +23,7 @@ EXECUTOR_FILES = (".yaml", ".yml")
 """What the names of executor files end in."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "store": ("backend_storage", "storage_options"),
+    "store": ("parts", "backend_storage", "storage_options"),
     "branch": ("branch",),
     "lock": ("no_lock",),
     "sources": ("source_storage_options",),
@@ -49,6 +49,13 @@ class Options:
         If an option does not exist, or has a value that it cannot have.
     """
 
+    parts: tuple[str, ...] = option(
+        (),
+        "The parts of a set of stores, whose name has {part} in it.",
+        metavar="NAME,...",
+        separator=",",
+        default_text="all that are there",
+    )
     backend_storage: str | None = option(
         None,
         "Backend of the store; auto-detected if left out.",
@@ -125,6 +132,7 @@ class Options:
     """Where VCFs are converted for an operation that runs."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts or ()))
         check_choice("backend", self.backend_storage, BACKENDS)
         check_choice("implementation", self.impl, IMPLS)
         self._read_executor()

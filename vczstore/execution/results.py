@@ -24,6 +24,53 @@ class Found(Protocol):
         """What the command prints."""
 
 
+@dataclass(frozen=True)
+class FoundInParts:
+    """
+    What an operation has done or found in each part of a set of stores.
+
+    Attributes
+    ----------
+    operation, store
+        What was done, and what the set is called.
+    parts
+        What was done or found, by the name of the part.
+    errors
+        What is wrong with the set as a whole.
+    notes
+        What was done to the set as a whole.
+    """
+
+    operation: str
+    store: str
+    parts: Mapping[str, Found]
+    errors: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.errors and all(getattr(one, "ok", True) for one in self.parts.values())
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing was done but to look."""
+        return all(getattr(one, "is_all", False) for one in self.parts.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        parts = {name: one.as_dict() for name, one in self.parts.items()}
+        return {"operation": self.operation, "store": self.store, "errors": [*self.errors], "parts": parts}
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+        yield f"{self.operation} {self.store}: {len(self.parts):,} parts"
+        yield from (f"  {note}" for note in self.notes)
+        yield from (f"  error {error}" for error in self.errors)
+        for one in self.parts.values():
+            yield from one.lines()
+
+
 class TaskTime(NamedTuple):
     """When a task ran, in seconds since the epoch, and the most memory that its process had used by then, in bytes."""
 
@@ -161,6 +208,65 @@ class Result:
     def notes(self) -> dict[str, str]:
         """What people are told of the store as it is now, beside the numbers."""
         return {what: text for what, text in self.plan.notes.items() if what == AFTERWARDS}
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """
+    What an operation has done to a set of stores.
+
+    Attributes
+    ----------
+    operation, store
+        What was done, and what the set is called.
+    committed
+        False after a dry run.
+    parts
+        What was done to each part, by its name; parts that had it already are left out.
+    completed
+        The parts that lacked what an earlier run of the same operation had done to the others.
+    retries
+        How often it was retried after a concurrent commit.
+    """
+
+    operation: str
+    store: str
+    committed: bool
+    parts: Mapping[str, Result]
+    completed: tuple[str, ...] | None = None
+    retries: int = 0
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing was done, after a dry run, but to tell of it."""
+        return not self.committed
+
+    @property
+    def seconds(self) -> float:
+        """What running took, checks included."""
+        return sum(one.seconds for one in self.parts.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "operation": self.operation,
+            "store": self.store,
+            "committed": self.committed,
+            "completed": None if self.completed is None else list(self.completed),
+            "retries": self.retries,
+            "parts": {name: one.as_dict() for name, one in self.parts.items()},
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+        if self.completed is not None:
+            parts = ", ".join(self.completed) or "no part lacked it"
+            yield f"{self.operation} {self.store}: completed what was stopped: {parts}"
+            return
+        for one in self.parts.values():
+            yield from one.lines()
+        dry = " (dry run, nothing was written)" * (not self.committed)
+        yield f"{self.operation} {self.store}: {len(self.parts):,} parts in {self.seconds:.2f} s{dry}"
 
 
 def _of_store(plan: Plan) -> str:

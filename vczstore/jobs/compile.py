@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, singledispatchmethod
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from vczstore.execution.engine import compile_plan, planning, refuse_same_place
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Run
+from vczstore.execution.sets import Samples
 from vczstore.execution.sources import find_vcf, open_sources
 from vczstore.execution.workers import Workers
 from vczstore.jobs.model import Job, StepModel, expand_sources, names_one, read_samples
@@ -111,6 +113,8 @@ class CompiledJob:
         What tells this job from others: a digest of its steps, and of the states of its sources.
     memory
         What a task may use.
+    samples
+        Those that are there before and after it, as other parts of a set have to have them.
     """
 
     job: Job
@@ -122,6 +126,7 @@ class CompiledJob:
     found: tuple[FoundSources, ...]
     id: str
     memory: Memory
+    samples: tuple[Samples, Samples]
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -151,7 +156,7 @@ class CompiledJob:
         return f"<CompiledJob {self.id} {self.store.label}: {self.summary}>"
 
 
-def compile_job(job: Job, conversions: Conversions | None = None) -> CompiledJob:
+def compile_job(job: Job, conversions: Conversions | None = None, workers: Workers | None = None) -> CompiledJob:
     """
     Compile every step of a job against the state that the steps before it will leave. Nothing is written.
 
@@ -161,6 +166,8 @@ def compile_job(job: Job, conversions: Conversions | None = None) -> CompiledJob
         What a job file says.
     conversions
         Where VCFs are converted, and stay until that is closed; until the process ends if it is None.
+    workers
+        What looks things up, where there is one already.
 
     Raises
     ------
@@ -169,8 +176,8 @@ def compile_job(job: Job, conversions: Conversions | None = None) -> CompiledJob
     """
     with plain_errors(job.store.url), planning("run"):
         options = options_of(job).but(conversions=conversions or Conversions(job.work_dir))
-        with Workers(options) as workers:
-            compiler = _Compiler(job.store.url, options, workers)
+        with nullcontext(workers) if workers is not None else Workers(options) as looking:
+            compiler = _Compiler(job.store.url, options, looking)
             for step in job.steps:
                 compiler.add(step)
         compiled = compiler.finish(job)
@@ -204,7 +211,7 @@ class _Compiler:
         self.store = options.open(url)
         self.vcz = vcz = self.store.open()
         self.alleles_added = self.has_inserted = False
-        self.base, self.present = vcz.state, _present(vcz)
+        self.base, self.present, self.before = vcz.state, _present(vcz), Samples.of(vcz)
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
         self.tags: list[str] = []
@@ -480,6 +487,7 @@ class _Compiler:
             found=tuple(self.found),
             id=hashlib.blake2b(text, digest_size=12).hexdigest(),
             memory=self.memory,
+            samples=(self.before, Samples.of(self.vcz)),
         )
 
     def _open(self, operation: Append | Update) -> tuple[list[Batch], list[Vcz]]:

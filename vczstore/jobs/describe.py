@@ -1,7 +1,7 @@
 """A job for people and machines: what it will do, or what it has done."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -145,6 +145,33 @@ class Described:
             yield f"estimate: {found['seconds']:.1f} s{dollars}"
 
 
+@dataclass(frozen=True)
+class DescribedSet:
+    """
+    What a job will do to a set of stores, to be printed.
+
+    Attributes
+    ----------
+    store
+        What the set is called.
+    parts
+        What it will do to each part, by its name.
+    """
+
+    store: str
+    parts: Mapping[str, Report]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"store": self.store, "parts": {name: dict(report) for name, report in self.parts.items()}}
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+        yield f"{self.store}: {len(self.parts):,} parts"
+        for report in self.parts.values():
+            yield from Described(report).lines()
+
+
 def _lines_of(i: int, step: Step) -> Iterator[str]:
     """What the command prints of a step."""
     samples = f"{step['samples_before']:,} samples before, {step['samples_after']:,} after"
@@ -154,6 +181,16 @@ def _lines_of(i: int, step: Step) -> Iterator[str]:
     yield f"   reads     at most {human_size(step['bytes_read'])} (decoded), {step['get_requests']:,} GET"
     yield f"   writes    at most {human_size(step['bytes_written'])} (decoded), {step['put_requests']:,} PUT"
     yield f"   tasks     {step['tasks']:,}, the largest is projected to need {human_size(step['projected_mem'])}"
+
+
+def history_of(compiled: CompiledJob) -> tuple[str, dict[str, Any]]:
+    """What the history says of a job: a message, and metadata."""
+    return f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in compiled.plans)}", {
+        "operation": "run",
+        "job": compiled.id,
+        "steps": [{"operation": plan.operation, **plan.counts} for plan in compiled.plans],
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -47,6 +47,7 @@ from vczstore.execution import operations
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES
 from vczstore.stores.locations import alternatives, is_glob, is_url, literal
+from vczstore.stores.sets import is_template
 from vczstore.vcf.files import SUFFIXES as VCF_SUFFIXES
 
 NUMBERS: Mapping[Any, Any] = {int: int, int | None: int, float: float, float | None: float}
@@ -429,6 +430,13 @@ class _JobFile(Model):
         description="The VCZ that is edited.",
         examples=["cohort.icechunk", {"url": "s3://bucket/cohort", "backend-storage": "icechunk"}],
     )
+    parts: _several(Text) | None = Key(  # type: ignore[valid-type]
+        default=None,
+        description="The parts of a set of stores, such as one for each chromosome: each takes the place of `{part}` "
+        "in the names of the store and of the sources, and what is done is done to all parts or to none. By default "
+        "all that are there.",
+        examples=[["chr1", "chr2", "chrX"]],
+    )
     source_storage_options: MappingOfAny = Key(
         default_factory=dict,
         description="What reaches sources in object stores, if that is not what reaches the store: with any of these, "
@@ -497,6 +505,8 @@ class Job:
         Whether a checkpoint is kept in the cache folder.
     branch
         The branch that is edited; None for main.
+    parts
+        Those of a set of stores, if the file names them.
     max_workers, allowed_mem, reserved_mem, work_dir
         As in `vczstore.execution.options.Options`, sizes in bytes; None where neither the job nor its executor file
         says.
@@ -513,6 +523,12 @@ class Job:
     source_storage_options: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = True
     branch: str | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def is_of_set(self) -> bool:
+        """Whether it is done to all stores of a set."""
+        return is_template(self.store.url)
 
 
 # ---- public functions -----------------------------------------------------------------------
@@ -547,6 +563,8 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         executor = ExecutorSpec(name=machines.name, options=machines.options | executor.options)
     else:
         machines = ExecutorFile(name=executor.name)
+    if said.parts and not is_template(said.store.url):
+        raise file.error(("parts",), "goes with a store that has {part} in its name")
     return Job(
         path=file.path,
         store=said.store.model_copy(update={"url": resolve(file.folder, said.store.url)}),
@@ -558,6 +576,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         steps=tuple(_resolve_step(file.folder, step.what) for step in said.steps),
         source_storage_options=said.source_storage_options,
         resume=said.resume,
+        parts=said.parts or (),
     )
 
 

@@ -1,6 +1,6 @@
 """What a job has done."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -69,3 +69,47 @@ class JobResult:
             yield from (f"  {what:<7} {text}" for what, text in done.notes.items())
         yield from (f"tag: {name}" for name in self.tags)
         yield f"{head} done{at}"
+
+
+@dataclass(frozen=True)
+class SetJobResult:
+    """
+    What a job has done to a set of stores.
+
+    Attributes
+    ----------
+    status
+        ``done``, or ``nothing to do`` if earlier runs have done it all.
+    store
+        What the set is called.
+    parts
+        What was done to each part, by its name.
+    completed
+        The parts that lacked what an earlier run of the job had done to the others.
+    retries
+        How often it was retried after a concurrent commit.
+    """
+
+    status: Status
+    store: str
+    parts: Mapping[str, JobResult]
+    completed: tuple[str, ...] = ()
+    retries: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "status": self.status,
+            "store": self.store,
+            "completed": list(self.completed),
+            "retries": self.retries,
+            "parts": {name: one.as_dict() for name, one in self.parts.items()},
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+        if self.completed:
+            yield f"completed what was stopped: {', '.join(self.completed)}"
+        for one in self.parts.values():
+            yield from one.lines()
+        yield f"job on {self.store}: {self.status} in {len(self.parts):,} parts"

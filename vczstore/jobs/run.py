@@ -16,10 +16,11 @@ from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Result
 from vczstore.execution.retry import retried
 from vczstore.jobs.compile import CompiledJob, compile_job, options_of
-from vczstore.jobs.describe import describe_job, versions
+from vczstore.jobs.describe import describe_job, history_of, versions
 from vczstore.jobs.model import load
 from vczstore.jobs.report import write_report
-from vczstore.jobs.results import JobResult
+from vczstore.jobs.results import JobResult, SetJobResult
+from vczstore.jobs.sets import CompiledSet, compile_set, run_set
 from vczstore.reports.page import make_folder
 from vczstore.stores.locations import local_path
 from vczstore.stores.object_store import plain_errors
@@ -30,9 +31,9 @@ log = logging.getLogger(__name__)
 # ---- from a file ----------------------------------------------------------------------------
 
 
-def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob:
+def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob | CompiledSet:
     """
-    Compile a job file. Nothing is written.
+    Compile a job file; that of a set of stores for all its parts. Nothing is written.
 
     Parameters
     ----------
@@ -54,7 +55,8 @@ def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob:
     'append (1 source, 2 samples added), tag release-2'
     """
     with _keys_for_flags():
-        return compile_job(load(file, overrides))
+        job = load(file, overrides)
+        return compile_set(job) if job.is_of_set else compile_job(job)
 
 
 _FLAG = re.compile(
@@ -99,9 +101,9 @@ def run_job(
     wait: bool = False,
     report: str | Path | None = None,
     progress: Progress | bool | None = None,
-) -> JobResult:
+) -> JobResult | SetJobResult:
     """
-    Do what a job file says and no earlier run has done, in one transaction.
+    Do what a job file says and no earlier run has done, in one transaction; to all stores of a set, or to none.
 
     Parameters
     ----------
@@ -128,6 +130,9 @@ def run_job(
     refuse_read_only("run", job.store.url)
     if report is not None:
         make_folder(Path(report))
+    if job.is_of_set:
+        with _keys_for_flags():
+            return run_set(job, wait=wait, report=report, progress=progress)
     with (
         _keys_for_flags(),
         options_of(job).open(job.store.url).exclusive_lock(wait=wait) as lock,
@@ -190,17 +195,10 @@ def run_compiled(
     journal = _journal(compiled)
     results: list[Result] = []
     if plans:
-        metadata = {
-            "operation": "run",
-            "job": compiled.id,
-            "steps": [{"operation": plan.operation, **plan.counts} for plan in plans],
-            "versions": versions(),
-        }
         try:
             results = run_plans(
                 plans,
-                f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in plans)}",
-                metadata,
+                *history_of(compiled),
                 options_of(job, executor).but(progress=progress),
                 before_commit=before_commit,
                 journal=journal,

@@ -337,6 +337,28 @@ class History(Protocol):
     def complete_renames(self) -> dict[str, str]:
         """Delete tags that have made way already, where `rename_tag` was stopped; the new names by the old ones."""
 
+    def refuse_tag(self, name: str) -> None:
+        """Raise a `TagError` if a tag of this name cannot be made: it is taken, or was once."""
+
+    def stage(self, base: str) -> "Store":
+        """The store on a branch of its own, where a commit is made that readers see once it is published."""
+
+    def publish(self, snapshot: str, base: str, branch: str) -> None:
+        """
+        Let a staged snapshot be what readers of a branch see; where they do already, nothing is done.
+
+        Raises
+        ------
+        ConflictError
+            If the present snapshot is not the one that it was made from.
+        """
+
+    def shows(self, snapshot: str, branch: str) -> bool:
+        """Whether readers of a branch see a snapshot, or one that came after it."""
+
+    def unstage(self) -> None:
+        """Delete the branches on which something was staged; the lock has to be held."""
+
 
 class Branches(Protocol):
     """The branches of a repository: lines of snapshots, of which readers see the main one."""

@@ -1,5 +1,6 @@
 """The history of an Icechunk repository: snapshots, tags and branches, and how they are deleted or rewritten."""
 
+import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import icechunk
 import numpy as np
 
-from vczstore.errors import StaleError, StorageError, TagError
+from vczstore.errors import ConflictError, StaleError, StorageError, TagError
 from vczstore.stores.base import PAST, Check, Snapshot, Store, past_of
 from vczstore.stores.icechunk_branches import BEGUN, IcechunkBranches, operation_of, same_as
 from vczstore.stores.icechunk_storage import BRANCH
@@ -25,6 +26,9 @@ RECREATE = "recreate"
 """The operation that rewrites a state that a tag names."""
 RECREATED = "vczstore-recreated-"
 """Begins the names of the branches on which tagged states are rewritten."""
+
+STAGED = "vczstore-set-"
+"""Begins the names of the branches on which commits wait that are published together with those of other stores."""
 
 AHEAD = timedelta(days=1)
 """How far in the future the cutoff of a sweep lies: what was written by a clock that is ahead has to go too."""
@@ -83,15 +87,19 @@ class IcechunkHistory:
             with self.lock():
                 self.repository.create_tag(name, snapshot_id=head)
         except icechunk.AlreadyExistsError as error:
-            taken = (
-                "was used and deleted before, and Icechunk never gives a name twice"
-                if (name not in self.repository.list_tags())
-                else f"exists already, on snapshot {self.repository.lookup_tag(name)}"
-            )
-            raise TagError(f"tag: {name!r} {taken}; choose another name") from error
+            raise self._taken(name) from error
         except icechunk.IcechunkError as error:
             raise TagError(f"tag: {name!r}: {reason(error)}") from error
         return head
+
+    def _taken(self, name: str) -> TagError:
+        """What a name that cannot be given is refused with."""
+        taken = (
+            "was used and deleted before, and Icechunk never gives a name twice"
+            if (name not in self.repository.list_tags())
+            else f"exists already, on snapshot {self.repository.lookup_tag(name)}"
+        )
+        return TagError(f"tag: {name!r} {taken}; choose another name")
 
     def delete_tag(self, name: str) -> None:
         """Delete a tag; its snapshot stays."""
@@ -411,6 +419,52 @@ class IcechunkHistory:
             return {tuple(at) async for at in session.chunk_coordinates(path)}
 
         return wait_for(listed())
+
+    def refuse_tag(self, name: str) -> None:
+        """Raise a `TagError` if a tag of this name cannot be made: it is taken, or was once."""
+        if name in self.repository.list_tags() or self._was_deleted(name):
+            raise self._taken(name)
+
+    def _was_deleted(self, name: str) -> bool:
+        """Whether there was a tag of this name, as the log of changes has it, which old repositories lack."""
+        has_log = self.repository.spec_version >= icechunk.SpecVersion.v2
+        kinds = (update.kind for update in (self.repository.ops_log() if has_log else ()))
+        return any(isinstance(kind, icechunk.UpdateType.TagDeleted) and kind.name == name for kind in kinds)
+
+    def stage(self, base: str) -> Store:
+        """The store on a branch of its own, where a commit is made that readers see once it is published."""
+        branch = f"{STAGED}{secrets.token_hex(4)}"
+        with self.lock():
+            self.repository.create_branch(branch, base)
+        return self.on_branch(branch)
+
+    def publish(self, snapshot: str, base: str, branch: str) -> None:
+        """
+        Let a staged snapshot be what readers of a branch see; where they do already, nothing is done.
+
+        Raises
+        ------
+        ConflictError
+            If the present snapshot is not the one that it was made from.
+        """
+        if self.shows(snapshot, branch):
+            return
+        try:
+            with self.lock():
+                self.repository.reset_branch(branch, snapshot, from_snapshot_id=base)
+        except icechunk.ConflictError as error:
+            raise ConflictError(f"{self.label} was changed by another writer meanwhile") from error
+
+    def shows(self, snapshot: str, branch: str) -> bool:
+        """Whether readers of a branch see a snapshot, or one that came after it."""
+        return any(str(info.id) == snapshot for info in self.repository.ancestry(branch=branch))
+
+    def unstage(self) -> None:
+        """Delete the branches on which something was staged; the lock has to be held."""
+        for name in self.repository.list_branches():
+            if name.startswith(STAGED):
+                with self.lock():
+                    self.repository.delete_branch(name)
 
     def reachable(self) -> list[str]:
         """Every snapshot that a branch or tag leads to, older ones included."""

@@ -104,6 +104,25 @@ class NoHistory:
         """None."""
         return {}
 
+    def refuse_tag(self, name: str) -> None:
+        """Raise a `TagError`."""
+        self.require("tag")
+
+    def stage(self, base: str) -> NoReturn:
+        """Raise a `TagError`: nothing can be staged."""
+        self.require("stage")
+
+    def publish(self, snapshot: str, base: str, branch: str) -> None:
+        """Raise a `TagError`."""
+        self.require("publish")
+
+    def shows(self, snapshot: str, branch: str) -> bool:
+        """There are no snapshots."""
+        return False
+
+    def unstage(self) -> None:
+        """Nothing is staged."""
+
 
 @dataclass(frozen=True)
 class ZarrBacked:

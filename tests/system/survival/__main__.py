@@ -15,7 +15,7 @@ from rich.table import Table
 
 os.environ.setdefault("ICECHUNK_LOG", "off")  # read when icechunk is imported
 
-from tests.system.survival import Tally, erasure, inputs, kills, storage, writers
+from tests.system.survival import Tally, erasure, inputs, kills, sets, storage, writers
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def _kills(options: argparse.Namespace, n: int) -> Tally:
 
 ROWS: Mapping[str, Row] = {
     "kills": Row("kill points tried", "stores damaged", 400, _kills),
+    "sets": Row("kill points of sets", "not completed", 200, lambda options, n: sets.campaign(n, options.seed)),
     "writers": Row("writers x commits tried", "lost", 100, lambda options, n: writers.run(n, options.seed)),
     "inputs": Row("bad inputs tried", "not clean", 1000, lambda options, n: inputs.run(n, options.seed)),
     "storage": Row("faults injected", "data lost", 100, lambda options, n: storage.run(n, options.seed)),

@@ -1,0 +1,113 @@
+"""What is in a set of stores, whether its parts are in step, and how they are brought there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from plans.maintenance.info import Description
+from vczstore.errors import VczstoreError
+from vczstore.execution.results import FoundInParts
+from vczstore.execution.sets import Samples, StoreSet, differing
+from vczstore.stores.base import Store
+from vczstore.stores.sets import Record
+from vczstore.vcz.model import listing
+
+
+@dataclass(frozen=True)
+class SetDescription:
+    """
+    What is in a set of stores.
+
+    Attributes
+    ----------
+    store
+        What the set is called.
+    parts
+        What is in each part, by its name.
+    errors
+        Why the parts are not in step; nothing where all have the same samples and tags.
+    """
+
+    store: str
+    parts: Mapping[str, Description]
+    errors: Sequence[str]
+    is_all: ClassVar[bool] = True
+    """What is printed is all that is done."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        parts = {name: one.as_dict() for name, one in self.parts.items()}
+        return {"store": self.store, "errors": list(self.errors), "parts": parts}
+
+    def lines(self) -> list[str]:
+        """What the command prints: a row for each part."""
+        first = next(iter(self.parts.values()))
+        same = "not in step" if self.errors else f"{first.samples:,} samples, the same in all"
+        tags = [] if self.errors or not first.tags else [("tags", ", ".join(first.tags))]
+        rows = [("set", f"{self.store}: {len(self.parts):,} parts, {same}"), *tags]
+        rows += [("error", error) for error in self.errors]
+        for name, one in self.parts.items():
+            at = f", snapshot {one.snapshot}" if one.snapshot else ""
+            removed = f" ({one.removed_samples:,} removed)" if one.removed_samples else ""
+            rows.append((name, f"{one.samples:,} samples{removed}, {one.variants:,} variants{at}"))
+        width = max(8, *(len(name) for name, _ in rows)) + 2
+        return [f"{name:<{width}}{value}" for name, value in rows]
+
+
+def out_of_step(group: StoreSet, stores: Mapping[str, Store], at: str | None = None) -> list[str]:
+    """Say why the parts of a set are not in step: what was stopped halfway, other samples, tags that not all have."""
+    errors = []
+    if (told := group.pending(stores)) is not None:
+        errors.append(told)
+    samples = {name: Samples.of(store.open(at)) for name, store in stores.items()}
+    if (found := differing(samples)) is not None:
+        errors.append(f"the parts {found}")
+    tags = {name: set(store.history.tags()) for name, store in stores.items()}
+    for tag in sorted(set().union(*tags.values())):
+        lacking = [name for name, there in tags.items() if tag not in there]
+        errors += [f"the tag {tag} is not in {listing(lacking)}"] * bool(lacking)
+    return errors
+
+
+def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
+    """Complete what was stopped before all parts had it, as far as that is known, and repair each part."""
+    record, notes, errors = group.record.read(), list[str](), list[str]()
+    if record is not None and record.is_staged:
+        stores = group.open()
+        group.require_parts_of(record)
+        if dry_run:
+            notes.append(f"would complete what was stopped: {group.pending(stores)}")
+        else:
+            with group.locked(stores):
+                behind = group.complete(record, stores)
+            notes.append(f"completed {record.operation} ({record.summary}): {listing(behind) or 'no part lacked it'}")
+    parts = group.perform(dry_run=dry_run)
+    if record is not None and not record.is_staged:
+        outcome = _settled(group, record)
+        if outcome is None:
+            errors.append(str(group.pending({})))
+        else:
+            notes.append(outcome)
+            if not dry_run:
+                group.record.delete()
+    if not dry_run:
+        stores = group.open()
+        if (found := differing({name: Samples.of(store.open()) for name, store in stores.items()})) is not None:
+            errors.append(f"the parts {found}")
+    return FoundInParts(group.called, group.label, parts, errors, notes)
+
+
+def _settled(group: StoreSet, record: Record) -> str | None:
+    """What has become of an operation on plain Zarr that was stopped; None if only running it again completes it."""
+    group.require_parts_of(record)
+    try:
+        now = {name: Samples.of(store.open()).digest for name, store in group.open().items()}
+    except VczstoreError:
+        return None
+    if any(part.before == part.after for part in record.parts.values()):
+        return None
+    if all(now[name] == part.after for name, part in record.parts.items()):
+        return f"{record.operation} ({record.summary}) is done in all parts"
+    if record.is_hidden and all(now[name] == part.before for name, part in record.parts.items()):
+        return f"{record.operation} ({record.summary}) is done in no part; run it again"
+    return None

@@ -1,0 +1,289 @@
+"""Sets of stores, such as one for each chromosome: what is done to one part is done to all, or to none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import vczstore
+from tests.support import cohort
+from tests.support.refusals import complain, mentions
+from tests.support.small_stores import head, read, repository_of
+from tests.system.survival.sets import PARTS, arrays_of, before, make
+from vczstore.cli.main import main
+from vczstore.errors import (
+    IncompatibleError,
+    Interrupted,
+    JobFileError,
+    NotAStoreError,
+    OptionError,
+    StaleError,
+    StorageError,
+    TagError,
+)
+from vczstore.execution import sets
+from vczstore.stores.icechunk_history import IcechunkHistory
+
+KINDS = pytest.mark.parametrize("kind", ["icechunk", "format3"])
+APPENDED = {p: cohort.expected_append(before(p), arrays_of(p, cohort.ids(4, 3))) for p in PARTS}
+REMOVED = {p: cohort.expected_remove(APPENDED[p], ["S0001"]) for p in PARTS}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def holds(expected: dict[str, dict[str, np.ndarray]]) -> bool:
+    """Whether the parts are as expected, and nothing lies beside them, nor on other branches."""
+    for part, arrays in expected.items():
+        found = read(Path("set", part))
+        assert {name: found[name].tolist() for name in arrays} == {name: one.tolist() for name, one in arrays.items()}
+        if head(Path("set", part)) is not None:
+            assert repository_of(Path("set", part)).list_branches() == {"main"}
+    return not list(Path("set").glob(".*"))
+
+
+def append(**options: Any) -> Any:
+    return vczstore.append("set/{part}", "in/{part}.vcz", impl="zarr", **options)
+
+
+@pytest.mark.parametrize(("kind", "held"), [("icechunk", sets.HELD), ("icechunk", 0), ("format3", sets.HELD)])
+def test_all_parts_are_edited(folder: Path, kind: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With plans that are held, and with plans that are compiled twice since all at once would be too large."""
+    make(folder, kind)
+    monkeypatch.setattr(sets, "HELD", held)
+    was = cohort.digest(folder)
+    dry = append(dry_run=True)
+    assert (list(dry.parts), dry.committed, cohort.digest(folder)) == ([*PARTS], False, was)
+    done = append()
+    assert {name: one.counts["samples added"] for name, one in done.parts.items()} == dict.fromkeys(PARTS, 3)
+    assert [one.snapshot for one in done.parts.values()] == [head(Path("set", part)) for part in PARTS]
+    assert holds(APPENDED)
+    vczstore.remove("set/{part}", "S0001")
+    assert holds(REMOVED)
+    vczstore.compact("set/{part}", impl="zarr")
+    assert holds({part: cohort.expected_compact(REMOVED[part]) for part in PARTS})
+    assert vczstore.verify("set/{part}").ok
+
+
+def other_order(part: Path) -> None:
+    samples = read(part)["sample_id"].tolist()
+    shutil.rmtree(part)
+    cohort.write_vcz(part, arrays_of(part.stem, samples[::-1]))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], type[Exception], list[str]]] = {
+    "order": (other_order, IncompatibleError, ["first sources", "chr1 and chr2", "another order"]),
+    "source lacks": (shutil.rmtree, IncompatibleError, ["nothing for chr2"]),
+    "source beyond": (lambda part: shutil.copytree(part, "in/chrX.vcz"), IncompatibleError, ["has chrX"]),  # type: ignore[dict-item,return-value]
+    "stores": (lambda _: vczstore.remove("set/chr2", "S0002"), IncompatibleError, ["parts of set", "chr1 and chr2"]),  # type: ignore[dict-item,return-value]
+}
+
+
+@KINDS
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_in_one_part_changes_none(folder: Path, kind: str, what: str) -> None:
+    make(folder, kind)
+    damage, error, words = REFUSED[what]
+    damage(Path("in/chr2.vcz"))
+    was = cohort.digest(folder)
+    complain(error, words, append)  # type: ignore[arg-type]
+    assert cohort.digest(folder) == was
+
+
+def test_names_of_sets(folder: Path) -> None:
+    make(folder, "format3")
+    shutil.copytree("in/chr1.vcz", "in/chr10.vcz")
+    shutil.copytree("set/chr1", "set/chr10")
+    assert list(vczstore.info("set/{part}").parts) == ["chr1", "chr2", "chr10"]
+    assert list(append(dry_run=True, parts=["chr2", "chr1"]).parts) == ["chr2", "chr1"]
+    complain(OptionError, ["same for all parts", "put {part}"], lambda: vczstore.append("set/{part}", "in/chr1.vcz"))
+    complain(OptionError, ["--parts goes with a set"], lambda: vczstore.info("set/chr1", parts=["chr1"]))
+    complain(OptionError, ["twice"], lambda: vczstore.info("set/{part}", parts=["chr1", "chr1"]))
+    complain(OptionError, ["no name of a part"], lambda: vczstore.info("set/{part}", parts=["../set/chr1"]))
+    complain(OptionError, ["plan of its own"], lambda: vczstore.plan("append", "set/{part}", "in/{part}.vcz"))
+    complain(NotAStoreError, ["no part"], lambda: vczstore.info("sets/{part}"))
+    refused = CliRunner().invoke(main, ["set", "info", "set/chr1"])
+    assert refused.exit_code == 2
+    mentions(refused.output, ["named with {part}"])
+
+
+def test_a_set_is_made_and_looked_at(folder: Path) -> None:
+    make(folder, "format3")
+    run = CliRunner().invoke
+    made = run(main, ["set", "create", "new/{part}.icechunk", "in/{part}.vcz", "--backend-storage", "icechunk"])
+    assert made.exit_code == 0, made.output
+    assert run(main, ["append", "new/{part}.icechunk", "in/{part}.vcz"]).exit_code == 0
+    shown = run(main, ["set", "info", "new/{part}.icechunk"]).output.splitlines()
+    assert shown[0].split(maxsplit=1) == ["set", "new/{part}.icechunk: 2 parts, 3 samples, the same in all"]
+    assert [line.split(",")[0].split() for line in shown[1:]] == [[part, "3", "samples"] for part in PARTS]
+    said = json.loads(run(main, ["set", "verify", "new/{part}.icechunk", "--json"]).output)
+    assert (said["errors"], list(said["parts"])) == ([], [*PARTS])
+    vczstore.remove("new/chr2.icechunk", "S0004")
+    checked = run(main, ["set", "verify", "new/{part}.icechunk", "--quick"])
+    assert checked.exit_code == 1
+    mentions(checked.output, ["do not have the same samples in the same order in chr1 and chr2"])
+
+
+def corrupt(part: Path) -> Callable[[], None]:
+    """Let a chunk be none; returns what mends it."""
+    chunk = next(path for path in (part / "call_DP").rglob("*") if path.is_file() and path.name != "zarr.json")
+    content = chunk.read_bytes()
+    chunk.write_bytes(b"none")
+    return lambda: chunk.write_bytes(content) and None  # type: ignore[func-returns-value]
+
+
+def test_what_fails_while_it_is_written_changes_nothing(folder: Path) -> None:
+    make(folder, "icechunk")
+    heads = [head(Path("set", part)) for part in PARTS]
+    corrupt(Path("in/chr2.vcz"))
+    complain(StorageError, ["in/chr2.vcz|set/chr2", "nothing was committed"], append)
+    assert [head(Path("set", part)) for part in PARTS] == heads
+    assert holds({part: before(part) for part in PARTS})
+
+
+def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
+    make(folder, "format3")
+    mend = corrupt(Path("in/chr1.vcz"))
+    complain(StorageError, ["chr1"], append)
+    assert holds({part: before(part) for part in PARTS})
+    mend()
+    mend = corrupt(Path("in/chr2.vcz"))
+    ahead = "is done in chr1, and not in chr2; run the same again"
+    complain(StorageError, [ahead], append)
+    assert [one for one in vczstore.info("set/{part}").errors if ahead in one]
+    complain(StaleError, [ahead], lambda: vczstore.remove("set/{part}", "S0002"))
+    complain(StaleError, [ahead], lambda: vczstore.run_job("job.yaml"))
+    assert not vczstore.repair("set/{part}").ok
+    mend()
+    assert list(append().parts) == ["chr2"]
+    assert holds(APPENDED)
+
+
+@pytest.fixture
+def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Interrupts what is done to a set, right before its second part becomes visible."""
+    make(folder, "icechunk")
+    publish, seen = IcechunkHistory.publish, list[str]()
+
+    def stop(self: IcechunkHistory, *arguments: str) -> None:
+        seen.append(self.label)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        publish(self, *arguments)
+
+    def run(call: Callable[[], object]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(IcechunkHistory, "publish", stop)
+            with pytest.raises(Interrupted, match="is done in chr1, and not in chr2"):
+                call()
+
+    return run
+
+
+def test_what_was_stopped_between_commits_is_completed(stopped: Callable[[Callable[[], object]], None]) -> None:
+    stopped(append)
+    ahead = ["is done in chr1, and not in chr2", "vczstore repair"]
+    mentions("; ".join(vczstore.info("set/{part}").errors), ahead)
+    was = cohort.digest(Path("set"))
+    for refused in (
+        lambda: append(dry_run=True),
+        lambda: vczstore.remove("set/{part}", "S0002"),
+        lambda: vczstore.tag("set/{part}", "release-1"),
+        lambda: vczstore.purge("set/{part}"),
+        lambda: vczstore.plan_job("job.yaml"),
+        lambda: vczstore.run_job("job.yaml"),
+    ):
+        complain(StaleError, ahead, refused)
+    assert cohort.digest(Path("set")) == was
+    shutil.rmtree("in")  # of no use any more: what is missing waits in the stores
+    assert append(parts=["chr1", "chr2"]).completed == ("chr2",)
+    assert holds(APPENDED)
+    assert vczstore.info("set/{part}").errors == []
+
+
+def test_repair_completes_what_was_stopped(stopped: Callable[[Callable[[], object]], None]) -> None:
+    stopped(lambda: vczstore.run_job("job.yaml"))
+    assert vczstore.repair("set/{part}", dry_run=True).notes[0].startswith("would complete")
+    assert vczstore.repair("set/{part}").ok
+    assert holds(REMOVED)
+    assert vczstore.tags("set/{part}") == {part: {"release-1": head(Path("set", part))} for part in PARTS}
+    assert vczstore.run_job("job.yaml").status == "nothing to do"
+
+
+def test_another_writer_in_between(stopped: Callable[[Callable[[], object]], None]) -> None:
+    """A part that another writer has changed cannot follow by itself; what brings it there by hand is recognised."""
+    stopped(append)
+    shutil.copytree("set", "copy")
+    vczstore.remove("set/chr2", "S0003")
+    words = ["set/chr2 was changed by another writer", "is done in chr1"]
+    complain(StaleError, words, lambda: vczstore.repair("set/{part}"))
+    shutil.rmtree("set")
+    shutil.move("copy", "set")
+    vczstore.append("set/chr2", "in/chr2.vcz")
+    assert vczstore.repair("set/{part}").ok
+    assert holds(APPENDED)
+
+
+def test_a_tag_is_in_all_parts_or_in_none(folder: Path) -> None:
+    make(folder, "icechunk")
+    vczstore.tag("set/chr2", "taken")
+    vczstore.tag("set/chr2", "gone")
+    vczstore.delete_tag("set/chr2", "gone")
+    for name, words in (("taken", "exists already"), ("gone", "used and deleted")):
+        complain(TagError, [words], lambda name=name: vczstore.tag("set/{part}", name))  # type: ignore[misc]
+    assert vczstore.tags("set/{part}") == {"chr1": {}, "chr2": {"taken": head(Path("set/chr2"))}}
+    mentions("; ".join(vczstore.info("set/{part}").errors), ["tag taken is not in chr1"])
+    assert vczstore.tag("set/{part}", "release-1") == {part: head(Path("set", part)) for part in PARTS}
+    vczstore.remove("set/chr2", "S0002")
+    complain(IncompatibleError, ["chr1 and chr2"], lambda: vczstore.tag("set/{part}", "release-2"))
+
+
+@KINDS
+def test_jobs(folder: Path, kind: str) -> None:
+    make(folder, kind)
+    run = CliRunner().invoke
+    planned = run(main, ["plan", "job.yaml"])
+    assert planned.output.count("append: 1 source, 3 samples added") == len(PARTS)
+    assert holds({part: before(part) for part in PARTS})
+    done = vczstore.run_job("job.yaml", report="report")
+    assert (done.status, list(done.parts)) == ("done", [*PARTS])
+    assert all(Path("report", part, "report.html").exists() for part in PARTS)
+    assert holds(REMOVED)
+    assert vczstore.run_job("job.yaml").status == "nothing to do"
+    for part in PARTS:
+        cohort.write_vcz(Path("late", f"{part}.vcz"), arrays_of(part, cohort.ids(9, 2)))
+    other_order(Path("late/chr2.vcz"))
+    was = cohort.digest(Path("set"))
+    late = ["steps=[{append: 'late/{part}.vcz'}]"]
+    complain(IncompatibleError, ["the parts would", "chr1 and chr2"], lambda: vczstore.run_job("job.yaml", late))
+    assert cohort.digest(Path("set")) == was
+    assert list(vczstore.run_job("job.yaml", [*late, "parts=[chr2]"]).parts) == ["chr2"]
+    complain(JobFileError, ["parts"], lambda: vczstore.run_job("job.yaml", ["store=set/chr1", "parts=[chr2]"]))
+    same = ["steps=[{append: 'late/chr1.vcz'}]"]
+    complain(OptionError, ["same for all parts"], lambda: vczstore.run_job("job.yaml", same))
+
+
+def test_branches_of_all_parts_are_published(folder: Path) -> None:
+    make(folder, "icechunk")
+    vczstore.run("branch", "set/{part}", "next")
+    append(branch="next")
+    assert read(Path("set/chr1"))["sample_id"].tolist() == cohort.ids(0, 4)
+    vczstore.remove("set/chr2", "S0002", branch="next")
+    complain(IncompatibleError, ["chr1 and chr2"], lambda: vczstore.run("publish", "set/{part}", "next"))
+    vczstore.remove("set/chr1", "S0002", branch="next")
+    done = vczstore.run("publish", "set/{part}", "next")
+    assert {part: one.published for part, one in done.parts.items()} == dict.fromkeys(PARTS, 2)
+    for part in PARTS:
+        assert read(Path("set", part))["sample_id"].tolist() == ["S0000", "S0001", "", *cohort.ids(3, 4)]
+    assert vczstore.info("set/{part}").errors == []

@@ -1,0 +1,229 @@
+"""
+Kills of operations on sets of stores, at seeded lines of vczstore, and what they leave.
+
+Each is a fork of one process, which has imported nearly all that they need and begun no thread; icechunk, whose import
+begins some, is left to each. A run without a kill counts the lines of the modules in `COUNTED`; then runs are killed at
+lines drawn from these. What is left is looked at and completed in another fork, as a user would: the parts have the
+same samples, or `info` says what was stopped and any other operation is refused; then the same operation, or `repair`,
+leaves all of it in all parts or none of it in any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from tests.support import cohort
+from tests.support.paths import ROOT
+from tests.system.survival import Tally
+
+COUNTED = (
+    *("vczstore/execution/sets.py", "vczstore/stores/sets.py", "vczstore/stores/icechunk_history.py"),
+    *("vczstore/stores/icechunk.py", "vczstore/stores/plain.py", "vczstore/stores/edits.py", "vczstore/jobs/sets.py"),
+)
+IMPORTED = (
+    *("vczstore.api", "vczstore.execution.sets", "vczstore.jobs.run", "plans.maintenance.sets", "plans.tag"),
+    *("plans.compilers.append", "plans.compilers.remove", "plans.compilers.update", "plans.maintenance.repair"),
+)
+CASES = (
+    *(("append", "icechunk"), ("append", "format3"), ("tag", "icechunk")),
+    *(("remove", "format3"), ("run", "icechunk"), ("run", "format3")),
+)
+"""What is killed by default: operations, and kinds of store."""
+PARTS = ("chr1", "chr2")
+ARRAYS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_DP")
+OPERATIONS: Mapping[str, str] = {
+    "append": "vczstore.append('set/{part}', 'in/{part}.vcz', impl='zarr')",
+    "remove": "vczstore.remove('set/{part}', ['S0001'], impl='zarr')",
+    "tag": "vczstore.tag('set/{part}', 'release-1')",
+    "run": "vczstore.run_job('job.yaml')",
+}
+"""What is killed, in a folder that has the set, what comes in, and a job."""
+
+
+def arrays_of(part: str, samples: list[str]) -> dict[str, np.ndarray]:
+    found = cohort.make_arrays(3, samples, seed=PARTS.index(part) + len(samples), fields=("call_DP",))
+    return {name: found[name] for name in ARRAYS}
+
+
+def before(part: str) -> dict[str, np.ndarray]:
+    return arrays_of(part, cohort.ids(0, 4))
+
+
+def after(operation: str, part: str) -> dict[str, np.ndarray]:
+    """What an operation leaves of a part."""
+    found = before(part)
+    if operation in ("append", "run"):
+        found = cohort.expected_append(found, arrays_of(part, cohort.ids(4, 3)))
+    return cohort.expected_remove(found, ["S0001"]) if operation in ("remove", "run") else found
+
+
+def make(folder: Path, kind: str) -> None:
+    """A set, what comes into it, and a job."""
+    write = cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz
+    for part in PARTS:
+        write(folder / "set" / part, before(part))
+        cohort.write_vcz(folder / "in" / f"{part}.vcz", arrays_of(part, cohort.ids(4, 3)))
+    tag = "  - tag: release-1\n" * (kind == "icechunk")
+    steps = f"  - append: in/{{part}}.vcz\n  - remove: S0001\n{tag}"
+    (folder / "job.yaml").write_text(f"store: set/{{part}}\nexecutor: single-threaded\nsteps:\n{steps}")
+
+
+def tally(operation: str, kind: str, n: int, seed: int) -> Tally:
+    """Kill an operation at so many lines, and count what went wrong."""
+    with TemporaryDirectory() as name:
+        make(Path(name, "template"), kind)
+        main = "from tests.system.survival.sets import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", main, name, operation, str(n), str(seed)],
+            cwd=ROOT,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return Tally(n, tuple(json.loads(done.stdout.splitlines()[-1])))
+
+
+def campaign(n: int, seed: int) -> Tally:
+    """Kill all cases at so many lines."""
+    each = -(-n // len(CASES))
+    return sum((tally(*case, each, seed) for case in CASES), Tally(0))
+
+
+# ---- in the process that forks --------------------------------------------------------------
+
+
+def main() -> None:
+    sys.dont_write_bytecode = True
+    for module in IMPORTED:
+        import_module(module)
+    folder, operation, n, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    source = compile(f"import vczstore; {OPERATIONS[operation]}", "<operation>", "exec")
+    count = folder / "lines"
+    bad = []
+
+    def case(name: str, at: int | None) -> Path:
+        """What an operation leaves that is killed at a line."""
+        place = folder / name
+        shutil.copytree(folder / "template", place)
+        killed = _in_child(place, partial(_count, source, count, at))
+        if killed is not (at is not None):
+            bad.append(f"line {at}: the operation ended, or failed")
+        return place
+
+    case("whole", None)
+    total = int(count.read_text())
+    for i, at in enumerate(sorted(random.Random(seed).choices(range(1, total + 1), k=n))):
+        place = case(str(i), at)
+        if _in_child(place, partial(_look, operation, source, place / "wrong", at, is_repaired=i % 2 == 0)):
+            bad.append(f"line {at} of {total}: looking was killed")
+        bad.extend((place / "wrong").read_text().splitlines() if (place / "wrong").exists() else ())
+        shutil.rmtree(place)
+    print(json.dumps(bad))
+
+
+def _in_child(place: Path, run: Callable[[], None]) -> bool:
+    """Run something in a folder, in a fork: whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.environ["ICECHUNK_LOG"] = "off"
+            os.chdir(place)
+            run()
+        except BaseException:
+            traceback.print_exc()
+            Path("wrong").write_text(traceback.format_exc())
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def _count(source: Any, count: Path, at: int | None) -> None:
+    """Run an operation, and be killed before a line; or note how many lines there were."""
+    monitoring, lines = sys.monitoring, 0
+
+    def on_line(code: Any, _line: int) -> Any:
+        nonlocal lines
+        if not code.co_filename.endswith(COUNTED):
+            return monitoring.DISABLE
+        lines += 1
+        if lines == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    monitoring.use_tool_id(monitoring.PROFILER_ID, "kills")
+    monitoring.register_callback(monitoring.PROFILER_ID, monitoring.events.LINE, on_line)
+    monitoring.set_events(monitoring.PROFILER_ID, monitoring.events.LINE)
+    exec(source, {})
+    monitoring.set_events(monitoring.PROFILER_ID, 0)
+    if at is None:
+        count.write_text(str(lines))
+
+
+def _look(operation: str, source: Any, wrong: Path, at: int, *, is_repaired: bool) -> None:
+    """Look at what was left, and complete it."""
+    import vczstore
+
+    told = list(vczstore.info("set/{part}").errors)
+    pending = [one for one in told if " is done in " in one]
+    said = []
+    if not pending and len(states := {_state(operation, part) for part in PARTS}) > 1:
+        said.append(f"the parts are {states}, and info says {told}")
+    if pending and at % 3 == 0:
+        try:
+            vczstore.remove("set/{part}", ["S0002"], impl="zarr", dry_run=True)
+            said.append("another operation is not refused")
+        except vczstore.VczstoreError as error:
+            if " is done in " not in str(error):
+                said.append(f"another operation is refused with: {error}")
+    if is_repaired:
+        vczstore.repair("set/{part}", quick=True)
+    if not is_repaired or list(vczstore.info("set/{part}").errors):
+        with suppress(vczstore.VczstoreError):  # all of it may be done
+            exec(source, {})
+    ended = {_state(operation, part) for part in PARTS}
+    if ended not in ({"before"}, {"after"}) or (not is_repaired and ended != {"after"}):
+        said.append(f"in the end the parts are {ended}; info said {told}")
+    if left := [*vczstore.info("set/{part}").errors, *Path("set").glob(".*")]:
+        said.append(f"in the end there is still {left}")
+    wrong.write_text("\n".join(f"line {at}: {one}" for one in said))
+
+
+def _state(operation: str, part: str) -> str:
+    """Whether a part is as it was, as it should be, or neither; read with zarr alone."""
+    place = Path("set", part)
+    is_icechunk = (place / "snapshots").is_dir()
+    found = cohort.read_vcz(cohort.icechunk_store(place) if is_icechunk else place)
+    if operation == "tag" or (operation == "run" and is_icechunk):
+        import icechunk
+
+        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place)))
+        tagged = repository.list_tags() == {"release-1"}
+        if tagged and repository.lookup_tag("release-1") != repository.lookup_branch("main"):
+            return "tagged wrongly"
+        if operation == "tag":
+            return "after" if tagged else "before"
+        if not tagged and _same(found, after(operation, part)):
+            return "not tagged"
+    expected = {"before": before(part), "after": after(operation, part)}
+    return next((name for name, one in expected.items() if _same(found, one)), "neither")
+
+
+def _same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> bool:
+    return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)

@@ -1,0 +1,222 @@
+"""Jobs on sets of stores: every part is compiled as a job of its own, and all become visible together."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plans.core.ledger import step_digest
+from vczstore.declarations import declared
+from vczstore.errors import VczstoreError
+from vczstore.execution.conversions import Conversions
+from vczstore.execution.options import MAX_RETRIES
+from vczstore.execution.progress import Progress, showing
+from vczstore.execution.retry import retried
+from vczstore.execution.sets import Compiled, StoreSet, Work, Writing, in_part, require_part
+from vczstore.execution.workers import Workers
+from vczstore.jobs.compile import CompiledJob, compile_job, options_of
+from vczstore.jobs.describe import describe_job, history_of
+from vczstore.jobs.model import Job, StepModel
+from vczstore.jobs.report import write_report
+from vczstore.jobs.results import JobResult, SetJobResult
+from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.object_store import plain_errors
+from vczstore.stores.resolve import refuse_read_only
+from vczstore.stores.sets import Record, Template, require_parts
+
+
+@dataclass(frozen=True)
+class CompiledSet:
+    """
+    A job compiled against all stores of a set.
+
+    Attributes
+    ----------
+    store
+        What the set is called.
+    parts
+        The job of each part, by its name.
+    """
+
+    store: str
+    parts: Mapping[str, CompiledJob]
+
+    @property
+    def summary(self) -> str:
+        """What there is to do to each part, in words."""
+        return "; ".join(f"{name}: {one.summary}" for name, one in self.parts.items())
+
+
+def compile_set(job: Job) -> CompiledSet:
+    """
+    Compile a job against all stores of a set. Nothing is written.
+
+    Raises
+    ------
+    StaleError
+        If another operation was stopped before all parts had it.
+    VczstoreError
+        If a step cannot work, or the parts would not have the same samples.
+    """
+    running = _Running(job, None)
+    running.group.refuse_pending()
+    with Conversions(job.work_dir) as conversions, Workers(running.group.options) as workers:
+        works = {name: Work(None, running.compiling(name, conversions, workers), None) for name in running.jobs}
+        Writing(running.group, works, workers, dry_run=True).check(lookup=False)
+    return CompiledSet(running.group.label, running.compiled)
+
+
+def run_set(
+    job: Job,
+    *,
+    wait: bool = False,
+    report: str | Path | None = None,
+    progress: Progress | bool | None = None,
+) -> SetJobResult:
+    """
+    Do what a job says, and no earlier run has done, to all stores of a set.
+
+    Parameters
+    ----------
+    job
+        What a job file says, of which the store has ``{part}`` in its name.
+    wait, report, progress
+        As in `vczstore.jobs.run.run_job`; the report of each part is in a folder of its name.
+    """
+    with showing(progress) as told:
+        return _run_set(job, wait, report, told)
+
+
+def _run_set(job: Job, wait: bool, report: str | Path | None, progress: Progress | None) -> SetJobResult:
+    running = _Running(job, progress)
+    group = running.group
+    for place in group.places.values():
+        refuse_read_only("run", place)
+    stores = group.open()
+    with group.locked(stores, wait=wait) as locks, Conversions(job.work_dir, progress) as conversions:
+        record, completed = group.record.read(), tuple[str, ...]()
+        if record is not None:
+            group.require_parts_of(record)
+            if record.id != group.id:
+                group.refuse_pending()
+            if record.is_staged:
+                completed, record = tuple(group.complete(record, stores)), None
+
+        def attempt() -> SetJobResult:
+            try:
+                return running.attempt(stores, locks, conversions, record)
+            except (VczstoreError, KeyboardInterrupt) as error:
+                _report(report, running.compiled, {}, str(error))
+                raise
+
+        result, n = retried(attempt, MAX_RETRIES, nullcontext)
+    _report(report, running.compiled, result.parts)
+    return replace(result, completed=completed, retries=n)
+
+
+class _Running:
+    """A job on a set, and what it was compiled into."""
+
+    def __init__(self, job: Job, progress: Progress | None) -> None:
+        self.jobs = _jobs_of(job)
+        options = options_of(job).but(progress=progress)
+        said = [[step.operation.called, step.model_dump(mode="json")] for step in job.steps]
+        self.group = StoreSet(
+            Template(job.store.url, job.store.storage_options),
+            {name: one.store.url for name, one in self.jobs.items()},
+            options,
+            "run",
+            step_digest(["run", said, job.branch]),
+        )
+        self.compiled: dict[str, CompiledJob] = {}
+
+    def compiling(self, name: str, conversions: Conversions, workers: Workers) -> Callable[[], Compiled]:
+        """What compiles the job of a part."""
+        return partial(self._compile, name, conversions, workers)
+
+    def _compile(self, name: str, conversions: Conversions, workers: Workers) -> Compiled:
+        job = compile_job(self.jobs[name], conversions, workers)
+        self.compiled[name] = job
+        message, metadata = history_of(job)
+        before, after = job.samples
+        return Compiled(job.plans, job.base, message, metadata, before, after, tags=job.tags)
+
+    def attempt(
+        self,
+        stores: Mapping[str, Store],
+        locks: Mapping[str, HeldLock],
+        conversions: Conversions,
+        pending: Record | None,
+    ) -> SetJobResult:
+        """Check all parts, and write them."""
+        self.compiled.clear()
+        with Workers(self.group.options) as workers:
+            works = {
+                name: Work(store, self.compiling(name, conversions, workers), locks[name].check)
+                for name, store in stores.items()
+            }
+            writing = Writing(self.group, works, workers, pending=pending)
+            writing.check()
+            done = writing.write()
+        tags = tuple(writing.tags)
+        parts = {
+            name: JobResult(
+                status="done" if done.get(name) or tags else "nothing to do",
+                id=job.id,
+                store=job.store.label,
+                snapshot=done[name][-1].snapshot if done.get(name) else job.applied_in or stores[name].head,
+                tags=tags,
+                results=tuple(done.get(name, ())),
+                job=job,
+            )
+            for name, job in self.compiled.items()
+        }
+        return SetJobResult("done" if done or tags else "nothing to do", self.group.label, parts)
+
+
+def _jobs_of(job: Job) -> dict[str, Job]:
+    """The job of each part of a set, by the name of the part."""
+    template = Template(job.store.url, job.store.storage_options)
+    with plain_errors(job.store.url):
+        parts = job.parts or template.find()
+    require_parts("run", template, parts)
+    for step in job.steps:
+        for one in fields(step.operation):
+            if declared(one).kind in ("sources", "location", "folder"):
+                value = step.value(one.name)
+                texts = [] if value is None else list(value) if isinstance(value, tuple) else [value]
+                require_part(step.operation.called, texts, job.store.url)
+    return {
+        part: replace(
+            job,
+            store=job.store.model_copy(update={"url": template.of(part)}),
+            steps=tuple(_step_of(step, part) for step in job.steps),
+        )
+        for part in parts
+    }
+
+
+def _step_of(step: StepModel, part: str) -> StepModel:
+    """A step with the name of a part in its places."""
+    changes: dict[str, Any] = {}
+    for one in fields(step.operation):
+        kind = declared(one).kind
+        names = [f"{one.name}_file"] if kind == "samples" else [one.name]
+        if kind in ("sources", "location", "folder", "file", "samples"):
+            changes |= {name: in_part(step.value(name), part) for name in names if step.value(name) is not None}
+    return step.model_copy(update=changes)
+
+
+def _report(
+    folder: str | Path | None,
+    compiled: Mapping[str, CompiledJob],
+    results: Mapping[str, JobResult],
+    error: str | None = None,
+) -> None:
+    """Write the report of each part into a folder of its name."""
+    for name, job in compiled.items() if folder is not None else ():
+        place = Path(folder or "", name)
+        place.mkdir(exist_ok=True)
+        write_report(place, describe_job(job, results.get(name), error))
