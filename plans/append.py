@@ -11,11 +11,12 @@ from plans.compilers.options import (
     drop_fields,
     drop_returning,
     fields_of,
+    harmonise,
     if_none,
+    on_ref_mismatch,
     recomputed_fields,
 )
 from plans.recompute import recomputing
-from vczstore.choices import REF_MISMATCHES
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
@@ -79,19 +80,8 @@ class Append(HarmoniseOptions, Edit):
         python=False,
         examples=("skip",),
     )
-    harmonise: bool = option(
-        False,
-        "Map the sources to the variants and alleles of the store.",
-        examples=(True, {"allow-new-alleles": True, "absent": "reference"}),
-    )
-    on_ref_mismatch: str = option(
-        "refuse",
-        "What to do about a new variant whose REF contradicts another one's at its position, as of another reference "
-        "genome: refuse the sources, or keep both.",
-        choices=REF_MISMATCHES,
-        within=HARMONISE,
-        examples=("keep",),
-    )
+    harmonise: bool = harmonise(True, {"allow-new-alleles": True, "absent": "reference"})
+    on_ref_mismatch: str = on_ref_mismatch()
     keep_blocks: bool = option(
         False,
         "With `gvcf`: the store keeps the reference blocks of the samples that come in, so that variants inserted "
@@ -129,12 +119,10 @@ class Append(HarmoniseOptions, Edit):
         OptionError
             If an option has a value that it cannot have.
         """
-        rules = super().rules
-        if self.on_ref_mismatch != "refuse" and self.new_variants != "insert":
-            raise OptionError(f"{self.called}: --on-ref-mismatch goes with --new-variants insert")
+        rules = self.inserting(super().rules, self.on_ref_mismatch)
         if self.keep_blocks and not self.gvcf:
             raise OptionError(f"{self.called}: --keep-blocks goes with --gvcf")
-        return replace(rules, on_ref_mismatch=self.on_ref_mismatch, keep_blocks=self.keep_blocks)
+        return replace(rules, keep_blocks=self.keep_blocks)
 
     @property
     def harmonising(self) -> "Rules | None":

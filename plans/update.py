@@ -4,28 +4,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import (
+    HarmoniseOptions,
     add_fields,
     allow_returning,
     drop_fields,
     drop_returning,
     fields_of,
+    harmonise,
     if_none,
+    on_ref_mismatch,
     recomputed_fields,
 )
 from plans.recompute import recomputing
 from vczstore.declarations import argument, option
+from vczstore.errors import OptionError
 from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
+    from plans.variants.harmonise import Rules
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update(Edit):
+class Update(HarmoniseOptions, Edit):
     """
     Replace the values of samples by those of one or more VCZs.
 
-    The sources need the store's variants, in its order; their samples have to be in the store, and may be in any order.
+    The sources need the store's variants, in its order, unless `harmonise` maps them; their samples have to be in the
+    store, and may be in any order.
 
     Raises
     ------
@@ -43,7 +49,11 @@ class Update(Edit):
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources", "resume")
     is_step: ClassVar[bool] = True
-    step_examples: ClassVar[tuple[Any, ...]] = ("recalled.vcz", {"source": "recalled.vcz", "insert": True})
+    step_examples: ClassVar[tuple[Any, ...]] = (
+        "recalled.vcz",
+        {"source": "recalled.vcz", "insert": True},
+        {"source": "recalled.vcz", "harmonise": {"new-variants": "insert"}},
+    )
 
     sources: tuple[Any, ...] = argument(
         "The VCZs, or VCF or BCF files, whose samples have new values; never written to.",
@@ -62,11 +72,54 @@ class Update(Edit):
         examples=(True,),
     )
     if_none: str | None = if_none()
+    harmonise: bool = harmonise(True, {"new-variants": "insert"})
+    on_ref_mismatch: str = on_ref_mismatch()
     drop_fields: tuple[str, ...] = drop_fields()
     add_fields: tuple[str, ...] = add_fields()
     recompute: tuple[str, ...] = recomputed_fields()
     allow_returning: bool = allow_returning(command=False, python=False, examples=(True,))
     drop_returning: bool = drop_returning(command=False, python=False, examples=(True,))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.harmonise and self.insert:
+            raise OptionError(
+                "update: harmonise does not go with insert: true; append the samples that are new in a step of its own"
+            )
+        _ = self.harmonising  # which checks its options
+
+    @property
+    def rules(self) -> "Rules":
+        """
+        Return how sources are harmonised.
+
+        Raises
+        ------
+        OptionError
+            If an option has a value that it cannot have.
+        """
+        return self.inserting(super().rules, self.on_ref_mismatch)
+
+    @property
+    def harmonising(self) -> "Rules | None":
+        """
+        How the sources are harmonised; None if they are not.
+
+        Raises
+        ------
+        OptionError
+            If options of harmonising are given without it, or do not go together.
+        """
+        from plans.variants.harmonise import Rules
+
+        if not self.harmonise and self.rules != Rules():
+            raise OptionError(
+                "update: --allow-new-alleles, --absent, --new-variants, --haploid-contigs, --number, --gvcf and "
+                "--min-gq go with --harmonise"
+            )
+        if self.allow_new_alleles and self.new_variants != "insert":
+            raise OptionError("update: --allow-new-alleles goes with --new-variants insert")
+        return self.rules if self.harmonise else None
 
     @property
     def then(self) -> Edit | None:
@@ -74,8 +127,13 @@ class Update(Edit):
         return recomputing(self.store, self.recompute)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Look up whether values need a wider dtype than the store's; then compile what is written where."""
+        """Look variants and values up where that matters; then compile what is written where."""
         from plans.compilers.update import compile_in_stages
 
+        rules = self.harmonising
+        if compiling.impl == "xarray" and rules is not None:
+            raise OptionError("update: --impl xarray cannot harmonise; leave it out")
         fields = fields_of(self.drop_fields, self.add_fields)
-        return compile_in_stages(compiling.store, compiling.vcz, compiling.sources, compiling.memory, fields=fields)
+        return compile_in_stages(
+            compiling.store, compiling.vcz, compiling.sources, compiling.memory, rules=rules, fields=fields
+        )

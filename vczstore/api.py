@@ -86,10 +86,11 @@ class AppendOptions(_Harmonising, total=False):
     drop_returning: bool
 
 
-class UpdateOptions(RunOptions, total=False):
+class UpdateOptions(_Harmonising, total=False):
     """Options of `update`."""
 
-    drop_fields: Sequence[str]
+    harmonise: bool
+    on_ref_mismatch: str
     add_fields: Sequence[str]
     recompute: Sequence[str]
 

@@ -86,7 +86,7 @@ def compile_append(
     # 1. everything is consistent, and fits
     _check(vcz, sources, new)
     sources, fields = with_blocks(OPERATION, vcz, sources, findings, fields)
-    brought, by_allele = _brought(vcz, sources, findings, fields)
+    brought, by_allele = brought_by(OPERATION, vcz, sources, findings, fields)
     dropped = dropped_fields(vcz, sources, brought, fields)
     layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
     layout = layout if findings is None else with_room(layout, findings.highest_kept)
@@ -110,7 +110,7 @@ def compile_append(
         findings = findings.with_alleles_in(change.vcz.arrays[ALLELE])
 
     # 2. what happens to each array
-    arrays_of = _Arrays.of(change, layout, findings, old, columns, insertions)
+    arrays_of = StoreArrays.of(OPERATION, change, layout, findings, old, columns, insertions)
     widening = arrays_of.widenings(change.vcz, findings, old, memory)
     writes = (
         *_put(arrays_of.before, arrays_of.after, brought, findings, old, memory),
@@ -154,7 +154,7 @@ def _check(vcz: Vcz, sources: Sequence[Vcz], new: int) -> None:
     check_samples(OPERATION, vcz, sources)
 
 
-class _Arrays(NamedTuple):
+class StoreArrays(NamedTuple):
     """
     The arrays of a store, by name.
 
@@ -179,16 +179,17 @@ class _Arrays(NamedTuple):
     @classmethod
     def of(
         cls,
+        operation: str,
         change: SchemaChange,
         layout: Layout,
         findings: Findings | None,
         old: int,
         columns: Sequence[int],
         insertions: ArrayInsertions | None,
-    ) -> "_Arrays":
+    ) -> "StoreArrays":
         """Resize all arrays; a stopped append may have left some longer than sample_id says."""
         vcz, created = change.vcz, change.created
-        wider = harmonise.wider(OPERATION, vcz, layout.lengths)
+        wider = harmonise.wider(operation, vcz, layout.lengths)
         after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
         as_read = vcz.resized(old)
         if insertions is not None:
@@ -288,13 +289,21 @@ def compile_in_stages(
     if rules is not None:
         after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
         sources = harmonise.with_numbers(vcz, sources, rules)
-        findings = yield from harmonise.look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
-        keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
-        highest = yield from look_up_highest(OPERATION, vcz, keepers, memory)
-        findings, sources = replace(findings, highest_kept=highest), without_lengths(sources, rules)
+        findings = yield from look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
+        sources = without_lengths(sources, rules)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
     return readmitting(plan, vcz, back)
+
+
+def look_up(
+    operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory, *, interrupted_at: int | None = None
+) -> Generator[Survey, list[list[Any]], Findings]:
+    """Find out what of sources is what of a store; and which values of kept blocks the store has to have room for."""
+    findings = yield from harmonise.look_up(operation, vcz, sources, rules, memory, interrupted_at=interrupted_at)
+    keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
+    highest = yield from look_up_highest(operation, vcz, keepers, memory)
+    return replace(findings, highest_kept=highest)
 
 
 def copying_directly(
@@ -410,22 +419,22 @@ class HasSamples:
         )
 
 
-def _brought(
-    vcz: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
+def brought_by(
+    operation: str, vcz: Vcz, sources: Sequence[Vcz], findings: Findings | None, fields: Fields
 ) -> tuple[list[Vcz], dict[str, int] | None]:
     """The sources without the fields that are dropped, and how long the axes become that go by alleles."""
-    check_named(OPERATION, vcz, sources, fields)
-    sources = without_unjoinable(OPERATION, vcz, sources, fields, harmonised=findings is not None)
+    check_named(operation, vcz, sources, fields)
+    sources = without_unjoinable(operation, vcz, sources, fields, harmonised=findings is not None)
     if findings is None:
         return sources, None
     by_allele: dict[str, int] = {}
     for source in sources:
-        mine = harmonise.widths(OPERATION, vcz, findings, source)
+        mine = harmonise.widths(operation, vcz, findings, source)
         by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in mine.items()}
-    layout = layout_of(OPERATION, vcz, sources, by_allele, add=fields.add)
+    layout = layout_of(operation, vcz, sources, by_allele, add=fields.add)
     whole = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
     sources = [
-        harmonise.without_dropped(OPERATION, whole, source, findings, by_allele, fields.drop) for source in sources
+        harmonise.without_dropped(operation, whole, source, findings, by_allele, fields.drop) for source in sources
     ]
     return sources, by_allele
 
@@ -439,8 +448,8 @@ def _put(
     memory: Memory,
 ) -> list[Write]:
     """What writes the samples of the sources behind the `old` ones."""
-    incoming = [source.n_samples for source in sources]
-    places = np.split(np.arange(old, old + sum(incoming)), np.cumsum(incoming)[:-1])
+    columns = [source.n_samples for source in sources]
+    places = np.split(np.arange(old, old + sum(columns)), np.cumsum(columns)[:-1])
     comes_in = [fitted(source, after, harmonised=findings is not None) for source in sources]
     return [
         PutSamples.of(
@@ -448,7 +457,7 @@ def _put(
             before[name],
             target,
             [
-                Part.make(_incoming(name, i, source, after, findings), source.positions, to)
+                Part.make(incoming(name, i, source, after, findings), source.positions, to)
                 for i, (source, to) in enumerate(zip(comes_in, places, strict=True))
             ],
             memory,
@@ -457,7 +466,7 @@ def _put(
     ]
 
 
-def _incoming(
+def incoming(
     name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings | None
 ) -> AnyArray:
     """An array of a source, as the store would have it."""

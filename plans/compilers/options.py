@@ -1,9 +1,9 @@
 """Options that several operations have."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vczstore.choices import ABSENT, IF_NONE, INFO_FIELDS, MAX_GQ, NEW_VARIANTS
+from vczstore.choices import ABSENT, IF_NONE, INFO_FIELDS, MAX_GQ, NEW_VARIANTS, REF_MISMATCHES
 from vczstore.declarations import option
 from vczstore.errors import OptionError
 from vczstore.execution.operations import Operation
@@ -78,6 +78,25 @@ def gvcf(text: str, *, within: str = "") -> bool:
     """Declare whether sources are gVCFs."""
     found: bool = option(
         False, f"The sources are gVCFs: {text}", flags=("--gvcf",), within=within, examples=(True,) if within else ()
+    )
+    return found
+
+
+def harmonise(*examples: object) -> bool:
+    """Declare whether sources are harmonised."""
+    found: bool = option(False, "Map the sources to the variants and alleles of the store.", examples=examples)
+    return found
+
+
+def on_ref_mismatch() -> str:
+    """Declare what is done about new variants of another reference."""
+    found: str = option(
+        "refuse",
+        "What to do about a new variant whose REF contradicts another one's at its position, as of another reference "
+        "genome: refuse the sources, or keep both.",
+        choices=REF_MISMATCHES,
+        within=HARMONISE,
+        examples=("keep",),
     )
     return found
 
@@ -159,6 +178,19 @@ class HarmoniseOptions(Operation):
         except OptionError as error:
             raise OptionError(f"{self.called}: {error}") from None
         return rules
+
+    def inserting(self, rules: "Rules", on_ref_mismatch: str) -> "Rules":
+        """
+        Rules that say what is done about new variants of another reference.
+
+        Raises
+        ------
+        OptionError
+            If none are inserted.
+        """
+        if on_ref_mismatch != "refuse" and self.new_variants != "insert":
+            raise OptionError(f"{self.called}: --on-ref-mismatch goes with --new-variants insert")
+        return replace(rules, on_ref_mismatch=on_ref_mismatch)
 
 
 def if_none() -> str | None:

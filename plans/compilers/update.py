@@ -4,27 +4,41 @@ Only the chunk columns that hold the samples are read and written, each once, ho
 whose samples are all replaced is not read; if it is a column of a source, sample for sample, it is copied as it is.
 """
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from zarr.types import AnyArray
 
+from plans.compilers.append import StoreArrays, brought_by, incoming, look_up
 from plans.core.compatibility import check_incoming
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey
 from plans.core.withdrawn import come_back
 from plans.schema.fitting import fitted
-from plans.schema.layout import Fields, Layout, check_named, layout_of, without_unjoinable
-from plans.schema.schema_change import compile_growth, compile_schema_change, dropped_fields, look_up_unfit, told_kept
-from plans.variants.harmonise import Told
+from plans.schema.insert_variants import ArrayInsertions
+from plans.schema.keep_blocks import with_blocks, with_room, without_lengths
+from plans.schema.layout import Fields, Layout, check_named, layout_of
+from plans.schema.schema_change import (
+    SchemaChange,
+    compile_growth,
+    compile_schema_change,
+    dropped_fields,
+    look_up_unfit,
+    told_kept,
+)
+from plans.schema.widen import ALLELE
+from plans.variants import harmonise
+from plans.variants.harmonise import Findings, Rules, Told
 from plans.variants.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, unknown_samples
 
 OPERATION = "update"
+IF_STOPPED = "some values of the samples may be new already; run the same command again to complete it"
 
 
 def compile_update(
@@ -33,6 +47,7 @@ def compile_update(
     sources: Sequence[Vcz],
     memory: Memory,
     *,
+    findings: Findings | None = None,
     fields: Fields = Fields(),
     unfit: Collection[tuple[int, str]] | None = None,
 ) -> Plan:
@@ -44,9 +59,12 @@ def compile_update(
     store, vcz
         The store: where it is, and the state that it will be in.
     sources
-        The new values. All have the store's variants, and samples that are in the store, in any order.
+        The new values, of samples that are in the store, in any order. All have the store's variants, unless they are
+        harmonised.
     memory
         What a task may use.
+    findings
+        How the sources are harmonised with the store.
     fields
         Which fields become missing for the samples of a source that lacks them, and are left out if the store does;
         and which the store gets.
@@ -71,31 +89,37 @@ def compile_update(
     check_named(OPERATION, vcz, sources, fields)
     # a field that the store has is not added: values that it has there do not become missing for that
     fields = replace(fields, add=[name for name in fields.add if name not in vcz.samples_arrays])
-    brought = without_unjoinable(OPERATION, vcz, sources, fields, harmonised=False)
+    sources, fields = with_blocks(OPERATION, vcz, sources, findings, fields)
+    brought, by_allele = brought_by(OPERATION, vcz, sources, findings, fields)
     dropped = dropped_fields(vcz, sources, brought, fields)
-    layout = _without_ids(layout_of(OPERATION, vcz, brought, None, add=fields.add, unfit=unfit or ()))
+    layout = layout_of(OPERATION, vcz, brought, by_allele, add=fields.add, unfit=unfit or ())
+    layout = _without_ids(layout if findings is None else with_room(layout, findings.highest_kept))
     change = compile_schema_change(
-        OPERATION, store, vcz, brought, layout, memory, fields=fields, surveyed=unfit is not None
+        OPERATION,
+        store,
+        vcz,
+        brought,
+        layout,
+        memory,
+        fields=fields,
+        surveyed=unfit is not None,
+        findings=findings,
+        by_allele=by_allele,
     )
+    told = told_kept(brought, fields, dropped)
+    if findings is not None and findings.insertion is not None:
+        plan = _inserting(store, change, brought, places, layout, findings, dropped, memory)
+        return replace(plan, counts={**plan.counts, **told.counts}, notes={**told.notes, **plan.notes})
 
     # 2. what the store lacks comes first, since samples are written to columns that are widened
     change, growth = compile_growth(OPERATION, store, change, layout, memory)
 
     # 3. what happens to each array; nothing else changes, but what is known of INFO fields
     targets = {name: array for name, array in change.vcz.samples_arrays.items() if name != SAMPLE_ID}
-    comes_in = [fitted(source, targets, harmonised=False) for source in brought]
-    writes = tuple(
-        PutSamples.of(
-            OPERATION,
-            array,
-            array,
-            [Part.make(s.samples_arrays[name], s.positions, to) for s, to in zip(comes_in, places, strict=True)],
-            memory,
-        )
-        for name, array in targets.items()
-    )
+    parts = _parts(brought, places, targets, findings)
+    writes = tuple(PutSamples.of(OPERATION, a, a, parts[name], memory) for name, a in targets.items())
     after, marks = samples_change(change.vcz)
-    told, kept = Told.of(None, targets, dropped, change.created), told_kept(brought, fields, dropped)
+    found = Told.of(findings, targets, dropped, change.created)
     n_updated = sum(len(to) for to in places)
     return Plan(
         operation=OPERATION,
@@ -106,13 +130,76 @@ def compile_update(
         edits=(),
         memory=memory,
         after=after,
-        if_stopped="some values of the samples may be new already; run the same command again to complete it",
-        counts={"sources": len(sources), "samples updated": n_updated, **told.counts, **kept.counts, **change.counts},
-        notes={**told.notes, **kept.notes, **growth.notes},
+        if_stopped=IF_STOPPED,
+        counts={"sources": len(sources), "samples updated": n_updated, **found.counts, **told.counts, **change.counts},
+        notes={**found.notes, **told.notes, **growth.notes},
         preparations=marks,
         first=change.first,
         chunks_of_store=growth.chunks_of_store,
     )
+
+
+def _parts(
+    sources: Sequence[Vcz],
+    places: Sequence[np.ndarray],
+    targets: Mapping[str, AnyArray],
+    findings: Findings | None,
+) -> dict[str, list[Part]]:
+    """The samples that come into each array."""
+    comes_in = list(enumerate(fitted(s, targets, harmonised=findings is not None) for s in sources))
+    return {
+        name: [Part.make(incoming(name, i, s, targets, findings), s.positions, places[i]) for i, s in comes_in]
+        for name in targets
+    }
+
+
+def _inserting(
+    store: Store,
+    change: SchemaChange,
+    sources: Sequence[Vcz],
+    places: Sequence[np.ndarray],
+    layout: Layout,
+    findings: Findings,
+    dropped: Collection[str],
+    memory: Memory,
+) -> Plan:
+    """
+    Compile an update that inserts variants.
+
+    All chunks of calls are written, since samples that are not updated get rows, too.
+    """
+    vcz, n = change.was, change.was.n_samples
+    insertions = replace(ArrayInsertions.of(OPERATION, vcz, change.vcz, layout.lengths, findings), old=0)
+    change = insertions.instead_of(change)
+    of_store = StoreArrays.of(OPERATION, change, layout, findings, n, (), insertions)
+    targets = {name: array for name, array in of_store.after.items() if name != SAMPLE_ID}
+    parts = _parts(sources, places, targets, findings)
+    changed = {*insertions.views, *of_store.wider, *of_store.added}
+    calls = [
+        PutSamples.of(OPERATION, of_store.before[name], target, parts[name], memory, every=name in changed)
+        for name, target in targets.items()
+    ]
+    resized, edits = of_store.edits(change.vcz.zarr_format)
+    after, marks = samples_change(change.vcz.planned(resized, vcz.sample_ids))
+    told = Told.of(findings, targets, dropped, of_store.added)
+    n_updated = sum(len(to) for to in places)
+    plan = Plan(
+        operation=OPERATION,
+        store=store,
+        base=vcz.state,
+        checks=change.checks,
+        writes=(*calls, *insertions.writes(change.vcz, of_store.every, memory)),
+        preparations=marks,
+        edits=edits,
+        memory=memory,
+        after=after,
+        if_stopped=IF_STOPPED,
+        counts={"sources": len(sources), "samples updated": n_updated, **told.counts, **change.counts},
+        notes={**told.notes, **change.notes(of_store.wider, ())},
+        last=(ALLELE,),
+        chunks_of_store=sum(write.decoded_chunks for write in calls),
+    )
+    return insertions.in_place(plan, of_store.every)
 
 
 def compile_in_stages(
@@ -121,15 +208,18 @@ def compile_in_stages(
     sources: Sequence[Vcz],
     memory: Memory,
     *,
+    rules: Rules | None = None,
     fields: Fields = Fields(),
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
-    Compile an update in stages: whether values need a wider dtype than the store's is looked up first.
+    Compile an update in stages: what variants and values there are is looked up first, where that matters.
 
     Parameters
     ----------
     store, vcz, sources, memory, fields
         As in `compile_update`.
+    rules
+        How sources are harmonised with the store; None if they have its variants.
 
     Yields
     ------
@@ -141,8 +231,13 @@ def compile_in_stages(
     VczstoreError
         If the sources do not fit.
     """
+    findings = None
+    if rules is not None:
+        sources = harmonise.with_numbers(vcz, sources, rules)
+        findings = yield from look_up(OPERATION, vcz, sources, rules, memory)
+        sources = without_lengths(sources, rules)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
-    return compile_update(store, vcz, sources, memory, fields=fields, unfit=unfit)
+    return compile_update(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
 
 
 def _without_ids(layout: Layout) -> Layout:

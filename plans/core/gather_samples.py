@@ -212,8 +212,21 @@ class PutSamples:
     together: int = 1
 
     @classmethod
-    def of(cls, operation: str, before: AnyArray, target: AnyArray, parts: Sequence[Part], memory: Memory) -> Self:
-        """Decide how the columns of one array are written, `before` and `target` being as it is and as it will be."""
+    def of(
+        cls,
+        operation: str,
+        before: AnyArray,
+        target: AnyArray,
+        parts: Sequence[Part],
+        memory: Memory,
+        *,
+        every: bool = False,
+    ) -> Self:
+        """
+        Decide how the columns of one array are written, `before` and `target` being as it is and as it will be.
+
+        Those to which no sample comes are written only if `every` one is: where what is kept changes, too.
+        """
         axis = samples_axis(before)
         assert axis is not None
         chunks = arrays.outer_chunks(target)
@@ -225,6 +238,9 @@ class PutSamples:
                 copied += [Copied(i, theirs, ours)] if ours else []
         incoming = np.concatenate([np.empty(0, "i8"), *(part.moves[1] for part in parts)])
         touched, counts = np.unique(cut.of(incoming), return_counts=True)
+        if every:
+            n_columns = len(list(cut.spans()))
+            touched, counts = np.arange(n_columns), np.bincount(cut.of(incoming), minlength=n_columns)
         is_decoded = ~np.isin(touched, [c for item in copied for c in item.columns])
         decoded = touched[is_decoded]
 

@@ -354,7 +354,7 @@ class _Compiler:
                     add_fields=add,
                     allow_returning=operation.allow_returning,
                 )
-            compiled.append(lambda: self._append(append, new))
+            compiled.append(lambda: self._harmonised(append, new))
         plans = []
         for i, compile_next in enumerate(compiled):
             plan = compile_next()
@@ -363,11 +363,12 @@ class _Compiler:
             self.vcz = plan.after
         return plans
 
-    def _append(self, operation: Append, sources: Sequence[Vcz]) -> Plan:
+    def _harmonised(self, operation: Append | Update, sources: Sequence[Vcz]) -> Plan:
+        """A plan of an operation that may harmonise its sources, which takes the store as it is."""
         if operation.harmonise and self.alleles_added:
             raise IncompatibleError(
-                f"append: {sources[0].label} is to be harmonised with a store to which an earlier step of the job "
-                "brings alleles, which cannot be looked up before they are there; name the sources in one step"
+                f"{operation.called}: {sources[0].label} is to be harmonised with a store to which an earlier step of "
+                "the job brings alleles, which cannot be looked up before they are there; name the sources in one step"
             )
         plan = self._compile(operation, sources)
         self.alleles_added |= plan.counts.get("alleles added", 0) > 0
@@ -375,9 +376,9 @@ class _Compiler:
         earlier = [one for step in self.steps for one in step.plans if not one.is_empty]
         if self.has_inserted and self.store.atomic and earlier:
             raise IncompatibleError(
-                f"append: {sources[0].label} has variants that are inserted into the store, which is not possible "
-                "after another step of the same job has changed it; run this step in a job of its own, or leave the "
-                "variants out with --new-variants drop"
+                f"{operation.called}: {sources[0].label} has variants that are inserted into the store, which is not "
+                "possible after another step of the same job has changed it; run this step in a job of its own, or "
+                "leave the variants out with --new-variants drop"
             )
         return plan
 
@@ -401,7 +402,7 @@ class _Compiler:
         if fresh and operation.insert:
             plans = self._bring_in(fresh, "replace", operation)
         elif fresh:
-            plan = self._compile(operation, fresh)
+            plan = self._harmonised(operation, fresh)
             plans = [self._recorded(plan, fresh)]
             self.vcz = plan.after
         self._add("update", sources, plans, len(sources) - len(fresh))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections import Counter
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 
 import vczstore
 from tests.support import cohort, gvcf, sites, vcf
+from tests.support.command_line import fails, run
 from tests.support.killed import killed
 from tests.support.refusals import complain
 from tests.support.sites import POOL, Site
+from tests.support.small_stores import unchanged
 from tests.support.ways import Way
 from vczstore.errors import IncompatibleError, OptionError, UnsuitableError
 
@@ -114,6 +117,26 @@ def test_to_insert_is_to_create_with_all(batches: tuple[list[Site], ...], chunk:
             for step in steps:
                 vczstore.append(store, *(step if isinstance(step, tuple) else [step]), **KEEP)
             assert calls(store, kind) == model
+
+
+@given(batches=batches(ref_alone=False), chunk=st.integers(1, 4), kind=st.sampled_from(["format3", "icechunk"]))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+def test_to_update_is_to_remove_and_append(batches: tuple[list[Site], ...], chunk: int, kind: str) -> None:
+    """But for the order of samples and ALTs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        before = [write(folder, i, mine, chunk) for i, mine in enumerate(batches[:2])]
+        again = folder / "again.vcz"
+        arrays = sites.make(batches[2], cohort.ids(10, 2)[::-1], 5)
+        cohort.write_vcz(again, arrays, variants_chunk=chunk, samples_chunk=1)
+        store, model = (created(folder, name, kind, chunk, *before) for name in ("store", "model"))
+        vczstore.update(store, again, **KEEP)
+        vczstore.remove(model, cohort.ids(10, 2))
+        vczstore.append(model, again, **KEEP, allow_returning=True)
+        expected = Counter({key: n for key, n in calls(model, kind).items() if key[1]})
+        assert calls(store, kind) == expected
+        assert vczstore.verify(store).ok
 
 
 @given(batches=batches(ref_alone=True), chunk=st.integers(1, 4))
@@ -551,6 +574,39 @@ def test_plain_zarr_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     words = ("^append: variants would be inserted", "one half of it", "copy-store-to-icechunk")
     complain(UnsuitableError, words, lambda: vczstore.append(store, *batches, **INSERT))
     cohort.assert_same(cohort.read_vcz(store), before)
+
+
+def test_an_update_that_harmonises(tmp_path: Path) -> None:
+    """In a job, and what is left out or refused; samples that are not named keep what they have."""
+    first, again = (tmp_path / name for name in ("first.vcz", "again.vcz"))
+    ours, theirs = [("chr1", 5, "A", "C"), ("chr1", 9, "A", "G")], [("chr1", 7, "A", "T"), ("chr1", 9, "A", "G")]
+    for path, mine, ids, seed in ((first, ours, cohort.ids(0, 3), 1), (again, theirs, cohort.ids(1, 1), 2)):
+        arrays = sites.make([Site(c, p, (r, a)) for c, p, r, a in mine], ids, seed)
+        cohort.write_vcz(path, arrays, variants_chunk=2, samples_chunk=2)
+    store = created(tmp_path, "store", "format3", 2, first)
+    before, new = Way("format3", "cubed").read(store), Way("format3", "cubed").read(again)
+    with unchanged(store):
+        assert "match none of the store" in fails("update", "--harmonise", store, again)
+        assert (
+            "goes with --new-variants insert"
+            in run("update", "--harmonise", "--allow-new-alleles", store, again, status=2).stderr
+        )
+        assert "go with --harmonise" in run("update", "--new-variants", "drop", store, again, status=2).stderr
+        step = {"source": str(again), "insert": True, "harmonise": True}
+        (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps: [{{update: {json.dumps(step)}}}]\n")
+        assert "harmonise does not go with insert" in run("run", tmp_path / "job.yaml", status=2).stderr
+    vczstore.update(store, again, harmonise=True, new_variants="drop")
+    after = Way("format3", "cubed").read(store)
+    assert (after["call_DP"][:, [0, 2]] == before["call_DP"][:, [0, 2]]).all()
+    assert after["call_DP"][:, 1].tolist() == [-1, new["call_DP"][1, 0]]
+    step = {"source": str(again), "harmonise": {"new-variants": "insert"}}
+    (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps: [{{update: {json.dumps(step)}}}]\n")
+    vczstore.run_job(tmp_path / "job.yaml")
+    after = Way("format3", "cubed").read(store)
+    assert after["variant_position"].tolist() == [5, 7, 9]
+    assert after["call_DP"][:, 1].tolist() == [-1, *new["call_DP"][:, 0]]
+    assert (after["call_DP"][[0, 2]][:, [0, 2]] == before["call_DP"][:, [0, 2]]).all()
+    assert (after["call_DP"][1, [0, 2]] == -1).all()
 
 
 def test_another_reference_is_refused(tmp_path: Path) -> None:

@@ -456,6 +456,22 @@ def test_verify_finds_blocks_that_are_out_of_order(
     assert words in error.what
 
 
+@pytest.mark.parametrize("kind", ["format2", "icechunk"])
+def test_an_update_inserts_variants(tmp_path: Path, kind: str) -> None:
+    """The others have the calls of their blocks there, and the updated sample has its new blocks."""
+    (tmp_path / "again").mkdir()
+    paths = sources(tmp_path, a=A, c=C)
+    again = gvcf.make(tmp_path / "again", "c", gvcf.text(["c"], *B))
+    late = gvcf.make(tmp_path, "late", gvcf.text(["late"], "1 1030 A T,<NON_REF> . GT:DP:GQ 0|1:6:50"))
+    store = start(tmp_path, kind, *paths)
+    vczstore.update(store, again, **INSERT)
+    vczstore.append(store, late, **INSERT)
+    model = create(tmp_path, "model", kind, paths[0], again, late)
+    vczstore.append(model, paths[0], again, late, **GVCF)
+    assert told(read(store, kind)) == told(read(model, kind))
+    assert vczstore.verify(store).ok
+
+
 @pytest.mark.slow
 def test_another_sample_grid(tmp_path: Path) -> None:
     """They are cut as the other arrays are, and removed samples leave nothing in either grid."""
