@@ -806,7 +806,7 @@ def test_public_names() -> None:
 
 def test_help_and_version() -> None:
     text = run("--help").stdout
-    names = [*operations.names(), "demo", "executor", "plan", "run", "schema"]
+    names = [*operations.names(), "demo", "executor", "plan", "run", "schema", "set"]
     assert {"append", "remove", "verify-removal", "copy-store-to-icechunk"} < set(names)
     groups = re.split(r"\n(?=[A-Z][a-z ]+:\n)", text)
     listed = [re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", group, re.MULTILINE) for group in groups[1:]]
