@@ -254,11 +254,25 @@ def make(tmp_path: Path, samples: Sequence[str], name: str = "new.vcz") -> Path:
 
 @pytest.mark.slow
 def test_unknown_samples_are_all_named(store: Path, tmp_path: Path) -> None:
-    """S0002 was removed, so it is not there either."""
-    sources = make(tmp_path, ["S0001", "S0077", "S0002"]), make(tmp_path, ["S0078", "S0000"], "other.vcz")
-    words = ("^update: ", re.escape(str(store)), "no sample S0077, S0002, S0078;", "insert: true", "append")
+    sources = make(tmp_path, ["S0001", "S0077"]), make(tmp_path, ["S0078", "S0000"], "other.vcz")
+    words = ("^update: ", re.escape(str(store)), "no sample S0077, S0078;", "insert: true", "append")
     with unchanged(store, *sources):
         complain(SampleError, words, lambda: vczstore.update(store, *sources))
+
+
+@pytest.mark.slow
+def test_a_removed_sample_is_said_to_be_one(store: Path, tmp_path: Path) -> None:
+    """S0002 was removed, so it is not there either; but a job must not bring it back with `insert`."""
+    source = make(tmp_path, ["S0001", "S0077", "S0002"])
+    words = (
+        "^update: ",
+        re.escape(str(store)),
+        "1 of the samples that come in was removed",
+        "S0002",
+        "--allow-returning",
+    )
+    with unchanged(store, source):
+        complain(SampleError, words, lambda: vczstore.update(store, source))
 
 
 DOUBLED: dict[str, tuple[list[list[str]], tuple[str, ...]]] = {
