@@ -78,6 +78,7 @@ class Create(Edit):
         "INFO field that comes in, of one value per variant: the value of the first source that has one.",
         metavar="FIELD",
     )
+    provenance: bool = option(False, "Keep by which append each sample comes in, for samples --long.")
     gvcf: bool = gvcf("reference blocks are no variants, and <NON_REF> or <*> is no allele.")
 
     @property
@@ -130,6 +131,7 @@ class Create(Edit):
             gvcf=self.gvcf,
             sample_grid=self.sample_grid,
             info=self.info,
+            provenance=self.provenance,
         )
         no_variants = "" if plan.counts["variants"] else "the store has no variants, since the sources have none"
         return with_notes(plan, told_left_out(compiling.sources, plan.after), no_variants, told_backend(plan.store))

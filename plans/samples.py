@@ -34,8 +34,15 @@ class Samples(Operation):
     at: str | None = option(None, "List those at this tag, branch or snapshot.", metavar=AT_METAVAR)
     removed: bool = option(False, "List the positions of removed samples instead, counted from 0.")
 
+    long: bool = option(
+        False,
+        "List by which append each sample came in, too: its number, time and job. For stores that were created with "
+        "--provenance.",
+        flags=("-l", "--long"),
+    )
+
     def perform(self, options: "Options", *, dry_run: bool) -> "SampleList":
         """Read the sample IDs."""
         from plans.maintenance.samples import list_samples
 
-        return list_samples(options.open(self.store), self.at, removed=self.removed)
+        return list_samples(options.open(self.store), self.at, removed=self.removed, long=self.long)

@@ -110,6 +110,7 @@ class CreateOptions(RunOptions, total=False):
     variants_chunk: int | None
     sample_grid: str
     info: Sequence[str]
+    provenance: bool
     gvcf: bool
 
 
@@ -383,7 +384,12 @@ def repair(store: "Location", *, quick: bool = ..., **options: Unpack[RunOptions
 def info(store: "Location", *, at: str | None = ..., **options: Unpack[StoreOptions]) -> "Description": ...
 @_operation
 def samples(
-    store: "Location", *, at: str | None = ..., removed: bool = ..., **options: Unpack[StoreOptions]
+    store: "Location",
+    *,
+    at: str | None = ...,
+    removed: bool = ...,
+    long: bool = ...,
+    **options: Unpack[StoreOptions],
 ) -> "SampleList": ...
 @_operation
 def diff(

@@ -23,6 +23,7 @@ from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
+from plans.schema.provenance import noting, numbered
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
 from plans.variants import harmonise
@@ -285,6 +286,7 @@ def compile_in_stages(
     ids = (sample for source in sources for sample in source.sample_ids.tolist())
     way_out = "leave them out with --drop-returning, or say --allow-returning"
     back = come_back(OPERATION, store, vcz, ids, allow=allow_returning, way_out=way_out)
+    sources, table = numbered(vcz, sources)
     findings = None
     if rules is not None:
         after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
@@ -293,7 +295,7 @@ def compile_in_stages(
         sources = without_lengths(sources, rules)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
-    return readmitting(plan, vcz, back)
+    return noting(readmitting(plan, vcz, back), table)
 
 
 def look_up(

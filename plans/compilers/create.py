@@ -49,7 +49,7 @@ from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.extents import END, LENGTH, SVLEN
 from vczstore.vcz.missing import TEXT
-from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
+from vczstore.vcz.model import BATCH, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
 if TYPE_CHECKING:
     import cubed
@@ -70,6 +70,7 @@ def compile_create(
     gvcf: bool = False,
     sample_grid: str = REGULAR,
     info: Sequence[str] = (),
+    provenance: bool = False,
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile a store over the union of the variants of some sources, in stages.
@@ -90,6 +91,8 @@ def compile_create(
         One of `vczstore.choices.SAMPLE_GRIDS`.
     info
         INFO fields that come in, of one value each.
+    provenance
+        Whether the store keeps by which append each sample comes in.
 
     Yields
     ------
@@ -136,11 +139,13 @@ def compile_create(
     write = WriteSites.of(union, stops, targets, chunk, memory)
     filters = _new(FILTER, (n_variants, len(tables["filter_id"])), "bool", (VARIANTS, "filters"), chunk)
     # the first append cuts the calls as these are cut
-    sample_id = _new(SAMPLE_ID, (0,), "string", (SAMPLES,), samples_chunk or lengths[SAMPLES])
+    width = samples_chunk or lengths[SAMPLES]
+    kinds = {**({BATCH: "i4"} if provenance else {}), SAMPLE_ID: "string"}
+    by_sample = [_new(name, (0,), dtype, (SAMPLES,), width) for name, dtype in kinds.items()]
     if sample_grid == FLEXIBLE:
-        sample_id = arrays.with_columns(sample_id, 0, (), otherwise=samples_chunk or lengths[SAMPLES])
+        by_sample = [arrays.with_columns(array, 0, (), otherwise=width) for array in by_sample]
     small = [_filled(name, values) for name, values in tables.items()]
-    members = {a.path: a for a in (*targets.values(), filters, sample_id, *(edit.array for edit in small))}
+    members = {a.path: a for a in (*targets.values(), filters, *by_sample, *(edit.array for edit in small))}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
     def conclude(found: Sequence[np.ndarray]) -> list[Edit]:
@@ -149,7 +154,7 @@ def compile_create(
         index = np.minimum(rows[np.lexsort((rows[:, 1], rows[:, 0]))], np.iinfo(dtype).max)  # an end may lie beyond
         return [
             _filled("region_index", index.astype(dtype)),
-            WriteDocuments.of(sample_id),
+            *map(WriteDocuments.of, by_sample),
             WriteDocuments({"zarr.json": root}),
         ]
 

@@ -1,7 +1,7 @@
 """Export: some samples of a store as a VCZ of its own on plain Zarr, of the same format."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from zarr.abc.store import Store as ZarrStore
@@ -16,7 +16,7 @@ from plans.variants.stale import samples_change
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, Reconsolidate, SetShape, WriteDocuments
 from vczstore.vcz import arrays, conversion, zarr_objects
-from vczstore.vcz.model import INFO_STATES, REMOVED, Vcz, dimensions, positions_of, samples_axis, unknown_samples
+from vczstore.vcz.model import BATCH, INFO_STATES, REMOVED, Vcz, dimensions, positions_of, samples_axis, unknown_samples
 
 OPERATION = "export"
 
@@ -68,6 +68,7 @@ def compile_export(store: Store, vcz: Vcz, chosen: np.ndarray, memory: Memory) -
     memory
         What a task may use.
     """
+    vcz = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name != BATCH})
     n = len(chosen)
     after = {name: _target(array, n, vcz.zarr_format) for name, array in vcz.samples_arrays.items()}
     writes: list[Write] = []

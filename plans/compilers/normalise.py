@@ -25,7 +25,7 @@ from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.missing import lacks_missing_value
-from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, samples_axis
+from vczstore.vcz.model import BATCH, SAMPLES, VARIANTS, Vcz, dimensions, samples_axis
 
 OPERATION = "normalise"
 
@@ -82,6 +82,8 @@ def compile_normalise(
     VczstoreError
         If the source cannot be harmonised.
     """
+    # by which append a sample came in is known when it does
+    vcz, source = (replace(v, arrays={n: a for n, a in v.arrays.items() if n != BATCH}) for v in (vcz, source))
     (source,) = harmonise.with_numbers(vcz, [source], rules)
     findings = yield from harmonise.look_up(OPERATION, vcz, [source], rules, memory)
     highest = yield from look_up_highest(OPERATION, source, [] if rules.gvcf else [source], memory)

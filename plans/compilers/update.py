@@ -21,6 +21,7 @@ from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import with_blocks, with_room, without_lengths
 from plans.schema.layout import Fields, Layout, check_named, layout_of
+from plans.schema.provenance import as_before
 from plans.schema.schema_change import (
     SchemaChange,
     compile_growth,
@@ -86,6 +87,7 @@ def compile_update(
     for source in sources:
         source.require_whole(OPERATION)
     places = _places(store, vcz, sources)
+    sources = as_before(vcz, sources, places)
     check_named(OPERATION, vcz, sources, fields)
     # a field that the store has is not added: values that it has there do not become missing for that
     fields = replace(fields, add=[name for name in fields.add if name not in vcz.samples_arrays])

@@ -7,8 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from plans.maintenance.history import open_at
+from plans.schema.provenance import batches
+from vczstore.errors import UnsuitableError
 from vczstore.stores.base import Store
-from vczstore.vcz.model import REMOVED
+from vczstore.vcz import arrays
+from vczstore.vcz.model import BATCH, REMOVED
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class SampleList:
         The positions of removed samples along the samples axis, if these were asked for.
     n_samples, n_removed
         How many samples are present, and how many have been removed.
+    batches
+        If they were asked for, the number of the append that each of these samples came in by; -1 if that is not known.
+    table
+        Those appends: their numbers, times, digests of their sources, and the ids of jobs.
     """
 
     store: str
@@ -34,24 +41,48 @@ class SampleList:
     removed: list[int]
     n_samples: int
     n_removed: int
+    batches: list[int] | None = None
+    table: list[dict[str, Any]] | None = None
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None or name == "snapshot"}
 
     def lines(self) -> Iterator[str]:
         """What the command prints: an ID or a position a line."""
-        yield from (sample if sample.isprintable() else repr(sample) for sample in self.ids)
+        ids = (sample if sample.isprintable() else repr(sample) for sample in self.ids)
+        if self.batches is None:
+            yield from ids
+        else:
+            known = {row["batch"]: f"{row.get('time', '')}\t{row.get('job', '')}" for row in self.table or ()}
+            nothing = "\t"
+            yield from (f"{i}\t{n}\t{known.get(n, nothing)}" for i, n in zip(ids, self.batches, strict=True))
         yield from map(str, self.removed)
 
 
-def list_samples(store: Store, at: str | None = None, *, removed: bool = False) -> SampleList:
-    """List the samples of a store, now or at a tag, branch or snapshot; or where removed ones were."""
+def list_samples(store: Store, at: str | None = None, *, removed: bool = False, long: bool = False) -> SampleList:
+    """
+    List the samples of a store, now or at a tag, branch or snapshot; or where removed ones were.
+
+    Raises
+    ------
+    UnsuitableError
+        If it is asked by which append they came in, and the store does not keep that.
+    """
     vcz = open_at("samples", store, at)
     ids = vcz.sample_ids
     is_removed = ids == REMOVED
+    numbers = None
+    if long and not removed:
+        if BATCH not in vcz.samples_arrays:
+            raise UnsuitableError(
+                f"samples: {vcz.label} does not keep by which append samples came in, as stores do that are made with "
+                "vczstore create --provenance; leave --long out"
+            )
+        numbers = arrays.read(vcz.arrays[BATCH], (slice(None),))[~is_removed].tolist()
     n_removed = int(np.sum(is_removed))
     return SampleList(
         store=store.label,
@@ -60,4 +91,6 @@ def list_samples(store: Store, at: str | None = None, *, removed: bool = False) 
         removed=np.flatnonzero(is_removed).tolist() if removed else [],
         n_samples=len(ids) - n_removed,
         n_removed=n_removed,
+        batches=numbers,
+        table=None if numbers is None else batches(vcz),
     )

@@ -22,6 +22,7 @@ from plans.core.withdrawn import Withdrawn, without_returning
 from plans.recompute import Recompute
 from plans.regrid import Regrid
 from plans.remove import Remove
+from plans.schema import provenance
 from plans.tag import Tag
 from plans.update import Update
 from plans.variants.stale import CURRENT, states
@@ -42,7 +43,7 @@ from vczstore.stores.locations import is_url
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcf.conversion import Layout
 from vczstore.vcf.files import VcfFile
-from vczstore.vcz.model import REMOVED, Batch, Vcz, positions_of
+from vczstore.vcz.model import BATCH, REMOVED, Batch, Vcz, positions_of
 from vczstore.vcz.sample_ids import spelt_otherwise
 
 
@@ -212,6 +213,7 @@ class _Compiler:
         self.vcz = vcz = self.store.open()
         self.alleles_added = self.has_inserted = False
         self.base, self.present, self.before = vcz.state, _present(vcz), Samples.of(vcz)
+        self.n_batches = len(provenance.batches(vcz))
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
         self.tags: list[str] = []
@@ -478,15 +480,22 @@ class _Compiler:
     def finish(self, job: Job) -> CompiledJob:
         """All of it."""
         text = json.dumps(self.said, sort_keys=True).encode()
+        identity = hashlib.blake2b(text, digest_size=12).hexdigest()
+        steps = self.steps
+        if BATCH in self.vcz.arrays:
+            steps = [
+                replace(step, plans=tuple(provenance.of_job(plan, identity, self.n_batches) for plan in step.plans))
+                for step in steps
+            ]
         return CompiledJob(
             job=job,
             store=self.store,
             base=self.base,
-            steps=tuple(self.steps),
+            steps=tuple(steps),
             tags=tuple(self.tags),
             notes=tuple(self.notes),
             found=tuple(self.found),
-            id=hashlib.blake2b(text, digest_size=12).hexdigest(),
+            id=identity,
             memory=self.memory,
             samples=(self.before, Samples.of(self.vcz)),
         )

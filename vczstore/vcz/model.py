@@ -32,6 +32,9 @@ VARIANTS = "variants"
 
 SAMPLE_ID = "sample_id"
 
+BATCH = "sample_batch"
+"""The array that says by its number which append each sample came in by; see `plans.schema.provenance`."""
+
 INFO_STATES = "vczstore_info_fields"
 """The attribute of the root group that says which INFO fields are stale; see `plans.variants.stale`."""
 
