@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import option
-from vczstore.execution.operations import Edit, Stages
+from vczstore.execution.operations import OWN_COMMIT, Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
@@ -36,12 +36,17 @@ class Compact(Edit):
     """
 
     group: ClassVar[str] = "maintain"
+    is_step: ClassVar[bool] = True
+    phase: ClassVar[int] = OWN_COMMIT
+    step_examples: ClassVar[tuple[Any, ...]] = (True,)
+
     output: Any = option(
         None,
         "Make a compacted copy on plain Zarr here; `store` stays as it is.",
         metavar="PATH",
         kind="location",
         positional=True,
+        job=False,
     )
 
     @property

@@ -1,19 +1,24 @@
 """Collect garbage: unreferenced objects are deleted."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vczstore.execution.operations import Operation
+from vczstore.choices import KEPT_TAGS, MAX_DAYS
+from vczstore.declarations import option
+from vczstore.errors import OptionError
+from vczstore.execution.operations import CLEANS, Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.purge import Collected
     from vczstore.execution.options import Options
+    from vczstore.stores.base import HeldLock, Keep
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gc(Operation):
     """
-    Delete unreferenced objects, such as those of a killed operation. The history stays.
+    Delete unreferenced objects, such as those of a killed operation; on request, old history, too.
 
     On plain Zarr these are chunks outside the arrays' shapes, as an append that was stopped leaves them; to run that
     append again completes it, with or without them.
@@ -33,7 +38,30 @@ class Gc(Operation):
 
     group: ClassVar[str] = "maintain"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")
+    is_step: ClassVar[bool] = True
+    phase: ClassVar[int] = CLEANS
+    step_examples: ClassVar[tuple[Any, ...]] = (True, {"keep-days": 30})
     dry_run: ClassVar[str] = "Count, and delete nothing."
+
+    keep_days: int | None = option(
+        None,
+        "First drop from the history what is older than this many days. What main, a branch or a tag names stays.",
+        metavar="DAYS",
+        bounds=(0, MAX_DAYS),
+        default_text="the history stays",
+        examples=(30,),
+    )
+    keep_tags: str = option(
+        "all",
+        "With `keep_days`: keep all tags, or delete those that name older snapshots.",
+        choices=KEPT_TAGS,
+        examples=("none",),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_tags != "all" and self.keep_days is None:
+            raise OptionError("gc: --keep-tags goes with --keep-days")
 
     @property
     def writes(self) -> bool:
@@ -46,6 +74,18 @@ class Gc(Operation):
 
         store = options.open(self.store)
         if dry_run:
-            return collect_garbage(store, None, dry_run=True)
+            return collect_garbage(store, None, dry_run=True, keep=self._keep)
         with store.exclusive_lock() as lock:
-            return collect_garbage(store, lock, dry_run=False)
+            return self.perform_within(options, lock)
+
+    def perform_within(self, options: "Options", lock: "HeldLock") -> "Collected":
+        """Delete."""
+        from plans.maintenance.purge import collect_garbage
+
+        return collect_garbage(options.open(self.store), lock, dry_run=False, keep=self._keep)
+
+    @property
+    def _keep(self) -> "Keep | None":
+        from vczstore.stores.base import Keep
+
+        return None if self.keep_days is None else Keep(timedelta(days=self.keep_days), self.keep_tags == "all")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.branch import branch_name
 from vczstore.declarations import argument
-from vczstore.execution.operations import Operation
+from vczstore.execution.operations import PUBLISHES, Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.branches import Published
@@ -44,7 +44,8 @@ class Publish(Operation):
 
     group: ClassVar[str] = "release"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")
-    is_step: ClassVar[bool] = False
+    is_step: ClassVar[bool] = True
+    phase: ClassVar[int] = PUBLISHES
     step_examples: ClassVar[tuple[Any, ...]] = ("nightly",)
 
     name: str = argument(

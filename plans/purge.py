@@ -1,15 +1,16 @@
 """Purge: the history of a store is deleted, so that removed samples cannot be read any more."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.choices import TAGS
 from vczstore.declarations import option
-from vczstore.execution.operations import Operation
+from vczstore.execution.operations import CLEANS, Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.purge import Foreseen, Purged
     from vczstore.execution.options import Options
+    from vczstore.stores.base import HeldLock
 
 TAGS_HELP = (
     "What a purge does with tags and branches that keep older snapshots. recreate rewrites what tags name, without the "
@@ -45,11 +46,14 @@ class Purge(Operation):
 
     group: ClassVar[str] = "withdraw"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
+    is_step: ClassVar[bool] = True
+    phase: ClassVar[int] = CLEANS
+    step_examples: ClassVar[tuple[Any, ...]] = (True, {"tags": "delete"})
 
     dry_run: ClassVar[str] = "Say what would be deleted; delete nothing."
 
-    tags: str = option("refuse", TAGS_HELP, choices=TAGS, positional=True)
-    yes: bool = option(False, YES_HELP, flags=("-y", "--yes"), python=False)
+    tags: str = option("refuse", TAGS_HELP, choices=TAGS, positional=True, examples=("delete",))
+    yes: bool = option(False, YES_HELP, flags=("-y", "--yes"), python=False, job=False)
 
     @property
     def to_confirm(self) -> "Purge | None":
@@ -63,10 +67,16 @@ class Purge(Operation):
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Purged | Foreseen":
         """Hold the lock of jobs, and delete."""
-        from plans.maintenance.purge import foresee, purge_store
+        from plans.maintenance.purge import foresee
 
         store = options.open(self.store)
         if dry_run:
             return foresee(store, self.tags)
         with store.exclusive_lock() as lock:
-            return purge_store(store, self.tags, lock, options)
+            return self.perform_within(options, lock)
+
+    def perform_within(self, options: "Options", lock: "HeldLock") -> "Purged":
+        """Delete."""
+        from plans.maintenance.purge import purge_store
+
+        return purge_store(options.open(self.store), self.tags, lock, options)

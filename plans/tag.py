@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError, TagError
-from vczstore.execution.operations import Operation
+from vczstore.execution.operations import NAMES, Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.history import Tagged
@@ -36,6 +36,7 @@ class Tag(Operation):
     group: ClassVar[str] = "release"
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "lock")
     is_step: ClassVar[bool] = True
+    phase: ClassVar[int] = NAMES
     step_examples: ClassVar[tuple[Any, ...]] = ("release-2026-11",)
 
     name: str | None = argument(

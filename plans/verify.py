@@ -1,10 +1,10 @@
 """Verify: errors in a store are looked for, and nothing is written."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import option
-from vczstore.execution.operations import Operation
+from vczstore.execution.operations import CHECKS, Operation
 
 if TYPE_CHECKING:
     from plans.maintenance.verify import Verified
@@ -38,6 +38,9 @@ class Verify(Operation):
 
     group: ClassVar[str] = "look"
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "workers", "progress")
+    is_step: ClassVar[bool] = True
+    phase: ClassVar[int] = CHECKS
+    step_examples: ClassVar[tuple[Any, ...]] = (True, {"quick": True})
 
     quick: bool = option(False, "Check metadata and sample IDs only.")
 

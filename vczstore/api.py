@@ -18,6 +18,7 @@ from vczstore.execution.operations import Operation
 if TYPE_CHECKING:
     from plans.core.model import Plan
     from plans.maintenance.branches import Branched, Published
+    from plans.maintenance.check import Checked
     from plans.maintenance.diff import Difference
     from plans.maintenance.export_vcf import Exported
     from plans.maintenance.history import PastCommits
@@ -367,9 +368,21 @@ def publish(store: "Location", name: str, **options: Unpack[StoreOptions]) -> "P
 @_operation
 def purge(store: "Location", tags: str = ..., **options: Unpack[RunOptions]) -> "Purged | Foreseen": ...
 @_operation
-def gc(store: "Location", **options: Unpack[RunOptions]) -> "Collected": ...
+def gc(
+    store: "Location", *, keep_days: int | None = ..., keep_tags: str = ..., **options: Unpack[RunOptions]
+) -> "Collected": ...
 @_operation
 def verify(store: "Location", *, quick: bool = ..., **options: Unpack[StoreOptions]) -> "Verified": ...
+@_operation
+def check(
+    store: "Location",
+    *,
+    min_samples: int | None = ...,
+    max_samples: int | None = ...,
+    min_call_rate: float | None = ...,
+    command: str | None = ...,
+    **options: Unpack[StoreOptions],
+) -> "Checked": ...
 @_operation
 def verify_removal(
     store: "Location",

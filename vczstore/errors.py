@@ -100,6 +100,10 @@ class TagError(VczstoreError):
     """A tag exists already, does not exist, or cannot exist on this backend."""
 
 
+class CheckError(VczstoreError):
+    """A store is not as a check of a job asks for."""
+
+
 class StorageError(VczstoreError):
     """Storage refused to read or write."""
 

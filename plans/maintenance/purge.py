@@ -14,7 +14,7 @@ from vczstore.errors import Interrupted, VczstoreError
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import Options
 from vczstore.sizes import human_size
-from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.base import HeldLock, Keep, Store
 from vczstore.vcz.model import REMOVED, Vcz
 
 RECREATE = "recreate"
@@ -243,7 +243,7 @@ class Collected:
         return [f"gc {self.store}: {_in_words(counts)}, {size}{end}"]
 
 
-def collect_garbage(store: Store, lock: HeldLock | None, *, dry_run: bool) -> Collected:
+def collect_garbage(store: Store, lock: HeldLock | None, *, dry_run: bool, keep: Keep | None = None) -> Collected:
     """
     Delete unreferenced objects: what writers that were stopped have left.
 
@@ -255,6 +255,20 @@ def collect_garbage(store: Store, lock: HeldLock | None, *, dry_run: bool) -> Co
         That of jobs; it is held until this returns.
     dry_run
         Count, and delete nothing.
+    keep
+        What is kept of the history; all of it if None.
+
+    Raises
+    ------
+    TagError
+        If something is to be kept of a history that there is none of.
     """
-    snapshot, counts = store.collect_garbage(before=lambda: None if lock is None else lock.check(), dry_run=dry_run)
+    if keep is not None:
+        store.history.require("gc")
+
+    def check() -> None:
+        if lock is not None:
+            lock.check()
+
+    snapshot, counts = store.collect_garbage(before=check, dry_run=dry_run, keep=keep)
     return Collected(store.label, not dry_run, snapshot, counts)

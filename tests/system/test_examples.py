@@ -58,8 +58,24 @@ def commands() -> dict[str, list[str]]:
         "vczstore-nightly.service": _of_shell(shlex.split(unit["Service"]["ExecStart"])),
         "cronjob.yaml": _of_shell(pod["containers"][0]["command"]),
         "github-actions.yaml": shlex.split(step.partition("uv run vczstore ")[2]),
+        "Snakefile": _in_text("Snakefile", r'"vczstore (.*)"'),
+        "main.nf": _in_text("main.nf", r"^ +vczstore (.*)$"),
+        "prefect_flow.py": _of_flow(),
         "airflow_dag.py": shlex.split(re.sub(r"\{\{.*?\}\}", "X", ast.literal_eval(bash)))[1:],
     }
+
+
+def _in_text(name: str, pattern: str) -> list[str]:
+    """The command in a file of a language of its own; what stands in braces is filled in by its tool."""
+    (line,) = re.findall(pattern, (SCHEDULE / name).read_text(), re.MULTILINE)
+    return shlex.split(re.sub(r"\$?\{.*?\}", "nightly.yaml", line))
+
+
+def _of_flow() -> list[str]:
+    flow = ast.parse((SCHEDULE / "prefect_flow.py").read_text())
+    (call,) = [n for n in ast.walk(flow) if isinstance(n, ast.Call) and ast.unparse(n.func) == "subprocess.run"]
+    assert isinstance(call.args[0], ast.List)
+    return ["nightly.yaml" if isinstance(one, ast.Name) else ast.literal_eval(one) for one in call.args[0].elts][1:]
 
 
 def _of_shell(command: list[str]) -> list[str]:

@@ -46,6 +46,10 @@ GROUPS = {
 """The groups that commands are listed in, and their headings, in this order."""
 
 
+IN_COMMIT, OWN_COMMIT, CHECKS, PUBLISHES, NAMES, CLEANS = range(6)
+"""When a job does its steps: all in one commit, then those with a commit of their own, and so on, in this order."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """
@@ -65,6 +69,8 @@ class Operation:
     """The groups of `vczstore.execution.options.GROUPS` that it takes."""
     is_step: ClassVar[bool] = False
     """Whether a job file can have it as a step."""
+    phase: ClassVar[int] = IN_COMMIT
+    """When a job does it: in its commit, or afterwards, in this order."""
     step_examples: ClassVar[tuple[Any, ...]] = ()
     """What stands behind its key in a job file, for the reference page."""
     dry_run: ClassVar[str] = ""

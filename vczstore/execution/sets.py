@@ -427,7 +427,7 @@ def publish_all(group: StoreSet, name: str) -> dict[str, PartRecord]:
             for part, store in stores.items():
                 branches = store.history.branches()
                 tips, now, then = branches.tips(), store.open(), store.open(name)
-                tip = tips[name] if branches.is_ahead(name) else now.state
+                tip = tips[name] if branches.is_ahead(name, publishing=True) else now.state
                 samples[part] = Samples.of(then)
                 parts[part] = PartRecord(now.state, tip, Samples.of(now).digest, samples[part].digest)
             group.agree(samples, f"the branches {name}")

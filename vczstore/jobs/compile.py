@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plans.append import Append
+from plans.compact import Compact
 from plans.compilers.append import complete_append
 from plans.compilers.remove import compile_completable
 from plans.compilers.update import split_known
@@ -19,6 +20,9 @@ from plans.core.ledger import Ledger, removal_digest, step_digest
 from plans.core.memory import Memory
 from plans.core.model import Compiling, Plan
 from plans.core.withdrawn import Withdrawn, without_returning
+from plans.gc import Gc
+from plans.publish import Publish
+from plans.purge import Purge
 from plans.recompute import Recompute
 from plans.regrid import Regrid
 from plans.remove import Remove
@@ -28,17 +32,17 @@ from plans.update import Update
 from plans.variants.stale import CURRENT, states
 from vczstore.configuration.yaml_file import one_line
 from vczstore.declarations import declared
-from vczstore.errors import IncompatibleError, JobFileError, NotAStoreError, SampleError, TagError
+from vczstore.errors import IncompatibleError, JobFileError, NotAStoreError, SampleError, TagError, UnsuitableError
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_plan, planning, refuse_same_place
-from vczstore.execution.operations import Edit, Operation
+from vczstore.execution.operations import CHECKS, IN_COMMIT, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Run
 from vczstore.execution.sets import Samples
 from vczstore.execution.sources import find_vcf, open_sources
 from vczstore.execution.workers import Workers
 from vczstore.jobs.model import Job, StepModel, expand_sources, names_one, read_samples
-from vczstore.stores.base import Location, Store
+from vczstore.stores.base import Branches, Location, Store
 from vczstore.stores.locations import is_url
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcf.conversion import Layout
@@ -110,6 +114,8 @@ class CompiledJob:
         What its steps have found, a line each, whether there is anything to do or not.
     found
         What the paths and globs of its steps name.
+    after
+        What is done when its steps are committed, in this order.
     id
         What tells this job from others: a digest of its steps, and of the states of its sources.
     memory
@@ -125,6 +131,7 @@ class CompiledJob:
     tags: tuple[str, ...]
     notes: tuple[str, ...]
     found: tuple[FoundSources, ...]
+    after: tuple[Operation, ...]
     id: str
     memory: Memory
     samples: tuple[Samples, Samples]
@@ -138,7 +145,8 @@ class CompiledJob:
     def summary(self) -> str:
         """What there is to do, in words."""
         done = [f"{plan.operation} ({plan.summary})" for plan in self.plans]
-        return ", ".join([*done, *(f"tag {name}" for name in self.tags)]) or "nothing to do"
+        afterwards = [one.called for one in self.after]
+        return ", ".join([*done, *(f"tag {name}" for name in self.tags), *afterwards]) or "nothing to do"
 
     @property
     def why_nothing(self) -> str:
@@ -177,14 +185,43 @@ def compile_job(job: Job, conversions: Conversions | None = None, workers: Worke
     """
     with plain_errors(job.store.url), planning("run"):
         options = options_of(job).but(conversions=conversions or Conversions(job.work_dir))
+        options, is_ahead = _on_branch(job, options)
         with nullcontext(workers) if workers is not None else Workers(options) as looking:
-            compiler = _Compiler(job.store.url, options, looking)
+            compiler = _Compiler(job.store.url, options, looking, is_ahead=is_ahead)
             for step in job.steps:
                 compiler.add(step)
+            if job.keep is not None:
+                compiler.compile_step(Gc(store=job.store.url, keep_days=job.keep.days, keep_tags=job.keep.tags))
         compiled = compiler.finish(job)
         for plan in compiled.plans:
             _ = plan.projected_mem  # raises if a task needs more memory than it is allowed
         return compiled
+
+
+def branches_of(job: Job) -> Branches:
+    """The branches of the store of a job that works on one."""
+    return options_of(job).but(branch=None).open(job.store.url).history.branches()
+
+
+def _on_branch(job: Job, options: Options) -> tuple[Options, bool]:
+    """
+    Where a job is compiled: on its branch, or on main if the branch begins there when the job runs.
+
+    Also whether the branch has what main lacks.
+
+    Raises
+    ------
+    StaleError
+        If it has, and so does main, so that it cannot be published.
+    """
+    if job.branch is None:
+        return options, False
+    branches = branches_of(job)
+    publishes = any(step.operation.phase == PUBLISHES for step in job.steps)
+    is_ahead = branches.is_ahead(job.branch, publishing=publishes)
+    tips = branches.tips()
+    is_there = is_ahead or tips.get(job.branch) == tips["main"]
+    return options if is_there else options.but(branch=None), is_ahead
 
 
 def options_of(job: Job, executor: str | None = None) -> Options:
@@ -194,6 +231,7 @@ def options_of(job: Job, executor: str | None = None) -> Options:
         storage_options=job.store.storage_options,
         source_storage_options=job.source_storage_options,
         no_lock=job.store.no_lock,
+        branch=job.branch,
         allowed_mem=job.allowed_mem,
         reserved_mem=job.reserved_mem,
         work_dir=job.work_dir,
@@ -207,8 +245,9 @@ def options_of(job: Job, executor: str | None = None) -> Options:
 class _Compiler:
     """The state that the steps so far will leave, and what they are."""
 
-    def __init__(self, url: str, options: Options, workers: Workers) -> None:
+    def __init__(self, url: str, options: Options, workers: Workers, *, is_ahead: bool) -> None:
         self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
+        self.is_ahead = is_ahead
         self.store = options.open(url)
         self.vcz = vcz = self.store.open()
         self.alleles_added = self.has_inserted = False
@@ -216,6 +255,7 @@ class _Compiler:
         self.n_batches = len(provenance.batches(vcz))
         self.ledger = Ledger.of(vcz)
         self.steps: list[CompiledStep] = []
+        self.after: list[Operation] = []
         self.tags: list[str] = []
         self.notes: list[str] = []
         self.found: list[FoundSources] = []
@@ -237,8 +277,51 @@ class _Compiler:
 
     @singledispatchmethod
     def compile_step(self, operation: Operation) -> None:
-        """Compile an operation, with what it needs beyond its plan to be done once."""
-        raise TypeError(f"{operation.called} is no step of a job")
+        """Compile an operation, with what it needs beyond its plan to be done once; or keep it for later."""
+        if operation.phase == IN_COMMIT:
+            raise TypeError(f"{operation.called} is no step of a job")
+        self.said.append([operation.called, operation.fingerprint])
+        self.after.append(operation)
+
+    @compile_step.register
+    def compact(self, operation: Compact) -> None:
+        """Removed samples leave in a commit of their own: what is read is what the other steps have committed."""
+        if not self.store.atomic:
+            raise UnsuitableError(
+                f"compact: {self.store.label} is plain Zarr, whose folder a job cannot replace; leave the step out, "
+                f"and run: vczstore compact {self.store.label}"
+            )
+        self.said.append([operation.called])
+        self.after.append(operation)
+
+    @compile_step.register
+    def purge(self, operation: Purge) -> None:
+        """The history goes at the end; what would keep it is named before anything is done."""
+        changing = any(step.plans for step in self.steps) or any(one.phase == OWN_COMMIT for one in self.after)
+        if operation.tags != "delete" and self.store.history.is_kept:
+            published = self.store.branch if any(one.phase == PUBLISHES for one in self.after) else None
+            keep = self.store.history.tags() if operation.tags == "recreate" else ()
+            self.store.history.refuse_pins(changing=changing, keep=keep, published=published)
+        self.said.append([operation.called, operation.fingerprint])
+        self.after.append(operation)
+
+    @compile_step.register
+    def gc(self, operation: Gc) -> None:
+        """What nothing needs goes at the end."""
+        if operation.keep_days is not None:
+            self.store.history.require("gc")
+        self.said.append([operation.called, operation.fingerprint])
+        self.after.append(operation)
+
+    @compile_step.register
+    def publish(self, operation: Publish) -> None:
+        """Readers see the branch: if there is anything on it."""
+        self.said.append([operation.called, operation.fingerprint])
+        if any(step.plans for step in self.steps) or self.is_ahead:
+            self.after.append(operation)
+        else:
+            self.after = [one for one in self.after if one.phase != CHECKS]
+            self.notes.append(f"publish: the branch {operation.name} has nothing that main lacks")
 
     @compile_step.register
     def edit(self, operation: Edit) -> None:
@@ -495,6 +578,7 @@ class _Compiler:
             tags=tuple(self.tags),
             notes=tuple(self.notes),
             found=tuple(self.found),
+            after=tuple(self.after),
             id=identity,
             memory=self.memory,
             samples=(self.before, Samples.of(self.vcz)),

@@ -60,12 +60,18 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
             "base": compiled.base,
             "snapshot": None if result is None else result.snapshot,
             "tags": list(compiled.tags),
+            "branch": job.branch,
             "notes": list(compiled.notes),
+            "then": [one.called for one in compiled.after],
+            "after_lines": [line for one in (result.done if result else ()) for line in one.found.lines()],
+            "after": [
+                {"operation": one.operation.called, **one.found.as_dict()} for one in (result.done if result else ())
+            ],
             "sources": [
                 {"operation": one.operation, "source": one.source, "found": list(one.found), "new": one.new}
                 for one in compiled.found
             ],
-            "why_nothing": None if compiled.plans or compiled.tags else compiled.why_nothing,
+            "why_nothing": None if compiled.plans or compiled.tags or compiled.after else compiled.why_nothing,
             "atomic": compiled.store.atomic,
             "error": error,
         },
@@ -90,6 +96,8 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
         "encoded_chunks": plan.encoded_chunks,
         "decoded_chunks": plan.decoded_chunks,
         "tasks": plan.tasks,
+        "tasks_run": None if result is None else result.tasks,
+        "chunks_written": None if result is None else result.chunks,
         "projected_mem": plan.projected_mem,
         "measured_mem": None if result is None else result.peak_mem,
         "bytes_read": plan.bytes_read,
@@ -132,13 +140,16 @@ class Described:
         """What the command prints."""
         job = self.report["job"]
         visible = "in one commit" if job["atomic"] else "one by one, each safe to stop: plain Zarr has no transactions"
-        yield f"{job['store']}  job {job['id']}, on {job['executor']}"
+        branch = f"  branch {job['branch']}" if job.get("branch") else ""
+        yield f"{job['store']}{branch}  job {job['id']}, on {job['executor']}"
         yield f"  steps become visible {visible}"
         yield from (f"  {note}" for note in job.get("notes", ()))
         for i, step in enumerate(self.report["steps"], 1):
             yield from _lines_of(i, step)
+        if job.get("then"):
+            yield f"then: {', '.join(job['then'])}"
         yield from (f"tag: {name}" for name in job["tags"])
-        if not self.report["steps"] and not job["tags"]:
+        if not self.report["steps"] and not job["tags"] and not job.get("then"):
             yield f"nothing to do: {job['why_nothing']}"
         elif (found := self.report["estimate"]) is not None:
             dollars = "" if found["dollars"] is None else f", ${found['dollars']:.4f} at list prices of {found['date']}"

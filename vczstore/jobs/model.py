@@ -21,7 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 import executors
-from vczstore.choices import BACKENDS
+from vczstore.choices import BACKENDS, KEPT_TAGS, MAX_DAYS
 from vczstore.configuration.executor_file import ExecutorFile, load_executor, resolve
 from vczstore.configuration.types import (
     IS_VARIABLE,
@@ -44,7 +44,7 @@ from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, decode, either
 from vczstore.declarations import Declared, declared
 from vczstore.errors import JobFileError, OptionError, VczstoreError
 from vczstore.execution import operations
-from vczstore.execution.operations import Operation
+from vczstore.execution.operations import CHECKS, CLEANS, IN_COMMIT, NAMES, OWN_COMMIT, PUBLISHES, Operation
 from vczstore.execution.options import EXECUTOR_FILES
 from vczstore.stores.locations import alternatives, is_glob, is_url, literal
 from vczstore.stores.sets import is_template
@@ -104,6 +104,40 @@ class ExecutorSpec(Model):
         description="What this executor takes beyond what every executor takes. Options of an executor file stay, "
         "unless they are named here.",
         examples=[{"retries": 1}],
+    )
+
+
+def _hook(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, str) or not re.match("https?://", value):
+        raise expected("a web address, or a list: a command and its arguments")
+    return value
+
+
+_COMMAND = Annotated[tuple[Text, ...], Key(min_length=1, title="list of text")]
+Hook = Annotated[
+    _COMMAND | str,
+    BeforeValidator(
+        _hook,
+        json_schema_input_type=_COMMAND
+        | Annotated[str, Key(title="web address", pattern=rf"^https?://|{IS_VARIABLE}")],
+    ),
+]
+_HOOK_HELP = (
+    "A command and its arguments, which gets the report as JSON on standard input and the status in VCZSTORE_STATUS, "
+    "or a web address to which the report is sent by POST"
+)
+
+
+class KeepSpec(Model):
+    """What is kept of the history, and how long."""
+
+    days: Annotated[int, Key(strict=True, ge=0, le=MAX_DAYS)] = Key(
+        description="How old snapshots may become, in days. What main, a branch or a tag names stays.", examples=[30]
+    )
+    tags: Annotated[str, AfterValidator(one_of(KEPT_TAGS)), choice_schema(KEPT_TAGS)] = Key(
+        default="all", description="Keep all tags, or delete those that name older snapshots.", examples=["all"]
     )
 
 
@@ -313,14 +347,23 @@ STEPS: Mapping[str, type[StepModel]] = {
 """The models of steps, by the names of their operations."""
 
 
+def _true_or_keys(value: Any) -> Any:
+    if value is not True and not isinstance(value, dict | BaseModel):
+        raise expected("true, or a mapping with its keys")
+    return {} if value is True else value
+
+
 def _shorthand(name: str, model: type[StepModel]) -> Any:
-    """What may stand for a step's mapping: the value of its first key."""
+    """What may stand for a step's mapping: the value of its first key, or true if it needs none."""
     operation = model.operation
-    first = next(
+    firsts = [
         one
         for one in (*operations.arguments(operation), *operations.options(operation))
         if declared(one).job and (declared(one).is_argument or declared(one).short)
-    )
+    ]
+    if not firsts:
+        return Annotated[model | None, BeforeValidator(_true_or_keys, json_schema_input_type=StrictBool | model)]
+    first = firsts[0]
     known, kind = declared(first), _kind(first)
     key, many = known.key or first.name.replace("_", "-"), _is_list(first.type)
     if len(model.model_fields) == 1 and not many:
@@ -402,17 +445,35 @@ def _is_step(value: Any) -> Any:
     return value
 
 
-def _tags_last(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
+def _in_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
+    """Check that steps come in the order in which a job does them; see `vczstore.execution.operations.IN_COMMIT`."""
     names: set[str] = set()
     for i, step in enumerate(steps):
-        if step.what.operation.called == "tag":
+        done, before = step.what.operation, steps[max(i - 1, 0)].what.operation
+        if done.phase < before.phase:
+            why = _AFTER[before.phase]
+            raise wrong(f"{why}; put {before.called} after {_after(before.phase, steps)}", i - 1, before.called)
+        if done.called == "tag":
             name = step.what.value("name")
             if name in names:
                 raise wrong("this tag is there already; a name can be given once", i, "tag")
             names.add(name)
-        elif names:
-            raise wrong("a tag names what the whole job leaves behind; put tag after all other steps", i - 1, "tag")
     return steps
+
+
+_AFTER = {
+    OWN_COMMIT: "this has a commit of its own, which follows that of the job",
+    CHECKS: "this looks at what the job has committed",
+    PUBLISHES: "this shows readers what the job has committed",
+    NAMES: "a tag names what the whole job leaves behind",
+    CLEANS: "this deletes what the job has left behind",
+}
+"""Why steps come after those before them in this order."""
+
+
+def _after(phase: int, steps: Sequence[_OneStep]) -> str:
+    others = dict.fromkeys(one.what.operation.called for one in steps if one.what.operation.phase < phase)
+    return "all other steps" if phase == NAMES else ", ".join(others)
 
 
 class _JobFile(Model):
@@ -436,6 +497,13 @@ class _JobFile(Model):
         "in the names of the store and of the sources, and what is done is done to all parts or to none. By default "
         "all that are there.",
         examples=[["chr1", "chr2", "chrX"]],
+    )
+    branch: Annotated[str, Key(title="text"), AfterValidator(_tag_name)] | None = Key(
+        default=None,
+        description="The branch of the store that the steps work on, instead of main; needs Icechunk. It is made if it "
+        "is not there. If it has nothing that main lacks, it goes on from where main is. Readers see what is done on "
+        "it after a `publish` step, or `vczstore publish`.",
+        examples=["nightly"],
     )
     source_storage_options: MappingOfAny = Key(
         default_factory=dict,
@@ -478,14 +546,58 @@ class _JobFile(Model):
         description="Whether a file in the user's cache folder is kept, where there is no `work-dir`.",
         examples=[False],
     )
+    keep: KeepSpec | None = Key(
+        default=None,
+        description="What is kept of the history: the rest goes at the end of each run, as with a step `gc` that says "
+        "keep-days. Needs Icechunk.",
+        examples=[{"days": 30, "tags": "all"}],
+    )
+    on_success: Hook | None = Key(
+        default=None,
+        description=f"Who is told when a run has succeeded. {_HOOK_HELP}. It cannot make the run fail.",
+        examples=[["./notify.sh", "cohort"], "https://example.org/hooks/cohort"],
+    )
+    on_failure: Hook | None = Key(
+        default=None,
+        description="The same for a run that has failed. What an error says may name samples, so the report that is "
+        "sent to an address has its kind alone. Not for one that found the store busy.",
+        examples=[["./notify.sh", "cohort"]],
+    )
+    metrics: LocalFile | None = Key(
+        default=None,
+        description="A file for the textfile collector of Prometheus: status, time, samples, tasks and bytes of the "
+        "last run. Relative to the job file.",
+        examples=["/var/lib/node_exporter/cohort.prom"],
+    )
     steps: Annotated[
         tuple[Annotated[_Step, BeforeValidator(_is_step)], ...],
         Key(min_length=1, fail_fast=True),
-        AfterValidator(_tags_last),
+        AfterValidator(_in_order),
     ] = Key(
         description="What is done, in this order; each a mapping with one key.",
         examples=[[{"append": "inbox/*.vcz"}, {"tag": "release-2026-11"}]],
     )
+
+    @model_validator(mode="after")
+    def _sets_know_their_steps(self) -> "_JobFile":
+        """Refuse what a job on a set of stores would leave out."""
+        if is_template(self.store.url):
+            for key in ("branch", "keep", "on_success", "on_failure", "metrics"):
+                if getattr(self, key) is not None:
+                    raise wrong("a job on a set of stores has no such key; leave it out", key.replace("_", "-"))
+            for i, step in enumerate(self.steps):
+                if step.what.operation.phase not in (IN_COMMIT, NAMES):
+                    called = step.what.operation.called
+                    raise wrong("a job on a set of stores has no such step; do it by itself", "steps", i, called)
+        return self
+
+    @model_validator(mode="after")
+    def _publishes_its_branch(self) -> "_JobFile":
+        for i, step in enumerate(self.steps):
+            if step.what.operation.called == "publish" and step.what.value("name") != self.branch:
+                found = "there is no key branch" if self.branch is None else f"the key branch says {self.branch}"
+                raise wrong(f"a job publishes the branch that it works on, and {found}", "steps", i, "publish")
+        return self
 
 
 @dataclass(frozen=True)
@@ -507,6 +619,12 @@ class Job:
         The branch that is edited; None for main.
     parts
         Those of a set of stores, if the file names them.
+    keep
+        What is kept of the history; None for all of it.
+    on_success, on_failure
+        Who is told of a run: a web address, or a command and its arguments.
+    metrics
+        The file of metrics.
     max_workers, allowed_mem, reserved_mem, work_dir
         As in `vczstore.execution.options.Options`, sizes in bytes; None where neither the job nor its executor file
         says.
@@ -523,6 +641,10 @@ class Job:
     source_storage_options: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = True
     branch: str | None = None
+    keep: "KeepSpec | None" = None
+    on_success: "tuple[str, ...] | str | None" = None
+    on_failure: "tuple[str, ...] | str | None" = None
+    metrics: str | None = None
     parts: tuple[str, ...] = ()
 
     @property
@@ -577,6 +699,11 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         source_storage_options=said.source_storage_options,
         resume=said.resume,
         parts=said.parts or (),
+        branch=said.branch,
+        keep=said.keep,
+        on_success=said.on_success,
+        on_failure=said.on_failure,
+        metrics=None if said.metrics is None else resolve(file.folder, said.metrics),
     )
 
 

@@ -29,7 +29,11 @@ class ReportedSources(TypedDict):
 
 
 class ReportedJob(TypedDict):
-    """What was to be done, and what came of it. ``started`` is an ISO time, ``seconds`` # s."""
+    """
+    What was to be done, and what came of it. ``started`` is an ISO time, ``seconds`` # s.
+
+    ``then`` is what follows the commit, ``after`` what that has done.
+    """
 
     id: str
     file: str
@@ -42,7 +46,11 @@ class ReportedJob(TypedDict):
     base: str
     snapshot: str | None
     tags: list[str]
+    branch: NotRequired[str | None]
     notes: NotRequired[list[str]]
+    then: NotRequired[list[str]]
+    after: NotRequired[list[dict[str, Any]]]
+    after_lines: NotRequired[list[str]]
     sources: NotRequired[list[ReportedSources]]
     why_nothing: NotRequired[str | None]
     atomic: bool
@@ -70,7 +78,8 @@ class Step(TypedDict):
     One operation of a job.
 
     ``bytes_read`` and ``bytes_written`` are bounds, decoded; ``encoded_bytes`` and ``decoded_bytes`` are measured;
-    memory # bytes, ``seconds`` # s. ``arrays`` is how many are written to.
+    memory # bytes, ``seconds`` # s. ``arrays`` is how many are written to. ``tasks_run``, those of checks included, and
+    ``chunks_written`` are what running has counted.
     """
 
     operation: str
@@ -85,6 +94,8 @@ class Step(TypedDict):
     encoded_chunks: int
     decoded_chunks: int
     tasks: int
+    tasks_run: NotRequired[int | None]
+    chunks_written: NotRequired[int | None]
     projected_mem: int
     measured_mem: int | None
     bytes_read: int

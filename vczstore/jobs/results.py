@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vczstore.execution.operations import NAMES
 from vczstore.execution.results import Result
+from vczstore.jobs.afterwards import Done
 from vczstore.jobs.compile import CompiledJob
 
 type Status = Literal["done", "nothing to do"]
@@ -29,6 +31,8 @@ class JobResult:
         What each plan has done.
     job
         What was run.
+    done
+        What was done after the commit: checks, publishing, cleaning up.
     retries
         How often it was retried after a concurrent commit.
     """
@@ -40,6 +44,7 @@ class JobResult:
     tags: tuple[str, ...]
     results: tuple[Result, ...]
     job: CompiledJob = field(repr=False, compare=False)
+    done: tuple[Done, ...] = ()
     retries: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,11 +59,14 @@ class JobResult:
             "notes": list(self.job.notes),
             "sources": [one._asdict() for one in self.job.found],
             "steps": [result.as_dict() for result in self.results],
+            "branch": self.job.job.branch,
+            "after": [{"operation": one.operation.called, **one.found.as_dict()} for one in self.done],
         }
 
     def lines(self) -> Iterator[str]:
         """What the command prints."""
-        at, head = f", snapshot {self.snapshot}" if self.snapshot else "", f"job {self.id} on {self.store}:"
+        branch = f", branch {self.job.job.branch}" if self.job.job.branch is not None else ""
+        at, head = f", snapshot {self.snapshot}" if self.snapshot else "", f"job {self.id} on {self.store}{branch}:"
         yield from self.job.notes
         if self.status == "nothing to do":
             yield f"{head} {self.job.why_nothing}{at}"
@@ -67,7 +75,11 @@ class JobResult:
             before = f", {done.resumed_chunks:,} chunks by a run that was stopped" if done.resumed_chunks else ""
             yield f"{done.operation}: {done.plan.summary} in {done.seconds:.2f} s{before}"
             yield from (f"  {what:<7} {text}" for what, text in done.notes.items())
+        for one in self.done:
+            yield from one.found.lines() if one.operation.phase < NAMES else ()
         yield from (f"tag: {name}" for name in self.tags)
+        for one in self.done:
+            yield from one.found.lines() if one.operation.phase > NAMES else ()
         yield f"{head} done{at}"
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from vczstore.errors import SampleError, StaleError, VczstoreError
+from vczstore.errors import BusyError, SampleError, StaleError, VczstoreError
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans, writes_much
@@ -15,13 +15,16 @@ from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Result
 from vczstore.execution.retry import retried
-from vczstore.jobs.compile import CompiledJob, compile_job, options_of
+from vczstore.jobs.afterwards import Done, Held, afterwards
+from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of
 from vczstore.jobs.describe import describe_job, history_of, versions
-from vczstore.jobs.model import load
+from vczstore.jobs.model import Job, load
+from vczstore.jobs.notify import Outcome
 from vczstore.jobs.report import write_report
 from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.jobs.sets import CompiledSet, compile_set, run_set
 from vczstore.reports.page import make_folder
+from vczstore.stores.base import Check
 from vczstore.stores.locations import local_path
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
@@ -124,35 +127,58 @@ def run_job(
         If something else has changed the store while the job ran.
     VczstoreError
         If the file is no job, a step cannot work, a check finds something, or storage fails. Nothing has been
-        committed then; on plain Zarr, the steps that were finished are done.
+        committed then, unless what failed is done after the commit; on plain Zarr, the steps that were finished are
+        done.
     """
     job = load(file, overrides)
+    outcome = Outcome(job)
+    try:
+        result = _run_file(job, outcome, wait=wait, report=None if report is None else Path(report), progress=progress)
+    except BusyError:  # another run is under way, of which will be told
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        outcome.tell(error)
+        raise
+    outcome.tell()
+    return result
+
+
+def _run_file(
+    job: Job, outcome: Outcome, *, wait: bool, report: Path | None, progress: Progress | bool | None
+) -> JobResult | SetJobResult:
+    """Run what a job file says, and write the report."""
     refuse_read_only("run", job.store.url)
     if report is not None:
-        make_folder(Path(report))
+        make_folder(report)
     if job.is_of_set:
         with _keys_for_flags():
             return run_set(job, wait=wait, report=report, progress=progress)
     with (
         _keys_for_flags(),
-        options_of(job).open(job.store.url).exclusive_lock(wait=wait) as lock,
+        options_of(job).but(branch=None).open(job.store.url).exclusive_lock(wait=wait) as lock,
         showing(progress) as told,
         Conversions(job.work_dir, told) as conversions,
     ):
 
         def attempt() -> JobResult:
-            compiled = compile_job(job, conversions)
+            compiled = outcome.compiled = _on_its_branch(compile_job(job, conversions), conversions)
             try:
-                return run_compiled(compiled, progress=told, before_commit=lock.check)
+                result, failed = _run(compiled, None, told, lock.check)
             except (VczstoreError, KeyboardInterrupt) as error:
                 if report is not None:
-                    write_report(Path(report), describe_job(compiled, error=str(error)))
+                    write_report(report, describe_job(compiled, error=str(error)))
                 raise
+            outcome.result = result
+            if failed is not None:
+                if report is not None:
+                    write_report(report, describe_job(compiled, result, str(failed)))
+                raise failed
+            return result
 
         result, n = retried(attempt, MAX_RETRIES, nullcontext)  # those who wait for the lock are not in the way
-        result = replace(result, retries=n)
+        result = outcome.result = replace(result, retries=n)
     if report is not None:
-        write_report(Path(report), describe_job(result.job, result))
+        write_report(report, describe_job(result.job, result))
     return result
 
 
@@ -191,7 +217,27 @@ def run_compiled(
     VczstoreError
         If a check finds something, or storage fails.
     """
+    result, error = _run(_on_its_branch(compiled), executor, progress, before_commit or (lambda: None))
+    if error is not None:
+        raise error
+    return result
+
+
+def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None) -> CompiledJob:
+    """A job that works on a branch, compiled against that; one that was compiled against main has it begin there."""
+    branch, is_idle = compiled.job.branch, not (compiled.plans or compiled.after or compiled.tags)
+    if branch is None or compiled.store.branch == branch or is_idle:
+        return compiled
+    branches_of(compiled.job).prepare(branch)
+    return compile_job(compiled.job, conversions)
+
+
+def _run(
+    compiled: CompiledJob, executor: str | None, progress: Progress | None, check: Check
+) -> tuple[JobResult, VczstoreError | None]:
+    """Run a job; what it has done, and what has failed after its commit."""
     plans, job, snapshot = compiled.plans, compiled.job, None
+    options = options_of(job, executor).but(progress=progress)
     journal = _journal(compiled)
     results: list[Result] = []
     if plans:
@@ -199,8 +245,8 @@ def run_compiled(
             results = run_plans(
                 plans,
                 *history_of(compiled),
-                options_of(job, executor).but(progress=progress),
-                before_commit=before_commit,
+                options,
+                before_commit=check,
                 journal=journal,
             )
         except StaleError:
@@ -208,20 +254,26 @@ def run_compiled(
             raise
         snapshot = results[-1].snapshot
     journal.delete()  # of a run that was stopped after its commit, too
-    with plain_errors(compiled.store.label):
-        if not plans:
+    if not plans:
+        with plain_errors(compiled.store.label):
             snapshot = compiled.applied_in or compiled.store.head
-        for name in compiled.tags:
-            compiled.store.history.create_tag(name, snapshot)
-    return JobResult(
-        status="done" if plans or compiled.tags else "nothing to do",
+    done, failed = list[Done](), None
+    try:
+        for one in afterwards(compiled, snapshot, options, Held(check)):
+            done.append(one)
+    except VczstoreError as error:
+        failed = error
+    result = JobResult(
+        status="done" if plans or compiled.tags or done else "nothing to do",
         id=compiled.id,
         store=compiled.store.label,
         snapshot=snapshot,
         tags=compiled.tags,
         results=tuple(results),
         job=compiled,
+        done=tuple(done),
     )
+    return result, failed
 
 
 def _journal(compiled: CompiledJob) -> Journal:

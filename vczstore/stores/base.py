@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -79,6 +79,13 @@ def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
         seen.add(one.id)
         found.append({"snapshot": one.id, "time": one.time, **said})
     return [*found, *(one for one in older if one["snapshot"] not in seen)]
+
+
+class Keep(NamedTuple):
+    """What is kept of a history: what is no older than this, and all tags or those that name it alone."""
+
+    age: timedelta
+    all_tags: bool
 
 
 class Saved(NamedTuple):
@@ -262,7 +269,7 @@ class History(Protocol):
             What lies in the folders ``snapshots`` and ``manifests``.
         """
 
-    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> None:
+    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """
         Raise a `TagError` if tags or branches beside the main one keep more than the present.
 
@@ -272,6 +279,8 @@ class History(Protocol):
             Count those that keep the present too: it is about to become the past.
         keep
             Tags that may stay.
+        published
+            A branch that is about to be published.
         """
 
     def purge(
@@ -386,9 +395,16 @@ class Branches(Protocol):
             If there is none, or it is the main one.
         """
 
-    def is_ahead(self, name: str) -> bool:
+    def is_ahead(self, name: str, *, publishing: bool) -> bool:
         """
         Whether a branch has what the main one lacks; False of one that is not there.
+
+        Parameters
+        ----------
+        name
+            The branch.
+        publishing
+            Whether it is going to be published.
 
         Raises
         ------
@@ -619,9 +635,11 @@ class Store(Protocol):
         What the store was before holds all that is going to be removed.
         """
 
-    def collect_garbage(self, *, before: Check, dry_run: bool) -> tuple[str | None, dict[str, int]]:
+    def collect_garbage(
+        self, *, before: Check, dry_run: bool, keep: Keep | None = None
+    ) -> tuple[str | None, dict[str, int]]:
         """
-        Delete unreferenced objects, such as what a writer that was killed has left. All snapshots stay.
+        Delete unreferenced objects, such as what a writer that was killed has left.
 
         Parameters
         ----------
@@ -629,6 +647,8 @@ class Store(Protocol):
             Called before the first commit, and may refuse.
         dry_run
             Count, and delete nothing.
+        keep
+            What is kept of the history; all snapshots if None.
 
         Returns
         -------

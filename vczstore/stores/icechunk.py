@@ -20,7 +20,7 @@ from vczstore.errors import (
     TagError,
     UnsuitableError,
 )
-from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Saved, Transaction
+from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Keep, Saved, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.icechunk_branches import is_sweep, refuse_swept
 from vczstore.stores.icechunk_history import RECREATED, IcechunkHistory
@@ -246,9 +246,11 @@ class IcechunkStore:
     def settle(self) -> None:
         """Nothing is ever half-done."""
 
-    def collect_garbage(self, *, before: Check, dry_run: bool) -> tuple[str | None, dict[str, int]]:
+    def collect_garbage(
+        self, *, before: Check, dry_run: bool, keep: Keep | None = None
+    ) -> tuple[str | None, dict[str, int]]:
         """Delete, or count, what no snapshot leads to, and half-written files of a folder."""
-        return self.history.collect_garbage(before=before, dry_run=dry_run)
+        return self.history.collect_garbage(before=before, dry_run=dry_run, keep=keep)
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
         """None: all is in one commit."""

@@ -62,11 +62,12 @@ class IcechunkBranches:
             self.repository.delete_branch(name)
         return n
 
-    def is_ahead(self, name: str) -> bool:
-        """Whether a branch has what the main one lacks; it can be published then."""
+    def is_ahead(self, name: str, *, publishing: bool) -> bool:
+        """Whether a branch has what the main one lacks; a `StaleError` if it is to be published, and cannot be."""
         if name not in self.repository.list_branches() or not self._ahead(name):
             return False
-        self._require_descent(name)
+        if publishing:
+            self._require_descent(name)
         return True
 
     def prepare(self, name: str) -> None:

@@ -14,7 +14,7 @@ import icechunk
 import numpy as np
 
 from vczstore.errors import ConflictError, StaleError, StorageError, TagError
-from vczstore.stores.base import PAST, Check, Snapshot, Store, past_of
+from vczstore.stores.base import PAST, Check, Keep, Snapshot, Store, past_of
 from vczstore.stores.icechunk_branches import BEGUN, IcechunkBranches, operation_of, same_as
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
@@ -226,9 +226,11 @@ class IcechunkHistory:
         sizes = {"tags": len(names) - len(branches), "branches": len(branches)}
         return {"snapshots": len(set(self.reachable()) - present), **sizes, "bytes": sweep.counts["bytes"]}, names
 
-    def collect_garbage(self, *, before: Check, dry_run: bool) -> tuple[str | None, dict[str, int]]:
+    def collect_garbage(
+        self, *, before: Check, dry_run: bool, keep: Keep | None = None
+    ) -> tuple[str | None, dict[str, int]]:
         """
-        Delete unreferenced objects, such as what a writer that was killed has left. All snapshots stay.
+        Delete unreferenced objects, such as what a writer that was killed has left.
 
         Parameters
         ----------
@@ -236,6 +238,8 @@ class IcechunkHistory:
             Called before the first commit, and may refuse.
         dry_run
             Count, and delete nothing.
+        keep
+            What is kept of the history; all snapshots if None.
 
         Returns
         -------
@@ -254,10 +258,31 @@ class IcechunkHistory:
         if dry_run:
             sweep = _Sweep("")
             sweep.collect(self, dry_run=True)
-            return None, sweep.counts
-        with self._sweeping("gc", before) as sweep:
+            expired = {} if keep is None else {EXPIRED: len(self._older(datetime.now(UTC) - keep.age))}
+            return None, expired | sweep.counts
+        options = "" if keep is None else f" --keep-days {keep.age.days}{'' if keep.all_tags else ' --keep-tags none'}"
+        with self._sweeping("gc", before, options=options, keeps_past=keep is not None) as sweep:
+            expired = {} if keep is None else self._expire(keep)
             sweep.collect(self)
+            sweep.counts = expired | sweep.counts
         return sweep.snapshot, sweep.counts
+
+    def _expire(self, keep: Keep) -> dict[str, int]:
+        """Drop snapshots that are older than what is kept; their objects are garbage then."""
+        tags = len(self.repository.list_tags())
+        expired = self.repository.expire_snapshots(datetime.now(UTC) - keep.age, delete_expired_tags=not keep.all_tags)
+        return {EXPIRED: len(expired), "tags deleted": tags - len(self.repository.list_tags())}
+
+    def _older(self, cutoff: datetime) -> set[str]:
+        """The snapshots before a time that no branch or tag names."""
+        refs = [{"branch": name} for name in self.repository.list_branches()]
+        refs += [{"tag": name} for name in self.repository.list_tags()]
+        found, named = set[str](), set[str]()
+        for ref in refs:
+            tip, *others = self.repository.ancestry(**ref)
+            named.add(str(tip.id))
+            found |= {str(info.id) for info in others[:-1] if info.written_at < cutoff}  # the first of all stays
+        return found - named
 
     @contextmanager
     def _sweeping(
@@ -322,10 +347,11 @@ class IcechunkHistory:
         tags, branches = self.pins()
         return [name for name in tags if name not in keep], branches
 
-    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> None:
+    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """Raise a `TagError` if there are `pins`, beside tags that may stay."""
         tags, branches = self.pins(changing=changing)
-        named = [f"the tag {name}" for name in tags if name not in keep] + [f"the branch {name}" for name in branches]
+        named = [f"the tag {name}" for name in tags if name not in keep]
+        named += [f"the branch {name}" for name in branches if name != published]
         if named:
             raise TagError(
                 f"purge: {self.label}: older snapshots are kept by {listing(named, limit=100)}; nothing was done, "
@@ -499,6 +525,9 @@ class IcechunkHistory:
 
 _MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_mem_bytes": 2**29}
 """What a collection of garbage may hold of manifests at once: by default it is gigabytes."""
+
+EXPIRED = "snapshots expired"
+"""Of the history; tags and branches may still name them."""
 
 _SWEPT = ("snapshots deleted", "manifests deleted", "chunks deleted")
 

@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
 from vczstore.errors import TagError, UnsuitableError
-from vczstore.stores.base import Branches, Check, HeldLock, History, Snapshot, Store, Transaction
+from vczstore.stores.base import Branches, Check, HeldLock, History, Keep, Snapshot, Store, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.folders import folder_behind
 from vczstore.stores.leftovers import delete_half_written
@@ -79,7 +79,7 @@ class NoHistory:
         """None: what no array has is another matter."""
         return {}
 
-    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = ()) -> None:
+    def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """There are none."""
 
     def purge(
@@ -205,7 +205,9 @@ class ZarrBacked:
     def settle(self) -> None:
         """What lies beside the store is of concern to who writes into its folder; see `PlainStore`."""
 
-    def collect_garbage(self, *, before: Check, dry_run: bool) -> tuple[str | None, dict[str, int]]:
+    def collect_garbage(
+        self, *, before: Check, dry_run: bool, keep: Keep | None = None
+    ) -> tuple[str | None, dict[str, int]]:
         """Delete, or count, the chunks outside the arrays' shapes, which an append that was stopped leaves."""
         vcz, store = self.open(), self.zarr_store.with_read_only(False)
         vcz.require_whole("gc", edited=False)

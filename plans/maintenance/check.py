@@ -1,0 +1,187 @@
+"""Whether a store holds what it should: numbers of samples, call rates, and what a command says of it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Protocol
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.memory import Memory
+from plans.core.model import Survey
+from plans.core.scan_tasks import ScanReader
+from vczstore.execution.engine import run_survey
+from vczstore.execution.options import Options
+from vczstore.stores.base import Store
+from vczstore.vcz import arrays
+from vczstore.vcz.model import REMOVED, Vcz, samples_axis
+
+OPERATION = "check"
+GENOTYPES, MAIN = "call_genotype", "main"
+
+MOST_TASKS = 200
+"""About so many tasks count calls; each sends a number for each sample of a column."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """
+    Whether a store holds what it should.
+
+    Attributes
+    ----------
+    store, branch, snapshot
+        What was looked at.
+    samples
+        How many samples are present.
+    looked_at
+        How many samples' call rates were looked at.
+    least_call_rate
+        The least of these; None if there is none.
+    problems
+        What is not as it should be, a line each.
+    """
+
+    store: str
+    branch: str | None
+    snapshot: str | None
+    samples: int
+    looked_at: int
+    least_call_rate: float | None
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as it should be."""
+        return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        said = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"ok": self.ok, **said, "problems": list(self.problems)}
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints."""
+        rate = "" if self.least_call_rate is None else f", call rates from {self.least_call_rate:.4f}"
+        verdict = "as it should be" if self.ok else f"{len(self.problems):,} problems"
+        yield f"check {self.store}: {verdict}; {self.samples:,} samples{rate}"
+        yield from (f"  error {problem}" for problem in self.problems)
+
+
+class Limits(Protocol):
+    """What a store should hold; None where it does not matter. See the options of ``check``."""
+
+    @property
+    def min_samples(self) -> int | None: ...
+    @property
+    def max_samples(self) -> int | None: ...
+    @property
+    def min_call_rate(self) -> float | None: ...
+    @property
+    def command(self) -> str | None: ...
+
+
+def check_store(store: Store, limits: Limits, options: Options) -> Checked:
+    """
+    Look at a store.
+
+    Parameters
+    ----------
+    store
+        The store, on the branch that is looked at.
+    limits
+        What it should hold.
+    options
+        What runs the tasks.
+    """
+    vcz = store.open()
+    present = int(np.count_nonzero(vcz.sample_ids != REMOVED))
+    problems: list[str] = []
+    if limits.min_samples is not None and present < limits.min_samples:
+        problems.append(f"{present:,} samples are present, fewer than {limits.min_samples:,}")
+    if limits.max_samples is not None and present > limits.max_samples:
+        problems.append(f"{present:,} samples are present, more than {limits.max_samples:,}")
+    rates = np.empty(0)
+    if limits.min_call_rate is not None:
+        rates = _call_rates(store, vcz, options, problems)
+        if low := int(np.count_nonzero(rates < limits.min_call_rate)):
+            problems.append(
+                f"{low:,} of {len(rates):,} samples have a call rate below {limits.min_call_rate}, the least "
+                f"{rates.min():.4f}"
+            )
+    if limits.command is not None and (status := _run(limits.command, store, vcz)):
+        problems.append(f"the command {limits.command!r} has ended with status {status}")
+    least = float(rates.min()) if len(rates) else None
+    return Checked(store.label, store.branch, vcz.snapshot, present, len(rates), least, tuple(problems))
+
+
+def _run(command: str, store: Store, vcz: Vcz) -> int:
+    """The exit status of a shell command; what it prints goes to standard error."""
+    found = {"STORE": store.label, "BRANCH": store.branch or "", "SNAPSHOT": vcz.snapshot or ""}
+    environment = {**os.environ, **{f"VCZSTORE_{name}": value for name, value in found.items()}}
+    sys.stderr.flush()
+    done = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=2, check=False)
+    return done.returncode
+
+
+# ---- call rates -----------------------------------------------------------------------------
+
+
+def _call_rates(store: Store, vcz: Vcz, options: Options, problems: list[str]) -> np.ndarray:
+    """The call rates of samples; on a branch, of those that main does not have."""
+    array = vcz.arrays.get(GENOTYPES)
+    if array is None or not vcz.n_variants:
+        problems.append(f"there are no calls: {f'the store has no {GENOTYPES}' if array is None else 'no variants'}")
+        return np.empty(0)
+    wanted = vcz.sample_ids != REMOVED
+    if store.branch not in (None, MAIN):
+        wanted &= ~np.isin(vcz.sample_ids, store.open(at=MAIN).sample_ids)
+    columns = [c for c in arrays.cuts(array)[samples_axis(array) or 0].spans() if wanted[c].any()]
+    scans = tuple(_Calls(array, column, -(-MOST_TASKS // len(columns))) for column in columns)
+    rates = np.zeros(vcz.n_samples)
+    counted = run_survey(Survey(OPERATION, scans, options.memory), store, options)
+    for column, found in zip(columns, counted, strict=True):
+        rates[column] = sum(found) / vcz.n_variants
+    selected: np.ndarray = rates[wanted]
+    return selected
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """
+    Counts at how many variants samples have a call.
+
+    Attributes
+    ----------
+    array
+        The genotypes.
+    samples
+        Those of one chunk column.
+    n_tasks
+        How many tasks count, about.
+    """
+
+    array: AnyArray
+    samples: slice
+    n_tasks: int
+
+    def by_cubed(self, memory: Memory, tag: int) -> list[ScanReader]:
+        """Over ranges of whole chunks."""
+        rows, n = arrays.outer_chunks(self.array)[0], self.array.shape[0]
+        per_task = rows * ceil(ceil(n / rows) / self.n_tasks)
+        return [ScanReader(self.look, n, per_task, tag, arrays.decode_mem(self.array, 1))]
+
+    def look(self, rows: slice) -> np.ndarray:
+        """Count, chunk by chunk."""
+        counts = np.zeros(self.samples.stop - self.samples.start, dtype="i8")
+        step = arrays.outer_chunks(self.array)[0]
+        for start in range(rows.start, rows.stop, step):
+            region = (slice(start, min(start + step, rows.stop)), self.samples, slice(None))
+            calls = arrays.read(self.array, region[: self.array.ndim])
+            called = calls >= 0
+            counts += (called.any(axis=2) if called.ndim > 2 else called).sum(axis=0)
+        return counts

@@ -1,0 +1,166 @@
+"""Who hears of a run of a job: a command or a web address, and a file of metrics. None of them makes a run fail."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from vczstore.execution.results import Result
+from vczstore.jobs.compile import CompiledJob
+from vczstore.jobs.describe import describe_job
+from vczstore.jobs.model import Job
+from vczstore.jobs.results import JobResult
+
+TIMEOUT = 60.0
+"""How long a command or a web address may take. # s"""
+
+log = logging.getLogger("vczstore")
+
+
+@dataclass
+class Outcome:
+    """
+    What is known of a run by the time it ends.
+
+    Attributes
+    ----------
+    job
+        What its file says.
+    compiled, result
+        As far as it has come.
+    began
+        When it began. # s since the epoch
+    """
+
+    job: Job
+    compiled: CompiledJob | None = None
+    result: JobResult | None = None
+    began: float = field(default_factory=time.time)
+
+    def tell(self, error: BaseException | None = None) -> None:
+        """Write the metrics, and tell of the end of the run."""
+        hook = self.job.on_success if error is None else self.job.on_failure
+        if self.job.metrics is not None:
+            _write_metrics(Path(self.job.metrics), self, succeeded=error is None)
+        if hook is not None:
+            name = "on-success" if error is None else "on-failure"
+            report = self._report(error)
+            if isinstance(hook, str):
+                _post(name, hook, report, error)
+            else:
+                _call(name, hook, report)
+
+    def _report(self, error: BaseException | None) -> dict[str, Any]:
+        said = None if error is None else str(error) or "interrupted"
+        if self.compiled is None:
+            return {"job": {"file": self.job.path, "store": self.job.store.url, "status": "failed", "error": said}}
+        return dict(describe_job(self.compiled, self.result, said))
+
+
+def _call(name: str, command: Sequence[str], report: Mapping[str, Any]) -> None:
+    """Run a command, which finds the report on standard input; what it prints goes to standard error."""
+    environment = {**os.environ, "VCZSTORE_STATUS": report["job"]["status"]}
+    text = json.dumps(report)
+    try:
+        done = subprocess.run(
+            list(command), input=text, text=True, env=environment, stdout=2, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        log.warning("%s: %s took more than %g s, and was ended", name, command[0], TIMEOUT)
+    except OSError as error:
+        log.warning("%s: %s cannot be run (%s)", name, command[0], error.strerror)
+    else:
+        if done.returncode:
+            log.warning("%s: %s has ended with status %d", name, command[0], done.returncode)
+
+
+def _post(name: str, url: str, report: Mapping[str, Any], error: BaseException | None) -> None:
+    """
+    Send the report to a web address.
+
+    What an error says may name samples, and stays here. The path of the address may be a secret, and is not logged.
+    """
+    if error is not None:
+        kind = f"{type(error).__name__}; what it says is in the report and the log of the machine that ran the job"
+        report = {**report, "job": {**report["job"], "error": kind}}
+    try:
+        with urlopen(
+            Request(url, json.dumps(report).encode(), {"Content-Type": "application/json"}),
+            timeout=TIMEOUT,
+        ):
+            pass
+    except (OSError, ValueError) as problem:
+        status = getattr(problem, "code", None)
+        why = f"status {status}" if status else type(problem).__name__
+        log.warning("%s: the report did not reach %s (%s)", name, urlsplit(url).hostname, why)
+
+
+# ---- metrics --------------------------------------------------------------------------------
+
+_HELP = {
+    "success": "Whether the last run of the job succeeded.",
+    "last_run_timestamp_seconds": "When the last run of the job ended.",
+    "last_success_timestamp_seconds": "When the last run that succeeded ended.",
+    "duration_seconds": "What the last run took.",
+    "samples_added": "Samples that the last run has appended.",
+    "samples_removed": "Samples that the last run has removed.",
+    "samples_updated": "Samples that the last run has updated.",
+    "tasks": "Tasks of the last run.",
+    "bytes_written": "Bytes that the last run has copied encoded, or encoded (counted before).",
+}
+
+
+def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
+    """Write a file for Prometheus' textfile collector: whole, beside its place, and then renamed."""
+    now = time.time()
+    results: Sequence[Result] = () if outcome.result is None else outcome.result.results
+    values: dict[str, float] = {
+        "success": int(succeeded),
+        "last_run_timestamp_seconds": now,
+        "duration_seconds": now - outcome.began,
+        **{f"samples_{what}": sum(r.counts.get(f"samples {what}", 0) for r in results) for what in _CHANGES},
+        "tasks": sum(r.tasks or 0 for r in results),
+        "bytes_written": sum((r.encoded_bytes or 0) + (r.decoded_bytes or 0) for r in results),
+    }
+    last = now if succeeded else _last_success(path)
+    if last is not None:
+        values["last_success_timestamp_seconds"] = last
+    labels = f'{{job_file="{_escaped(outcome.job.path)}",store="{_escaped(outcome.job.store.url)}"}}'
+    text = "".join(
+        f"# HELP vczstore_job_{name} {_HELP[name]}\n# TYPE vczstore_job_{name} gauge\n"
+        f"vczstore_job_{name}{labels} {value:.15g}\n"
+        for name, value in values.items()
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+        os.chmod(file.name, 0o644)  # the collector is another user
+        os.replace(file.name, path)
+    except OSError as error:
+        log.warning("metrics: %s cannot be written (%s)", path, error.strerror)
+
+
+_CHANGES = ("added", "removed", "updated")
+
+
+def _last_success(path: Path) -> float | None:
+    """What the file of the run before says."""
+    try:
+        found = re.search(r"^vczstore_job_last_success_timestamp_seconds\{.*\} (\S+)$", path.read_text(), re.MULTILINE)
+        return None if found is None else float(found[1])
+    except (OSError, ValueError):
+        return None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
