@@ -13,6 +13,8 @@ from plans.core.ledger import ATTRIBUTE as LEDGER
 from plans.core.memory import Memory
 from plans.core.model import Plan
 from plans.core.task_report import current_report
+from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
+from plans.core.withdrawn import Withdrawn
 from vczstore.errors import SampleError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Delete, Edit, WriteDocuments
@@ -50,7 +52,7 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
     Raises
     ------
     SampleError
-        If the state has samples that the store no longer has.
+        If the state has samples that the store no longer has, or removed samples are hashed with another key there.
     """
     past = store.open(state)
     past.require_whole(OPERATION, edited=False)
@@ -67,7 +69,7 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
             found = None
         if len(chunks := _chunks(array, found)):
             writes.append(RestoreChunks(path, array, chunks))
-    attributes = _attributes(vcz, past)
+    attributes = _attributes(store, vcz, past)
     edits += _documents(vcz, past, attributes)
     return Plan(
         operation=OPERATION,
@@ -113,14 +115,17 @@ def _keeps_samples(store: Store, vcz: Vcz, past: Vcz) -> bool:
     return False
 
 
-def _attributes(vcz: Vcz, past: Vcz) -> dict[str, Any]:
+def _attributes(store: Store, vcz: Vcz, past: Vcz) -> dict[str, Any]:
     """
     The attributes of the root group: those of the past.
 
-    What the store remembers of removed samples stays; of what jobs have brought in, it is what was there.
+    Samples that were removed here stay known, and so do those of a state of another branch; of what jobs have brought
+    in, it is what was there.
     """
+    withdrawn = Withdrawn.of(store, vcz).together_with(Withdrawn.of(store, past), OPERATION)
     then = {name: value for name, value in past.attributes.items() if name in _OF_STATE or not _is_ours(name)}
-    return then | {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
+    then |= {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
+    return then | ({WITHDRAWN: withdrawn.value} if withdrawn.value else {})
 
 
 def _is_ours(attribute: str) -> bool:

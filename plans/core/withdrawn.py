@@ -114,11 +114,34 @@ class Withdrawn:
         key = _derived(self._key)
         return replace(self, hashes=self.hashes.difference(_hash(key, sample) for sample in samples))
 
+    def together_with(self, other: "Withdrawn", operation: str) -> "Withdrawn":
+        """
+        The same, with the removed samples of another state or store.
+
+        Raises
+        ------
+        SampleError
+            If these are hashed with another key, since hashes cannot be turned into those of another.
+        """
+        if not self.hashes or not other.hashes:
+            return self if self.hashes else replace(other, label=self.label, place=self.place)
+        if self.check != other.check:
+            raise SampleError(
+                f"{operation}: {self.label} and what it is to become keep hashes of {len(self.hashes):,} and "
+                f"{len(other.hashes):,} removed samples, made with different keys, so that they cannot be kept "
+                "together; nothing was done, export the state to a store of its own"
+            )
+        return replace(self, hashes=self.hashes | other.hashes, inside=self.inside or other.inside)
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """What the attribute says; nothing if no sample was ever removed."""
+        value: dict[str, Any] = {"check": self.check, "hashes": sorted(self.hashes)} if self.check else {}
+        return value if self.inside is None else {**value, "key": self.inside}
+
     def noted(self, vcz: Vcz) -> tuple[Vcz, SetAttribute]:
         """The store as it will be, and what writes it."""
-        value: dict[str, Any] = {"check": self.check, "hashes": sorted(self.hashes)}
-        if self.inside is not None:
-            value["key"] = self.inside
+        value = self.value
         attributes = {**vcz.attributes, ATTRIBUTE: value}
         return replace(vcz, attributes=attributes), SetAttribute(ATTRIBUTE, value, vcz.zarr_format)
 

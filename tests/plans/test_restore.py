@@ -129,6 +129,26 @@ def test_what_was_removed_stays_known(tmp_path: Path) -> None:
     complain(SampleError, ("removed",), lambda: vczstore.append(store, tmp_path / "batch.vcz"))
 
 
+@pytest.mark.parametrize(("removed_on", "restored"), [("dev", "main"), ("main", "dev")])
+def test_what_another_branch_has_removed_stays_known(removed_on: str, restored: str, tmp_path: Path) -> None:
+    store = Way("icechunk", "zarr").make(tmp_path, OLD)
+    vczstore.branch(store, "dev")
+    vczstore.remove(store, "S0001", branch=removed_on, impl="zarr")
+    vczstore.restore(store, removed_on, branch=restored)
+    source = batch(tmp_path / "back.vcz", cohort.select(OLD, ["S0001"]))
+    complain(SampleError, ("removed",), lambda: vczstore.append(store, source, branch=restored))
+
+
+def test_hashes_of_different_keys_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Way("icechunk", "zarr").make(tmp_path, OLD)
+    vczstore.branch(store, "dev")
+    for branch, key in (("main", "a" * 32), ("dev", "b" * 32)):
+        monkeypatch.setenv("VCZSTORE_WITHDRAWAL_KEY", key)
+        vczstore.remove(store, "S0001", branch=branch, impl="zarr")
+    with unchanged(store):
+        complain(SampleError, ("^restore: .*different keys", "export"), lambda: vczstore.restore(store, "dev"))
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     plain = Way("format3", "cubed").make(tmp_path, OLD)
     (tmp_path / "other").mkdir()
