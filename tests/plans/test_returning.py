@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import stat
 import time
@@ -22,10 +24,10 @@ from tests.support import cohort, s3
 from tests.support.refusals import complain
 from tests.support.small_stores import unchanged
 from tests.support.ways import WRITTEN, Way
-from vczstore.errors import OptionError, SampleError, StorageError
+from vczstore.errors import ConflictError, OptionError, SampleError, StorageError
 from vczstore.jobs.run import run_job
 from vczstore.stores.resolve import open_store
-from vczstore.stores.withdrawal_key import SUFFIX, VARIABLE
+from vczstore.stores.withdrawal_key import SUFFIX, VARIABLE, KeyPlace
 
 FIELDS = ("sample_id", "contig_id", "variant_contig", "variant_position", "variant_allele", "call_genotype", "call_DP")
 
@@ -189,6 +191,34 @@ def test_where_no_key_can_be_written(tmp_path: Path) -> None:
     (tmp_path / f"store.vcz{SUFFIX}").mkdir()
     with unchanged(store):
         complain(StorageError, [SUFFIX, VARIABLE], lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = KeyPlace(tmp_path / f"store.vcz{SUFFIX}")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EPERM, "not here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)  # as where the disk is full
+        complain(StorageError, ["cannot be written", SUFFIX], lambda: place.create("k" * 64))
+    assert list(tmp_path.iterdir()) == []
+    place.create("k" * 64)
+    place.create("k" * 64)
+    complain(ConflictError, ["another writer"], lambda: place.create("j" * 64))
+    assert [path.name for path in tmp_path.iterdir()] == [f"store.vcz{SUFFIX}"]
+    assert (place.read(), stat.S_IMODE(place.path.stat().st_mode)) == ("k" * 64, 0o600)  # type: ignore[union-attr]
+
+
+def test_an_empty_key_is_none(tmp_path: Path) -> None:
+    store = Way("format3", "zarr").make(tmp_path, OLD)
+    (tmp_path / f"store.vcz{SUFFIX}").touch()
+    with unchanged(store):
+        words = [SUFFIX, "0 characters", "delete it", VARIABLE]
+        complain(StorageError, words, lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
 
 
 def test_a_store_in_memory_has_no_place_beside_it(tmp_path: Path) -> None:

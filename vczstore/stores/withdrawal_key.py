@@ -86,20 +86,34 @@ class KeyPlace:
         return str(self.path) if self.address is None else self.address.url
 
     def read(self) -> str | None:
-        """Read the key; None if there is none."""
+        """
+        Read the key; None if there is none.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be read, or what lies there is too short for a key.
+        """
         try:
             if self.path is not None:
-                return self.path.read_text(encoding="utf-8").strip()
-            folder, name = self._in_object_store()
-            return bytes(require("obstore", "obstore").get(folder, name).bytes()).decode().strip()
+                key = self.path.read_text(encoding="utf-8").strip()
+            else:
+                folder, name = self._in_object_store()
+                key = bytes(require("obstore", "obstore").get(folder, name).bytes()).decode().strip()
         except FileNotFoundError:
             return None
         except Exception as error:
             raise self._failure("read", error) from error
+        if len(key) < MIN_LENGTH:
+            raise StorageError(
+                f"{self}: the key of withdrawn samples has {len(key)} characters, {MIN_LENGTH} or more expected; put a "
+                f"copy of the key there, or delete it if no sample was removed from the store yet, or set {VARIABLE}"
+            )
+        return key
 
     def create(self, key: str) -> None:
         """
-        Write a key where there is none.
+        Write a key where there is none: all of it, or nothing.
 
         Raises
         ------
@@ -110,9 +124,7 @@ class KeyPlace:
         """
         try:
             if self.path is not None:
-                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(f"{key}\n")
+                _create_file(self.path, f"{key}\n")
                 return
             folder, name = self._in_object_store()
             require("obstore", "obstore").put(folder, name, f"{key}\n".encode(), mode="create")
@@ -137,6 +149,34 @@ class KeyPlace:
         return StorageError(
             f"{self}: the key of withdrawn samples cannot be {what} ({reason(error)}); mend that, or set {VARIABLE}"
         )
+
+
+def _create_file(path: Path, text: str) -> None:
+    """Make a file that only its owner may read, where there is none; it comes to be with all that is in it."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        _fill(temporary, text)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # there are no links here
+            _fill(path, text)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fill(path: Path, text: str) -> None:
+    """Make a file; if it cannot be filled, it goes."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
