@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from click.testing import CliRunner, Result
@@ -19,10 +20,19 @@ def run(*arguments: object, status: int = 0, stdin: str | bytes | None = None) -
 
 
 def fails(*arguments: object, status: int = 1, **options: Any) -> str:
-    """A status, nothing on standard output, and one line on standard error; returns the line."""
+    """
+    A status and one line on standard error, which is returned.
+
+    Standard output has nothing, or with ``--json`` an object that says the same.
+    """
     result = run(*arguments, status=status, **options)
-    assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("Error: ")
-    return lines[0].removeprefix("Error: ")
+    line = lines[0].removeprefix("Error: ")
+    if "--json" in arguments:
+        said = json.loads(result.stdout)
+        assert (said["status"], said["error"], said["exit_status"]) == ("failed", line, status)
+    else:
+        assert result.stdout == ""
+    return line
