@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support import cohort, forks
 from tests.system.survival import inputs
 
-CASES, STEP, ROUNDS = 10, 2, 11
+CASES, STEP, ROUNDS = 10, 2, 12
 """Every second case of 220: all commands are among them."""
 COMMANDS_OF_PLAIN = [name for name, command in inputs.COMMANDS.items() if command.reads and "format3" in command.kinds]
 

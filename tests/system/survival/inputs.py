@@ -408,7 +408,7 @@ def _changes(
     new, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
     changed = sorted(n for n in after.keys() & before.keys() if after[n] != before[n])
     if late:
-        new = [n for n in new if not n.startswith(("store.vcz/", "out"))]
+        new = [n for n in new if not n.startswith(("store.vcz/", "store.vcz.withdrawal-key", "out"))]
         if command in ("purge", "remove and purge"):  # it may be half done, which the next one completes
             changed = gone = []
         elif not any(n.startswith("store.vcz/snapshots") for n in before):
