@@ -1,11 +1,12 @@
 """Copy: a VCZ on plain Zarr into an Icechunk repository."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vczstore.declarations import argument, option
-from vczstore.errors import OptionError
+from vczstore.errors import NotAStoreError, OptionError
 from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class CopyStoreToIcechunk(Edit):
     ------
     OptionError
         If there is something at `store` already, and `overwrite` is not given.
+    SampleError
+        If the VCZ has samples that were removed from what is overwritten.
 
     Examples
     --------
@@ -39,7 +42,9 @@ class CopyStoreToIcechunk(Edit):
     source: Any = argument("The VCZ that is copied, of format 2 or 3.", metavar="SOURCE", kind="location")
     store: Any = argument("A path or URL for the repository.", metavar="STORE", kind="location")
     overwrite: bool = option(
-        False, "Replace the contents of the repository. Its history stays, and with it the old data."
+        False,
+        "Replace the contents of the repository. Its history stays, and with it the old data; samples removed from it "
+        "stay out.",
     )
 
     @property
@@ -75,8 +80,11 @@ class CopyStoreToIcechunk(Edit):
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile the copy of all chunks."""
         from plans.compilers.copy import compile_copy
-        from plans.core.withdrawn import keeping_key
+        from plans.core.withdrawn import keeping_key, overwriting
 
         yield from ()
-        copy = compile_copy(compiling.store, compiling.vcz, compiling.memory)
+        store = compiling.store
+        copy = compile_copy(store, compiling.vcz, compiling.memory)
+        with suppress(NotAStoreError):  # there is none to overwrite
+            copy = overwriting(copy, store.open(), compiling.vcz)
         return copy if compiling.origin is None else keeping_key(copy, compiling.origin, compiling.vcz)

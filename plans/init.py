@@ -81,6 +81,8 @@ class Init(Edit):
         from plans.core.compatibility import check_incoming
         from plans.core.ledger import Ledger
         from plans.core.model import with_notes
+        from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
+        from vczstore.stores.edits import DropAttribute
         from vczstore.stores.resolve import told_backend
 
         yield from ()
@@ -89,8 +91,11 @@ class Init(Edit):
         check_incoming("init", [source])
         compiler = compile_copy if store.atomic else compile_compacted_copy
         plan = compiler(store, source, compiling.memory, operation="init")
-        ledger = Ledger.of(source).with_sources([source]).edit(3 if store.atomic else source.zarr_format)
+        zarr_format = 3 if store.atomic else source.zarr_format
+        ledger = Ledger.of(source).with_sources([source]).edit(zarr_format)
+        forgotten = DropAttribute(WITHDRAWN, zarr_format)  # what the batch's own store has removed, by another key
+        after = replace(plan.after, attributes={k: v for k, v in plan.after.attributes.items() if k != WITHDRAWN})
         counts = {"fields": len(plan.writes), "samples": source.n_samples, "variants": source.n_variants}
-        plan = replace(plan.recording((), [ledger]), counts=counts)
+        plan = replace(plan.recording((), [forgotten, ledger]), counts=counts, after=after)
         no_variants = "" if source.n_variants else "the store has no variants, since the batch has none"
         return with_notes(plan, told_backend(store), no_variants)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from plans.core.model import Plan, with_notes
-from vczstore.errors import DamagedStoreError, SampleError, StorageError
+from vczstore.errors import DamagedStoreError, SampleError, StorageError, UnsuitableError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, SetAttribute
 from vczstore.stores.withdrawal_key import VARIABLE, CreateKey, KeyPlace, from_environment, new_key
@@ -32,8 +32,10 @@ class Withdrawn:
 
     Attributes
     ----------
+    store
+        Which store.
     label
-        How messages call the store.
+        How messages call it.
     place
         Where its key lies; None if there is no such place.
     check
@@ -44,6 +46,7 @@ class Withdrawn:
         The key itself, where there is no place for it but the store.
     """
 
+    store: Store = field(repr=False)
     label: str
     place: KeyPlace | None
     check: str = ""
@@ -67,7 +70,8 @@ class Withdrawn:
             raise DamagedStoreError(
                 f"{vcz.label}: the root attribute {ATTRIBUTE} is no list of removed samples; restore it from a copy"
             )
-        return cls(vcz.label, KeyPlace.of(store), str(value.get("check", "")), frozenset(map(str, hashes)), inside)
+        check = str(value.get("check", ""))
+        return cls(store, vcz.label, KeyPlace.of(store), check, frozenset(map(str, hashes)), inside)
 
     @cached_property
     def _key(self) -> str:
@@ -79,7 +83,7 @@ class Withdrawn:
         StorageError
             If there are hashes, and their key is in none of its places.
         """
-        for find in (from_environment, lambda: self.inside, lambda: self._beside, lambda: new_key(str(self.place))):
+        for find in (from_environment, lambda: self.inside, lambda: self._beside, lambda: new_key(self.store)):
             if (key := find()) is not None and (not self.hashes or _check(key) == self.check):
                 return key
         where = f" in {self.place}, nor" if self.place is not None else ""
@@ -124,12 +128,12 @@ class Withdrawn:
             If these are hashed with another key, since hashes cannot be turned into those of another.
         """
         if not self.hashes or not other.hashes:
-            return self if self.hashes else replace(other, label=self.label, place=self.place)
+            return self if self.hashes else replace(other, store=self.store, label=self.label, place=self.place)
         if self.check != other.check:
             raise SampleError(
                 f"{operation}: {self.label} and what it is to become keep hashes of {len(self.hashes):,} and "
                 f"{len(other.hashes):,} removed samples, made with different keys, so that they cannot be kept "
-                "together; nothing was done, export the state to a store of its own"
+                "together; nothing was done, write it to a path of its own (export, copy-store-to-icechunk)"
             )
         return replace(self, hashes=self.hashes | other.hashes, inside=self.inside or other.inside)
 
@@ -175,14 +179,45 @@ def withdrawing(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
 
 
 def keeping_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
-    """The copy of a store, with the key that lies beside that one."""
+    """
+    The copy of a store, with the key that lies beside that one.
+
+    Raises
+    ------
+    UnsuitableError
+        If another key lies where this one is to be.
+    """
     withdrawn, place = Withdrawn.of(origin, vcz), KeyPlace.of(plan.store)
     if not withdrawn.hashes or withdrawn.place is None or place is None:
         return plan
     key = withdrawn.place.read()
-    if key is None or _check(key) != withdrawn.check:
+    if key is None or _check(key) != withdrawn.check or (there := place.read()) == key:
         return plan
+    if there is not None:
+        raise UnsuitableError(
+            f"{plan.operation}: {place} is the key of another store's withdrawn samples, and {vcz.label} has its own; "
+            "choose another path, or if that store is gone, delete the file"
+        )
     return replace(plan, preparations=(CreateKey(place, key), *plan.preparations))
+
+
+def overwriting(plan: Plan, before: Vcz, copied: Vcz) -> Plan:
+    """
+    A copy that takes the place of a store, whose removed samples it remembers.
+
+    Raises
+    ------
+    SampleError
+        If some of these are in the copy.
+    """
+    withdrawn = Withdrawn.of(plan.store, before)
+    if not withdrawn.hashes:
+        return plan
+    way_out = "copy to another path, or delete the repository first"
+    come_back(plan.operation, plan.store, before, copied.sample_ids.tolist(), allow=False, way_out=way_out)
+    after, _ = withdrawn.together_with(Withdrawn.of(plan.store, copied), plan.operation).noted(plan.after)
+    edit = SetAttribute(ATTRIBUTE, after.attributes[ATTRIBUTE], before.zarr_format)
+    return replace(plan.recording((), (edit,)), after=after)
 
 
 def come_back(
@@ -194,13 +229,14 @@ def come_back(
     Raises
     ------
     SampleError
-        Saying how many they are, if they are not allowed.
+        Saying how many they are, if they are not allowed; jobs leave out which ones.
     """
     back = Withdrawn.of(store, vcz).among(samples)
     if back and not allow:
         raise SampleError(
             f"{operation}: {len(back):,} of the samples that come in {'was' if len(back) == 1 else 'were'} removed "
-            f"from {vcz.label} before: {listing(back)}; {way_out}"
+            f"from {vcz.label} before; {way_out}",
+            f"removed were {listing(back)}",
         )
     return back
 

@@ -204,6 +204,27 @@ class SetAttribute:
 
 
 @dataclass(frozen=True)
+class DropAttribute:
+    """One attribute of the root group goes; from consolidated metadata too, where a store has them."""
+
+    name: str
+    zarr_format: int
+
+    def apply(self, store: Store) -> None:
+        """Change the root's own document, and its copy."""
+        key = "zarr.json" if self.zarr_format == 3 else ".zattrs"
+        document = zarr_objects.read_json(store, key) or {}
+        attributes = document.get("attributes", {}) if self.zarr_format == 3 else document
+        attributes.pop(self.name, None)
+        consolidated = zarr_objects.read_json(store, ".zmetadata") if self.zarr_format == 2 else None
+        if consolidated is not None:
+            consolidated["metadata"].get(".zattrs", {}).pop(self.name, None)
+            zarr_objects.write_json(store, ".zmetadata", consolidated)
+        if document:
+            zarr_objects.write_json(store, key, document)
+
+
+@dataclass(frozen=True)
 class Consolidate:
     """Consolidated metadata, where a store has them, follow the documents they are a copy of."""
 

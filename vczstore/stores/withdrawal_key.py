@@ -7,9 +7,9 @@ open already, or fills a bucket, has no place beside it that is known here.
 
 import os
 import secrets
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,15 @@ def from_environment() -> str | None:
     return text or None
 
 
-@cache
-def new_key(place: str) -> str:
-    """Return a random key for a place: the same each time, since steps of a job need it before it is written there."""
-    return secrets.token_hex(32)
+_new_keys = dict[int, str]()
+
+
+def new_key(store: Store) -> str:
+    """Return a random key for an open store: the same each time, since steps of a job need it before it is written."""
+    if id(store) not in _new_keys:
+        _new_keys[id(store)] = secrets.token_hex(32)
+        weakref.finalize(store, _new_keys.pop, id(store), None)
+    return _new_keys[id(store)]
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def close_to(unknown: Sequence[str], samples: Iterable[str]) -> list[str]:
     spelt = spelt_otherwise(unknown, present)
     left = [one for one in unknown if one not in spelt and len(one) <= _LONGEST and "\0" not in one][:LOOKED_UP]
     found = set(spelt.values())
-    if left:
+    if left and present:
         folded = dict(zip(_folded(present), present, strict=True))
         letters = set("".join(present))
         for one, key in zip(left, _folded(left), strict=True):
