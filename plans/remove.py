@@ -1,6 +1,6 @@
 """Remove: the values of samples become missing, and their IDs empty, which readers of VCZ skip."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.compilers.options import recomputed_fields
@@ -13,6 +13,7 @@ from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
+    from plans.maintenance.purge import Purged
     from vczstore.execution.options import Options
     from vczstore.execution.results import Result
     from vczstore.stores.base import HeldLock
@@ -88,6 +89,11 @@ class Remove(Edit):
         """Whether the history is purged, too."""
         return self.purge
 
+    @property
+    def purges(self) -> str:
+        """What the purge does with tags, if one is asked for."""
+        return self.tags if self.purge else ""
+
     def check(self, options: "Options") -> None:
         """Check that the history can be purged."""
         if self.purge:
@@ -102,14 +108,18 @@ class Remove(Edit):
         yield from ()
         return compile_completable(compiling.store, compiling.vcz, self.samples, compiling.memory)
 
-    def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
-        """Purge the history, if asked for."""
+    def purge_history(self, options: "Options", lock: "HeldLock") -> "Purged":
+        """Delete the history, in which the samples are."""
         from plans.maintenance.purge import purge_store
 
+        return purge_store(options.open(self.store), self.tags, lock, options)
+
+    def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
+        """Purge the history, if asked for."""
         if not self.purge:
             return result
         try:
-            purged = purge_store(options.open(self.store), self.tags, lock, options)
+            purged = self.purge_history(options, lock)
         except VczstoreError as error:
             raise type(error)(f"remove: the samples are removed, but not yet from the history: {error}") from error
-        return replace(result, snapshot=purged.snapshot, purged=purged)
+        return result.with_purge(purged)

@@ -116,5 +116,10 @@ def removal_digest(samples: Sequence[str]) -> str:
     It outlives the samples, in the id of a job, so it is slow to compute on purpose (scrypt, some 50 ms): to find out
     by trial whether one person was removed takes that long for each guess at the whole list.
     """
-    text = "\n".join(sorted(set(samples))).encode()
-    return hashlib.scrypt(text, salt=b"vczstore removal", n=2**14, r=8, p=1, dklen=16).hex()
+    return slow_digest("\n".join(sorted(set(samples))))
+
+
+def slow_digest(text: str) -> str:
+    """A digest of what may name samples, slow to compute on purpose; see `removal_digest`."""
+    content = text.encode(errors="surrogatepass")
+    return hashlib.scrypt(content, salt=b"vczstore removal", n=2**14, r=8, p=1, dklen=16).hex()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from plans.maintenance.info import Description
+from plans.maintenance.purge import Purged, purge_store
 from vczstore.errors import VczstoreError
 from vczstore.execution.results import FoundInParts
 from vczstore.execution.sets import Samples, StoreSet, differing
@@ -78,8 +79,13 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
         if dry_run:
             notes.append(f"would complete what was stopped: {group.pending(stores)}")
         else:
-            with group.locked(stores):
+            with group.locked(stores) as locks:
                 behind = group.complete(record, stores)
+
+                def purge(name: str) -> Purged:
+                    return purge_store(stores[name], record.purge, locks[name], group.options)
+
+                group.purge(record, stores, purge)
             notes.append(f"completed {record.operation} ({record.summary}): {listing(behind) or 'no part lacked it'}")
     parts = group.perform(dry_run=dry_run)
     if record is not None and not record.is_staged:

@@ -30,6 +30,7 @@ from vczstore.errors import (
 )
 from vczstore.execution import sets
 from vczstore.stores.icechunk_history import IcechunkHistory
+from vczstore.stores.sets import Record, RecordFile
 
 KINDS = pytest.mark.parametrize("kind", ["icechunk", "format3"])
 APPENDED = {p: cohort.expected_append(before(p), arrays_of(p, cohort.ids(4, 3))) for p in PARTS}
@@ -287,3 +288,85 @@ def test_branches_of_all_parts_are_published(folder: Path) -> None:
     for part in PARTS:
         assert read(Path("set", part))["sample_id"].tolist() == ["S0000", "S0001", "", *cohort.ids(3, 4)]
     assert vczstore.info("set/{part}").errors == []
+
+
+def removed(**options: Any) -> Any:
+    return vczstore.remove("set/{part}", "S0001", purge=True, impl="zarr", **options)
+
+
+@pytest.mark.parametrize("way", ["again", "repair"])
+def test_a_purge_that_was_stopped_is_completed(folder: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed before, or between, the purges of parts leaves a record of them."""
+    make(folder, "icechunk")
+    purge, seen = IcechunkHistory.purge, list[str]()
+
+    def stop(self: IcechunkHistory, **options: Any) -> Any:
+        seen.append(self.label)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return purge(self, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IcechunkHistory, "purge", stop)
+        with pytest.raises(Interrupted, match="to be purged"):
+            removed()
+    mentions("; ".join(vczstore.info("set/{part}").errors), ["to be purged"])
+    if way == "again":
+        assert list(removed().purged) == [*PARTS]
+    else:
+        assert vczstore.repair("set/{part}").ok
+    assert all(vczstore.verify_removal(Path("set", part), ["S0001"]).erased for part in PARTS)
+    assert not list(Path("set").glob(".*.json"))
+
+
+def test_a_purge_that_fails_in_a_part_is_done_in_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(folder, "icechunk")
+    purge = IcechunkHistory.purge
+
+    def fail(self: IcechunkHistory, **options: Any) -> Any:
+        if self.label.endswith("chr1"):
+            raise StorageError("purge: objects could not be deleted")
+        return purge(self, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IcechunkHistory, "purge", fail)
+        complain(StorageError, ["history of chr1 is not purged", "vczstore purge set/{part}"], removed)
+    assert vczstore.verify_removal("set/chr2", ["S0001"]).erased
+    vczstore.purge("set/{part}")
+    assert vczstore.verify_removal("set/chr1", ["S0001"]).erased
+
+
+def test_a_dry_run_checks_whether_history_can_be_purged(folder: Path) -> None:
+    make(folder, "icechunk")
+    vczstore.tag("set/{part}", "r1")
+    complain(TagError, ["the tag r1"], lambda: removed(dry_run=True))
+
+
+def test_another_name_of_the_same_set(stopped: Callable[[Callable[[], object]], None]) -> None:
+    """It sees no record, and leaves alone what waits for the other."""
+    stopped(append)
+    words = ["a set called PART", "vczstore repair"]
+    complain(StaleError, words, lambda: vczstore.remove("set/chr{part}", "S0002"))
+    complain(StaleError, ["is done in chr1"], lambda: vczstore.remove("./set//{part}/", "S0002"))
+    assert vczstore.repair("set/{part}").ok
+    assert holds(APPENDED)
+
+
+def test_a_record_whose_answer_was_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(folder, "icechunk")
+    write = RecordFile.write
+
+    def lose(self: RecordFile, record: Record) -> None:
+        write(self, record)
+        raise StorageError("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordFile, "write", lose)
+        append()
+    assert holds(APPENDED)
+
+
+def test_a_job_is_not_taken_for_done_by_its_samples(stopped: Callable[[Callable[[], object]], None]) -> None:
+    stopped(lambda: vczstore.run_job("job.yaml", ["steps=[{append: 'in/{part}.vcz'}]"]))
+    vczstore.append("set/chr2", "in/chr2.vcz")
+    complain(StaleError, ["what waits for chr2 cannot follow"], lambda: vczstore.repair("set/{part}"))

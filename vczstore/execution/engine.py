@@ -3,7 +3,6 @@
 The only place where plans and executors meet.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import executors
+from plans.core.ledger import slow_digest
 from plans.core.model import Compiling, Plan, Survey
 from vczstore.errors import (
     IncompatibleError,
@@ -188,8 +188,7 @@ def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Seq
     states = [(source.identity, source.stamp) for source in compiling.sources]
     said = json.dumps([operation.called, operation.fingerprint, states], sort_keys=True, default=str)
     about = {"base": plan.base, "versions": [version(name) for name in ("vczstore", "cubed", "icechunk", "zarr")]}
-    what = hashlib.blake2b(said.encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    return Journal.in_cache(os.fspath(store), options.branch, what, about)
+    return Journal.in_cache(os.fspath(store), options.branch, slow_digest(said), about)
 
 
 def writes_much(plans: Sequence[Plan]) -> bool:

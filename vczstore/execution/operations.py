@@ -212,6 +212,11 @@ class Edit(Operation):
         """Whether it keeps jobs, and others that take long or delete, from the store, and not just other writers."""
         return False
 
+    @property
+    def purges(self) -> str:
+        """What a purge that follows the commit does with tags; empty where none follows."""
+        return ""
+
     def check(self, options: "Options") -> None:
         """Check what is known before anything is locked."""
 
@@ -233,6 +238,10 @@ class Edit(Operation):
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile it against what was opened; nothing is written."""
+        raise NotImplementedError
+
+    def purge_history(self, options: "Options", lock: "HeldLock") -> "Found":
+        """Purge the store, where `purges` says how."""
         raise NotImplementedError
 
     def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":

@@ -141,6 +141,10 @@ class Result:
         dry = {} if self.committed else {"plan": self._would_do()}
         return {**values, "counts": dict(self.counts), **notes, **purged, **dry}
 
+    def with_purge(self, purged: Found) -> "Result":
+        """The same with the purge that followed, and the snapshot that it has left."""
+        return replace(self, snapshot=getattr(purged, "snapshot", None), purged=purged)
+
     @property
     def is_all(self) -> bool:
         """Whether nothing was done, after a dry run, but to tell of it."""
@@ -227,6 +231,8 @@ class SetResult:
         The parts that lacked what an earlier run of the same operation had done to the others.
     retries
         How often it was retried after a concurrent commit.
+    purged
+        What the purge has done to each part, where an earlier run was stopped before it.
     """
 
     operation: str
@@ -235,6 +241,7 @@ class SetResult:
     parts: Mapping[str, Result]
     completed: tuple[str, ...] | None = None
     retries: int = 0
+    purged: Mapping[str, Found] = field(default_factory=dict)
 
     @property
     def is_all(self) -> bool:
@@ -254,6 +261,7 @@ class SetResult:
             "committed": self.committed,
             "completed": None if self.completed is None else list(self.completed),
             "retries": self.retries,
+            **({"purged": {name: one.as_dict() for name, one in self.purged.items()}} if self.purged else {}),
             "parts": {name: one.as_dict() for name, one in self.parts.items()},
         }
 
@@ -262,6 +270,8 @@ class SetResult:
         if self.completed is not None:
             parts = ", ".join(self.completed) or "no part lacked it"
             yield f"{self.operation} {self.store}: completed what was stopped: {parts}"
+            for found in self.purged.values():
+                yield from found.lines()
             return
         for one in self.parts.values():
             yield from one.lines()

@@ -13,13 +13,14 @@ turn: the same operation has to be run again, and does what is missing.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from plans.core.ledger import step_digest
+from plans.core.ledger import slow_digest
 from plans.core.model import Plan
 from vczstore.declarations import declared
 from vczstore.errors import (
@@ -106,7 +107,13 @@ class Samples(NamedTuple):
         digest = hashlib.blake2b(digest_size=16)
         for sample in ids:
             digest.update(f"{sample}\0".encode(errors="surrogatepass"))
-        return cls(len(ids), digest.hexdigest())
+        return cls(len(ids), _slow(digest.hexdigest()))
+
+
+@lru_cache(maxsize=64)
+def _slow(digest: str) -> str:
+    """What a record may hold: a removed sample is not found out by trying IDs. All parts have one list of samples."""
+    return slow_digest(digest)
 
 
 def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
@@ -209,7 +216,8 @@ class StoreSet:
         reach = options.for_store(operation.store, _texts(getattr(operation, "sources", ()))).storage_options or {}
         template = Template(str(operation.store).rstrip("/"), reach)
         members = members_of(operation, options)
-        said = step_digest([operation.called, operation.fingerprint, options.branch])
+        asked = [operation.called, operation.fingerprint, options.branch]
+        said = slow_digest(json.dumps(asked, sort_keys=True, default=str))
         places = {name: str(member.store) for name, member in members.items()}
         return cls(template, places, options.but(parts=()), operation.called, said, members)
 
@@ -259,12 +267,23 @@ class StoreSet:
             if self.record.read() is None:
                 self.record.delete()
                 for store in stores.values():
-                    store.history.unstage()
+                    store.history.unstage(self.template.name)
+            self._refuse_staged(stores)
             yield locks
+
+    def _refuse_staged(self, stores: Mapping[str, Store]) -> None:
+        """Raise a `StaleError` if commits of a set with another name, which has parts of this one, wait in a part."""
+        for store in stores.values():
+            for name in store.history.staged():
+                if name != self.template.name:
+                    raise StaleError(
+                        f"{self.called}: {store.label} has a commit that waits for the other parts of a set called "
+                        f"{name} (PART for {PART}); complete it with vczstore repair and that name"
+                    )
 
     def complete(self, record: Record, stores: Mapping[str, Store]) -> list[str]:
         """
-        Let all parts have what waits in them, then their tags; their locks have to be held.
+        Let all parts have what waits in them, then their tags; their locks have to be held. A purge is left to `purge`.
 
         Returns
         -------
@@ -279,34 +298,79 @@ class StoreSet:
         behind = []
         try:
             for name, part in record.parts.items():
-                behind += [name] * self._publish(part, stores[name], record.branch)
+                if not part.is_done:
+                    behind += [name] * self._publish(name, record, stores[name])
             for tag in record.tags:
                 for name, part in record.parts.items():
                     _tag(tag, part, stores[name])
-            self.record.delete()
+            if record.purge:
+                self.record.write(record.with_done(*record.parts))
+            else:
+                self.record.delete()
         except KeyboardInterrupt as error:
             raise Interrupted(f"{self.called}: interrupted; {_told(record, stores)}") from error
         except VczstoreError as error:
-            raise StaleError(f"{self.called}: {error}; {_told(record, stores)}") from error
+            kind = StaleError if isinstance(error, ConflictError) else type(error)  # which is not tried again by itself
+            raise kind(f"{self.called}: {error}; {_told(record, stores)}") from error
         except Exception as error:
             raise StorageError(f"{self.called}: {self.label}: {first_line(error)}; {_told(record, stores)}") from error
-        for store in stores.values():
-            with suppress(Exception):  # what is left the next one deletes
-                store.history.unstage()
+        self.unstage(stores)
         return behind
 
-    def _publish(self, part: PartRecord, store: Store, branch: str) -> bool:
+    def unstage(self, stores: Mapping[str, Store]) -> None:
+        """Delete the branches on which commits of this set wait, as far as possible: the next one deletes the rest."""
+        for store in stores.values():
+            with suppress(Exception):
+                store.history.unstage(self.template.name)
+
+    def _publish(self, name: str, record: Record, store: Store) -> bool:
         """Let readers of one part see what waits in it; False if they do, or see the same samples by other means."""
+        part = record.parts[name]
         assert part.snapshot is not None
-        if store.history.shows(part.snapshot, branch):
+        if store.history.shows(part.snapshot, record.branch):
             return False
         try:
-            store.history.publish(part.snapshot, part.base, branch)
-        except ConflictError:
-            if part.before == part.after or Samples.of(store.open(branch)).digest != part.after:
-                raise
+            store.history.publish(part.snapshot, part.base, record.branch)
+        except ConflictError as error:
+            is_told_by_samples = record.operation in ("append", "remove") and part.before != part.after
+            if not is_told_by_samples or Samples.of(store.open(record.branch)).digest != part.after:
+                raise ConflictError(
+                    f"{error}, so what waits for {name} cannot follow; once {name} has it by other means, "
+                    f"delete {self.record.place}"
+                ) from error
             return False
         return True
+
+    def purge(self, record: Record, stores: Mapping[str, Store], one: Callable[[str], Found]) -> dict[str, Found]:
+        """
+        Delete the history of all parts, if that follows; their locks have to be held. `one` does it to a part.
+
+        Raises
+        ------
+        VczstoreError
+            If the history of some parts is left; it is tried in all.
+        """
+        done, failed = dict[str, Found](), dict[str, VczstoreError]()
+        try:
+            for name, store in stores.items() if record.purge else ():
+                try:
+                    with plain_errors(store.label):
+                        done[name] = one(name)
+                except VczstoreError as error:
+                    failed[name] = error
+        except KeyboardInterrupt as error:
+            told = _told(record.with_done(*record.parts), stores)
+            raise Interrupted(f"{self.called}: interrupted; {told}") from error
+        if record.purge:
+            self.record.delete()
+        if failed:
+            first = next(iter(failed.values()))
+            options = "" if record.purge == "refuse" else f" --tags {record.purge}"
+            raise type(first)(
+                f"{self.called}: {record.operation} is done in all parts, but the history of {listing([*failed])} "
+                f"is not purged: {first}; complete it with: vczstore purge {self.label}{options}"
+            )
+        return done
 
     def require_parts_of(self, record: Record) -> None:
         """Raise a `StaleError` if a record is of other parts than these."""
@@ -346,7 +410,8 @@ def _told(record: Record, stores: Mapping[str, Store]) -> str:
         )
     ]
     rest = [name for name in record.parts if name not in ahead]
-    where = f"is done in {listing(ahead) or 'no part'}, and not in {listing(rest) or 'the tags of some'}"
+    last = "the history of some, which is to be purged" if record.purge else "the tags of some"
+    where = f"is done in {listing(ahead) or 'no part'}, and not in {listing(rest) or last}"
     way_out = "run it again, or vczstore repair" if record.is_staged else "run the same again to complete it"
     return f"{record.operation} ({record.summary}) {where}; {way_out}"
 
@@ -515,6 +580,8 @@ class Writing:
         The record of a run of the same operation that was stopped, on stores without snapshots.
     is_seen_early
         Whether readers of plain Zarr may notice what is written before it is all there.
+    purge
+        What a purge that follows does with tags; empty without one.
     dry_run
         Whether nothing is going to be written.
     again
@@ -528,6 +595,7 @@ class Writing:
     workers: Workers
     pending: Record | None = None
     is_seen_early: bool = True
+    purge: str = ""
     dry_run: bool = False
     again: set[str] = field(default_factory=set)
     compiled: dict[str, Compiled] = field(default_factory=dict)
@@ -640,7 +708,7 @@ class Writing:
         summary = next((one.summary for one in self.compiled.values() if one.summary), "")
         branch = next((work.store.branch for work in self.works.values() if work.store is not None), None) or ""
         hidden = not self.is_seen_early
-        return Record(self.group.id, self.group.called, summary, ordered, tuple(self.tags), branch, hidden)
+        return Record(self.group.id, self.group.called, summary, ordered, tuple(self.tags), branch, hidden, self.purge)
 
     def _staged(self) -> dict[str, list[Result]]:
         """On Icechunk: commit each part on a branch of its own, record it, and publish all."""
@@ -652,17 +720,22 @@ class Writing:
                 compiled, execution = self._ready(name)
                 snapshots[name] = compiled.base
                 if execution is not None:
-                    on_branch = execution.on(store.history.stage(compiled.base))
+                    on_branch = execution.on(store.history.stage(compiled.base, self.group.template.name))
                     snapshots[name] = _write(on_branch, compiled)
                     results[name] = self._results(name, on_branch, snapshots[name])
             self._require_unchanged(stores)
             record = self._record(snapshots)
-            self.group.record.write(record)
         except BaseException:
-            for store in stores.values():
-                with suppress(Exception):  # what is left the next one deletes
-                    store.history.unstage()
+            self.group.unstage(stores)
             raise
+        try:
+            self.group.record.write(record)
+        except BaseException as error:
+            if self.group.record.read() != record:  # where that fails, what may be recorded has to stay
+                self.group.unstage(stores)
+                raise
+            if not isinstance(error, Exception):
+                raise Interrupted(f"{self.group.called}: interrupted; {_told(record, stores)}") from error
         self.group.complete(record, stores)
         return results
 
@@ -738,6 +811,7 @@ def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
         options = group.options
         if dry_run:
             group.refuse_pending()
+            _check(group)
             return _attempt(group, operation, {}, {}, None, dry_run=True)
         stores: dict[str, Store] = {}
         for name, member in group.members.items():
@@ -753,13 +827,19 @@ def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
                     group.refuse_pending()
                 if record.is_staged:
                     behind = group.complete(record, stores)
-                    return SetResult(group.called, group.label, True, {}, completed=tuple(behind))
-            for member in group.members.values():
-                assert isinstance(member, Edit)
-                member.check(options)
+                    purged = group.purge(record, stores, partial(_purge, group, locks))
+                    return SetResult(group.called, group.label, True, {}, completed=tuple(behind), purged=purged)
+            _check(group)
             attempt = partial(_attempt, group, operation, stores, locks, record, dry_run=False)
             result, n = retried(attempt, options.max_retries, nullcontext)
-            return _afterwards(group, replace(result, retries=n), locks)
+            return _afterwards(group, replace(result, retries=n), stores, locks)
+
+
+def _check(group: StoreSet) -> None:
+    """Check what is known before anything is compiled."""
+    for member in group.members.values():
+        assert isinstance(member, Edit)
+        member.check(group.options)
 
 
 def _attempt(
@@ -782,7 +862,13 @@ def _attempt(
             for name in group.members
         }
         writing = Writing(
-            group, works, workers, pending=pending, is_seen_early=operation.is_seen_early, dry_run=dry_run
+            group,
+            works,
+            workers,
+            pending=pending,
+            is_seen_early=operation.is_seen_early,
+            purge=operation.purges,
+            dry_run=dry_run,
         )
         writing.check()
         if dry_run:
@@ -813,11 +899,23 @@ def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers
     )
 
 
-def _afterwards(group: StoreSet, result: SetResult, locks: Mapping[str, HeldLock]) -> SetResult:
-    """What follows the commits of all parts, such as a purge of each."""
-    done = {}
-    for name, one in result.parts.items():
-        member = group.members[name]
-        assert isinstance(member, Edit)
-        done[name] = member.afterwards(one, group.options, locks[name]) if name in locks else one
-    return replace(result, parts=done)
+def _afterwards(
+    group: StoreSet, result: SetResult, stores: Mapping[str, Store], locks: Mapping[str, HeldLock]
+) -> SetResult:
+    """The purge of all parts, if one follows their commits; on plain Zarr, too, where no record is left by then."""
+    purges = next(member.purges for member in group.members.values() if isinstance(member, Edit))
+    if not purges:
+        return result
+    record = group.record.read() or Record(group.id, group.called, "", {}, purge=purges)
+    written = {name: stores[name] for name in result.parts if name in stores}
+    parts = dict(result.parts)
+    for name, purged in group.purge(record, written, partial(_purge, group, locks)).items():
+        parts[name] = parts[name].with_purge(purged)
+    return replace(result, parts=parts)
+
+
+def _purge(group: StoreSet, locks: Mapping[str, HeldLock], name: str) -> Found:
+    """Delete the history of one part."""
+    member = group.members[name]
+    assert isinstance(member, Edit)
+    return member.purge_history(group.options, locks[name])

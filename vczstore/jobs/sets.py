@@ -1,5 +1,6 @@
 """Jobs on sets of stores: every part is compiled as a job of its own, and all become visible together."""
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -7,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plans.core.ledger import step_digest
+from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
 from vczstore.errors import VczstoreError
 from vczstore.execution.conversions import Conversions
@@ -128,7 +129,7 @@ class _Running:
             {name: one.store.url for name, one in self.jobs.items()},
             options,
             "run",
-            step_digest(["run", said, job.branch]),
+            slow_digest(json.dumps(["run", said, job.branch], sort_keys=True, default=str)),
         )
         self.compiled: dict[str, CompiledJob] = {}
 

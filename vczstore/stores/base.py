@@ -349,8 +349,8 @@ class History(Protocol):
     def refuse_tag(self, name: str) -> None:
         """Raise a `TagError` if a tag of this name cannot be made: it is taken, or was once."""
 
-    def stage(self, base: str) -> "Store":
-        """The store on a branch of its own, where a commit is made that readers see once it is published."""
+    def stage(self, base: str, of: str) -> "Store":
+        """The store on a branch of its own, where a commit of a set waits that readers see once it is published."""
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
         """
@@ -365,8 +365,11 @@ class History(Protocol):
     def shows(self, snapshot: str, branch: str) -> bool:
         """Whether readers of a branch see a snapshot, or one that came after it."""
 
-    def unstage(self) -> None:
-        """Delete the branches on which something was staged; the lock has to be held."""
+    def staged(self) -> list[str]:
+        """The sets of which commits wait on branches."""
+
+    def unstage(self, of: str) -> None:
+        """Delete the branches on which commits of a set were staged; the lock has to be held."""
 
 
 class Branches(Protocol):

@@ -457,9 +457,9 @@ class IcechunkHistory:
         kinds = (update.kind for update in (self.repository.ops_log() if has_log else ()))
         return any(isinstance(kind, icechunk.UpdateType.TagDeleted) and kind.name == name for kind in kinds)
 
-    def stage(self, base: str) -> Store:
-        """The store on a branch of its own, where a commit is made that readers see once it is published."""
-        branch = f"{STAGED}{secrets.token_hex(4)}"
+    def stage(self, base: str, of: str) -> Store:
+        """The store on a branch of its own, where a commit of a set waits that readers see once it is published."""
+        branch = f"{STAGED}{of}-{secrets.token_hex(4)}"
         with self.lock():
             self.repository.create_branch(branch, base)
         return self.on_branch(branch)
@@ -485,10 +485,15 @@ class IcechunkHistory:
         """Whether readers of a branch see a snapshot, or one that came after it."""
         return any(str(info.id) == snapshot for info in self.repository.ancestry(branch=branch))
 
-    def unstage(self) -> None:
-        """Delete the branches on which something was staged; the lock has to be held."""
+    def staged(self) -> list[str]:
+        """The sets of which commits wait on branches."""
+        names = self.repository.list_branches()
+        return sorted({_set_of(name) for name in names if name.startswith(STAGED)})
+
+    def unstage(self, of: str) -> None:
+        """Delete the branches on which commits of a set were staged; the lock has to be held."""
         for name in self.repository.list_branches():
-            if name.startswith(STAGED):
+            if name.startswith(STAGED) and _set_of(name) == of:
                 with self.lock():
                     self.repository.delete_branch(name)
 
@@ -549,6 +554,11 @@ class _Sweep:
         numbers = (done.snapshots_deleted, done.manifests_deleted, done.chunks_deleted)
         self.counts = {**dict(zip(_SWEPT, map(int, numbers), strict=True)), "bytes": int(done.bytes_deleted)}
         self.counts |= delete_half_written(store.folder, dry_run=dry_run)
+
+
+def _set_of(branch: str) -> str:
+    """The set of which a commit waits on a branch; see `IcechunkHistory.stage`."""
+    return branch.removeprefix(STAGED).rpartition("-")[0]
 
 
 def _commit_nothing(session: icechunk.Session, message: str, said: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 The record is a small file beside the stores, in the folder above the first ``{part}``. It is written when all is ready
 and deleted when all is done, so that whoever comes after a run that was killed in between knows what is missing where.
-It holds no sample IDs.
+It holds no sample IDs, and digests of them that are slow to compute.
 """
 
 import glob
@@ -39,13 +39,19 @@ class Template:
     Attributes
     ----------
     text
-        As it was given.
+        As it was given, but for what makes no difference: a slash at the end, and "./".
     options
         The storage options that reach it.
     """
 
     text: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        scheme, slashes, path = self.text.rpartition("://")
+        pieces = path.rstrip("/").split("/")
+        kept = pieces if slashes else [one for i, one in enumerate(pieces) if one != "." and (one or not i)]
+        object.__setattr__(self, "text", f"{scheme}{slashes}{'/'.join(kept)}")
 
     def of(self, part: str) -> str:
         """The path or URL of one part."""
@@ -88,8 +94,13 @@ class Template:
         """Where the record of the set lies."""
         first = self.text.partition(PART)[0]
         folder = first.rpartition("/")[0] or ("/" if first.startswith("/") else "." if not is_url(self.text) else "")
-        name = self.text[len(first.rpartition("/")[0]) :].lstrip("/").replace(PART, "PART").replace("/", "_")
-        return RecordFile(self.text, folder, f".{name}{RECORD}", self.options)
+        return RecordFile(self.text, folder, f".{self.name}{RECORD}", self.options)
+
+    @property
+    def name(self) -> str:
+        """What tells the set from others in its folder, which may have parts in common with it."""
+        first = self.text.partition(PART)[0]
+        return self.text[len(first.rpartition("/")[0]) :].lstrip("/").replace(PART, "PART").replace("/", "_")
 
 
 def _literal(text: str) -> str:
@@ -121,7 +132,7 @@ class PartRecord:
     before, after
         Digests of its sample IDs.
     is_done
-        Whether it is done, of a store without snapshots.
+        Whether it is done: of a store without snapshots, or before a purge, which deletes these.
     """
 
     base: str
@@ -150,6 +161,8 @@ class Record:
         The branch on which it becomes visible, of stores that have any.
     is_hidden
         Whether a part that has the samples that it had is surely as it was.
+    purge
+        What the purge that follows does with tags, once all parts are done; nothing follows if empty.
     """
 
     id: str
@@ -159,15 +172,16 @@ class Record:
     tags: Sequence[str] = ()
     branch: str = ""
     is_hidden: bool = False
+    purge: str = ""
 
     @property
     def is_staged(self) -> bool:
         """Whether all that is missing waits in the stores, and has only to be published."""
         return all(part.snapshot is not None for part in self.parts.values())
 
-    def with_done(self, part: str) -> "Record":
-        """The same once a part is done."""
-        return replace(self, parts={**self.parts, part: replace(self.parts[part], is_done=True)})
+    def with_done(self, *parts: str) -> "Record":
+        """The same once some parts are done."""
+        return replace(self, parts={**self.parts, **{one: replace(self.parts[one], is_done=True) for one in parts}})
 
 
 @dataclass(frozen=True)

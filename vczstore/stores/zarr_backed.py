@@ -108,7 +108,7 @@ class NoHistory:
         """Raise a `TagError`."""
         self.require("tag")
 
-    def stage(self, base: str) -> NoReturn:
+    def stage(self, base: str, of: str) -> NoReturn:
         """Raise a `TagError`: nothing can be staged."""
         self.require("stage")
 
@@ -120,7 +120,11 @@ class NoHistory:
         """There are no snapshots."""
         return False
 
-    def unstage(self) -> None:
+    def staged(self) -> list[str]:
+        """None: nothing is staged."""
+        return []
+
+    def unstage(self, of: str) -> None:
         """Nothing is staged."""
 
 
