@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -139,6 +140,29 @@ def test_only_the_same_command_goes_on(place: Path) -> None:
     assert vczstore.append("store", "batch.vcz").resumed_chunks == 0  # to a store that has changed
     assert journals(place) == []
     cohort.assert_same(read(place / "store"), cohort.expected_append(cohort.expected_update(OLD, AGAIN), BATCH))
+
+
+def test_what_another_implementation_has_written_is_not_gone_on_with(place: Path) -> None:
+    """Its journal lacks what is written after it, such as the IDs of removed samples."""
+    fail("remove", "store", IDS)
+    (left,) = journals(place)
+    head = json.loads(left.read_bytes().partition(b"\n")[0])
+    assert head["about"]["impl"] == "cubed"
+    assert vczstore.remove("store", IDS, impl="zarr").resumed_chunks == 0
+    cohort.assert_same(read(place / "store"), OPERATIONS["remove"][1])
+
+
+def test_a_journal_has_nothing_of_samples_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither IDs nor other names."""
+    monkeypatch.setitem(cohort.DIMENSIONS, "sample_alias", ("samples",))
+    text = {"sample_alias": np.array([f"alias-of-{name}" for name in BATCH["sample_id"]])}
+    cohort.write_vcz(place / "named.vcz", {**BATCH, **text}, **LAYOUT)
+    fail("append", "store", "named.vcz", add_fields=["sample_alias"])
+    (left,) = journals(place)
+    assert b"alias-of" not in left.read_bytes()
+    result = vczstore.append("store", "named.vcz", add_fields=["sample_alias"])
+    assert result.resumed_chunks > 0
+    np.testing.assert_array_equal(read(place / "store")["sample_alias"][-40:], text["sample_alias"])
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ user's cache folder. The file is:
 It is written whole, beside its place, and renamed: there is the one before or the one after. How often follows from how
 long that takes (`REST`). Nothing in it is code, and no credentials are. But a session holds what is not worth an object
 of its own, chunks of up to 512 bytes: calls, and in a ``work-dir`` **sample IDs**. So only its user may read the file,
-and it is deleted with the commit. One in the cache folder is private: sample IDs are written after it was last saved.
+and it is deleted with the commit. One in the cache folder is private: sample IDs, and whatever else is
+of samples alone, are written after it was last saved.
 What it says is committed, so it counts only if no one else can have written it.
 """
 
@@ -34,7 +35,7 @@ from platformdirs import user_cache_path
 from vczstore.stores.base import Resumable, Saved, Transaction
 from vczstore.stores.locations import local_path, parse, real_path
 
-FORMAT = 2
+FORMAT = 3
 
 MIN_CHUNKS, MIN_BYTES = 1_000, 100_000_000
 """A run that writes fewer chunks and fewer bytes, counted decoded, takes some seconds; it keeps no journal in the cache
@@ -63,7 +64,7 @@ class Journal:
     about
         What has to be the same for another run to go on, for JSON.
     private
-        Whether it may hold no sample IDs.
+        Whether it may hold nothing that is of samples alone, such as their IDs.
 
     Attributes
     ----------
@@ -76,7 +77,7 @@ class Journal:
 
     def __init__(self, file: Path | None, about: Mapping[str, Any], *, private: bool = False) -> None:
         self._private = private
-        self.file, self.about = file, json.loads(json.dumps({"format": FORMAT, **about}))
+        self.file, self.about = file, json.loads(json.dumps({"format": FORMAT, "private": private, **about}))
         self.restored, self.step = -1, 0
         self.done: dict[str, dict[tuple[int, ...], int]] = {}
         self.tasks: dict[str, int] = {}

@@ -39,7 +39,7 @@ from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 from vczstore.stores.sets import is_template
 from vczstore.vcf.files import is_vcf
-from vczstore.vcz.model import SAMPLE_ID
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 if TYPE_CHECKING:
     from plans.core.task_report import TaskReport
@@ -187,7 +187,12 @@ def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Seq
         return Journal(None, {})
     states = [(source.identity, source.stamp) for source in compiling.sources]
     said = json.dumps([operation.called, operation.fingerprint, states], sort_keys=True, default=str)
-    about = {"base": plan.base, "versions": [version(name) for name in ("vczstore", "cubed", "icechunk", "zarr")]}
+    about = {
+        "base": plan.base,
+        "versions": [version(name) for name in ("vczstore", "cubed", "icechunk", "zarr")],
+        "impl": options.impl,
+        "allowed_mem": options.memory.allowed,
+    }
     return Journal.in_cache(os.fspath(store), options.branch, slow_digest(said), about)
 
 
@@ -371,6 +376,8 @@ class Execution:
         uses_workers = options.impl != "zarr"
         if uses_workers:
             workers.check_store(plans[0].operation, plans[0].store)
+        else:
+            journal = None  # it keeps what tasks have written
         return cls(
             plans,
             workers if uses_workers else None,
@@ -629,7 +636,7 @@ def _write(
         run.resumed_chunks = plan.encoded_chunks + plan.decoded_chunks
         return
     ids: Plan | None = None
-    if workers is not None and journal.is_private:
+    if journal.is_private:
         plan, ids = _without_ids(plan)
     planned, found = plan.encoded_chunks + plan.decoded_chunks, list[Any]()
 
@@ -673,15 +680,25 @@ def _write(
 
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
-    """A plan without what it writes of sample IDs, and this alone, which is written after a private journal."""
+    """A plan without what it writes of sample IDs and whatever else samples have without variants, and this alone.
+
+    The latter is written after a private journal was last saved.
+    """
 
     def part(*, ids: bool) -> Plan:
-        writes = tuple(write for write in plan.writes if (write.name == SAMPLE_ID) == ids)
+        writes = tuple(write for write in plan.writes if _has_samples_alone(plan.after, write.name) == ids)
         return replace(
             plan, writes=writes, edits=tuple(edit for edit in plan.edits if isinstance(edit, SetItems) == ids)
         )
 
     return part(ids=False), part(ids=True)
+
+
+def _has_samples_alone(vcz: Vcz, name: str) -> bool:
+    """Whether an array has samples and no variants."""
+    array = {**vcz.arrays, **vcz.inner}.get(name)
+    names = () if array is None else dimensions(array)
+    return name == SAMPLE_ID or (SAMPLES in names and VARIANTS not in names)
 
 
 def _state(plan: Plan, visible: int = 0) -> str:

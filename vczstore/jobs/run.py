@@ -278,8 +278,8 @@ def _run(
 
 def _journal(compiled: CompiledJob) -> Journal:
     """Where a run of the job that is stopped leaves what it has written; nowhere on plain Zarr."""
-    about = {"job": compiled.id, "base": compiled.base, "versions": versions()}
     job = compiled.job
+    about = {"job": compiled.id, "base": compiled.base, "versions": versions(), "allowed_mem": job.allowed_mem}
     if job.work_dir is not None and local_path(job.work_dir) is not None:
         return Journal.of(job.store.url, job.branch, job.work_dir, about)
     if not (job.resume and compiled.store.atomic and writes_much(compiled.plans)):

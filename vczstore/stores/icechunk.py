@@ -407,13 +407,15 @@ class Renumber:
         Renumber them.
 
         Icechunk renumbers regular grids alone, since it does not know how wide other chunks are; here each goes where
-        it is as wide. So the array has a regular grid of as many chunks meanwhile.
+        it is as wide. So the array has a regular grid meanwhile, with room for old and new numbers.
         """
         assert isinstance(store, icechunk.IcechunkStore)
         key = metadata_key(self.path, 3)
         document = zarr_objects.read_json(store, key)
         grid = {"name": "regular", "configuration": {"chunk_shape": [1] * len(self.grid)}}
-        zarr_objects.write_json(store, key, {**(document or {}), "shape": list(self.grid), "chunk_grid": grid})
+        shape = list(self.grid)
+        shape[self.axis] = max(shape[self.axis], *(1 + max(pair) for pair in self.columns))
+        zarr_objects.write_json(store, key, {**(document or {}), "shape": shape, "chunk_grid": grid})
         places, origins = dict(self.columns), {to: of for of, to in self.columns}
         store.session.reindex_array(
             f"/{self.path}", lambda at: self._moved(at, places), lambda at: self._moved(at, origins) or at
