@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 import zarr
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 import vczstore
 from plans.compilers.regrid import merged
@@ -396,6 +396,9 @@ FIELDS = ("sample_sex", "call_genotype", "call_FT")
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(CUBED), steps)
+@example(
+    Way("icechunk_flexible", "cubed"), [("merge", 1), ("regular", 1)]
+)  # columns get numbers that there were none of
 @pytest.mark.slow
 def test_any_sequence_reads_as_on_a_regular_store(way: Way, sequence: list[tuple[Any, ...]]) -> None:
     """Bit for bit, by the model of a regular one; chunks are sound throughout."""
