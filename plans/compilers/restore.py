@@ -16,7 +16,7 @@ from plans.core.task_report import current_report
 from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
 from plans.core.withdrawn import Withdrawn
 from vczstore.errors import SampleError
-from vczstore.stores.base import Store
+from vczstore.stores.base import RESTORED, Store
 from vczstore.stores.edits import Delete, Edit, WriteDocuments
 from vczstore.vcz import arrays, encoded_chunks, zarr_objects
 from vczstore.vcz.cuts import Width
@@ -57,7 +57,7 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
     past = store.open(state)
     past.require_whole(OPERATION, edited=False)
     _refuse_withdrawn(store, vcz, past, state)
-    changed = store.history.changed_chunks(past.snapshot or "", vcz.snapshot or "")
+    changed = store.history.changed_chunks(_last_like(store, vcz, past), vcz.snapshot or "")
     present = {**vcz.arrays, **vcz.inner}
     before = {**past.arrays, **past.inner}
     edits: list[Edit] = [Delete(path) for path in (*present, *vcz.groups) if path not in (*before, *past.groups)]
@@ -67,8 +67,9 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
         if path in present and not _same_grid(present[path], array):
             edits.append(Delete(path))
             found = None
-        if len(chunks := _chunks(array, found)):
-            writes.append(RestoreChunks(path, array, chunks))
+        write = RestoreChunks(path, array, None if found is None else _within(array, found))
+        if write.encoded_chunks:
+            writes.append(write)
     attributes = _attributes(store, vcz, past)
     edits += _documents(vcz, past, attributes)
     return Plan(
@@ -86,7 +87,16 @@ def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
             "variants": past.n_variants,
             "chunks restored": sum(write.encoded_chunks for write in writes),
         },
+        remembered={RESTORED: past.snapshot or ""},
     )
+
+
+def _last_like(store: Store, vcz: Vcz, past: Vcz) -> str:
+    """The newest snapshot whose chunks are those of a state: itself, or one that restored it."""
+    for entry in store.history.snapshots(vcz.snapshot):
+        if past.snapshot in (entry.id, entry.metadata.get("vczstore", {}).get(RESTORED)):
+            return entry.id
+    return past.snapshot or ""
 
 
 def _refuse_withdrawn(store: Store, vcz: Vcz, past: Vcz, state: str) -> None:
@@ -161,12 +171,9 @@ def _none(array: AnyArray) -> np.ndarray:
     return np.empty((0, array.ndim), dtype="i8")
 
 
-def _chunks(array: AnyArray, changed: np.ndarray | None) -> np.ndarray:
-    """The chunks within the grid of an array, all of them if it is not known which have changed."""
-    grid = arrays.grid_of(array)
-    if changed is None:
-        return np.array(list(np.ndindex(grid)), dtype="i8").reshape(-1, array.ndim)
-    return changed[(changed < np.array(grid, dtype="i8")).all(axis=1)]
+def _within(array: AnyArray, changed: np.ndarray) -> np.ndarray:
+    """Of chunks those within the grid of an array."""
+    return changed[(changed < np.array(arrays.grid_of(array), dtype="i8")).all(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -179,12 +186,12 @@ class RestoreChunks:
     name, array
         The array as it was.
     chunks : numpy.ndarray of int64, chunks by axes
-        Which ones.
+        Which ones; None for all.
     """
 
     name: str
     array: AnyArray
-    chunks: np.ndarray
+    chunks: np.ndarray | None
 
     arrays = ()
     decoded_chunks = 0
@@ -192,17 +199,17 @@ class RestoreChunks:
     @property
     def encoded_chunks(self) -> int:
         """All of them; absent ones count."""
-        return len(self.chunks)
+        return math.prod(arrays.grid_of(self.array)) if self.chunks is None else len(self.chunks)
 
     @property
     def chunks_read(self) -> int:
         """As many."""
-        return len(self.chunks)
+        return self.encoded_chunks
 
     @property
     def bytes_read(self) -> int:
         """At most, decoded."""
-        return len(self.chunks) * arrays.chunk_bytes(self.array)
+        return self.encoded_chunks * arrays.chunk_bytes(self.array)
 
     @property
     def bytes_written(self) -> int:
@@ -213,22 +220,28 @@ class RestoreChunks:
         """Copy some chunks in a task."""
         from plans.core import scan_tasks
 
-        n, size = len(self.chunks), max(1, arrays.chunk_bytes(self.array))
+        n, size = self.encoded_chunks, max(1, arrays.chunk_bytes(self.array))
         per_task = max(1, min(TASK_CHUNKS, TASK_BYTES // size, math.ceil(n / MIN_TASKS)))
         look = _RestoreTask(self, store).look
         return [scan_tasks.scan(scan_tasks.ScanReader(look, n, per_task, mem=2 * per_task * size), memory.spec())]
 
     def by_zarr(self, store: "ZarrStore") -> None:
         """Copy them one after the other."""
-        for i in range(len(self.chunks)):
+        for i in range(self.encoded_chunks):
             self.copy(store, slice(i, i + 1))
 
     def copy(self, store: "ZarrStore", numbers: slice) -> int:
         """Copy chunks by their numbers; returns their bytes."""
-        coords = [tuple(at) for at in self.chunks[numbers].tolist()]
+        coords = self._coords(numbers)
         values = encoded_chunks.get_encoded(self.array, coords)
         encoded_chunks.set_encoded(arrays.planned(self.array, store=store), zip(coords, values, strict=True))
         return sum(len(value) for value in values if value is not None)
+
+    def _coords(self, numbers: slice) -> list[tuple[int, ...]]:
+        if self.chunks is not None:
+            return [tuple(at) for at in self.chunks[numbers].tolist()]
+        grid = arrays.grid_of(self.array)
+        return [tuple(map(int, np.unravel_index(n, grid))) for n in range(numbers.start, numbers.stop)]
 
 
 @dataclass(frozen=True)

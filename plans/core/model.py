@@ -182,6 +182,8 @@ class Plan:
         What a task may use.
     counts
         What the operation does, in numbers, for people and for the history. Never a sample ID.
+    remembered
+        What the history says of it beside the numbers. Never a sample ID.
     notes
         What people are told of it beside the numbers, before it runs: a line each, by a word.
     after
@@ -212,6 +214,7 @@ class Plan:
     if_stopped: str
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    remembered: Mapping[str, str] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
     last: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.core.model import in_words
-from vczstore.stores.base import PAST, History, Location, Store
+from vczstore.stores.base import PAST, RESTORED, History, Location, Store
 from vczstore.vcz.model import Vcz
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _told(snapshot: str, time: str, message: str, said: dict[str, Any], tags: li
     """What is told of one commit."""
     versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
     operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)
-    said.pop("same", None)  # snapshots, which are no numbers
+    for key in ("same", RESTORED):  # snapshots, which are no numbers
+        said.pop(key, None)
     return {
         "snapshot": snapshot,
         "time": time,

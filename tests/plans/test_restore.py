@@ -90,7 +90,36 @@ def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
     n = vczstore.restore(store, "v1", dry_run=True).plan.encoded_chunks
     columns, rows = 2, 3  # two samples, on both sides of a border
     assert n == columns + columns * rows * 5
-    assert vczstore.restore(store, "main").snapshot == head(store)
+    before = head(store)
+    assert vczstore.restore(store, "main").plan.encoded_chunks == 0
+    assert head(store) == before
+    restored = vczstore.restore(store, "v1").snapshot
+    assert vczstore.restore(store, "v1").plan.encoded_chunks == 0  # its log lists all that was copied
+    assert head(store) == restored
+    edit(store, put("variant_AC", np.zeros_like(OLD["variant_AC"])))
+    assert vczstore.restore(store, "v1").plan.encoded_chunks <= rows
+    cohort.assert_same(read(store), OLD)
+
+
+@pytest.mark.parametrize("kind", ["icechunk", "icechunk_flexible"])
+def test_columns_that_were_renumbered(kind: str, tmp_path: Path) -> None:
+    """The first ones left with all their samples, and others came into more columns than before."""
+    way = Way(kind, "cubed")
+    old = cohort.make_arrays(6, cohort.ids(0, 9), fields=("sample_sex", "call_FT"))
+    store = way.make(tmp_path, old, samples_chunk=2)
+    vczstore.remove(store, cohort.ids(0, 4))
+    removed = cohort.expected_remove(old, cohort.ids(0, 4))
+    vczstore.tag(store, "removed")
+    vczstore.compact(store)
+    compacted = cohort.expected_compact(removed)
+    vczstore.tag(store, "compacted")
+    vczstore.regrid(store, sample_grid="regular", samples_chunk=1)
+    for state, expected in ((None, compacted), ("compacted", compacted), ("removed", removed)):
+        if state is not None:
+            vczstore.restore(store, state)
+        cohort.assert_same(way.read(store), expected)
+        assert vczstore.verify(store).ok
+        assert vczstore.verify(store).outside == {}
 
 
 def test_withdrawn_samples_do_not_come_back(tmp_path: Path) -> None:

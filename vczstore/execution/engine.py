@@ -272,7 +272,7 @@ def run_plan(
 def history_of(plans: Sequence[Plan]) -> tuple[str, dict[str, Any]]:
     """What the history says of plans."""
     message = "; ".join(f"{one.operation}: {one.summary}" for one in plans)
-    steps = [{"operation": one.operation, **one.counts} for one in plans]
+    steps = [{"operation": one.operation, **one.counts, **one.remembered} for one in plans]
     return message, steps[0] if len(steps) == 1 else {"operation": plans[0].operation, "steps": steps}
 
 

@@ -60,6 +60,9 @@ class Snapshot(NamedTuple):
     metadata: Mapping[str, Any]
 
 
+RESTORED = "restored"
+"""The key of a restore's metadata that has the snapshot whose state it is."""
+
 PAST = "past"
 """The key of a purge's metadata that has what was in the history before it; see `past_of`."""
 

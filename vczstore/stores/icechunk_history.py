@@ -424,6 +424,8 @@ class IcechunkHistory:
 
     def changed_chunks(self, since: str, until: str) -> dict[str, np.ndarray | None] | None:
         """Which chunks differ between two snapshots, by the logs of the commits between them."""
+        if since == until:
+            return {}  # which Icechunk does not compare
         try:
             diff = self.repository.diff(from_snapshot_id=since, to_snapshot_id=until)
         except icechunk.IcechunkError:  # the one is no ancestor of the other, or what is between was expired
