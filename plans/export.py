@@ -12,8 +12,7 @@ from vczstore.errors import OptionError
 from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from plans.compilers.export import Chosen
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
     from vczstore.stores.base import Store
@@ -28,10 +27,11 @@ class Export(Operation):
     """
     Write a state of a store to a new VCZ on plain Zarr, or to a VCF or BCF file.
 
-    Removed samples are left out. A VCZ has the format of the store, a regular grid and consolidated metadata; chunks
-    are copied as they are where none of their samples are left out. What ends in .vcf, .vcf.gz or .bcf is written
-    through vcztools, in one process; INFO/AC and AN are those of the samples that are named. Until all is written there
-    is nothing that reads as a store or file.
+    Removed samples are left out, and of an earlier state those that the store is known to have removed since. A VCZ has
+    the format of the store, a regular grid and consolidated metadata; chunks are copied as they are where none of their
+    samples are left out. What ends in .vcf, .vcf.gz or .bcf is written through vcztools, in one process, without INFO
+    fields that count removed samples; INFO/AC and AN are those of the samples that are named. Until all is written
+    there is nothing that reads as a store or file.
 
     Raises
     ------
@@ -52,8 +52,8 @@ class Export(Operation):
 
     out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
     at: str | None = option(None, "Export this tag, branch or snapshot.", metavar=AT_METAVAR)
-    samples: tuple[str, ...] = option(
-        (),
+    samples: tuple[str, ...] | None = option(
+        None,
         "Export these samples, in this order; all but these if the first begins with ^.",
         flags=("-s", "--samples"),
         metavar="ID,...",
@@ -66,8 +66,8 @@ class Export(Operation):
         metavar="FILE",
         kind="file",
     )
-    regions: tuple[str, ...] = option(
-        (),
+    regions: tuple[str, ...] | None = option(
+        None,
         "Export the variants that overlap these regions, such as chr20:1-1000; to VCF or BCF only.",
         flags=("-r", "--regions"),
         metavar="REGION,...",
@@ -76,10 +76,15 @@ class Export(Operation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples and self.samples_file is not None:
+        if self.samples is not None and self.samples_file is not None:
             raise OptionError("export: samples are named by --samples or by --samples-file, not by both")
-        if self.regions and not self.is_vcf:
+        if self.regions is not None and not self.is_vcf:
             raise OptionError(f"export: --regions go with VCF and BCF, and {self.out} is a VCZ; leave them out")
+        for name, values in (("samples", self.samples), ("regions", self.regions)):
+            if values is not None and ("" in values or not values):
+                raise OptionError(f"export: --{name} has an empty name; leave it out, or name {name}")
+        if any(sample.startswith("^") for sample in (self.samples or ())[1:]):
+            raise OptionError("export: in --samples ^ goes before the first sample alone, and is for all; name it once")
 
     @property
     def is_vcf(self) -> bool:
@@ -97,20 +102,19 @@ class Export(Operation):
         store = options.for_store(self.store, [url]).open(self.store)
         vcz = open_at("export", store, self.at)
         vcz.require_whole("export")
-        chosen = chosen_samples(vcz, self._named())
+        named, is_complement = self._named()
+        if not is_complement and len({*named}) < len(named):
+            raise OptionError("export: a sample is named twice; name each once")
+        chosen = chosen_samples(store, vcz, named, is_complement=is_complement)
         write = self._write_vcf if self.is_vcf else self._write_vcz
         return write(vcz, store, chosen, options, dry_run=dry_run)
 
-    def _write_vcf(
-        self, vcz: "Vcz", store: "Store", chosen: "np.ndarray", options: "Options", *, dry_run: bool
-    ) -> "Found":
+    def _write_vcf(self, vcz: "Vcz", store: "Store", chosen: "Chosen", options: "Options", *, dry_run: bool) -> "Found":
         from plans.maintenance.export_vcf import export_vcf
 
-        return export_vcf(vcz, chosen, self.regions, os.fspath(self.out), dry_run=dry_run)
+        return export_vcf(vcz, chosen, self.regions or (), os.fspath(self.out), dry_run=dry_run)
 
-    def _write_vcz(
-        self, vcz: "Vcz", store: "Store", chosen: "np.ndarray", options: "Options", *, dry_run: bool
-    ) -> "Found":
+    def _write_vcz(self, vcz: "Vcz", store: "Store", chosen: "Chosen", options: "Options", *, dry_run: bool) -> "Found":
         from plans.compilers.export import compile_export
         from vczstore.execution.engine import check_reachable, run_plan
         from vczstore.stores.resolve import new_store
@@ -120,12 +124,14 @@ class Export(Operation):
         output = new_store(url, "export", storage_options=options.shared(url, self.store), samples_chunks=1)
         return run_plan(compile_export(output, vcz, chosen, options.memory), options, dry_run=dry_run)
 
-    def _named(self) -> Sequence[str]:
-        """The samples that are named; after a ^, those that are not to be exported."""
+    def _named(self) -> tuple[Sequence[str], bool]:
+        """The samples that are named, and whether all others are exported."""
         if self.samples_file is None:
-            return self.samples
-        mark = "^" * str(self.samples_file).startswith("^")
-        path = Path(str(self.samples_file).removeprefix(mark))
+            first, *others = self.samples or ("",)
+            is_complement = first.startswith("^")
+            return [first.removeprefix("^"), *others] if self.samples else (), is_complement
+        is_complement = str(self.samples_file).startswith("^")
+        path = Path(str(self.samples_file).removeprefix("^"))
         try:
             with path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
@@ -138,4 +144,4 @@ class Export(Operation):
             raise OptionError(f"export: {path} is no UTF-8 text; give one sample ID in a line") from error
         if not lines:
             raise OptionError(f"export: {path} names no sample; give one sample ID in a line")
-        return [f"{mark}{lines[0]}", *lines[1:]]
+        return lines, is_complement

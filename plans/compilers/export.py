@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from zarr.abc.store import Store as ZarrStore
@@ -11,49 +12,98 @@ from plans.compilers.compact import documents_after
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import Plan, Write
+from plans.core.model import Plan, Write, with_notes
+from plans.core.withdrawn import Withdrawn
 from plans.variants.stale import samples_change
+from vczstore.errors import SampleError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, Reconsolidate, SetShape, WriteDocuments
+from vczstore.stores.zarr_backed import NoHistory
 from vczstore.vcz import arrays, conversion, zarr_objects
-from vczstore.vcz.model import BATCH, INFO_STATES, REMOVED, Vcz, dimensions, positions_of, samples_axis, unknown_samples
+from vczstore.vcz.model import (
+    BATCH,
+    INFO_STATES,
+    REMOVED,
+    Vcz,
+    dimensions,
+    listing,
+    positions_of,
+    samples_axis,
+    unknown_samples,
+)
 
-OPERATION = "export"
+OPERATION, MAIN = "export", "main"
 
 
-def chosen_samples(vcz: Vcz, named: Sequence[str]) -> np.ndarray:
+class Chosen(NamedTuple):
+    """The positions of the samples that are exported, in their order; how many were removed since; what to tell."""
+
+    positions: np.ndarray
+    n_withdrawn: int
+    notes: tuple[str, ...]
+
+
+def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complement: bool) -> Chosen:
     """
-    The positions of the samples that are exported, in their order.
+    The samples that are exported.
 
     Parameters
     ----------
-    vcz
-        The VCZ.
+    store, vcz
+        The store, and its state that is exported.
     named
-        The IDs of samples; all but these if the first begins with ``^``, and all that there are if none are named.
+        The IDs of samples; all that there are if none are named. Those that were removed since are left out.
+    is_complement
+        Whether all others are exported; IDs that are not there are none of them.
 
     Raises
     ------
     SampleError
-        If some are not there. All of these are named.
+        If some of those that are named are not there, or were removed since, or none are left.
     """
     present = np.flatnonzero(vcz.sample_ids != REMOVED)
-    if not named:
-        return present
-    is_complement = named[0].startswith("^")
-    ids = list(dict.fromkeys([named[0].removeprefix("^"), *named[1:]]))
+    gone = _removed_since(store, vcz)
+    withdrawn, _ = positions_of(vcz, [*gone])
+    ids = list(dict.fromkeys(named))
     positions, unknown = positions_of(vcz, ids)
+    notes = (f"{len(withdrawn):,} samples that were removed since are left out",) if len(withdrawn) else ()
+    if is_complement:
+        left = np.setdiff1d(np.setdiff1d(present, withdrawn), positions)
+        if not len(left):
+            raise SampleError(f"{OPERATION}: no sample of {vcz.label} is left; nothing was written, name fewer")
+        told = (f"{len(unknown):,} IDs of samples that are not to be exported are not there",) if unknown else ()
+        return Chosen(left, len(withdrawn), (*notes, *told))
+    if not named:
+        return Chosen(np.setdiff1d(present, withdrawn), len(withdrawn), notes)
     if unknown:
         way_out = f"nothing was written, vczstore samples {vcz.label} lists the samples"
         raise unknown_samples(OPERATION, vcz, unknown, way_out)
-    if is_complement:
-        return np.setdiff1d(present, positions)
+    if removed := [sample for sample in ids if sample in gone]:
+        raise SampleError(
+            f"{OPERATION}: {len(removed):,} of the samples that are named were removed from {store.label} since: "
+            f"{listing(removed)}; nothing was written, leave them out"
+        )
     order = {sample: i for i, sample in enumerate(ids)}
     ranks = [order[sample] for sample in vcz.sample_ids[positions].tolist()]
-    return np.asarray(positions[np.argsort(ranks, kind="stable")])
+    return Chosen(np.asarray(positions[np.argsort(ranks, kind="stable")]), len(withdrawn), ())
 
 
-def compile_export(store: Store, vcz: Vcz, chosen: np.ndarray, memory: Memory) -> Plan:
+def _removed_since(store: Store, vcz: Vcz) -> set[str]:
+    """
+    The samples of a state that the store is known to have removed since, on main or on the branch that is opened.
+
+    The key of what is known is needed only if the state has samples that the store has no longer.
+    """
+    if vcz.snapshot is None or isinstance(store.history, NoHistory):
+        return set()
+    gone = set[str]()
+    for tip in (store.open(MAIN), store.open()):
+        missing = {*vcz.sample_ids.tolist()} - {*tip.sample_ids.tolist()} - {REMOVED}
+        gone.update(Withdrawn.of(store, tip).among(sorted(missing)) if missing else ())
+    return gone
+
+
+def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory) -> Plan:
     """
     Compile a copy of a VCZ with some of its samples.
 
@@ -63,13 +113,13 @@ def compile_export(store: Store, vcz: Vcz, chosen: np.ndarray, memory: Memory) -
         Where the copy comes to be, on plain Zarr; nothing is there yet.
     vcz
         What is copied.
-    chosen
-        The positions of the samples.
+    choice
+        Which samples.
     memory
         What a task may use.
     """
     vcz = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name != BATCH})
-    n = len(chosen)
+    chosen, n = choice.positions, len(choice.positions)
     after = {name: _target(array, n, vcz.zarr_format) for name, array in vcz.samples_arrays.items()}
     writes: list[Write] = []
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
@@ -83,7 +133,7 @@ def compile_export(store: Store, vcz: Vcz, chosen: np.ndarray, memory: Memory) -
     edits: list[Edit] = [SetShape.of(array, grid=True) for array in after.values()]
     edits += [*marks, _ForgetHistory(vcz.zarr_format)]
     edits.append(Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format))
-    return Plan(
+    plan = Plan(
         operation=OPERATION,
         store=store,
         base="",
@@ -95,6 +145,7 @@ def compile_export(store: Store, vcz: Vcz, chosen: np.ndarray, memory: Memory) -
         if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
         counts={"samples": n, "variants": vcz.n_variants},
     )
+    return with_notes(plan, *choice.notes)
 
 
 def _target(array: AnyArray, n_samples: int, zarr_format: int) -> AnyArray:

@@ -2,22 +2,27 @@
 
 import io
 import os
+import re
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 import numpy as np
 import zarr
 
-from vczstore.errors import StorageError, UnsuitableError, VczstoreError, first_line, missing_extra
+from plans.compilers.export import Chosen
+from plans.core.model import AFTERWARDS
+from plans.variants.info_fields import FIELDS
+from plans.variants.stale import array_name, stale
+from vczstore.errors import OptionError, StorageError, UnsuitableError, VczstoreError, first_line, missing_extra
 from vczstore.execution.engine import planning
 from vczstore.stores.locations import local_path
-from vczstore.vcz.model import REMOVED, Vcz
+from vczstore.vcz.model import REMOVED, Vcz, listing
 
-OPERATION = "export"
+OPERATION, GENOTYPE = "export", "call_genotype"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Exported:
         The file.
     samples
         How many samples it has.
+    notes
+        What was left out.
     written
         False after a dry run.
     seconds
@@ -43,6 +50,7 @@ class Exported:
     snapshot: str | None
     out: str
     samples: int
+    notes: Sequence[str]
     written: bool
     seconds: float = field(compare=False)
 
@@ -53,17 +61,18 @@ class Exported:
     def lines(self) -> list[str]:
         """What the command prints."""
         how = f"in {self.seconds:.2f} s" if self.written else "(dry run, nothing was written)"
-        return [f"{OPERATION} {self.out}: {self.samples:,} samples of {self.store} {how}"]
+        head = f"{OPERATION} {self.out}: {self.samples:,} samples of {self.store} {how}"
+        return [head, *(f"  {AFTERWARDS:<7} {note}" for note in self.notes)]
 
 
-def export_vcf(vcz: Vcz, chosen: np.ndarray, regions: Sequence[str], out: str, *, dry_run: bool) -> Exported:
+def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[str], out: str, *, dry_run: bool) -> Exported:
     """
     Write samples of a VCZ to a VCF or BCF file, which is there when all is written.
 
     Parameters
     ----------
     vcz, chosen
-        What is written, and the positions of the samples.
+        What is written, and which samples.
     regions
         Where; everywhere if there are none.
     out
@@ -74,7 +83,7 @@ def export_vcf(vcz: Vcz, chosen: np.ndarray, regions: Sequence[str], out: str, *
     started = time.perf_counter()
     path = _place_of(out)
     try:
-        import pysam  # noqa: F401
+        import pysam.bcftools  # noqa: F401
         import vcztools  # noqa: F401
     except ImportError as error:
         raise missing_extra(f"{OPERATION}: {out} is written with vcztools and pysam ({error})", "export") from error
@@ -83,10 +92,50 @@ def export_vcf(vcz: Vcz, chosen: np.ndarray, regions: Sequence[str], out: str, *
             f"{OPERATION}: {vcz.label} has a flexible sample grid, which vcztools does not read; export it to a VCZ, "
             "whose grid is regular, and that to VCF"
         )
+    _check_regions(vcz, regions)
+    left_out = _stale(vcz, chosen)
+    notes = [*chosen.notes]
+    if left_out:
+        fields = listing([f"INFO/{name}" for name in sorted(left_out)])
+        notes.append(f"left out, since they count samples that are gone: {fields}; vczstore recompute renews them")
     if not dry_run:
         with planning(OPERATION), tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-            _publish(_write(vcz, chosen, regions, path, Path(folder)), path)
-    return Exported(vcz.label, vcz.snapshot, out, len(chosen), not dry_run, time.perf_counter() - started)
+            _publish(_write(_Content(vcz, chosen.positions, regions, left_out), path, Path(folder)), path)
+    n = len(chosen.positions)
+    return Exported(vcz.label, vcz.snapshot, out, n, notes, not dry_run, time.perf_counter() - started)
+
+
+_RECOUNTED = frozenset({"AC", "AN"})
+"""The INFO fields that vcztools makes from the genotypes."""
+
+
+def _stale(vcz: Vcz, chosen: Chosen) -> frozenset[str]:
+    """The INFO fields that count samples which are gone, and are not made from the genotypes."""
+    fields = {*stale(vcz)} | (
+        {name for name in FIELDS if array_name(name) in vcz.arrays} if chosen.n_withdrawn else set()
+    )
+    return frozenset(fields) - (_RECOUNTED if GENOTYPE in vcz.arrays else frozenset())
+
+
+def _check_regions(vcz: Vcz, regions: Sequence[str]) -> None:
+    """
+    Raise an `OptionError` for a region that is on no contig of a VCZ, or ends before it begins.
+
+    The last colon is that before the positions, as for vcztools: names of contigs may have some.
+    """
+    if not regions:
+        return
+    contigs = {*vcz.table("contig_id").tolist()}
+    for region in regions:
+        found = re.fullmatch(r"(.+?):(\d+)(-(\d*))?", region, re.DOTALL)
+        contig, start, end = (found[1], int(found[2]), found[4]) if found else (region, 0, None)
+        if contig not in contigs:
+            raise OptionError(
+                f"{OPERATION}: {vcz.label} has no contig {listing([contig])}, which --regions names; it has "
+                f"{listing(sorted(contigs))}"
+            )
+        if end and int(end) < start:
+            raise OptionError(f"{OPERATION}: the region {region} ends before it begins; name its start first")
 
 
 def _place_of(out: str) -> Path:
@@ -106,23 +155,36 @@ def _publish(made: Path, path: Path) -> None:
         os.link(made, path)
     except FileExistsError as error:
         raise UnsuitableError(f"{OPERATION}: {path} exists by now; choose another path") from error
-    except OSError:  # a file system without links
-        made.rename(path)
+    except OSError:  # a file system without links: an empty file takes the name first
+        try:
+            path.open("x").close()
+        except FileExistsError as error:
+            raise UnsuitableError(f"{OPERATION}: {path} exists by now; choose another path") from error
+        made.replace(path)
 
 
-def _write(vcz: Vcz, chosen: np.ndarray, regions: Sequence[str], path: Path, folder: Path) -> Path:
+class _Content(NamedTuple):
+    """What is written: of a VCZ samples by position, regions, and all INFO fields but some."""
+
+    vcz: Vcz
+    chosen: np.ndarray
+    regions: Sequence[str]
+    left_out: frozenset[str]
+
+
+def _write(content: _Content, path: Path, folder: Path) -> Path:
     """Write the file into a folder; returns where it is."""
-    import pysam
+    import pysam.bcftools
 
     suffix = path.suffix.lower()
     made = folder / ("all.vcf" if suffix == ".vcf" else "all.vcf.gz")
     try:
         if suffix == ".vcf":
             with made.open("w") as file:
-                _write_text(vcz, chosen, regions, file)
+                _write_text(content, file)
         else:
             with io.TextIOWrapper(cast("Any", pysam.BGZFile(str(made), "w"))) as file:
-                _write_text(vcz, chosen, regions, file)
+                _write_text(content, file)
         if suffix == ".bcf":
             pysam.bcftools.view("--no-version", "-Ob", "-o", str(folder / "all.bcf"), str(made), catch_stdout=False)
             made = folder / "all.bcf"
@@ -132,15 +194,16 @@ def _write(vcz: Vcz, chosen: np.ndarray, regions: Sequence[str], path: Path, fol
         raise StorageError(f"{OPERATION}: {path} cannot be written ({first_line(error)}); nothing is there") from error
     except Exception as error:  # whatever vcztools raises
         raise UnsuitableError(
-            f"{OPERATION}: vcztools cannot write {vcz.label} to {path} ({first_line(error)}); nothing is there"
+            f"{OPERATION}: vcztools cannot write {content.vcz.label} to {path} ({first_line(error)}); nothing is there"
         ) from error
     return made
 
 
-def _write_text(vcz: Vcz, chosen: np.ndarray, regions: Sequence[str], file: TextIO) -> None:
+def _write_text(content: _Content, file: TextIO) -> None:
     from vcztools import VczReader, write_vcf
     from vcztools.regions import build_chunk_plan
 
+    vcz, chosen, regions, left_out = content
     group = zarr.open_group(vcz.store, mode="r", use_consolidated=False)
     is_all = np.array_equal(chosen, np.flatnonzero(vcz.sample_ids != REMOVED))
     with VczReader(group) as reader:
@@ -148,6 +211,9 @@ def _write_text(vcz: Vcz, chosen: np.ndarray, regions: Sequence[str], file: Text
             reader.set_sample_indexes(chosen)
         if regions:
             reader.set_variants(build_chunk_plan(reader, regions=list(regions)))
-        tags = None if is_all or "call_genotype" not in vcz.arrays else frozenset({"AC", "AN"})
+        if left_out:
+            reader.field_names = frozenset(reader.field_names) - {array_name(field) for field in left_out}
+        tags = _RECOUNTED.intersection(stale(vcz)) if is_all else _RECOUNTED
+        tags = tags if GENOTYPE in vcz.arrays else frozenset()
         # the command line would tell which samples were left out
         write_vcf(reader, file, no_version=True, fill_tags=tags)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import xarray as xr
 import zarr
 
 import vczstore
+from plans.maintenance import export_vcf
 from tests.support import cohort, vcf
 from tests.support.command_line import fails, run
 from tests.support.killed import killed
@@ -54,7 +57,8 @@ def test_a_release(tmp_path: Path) -> None:
     """As it was, and chunks as they are."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
-    vczstore.remove(store, "S0001")
+    cohort.write_vcz(tmp_path / "batch", cohort.some_arrays(10, cohort.ids(7, 2)))
+    vczstore.append(store, tmp_path / "batch")
     dry = json.loads(run("export", store, tmp_path / "out", "--at", "v1", "--dry-run", "--json").stdout)
     assert dry["plan"]["chunks_decoded"] == 0 < dry["plan"]["chunks_encoded"]
     assert not (tmp_path / "out").exists()
@@ -75,16 +79,17 @@ def test_a_vcf(kind: str, tmp_path: Path) -> None:
         vczstore.tag(store, "v1")
     vczstore.remove(store, samples[1])
     left = [sample for sample in samples if sample != samples[1]]
+    expected = vcf.records(pysam.bcftools.view("--no-version", "-s", f"^{samples[1]}", str(original)))
     for suffix in ("vcf", "vcf.gz", "bcf"):
         out = tmp_path / f"out.{suffix}"
         run("export", store, out)
-        assert vcf.bcftools_records(out) == vcf.bcftools_records(original, without=[samples[1]])
+        assert vcf.bcftools_records(out) == expected
     run("export", store, tmp_path / "some.vcf", "-s", f"{left[2]},{left[0]}", "-r", "chr1")
     judged = pysam.bcftools.view("--no-version", "-s", f"{left[2]},{left[0]}", "-r", "chr1", str(original))
     assert vcf.bcftools_records(tmp_path / "some.vcf") == vcf.records(judged)
     if kind == "icechunk":
         run("export", store, tmp_path / "v1.vcf", "--at", "v1")
-        assert vcf.bcftools_records(tmp_path / "v1.vcf") == vcf.bcftools_records(original)
+        assert vcf.bcftools_records(tmp_path / "v1.vcf") == expected
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
@@ -99,6 +104,11 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     complain(TagError, ("^export: .*plain Zarr",), lambda: vczstore.export(store, out, at="v1"))
     complain(OptionError, ("--regions go with VCF",), lambda: vczstore.export(store, out, regions=["chr1"]))
     assert "not by both" in fails("export", store, out, "-s", "S0001", "-S", "ids", status=2)
+    assert "has an empty name" in run("export", store, out, "-s", "S0001,", status=2).stderr
+    for names in ("S0001,S0001", "S0001,^S0002"):
+        assert "name" in fails("export", store, out, "-s", names, status=2)
+    assert "empty name" in fails("export", store, out, "-s", "", status=2)
+    assert "empty name" in fails("export", store, f"{out}.vcf", "-r", "", status=2)
     assert "cannot be read" in fails("export", store, out, "-S", tmp_path / "ids", status=2)
     complain(UnsuitableError, ("no folder",), lambda: vczstore.export(store, tmp_path / "no" / "out.vcf"))
     complain(UnsuitableError, ("is no path",), lambda: vczstore.export(store, "s3://bucket/out.vcf"))
@@ -113,8 +123,66 @@ def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
     """vcztools says why, and nothing is left."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
     before = cohort.digest(tmp_path)
-    assert "vcztools cannot write" in fails("export", store, tmp_path / "out.vcf.gz", "-r", "chrNo:1-2")
+    (store / "variant_position" / "c" / "0").write_bytes(b"no chunk")
+    before = cohort.digest(tmp_path)
+    out = tmp_path / "out.vcf.gz"
+    assert "vcztools cannot write" in fails("export", store, out)
+    assert "has no contig chrNo, which --regions names; it has " in fails(
+        "export", store, out, "-r", "chrNo:1-2", status=2
+    )
+    contig = str(OLD["contig_id"][0])
+    assert "ends before it begins" in fails("export", store, out, "-r", f"{contig}:300-200", status=2)
     assert cohort.digest(tmp_path) == before
+
+
+def test_samples_that_were_removed_since(tmp_path: Path) -> None:
+    """What the store knows to be withdrawn is in no export of an earlier state."""
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    vczstore.branch(store, "old")
+    vczstore.remove(store, ["S0001", "S0003"])
+    left = cohort.select(OLD, [f"S000{i}" for i in (0, 2, 4, 5, 6)])
+    for name, how in (("a", ["--at", "v1"]), ("b", ["--branch", "old"])):
+        assert "2 samples that were removed since are left out" in run("export", store, tmp_path / name, *how).stdout
+        cohort.assert_same(exported(tmp_path / name), left)
+    said = fails("export", store, tmp_path / "c", "--at", "v1", "-s", "S0003,S0000")
+    assert "1 of the samples that are named were removed" in said
+    (tmp_path / "ids").write_text("S0003\n^S0000\nX1\nS0000\n")
+    text = run("export", store, tmp_path / "d", "--at", "v1", "-S", f"^{tmp_path / 'ids'}").stdout
+    assert "2 IDs of samples that are not to be exported are not there" in text
+    assert exported(tmp_path / "d")["sample_id"].tolist() == ["S0002", "S0004", "S0005", "S0006"]
+    said = fails("export", store, tmp_path / "e", "-S", tmp_path / "ids")
+    assert "has no sample S0003, ^S0000, X1;" in said
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """And without INFO fields that count removed samples; AC and AN are counted."""
+    store = vcf.to_vcz(vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make()), tmp_path / "store", 2, 5, 2)
+    vczstore.recompute(store, ["AC", "AN", "AF"])
+    vczstore.remove(store, vcf.CALLS.samples[1])
+    command = [sys.executable, "-m", "vczstore", "export", str(store), str(tmp_path / "out.bcf")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "left out, since they count samples that are gone: INFO/AF; vczstore recompute" in said
+    assert "INFO/AF" not in pysam.bcftools.view("-h", str(tmp_path / "out.bcf"))
+    vczstore.recompute(store, ["AC", "AN"])
+    run("export", store, tmp_path / "fresh.vcf")
+    counts = [pysam.bcftools.query("-f", "%AC %AN\n", str(tmp_path / name)) for name in ("out.bcf", "fresh.vcf")]
+    assert counts[0] == counts[1] != ""
+
+
+def test_a_file_that_appears_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made").write_text("new")
+    (tmp_path / "out").write_text("theirs")
+
+    def no_links(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", no_links)
+    complain(UnsuitableError, ("exists by now",), lambda: export_vcf._publish(tmp_path / "made", tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "theirs"
+    export_vcf._publish(tmp_path / "made", tmp_path / "other")
+    assert (tmp_path / "other").read_text() == "new"
 
 
 @pytest.mark.slow

@@ -209,7 +209,10 @@ def _is_list(kind: Any) -> bool:
 
 def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
     """Names with commas in between."""
-    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+    names = [name.strip() for name in (value or "").split(",")]
+    if value and "" in names:
+        raise click.BadParameter(f"{value!r} has an empty name; leave out the comma")
+    return None if value is None else [name for name in names if name]
 
 
 def executor_name(_: click.Context, __: click.Parameter, name: str) -> str:
