@@ -177,6 +177,17 @@ def test_in_jobs(kind: str, tmp_path: Path) -> None:
     left = cohort.expected_append(cohort.expected_remove(OLD, ["S0001"]), cohort.select(BACK, ["N1"]))
     cohort.assert_same(way.read(store), left)
     assert run("remove: S0001", "append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
+    batch(tmp_path, some(["S0001"], seed=2), name="inbox/c.vcz")  # of which nothing comes in, and that once
+    assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "done"
+    assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "nothing to do"
+    assert run("append: inbox/*.vcz") == "nothing to do"
+    cohort.assert_same(way.read(store), left)
+    batch(tmp_path, some(["S0001"], seed=4), name="inbox/d.vcz")
+    more = some(["N3"], seed=5)
+    batch(tmp_path, more, name="inbox/e.vcz")
+    assert run("append: {source: inbox/*.vcz, drop-returning: true}") == "done"
+    assert run("append: inbox/*.vcz") == "nothing to do"
+    left = cohort.expected_append(left, more)
     batch(tmp_path, some(["S0001", "N2"], seed=3), name="inbox/b.vcz")
     with unchanged(store):
         complain(SampleError, ["was removed"], lambda: run("update: {source: inbox/b.vcz, insert: true}"))

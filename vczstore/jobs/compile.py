@@ -394,12 +394,11 @@ class _Compiler:
     def append(self, operation: Append) -> None:
         """Samples come in; those of batches that have come in before are left alone."""
         sources, fresh = self._open(operation)
-        if operation.drop_returning:
-            fresh = without_returning(self.store, self.vcz, fresh)
+        already_applied = len(sources) - len(fresh)
+        fresh, dropped = self._without_returning(operation, fresh)
         on_duplicate = operation.on_duplicate
         self.said.append(["append", _states(sources), operation.changed_options])
         plans: list[Plan] = []
-        already_applied = len(sources) - len(fresh)
         pending = list(self.ledger.pending)
         stopped = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
         if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
@@ -413,7 +412,37 @@ class _Compiler:
         # what was stopped comes first, and alone: its chunks lie where they belong already
         for group in (stopped, new):
             plans += self._bring_in(group, on_duplicate, operation)
-        self._add("append", sources, plans, already_applied)
+        self._add("append", sources, self._record_dropped(operation, plans, dropped), already_applied)
+
+    def _without_returning(self, operation: Append | Update, fresh: Sequence[Vcz]) -> tuple[list[Vcz], list[Vcz]]:
+        """The batches without removed samples, if these are to be dropped, and the batches of which nothing is left."""
+        if not operation.drop_returning:
+            return [*fresh], []
+        left = without_returning(self.store, self.vcz, fresh)
+        identities = {source.identity for source in left}
+        return left, [source for source in fresh if source.identity not in identities]
+
+    def _record_dropped(self, operation: Append | Update, plans: list[Plan], dropped: Sequence[Vcz]) -> list[Plan]:
+        """The plans, and the ledger's knowledge of batches of which nothing comes in: the next job leaves them."""
+        if not dropped:
+            return plans
+        self.ledger = self.ledger.with_sources(dropped)
+        edit = self.ledger.edit(self.vcz.zarr_format)
+        if plans:
+            return [*plans[:-1], plans[-1].recording((), [edit])]
+        plan = Plan(
+            operation=operation.called,
+            store=self.store,
+            base=self.vcz.state,
+            checks=(),
+            writes=(),
+            edits=(edit,),
+            memory=self.memory,
+            after=self.vcz,
+            if_stopped="",
+            counts={"sources of removed samples": len(dropped)},
+        )
+        return [plan]
 
     def _bring_in(self, group: Sequence[Vcz], on_duplicate: str, operation: Append | Update) -> list[Plan]:
         """Plans for batches that have not come in yet."""
@@ -482,15 +511,15 @@ class _Compiler:
         sources, fresh = self._open(operation)
         self.said.append(["update", _states(sources), operation.changed_options])
         plans: list[Plan] = []
-        if operation.drop_returning:
-            fresh = without_returning(self.store, self.vcz, fresh)
+        already_applied = len(sources) - len(fresh)
+        fresh, dropped = self._without_returning(operation, fresh)
         if fresh and operation.insert:
             plans = self._bring_in(fresh, "replace", operation)
         elif fresh:
             plan = self._harmonised(operation, fresh)
             plans = [self._recorded(plan, fresh)]
             self.vcz = plan.after
-        self._add("update", sources, plans, len(sources) - len(fresh))
+        self._add("update", sources, self._record_dropped(operation, plans, dropped), already_applied)
 
     @compile_step.register
     def remove(self, operation: Remove) -> None:
