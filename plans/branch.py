@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError, TagError
 from vczstore.execution.operations import Operation
+from vczstore.stores.base import OURS
 
 if TYPE_CHECKING:
     from plans.maintenance.branches import Branched
@@ -16,6 +17,10 @@ def branch_name(operation: str, name: Any) -> None:
     """Raise a `TagError` for what is no name of a branch."""
     if not isinstance(name, str) or not name or not name.isprintable() or "/" in name:
         raise TagError(f"{operation}: {name!r} is no name for a branch; use printable characters without /")
+    if name.startswith(OURS):
+        raise TagError(
+            f"{operation}: {name!r} begins with {OURS}, as branches that vczstore makes; choose another name"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

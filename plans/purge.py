@@ -51,6 +51,8 @@ class Purge(Operation):
     step_examples: ClassVar[tuple[Any, ...]] = (True, {"tags": "delete"})
 
     dry_run: ClassVar[str] = "Say what would be deleted; delete nothing."
+    is_after_commit = False
+    """Whether a commit comes before it, so that what names the present state keeps an older one by then."""
 
     tags: str = option("refuse", TAGS_HELP, choices=TAGS, positional=True, examples=("delete",))
     yes: bool = option(False, YES_HELP, flags=("-y", "--yes"), python=False, job=False)
@@ -71,7 +73,7 @@ class Purge(Operation):
 
         store = options.open(self.store)
         if dry_run:
-            return foresee(store, self.tags)
+            return foresee(store, self.tags, changing=self.is_after_commit)
         with store.exclusive_lock() as lock:
             return self.perform_within(options, lock)
 

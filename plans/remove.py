@@ -72,7 +72,11 @@ class Remove(Edit):
     @property
     def to_confirm(self) -> Purge | None:
         """The purge, unless the answer is given."""
-        return Purge(store=self.store, tags=self.tags) if self.purge and not self.yes else None
+        if not self.purge or self.yes:
+            return None
+        purge = Purge(store=self.store, tags=self.tags)
+        object.__setattr__(purge, "is_after_commit", True)  # still being made
+        return purge
 
     @property
     def then(self) -> Edit | None:

@@ -163,6 +163,8 @@ def purge_store(store: Store, tags: str, lock: HeldLock, options: Options) -> Pu
     except KeyboardInterrupt as error:
         raise Interrupted(f"purge: interrupted; some of the history may be deleted, {again}") from error
     recreated = {old: new for old, new in now.items() if old != new}
+    if recreated:
+        counts = {**counts, "tags recreated": len(recreated)}
     return Purged(store.label, snapshot, counts, tuple(deleted), recreated)
 
 

@@ -16,7 +16,7 @@ from plans.core.model import Plan
 from tests.support import cohort
 from tests.support.command_line import run
 from vczstore.errors import BusyError, ConflictError, OptionError, StaleError, TagError, UnsuitableError
-from vczstore.execution import engine
+from vczstore.execution import engine, operations
 from vczstore.execution.options import Options
 from vczstore.stores.resolve import open_store
 
@@ -190,3 +190,29 @@ def test_what_has_no_branches_refuses_them(repo: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsuitableError, match="session sees one branch"):
         open_store(session.store, branch="main")
     assert cohort.digest(tmp_path) == before
+
+
+def test_names_of_branches_within_operations_are_kept(repo: Path) -> None:
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
+    repository.create_branch("vczstore-set-PART-0", repository.lookup_branch("main"))
+    assert list(vczstore.branch(repo).branches) == ["main"]
+    for call in (vczstore.branch, vczstore.publish):
+        with pytest.raises(TagError, match="begins with vczstore-"):
+            call(repo, "vczstore-set-PART-0")
+    for tags in ("refuse", "delete", "recreate"):
+        with pytest.raises(StaleError, match=r"a set called PART .*vczstore repair"):
+            vczstore.purge(repo, tags=tags)
+
+
+def test_nothing_is_named_while_a_purge_is_not_complete(repo: Path) -> None:
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
+    session = repository.writable_session("main")
+    session.commit("purge: begun", metadata={"vczstore": {"operation": "purge begun"}}, allow_empty=True)
+    for call in (vczstore.branch, vczstore.tag):
+        with pytest.raises(BusyError, match="vczstore purge"):
+            call(repo, "r1")
+    vczstore.purge(repo)
+    assert vczstore.tag(repo, "r1")
+    asked = operations.find("remove")(store=repo, samples=("S0001",), purge=True, tags="delete").to_confirm
+    assert asked is not None
+    assert asked.perform(Options(), dry_run=True).names == ("r1",)

@@ -63,8 +63,14 @@ class Snapshot(NamedTuple):
 RESTORED = "restored"
 """The key of a restore's metadata that has the snapshot whose state it is."""
 
+OURS = "vczstore-"
+"""Begins the names of branches that are made and deleted within operations."""
+
 PAST = "past"
 """The key of a purge's metadata that has what was in the history before it; see `past_of`."""
+
+MAX_PAST = 10_000
+"""Entries of the past that a purge keeps; older ones go. Each purge and gc writes all of them twice."""
 
 
 def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
@@ -81,7 +87,7 @@ def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
         said.pop(PAST, None)
         seen.add(one.id)
         found.append({"snapshot": one.id, "time": one.time, **said})
-    return [*found, *(one for one in older if one["snapshot"] not in seen)]
+    return [*found, *(one for one in older if one["snapshot"] not in seen)][:MAX_PAST]
 
 
 class Keep(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import icechunk
 
 from vczstore.errors import BusyError, StaleError, TagError
-from vczstore.stores.base import Check
+from vczstore.stores.base import OURS, Check
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.object_store import reason
 
@@ -37,14 +37,15 @@ class IcechunkBranches:
     lock: Callable[[], AbstractContextManager[Any]]
 
     def tips(self) -> dict[str, str]:
-        """The last snapshot of each branch, by name."""
-        return {name: self._tip(name) for name in sorted(self.repository.list_branches())}
+        """The last snapshot of each branch, by name, but of those that are made within operations."""
+        return {name: self._tip(name) for name in sorted(self.repository.list_branches()) if not name.startswith(OURS)}
 
     def create(self, name: str, at: str | None = None) -> str:
         """Begin a branch at the main one's last snapshot, or at a tag, branch or snapshot; returns it."""
         start = self._found(at or BRANCH)
         try:
             with self.lock():
+                refuse_swept(self.repository, self._tip(BRANCH), self.label)
                 self.repository.create_branch(name, start)
         except icechunk.AlreadyExistsError as error:
             raise TagError(f"branch: {self.label} has a branch {name!r} already; choose another name") from error
@@ -100,7 +101,7 @@ class IcechunkBranches:
     def _tip(self, name: str) -> str:
         try:
             return str(self.repository.lookup_branch(name))
-        except icechunk.IcechunkError as error:
+        except icechunk.NotFoundError as error:
             raise TagError(f"{self.label} has no branch {name!r}; vczstore branch {self.label} lists them") from error
 
     def _found(self, ref: str) -> str:
@@ -109,11 +110,11 @@ class IcechunkBranches:
             return self._tip(ref)
         try:
             return str(self.repository.lookup_tag(ref))
-        except icechunk.IcechunkError:
+        except icechunk.NotFoundError:
             pass
         try:
             return str(self.repository.lookup_snapshot(ref).id)
-        except icechunk.IcechunkError as error:
+        except (icechunk.NotFoundError, icechunk.InvalidInputError) as error:
             raise TagError(f"branch: {self.label} has no tag, branch or snapshot {ref!r}") from error
 
     def _ahead(self, name: str) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vczstore.errors import ConflictError, StaleError, StorageError, TagError
 from vczstore.stores.base import PAST, Check, Keep, Snapshot, Store, past_of
-from vczstore.stores.icechunk_branches import BEGUN, IcechunkBranches, operation_of, same_as
+from vczstore.stores.icechunk_branches import BEGUN, IcechunkBranches, operation_of, refuse_swept, same_as
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
 from vczstore.stores.object_store import reason
@@ -85,6 +85,7 @@ class IcechunkHistory:
         head = snapshot or str(self.repository.lookup_branch(self.branch))
         try:
             with self.lock():
+                refuse_swept(self.repository, self.head, self.label)
                 self.repository.create_tag(name, snapshot_id=head)
         except icechunk.AlreadyExistsError as error:
             raise self._taken(name) from error
@@ -177,6 +178,7 @@ class IcechunkHistory:
         """
 
         def check() -> None:
+            self._refuse_staged()
             if tags != "delete":
                 self.refuse_pins(keep=keep)
             before()
@@ -215,6 +217,7 @@ class IcechunkHistory:
         names : list of str
             The tags and branches.
         """
+        self._refuse_staged()
         keep = self.tags() if tags == "recreate" else ()
         if tags != "delete":
             self.refuse_pins(changing=changing, keep=keep)
@@ -349,6 +352,7 @@ class IcechunkHistory:
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """Raise a `TagError` if there are `pins`, beside tags that may stay."""
+        self._refuse_staged()
         tags, branches = self.pins(changing=changing)
         named = [f"the tag {name}" for name in tags if name not in keep]
         named += [f"the branch {name}" for name in branches if name != published]
@@ -357,6 +361,14 @@ class IcechunkHistory:
                 f"purge: {self.label}: older snapshots are kept by {listing(named, limit=100)}; nothing was done, "
                 "delete them, let the purge do it with --tags delete, or have tags rewritten with --tags recreate"
                 f"{f'; vczstore publish {self.label} {branches[0]} publishes a branch' if branches else ''}"
+            )
+
+    def _refuse_staged(self) -> None:
+        """Raise a `StaleError` if a commit waits for other parts of a set: a purge would delete it."""
+        if staged := self.staged():
+            raise StaleError(
+                f"purge: {self.label} has a commit that waits for the other parts of a set called {staged[0]} "
+                "(PART for {part}); nothing was done, complete it with vczstore repair and that name"
             )
 
     def rename_tag(self, name: str, snapshot: str) -> str:
