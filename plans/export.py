@@ -100,6 +100,7 @@ class Export(Operation):
 
         url = os.fspath(self.out)
         store = options.for_store(self.store, [url]).open(self.store)
+        self._require_apart(url)
         vcz = open_at("export", store, self.at)
         vcz.require_whole("export")
         named, is_complement = self._named()
@@ -108,6 +109,15 @@ class Export(Operation):
         chosen = chosen_samples(store, vcz, named, is_complement=is_complement)
         write = self._write_vcf if self.is_vcf else self._write_vcz
         return write(vcz, store, chosen, options, dry_run=dry_run)
+
+    def _require_apart(self, url: str) -> None:
+        """Raise an `UnsuitableError` if what is written would lie in the store."""
+        from vczstore.errors import UnsuitableError
+        from vczstore.stores.locations import folder_of
+
+        store, out = folder_of(self.store), folder_of(url)
+        if store is not None and out is not None and store in out.parents:
+            raise UnsuitableError(f"export: {url} would lie in {self.store}; choose a path outside it")
 
     def _write_vcf(self, vcz: "Vcz", store: "Store", chosen: "Chosen", options: "Options", *, dry_run: bool) -> "Found":
         from plans.maintenance.export_vcf import export_vcf

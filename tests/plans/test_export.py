@@ -111,6 +111,8 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "empty name" in fails("export", store, f"{out}.vcf", "-r", "", status=2)
     assert "cannot be read" in fails("export", store, out, "-S", tmp_path / "ids", status=2)
     complain(UnsuitableError, ("no folder",), lambda: vczstore.export(store, tmp_path / "no" / "out.vcf"))
+    for name in ("x.vcz", "x.vcf", "call_DP/x"):
+        complain(UnsuitableError, ("would lie in",), lambda name=name: vczstore.export(store, store / name))
     complain(UnsuitableError, ("is no path",), lambda: vczstore.export(store, "s3://bucket/out.vcf"))
     complain(UnsuitableError, ("flexible sample grid",), lambda: vczstore.export(store, tmp_path / "out.vcf"))
     monkeypatch.setitem(sys.modules, "vcztools", None)
