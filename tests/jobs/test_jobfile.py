@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +331,10 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
 
 # ---- refusals -------------------------------------------------------------------------------
 
-KEYS_ARE = "store, parts, source-storage-options, executor, max-workers, allowed-mem, reserved-mem, work-dir"
+KEYS_ARE = (
+    "store, parts, branch, source-storage-options, executor, max-workers, allowed-mem, reserved-mem, work-dir, resume, "
+    "keep, on-success, on-failure, metrics"
+)
 *MOST, LAST = STEPS
 ONE_KEY = f"a step has one of the keys {', '.join(MOST)} and {LAST}"
 REFUSED = {
@@ -963,7 +967,7 @@ def test_the_schema_is_one() -> None:
         mine = [part] if isinstance(part, dict) and "properties" in part else []
         return mine + [one for value in inner for one in objects(value)]
 
-    assert len(objects(made)) == 10
+    assert len(objects(made)) == 18
     for part in objects(made):
         assert part["additionalProperties"] is False
         for key, value in part["properties"].items():
@@ -1014,6 +1018,11 @@ def places(data: Any) -> list[tuple[Any, Any]]:
     return [(data, key) for key in keys] + [place for key in keys for place in places(data[key])]
 
 
+def step_of(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A job of one step."""
+    return {"steps": [{name: options}]}
+
+
 def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
     page = (ROOT / "examples" / "guide" / "reference-jobs.md").read_text()
     job, machines = re.findall(r"```yaml title=.*?\n(.*?)```", page, flags=re.DOTALL)
@@ -1028,11 +1037,15 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         "ExecutorSpec": lambda one: {"executor": {"name": "threads"} | one},
         "_Step": lambda one: {"steps": [one]},
         "Append": lambda one: {"steps": [{"append": {"source": "a"} | one}]},
-        "Harmonise": lambda one: {"steps": [{"append": {"source": "a", "harmonise": goes_with | one}}]},
+        "AppendHarmonise": lambda one: {"steps": [{"append": {"source": "a", "harmonise": goes_with | one}}]},
+        "UpdateHarmonise": lambda one: {"steps": [{"update": {"source": "a", "harmonise": goes_with | one}}]},
         "Update": lambda one: {"steps": [{"update": {"source": "a"} | one}]},
         "Remove": lambda one: {"steps": [{"remove": {"samples": "a"} | one if "missing-ok" in one else one}]},
         "Recompute": lambda one: {"steps": [{"recompute": one}]},
-        "Regrid": lambda one: {"steps": [{"regrid": one}]},
+        "RenameSamples": lambda one: {"steps": [{"rename-samples": {"file": "a"} | one}]},
+        "KeepSpec": lambda one: {"store": "a", "keep": {"days": 30} | one},
+        "Gc": lambda one: {"steps": [{"gc": {"keep-days": 30} | one}]},
+        **{name: partial(step_of, name.lower()) for name in ("Regrid", "Check", "Compact", "Purge", "Verify")},
     }
     assert within.keys() == models.keys()
     for name, model in {**models, "": jobfile.schema()}.items():

@@ -287,7 +287,10 @@ def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
         if inner:
             text = _in_words_of_jobs(declared(one).help)
             made: Any = create_model(  # type: ignore[call-overload]
-                one.name.capitalize(), __base__=Model, __doc__=text, **{o.name: _key(o, _kind(o)) for o in inner}
+                f"{operation.__name__}{one.name.capitalize()}",
+                __base__=Model,
+                __doc__=text,
+                **{o.name: _key(o, _kind(o)) for o in inner},
             )
             switch = Annotated[made | None, BeforeValidator(_true_or_options, json_schema_input_type=StrictBool | made)]
             keys[one.name] = switch, Key(default=None, description=text, examples=list(declared(one).examples))
