@@ -42,7 +42,7 @@ class Verify(Operation):
     phase: ClassVar[int] = CHECKS
     step_examples: ClassVar[tuple[Any, ...]] = (True, {"quick": True})
 
-    quick: bool = option(False, "Check metadata and sample IDs only.")
+    quick: bool = option(False, "Check metadata and sample IDs only.", examples=(True,))
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Verified":
         """Look at the store."""
