@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vczstore.choices import OURS
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError, TagError
 from vczstore.execution.operations import Operation
-from vczstore.stores.base import OURS
 
 if TYPE_CHECKING:
     from plans.maintenance.branches import Branched

@@ -33,3 +33,6 @@ DEFAULT_LEVEL = 7
 REGULAR, FLEXIBLE = "regular", "flexible"
 SAMPLE_GRIDS = (REGULAR, FLEXIBLE)
 """How the samples axis is cut: into chunks of one width, or into columns that have each a width of their own."""
+
+OURS = "vczstore-"
+"""Begins the names of branches that are made and deleted within operations."""

@@ -1035,7 +1035,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
     within: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "StoreSpec": lambda one: {"store": {"url": "a"} | one},
         "ExecutorSpec": lambda one: {"executor": {"name": "threads"} | one},
-        "_Step": lambda one: {"steps": [one]},
+        "_Step": lambda one: {"branch": "nightly", "steps": [one]},
         "Append": lambda one: {"steps": [{"append": {"source": "a"} | one}]},
         "AppendHarmonise": lambda one: {"steps": [{"append": {"source": "a", "harmonise": goes_with | one}}]},
         "UpdateHarmonise": lambda one: {"steps": [{"update": {"source": "a", "harmonise": goes_with | one}}]},
@@ -1052,7 +1052,9 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         for key, value in model["properties"].items():
             for example in value["examples"]:
                 one = {key: example}
-                data = {"store": "a", "steps": [{"tag": "x"}]} | (within[name](one) if name else one)
+                data = {"store": "a/{part}" if key == "parts" else "a", "steps": [{"tag": "x"}]} | (
+                    within[name](one) if name else one
+                )
                 load(tmp_path, yaml.safe_dump(data))
                 assert accepts(data)
                 shown = re.search(rf"`{key}: ([^`]*)`", page)

@@ -63,9 +63,6 @@ class Snapshot(NamedTuple):
 RESTORED = "restored"
 """The key of a restore's metadata that has the snapshot whose state it is."""
 
-OURS = "vczstore-"
-"""Begins the names of branches that are made and deleted within operations."""
-
 PAST = "past"
 """The key of a purge's metadata that has what was in the history before it; see `past_of`."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import icechunk
 
+from vczstore.choices import OURS
 from vczstore.errors import BusyError, StaleError, TagError
-from vczstore.stores.base import OURS, Check
+from vczstore.stores.base import Check
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.object_store import reason
 
