@@ -20,9 +20,9 @@ class Diff(Operation):
 
     Samples go by their IDs, removed ones left out; variants by contig, position, REF and ALTs, as `append --harmonise`
     matches them, where either side may have further ALTs. Calls are compared of samples and variants that both have:
-    genotypes by their alleles, whatever the order of these; other fields not where alleles are in another order. All is
-    read chunk by chunk, in tasks; chunks that are the same, byte for byte, are not decoded. Exit status 0, different or
-    not.
+    genotypes by their alleles, in any order of ALTs and, unless phased, within the call; other fields that go by allele
+    not where alleles are in another order, and they are listed as not compared. All is read chunk by chunk, in tasks;
+    chunks that are the same, byte for byte, are not decoded. Exit status 0, different or not.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """The values in which two VCZs differ, of variants and samples that both have; looked at by tasks, chunk by chunk."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -12,17 +12,20 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import TASK_BYTES
 from plans.core.memory import Memory
 from plans.variants.find_matches import FindMatches
+from plans.variants.harmonise import kind_of
+from plans.variants.local_alleles import is_local
 from plans.variants.match import Unit
 from vczstore.vcz import arrays, encoded_chunks
 from vczstore.vcz.floats import recast
 from vczstore.vcz.metadata import same_encoding
-from vczstore.vcz.missing import TEXT, fill_value
+from vczstore.vcz.missing import TEXT, fill_value, masked_by
 from vczstore.vcz.model import SAMPLES, VARIANTS, dimensions, has_grid
 
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
 _GENOTYPE = "call_genotype"
+_PHASED = "call_genotype_phased"
 
 
 def comparable(ours: AnyArray, theirs: AnyArray) -> bool:
@@ -33,6 +36,35 @@ def comparable(ours: AnyArray, theirs: AnyArray) -> bool:
     )
     same = names[:2] == dimensions(theirs)[:2] and ours.ndim == theirs.ndim and _kind(ours) == _kind(theirs)
     return in_order and same and has_grid(ours) and has_grid(theirs)
+
+
+def phased_of(found: Mapping[str, AnyArray]) -> AnyArray | None:
+    """The array that says which genotypes are phased, if there is one."""
+    array = found.get(_PHASED)
+    return array if array is not None and dimensions(array) == (VARIANTS, SAMPLES) else None
+
+
+def is_by_allele(name: str, array: AnyArray, numbers: Mapping[str, str]) -> bool:
+    """Whether values go by allele, and cannot be put in another order as genotypes can."""
+    base = masked_by(name)
+    if base == _GENOTYPE:
+        return False
+    field = base.removeprefix("call_").removeprefix("variant_")
+    named = not {"alleles", "alt_alleles", "genotypes"}.isdisjoint(dimensions(array))
+    return named or is_local(base, array, numbers.get(field, "")) or bool(kind_of(base, array, numbers))
+
+
+def same_values(ours: AnyArray, theirs: AnyArray) -> bool | None:
+    """Whether two arrays that no variants or samples have are the same; None if they are too large to be read whole."""
+    if ours.shape != theirs.shape or _kind(ours) != _kind(theirs):
+        return False
+    if max(ours.size, theirs.size) > _MANY:
+        return None
+    a, b = (arrays.read_normalised(array, (slice(None),) * array.ndim) for array in (ours, theirs))
+    return not differing("", ours, a, theirs, b, 0).any()
+
+
+_MANY = 1_000_000
 
 
 def _kind(array: AnyArray) -> str:
@@ -159,6 +191,10 @@ class CompareColumn:
     changed
         The numbers of the chunks of this column that may differ between two states of a repository; None if that is
         not known without reading them.
+    by_allele
+        Whether values go by allele, so that they are not compared where alleles are in another order.
+    phased
+        Of genotypes, the arrays that say which are phased; None where there is none, and none are.
     """
 
     name: str
@@ -168,6 +204,8 @@ class CompareColumn:
     here: np.ndarray | None
     there: np.ndarray | None
     changed: frozenset[tuple[int, ...]] | None = None
+    by_allele: bool = False
+    phased: tuple[AnyArray | None, AnyArray | None] = (None, None)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks, over whole units."""
@@ -178,7 +216,9 @@ class CompareColumn:
             return []
         size = arrays.chunk_bytes(self.ours) // arrays.outer_chunks(self.ours)[0] * index.unit
         rows = index.unit * max(1, min(TASK_BYTES // max(1, size), math.ceil(index.n_variants / index.unit / 16)))
-        reading = sum(arrays.decode_mem(array, 4) for array in (self.ours, self.theirs))
+        reading = sum(
+            arrays.decode_mem(array, 4) for array in (self.ours, self.theirs, *self.phased) if array is not None
+        )
         return [scan_tasks.ScanReader(self.look, index.n_variants, rows, tag, self.matching.mem + 2 * reading)]
 
     def look(self, rows: slice) -> int | None:
@@ -186,8 +226,8 @@ class CompareColumn:
         n = 0
         for unit, cut in self.matching.index.units(rows):
             common = Common.of(unit, cut)
-            if self.name != _GENOTYPE and self.here is not None:
-                common = common.choose(~common.realigned)  # by which allele a value goes is not known
+            if self.by_allele:
+                common = common.choose(~common.realigned)
             for piece in common.pieces(arrays.outer_chunks(self.theirs)[0]):
                 n += sum(self._count(piece, *some) for some in self._samples())
         return n or None
@@ -209,7 +249,18 @@ class CompareColumn:
         if self.name == _GENOTYPE and piece.realigned.any():
             row = np.arange(len(theirs)).reshape(-1, 1, 1)
             theirs = np.where(theirs >= 0, piece.alleles[row, np.maximum(theirs, 0)], theirs)
-        return int(differing(self.name, self.ours, ours, self.theirs, theirs, 1 if here is None else 2).sum())
+        found = differing(self.name, self.ours, ours, self.theirs, theirs, 1 if here is None else 2)
+        if masked_by(self.name) == _GENOTYPE and here is not None and there is not None and found.any():
+            ordered = self._is_phased(0, piece.rows, here) & self._is_phased(1, piece.others, there)
+            # fill, the smallest, stays at the end
+            ours, theirs = (np.sort(values, axis=-1)[..., ::-1] for values in (ours, theirs))
+            found &= ordered | differing(self.name, self.ours, ours, self.theirs, theirs, 2)
+        return int(found.sum())
+
+    def _is_phased(self, which: int, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        array = self.phased[which]
+        shape = (len(rows), len(samples))
+        return np.zeros(shape, bool) if array is None else _read(array, rows, samples).astype(bool)
 
     def _is_same_chunk(self, piece: Common, here: np.ndarray | None, there: np.ndarray | None) -> bool:
         """Whether these are chunks at the same place of both grids, with the same bytes."""

@@ -9,20 +9,31 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.model import Survey
-from plans.maintenance.compare_values import CompareColumn, CountCommon, comparable, differing
+from plans.maintenance.compare_values import (
+    CompareColumn,
+    CountCommon,
+    comparable,
+    differing,
+    is_by_allele,
+    phased_of,
+    same_values,
+)
 from plans.maintenance.history import open_at
 from plans.variants.find_matches import FindMatches
-from plans.variants.harmonise import Rules, match_scan, run_scans
+from plans.variants.harmonise import GENOTYPE, Rules, match_scan, numbers_of, run_scans
 from vczstore.execution.engine import check_reachable, run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
+from vczstore.vcz.missing import masked_by
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
 OPERATION = "diff"
 
 _KEYS = (SAMPLE_ID, "variant_contig", "variant_position", "variant_allele", "region_index")
 """What samples and variants are told by, or follows from it, and is not compared as values."""
+
+_FILTERS = "filter_id"
 
 
 @dataclass(frozen=True)
@@ -47,9 +58,14 @@ class Difference:
     variants_realigned
         For how many of those that both have the alleles that both have are numbered otherwise.
     changed
-        For each field that both have, how many values differ: calls, or values of variants or of samples.
+        For each field that both have, how many values differ: calls, or values of variants or of samples; an array
+        of neither counts as one value.
     not_compared
-        The fields that cannot be compared, since their dimensions or kinds of values differ.
+        The fields that cannot be compared, since their dimensions or kinds of values differ, they go by filters that
+        differ, or they are large and of neither variants nor samples. Those that `changed` has, too, go by allele and
+        were not compared at the `variants_realigned` variants.
+    attributes_changed
+        The attributes of the root group that differ, other than those of vczstore.
     exit_code
         Whether a difference makes the exit status 1.
     """
@@ -69,6 +85,7 @@ class Difference:
     variants_realigned: int
     changed: Mapping[str, int]
     not_compared: list[str]
+    attributes_changed: list[str]
     ids_in: list[str] | None = None
     ids_out: list[str] | None = None
     exit_code: bool = field(default=False, repr=False)
@@ -79,7 +96,8 @@ class Difference:
     def is_same(self) -> bool:
         """Whether nothing differs."""
         some = (self.samples_in, self.samples_out, self.variants_in, self.variants_out, self.variants_realigned)
-        return not any((*some, *self.changed.values(), self.fields_in, self.fields_out, self.not_compared))
+        fields_differ = (self.fields_in, self.fields_out, self.not_compared, self.attributes_changed)
+        return not any((*some, *self.changed.values(), *fields_differ))
 
     @property
     def ok(self) -> bool:
@@ -104,12 +122,20 @@ class Difference:
             yield from (f"    {mark} {sample if sample.isprintable() else repr(sample)}" for sample in ids or ())
         realigned = f", {self.variants_realigned:,} with alleles in another order" * bool(self.variants_realigned)
         yield f"  variants  {told(self.variants_in, self.variants_out, self.variants_common)}{realigned}"
-        for what, names in (("in", self.fields_in), ("out", self.fields_out), ("not compared", self.not_compared)):
+        partly = [name for name in self.not_compared if name in self.changed]
+        for what, names in (
+            ("in", self.fields_in),
+            ("out", self.fields_out),
+            ("not compared", [name for name in self.not_compared if name not in self.changed]),
+            ("not compared where alleles are in another order", partly),
+        ):
             if names:
                 yield f"  fields    {what}: {listing(names, limit=100)}"
         for name, n in self.changed.items():
             if n:
                 yield f"  changed   {n:,} {_unit(name)} of {name}"
+        if self.attributes_changed:
+            yield f"  changed   attributes: {listing(self.attributes_changed, limit=100)}"
 
     @staticmethod
     def _name(label: str, snapshot: str | None) -> str:
@@ -147,10 +173,15 @@ def compare(
     samples = _Samples.of(a, b)
     common = [name for name in a.arrays if name in b.arrays and name not in _KEYS]
     compared = {name: (a.arrays[name], b.arrays[name]) for name in common if _has_axis(a.arrays[name])}
+    small = {name: same_values(a.arrays[name], b.arrays[name]) for name in common if name not in compared}
     fit = {name: pair for name, pair in compared.items() if comparable(*pair)}
+    if not small.get(_FILTERS, _FILTERS not in a.arrays and _FILTERS not in b.arrays):
+        fit.pop("variant_filter", None)  # its numbers are those of other filters
     of_chunks = _changed_chunks(a, b, first[0]) if first[0] is second[0] else None
     counts, changed = _counts(a, b, fit, samples, of_chunks, first[0], options)
     matched, realigned = counts
+    partly = [name for name in fit if realigned and _goes_by_allele(name, a, b)]
+    of_small = {name: int(not same) for name, same in small.items() if same is not None}
     return Difference(
         store=a.label,
         snapshot=a.snapshot,
@@ -167,10 +198,25 @@ def compare(
         variants_out=a.n_variants - matched,
         variants_common=matched,
         variants_realigned=realigned,
-        changed={name: changed[name] for name in fit},
-        not_compared=[name for name in compared if name not in fit],
+        changed=dict(sorted({**{name: changed[name] for name in fit}, **of_small}.items())),
+        not_compared=[name for name in common if name in partly or name not in {**fit, **of_small}],
+        attributes_changed=_changed_attributes(a, b),
         exit_code=exit_code,
     )
+
+
+def _changed_attributes(a: Vcz, b: Vcz) -> list[str]:
+    names = sorted({*a.attributes, *b.attributes})
+    return [n for n in names if not n.startswith("vczstore_") and a.attributes.get(n) != b.attributes.get(n)]
+
+
+def _goes_by_allele(name: str, a: Vcz, b: Vcz) -> bool:
+    """Whether values of a field go by allele, as either one says."""
+    arrays_of = [vcz.arrays[name] for vcz in (a, b)]
+    if VARIANTS not in dimensions(arrays_of[0]):
+        return False
+    of = "FORMAT" if SAMPLES in dimensions(arrays_of[0]) else "INFO"
+    return any(is_by_allele(name, array, numbers_of(vcz, of)) for vcz, array in zip((a, b), arrays_of, strict=True))
 
 
 def _has_axis(array: AnyArray) -> bool:
@@ -212,7 +258,14 @@ def _counts(
     runs = [scan.joined(items) for scan, items in zip(scans, seen, strict=True)]
     matching = match_scan(OPERATION, a, [b], Rules(allow_new_alleles=True), runs, [None])
     matching = replace(matching, index=replace(matching.index, is_surveyed=True))
-    found = [scan for name, pair in fit.items() for scan in _scans(name, *pair, samples, matching, of_chunks)]
+    phased = (phased_of(a.arrays), phased_of(b.arrays))
+    found = [
+        replace(
+            scan, by_allele=_goes_by_allele(name, a, b), phased=phased if masked_by(name) == GENOTYPE else (None,) * 2
+        )
+        for name, pair in fit.items()
+        for scan in _scans(name, *pair, samples, matching, of_chunks)
+    ]
     values = run_survey(Survey(OPERATION, (CountCommon(matching), *found), memory), store, options)
     matched, realigned = np.sum([(0, 0), *values[0]], axis=0).tolist()
     changed = Counter[str]()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import vczstore
 from tests.support import cohort
@@ -27,10 +28,13 @@ def changed_copy() -> dict[str, np.ndarray]:
     new["call_DP"][2, 2] += 1
     new["call_DP"][5, 3] += 1  # of a sample that goes
     new["call_DP"][7, 2] += 1  # of a variant that goes
+    new["call_DP"][6, 2] += 1  # of a variant with alleles in another order
+    new["call_genotype"][:] = new["call_genotype"][..., ::-1]
     new["call_GL"][4, 6, :2] = cohort.MISSING, 99
     new["call_FT"][1, 0] += "x"
     new["sample_sex"][5] += 1
     new["variant_AC"][3] += 1
+    new["filter_id"][1] = "q20"
     new["call_AD"] = np.pad(new["call_AD"], ((0, 0), (0, 0), (0, 1)), constant_values=-2)
     new["call_AD"][8, 4, 2] = 7
     new["variant_allele"] = np.pad(new["variant_allele"], ((0, 0), (0, 1)), constant_values="")
@@ -61,16 +65,17 @@ def model(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:
         if values.dtype.kind == "f":
             return [x for x in np.atleast_1d(values[(row, *sample)]).view("u4").tolist() if x != 0x7F800002]
         if name == "call_genotype":
-            return [arrays["variant_allele"][row, x] if x >= 0 else x for x in found]
+            return sorted(arrays["variant_allele"][row, x] if x >= 0 else str(x) for x in found)  # none is phased
         return [x for x in found if x != -2]
 
     result = {}
     for name in FIELDS[1:]:
-        kept = [(i, j) for i, j in rows if name == "call_genotype" or i != 6]
+        kept = [(i, j) for i, j in rows if name not in ("call_AD", "call_GL") or i != 6]
         result[name] = sum(
             cell(a[name], a, name, i, s) != cell(b[name], b, name, j, t) for i, j in kept for s, t in samples
         )
     result["sample_sex"] = sum(int(a["sample_sex"][s] != b["sample_sex"][t]) for s, t in samples)
+    result |= {name: int(a[name].tolist() != b[name].tolist()) for name in ("contig_id", "filter_id")}
     result["variant_AC"] = sum(int(a["variant_AC"][i] != b["variant_AC"][j]) for i, j in rows)
     return result
 
@@ -82,7 +87,9 @@ def test_two_stores(kind: str, tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "other.vcz", b, variants_chunk=3, samples_chunk=4)
     found = json.loads(run("diff", first, tmp_path / "other.vcz", "--ids", "--json").stdout)
     expected = model(a, b)
-    assert expected == dict.fromkeys([*FIELDS, "variant_AC"], 1), "the model sees what the test has changed"
+    seen = {**dict.fromkeys([*FIELDS, "variant_AC", "filter_id"], 1), "call_DP": 2, "contig_id": 0}
+    assert expected == seen, "the model sees what the test has changed"
+    assert found["not_compared"] == ["call_AD", "call_GL"]
     assert found["changed"] == dict(sorted(expected.items()))
     samples, variants = (
         [found[f"{what}_{side}"] for side in ("in", "out", "common")] for what in ("samples", "variants")
@@ -141,6 +148,28 @@ def test_fields_and_what_cannot_be_compared(tmp_path: Path) -> None:
     for what in ("in: dosage", "out: call_FT", "not compared: call_DP"):
         assert f"  fields    {what}\n" in text
     assert "changed" not in text
+
+
+def test_filters_phase_and_attributes(tmp_path: Path) -> None:
+    genotype = np.tile(np.array([0, 1], "i1"), (10, 7, 1))
+    phased = np.zeros((10, 7), bool)
+    phased[3] = True
+    a = {**OLD, "call_genotype": genotype, "call_genotype_phased": phased}
+    a["variant_filter"] = np.ones((10, 2), bool)
+    b = {**a, "call_genotype": genotype[..., ::-1].copy()}
+    cohort.write_vcz(tmp_path / "a", a)
+    cohort.write_vcz(tmp_path / "b", b)
+    found = vczstore.diff(tmp_path / "a", tmp_path / "b")
+    assert {name: n for name, n in found.changed.items() if n} == {"call_genotype": 7}, "where it is phased"
+    cohort.write_vcz(tmp_path / "c", {**a, "filter_id": np.array(["PASS", "q20"], dtype=object)})
+    zarr.open_group(tmp_path / "c").attrs.update({"source": "another", "vczstore_x": 1})
+    text = run("diff", tmp_path / "a", tmp_path / "c", "--exit-code", status=1).stdout
+    for line in (
+        "fields    not compared: variant_filter",
+        "changed   1 values of filter_id",
+        "changed   attributes: source",
+    ):
+        assert f"  {line}\n" in text
 
 
 def test_chunks_of_the_same_bytes_are_not_decoded(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ DIMENSIONS = {
     "variant_position": ("variants",),
     "variant_allele": ("variants", "alleles"),
     "variant_AC": ("variants",),
+    "variant_filter": ("variants", "filters"),
     "call_genotype": ("variants", "samples", "ploidy"),
     "call_genotype_mask": ("variants", "samples", "ploidy"),
     "call_genotype_phased": ("variants", "samples"),
