@@ -513,7 +513,7 @@ def test_command_line(store: Path) -> None:
     status, text = run("recompute", store, "--dry-run")
     assert (status, "4 fields recomputed (dry run" in text) == (0, True)
     assert "variant_AC" not in cohort.read_vcz(store)
-    status, text = run("recompute", store, "--fields", "AC, HWE,", "--json")
+    status, text = run("recompute", store, "--fields", "AC, HWE", "--json")
     assert (status, json.loads(text)["counts"]) == (0, {"fields recomputed": 2})
     assert "stale" not in run("info", store)[1]
     run("remove", store, "S0001")

@@ -26,6 +26,7 @@ from tests.support.refusals import complain
 from vczstore.cli.main import main
 from vczstore.errors import BusyError, ConflictError, NotAStoreError, OptionError, StorageError
 from vczstore.stores import filesystem, folder_swap, leftovers
+from vczstore.stores.withdrawal_key import SUFFIX
 
 LOCK = ".store.vcz.vczstore-job.lock"
 BEFORE = cohort.expected_remove(some_arrays(14), GONE)
@@ -52,8 +53,12 @@ def read(store: Path) -> dict[str, np.ndarray]:
 
 
 def beside(store: Path) -> set[str]:
-    """What is beside the store, the lock of compactions aside, which a process that is killed leaves."""
-    return {path.name for path in store.parent.iterdir()} - {store.name, LOCK}
+    """
+    What is beside the store, but for the key of withdrawn samples.
+
+    The lock of compactions is left out, too, which a process that is killed leaves.
+    """
+    return {path.name for path in store.parent.iterdir()} - {store.name, store.name + SUFFIX, LOCK}
 
 
 def assert_compacted(store: Path) -> None:
