@@ -30,8 +30,9 @@ class Export(Operation):
     Removed samples are left out, and of an earlier state those that the store is known to have removed since. A VCZ has
     the format of the store, a regular grid and consolidated metadata; chunks are copied as they are where none of their
     samples are left out. What ends in .vcf, .vcf.gz or .bcf is written through vcztools, in one process, without INFO
-    fields that count removed samples; INFO/AC and AN are those of the samples that are named. Until all is written
-    there is nothing that reads as a store or file.
+    fields that count removed samples; INFO/AC and AN are those of the samples that are named. Lines of the VCF's own
+    header on samples and commands, which may name other samples, are left out. Until all is written there is nothing
+    that reads as a store or file.
 
     Raises
     ------

@@ -46,7 +46,7 @@ from vczstore.choices import DEFAULT_SAMPLES_CHUNK, FLEXIBLE, REGULAR
 from vczstore.errors import IncompatibleError, OptionError, UnsuitableError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, WriteArray, WriteDocuments
-from vczstore.vcz import arrays, conversion
+from vczstore.vcz import arrays, conversion, vcf_headers
 from vczstore.vcz.extents import END, LENGTH, SVLEN
 from vczstore.vcz.missing import TEXT
 from vczstore.vcz.model import BATCH, SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
@@ -213,8 +213,7 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
     """
     Those of the root that say what is in the store.
 
-    Of the VCFs' own header what all of them say, in the order of the first, but for lines on samples and on the
-    commands that made them, which may name samples.
+    Of the VCFs' own header what all of them say, in the order of the first, but for lines that may name samples.
     """
     versions = [str(v) for s in sources if (v := s.attributes.get("vcf_zarr_version")) is not None]
     attributes: dict[str, Any] = {"vcf_zarr_version": versions[0]} if versions else {}
@@ -229,14 +228,9 @@ def _attributes(sources: Sequence[Vcz]) -> dict[str, Any]:
     said = [s.attributes.get("source") for s in sources]
     if said[0] is not None and all(text == said[0] for text in said):
         attributes["source"] = said[0]
-    headers = [[list(line) for line in s.attributes.get("vcf_meta_information", [])] for s in sources]
-    words = ("sample", "pedigree", "command")
-    if all("vcf_meta_information" in s.attributes for s in sources):
-        attributes["vcf_meta_information"] = [
-            line
-            for line in headers[0]
-            if all(line in others for others in headers[1:]) and not any(word in line[0].lower() for word in words)
-        ]
+    if all(vcf_headers.LINES in s.attributes for s in sources):
+        first, *others = [vcf_headers.without_samples(s.attributes)[vcf_headers.LINES] for s in sources]
+        attributes[vcf_headers.LINES] = [line for line in first if all(line in lines for lines in others)]
     return attributes
 
 

@@ -17,9 +17,9 @@ from plans.core.withdrawn import Withdrawn
 from plans.variants.stale import samples_change
 from vczstore.errors import SampleError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetShape, WriteDocuments
+from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteDocuments
 from vczstore.stores.zarr_backed import NoHistory
-from vczstore.vcz import arrays, conversion, zarr_objects
+from vczstore.vcz import arrays, conversion, vcf_headers, zarr_objects
 from vczstore.vcz.model import (
     BATCH,
     INFO_STATES,
@@ -118,7 +118,9 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory) -> Pl
     memory
         What a task may use.
     """
-    vcz = replace(vcz, arrays={name: array for name, array in vcz.arrays.items() if name != BATCH})
+    header = vcf_headers.without_samples(vcz.attributes)  # it names samples of before, too, so this is always due
+    members = {name: array for name, array in vcz.arrays.items() if name != BATCH}
+    vcz = replace(vcz, arrays=members, attributes={**vcz.attributes, **header})
     chosen, n = choice.positions, len(choice.positions)
     after = {name: _target(array, n, vcz.zarr_format) for name, array in vcz.samples_arrays.items()}
     writes: list[Write] = []
@@ -131,6 +133,7 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory) -> Pl
     is_all = n == int((vcz.sample_ids != REMOVED).sum())
     marked, marks = (vcz, ()) if is_all else samples_change(vcz)
     edits: list[Edit] = [SetShape.of(array, grid=True) for array in after.values()]
+    edits += [SetAttribute(name, value, vcz.zarr_format) for name, value in header.items()]
     edits += [*marks, _ForgetHistory(vcz.zarr_format)]
     edits.append(Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format))
     plan = Plan(

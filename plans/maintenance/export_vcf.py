@@ -20,6 +20,7 @@ from plans.variants.stale import array_name, stale
 from vczstore.errors import OptionError, StorageError, UnsuitableError, VczstoreError, first_line, missing_extra
 from vczstore.execution.engine import planning
 from vczstore.stores.locations import local_path
+from vczstore.vcz import vcf_headers
 from vczstore.vcz.model import REMOVED, Vcz, listing
 
 OPERATION, GENOTYPE = "export", "call_genotype"
@@ -205,6 +206,7 @@ def _write_text(content: _Content, file: TextIO) -> None:
 
     vcz, chosen, regions, left_out = content
     group = zarr.open_group(vcz.store, mode="r", use_consolidated=False)
+    group.metadata.attributes.update(vcf_headers.without_samples(vcz.attributes))  # in memory, for vcztools
     is_all = np.array_equal(chosen, np.flatnonzero(vcz.sample_ids != REMOVED))
     with VczReader(group) as reader:
         if not is_all:

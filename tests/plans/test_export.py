@@ -93,6 +93,41 @@ def test_a_vcf(kind: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.parametrize(("zarr_format", "suffix"), [(2, "vcf"), (3, "bcf")])
+def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) -> None:
+    """It names no sample that was left out or removed, and has all that is not on samples."""
+    removed, left_out, *left = vcf.CALLS.samples
+    about = [f"##SAMPLE=<ID={sample},Sex=F>" for sample in (removed, left_out)]
+    about += [f"##bcftools_viewCommand=view -s {removed},{left_out} in.vcf", f"##cmdline=call {left_out}"]
+    first, *others = vcf.CALLS.make().splitlines()
+    lines = [first, *about, "##reference=hg38", *others]
+    store = tmp_path / "store"
+    vcf.to_vcz(vcf.write_vcf(tmp_path / "original.vcf.gz", "\n".join(lines) + "\n"), store, zarr_format, 5, 2)
+    header = [line for line in lines if line.startswith("#")]
+    group = zarr.open_group(store)
+    assert [line[0] for line in group.attrs["vcf_meta_information"] if "ommand" in line[0]]
+    group.attrs["vcf_header"] = "\n".join(header) + "\n"  # as older versions of bio2zarr have it
+    if zarr_format == 2:
+        zarr.consolidate_metadata(store, zarr_format=2)
+    vczstore.remove(store, removed)
+    before = cohort.digest(store)
+    vcz, file = tmp_path / "out", tmp_path / f"out.{suffix}"
+    for out in (vcz, file):
+        run("export", store, out, "-s", f"^{left_out}")
+    kept = [line for line in header[:-1] if line not in about]
+    attributes = zarr.open_consolidated(vcz).attrs
+    assert attributes["vcf_header"].splitlines() == [*kept, header[-1].partition("\tFORMAT")[0]]
+    assert ["reference", "hg38"] in attributes["vcf_meta_information"]
+    written = [path.read_bytes() for path in vcz.rglob("*") if path.is_file() and path.name.startswith((".z", "zarr"))]
+    text = pysam.bcftools.view("--no-version", "-h", str(file))
+    assert "##reference=hg38" in text.splitlines()
+    assert all(start in text for start in ("##contig=<ID=", "##INFO=<ID=", "##FORMAT=<ID="))
+    assert text.splitlines()[-1].split("\t")[9:] == left
+    for word in (removed, left_out, "##SAMPLE", "viewCommand", "cmdline"):
+        assert not [content for content in (*written, text.encode()) if word.encode() in content]
+    assert cohort.digest(store) == before
+
+
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, out = Way("format3_flexible", "cubed").make(tmp_path, OLD), tmp_path / "out"
     before = cohort.digest(tmp_path)
