@@ -87,7 +87,7 @@ def test_in_place(tmp_path: Path, layout: str, impl: str) -> None:
     assert cohort.digest(store) == before
     batch = {name: values for name, values in cohort.make_arrays(10, GONE, seed=5).items() if name in AFTER}
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
-    vczstore.append(store, tmp_path / "batch.vcz", impl=impl)
+    vczstore.append(store, tmp_path / "batch.vcz", impl=impl, allow_returning=True)
     cohort.assert_same(read(store), cohort.expected_append(AFTER, batch))
 
 
