@@ -1,4 +1,4 @@
-"""Where tasks write chunks: as they are, re-encoded, or rows of which somebody makes chunks."""
+"""Where tasks write chunks: as they are, re-encoded, or rows that the caller gathers into chunks."""
 
 import hashlib
 import math
@@ -183,7 +183,7 @@ class DecodedSink(BlockSink):
 
 class RowsSink(BlockSink):
     """
-    Where rows are handed to somebody who makes chunks of several arrays of them.
+    Where rows are handed to a caller that gathers them into chunks of several arrays.
 
     Parameters
     ----------

@@ -193,7 +193,7 @@ def _write(content: _Content, path: Path, folder: Path) -> Path:
         raise
     except OSError as error:
         raise StorageError(f"{OPERATION}: {path} cannot be written ({first_line(error)}); nothing is there") from error
-    except Exception as error:  # whatever vcztools raises
+    except Exception as error:  # vcztools raises any type
         raise UnsuitableError(
             f"{OPERATION}: vcztools cannot write {content.vcz.label} to {path} ({first_line(error)}); nothing is there"
         ) from error

@@ -83,7 +83,7 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.slow
-def test_who_comes_second_plans_anew(repository: Path, batch: Path, others: Path, operation: str) -> None:
+def test_who_comes_second_plans_again(repository: Path, batch: Path, others: Path, operation: str) -> None:
     run, expected = OPERATIONS[operation]
     somebody = SomebodyElse(lambda _: vczstore.append(repository, others, impl="zarr"))
     result = run(repository, batch, progress=somebody)
@@ -100,7 +100,7 @@ def test_what_changed_before_the_first_write(repository: Path, batch: Path, othe
     cohort.assert_same(read(repository), cohort.expected_append(APPENDED, NEW))
 
 
-def test_a_plan_that_was_made_before_is_not_made_anew(store: Path, others: Path) -> None:
+def test_a_plan_that_was_made_before_is_not_made_again(store: Path, others: Path) -> None:
     plan = vczstore.plan("remove", store, "S0001")
     vczstore.append(store, others)
     complain(ConflictError, ("has changed since the plan was made",), lambda: vczstore.run(plan))
@@ -134,7 +134,7 @@ def test_what_somebody_else_has_done_already_is_not_done_twice(repository: Path,
 
 
 @pytest.mark.slow
-def test_a_job_plans_anew(repository: Path, batch: Path, others: Path, tmp_path: Path) -> None:
+def test_a_job_plans_again(repository: Path, batch: Path, others: Path, tmp_path: Path) -> None:
     """The tag names the commit that was made, and the ledger knows the batch."""
     file = tmp_path / "job.yaml"
     file.write_text("store: store.vcz\nsteps:\n  - append: batch.vcz\n  - remove: [S0001]\n  - tag: release-1\n")

@@ -435,7 +435,7 @@ def test_one_that_goes_on_may_still_lose(killed: Place) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_goes_on_and_loses_is_planned_anew(killed: Place) -> None:
+def test_one_that_goes_on_and_loses_is_planned_again(killed: Place) -> None:
     """What was written against the old state is of no use then."""
     store, before, done = killed.folder / "store", killed.written(), list[str]()
 

@@ -558,7 +558,7 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_what_was_begun_before_gc_is_planned_anew(place: Place, tmp_path: Path) -> None:
+def test_what_was_begun_before_gc_is_planned_again(place: Place, tmp_path: Path) -> None:
     """Its chunks are gone: nothing of them is committed."""
     new = some_arrays(["S0100"], seed=1)
     batch = write(tmp_path / "batch.vcz", new)

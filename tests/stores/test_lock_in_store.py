@@ -184,7 +184,7 @@ def test_a_parent_that_may_not_be_written_to(folder: Path, batches: list[str], k
     store.parent.chmod(0o755)
     ends = compete([str(store)] * 2, batches, NOBODY)
     assert_whole(read(store, kind), ends)
-    own(make(folder / "other" / "store.vcz", kind))  # imports what the user `nobody` may not read
+    own(make(folder / "other" / "store.vcz", kind))  # imports modules that an unprivileged user may not read
     os.setegid(65534)
     os.seteuid(65534)
     try:
@@ -215,7 +215,7 @@ def test_a_file_system_without_locks(folder: Path, batches: list[str], kind: str
 def test_a_file_left_by_a_killed_process_is_named_where_there_are_no_locks(
     folder: Path, batches: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of another machine too, of which nobody can tell whether it is alive: it is waited for no longer than a TTL."""
+    """A file of another machine too, whose process cannot be looked up: it is waited for no longer than a TTL."""
 
     def flock(_file: int, _operation: int) -> None:
         raise OSError(38, "Function not implemented")

@@ -37,7 +37,7 @@ class Proxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def follow(self, plan: Plan) -> None:
-        """Count anew, and do as this says."""
+        """Restart the count, and follow another plan."""
         with self.lock:
             self.plan, self.seen, self.faults = plan, 0, 0
 

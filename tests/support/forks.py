@@ -142,7 +142,7 @@ def _tell_the_end(pid: int, connection: socket.socket, selector: selectors.BaseS
     _, status = os.waitpid(pid, 0)
     with suppress(KeyError):
         selector.unregister(connection)
-    with suppress(OSError):  # nobody is there any more
+    with suppress(OSError):  # the other end is closed
         connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, signed=True))
     connection.close()
 

@@ -19,7 +19,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     monkeypatch.setattr("modal.config._user_config", {})
     for name in [name for name in os.environ if name.startswith("MODAL_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:9")  # a port without a server
 
 
 @pytest.fixture

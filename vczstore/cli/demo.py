@@ -61,7 +61,7 @@ def run(directory: str, *, err: bool = False) -> dict[str, Any]:
         shown.append({"command": shlex.join(["vczstore", *command]), "before": before, "after": after})
         before = after
     click.echo(
-        f"\nThe release stays as it is, whatever comes: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}",
+        f"\nThe release does not change: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}",
         err=err,
     )
     click.echo(f"Every step was one commit: {click.style(f'vczstore info {store}', fg='cyan')}", err=err)

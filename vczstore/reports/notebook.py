@@ -6,7 +6,7 @@ from html import escape
 
 def table(title: str, rows: Mapping[str, object]) -> str:
     """
-    Return a small HTML table: a title, and names with their values; whatever these hold is text.
+    Return a small HTML table: a title, and names with their values; these are escaped.
 
     >>> table("append a&b", {"samples": 2})
     '<table><caption>append a&amp;b</caption><tr><th>samples</th><td>2</td></tr></table>'

@@ -14,7 +14,7 @@ _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 def exchange(a: Path, b: Path) -> bool:
     """
-    Exchange the names of two folders, at one moment for everybody: renameat2(2) with ``RENAME_EXCHANGE``.
+    Exchange the names of two folders, at one moment for all processes: renameat2(2) with ``RENAME_EXCHANGE``.
 
     Returns
     -------

@@ -201,7 +201,7 @@ def _delete(path: Path) -> None:
 
 def half_written(path: Path) -> Iterator[Path]:
     """
-    Files in a folder that somebody has begun to write; unless it goes on, its process was killed.
+    Files in a folder that a process has begun to write; unless it goes on, its process was killed.
 
     zarr calls them ``.partial``. obstore and Icechunk number them behind a ``#``, and list none of them.
     """

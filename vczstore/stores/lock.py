@@ -601,7 +601,7 @@ class _Lease:
 
     def _require_conditions(self) -> None:
         """
-        Make sure that the server heeds the conditions of writes: with one that does not, everybody gets the lease.
+        Make sure that the server heeds the conditions of writes: with one that does not, every process gets the lease.
 
         Raises
         ------

@@ -35,7 +35,7 @@ def _kills(options: argparse.Namespace, n: int) -> Tally:
         if options.verbose:
             print(f"{number:6} {kill}", file=sys.stderr, flush=True)
 
-    return kills.Campaign(options.seed, cases, anew=options.anew).tally(n, options.first, told)
+    return kills.Campaign(options.seed, cases, spawned=options.spawn).tally(n, options.first, told)
 
 
 ROWS: Mapping[str, Row] = {
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000, help="  [one that is new each time]")
     parser.add_argument("--first", type=int, default=0, metavar="I", help="the number of the first kill  [0]")
     parser.add_argument("--case", default="", metavar="REGEX", help="kill these only, such as append-icechunk")
-    parser.add_argument("--anew", action="store_true", help="kill runs that are no forks: slow, and as users run them")
+    parser.add_argument("--spawn", action="store_true", help="run new Python processes, as users do, not forks; slow")
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--markdown", action="store_true", help="print the table for examples/guide/tested.md")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell of each kill")

@@ -750,7 +750,7 @@ IDS = (
 
 
 def _id_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
-    """Sample IDs that nobody should have, in a VCZ; named on the command line; or in a file."""
+    """Malformed sample IDs, in a VCZ; named on the command line; or in a file."""
     where, sample = rng.choice(("vcz", "line", "file")), rng.choice(IDS)
     if where == "line":
         # no command line has a NUL in it, nor half a character, nor any number of characters

@@ -241,7 +241,7 @@ def run(folder: Path, arguments: list[str], trap: dict[str, Any] | None = None, 
     trap
         What the trap is told; None for none.
     forks
-        What runs it as a fork; None for Python to begin anew, as users do.
+        What runs it as a fork; None to start a new Python, as users do.
     """
     mark = f"survival-{os.getpid()}-{time.monotonic_ns()}"
     environment = {"VCZSTORE_SURVIVAL": mark}
@@ -250,7 +250,7 @@ def run(folder: Path, arguments: list[str], trap: dict[str, Any] | None = None, 
     begun = time.monotonic()
     with TemporaryDirectory(prefix="vczstore-said-") as said:
         if forks is None:
-            pid, status = _run_anew(folder, arguments, environment, Path(said))
+            pid, status = _run_spawned(folder, arguments, environment, Path(said))
         else:
             pid, status = forks.run(folder, arguments, environment, Path(said), PATIENCE)
         seconds = time.monotonic() - begun
@@ -266,7 +266,7 @@ def run(folder: Path, arguments: list[str], trap: dict[str, Any] | None = None, 
     return Ended(-9 if status is None else status, out, err, seconds, (*hung, *told))
 
 
-def _run_anew(folder: Path, arguments: list[str], environment: dict[str, str], said: Path) -> tuple[int, int | None]:
+def _run_spawned(folder: Path, arguments: list[str], environment: dict[str, str], said: Path) -> tuple[int, int | None]:
     """As `Forks.run` does."""
     kept = {k: v for k, v in os.environ.items() if k not in ("ICECHUNK_LOG", "PYTHONPATH", "VCZSTORE_TRAP")}
     command = [sys.executable, "-c", _LIKE_A_SHELL, *arguments]
@@ -311,7 +311,7 @@ def _cmdline(process: psutil.Process) -> list[str]:
 
 
 def read(place: Path) -> Arrays | None:
-    """What a reader sees who is not ours: opened anew. None where there is no store."""
+    """What zarr-python reads from the store, reopened. None where there is no store."""
     if (place / "zarr.json").exists() or (place / ".zgroup").exists():
         return cohort.read_vcz(place)
     if not place.exists() or not icechunk.Repository.exists(_storage(place)):
@@ -412,7 +412,7 @@ _INTERRUPTED_REVEAL = "if an append was stopped here, run that append again"
 
 @dataclass
 class Bench:
-    """A case, where it is tried, and what was learnt from the run that nobody killed."""
+    """A case, where it is tried, and what was learnt from the run that was not killed."""
 
     case: Case
     folder: Path
@@ -525,12 +525,12 @@ class Bench:
             wrong.append("the source has changed")
         wrong += self._wrong_end(ended, point, state, is_hit=is_hit)
         if found is not None:
-            damages = [str(damage) for damage in vczstore.verify(target).errors]
+            errors = [str(error) for error in vczstore.verify(target).errors]
             if state == "between":
-                damages = [damage for damage in damages if _INTERRUPTED_REVEAL not in damage]
+                errors = [error for error in errors if _INTERRUPTED_REVEAL not in error]
             elif self.case.kind == "format2":  # stopped between a document and the consolidated metadata
-                damages = [d for d in damages if "consolidated" not in d or _INTERRUPTED_REVEAL not in d]
-            wrong += [f"verify: {damage}" for damage in damages[:3]]
+                errors = [e for e in errors if "consolidated" not in e or _INTERRUPTED_REVEAL not in e]
+            wrong += [f"verify: {error}" for error in errors[:3]]
         return state, wrong
 
     def _wrong_end(self, ended: Ended, point: Point, state: str, *, is_hit: bool) -> list[str]:
@@ -645,19 +645,19 @@ class Campaign:
         What the points are drawn from.
     cases
         Which cases take their turns.
-    anew
-        Whether Python begins anew in each run, as it does for users; else they are forks.
+    spawned
+        Whether each run is a new Python, as it is for users, instead of a fork.
     """
 
     seed: int
     cases: tuple[Case, ...] = tuple(CASES)
-    anew: bool = False
+    spawned: bool = False
 
     def kills(self, n: int, first: int = 0) -> Iterator[tuple[int, Kill]]:
         """The kills from a number on, and before each those whose points were not reached."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="vczstore-kills-")))
-            forks = None if self.anew else shared()
+            forks = None if self.spawned else shared()
             benches: dict[Case, Bench] = {}
             for i in range(first, first + n):
                 case = self.cases[i % len(self.cases)]
@@ -669,7 +669,7 @@ class Campaign:
                 rng = random.Random(f"{self.seed}/{i}")
                 for nth in range(DRAWS):
                     point = benches[case].draw(rng, only_driver=nth > 0)
-                    kill = benches[case].kill(i, point, elsewhere=is_new and self.anew)
+                    kill = benches[case].kill(i, point, elsewhere=is_new and self.spawned)
                     yield i, kill
                     if kill.is_hit:
                         break

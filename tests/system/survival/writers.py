@@ -35,7 +35,7 @@ class Place:
 
     @property
     def repository(self) -> icechunk.Repository:
-        """Opened anew."""
+        """Reopened."""
         return icechunk.Repository.open(self.storage())
 
 
