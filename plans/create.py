@@ -118,9 +118,9 @@ class Create(Edit):
 
     def compile(self, compiling: "Compiling") -> Stages:
         """Look up the order of the sources, then how many records there are; then compile the union."""
-        from plans.compilers.create import compile_create, told_left_out
+        from plans.compilers.create import compile_create, left_out_note
         from plans.core.model import with_notes
-        from vczstore.stores.resolve import told_backend
+        from vczstore.stores.resolve import backend_note
 
         plan = yield from compile_create(
             compiling.store,
@@ -134,4 +134,4 @@ class Create(Edit):
             provenance=self.provenance,
         )
         no_variants = "" if plan.counts["variants"] else "the store has no variants, since the sources have none"
-        return with_notes(plan, told_left_out(compiling.sources, plan.after), no_variants, told_backend(plan.store))
+        return with_notes(plan, left_out_note(compiling.sources, plan.after), no_variants, backend_note(plan.store))

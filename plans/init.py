@@ -83,7 +83,7 @@ class Init(Edit):
         from plans.core.model import with_notes
         from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
         from vczstore.stores.edits import DropAttribute
-        from vczstore.stores.resolve import told_backend
+        from vczstore.stores.resolve import backend_note
 
         yield from ()
         store, source = compiling.store, compiling.vcz
@@ -98,4 +98,4 @@ class Init(Edit):
         counts = {"fields": len(plan.writes), "samples": source.n_samples, "variants": source.n_variants}
         plan = replace(plan.recording((), [forgotten, ledger]), counts=counts, after=after)
         no_variants = "" if source.n_variants else "the store has no variants, since the batch has none"
-        return with_notes(plan, told_backend(store), no_variants)
+        return with_notes(plan, backend_note(store), no_variants)

@@ -96,11 +96,11 @@ class Normalise(HarmoniseOptions, Edit):
         """Look up the variants of both; then compile the source over those of the store."""
         from plans.compilers.normalise import compile_normalise
         from plans.core.model import with_notes
-        from vczstore.stores.resolve import told_backend
+        from vczstore.stores.resolve import backend_note
 
         (source,) = compiling.sources
         fields = fields_of(self.drop_fields)
         plan = yield from compile_normalise(
             compiling.store, compiling.vcz, source, self.rules, compiling.memory, fields
         )
-        return with_notes(plan, told_backend(compiling.store))
+        return with_notes(plan, backend_note(compiling.store))

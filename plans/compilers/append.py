@@ -24,10 +24,10 @@ from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
 from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arrays, without_unjoinable
 from plans.schema.provenance import noting, numbered
-from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, look_up_unfit, told_kept
+from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, kept_summary, look_up_unfit
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
 from plans.variants import harmonise
-from plans.variants.harmonise import Dropped, Findings, Rules, Told
+from plans.variants.harmonise import Dropped, Findings, Rules, Summary
 from plans.variants.stale import samples_change
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores.base import Store
@@ -124,8 +124,8 @@ def compile_append(
     ids = np.concatenate([vcz.sample_ids, *(s.sample_ids for s in sources)])
     planned, marks = samples_change(change.vcz.planned(resized, ids))
     made = () if old else tuple(WriteDocuments.of(array) for array in change.created.values())
-    told = Told.of(findings, arrays_of.after, dropped, arrays_of.added)
-    kept = told_kept(brought, fields, dropped)
+    summary = Summary.of(findings, arrays_of.after, dropped, arrays_of.added)
+    kept = kept_summary(brought, fields, dropped)
     plan = Plan(
         operation=OPERATION,
         store=store,
@@ -137,8 +137,8 @@ def compile_append(
         memory=memory,
         after=planned,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(sources), "samples added": new - old, **told.counts, **kept.counts, **change.counts},
-        notes={**told.notes, **kept.notes, **change.notes(arrays_of.wider, widening)},
+        counts={"sources": len(sources), "samples added": new - old, **summary.counts, **kept.counts, **change.counts},
+        notes={**summary.notes, **kept.notes, **change.notes(arrays_of.wider, widening)},
         last=(ALLELE,),
         first=change.first,
         chunks_of_store=change.chunks_of_store(widening),

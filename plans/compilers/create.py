@@ -191,7 +191,7 @@ def _widest(sources: Sequence[Vcz]) -> int:
     return max(s.arrays[ALLELE].shape[1] for s in sources)
 
 
-def told_left_out(sources: Sequence[Vcz], made: Vcz) -> str:
+def left_out_note(sources: Sequence[Vcz], made: Vcz) -> str:
     """What to tell of the fields of variants that sources have, and a store that is made of them does not."""
     named = {"variant_quality": "QUAL", FILTER: "FILTER"}
     found = dict.fromkeys(

@@ -126,7 +126,7 @@ def compile_normalise(
     attributes = {name: value for name, value in source.attributes.items() if not name.startswith("vczstore_")}
     attributes = {name: value for name, value in attributes.items() if name not in TABLES}
     attributes |= {name: vcz.attributes[name] for name in TABLES if name in vcz.attributes}
-    told = harmonise.Told.of(findings, calls, lacking)
+    summary = harmonise.Summary.of(findings, calls, lacking)
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return Plan(
         operation=OPERATION,
@@ -139,8 +139,8 @@ def compile_normalise(
         memory=memory,
         after=Vcz(store.label, MemoryStore(), members, attributes, 3, None, source.sample_ids),
         if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
-        counts={"samples": source.n_samples, "variants": vcz.n_variants, **told.counts},
-        notes=told.notes,
+        counts={"samples": source.n_samples, "variants": vcz.n_variants, **summary.counts},
+        notes=summary.notes,
     )
 
 

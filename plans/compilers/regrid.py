@@ -113,7 +113,7 @@ def compile_regrid(
         after=vcz.planned(changed, vcz.sample_ids),
         if_stopped=IF_STOPPED,
         counts={"columns before": len(vcz.columns), "columns after": len(_columns(after))},
-        notes=_told_wider(columns, samples_chunk) if is_flexible and samples_chunk else {},
+        notes=_wider_notes(columns, samples_chunk) if is_flexible and samples_chunk else {},
     )
     if not rewritten and not others:
         return plan
@@ -169,7 +169,7 @@ class FindRegions:
         return [scan_tasks.ScanReader(self.look, self.position.shape[0], rows, tag, mem)]
 
 
-def _told_wider(columns: Sequence[int], most: int) -> dict[str, str]:
+def _wider_notes(columns: Sequence[int], most: int) -> dict[str, str]:
     """What people are told of columns that are wider than is wanted."""
     wider = [width for width in columns if width > most]
     if not wider:

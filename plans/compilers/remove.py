@@ -90,7 +90,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         if_stopped="some values of the samples may be missing already; run the same command again to complete it",
         counts={"samples removed": len(positions)},
         preparations=marks,
-        notes={AFTERWARDS: text} if (text := _told_neutral(vcz)) else {},
+        notes={AFTERWARDS: text} if (text := _neutral_note(vcz)) else {},
     )
 
 
@@ -114,7 +114,7 @@ def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: 
     return replace(plan, counts={**plan.counts, **({"samples removed before": len(gone)} if gone else {})})
 
 
-def _told_neutral(vcz: Vcz) -> str:
+def _neutral_note(vcz: Vcz) -> str:
     """The fields that cannot say that there is no value, and what is written instead; nothing if there are none."""
     found = [
         f"{name} ({array.dtype}) reads {missing_value(name, array)}"

@@ -27,12 +27,12 @@ from plans.schema.schema_change import (
     compile_growth,
     compile_schema_change,
     dropped_fields,
+    kept_summary,
     look_up_unfit,
-    told_kept,
 )
 from plans.schema.widen import ALLELE
 from plans.variants import harmonise
-from plans.variants.harmonise import Findings, Rules, Told
+from plans.variants.harmonise import Findings, Rules, Summary
 from plans.variants.stale import samples_change
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores.base import Store
@@ -108,10 +108,10 @@ def compile_update(
         findings=findings,
         by_allele=by_allele,
     )
-    told = told_kept(brought, fields, dropped)
+    summary = kept_summary(brought, fields, dropped)
     if findings is not None and findings.insertion is not None:
         plan = _inserting(store, change, brought, places, layout, findings, dropped, memory)
-        return replace(plan, counts={**plan.counts, **told.counts}, notes={**told.notes, **plan.notes})
+        return replace(plan, counts={**plan.counts, **summary.counts}, notes={**summary.notes, **plan.notes})
 
     # 2. what the store lacks comes first, since samples are written to columns that are widened
     change, growth = compile_growth(OPERATION, store, change, layout, memory)
@@ -121,7 +121,7 @@ def compile_update(
     parts = _parts(brought, places, targets, findings)
     writes = tuple(PutSamples.of(OPERATION, a, a, parts[name], memory) for name, a in targets.items())
     after, marks = samples_change(change.vcz)
-    found = Told.of(findings, targets, dropped, change.created)
+    found = Summary.of(findings, targets, dropped, change.created)
     n_updated = sum(len(to) for to in places)
     return Plan(
         operation=OPERATION,
@@ -133,8 +133,14 @@ def compile_update(
         memory=memory,
         after=after,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(sources), "samples updated": n_updated, **found.counts, **told.counts, **change.counts},
-        notes={**found.notes, **told.notes, **growth.notes},
+        counts={
+            "sources": len(sources),
+            "samples updated": n_updated,
+            **found.counts,
+            **summary.counts,
+            **change.counts,
+        },
+        notes={**found.notes, **summary.notes, **growth.notes},
         preparations=marks,
         first=change.first,
         chunks_of_store=growth.chunks_of_store,
@@ -183,7 +189,7 @@ def _inserting(
     ]
     resized, edits = of_store.edits(change.vcz.zarr_format)
     after, marks = samples_change(change.vcz.planned(resized, vcz.sample_ids))
-    told = Told.of(findings, targets, dropped, of_store.added)
+    summary = Summary.of(findings, targets, dropped, of_store.added)
     n_updated = sum(len(to) for to in places)
     plan = Plan(
         operation=OPERATION,
@@ -196,8 +202,8 @@ def _inserting(
         memory=memory,
         after=after,
         if_stopped=IF_STOPPED,
-        counts={"sources": len(sources), "samples updated": n_updated, **told.counts, **change.counts},
-        notes={**told.notes, **change.notes(of_store.wider, ())},
+        counts={"sources": len(sources), "samples updated": n_updated, **summary.counts, **change.counts},
+        notes={**summary.notes, **change.notes(of_store.wider, ())},
         last=(ALLELE,),
         chunks_of_store=sum(write.decoded_chunks for write in calls),
     )

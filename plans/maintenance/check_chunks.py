@@ -120,7 +120,7 @@ class Chunks:
         here = self._removed_in(at)
         if not len(here) or is_missing(self.name, self.array, fill[np.newaxis]).all():
             return None
-        return _told_left(here)
+        return _describe_left(here)
 
     def _removed_in(self, at: tuple[int, ...]) -> np.ndarray:
         """Which removed samples a chunk has."""
@@ -138,12 +138,12 @@ class Chunks:
         left = ~is_missing(self.name, self.array, theirs).reshape(len(here), -1).all(axis=1)
         if not left.any():
             return None
-        return _told_left(here[left])
+        return _describe_left(here[left])
 
 
 LEFT = "has values of removed samples"
 """How what is said of an array begins that `plans.compilers.remove.compile_repair` mends."""
 
 
-def _told_left(samples: np.ndarray) -> str:
+def _describe_left(samples: np.ndarray) -> str:
     return f"{LEFT}, at {listing(samples.tolist())}; vczstore repair makes them missing"

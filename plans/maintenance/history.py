@@ -91,11 +91,11 @@ def past_commits(history: History) -> Iterator[dict[str, Any]]:
         past = past or said.pop(PAST, [])
         said.pop(PAST, None)
         seen.add(entry.id)
-        yield _told(entry.id, entry.time, entry.message, said, names.get(entry.id, []))
+        yield _describe(entry.id, entry.time, entry.message, said, names.get(entry.id, []))
     for one in past:
         if one["snapshot"] not in seen:
             said = {key: value for key, value in one.items() if key not in ("snapshot", "time")}
-            yield _told(one["snapshot"], one["time"], f"(purged) {_message(said)}", said, [])
+            yield _describe(one["snapshot"], one["time"], f"(purged) {_message(said)}", said, [])
 
 
 def _message(said: Mapping[str, Any]) -> str:
@@ -105,7 +105,7 @@ def _message(said: Mapping[str, Any]) -> str:
     return "; ".join(f"{operation}: {in_words(counts)}" if counts else operation for counts, operation in numbers)
 
 
-def _told(snapshot: str, time: str, message: str, said: dict[str, Any], tags: list[str]) -> dict[str, Any]:
+def _describe(snapshot: str, time: str, message: str, said: dict[str, Any], tags: list[str]) -> dict[str, Any]:
     """What is told of one commit."""
     versions = {"vczstore": said.pop("version"), **dict(sorted(said.pop("versions", {}).items()))} if said else {}
     operation, job, steps = said.pop("operation", None), said.pop("job", None), said.pop("steps", None)

@@ -93,11 +93,11 @@ def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: boo
         left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick, check=check)
     note = ""
     if not done:
-        note = store.why_consistent or _told_outside(store, sum(found.outside.values()))
+        note = store.why_consistent or _describe_outside(store, sum(found.outside.values()))
     return Repaired(store.label, dry_run, tuple(done), tuple(sorted(left, key=lambda finding: finding.order)), note)
 
 
-def _told_outside(store: Store, n: int) -> str:
+def _describe_outside(store: Store, n: int) -> str:
     """What an append that failed has left, and is no error: the same append writes it once more."""
     there = f"{n:,} chunk{'s' * (n > 1)} that no reader sees {'are' if n > 1 else 'is'} left of a stopped append"
     return f"{there}; vczstore gc {store.label} deletes {'them' if n > 1 else 'it'}" if n else ""

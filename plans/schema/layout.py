@@ -284,7 +284,7 @@ def _joined(operation: str, name: str, forms: Sequence[tuple[str, Form]]) -> For
             return a[0], a[1].joined(b[1])
         except Mismatch as error:
             if error.what == "dimensions":
-                _refuse_untold_number(operation, name, a, b)
+                _refuse_unknown_number(operation, name, a, b)
             raise IncompatibleError(
                 f"{operation}: {name} of {b[0]} has {error.what} {error.theirs}, {a[0]} has {error.ours}, and nothing "
                 f"holds both; make them with one Number and Type, or leave it out with --drop-field {field_of(name)}"
@@ -298,20 +298,21 @@ _OF_NUMBER_DOT = re.compile("FORMAT_.+_dim")
 """What bio2zarr calls the last dimension of a FORMAT field of which the header says Number=."""
 
 
-def _refuse_untold_number(operation: str, name: str, *sides: tuple[str, Form]) -> None:
+def _refuse_unknown_number(operation: str, name: str, *sides: tuple[str, Form]) -> None:
     """Raise an `IncompatibleError` if a field goes by alleles on one side, and the other header does not say so."""
     lasts = {str(form.dimensions[-1]): label for label, form in sides}
-    told, untold = (next((d for d in lasts if known(d)), "") for known in (_GOES_BY.get, _OF_NUMBER_DOT.fullmatch))
-    if not told or not untold:
+    by_allele, dot = (next((d for d in lasts if known(d)), "") for known in (_GOES_BY.get, _OF_NUMBER_DOT.fullmatch))
+    if not by_allele or not dot:
         return
     field = field_of(name)
-    number = f"--number {field}={_GOES_BY[told]}"
+    number = f"--number {field}={_GOES_BY[by_allele]}"
     way_out = f"say what it is with --harmonise {number} (harmonise: {{numbers: [{number.split()[1]}]}} in a job)"
     if operation == "update":
         way_out = f"express the source over the store first, with vczstore normalise {number}"
     raise IncompatibleError(
-        f"{operation}: {name} of {lasts[untold]} has the dimension {untold}, as of a VCF header with Number=. for "
-        f"{field}, and that of {lasts[told]} goes by {told}; {way_out}, or leave it out with --drop-field {field}"
+        f"{operation}: {name} of {lasts[dot]} has the dimension {dot}, as of a VCF header with Number=. for "
+        f"{field}, and that of {lasts[by_allele]} goes by {by_allele}; {way_out}, or leave it out "
+        f"with --drop-field {field}"
     )
 
 

@@ -130,7 +130,7 @@ def in_place(operation: str, store: Store, what: str) -> Store:
         raise UnsuitableError(f"{operation}: {what}, for which the folder is replaced, but {why}; {way_out}") from error
 
 
-def told_wider(vcz: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:
+def wider_notes(vcz: Vcz, targets: Mapping[str, AnyArray], widened: Mapping[str, AnyArray]) -> dict[str, str]:
     """What people are told of arrays that become wider: from what to what."""
     texts = []
     for name, after in sorted({**widened, **targets}.items()):

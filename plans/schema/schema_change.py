@@ -16,10 +16,10 @@ from plans.core.model import Check, Plan, Survey, Write
 from plans.schema.fitting import is_derived
 from plans.schema.layout import Fields, Layout, named, new_arrays, takes_all, widest
 from plans.schema.missing import with_missing_values
-from plans.schema.rebuild import compile_rebuild, cost, rebuilt_arrays, told_wider
+from plans.schema.rebuild import compile_rebuild, cost, rebuilt_arrays, wider_notes
 from plans.schema.widen import ALLELE, WriteMissing, rewritten, widenings
 from plans.variants import harmonise
-from plans.variants.harmonise import Dropped, Findings, Told
+from plans.variants.harmonise import Dropped, Findings, Summary
 from plans.variants.kept_blocks import BLOCKS
 from plans.variants.reference_blocks import LEN
 from vczstore.stores.base import Store
@@ -66,7 +66,7 @@ class SchemaChange:
     def notes(self, wider: Mapping[str, AnyArray], widening: Sequence[Write]) -> dict[str, str]:
         """What people are told of arrays that become wider, be it by chunks beside the old ones."""
         rewriting = {"rewritten": rewritten(widening)} if widening else {}
-        return {**told_wider(self.was, self.rebuilt, wider), **rewriting}
+        return {**wider_notes(self.was, self.rebuilt, wider), **rewriting}
 
 
 def compile_schema_change(
@@ -187,12 +187,12 @@ def dropped_fields(vcz: Vcz, sources: Sequence[Vcz], brought: Sequence[Vcz], fie
     return {n for n in known if named(n, fields.drop) and any(n not in s.samples_arrays for s in brought)}
 
 
-def told_kept(brought: Sequence[Vcz], fields: Fields, dropped: Collection[str]) -> Told:
+def kept_summary(brought: Sequence[Vcz], fields: Fields, dropped: Collection[str]) -> Summary:
     """What people are told of fields that may be dropped, and come in since they fit."""
     kept = sorted({n for source in brought for n in source.samples_arrays if named(n, fields.drop)} - set(dropped))
     if not kept:
-        return Told()
-    return Told({"fields kept (they fit)": len(kept)}, {"kept": f"{listing(kept)}, which can come in as it is"})
+        return Summary()
+    return Summary({"fields kept (they fit)": len(kept)}, {"kept": f"{listing(kept)}, which can come in as it is"})
 
 
 def _may_not_fit(theirs: AnyArray, ours: AnyArray | None) -> bool:

@@ -94,7 +94,7 @@ def are_compatible(a: str, b: str) -> bool:
     return all(x == y or "N" in (x, y) for x, y in zip(a.upper(), b.upper(), strict=False))
 
 
-def _told(mismatch: RefMismatch, vczs: Sequence[Vcz], contigs: Sequence[str]) -> str:
+def _describe(mismatch: RefMismatch, vczs: Sequence[Vcz], contigs: Sequence[str]) -> str:
     """What contradicts what, for people."""
     (a, b), (one, other) = mismatch.refs, (vczs[i].label for i in mismatch.holders)
     return (
@@ -343,7 +343,7 @@ def find_insertion(
     reports = sorted(RangeReport(*item) for item in found)
     mismatch = next((report.mismatch for report in reports if report.mismatch is not None), None)
     if mismatch is not None and on_ref_mismatch == "refuse":
-        raise IncompatibleError(f"{operation}: {_told(RefMismatch(*mismatch), [vcz, *sources], contigs)}")
+        raise IncompatibleError(f"{operation}: {_describe(RefMismatch(*mismatch), [vcz, *sources], contigs)}")
     stops = np.concatenate([[0], np.cumsum([report.n_variants for report in reports], dtype="i8")])
     records = replace(records, stops=stops)
     insertion = Insertion(

@@ -232,8 +232,8 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a user is told of harmonising, before it runs: in numbers, and by name."""
+class Summary:
+    """What a user sees of harmonising before it runs: counts, and notes by name."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -245,7 +245,7 @@ class Told:
         fields: Mapping[str, AnyArray],
         dropped: Collection[str],
         added: Collection[str] = (),
-    ) -> "Told":
+    ) -> "Summary":
         """
         Count and name.
 
@@ -608,7 +608,7 @@ def _check_field(
             f"be harmonised; {_way_out(name)}"
         )
     if misfit := findings.misfits.get((source.label, name)):
-        raise IncompatibleError(f"{operation}: {_told(source, misfit)}; {_way_out(name)}")
+        raise IncompatibleError(f"{operation}: {_describe(source, misfit)}; {_way_out(name)}")
     is_numbers = name in ALLELE_NUMBERS
     if is_numbers and findings.most_alleles - 1 > np.iinfo(ours.dtype).max:
         raise IncompatibleError(
@@ -640,7 +640,7 @@ def _check_field(
         )
 
 
-def _told(source: Vcz, misfit: Misfit) -> str:
+def _describe(source: Vcz, misfit: Misfit) -> str:
     """What does not fit, for people."""
     name, where = misfit.name, f"variant {misfit.row} of {source.label}, {site(source, misfit.row)},"
     if name in ALLELE_NUMBERS:

@@ -73,7 +73,7 @@ def test_append_after_remove(way: Way, tmp_path: Path) -> None:
     store = way.make(tmp_path, old)
     cohort.write_vcz(tmp_path / "batch.vcz", batch)
     vczstore.remove(store, "S0001", **way.options)
-    vczstore.append(store, tmp_path / "batch.vcz", **way.options)
+    vczstore.append(store, tmp_path / "batch.vcz", allow_returning=True, **way.options)
     cohort.assert_same(way.read(store), cohort.expected_append(cohort.expected_remove(old, ["S0001"]), batch))
 
 

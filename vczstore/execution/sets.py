@@ -242,7 +242,7 @@ class StoreSet:
     def pending(self, stores: Mapping[str, Store]) -> str | None:
         """What was stopped before all parts had it, in words; None if nothing was."""
         record = self.record.read()
-        return None if record is None else _told(record, stores)
+        return None if record is None else _describe(record, stores)
 
     def refuse_pending(self) -> None:
         """
@@ -250,8 +250,8 @@ class StoreSet:
 
         The stores are not opened if nothing was.
         """
-        if self.record.read() is not None and (told := self.pending(self.open())) is not None:
-            raise StaleError(f"{self.called}: {self.label}: {told}")
+        if self.record.read() is not None and (described := self.pending(self.open())) is not None:
+            raise StaleError(f"{self.called}: {self.label}: {described}")
 
     @contextmanager
     def locked(
@@ -308,12 +308,14 @@ class StoreSet:
             else:
                 self.record.delete()
         except KeyboardInterrupt as error:
-            raise Interrupted(f"{self.called}: interrupted; {_told(record, stores)}") from error
+            raise Interrupted(f"{self.called}: interrupted; {_describe(record, stores)}") from error
         except VczstoreError as error:
             kind = StaleError if isinstance(error, ConflictError) else type(error)  # which is not tried again by itself
-            raise kind(f"{self.called}: {error}; {_told(record, stores)}") from error
+            raise kind(f"{self.called}: {error}; {_describe(record, stores)}") from error
         except Exception as error:
-            raise StorageError(f"{self.called}: {self.label}: {first_line(error)}; {_told(record, stores)}") from error
+            raise StorageError(
+                f"{self.called}: {self.label}: {first_line(error)}; {_describe(record, stores)}"
+            ) from error
         self.unstage(stores)
         return behind
 
@@ -332,8 +334,8 @@ class StoreSet:
         try:
             store.history.publish(part.snapshot, part.base, record.branch)
         except ConflictError as error:
-            is_told_by_samples = record.operation in ("append", "remove") and part.before != part.after
-            if not is_told_by_samples or Samples.of(store.open(record.branch)).digest != part.after:
+            samples_decide = record.operation in ("append", "remove") and part.before != part.after
+            if not samples_decide or Samples.of(store.open(record.branch)).digest != part.after:
                 raise ConflictError(
                     f"{error}, so what waits for {name} cannot follow; once {name} has it by other means, "
                     f"delete {self.record.place}"
@@ -359,8 +361,8 @@ class StoreSet:
                 except VczstoreError as error:
                     failed[name] = error
         except KeyboardInterrupt as error:
-            told = _told(record.with_done(*record.parts), stores)
-            raise Interrupted(f"{self.called}: interrupted; {told}") from error
+            described = _describe(record.with_done(*record.parts), stores)
+            raise Interrupted(f"{self.called}: interrupted; {described}") from error
         if record.purge:
             self.record.delete()
         if failed:
@@ -397,7 +399,7 @@ def differing(samples: Mapping[str, Samples]) -> str | None:
     return None
 
 
-def _told(record: Record, stores: Mapping[str, Store]) -> str:
+def _describe(record: Record, stores: Mapping[str, Store]) -> str:
     """What a record says of its parts, and the way out."""
     ahead = [
         name
@@ -735,7 +737,7 @@ class Writing:
                 self.group.unstage(stores)
                 raise
             if not isinstance(error, Exception):
-                raise Interrupted(f"{self.group.called}: interrupted; {_told(record, stores)}") from error
+                raise Interrupted(f"{self.group.called}: interrupted; {_describe(record, stores)}") from error
         self.group.complete(record, stores)
         return results
 
@@ -770,7 +772,7 @@ class Writing:
                 # what is done in some parts is not tried again by itself
                 stale = isinstance(error, ConflictError)
                 kind = Interrupted if isinstance(error, KeyboardInterrupt) else StaleError if stale else type(error)
-                raise kind(f"{error}; {_told(record, {})}") from error
+                raise kind(f"{error}; {_describe(record, {})}") from error
             record = record.with_done(name)
             self.group.record.write(record)
         self.group.record.delete()

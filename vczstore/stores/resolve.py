@@ -113,7 +113,7 @@ def backend_of_new(url: str, backend_storage: str | None) -> str | None:
     return "icechunk" if backend_storage is None and says_icechunk else backend_storage
 
 
-def told_backend(store: Store) -> str:
+def backend_note(store: Store) -> str:
     """What to tell of a new store whose name says another backend than the one that was asked for."""
     if store.atomic or not store.label.rstrip("/").endswith(ICECHUNK_SUFFIX):
         return ""

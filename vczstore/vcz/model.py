@@ -431,7 +431,7 @@ class Vcz:
         """The arrays that hold samples where no operation would find them, by path, and why, for a message."""
         left = "so what it holds of them would stay as it is"
         found = {
-            name: f"has {_told(dimensions(array))}, and seems to hold samples, {left}; name that axis samples, or "
+            name: f"has {_describe(dimensions(array))}, and seems to hold samples, {left}; name that axis samples, or "
             "delete the array"
             for name, array in self.arrays.items()
             if samples_axis(array) is None and self._seems_of_samples(name, array)
@@ -626,7 +626,7 @@ def _members(
     return members, inner, groups
 
 
-def _told(names: tuple[str | None, ...]) -> str:
+def _describe(names: tuple[str | None, ...]) -> str:
     return "dimensions without a name" if None in names else f"dimensions {names} and no samples dimension"
 
 
