@@ -120,7 +120,7 @@ def compile_case(place: Place, case: str) -> list[Plan]:
     if case == "copy":
         source = open_store(place.put("source", OLD), **options).open()
         empty = IcechunkStore.create(url, place.options, columns_per_manifest(source))
-        return [compile_copy(source, empty, Memory())]
+        return [compile_copy(empty, source, Memory())]
     if case in ("icechunk", "flexible"):
         vczstore.copy_store_to_icechunk(place.put("plain", OLD), url, impl="zarr", **options)
     else:

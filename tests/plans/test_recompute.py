@@ -417,7 +417,7 @@ def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> No
     changes: list[Callable[[], object]] = [
         lambda: vczstore.remove(path, "S0001", **way.options),
         lambda: vczstore.update(path, tmp_path / "again.vcz", **way.options),
-        lambda: vczstore.append(path, tmp_path / "batch.vcz", **way.options),
+        lambda: vczstore.append(path, tmp_path / "batch.vcz", allow_returning=True, **way.options),
     ]
     for change in changes:
         vczstore.recompute(path, ["AC", "AN"], **way.options)

@@ -178,7 +178,9 @@ def test_the_other_object_stays(s3_cloud: Cloud, twins: tuple[str, str]) -> None
     assert not vczstore.verify_removal(first, "S0001", **options).erased
     changed = {key for key, state in keys(s3_cloud).items() if before.get(key) != state}
     assert changed
-    assert all(key.startswith((f"{other}/", f"{other}.vczstore-job.lock")) for key in changed)
+    assert all(
+        key.startswith((f"{other}/", f"{other}.vczstore-job.lock", f"{other}.withdrawal-key")) for key in changed
+    )
     cohort.assert_same(s3_cloud.read(one, "format3"), OLD)
     expected = cohort.expected_remove(cohort.expected_append(OLD, BATCH), ["S0001"])
     cohort.assert_same(s3_cloud.read(other, "format3"), expected)

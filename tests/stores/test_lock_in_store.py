@@ -176,7 +176,10 @@ def own(store: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another writer")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_a_parent_that_may_not_be_written_to(folder: Path, batches: list[str], kind: str) -> None:
+def test_a_parent_that_may_not_be_written_to(
+    folder: Path, batches: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of removed samples, which would lie in it, comes from the environment, or is asked for."""
     store = make(folder / "theirs" / "store.vcz", kind)
     for path in (store, *store.rglob("*")):
         os.chown(path, 65534, 65534)
@@ -190,6 +193,11 @@ def test_a_parent_that_may_not_be_written_to(folder: Path, batches: list[str], k
     try:
         with pytest.raises(PermissionError):
             (store.parent / "beside").touch()
+        before = cohort.digest(store)
+        with pytest.raises(StorageError, match=r"Permission denied.*or set VCZSTORE_WITHDRAWAL_KEY"):
+            vczstore.remove(store, "S0001")
+        assert cohort.digest(store) == before
+        monkeypatch.setenv("VCZSTORE_WITHDRAWAL_KEY", "k" * 32)
         own(store)
     finally:
         os.seteuid(0)

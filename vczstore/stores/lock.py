@@ -49,7 +49,7 @@ from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
 from vczstore.stores.base import HeldLock
 from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.locations import parse
-from vczstore.stores.object_store import BACKOFF, object_store, reason
+from vczstore.stores.object_store import object_store, put_conditionally, reason
 from vczstore.vcz.model import SAMPLE_ID
 from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK
 
@@ -625,24 +625,11 @@ class _Lease:
 
     def _put(self, mode: Any, *, released: bool = False) -> Any:
         """Write it on a condition; None if that was not met."""
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
-
         lease = {"id": self.id, **self.holder, "renewed": _now(), "ttl": TTL, "released": released}
-        until, pause = time.monotonic() + TTL, BACKOFF[0]
-        while True:
-            try:
-                return obstore.put(self.objects, self.key, json.dumps(lease).encode(), mode=mode)
-            except (AlreadyExistsError, PreconditionError):
-                return None
-            except Exception as error:
-                # obstore makes no conditional write again that was cut off: it may have taken effect. If it has,
-                # the next finds our own ID there
-                again = isinstance(error, GenericError) and _may_pass(error)
-                if not again or time.monotonic() + pause > until:
-                    raise self._refused(error) from error
-                time.sleep(pause)
-                pause = min(2 * pause, BACKOFF[1])
+        try:
+            return put_conditionally(self.objects, self.key, json.dumps(lease).encode(), mode, patience=TTL)
+        except Exception as error:  # obstore's own errors, whose classes differ by version
+            raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> StorageError:
         # a query may carry a token
@@ -655,15 +642,6 @@ class _Lease:
 
 _NEVER = {"e_tag": '"0"', "version": "1"}
 """A version that no object has."""
-
-_PASSING = {"408", "429", "500", "502", "503", "504"}
-"""Answers after which the same request may succeed. That conditional writes are not implemented, 501, is none."""
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether a server has not answered, or with an error that may pass."""
-    status = re.search(r"status code: (\d{3})", str(error))
-    return status is None or status[1] in _PASSING
 
 
 def _version(meta: Mapping[str, Any]) -> Version:

@@ -7,6 +7,7 @@ a task runs, so that nothing that is pickled or shown holds any.
 import math
 import os
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -245,6 +246,47 @@ def object_store(where: str | Address, options: Mapping[str, Any], *, patience: 
         raise
     except Exception as error:  # obstore's own errors, whose classes differ by version
         raise OptionError(f"{address.url}: obstore cannot open it ({reason(error)})") from error
+
+
+def put_conditionally(objects: Any, key: str, content: bytes, mode: Any, *, patience: float | None = None) -> Any:
+    """
+    Write an object on a condition, by obstore; None if that was not met.
+
+    obstore does not repeat a conditional write whose answer was lost, since it may have taken effect. This does: if it
+    has, the condition is not met by the second try, and the object that is there is the caller's own.
+
+    Parameters
+    ----------
+    objects, key, content
+        What obstore opened, the name of the object in it, and its bytes.
+    mode
+        The condition, as `obstore.put` takes it.
+    patience
+        After how many seconds it is not tried again; `PATIENCE` by default.
+    """
+    from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
+
+    until, pause = time.monotonic() + (PATIENCE if patience is None else patience), BACKOFF[0]
+    while True:
+        try:
+            return require("obstore", "obstore").put(objects, key, content, mode=mode)
+        except (AlreadyExistsError, PreconditionError):
+            return None
+        except GenericError as error:
+            if not _may_pass(error) or time.monotonic() + pause > until:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, BACKOFF[1])
+
+
+_PASSING = {"408", "429", "500", "502", "503", "504"}
+"""Answers after which the same request may succeed. That conditional writes are not implemented, 501, is none."""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a server has not answered, or with an error that may pass."""
+    status = re.search(r"status code: (\d{3})", str(error))
+    return status is None or status[1] in _PASSING
 
 
 def find(pattern: str, options: Mapping[str, Any], of_files: Collection[str] = ()) -> list[str] | None:

@@ -18,7 +18,7 @@ from zarr.abc.store import Store as ZarrStore
 from vczstore.errors import ConflictError, OptionError, StorageError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.locations import OBJECT_STORES, Address, parse
-from vczstore.stores.object_store import is_of_storage, object_store, reason, require
+from vczstore.stores.object_store import is_of_storage, object_store, put_conditionally, reason, require
 
 VARIABLE = "VCZSTORE_WITHDRAWAL_KEY"
 SUFFIX = ".withdrawal-key"
@@ -128,16 +128,22 @@ class KeyPlace:
             If it cannot be written.
         """
         try:
-            if self.path is not None:
-                _create_file(self.path, f"{key}\n")
-                return
-            folder, name = self._in_object_store()
-            require("obstore", "obstore").put(folder, name, f"{key}\n".encode(), mode="create")
+            is_ours = self._create(f"{key}\n")
         except Exception as error:
-            if not (isinstance(error, FileExistsError) or type(error).__name__ == "AlreadyExistsError"):
-                raise self._failure("written", error) from error
-            if self.read() != key:
-                raise ConflictError(f"{self}: another writer has made a key meanwhile; run this again") from error
+            raise self._failure("written", error) from error
+        if not is_ours and self.read() != key:
+            raise ConflictError(f"{self}: another writer has made a key meanwhile; run this again")
+
+    def _create(self, text: str) -> bool:
+        """Write it; False if something is there."""
+        if self.path is None:
+            folder, name = self._in_object_store()
+            return put_conditionally(folder, name, text.encode(), "create") is not None
+        try:
+            _create_file(self.path, text)
+        except FileExistsError:
+            return False
+        return True
 
     def _in_object_store(self) -> tuple[Any, str]:
         """What obstore opens, and the object's name in it."""
