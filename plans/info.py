@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from plans.maintenance.info import Description
     from plans.maintenance.sets import SetDescription
     from vczstore.execution.options import Options
-    from vczstore.execution.sets import StoreSet
+    from vczstore.execution.sets.members import StoreSet
 
 AT_METAVAR = "TAG|BRANCH|SNAPSHOT"
 """What names a state of a store."""

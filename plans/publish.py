@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from plans.maintenance.branches import Published
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
-    from vczstore.execution.sets import StoreSet
+    from vczstore.execution.sets.members import StoreSet
     from vczstore.stores.base import HeldLock
 
 
@@ -89,11 +89,11 @@ class Publish(Operation):
 
         from plans.maintenance.branches import Published
         from vczstore.execution.results import FoundInParts
-        from vczstore.execution.sets import publish_all
+        from vczstore.execution.sets.completion import publish_all
 
         parts, stores = dict[str, Published](), group.open()
         for part, one in publish_all(group, self.name).items():
-            new = takewhile(lambda entry, base=one.base: entry.id != base, stores[part].history.snapshots(one.snapshot))  # type: ignore[misc]
-            n = sum(1 for _ in new)
+            ids = (entry.id for entry in stores[part].history.snapshots(one.snapshot))
+            n = sum(1 for _ in takewhile(one.base.__ne__, ids))
             parts[part] = Published(group.places[part], self.name, one.base, str(one.snapshot), n)
         return FoundInParts(self.called, group.label, parts)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from plans.maintenance.repair import Repaired
     from vczstore.execution.options import Options
     from vczstore.execution.results import FoundInParts
-    from vczstore.execution.sets import StoreSet
+    from vczstore.execution.sets.members import StoreSet
 
 
 @dataclass(frozen=True, kw_only=True)

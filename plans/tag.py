@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from plans.maintenance.history import Tagged
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
-    from vczstore.execution.sets import StoreSet
+    from vczstore.execution.sets.members import StoreSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Tag(Operation):
         """List the tags of all parts, or let all parts have one, or none."""
         from plans.maintenance.history import Tagged
         from vczstore.execution.results import FoundInParts
-        from vczstore.execution.sets import tag_all
+        from vczstore.execution.sets.completion import tag_all
 
         if self.name is None or self.delete:
             return super().perform_set(group, dry_run=dry_run)

@@ -221,10 +221,10 @@ def run(what: "str | Plan", *arguments: Any, **options: Any) -> Any:
 
 def _run(caller: str, name: str, *arguments: Any, **options: Any) -> Any:
     """Run an operation with what a function was called with."""
-    from vczstore.execution import sets
+    from vczstore.execution.sets import entrance
 
     made, opts, dry_run = bind(name, caller, arguments, options)
-    return sets.run(made, opts, dry_run=dry_run)
+    return entrance.run(made, opts, dry_run=dry_run)
 
 
 def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Operation, Any, bool]:

@@ -8,7 +8,8 @@ from plans.maintenance.info import Description
 from plans.maintenance.purge import Purged, purge_store
 from vczstore.errors import VczstoreError
 from vczstore.execution.results import FoundInParts
-from vczstore.execution.sets import Samples, StoreSet, differing
+from vczstore.execution.sets.completion import complete, purge_all
+from vczstore.execution.sets.members import Samples, StoreSet, differing
 from vczstore.stores.base import Store
 from vczstore.stores.sets import Record
 from vczstore.vcz.model import listing
@@ -80,12 +81,12 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
             notes.append(f"would complete what was stopped: {group.pending(stores)}")
         else:
             with group.locked(stores) as locks:
-                behind = group.complete(record, stores)
+                behind = complete(group, record, stores)
 
                 def purge(name: str) -> Purged:
                     return purge_store(stores[name], record.purge, locks[name], group.options)
 
-                group.purge(record, stores, purge)
+                purge_all(group, record, stores, purge)
             notes.append(f"completed {record.operation} ({record.summary}): {listing(behind) or 'no part lacked it'}")
     parts = group.perform(dry_run=dry_run)
     if record is not None and not record.is_staged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from vczstore.errors import (
     StaleError,
     StorageError,
     TagError,
+    VczstoreError,
 )
-from vczstore.execution import sets
+from vczstore.execution.sets import checking
 from vczstore.stores.icechunk_history import IcechunkHistory
 from vczstore.stores.sets import Record, RecordFile
 
@@ -58,11 +60,11 @@ def append(**options: Any) -> Any:
     return vczstore.append("set/{part}", "in/{part}.vcz", impl="zarr", **options)
 
 
-@pytest.mark.parametrize(("kind", "held"), [("icechunk", sets.HELD), ("icechunk", 0), ("format3", sets.HELD)])
+@pytest.mark.parametrize(("kind", "held"), [("icechunk", checking.HELD), ("icechunk", 0), ("format3", checking.HELD)])
 def test_all_parts_are_edited(folder: Path, kind: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With plans that are held, and with plans that are compiled twice since all at once would be too large."""
     make(folder, kind)
-    monkeypatch.setattr(sets, "HELD", held)
+    monkeypatch.setattr(checking, "HELD", held)
     was = cohort.digest(folder)
     dry = append(dry_run=True)
     assert (list(dry.parts), dry.committed, cohort.digest(folder)) == ([*PARTS], False, was)
@@ -83,11 +85,11 @@ def other_order(part: Path) -> None:
     cohort.write_vcz(part, arrays_of(part.stem, samples[::-1]))
 
 
-REFUSED: dict[str, tuple[Callable[[Path], None], type[Exception], list[str]]] = {
+REFUSED: dict[str, tuple[Callable[[Path], object], type[VczstoreError], list[str]]] = {
     "order": (other_order, IncompatibleError, ["first sources", "chr1 and chr2", "another order"]),
     "source lacks": (shutil.rmtree, IncompatibleError, ["nothing for chr2"]),
-    "source beyond": (lambda part: shutil.copytree(part, "in/chrX.vcz"), IncompatibleError, ["has chrX"]),  # type: ignore[dict-item,return-value]
-    "stores": (lambda _: vczstore.remove("set/chr2", "S0002"), IncompatibleError, ["parts of set", "chr1 and chr2"]),  # type: ignore[dict-item,return-value]
+    "source beyond": (lambda part: shutil.copytree(part, "in/chrX.vcz"), IncompatibleError, ["has chrX"]),
+    "stores": (lambda _: vczstore.remove("set/chr2", "S0002"), IncompatibleError, ["parts of set", "chr1 and chr2"]),
 }
 
 
@@ -98,7 +100,7 @@ def test_what_does_not_fit_in_one_part_changes_none(folder: Path, kind: str, wha
     damage, error, words = REFUSED[what]
     damage(Path("in/chr2.vcz"))
     was = cohort.digest(folder)
-    complain(error, words, append)  # type: ignore[arg-type]
+    complain(error, words, append)
     assert cohort.digest(folder) == was
 
 
@@ -136,12 +138,12 @@ def test_a_set_is_made_and_looked_at(folder: Path) -> None:
     mentions(checked.output, ["do not have the same samples in the same order in chr1 and chr2"])
 
 
-def corrupt(part: Path) -> Callable[[], None]:
+def corrupt(part: Path) -> Callable[[], object]:
     """Let a chunk be none; returns what mends it."""
     chunk = next(path for path in (part / "call_DP").rglob("*") if path.is_file() and path.name != "zarr.json")
     content = chunk.read_bytes()
     chunk.write_bytes(b"none")
-    return lambda: chunk.write_bytes(content) and None  # type: ignore[func-returns-value]
+    return lambda: chunk.write_bytes(content)
 
 
 def test_what_fails_while_it_is_written_changes_nothing(folder: Path) -> None:
@@ -242,7 +244,7 @@ def test_a_tag_is_in_all_parts_or_in_none(folder: Path) -> None:
     vczstore.tag("set/chr2", "gone")
     vczstore.delete_tag("set/chr2", "gone")
     for name, words in (("taken", "exists already"), ("gone", "used and deleted")):
-        complain(TagError, [words], lambda name=name: vczstore.tag("set/{part}", name))  # type: ignore[misc]
+        complain(TagError, [words], partial(vczstore.tag, "set/{part}", name))
     assert vczstore.tags("set/{part}") == {"chr1": {}, "chr2": {"taken": head(Path("set/chr2"))}}
     mentions("; ".join(vczstore.info("set/{part}").errors), ["tag taken is not in chr1"])
     assert vczstore.tag("set/{part}", "release-1") == {part: head(Path("set", part)) for part in PARTS}

@@ -139,16 +139,16 @@ def _run(name: str, values: dict[str, Any], *, of_set: bool = False) -> None:
         showing_it = partial(showing, shows, values.pop("log_file", None))
         with showing_it() as progress:  # before what takes long to import
             made = operation(**{name: value for name, value in own.items() if value is not None})
-            from vczstore.execution import sets
             from vczstore.execution.options import Options
+            from vczstore.execution.sets import entrance
 
             opts = Options(progress=progress, **values)
             first = made.to_confirm if not dry_run and sys.stdin.isatty() else None
-            found = sets.run(first or made, opts, dry_run=dry_run or first is not None)
+            found = entrance.run(first or made, opts, dry_run=dry_run or first is not None)
         if first is not None:
             confirm(found)
             with showing_it() as progress:
-                found = sets.run(made, opts.but(progress=progress))
+                found = entrance.run(made, opts.but(progress=progress))
         show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
         if not getattr(found, "ok", True):
             sys.exit(1)

@@ -132,7 +132,7 @@ class Operation:
         return self.perform(options, dry_run=False)
 
     def perform_set(self, group: Any, *, dry_run: bool) -> "Found":
-        """Do it on a `vczstore.execution.sets.StoreSet`: on all its stores, one after the other."""
+        """Do it on a `vczstore.execution.sets.members.StoreSet`: on all its stores, one after the other."""
         from vczstore.execution.results import FoundInParts
 
         if self.writes:

@@ -38,7 +38,7 @@ from vczstore.execution.engine import compile_plan, planning, refuse_same_place
 from vczstore.execution.operations import CHECKS, IN_COMMIT, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Run
-from vczstore.execution.sets import Samples
+from vczstore.execution.sets.members import Samples
 from vczstore.execution.sources import find_vcf, open_sources
 from vczstore.execution.workers import Workers
 from vczstore.jobs.model import Job, StepModel, expand_sources, names_one, read_samples

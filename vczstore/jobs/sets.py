@@ -15,7 +15,10 @@ from vczstore.execution.conversions import Conversions
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.retry import retried
-from vczstore.execution.sets import Compiled, StoreSet, Work, Writing, in_part, require_part
+from vczstore.execution.sets.checking import Checking, Compiled, Work
+from vczstore.execution.sets.completion import complete
+from vczstore.execution.sets.members import StoreSet, in_part, require_part
+from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
 from vczstore.jobs.compile import CompiledJob, compile_job, options_of
 from vczstore.jobs.describe import describe_job, history_of
@@ -65,7 +68,7 @@ def compile_set(job: Job) -> CompiledSet:
     running.group.refuse_pending()
     with Conversions(job.work_dir) as conversions, Workers(running.group.options) as workers:
         works = {name: Work(None, running.compiling(name, conversions, workers), None) for name in running.jobs}
-        Writing(running.group, works, workers, dry_run=True).check(lookup=False)
+        Checking(running.group, works, workers, dry_run=True).check(lookup=False)
     return CompiledSet(running.group.label, running.compiled)
 
 
@@ -103,7 +106,7 @@ def _run_set(job: Job, wait: bool, report: str | Path | None, progress: Progress
             if record.id != group.id:
                 group.refuse_pending()
             if record.is_staged:
-                completed, record = tuple(group.complete(record, stores)), None
+                completed, record = tuple(complete(group, record, stores)), None
 
         def attempt() -> SetJobResult:
             try:
@@ -158,10 +161,10 @@ class _Running:
                 name: Work(store, self.compiling(name, conversions, workers), locks[name].check)
                 for name, store in stores.items()
             }
-            writing = Writing(self.group, works, workers, pending=pending)
-            writing.check()
-            done = writing.write()
-        tags = tuple(writing.tags)
+            checked = Checking(self.group, works, workers, pending=pending)
+            checked.check()
+            done = write(checked)
+        tags = tuple(checked.tags)
         parts = {
             name: JobResult(
                 status="done" if done.get(name) or tags else "nothing to do",

@@ -33,11 +33,12 @@ from tests.support.paths import ROOT
 from tests.system.survival import Tally
 
 COUNTED = (
-    *("vczstore/execution/sets.py", "vczstore/stores/sets.py", "vczstore/stores/icechunk_history.py"),
+    *(f"vczstore/execution/sets/{name}.py" for name in ("entrance", "members", "checking", "writing", "completion")),
+    *("vczstore/stores/sets.py", "vczstore/stores/icechunk_history.py"),
     *("vczstore/stores/icechunk.py", "vczstore/stores/plain.py", "vczstore/stores/edits.py", "vczstore/jobs/sets.py"),
 )
 IMPORTED = (
-    *("vczstore.api", "vczstore.execution.sets", "vczstore.jobs.run", "plans.maintenance.sets", "plans.tag"),
+    *("vczstore.api", "vczstore.execution.sets.entrance", "vczstore.jobs.run", "plans.maintenance.sets", "plans.tag"),
     *("plans.compilers.append", "plans.compilers.remove", "plans.compilers.update", "plans.maintenance.repair"),
 )
 CASES = (

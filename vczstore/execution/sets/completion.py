@@ -1,0 +1,202 @@
+"""
+Completing what a record says: all parts become visible, then they get their tags, then history is purged.
+
+What was killed in between is completed in the same way, by `repair` or the same operation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from vczstore.errors import (
+    ConflictError,
+    Interrupted,
+    StaleError,
+    StorageError,
+    TagError,
+    VczstoreError,
+    first_line,
+)
+from vczstore.execution.results import Found
+from vczstore.execution.sets.members import Samples, StoreSet, describe
+from vczstore.stores.base import Store
+from vczstore.stores.object_store import plain_errors
+from vczstore.stores.sets import PartRecord, Record
+from vczstore.vcz.model import listing
+
+
+def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> list[str]:
+    """
+    Let all parts have what waits in them, then their tags; their locks have to be held. A purge is left to `purge_all`.
+
+    Returns
+    -------
+    list of str
+        The parts that did not have it.
+
+    Raises
+    ------
+    StaleError
+        If a part was changed by another writer, so that what waits in it cannot follow.
+    """
+    behind = []
+    try:
+        for name, part in record.parts.items():
+            if not part.is_done:
+                behind += [name] * _publish(group, name, record, stores[name])
+        for tag in record.tags:
+            for name, part in record.parts.items():
+                _tag(tag, part, stores[name])
+        if record.purge:
+            group.record.write(record.with_done(*record.parts))
+        else:
+            group.record.delete()
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{group.called}: interrupted; {describe(record, stores)}") from error
+    except VczstoreError as error:
+        kind = StaleError if isinstance(error, ConflictError) else type(error)  # which is not tried again by itself
+        raise kind(f"{group.called}: {error}; {describe(record, stores)}") from error
+    except Exception as error:
+        raise StorageError(f"{group.called}: {group.label}: {first_line(error)}; {describe(record, stores)}") from error
+    group.unstage(stores)
+    return behind
+
+
+def _publish(group: StoreSet, name: str, record: Record, store: Store) -> bool:
+    """Let readers of one part see what waits in it; False if they do, or see the same samples by other means."""
+    part = record.parts[name]
+    assert part.snapshot is not None
+    if store.history.shows(part.snapshot, record.branch):
+        return False
+    try:
+        store.history.publish(part.snapshot, part.base, record.branch)
+    except ConflictError as error:
+        samples_decide = record.operation in ("append", "remove") and part.before != part.after
+        if not samples_decide or Samples.of(store.open(record.branch)).digest != part.after:
+            raise ConflictError(
+                f"{error}, so what waits for {name} cannot follow; once {name} has it by other means, "
+                f"delete {group.record.place}"
+            ) from error
+        return False
+    return True
+
+
+def purge_all(
+    group: StoreSet, record: Record, stores: Mapping[str, Store], one: Callable[[str], Found]
+) -> dict[str, Found]:
+    """
+    Delete the history of all parts, if that follows; their locks have to be held. `one` does it to a part.
+
+    Raises
+    ------
+    VczstoreError
+        If the history of some parts is left; it is tried in all.
+    """
+    done, failed = dict[str, Found](), dict[str, VczstoreError]()
+    try:
+        for name, store in stores.items() if record.purge else ():
+            try:
+                with plain_errors(store.label):
+                    done[name] = one(name)
+            except VczstoreError as error:
+                failed[name] = error
+    except KeyboardInterrupt as error:
+        described = describe(record.with_done(*record.parts), stores)
+        raise Interrupted(f"{group.called}: interrupted; {described}") from error
+    if record.purge:
+        group.record.delete()
+    if failed:
+        first = next(iter(failed.values()))
+        options = "" if record.purge == "refuse" else f" --tags {record.purge}"
+        raise type(first)(
+            f"{group.called}: {record.operation} is done in all parts, but the history of {listing([*failed])} "
+            f"is not purged: {first}; complete it with: vczstore purge {group.label}{options}"
+        )
+    return done
+
+
+def _tag(tag: str, part: PartRecord, store: Store) -> None:
+    """Give a part its tag, unless it has it."""
+    there = store.history.tags().get(tag)
+    if there is None:
+        store.history.create_tag(tag, part.snapshot)
+    elif there != part.snapshot:
+        raise TagError(f"tag: {tag!r} exists already in {store.label}, on snapshot {there}")
+
+
+def tag_all(group: StoreSet, tag: str) -> dict[str, str]:
+    """
+    Name the present states of all parts: a tag is in all parts, or in none.
+
+    Returns
+    -------
+    dict
+        The snapshot of each part.
+
+    Raises
+    ------
+    TagError
+        If a part cannot have this tag.
+    IncompatibleError
+        If the parts do not have the same samples.
+    """
+
+    def part_of(store: Store) -> tuple[PartRecord, Samples]:
+        store.history.refuse_tag(tag)
+        vcz = store.open()
+        samples = Samples.of(vcz)
+        return PartRecord(vcz.state, vcz.state, samples.digest, samples.digest), samples
+
+    parts = _let_all(group, "tag", tag, part_of, "the parts", tags=(tag,))
+    return {name: str(part.snapshot) for name, part in parts.items()}
+
+
+def publish_all(group: StoreSet, name: str) -> Mapping[str, PartRecord]:
+    """
+    Let the main branches of all parts go on to what another branch holds.
+
+    Returns
+    -------
+    mapping
+        What was done to each part.
+
+    Raises
+    ------
+    StaleError
+        If the main branch of a part has changed since the other one began. No part is changed then.
+    IncompatibleError
+        If the parts do not have the same samples on the branch.
+    """
+
+    def part_of(store: Store) -> tuple[PartRecord, Samples]:
+        branches, now, then = store.history.branches(), store.open(), store.open(name)
+        tip = branches.tips()[name] if branches.is_ahead(name, publishing=True) else now.state
+        samples = Samples.of(then)
+        return PartRecord(now.state, tip, Samples.of(now).digest, samples.digest), samples
+
+    return _let_all(group, "publish", name, part_of, f"the branches {name}")
+
+
+def _let_all(
+    group: StoreSet,
+    operation: str,
+    summary: str,
+    part_of: Callable[[Store], tuple[PartRecord, Samples]],
+    what: str,
+    tags: Sequence[str] = (),
+) -> Mapping[str, PartRecord]:
+    """Record what is to be done to all parts, and do it; or complete what was recorded by a run that was stopped."""
+    stores = group.open()
+    for store in stores.values():
+        store.history.require(operation)
+    with group.locked(stores):
+        record = group.record.read()
+        if record is None or record.id != group.id:
+            group.refuse_pending()
+            found = {name: part_of(store) for name, store in stores.items()}
+            group.agree({name: samples for name, (_, samples) in found.items()}, what)
+            parts = {name: part for name, (part, _) in found.items()}
+            branch = next(iter(stores.values())).branch or ""
+            record = Record(group.id, operation, summary, parts, tags, branch)
+            group.record.write(record)
+        group.require_parts_of(record)
+        complete(group, record, stores)
+    return record.parts

@@ -1,0 +1,191 @@
+"""
+The one entrance to operations on a store, or on all stores of a set.
+
+1. All parts are compiled and checked: the parts have the same samples in the same order, before and after.
+2. All parts are written. On Icechunk each is committed on a branch of its own, which no reader looks at.
+3. What is about to become visible is recorded beside the stores.
+4. One part after the other becomes visible; then all get their tags, and the record goes.
+
+What fails before 3 changes nothing. What is killed after that is completed by `repair`, or by the same operation; until
+then any other is refused. On Icechunk all that is missing then waits in the stores, and is published without reading a
+source. On plain Zarr, which has no branches, 3 comes before 2, and each part is written and becomes visible in its
+turn: the same operation has to be run again, and does what is missing.
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from vczstore.errors import OptionError
+from vczstore.execution import engine
+from vczstore.execution.conversions import Conversions
+from vczstore.execution.engine import compile_all, history_of, open_operation
+from vczstore.execution.operations import Edit, Operation
+from vczstore.execution.options import Options
+from vczstore.execution.results import Found, Run, SetResult, together
+from vczstore.execution.retry import retried
+from vczstore.execution.sets.checking import Checking, Compiled, Work
+from vczstore.execution.sets.completion import complete, purge_all
+from vczstore.execution.sets.members import Samples, StoreSet
+from vczstore.execution.sets.writing import write
+from vczstore.execution.workers import Workers
+from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.object_store import plain_errors
+from vczstore.stores.resolve import refuse_read_only
+from vczstore.stores.sets import PART, Record, is_template
+
+
+def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any:
+    """
+    Run an operation on a store, or on all stores of a set.
+
+    Parameters
+    ----------
+    operation, options, dry_run
+        As in `vczstore.execution.engine.run`.
+
+    Returns
+    -------
+    Result or SetResult
+        Of an `Edit`; what any other operation has found.
+
+    Raises
+    ------
+    VczstoreError
+        If anything does not fit, or storage fails. Unless the message says which parts are ahead, nothing has changed.
+    """
+    if not is_template(operation.store):
+        if options.parts:
+            raise OptionError(
+                f"{operation.called}: --parts goes with a set of stores; put {PART} into the name of the store"
+            )
+        return engine.run(operation, options, dry_run=dry_run)
+    engine.refuse_branch(operation, options)
+    with engine.shown(options) as opts:
+        group = StoreSet.of(operation, opts)
+        for member in group.members.values():
+            if member.writes:
+                refuse_read_only(operation.called, member.store)
+        if isinstance(operation, Edit):
+            return _edit(group, operation, dry_run=dry_run)
+        with plain_errors(operation.store):
+            return operation.perform_set(group, dry_run=dry_run)
+
+
+def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
+    """Lock, check and write all parts; again after a concurrent commit."""
+    with Conversions(group.options.work_dir, group.options.progress) as conversions:
+        group = replace(group, options=group.options.but(conversions=conversions))
+        options = group.options
+        if dry_run:
+            group.refuse_pending()
+            _check(group)
+            return _attempt(group, operation, {}, {}, None, dry_run=True)
+        stores: dict[str, Store] = {}
+        for name, member in group.members.items():
+            assert isinstance(member, Edit)
+            with plain_errors(member.store):
+                if (store := member.store_to_lock(options)) is not None:
+                    stores[name] = store
+        with group.locked(stores, exclusive=operation.is_exclusive) as locks:
+            record = group.record.read()
+            if record is not None:
+                group.require_parts_of(record)
+                if record.id != group.id:
+                    group.refuse_pending()
+                if record.is_staged:
+                    behind = complete(group, record, stores)
+                    purged = purge_all(group, record, stores, partial(_purge, group, locks))
+                    return SetResult(group.called, group.label, True, {}, completed=tuple(behind), purged=purged)
+            _check(group)
+            attempt = partial(_attempt, group, operation, stores, locks, record, dry_run=False)
+            result, n = retried(attempt, options.max_retries, nullcontext)
+            return _afterwards(group, replace(result, retries=n), stores, locks)
+
+
+def _check(group: StoreSet) -> None:
+    """Check what is known before anything is compiled."""
+    for member in group.members.values():
+        assert isinstance(member, Edit)
+        member.check(group.options)
+
+
+def _attempt(
+    group: StoreSet,
+    operation: Edit,
+    stores: Mapping[str, Store],
+    locks: Mapping[str, HeldLock],
+    pending: Record | None,
+    *,
+    dry_run: bool,
+) -> SetResult:
+    """Check all parts, and write them."""
+    with Workers(group.options) as workers:
+        works = {
+            name: Work(
+                stores.get(name),
+                partial(_compile, group, name, stores.get(name), workers, dry_run=dry_run),
+                locks[name].check if name in locks else None,
+            )
+            for name in group.members
+        }
+        checked = Checking(
+            group,
+            works,
+            workers,
+            pending=pending,
+            is_seen_early=operation.is_seen_early,
+            purge=operation.purges,
+            dry_run=dry_run,
+        )
+        checked.check()
+        if dry_run:
+            done = {name: one.results(None, committed=False) for name, one in checked.executions.items()}
+        else:
+            done = write(checked)
+        parts = {name: together(one).with_surveys(checked.compiled[name].surveys) for name, one in done.items()}
+        return SetResult(group.called, group.label, not dry_run, parts)
+
+
+def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers, *, dry_run: bool) -> Compiled:
+    """Compile what an operation does to one part."""
+    operation = group.members[name]
+    assert isinstance(operation, Edit)
+    compiling = open_operation(operation, group.options, written, dry_run=dry_run)
+    surveys = Run("")
+    plans = compile_all(operation, compiling, workers, surveys)
+    message, metadata = history_of(plans)
+    return Compiled(
+        plans=plans,
+        base=plans[0].base,
+        message=message,
+        metadata=metadata,
+        before=Samples.of(compiling.opened),
+        after=Samples.of(plans[-1].after),
+        sources=[Samples.of(source) for source in compiling.sources] if operation.writes else (),
+        surveys=surveys,
+    )
+
+
+def _afterwards(
+    group: StoreSet, result: SetResult, stores: Mapping[str, Store], locks: Mapping[str, HeldLock]
+) -> SetResult:
+    """The purge of all parts, if one follows their commits; on plain Zarr, too, where no record is left by then."""
+    purges = next(member.purges for member in group.members.values() if isinstance(member, Edit))
+    if not purges:
+        return result
+    record = group.record.read() or Record(group.id, group.called, "", {}, purge=purges)
+    written = {name: stores[name] for name in result.parts if name in stores}
+    parts = dict(result.parts)
+    for name, purged in purge_all(group, record, written, partial(_purge, group, locks)).items():
+        parts[name] = parts[name].with_purge(purged)
+    return replace(result, parts=parts)
+
+
+def _purge(group: StoreSet, locks: Mapping[str, HeldLock], name: str) -> Found:
+    """Delete the history of one part."""
+    member = group.members[name]
+    assert isinstance(member, Edit)
+    return member.purge_history(group.options, locks[name])

@@ -1,0 +1,257 @@
+"""The stores of a set, what is done to each, and whether they have the same samples."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from plans.core.ledger import slow_digest
+from vczstore.declarations import declared
+from vczstore.errors import IncompatibleError, OptionError, StaleError
+from vczstore.execution.operations import Operation
+from vczstore.execution.options import Options
+from vczstore.execution.results import Found
+from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.sets import PART, Record, RecordFile, Template, require_parts
+from vczstore.vcf.files import SUFFIXES
+from vczstore.vcz.model import Vcz, listing
+
+
+class Samples(NamedTuple):
+    """How many samples a VCZ has, removed ones included, and a digest of their IDs."""
+
+    n: int
+    digest: str
+
+    @classmethod
+    def of(cls, vcz: Vcz | None) -> "Samples":
+        """Those of a VCZ; none where there is no store yet."""
+        ids = [] if vcz is None else vcz.sample_ids.tolist()
+        digest = hashlib.blake2b(digest_size=16)
+        for sample in ids:
+            digest.update(f"{sample}\0".encode(errors="surrogatepass"))
+        return cls(len(ids), _slow(digest.hexdigest()))
+
+
+@lru_cache(maxsize=64)
+def _slow(digest: str) -> str:
+    """What a record may hold: a removed sample is not found out by trying IDs. All parts have one list of samples."""
+    return slow_digest(digest)
+
+
+def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
+    """
+    An operation on each part of a set, by the name of the part.
+
+    Raises
+    ------
+    OptionError
+        If something is named that would be the same for all parts.
+    IncompatibleError
+        If there are sources for other parts than there are stores.
+    """
+    named = [one for one in fields(operation) if declared(one).kind in ("location", "sources", "folder", "file")]
+    values = {one.name: getattr(operation, one.name) for one in named}
+    coming: list[str] = []
+    for one in named:
+        texts = _texts(values[one.name])
+        if declared(one).kind != "file":
+            require_part(operation.called, texts, operation.store)
+        coming += texts if one.name in ("source", "sources") else []
+    parts = options.parts or _found(operation, options, coming)
+    require_parts(operation.called, Template(operation.store), parts)
+
+    def of(part: str) -> Operation:
+        return replace(operation, **{name: in_part(value, part) for name, value in values.items()})
+
+    return {part: of(part) for part in parts}
+
+
+def _found(operation: Operation, options: Options, coming: Sequence[str]) -> list[str]:
+    """The parts that there are, of a store that is edited or read; where one is made, those of what comes in."""
+    reach = options.for_store(operation.store, coming).storage_options or {}
+    stores = Template(operation.store, reach).find()
+    by_source = {text: Template(text, options.options_of(text, operation.store)).find(SUFFIXES) for text in coming}
+    if coming and not operation.writes:
+        return next(iter(by_source.values()))
+    for text, found in by_source.items():
+        if stores and set(found) != set(stores):
+            lacking, other = sorted(set(stores) - set(found)), sorted(set(found) - set(stores))
+            what = f"has nothing for {listing(lacking)}" if lacking else f"has {listing(other)}, which the set lacks"
+            raise IncompatibleError(
+                f"{operation.called}: {text} {what}; the parts of {operation.store} are edited together: complete it, "
+                "or name the parts with --parts"
+            )
+    return stores
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(one) for one in (value if isinstance(value, tuple) else (value,)) if one is not None]
+
+
+def require_part(operation: str, texts: Sequence[str], store: str) -> None:
+    """Raise an `OptionError` for a place that would be the same for all parts."""
+    for text in texts:
+        if PART not in text:
+            raise OptionError(
+                f"{operation}: {text} would be the same for all parts of {store}; put {PART} into its name"
+            )
+
+
+def in_part(value: Any, part: str) -> Any:
+    """A place, or several, with the name of a part in them."""
+    if isinstance(value, tuple):
+        return tuple(in_part(one, part) for one in value)
+    return value if value is None else str(value).replace(PART, part)
+
+
+@dataclass(frozen=True)
+class StoreSet:
+    """
+    A set of stores, and what is done to it.
+
+    Attributes
+    ----------
+    template
+        What it is called.
+    places
+        The path or URL of each part, by its name.
+    options
+        How they are found, and what runs the tasks.
+    called
+        The name of the operation, for messages.
+    id
+        What tells this operation from others: a digest of what was asked for.
+    members
+        The operation on each part; none of a job.
+    """
+
+    template: Template
+    places: Mapping[str, str]
+    options: Options
+    called: str
+    id: str
+    members: Mapping[str, Operation] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, operation: Operation, options: Options) -> "StoreSet":
+        """The set that an operation names."""
+        reach = options.for_store(operation.store, _texts(getattr(operation, "sources", ()))).storage_options or {}
+        template = Template(str(operation.store).rstrip("/"), reach)
+        members = members_of(operation, options)
+        asked = [operation.called, operation.fingerprint, options.branch]
+        said = slow_digest(json.dumps(asked, sort_keys=True, default=str))
+        places = {name: str(member.store) for name, member in members.items()}
+        return cls(template, places, options.but(parts=()), operation.called, said, members)
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return self.template.text
+
+    @property
+    def record(self) -> RecordFile:
+        """Where it is recorded what is about to become visible."""
+        return self.template.record
+
+    def open(self) -> dict[str, Store]:
+        """The stores, by the names of their parts."""
+        return {name: self.options.open(place) for name, place in self.places.items()}
+
+    def perform(self, *, dry_run: bool) -> dict[str, Found]:
+        """Do on each part what the operation does on a store."""
+        return {name: one.perform(self.options, dry_run=dry_run) for name, one in self.members.items()}
+
+    def pending(self, stores: Mapping[str, Store]) -> str | None:
+        """What was stopped before all parts had it, in words; None if nothing was."""
+        record = self.record.read()
+        return None if record is None else describe(record, stores)
+
+    def refuse_pending(self) -> None:
+        """
+        Raise a `StaleError` if something was stopped before all parts had it.
+
+        The stores are not opened if nothing was.
+        """
+        if self.record.read() is not None and (described := self.pending(self.open())) is not None:
+            raise StaleError(f"{self.called}: {self.label}: {described}")
+
+    @contextmanager
+    def locked(
+        self, stores: Mapping[str, Store], *, exclusive: bool = True, wait: bool = False
+    ) -> Iterator[dict[str, HeldLock]]:
+        """Hold the locks of all parts; nothing of a run that was stopped before its record is left in them."""
+        with ExitStack() as stack:
+            locks = {}
+            for name, store in stores.items():
+                is_kept = exclusive or store.history.is_kept
+                held = store.exclusive_lock(wait=wait, watch=True) if is_kept else store.writer_lock()
+                locks[name] = stack.enter_context(held)
+            if self.record.read() is None:
+                self.record.delete()
+                for store in stores.values():
+                    store.history.unstage(self.template.name)
+            self._refuse_staged(stores)
+            yield locks
+
+    def _refuse_staged(self, stores: Mapping[str, Store]) -> None:
+        """Raise a `StaleError` if commits of a set with another name, which has parts of this one, wait in a part."""
+        for store in stores.values():
+            for name in store.history.staged():
+                if name != self.template.name:
+                    raise StaleError(
+                        f"{self.called}: {store.label} has a commit that waits for the other parts of a set called "
+                        f"{name} (PART for {PART}); complete it with vczstore repair and that name"
+                    )
+
+    def unstage(self, stores: Mapping[str, Store]) -> None:
+        """Delete the branches on which commits of this set wait, as far as possible: the next one deletes the rest."""
+        for store in stores.values():
+            with suppress(Exception):
+                store.history.unstage(self.template.name)
+
+    def require_parts_of(self, record: Record) -> None:
+        """Raise a `StaleError` if a record is of other parts than these."""
+        if missing := [name for name in record.parts if name not in self.places]:
+            raise StaleError(
+                f"{self.called}: {self.label}: {record.operation} ({record.summary}) was stopped, and "
+                f"{listing(missing)} is one of its parts; name all parts"
+            )
+
+    def agree(self, samples: Mapping[str, Samples], what: str) -> None:
+        """Raise an `IncompatibleError` if parts, or what comes into them, do not have the same samples in one order."""
+        if (found := differing(samples)) is not None:
+            raise IncompatibleError(f"{self.called}: {what} {found}; nothing was written")
+
+
+def differing(samples: Mapping[str, Samples]) -> str | None:
+    """How the samples of parts differ, in words; None if all have the same in the same order."""
+    (first, ours), *others = samples.items()
+    for name, theirs in others:
+        if theirs != ours:
+            numbers = f"{first} has {ours.n:,}, {name} has {theirs.n:,}"
+            how = "as many, but others, or in another order" if theirs.n == ours.n else numbers
+            return f"do not have the same samples in the same order in {first} and {name}: {how}"
+    return None
+
+
+def describe(record: Record, stores: Mapping[str, Store]) -> str:
+    """What a record says of its parts, and the way out."""
+    ahead = [
+        name
+        for name, part in record.parts.items()
+        if part.is_done
+        or (
+            part.snapshot not in (None, part.base)
+            and name in stores
+            and stores[name].history.shows(part.snapshot, record.branch)
+        )
+    ]
+    rest = [name for name in record.parts if name not in ahead]
+    last = "the history of some, which is to be purged" if record.purge else "the tags of some"
+    where = f"is done in {listing(ahead) or 'no part'}, and not in {listing(rest) or last}"
+    way_out = "run it again, or vczstore repair" if record.is_staged else "run the same again to complete it"
+    return f"{record.operation} ({record.summary}) {where}; {way_out}"

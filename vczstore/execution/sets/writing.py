@@ -1,0 +1,120 @@
+"""
+Writing all parts of a set once they are checked.
+
+On Icechunk each part is committed on a branch of its own, which no reader looks at; what is about to become visible is
+recorded beside the stores, and then all is published. On plain Zarr, which has no branches, each part is written and
+becomes visible in its turn, under the same record.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from vczstore.errors import ConflictError, Interrupted, StaleError, TagError, VczstoreError
+from vczstore.execution.engine import Execution, telling
+from vczstore.execution.results import Result
+from vczstore.execution.sets.checking import Checking, Compiled
+from vczstore.execution.sets.completion import complete
+from vczstore.execution.sets.members import describe
+from vczstore.stores.base import Store
+from vczstore.stores.sets import Record
+
+
+def write(checked: Checking) -> dict[str, list[Result]]:
+    """Write all parts, and let all become visible."""
+    if not checked.tags and not checked.executions and not checked.again:
+        if checked.pending is not None:  # the run that was stopped has done it all
+            checked.group.record.delete()
+        return {}
+    is_staged = all(work.store is not None and work.store.history.is_kept for work in checked.works.values())
+    return _staged(checked) if is_staged else _one_by_one(checked)
+
+
+def _staged(checked: Checking) -> dict[str, list[Result]]:
+    """On Icechunk: commit each part on a branch of its own, record it, and publish all."""
+    stores: dict[str, Store] = {name: work.store for name, work in checked.works.items() if work.store is not None}
+    snapshots: dict[str, str | None] = {}
+    results = {}
+    try:
+        for name, store in stores.items():
+            compiled, execution = checked.ready(name)
+            snapshots[name] = compiled.base
+            if execution is not None:
+                on_branch = execution.on(store.history.stage(compiled.base, checked.group.template.name))
+                snapshots[name] = _write(on_branch, compiled)
+                results[name] = _results(checked, name, on_branch, snapshots[name])
+        _require_unchanged(checked, stores)
+        record = checked.record(snapshots)
+    except BaseException:
+        checked.group.unstage(stores)
+        raise
+    try:
+        checked.group.record.write(record)
+    except BaseException as error:
+        if checked.group.record.read() != record:  # where that fails, what may be recorded has to stay
+            checked.group.unstage(stores)
+            raise
+        if not isinstance(error, Exception):
+            raise Interrupted(f"{checked.group.called}: interrupted; {describe(record, stores)}") from error
+    complete(checked.group, record, stores)
+    return results
+
+
+def _require_unchanged(checked: Checking, stores: Mapping[str, Store]) -> None:
+    """Make sure that all commits are going to succeed, unless a writer comes that heeds no lock."""
+    for name, store in stores.items():
+        if (check := checked.works[name].check) is not None:
+            check()
+        if store.head != checked.compiled[name].base:
+            raise ConflictError(
+                f"{checked.group.called}: {store.label} was changed by another writer while this ran; nothing was "
+                "committed, run it again"
+            )
+
+
+def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
+    """On plain Zarr, and of new stores: each part becomes visible when it is written."""
+    if checked.tags:
+        raise TagError(f"tag: {checked.group.label} is plain Zarr, which has no tags")
+    record, results = checked.record({}), {}
+    checked.group.record.write(record)
+    for name in checked.works:
+        if record.parts[name].is_done:
+            continue
+        try:
+            compiled, execution = checked.ready(name)
+            if execution is not None:
+                results[name] = _results(checked, name, execution, _write(execution, compiled))
+        except (VczstoreError, KeyboardInterrupt) as error:
+            if _is_untouched(checked, record, name):
+                checked.group.record.delete()
+                raise
+            # what is done in some parts is not tried again by itself
+            stale = isinstance(error, ConflictError)
+            kind = Interrupted if isinstance(error, KeyboardInterrupt) else StaleError if stale else type(error)
+            raise kind(f"{error}; {describe(record, {})}") from error
+        record = record.with_done(name)
+        checked.group.record.write(record)
+    checked.group.record.delete()
+    return results
+
+
+def _results(checked: Checking, name: str, execution: Execution, snapshot: str | None) -> list[Result]:
+    """What was done to a part; without what its plan holds, where that is too large to be kept."""
+    done = execution.results(snapshot, committed=True)
+    return [replace(one, plan=one.plan.summarized()) for one in done] if name in checked.again else done
+
+
+def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
+    """Whether no reader has noticed anything of what ends here, in its first part."""
+    if checked.pending is not None or checked.is_seen_early or any(part.is_done for part in record.parts.values()):
+        return False
+    store, plans = checked.works[name].store, checked.executions[name].plans if name in checked.executions else ()
+    if store is None:
+        return True
+    hidden = bool(plans) and not any(plan.first or plan.chunks_of_store for plan in plans)
+    return hidden and len(plans) == 1 and store.open().state == record.parts[name].base
+
+
+def _write(execution: Execution, compiled: Compiled) -> str | None:
+    with telling(execution.store, execution.state):
+        return execution.write(compiled.message, compiled.metadata)
