@@ -190,6 +190,7 @@ def test_retention(place: Place) -> None:
         ("", ["verify: false"], "expected true, or a mapping with its keys, found false"),
         ("keep: 30", ["verify: true"], "keep"),
         ("branch: a/b", ["verify: true"], "expected a name of printable characters without /"),
+        ("branch: vczstore-set-a", ["verify: true"], "expected another name than one that begins with vczstore-"),
     ],
 )
 def test_what_a_job_file_may_not_say(place: Place, head: str, steps: list[str], words: str) -> None:

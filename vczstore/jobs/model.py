@@ -21,7 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 import executors
-from vczstore.choices import BACKENDS, KEPT_TAGS, MAX_DAYS
+from vczstore.choices import BACKENDS, KEPT_TAGS, MAX_DAYS, OURS
 from vczstore.configuration.executor_file import ExecutorFile, load_executor, resolve
 from vczstore.configuration.types import (
     IS_VARIABLE,
@@ -204,6 +204,12 @@ def _tag_name(name: str) -> str:
     if not name.isprintable() or "/" in name:
         raise expected("a name of printable characters without /")
     return name
+
+
+def _branch_name(name: str) -> str:
+    if name.startswith(OURS):
+        raise expected(f"another name than one that begins with {OURS}, as branches that vczstore makes")
+    return _tag_name(name)
 
 
 def _several(item: Any) -> Any:
@@ -501,7 +507,7 @@ class _JobFile(Model):
         "all that are there.",
         examples=[["chr1", "chr2", "chrX"]],
     )
-    branch: Annotated[str, Key(title="text"), AfterValidator(_tag_name)] | None = Key(
+    branch: Annotated[str, Key(title="text"), AfterValidator(_branch_name)] | None = Key(
         default=None,
         description="The branch of the store that the steps work on, instead of main; needs Icechunk. It is made if it "
         "is not there. If it has nothing that main lacks, it goes on from where main is. Readers see what is done on "

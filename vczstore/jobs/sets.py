@@ -17,7 +17,7 @@ from vczstore.execution.progress import Progress, showing
 from vczstore.execution.retry import retried
 from vczstore.execution.sets.checking import Checking, Compiled, Work
 from vczstore.execution.sets.completion import complete
-from vczstore.execution.sets.members import StoreSet, in_part, require_part
+from vczstore.execution.sets.members import PLACES, StoreSet, each_place, in_part, require_part
 from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
 from vczstore.jobs.compile import CompiledJob, compile_job, options_of
@@ -28,7 +28,7 @@ from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.stores.base import HeldLock, Store
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
-from vczstore.stores.sets import Record, Template, require_parts
+from vczstore.stores.sets import Record, Template, canonical, require_parts
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Running:
     def __init__(self, job: Job, progress: Progress | None) -> None:
         self.jobs = _jobs_of(job)
         options = options_of(job).but(progress=progress)
-        said = [[step.operation.called, step.model_dump(mode="json")] for step in job.steps]
+        said = [[one.operation.called, _with_places(one, canonical).model_dump(mode="json")] for one in job.steps]
         self.group = StoreSet(
             Template(job.store.url, job.store.storage_options),
             {name: one.store.url for name, one in self.jobs.items()},
@@ -188,7 +188,7 @@ def _jobs_of(job: Job) -> dict[str, Job]:
     require_parts("run", template, parts)
     for step in job.steps:
         for one in fields(step.operation):
-            if declared(one).kind in ("sources", "location", "folder"):
+            if declared(one).kind in PLACES:
                 value = step.value(one.name)
                 texts = [] if value is None else list(value) if isinstance(value, tuple) else [value]
                 require_part(step.operation.called, texts, job.store.url)
@@ -196,20 +196,20 @@ def _jobs_of(job: Job) -> dict[str, Job]:
         part: replace(
             job,
             store=job.store.model_copy(update={"url": template.of(part)}),
-            steps=tuple(_step_of(step, part) for step in job.steps),
+            steps=tuple(_with_places(step, partial(in_part, part=part)) for step in job.steps),
         )
         for part in parts
     }
 
 
-def _step_of(step: StepModel, part: str) -> StepModel:
-    """A step with the name of a part in its places."""
+def _with_places(step: StepModel, change: Callable[[str], str]) -> StepModel:
+    """A step whose places have changed."""
     changes: dict[str, Any] = {}
     for one in fields(step.operation):
         kind = declared(one).kind
         names = [f"{one.name}_file"] if kind == "samples" else [one.name]
-        if kind in ("sources", "location", "folder", "file", "samples"):
-            changes |= {name: in_part(step.value(name), part) for name in names if step.value(name) is not None}
+        if kind in (*PLACES, "file", "samples"):
+            changes |= {name: each_place(step.value(name), change) for name in names if step.value(name) is not None}
     return step.model_copy(update=changes)
 
 

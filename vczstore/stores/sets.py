@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from vczstore.errors import DamagedStoreError, NotAStoreError, OptionError, StorageError
 from vczstore.stores.filesystem import sync_names
-from vczstore.stores.locations import is_url, parse, real_path
+from vczstore.stores.locations import OBJECT_STORES, Address, is_url, parse, real_path
 from vczstore.stores.object_store import find, is_of_storage, object_store, reason, require
 
 PART = "{part}"
@@ -39,19 +40,13 @@ class Template:
     Attributes
     ----------
     text
-        As it was given, but for what makes no difference: a slash at the end, and "./".
+        As it was given.
     options
         The storage options that reach it.
     """
 
     text: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        scheme, slashes, path = self.text.rpartition("://")
-        pieces = path.rstrip("/").split("/")
-        kept = pieces if slashes else [one for i, one in enumerate(pieces) if one != "." and (one or not i)]
-        object.__setattr__(self, "text", f"{scheme}{slashes}{'/'.join(kept)}")
 
     def of(self, part: str) -> str:
         """The path or URL of one part."""
@@ -69,38 +64,67 @@ class Template:
         Raises
         ------
         OptionError
-            If it is elsewhere, and more than its last name differs between parts: there is no way to list these.
+            If it is elsewhere, and there is no way to list the parts: more than its last name differs between them, or
+            it is in no object store.
         """
-        address = parse(self.text)
-        path = address.path
-        text = str(path) if path is not None else address.url if PART in address.url else self.text
-        if path is not None:
-            named = glob.glob("*".join(glob.escape(piece) for piece in text.split(PART)))
+        folder, names = self._split
+        if folder.path is not None:
+            found = glob.glob("*".join(map(glob.escape, names.split(PART))), root_dir=folder.path)
             files = (".zip", *suffixes)  # other files lie beside stores: keys of withdrawn samples, for one
-            places = [place for place in named if os.path.isdir(place) or place.lower().endswith(files)]
-        elif PART in text.rpartition("/")[0]:
+            found = [name for name in found if (folder.path / name).is_dir() or name.lower().endswith(files)]
+        elif folder.kind not in OBJECT_STORES or "/" in names:
             raise OptionError(
-                f"{text}: parts are found by the last name of a URL only; name them with --parts (parts: in a job)"
+                f"{self.text}: parts are found by the last name of a URL of an object store only; name them with "
+                "--parts (parts: in a job)"
             )
         else:
-            places = find("*".join(_literal(piece) for piece in text.split(PART)), self.options, suffixes) or []
-        first, *others = (re.escape(piece) for piece in text.split(PART))
-        pattern = f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}"
-        matches = (re.fullmatch(pattern, place) for place in places)
+            pattern = "*".join(map(_literal, names.split(PART)))
+            pattern = pattern if folder.account is None else quote(pattern, safe="*")
+            places = find(f"{folder.url}/{pattern}", self.options, suffixes) or []
+            found = [parse(place).key.rpartition("/")[2] for place in places]
+        first, *others = (re.escape(piece) for piece in names.split(PART))
+        expression = f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}"
+        matches = (re.fullmatch(expression, name) for name in found)
         return sorted({match["part"] for match in matches if match}, key=_natural)
 
     @property
     def record(self) -> "RecordFile":
-        """Where the record of the set lies."""
-        first = self.text.partition(PART)[0]
-        folder = first.rpartition("/")[0] or ("/" if first.startswith("/") else "." if not is_url(self.text) else "")
-        return RecordFile(self.text, folder, f".{self.name}{RECORD}", self.options)
+        """Where the record of the set lies: the same place for all spellings of one set."""
+        return RecordFile(self.text, self._split[0].url, f".{self.name}{RECORD}", self.options)
 
     @property
     def name(self) -> str:
         """What tells the set from others in its folder, which may have parts in common with it."""
-        first = self.text.partition(PART)[0]
-        return self.text[len(first.rpartition("/")[0]) :].lstrip("/").replace(PART, "PART").replace("/", "_")
+        return self._split[1].replace(PART, "PART").replace("/", "_")
+
+    @property
+    def _split(self) -> tuple[Address, str]:
+        """
+        The folder above the first ``{part}``, links resolved, and the names below it: the same for all spellings.
+
+        Raises
+        ------
+        OptionError
+            If there is none.
+        """
+        if is_url(self.text) and PART in self.text.partition("://")[2].partition("/")[0]:
+            raise OptionError(f"{self.text}: the parts of a set lie in one bucket; put {PART} behind its name")
+        address = parse(self.text)
+        above, _, rest = address.key.partition(PART)
+        folder, slash, begin = above.rpartition("/")
+        names = f"{begin}{PART}{rest}"
+        if address.path is not None:
+            folder = str(real_path(Path(folder or ("/" if slash else "."))))
+            names = "/".join(name for name in names.split("/") if name not in ("", "."))
+            if ".." in names.split("/"):
+                raise OptionError(f"{self.text}: there is .. behind {PART}; name the parts without it")
+        return replace(address, key=folder), names
+
+
+def canonical(location: str) -> str:
+    """What names a place, the same for all spellings of it."""
+    address = parse(location)
+    return address.url if address.path is None else str(real_path(address.path))
 
 
 def _literal(text: str) -> str:

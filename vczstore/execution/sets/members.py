@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -15,7 +15,7 @@ from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
 from vczstore.stores.base import HeldLock, Store
-from vczstore.stores.sets import PART, Record, RecordFile, Template, require_parts
+from vczstore.stores.sets import PART, Record, RecordFile, Template, canonical, require_parts
 from vczstore.vcf.files import SUFFIXES
 from vczstore.vcz.model import Vcz, listing
 
@@ -42,6 +42,10 @@ def _slow(digest: str) -> str:
     return slow_digest(digest)
 
 
+PLACES = ("location", "sources", "folder")
+"""The kinds of arguments that say where something lies, which is elsewhere for each part."""
+
+
 def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
     """
     An operation on each part of a set, by the name of the part.
@@ -53,7 +57,7 @@ def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
     IncompatibleError
         If there are sources for other parts than there are stores.
     """
-    named = [one for one in fields(operation) if declared(one).kind in ("location", "sources", "folder", "file")]
+    named = [one for one in fields(operation) if declared(one).kind in (*PLACES, "file")]
     values = {one.name: getattr(operation, one.name) for one in named}
     coming: list[str] = []
     for one in named:
@@ -62,7 +66,7 @@ def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
             require_part(operation.called, texts, operation.store)
         coming += texts if one.name in ("source", "sources") else []
     parts = options.parts or _found(operation, options, coming)
-    require_parts(operation.called, Template(operation.store), parts)
+    require_parts(operation.called, Template(str(operation.store)), parts)
 
     def of(part: str) -> Operation:
         return replace(operation, **{name: in_part(value, part) for name, value in values.items()})
@@ -73,7 +77,7 @@ def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
 def _found(operation: Operation, options: Options, coming: Sequence[str]) -> list[str]:
     """The parts that there are, of a store that is edited or read; where one is made, those of what comes in."""
     reach = options.for_store(operation.store, coming).storage_options or {}
-    stores = Template(operation.store, reach).find()
+    stores = Template(str(operation.store), reach).find()
     by_source = {text: Template(text, options.options_of(text, operation.store)).find(SUFFIXES) for text in coming}
     if coming and not operation.writes:
         return next(iter(by_source.values()))
@@ -101,11 +105,16 @@ def require_part(operation: str, texts: Sequence[str], store: str) -> None:
             )
 
 
+def each_place(value: Any, change: Callable[[str], str]) -> Any:
+    """What an argument says once its places, one or several, have changed."""
+    if isinstance(value, tuple):
+        return tuple(each_place(one, change) for one in value)
+    return value if value is None else change(str(value))
+
+
 def in_part(value: Any, part: str) -> Any:
     """A place, or several, with the name of a part in them."""
-    if isinstance(value, tuple):
-        return tuple(in_part(one, part) for one in value)
-    return value if value is None else str(value).replace(PART, part)
+    return each_place(value, lambda place: place.replace(PART, part))
 
 
 @dataclass(frozen=True)
@@ -140,9 +149,11 @@ class StoreSet:
     def of(cls, operation: Operation, options: Options) -> "StoreSet":
         """The set that an operation names."""
         reach = options.for_store(operation.store, _texts(getattr(operation, "sources", ()))).storage_options or {}
-        template = Template(str(operation.store).rstrip("/"), reach)
+        template = Template(str(operation.store), reach)
         members = members_of(operation, options)
-        asked = [operation.called, operation.fingerprint, options.branch]
+        named = [one.name for one in fields(operation) if declared(one).kind in PLACES and one.name != "store"]
+        sources = {name: each_place(getattr(operation, name), canonical) for name in named}
+        asked = [operation.called, {**operation.fingerprint, **sources}, options.branch]
         said = slow_digest(json.dumps(asked, sort_keys=True, default=str))
         places = {name: str(member.store) for name, member in members.items()}
         return cls(template, places, options.but(parts=()), operation.called, said, members)
