@@ -25,6 +25,7 @@ from vczstore.errors import (
     JobFileError,
     NotAStoreError,
     OptionError,
+    SampleError,
     StaleError,
     StorageError,
     TagError,
@@ -403,3 +404,26 @@ def test_a_job_is_not_taken_for_done_by_its_samples(stopped: Callable[[Callable[
     stopped(lambda: vczstore.run_job("job.yaml", ["steps=[{append: 'in/{part}.vcz'}]"]))
     vczstore.append("set/chr2", "in/chr2.vcz")
     complain(StaleError, ["what waits for chr2 cannot follow"], lambda: vczstore.repair("set/{part}"))
+
+
+@KINDS
+def test_samples_that_were_removed_come_back_to_no_part(folder: Path, kind: str) -> None:
+    """Nor where one part does not know that they were removed."""
+    make(folder, kind)
+    withdrawn = {part: cohort.expected_remove(before(part), ["S0001"]) for part in PARTS}
+    for part in PARTS:
+        cohort.write_vcz(Path("back", f"{part}.vcz"), arrays_of(part, ["S0001", "S0009"]))
+    vczstore.remove("set/{part}", "S0001", impl="zarr")
+    shutil.move("set/chr2", "chr2")
+    (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(Path("set/chr2"), withdrawn["chr2"])
+    back = partial(vczstore.append, "set/{part}", "back/{part}.vcz", impl="zarr")
+    was = cohort.digest(Path("set"))
+    complain(SampleError, ["1 of the samples .* was removed from set/chr1"], back)
+    complain(IncompatibleError, ["the parts would", "chr1 has 5, chr2 has 6"], partial(back, drop_returning=True))
+    assert cohort.digest(Path("set")) == was
+    shutil.rmtree("set/chr2")
+    shutil.move("chr2", "set/chr2")
+    done = back(drop_returning=True)
+    assert {part: one.counts["samples added"] for part, one in done.parts.items()} == dict.fromkeys(PARTS, 1)
+    new = {part: cohort.select(arrays_of(part, ["S0001", "S0009"]), ["S0009"]) for part in PARTS}
+    assert holds({part: cohort.expected_append(withdrawn[part], new[part]) for part in PARTS})
