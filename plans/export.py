@@ -13,6 +13,7 @@ from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.compilers.export import Chosen
+    from plans.variants.regions import Region
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
     from vczstore.stores.base import Store
@@ -29,10 +30,11 @@ class Export(Operation):
 
     Removed samples are left out, and of an earlier state those that the store is known to have removed since. A VCZ has
     the format of the store, a regular grid and consolidated metadata; chunks are copied as they are where none of their
-    samples are left out. What ends in .vcf, .vcf.gz or .bcf is written through vcztools, in one process, without INFO
-    fields that count removed samples; INFO/AC and AN are those of the samples that are named. Lines of the VCF's own
-    header on samples and commands, which may name other samples, are left out. Until all is written there is nothing
-    that reads as a store or file.
+    samples or variants are left out. A variant overlaps a region if a base of its REF does, or one up to its END, as
+    for bcftools view -r; variants keep their order, and come once. What ends in .vcf, .vcf.gz or .bcf is written
+    through vcztools, in one process, without INFO fields that count removed samples; INFO/AC and AN are those of the
+    samples that are named. Lines of the VCF's own header on samples and commands, which may name other samples, are
+    left out. Until all is written there is nothing that reads as a store or file.
 
     Raises
     ------
@@ -69,19 +71,26 @@ class Export(Operation):
     )
     regions: tuple[str, ...] | None = option(
         None,
-        "Export the variants that overlap these regions, such as chr20:1-1000; to VCF or BCF only.",
+        "Export the variants that overlap these regions, such as chr20:1-1000.",
         flags=("-r", "--regions"),
         metavar="REGION,...",
         separator=",",
     )
+    regions_file: str | None = option(
+        None,
+        "The same by a file with contig, start and end in each line, separated by tabs. Positions count from 1; in a "
+        ".bed file from 0, and the end does not belong to the region.",
+        flags=("-R", "--regions-file"),
+        metavar="FILE",
+        kind="file",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples is not None and self.samples_file is not None:
-            raise OptionError("export: samples are named by --samples or by --samples-file, not by both")
-        if self.regions is not None and not self.is_vcf:
-            raise OptionError(f"export: --regions go with VCF and BCF, and {self.out} is a VCZ; leave them out")
-        for name, values in (("samples", self.samples), ("regions", self.regions)):
+        for name in ("samples", "regions"):
+            values, file = getattr(self, name), getattr(self, f"{name}_file")
+            if values is not None and file is not None:
+                raise OptionError(f"export: {name} are named by --{name} or by --{name}-file, not by both")
             if values is not None and ("" in values or not values):
                 raise OptionError(f"export: --{name} has an empty name; leave it out, or name {name}")
         if any(sample.startswith("^") for sample in (self.samples or ())[1:]):
@@ -108,8 +117,25 @@ class Export(Operation):
         if not is_complement and len({*named}) < len(named):
             raise OptionError("export: a sample is named twice; name each once")
         chosen = chosen_samples(store, vcz, named, is_complement=is_complement)
-        write = self._write_vcf if self.is_vcf else self._write_vcz
-        return write(vcz, store, chosen, options, dry_run=dry_run)
+        regions = self._regions(vcz)
+        if self.is_vcf:
+            from plans.maintenance.export_vcf import export_vcf
+
+            return export_vcf(vcz, chosen, regions, url, dry_run=dry_run)
+        return self._write_vcz(vcz, store, chosen, regions, options, dry_run=dry_run)
+
+    def _regions(self, vcz: "Vcz") -> "list[Region]":
+        """The regions that are named, whose contigs are there."""
+        from plans.variants.regions import parse_region, read_regions_file, require_contigs
+
+        if self.regions_file is None:
+            contigs = vcz.table("contig_id").tolist() if self.regions else ()
+            regions = [parse_region("export", text, contigs) for text in self.regions or ()]
+            require_contigs("export", vcz, regions, "--regions")
+            return regions
+        regions = read_regions_file("export", Path(self.regions_file))
+        require_contigs("export", vcz, regions, str(self.regions_file))
+        return regions
 
     def _require_apart(self, url: str) -> None:
         """Raise an `UnsuitableError` if what is written would lie in the store."""
@@ -120,20 +146,25 @@ class Export(Operation):
         if store is not None and out is not None and store in out.parents:
             raise UnsuitableError(f"export: {url} would lie in {self.store}; choose a path outside it")
 
-    def _write_vcf(self, vcz: "Vcz", store: "Store", chosen: "Chosen", options: "Options", *, dry_run: bool) -> "Found":
-        from plans.maintenance.export_vcf import export_vcf
-
-        return export_vcf(vcz, chosen, self.regions or (), os.fspath(self.out), dry_run=dry_run)
-
-    def _write_vcz(self, vcz: "Vcz", store: "Store", chosen: "Chosen", options: "Options", *, dry_run: bool) -> "Found":
-        from plans.compilers.export import compile_export
+    def _write_vcz(
+        self,
+        vcz: "Vcz",
+        store: "Store",
+        chosen: "Chosen",
+        regions: "list[Region]",
+        options: "Options",
+        *,
+        dry_run: bool,
+    ) -> "Found":
+        from plans.compilers.export import compile_export, kept_variants
         from vczstore.execution.engine import check_reachable, run_plan
         from vczstore.stores.resolve import new_store
 
         check_reachable("export", store, options)
         url = os.fspath(self.out)
         output = new_store(url, "export", storage_options=options.shared(url, self.store), samples_chunks=1)
-        return run_plan(compile_export(output, vcz, chosen, options.memory), options, dry_run=dry_run)
+        kept = kept_variants(store, vcz, regions, options) if regions else None
+        return run_plan(compile_export(output, vcz, chosen, options.memory, kept), options, dry_run=dry_run)
 
     def _named(self) -> tuple[Sequence[str], bool]:
         """The samples that are named, and whether all others are exported."""

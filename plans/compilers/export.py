@@ -1,6 +1,6 @@
-"""Export: some samples of a store as a VCZ of its own on plain Zarr, of the same format."""
+"""Export: some samples, and some variants, of a store as a VCZ of its own on plain Zarr, of the same format."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,23 +12,30 @@ from plans.compilers.compact import documents_after
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import Plan, Write, with_notes
+from plans.core.model import Plan, Survey, Write, with_notes
+from plans.core.select_rows import Rows, SelectRows
 from plans.core.withdrawn import Withdrawn
+from plans.schema.insert_variants import other_regions
+from plans.variants.find_insertion import REGION_INDEX
+from plans.variants.regions import FindRows, IndexRows, Overlap, Region
 from plans.variants.stale import samples_change
 from vczstore.errors import SampleError
+from vczstore.execution.engine import run_survey
+from vczstore.execution.options import Options
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteDocuments
+from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteArray, WriteDocuments
 from vczstore.stores.zarr_backed import NoHistory
 from vczstore.vcz import arrays, conversion, vcf_headers, zarr_objects
 from vczstore.vcz.model import (
     BATCH,
     INFO_STATES,
     REMOVED,
+    SAMPLES,
+    VARIANTS,
     Vcz,
     dimensions,
     listing,
     positions_of,
-    samples_axis,
     unknown_samples,
 )
 
@@ -103,9 +110,34 @@ def _removed_since(store: Store, vcz: Vcz) -> set[str]:
     return gone
 
 
-def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory) -> Plan:
+class Kept(NamedTuple):
+    """The variants that are exported, and the ``region_index`` of these; None if the VCZ has none."""
+
+    rows: Rows
+    regions: np.ndarray | None
+
+
+def kept_variants(store: Store, vcz: Vcz, regions: Sequence[Region], options: Options) -> Kept | None:
+    """Look up the variants that overlap regions; None if that is all there are."""
+    scan = FindRows.of(OPERATION, vcz, Overlap.of(regions, vcz.table("contig_id").tolist()))
+    (found,) = run_survey(Survey(OPERATION, (scan,), options.memory), store, options)
+    runs = np.concatenate([np.empty((0, 2), dtype="i8"), *found])
+    rows = Rows.of(runs[np.argsort(runs[:, 0])])
+    if rows.n == vcz.n_variants:
+        return None
+    if REGION_INDEX not in vcz.arrays:
+        return Kept(rows, None)
+    (found,) = run_survey(Survey(OPERATION, (IndexRows.of(vcz, rows),), options.memory), store, options)
+    index = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
+    return Kept(rows, index[np.argsort(index[:, 0], kind="stable")])
+
+
+NO_VARIANTS = "warning: no variant overlaps the regions; what is written has 0 variants"
+
+
+def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept: Kept | None = None) -> Plan:
     """
-    Compile a copy of a VCZ with some of its samples.
+    Compile a copy of a VCZ with some of its samples, and some of its variants.
 
     Parameters
     ----------
@@ -117,22 +149,32 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory) -> Pl
         Which samples.
     memory
         What a task may use.
+    kept
+        Which variants; all if it is None.
     """
     header = vcf_headers.without_samples(vcz.attributes)  # it names samples of before, too, so this is always due
     members = {name: array for name, array in vcz.arrays.items() if name != BATCH}
     vcz = replace(vcz, arrays=members, attributes={**vcz.attributes, **header})
-    chosen, n = choice.positions, len(choice.positions)
-    after = {name: _target(array, n, vcz.zarr_format) for name, array in vcz.samples_arrays.items()}
+    n = len(choice.positions)
+    lengths = {SAMPLES: n, VARIANTS: vcz.n_variants if kept is None else kept.rows.n}
+    changed = vcz.samples_arrays if kept is None else {**_with_variants(vcz), **vcz.samples_arrays}
+    after = {name: _target(array, lengths, vcz.zarr_format) for name, array in changed.items()}
+    index = () if kept is None or kept.regions is None else (_index(vcz.arrays[REGION_INDEX], kept.regions),)
     writes: list[Write] = []
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
-        if name in after:
-            part = Part.make(array, chosen, np.arange(n))
-            writes.append(PutSamples.of(OPERATION, array, after[name], [part], memory))
-        else:
+        if index and name == REGION_INDEX:
+            after[name] = index[0].array
+        elif name not in after:
             writes.append(CopyArray.of(OPERATION, name, array, vcz.zarr_format, memory))
+        elif kept is not None and VARIANTS in dimensions(array):
+            writes.append(SelectRows.of(OPERATION, array, after[name], kept.rows, choice.positions, memory))
+        else:
+            part = Part.make(array, choice.positions, np.arange(n))
+            writes.append(PutSamples.of(OPERATION, array, after[name], [part], memory))
     is_all = n == int((vcz.sample_ids != REMOVED).sum())
     marked, marks = (vcz, ()) if is_all else samples_change(vcz)
     edits: list[Edit] = [SetShape.of(array, grid=True) for array in after.values()]
+    edits += [WriteDocuments.of(one.array) for one in index]
     edits += [SetAttribute(name, value, vcz.zarr_format) for name, value in header.items()]
     edits += [*marks, _ForgetHistory(vcz.zarr_format)]
     edits.append(Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format))
@@ -142,19 +184,28 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory) -> Pl
         base="",
         checks=(),
         writes=tuple(writes),
+        preparations=index,
         edits=(WriteDocuments(documents_after(vcz, edits)),),
         memory=memory,
-        after=marked.planned(after, vcz.sample_ids[chosen]),
+        after=marked.planned(after, vcz.sample_ids[choice.positions]),
         if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
-        counts={"samples": n, "variants": vcz.n_variants},
+        counts={"samples": n, "variants": lengths[VARIANTS]},
     )
-    return with_notes(plan, *choice.notes)
+    return with_notes(plan, *choice.notes, *([] if lengths[VARIANTS] or kept is None else [NO_VARIANTS]))
 
 
-def _target(array: AnyArray, n_samples: int, zarr_format: int) -> AnyArray:
-    """An array with another number of samples, and a regular grid, which every reader has."""
-    axis = samples_axis(array)
-    shape = tuple(n_samples if i == axis else n for i, n in enumerate(array.shape))
+def _index(array: AnyArray, values: np.ndarray) -> WriteArray:
+    """A ``region_index`` with other rows, as wide as it was."""
+    return other_regions(array, values[:, : array.shape[1]])
+
+
+def _with_variants(vcz: Vcz) -> dict[str, AnyArray]:
+    return {name: array for name, array in vcz.arrays.items() if VARIANTS in dimensions(array)}
+
+
+def _target(array: AnyArray, lengths: Mapping[str, int], zarr_format: int) -> AnyArray:
+    """An array with dimensions of other lengths, and a regular grid, which every reader has."""
+    shape = tuple(lengths.get(str(d), n) for d, n in zip(dimensions(array), array.shape, strict=True))
     metadata = conversion.in_format(
         array, zarr_format, shape=shape, dimension_names=dimensions(array), chunks=arrays.inner_chunks(array)
     )

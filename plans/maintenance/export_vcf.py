@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,11 +12,12 @@ from typing import Any, NamedTuple, TextIO, cast
 import numpy as np
 import zarr
 
-from plans.compilers.export import Chosen
+from plans.compilers.export import NO_VARIANTS, Chosen
 from plans.core.model import AFTERWARDS
 from plans.variants.info_fields import FIELDS
+from plans.variants.regions import Region
 from plans.variants.stale import array_name, stale
-from vczstore.errors import OptionError, StorageError, UnsuitableError, VczstoreError, first_line, missing_extra
+from vczstore.errors import StorageError, UnsuitableError, VczstoreError, first_line, missing_extra
 from vczstore.execution.engine import planning
 from vczstore.stores.locations import local_path
 from vczstore.vcz import vcf_headers
@@ -66,7 +66,7 @@ class Exported:
         return [head, *(f"  {AFTERWARDS:<7} {note}" for note in self.notes)]
 
 
-def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[str], out: str, *, dry_run: bool) -> Exported:
+def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *, dry_run: bool) -> Exported:
     """
     Write samples of a VCZ to a VCF or BCF file, which is there when all is written.
 
@@ -93,7 +93,6 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[str], out: str, *, dr
             f"{OPERATION}: {vcz.label} has a flexible sample grid, which vcztools does not read; export it to a VCZ, "
             "whose grid is regular, and that to VCF"
         )
-    _check_regions(vcz, regions)
     left_out = _stale(vcz, chosen)
     notes = [*chosen.notes]
     if left_out:
@@ -101,7 +100,7 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[str], out: str, *, dr
         notes.append(f"left out, since they count samples that are gone: {fields}; vczstore recompute renews them")
     if not dry_run:
         with planning(OPERATION), tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-            _publish(_write(_Content(vcz, chosen.positions, regions, left_out), path, Path(folder)), path)
+            _publish(_write(_Content(vcz, chosen.positions, regions, left_out, notes), path, Path(folder)), path)
     n = len(chosen.positions)
     return Exported(vcz.label, vcz.snapshot, out, n, notes, not dry_run, time.perf_counter() - started)
 
@@ -116,27 +115,6 @@ def _stale(vcz: Vcz, chosen: Chosen) -> frozenset[str]:
         {name for name in FIELDS if array_name(name) in vcz.arrays} if chosen.n_withdrawn else set()
     )
     return frozenset(fields) - (_RECOUNTED if GENOTYPE in vcz.arrays else frozenset())
-
-
-def _check_regions(vcz: Vcz, regions: Sequence[str]) -> None:
-    """
-    Raise an `OptionError` for a region that is on no contig of a VCZ, or ends before it begins.
-
-    The last colon is that before the positions, as for vcztools: names of contigs may have some.
-    """
-    if not regions:
-        return
-    contigs = {*vcz.table("contig_id").tolist()}
-    for region in regions:
-        found = re.fullmatch(r"(.+?):(\d+)(-(\d*))?", region, re.DOTALL)
-        contig, start, end = (found[1], int(found[2]), found[4]) if found else (region, 0, None)
-        if contig not in contigs:
-            raise OptionError(
-                f"{OPERATION}: {vcz.label} has no contig {listing([contig])}, which --regions names; it has "
-                f"{listing(sorted(contigs))}"
-            )
-        if end and int(end) < start:
-            raise OptionError(f"{OPERATION}: the region {region} ends before it begins; name its start first")
 
 
 def _place_of(out: str) -> Path:
@@ -165,12 +143,13 @@ def _publish(made: Path, path: Path) -> None:
 
 
 class _Content(NamedTuple):
-    """What is written: of a VCZ samples by position, regions, and all INFO fields but some."""
+    """What is written: of a VCZ samples by position, regions, and all INFO fields but some; what to tell of it."""
 
     vcz: Vcz
     chosen: np.ndarray
-    regions: Sequence[str]
+    regions: Sequence[Region]
     left_out: frozenset[str]
+    notes: list[str]
 
 
 def _write(content: _Content, path: Path, folder: Path) -> Path:
@@ -204,7 +183,7 @@ def _write_text(content: _Content, file: TextIO) -> None:
     from vcztools import VczReader, write_vcf
     from vcztools.regions import build_chunk_plan
 
-    vcz, chosen, regions, left_out = content
+    vcz, chosen, regions, left_out, notes = content
     group = zarr.open_group(vcz.store, mode="r", use_consolidated=False)
     group.metadata.attributes.update(vcf_headers.without_samples(vcz.attributes))  # in memory, for vcztools
     is_all = np.array_equal(chosen, np.flatnonzero(vcz.sample_ids != REMOVED))
@@ -212,7 +191,10 @@ def _write_text(content: _Content, file: TextIO) -> None:
         if not is_all:
             reader.set_sample_indexes(chosen)
         if regions:
-            reader.set_variants(build_chunk_plan(reader, regions=list(regions)))
+            texts = [f"{region.contig}:{region.start}-{region.end}" for region in regions]
+            chunks = build_chunk_plan(reader, regions=texts)
+            reader.set_variants(chunks)
+            notes += [] if chunks else [NO_VARIANTS]
         if left_out:
             reader.field_names = frozenset(reader.field_names) - {array_name(field) for field in left_out}
         tags = _RECOUNTED.intersection(stale(vcz)) if is_all else _RECOUNTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import zarr
 
 import vczstore
 from plans.maintenance import export_vcf
-from tests.support import cohort, vcf
+from tests.support import cohort, small_vcf, vcf
 from tests.support.command_line import fails, run
 from tests.support.killed import killed
 from tests.support.refusals import complain
@@ -87,10 +88,83 @@ def test_a_vcf(kind: str, tmp_path: Path) -> None:
     run("export", store, tmp_path / "some.vcf", "-s", f"{left[2]},{left[0]}", "-r", "chr1")
     judged = pysam.bcftools.view("--no-version", "-s", f"{left[2]},{left[0]}", "-r", "chr1", str(original))
     assert vcf.bcftools_records(tmp_path / "some.vcf") == vcf.records(judged)
+    assert "0 variants" in run("export", store, tmp_path / "none.vcf", "-r", "chr1:9000-").stdout
+    assert len(vcf.bcftools_records(tmp_path / "none.vcf")) == 1
     if kind == "icechunk":
         run("export", store, tmp_path / "v1.vcf", "--at", "v1")
         assert vcf.bcftools_records(tmp_path / "v1.vcf") == expected
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+REGIONS = ("chr1:1115-1300,chrX:2665-,chr1:1290-1340", "chr1:151,chr1:250-399", "chr1:3000-4000")
+
+
+@pytest.mark.parametrize("kind", [*WRITTEN, *FLEXIBLE])
+def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
+    """As bcftools view -r has them: what its records say, and every array at the same rows."""
+    small = small_vcf.text(records=small_vcf.RECORDS.replace("PASS\tCSQ=a,b", "PASS\tCSQ=a"))
+    texts = {"calls": (vcf.CALLS.make(), vcf.CALLS.samples), "small": (small, small_vcf.NEW)}
+    chosen = [("calls", REGIONS[0]), ("small", REGIONS[1])] + [("calls", REGIONS[2])] * (kind in WRITTEN)
+    for i, (name, regions) in enumerate(chosen):
+        text, samples = texts[name]
+        original = vcf.write_vcf(tmp_path / f"{i}.vcf.gz", text)
+        store = vcf.to_vcz(original, tmp_path / f"{i}.vcz", 2 if kind == "format2" else 3, 4, 3)
+        if kind.startswith("icechunk"):
+            store = cohort.copy_to_icechunk(store, tmp_path / f"{i}.icechunk")
+        if kind in FLEXIBLE:
+            vczstore.regrid(store, sample_grid="flexible")
+        names = samples[::-2] if i == 0 else samples
+        judged = pysam.bcftools.view("--no-version", "-I", "-s", ",".join(names), "-r", regions, str(original))
+        out = tmp_path / f"{i}.out"
+        said = run("export", store, out, "-s", ",".join(names), "-r", regions).stdout
+        assert vczstore.verify(out).ok
+        before, after = Way(kind, "cubed").read(store), exported(out)
+        kept = [line.split("\t")[:2] for line in vcf.records(judged)[1:]]
+        contigs = before["contig_id"].tolist()
+        rows = [
+            row
+            for row, (contig, position) in enumerate(
+                zip(before["variant_contig"], before["variant_position"], strict=True)
+            )
+            if [contigs[contig], str(position)] in kept
+        ]
+        assert len(rows) == len(kept) == vczstore.info(out).variants
+        assert ("0 variants" in said) == (not kept)
+        columns = [before["sample_id"].tolist().index(sample) for sample in names]
+        for field, values in before.items():
+            if field.startswith(("variant_", "call_")):
+                wanted = values[rows][:, columns] if field.startswith("call_") else values[rows]
+                np.testing.assert_array_equal(after[field], wanted, err_msg=field)
+
+
+def test_a_file_of_regions(tmp_path: Path) -> None:
+    """As bcftools reads it; one that is called .bed counts from 0."""
+    original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())
+    store = vcf.to_vcz(original, tmp_path / "store", 3, 4, 3)
+    for name, text in {
+        "some.tsv": "chr1\t1037\t1074\nchrX\t2700\t2702\n",
+        "positions.tsv": "chr1\t1000\nchr1\t1001\nchr1\t1111\n",
+        "some.bed": "#track\nchr1\t1000\t1037\tx\nchr1\t1111\t1148\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        expected = vcf.records(pysam.bcftools.view("--no-version", "-R", str(tmp_path / name), str(original)))
+        assert len(expected) > 2
+        for suffix in (".vcz", ".vcf"):
+            run("export", store, tmp_path / f"{name}{suffix}", "-R", tmp_path / name)
+        assert vcf.bcftools_records(tmp_path / f"{name}.vcf") == expected
+        assert vcf.records(vcf.vcztools_view(tmp_path / f"{name}.vcz")) == expected
+    before = cohort.digest(tmp_path)
+    for text, said in {
+        "chr1\t20\t10\n": "line 1 of .*bad.tsv ends before it begins",
+        "chr1 1 2\n": "line 1 of .*bad.tsv is no region",
+        "#nothing\n": "has no region",
+        "chr9\t1\t2\n": "no contig chr9, which .*bad.tsv names; it has chr1",
+    }.items():
+        (tmp_path / "bad.tsv").write_text(text)
+        assert re.search(said, fails("export", store, tmp_path / "out", "-R", tmp_path / "bad.tsv", status=2))
+    assert "not by both" in fails("export", store, tmp_path / "out", "-R", "x", "-r", "chr1", status=2)
+    (tmp_path / "bad.tsv").unlink()
+    assert cohort.digest(tmp_path) == before
 
 
 @pytest.mark.parametrize(("zarr_format", "suffix"), [(2, "vcf"), (3, "bcf")])
@@ -137,7 +211,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         lambda: vczstore.export(store, out, samples=["S001"]),
     )
     complain(TagError, ("^export: .*plain Zarr",), lambda: vczstore.export(store, out, at="v1"))
-    complain(OptionError, ("--regions go with VCF",), lambda: vczstore.export(store, out, regions=["chr1"]))
+    complain(UnsuitableError, ("has no variant_length, which",), lambda: vczstore.export(store, out, regions=["chr1"]))
     assert "not by both" in fails("export", store, out, "-s", "S0001", "-S", "ids", status=2)
     assert "has an empty name" in run("export", store, out, "-s", "S0001,", status=2).stderr
     for names in ("S0001,S0001", "S0001,^S0002"):

@@ -1,0 +1,283 @@
+"""Regions: which variants overlap them, as bcftools has it with ``-r`` and ``-R``."""
+
+import gzip
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.memory import Memory
+from plans.core.select_rows import Rows, read_rows
+from plans.variants.find_insertion import REGION_INDEX
+from plans.variants.union_sites import region_index
+from vczstore.errors import OptionError, UnsuitableError
+from vczstore.vcz import arrays
+from vczstore.vcz.model import VARIANTS, Vcz, listing
+
+if TYPE_CHECKING:
+    from plans.core.scan_tasks import ScanReader
+
+FIELDS = ("variant_contig", "variant_position", "variant_length")
+"""What says which variants overlap a region."""
+
+MAX_BYTES = 2**28
+"""The largest file of regions, uncompressed: ten million regions, or a mistake."""
+
+_NO_END = np.iinfo("i8").max
+_ROWS_PER_TASK = 2**20
+_CHUNKS_PER_TASK = 64
+
+
+class Region(NamedTuple):
+    """A region; positions count from 1, and the last one belongs to it."""
+
+    contig: str
+    start: int = 1
+    end: int = _NO_END
+
+
+def parse_region(operation: str, text: str, contigs: Sequence[str]) -> Region:
+    """
+    Parse a region as bcftools writes it; what is the name of a contig is one, whatever colons it has.
+
+    >>> parse_region("export", "chr1:5-", ["chr1"])
+    Region(contig='chr1', start=5, end=9223372036854775807)
+    >>> parse_region("export", "HLA:01", ["HLA:01"]).start
+    1
+    """
+    if text in contigs:
+        return Region(text)
+    found = re.fullmatch(r"(.+):(\d+)(-(\d*))?", text, re.DOTALL)
+    if found is None:
+        return Region(text)
+    start = int(found[2])
+    region = Region(found[1], start, start if found[3] is None else int(found[4] or _NO_END))
+    if region.end < start:
+        raise OptionError(f"{operation}: the region {text} ends before it begins; name its start first")
+    return region
+
+
+def read_regions_file(operation: str, path: Path) -> list[Region]:
+    """
+    Read a file of regions: contig, start and end in columns, separated by tabs; without an end a position.
+
+    Positions count from 1, and the end belongs to the region; but in a file that is called .bed they count from 0, and
+    the end does not. What ends in .gz is compressed.
+
+    Raises
+    ------
+    OptionError
+        If it cannot be read, or has anything else, or no region.
+    """
+    is_bed = path.name.lower().removesuffix(".gz").endswith(".bed")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OptionError(f"{operation}: {path} is larger than {MAX_BYTES:,} bytes; name a file of regions")
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, EOFError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OptionError(f"{operation}: {path} cannot be read ({why}); name a file of regions") from error
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{operation}: {path} is no UTF-8 text; give a region in a line") from error
+    result = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        contig, *ends = line.rstrip().split("\t")[:3]
+        if not ends or (is_bed and len(ends) < 2) or not all(end.isdecimal() for end in ends):
+            raise OptionError(
+                f"{operation}: line {number:,} of {path} is no region; give contig, start and end, separated by tabs"
+            )
+        start, end = int(ends[0]) + is_bed, int(ends[-1])
+        if end < start:
+            raise OptionError(f"{operation}: line {number:,} of {path} ends before it begins; name the start first")
+        result.append(Region(contig, start, end))
+    if not result:
+        raise OptionError(f"{operation}: {path} has no region; give contig, start and end in a line, separated by tabs")
+    return result
+
+
+def require_contigs(operation: str, vcz: Vcz, regions: Sequence[Region], named_by: str) -> None:
+    """Raise an `OptionError` for a region that is on no contig of a VCZ."""
+    contigs = {*vcz.table("contig_id").tolist()}
+    for region in regions:
+        if region.contig not in contigs:
+            raise OptionError(
+                f"{operation}: {vcz.label} has no contig {listing([region.contig])}, which {named_by} names; it has "
+                f"{listing(sorted(contigs))}"
+            )
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """
+    Regions by contig, merged where they overlap, with positions that count from 0, and ends that do not belong.
+
+    Examples
+    --------
+    >>> overlap = Overlap.of([Region("b", 5, 9), Region("b", 8, 12), Region("b", 20, 20)], ["a", "b"])
+    >>> overlap.starts, overlap.ends
+    ({1: array([ 4, 19])}, {1: array([12, 20])})
+    >>> overlap.has(np.array([0, 1, 1, 1]), np.array([5, 1, 2, 13]), np.array([1, 4, 3, 7])).tolist()
+    [False, False, False, False]
+    >>> overlap.has(np.array([1, 1, 1]), np.array([1, 12, 13]), np.array([5, 1, 8])).tolist()
+    [True, True, True]
+    """
+
+    starts: dict[int, np.ndarray]
+    ends: dict[int, np.ndarray]
+
+    @classmethod
+    def of(cls, regions: Sequence[Region], contigs: Sequence[str]) -> "Overlap":
+        """Of regions whose contigs are there."""
+        numbers = {name: i for i, name in reversed([*enumerate(contigs)])}
+        found: dict[int, list[tuple[int, int]]] = {}
+        for region in regions:
+            found.setdefault(numbers[region.contig], []).append((max(0, region.start - 1), region.end))
+        starts, ends = {}, {}
+        for contig, pairs in found.items():
+            start, end = np.array(sorted(pairs), dtype="i8").T
+            reach = np.maximum.accumulate(end)
+            begins = np.flatnonzero(np.append(True, start[1:] > reach[:-1]))
+            starts[contig], ends[contig] = start[begins], reach[np.append(begins[1:] - 1, len(reach) - 1)]
+        return cls(starts, ends)
+
+    def has(self, contig: np.ndarray, position: np.ndarray, length: np.ndarray) -> np.ndarray:
+        """Whether variants overlap any of the regions."""
+        result = np.zeros(len(contig), dtype=bool)
+        start = position.astype("i8") - 1
+        stop = start + np.maximum(length.astype("i8"), 1)
+        for number in np.unique(contig).tolist():
+            if number in self.starts:
+                mine = contig == number
+                first = np.searchsorted(self.ends[number], start[mine], side="right")  # that ends behind the start
+                begins = np.append(self.starts[number], _NO_END)
+                result[mine] = begins[first] < stop[mine]
+        return result
+
+
+@dataclass(frozen=True)
+class FindRows:
+    """
+    Finds the rows of variants that overlap regions, in chunks of variants that may have some.
+
+    Attributes
+    ----------
+    contig, position, length
+        Of the variants.
+    overlap
+        The regions.
+    chunks
+        The numbers of the chunks that are looked at, in order.
+    width
+        How many variants a chunk has.
+    """
+
+    contig: AnyArray
+    position: AnyArray
+    length: AnyArray
+    overlap: Overlap
+    chunks: np.ndarray | range
+    width: int
+
+    @classmethod
+    def of(cls, operation: str, vcz: Vcz, overlap: Overlap) -> "FindRows":
+        """
+        In the chunks that ``region_index`` names, or in all if there is none.
+
+        Raises
+        ------
+        UnsuitableError
+            If nothing says how long variants are.
+        """
+        if (missing := next((name for name in FIELDS if name not in vcz.arrays), None)) is not None:
+            raise UnsuitableError(
+                f"{operation}: {vcz.label} has no {missing}, which says which variants overlap regions; leave the "
+                "regions out, or convert its VCF with a newer bio2zarr"
+            )
+        width = vcz.chunk_lengths[VARIANTS]
+        chunks: np.ndarray | range = range(-(-vcz.n_variants // width))
+        if REGION_INDEX in vcz.arrays and vcz.arrays[REGION_INDEX].shape[1:] == (6,):
+            index = arrays.read(vcz.arrays[REGION_INDEX], (slice(None), slice(None))).astype("i8")
+            may = overlap.has(index[:, 1], index[:, 2], index[:, 4] - index[:, 2] + 1)
+            chunks = np.unique(index[may, 0])
+        contig, position, length = (vcz.arrays[name] for name in FIELDS)
+        return cls(contig, position, length, overlap, chunks, width)
+
+    def look(self, numbers: slice) -> np.ndarray | None:
+        """The runs of rows in some of the chunks; None if there are none."""
+        ids = np.asarray(self.chunks[numbers])
+        bounds = [0, *(np.flatnonzero(np.diff(ids) != 1) + 1).tolist(), len(ids)]
+        found = []
+        for first, last in pairwise(bounds):
+            start = int(ids[first]) * self.width
+            stop = min(self.position.shape[0], (int(ids[last - 1]) + 1) * self.width)
+            values = (arrays.read(a, (slice(start, stop),)) for a in (self.contig, self.position, self.length))
+            edges = np.diff(self.overlap.has(*values).astype("i1"), prepend=0, append=0)
+            found.append(start + np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1))
+        runs = np.concatenate(found)
+        return runs if len(runs) else None
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for some chunks, so that what is stored together is mostly read once."""
+        from plans.core import scan_tasks
+
+        stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
+        per_task = max(1, max(stored, min(_ROWS_PER_TASK, self.position.shape[0] // 8)) // self.width)
+        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length))
+        return [scan_tasks.ScanReader(self.look, len(self.chunks), per_task, tag, mem + 100 * per_task * self.width)]
+
+
+@dataclass(frozen=True)
+class IndexRows:
+    """Makes the rows of ``region_index`` for some of the variants."""
+
+    contig: AnyArray
+    position: AnyArray
+    length: AnyArray
+    rows: Rows
+    width: int
+
+    @classmethod
+    def of(cls, vcz: Vcz, rows: Rows) -> "IndexRows":
+        """Of the variants that are kept."""
+        contig, position, length = (vcz.arrays[name] for name in FIELDS)
+        return cls(contig, position, length, rows, vcz.chunk_lengths[VARIANTS])
+
+    def look(self, kept: slice) -> np.ndarray:
+        """The rows of some chunks, counted among what is kept."""
+        positions = self.rows.positions(kept)
+        contig, position, length = (read_rows(a, 0, positions) for a in (self.contig, self.position, self.length))
+        return region_index(contig, position, length.astype("i8"), start=kept.start, chunk=self.width)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for some chunks, which is sent the runs of their rows alone."""
+        from plans.core import scan_tasks
+
+        per_task = self.width * _CHUNKS_PER_TASK
+        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length)) + 100 * per_task
+        found = []
+        for start in range(0, self.rows.n, per_task):
+            kept = slice(start, min(self.rows.n, start + per_task))
+            part = _Part(replace(self, rows=self.rows.within(kept)), kept)
+            found.append(scan_tasks.ScanReader(part.look, 1, 1, tag, mem))
+        return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one task looks at."""
+
+    index: IndexRows
+    kept: slice
+
+    def look(self, _: slice) -> np.ndarray:
+        """Its rows of ``region_index``."""
+        return self.index.look(self.kept)
