@@ -86,7 +86,9 @@ class Compact(Edit):
                 "leave the output out, and copy the store with copy-store-to-icechunk"
             )
         origin = options.for_store(self.store, [url]).open(self.store)
-        output = new_store(url, "compact", storage_options=options.shared(url, self.store), samples_chunks=1)
+        output = new_store(
+            url, "compact", storage_options=options.shared(url, self.store), samples_chunks=1, reads=[self.store]
+        )
         return Compiling(output, origin.open(), (), options.memory, options.impl, dry_run, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:

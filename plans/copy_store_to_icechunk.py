@@ -73,6 +73,7 @@ class CopyStoreToIcechunk(Edit):
             samples_chunks=columns_per_manifest(vcz),
             overwrite=self.overwrite,
             no_lock=options.no_lock,
+            reads=[self.source],
         )
         origin = open_store(self.source, storage_options=options.options_of(self.source, url))
         return Compiling(store, vcz, (), options.memory, options.impl, dry_run, origin)

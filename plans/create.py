@@ -113,6 +113,7 @@ class Create(Edit):
             storage_options=options.for_store(url, self.sources).storage_options,
             samples_chunks=min(map(columns_per_manifest, incoming), default=1),
             no_lock=options.no_lock,
+            reads=self.sources,
         )
         return Compiling(store, None, incoming, options.memory, options.impl, dry_run)
 

@@ -107,10 +107,12 @@ class Export(Operation):
         """Write it."""
         from plans.compilers.export import chosen_samples
         from plans.maintenance.history import open_at
+        from vczstore.stores.resolve import refuse_nested
 
         url = os.fspath(self.out)
         store = options.for_store(self.store, [url]).open(self.store)
-        self._require_apart(url)
+        if self.is_vcf:
+            refuse_nested("export", url, [self.store])
         vcz = open_at("export", store, self.at)
         vcz.require_whole("export")
         named, is_complement = self._named()
@@ -137,15 +139,6 @@ class Export(Operation):
         require_contigs("export", vcz, regions, str(self.regions_file))
         return regions
 
-    def _require_apart(self, url: str) -> None:
-        """Raise an `UnsuitableError` if what is written would lie in the store."""
-        from vczstore.errors import UnsuitableError
-        from vczstore.stores.locations import folder_of
-
-        store, out = folder_of(self.store), folder_of(url)
-        if store is not None and out is not None and store in out.parents:
-            raise UnsuitableError(f"export: {url} would lie in {self.store}; choose a path outside it")
-
     def _write_vcz(
         self,
         vcz: "Vcz",
@@ -162,7 +155,9 @@ class Export(Operation):
 
         check_reachable("export", store, options)
         url = os.fspath(self.out)
-        output = new_store(url, "export", storage_options=options.shared(url, self.store), samples_chunks=1)
+        output = new_store(
+            url, "export", storage_options=options.shared(url, self.store), samples_chunks=1, reads=[self.store]
+        )
         kept = kept_variants(store, vcz, regions, options) if regions else None
         return run_plan(compile_export(output, vcz, chosen, options.memory, kept), options, dry_run=dry_run)
 

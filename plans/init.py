@@ -71,6 +71,7 @@ class Init(Edit):
             storage_options=options.for_store(url, [self.source]).storage_options,
             samples_chunks=columns_per_manifest(source),
             no_lock=options.no_lock,
+            reads=[self.source],
         )
         return Compiling(store, source, (), options.memory, options.impl, dry_run)
 

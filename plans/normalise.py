@@ -89,6 +89,7 @@ class Normalise(HarmoniseOptions, Edit):
             storage_options=options.for_store(url, [self.store, self.source]).storage_options,
             samples_chunks=columns_per_manifest(theirs),
             no_lock=options.no_lock,
+            reads=[self.store, self.source],
         )
         return Compiling(store, ours, (theirs,), options.memory, options.impl, dry_run)
 

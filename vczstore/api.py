@@ -122,6 +122,7 @@ class ExportOptions(RunOptions, total=False):
     samples: Sequence[str]
     samples_file: str | None
     regions: Sequence[str]
+    regions_file: str | None
 
 
 class RegridOptions(RunOptions, total=False):

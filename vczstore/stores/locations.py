@@ -76,6 +76,26 @@ class Address:
             return f"https://{self.account}.blob.core.windows.net/{self.root}{f'/{key}' if key else ''}"
         return f"{self.kind}://{self.root}{f'/{self.key}' if self.key else ''}"
 
+    def is_in(self, other: "Address") -> bool:
+        """
+        Whether it lies in another place, and is not that place itself.
+
+        >>> parse("s3://bucket/a/b").is_in(parse("s3://bucket/a")), parse("s3://bucket/ab").is_in(parse("s3://bucket/a"))
+        (True, False)
+        """
+        is_same = self.account is None or other.account is None or self.account == other.account
+        above = other.key.rstrip("/")
+        begins = self.key.startswith(f"{above}/") if above or self.kind == "file" else bool(self.key)
+        return is_same and (self.kind, self.root) == (other.kind, other.root) and begins and self.key != other.key
+
+    @property
+    def above(self) -> "list[Address]":
+        """The places that it lies in, the innermost first; none of a kind of place that is not known."""
+        if self.path is not None:
+            return [Address("file", "", str(path)) for path in self.path.parents]
+        parts = self.key.split("/") if self.kind in OBJECT_STORES and self.key else []
+        return [Address(self.kind, self.root, "/".join(parts[:n]), self.account) for n in reversed(range(len(parts)))]
+
     def child(self, name: str) -> "Address":
         """What has this name in it."""
         key = quote(name) if self.kind == "http" else name

@@ -352,6 +352,11 @@ def is_of_storage(error: BaseException) -> bool:
     return isinstance(error, OSError) or not packages.isdisjoint({"icechunk", "obstore"})
 
 
+def is_denied(error: BaseException) -> bool:
+    """Whether storage says that something may not be read or written."""
+    return is_of_storage(error) and _DENIED.search(f"{type(error).__name__} {error}") is not None
+
+
 def reason(error: BaseException) -> str:
     """What an error says, in one line of bounded length."""
     if isinstance(error, OSError) and error.strerror:
@@ -363,7 +368,7 @@ def reason(error: BaseException) -> str:
             "no credentials were found in the environment, and this machine has no role that gives any; set them (for "
             "S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or say --storage-option anonymous=true for public data"
         )
-    if is_of_storage(error) and _DENIED.search(f"{type(error).__name__} {text}"):
+    if is_denied(error):
         rights = next((right for method, right in _RIGHTS.items() if f"performing {method}" in text), _TO_READ)
         return f"access denied; on S3 this takes {rights}: {text[:200]}"
     return text[:400]

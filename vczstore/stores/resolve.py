@@ -1,7 +1,7 @@
 """What a path, URL or object that a user typed becomes: the one place where a `Store` is made of it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from vczstore.choices import BACKENDS
 from vczstore.errors import NotAStoreError, OptionError, UnsuitableError
 from vczstore.stores.base import SESSION_IS_READ, Location, Store
 from vczstore.stores.locations import Address, folder_of, parse, real_path
-from vczstore.stores.object_store import object_store, plain_errors, refuse_credentials, require
+from vczstore.stores.object_store import is_denied, object_store, plain_errors, refuse_credentials, require
 
 
 def open_store(
@@ -128,6 +128,7 @@ def new_store(
     storage_options: Mapping[str, Any] | None = None,
     samples_chunks: int,
     no_lock: bool = False,
+    reads: Sequence[Location] = (),
 ) -> Store:
     """
     A place where a store will be. Nothing is created before its transaction begins.
@@ -146,16 +147,19 @@ def new_store(
         On Icechunk, how many chunk columns of a field have their chunk references in one manifest.
     no_lock
         As in `open_store`.
+    reads
+        What is read meanwhile.
 
     Raises
     ------
-    OptionError
-        If something is there already.
+    UnsuitableError
+        If something is there already, or the place is in a store, or has something in it that is read.
     """
     check_backend(backend_storage)
     options, address = dict(storage_options or {}), parse(url)
     path = address.path
     _check_options(url, address, options)
+    refuse_nested(operation, url, reads, backend_storage, options)
     if path is not None and path.exists() and not path.is_dir():
         raise UnsuitableError(f"{operation}: {url} exists; choose another path")
     if backend_storage == "icechunk":
@@ -184,25 +188,28 @@ def repository_to_fill(
     samples_chunks: int,
     overwrite: bool = False,
     no_lock: bool = False,
+    reads: Sequence[Location] = (),
 ) -> Store:
     """
     Open a repository to fill it, or find the place of a new one free; nothing is created before its transaction begins.
 
     Parameters
     ----------
-    url, operation, storage_options, samples_chunks, no_lock
+    url, operation, storage_options, samples_chunks, no_lock, reads
         As in `new_store`.
     overwrite
         Whether it may hold something, which is replaced.
 
     Raises
     ------
-    OptionError
-        If something is there already, and is no repository, or is not to be replaced.
+    UnsuitableError
+        If something is there already, and is no repository, or is not to be replaced; or if the place is in a store,
+        or has something in it that is read.
     """
     from vczstore.stores.icechunk import IcechunkStore
 
     options = dict(storage_options or {})
+    refuse_nested(operation, url, reads, "icechunk", options)
     path = parse(url).path
     if path is not None and path.exists() and not path.is_dir():
         raise UnsuitableError(f"{operation}: {url} exists, and is no Icechunk repository; choose another path")
@@ -214,11 +221,97 @@ def repository_to_fill(
             storage_options=options,
             samples_chunks=samples_chunks,
             no_lock=no_lock,
+            reads=reads,
         )
     store = IcechunkStore.at_url(url, options, no_lock=no_lock)
     if not overwrite and not store.is_empty:
         raise UnsuitableError(f"{operation}: {url} holds a repository already; choose another path, or --overwrite it")
     return store
+
+
+_MARKS = ("sample_id/zarr.json", "sample_id/.zarray", "refs/branch.main/ref.json", "repo")
+"""What lies in a VCZ of format 3 or 2, and in an Icechunk repository of version 1 or 2."""
+_OF_REPOSITORY = "ICE\N{ICE CUBE}CHUNK".encode()
+"""How the last of them begins, whose name others may use."""
+
+
+def refuse_nested(
+    operation: str,
+    url: str,
+    reads: Sequence[Location] = (),
+    backend_storage: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """
+    Check that what is written would not lie in what is read, or in another store, and that what is read is not in it.
+
+    Parameters
+    ----------
+    operation
+        For messages.
+    url
+        Where it is going to be written.
+    reads
+        What is read: paths, URLs, or what is open already.
+    backend_storage, options
+        What reaches the place, as in `new_store`.
+
+    Raises
+    ------
+    UnsuitableError
+        Naming both.
+    """
+    place = _real(url)
+    assert place is not None
+    for location in reads:
+        other = _real(location)
+        if other is not None and place.is_in(other):
+            raise UnsuitableError(f"{operation}: {url} would lie in {location}; choose a path outside it")
+        if other is not None and other.is_in(place):
+            raise UnsuitableError(f"{operation}: {location}, which is read, lies in {url}; choose a path beside it")
+    for above in place.above:
+        if _has_store(above, backend_storage, options or {}):
+            raise UnsuitableError(f"{operation}: {url} would lie in the store {above.url}; choose a path outside it")
+
+
+def _real(location: Location) -> Address | None:
+    """Where something is, links resolved; None if that is not known."""
+    import zarr.storage
+
+    if isinstance(location, zarr.storage.LocalStore):
+        location = location.root
+    if not isinstance(location, str | os.PathLike):
+        return None
+    address = parse(location)
+    return address if address.path is None else Address("file", "", str(real_path(address.path)))
+
+
+def _has_store(place: Address, backend_storage: str | None, options: Mapping[str, Any]) -> bool:
+    """Whether a VCZ or an Icechunk repository lies in a place; what may not be read there counts as nothing."""
+    from vczstore.vcz.zarr_objects import get_many
+
+    if place.path is not None:
+        found = [_beginning(place.path / name) for name in _MARKS]
+    else:
+        backend = "fsspec" if backend_storage == "fsspec" else "obstore"
+        try:
+            objects = get_many(_zarr_store(place.url, place, backend, options), _MARKS)
+        except Exception as error:
+            if is_denied(error):
+                return False
+            raise
+        found = [None if one is None else one.to_bytes() for one in objects]
+    *marks, repository = found
+    return any(mark is not None for mark in marks) or (repository or b"").startswith(_OF_REPOSITORY)
+
+
+def _beginning(path: Path) -> bytes | None:
+    """The first bytes of a file; None if there is none that can be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_OF_REPOSITORY))
+    except OSError:
+        return None
 
 
 def open_in_place(
