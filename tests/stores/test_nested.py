@@ -17,11 +17,11 @@ from vczstore.stores.resolve import refuse_nested
 
 ARRAYS = cohort.some_arrays(4, cohort.ids(0, 3))
 MAKERS: dict[str, Callable[[object, str], object]] = {
-    "append": lambda read, new: vczstore.init(new, read),
-    "compact": lambda read, new: vczstore.compact(read, new),
+    "init": lambda read, new: vczstore.init(new, read),
+    "compact": vczstore.compact,
     "copy_store_to_icechunk": lambda read, new: vczstore.copy_store_to_icechunk(read, new, overwrite=True),
     "create": lambda read, new: vczstore.create(new, read),
-    "export": lambda read, new: vczstore.export(read, new),
+    "export": vczstore.export,
     "export to VCF": lambda read, new: vczstore.export(read, f"{new}.vcf"),
     "normalise": lambda read, new: vczstore.normalise(read, read, new),
 }
@@ -54,7 +54,7 @@ def test_not_refused(tmp_path: Path) -> None:
     (tmp_path / "group" / "repo").write_text("a list of ours")
     vczstore.export(store, tmp_path / "group" / "new")
     vczstore.export(zarr.storage.LocalStore(store), f"{store}2")
-    with pytest.raises(UnsuitableError, match="would lie in <|would lie in file"):
+    with pytest.raises(UnsuitableError, match=r"would lie in (<LocalStore|file)"):
         vczstore.export(zarr.storage.LocalStore(store), store / "new")
 
 
