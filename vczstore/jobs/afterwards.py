@@ -53,7 +53,7 @@ def afterwards(compiled: CompiledJob, snapshot: str | None, options: Options, lo
     try:
         for operation in compiled.after:
             if operation.phase < NAMES:
-                done = _perform(operation, options, lock)
+                done = perform(operation, options, lock)
                 yield done
                 _require(done)
                 is_published |= operation.phase == PUBLISHES
@@ -62,7 +62,7 @@ def afterwards(compiled: CompiledJob, snapshot: str | None, options: Options, lo
                 compiled.store.history.create_tag(name, snapshot)
         for operation in compiled.after:
             if operation.phase >= CLEANS:
-                yield _perform(operation, options, lock)
+                yield perform(operation, options, lock)
     except VczstoreError as error:
         if not compiled.plans:
             raise
@@ -70,7 +70,8 @@ def afterwards(compiled: CompiledJob, snapshot: str | None, options: Options, lo
         raise type(error)(f"{error}; what the steps of the job do is committed{branch}") from error
 
 
-def _perform(operation: Operation, options: Options, lock: Held) -> Done:
+def perform(operation: Operation, options: Options, lock: Held) -> Done:
+    """Do an operation within a job."""
     if "branch" not in operation.uses:
         options = options.but(branch=None)
     if isinstance(operation, Edit):

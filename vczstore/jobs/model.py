@@ -591,9 +591,6 @@ class _JobFile(Model):
     def _sets_know_their_steps(self) -> "_JobFile":
         """Refuse what a job on a set of stores would leave out."""
         if is_template(self.store.url):
-            for key in ("branch", "keep", "on_success", "on_failure", "metrics"):
-                if getattr(self, key) is not None:
-                    raise wrong("a job on a set of stores has no such key; leave it out", key.replace("_", "-"))
             for i, step in enumerate(self.steps):
                 if step.what.operation.phase not in (IN_COMMIT, NAMES):
                     called = step.what.operation.called

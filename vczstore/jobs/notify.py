@@ -18,7 +18,7 @@ from vczstore.execution.results import Result
 from vczstore.jobs.compile import CompiledJob
 from vczstore.jobs.describe import describe_job
 from vczstore.jobs.model import Job
-from vczstore.jobs.results import JobResult
+from vczstore.jobs.results import JobResult, SetJobResult
 
 TIMEOUT = 60.0
 """How long a command or a web address may take. # s"""
@@ -37,13 +37,16 @@ class Outcome:
         What its file says.
     compiled, result
         As far as it has come.
+    parts
+        Of a job on a set of stores, what each part was compiled into.
     began
         When it began. # s since the epoch
     """
 
     job: Job
     compiled: CompiledJob | None = None
-    result: JobResult | None = None
+    result: JobResult | SetJobResult | None = None
+    parts: Mapping[str, CompiledJob] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
 
     def tell(self, error: BaseException | None = None) -> None:
@@ -53,17 +56,28 @@ class Outcome:
             _write_metrics(Path(self.job.metrics), self, succeeded=error is None)
         if hook is not None:
             name = "on-success" if error is None else "on-failure"
-            report = self._report(error)
-            if isinstance(hook, str):
-                _post(name, hook, report, error)
-            else:
-                _call(name, hook, report)
+            said = None if error is None else str(error) or "interrupted"
+            if not isinstance(hook, str):
+                _call(name, hook, self._report(said))
+            else:  # what an error says may name samples, and stays here
+                where = "what it says is in the report and the log of the machine that ran the job"
+                _post(name, hook, self._report(said and f"{type(error).__name__}; {where}"))
 
-    def _report(self, error: BaseException | None) -> dict[str, Any]:
-        said = None if error is None else str(error) or "interrupted"
-        if self.compiled is None:
-            return {"job": {"file": self.job.path, "store": self.job.store.url, "status": "failed", "error": said}}
-        return dict(describe_job(self.compiled, self.result, said))
+    @property
+    def results(self) -> Mapping[str, JobResult]:
+        """What was done, by the names of parts of a set; that of a single store has none."""
+        if isinstance(self.result, SetJobResult):
+            return self.result.parts
+        return {} if self.result is None else {"": self.result}
+
+    def _report(self, said: str | None) -> dict[str, Any]:
+        """What is told of the run; `said` of its error."""
+        if self.compiled is not None:
+            return dict(describe_job(self.compiled, self.results.get(""), said))
+        status = self.result.status if self.result is not None and said is None else "failed"
+        job = {"file": self.job.path, "store": self.job.store.url, "status": status, "error": said}
+        parts = {name: describe_job(one, self.results.get(name), said) for name, one in self.parts.items()}
+        return {"job": job, "parts": parts} if self.job.is_of_set else {"job": job}
 
 
 def _call(name: str, command: Sequence[str], report: Mapping[str, Any]) -> None:
@@ -83,15 +97,8 @@ def _call(name: str, command: Sequence[str], report: Mapping[str, Any]) -> None:
             log.warning("%s: %s has ended with status %d", name, command[0], done.returncode)
 
 
-def _post(name: str, url: str, report: Mapping[str, Any], error: BaseException | None) -> None:
-    """
-    Send the report to a web address.
-
-    What an error says may name samples, and stays here. The path of the address may be a secret, and is not logged.
-    """
-    if error is not None:
-        kind = f"{type(error).__name__}; what it says is in the report and the log of the machine that ran the job"
-        report = {**report, "job": {**report["job"], "error": kind}}
+def _post(name: str, url: str, report: Mapping[str, Any]) -> None:
+    """Send the report to a web address, whose path may be a secret, and is not logged."""
     try:
         with urlopen(
             Request(url, json.dumps(report).encode(), {"Content-Type": "application/json"}),
@@ -122,24 +129,25 @@ _HELP = {
 def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
     """Write a file for Prometheus' textfile collector: whole, beside its place, and then renamed."""
     now = time.time()
-    results: Sequence[Result] = () if outcome.result is None else outcome.result.results
-    values: dict[str, float] = {
-        "success": int(succeeded),
-        "last_run_timestamp_seconds": now,
-        "duration_seconds": now - outcome.began,
-        **{f"samples_{what}": sum(r.counts.get(f"samples {what}", 0) for r in results) for what in _CHANGES},
-        "tasks": sum(r.tasks or 0 for r in results),
-        "bytes_written": sum((r.encoded_bytes or 0) + (r.decoded_bytes or 0) for r in results),
+    values: dict[str, Mapping[str, float]] = {
+        "success": {"": int(succeeded)},
+        "last_run_timestamp_seconds": {"": now},
+        "duration_seconds": {"": now - outcome.began},
     }
+    parts = [*outcome.parts] if outcome.job.is_of_set else [""]
+    counted = {part: _counted(outcome.results[part].results if part in outcome.results else ()) for part in parts}
+    values |= {name: {part: one[name] for part, one in counted.items()} for name in _counted(())}
     last = now if succeeded else _last_success(path)
     if last is not None:
-        values["last_success_timestamp_seconds"] = last
-    labels = f'{{job_file="{_escaped(outcome.job.path)}",store="{_escaped(outcome.job.store.url)}"}}'
-    text = "".join(
-        f"# HELP vczstore_job_{name} {_HELP[name]}\n# TYPE vczstore_job_{name} gauge\n"
-        f"vczstore_job_{name}{labels} {value:.15g}\n"
-        for name, value in values.items()
-    )
+        values["last_success_timestamp_seconds"] = {"": last}
+    labels = f'job_file="{_escaped(outcome.job.path)}",store="{_escaped(outcome.job.store.url)}"'
+    lines = []
+    for name, numbers in values.items():
+        lines += [f"# HELP vczstore_job_{name} {_HELP[name]}", f"# TYPE vczstore_job_{name} gauge"]
+        for part, value in numbers.items():
+            of = f',part="{_escaped(part)}"' if part else ""
+            lines.append(f"vczstore_job_{name}{{{labels}{of}}} {value:.15g}")
+    text = "\n".join([*lines, ""])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -150,7 +158,14 @@ def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
         log.warning("metrics: %s cannot be written (%s)", path, error.strerror)
 
 
-_CHANGES = ("added", "removed", "updated")
+def _counted(results: Sequence[Result]) -> dict[str, float]:
+    """What a run has done to one store."""
+    changes = ("added", "removed", "updated")
+    return {
+        **{f"samples_{what}": sum(r.counts.get(f"samples {what}", 0) for r in results) for what in changes},
+        "tasks": sum(r.tasks or 0 for r in results),
+        "bytes_written": sum((r.encoded_bytes or 0) + (r.decoded_bytes or 0) for r in results),
+    }
 
 
 def _last_success(path: Path) -> float | None:

@@ -152,7 +152,7 @@ def _run_file(
         make_folder(report)
     if job.is_of_set:
         with _keys_for_flags():
-            return run_set(job, wait=wait, report=report, progress=progress)
+            return run_set(job, outcome, wait=wait, report=report, progress=progress)
     with (
         _keys_for_flags(),
         options_of(job).but(branch=None).open(job.store.url).exclusive_lock(wait=wait) as lock,

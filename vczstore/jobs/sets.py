@@ -20,9 +20,11 @@ from vczstore.execution.sets.completion import complete
 from vczstore.execution.sets.members import PLACES, StoreSet, each_place, in_part, require_part
 from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
-from vczstore.jobs.compile import CompiledJob, compile_job, options_of
+from vczstore.jobs.afterwards import Held, perform
+from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of
 from vczstore.jobs.describe import describe_job, history_of
 from vczstore.jobs.model import Job, StepModel
+from vczstore.jobs.notify import Outcome
 from vczstore.jobs.report import write_report
 from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.stores.base import HeldLock, Store
@@ -74,6 +76,7 @@ def compile_set(job: Job) -> CompiledSet:
 
 def run_set(
     job: Job,
+    outcome: Outcome,
     *,
     wait: bool = False,
     report: str | Path | None = None,
@@ -86,16 +89,20 @@ def run_set(
     ----------
     job
         What a job file says, of which the store has ``{part}`` in its name.
+    outcome
+        What is going to be told of the run.
     wait, report, progress
         As in `vczstore.jobs.run.run_job`; the report of each part is in a folder of its name.
     """
     with showing(progress) as told:
-        return _run_set(job, wait, report, told)
+        return _run_set(job, outcome, wait, report, told)
 
 
-def _run_set(job: Job, wait: bool, report: str | Path | None, progress: Progress | None) -> SetJobResult:
+def _run_set(
+    job: Job, outcome: Outcome, wait: bool, report: str | Path | None, progress: Progress | None
+) -> SetJobResult:
     running = _Running(job, progress)
-    group = running.group
+    group, outcome.parts = running.group, running.compiled
     for place in group.places.values():
         refuse_read_only("run", place)
     stores = group.open()
@@ -115,17 +122,23 @@ def _run_set(job: Job, wait: bool, report: str | Path | None, progress: Progress
                 _report(report, running.compiled, {}, str(error))
                 raise
 
-        result, n = retried(attempt, MAX_RETRIES, nullcontext)
+        done, n = retried(attempt, MAX_RETRIES, nullcontext)
+        result = outcome.result = replace(done, completed=completed, retries=n)
+        try:
+            result = outcome.result = running.clean_up(result, locks)
+        except VczstoreError as error:
+            _report(report, running.compiled, result.parts, str(error))
+            raise
     _report(report, running.compiled, result.parts)
-    return replace(result, completed=completed, retries=n)
+    return result
 
 
 class _Running:
     """A job on a set, and what it was compiled into."""
 
     def __init__(self, job: Job, progress: Progress | None) -> None:
-        self.jobs = _jobs_of(job)
-        options = options_of(job).but(progress=progress)
+        self.jobs, self.branch = _jobs_of(job), job.branch
+        options = options_of(job).but(progress=progress, branch=None)  # each part is compiled against its own
         said = [[one.operation.called, _with_places(one, canonical).model_dump(mode="json")] for one in job.steps]
         self.group = StoreSet(
             Template(job.store.url, job.store.storage_options),
@@ -161,8 +174,11 @@ class _Running:
                 name: Work(store, self.compiling(name, conversions, workers), locks[name].check)
                 for name, store in stores.items()
             }
-            checked = Checking(self.group, works, workers, pending=pending)
-            checked.check()
+            checked = self._checked(works, workers, pending)
+            if self._begin_branches():
+                checked = self._checked(works, workers, pending)
+            if self.branch is not None:
+                checked.works = {name: replace(work, store=self.compiled[name].store) for name, work in works.items()}
             done = write(checked)
         tags = tuple(checked.tags)
         parts = {
@@ -170,7 +186,7 @@ class _Running:
                 status="done" if done.get(name) or tags else "nothing to do",
                 id=job.id,
                 store=job.store.label,
-                snapshot=done[name][-1].snapshot if done.get(name) else job.applied_in or stores[name].head,
+                snapshot=done[name][-1].snapshot if done.get(name) else job.applied_in or job.store.head,
                 tags=tags,
                 results=tuple(done.get(name, ())),
                 job=job,
@@ -178,6 +194,45 @@ class _Running:
             for name, job in self.compiled.items()
         }
         return SetJobResult("done" if done or tags else "nothing to do", self.group.label, parts)
+
+    def _checked(self, works: Mapping[str, Work], workers: Workers, pending: Record | None) -> Checking:
+        """All parts, compiled and checked."""
+        checked = Checking(self.group, works, workers, pending=pending)
+        checked.check()
+        return checked
+
+    def _begin_branches(self) -> bool:
+        """Let the branch of the job begin in all parts, if it does so now; they have to be compiled against it then."""
+        if self.branch is None or not any(one.plans or one.tags for one in self.compiled.values()):
+            return False
+        new = [name for name, one in self.compiled.items() if one.store.branch != self.branch]
+        for name in new:
+            branches_of(self.jobs[name]).prepare(self.branch)
+        return bool(new)
+
+    def clean_up(self, result: SetJobResult, locks: Mapping[str, HeldLock]) -> SetJobResult:
+        """
+        Drop what the job does not keep of the history, once all parts have their tags.
+
+        Raises
+        ------
+        VczstoreError
+            If it fails in some parts; it is tried in all.
+        """
+        parts, failed = dict(result.parts), dict[str, VczstoreError]()
+        for name, job in self.compiled.items():
+            held = Held(locks[name].check)
+            try:
+                done = tuple(perform(one, self.group.options, held) for one in job.after)
+            except VczstoreError as error:
+                failed[name] = error
+            else:
+                parts[name] = replace(parts[name], status="done" if done else parts[name].status, done=done)
+        if failed:
+            first = next(iter(failed.values()))
+            raise type(first)(f"{first}; what the steps of the job do is done in all parts") from first
+        is_done = any(one.status == "done" for one in parts.values())
+        return replace(result, status="done" if is_done else result.status, parts=parts)
 
 
 def _jobs_of(job: Job) -> dict[str, Job]:

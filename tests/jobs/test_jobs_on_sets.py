@@ -1,0 +1,166 @@
+"""Jobs on sets of stores: branches, retention, and who is told of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vczstore
+from tests.support import cohort
+from tests.support.refusals import complain, mentions
+from tests.support.small_stores import read, repository_of
+from tests.system.survival.sets import PARTS, arrays_of, before, make
+from vczstore.errors import Interrupted, JobFileError, SampleError, StorageError, TagError
+from vczstore.jobs.results import SetJobResult
+from vczstore.stores.icechunk_history import IcechunkHistory
+
+APPENDED = {part: cohort.expected_append(before(part), arrays_of(part, cohort.ids(4, 3))) for part in PARTS}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a set on Icechunk, and batches."""
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "icechunk")
+    return tmp_path
+
+
+def write(*steps: str, **keys: Any) -> Path:
+    said = {"store": "set/{part}", "executor": "single-threaded"}
+    said |= {key.replace("_", "-"): value for key, value in keys.items()}
+    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in said.items())
+    Path("job.yaml").write_text(f"{head}steps:\n" + "".join(f"- {step}\n" for step in steps))
+    return Path("job.yaml")
+
+
+def run(file: Path) -> SetJobResult:
+    done = vczstore.run_job(file)
+    assert isinstance(done, SetJobResult)
+    return done
+
+
+def samples(branch: str = "main") -> list[list[str]]:
+    """The samples of all parts on a branch, not read by vczstore."""
+    stores = [repository_of(Path("set", part)).readonly_session(branch).store for part in PARTS]
+    return [cohort.read_vcz(store)["sample_id"].tolist() for store in stores]
+
+
+def metrics() -> dict[str, float]:
+    """The values of the file of metrics, with the part that each is of."""
+    found = {}
+    for line in Path("job.prom").read_text().splitlines():
+        if not line.startswith("#"):
+            name, labels, value = re.findall(r"vczstore_job_(\w+)\{(.*)\} (\S+)", line)[0]
+            (part,) = re.findall(r'^job_file="[^"]+",store="[^"]+{part}"(?:,part="(\w+)")?$', labels)
+            found[f"{name} {part}".strip()] = float(value)
+    return found
+
+
+TOLD = {
+    "on_success": ["sh", "-c", "cat > good.json; echo $VCZSTORE_STATUS > status"],
+    "on_failure": ["sh", "-c", "cat > bad.json"],
+    "metrics": "job.prom",
+}
+
+
+def test_a_branch_of_all_parts(folder: Path) -> None:
+    """It begins once there is something to do; readers see it once it is published."""
+    file = write("append: in/{part}.vcz", "tag: batch-1", branch="night", keep={"days": 30}, **TOLD)
+    vczstore.plan_job(file)
+    assert [repository_of(Path("set", part)).list_branches() for part in PARTS] == [{"main"}] * 2
+    done = run(file)
+    assert samples() == [cohort.ids(0, 4)] * 2
+    assert samples("night") == [cohort.ids(0, 7)] * 2
+    for part, one in done.parts.items():
+        repository = repository_of(Path("set", part))
+        assert repository.list_branches() == {"main", "night"}
+        assert one.snapshot == repository.lookup_branch("night") == repository.lookup_tag("batch-1")
+        assert [after.operation.called for after in one.done] == ["gc"]
+    report = json.loads(Path("good.json").read_text())
+    assert (report["job"]["status"], Path("status").read_text()) == ("done", "done\n")
+    assert [part["steps"][0]["counts"]["samples added"] for part in report["parts"].values()] == [3, 3]
+    found = metrics()
+    assert (found["success"], found["samples_added chr1"], found["samples_added chr2"]) == (1, 3, 3)
+    assert "samples_added" not in found
+    assert [one.results for one in run(file).parts.values()] == [()] * 2
+    assert metrics()["samples_added chr1"] == 0
+    vczstore.run("publish", "set/{part}", "night")
+    for part in PARTS:
+        assert {name: array.tolist() for name, array in read(Path("set", part)).items() if name in APPENDED[part]} == {
+            name: array.tolist() for name, array in APPENDED[part].items()
+        }
+
+
+def test_a_job_on_a_branch_that_was_stopped_between_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write("append: in/{part}.vcz", branch="night", **TOLD)
+    publish, seen = IcechunkHistory.publish, list[str]()
+
+    def stop(self: IcechunkHistory, *arguments: str) -> None:
+        seen.append(self.label)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        publish(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IcechunkHistory, "publish", stop)
+        with pytest.raises(Interrupted, match="is done in chr1, and not in chr2"):
+            run(file)
+    report = json.loads(Path("bad.json").read_text())
+    assert [report["job"]["status"], *(part["job"]["status"] for part in report["parts"].values())] == ["failed"] * 3
+    mentions(report["job"]["error"], ["is done in chr1, and not in chr2"])
+    assert metrics()["success"] == 0
+    mentions("; ".join(vczstore.info("set/{part}").errors), ["is done in chr1, and not in chr2"])
+    assert samples("night") == [cohort.ids(0, 7), cohort.ids(0, 4)]
+    assert run(file).completed == ("chr2",)
+    assert samples("night") == [cohort.ids(0, 7)] * 2
+    assert samples() == [cohort.ids(0, 4)] * 2
+    assert json.loads(Path("good.json").read_text())["job"]["status"] == "nothing to do"
+
+
+def test_what_fails_before_it_writes_leaves_no_branch(folder: Path) -> None:
+    complain(SampleError, ["not in the store|no sample"], lambda: run(write("remove: S0999", branch="night", **TOLD)))
+    assert json.loads(Path("bad.json").read_text())["job"]["status"] == "failed"
+    assert [repository_of(Path("set", part)).list_branches() for part in PARTS] == [{"main"}] * 2
+
+
+def test_history_that_cannot_be_dropped_in_a_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collect, seen = IcechunkHistory.collect_garbage, list[str]()
+
+    def fail(self: IcechunkHistory, **options: Any) -> Any:
+        seen.append(self.label.rpartition("/")[2])
+        if len(seen) == 1:
+            raise StorageError("gc: objects could not be deleted")
+        return collect(self, **options)
+
+    monkeypatch.setattr(IcechunkHistory, "collect_garbage", fail)
+    words = ["gc: objects could not be deleted; what the steps of the job do is done in all parts"]
+    complain(StorageError, words, lambda: run(write("append: in/{part}.vcz", keep={"days": 30}, **TOLD)))
+    assert seen == [*PARTS]
+    assert samples() == [cohort.ids(0, 7)] * 2
+    found = metrics()
+    assert (found["success"], found["samples_added chr2"]) == (0, 3)
+
+
+PLAIN: list[tuple[dict[str, Any], list[str]]] = [
+    ({"branch": "night"}, ["plain Zarr"]),
+    ({"keep": {"days": 30}}, ["gc", "plain Zarr"]),
+]
+
+
+@pytest.mark.parametrize(("keys", "words"), PLAIN)
+def test_plain_zarr_has_neither(folder: Path, keys: dict[str, Any], words: list[str]) -> None:
+    make(folder / "plain", "format3")
+    was = cohort.digest(folder / "plain")
+    file = write("append: in/{part}.vcz", store="plain/set/{part}", **keys)
+    complain(TagError, words, lambda: run(file))
+    assert cohort.digest(folder / "plain") == was
+
+
+@pytest.mark.parametrize("step", ["publish: night", "verify: true", "compact: true", "purge: true", "gc: true"])
+def test_steps_that_a_set_has_not(folder: Path, step: str) -> None:
+    file = write("append: in/{part}.vcz", step, branch="night")
+    complain(JobFileError, ["a job on a set of stores has no such step; do it by itself"], lambda: run(file))
