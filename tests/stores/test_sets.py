@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import vczstore
+from tests.support import cohort
 from tests.support.refusals import complain
-from vczstore.errors import OptionError
+from vczstore.errors import NotAStoreError, OptionError, UnsuitableError
 from vczstore.stores.sets import Template
 
 
@@ -39,3 +42,24 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
     complain(OptionError, [r"\.\. behind"], lambda: Template(f"{tmp_path}/{{part}}/../store").record)
     complain(OptionError, ["--parts"], Template("https://host/cohort/{part}").find)
     complain(OptionError, ["--parts"], Template("s3://bucket/{part}/store").find)
+
+
+def test_groups_of_a_repository_are_no_stores(tmp_path: Path) -> None:
+    """Unless something is there that has such a name."""
+    vcz = cohort.make_arrays(3, cohort.ids(0, 2), fields=("call_DP",))
+    for name in ("cohort", "cohort.icechunk"):
+        cohort.write_icechunk(tmp_path / name, vcz)
+    cohort.write_vcz(tmp_path / "batch.vcz", vcz)
+    was = cohort.digest(tmp_path)
+    words = ["root of an Icechunk repository, not in its group", "vczstore copy-store-to-icechunk"]
+    for place in (f"{tmp_path}/cohort.icechunk#chr1", f"{tmp_path}/cohort#chr1"):
+        complain(UnsuitableError, words, partial(vczstore.info, place))
+        complain(UnsuitableError, words, partial(vczstore.append, place, tmp_path / "batch.vcz"))
+        complain(UnsuitableError, words, partial(vczstore.create, place, tmp_path / "batch.vcz"))
+        complain(UnsuitableError, words, partial(vczstore.copy_store_to_icechunk, tmp_path / "batch.vcz", place))
+        complain(UnsuitableError, words, partial(vczstore.info, place.replace("chr1", "{part}"), parts=["chr1"]))
+        complain(UnsuitableError, words, partial(vczstore.info, place.replace("chr1", "{part}")))
+    assert cohort.digest(tmp_path) == was
+    complain(NotAStoreError, ["no such file"], partial(vczstore.info, f"{tmp_path}/other#chr1"))
+    (tmp_path / "batch.vcz").rename(tmp_path / "cohort.icechunk#chr1")
+    assert vczstore.info(tmp_path / "cohort.icechunk#chr1").samples == 2

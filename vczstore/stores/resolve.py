@@ -53,11 +53,11 @@ def open_store(
     StorageError
         If it may not be read.
     """
-    from vczstore.stores.plain import PlainStore
-
     check_backend(backend_storage)
     options = dict(storage_options or {})
     if not isinstance(location, str | os.PathLike):
+        from vczstore.stores.plain import PlainStore
+
         if options:
             raise OptionError("storage options go with a URL, not with a store that is open already")
         if is_session(location):
@@ -77,6 +77,19 @@ def open_store(
         )
 
     url = os.fspath(location)
+    try:
+        return _open_url(url, backend_storage, options, no_lock=no_lock, branch=branch)
+    except NotAStoreError:
+        refuse_group(url)
+        raise
+
+
+def _open_url(
+    url: str, backend_storage: str | None, options: Mapping[str, Any], *, no_lock: bool, branch: str | None
+) -> Store:
+    """As `open_store`, for a path or URL."""
+    from vczstore.stores.plain import PlainStore
+
     address = parse(url)
     path = address.path
     _check_options(url, address, options)
@@ -100,6 +113,30 @@ def open_store(
 
 ICECHUNK_SUFFIX = ".icechunk"
 """How the name of a store ends that is an Icechunk repository."""
+
+
+def refuse_group(url: str) -> None:
+    """
+    Refuse what names a group of an Icechunk repository, ``cohort.icechunk#chr1``.
+
+    A name may have ``#`` in it, so this is asked once nothing was found under the whole of it.
+
+    Raises
+    ------
+    UnsuitableError
+        If the name before the ``#`` is that of a repository, or ends as one.
+    """
+    before, sharp, group = url.rpartition("#")
+    address = parse(url)
+    if not (sharp and group and before) or (address.path is not None and address.path.exists()):
+        return
+    folder = parse(before).path
+    if before.endswith(ICECHUNK_SUFFIX) or (folder is not None and is_repository(folder)):
+        raise UnsuitableError(
+            f"{url}: a VCZ is read and written at the root of an Icechunk repository, not in its group {group}; keep "
+            "each part of a set in a repository of its own: "
+            "vczstore copy-store-to-icechunk 'PARTS/{part}.vcz' 'COHORT/{part}.icechunk'"
+        )
 
 
 def backend_of_new(url: str, backend_storage: str | None) -> str | None:
@@ -160,6 +197,7 @@ def new_store(
     path = address.path
     _check_options(url, address, options)
     refuse_nested(operation, url, reads, backend_storage, options)
+    refuse_group(url)
     if path is not None and path.exists() and not path.is_dir():
         raise UnsuitableError(f"{operation}: {url} exists; choose another path")
     if backend_storage == "icechunk":

@@ -316,10 +316,15 @@ def require_parts(operation: str, template: Template, parts: Sequence[str]) -> N
     ------
     NotAStoreError
         If there are none.
+    UnsuitableError
+        If they would be groups of an Icechunk repository.
     OptionError
         If one is no name, or there twice.
     """
     if not parts:
+        from vczstore.stores.resolve import refuse_group  # which imports zarr
+
+        refuse_group(template.text)
         raise NotAStoreError(f"{operation}: {template.text}: no part of the set is there; correct the path, or make it")
     for part in parts:
         if not part or "/" in part or part.startswith(".") or "{" in part:
