@@ -24,6 +24,8 @@ from vczstore.execution.operations import Edit, Stages
 if TYPE_CHECKING:
     from plans.core.model import Compiling
     from plans.variants.harmonise import Rules
+    from vczstore.execution.options import Options
+    from vczstore.stores.base import Store
 
 DUPLICATES = ("error", "skip", "replace")
 
@@ -92,6 +94,14 @@ class Append(HarmoniseOptions, Edit):
     if_none: str | None = if_none()
     drop_fields: tuple[str, ...] = drop_fields()
     add_fields: tuple[str, ...] = add_fields()
+    output: Any = option(
+        None,
+        "With `new-variants: insert`: make a copy with all samples on plain Zarr here; `store` stays as it is. For "
+        "stores on plain Zarr in an object store, into which no variants can be inserted in place.",
+        metavar="PATH",
+        kind="location",
+        job=False,
+    )
     require_direct_copy: bool = option(
         False, "Fail if a chunk of values would be re-encoded instead of being copied as it is.", job=False
     )
@@ -107,6 +117,13 @@ class Append(HarmoniseOptions, Edit):
             )
         if self.allow_returning and self.drop_returning:
             raise OptionError("append: --allow-returning does not go with --drop-returning; choose one")
+        if self.output is not None and self.new_variants != "insert":
+            raise OptionError(
+                "append: --output goes with --harmonise and --new-variants insert; without new variants nothing of the "
+                "store is rewritten, so leave it out"
+            )
+        if self.output is not None and self.recompute:
+            raise OptionError("append: --output does not go with --recompute; recompute the copy afterwards")
         _ = self.harmonising  # which checks its options
 
     @property
@@ -122,7 +139,7 @@ class Append(HarmoniseOptions, Edit):
         rules = self.inserting(super().rules, self.on_ref_mismatch)
         if self.keep_blocks and not self.gvcf:
             raise OptionError(f"{self.called}: --keep-blocks goes with --gvcf")
-        return replace(rules, keep_blocks=self.keep_blocks)
+        return replace(rules, keep_blocks=self.keep_blocks, is_copied=self.output is not None)
 
     @property
     def harmonising(self) -> "Rules | None":
@@ -148,6 +165,23 @@ class Append(HarmoniseOptions, Edit):
         """What follows in the same commit."""
         return recomputing(self.store, self.recompute)
 
+    @property
+    def writes(self) -> bool:
+        """Whether it writes to the store itself."""
+        return self.output is None
+
+    def store_to_lock(self, options: "Options") -> "Store | None":
+        """Open the store whose writers are kept away; none, if a copy is made."""
+        return None if self.output is not None else super().store_to_lock(options)
+
+    def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
+        """Open the store, what comes into it, and the place of a copy."""
+        compiling = super().open(options, written, dry_run=dry_run)
+        if self.output is None:
+            return compiling
+        output = options.place_of_copy(self.called, self.output, self.store)
+        return replace(compiling, store=output, origin=compiling.store)
+
     def compile(self, compiling: "Compiling") -> Stages:
         """Look variants and values up where that matters; then compile what is copied, re-encoded and edited."""
         from plans.compilers.append import compile_in_stages, copying_directly
@@ -157,7 +191,7 @@ class Append(HarmoniseOptions, Edit):
             raise OptionError("append: --impl xarray cannot harmonise; leave it out")
         fields = fields_of(self.drop_fields, self.add_fields)
         stages = compile_in_stages(
-            compiling.store,
+            compiling.origin or compiling.store,
             compiling.vcz,
             compiling.sources,
             compiling.memory,
@@ -165,5 +199,6 @@ class Append(HarmoniseOptions, Edit):
             fields=fields,
             allow_returning=self.allow_returning,
             drop_returning=self.drop_returning,
+            output=None if compiling.origin is None else compiling.store,
         )
         return copying_directly(stages) if self.require_direct_copy else stages

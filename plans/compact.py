@@ -1,6 +1,5 @@
 """Compact: removed samples leave a store, and those that stay move up."""
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,22 +72,12 @@ class Compact(Edit):
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store, and the place of a copy or of what replaces a folder."""
         from plans.core.model import Compiling
-        from vczstore.errors import OptionError
-        from vczstore.stores.resolve import backend_of_new, new_store
 
         if self.output is None:  # opened again: what a stopped run has left may have been all there was
             store = self._in_place(options, dry_run=True)
             return Compiling(store, store.open(), (), options.memory, options.impl, dry_run)
-        url = os.fspath(self.output)
-        if backend_of_new(url, None) == "icechunk":
-            raise OptionError(
-                f"compact: {url} would be on plain Zarr, and its name ends in .icechunk; give another name, or "
-                "leave the output out, and copy the store with copy-store-to-icechunk"
-            )
-        origin = options.for_store(self.store, [url]).open(self.store)
-        output = new_store(
-            url, "compact", storage_options=options.shared(url, self.store), samples_chunks=1, reads=[self.store]
-        )
+        origin = options.for_store(self.store, [self.output]).open(self.store)
+        output = options.place_of_copy(self.called, self.output, self.store)
         return Compiling(output, origin.open(), (), options.memory, options.impl, dry_run, origin)
 
     def compile(self, compiling: "Compiling") -> Stages:

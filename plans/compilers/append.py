@@ -8,17 +8,20 @@ joined, cut on the store's grid and encoded. Nothing else is read or written, so
 import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
+from zarr.abc.buffer import Buffer
 from zarr.types import AnyArray
 
+from plans.compilers.compact import objects_after
 from plans.core.compatibility import check_samples
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey, Write
 from plans.core.views import View
-from plans.core.withdrawn import come_back, readmitting, without_returning
+from plans.core.withdrawn import come_back, keeping_key, readmitting, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
@@ -31,10 +34,10 @@ from plans.variants.harmonise import Dropped, Findings, Rules, Summary
 from plans.variants.stale import samples_change
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
-from vczstore.vcz import arrays
+from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments, WriteObjects
+from vczstore.vcz import arrays, encoded_chunks
 from vczstore.vcz.missing import same
-from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
+from vczstore.vcz.model import SAMPLE_ID, VARIANTS, Vcz, dimensions, listing, samples_axis
 
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
@@ -52,6 +55,7 @@ def compile_append(
     findings: Findings | None = None,
     fields: Fields = Fields(),
     unfit: Collection[tuple[int, str]] | None = None,
+    copying: bool = False,
 ) -> Plan:
     """
     Compile the append of sources to a store.
@@ -71,6 +75,8 @@ def compile_append(
     unfit
         Arrays of sources, by number and name, that have values which the store's narrower dtype cannot hold; for
         these it is widened. None if that is not known: such values are refused then.
+    copying
+        Whether it also writes the chunks that stay as they are, for a copy of the store; variants are inserted.
 
     Raises
     ------
@@ -143,7 +149,12 @@ def compile_append(
         first=change.first,
         chunks_of_store=change.chunks_of_store(widening),
     )
-    return plan if insertions is None else insertions.in_place(plan, arrays_of.every)
+    if insertions is None:
+        return plan
+    if copying:
+        plan = replace(plan, writes=(*insertions.copies(arrays_of.every, memory), *plan.writes))
+        return insertions.complete(plan, arrays_of.every)
+    return insertions.in_place(plan, arrays_of.every)
 
 
 def _check(vcz: Vcz, sources: Sequence[Vcz], new: int) -> None:
@@ -256,6 +267,7 @@ def compile_in_stages(
     fields: Fields = Fields(),
     allow_returning: bool = False,
     drop_returning: bool = False,
+    output: Store | None = None,
 ) -> Generator[Survey, list[list[Any]], Plan]:
     """
     Compile an append in stages: what variants and values there are is looked up first, where that matters.
@@ -268,6 +280,8 @@ def compile_in_stages(
         How sources are harmonised with the store; None if they have its variants.
     allow_returning, drop_returning
         Whether samples that were removed from the store may come in again, or are left out.
+    output
+        Where a copy with all samples comes to be, if the store is to stay as it is; `rules` say `is_copied` then.
 
     Yields
     ------
@@ -294,8 +308,38 @@ def compile_in_stages(
         findings = yield from look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
         sources = without_lengths(sources, rules)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
-    plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit)
-    return noting(readmitting(plan, vcz, back), table)
+    copying = output is not None
+    plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
+    plan = noting(readmitting(plan, vcz, back), table)
+    return plan if output is None else keeping_key(_as_copy(plan, output, vcz), store, vcz)
+
+
+def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
+    """The plan of an append that writes to another store, where documents and tables come last, all at once."""
+    return replace(
+        plan,
+        store=output,
+        base="",
+        preparations=(WriteObjects(_ragged_chunks(vcz)),),
+        edits=(WriteObjects(objects_after(vcz, (*plan.preparations, *plan.edits))),),
+        if_stopped=f"{output.label} is no store yet; delete what is there and run the same command again",
+    )
+
+
+def _ragged_chunks(vcz: Vcz) -> dict[str, Buffer]:
+    """The last chunks of arrays of samples without variants, where they are not full: these are read where written."""
+    found = dict[str, Buffer]()
+    for array in vcz.samples_arrays.values():
+        axis = samples_axis(array)
+        assert axis is not None
+        column = int(arrays.cuts(array)[axis].of(vcz.n_samples))
+        grid = arrays.grid_of(array)
+        if VARIANTS in dimensions(array) or column == grid[axis]:
+            continue
+        coords = list(product(*((column,) if i == axis else range(n) for i, n in enumerate(grid))))
+        for at, chunk in zip(coords, encoded_chunks.get_encoded(array, coords), strict=True):
+            found |= {} if chunk is None else {encoded_chunks.chunk_key(array, at): chunk}
+    return found
 
 
 def look_up(

@@ -9,6 +9,7 @@ that other store. Columns that only get other numbers are not read: see `plans.c
 from collections.abc import Sequence
 
 import numpy as np
+from zarr.abc.buffer import Buffer
 from zarr.storage import MemoryStore
 from zarr.types import AnyArray
 
@@ -18,11 +19,10 @@ from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape, WriteDocuments
+from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape, WriteDocuments, WriteObjects
 from vczstore.stores.folder_swap import OPERATION
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.model import REMOVED, Vcz, samples_axis
-from vczstore.vcz.zarr_objects import Document
 
 
 def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
@@ -90,7 +90,7 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation:
         base="",
         checks=(),
         writes=tuple(writes),
-        edits=(WriteDocuments(documents_after(vcz, _edits(vcz, after))),),
+        edits=(WriteObjects(objects_after(vcz, _edits(vcz, after))),),
         memory=memory,
         after=vcz.planned(after, vcz.sample_ids[kept]),
         if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
@@ -143,21 +143,21 @@ def _resizing(array: AnyArray) -> list[Edit]:
     return [SetShape.of(array)]
 
 
-def documents_after(vcz: Vcz, edits: Sequence[Edit]) -> dict[str, Document]:
+def objects_after(vcz: Vcz, edits: Sequence[Edit]) -> dict[str, Buffer]:
     """
-    The documents of a copy: those of the store, with all that vczstore does not know, after some edits.
+    The documents of a copy, after some edits, and the chunks that these write.
 
-    The root's own comes last. Without it there is no store, so that readers never see an incomplete one.
+    Documents are those of the store, with all that vczstore does not know. The root's own come last.
     """
     of_array, of_group, of_root = [".zarray", ".zattrs"], [".zgroup", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
     if vcz.zarr_format == 3:
         of_array = of_group = of_root = ["zarr.json"]
     keys = [f"{path}/{name}" for path in vcz.groups for name in of_group]
     keys += [*(f"{path}/{name}" for path in (*vcz.arrays, *vcz.inner) for name in of_array), *of_root]
-    scratch = MemoryStore()
+    objects: dict[str, Buffer] = {}
+    scratch = MemoryStore(objects)
     stored = zip(keys, zarr_objects.get_many(vcz.store, keys), strict=True)
     zarr_objects.set_many(scratch, [(key, value) for key, value in stored if value is not None])
     for edit in edits:
         edit.apply(scratch)
-    documents = {key: zarr_objects.read_json(scratch, key) for key in keys}
-    return {key: document for key, document in documents.items() if document is not None}
+    return {key: objects[key] for key in sorted(objects, key=lambda key: of_root.index(key) if key in of_root else -1)}

@@ -8,7 +8,7 @@ import numpy as np
 from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
-from plans.compilers.compact import documents_after
+from plans.compilers.compact import objects_after
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
@@ -23,7 +23,7 @@ from vczstore.errors import SampleError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteArray, WriteDocuments
+from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteArray, WriteObjects
 from vczstore.stores.zarr_backed import NoHistory
 from vczstore.vcz import arrays, conversion, vcf_headers, zarr_objects
 from vczstore.vcz.model import (
@@ -185,7 +185,7 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         checks=(),
         writes=tuple(writes),
         preparations=index,
-        edits=(WriteDocuments(documents_after(vcz, edits)),),
+        edits=(WriteObjects(objects_after(vcz, edits)),),
         memory=memory,
         after=marked.planned(after, vcz.sample_ids[choice.positions]),
         if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",

@@ -48,6 +48,16 @@ class CopyArray(Reencoded):
         block = memory.fit(operation, arrays.grid_of(target), arrays.chunk_bytes(target), decoding)
         return cls(name, target, Columns(target.shape, widths, None, (), block), source)
 
+    @classmethod
+    def first_chunks(cls, operation: str, array: AnyArray, grid: tuple[int, ...], memory: Memory) -> "CopyArray":
+        """The copy of the first chunks of an array along each axis, which stay as they are."""
+        sides = zip(arrays.cuts(array), grid, array.shape, strict=True)
+        shape = tuple(n if k == cut.n else int(cut.start(k)) for cut, k, n in sides)
+        part = arrays.planned(array, shape=shape)
+        widths = arrays.widths(part)
+        block = memory.fit(operation, arrays.grid_of(part), arrays.chunk_bytes(part), lambda block: 0)
+        return cls(array.path, part, Columns(part.shape, widths, None, (), block), part)
+
     @property
     def read(self) -> tuple[AnyArray]:
         """The source."""

@@ -14,7 +14,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Columns
 from plans.core.compatibility import fits
-from plans.core.copy_chunks import LinkChunks
+from plans.core.copy_chunks import CopyArray, LinkChunks
 from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from plans.core.views import View
@@ -142,9 +142,9 @@ class ArrayInsertions:
             change, vcz=self.inserted(change.vcz), created=created, rebuilt={}, first=(), is_committed_first=False
         )
 
-    def in_place(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
+    def complete(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
         """
-        The plan of an append that inserts variants, where what it writes is not what it reads.
+        The plan of an append that inserts variants, with all that changes in documents and tables.
 
         Parameters
         ----------
@@ -152,35 +152,57 @@ class ArrayInsertions:
             The append.
         after
             All arrays that change, as they will be.
+        """
+        consolidate = Consolidate((*after, *self.added), self.was.zarr_format)
+        return replace(
+            plan,
+            preparations=(*self.preparations(after), *plan.preparations),
+            edits=(*(e for e in plan.edits if not isinstance(e, Consolidate)), *self.edits, consolidate),
+            after=replace(plan.after, arrays=dict(sorted({**plan.after.arrays, **self.added}.items()))),
+            notes={**plan.notes, **self._note(plan)},
+        )
+
+    def in_place(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:
+        """
+        The same, where what it writes is not what it reads; the arguments are those of `complete`.
 
         Raises
         ------
         UnsuitableError
             If the store is on plain Zarr, and no folder of this machine that can be replaced.
         """
-        store = in_place(self.operation, plan.store, f"variants would be inserted into {plan.store.label}")
-        preparations = (*self.preparations(after), *plan.preparations)
-        changed = (*after, *self.added)
-        consolidate = Consolidate(tuple(changed), self.was.zarr_format)
-        edits = (*(e for e in plan.edits if not isinstance(e, Consolidate)), *self.edits, consolidate)
-        told = replace(
-            plan,
-            preparations=preparations,
-            edits=edits,
-            after=replace(plan.after, arrays=dict(sorted({**plan.after.arrays, **self.added}.items()))),
-            notes={**plan.notes, **self._note(plan)},
-        )
+        instead = "make a copy with all samples by --output" if self.operation == "append" else ""
+        store = in_place(self.operation, plan.store, f"variants would be inserted into {plan.store.label}", instead)
+        plan = self.complete(plan, after)
         if not store.begins_empty:
-            return told
-        links = self.links(after)
+            return plan
         own = replace(
-            told,
+            plan,
             store=store,
             checks=(),
-            writes=(*links, *told.writes),
-            preparations=(LinkAllBut.of(store, frozenset(self.views)), *preparations),
+            writes=(*self.links(after), *plan.writes),
+            preparations=(LinkAllBut.of(store, frozenset(self.views)), *plan.preparations),
         )
-        return replace(told, writes=(), preparations=(), edits=(), last=(), first=(own,))
+        return replace(plan, writes=(), preparations=(), edits=(), last=(), first=(own,))
+
+    def copies(self, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
+        """
+        What copies the chunks that stay as they are, for a plan that makes another store.
+
+        Parameters
+        ----------
+        after
+            All arrays that change, as they will be.
+        memory
+            What a task may use.
+        """
+        whole = {**self.was.arrays, **self.was.inner}
+        kept = {name: array for name, array in whole.items() if name not in {*self.views, *self.added}}
+        # of an array of samples without variants, the last column is written with the samples that come in
+        grids = {n: self._grid(n, after[n]) if n in after else arrays.grid_of(a) for n, a in kept.items()}
+        grids |= {link.name: link.grid for link in self.links(after)}
+        found = (CopyArray.first_chunks(self.operation, whole[name], grid, memory) for name, grid in grids.items())
+        return [write for write in found if write.encoded_chunks]
 
     def writes(self, vcz: Vcz, after: Mapping[str, AnyArray], memory: Memory) -> list[Write]:
         """
@@ -234,17 +256,21 @@ class ArrayInsertions:
                 follows_alleles(name, array) and array.shape[1] < after[name].shape[1]
             ):
                 continue
-            chunks, axis = arrays.outer_chunks(array), samples_axis(array)
-            grid = list(arrays.grid_of(array))
-            grid[0] = self.first_row(name) // chunks[0]
-            for i, (n, m) in enumerate(zip(array.shape, after[name].shape, strict=True)):
-                if i == axis:
-                    grid[i] = int(arrays.cuts(array)[i].of(self.old))
-                elif i and n != m:
-                    grid[i] = n // chunks[i]
+            grid = (self.first_row(name) // arrays.outer_chunks(array)[0], *self._grid(name, after[name])[1:])
             if all(grid):
-                found.append(LinkChunks(array.path, array, tuple(grid)))
+                found.append(LinkChunks(array.path, array, grid))
         return found
+
+    def _grid(self, name: str, after: AnyArray) -> tuple[int, ...]:
+        """How many chunks of an array no sample that comes in and no longer axis changes, from the first on."""
+        array = self.was.arrays[name]
+        grid, chunks, axis = list(arrays.grid_of(array)), arrays.outer_chunks(array), samples_axis(array)
+        for i, (n, m) in enumerate(zip(array.shape, after.shape, strict=True)):
+            if i == axis:
+                grid[i] = int(arrays.cuts(array)[i].of(self.old))
+            elif i and n != m:
+                grid[i] = n // chunks[i]
+        return tuple(grid)
 
     def preparations(self, after: Mapping[str, AnyArray]) -> list[Edit]:
         """The documents of arrays that take another dtype, or another axis."""

@@ -108,19 +108,21 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
     )
 
 
-def in_place(operation: str, store: Store, what: str) -> Store:
+def in_place(operation: str, store: Store, what: str, instead: str = "") -> Store:
     """
     Return where new chunks are written to while tasks read the old ones.
 
     Raises
     ------
     UnsuitableError
-        If the store is on plain Zarr, and no folder of this machine that can be replaced; `what` says for what.
+        If the store is on plain Zarr, and no folder of this machine that can be replaced; `what` says for what, and
+        `instead` what else can be done.
     """
     try:
         return store.in_place()
     except (OptionError, StorageError) as error:
         way_out = f"make a store that takes this in one commit: vczstore copy-store-to-icechunk {store.label} NEW_STORE"
+        way_out += f", or {instead}" if instead else ""
         if store.folder is None:
             raise UnsuitableError(
                 f"{operation}: {what}, which on plain Zarr takes a folder of this machine: elsewhere readers would see "

@@ -73,6 +73,8 @@ class Rules:
         What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
     keep_blocks
         Whether the store keeps the blocks, for variants that come later.
+    is_copied
+        Whether variants are inserted into a copy of the store, which is made even if none are new.
     """
 
     allow_new_alleles: bool = False
@@ -84,6 +86,7 @@ class Rules:
     min_gq: int | None = None
     on_ref_mismatch: str = "refuse"
     keep_blocks: bool = False
+    is_copied: bool = False
 
     def haploid(self, contigs: Sequence[str]) -> list[int]:
         """Return the numbers of those contigs where genotypes of absent variants have one allele."""
@@ -340,7 +343,7 @@ def look_up(
     scan = match_scan(operation, vcz, sources, rules, runs, blocks or [None] * len(sources))
     (reports,) = yield Survey(operation, (scan,), memory)
     findings = _findings(operation, vcz, sources, rules, scan.index, reports)
-    if rules.new_variants == "insert" and findings.n_unmatched:
+    if rules.is_copied or (rules.new_variants == "insert" and findings.n_unmatched):
         insertion, index = yield from find_insertion(
             operation,
             vcz,

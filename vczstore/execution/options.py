@@ -1,6 +1,7 @@
 """How an operation finds its stores and runs: options that are the same for all operations."""
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -217,6 +218,30 @@ class Options:
         mine, theirs = scheme(location), scheme(other)
         reach = theirs not in (None, "http") and mine in (None, theirs) and self.backend_storage != "fsspec"
         return (self.storage_options or {}) if reach else {}
+
+    def place_of_copy(
+        self, operation: str, copy: "str | os.PathLike[str]", location: "Location", sources: "Sequence[Location]" = ()
+    ) -> "Store":
+        """
+        Find the place free where a copy on plain Zarr is going to be, of a store and of what else comes into it.
+
+        Raises
+        ------
+        OptionError
+            If its name is that of an Icechunk repository.
+        UnsuitableError
+            If something is there, or it is in one of these.
+        """
+        from vczstore.stores.resolve import backend_of_new, new_store
+
+        url = os.fspath(copy)
+        if backend_of_new(url, None) == "icechunk":
+            raise OptionError(
+                f"{operation}: {url} would be on plain Zarr, and its name ends in .icechunk; give another name, or "
+                "leave the output out, and copy the store with copy-store-to-icechunk"
+            )
+        reach, reads = self.shared(url, location), (location, *sources)
+        return new_store(url, operation, storage_options=reach, samples_chunks=1, reads=reads)
 
     def find(self, source: str, location: str) -> list[str] | None:
         """The source that a path or URL names, or those that a glob in a URL finds; None if nothing lies there."""

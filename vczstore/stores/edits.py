@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
+from zarr.abc.buffer import Buffer
 from zarr.abc.store import Store
 from zarr.types import AnyArray
 
@@ -105,6 +106,27 @@ class WriteDocuments:
         """Write the documents."""
         for key, document in self.documents.items():
             zarr_objects.write_json(store, key, document)
+
+
+@dataclass(frozen=True)
+class WriteObjects:
+    """
+    Objects are written as they are: the documents and small chunks of a new store.
+
+    Attributes
+    ----------
+    objects
+        By key. Those of the root group come last, in their order, since without them there is no store.
+    """
+
+    objects: Mapping[str, Buffer]
+
+    def apply(self, store: Store) -> None:
+        """Write the objects."""
+        zarr_objects.set_many(store, [(key, value) for key, value in self.objects.items() if "/" in key])
+        for key, value in self.objects.items():
+            if "/" not in key:
+                zarr_objects.set_many(store, [(key, value)])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,131 @@
+"""Variants are inserted into a copy: ``append --output``, which is the same as in place, and leaves the store alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vczstore
+from tests.support import cohort, sites
+from tests.support.clouds import Cloud
+from tests.support.command_line import fails
+from tests.support.refusals import complain
+from tests.support.sites import Site
+from tests.support.small_stores import unchanged
+from tests.support.ways import Way
+from vczstore.errors import OptionError, SampleError, UnsuitableError
+
+INSERT: dict[str, Any] = {"harmonise": True, "new_variants": "insert"}
+ROWS = {"some new": (2, 5, 6, 11, 99), "none new": (5, 9), "all new": (1, 2, 4)}
+
+
+@pytest.fixture(autouse=True)
+def dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dims in sites.DIMENSIONS.items():
+        monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
+
+
+def _sites_with(*positions: int) -> list[Site]:
+    return [Site("chr1", position, ("A", "C")) for position in positions]
+
+
+def make(folder: Path, kind: str, old: int, rows: str) -> tuple[Path, Path]:
+    """A store of chunks of 2 x 3, and a batch of four samples with wider values."""
+    first = sites.make(_sites_with(3, 5, 7, 9, 11), cohort.ids(0, old), 1)
+    second = sites.make(_sites_with(*ROWS[rows]), cohort.ids(10, 4), 2)
+    second["call_DP"] = second["call_DP"].astype("i4") + (70_000 if rows == "all new" else 0)
+    store = Way(kind, "cubed").make(folder, first, variants_chunk=2, samples_chunk=3)
+    cohort.write_vcz(folder / "batch", second, variants_chunk=4, samples_chunk=2)
+    return store, folder / "batch"
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "rows", "options"),
+    [
+        ("format2", 4, "some new", {}),
+        ("format3", 6, "some new", {}),
+        ("icechunk", 4, "some new", {}),
+        ("format3", 0, "some new", {}),
+        ("format3", 4, "none new", {}),
+        ("format2", 3, "all new", {"impl": "zarr"}),
+    ],
+)
+def test_a_copy_is_what_the_store_would_be(
+    tmp_path: Path, kind: str, old: int, rows: str, options: dict[str, Any]
+) -> None:
+    store, batch = make(tmp_path, kind, old, rows)
+    with unchanged(store):
+        result = vczstore.append(store, batch, **INSERT, output=tmp_path / "out.vcz", **options)
+    assert result.committed
+    vczstore.append(store, batch, **INSERT)
+    found = cohort.read_vcz(tmp_path / "out.vcz")
+    cohort.assert_same(found, Way(kind, "cubed").read(store))
+    assert len(found["sample_id"]) == old + 4
+    assert vczstore.verify(tmp_path / "out.vcz").errors == []
+
+
+def test_a_dry_run_and_what_is_refused(tmp_path: Path) -> None:
+    store, batch = make(tmp_path, "format3", 4, "some new")
+    out = tmp_path / "out.vcz"
+    with unchanged(store):
+        assert not vczstore.append(store, batch, **INSERT, output=out, dry_run=True).committed
+        assert not out.exists()
+        words = ("^append: --output goes with", "--new-variants insert")
+        complain(OptionError, words, lambda: vczstore.append(store, batch, output=out))
+        words = ("--output does not go with --recompute",)
+        complain(OptionError, words, lambda: vczstore.append(store, batch, **INSERT, output=out, recompute=["AC"]))
+        shutil.copytree(batch, out)
+        complain(
+            UnsuitableError, ("^append: .*out.vcz exists",), lambda: vczstore.append(store, batch, **INSERT, output=out)
+        )
+        line = fails(
+            "append",
+            store,
+            batch,
+            "--harmonise",
+            "--new-variants",
+            "insert",
+            "--output",
+            tmp_path / "x.icechunk",
+            status=2,
+        )
+        assert "ends in .icechunk" in line
+    assert sorted(cohort.read_vcz(out)["sample_id"]) == cohort.ids(10, 4)
+
+
+def test_a_copy_remembers_removed_samples(tmp_path: Path) -> None:
+    """Those that return are no longer removed there; the others are, by the same key, which goes along."""
+    store, batch = make(tmp_path, "format3", 4, "some new")
+    vczstore.remove(store, cohort.ids(1, 1))
+    cohort.write_vcz(tmp_path / "again", sites.make(_sites_with(2, 5), cohort.ids(1, 1), 3))
+    with unchanged(store):
+        out = tmp_path / "out.vcz"
+        again = (store, tmp_path / "again")
+        complain(SampleError, ("1 of the samples",), lambda: vczstore.append(*again, **INSERT, output=out))
+        vczstore.append(store, batch, **INSERT, output=out)
+        complain(SampleError, ("1 of the samples",), lambda: vczstore.append(out, tmp_path / "again", **INSERT))
+        back = tmp_path / "back.vcz"
+        vczstore.append(*again, **INSERT, output=back, allow_returning=True)
+    assert list(cohort.read_vcz(back)["sample_id"]) == ["S0000", "", "S0002", "S0003", "S0001"]
+    vczstore.remove(back, cohort.ids(1, 1))
+    assert vczstore.verify(back).errors == []
+
+
+@pytest.mark.slow
+def test_in_an_object_store(s3_cloud: Cloud, tmp_path: Path) -> None:
+    """Where nothing can be inserted in place."""
+    first = sites.make(_sites_with(3, 5, 7, 9, 11), cohort.ids(0, 4), 1)
+    store = s3_cloud.put("store", first, variants_chunk=2, samples_chunk=3)
+    batch = s3_cloud.put("batch", sites.make(_sites_with(6, 9), cohort.ids(10, 3), 2))
+    before, options = set(s3_cloud.listing()), {**INSERT, "storage_options": s3_cloud.options}
+    complain(UnsuitableError, ("--output",), lambda: vczstore.append(store, batch, **options))
+    assert {key for key, _ in set(s3_cloud.listing()) ^ before} == {"store/sample_id/.vczstore-job.lock"}
+    vczstore.append(store, batch, **options, output=f"{s3_cloud.url}/out")
+    assert before <= set(s3_cloud.listing())
+    found = s3_cloud.read("out", "format3")
+    assert sites.sites_of(found) == _sites_with(3, 5, 6, 7, 9, 11)
+    np.testing.assert_array_equal(np.delete(found["call_PL"][:, :4], 2, axis=0), first["call_PL"])
