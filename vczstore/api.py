@@ -81,6 +81,7 @@ class AppendOptions(_Harmonising, total=False):
     on_ref_mismatch: str
     keep_blocks: bool
     add_fields: Sequence[str]
+    output: "str | Path | None"
     require_direct_copy: bool
     recompute: Sequence[str]
     allow_returning: bool

@@ -82,17 +82,8 @@ def test_a_dry_run_and_what_is_refused(tmp_path: Path) -> None:
         complain(
             UnsuitableError, ("^append: .*out.vcz exists",), lambda: vczstore.append(store, batch, **INSERT, output=out)
         )
-        line = fails(
-            "append",
-            store,
-            batch,
-            "--harmonise",
-            "--new-variants",
-            "insert",
-            "--output",
-            tmp_path / "x.icechunk",
-            status=2,
-        )
+        command = ("append", store, batch, "--harmonise", "--new-variants", "insert")
+        line = fails(*command, "--output", tmp_path / "x.icechunk", status=2)
         assert "ends in .icechunk" in line
     assert sorted(cohort.read_vcz(out)["sample_id"]) == cohort.ids(10, 4)
 
