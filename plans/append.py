@@ -179,7 +179,7 @@ class Append(HarmoniseOptions, Edit):
         compiling = super().open(options, written, dry_run=dry_run)
         if self.output is None:
             return compiling
-        output = options.place_of_copy(self.called, self.output, self.store)
+        output = options.place_of_copy(self.called, self.output, self.store, self.sources)
         return replace(compiling, store=output, origin=compiling.store)
 
     def compile(self, compiling: "Compiling") -> Stages:

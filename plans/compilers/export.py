@@ -174,7 +174,7 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
     is_all = n == int((vcz.sample_ids != REMOVED).sum())
     marked, marks = (vcz, ()) if is_all else samples_change(vcz)
     edits: list[Edit] = [SetShape.of(array, grid=True) for array in after.values()]
-    edits += [WriteDocuments.of(one.array) for one in index]
+    edits += index
     edits += [SetAttribute(name, value, vcz.zarr_format) for name, value in header.items()]
     edits += [*marks, _ForgetHistory(vcz.zarr_format)]
     edits.append(Reconsolidate((*vcz.arrays, *vcz.inner), tuple(vcz.groups), vcz.zarr_format))
@@ -184,7 +184,6 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         base="",
         checks=(),
         writes=tuple(writes),
-        preparations=index,
         edits=(WriteObjects(objects_after(vcz, edits)),),
         memory=memory,
         after=marked.planned(after, vcz.sample_ids[choice.positions]),
