@@ -1,4 +1,4 @@
-"""Regrid: a store is cut into other chunks, or compressed in another way."""
+"""Regrid: a store is cut into other chunks or shards, or compressed in another way."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _WHEN = re.compile(r"columns\s*>\s*(?P<most>\d{1,9})|narrowest\s*<\s*(?P<least>\
 @dataclass(frozen=True, kw_only=True)
 class Regrid(Edit):
     """
-    Cut a store into other chunks, or compress it in another way; all values stay what they are.
+    Cut a store into other chunks or shards, or compress it in another way; all values stay what they are.
 
     To a store with a flexible sample grid any batch comes as columns of its own, and nothing of what the store has is
     re-encoded. Narrow columns are merged with `samples_chunk`: neighbours of a like width, so that a sample that came
@@ -36,13 +36,21 @@ class Regrid(Edit):
     With other chunks along the variants or another compressor, all that has them is re-encoded, chunk by chunk. A
     ``region_index`` counts chunks of variants, so it is made again from positions and lengths.
 
+    A shard is one object that holds several chunks, so that a store has fewer objects. With other shards alone, chunks
+    are copied into them as they are. Shards have a length along variants and along samples, as Zarr's ``shards``, in
+    multiples of the chunk's; the one that is not given stays as it is, which is one chunk where there are none. A task
+    holds one shard at least. vcztools 0.2 does not read shards that hold several chunks.
+
     Raises
     ------
     OptionError
-        If there is nothing to change.
+        If there is nothing to change, or one of the shard lengths alone is 0.
     UnsuitableError
-        If the store is of format 2 or has shards and is to have a flexible grid, chunks would be rewritten of plain
-        Zarr that is no folder of this machine, or a ``region_index`` cannot be made again.
+        If the store is of format 2 or has shards and is to have a flexible grid, it is of format 2 or has a flexible
+        grid and is to have shards, these would not hold whole chunks, chunks would be rewritten of plain Zarr that is
+        no folder of this machine, or a ``region_index`` cannot be made again.
+    MemoryLimitError
+        If a shard is more than a task is allowed.
 
     Examples
     --------
@@ -84,6 +92,22 @@ class Regrid(Edit):
         examples=(10000,),
         default_text="as it is",
     )
+    samples_shard: int | None = option(
+        None,
+        "How many samples a shard has, of all arrays: a multiple of the chunk's. 0 takes the shards from all arrays.",
+        metavar="N",
+        bounds=(0, MAX_CHUNK),
+        examples=(100000,),
+        default_text="as it is",
+    )
+    variants_shard: int | None = option(
+        None,
+        "How many variants a shard has, of all arrays: a multiple of the chunk's. 0 takes the shards from all arrays.",
+        metavar="N",
+        bounds=(0, MAX_CHUNK),
+        examples=(100000,),
+        default_text="as it is",
+    )
     compressor: str | None = option(
         None,
         "Compress all arrays by Blosc with this.",
@@ -112,8 +136,13 @@ class Regrid(Edit):
         super().__post_init__()
         if not self.changed_options:
             raise OptionError(
-                "regrid: nothing to change; give --sample-grid, --samples-chunk, --variants-chunk, --compressor or "
-                "--when"
+                "regrid: nothing to change; give --sample-grid, --samples-chunk, --variants-chunk, --samples-shard, "
+                "--variants-shard, --compressor or --when"
+            )
+        if 0 in (given := [n for n in (self.samples_shard, self.variants_shard) if n is not None]) and any(given):
+            raise OptionError(
+                f"regrid: samples-shard is {self.samples_shard} and variants-shard {self.variants_shard}; 0 stands for "
+                "no shards at all: give 0 alone, or for one chunk its length"
             )
         if self.when is not None and not _WHEN.fullmatch(self.when):
             raise OptionError(f"regrid: when is {self.when!r}; write 'columns > N' or 'narrowest < N'")
@@ -150,9 +179,17 @@ class Regrid(Edit):
             sample_grid=self.sample_grid,
             samples_chunk=self._width(compiling.vcz.columns),
             variants_chunk=self.variants_chunk,
+            shards=self._shards,
             compressor=compressor,
             regions=regions,
         )
+
+    @property
+    def _shards(self) -> dict[str, int]:
+        """How long a shard is along which dimension; 0 along both for none."""
+        given = {"samples": self.samples_shard, "variants": self.variants_shard}
+        known = {name: n for name, n in given.items() if n is not None}
+        return known if any(known.values()) else dict.fromkeys(given, 0) if known else {}
 
     def _width(self, columns: Sequence[int]) -> int | None:
         """How many samples a chunk gets; None to leave the columns as they are."""

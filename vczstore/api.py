@@ -132,6 +132,8 @@ class RegridOptions(RunOptions, total=False):
     sample_grid: str | None
     samples_chunk: int | None
     variants_chunk: int | None
+    samples_shard: int | None
+    variants_shard: int | None
     compressor: str | None
     compression_level: int | None
     when: str | None

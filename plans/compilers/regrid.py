@@ -51,6 +51,7 @@ def compile_regrid(
     sample_grid: str | None,
     samples_chunk: int | None,
     variants_chunk: int | None = None,
+    shards: Mapping[str, int] = {},
     compressor: tuple[str, int] | None = None,
     regions: np.ndarray | None = None,
 ) -> Plan:
@@ -69,6 +70,8 @@ def compile_regrid(
         How many samples a chunk has of a regular grid; of a flexible one, up to how many columns are merged.
     variants_chunk
         How many variants a chunk has; None to leave it.
+    shards
+        How many variants and samples a shard has, by dimension; 0 for none. None are left as they are.
     compressor
         Blosc's compressor, and its level, of all arrays; None to leave them.
     regions
@@ -77,20 +80,24 @@ def compile_regrid(
     Raises
     ------
     UnsuitableError
-        If the store cannot have a flexible grid, or chunks have to be rewritten of plain Zarr that is not in a local
-        folder.
+        If the store cannot have a flexible grid or such shards, or chunks have to be rewritten of plain Zarr that is
+        not in a local folder.
     """
     vcz.require_whole(OPERATION)
+    has_shards = any(shards.values())
     is_flexible = vcz.is_flexible if sample_grid is None else sample_grid == FLEXIBLE
     columns = merged(vcz.columns, samples_chunk) if is_flexible and samples_chunk else vcz.columns
     width = samples_chunk or vcz.chunk_lengths[SAMPLES]
     lengths = {} if variants_chunk is None else {VARIANTS: variants_chunk}
-    after = {n: _regular(a, lengths) for n, a in _others(vcz, lengths, compressor).items()}
+    after = {n: _regular(a, lengths) for n, a in _others(vcz, {**lengths, **shards}, compressor).items()}
+    if has_shards:
+        _require_shards(vcz, is_flexible)
     if is_flexible:
-        require_flexible(OPERATION, vcz)
+        require_flexible(OPERATION, vcz, without_shards=bool(shards))
         after |= {n: _flexible(array, columns, width, lengths) for n, array in vcz.samples_arrays.items()}
     else:
         after |= {n: _regular(array, {**lengths, SAMPLES: width}) for n, array in vcz.samples_arrays.items()}
+    after = {name: _sharded(array, shards, vcz.label) for name, array in after.items()}
     if compressor is not None:
         after = {name: conversion.recompressed(array, *compressor) for name, array in after.items()}
     changed = {n: a for n, a in after.items() if _grid_edit(a) != _grid_edit(vcz.arrays[n])}
@@ -211,14 +218,35 @@ def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
     return tuple(result)
 
 
-def require_flexible(operation: str, vcz: Vcz) -> None:
+def _require_shards(vcz: Vcz, is_flexible: bool) -> None:
+    """
+    Check that the arrays of a store can have shards.
+
+    Raises
+    ------
+    UnsuitableError
+        If they are of format 2, or are to have chunks of several widths.
+    """
+    if vcz.zarr_format == 2:
+        raise UnsuitableError(
+            f"{OPERATION}: {vcz.label} is of Zarr format 2, which has no shards; copy it, and regrid the copy: "
+            f"vczstore copy-store-to-icechunk {vcz.label} NEW_STORE"
+        )
+    if is_flexible:
+        raise UnsuitableError(
+            f"{OPERATION}: shards have one width, and {vcz.label} has a flexible sample grid, or is to have one; add "
+            "--sample-grid regular"
+        )
+
+
+def require_flexible(operation: str, vcz: Vcz, *, without_shards: bool = False) -> None:
     """
     Check that the arrays of a store can have chunks of several widths.
 
     Raises
     ------
     UnsuitableError
-        If they are of format 2, or have shards.
+        If they are of format 2, or have shards that are not taken from them.
     """
     if vcz.zarr_format == 2:
         raise UnsuitableError(
@@ -226,11 +254,10 @@ def require_flexible(operation: str, vcz: Vcz) -> None:
             f"vczstore copy-store-to-icechunk {vcz.label} NEW_STORE"
         )
     for name, array in vcz.samples_arrays.items():
-        if array.shards:
+        if array.shards and not without_shards:
             raise UnsuitableError(
-                f"{operation}: {name} of {vcz.label} has shards of {array.shards}, which have one width; make a store "
-                f"without shards and append {vcz.label} to it: vczstore create NEW_STORE {vcz.label} --sample-grid "
-                "flexible"
+                f"{operation}: {name} of {vcz.label} has shards of {array.shards}, which have one width; take the "
+                f"shards from it as well: vczstore regrid {vcz.label} --sample-grid flexible --samples-shard 0"
             )
 
 
@@ -241,6 +268,7 @@ def _others(vcz: Vcz, lengths: Mapping[str, int], compressor: object) -> dict[st
 
 
 def _flexible(array: AnyArray, columns: Sequence[int], width: int, lengths: Mapping[str, int]) -> AnyArray:
+    array = conversion.without_shards(array)
     cut = arrays.with_columns(array, samples_axis(array) or 0, columns, otherwise=width)
     if not lengths:
         return cut
@@ -254,6 +282,30 @@ def _regular(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
     zarr_format = array.metadata.zarr_format
     metadata = conversion.in_format(array, zarr_format, shape=array.shape, dimension_names=names, chunks=chunks)
     return arrays.from_metadata(metadata, array.store, array.path)
+
+
+def _sharded(array: AnyArray, shards: Mapping[str, int], label: str) -> AnyArray:
+    """
+    The array with shards along the dimensions that are named, if it has any of them.
+
+    Raises
+    ------
+    UnsuitableError
+        If a shard would not hold whole chunks.
+    """
+    names = dimensions(array)
+    if not {*shards} & {*names} or arrays.is_flexible(array):
+        return array
+    if not any(shards.values()):
+        return conversion.without_shards(array)
+    shape = [shards.get(str(d), n) for d, n in zip(names, arrays.outer_chunks(array), strict=True)]
+    for name, n, chunk in zip(names, shape, array.chunks, strict=True):
+        if n % chunk:
+            raise UnsuitableError(
+                f"{OPERATION}: {array.path} of {label} has chunks of {chunk:,} {name}, of which a shard of {n:,} holds "
+                f"no whole number; let --{name}-shard be a multiple of {chunk}, or change --{name}-chunk as well"
+            )
+    return conversion.with_shards(array, shape)
 
 
 def _grid_edit(array: AnyArray) -> SetShape:

@@ -9,6 +9,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import MIN_TASKS, Columns, chunk_regions
 from plans.core.memory import Memory
+from plans.core.regroup import Origin, Regrouped, can_regroup
 from plans.core.rewrite_columns import ColumnReader, Reencoded
 from vczstore.vcz import arrays, conversion, pipeline
 from vczstore.vcz.encoded_chunks import link_chunks
@@ -126,9 +127,12 @@ class _OtherChunks(ColumnReader):
 
 @dataclass(frozen=True)
 class Recode(CopyArray):
-    """All of an array is re-encoded, in other chunks or with other codecs."""
+    """All of an array comes to be in other chunks, with other codecs, or in other shards; the latter as it is."""
 
-    is_encoded = False
+    @property
+    def is_encoded(self) -> bool:
+        """Whether chunks stay as they are, in other shards."""
+        return can_regroup(self.source, self.target)
 
     @classmethod
     def to(cls, operation: str, source: AnyArray, target: AnyArray, memory: Memory) -> "Recode":
@@ -140,8 +144,24 @@ class Recode(CopyArray):
         def cut(block: tuple[int, ...]) -> Recode:
             return cls(target.path, target, Columns(target.shape, widths, None, (), block), source)
 
-        grid, chunk_bytes = arrays.grid_of(target), arrays.chunk_bytes(target)
-        return cut(memory.fit(operation, grid, chunk_bytes, lambda b: cut(b).reader().decode_mem(), prefer=prefer))
+        def reading(block: tuple[int, ...]) -> int:
+            found = cut(block)
+            return found.regrouped.read_mem(found.columns) if found.is_encoded else found.reader().decode_mem()
+
+        return cut(memory.fit(operation, arrays.grid_of(target), arrays.chunk_bytes(target), reading, prefer=prefer))
+
+    @property
+    def regrouped(self) -> Regrouped:
+        """The same chunks in other shards."""
+        return Regrouped(self.target, (Origin(self.source),))
+
+    def by_cubed(self, store: "ZarrStore", memory: Memory) -> "list[cubed.Array]":
+        """Copy the chunks as they are into other shards, or decode and encode them."""
+        from plans.core import sinks
+
+        if not self.is_encoded or not self.columns.n_chunks:
+            return super().by_cubed(store, memory)
+        return [sinks.regroup(self.regrouped, self.columns, arrays.planned(self.target, store=store), memory.spec())]
 
     def reader(self) -> ColumnReader:
         """The values."""

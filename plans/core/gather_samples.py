@@ -15,6 +15,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns, Copied, Region, whole_columns
 from plans.core.memory import Memory
+from plans.core.regroup import Origin, Regrouped, regrouped_columns
 from plans.core.views import View, extra_mem, in_store
 from vczstore.vcz import arrays, metadata, pipeline
 from vczstore.vcz.cuts import Cuts
@@ -199,6 +200,10 @@ class PutSamples:
         How many chunks along each axis one task takes.
     together
         How many chunks one task copies at most, of several sources.
+    regrouped
+        Which columns of shards are put together of chunks as they are, or of chunks that were in shards.
+    origins
+        The columns of these chunks, by the number of the part: 0 for what is kept.
     """
 
     name: str
@@ -210,6 +215,8 @@ class PutSamples:
     decoded: tuple[int, ...]
     block: tuple[int, ...]
     together: int = 1
+    regrouped: tuple[int, ...] = ()
+    origins: tuple[Copied, ...] = ()
 
     @classmethod
     def of(
@@ -249,27 +256,33 @@ class PutSamples:
         ranges = (np.arange(cut.start(column), cut.stop(column)) for column in touched[is_kept].tolist())
         kept = np.concatenate([np.empty(0, "i8"), *ranges])
         kept = kept[kept < before.shape[axis]]
+        of_store = Part.make(before, kept, kept)
+        regrouped, origins = regrouped_columns(target, axis, [of_store, *parts], decoded)
         alone = cls(
             name=target.path,
             target=target,
-            kept=Part.make(before, kept, kept),
+            kept=of_store,
             parts=tuple(parts),
             axis=axis,
             copied=tuple(copied),
-            decoded=tuple(decoded.tolist()),
+            decoded=tuple(decoded[~np.isin(decoded, regrouped)].tolist()),
             block=(1,) * target.ndim,
+            regrouped=regrouped,
+            origins=origins,
         )
 
         # and how many of their chunks one task takes
         grid = list(arrays.grid_of(target))
-        grid[axis] = max([len(decoded), *(len(c.columns) for c in copied)], default=0)
+        grid[axis] = max([len(alone.decoded), len(regrouped), *(len(c.columns) for c in copied)], default=0)
         widest = [max([1, *(arrays.outer_chunks(p.array)[i] for p in parts)]) for i in range(target.ndim)]
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
         prefer[axis] = max([_spread(part, axis, decoded, cut) for part in parts], default=1)
         chunk_bytes = arrays.chunk_bytes(target)
 
         def decoding(block: tuple[int, ...]) -> int:
-            return replace(alone, block=block)._joined(before.store).decode_mem() if alone.decoded else 0
+            found = replace(alone, block=block)
+            joining = found._joined(before.store).decode_mem() if alone.decoded else 0
+            return max(joining, found._regrouped(before.store).read_mem(found._columns(regrouped)))
 
         block = memory.fit(operation, grid, chunk_bytes, decoding, prefer=prefer)
         n_copied = sum(alone._columns(c.columns).n_chunks for c in copied)
@@ -283,7 +296,8 @@ class PutSamples:
     @property
     def _every(self) -> Columns:
         """All columns that are written."""
-        return self._columns(tuple(sorted({*self.decoded, *(c for copied in self.copied for c in copied.columns)})))
+        copied = (c for copied in self.copied for c in copied.columns)
+        return self._columns(tuple(sorted({*self.decoded, *self.regrouped, *copied})))
 
     def _all_parts(self, store: "ZarrStore") -> tuple[Part, ...]:
         """What stays, read where it is written, and what comes in."""
@@ -291,6 +305,11 @@ class PutSamples:
 
     def _joined(self, store: "ZarrStore") -> Joined:
         return Joined(self._all_parts(store), self._columns(self.decoded), self.target.dtype)
+
+    def _regrouped(self, store: "ZarrStore") -> Regrouped:
+        parts = self._all_parts(store)
+        origins = (Origin(parts[o.source].array, self.axis, o.source_columns, o.columns) for o in self.origins)
+        return Regrouped(self.target, tuple(origins))
 
     @property
     def arrays(self) -> tuple[AnyArray]:
@@ -304,8 +323,8 @@ class PutSamples:
 
     @property
     def encoded_chunks(self) -> int:
-        """How many chunks are copied as they are."""
-        return sum(self._n_copied(c) for c in self.copied)
+        """How many chunks are copied as they are; a shard of such chunks counts as one."""
+        return sum(self._n_copied(c) for c in self.copied) + self._columns(self.regrouped).n_chunks
 
     def _n_copied(self, copied: Copied) -> int:
         array: AnyArray | View = self.parts[copied.source].array
@@ -359,6 +378,8 @@ class PutSamples:
         if pieces:
             extra = max(extra_mem(piece.source, arrays.outer_chunks(target)) for piece in pieces)
             result.append(sinks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
+        if self.regrouped:
+            result.append(sinks.regroup(self._regrouped(store), self._columns(self.regrouped), target, spec))
         joined = self._joined(store)
         if joined.columns.n_chunks:
             view = sinks.DecodedSink(target, joined.columns)

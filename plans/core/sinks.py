@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import cubed
 import numpy as np
@@ -14,6 +15,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Blocks, Columns
 from plans.core.cubed_backend import BlockSink, move
+from plans.core.regroup import Regrouped
 from plans.core.task_report import current_report
 from vczstore.vcz import arrays, encoded_chunks, zarr_objects
 
@@ -160,6 +162,12 @@ def copy_encoded(
     # read and written as one object each, hardly ever larger than decoded
     extra = 2 * most * arrays.chunk_bytes(target) + extra_mem
     return move(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=len(pieces) > 1)
+
+
+def regroup(source: Regrouped, columns: Columns, target: AnyArray, spec: cubed.Spec) -> cubed.Array:
+    """Put the objects of some columns together of chunks as they are."""
+    piece = Piece(cast("AnyArray", source), columns, columns)
+    return copy_encoded([piece], target, spec, extra_mem=source.read_mem(columns))
 
 
 class DecodedSink(BlockSink):

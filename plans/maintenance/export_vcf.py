@@ -21,7 +21,7 @@ from vczstore.errors import StorageError, UnsuitableError, VczstoreError, first_
 from vczstore.execution.engine import planning
 from vczstore.stores.locations import local_path
 from vczstore.vcz import vcf_headers
-from vczstore.vcz.model import REMOVED, Vcz, listing
+from vczstore.vcz.model import REMOVED, Vcz, has_grid, listing
 
 OPERATION, GENOTYPE = "export", "call_genotype"
 
@@ -92,6 +92,12 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *,
         raise UnsuitableError(
             f"{OPERATION}: {vcz.label} has a flexible sample grid, which vcztools does not read; export it to a VCZ, "
             "whose grid is regular, and that to VCF"
+        )
+    sharded = [name for name, array in vcz.arrays.items() if has_grid(array) and array.shards]
+    if sharded:
+        raise UnsuitableError(
+            f"{OPERATION}: {sharded[0]} of {vcz.label} has shards, which vcztools does not read; export the store to a "
+            "VCZ, take the shards from that, and export it to VCF: vczstore regrid NEW_VCZ --samples-shard 0"
         )
     left_out = _stale(vcz, chosen)
     notes = [*chosen.notes]

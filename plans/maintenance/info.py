@@ -37,6 +37,8 @@ class Description:
     samples_chunk_size, variants_chunk_size
         Of ``call_genotype``, or of the first field that has both dimensions; None if there is none. Where columns have
         widths of their own, that of the widest.
+    samples_shard_size, variants_shard_size
+        Of the same field; None if it has no shards.
     sample_columns
         How many samples each chunk column has, where columns have widths of their own; else None.
     fields
@@ -70,6 +72,8 @@ class Description:
     history: list[dict[str, str]] = field(default_factory=list)
     sample_columns: list[int] | None = None
     branch: str | None = None
+    samples_shard_size: int | None = None
+    variants_shard_size: int | None = None
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
 
@@ -85,6 +89,8 @@ class Description:
             if self.samples_chunk_size is None
             else f"{self.variants_chunk_size:,} variants x {self.samples_chunk_size:,} samples"
         )
+        if self.samples_shard_size is not None:
+            chunks = f"{chunks}, in shards of {self.variants_shard_size:,} x {self.samples_shard_size:,}"
         if self.sample_columns is not None:
             chunks = f"{chunks}, in columns of {_runs(self.sample_columns)}"
         stored = "" if self.stored_bytes is None else f", {human_size(self.stored_bytes)} stored"
@@ -100,6 +106,9 @@ class Description:
         if self.sample_columns is not None:
             text = "zarr-python 3.4 with array.rectilinear_chunks set, and what reads through it; vcztools does not"
             rows.append(("readers", f"{text}: vczstore regrid {self.store} --sample-grid regular"))
+        if self.samples_shard_size is not None:
+            text = "zarr-python, and what reads through it; vcztools does not read shards of several chunks"
+            rows.append(("readers", f"{text}: vczstore regrid {self.store} --samples-shard 0"))
         if self.stale:
             names = ",".join(self.stale)
             way_out = f"vczstore recompute {self.store} --fields {names}"
@@ -118,7 +127,7 @@ def describe(store: Store, at: str | None = None) -> Description:
     """Look at a store, now or at a tag or snapshot. Only metadata and sample IDs are read."""
     vcz = store.open(at)
     removed = int(np.sum(vcz.sample_ids == REMOVED))
-    samples_chunk, variants_chunk = _chunk_sizes(vcz)
+    (samples_chunk, variants_chunk), (samples_shard, variants_shard) = _chunk_sizes(vcz)
     version = vcz.attributes.get("vcf_zarr_version")
     past = store.history.snapshots() if at is None else store.history.snapshots(vcz.snapshot)
     return Description(
@@ -132,6 +141,8 @@ def describe(store: Store, at: str | None = None) -> Description:
         variants=vcz.n_variants,
         samples_chunk_size=samples_chunk,
         variants_chunk_size=variants_chunk,
+        samples_shard_size=samples_shard,
+        variants_shard_size=variants_shard,
         fields=list(vcz.samples_arrays),
         stale=stale(vcz),
         decoded_bytes=sum(a.size * a.dtype.itemsize for a in vcz.arrays.values()),
@@ -154,11 +165,16 @@ def _runs(columns: list[int]) -> str:
     return listing([f"{n:,} x {width:,}" if n > 1 else f"{width:,}" for width, n in counted], limit=20) or "none"
 
 
-def _chunk_sizes(vcz: Vcz) -> tuple[int | None, int | None]:
+def _chunk_sizes(vcz: Vcz) -> tuple[tuple[int | None, int | None], tuple[int | None, int | None]]:
+    """How many samples and variants a chunk has, and a shard."""
+    none = None, None
     names = sorted(vcz.arrays, key=lambda name: name != "call_genotype")
-    for name in names:
-        dims = dimensions(vcz.arrays[name])
+    for array in (vcz.arrays[name] for name in names):
+        dims = dimensions(array)
         if SAMPLES in dims and VARIANTS in dims:
-            chunks = arrays.outer_chunks(vcz.arrays[name])
-            return chunks[dims.index(SAMPLES)], chunks[dims.index(VARIANTS)]
-    return None, None
+            chunks, shards = (
+                (shape[dims.index(SAMPLES)], shape[dims.index(VARIANTS)])
+                for shape in (arrays.inner_chunks(array), arrays.outer_chunks(array))
+            )
+            return chunks, shards if array.shards else none
+    return none, none

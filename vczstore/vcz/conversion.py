@@ -203,6 +203,19 @@ def without_shards(array: AnyArray) -> AnyArray:
     return from_metadata(parsed({**document, "codecs": shards["configuration"]["codecs"]}), array.store, array.path)
 
 
+def with_shards(array: AnyArray, shape: Sequence[int]) -> AnyArray:
+    """The array, of format 3 with a regular grid, with shards of whole chunks; without, if they would hold one."""
+    array = without_shards(array)
+    if tuple(shape) == tuple(array.chunks):
+        return array
+    document = documents(array.metadata)["zarr.json"]
+    document["chunk_grid"]["configuration"]["chunk_shape"] = list(shape)
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    shards = {"chunk_shape": list(array.chunks), "codecs": document["codecs"], "index_codecs": index}
+    codec = {"name": "sharding_indexed", "configuration": {**shards, "index_location": "end"}}
+    return from_metadata(parsed({**document, "codecs": [codec]}), array.store, array.path)
+
+
 def reformed(
     array: AnyArray, *, dtype: np.dtype, shape: tuple[int, ...], dimension_names: Sequence[str | None]
 ) -> AnyArray:

@@ -1,0 +1,194 @@
+"""
+Chunks that come to lie in other objects: in shards, in other shards, or in none. They are copied as they are.
+
+The objects of an array with shards hold several chunks. Such an object can be written without decoding where each of
+its chunks is, whole, a chunk that lies somewhere already, in a shard or not.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.abc.buffer import Buffer
+from zarr.types import AnyArray
+
+from plans.core.chunk_grid import Columns, Copied, whole_columns
+from vczstore.vcz import arrays, encoded_chunks
+from vczstore.vcz.cuts import Cuts
+from vczstore.vcz.pipeline import naming
+from vczstore.vcz.shards import Sharding, same_chunks
+from vczstore.vcz.zarr_objects import place
+
+if TYPE_CHECKING:
+    from plans.core.gather_samples import Part
+
+type Cell = tuple[int, ...]
+"""The coordinates of a chunk or an object."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """
+    Where chunks lie.
+
+    Attributes
+    ----------
+    array
+        The array that has them.
+    axis
+        The axis along which only some columns of chunks are taken; None if all are, to the same coordinates.
+    columns, to
+        These columns, and those that they become; the latter increase.
+    """
+
+    array: AnyArray
+    axis: int | None = None
+    columns: tuple[int, ...] = ()
+    to: tuple[int, ...] = ()
+
+    def overlapped(self, target: Columns, counts: Cell) -> int | np.ndarray:
+        """Of how many objects a block of objects of a target is put together: one number, or one for each block."""
+        mine = Sharding(self.array).counts
+        others = prod(
+            _overlapped(block * n, m, cells)
+            for i, (block, n, m, cells) in enumerate(
+                zip(target.block, counts, mine, arrays.grid_of(self.array), strict=True)
+            )
+            if i != self.axis
+        )
+        if self.axis is None:
+            return others
+        of, to = np.array(self.columns, "i8") // mine[self.axis], np.array(self.to, "i8") // counts[self.axis]
+        blocks = np.searchsorted(target.columns, to) // target.block[self.axis]
+        found = np.unique(np.stack([blocks, of]), axis=1)
+        return others * np.bincount(found[0], minlength=len(target.grid_blocks[self.axis]))
+
+
+def _overlapped(n: int, per_object: int, n_objects: int) -> int:
+    """In how many objects as many neighbouring chunks lie at most, which begin at a multiple of their number."""
+    most = n // per_object if n % per_object == 0 else 1 if per_object % n == 0 else n // per_object + 2
+    return min(most, n_objects)
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """
+    An array whose objects are put together of chunks that lie elsewhere; of two that have one, the later counts.
+
+    Attributes
+    ----------
+    target
+        The array as it will be.
+    origins
+        Where the chunks lie.
+    """
+
+    target: AnyArray
+    origins: tuple[Origin, ...]
+
+    shards = None
+    compressors: tuple[Any, ...] = ()  # chunks are checked when they are taken out
+
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
+        """The objects at some coordinates, None for those without a chunk."""
+        ours = Sharding(self.target)
+        members = [
+            list(product(*(range(i * n, (i + 1) * n) for i, n in zip(at, ours.counts, strict=True)))) for at in coords
+        ]
+        found: dict[Cell, Buffer | None] = {}
+        for origin in self.origins:
+            found |= _read(origin, [cell for cells in members for cell in cells])
+        return [ours.put_together([found.get(cell) for cell in cells]) for cells in members]
+
+    def read_mem(self, columns: Columns) -> int:
+        """What the objects take that a block is put together of, in bytes; hardly ever more than decoded."""
+        counts = Sharding(self.target).counts
+        needed = sum(arrays.chunk_bytes(o.array) * np.asarray(o.overlapped(columns, counts)) for o in self.origins)
+        return int(np.max(needed, initial=0))
+
+
+def _read(origin: Origin, cells: Sequence[Cell]) -> dict[Cell, Buffer | None]:
+    """The chunks of an origin that come to some coordinates."""
+    array, theirs = origin.array, Sharding(origin.array)
+    columns = dict(zip(origin.to, origin.columns, strict=True))
+    grid = arrays.grid_of(array)
+    wanted: dict[Cell, list[tuple[Cell, int]]] = defaultdict(list)
+    for cell in cells:
+        at = cell
+        if origin.axis is not None:
+            if (column := columns.get(cell[origin.axis])) is None:
+                continue
+            at = (*cell[: origin.axis], column, *cell[origin.axis + 1 :])
+        outer = tuple(i // n for i, n in zip(at, theirs.counts, strict=True))
+        if all(i < n for i, n in zip(outer, grid, strict=True)):
+            inner = [i % n for i, n in zip(at, theirs.counts, strict=True)]
+            wanted[outer].append((cell, int(np.ravel_multi_index(inner, theirs.counts))))
+    found: dict[Cell, Buffer | None] = {}
+    objects = list(wanted)
+    for outer, value in zip(objects, encoded_chunks.get_encoded(array, objects), strict=True):
+        if value is None:
+            continue
+        with naming(f"{array.path} in {place(array.store)}"):
+            chunks = theirs.take_out(value)
+        mine = [chunks[i] for _, i in wanted[outer]]
+        encoded_chunks.check_frames(theirs.chunks, [outer] * len(mine), mine)
+        found |= zip((cell for cell, _ in wanted[outer]), mine, strict=True)
+    return found
+
+
+def can_regroup(source: AnyArray, target: AnyArray, axis: int | None = None) -> bool:
+    """Whether chunks of an array are chunks of a target as they are, in other objects; widths along an axis aside."""
+    if not (source.shards or target.shards) or not isinstance(source, zarr.Array):  # what is made when it is read
+        return False
+    sides = zip(arrays.inner_chunks(source), arrays.inner_chunks(target), strict=True)
+    return all(a == b for i, (a, b) in enumerate(sides) if i != axis) and same_chunks(source, target)
+
+
+def regrouped_columns(
+    target: AnyArray, axis: int, parts: "Sequence[Part]", columns: np.ndarray
+) -> tuple[tuple[int, ...], tuple[Copied, ...]]:
+    """
+    Find the columns of objects that can be put together of chunks that lie elsewhere.
+
+    Parameters
+    ----------
+    target, axis
+        The array as it will be, and its samples axis.
+    parts
+        What it is made of; of two that go to one place the later wins.
+    columns
+        The columns of objects that are written.
+
+    Returns
+    -------
+    found : tuple of int
+        The columns, of these, that can.
+    origins : tuple of Copied
+        Columns of chunks, of the parts and of the target, that they are put together of.
+    """
+    if not len(columns) or not (target.shards or any(part.array.shards for part in parts)):
+        return (), ()
+    ours = _chunk_cut(target, axis)
+    owner, theirs = np.full(ours.n, -1), np.zeros(ours.n, "i8")
+    for i, part in enumerate(parts):
+        of, to = part.moves
+        owner[np.unique(ours.of(to))] = -1
+        if can_regroup(part.array, target, axis):
+            found, mine = whole_columns(of, to, _chunk_cut(part.array, axis), ours)
+            owner[list(mine)], theirs[list(mine)] = i, found
+    objects = np.arange(ours.n) // Sharding(target).counts[axis]
+    is_whole = np.isin(columns, objects[owner < 0], invert=True)
+    owner[~np.isin(objects, columns[is_whole])] = -1
+    origins = [(i, np.flatnonzero(owner == i)) for i in range(len(parts))]
+    copied = (Copied(i, tuple(theirs[to].tolist()), tuple(to.tolist())) for i, to in origins if len(to))
+    return tuple(columns[is_whole].tolist()), tuple(copied)
+
+
+def _chunk_cut(array: AnyArray, axis: int) -> Cuts:
+    """How an axis is cut into chunks, those within shards."""
+    return arrays.cuts(array)[axis] if not array.shards else Cuts(array.shape[axis], array.chunks[axis])

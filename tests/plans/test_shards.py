@@ -1,0 +1,142 @@
+"""Stores with shards: regrid makes, changes and takes them, and chunks come into them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+import zarr
+
+import vczstore
+from plans.core.memory import DEFAULT_RESERVED
+from tests.support import cohort, vcf
+from tests.support.cohort import some_arrays
+from tests.support.ways import Way
+from vczstore.errors import MemoryLimitError, OptionError, UnsuitableError, VczstoreError
+
+OPTIONS: dict[str, Any] = {"executor": "threads", "max_workers": 1}
+
+
+def _opened(way: Way, store: Path) -> zarr.Group:
+    return zarr.open_group(cohort.icechunk_store(store) if way.is_icechunk else store, mode="r", use_consolidated=False)
+
+
+def _shards(way: Way, store: Path) -> dict[str, tuple[int, ...] | None]:
+    return {name: array.shards for name, array in _opened(way, store).arrays()}
+
+
+def _metadata(way: Way, store: Path) -> dict[str, Any]:
+    return {name: array.metadata.to_dict() for name, array in _opened(way, store).arrays()}
+
+
+# ---- regrid ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_shards_come_change_and_go_without_decoding(kind: str, tmp_path: Path) -> None:
+    """xarray reads each; without shards, the metadata and chunks are those from before."""
+    way, arrays = Way(kind, "cubed"), some_arrays(10, cohort.ids(0, 11))
+    store = way.make(tmp_path, arrays, samples_chunk=3)
+    before, files = _metadata(way, store), cohort.files_of(store)
+    for options, expected in (
+        ({"samples_shard": 6}, {"call_AD": (4, 6, 2), "sample_id": (6,), "variant_position": None}),
+        ({"variants_shard": 8}, {"call_AD": (8, 6, 2), "sample_id": (6,), "variant_position": (8,)}),
+        (
+            {"samples_shard": 9, "variants_shard": 4},
+            {"call_AD": (4, 9, 2), "sample_id": (9,), "variant_position": None},
+        ),
+        ({"samples_shard": 0}, {}),
+    ):
+        result = vczstore.regrid(store, **options, **OPTIONS)
+        assert (result.decoded_bytes, result.plan.decoded_chunks) == (0, 0)
+        found = _shards(way, store)
+        assert {name: found[name] for name in expected} == expected
+        read = xr.open_zarr(_opened(way, store).store, consolidated=False, chunks=None, decode_cf=False)
+        cohort.assert_same({name: read[name].to_numpy() for name in arrays}, arrays)
+        assert vczstore.verify(store).errors == []
+        assert vczstore.plan("regrid", store, **options).is_empty
+    assert _metadata(way, store) == before
+    if not way.is_icechunk:
+        chunks = {name: content for name, content in files.items() if not name.endswith("zarr.json")}
+        after = cohort.files_of(store)
+        assert {name: after[name] for name in chunks} == chunks
+
+
+def test_shards_with_other_chunks_and_another_compressor(tmp_path: Path) -> None:
+    """These are re-encoded; from shards to a flexible grid the chunks are copied."""
+    way, arrays = Way("format3", "cubed"), some_arrays(10, cohort.ids(0, 11))
+    store = way.make(tmp_path, arrays, samples_chunk=3)
+    options = {"samples_chunk": 4, "samples_shard": 8, "variants_shard": 8, "compressor": "lz4"}
+    vczstore.regrid(store, **options, **OPTIONS)
+    cohort.assert_same(way.read(store), arrays)
+    genotypes = _opened(way, store)["call_genotype"]
+    assert (genotypes.chunks, genotypes.shards) == ((4, 4, 2), (8, 8, 2))
+    assert genotypes.compressors[0].to_dict()["configuration"]["cname"] == "lz4"
+    vczstore.regrid(store, sample_grid="flexible", samples_shard=0, **OPTIONS)
+    cohort.assert_same(way.read(store), arrays)
+    assert set(_shards(way, store).values()) == {None}
+    assert vczstore.info(store).sample_columns is not None
+
+
+@pytest.mark.parametrize("impl", ["zarr", "xarray"])
+def test_other_implementations(impl: str, tmp_path: Path) -> None:
+    way, arrays = Way("format3", impl), some_arrays(10, cohort.ids(0, 11))
+    store = way.make(tmp_path, arrays, samples_chunk=3)
+    for options in ({"samples_shard": 6, "variants_shard": 8}, {"samples_shard": 0}):
+        vczstore.regrid(store, **options, **way.options)
+        cohort.assert_same(way.read(store), arrays)
+    assert vczstore.verify(store).errors == []
+
+
+def test_vcztools_reads_what_has_no_shards(tmp_path: Path) -> None:
+    """With shards it fails, and `export` to VCF refuses; without them it shows what bcftools does."""
+    whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
+    store = tmp_path / "store.vcz"
+    vcf.to_vcz(whole, store, 3, 4, 3)
+    vczstore.regrid(store, samples_shard=6, variants_shard=8, **OPTIONS)
+    assert f"vczstore regrid {store} --samples-shard 0" in "\n".join(vczstore.info(store).lines())
+    with pytest.raises(zarr.errors.BoundsCheckError):
+        vcf.vcztools_view(store)
+    _refused(
+        store, partial(vczstore.export, store, tmp_path / "out.vcf"), UnsuitableError, "has shards", "--samples-shard 0"
+    )
+    vczstore.regrid(store, samples_shard=0, **OPTIONS)
+    assert vcf.records(vcf.vcztools_view(store)) == vcf.bcftools_records(whole)
+
+
+def _refused(store: Path, call: Callable[[], object], kind: type[VczstoreError], *words: str) -> None:
+    before = cohort.digest(store)
+    with pytest.raises(kind) as error:
+        call()
+    (line,) = str(error.value).splitlines()
+    assert all(word in line for word in words), line
+    assert cohort.digest(store) == before
+
+
+def test_refusals(tmp_path: Path) -> None:
+    arrays = some_arrays(10, cohort.ids(0, 11))
+    store = Way("format3", "cubed").make(tmp_path, arrays, samples_chunk=3)
+
+    def regrid(**options: Any) -> Callable[[], object]:
+        return partial(vczstore.regrid, store, **options, **OPTIONS)
+
+    words = (
+        "has chunks of 3 samples, of which a shard of 7 holds no whole number; let --samples-shard be a multiple of 3"
+    )
+    _refused(store, regrid(samples_shard=7), UnsuitableError, words)
+    _refused(store, regrid(samples_shard=0, variants_shard=8), OptionError, "0 stands for no shards at all")
+    _refused(store, regrid(samples_shard=6, sample_grid="flexible"), UnsuitableError, "add --sample-grid regular")
+    little = DEFAULT_RESERVED + 10_000
+    needed = r"regrid: a task needs \d+MB of memory, and 300MB are allowed; give it --allowed-mem \d+MB"
+    with pytest.raises(MemoryLimitError, match=needed):
+        vczstore.regrid(store, samples_shard=3_000_000, allowed_mem=little, **OPTIONS)
+    old = Way("format2", "cubed").make(tmp_path / "2", arrays)
+    words = (
+        f"is of Zarr format 2, which has no shards; copy it, and regrid the copy: vczstore copy-store-to-icechunk {old}"
+    )
+    _refused(old, partial(vczstore.regrid, old, samples_shard=6), UnsuitableError, words)
+    assert vczstore.plan("regrid", old, samples_shard=0).is_empty
