@@ -257,7 +257,8 @@ class PutSamples:
         kept = np.concatenate([np.empty(0, "i8"), *ranges])
         kept = kept[kept < before.shape[axis]]
         of_store = Part.make(before, kept, kept)
-        regrouped, origins = regrouped_columns(target, axis, [of_store, *parts], decoded)
+        moves = [(part.array, *part.moves) for part in (of_store, *parts)]
+        regrouped, origins = regrouped_columns(target, axis, moves, decoded)
         alone = cls(
             name=target.path,
             target=target,

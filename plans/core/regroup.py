@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
@@ -23,9 +23,6 @@ from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.pipeline import naming
 from vczstore.vcz.shards import Sharding, same_chunks
 from vczstore.vcz.zarr_objects import place
-
-if TYPE_CHECKING:
-    from plans.core.gather_samples import Part
 
 type Cell = tuple[int, ...]
 """The coordinates of a chunk or an object."""
@@ -150,7 +147,10 @@ def can_regroup(source: AnyArray, target: AnyArray, axis: int | None = None) -> 
 
 
 def regrouped_columns(
-    target: AnyArray, axis: int, parts: "Sequence[Part]", columns: np.ndarray
+    target: AnyArray,
+    axis: int,
+    parts: Sequence[tuple[AnyArray, np.ndarray, np.ndarray]],
+    columns: np.ndarray,
 ) -> tuple[tuple[int, ...], tuple[Copied, ...]]:
     """
     Find the columns of objects that can be put together of chunks that lie elsewhere.
@@ -160,7 +160,8 @@ def regrouped_columns(
     target, axis
         The array as it will be, and its samples axis.
     parts
-        What it is made of; of two that go to one place the later wins.
+        What it is made of: arrays, the positions of their samples, and where these go. Of two that go to one place the
+        later wins.
     columns
         The columns of objects that are written.
 
@@ -171,15 +172,14 @@ def regrouped_columns(
     origins : tuple of Copied
         Columns of chunks, of the parts and of the target, that they are put together of.
     """
-    if not len(columns) or not (target.shards or any(part.array.shards for part in parts)):
+    if not len(columns) or not (target.shards or any(array.shards for array, _, _ in parts)):
         return (), ()
     ours = _chunk_cut(target, axis)
     owner, theirs = np.full(ours.n, -1), np.zeros(ours.n, "i8")
-    for i, part in enumerate(parts):
-        of, to = part.moves
+    for i, (array, of, to) in enumerate(parts):
         owner[np.unique(ours.of(to))] = -1
-        if can_regroup(part.array, target, axis):
-            found, mine = whole_columns(of, to, _chunk_cut(part.array, axis), ours)
+        if can_regroup(array, target, axis):
+            found, mine = whole_columns(of, to, _chunk_cut(array, axis), ours)
             owner[list(mine)], theirs[list(mine)] = i, found
     objects = np.arange(ours.n) // Sharding(target).counts[axis]
     is_whole = np.isin(columns, objects[owner < 0], invert=True)

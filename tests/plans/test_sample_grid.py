@@ -511,7 +511,7 @@ def test_shards_are_refused(tmp_path: Path) -> None:
         lambda: vczstore.regrid(store, sample_grid="flexible"),
         "regrid: call_AD of",
         "has shards of (8, 6, 2)",
-        "make a store without shards",
+        f"vczstore regrid {store} --sample-grid flexible --samples-shard 0",
     )
 
 

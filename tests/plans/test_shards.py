@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.codecs import BloscCodec
 
 import vczstore
 from plans.core.memory import DEFAULT_RESERVED
@@ -140,3 +142,71 @@ def test_refusals(tmp_path: Path) -> None:
     )
     _refused(old, partial(vczstore.regrid, old, samples_shard=6), UnsuitableError, words)
     assert vczstore.plan("regrid", old, samples_shard=0).is_empty
+
+
+# ---- chunks that come into shards -----------------------------------------------------------
+
+
+@pytest.fixture
+def coded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of what Blosc decodes or encodes from now on."""
+    seen: list[tuple[int, ...]] = []
+    for name in ("_decode_sync", "_encode_sync"):
+        original = getattr(BloscCodec, name)
+
+        def counted(self: BloscCodec, value: Any, spec: Any, original: Any = original) -> Any:
+            seen.append(spec.shape)
+            return original(self, value, spec)
+
+        monkeypatch.setattr(BloscCodec, name, counted)
+    return seen
+
+
+BLOSC = BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle", typesize=1)
+INTO_SHARDS: dict[str, tuple[dict[str, Any], ...]] = {
+    "the same shards": ({"shards": (2, 2)},),
+    "no shards, and others": ({}, {"shards": (1, 3)}),
+}
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@pytest.mark.parametrize("layouts", INTO_SHARDS.values(), ids=INTO_SHARDS)
+def test_an_append_from_a_chunk_within_a_shard_decodes_no_calls(
+    kind: str, layouts: tuple[dict[str, Any], ...], coded: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    """Chunks are 4 variants x 3 samples, and the store has 9 samples in shards of 6. From within a chunk it decodes."""
+    way, model = Way(kind, "cubed"), some_arrays(10, cohort.ids(0, 9))
+    store = way.make(tmp_path, model, shards=(2, 2), compressors=BLOSC)
+    sizes = [*[6] * (len(layouts) - 1), 5, 2]
+    for start, n, *layout in zip(np.cumsum([9, *sizes]), sizes, (*layouts, {}), strict=False):
+        cohort.write_vcz(
+            tmp_path / f"{start}.vcz", some_arrays(10, cohort.ids(int(start), n)), compressors=BLOSC, **layout[0]
+        )
+    *places, last = sorted(tmp_path.glob("[0-9]*.vcz"), key=lambda path: int(path.stem))
+    coded.clear()
+    result = vczstore.append(store, *places, require_direct_copy=True, **OPTIONS)
+    assert not [shape for shape in coded if shape[:2] == (4, 3)]
+    assert (result.decoded_bytes, result.plan.decoded_chunks) == (0, 0)
+    model = cohort.expected_append(model, *(cohort.read_vcz(place) for place in places))
+    cohort.assert_same(way.read(store), model)
+    vczstore.append(store, last, **OPTIONS)
+    assert [shape for shape in coded if shape[:2] == (4, 3)]
+    cohort.assert_same(way.read(store), cohort.expected_append(model, cohort.read_vcz(last)))
+    assert vczstore.verify(store).errors == []
+
+
+def test_chunks_leave_shards_as_they_are(tmp_path: Path) -> None:
+    """To a store without shards; where a shard of the batch is cut off, readers see the old samples."""
+    way, model = Way("format3", "cubed"), some_arrays(10, cohort.ids(0, 9))
+    store, place = way.make(tmp_path, model), tmp_path / "batch.vcz"
+    batch = some_arrays(10, cohort.ids(9, 8), seed=1)
+    cohort.write_vcz(place, batch, shards=(2, 2))
+    shard = place / "call_DP" / "c" / "0" / "0"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(VczstoreError, match=r"a chunk of call_DP in .*batch\.vcz cannot be decoded"):
+        vczstore.append(store, place, **OPTIONS)
+    cohort.assert_same(way.read(store), model)
+    shard.write_bytes(content)
+    assert vczstore.append(store, place, **OPTIONS).decoded_bytes == 0
+    cohort.assert_same(way.read(store), cohort.expected_append(model, batch))
