@@ -221,6 +221,23 @@ class CompareColumn:
         )
         return [scan_tasks.ScanReader(self.look, index.n_variants, rows, tag, self.matching.mem + 2 * reading)]
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether it is the same in two states of a repository, if these have the same variants and alleles."""
+        if self.changed is None or self.changed or not self._same_form:
+            return False
+        if arrays.widths(self.ours)[0] != arrays.widths(self.theirs)[0]:
+            return False
+        if self.here is None or self.there is None:
+            return True
+        places = [_place(array, [0, int(self.here[0])]) for array in (self.ours, self.theirs)]
+        return np.array_equal(self.here, self.there) and places[0] == places[1]
+
+    @property
+    def _same_form(self) -> bool:
+        """Whether a chunk of the one may be, byte for byte, one of the other."""
+        return self.ours.shape[2:] == self.theirs.shape[2:] and same_encoding(self.ours, self.theirs)
+
     def look(self, rows: slice) -> int | None:
         """Count the values that differ among some variants; None if none do."""
         n = 0
@@ -264,7 +281,7 @@ class CompareColumn:
 
     def _is_same_chunk(self, piece: Common, here: np.ndarray | None, there: np.ndarray | None) -> bool:
         """Whether these are chunks at the same place of both grids, with the same bytes."""
-        if self.ours.shape[2:] != self.theirs.shape[2:] or not same_encoding(self.ours, self.theirs):
+        if not self._same_form:
             return False
         if (self.name == _GENOTYPE and piece.realigned.any()) or not np.array_equal(piece.rows, piece.others):
             return False

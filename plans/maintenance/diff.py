@@ -33,6 +33,9 @@ OPERATION = "diff"
 _KEYS = (SAMPLE_ID, "variant_contig", "variant_position", "variant_allele", "region_index")
 """What samples and variants are told by, or follows from it, and is not compared as values."""
 
+_VARIANT_KEYS = frozenset({"contig_id", "variant_contig", "variant_position", "variant_allele"})
+"""What variants are told by."""
+
 _FILTERS = "filter_id"
 
 
@@ -259,12 +262,14 @@ def _counts(
     matching = match_scan(OPERATION, a, [b], Rules(allow_new_alleles=True), runs, [None])
     matching = replace(matching, index=replace(matching.index, is_surveyed=True))
     phased = (phased_of(a.arrays), phased_of(b.arrays))
+    has_same_variants = of_chunks is not None and a.n_variants == b.n_variants and _VARIANT_KEYS.isdisjoint(of_chunks)
     found = [
         replace(
             scan, by_allele=_goes_by_allele(name, a, b), phased=phased if masked_by(name) == GENOTYPE else (None,) * 2
         )
         for name, pair in fit.items()
         for scan in _scans(name, *pair, samples, matching, of_chunks)
+        if not (has_same_variants and scan.is_unchanged)
     ]
     values = run_survey(Survey(OPERATION, (CountCommon(matching), *found), memory), store, options)
     matched, realigned = np.sum([(0, 0), *values[0]], axis=0).tolist()

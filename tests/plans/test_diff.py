@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import icechunk
 import numpy as np
 import pytest
 import zarr
 
 import vczstore
+from plans.maintenance.compare_values import CompareColumn
 from tests.support import cohort
 from tests.support.command_line import fails, run
 from tests.support.refusals import complain
 from tests.support.small_stores import edit, put
 from tests.support.ways import FLEXIBLE, WRITTEN, Way
-from vczstore.errors import IncompatibleError, OptionError, TagError
+from vczstore.errors import IncompatibleError, OptionError, TagError, VczstoreError
 
 FIELDS = ("sample_sex", "call_genotype", "call_DP", "call_AD", "call_GL", "call_FT")
 OLD = cohort.make_arrays(10, cohort.ids(0, 7), fields=FIELDS)
@@ -136,7 +139,37 @@ def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, m
     assert (len(chunks), len(others)) == (9, 6)
     for path in others:
         path.unlink()
+    looked_at = []
+    by_cubed = CompareColumn.by_cubed
+
+    def counted(scan: CompareColumn, *given: Any) -> Any:
+        looked_at.append((scan.name, None if scan.here is None else scan.here.tolist()))
+        return by_cubed(scan, *given)
+
+    monkeypatch.setattr(CompareColumn, "by_cubed", counted)
     assert vczstore.diff(store, at="v1").changed["call_PL"] == 10
+    assert ("call_PL", [3, 4, 5]) in looked_at, "S0004 is in the second column of three"
+    assert {columns[0] for _, columns in looked_at} == {3}
+
+
+def test_a_damaged_log_is_no_reason_to_read_all(tmp_path: Path) -> None:
+    """It was taken for a state of another branch. Where snapshots between two states were expired, all is compared."""
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.tag(store, "v1")
+    for name in ("call_DP", "call_AD"):
+        edit(store, put(name, OLD[name] + 1, cohort.DIMENSIONS[name]))
+    logs = {path: path.read_bytes() for path in (store / "transactions").iterdir()}
+    for path in logs:
+        path.write_bytes(b"")
+    for call in (vczstore.diff, vczstore.restore):
+        with pytest.raises(VczstoreError, match="invalid icechunk header size"):
+            call(store, "v1") if call is vczstore.restore else call(store, at="v1")
+    for path, content in logs.items():
+        path.write_bytes(content)
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+    last = next(iter(repository.ancestry(branch="main")))
+    assert len(repository.expire_snapshots(last.written_at)) == 2
+    assert vczstore.diff(store, at="v1").changed["call_DP"] == 70
 
 
 def test_fields_and_what_cannot_be_compared(tmp_path: Path) -> None:

@@ -440,8 +440,10 @@ class IcechunkHistory:
             return {}  # which Icechunk does not compare
         try:
             diff = self.repository.diff(from_snapshot_id=since, to_snapshot_id=until)
-        except icechunk.IcechunkError:  # the one is no ancestor of the other, or what is between was expired
-            return None
+        except icechunk.InvalidInputError as error:
+            if error.kind is not icechunk.ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF:
+                raise
+            return None  # the one is no ancestor of the other, or what is between was expired
         if diff.moved_nodes:
             return None
         others = {*diff.new_arrays, *diff.deleted_arrays}
