@@ -168,7 +168,7 @@ def test_a_damaged_log_is_no_reason_to_read_all(tmp_path: Path) -> None:
         path.write_bytes(content)
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
     last = next(iter(repository.ancestry(branch="main")))
-    assert len(repository.expire_snapshots(last.written_at)) == 2
+    assert len(repository.expire_snapshots(last.written_at)) == 1, "the tagged one stays"
     assert vczstore.diff(store, at="v1").changed["call_DP"] == 70
 
 
