@@ -441,7 +441,7 @@ class IcechunkHistory:
         try:
             diff = self.repository.diff(from_snapshot_id=since, to_snapshot_id=until)
         except icechunk.InvalidInputError as error:
-            if error.kind is not icechunk.ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF:
+            if error.kind != icechunk.ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF:
                 raise
             return None  # the one is no ancestor of the other, or what is between was expired
         if diff.moved_nodes:
