@@ -635,7 +635,7 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["command", "job"])
+@pytest.mark.parametrize("how", ["command", "job", "update"])
 def test_killed(tmp_path: Path, how: str) -> None:
     """On plain Zarr the store is as before or as after, whenever the process is killed; the same again completes it."""
     store, (batch, _) = make(tmp_path, "format3")
@@ -649,6 +649,11 @@ def test_killed(tmp_path: Path, how: str) -> None:
             "file.write_text(f'store: {store}\\n' + text)\n"
             "vczstore.run_job(file)"
         )
+    if how == "update":
+        again = shutil.copytree(batch, tmp_path / "again.vcz")
+        (tmp_path / "names.tsv").write_text("b1\ta1\nb2\ta3\n")
+        vczstore.rename_samples(again, tmp_path / "names.tsv")
+        code = f"vczstore.update(store, {str(again)!r}, harmonise=True, new_variants='insert', impl='zarr')"
     code = f"import vczstore\n{code}"
     *left, whole = killed(tmp_path / "template.vcz", tmp_path / "killed", code, step=111 if how == "job" else 83)
     before, after = lines(store, "format3"), lines(whole, "format3")
