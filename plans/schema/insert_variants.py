@@ -199,7 +199,7 @@ class ArrayInsertions:
         whole = {**self.was.arrays, **self.was.inner}
         kept = {name: array for name, array in whole.items() if name not in {*self.views, *self.added}}
         # of an array of samples without variants, the last column is written with the samples that come in
-        grids = {n: self._grid(n, after[n]) if n in after else arrays.grid_of(a) for n, a in kept.items()}
+        grids = {name: self._columns(array) if name in after else arrays.grid_of(array) for name, array in kept.items()}
         grids |= {link.name: link.grid for link in self.links(after)}
         found = (CopyArray.first_chunks(self.operation, whole[name], grid, memory) for name, grid in grids.items())
         return [write for write in found if write.encoded_chunks]
@@ -261,14 +261,19 @@ class ArrayInsertions:
                 found.append(LinkChunks(array.path, array, grid))
         return found
 
+    def _columns(self, array: AnyArray) -> tuple[int, ...]:
+        """The grid of an array without the column in which samples come in."""
+        axis = samples_axis(array)
+        return tuple(
+            int(arrays.cuts(array)[i].of(self.old)) if i == axis else n for i, n in enumerate(arrays.grid_of(array))
+        )
+
     def _grid(self, name: str, after: AnyArray) -> tuple[int, ...]:
         """How many chunks of an array no sample that comes in and no longer axis changes, from the first on."""
         array = self.was.arrays[name]
-        grid, chunks, axis = list(arrays.grid_of(array)), arrays.outer_chunks(array), samples_axis(array)
+        grid, chunks, axis = list(self._columns(array)), arrays.outer_chunks(array), samples_axis(array)
         for i, (n, m) in enumerate(zip(array.shape, after.shape, strict=True)):
-            if i == axis:
-                grid[i] = int(arrays.cuts(array)[i].of(self.old))
-            elif i and n != m:
+            if i and i != axis and n != m:
                 grid[i] = n // chunks[i]
         return tuple(grid)
 

@@ -54,6 +54,7 @@ def make(folder: Path, kind: str, old: int, rows: str) -> tuple[Path, Path]:
         ("format2", 3, "all new", {"impl": "zarr"}),
     ],
 )
+@pytest.mark.slow
 def test_a_copy_is_what_the_store_would_be(
     tmp_path: Path, kind: str, old: int, rows: str, options: dict[str, Any]
 ) -> None:

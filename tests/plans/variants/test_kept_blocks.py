@@ -112,6 +112,22 @@ def _more_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
 
 
+@pytest.mark.parametrize("kind", ["format2", "flexible"])
+@pytest.mark.slow
+def test_a_copy_with_new_variants(tmp_path: Path, kind: str) -> None:
+    """It keeps the blocks, as the store would; and what is inserted into it later is what would be inserted there."""
+    first, *others, later = sources(tmp_path, A=A, B=B, C=C, D=B, E=C)
+    store = start(tmp_path, kind, first)
+    out = tmp_path / "out"
+    with unchanged(store):
+        vczstore.append(store, *others, **INSERT, output=out)
+    vczstore.append(store, *others, **INSERT)
+    cohort.assert_same(cohort.read_vcz(out), read(store, kind))
+    for place in (out, store):
+        vczstore.append(place, later, **INSERT)
+    cohort.assert_same(cohort.read_vcz(out), read(store, kind))
+
+
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three records of a sample in a chunk, and two runs, so that both arrays become longer."""
