@@ -2,25 +2,34 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from plans.info import AT_METAVAR
 from vczstore.declarations import argument, option
 from vczstore.errors import OptionError
-from vczstore.execution.operations import Operation
+from vczstore.execution.operations import EXPORTS, Operation
 
 if TYPE_CHECKING:
     from plans.compilers.export import Chosen
     from plans.variants.regions import Region
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
-    from vczstore.stores.base import Store
+    from vczstore.stores.base import HeldLock, Store
     from vczstore.vcz.model import Vcz
 
 MAX_BYTES = 2**28
 """The largest file of sample IDs: several million samples, or a mistake."""
+
+
+class _Asked(NamedTuple):
+    """The store, its state that is exported, which samples of it, and where; everywhere if there are no regions."""
+
+    store: "Store"
+    vcz: "Vcz"
+    chosen: "Chosen"
+    regions: "list[Region]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,10 @@ class Export(Operation):
     through vcztools, in one process, without INFO fields that count removed samples; INFO/AC and AN are those of the
     samples that are named. Lines of the VCF's own header on samples and commands, which may name other samples, are
     left out. Until all is written there is nothing that reads as a store or file.
+
+    A job exports what it has committed, after its tags. What an earlier run has exported is left alone if it is of the
+    same state, and else replaced at once, in an object store refused; what was changed since, or no job has exported,
+    is never replaced. A file beside the export, whose name ends in .vczstore-export, tells them apart.
 
     Raises
     ------
@@ -51,16 +64,31 @@ class Export(Operation):
 
     group: ClassVar[str] = "release"
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "workers", "progress")
+    is_step: ClassVar[bool] = True
+    phase: ClassVar[int] = EXPORTS
+    step_examples: ClassVar[tuple[Any, ...]] = (
+        "latest.vcz",
+        {"to": "release-${DATE:-draft}.vcf.gz", "at": "release-${DATE:-draft}", "regions": ["chr20"]},
+    )
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
 
-    out: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location")
-    at: str | None = option(None, "Export this tag, branch or snapshot.", metavar=AT_METAVAR)
+    out: Any = argument(
+        "A path or URL where nothing is.",
+        metavar="OUT",
+        kind="location",
+        key="to",
+        shorthand="a path or URL",
+        job_help="Or an earlier export of a job, which is replaced.",
+        examples=("latest.vcz",),
+    )
+    at: str | None = option(None, "Export this tag, branch or snapshot.", metavar=AT_METAVAR, examples=("release-1",))
     samples: tuple[str, ...] | None = option(
         None,
         "Export these samples, in this order; all but these if the first begins with ^.",
         flags=("-s", "--samples"),
         metavar="ID,...",
         separator=",",
+        examples=(["NA00003", "NA00001"],),
     )
     samples_file: str | None = option(
         None,
@@ -68,6 +96,7 @@ class Export(Operation):
         flags=("-S", "--samples-file"),
         metavar="FILE",
         kind="file",
+        examples=("pilot.txt",),
     )
     regions: tuple[str, ...] | None = option(
         None,
@@ -75,6 +104,7 @@ class Export(Operation):
         flags=("-r", "--regions"),
         metavar="REGION,...",
         separator=",",
+        examples=(["chr20:1-1000"],),
     )
     regions_file: str | None = option(
         None,
@@ -83,6 +113,7 @@ class Export(Operation):
         flags=("-R", "--regions-file"),
         metavar="FILE",
         kind="file",
+        examples=("exome.bed",),
     )
 
     def __post_init__(self) -> None:
@@ -105,6 +136,41 @@ class Export(Operation):
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Found":
         """Write it."""
+        return self._write(self._asked(options), os.fspath(self.out), options, dry_run=dry_run)
+
+    def perform_within(self, options: "Options", lock: "HeldLock") -> "Found":
+        """Write it, or replace what an earlier job has exported, unless that is the same."""
+        from importlib.metadata import version
+
+        from plans.maintenance.export_again import Place, Unchanged, digest, export_again
+
+        url, asked = os.fspath(self.out), self._asked(options)
+        vcz, chosen = asked.vcz, asked.chosen
+        exported = vcz.sample_ids[chosen.positions].tolist()  # no others: it lies beside what has these
+        of = digest(vcz.stamp, exported, chosen.n_withdrawn, asked.regions, version("vczstore"))
+
+        def write(made: str) -> "Found":
+            found: Any = self._write(asked, made, options, dry_run=False)
+            return cast("Found", replace(found, **{"out" if self.is_vcf else "store": url}))
+
+        place = Place.of(url, options.shared(url, self.store))
+        return export_again(place, of, Unchanged(vcz.label, vcz.snapshot, url), write)
+
+    def check_place(self, options: "Options", vcz: "Vcz | None") -> None:
+        """Check what a job can know before it begins: where the export goes, and what of this state it names."""
+        from plans.maintenance.export_again import Place
+        from vczstore.stores.resolve import refuse_nested
+
+        url = os.fspath(self.out)
+        reach = options.shared(url, self.store)
+        refuse_nested("export", url, [self.store], None, reach)
+        Place.of(url, reach).check()
+        self._named()
+        if vcz is not None:
+            self._regions(vcz)
+
+    def _asked(self, options: "Options") -> "_Asked":
+        """Open the store, and find what is asked for."""
         from plans.compilers.export import chosen_samples
         from plans.maintenance.history import open_at
         from vczstore.stores.resolve import refuse_nested
@@ -119,12 +185,24 @@ class Export(Operation):
         if not is_complement and len({*named}) < len(named):
             raise OptionError("export: a sample is named twice; name each once")
         chosen = chosen_samples(store, vcz, named, is_complement=is_complement)
-        regions = self._regions(vcz)
+        return _Asked(store, vcz, chosen, self._regions(vcz))
+
+    def _write(self, asked: "_Asked", url: str, options: "Options", *, dry_run: bool) -> "Found":
+        store, vcz, chosen, regions = asked
         if self.is_vcf:
             from plans.maintenance.export_vcf import export_vcf
 
             return export_vcf(vcz, chosen, regions, url, dry_run=dry_run)
-        return self._write_vcz(vcz, store, chosen, regions, options, dry_run=dry_run)
+        from plans.compilers.export import compile_export, kept_variants
+        from vczstore.execution.engine import check_reachable, run_plan
+        from vczstore.stores.resolve import new_store
+
+        check_reachable("export", store, options)
+        output = new_store(
+            url, "export", storage_options=options.shared(url, self.store), samples_chunks=1, reads=[self.store]
+        )
+        kept = kept_variants(store, vcz, regions, options) if regions else None
+        return run_plan(compile_export(output, vcz, chosen, options.memory, kept), options, dry_run=dry_run)
 
     def _regions(self, vcz: "Vcz") -> "list[Region]":
         """The regions that are named, whose contigs are there."""
@@ -138,28 +216,6 @@ class Export(Operation):
         regions = read_regions_file("export", Path(self.regions_file))
         require_contigs("export", vcz, regions, str(self.regions_file))
         return regions
-
-    def _write_vcz(
-        self,
-        vcz: "Vcz",
-        store: "Store",
-        chosen: "Chosen",
-        regions: "list[Region]",
-        options: "Options",
-        *,
-        dry_run: bool,
-    ) -> "Found":
-        from plans.compilers.export import compile_export, kept_variants
-        from vczstore.execution.engine import check_reachable, run_plan
-        from vczstore.stores.resolve import new_store
-
-        check_reachable("export", store, options)
-        url = os.fspath(self.out)
-        output = new_store(
-            url, "export", storage_options=options.shared(url, self.store), samples_chunks=1, reads=[self.store]
-        )
-        kept = kept_variants(store, vcz, regions, options) if regions else None
-        return run_plan(compile_export(output, vcz, chosen, options.memory, kept), options, dry_run=dry_run)
 
     def _named(self) -> tuple[Sequence[str], bool]:
         """The samples that are named, and whether all others are exported."""

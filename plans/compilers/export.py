@@ -87,8 +87,9 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
         raise unknown_samples(OPERATION, vcz, unknown, way_out)
     if removed := [sample for sample in ids if sample in gone]:
         raise SampleError(
-            f"{OPERATION}: {len(removed):,} of the samples that are named were removed from {store.label} since: "
-            f"{listing(removed)}; nothing was written, leave them out"
+            f"{OPERATION}: {len(removed):,} of the samples that are named were removed from {store.label} since; "
+            "nothing was written, leave them out",
+            f"removed were {listing(removed)}",
         )
     order = {sample: i for i, sample in enumerate(ids)}
     ranks = [order[sample] for sample in vcz.sample_ids[positions].tolist()]

@@ -967,7 +967,7 @@ def test_the_schema_is_one() -> None:
         mine = [part] if isinstance(part, dict) and "properties" in part else []
         return mine + [one for value in inner for one in objects(value)]
 
-    assert len(objects(made)) == 18
+    assert len(objects(made)) == 19
     for part in objects(made):
         assert part["additionalProperties"] is False
         for key, value in part["properties"].items():
@@ -1043,6 +1043,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         "Remove": lambda one: {"steps": [{"remove": {"samples": "a"} | one if "missing-ok" in one else one}]},
         "Recompute": lambda one: {"steps": [{"recompute": one}]},
         "RenameSamples": lambda one: {"steps": [{"rename-samples": {"file": "a"} | one}]},
+        "Export": lambda one: {"steps": [{"export": {"to": "x"} | one}]},
         "KeepSpec": lambda one: {"store": "a", "keep": {"days": 30} | one},
         "Gc": lambda one: {"steps": [{"gc": {"keep-days": 30} | one}]},
         **{name: partial(step_of, name.lower()) for name in ("Regrid", "Check", "Compact", "Purge", "Verify")},

@@ -104,11 +104,11 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
     """As bcftools view -r has them: what its records say, and every array at the same rows."""
     small = small_vcf.text(records=small_vcf.RECORDS.replace("PASS\tCSQ=a,b", "PASS\tCSQ=a"))
     texts = {"calls": (vcf.CALLS.make(), vcf.CALLS.samples), "small": (small, small_vcf.NEW)}
-    chosen = [("calls", REGIONS[0]), ("small", REGIONS[1])] + [("calls", REGIONS[2])] * (kind in WRITTEN)
+    chosen = [("calls", REGIONS[0]), ("small", REGIONS[1])] + [("small", REGIONS[2])] * (kind in WRITTEN)
     for i, (name, regions) in enumerate(chosen):
         text, samples = texts[name]
         original = vcf.write_vcf(tmp_path / f"{i}.vcf.gz", text)
-        store = vcf.to_vcz(original, tmp_path / f"{i}.vcz", 2 if kind == "format2" else 3, 4, 3)
+        store = vcf.to_vcz(original, tmp_path / f"{i}.vcz", 2 if kind == "format2" else 3, 9, 8)
         if kind.startswith("icechunk"):
             store = cohort.copy_to_icechunk(store, tmp_path / f"{i}.icechunk")
         if kind in FLEXIBLE:
@@ -140,7 +140,7 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
 def test_a_file_of_regions(tmp_path: Path) -> None:
     """As bcftools reads it; one that is called .bed counts from 0."""
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())
-    store = vcf.to_vcz(original, tmp_path / "store", 3, 4, 3)
+    store = vcf.to_vcz(original, tmp_path / "store", 3, 9, 8)
     for name, text in {
         "some.tsv": "chr1\t1037\t1074\nchrX\t2700\t2702\n",
         "positions.tsv": "chr1\t1000\nchr1\t1001\nchr1\t1111\n",

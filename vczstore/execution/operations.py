@@ -46,7 +46,7 @@ GROUPS = {
 """The groups that commands are listed in, and their headings, in this order."""
 
 
-IN_COMMIT, OWN_COMMIT, CHECKS, PUBLISHES, NAMES, CLEANS = range(6)
+IN_COMMIT, OWN_COMMIT, CHECKS, PUBLISHES, NAMES, EXPORTS, CLEANS = range(7)
 """When a job does its steps: all in one commit, then those with a commit of their own, and so on, in this order."""
 
 

@@ -1,11 +1,11 @@
-"""What a job does when its steps are committed: checks, publishing, tags, and cleaning up."""
+"""What a job does when its steps are committed: checks, publishing, tags, exports, and cleaning up."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vczstore.errors import CheckError, VczstoreError
+from vczstore.errors import CheckError, SampleError, VczstoreError
 from vczstore.execution import engine
-from vczstore.execution.operations import CLEANS, NAMES, PUBLISHES, Edit, Operation
+from vczstore.execution.operations import NAMES, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
 from vczstore.jobs.compile import CompiledJob
@@ -61,13 +61,14 @@ def afterwards(compiled: CompiledJob, snapshot: str | None, options: Options, lo
             for name in compiled.tags:
                 compiled.store.history.create_tag(name, snapshot)
         for operation in compiled.after:
-            if operation.phase >= CLEANS:
+            if operation.phase > NAMES:
                 yield perform(operation, options, lock)
     except VczstoreError as error:
         if not compiled.plans:
             raise
         branch = "" if is_published else f" on the branch {compiled.job.branch}, and not published"
-        raise type(error)(f"{error}; what the steps of the job do is committed{branch}") from error
+        told = error.message if isinstance(error, SampleError) else error  # what a job prints is logged
+        raise type(error)(f"{told}; what the steps of the job do is committed{branch}") from error
 
 
 def perform(operation: Operation, options: Options, lock: Held) -> Done:

@@ -20,7 +20,9 @@ from plans.core.ledger import Ledger, removal_digest, step_digest
 from plans.core.memory import Memory
 from plans.core.model import Compiling, Plan
 from plans.core.withdrawn import Withdrawn, without_returning
+from plans.export import Export
 from plans.gc import Gc
+from plans.maintenance.history import open_at
 from plans.publish import Publish
 from plans.purge import Purge
 from plans.recompute import Recompute
@@ -302,6 +304,15 @@ class _Compiler:
             published = self.store.branch if any(one.phase == PUBLISHES for one in self.after) else None
             keep = self.store.history.tags() if operation.tags == "recreate" else ()
             self.store.history.refuse_pins(changing=changing, keep=keep, published=published)
+        self.said.append([operation.called, operation.fingerprint])
+        self.after.append(operation)
+
+    @compile_step.register
+    def export(self, operation: Export) -> None:
+        """What the job has committed is handed out; where to, and what is known of it, is checked now."""
+        is_made = operation.at is None or operation.at in self.tags
+        vcz = self.vcz if is_made else open_at("export", self.store, operation.at)
+        operation.check_place(self.options, vcz)
         self.said.append([operation.called, operation.fingerprint])
         self.after.append(operation)
 

@@ -47,6 +47,8 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
     steps = [_describe_plan(step, plan, results.get(id(plan)), began) for step in compiled.steps for plan in step.plans]
     job = compiled.job
     workers, remote = job.max_workers or os.cpu_count() or 1, scheme(job.store.url) is not None
+    for one in steps:
+        one["projected_seconds"] = estimate([one], _engine(job.executor), workers=workers, remote=remote).seconds
     return {
         "job": {
             "id": compiled.id,

@@ -44,7 +44,7 @@ from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, decode, either
 from vczstore.declarations import Declared, declared
 from vczstore.errors import JobFileError, OptionError, VczstoreError
 from vczstore.execution import operations
-from vczstore.execution.operations import CHECKS, CLEANS, IN_COMMIT, NAMES, OWN_COMMIT, PUBLISHES, Operation
+from vczstore.execution.operations import CHECKS, CLEANS, EXPORTS, IN_COMMIT, NAMES, OWN_COMMIT, PUBLISHES, Operation
 from vczstore.execution.options import EXECUTOR_FILES
 from vczstore.stores.locations import alternatives, is_glob, is_url, literal
 from vczstore.stores.sets import is_template
@@ -328,7 +328,7 @@ def _one_list(step: StepModel) -> StepModel:
 def _step_model(operation: type[Operation]) -> type[StepModel]:
     """The model of the step that an operation is."""
     keys, text = _keys(operation), (operation.__doc__ or "").strip().partition("\n")[0]
-    has_list = "samples_file" in keys
+    has_list = any(declared(one).kind == "samples" for one in fields(operation))
     made: type[StepModel] = create_model(  # type: ignore[call-overload]
         operation.__name__,
         __base__=StepModel,
@@ -475,6 +475,7 @@ _AFTER = {
     CHECKS: "this looks at what the job has committed",
     PUBLISHES: "this shows readers what the job has committed",
     NAMES: "a tag names what the whole job leaves behind",
+    EXPORTS: "this hands out what the job has committed",
     CLEANS: "this deletes what the job has left behind",
 }
 """Why steps come after those before them in this order."""
@@ -794,7 +795,8 @@ def _resolve_step(folder: str, step: StepModel) -> StepModel:
         elif kind == "samples" and (file := step.value(f"{one.name}_file")) is not None:
             changes[f"{one.name}_file"] = resolve(folder, file)
         elif kind in ("file", "folder", "location") and isinstance(value, str):
-            changes[one.name] = resolve(folder, value)
+            others = "^" if kind == "file" and value.startswith("^") else ""  # all but what is in it
+            changes[one.name] = others + resolve(folder, value.removeprefix(others))
     return step.model_copy(update=changes)
 
 

@@ -79,7 +79,8 @@ class Step(TypedDict):
 
     ``bytes_read`` and ``bytes_written`` are bounds, decoded; ``encoded_bytes`` and ``decoded_bytes`` are measured;
     memory # bytes, ``seconds`` # s. ``arrays`` is how many are written to. ``tasks_run``, those of checks included, and
-    ``chunks_written`` are what running has counted.
+    ``chunks_written`` are what running has counted; requests, which are made in libraries, are projected alone.
+    ``projected_seconds`` is the step's part of the estimate # s.
     """
 
     operation: str
@@ -105,6 +106,7 @@ class Step(TypedDict):
     get_requests: int
     put_requests: int
     seconds: float | None
+    projected_seconds: NotRequired[float]
     timeline: list[ReportedTask]
 
 
