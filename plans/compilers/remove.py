@@ -3,7 +3,7 @@
 Only the chunk columns that hold the samples are read and written, each once, however many samples it holds.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from plans.core.withdrawn import Withdrawn, withdrawing
 from plans.variants.stale import samples_change
 from vczstore.errors import IncompatibleError, SampleError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, SetItems, SetNoFill, SetShape
-from vczstore.vcz import arrays
+from vczstore.stores.edits import Consolidate, SetHeader, SetItems, SetNoFill, SetShape
+from vczstore.vcz import arrays, vcf_headers
 from vczstore.vcz.missing import TEXT, has_missing_value, lacks_missing_value, missing_value
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, samples_axis, unknown_samples
 
@@ -77,14 +77,16 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
     unfilled = SetNoFill.of(ids)  # or readers would take an empty ID for a missing one
     ids = ids if unfilled is None else unfilled.array
     shown = () if unfilled is None else (unfilled, Consolidate((SAMPLE_ID,), vcz.zarr_format))
+    header = vcf_headers.without(vcz.attributes, {*vcz.sample_ids[positions].tolist()}, {*blanked.tolist()})
     after, marks = samples_change(vcz.planned({SAMPLE_ID: ids}, blanked))
+    after = replace(after, attributes={**after.attributes, **header})
     return Plan(
         operation=operation,
         store=store,
         base=vcz.state,
         checks=(),
         writes=writes,
-        edits=(*shown, SetItems(ids, positions, REMOVED)),
+        edits=(*set_header(header, vcz), *shown, SetItems(ids, positions, REMOVED)),
         memory=memory,
         after=after,
         if_stopped="some values of the samples may be missing already; run the same command again to complete it",
@@ -92,6 +94,11 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         preparations=marks,
         notes={AFTERWARDS: text} if (text := _neutral_note(vcz)) else {},
     )
+
+
+def set_header(header: Mapping[str, Any], vcz: Vcz) -> list[SetHeader]:
+    """What writes a VCF's header of which lines were dropped; before IDs go, so that a removal is not done without."""
+    return [SetHeader(name, value, vcz.zarr_format) for name, value in header.items()]
 
 
 def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
@@ -154,6 +161,22 @@ def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memor
         after=vcz.planned(ends, ids),
         if_stopped="some values of the samples may be missing already; run the same command again to complete it",
         counts={"empty IDs deleted": vcz.n_samples - len(ids), "arrays blanked": len(writes)},
+    )
+
+
+def compile_header(store: Store, vcz: Vcz, header: Mapping[str, Any], memory: Memory) -> Plan:
+    """Compile what drops lines of the VCF's header that name removed samples; `header` has the attributes without."""
+    return Plan(
+        operation="repair",
+        store=store,
+        base=vcz.state,
+        checks=(),
+        writes=(),
+        edits=tuple(set_header(header, vcz)),
+        memory=memory,
+        after=replace(vcz, attributes={**vcz.attributes, **header}),
+        if_stopped="some of the lines may be there still; run the same command again to complete it",
+        counts={"headers": len(header)},
     )
 
 

@@ -6,15 +6,17 @@ calls are not missing, and values in ``sample_*`` arrays.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from plans.compilers.remove import compile_repair
+from plans.compilers.remove import compile_header, compile_repair
+from plans.core.withdrawn import Withdrawn
 from plans.maintenance.check_chunks import LEFT
 from plans.maintenance.check_metadata import consolidated_errors, length_errors
 from plans.maintenance.findings import Finding, WithErrors
 from plans.maintenance.verify import verify_store
+from vczstore.errors import StorageError
 from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
@@ -22,6 +24,7 @@ from vczstore.stores.base import Location, Store
 from vczstore.stores.edits import Consolidate, Edit, Reconsolidate, SetNoFill, SetShape
 from vczstore.stores.leftovers import delete_half_written, foreseen, leftovers, settle, settling
 from vczstore.stores.locations import folder_of
+from vczstore.vcz import vcf_headers
 from vczstore.vcz.missing import has_missing_value
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
 
@@ -90,6 +93,7 @@ def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: boo
         if dry_run:  # what would be repaired is found still
             left -= mended
         check = None if lock is None else lock.check
+        _header(store, opts, done, dry_run=dry_run, check=check)
         left = _half_removed(store, left, opts, done, dry_run=dry_run, quick=quick, check=check)
     note = ""
     if not done:
@@ -120,6 +124,20 @@ def _stopped(store: Store, done: list[str], *, dry_run: bool) -> set[Finding]:
             edit.apply(store.zarr_store.with_read_only(False))
         parent_metadata.follow(store.zarr_store)
     return {*consolidated_errors(before), *stale, *set(length_errors(before)) - set(length_errors(after))}
+
+
+def _header(store: Store, opts: Options, done: list[str], *, dry_run: bool, check: Callable[[], None] | None) -> None:
+    """Lines of the VCF's header go that name samples of which the store knows that they were removed."""
+    vcz = store.open()
+    present = {*vcz.sample_ids.tolist()}
+    words = {*vcf_headers.words(vcz.attributes)} - present
+    gone = list[str]()
+    with suppress(StorageError):  # without the key nothing is known of them
+        gone = Withdrawn.of(store, vcz).among(sorted(words))
+    if gone and (header := vcf_headers.without(vcz.attributes, gone, present)):
+        done.append(f"lines of the VCF's header that name removed samples, in {listing([*header])}: dropped")
+        if not dry_run:
+            run_plan(compile_header(store, vcz, header, opts.memory), opts, before_commit=check)
 
 
 def _half_removed(

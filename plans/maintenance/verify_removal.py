@@ -36,7 +36,7 @@ from vczstore.stores.base import Location, Store
 from vczstore.stores.leftovers import half_written, leftovers
 from vczstore.stores.listing import Objects
 from vczstore.stores.locations import folder_of
-from vczstore.vcz import arrays, pipeline
+from vczstore.vcz import arrays, pipeline, vcf_headers
 from vczstore.vcz.frames import contents
 from vczstore.vcz.missing import is_missing
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
@@ -289,6 +289,12 @@ class _Look:
         names = [name for name, array in (*vcz.arrays.items(), *vcz.inner.items()) if self._in_strings(array)]
         if names:
             self.reasons.append(f"an ID is in the strings of {_n(names, 'array')}: {_places(map(self.shown, names))}")
+        if headers := vcf_headers.without(vcz.attributes, self.ids, frozenset(vcz.sample_ids.tolist()) - self.ids):
+            self.reasons.append(
+                f"lines of the VCF's header name the samples, in the {_s(headers, 'attribute', 'attributes')} "
+                f"{_places(map(self.shown, headers))}; vczstore repair {self.shown(vcz.label)} drops those of samples "
+                "that the store knows to be removed"
+            )
         if left := len(self.ids.intersection(vcz.sample_ids.tolist())):
             self.reasons.append(
                 f"{_n(left, 'ID')} {_s(left, 'is', 'are')} in {SAMPLE_ID} now; vczstore remove {self.shown(vcz.label)}"

@@ -804,7 +804,18 @@ def test_run_and_log(repo: Place, tmp_path: Path) -> None:
     assert len(step["timeline"]) == step["tasks"] == answer["steps"][0]["tasks"]
     assert 0 <= min(t["start"] for t in step["timeline"]) <= max(t["end"] for t in step["timeline"])
     assert step["measured_mem"] <= step["projected_mem"]
-    assert "<svg" in (tmp_path / "report/report.html").read_text()
+    html = (tmp_path / "report/report.html").read_text()
+    assert "<svg" in html
+    # what ran beside what was projected, and the source by its name
+    assert step["projected_seconds"] == pytest.approx(report["estimate"]["seconds"])
+    assert step["chunks_written"] == step["encoded_chunks"] + step["decoded_chunks"]
+    for shown in (
+        f"written {step['chunks_written']}</span>",
+        f"{step['tasks_run']} ran with checks",
+        "took ",
+        "inbox/",
+    ):
+        assert shown in html
     assert "already applied" in command("run", file).stdout
     (entry, *_) = json.loads(command("log", repo.store, "--json").stdout)
     assert (entry["snapshot"], entry["job"], entry["tags"]) == (answer["snapshot"], answer["job"], ["release-1"])

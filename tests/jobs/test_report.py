@@ -252,6 +252,14 @@ def test_plan_tells_what_was_applied_before() -> None:
     assert "40 tasks, 1 applied before" in texts(make_report([make_step(already_applied=1)]))
 
 
+def test_sources_are_named(tmp_path: Path) -> None:
+    found = {"operation": "append", "source": "inbox/*.vcz", "found": [f"inbox/{i}" for i in range(1_001)], "new": 7}
+    page = page_of(tmp_path, make_report(sources=[found]))
+    assert "<bdi>inbox/999</bdi>" in page
+    assert "inbox/1000<" not in page
+    assert "and 1 more, in report.json" in page
+
+
 def test_many_sources_and_tags_are_counted() -> None:
     found = texts(REPORTS["twenty steps, many sources and tags"])
     assert found.count("← and 47 more sources") == 20

@@ -33,7 +33,7 @@ from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
 from vczstore.execution.workers import Workers
 from vczstore.stores.base import Check, Location, Store, Transaction
-from vczstore.stores.edits import SetItems
+from vczstore.stores.edits import SetHeader, SetItems
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
@@ -688,7 +688,9 @@ def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
     def part(*, ids: bool) -> Plan:
         writes = tuple(write for write in plan.writes if _has_samples_alone(plan.after, write.name) == ids)
         return replace(
-            plan, writes=writes, edits=tuple(edit for edit in plan.edits if isinstance(edit, SetItems) == ids)
+            plan,
+            writes=writes,
+            edits=tuple(edit for edit in plan.edits if isinstance(edit, SetItems | SetHeader) == ids),
         )
 
     return part(ids=False), part(ids=True)

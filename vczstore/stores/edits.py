@@ -226,6 +226,11 @@ class SetAttribute:
 
 
 @dataclass(frozen=True)
+class SetHeader(SetAttribute):
+    """The same of an attribute that may name samples, so that it is in no checkpoint."""
+
+
+@dataclass(frozen=True)
 class DropAttribute:
     """One attribute of the root group goes; from consolidated metadata too, where a store has them."""
 

@@ -1,0 +1,117 @@
+"""The VCF's header in a store names removed samples no longer: after remove, and after repair of what was there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import pytest
+import zarr
+
+import vczstore
+from tests.support import cohort
+from tests.support.command_line import run
+from tests.support.ways import WRITTEN
+from vczstore.vcz import vcf_headers
+from vczstore.vcz.frames import contents
+
+GONE, LEFT = "HG00096", ["HG00097", "HG000961", "HG00099"]
+KEPT = [
+    "##fileformat=VCFv4.3",
+    "##reference=file:///ref/hg38.fa",
+    f"##SAMPLE=<ID={LEFT[0]},Sex=F>",
+    f"##SAMPLE=<ID={LEFT[1]},Sex=F>",
+    f'##UnifiedGenotyper="analysis_type=UnifiedGenotyper input_file=[/bam/{LEFT[1]}.bam]"',
+    '##INFO=<ID=AC,Number=A,Type=Integer,Description="Allele count">',
+]
+NAMING = [
+    f"##SAMPLE=<ID={GONE},Sex=F>",
+    f"##PEDIGREE=<ID={LEFT[0]},Father={GONE}>",
+    f"##bcftools_mergeCommand=merge {LEFT[0]}.vcf.gz /in/{GONE}_1.vcf.gz",
+    f'##HaplotypeCaller="analysis_type=HaplotypeCaller input_file=[/bam/{LEFT[0]}.bam, /bam/{GONE}.bam]"',
+    f'##GATKCommandLine.SelectVariants=<ID=SelectVariants,CommandLineOptions="sample_name=[{GONE}]">',
+    f"##batch=made of x{GONE}y",
+]
+COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
+
+
+def attributes(*lines: str, samples: list[str]) -> dict[str, Any]:
+    text = "\n".join([*lines, "\t".join([*COLUMNS, *samples])]) + "\n"
+    pairs = [[*line[2:].split("=", 1)] for line in lines]
+    return {"vcf_header": text, "vcf_meta_information": pairs, "source": "bio2zarr", "original_header": text}
+
+
+BEFORE = attributes(*KEPT, *NAMING, samples=[GONE, *LEFT])
+AFTER = attributes(*KEPT, samples=LEFT)
+
+
+def holding(folder: Path, text: str) -> list[str]:
+    """The files in which a text is, compressed ones included."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [str(path) for path in files if any(text.encode() in found for found in contents(path.read_bytes()))]
+
+
+OTHERS = [LEFT[0], "HG00098", LEFT[2]]
+"""Of whom none has an ID in which the other one is."""
+
+
+def of_others(value: Any) -> Any:
+    return json.loads(json.dumps(value).replace(LEFT[1], OTHERS[1]))
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_removed(kind: str, tmp_path: Path) -> None:
+    """Nothing of the sample is in any object; a header that was not looked at is found, and repaired."""
+    arrays, store = cohort.some_arrays(4, [GONE, *OTHERS]), tmp_path / "store"
+    plain = tmp_path / "plain" if kind == "icechunk" else store
+    cohort.write_vcz(plain, arrays, zarr_format=2 if kind == "format2" else 3)
+    before, after = of_others(BEFORE), of_others(AFTER)
+    zarr.open_group(plain).attrs.update(before)
+    if kind == "icechunk":
+        vczstore.copy_store_to_icechunk(plain, store)
+    elif kind == "format2":
+        zarr.consolidate_metadata(store)
+
+    def now() -> dict[str, Any]:
+        found = dict(zarr.open_group(cohort.icechunk_store(store) if kind == "icechunk" else store, mode="r").attrs)
+        return {name: found[name] for name in after}
+
+    assert holding(store, GONE)
+    run("remove", store, GONE, "--purge")
+    assert now() == after
+    assert holding(store, GONE) == []
+    if kind == "icechunk":
+        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+        session = repository.writable_session("main")
+        zarr.open_group(session.store).attrs.update(before)
+        session.commit("as an older version left it")
+    else:
+        zarr.open_group(store, use_consolidated=False).attrs.update(before)
+    found = vczstore.verify_removal(store, [GONE])
+    assert [reason for reason in found.reasons if reason.startswith("lines of the VCF's header name the samples")]
+    assert "drop" in run("repair", store, "--dry-run").stdout
+    assert now() == before
+    assert "lines of the VCF's header that name removed samples, in" in run("repair", store).stdout
+    assert now() == after
+    vczstore.purge(store)
+    assert holding(store, GONE) == []
+    assert vczstore.verify_removal(store, [GONE]).erased
+    assert "nothing to repair" in run("repair", store).stdout
+
+
+def test_lines_by_themselves() -> None:
+    for line in NAMING:
+        found = vcf_headers.without(attributes(*KEPT, line, samples=LEFT), [GONE], LEFT)
+        assert found == {name: AFTER[name] for name in ("vcf_header", "vcf_meta_information", "original_header")}, line
+    assert vcf_headers.without(AFTER, [GONE], LEFT) == {}
+    # IDs as short as anything
+    short = ["##reference=1", "##SAMPLE=<ID=11>", "##bcftools_viewCommand=view chr1.vcf"]
+    given = attributes(*short, "##SAMPLE=<ID=1>", "##mergeCommand=merge 1.vcf 2.vcf", samples=["1", "11"])
+    expected = attributes(*short, samples=["11"])
+    assert vcf_headers.without(given, ["1"], ["11"])["vcf_header"] == expected["vcf_header"]
+    # what an export hands out
+    text = vcf_headers.without_samples(BEFORE)["vcf_header"]
+    assert text.splitlines() == [*KEPT[:2], KEPT[-1], NAMING[-1], "\t".join(COLUMNS[:8])]
+    json.dumps(vcf_headers.without_samples(BEFORE))
