@@ -21,6 +21,7 @@ from vczstore.vcz import arrays, metadata, pipeline
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.floats import recast
 from vczstore.vcz.model import samples_axis
+from vczstore.vcz.shards import Sharding
 
 if TYPE_CHECKING:
     import cubed
@@ -204,6 +205,8 @@ class PutSamples:
         Which columns of shards are put together of chunks as they are, or of chunks that were in shards.
     origins
         The columns of these chunks, by the number of the part: 0 for what is kept.
+    made
+        The columns of chunks of `regrouped` that are re-encoded.
     """
 
     name: str
@@ -217,6 +220,7 @@ class PutSamples:
     together: int = 1
     regrouped: tuple[int, ...] = ()
     origins: tuple[Copied, ...] = ()
+    made: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -258,7 +262,7 @@ class PutSamples:
         kept = kept[kept < before.shape[axis]]
         of_store = Part.make(before, kept, kept)
         moves = [(part.array, *part.moves) for part in (of_store, *parts)]
-        regrouped, origins = regrouped_columns(target, axis, moves, decoded)
+        regrouped, origins, made = regrouped_columns(target, axis, moves, decoded)
         alone = cls(
             name=target.path,
             target=target,
@@ -270,6 +274,7 @@ class PutSamples:
             block=(1,) * target.ndim,
             regrouped=regrouped,
             origins=origins,
+            made=made,
         )
 
         # and how many of their chunks one task takes
@@ -310,7 +315,19 @@ class PutSamples:
     def _regrouped(self, store: "ZarrStore") -> Regrouped:
         parts = self._all_parts(store)
         origins = (Origin(parts[o.source].array, self.axis, o.source_columns, o.columns) for o in self.origins)
-        return Regrouped(self.target, tuple(origins))
+        made = None
+        if self.made:
+            counts = [n if i != self.axis else 1 for i, n in enumerate(Sharding(self.target).counts)]
+            columns = Columns(self.target.shape, self.target.chunks, self.axis, self.made, tuple(counts))
+            made = Joined(parts, columns, self.target.dtype)
+        return Regrouped(self.target, tuple(origins), made)
+
+    @property
+    def _with_made(self) -> tuple[int, ...]:
+        """The columns of shards in which some chunks are re-encoded."""
+        if not self.made:
+            return ()
+        return tuple(np.unique(np.array(self.made) // Sharding(self.target).counts[self.axis]).tolist())
 
     @property
     def arrays(self) -> tuple[AnyArray]:
@@ -325,7 +342,8 @@ class PutSamples:
     @property
     def encoded_chunks(self) -> int:
         """How many chunks are copied as they are; a shard of such chunks counts as one."""
-        return sum(self._n_copied(c) for c in self.copied) + self._columns(self.regrouped).n_chunks
+        regrouped = tuple(column for column in self.regrouped if column not in self._with_made)
+        return sum(self._n_copied(c) for c in self.copied) + self._columns(regrouped).n_chunks
 
     def _n_copied(self, copied: Copied) -> int:
         array: AnyArray | View = self.parts[copied.source].array
@@ -334,9 +352,9 @@ class PutSamples:
 
     @property
     def decoded_chunks(self) -> int:
-        """How many chunks are re-encoded."""
+        """How many chunks are re-encoded; a shard counts as one, even if it is only in part."""
         made = sum(self._columns(c.columns).n_chunks - self._n_copied(c) for c in self.copied)
-        return self._columns(self.decoded).n_chunks + made
+        return self._columns(self.decoded).n_chunks + self._columns(self._with_made).n_chunks + made
 
     @property
     def chunks_read(self) -> int:

@@ -1,16 +1,16 @@
 """
 Chunks that come to lie in other objects: in shards, in other shards, or in none. They are copied as they are.
 
-The objects of an array with shards hold several chunks. Such an object can be written without decoding where each of
-its chunks is, whole, a chunk that lies somewhere already, in a shard or not.
+The objects of an array with shards hold several chunks. What is, whole, a chunk that lies somewhere already, in a shard
+or not, is not decoded when such an object is written; the other chunks of the object are encoded beside it.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -18,6 +18,7 @@ from zarr.abc.buffer import Buffer
 from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Columns, Copied, whole_columns
+from plans.core.task_report import current_report
 from vczstore.vcz import arrays, encoded_chunks
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.pipeline import naming
@@ -48,6 +49,15 @@ class Origin:
     columns: tuple[int, ...] = ()
     to: tuple[int, ...] = ()
 
+    def within(self, at: Sequence[Cell], counts: Cell) -> "Origin | None":
+        """What of it comes to objects at some coordinates, which hold so many chunks; None if nothing does."""
+        if self.axis is None:
+            return self
+        objects = {cell[self.axis] for cell in at}
+        pairs = [(of, to) for of, to in zip(self.columns, self.to, strict=True) if to // counts[self.axis] in objects]
+        columns, to = zip(*pairs, strict=True) if pairs else ((), ())
+        return replace(self, columns=columns, to=to) if pairs else None
+
     def overlapped(self, target: Columns, counts: Cell) -> int | np.ndarray:
         """Of how many objects a block of objects of a target is put together: one number, or one for each block."""
         mine = Sharding(self.array).counts
@@ -72,6 +82,23 @@ def _overlapped(n: int, per_object: int, n_objects: int) -> int:
     return min(most, n_objects)
 
 
+class Values(Protocol):
+    """The values of columns of chunks, side by side: those of one object along the other axes make a block."""
+
+    @property
+    def columns(self) -> Columns:
+        """Which ones."""
+
+    def share(self, index: tuple[int, ...]) -> "Values":
+        """What one block needs."""
+
+    def block(self, index: tuple[int, ...]) -> np.ndarray:
+        """Read a block."""
+
+    def decode_mem(self) -> int:
+        """What it takes to read one, in bytes."""
+
+
 @dataclass(frozen=True)
 class Regrouped:
     """
@@ -83,10 +110,13 @@ class Regrouped:
         The array as it will be.
     origins
         Where the chunks lie.
+    made
+        The values of the columns of chunks that lie nowhere as they are, and are encoded; None if there are none.
     """
 
     target: AnyArray
     origins: tuple[Origin, ...]
+    made: Values | None = None
 
     shards = None
     compressors: tuple[Any, ...] = ()  # chunks are checked when they are taken out
@@ -100,13 +130,22 @@ class Regrouped:
         found: dict[Cell, Buffer | None] = {}
         for origin in self.origins:
             found |= _read(origin, [cell for cells in members for cell in cells])
+        for at in coords if self.made is not None else ():
+            found |= _make(self.made, ours, at)
         return [ours.put_together([found.get(cell) for cell in cells]) for cells in members]
+
+    def share(self, coords: Sequence[Cell]) -> "Regrouped":
+        """Without what the objects at some coordinates have nothing of."""
+        counts = Sharding(self.target).counts
+        some = (origin.within(coords, counts) for origin in self.origins)
+        return replace(self, origins=tuple(origin for origin in some if origin is not None))
 
     def read_mem(self, columns: Columns) -> int:
         """What the objects take that a block is put together of, in bytes; hardly ever more than decoded."""
         counts = Sharding(self.target).counts
         needed = sum(arrays.chunk_bytes(o.array) * np.asarray(o.overlapped(columns, counts)) for o in self.origins)
-        return int(np.max(needed, initial=0))
+        making = 0 if self.made is None else self.made.decode_mem() + 2 * _block_bytes(self.made, self.target)
+        return int(np.max(needed, initial=0)) + making
 
 
 def _read(origin: Origin, cells: Sequence[Cell]) -> dict[Cell, Buffer | None]:
@@ -138,6 +177,30 @@ def _read(origin: Origin, cells: Sequence[Cell]) -> dict[Cell, Buffer | None]:
     return found
 
 
+def _block_bytes(values: Values, target: AnyArray) -> int:
+    return prod(values.columns.block_shape) * arrays.element_bytes(target)
+
+
+def _make(values: Values, sharding: Sharding, at: Sequence[int]) -> dict[Cell, Buffer | None]:
+    """The chunks of one object that are encoded."""
+    axis, columns = values.columns.axis, values.columns.columns
+    assert axis is not None
+    first = at[axis] * sharding.counts[axis]
+    found: dict[Cell, Buffer | None] = {}
+    for column in range(*np.searchsorted(columns, (first, first + sharding.counts[axis])).tolist()):
+        index = (*at[:axis], column, *at[axis + 1 :])
+        block = values.block(index)
+        current_report.get().decoded_bytes += block.nbytes
+        cells = values.columns.cells(index)
+        start = [r.start * n for r, n in zip(cells, sharding.chunks.chunks, strict=True)]
+        start[axis] = columns[column] * sharding.chunks.chunks[axis]
+        for _, cell in values.columns.coords(cells):
+            region = encoded_chunks.chunk_region(sharding.chunks, cell)
+            here = tuple(slice(r.start - n, r.stop - n) for r, n in zip(region, start, strict=True))
+            found[cell] = encoded_chunks.encode(sharding.chunks, cell, region, block[here])
+    return found
+
+
 def can_regroup(source: AnyArray, target: AnyArray, axis: int | None = None) -> bool:
     """Whether chunks of an array are chunks of a target as they are, in other objects; widths along an axis aside."""
     if not (source.shards or target.shards) or not isinstance(source, zarr.Array):  # what is made when it is read
@@ -151,9 +214,9 @@ def regrouped_columns(
     axis: int,
     parts: Sequence[tuple[AnyArray, np.ndarray, np.ndarray]],
     columns: np.ndarray,
-) -> tuple[tuple[int, ...], tuple[Copied, ...]]:
+) -> tuple[tuple[int, ...], tuple[Copied, ...], tuple[int, ...]]:
     """
-    Find the columns of objects that can be put together of chunks that lie elsewhere.
+    Find the columns of objects that can be put together of chunks that lie elsewhere, at least in part.
 
     Parameters
     ----------
@@ -171,22 +234,28 @@ def regrouped_columns(
         The columns, of these, that can.
     origins : tuple of Copied
         Columns of chunks, of the parts and of the target, that they are put together of.
+    made : tuple of int
+        The columns of chunks, of these objects, that lie nowhere as they are.
     """
     if not len(columns) or not (target.shards or any(array.shards for array, _, _ in parts)):
-        return (), ()
+        return (), (), ()
     ours = _chunk_cut(target, axis)
-    owner, theirs = np.full(ours.n, -1), np.zeros(ours.n, "i8")
+    owner, theirs = np.full(ours.n, _MADE), np.zeros(ours.n, "i8")
     for i, (array, of, to) in enumerate(parts):
-        owner[np.unique(ours.of(to))] = -1
+        owner[np.unique(ours.of(to))] = _MADE
         if can_regroup(array, target, axis):
-            found, mine = whole_columns(of, to, _chunk_cut(array, axis), ours)
-            owner[list(mine)], theirs[list(mine)] = i, found
+            whole, mine = whole_columns(of, to, _chunk_cut(array, axis), ours)
+            owner[list(mine)], theirs[list(mine)] = i, whole
     objects = np.arange(ours.n) // Sharding(target).counts[axis]
-    is_whole = np.isin(columns, objects[owner < 0], invert=True)
-    owner[~np.isin(objects, columns[is_whole])] = -1
+    found = np.intersect1d(columns, objects[owner >= 0])
+    owner[~np.isin(objects, found)] = _NONE
     origins = [(i, np.flatnonzero(owner == i)) for i in range(len(parts))]
     copied = (Copied(i, tuple(theirs[to].tolist()), tuple(to.tolist())) for i, to in origins if len(to))
-    return tuple(columns[is_whole].tolist()), tuple(copied)
+    return tuple(found.tolist()), tuple(copied), tuple(np.flatnonzero(owner == _MADE).tolist())
+
+
+_MADE, _NONE = -1, -2
+"""The numbers of the part that has a chunk, if none has it."""
 
 
 def _chunk_cut(array: AnyArray, axis: int) -> Cuts:

@@ -4,7 +4,7 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -36,13 +36,23 @@ class Piece:
         """How many blocks there are."""
         return math.prod(map(len, self.columns.grid_blocks))
 
+    def _coords(self, columns: Columns, number: int) -> list[tuple[int, ...]]:
+        index = tuple(int(i) for i in np.unravel_index(number, [len(b) for b in columns.grid_blocks]))
+        return [at for _, at in columns.coords(columns.cells(index))]
+
+    def share(self, number: int) -> "Piece":
+        """What a task needs to copy one block."""
+        source: AnyArray | Regrouped = self.source
+        if not isinstance(source, Regrouped):
+            return self
+        return replace(self, source=cast("AnyArray", source.share(self._coords(self.columns, number))))
+
     def chunks(self, number: int) -> EncodedChunks:
         """The chunks of one block."""
-        index = tuple(int(i) for i in np.unravel_index(number, [len(b) for b in self.columns.grid_blocks]))
-        coords = [at for _, at in self.source_columns.coords(self.source_columns.cells(index))]
+        coords = self._coords(self.source_columns, number)
         encoded = encoded_chunks.get_encoded(self.source, coords)
         encoded_chunks.check_frames(self.source, coords, encoded)
-        return list(zip((at for _, at in self.columns.coords(self.columns.cells(index))), encoded, strict=True))
+        return list(zip(self._coords(self.columns, number), encoded, strict=True))
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,8 @@ class EncodedReader:
         """What one task copies."""
         starts, groups = self._groups
         group = bisect_right(starts, index[0]) - 1
-        return _EncodedTask(groups[group], index[0] - starts[group])
+        number = index[0] - starts[group]
+        return _EncodedTask(tuple(piece.share(number) for piece in groups[group]), number)
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """The chunks of one task."""
@@ -139,7 +150,13 @@ class EncodedSink(BlockSink):
 
 
 def copy_encoded(
-    pieces: Sequence[Piece], target: AnyArray, spec: cubed.Spec, *, together: int = 1, extra_mem: int = 0
+    pieces: Sequence[Piece],
+    target: AnyArray,
+    spec: cubed.Spec,
+    *,
+    together: int = 1,
+    extra_mem: int = 0,
+    shared: bool = False,
 ) -> cubed.Array:
     """
     Copy chunk columns as they are.
@@ -156,18 +173,20 @@ def copy_encoded(
         As in `EncodedReader`.
     extra_mem
         What making a chunk takes, in bytes, where it is made.
+    shared
+        Whether each task is sent its share of a piece alone; so it is of several pieces.
     """
     reader = EncodedReader(tuple(pieces), together)
     most = max(together, *(math.prod(piece.columns.block) for piece in pieces))
     # read and written as one object each, hardly ever larger than decoded
     extra = 2 * most * arrays.chunk_bytes(target) + extra_mem
-    return move(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=len(pieces) > 1)
+    return move(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=shared or len(pieces) > 1)
 
 
 def regroup(source: Regrouped, columns: Columns, target: AnyArray, spec: cubed.Spec) -> cubed.Array:
-    """Put the objects of some columns together of chunks as they are."""
-    piece = Piece(cast("AnyArray", source), columns, columns)
-    return copy_encoded([piece], target, spec, extra_mem=source.read_mem(columns))
+    """Put the objects of some columns together of chunks."""
+    piece, extra = Piece(cast("AnyArray", source), columns, columns), source.read_mem(columns)
+    return copy_encoded([piece], target, spec, extra_mem=extra, shared=len(source.origins) > 1)
 
 
 class DecodedSink(BlockSink):

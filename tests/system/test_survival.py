@@ -28,6 +28,7 @@ CASES = (
     *(Case("remove", *how) for how in (("format2", "threads"), ("icechunk", "processes"))),
     *(Case("compact", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
     *(Case("regrid", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
+    Case("regrid-shards", "format3", "threads"),
     *(Case("copy", *how) for how in (("format2", "threads"), ("format3", "processes"))),
     *(Case("run", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
 )

@@ -105,6 +105,9 @@ OPERATIONS = {
     "remove": Operation(("remove", "store.vcz", *GONE), OLD, REMOVED, "has no sample", tuple(GONE)),
     "compact": Operation(("compact", "store.vcz"), REMOVED, cohort.expected_compact(REMOVED), ""),
     "regrid": Operation(("regrid", "store.vcz", "--samples-chunk", "4"), OLD, OLD, ""),
+    "regrid-shards": Operation(
+        ("regrid", "store.vcz", "--samples-chunk", "4", "--variants-shard", str(4 * VARIANTS_CHUNK)), OLD, OLD, ""
+    ),
     "compact-output": Operation(
         ("compact", "store.vcz", "--output", "new.vcz"),
         REMOVED,
@@ -140,6 +143,8 @@ class Case:
     @property
     def exists(self) -> bool:
         """Whether there is such an operation on this kind of store."""
+        if self.operation == "regrid-shards":
+            return self.kind != "format2"
         return self.kind != "icechunk" or self.operation not in ("copy", "compact-output")
 
     @property
