@@ -143,10 +143,12 @@ class Joined:
         """In elements."""
         return self.columns.blocks
 
-    def share(self, index: tuple[int, ...]) -> "Joined":
-        """Without the parts that have nothing in a block."""
-        assert self.columns.axis is not None
-        return replace(self, parts=self._within([there[self.columns.axis] for _, there in self.columns.regions(index)]))
+    def share(self, index: tuple[int, ...], *others: tuple[int, ...]) -> "Joined":
+        """Without the parts that have nothing in some blocks."""
+        axis = self.columns.axis
+        assert axis is not None
+        ranges = [there[axis] for one in (index, *others) for _, there in self.columns.regions(one)]
+        return replace(self, parts=self._within(ranges))
 
     def _within(self, ranges: Sequence[slice]) -> tuple[Part, ...]:
         """The parts that have something in some ranges of the target, as far as their first and last sample tell."""
@@ -342,7 +344,7 @@ class PutSamples:
     @property
     def encoded_chunks(self) -> int:
         """How many chunks are copied as they are; a shard of such chunks counts as one."""
-        regrouped = tuple(column for column in self.regrouped if column not in self._with_made)
+        regrouped = tuple(sorted({*self.regrouped} - {*self._with_made}))
         return sum(self._n_copied(c) for c in self.copied) + self._columns(regrouped).n_chunks
 
     def _n_copied(self, copied: Copied) -> int:

@@ -89,8 +89,8 @@ class Values(Protocol):
     def columns(self) -> Columns:
         """Which ones."""
 
-    def share(self, index: tuple[int, ...]) -> "Values":
-        """What one block needs."""
+    def share(self, index: tuple[int, ...], *others: tuple[int, ...]) -> "Values":
+        """What some blocks need."""
 
     def block(self, index: tuple[int, ...]) -> np.ndarray:
         """Read a block."""
@@ -130,15 +130,18 @@ class Regrouped:
         found: dict[Cell, Buffer | None] = {}
         for origin in self.origins:
             found |= _read(origin, [cell for cells in members for cell in cells])
-        for at in coords if self.made is not None else ():
-            found |= _make(self.made, ours, at)
+        if self.made is not None:
+            for at in coords:
+                found |= _make(self.made, ours, at)
         return [ours.put_together([found.get(cell) for cell in cells]) for cells in members]
 
     def share(self, coords: Sequence[Cell]) -> "Regrouped":
         """Without what the objects at some coordinates have nothing of."""
         counts = Sharding(self.target).counts
         some = (origin.within(coords, counts) for origin in self.origins)
-        return replace(self, origins=tuple(origin for origin in some if origin is not None))
+        blocks = [] if self.made is None else [index for at in coords for index in _blocks(self.made, counts, at)]
+        made = self.made.share(*blocks) if self.made is not None and blocks else None
+        return replace(self, origins=tuple(origin for origin in some if origin is not None), made=made)
 
     def read_mem(self, columns: Columns) -> int:
         """What the objects take that a block is put together of, in bytes; hardly ever more than decoded."""
@@ -181,23 +184,29 @@ def _block_bytes(values: Values, target: AnyArray) -> int:
     return prod(values.columns.block_shape) * arrays.element_bytes(target)
 
 
+def _blocks(values: Values, counts: Cell, at: Sequence[int]) -> list[Cell]:
+    """The blocks of values that an object at some coordinates has, of so many chunks."""
+    axis = values.columns.axis
+    assert axis is not None
+    ends = (at[axis] * counts[axis], (at[axis] + 1) * counts[axis])
+    columns = range(*np.searchsorted(values.columns.columns, ends).tolist())
+    return [(*at[:axis], column, *at[axis + 1 :]) for column in columns]
+
+
 def _make(values: Values, sharding: Sharding, at: Sequence[int]) -> dict[Cell, Buffer | None]:
     """The chunks of one object that are encoded."""
-    axis, columns = values.columns.axis, values.columns.columns
-    assert axis is not None
-    first = at[axis] * sharding.counts[axis]
+    report, chunks = current_report.get(), sharding.chunks
     found: dict[Cell, Buffer | None] = {}
-    for column in range(*np.searchsorted(columns, (first, first + sharding.counts[axis])).tolist()):
-        index = (*at[:axis], column, *at[axis + 1 :])
+    for index in _blocks(values, sharding.counts, at):
         block = values.block(index)
-        current_report.get().decoded_bytes += block.nbytes
-        cells = values.columns.cells(index)
-        start = [r.start * n for r, n in zip(cells, sharding.chunks.chunks, strict=True)]
-        start[axis] = columns[column] * sharding.chunks.chunks[axis]
+        report.decoded_bytes += block.nbytes
+        (first, *_), cells = values.columns.regions(index), values.columns.cells(index)
         for _, cell in values.columns.coords(cells):
-            region = encoded_chunks.chunk_region(sharding.chunks, cell)
-            here = tuple(slice(r.start - n, r.stop - n) for r, n in zip(region, start, strict=True))
-            found[cell] = encoded_chunks.encode(sharding.chunks, cell, region, block[here])
+            region = encoded_chunks.chunk_region(chunks, cell)
+            here = tuple(slice(r.start - f.start, r.stop - f.start) for r, f in zip(region, first[1], strict=True))
+            value = encoded_chunks.encode(chunks, cell, region, block[here])
+            report.encoded_bytes -= 0 if value is None else len(value)  # it is written with what is copied
+            found[cell] = value
     return found
 
 
