@@ -21,7 +21,7 @@ from vczstore.vcz import arrays, metadata, pipeline
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.floats import recast
 from vczstore.vcz.model import samples_axis
-from vczstore.vcz.shards import Sharding
+from vczstore.vcz.shards import chunk_counts
 
 if TYPE_CHECKING:
     import cubed
@@ -319,7 +319,7 @@ class PutSamples:
         origins = (Origin(parts[o.source].array, self.axis, o.source_columns, o.columns) for o in self.origins)
         made = None
         if self.made:
-            counts = [n if i != self.axis else 1 for i, n in enumerate(Sharding(self.target).counts)]
+            counts = [n if i != self.axis else 1 for i, n in enumerate(chunk_counts(self.target))]
             columns = Columns(self.target.shape, self.target.chunks, self.axis, self.made, tuple(counts))
             made = Joined(parts, columns, self.target.dtype)
         return Regrouped(self.target, tuple(origins), made)
@@ -329,7 +329,7 @@ class PutSamples:
         """The columns of shards in which some chunks are re-encoded."""
         if not self.made:
             return ()
-        return tuple(np.unique(np.array(self.made) // Sharding(self.target).counts[self.axis]).tolist())
+        return tuple(np.unique(np.array(self.made) // chunk_counts(self.target)[self.axis]).tolist())
 
     @property
     def arrays(self) -> tuple[AnyArray]:

@@ -22,7 +22,7 @@ from plans.core.task_report import current_report
 from vczstore.vcz import arrays, encoded_chunks
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.pipeline import naming
-from vczstore.vcz.shards import Sharding, same_chunks
+from vczstore.vcz.shards import Sharding, chunk_counts, same_chunks
 from vczstore.vcz.zarr_objects import place
 
 type Cell = tuple[int, ...]
@@ -60,7 +60,7 @@ class Origin:
 
     def overlapped(self, target: Columns, counts: Cell) -> int | np.ndarray:
         """Of how many objects a block of objects of a target is put together: one number, or one for each block."""
-        mine = Sharding(self.array).counts
+        mine = chunk_counts(self.array)
         others = prod(
             _overlapped(block * n, m, cells)
             for i, (block, n, m, cells) in enumerate(
@@ -137,7 +137,7 @@ class Regrouped:
 
     def share(self, coords: Sequence[Cell]) -> "Regrouped":
         """Without what the objects at some coordinates have nothing of."""
-        counts = Sharding(self.target).counts
+        counts = chunk_counts(self.target)
         some = (origin.within(coords, counts) for origin in self.origins)
         blocks = [] if self.made is None else [index for at in coords for index in _blocks(self.made, counts, at)]
         made = self.made.share(*blocks) if self.made is not None and blocks else None
@@ -145,7 +145,7 @@ class Regrouped:
 
     def read_mem(self, columns: Columns) -> int:
         """What the objects take that a block is put together of, in bytes; hardly ever more than decoded."""
-        counts = Sharding(self.target).counts
+        counts = chunk_counts(self.target)
         needed = sum(arrays.chunk_bytes(o.array) * np.asarray(o.overlapped(columns, counts)) for o in self.origins)
         making = 0 if self.made is None else self.made.decode_mem() + 2 * _block_bytes(self.made, self.target)
         return int(np.max(needed, initial=0)) + making
@@ -255,7 +255,7 @@ def regrouped_columns(
         if can_regroup(array, target, axis):
             whole, mine = whole_columns(of, to, _chunk_cut(array, axis), ours)
             owner[list(mine)], theirs[list(mine)] = i, whole
-    objects = np.arange(ours.n) // Sharding(target).counts[axis]
+    objects = np.arange(ours.n) // chunk_counts(target)[axis]
     found = np.intersect1d(columns, objects[owner >= 0])
     owner[~np.isin(objects, found)] = _NONE
     origins = [(i, np.flatnonzero(owner == i)) for i in range(len(parts))]
@@ -264,7 +264,7 @@ def regrouped_columns(
 
 
 _MADE, _NONE = -1, -2
-"""The numbers of the part that has a chunk, if none has it."""
+"""In place of the number of a part: chunks that are encoded, and chunks that are not written in this way."""
 
 
 def _chunk_cut(array: AnyArray, axis: int) -> Cuts:

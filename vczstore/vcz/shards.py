@@ -23,6 +23,11 @@ _ABSENT = 2**64 - 1
 """Both numbers in the index of a chunk that is left out."""
 
 
+def chunk_counts(array: AnyArray) -> tuple[int, ...]:
+    """How many chunks an object of an array holds along each axis: one, without shards."""
+    return tuple(outer // inner for outer, inner in zip(outer_chunks(array), inner_chunks(array), strict=True))
+
+
 class Sharding:
     """
     How the chunks of an array lie in its objects; of one without shards, each is an object of its own.
@@ -32,13 +37,12 @@ class Sharding:
     chunks
         The array as it would be without shards.
     counts
-        How many chunks an object holds along each axis.
+        As `chunk_counts` has them.
     """
 
     def __init__(self, array: AnyArray) -> None:
         self.chunks = without_shards(array)
-        sides = zip(outer_chunks(array), inner_chunks(array), strict=True)
-        self.counts = tuple(outer // inner for outer, inner in sides)
+        self.counts = chunk_counts(array)
         self._index: AnyArray | None = None
         self._is_index_first = False
         if array.shards:
