@@ -41,7 +41,8 @@ def _metadata(way: Way, store: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_shards_come_change_and_go_without_decoding(kind: str, tmp_path: Path) -> None:
     """xarray reads each; without shards, the metadata and chunks are those from before."""
-    way, arrays = Way(kind, "cubed"), some_arrays(10, cohort.ids(0, 11))
+    fields = ("sample_sex", "call_AD", "call_GL", "call_FT")
+    way, arrays = Way(kind, "cubed"), cohort.make_arrays(10, cohort.ids(0, 11), fields=fields)
     store = way.make(tmp_path, arrays, samples_chunk=3)
     before, files = _metadata(way, store), cohort.files_of(store)
     for options, expected in (
@@ -85,6 +86,7 @@ def test_shards_with_other_chunks_and_another_compressor(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("impl", ["zarr", "xarray"])
+@pytest.mark.slow
 def test_other_implementations(impl: str, tmp_path: Path) -> None:
     way, arrays = Way("format3", impl), some_arrays(10, cohort.ids(0, 11))
     store = way.make(tmp_path, arrays, samples_chunk=3)
@@ -94,12 +96,13 @@ def test_other_implementations(impl: str, tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 def test_vcztools_reads_what_has_no_shards(tmp_path: Path) -> None:
     """With shards it fails, and `export` to VCF refuses; without them it shows what bcftools does."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())
     store = tmp_path / "store.vcz"
-    vcf.to_vcz(whole, store, 3, 4, 3)
-    vczstore.regrid(store, samples_shard=6, variants_shard=8, **OPTIONS)
+    vcf.to_vcz(whole, store, 3, 16, 8)
+    vczstore.regrid(store, samples_shard=16, variants_shard=32, **OPTIONS)
     assert f"vczstore regrid {store} --samples-shard 0" in "\n".join(vczstore.info(store).lines())
     with pytest.raises(zarr.errors.BoundsCheckError):
         vcf.vcztools_view(store)
