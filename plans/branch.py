@@ -44,6 +44,7 @@ class Branch(Operation):
     """
 
     group: ClassVar[str] = "release"
+    is_of_history: ClassVar[bool] = True
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")
 
     name: str | None = argument("A name of printable characters without /.", default=None, metavar="[NAME]")

@@ -37,6 +37,7 @@ class Gc(Operation):
     """
 
     group: ClassVar[str] = "maintain"
+    is_of_history: ClassVar[bool] = True
     uses: ClassVar[tuple[str, ...]] = ("store", "lock")
     is_step: ClassVar[bool] = True
     phase: ClassVar[int] = CLEANS

@@ -31,6 +31,7 @@ class Log(Operation):
     """
 
     group: ClassVar[str] = "look"
+    is_of_history: ClassVar[bool] = True
 
     def perform(self, options: "Options", *, dry_run: bool) -> "PastCommits":
         """Read the history."""

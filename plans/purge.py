@@ -45,6 +45,7 @@ class Purge(Operation):
     """
 
     group: ClassVar[str] = "withdraw"
+    is_of_history: ClassVar[bool] = True
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "workers", "progress")
     is_step: ClassVar[bool] = True
     phase: ClassVar[int] = CLEANS

@@ -24,6 +24,7 @@ from vczstore.stores.base import Location, Store
 from vczstore.stores.edits import Consolidate, Edit, Reconsolidate, SetNoFill, SetShape
 from vczstore.stores.leftovers import delete_half_written, foreseen, leftovers, settle, settling
 from vczstore.stores.locations import folder_of
+from vczstore.stores.resolve import place_of
 from vczstore.vcz import vcf_headers
 from vczstore.vcz.missing import has_missing_value
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, samples_axis
@@ -80,7 +81,7 @@ def repair_store(location: Location, opts: Options, *, dry_run: bool, quick: boo
     quick
         Whether to look for other errors in metadata and sample IDs only.
     """
-    path = folder_of(location)
+    path = folder_of(place_of(location))
     done = _compaction(path, opts, dry_run=dry_run)
     if dry_run and path is not None and not path.exists():
         return Repaired(str(location), dry_run, tuple(done), ())

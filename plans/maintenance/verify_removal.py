@@ -158,14 +158,15 @@ def verify(
         raise SampleError("verify-removal: no samples named; give a file of sample IDs with --samples-file")
     if report is not None:
         page.make_folder(report)
-    objects = Objects.at(url, options)
+    place = store.place if store.group else url
+    objects = Objects.at(place, options)
     vcz = store.open()
     if any("\t" in sample for sample in ids):
         raise SampleError("verify-removal: a line of the list has a tab; give one sample ID in a line, nothing else")
     look = _Look(ids, _Needles(frozenset[str]().union(*map(spellings, ids)) - {REMOVED}, vcz.sample_ids.tolist()))
     sizes = objects.sizes()
     digest = look.at_objects(objects, sizes)
-    look.at_leftovers(url)
+    look.at_leftovers(place)
     try:
         look.at_present(vcz)
     except pipeline.DamagedChunkError as error:
@@ -352,6 +353,14 @@ class _Look:
                 return True
         return False
 
+    def _is_in(self, store: Store, snapshot: str) -> bool:
+        """Whether a snapshot has an ID."""
+        try:
+            samples = store.open(snapshot).sample_ids.tolist()
+        except NotAStoreError:
+            return False  # the first snapshot of a repository is empty, and groups come later
+        return not self.ids.isdisjoint(samples) or bool(spelt_otherwise(self.ids, {*samples} - {REMOVED}))
+
     def at_history(self, store: Store, sizes: Mapping[str, int]) -> None:
         """Look at every snapshot of a repository, and for unreferenced objects."""
         snapshots = store.history.reachable()
@@ -360,14 +369,7 @@ class _Look:
             folder, _, name = key.partition("/")
             folders.get(folder, set()).add(name)
         left = store.history.unreachable(snapshots, folders)
-        with_ids = []
-        for snapshot in snapshots:
-            try:
-                samples = store.open(snapshot).sample_ids.tolist()
-                if not self.ids.isdisjoint(samples) or spelt_otherwise(self.ids, {*samples} - {REMOVED}):
-                    with_ids.append(snapshot)
-            except NotAStoreError:
-                continue  # the first snapshot of a repository is empty
+        with_ids = [one for one in snapshots if any(self._is_in(vcz, one) for vcz in store.beside())]
         label = self.shown(store.label)
         if with_ids:
             self.reasons.append(

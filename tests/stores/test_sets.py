@@ -44,22 +44,25 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
     complain(OptionError, ["--parts"], Template("s3://bucket/{part}/store").find)
 
 
-def test_groups_of_a_repository_are_no_stores(tmp_path: Path) -> None:
-    """Unless something is there that has such a name."""
+def test_what_names_a_group(tmp_path: Path) -> None:
+    """What is there under the whole of a name is no group, and what is no repository has none."""
     vcz = cohort.make_arrays(3, cohort.ids(0, 2), fields=("call_DP",))
-    for name in ("cohort", "cohort.icechunk"):
-        cohort.write_icechunk(tmp_path / name, vcz)
+    cohort.write_icechunk(tmp_path / "cohort", vcz)
     cohort.write_vcz(tmp_path / "batch.vcz", vcz)
+    copy = partial(vczstore.copy_store_to_icechunk, tmp_path / "batch.vcz")
+    copy(f"{tmp_path}/cohort#chr1")
+    copy(f"{tmp_path}/new.icechunk#chr1")
+    assert [vczstore.info(f"{tmp_path}/{name}").samples for name in ("cohort#chr1", "new.icechunk#chr1")] == [2, 2]
     was = cohort.digest(tmp_path)
-    words = ["root of an Icechunk repository, not in its group", "vczstore copy-store-to-icechunk"]
-    for place in (f"{tmp_path}/cohort.icechunk#chr1", f"{tmp_path}/cohort#chr1"):
-        complain(UnsuitableError, words, partial(vczstore.info, place))
-        complain(UnsuitableError, words, partial(vczstore.append, place, tmp_path / "batch.vcz"))
-        complain(UnsuitableError, words, partial(vczstore.create, place, tmp_path / "batch.vcz"))
-        complain(UnsuitableError, words, partial(vczstore.copy_store_to_icechunk, tmp_path / "batch.vcz", place))
-        complain(UnsuitableError, words, partial(vczstore.info, place.replace("chr1", "{part}"), parts=["chr1"]))
-        complain(UnsuitableError, words, partial(vczstore.info, place.replace("chr1", "{part}")))
-    assert cohort.digest(tmp_path) == was
+    complain(UnsuitableError, ["is there already"], partial(copy, f"{tmp_path}/cohort#chr1"))
+    complain(UnsuitableError, ["is there already"], partial(copy, f"{tmp_path}/cohort#chr1", overwrite=True))
+    complain(UnsuitableError, ["is there already"], partial(copy, f"{tmp_path}/cohort#call_DP"))
+    complain(
+        UnsuitableError, ["group"], partial(vczstore.run, "export", tmp_path / "batch.vcz", f"{tmp_path}/cohort#b")
+    )
+    complain(NotAStoreError, ["cohort#chr2: there is no Zarr group"], partial(vczstore.info, f"{tmp_path}/cohort#chr2"))
     complain(NotAStoreError, ["no such file"], partial(vczstore.info, f"{tmp_path}/other#chr1"))
-    (tmp_path / "batch.vcz").rename(tmp_path / "cohort.icechunk#chr1")
-    assert vczstore.info(tmp_path / "cohort.icechunk#chr1").samples == 2
+    complain(NotAStoreError, ["name .*new.icechunk#chr1"], partial(vczstore.info, f"{tmp_path}/new.icechunk"))
+    assert cohort.digest(tmp_path) == was
+    (tmp_path / "batch.vcz").rename(tmp_path / "cohort#chr1")
+    assert vczstore.info(tmp_path / "cohort#chr1").backend == "zarr"

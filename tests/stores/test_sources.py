@@ -400,7 +400,7 @@ def test_a_vcz_in_a_group_of_a_repository_or_zip_file(tmp_path: Path) -> None:
     root = zarr.create_group(session.store)
     root.create_group("chr1").create_array("sample_id", data=np.array(["a"]), dimension_names=("samples",))
     session.commit("made by the test")
-    with pytest.raises(NotAStoreError, match=r"group chr1: .* copy the group into a repository of its own"):
+    with pytest.raises(NotAStoreError, match=r"group chr1: name .*#chr1"):
         vczstore.append(tmp_path / "store.vcz", tmp_path / "repository")
     cohort.write_vcz(tmp_path / "packed" / "batch.vcz", BATCH)
     file = shutil.make_archive(str(tmp_path / "batch.vcz"), "zip", tmp_path / "packed")

@@ -415,17 +415,22 @@ class Execution:
         """Write all plans in one transaction, and commit it; returns the snapshot."""
         if all(plan.is_empty for plan in self.plans):
             return self.plans[0].base if self.store.history.is_kept else None
-        transaction = self.transaction = self._begin()
+        transaction = self.begin()
+        self.write_in(transaction)
+        if self.before_commit is not None:
+            self.before_commit()
+        return commit(transaction, message, metadata)
+
+    def write_in(self, transaction: Transaction) -> None:
+        """Write all plans in a transaction that has begun."""
+        self.transaction = transaction
         for number, step in enumerate(self.steps):
             self.current = step.plan
             with step.run.timed():
                 self._write_step(step, number, transaction)
             self.visible += transaction.shows_steps and not step.is_first
-        if self.before_commit is not None:
-            self.before_commit()
-        return transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
 
-    def _begin(self) -> Transaction:
+    def begin(self) -> Transaction:
         """Begin a transaction, with what a run that was stopped has written."""
         self.current = self.plans[0]
         self.store.settle()
@@ -472,6 +477,11 @@ class Execution:
             )
             for plan, run in zip(self.plans, _summed(self.steps, self.runs), strict=True)
         ]
+
+
+def commit(transaction: Transaction, message: str, metadata: Mapping[str, Any]) -> str | None:
+    """Commit what was written, with what the history says of it."""
+    return transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
 
 
 class _Step(NamedTuple):

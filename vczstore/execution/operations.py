@@ -77,6 +77,8 @@ class Operation:
     """What ``--dry-run`` does; empty for an operation that has no such option."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Options of version 0.1.0 that have no effect."""
+    is_of_history: ClassVar[bool] = False
+    """Whether it is done once to a repository, whatever groups of it are parts of a set."""
     order: ClassVar[tuple[str, ...]] = ("store",)
     """The arguments that come first, in this order."""
 

@@ -220,7 +220,10 @@ class _Running:
             If it fails in some parts; it is tried in all.
         """
         parts, failed = dict(result.parts), dict[str, VczstoreError]()
+        places = {job.store.place: name for name, job in reversed(self.compiled.items())}
         for name, job in self.compiled.items():
+            if places[job.store.place] != name:  # in the same repository as an earlier part
+                continue
             held = Held(locks[name].check)
             try:
                 done = tuple(perform(one, self.group.options, held) for one in job.after)

@@ -461,6 +461,14 @@ class Store(Protocol):
         """How messages call it."""
 
     @property
+    def place(self) -> str:
+        """Its path or URL; that of the repository, of a group of one."""
+
+    @property
+    def group(self) -> str:
+        """The group of a repository in which the VCZ lies; empty where it has a place of its own."""
+
+    @property
     def backend(self) -> str:
         """One of `BACKENDS`."""
 
@@ -517,6 +525,9 @@ class Store(Protocol):
         NotAStoreError
             If there is no VCZ.
         """
+
+    def beside(self) -> Sequence["Store"]:
+        """The VCZs whose history this is, itself among them: several of a repository that has them in groups."""
 
     def stored_bytes(self) -> int | None:
         """The size of what is stored, in bytes, older snapshots included; None if it is not cheap to say."""

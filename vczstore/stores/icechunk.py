@@ -1,7 +1,7 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.util import find_spec
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import icechunk
+import zarr
 from zarr.abc.store import Store as ZarrStore
+from zarr.errors import GroupNotFoundError
 from zarr.types import AnyArray
 
 from vczstore.errors import (
@@ -20,9 +22,10 @@ from vczstore.errors import (
     TagError,
     UnsuitableError,
 )
-from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Keep, Saved, Transaction
+from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Keep, Saved, Store, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.icechunk_branches import is_sweep, refuse_swept
+from vczstore.stores.icechunk_groups import around, within
 from vczstore.stores.icechunk_history import RECREATED, IcechunkHistory
 from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, require_writable, runtime, storage_of
 from vczstore.stores.locations import local_path
@@ -32,6 +35,7 @@ from vczstore.stores.zarr_backed import NoHistory, ZarrBacked
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.metadata import metadata_key
 from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
+from vczstore.vcz.zarr_objects import wait_for
 
 TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
 
@@ -51,10 +55,17 @@ class IcechunkStore:
     backend: str = "icechunk"
     options: Mapping[str, Any] = field(default_factory=dict)
     no_lock: bool = False
+    group: str = ""
+    """The group of the repository in which the VCZ lies; its root if empty."""
     atomic = True
     begins_empty = False
     zarr_store = None
     why_consistent = TRANSACTIONS
+
+    @property
+    def place(self) -> str:
+        """The path or URL of the repository."""
+        return self.label.removesuffix(f"#{self.group}") if self.group else self.label
 
     @property
     def pickles(self) -> bool:
@@ -67,14 +78,15 @@ class IcechunkStore:
         return cls(repository, label="<Icechunk repository>", folder=folder_of_repository(repository), no_lock=no_lock)
 
     @classmethod
-    def at_url(cls, url: str, options: Mapping[str, Any], *, no_lock: bool = False) -> "IcechunkStore":
-        """Open an existing repository."""
+    def at_url(cls, url: str, options: Mapping[str, Any], *, no_lock: bool = False, group: str = "") -> "IcechunkStore":
+        """Open an existing repository, or a group of it."""
         storage, folder = storage_of(url, options)
         if folder is not None and not folder.exists():
             raise NotAStoreError(f"{url}: no such file or directory")
         try:
             repository = icechunk.Repository.open(storage, config=None if folder else runtime())
-            return cls(repository, label=url, folder=folder, options=options, no_lock=no_lock)
+            label = f"{url}#{group}" if group else url
+            return cls(repository, label=label, folder=folder, options=options, no_lock=no_lock, group=group)
         except icechunk.RepositoryNotFoundError as error:
             raise NotAStoreError(
                 f"{url}: there is no Icechunk repository here; make one with: "
@@ -138,6 +150,22 @@ class IcechunkStore:
         next(iter(history))
         return next(iter(history), None) is None
 
+    def groups(self) -> list[str]:
+        """The groups at the top, such as those that are parts of a set."""
+        with suppress(GroupNotFoundError):
+            top = zarr.open_group(self.repository.readonly_session(self.branch).store, mode="r")
+            return sorted(top.group_keys())
+        return []
+
+    def beside(self) -> list[Self]:
+        """The VCZs that have this history, too: of a group, those in all groups of the repository."""
+        names = self.groups() if self.group else [""]
+        return [replace(self, group=name, label=f"{self.place}#{name}" if name else self.label) for name in names]
+
+    def has(self, group: str) -> bool:
+        """Whether there is a group of this name, or anything that has its place."""
+        return not wait_for(self.repository.readonly_session(self.branch).store.is_empty(group))
+
     @property
     def head(self) -> str:
         """The snapshot that readers see."""
@@ -150,7 +178,9 @@ class IcechunkStore:
         def on_branch(branch: str) -> IcechunkStore:
             return replace(self, branch=branch)
 
-        return IcechunkHistory(self.repository, self.label, self.folder, self.commit_lock, on_branch, self.branch)
+        return IcechunkHistory(
+            self.repository, self.label, self.folder, self.commit_lock, on_branch, self.branch, self.group
+        )
 
     def on(self, branch: str | None) -> Self:
         """The same on another branch; None for this one."""
@@ -176,7 +206,7 @@ class IcechunkStore:
                     f"{self.label} has no tag, branch or snapshot {at!r}; vczstore tag lists the tags"
                 ) from error
         try:
-            return Vcz.read(session.store, self.label, snapshot=str(session.snapshot_id))
+            return Vcz.read(within(session.store, self.group), self.label, snapshot=str(session.snapshot_id))
         except NotAStoreError as error:
             others = self.history.refs()[1] if at is None else {}
             if not others:
@@ -189,7 +219,7 @@ class IcechunkStore:
 
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Begin one commit."""
-        require_writable(self.label)
+        require_writable(self.place)
         require_conditions(self)
         began = self._last_update()
         session = self.repository.writable_session(self.branch)
@@ -288,7 +318,7 @@ class IcechunkStore:
 
     def commit_lock(self) -> AbstractContextManager[Any]:
         """What serialises commits where the storage does not."""
-        require_writable(self.label)
+        require_writable(self.place)
         return nullcontext() if self.folder is None or self.no_lock else commit_lock(self.label, self.folder)
 
 
@@ -365,12 +395,18 @@ class NewIcechunkStore(IcechunkStore):
         return True
 
     def require_nothing(self) -> None:
-        """Raise an `UnsuitableError` if something is there that is not an empty repository."""
-        path = local_path(self.label)
-        if IcechunkStore.exists(self.label, self.options):
-            if IcechunkStore.at_url(self.label, self.options).is_empty:
+        """Raise an `UnsuitableError` if something is there that is not an empty repository, or without the group."""
+        path = local_path(self.place)
+        if IcechunkStore.exists(self.place, self.options):
+            repository = IcechunkStore.at_url(self.place, self.options)
+            if repository.is_empty or (self.group and not repository.has(self.group)):
                 return
-            raise UnsuitableError(f"{self.operation}: {self.label} holds a repository already; choose another path")
+            what = (
+                "is there already; choose another name"
+                if self.group
+                else "holds a repository already; choose another path"
+            )
+            raise UnsuitableError(f"{self.operation}: {self.label} {what}")
         # what the creation of a repository that was stopped has left is completed by the next
         if path is not None and path.exists() and any(path.iterdir()) and not (path / "snapshots").is_dir():
             raise UnsuitableError(
@@ -380,8 +416,15 @@ class NewIcechunkStore(IcechunkStore):
     def transaction(self, base: str) -> "IcechunkTransaction":
         """Create the repository, and begin its first commit."""
         self.require_nothing()
-        store = IcechunkStore.create(self.label, self.options, self.samples_chunks, no_lock=self.no_lock)
-        return store.transaction(store.head)
+        if not self.group or not IcechunkStore.exists(self.place, self.options):
+            store = IcechunkStore.create(self.place, self.options, self.samples_chunks, no_lock=self.no_lock)
+        else:
+            store = IcechunkStore.at_url(self.place, self.options, no_lock=self.no_lock)
+        store = replace(store, label=self.label, group=self.group)
+        transaction = store.transaction(store.head)
+        if self.group:
+            zarr.open_group(transaction.session.store, mode="a")  # which holds the group
+        return transaction
 
 
 @dataclass(frozen=True)
@@ -409,7 +452,7 @@ class Renumber:
         Icechunk renumbers regular grids alone, since it does not know how wide other chunks are; here each goes where
         it is as wide. So the array has a regular grid meanwhile, with room for old and new numbers.
         """
-        assert isinstance(store, icechunk.IcechunkStore)
+        inner, above = around(store)
         key = metadata_key(self.path, 3)
         document = zarr_objects.read_json(store, key)
         grid = {"name": "regular", "configuration": {"chunk_shape": [1] * len(self.grid)}}
@@ -417,8 +460,8 @@ class Renumber:
         shape[self.axis] = max(shape[self.axis], *(1 + max(pair) for pair in self.columns))
         zarr_objects.write_json(store, key, {**(document or {}), "shape": shape, "chunk_grid": grid})
         places, origins = dict(self.columns), {to: of for of, to in self.columns}
-        store.session.reindex_array(
-            f"/{self.path}", lambda at: self._moved(at, places), lambda at: self._moved(at, origins) or at
+        inner.session.reindex_array(
+            f"/{above}{self.path}", lambda at: self._moved(at, places), lambda at: self._moved(at, origins) or at
         )
         zarr_objects.write_json(store, key, document or {})
 
@@ -455,17 +498,16 @@ class IcechunkTransaction:
         silently dropped.
         """
         for edit in (*preparations, *edits):
-            edit.apply(self.session.store)
+            edit.apply(within(self.session.store, self.store.group))
         fork = self.fork = self.session.fork().store
-        yield fork
+        yield within(fork, self.store.group)
         if fork.session.has_uncommitted_changes:
             self.session.merge(fork.session)
 
     def found(self) -> ZarrStore:
         """What the steps so far have left, to be read while the next one writes."""
         session = self.session.fork() if self.session.has_uncommitted_changes else self.session
-        store: ZarrStore = session.store
-        return store
+        return within(session.store, self.store.group)
 
     def collect(self, store: ZarrStore) -> None:
         """
@@ -474,9 +516,14 @@ class IcechunkTransaction:
         Tasks in this process write to the one fork that was made here; it is merged once, when the step ends:
         to merge it after each task would be quadratic.
         """
-        if store is not self.fork:
-            assert isinstance(store, icechunk.IcechunkStore)
-            self.session.merge(store.session)
+        inner, _ = around(store)
+        if inner is not self.fork:
+            self.session.merge(inner.session)
+
+    def of(self, store: Store) -> "IcechunkTransaction":
+        """The same commit, of what is in another group of the repository."""
+        assert isinstance(store, IcechunkStore)
+        return replace(self, store=store, fork=None)
 
     @property
     def resumable(self) -> "IcechunkTransaction | None":

@@ -53,6 +53,8 @@ class IcechunkHistory:
         The store on another branch.
     branch
         Whose history it is.
+    group
+        The group in which the store lies; the root if empty. Snapshots, tags and branches are of the whole repository.
     """
 
     repository: icechunk.Repository
@@ -61,6 +63,7 @@ class IcechunkHistory:
     lock: Callable[[], AbstractContextManager[Any]]
     on_branch: Callable[[str], Store]
     branch: str = BRANCH
+    group: str = ""
     is_kept = True
 
     def require(self, operation: str) -> None:
@@ -353,6 +356,11 @@ class IcechunkHistory:
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """Raise a `TagError` if there are `pins`, beside tags that may stay."""
         self._refuse_staged()
+        if self.group and keep:
+            raise TagError(
+                f"purge: {self.label}: the tags {listing(sorted(keep), 3)} are of the whole repository, and cannot be "
+                "recreated for one of its groups; nothing was done, let the purge delete them with --tags delete"
+            )
         tags, branches = self.pins(changing=changing)
         named = [f"the tag {name}" for name in tags if name not in keep]
         named += [f"the branch {name}" for name in branches if name != published]
@@ -446,12 +454,15 @@ class IcechunkHistory:
             return None  # the one is no ancestor of the other, or what is between was expired
         if diff.moved_nodes:
             return None
-        others = {*diff.new_arrays, *diff.deleted_arrays}
-        chunks = {path: {*map(tuple, listed)} for path, listed in diff.updated_chunks.items() if path not in others}
+        top = f"/{self.group}/" if self.group else "/"
+        others = {path for path in (*diff.new_arrays, *diff.deleted_arrays) if path.startswith(top)}
+        listed = {path: {*map(tuple, found)} for path, found in diff.updated_chunks.items()}
+        chunks = {path: found for path, found in listed.items() if path not in others and path.startswith(top)}
         for path in diff.updated_arrays - others:  # the logs do not list chunks that went with a shape
-            chunks[path] = chunks.get(path, set()) | (self._chunks(path, since) - self._chunks(path, until))
-        found: dict[str, np.ndarray | None] = dict.fromkeys(path.strip("/") for path in others)
-        return found | {path.strip("/"): np.array([*listed], dtype="i8") for path, listed in chunks.items() if listed}
+            if path.startswith(top):
+                chunks[path] = chunks.get(path, set()) | (self._chunks(path, since) - self._chunks(path, until))
+        changed: dict[str, np.ndarray | None] = dict.fromkeys(path.removeprefix(top) for path in others)
+        return changed | {path.removeprefix(top): np.array([*at], dtype="i8") for path, at in chunks.items() if at}
 
     def _chunks(self, path: str, snapshot: str) -> set[tuple[int, ...]]:
         """The numbers of the chunks that an array has in a snapshot."""

@@ -73,6 +73,10 @@ class Lockable(Protocol):
         """How messages call it."""
 
     @property
+    def place(self) -> str:
+        """Its path or URL; that of the repository, of a group."""
+
+    @property
     def no_lock(self) -> bool:
         """Whether it is written to without its lock."""
 
@@ -191,7 +195,7 @@ def _objects(store: Lockable, inner: Any) -> Any:
 
 def _at_url(store: Lockable) -> Any:
     """What lies at the URL of a store; None for one that was open already."""
-    address = None if store.label.startswith("<") else parse(store.label)
+    address = None if store.place.startswith("<") else parse(store.place)
     if address is None or address.path is not None:
         return None
     # who does not get through for a TTL has lost the lease: no use in trying longer

@@ -80,8 +80,13 @@ def open_store(
     try:
         return _open_url(url, backend_storage, options, no_lock=no_lock, branch=branch)
     except NotAStoreError:
-        refuse_group(url)
-        raise
+        if backend_storage not in (None, "icechunk") or (found := group_of(url)) is None:
+            raise
+    from vczstore.stores.icechunk import IcechunkStore
+
+    place, group = found
+    with plain_errors(url):
+        return IcechunkStore.at_url(place, options, no_lock=no_lock, group=group).on(branch)
 
 
 def _open_url(
@@ -115,28 +120,21 @@ ICECHUNK_SUFFIX = ".icechunk"
 """How the name of a store ends that is an Icechunk repository."""
 
 
-def refuse_group(url: str) -> None:
+def group_of(url: str) -> tuple[str, str] | None:
     """
-    Refuse what names a group of an Icechunk repository, ``cohort.icechunk#chr1``.
+    The repository, and the group in it, that a name such as ``cohort.icechunk#chr1`` stands for; None if for none.
 
-    A name may have ``#`` in it, so this is asked once nothing was found under the whole of it.
-
-    Raises
-    ------
-    UnsuitableError
-        If the name before the ``#`` is that of a repository, or ends as one.
+    A name may have ``#`` in it: what is there on this machine under the whole of it is no group, and elsewhere this is
+    asked once nothing was found there.
     """
-    before, sharp, group = url.rpartition("#")
-    address = parse(url)
-    if not (sharp and group and before) or (address.path is not None and address.path.exists()):
-        return
-    folder = parse(before).path
-    if before.endswith(ICECHUNK_SUFFIX) or (folder is not None and is_repository(folder)):
-        raise UnsuitableError(
-            f"{url}: a VCZ is read and written at the root of an Icechunk repository, not in its group {group}; keep "
-            "each part of a set in a repository of its own: "
-            "vczstore copy-store-to-icechunk 'PARTS/{part}.vcz' 'COHORT/{part}.icechunk'"
-        )
+    place, sharp, group = url.rpartition("#")
+    if not (sharp and place and group) or "/" in group:
+        return None
+    path, folder = parse(url).path, parse(place).path
+    if path is not None and path.exists():
+        return None
+    is_one = place.endswith(ICECHUNK_SUFFIX) or (folder is not None and is_repository(folder))
+    return (place, group) if is_one else None
 
 
 def backend_of_new(url: str, backend_storage: str | None) -> str | None:
@@ -146,7 +144,7 @@ def backend_of_new(url: str, backend_storage: str | None) -> str | None:
     >>> backend_of_new("cohort.icechunk", None), backend_of_new("cohort.vcz", None)
     ('icechunk', None)
     """
-    says_icechunk = url.rstrip("/").endswith(ICECHUNK_SUFFIX)
+    says_icechunk = url.rstrip("/").endswith(ICECHUNK_SUFFIX) or group_of(url) is not None
     return "icechunk" if backend_storage is None and says_icechunk else backend_storage
 
 
@@ -197,14 +195,18 @@ def new_store(
     path = address.path
     _check_options(url, address, options)
     refuse_nested(operation, url, reads, backend_storage, options)
-    refuse_group(url)
+    _, group = group_of(url) or (url, "")
+    if group and backend_storage != "icechunk":
+        raise UnsuitableError(
+            f"{operation}: {url} is the name of a group of an Icechunk repository; choose another path"
+        )
     if path is not None and path.exists() and not path.is_dir():
         raise UnsuitableError(f"{operation}: {url} exists; choose another path")
     if backend_storage == "icechunk":
         from vczstore.stores.icechunk import NewIcechunkStore
 
         repository = NewIcechunkStore.in_memory(
-            url, options=options, samples_chunks=samples_chunks, no_lock=no_lock, operation=operation
+            url, options=options, samples_chunks=samples_chunks, no_lock=no_lock, operation=operation, group=group
         )
         repository.require_nothing()
         return repository
@@ -271,6 +273,12 @@ _MARKS = ("sample_id/zarr.json", "sample_id/.zarray", "refs/branch.main/ref.json
 """What lies in a VCZ of format 3 or 2, and in an Icechunk repository of version 1 or 2."""
 _OF_REPOSITORY = "ICE\N{ICE CUBE}CHUNK".encode()
 """How the last of them begins, whose name others may use."""
+
+
+def place_of(location: Location) -> Location:
+    """Where a store lies: of a group, the path or URL of its repository."""
+    found = group_of(os.fspath(location)) if isinstance(location, str | os.PathLike) else None
+    return location if found is None else found[0]
 
 
 def refuse_nested(

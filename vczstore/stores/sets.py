@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ class Template:
             it is in no object store.
         """
         folder, names = self._split
-        if folder.path is not None:
+        if groups := self._groups():
+            found = [f"{names.rpartition('#')[0]}#{group}" for group in groups]
+        elif folder.path is not None:
             found = glob.glob("*".join(map(glob.escape, names.split(PART))), root_dir=folder.path)
             files = (".zip", *suffixes)  # other files lie beside stores: keys of withdrawn samples, for one
             found = [name for name in found if (folder.path / name).is_dir() or name.lower().endswith(files)]
@@ -86,6 +89,20 @@ class Template:
         expression = f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}"
         matches = (re.fullmatch(expression, name) for name in found)
         return sorted({match["part"] for match in matches if match}, key=_natural)
+
+    def _groups(self) -> list[str]:
+        """The groups of the repository whose groups are the parts; none where each part has a place of its own."""
+        if "#" not in self.text:
+            return []
+        from vczstore.stores.icechunk import IcechunkStore  # here, since they take long to import
+        from vczstore.stores.resolve import group_of
+
+        found = group_of(self.text)
+        if found is None or PART in found[0]:
+            return []
+        with suppress(NotAStoreError):
+            return IcechunkStore.at_url(found[0], self.options).groups()
+        return []
 
     @property
     def record(self) -> "RecordFile":
@@ -316,15 +333,10 @@ def require_parts(operation: str, template: Template, parts: Sequence[str]) -> N
     ------
     NotAStoreError
         If there are none.
-    UnsuitableError
-        If they would be groups of an Icechunk repository.
     OptionError
         If one is no name, or there twice.
     """
     if not parts:
-        from vczstore.stores.resolve import refuse_group  # which imports zarr
-
-        refuse_group(template.text)
         raise NotAStoreError(f"{operation}: {template.text}: no part of the set is there; correct the path, or make it")
     for part in parts:
         if not part or "/" in part or part.startswith(".") or "{" in part:

@@ -43,15 +43,21 @@ def from_environment() -> str | None:
     return text or None
 
 
-_new_keys = dict[int, str]()
+_new_keys = dict[int | str, str]()
 
 
 def new_key(store: Store) -> str:
-    """Return a random key for an open store: the same each time, since steps of a job need it before it is written."""
-    if id(store) not in _new_keys:
-        _new_keys[id(store)] = secrets.token_hex(32)
-        weakref.finalize(store, _new_keys.pop, id(store), None)
-    return _new_keys[id(store)]
+    """
+    Return a random key for an open store: the same each time, since steps of a job need it before it is written.
+
+    The groups of a repository, of which several may be edited in one commit, have one key.
+    """
+    of = store.place if store.group else id(store)
+    if of not in _new_keys:
+        _new_keys[of] = secrets.token_hex(32)
+        if not store.group:
+            weakref.finalize(store, _new_keys.pop, of, None)
+    return _new_keys[of]
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class KeyPlace:
             return cls(folder.with_name(folder.name + SUFFIX)) if folder.name else None
         if store.label.startswith("<"):
             return None
-        address = parse(store.label)
+        address = parse(store.place)
         if address.path is not None:  # there is no folder yet
             folder = Path(os.path.realpath(address.path))
             return cls(folder.with_name(folder.name + SUFFIX))

@@ -137,8 +137,18 @@ class ZarrBacked:
     backend: str
     options: Mapping[str, Any] = field(default_factory=dict)
     no_lock: bool = False
+    group = ""
     atomic = False
     begins_empty = False
+
+    @property
+    def place(self) -> str:
+        """Its path or URL."""
+        return self.label
+
+    def beside(self) -> list[Self]:
+        """Itself: nothing else has its history."""
+        return [self]
 
     @property
     def folder(self) -> Path | None:

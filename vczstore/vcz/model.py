@@ -657,12 +657,12 @@ def _hint(label: str, snapshot: str | None, groups: Sequence[str]) -> str:
     if not groups:
         return "make a VCZ with vcf2zarr"
     first = groups[0]
-    if snapshot is not None:
-        way_out = "a VCZ is read at the root of a repository alone, copy the group into a repository of its own"
+    if label.startswith("<"):
+        way_out = f"open {first} as a store of its own"
+    elif snapshot is not None:
+        way_out = f"name {label.rstrip('/')}#{first}"
     elif label.endswith(".zip"):
         way_out = f"zip what is in {first}, without the folder itself"
-    elif label.startswith("<"):
-        way_out = f"open {first} as a store of its own"
     else:
         way_out = f"name {label.rstrip('/')}/{first}"
     return f"a VCZ lies in its group {listing(groups, 3)}: {way_out}"

@@ -15,6 +15,7 @@ from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
 from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.resolve import group_of
 from vczstore.stores.sets import PART, Record, RecordFile, Template, canonical, require_parts
 from vczstore.vcf.files import SUFFIXES
 from vczstore.vcz.model import Vcz, listing
@@ -174,7 +175,14 @@ class StoreSet:
 
     def perform(self, *, dry_run: bool) -> dict[str, Found]:
         """Do on each part what the operation does on a store."""
-        return {name: one.perform(self.options, dry_run=dry_run) for name, one in self.members.items()}
+        done, repositories = dict[str, Found](), set[str]()
+        for name, one in self.members.items():
+            repository, _ = group_of(self.places[name]) or (None, "")
+            if not (one.is_of_history and repository in repositories):
+                done[name] = one.perform(self.options, dry_run=dry_run)
+            if repository is not None:
+                repositories.add(repository)
+        return done
 
     def pending(self, stores: Mapping[str, Store]) -> str | None:
         """What was stopped before all parts had it, in words; None if nothing was."""
@@ -196,8 +204,12 @@ class StoreSet:
     ) -> Iterator[dict[str, HeldLock]]:
         """Hold the locks of all parts; nothing of a run that was stopped before its record is left in them."""
         with ExitStack() as stack:
-            locks = {}
+            locks = dict[str, HeldLock]()
             for name, store in stores.items():
+                beside = [other for other in locks if store.group and stores[other].place == store.place]
+                if beside:  # they are groups of one repository, which has one lock
+                    locks[name] = locks[beside[0]]
+                    continue
                 is_kept = exclusive or store.history.is_kept
                 held = store.exclusive_lock(wait=wait, watch=True) if is_kept else store.writer_lock()
                 locks[name] = stack.enter_context(held)

@@ -2,15 +2,15 @@
 Writing all parts of a set once they are checked.
 
 On Icechunk each part is committed on a branch of its own, which no reader looks at; what is about to become visible is
-recorded beside the stores, and then all is published. On plain Zarr, which has no branches, each part is written and
-becomes visible in its turn, under the same record.
+recorded beside the stores, and then all is published. Groups of one repository are written in one commit. On plain
+Zarr, which has no branches, each part is written and becomes visible in its turn, under the same record.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from vczstore.errors import ConflictError, Interrupted, StaleError, TagError, VczstoreError
-from vczstore.execution.engine import Execution, telling
+from vczstore.execution.engine import Execution, commit, telling
 from vczstore.execution.results import Result
 from vczstore.execution.sets.checking import Checking, Compiled
 from vczstore.execution.sets.completion import complete
@@ -25,13 +25,51 @@ def write(checked: Checking) -> dict[str, list[Result]]:
         if checked.pending is not None:  # the run that was stopped has done it all
             checked.group.record.delete()
         return {}
-    is_staged = all(work.store is not None and work.store.history.is_kept for work in checked.works.values())
-    return _staged(checked) if is_staged else _one_by_one(checked)
+    stores = {name: work.store for name, work in checked.works.items() if work.store is not None}
+    if len(stores) < len(checked.works) or not all(store.history.is_kept for store in stores.values()):
+        return _one_by_one(checked)
+    in_one = all(store.group for store in stores.values()) and len({store.place for store in stores.values()}) == 1
+    return _in_one_commit(checked, stores) if in_one else _staged(checked, stores)
 
 
-def _staged(checked: Checking) -> dict[str, list[Result]]:
+def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Result]]:
+    """In groups of one Icechunk repository: one commit has all parts, and nothing has to be recorded."""
+    from vczstore.stores.icechunk import IcechunkTransaction
+
+    _require_unchanged(checked, stores)
+    transaction: IcechunkTransaction | None = None
+    written = dict[str, Execution]()
+    for name in stores:
+        _, execution = checked.ready(name)
+        if execution is None or all(plan.is_empty for plan in execution.plans):
+            continue
+        with telling(execution.store, execution.state):
+            begun = transaction or execution.begin()
+            assert isinstance(begun, IcechunkTransaction)
+            transaction = begun.of(execution.store)
+            execution.write_in(transaction)
+        written[name] = execution
+    first = next(iter(checked.compiled.values()))
+    snapshot: str | None = first.base
+    if transaction is not None:
+        _require_unchanged(checked, stores)
+        done = [checked.compiled[name] for name in written]
+        last = [*written.values()][-1]
+        with telling(last.store, last.state):
+            said = {**done[0].metadata, "parts": [*written]}
+            snapshot = commit(transaction, f"{done[0].message} (in {', '.join(written)})", said)
+    history = next(iter(stores.values())).history
+    try:
+        for tag in checked.tags:
+            if tag not in history.tags():
+                history.create_tag(tag, snapshot)
+    except VczstoreError as error:
+        raise type(error)(f"{error}; {first.summary or 'all else'} is done in all parts") from error
+    return {name: _results(checked, name, one, snapshot) for name, one in written.items()}
+
+
+def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Result]]:
     """On Icechunk: commit each part on a branch of its own, record it, and publish all."""
-    stores: dict[str, Store] = {name: work.store for name, work in checked.works.items() if work.store is not None}
     snapshots: dict[str, str | None] = {}
     results = {}
     try:
