@@ -145,6 +145,8 @@ def test_history_is_of_all_groups(folder: Path) -> None:
     assert [vczstore.verify_removal(f"all.icechunk#{part}", ["S0001"]).erased for part in PARTS] == [True, True]
     assert vczstore.repair(STORE, dry_run=True).errors == []
     assert_holds(repository_of(Path("all.icechunk")), REMOVED)
+    vczstore.remove(STORE, "S0002", purge=True)
+    assert [vczstore.verify_removal(f"all.icechunk#{part}", ["S0002"]).erased for part in PARTS] == [True, True]
 
 
 def test_edits_of_one_group(folder: Path) -> None:

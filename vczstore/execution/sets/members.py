@@ -177,11 +177,12 @@ class StoreSet:
         """Do on each part what the operation does on a store."""
         done, repositories = dict[str, Found](), set[str]()
         for name, one in self.members.items():
-            repository, _ = group_of(self.places[name]) or (None, "")
-            if not (one.is_of_history and repository in repositories):
-                done[name] = one.perform(self.options, dry_run=dry_run)
-            if repository is not None:
-                repositories.add(repository)
+            if one.is_of_history and group_of(self.places[name]) is not None:
+                store = self.options.but(branch=None).open(self.places[name])
+                if store.group and store.place in repositories:
+                    continue
+                repositories.add(store.place)
+            done[name] = one.perform(self.options, dry_run=dry_run)
         return done
 
     def pending(self, stores: Mapping[str, Store]) -> str | None:
