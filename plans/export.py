@@ -156,7 +156,7 @@ class Export(Operation):
         place = Place.of(url, options.shared(url, self.store))
         return export_again(place, of, Unchanged(vcz.label, vcz.snapshot, url), write)
 
-    def check_place(self, options: "Options", vcz: "Vcz | None") -> None:
+    def check_place(self, options: "Options", vcz: "Vcz") -> None:
         """Check what a job can know before it begins: where the export goes, and what of this state it names."""
         from plans.maintenance.export_again import Place
         from vczstore.stores.resolve import refuse_nested
@@ -166,8 +166,11 @@ class Export(Operation):
         refuse_nested("export", url, [self.store], None, reach)
         Place.of(url, reach).check()
         self._named()
-        if vcz is not None:
-            self._regions(vcz)
+        self._regions(vcz)
+        if self.is_vcf:
+            from plans.maintenance.export_vcf import check_vcf
+
+            check_vcf(vcz, url)
 
     def _asked(self, options: "Options") -> "_Asked":
         """Open the store, and find what is asked for."""

@@ -126,6 +126,8 @@ class Place:
 
     def record(self) -> Document:
         """What the record says; nothing if there is none."""
+        if self.path is not None and not self.path.parent.is_dir():
+            return {}
         folder, name = self._beside()
         try:
             return read_json(folder, name) or {}
@@ -141,7 +143,7 @@ class Place:
 
     def _beside(self) -> tuple[ZarrStore, str]:
         if self.path is not None:
-            return LocalStore(self.path.parent), self.path.name + SUFFIX
+            return LocalStore(self.path.parent, read_only=True), self.path.name + SUFFIX
         folder, _, name = self.address.key.rpartition("/")
         inside = Address(self.address.kind, self.address.root, folder, self.address.account)
         return ObjectStore(object_store(inside, self.options), read_only=True), name + SUFFIX
@@ -174,7 +176,7 @@ class Place:
 def like(path: Path) -> str:
     """What changes when a file does, or any file of a folder."""
     if path.is_dir():
-        return fingerprint(LocalStore(path))
+        return fingerprint(LocalStore(path, read_only=True))
     found = path.stat()
     return f"{found.st_size} {found.st_mtime_ns}"
 

@@ -82,23 +82,9 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *,
         Whether to check alone whether it can be written.
     """
     started = time.perf_counter()
-    path = _place_of(out)
-    try:
-        import pysam.bcftools  # noqa: F401
-        import vcztools  # noqa: F401
-    except ImportError as error:
-        raise missing_extra(f"{OPERATION}: {out} is written with vcztools and pysam ({error})", "export") from error
-    if vcz.is_flexible:
-        raise UnsuitableError(
-            f"{OPERATION}: {vcz.label} has a flexible sample grid, which vcztools does not read; export it to a VCZ, "
-            "whose grid is regular, and that to VCF"
-        )
-    sharded = [name for name, array in vcz.arrays.items() if has_grid(array) and array.shards]
-    if sharded:
-        raise UnsuitableError(
-            f"{OPERATION}: {sharded[0]} of {vcz.label} has shards, which vcztools does not read; export the store to a "
-            "VCZ, take the shards from that, and export it to VCF: vczstore regrid NEW_VCZ --samples-shard 0"
-        )
+    path = check_vcf(vcz, out)
+    if os.path.lexists(path):
+        raise UnsuitableError(f"{OPERATION}: {out} exists; choose another path")
     left_out = _stale(vcz, chosen)
     notes = [*chosen.notes]
     if left_out:
@@ -123,14 +109,38 @@ def _stale(vcz: Vcz, chosen: Chosen) -> frozenset[str]:
     return frozenset(fields) - (_RECOUNTED if GENOTYPE in vcz.arrays else frozenset())
 
 
-def _place_of(out: str) -> Path:
+def check_vcf(vcz: Vcz, out: str) -> Path:
+    """
+    Check that a VCZ can be written to a file, whether there is one or not; returns its path.
+
+    Raises
+    ------
+    UnsuitableError
+        If it is nowhere on this machine, its folder is not there, or vcztools does not read the VCZ.
+    MissingDependencyError
+        If vcztools is not installed.
+    """
     path = local_path(out)
     if path is None:
         raise UnsuitableError(f"{OPERATION}: {out} is no path; write VCF and BCF to a disk, and copy the file")
-    if os.path.lexists(path):
-        raise UnsuitableError(f"{OPERATION}: {out} exists; choose another path")
     if not path.parent.is_dir():
         raise UnsuitableError(f"{OPERATION}: there is no folder {path.parent}; make it first")
+    try:
+        import pysam.bcftools  # noqa: F401
+        import vcztools  # noqa: F401
+    except ImportError as error:
+        raise missing_extra(f"{OPERATION}: {out} is written with vcztools and pysam ({error})", "export") from error
+    if vcz.is_flexible:
+        raise UnsuitableError(
+            f"{OPERATION}: {vcz.label} has a flexible sample grid, which vcztools does not read; export it to a VCZ, "
+            "whose grid is regular, and that to VCF"
+        )
+    sharded = [name for name, array in vcz.arrays.items() if has_grid(array) and array.shards]
+    if sharded:
+        raise UnsuitableError(
+            f"{OPERATION}: {sharded[0]} of {vcz.label} has shards, which vcztools does not read; export the store to a "
+            "VCZ, take the shards from that, and export it to VCF: vczstore regrid NEW_VCZ --samples-shard 0"
+        )
     return path
 
 

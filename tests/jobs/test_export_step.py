@@ -107,6 +107,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ("file.vcf", UnsuitableError, "file.vcf exists, and no job"),
         ("store.vcz/x", UnsuitableError, "would lie in"),
         (".", UnsuitableError, "which is read, lies in"),
+        ("no-folder/x.vcf", UnsuitableError, "there is no folder"),
         ("http://host/x", UnsuitableError, "is no path or key"),
         ("{to: x, regions: [chr9]}", OptionError, "no contig chr9"),
         ("{to: x, samples-file: no-file}", OptionError, "no-file cannot be read"),
