@@ -29,6 +29,9 @@ FIRST = {part: before(part) for part in PARTS}
 APPENDED = {part: cohort.expected_append(before(part), arrays_of(part, cohort.ids(4, 3))) for part in PARTS}
 REMOVED = {part: cohort.expected_remove(APPENDED[part], ["S0001"]) for part in PARTS}
 
+SHARDED = (cohort.ids(11, 2), ["S0009", "S0011"])
+"""Samples that are appended, and those that are updated."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -78,6 +81,36 @@ def test_an_edit_is_one_commit(folder: Path, impl: str, held: int, monkeypatch: 
     assert_holds(repository, {part: cohort.expected_compact(REMOVED[part]) for part in PARTS})
     assert vczstore.verify(STORE).ok
     assert vczstore.info(STORE).errors == []
+
+
+@pytest.mark.parametrize("impl", ["zarr", "cubed"])
+def test_groups_with_shards(tmp_path: Path, impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of shards are read and written within the group: no value is lost."""
+    monkeypatch.chdir(tmp_path)
+    arrays = {
+        part: cohort.make_arrays(5, cohort.ids(0, 11), seed=i, fields=["call_DP"]) for i, part in enumerate(PARTS)
+    }
+    new, other = ({p: cohort.make_arrays(5, ids, seed=9, fields=["call_DP"]) for p in PARTS} for ids in SHARDED)
+    for part in PARTS:
+        cohort.write_vcz(Path("plain", part), arrays[part], shards=(1, 2))
+        cohort.write_vcz(Path("in", f"{part}.vcz"), new[part], shards=(1, 2))
+        cohort.write_vcz(Path("other", f"{part}.vcz"), other[part])
+    vczstore.copy_store_to_icechunk("plain/{part}", STORE, impl=impl)
+    repository = repository_of(Path("all.icechunk"))
+    assert zarr.open_group(repository.readonly_session("main").store, mode="r")["chr1/call_DP"].shards == (4, 6)
+    assert_holds(repository, arrays)
+    append(impl=impl)
+    held = {part: cohort.expected_append(arrays[part], new[part]) for part in PARTS}
+    assert_holds(repository, held)
+    vczstore.update(STORE, "other/{part}.vcz", impl=impl)
+    held = {part: cohort.expected_update(held[part], other[part]) for part in PARTS}
+    assert_holds(repository, held)
+    vczstore.remove(STORE, ["S0001", "S0010"], impl=impl)
+    held = {part: cohort.expected_remove(held[part], ["S0001", "S0010"]) for part in PARTS}
+    assert_holds(repository, held)
+    vczstore.compact(STORE, impl=impl)
+    assert_holds(repository, {part: cohort.expected_compact(held[part]) for part in PARTS})
+    assert vczstore.verify(STORE).ok
 
 
 def test_what_fails_in_one_part_changes_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
