@@ -166,11 +166,15 @@ class Export(Operation):
         refuse_nested("export", url, [self.store], None, reach)
         Place.of(url, reach).check()
         self._named()
-        self._regions(vcz)
+        regions = self._regions(vcz)
         if self.is_vcf:
             from plans.maintenance.export_vcf import check_vcf
 
             check_vcf(vcz, url)
+        elif regions:
+            from plans.compilers.export import within_regions
+
+            within_regions(vcz)
 
     def _asked(self, options: "Options") -> "_Asked":
         """Open the store, and find what is asked for."""
@@ -196,11 +200,14 @@ class Export(Operation):
             from plans.maintenance.export_vcf import export_vcf
 
             return export_vcf(vcz, chosen, regions, url, dry_run=dry_run)
-        from plans.compilers.export import compile_export, kept_variants
+        from plans.compilers.export import compile_export, kept_variants, within_regions
         from vczstore.execution.engine import check_reachable, run_plan
         from vczstore.stores.resolve import new_store
 
         check_reachable("export", store, options)
+        if regions:
+            vcz, notes = within_regions(vcz)
+            chosen = chosen._replace(notes=(*chosen.notes, *notes))
         output = new_store(
             url, "export", storage_options=options.shared(url, self.store), samples_chunks=1, reads=[self.store]
         )

@@ -17,9 +17,10 @@ from plans.core.select_rows import Rows, SelectRows
 from plans.core.withdrawn import Withdrawn
 from plans.schema.insert_variants import other_regions
 from plans.variants.find_insertion import REGION_INDEX
+from plans.variants.kept_blocks import BLOCKS, RUNS
 from plans.variants.regions import FindRows, IndexRows, Overlap, Region
 from plans.variants.stale import samples_change
-from vczstore.errors import SampleError
+from vczstore.errors import SampleError, UnsuitableError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
@@ -133,6 +134,26 @@ def kept_variants(store: Store, vcz: Vcz, regions: Sequence[Region], options: Op
     return Kept(rows, index[np.argsort(index[:, 0], kind="stable")])
 
 
+def within_regions(vcz: Vcz) -> tuple[Vcz, tuple[str, ...]]:
+    """
+    A VCZ without what tells of other variants than those that are chosen, and what to tell of it.
+
+    Raises
+    ------
+    UnsuitableError
+        If it has arrays of variants in groups within it, which are copied as they are.
+    """
+    if (path := next((path for path, array in vcz.inner.items() if VARIANTS in dimensions(array)), None)) is not None:
+        raise UnsuitableError(
+            f"{OPERATION}: {path} of {vcz.label} lies in a group of its own, so its variants cannot be chosen; leave "
+            "the regions out, or export a copy without that array"
+        )
+    others = {name: array for name, array in vcz.arrays.items() if name not in (BLOCKS, RUNS)}
+    notes = (BLOCKS_LEFT_OUT,) if len(others) < len(vcz.arrays) else ()
+    return replace(vcz, arrays=others), notes
+
+
+BLOCKS_LEFT_OUT = "reference blocks are left out: they would tell calls outside the regions, too"
 NO_VARIANTS = "warning: no variant overlaps the regions; what is written has 0 variants"
 
 

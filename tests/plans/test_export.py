@@ -230,6 +230,23 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert cohort.digest(tmp_path) == before
 
 
+def test_regions_and_arrays_in_groups(tmp_path: Path) -> None:
+    """Which are copied whole: they would have rows of other variants."""
+    store, out = tmp_path / "store", tmp_path / "out"
+    cohort.write_vcz(store, OLD)
+    group = zarr.open_group(store)
+    for name, values in (("variant_length", [1] * 10), ("extra/depth", [*range(10)])):
+        made = group.create_array(name, shape=(10,), dtype="i4", chunks=(4,), dimension_names=["variants"])
+        made[:] = values
+    before = cohort.digest(tmp_path)
+    said = fails("export", store, out, "-r", str(OLD["contig_id"][0]))
+    assert "extra/depth of " in said
+    assert "lies in a group of its own" in said
+    assert cohort.digest(tmp_path) == before
+    vczstore.export(store, out)
+    assert zarr.open_consolidated(out)["extra/depth"][:].tolist() == [*range(10)]
+
+
 def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
     """vcztools says why, and nothing is left."""
     store = Way("format3", "cubed").make(tmp_path, OLD)

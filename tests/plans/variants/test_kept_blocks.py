@@ -505,6 +505,20 @@ def test_another_sample_grid(tmp_path: Path) -> None:
     assert vczstore.verify_removal(store, ["secret"]).erased
 
 
+def test_an_export_of_regions_has_none(tmp_path: Path) -> None:
+    """They would say what samples have everywhere else; and it says so, with or without variants there."""
+    store = start(tmp_path, "format3", *sources(tmp_path, A=A, B=B))
+    vczstore.export(store, tmp_path / "whole")
+    assert {BLOCKS, RUNS} <= {*zarr.open_consolidated(tmp_path / "whole")}
+    for regions in ("1:1-1200", "2:1-5", "1,2,X"):
+        out = tmp_path / regions
+        assert "reference blocks are left out" in run("export", store, out, "-r", regions).stdout
+        assert {*zarr.open_consolidated(tmp_path / "whole")} - {*zarr.open_consolidated(out)} == {BLOCKS, RUNS}
+        assert not (out / BLOCKS).exists()
+        assert not (out / RUNS).exists()
+        assert vczstore.verify(out).ok
+
+
 @pytest.mark.slow
 def test_names_and_copies(tmp_path: Path) -> None:
     store = secretive(tmp_path, "format3")
