@@ -35,6 +35,7 @@ class CopyStoreToIcechunk(Edit):
 
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "workers", "progress")
+    makes_store: ClassVar[bool] = True
     is_seen_early: ClassVar[bool] = False
     ignored: ClassVar[tuple[str, ...]] = ("--io-concurrency",)
     order: ClassVar[tuple[str, ...]] = ("source", "store")

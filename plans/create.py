@@ -44,6 +44,7 @@ class Create(Edit):
 
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "work_dir", "workers", "progress")
+    makes_store: ClassVar[bool] = True
     is_seen_early: ClassVar[bool] = False
 
     store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)

@@ -37,6 +37,7 @@ class Init(Edit):
 
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = ("store", "lock", "sources", "impl", "work_dir", "workers", "progress")
+    makes_store: ClassVar[bool] = True
 
     store: Any = argument("A path or URL where nothing is.", metavar="OUT", kind="location", job=False)
     source: Any = argument(

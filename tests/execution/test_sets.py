@@ -106,6 +106,22 @@ def test_what_does_not_fit_in_one_part_changes_none(folder: Path, kind: str, wha
     assert cohort.digest(folder) == was
 
 
+def test_what_lacks_a_part_makes_nothing(folder: Path) -> None:
+    """Nor is a copy made of the other parts, where the store itself is only read."""
+    make(folder, "format3")
+    shutil.copytree("in", "all")
+    shutil.rmtree("in/chr2.vcz")
+    was = cohort.digest(folder)
+    inserting = partial(append, output="out/{part}.vcz", harmonise=True, new_variants="insert")
+    complain(IncompatibleError, ["nothing for chr2"], inserting)
+    both = ["all/{part}.vcz", "in/{part}.vcz"]
+    complain(IncompatibleError, ["in/.*nothing for chr2"], lambda: vczstore.create("new/{part}", *both))
+    complain(IncompatibleError, ["all/.*has chr2"], lambda: vczstore.create("new/{part}", *both[::-1]))
+    assert cohort.digest(folder) == was
+    assert list(inserting(parts=["chr1"]).parts) == ["chr1"]
+    assert list(vczstore.compact("set/{part}", "compact/{part}.vcz", impl="zarr").parts) == [*PARTS]
+
+
 def test_names_of_sets(folder: Path) -> None:
     make(folder, "format3")
     shutil.copytree("in/chr1.vcz", "in/chr10.vcz")

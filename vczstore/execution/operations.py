@@ -79,6 +79,8 @@ class Operation:
     """Options of version 0.1.0 that have no effect."""
     is_of_history: ClassVar[bool] = False
     """Whether it is done once to a repository, whatever groups of it are parts of a set."""
+    makes_store: ClassVar[bool] = False
+    """Whether the store itself is made, so that the parts of a set are those of what comes in."""
     order: ClassVar[tuple[str, ...]] = ("store",)
     """The arguments that come first, in this order."""
 

@@ -164,7 +164,7 @@ def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers
         metadata=metadata,
         before=Samples.of(compiling.opened),
         after=Samples.of(plans[-1].after),
-        sources=[Samples.of(source) for source in compiling.sources] if operation.writes else (),
+        sources=[Samples.of(source) for source in compiling.sources] if not operation.makes_store else (),
         surveys=surveys,
     )
 

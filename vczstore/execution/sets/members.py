@@ -80,17 +80,16 @@ def _found(operation: Operation, options: Options, coming: Sequence[str]) -> lis
     reach = options.for_store(operation.store, coming).storage_options or {}
     stores = Template(str(operation.store), reach).find()
     by_source = {text: Template(text, options.options_of(text, operation.store)).find(SUFFIXES) for text in coming}
-    if coming and not operation.writes:
-        return next(iter(by_source.values()))
+    whole = next(iter(by_source.values()), stores) if operation.makes_store else stores
     for text, found in by_source.items():
-        if stores and set(found) != set(stores):
-            lacking, other = sorted(set(stores) - set(found)), sorted(set(found) - set(stores))
+        if whole and set(found) != set(whole):
+            lacking, other = sorted(set(whole) - set(found)), sorted(set(found) - set(whole))
             what = f"has nothing for {listing(lacking)}" if lacking else f"has {listing(other)}, which the set lacks"
             raise IncompatibleError(
-                f"{operation.called}: {text} {what}; the parts of {operation.store} are edited together: complete it, "
-                "or name the parts with --parts"
+                f"{operation.called}: {text} {what}; the parts of {operation.store} belong together: complete it, or "
+                "name the parts with --parts"
             )
-    return stores
+    return whole
 
 
 def _texts(value: Any) -> list[str]:
