@@ -18,6 +18,7 @@ from vczstore.stores.resolve import refuse_nested
 ARRAYS = cohort.some_arrays(4, cohort.ids(0, 3))
 MAKERS: dict[str, Callable[[object, str], object]] = {
     "init": lambda read, new: vczstore.init(new, read),
+    "append": lambda read, new: vczstore.append(read, read, output=new, harmonise=True, new_variants="insert"),
     "compact": vczstore.compact,
     "copy_store_to_icechunk": lambda read, new: vczstore.copy_store_to_icechunk(read, new, overwrite=True),
     "create": lambda read, new: vczstore.create(new, read),
