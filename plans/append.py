@@ -122,6 +122,10 @@ class Append(HarmoniseOptions, Edit):
                 "append: --output goes with --harmonise and --new-variants insert; without new variants nothing of the "
                 "store is rewritten, so leave it out"
             )
+        if self.output is not None and self.require_direct_copy:
+            raise OptionError(
+                "append: --output does not go with --require-direct-copy; variants are inserted, so some are re-encoded"
+            )
         if self.output is not None and self.recompute:
             raise OptionError("append: --output does not go with --recompute; recompute the copy afterwards")
         _ = self.harmonising  # which checks its options
@@ -176,9 +180,10 @@ class Append(HarmoniseOptions, Edit):
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
         """Open the store, what comes into it, and the place of a copy."""
-        compiling = super().open(options, written, dry_run=dry_run)
         if self.output is None:
-            return compiling
+            return super().open(options, written, dry_run=dry_run)
+        origin = options.for_store(self.store, [*self.sources, self.output]).open(self.store)
+        compiling = super().open(options, origin, dry_run=dry_run)
         output = options.place_of_copy(self.called, self.output, self.store, self.sources)
         return replace(compiling, store=output, origin=compiling.store)
 

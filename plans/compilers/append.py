@@ -8,18 +8,16 @@ joined, cut on the store's grid and encoded. Nothing else is read or written, so
 import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
-from zarr.abc.buffer import Buffer
 from zarr.types import AnyArray
 
-from plans.compilers.compact import objects_after
+from plans.compilers.compact import documents_of_copy
 from plans.core.compatibility import check_samples
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import Plan, Survey, Write
+from plans.core.model import CopiedFrom, Plan, Survey, Write
 from plans.core.views import View
 from plans.core.withdrawn import come_back, keeping_key, readmitting, without_returning
 from plans.schema.fitting import fitted
@@ -34,10 +32,10 @@ from plans.variants.harmonise import Dropped, Findings, Rules, Summary
 from plans.variants.stale import samples_change
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments, WriteObjects
-from vczstore.vcz import arrays, encoded_chunks
+from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
+from vczstore.vcz import arrays
 from vczstore.vcz.missing import same
-from vczstore.vcz.model import SAMPLE_ID, VARIANTS, Vcz, dimensions, listing, samples_axis
+from vczstore.vcz.model import SAMPLE_ID, Vcz, listing
 
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
@@ -316,30 +314,17 @@ def compile_in_stages(
 
 def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
     """The plan of an append that writes to another store, where documents and tables come last, all at once."""
+    writes = (replace(w, is_copy=True) if isinstance(w, PutSamples) else w for w in plan.writes)
     return replace(
         plan,
         store=output,
         base="",
-        preparations=(WriteObjects(_ragged_chunks(vcz)),),
-        edits=(WriteObjects(objects_after(vcz, (*plan.preparations, *plan.edits))),),
+        writes=tuple(writes),
+        preparations=(),
+        edits=(documents_of_copy(vcz, (*plan.preparations, *plan.edits)),),
+        copied_from=CopiedFrom.of(OPERATION, vcz),
         if_stopped=f"{output.label} is no store yet; delete what is there and run the same command again",
     )
-
-
-def _ragged_chunks(vcz: Vcz) -> dict[str, Buffer]:
-    """The last chunks of arrays of samples without variants, where they are not full: these are read where written."""
-    found = dict[str, Buffer]()
-    for array in vcz.samples_arrays.values():
-        axis = samples_axis(array)
-        assert axis is not None
-        column = int(arrays.cuts(array)[axis].of(vcz.n_samples))
-        grid = arrays.grid_of(array)
-        if VARIANTS in dimensions(array) or column == grid[axis]:
-            continue
-        coords = list(product(*((column,) if i == axis else range(n) for i, n in enumerate(grid))))
-        for at, chunk in zip(coords, encoded_chunks.get_encoded(array, coords), strict=True):
-            found |= {} if chunk is None else {encoded_chunks.chunk_key(array, at): chunk}
-    return found
 
 
 def look_up(

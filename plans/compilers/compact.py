@@ -17,7 +17,7 @@ from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
-from plans.core.model import Plan, Write
+from plans.core.model import CopiedFrom, Plan, Write
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape, WriteDocuments, WriteObjects
 from vczstore.stores.folder_swap import OPERATION
@@ -90,11 +90,12 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation:
         base="",
         checks=(),
         writes=tuple(writes),
-        edits=(WriteObjects(objects_after(vcz, _edits(vcz, after))),),
+        edits=(documents_of_copy(vcz, _edits(vcz, after)),),
         memory=memory,
         after=vcz.planned(after, vcz.sample_ids[kept]),
         if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
         counts=_counts(vcz, kept),
+        copied_from=CopiedFrom.of(operation, vcz),
     )
 
 
@@ -143,11 +144,11 @@ def _resizing(array: AnyArray) -> list[Edit]:
     return [SetShape.of(array)]
 
 
-def objects_after(vcz: Vcz, edits: Sequence[Edit]) -> dict[str, Buffer]:
+def documents_of_copy(vcz: Vcz, edits: Sequence[Edit]) -> WriteObjects:
     """
-    The documents of a copy, after some edits, and the chunks that these write.
+    The documents of a copy: those of the store, with all that vczstore does not know, after some edits.
 
-    Documents are those of the store, with all that vczstore does not know. The root's own come last.
+    With them go the small chunks that these edits write.
     """
     of_array, of_group, of_root = [".zarray", ".zattrs"], [".zgroup", ".zattrs"], [".zmetadata", ".zattrs", ".zgroup"]
     if vcz.zarr_format == 3:
@@ -160,4 +161,5 @@ def objects_after(vcz: Vcz, edits: Sequence[Edit]) -> dict[str, Buffer]:
     zarr_objects.set_many(scratch, [(key, value) for key, value in stored if value is not None])
     for edit in edits:
         edit.apply(scratch)
-    return {key: objects[key] for key in sorted(objects, key=lambda key: of_root.index(key) if key in of_root else -1)}
+    last = {key: objects.pop(key) for key in of_root if key in objects}
+    return WriteObjects(objects, last)

@@ -8,11 +8,11 @@ import numpy as np
 from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
-from plans.compilers.compact import objects_after
+from plans.compilers.compact import documents_of_copy
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import Plan, Survey, Write, with_notes
+from plans.core.model import CopiedFrom, Plan, Survey, Write, with_notes
 from plans.core.select_rows import Rows, SelectRows
 from plans.core.withdrawn import Withdrawn
 from plans.schema.insert_variants import other_regions
@@ -24,7 +24,7 @@ from vczstore.errors import SampleError, UnsuitableError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteArray, WriteObjects
+from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteArray
 from vczstore.stores.zarr_backed import NoHistory
 from vczstore.vcz import arrays, conversion, vcf_headers, zarr_objects
 from vczstore.vcz.model import (
@@ -206,7 +206,8 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         base="",
         checks=(),
         writes=tuple(writes),
-        edits=(WriteObjects(objects_after(vcz, edits)),),
+        edits=(documents_of_copy(vcz, edits),),
+        copied_from=CopiedFrom.of(OPERATION, vcz),
         memory=memory,
         after=marked.planned(after, vcz.sample_ids[choice.positions]),
         if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",

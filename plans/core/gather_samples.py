@@ -209,6 +209,8 @@ class PutSamples:
         The columns of these chunks, by the number of the part: 0 for what is kept.
     made
         The columns of chunks of `regrouped` that are re-encoded.
+    is_copy
+        Whether what is kept is read from the array as it is, and not from where it is written.
     """
 
     name: str
@@ -223,6 +225,7 @@ class PutSamples:
     regrouped: tuple[int, ...] = ()
     origins: tuple[Copied, ...] = ()
     made: tuple[int, ...] = ()
+    is_copy: bool = False
 
     @classmethod
     def of(
@@ -308,7 +311,9 @@ class PutSamples:
         return self._columns(tuple(sorted({*self.decoded, *self.regrouped, *copied})))
 
     def _all_parts(self, store: "ZarrStore") -> tuple[Part, ...]:
-        """What stays, read where it is written, and what comes in."""
+        """What stays, read where it is written unless that is a copy, and what comes in."""
+        if self.is_copy:
+            return (self.kept, *self.parts)
         return (replace(self.kept, array=in_store(self.kept.array, store)), *self.parts)
 
     def _joined(self, store: "ZarrStore") -> Joined:
@@ -399,7 +404,7 @@ class PutSamples:
         if pieces:
             extra = max(extra_mem(piece.source, arrays.outer_chunks(target)) for piece in pieces)
             result.append(sinks.copy_encoded(pieces, target, spec, together=self.together, extra_mem=extra))
-        if self.regrouped:
+        if self._columns(self.regrouped).n_chunks:
             result.append(sinks.regroup(self._regrouped(store), self._columns(self.regrouped), target, spec))
         joined = self._joined(store)
         if joined.columns.n_chunks:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from plans.core.memory import Memory
-from vczstore.errors import IncompatibleError, OptionError, VczstoreError
+from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError
 from vczstore.reports.notebook import table
 from vczstore.sizes import human_size
 from vczstore.stores.edits import Edit
@@ -159,6 +159,40 @@ AFTERWARDS = "after"
 """The word of a note that holds once the operation is done, and is told then, too."""
 
 
+@dataclass(frozen=True)
+class CopiedFrom:
+    """
+    The state of a store on plain Zarr from which a copy is made: a copy of two states is of none.
+
+    Attributes
+    ----------
+    operation
+        For the message.
+    vcz
+        What is copied.
+    stamp
+        What told its state when the copy was compiled.
+    """
+
+    operation: str
+    vcz: Vcz
+    stamp: str
+
+    @classmethod
+    def of(cls, operation: str, vcz: Vcz) -> "CopiedFrom | None":
+        """The present state; None of a snapshot, which does not change, and of what cannot be listed."""
+        is_listed = vcz.snapshot is None and vcz.store.supports_listing
+        return cls(operation, vcz, zarr_objects.fingerprint(vcz.store)) if is_listed else None
+
+    def require_unchanged(self) -> None:
+        """Raise a `StaleError` if any object of the store has changed."""
+        if zarr_objects.fingerprint(self.vcz.store) != self.stamp:
+            raise StaleError(
+                f"{self.operation}: {self.vcz.label} was changed by another writer while it was copied; run the same "
+                "command again"
+            )
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """
@@ -197,6 +231,8 @@ class Plan:
         before them: see `from_store`.
     conclude
         Makes of what the tasks that wrote have found the edits that come last of all.
+    copied_from
+        What has to be as it was when everything is written, if that is a copy.
     chunks_of_store
         How many of the `decoded_chunks` hold what is in the store already, and nothing that comes in.
     last
@@ -217,6 +253,7 @@ class Plan:
     remembered: Mapping[str, str] = field(default_factory=dict)
     preparations: tuple[Edit, ...] = ()
     conclude: Callable[[Sequence[Any]], Sequence[Edit]] | None = None
+    copied_from: "CopiedFrom | None" = None
     last: tuple[str, ...] = ()
     first: "tuple[Plan, ...]" = ()
     chunks_of_store: int = 0
@@ -249,6 +286,11 @@ class Plan:
     def from_store(self, store: "ZarrStore") -> "Plan":
         """The same, with what is re-encoded read from a store that has what earlier steps have left."""
         return replace(self, writes=tuple(_read_from(write, store) for write in self.writes))
+
+    def require_unchanged(self) -> None:
+        """Raise a `StaleError` if what is copied has changed since the plan was compiled."""
+        if self.copied_from is not None:
+            self.copied_from.require_unchanged()
 
     def __post_init__(self) -> None:
         self.require_lossless([write for write in self.writes if _has_lossy(write) and write.decoded_chunks])

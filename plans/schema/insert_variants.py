@@ -310,6 +310,8 @@ class ArrayInsertions:
     def _note(self, plan: Plan) -> dict[str, str]:
         """What people are told of it before it runs."""
         insertion = self.insertion
+        if not insertion.n_records:
+            return {"inserted": "no variants"}
         written = [w for w in plan.writes if isinstance(w, RewriteRows | WriteAlleles)]
         n_chunks, n_bytes = (sum(getattr(w, what) for w in written) for what in ("decoded_chunks", "bytes_written"))
         return {
@@ -396,7 +398,7 @@ class _ViewMaker:
             form = replace(form, dtype=dtype)
         elif name == ALLELE and form.dtype.kind in "US":
             form = replace(form, dtype=STRINGS)  # alleles may be longer than those of the store
-        elif not follows_alleles(name, array):
+        elif not follows_alleles(name, array) and self.insertion.n_inserted:
             for source in self.insertion.sources:
                 form = _joined(form, source.arrays.get(name)) or form
             if name in SITE_VALUES and form.dtype.kind == "i":  # which are computed, and may be longer than any

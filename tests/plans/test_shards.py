@@ -217,3 +217,16 @@ def test_chunks_leave_shards_as_they_are(tmp_path: Path) -> None:
     shard.write_bytes(content)
     assert vczstore.append(store, place, **OPTIONS).decoded_bytes == 0
     cohort.assert_same(way.read(store), cohort.expected_append(model, batch))
+
+
+@pytest.mark.parametrize("shards", [{"shards": (4, 4)}, {}], ids=["into shards", "out of shards"])
+def test_without_variants(shards: dict[str, Any], tmp_path: Path) -> None:
+    """There is no chunk to put together, and the samples come in."""
+    layouts = [shards, {"shards": (4, 4)} if not shards else {}]
+    for name, ids, layout in zip(("store", "batch"), (cohort.ids(0, 3), cohort.ids(3, 2)), layouts, strict=True):
+        cohort.write_vcz(tmp_path / name, cohort.some_arrays(0, ids), variants_chunk=2, samples_chunk=2, **layout)
+    vczstore.append(tmp_path / "store", tmp_path / "batch")
+    assert list(cohort.read_vcz(tmp_path / "store")["sample_id"]) == cohort.ids(0, 5)
+    vczstore.update(tmp_path / "store", tmp_path / "batch")
+    vczstore.export(tmp_path / "store", tmp_path / "out")
+    assert cohort.read_vcz(tmp_path / "out")["call_genotype"].shape[:2] == (0, 5)

@@ -662,6 +662,7 @@ def _write(
         if workers is None:
             for write in plan.writes:
                 write.by_zarr(store)
+            plan.require_unchanged()
             return
         from plans.core.cubed_backend import tasks_of
 
@@ -678,6 +679,7 @@ def _write(
                 f"{plan.operation}: tasks report {run.totals['chunks'] + run.resumed_chunks:,} chunks written, "
                 f"{planned:,} were planned; {_state(plan)}"
             )
+        plan.require_unchanged()
     if ids is not None:
         journal.close()
         with transaction.step((), ids.edits) as store:

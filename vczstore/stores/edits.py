@@ -116,17 +116,19 @@ class WriteObjects:
     Attributes
     ----------
     objects
-        By key. Those of the root group come last, in their order, since without them there is no store.
+        By key.
+    last
+        Those of the root group, in their order: without them there is no store.
     """
 
     objects: Mapping[str, Buffer]
+    last: Mapping[str, Buffer]
 
     def apply(self, store: Store) -> None:
         """Write the objects."""
-        zarr_objects.set_many(store, [(key, value) for key, value in self.objects.items() if "/" in key])
-        for key, value in self.objects.items():
-            if "/" not in key:
-                zarr_objects.set_many(store, [(key, value)])
+        zarr_objects.set_many(store, list(self.objects.items()))
+        for item in self.last.items():
+            zarr_objects.set_many(store, [item])
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,10 @@ def test_a_dry_run_and_what_is_refused(tmp_path: Path) -> None:
         assert not out.exists()
         words = ("^append: --output goes with", "--new-variants insert")
         complain(OptionError, words, lambda: vczstore.append(store, batch, output=out))
+        words = ("--output does not go with --require-direct-copy",)
+        complain(
+            OptionError, words, lambda: vczstore.append(store, batch, **INSERT, output=out, require_direct_copy=True)
+        )
         words = ("--output does not go with --recompute",)
         complain(OptionError, words, lambda: vczstore.append(store, batch, **INSERT, output=out, recompute=["AC"]))
         shutil.copytree(batch, out)
@@ -117,6 +121,10 @@ def test_in_an_object_store(s3_cloud: Cloud, tmp_path: Path) -> None:
     complain(UnsuitableError, ("--output",), lambda: vczstore.append(store, batch, **options))
     assert {key for key, _ in set(s3_cloud.listing()) ^ before} == {"store/sample_id/.vczstore-job.lock"}
     vczstore.append(store, batch, **options, output=f"{s3_cloud.url}/out")
+    local = tmp_path / "local"
+    cohort.write_vcz(local, first, variants_chunk=2, samples_chunk=3)
+    vczstore.append(local, batch, **options, output=f"{s3_cloud.url}/from-here")
+    cohort.assert_same(s3_cloud.read("from-here", "format3"), s3_cloud.read("out", "format3"))
     assert before <= set(s3_cloud.listing())
     found = s3_cloud.read("out", "format3")
     assert sites.sites_of(found) == _sites_with(3, 5, 6, 7, 9, 11)
