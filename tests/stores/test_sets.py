@@ -18,7 +18,7 @@ from vczstore.stores.sets import Template
     ("spelling", "place"),
     [
         ("s3a://bucket/cohort/{part}.icechunk/", "s3://bucket/cohort/.PART.icechunk.vczstore-set.json"),
-        ("s3://bucket/{part}/v1/{part}", "s3://bucket/.PART_v1_PART.vczstore-set.json"),
+        ("s3://bucket/{part}/v1/{part}", "s3://bucket/.PART_v1_PART-cd7bbfca.vczstore-set.json"),
         ("gcs://bucket/a/b-{part}", "gs://bucket/a/.b-PART.vczstore-set.json"),
         (
             "abfss://box@me.dfs.core.windows.net/a b/{part}",
@@ -28,13 +28,30 @@ from vczstore.stores.sets import Template
             "https://me.blob.core.windows.net/box/a%20b/{part}",
             "https://me.blob.core.windows.net/box/a%20b/.PART.vczstore-set.json",
         ),
-        ("/no such/../no such/./{part}//x", "/no such/.PART_x.vczstore-set.json"),
-        ("file:///no%20such/{part}/x/", "/no such/.PART_x.vczstore-set.json"),
+        ("/no such/../no such/./{part}//x", "/no such/.PART_x-20d2f8d9.vczstore-set.json"),
+        ("file:///no%20such/{part}/x/", "/no such/.PART_x-20d2f8d9.vczstore-set.json"),
         ("/{part}", "/.PART.vczstore-set.json"),
     ],
 )
 def test_a_record_lies_in_one_place(spelling: str, place: str) -> None:
     assert Template(spelling).record.place == place
+
+
+def test_sets_in_one_folder_have_records_of_their_own(tmp_path: Path) -> None:
+    """Whichever text stands around the names of the parts; the same once the folder has moved."""
+    names = [
+        "{part}_a.vcz",
+        "{part}/a.vcz",
+        "PART_{part}",
+        "{part}_PART",
+        "{part}_{part}",
+        "{part}/{part}",
+        "{part}/PART",
+    ]
+    places = [[Template(f"{folder}/{name}").record.name for name in names] for folder in (tmp_path, "s3://b/x")]
+    assert len({*places[0]}) == len(names)
+    assert places[0] == places[1]
+    assert places[0][0] == ".PART_a.vcz.vczstore-set.json"
 
 
 def test_names_that_cannot_be(tmp_path: Path) -> None:

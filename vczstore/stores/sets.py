@@ -6,6 +6,7 @@ It holds no sample IDs, and digests of them that are slow to compute.
 """
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -111,8 +112,15 @@ class Template:
 
     @property
     def name(self) -> str:
-        """What tells the set from others in its folder, which may have parts in common with it."""
-        return self._split[1].replace(PART, "PART").replace("/", "_")
+        """
+        What tells the set from others in its folder, which may have parts in common with it.
+
+        Where another template would read the same, a digest of this one follows; its folder may be moved.
+        """
+        names = self._split[1]
+        said = names.replace(PART, "PART").replace("/", "_")
+        is_clear = "/" not in names and "PART" not in names
+        return said if is_clear else f"{said}-{hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"
 
     @property
     def _split(self) -> tuple[Address, str]:
