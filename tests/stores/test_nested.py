@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import vczstore
 from tests.support import cohort, s3
 from tests.support.refusals import complain
 from tests.support.ways import WRITTEN, Way
-from vczstore.errors import OptionError, UnsuitableError
+from vczstore.errors import OptionError, StorageError, UnsuitableError
 from vczstore.stores.resolve import refuse_nested
 
 ARRAYS = cohort.some_arrays(4, cohort.ids(0, 3))
@@ -57,6 +60,37 @@ def test_not_refused(tmp_path: Path) -> None:
     vczstore.export(zarr.storage.LocalStore(store), f"{store}2")
     with pytest.raises(UnsuitableError, match=r"would lie in (<LocalStore|file)"):
         vczstore.export(zarr.storage.LocalStore(store), store / "new")
+
+
+@contextmanager
+def gateway(statuses: Mapping[str, int]) -> Iterator[dict[str, object]]:
+    """An S3 server that answers with a status what is read below a prefix, and else that nothing is there."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = [status for prefix, status in statuses.items() if self.path.startswith(prefix)]
+            self.send_response(found[0] if found else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield {"endpoint": f"http://127.0.0.1:{server.server_port}", "region": "us-east-1", "anonymous": True}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_cannot_be_read() -> None:
+    """Of the folder that a store would lie in, it is said; above, where rights may end in many ways, there is none."""
+    with gateway({"/bucket/team/": 404, "/bucket/": 400}) as options:
+        refuse_nested("export", "s3://bucket/team/store", options=options)
+        words = "export: s3://bucket/other/store cannot be made, since s3://bucket/other, .* cannot be read"
+        complain(StorageError, [words], lambda: refuse_nested("export", "s3://bucket/other/store", options=options))
 
 
 def test_in_an_object_store(s3_server: s3.S3Server, tmp_path: Path) -> None:

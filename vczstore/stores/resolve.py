@@ -8,10 +8,18 @@ from typing import Any
 from zarr.abc.store import Store as ZarrStore
 
 from vczstore.choices import BACKENDS
-from vczstore.errors import NotAStoreError, OptionError, UnsuitableError
+from vczstore.errors import NotAStoreError, OptionError, StorageError, UnsuitableError
 from vczstore.stores.base import SESSION_IS_READ, Location, Store
 from vczstore.stores.locations import Address, folder_of, parse, real_path
-from vczstore.stores.object_store import is_denied, object_store, plain_errors, refuse_credentials, require
+from vczstore.stores.object_store import (
+    is_denied,
+    is_of_storage,
+    object_store,
+    plain_errors,
+    reason,
+    refuse_credentials,
+    require,
+)
 
 
 def open_store(
@@ -306,6 +314,8 @@ def refuse_nested(
     ------
     UnsuitableError
         Naming both.
+    StorageError
+        If the folder that it would lie in cannot be read.
     """
     place = _real(url)
     assert place is not None
@@ -315,8 +325,19 @@ def refuse_nested(
             raise UnsuitableError(f"{operation}: {url} would lie in {location}; choose a path outside it")
         if other is not None and other.is_in(place):
             raise UnsuitableError(f"{operation}: {location}, which is read, lies in {url}; choose a path beside it")
-    for above in place.above:
-        if _has_store(above, backend_storage, options or {}):
+    for n, above in enumerate(place.above):
+        try:
+            is_store = _has_store(above, backend_storage, options or {})
+        except Exception as error:
+            if n:  # whoever may read the folder that it lies in may be kept from those above in many ways
+                continue
+            if not is_of_storage(error):
+                raise
+            raise StorageError(
+                f"{operation}: {url} cannot be made, since {above.url}, where it would lie, cannot be read "
+                f"({reason(error)})"
+            ) from error
+        if is_store:
             raise UnsuitableError(f"{operation}: {url} would lie in the store {above.url}; choose a path outside it")
 
 
