@@ -23,6 +23,7 @@ from vczstore.errors import ConflictError, IncompatibleError, StorageError, TagE
 from vczstore.execution.sets import checking
 from vczstore.jobs.results import SetJobResult
 from vczstore.stores.icechunk import IcechunkTransaction
+from vczstore.stores.icechunk_history import IcechunkHistory
 
 STORE = "all.icechunk#{part}"
 FIRST = {part: before(part) for part in PARTS}
@@ -163,6 +164,28 @@ def test_tags_branches_and_jobs(folder: Path) -> None:
     assert_holds(repository, REMOVED)
     assert vczstore.info(STORE).errors == []
     assert list(vczstore.gc(STORE).parts) == ["chr1"]
+    assert vczstore.run_job("job.yaml").status == "nothing to do"
+
+
+def test_a_job_that_was_killed_before_its_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run again, it gives them to what it has committed, even if another commit came after it, as on a single store."""
+    repository = repository_of(Path("all.icechunk"))
+    Path("job.yaml").write_text(f"store: {STORE}\nsteps:\n- append: in/{{part}}.vcz\n- tag: release-1\n")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IcechunkHistory, "create_tag", killed)
+        with pytest.raises(KeyboardInterrupt):
+            vczstore.run_job("job.yaml")
+    assert_holds(repository, APPENDED)
+    done = repository.lookup_branch("main")
+    assert not repository.list_tags()
+    vczstore.remove(STORE, "S0001")
+    assert vczstore.run_job("job.yaml").status == "done"
+    assert repository.lookup_tag("release-1") == done
+    assert_holds(repository, REMOVED)
     assert vczstore.run_job("job.yaml").status == "nothing to do"
 
 

@@ -158,7 +158,8 @@ class _Running:
         self.compiled[name] = job
         message, metadata = history_of(job)
         before, after = job.samples
-        return Compiled(job.plans, job.base, message, metadata, before, after, tags=job.tags)
+        applied = job.applied_in if job.tags and not job.plans else None
+        return Compiled(job.plans, job.base, message, metadata, before, after, tags=job.tags, applied=applied)
 
     def attempt(
         self,

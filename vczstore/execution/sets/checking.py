@@ -38,6 +38,8 @@ class Compiled:
         What it took to look things up.
     tags
         What its new state is going to be called.
+    applied
+        The snapshot that an earlier run has left which was stopped before its tags; None where there is none.
     """
 
     plans: Sequence[Plan]
@@ -49,6 +51,7 @@ class Compiled:
     sources: Sequence[Samples] = ()
     surveys: Run = field(default_factory=lambda: Run(""))
     tags: Sequence[str] = ()
+    applied: str | None = None
 
     @property
     def summary(self) -> str:

@@ -50,7 +50,7 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
             execution.write_in(transaction)
         written[name] = execution
     first = next(iter(checked.compiled.values()))
-    snapshot: str | None = first.base
+    snapshot: str | None = next((one.applied for one in checked.compiled.values() if one.applied), first.base)
     if transaction is not None:
         _require_unchanged(checked, stores)
         done = [checked.compiled[name] for name in written]
