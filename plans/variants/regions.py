@@ -1,8 +1,11 @@
 """Regions: which variants overlap them, as bcftools has it with ``-r`` and ``-R``."""
 
 import gzip
+import io
 import re
-from collections.abc import Sequence
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 FIELDS = ("variant_contig", "variant_position", "variant_length")
 """What says which variants overlap a region."""
 
-MAX_BYTES = 2**28
-"""The largest file of regions, uncompressed: ten million regions, or a mistake."""
+MAX_BYTES = 2**24
+"""The largest file of regions, uncompressed: a million regions, which all are in memory."""
 
 _NO_END = np.iinfo("i8").max
 _ROWS_PER_TASK = 2**20
@@ -52,14 +55,21 @@ def parse_region(operation: str, text: str, contigs: Sequence[str]) -> Region:
     """
     if text in contigs:
         return Region(text)
-    found = re.fullmatch(r"(.+):(\d+)(-(\d*))?", text, re.DOTALL)
+    found = re.fullmatch("(.+):([0-9]+)(-([0-9]*))?", text, re.DOTALL)
     if found is None:
         return Region(text)
-    start = int(found[2])
-    region = Region(found[1], start, start if found[3] is None else int(found[4] or _NO_END))
+    start = _position(found[2])
+    end = _position(found[4]) if found[4] else _NO_END
+    region = Region(found[1], start, start if found[3] is None else end)
     if region.end < start:
         raise OptionError(f"{operation}: the region {text} ends before it begins; name its start first")
     return region
+
+
+def _position(text: str) -> int:
+    """A position; one beyond any genome is the last that there is."""
+    digits = text.lstrip("0")
+    return int(digits or 0) if len(digits) < len(str(_NO_END)) else _NO_END
 
 
 def read_regions_file(operation: str, path: Path) -> list[Region]:
@@ -67,7 +77,7 @@ def read_regions_file(operation: str, path: Path) -> list[Region]:
     Read a file of regions: contig, start and end in columns, separated by tabs; without an end a position.
 
     Positions count from 1, and the end belongs to the region; but in a file that is called .bed they count from 0, and
-    the end does not. What ends in .gz is compressed.
+    the end does not, and it may have lines for a genome browser. What ends in .gz is compressed.
 
     Raises
     ------
@@ -75,33 +85,41 @@ def read_regions_file(operation: str, path: Path) -> list[Region]:
         If it cannot be read, or has anything else, or no region.
     """
     is_bed = path.name.lower().removesuffix(".gz").endswith(".bed")
+    result = []
+    for number, line in enumerate(_lines(operation, path), 1):
+        text = line.rstrip(" \t\r\n")
+        if not text or text.startswith("#") or (is_bed and re.match(r"(track|browser)( |$)", text)):
+            continue
+        contig, *ends = text.split("\t")[:3]
+        if not ends or (is_bed and len(ends) < 2) or not all(re.fullmatch("[0-9]+", end) for end in ends):
+            raise OptionError(
+                f"{operation}: line {number:,} of {path} is no region; give contig, start and end, separated by tabs"
+            )
+        start, end = _position(ends[0]) + is_bed, _position(ends[-1])
+        if end < start:
+            raise OptionError(f"{operation}: line {number:,} of {path} ends before it begins; name the start first")
+        result.append(Region(sys.intern(contig), start, end))
+    if not result:
+        raise OptionError(f"{operation}: {path} has no region; give contig, start and end in a line, separated by tabs")
+    return result
+
+
+def _lines(operation: str, path: Path) -> Iterator[str]:
+    """The lines of a file of regions; line feeds alone end them."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise OptionError(f"{operation}: {path} is larger than {MAX_BYTES:,} bytes; name a file of regions")
-        lines = content.decode("utf-8-sig").splitlines()
-    except (OSError, EOFError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OptionError(f"{operation}: {path} cannot be read ({why}); name a file of regions") from error
+            raise OptionError(
+                f"{operation}: {path} is larger than {MAX_BYTES:,} bytes; merge its regions, and leave out what is "
+                "behind the third column"
+            )
+        yield from io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="\n")
     except UnicodeDecodeError as error:
         raise OptionError(f"{operation}: {path} is no UTF-8 text; give a region in a line") from error
-    result = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        contig, *ends = line.rstrip().split("\t")[:3]
-        if not ends or (is_bed and len(ends) < 2) or not all(end.isdecimal() for end in ends):
-            raise OptionError(
-                f"{operation}: line {number:,} of {path} is no region; give contig, start and end, separated by tabs"
-            )
-        start, end = int(ends[0]) + is_bed, int(ends[-1])
-        if end < start:
-            raise OptionError(f"{operation}: line {number:,} of {path} ends before it begins; name the start first")
-        result.append(Region(contig, start, end))
-    if not result:
-        raise OptionError(f"{operation}: {path} has no region; give contig, start and end in a line, separated by tabs")
-    return result
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OptionError(f"{operation}: {path} cannot be read ({why}); name a file of regions") from error
 
 
 def require_contigs(operation: str, vcz: Vcz, regions: Sequence[Region], named_by: str) -> None:
