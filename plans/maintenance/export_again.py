@@ -151,7 +151,9 @@ class Place:
     def tidy(self) -> None:
         """Delete what a run that was killed has left beside the path."""
         if self.path is not None:
-            for left in (self.aside, *self.path.parent.glob(f".{glob.escape(self.aside.name)}-*")):
+            record = f"{glob.escape(self.path.name + SUFFIX)}.{'[0-9a-f]' * 32}.partial"  # which has no name yet
+            others = (f".{glob.escape(self.aside.name)}-*", record)
+            for left in (self.aside, *(path for name in others for path in self.path.parent.glob(name))):
                 _delete(left)
 
     def check(self) -> None:
