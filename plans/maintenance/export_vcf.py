@@ -4,10 +4,11 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 import numpy as np
 import zarr
@@ -22,6 +23,9 @@ from vczstore.execution.engine import planning
 from vczstore.stores.locations import local_path
 from vczstore.vcz import vcf_headers
 from vczstore.vcz.model import REMOVED, Vcz, has_grid, listing
+
+if TYPE_CHECKING:
+    from vcztools import VczReader
 
 OPERATION, GENOTYPE = "export", "call_genotype"
 
@@ -90,9 +94,14 @@ def export_vcf(vcz: Vcz, chosen: Chosen, regions: Sequence[Region], out: str, *,
     if left_out:
         fields = listing([f"INFO/{name}" for name in sorted(left_out)])
         notes.append(f"left out, since they count samples that are gone: {fields}; vczstore recompute renews them")
-    if not dry_run:
-        with planning(OPERATION), tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-            _publish(_write(_Content(vcz, chosen.positions, regions, left_out, notes), path, Path(folder)), path)
+    with planning(OPERATION):
+        with _explained(vcz, path):
+            content = _Content(vcz, chosen.positions, _rows(vcz, chosen.positions, regions), left_out)
+        if content.rows == []:
+            notes.append(NO_VARIANTS)
+        if not dry_run:
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+                _publish(_write(content, path, Path(folder)), path)
     n = len(chosen.positions)
     return Exported(vcz.label, vcz.snapshot, out, n, notes, not dry_run, time.perf_counter() - started)
 
@@ -159,13 +168,27 @@ def _publish(made: Path, path: Path) -> None:
 
 
 class _Content(NamedTuple):
-    """What is written: of a VCZ samples by position, regions, and all INFO fields but some; what to tell of it."""
+    """What is written: of a VCZ samples by position, rows as from `_rows`, and all INFO fields but some."""
 
     vcz: Vcz
     chosen: np.ndarray
-    regions: Sequence[Region]
+    rows: list[Any] | None
     left_out: frozenset[str]
-    notes: list[str]
+
+
+@contextmanager
+def _explained(vcz: Vcz, path: Path) -> Iterator[None]:
+    """Turn what goes wrong while vcztools reads a VCZ into one line."""
+    try:
+        yield
+    except VczstoreError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{OPERATION}: {path} cannot be written ({first_line(error)}); nothing is there") from error
+    except Exception as error:  # vcztools raises any type
+        raise UnsuitableError(
+            f"{OPERATION}: vcztools cannot write {vcz.label} to {path} ({first_line(error)}); nothing is there"
+        ) from error
 
 
 def _write(content: _Content, path: Path, folder: Path) -> Path:
@@ -174,7 +197,7 @@ def _write(content: _Content, path: Path, folder: Path) -> Path:
 
     suffix = path.suffix.lower()
     made = folder / ("all.vcf" if suffix == ".vcf" else "all.vcf.gz")
-    try:
+    with _explained(content.vcz, path):
         if suffix == ".vcf":
             with made.open("w") as file:
                 _write_text(content, file)
@@ -184,36 +207,46 @@ def _write(content: _Content, path: Path, folder: Path) -> Path:
         if suffix == ".bcf":
             pysam.bcftools.view("--no-version", "-Ob", "-o", str(folder / "all.bcf"), str(made), catch_stdout=False)
             made = folder / "all.bcf"
-    except VczstoreError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{OPERATION}: {path} cannot be written ({first_line(error)}); nothing is there") from error
-    except Exception as error:  # vcztools raises any type
-        raise UnsuitableError(
-            f"{OPERATION}: vcztools cannot write {content.vcz.label} to {path} ({first_line(error)}); nothing is there"
-        ) from error
     return made
 
 
-def _write_text(content: _Content, file: TextIO) -> None:
-    from vcztools import VczReader, write_vcf
-    from vcztools.regions import build_chunk_plan
+def _reader(vcz: Vcz, chosen: np.ndarray) -> "VczReader":
+    """What reads samples of a VCZ."""
+    from vcztools import VczReader
 
-    vcz, chosen, regions, left_out, notes = content
     group = zarr.open_group(vcz.store, mode="r", use_consolidated=False)
     group.metadata.attributes.update(vcf_headers.without_samples(vcz.attributes))  # in memory, for vcztools
-    is_all = np.array_equal(chosen, np.flatnonzero(vcz.sample_ids != REMOVED))
-    with VczReader(group) as reader:
-        if not is_all:
-            reader.set_sample_indexes(chosen)
-        if regions:
-            texts = [f"{region.contig}:{region.start}-{region.end}" for region in regions]
-            chunks = build_chunk_plan(reader, regions=texts)
-            reader.set_variants(chunks)
-            notes += [] if chunks else [NO_VARIANTS]
+    reader = VczReader(group)
+    if not _is_all(vcz, chosen):
+        reader.set_sample_indexes(chosen)
+    return reader
+
+
+def _is_all(vcz: Vcz, chosen: np.ndarray) -> bool:
+    return np.array_equal(chosen, np.flatnonzero(vcz.sample_ids != REMOVED))
+
+
+def _rows(vcz: Vcz, chosen: np.ndarray, regions: Sequence[Region]) -> list[Any] | None:
+    """The rows that overlap regions, by chunk, as vcztools has them; None if there are no regions."""
+    if not regions:
+        return None
+    from vcztools.regions import build_chunk_plan
+
+    texts = [f"{region.contig}:{region.start}-{region.end}" for region in regions]
+    with _reader(vcz, chosen) as reader:
+        return [*build_chunk_plan(reader, regions=texts)]
+
+
+def _write_text(content: _Content, file: TextIO) -> None:
+    from vcztools import write_vcf
+
+    vcz, chosen, rows, left_out = content
+    with _reader(vcz, chosen) as reader:
+        if rows is not None:
+            reader.set_variants(rows)
         if left_out:
             reader.field_names = frozenset(reader.field_names) - {array_name(field) for field in left_out}
-        tags = _RECOUNTED.intersection(stale(vcz)) if is_all else _RECOUNTED
+        tags = _RECOUNTED.intersection(stale(vcz)) if _is_all(vcz, chosen) else _RECOUNTED
         tags = tags if GENOTYPE in vcz.arrays else frozenset()
         # the command line would tell which samples were left out
         write_vcf(reader, file, no_version=True, fill_tags=tags)
