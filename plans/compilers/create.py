@@ -24,6 +24,7 @@ from plans.core.compatibility import SITE_FIELDS, check_builds
 from plans.core.memory import SLACK, Memory
 from plans.core.model import Plan, Survey
 from plans.variants.reference_blocks import FindBlocks, refusal
+from plans.variants.region_index import region_index
 from plans.variants.sortedness import FindRuns
 from plans.variants.union_of_sources import (
     ALLELE,
@@ -41,7 +42,7 @@ from plans.variants.union_of_sources import (
     Union,
     source_sites,
 )
-from plans.variants.union_sites import region_index, union_table
+from plans.variants.union_sites import union_table
 from vczstore.choices import DEFAULT_SAMPLES_CHUNK, FLEXIBLE, REGULAR
 from vczstore.errors import IncompatibleError, OptionError, UnsuitableError, VczstoreError
 from vczstore.stores.base import Store

@@ -15,16 +15,15 @@ from plans.core.memory import Memory
 from plans.core.model import CopiedFrom, Plan, Survey, Write, with_notes
 from plans.core.select_rows import Rows, SelectRows
 from plans.core.withdrawn import Withdrawn
-from plans.schema.insert_variants import other_regions
-from plans.variants.find_insertion import REGION_INDEX
 from plans.variants.kept_blocks import BLOCKS, RUNS
-from plans.variants.regions import FindRows, IndexRows, Overlap, Region
+from plans.variants.region_index import REGION_INDEX, IndexRows, other_regions
+from plans.variants.regions import FindRows, Overlap, Region
 from plans.variants.stale import samples_change
 from vczstore.errors import SampleError, UnsuitableError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store
-from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape, WriteArray
+from vczstore.stores.edits import Edit, Reconsolidate, SetAttribute, SetShape
 from vczstore.stores.zarr_backed import NoHistory
 from vczstore.vcz import arrays, conversion, vcf_headers, zarr_objects
 from vczstore.vcz.model import (
@@ -129,9 +128,9 @@ def kept_variants(store: Store, vcz: Vcz, regions: Sequence[Region], options: Op
         return None
     if REGION_INDEX not in vcz.arrays:
         return Kept(rows, None)
-    (found,) = run_survey(Survey(OPERATION, (IndexRows.of(vcz, rows),), options.memory), store, options)
-    index = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
-    return Kept(rows, index[np.argsort(index[:, 0], kind="stable")])
+    scan_kept = IndexRows.of(vcz, rows, vcz.chunk_lengths[VARIANTS])
+    (found,) = run_survey(Survey(OPERATION, (scan_kept,), options.memory), store, options)
+    return Kept(rows, IndexRows.joined(found))
 
 
 def within_regions(vcz: Vcz) -> tuple[Vcz, tuple[str, ...]]:
@@ -181,7 +180,7 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
     lengths = {SAMPLES: n, VARIANTS: vcz.n_variants if kept is None else kept.rows.n}
     changed = vcz.samples_arrays if kept is None else {**_with_variants(vcz), **vcz.samples_arrays}
     after = {name: _target(array, lengths, vcz.zarr_format) for name, array in changed.items()}
-    index = () if kept is None or kept.regions is None else (_index(vcz.arrays[REGION_INDEX], kept.regions),)
+    index = () if kept is None or kept.regions is None else (other_regions(vcz.arrays[REGION_INDEX], kept.regions),)
     writes: list[Write] = []
     for name, array in (*vcz.arrays.items(), *vcz.inner.items()):
         if index and name == REGION_INDEX:
@@ -214,11 +213,6 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         counts={"samples": n, "variants": lengths[VARIANTS]},
     )
     return with_notes(plan, *choice.notes, *([] if lengths[VARIANTS] or kept is None else [NO_VARIANTS]))
-
-
-def _index(array: AnyArray, values: np.ndarray) -> WriteArray:
-    """A ``region_index`` with other rows, as wide as it was."""
-    return other_regions(array, values[:, : array.shape[1]])
 
 
 def _with_variants(vcz: Vcz) -> dict[str, AnyArray]:

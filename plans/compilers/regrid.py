@@ -6,7 +6,6 @@ new ones to the same places, as in `plans.schema.rebuild`: on Icechunk in one co
 takes the place of the store.
 """
 
-import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,10 @@ from plans.core.gather_samples import Part, PutSamples, has_same_chunks
 from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
 from plans.core.model import Plan, Survey, Write
+from plans.core.select_rows import Rows
 from plans.core.views import in_store
-from plans.schema.insert_variants import other_regions
 from plans.schema.rebuild import in_place
-from plans.variants.find_insertion import REGION_INDEX
-from plans.variants.union_sites import region_index
+from plans.variants.region_index import FIELDS, REGION_INDEX, IndexRows, other_regions
 from vczstore.choices import FLEXIBLE
 from vczstore.errors import UnsuitableError
 from vczstore.stores.base import Store
@@ -35,11 +33,8 @@ from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz, dimensions, has_grid, sam
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
-    from plans.core.scan_tasks import ScanReader
 
 OPERATION = "regrid"
-REGIONS = ("variant_contig", "variant_position", "variant_length")
-"""What a ``region_index`` is made of."""
 IF_STOPPED = "readers see the same values, in old or in new chunks; run the same command again to complete it"
 
 
@@ -106,7 +101,7 @@ def compile_regrid(
     others = [Recode.to(OPERATION, vcz.arrays[n], a, memory) for n, a in changed.items() if n not in left]
     edits: list[Edit] = [*map(_grid_edit, changed.values())]
     if regions is not None:
-        written = other_regions(vcz.arrays[REGION_INDEX], regions[:, : vcz.arrays[REGION_INDEX].shape[1]])
+        written = other_regions(vcz.arrays[REGION_INDEX], regions)
         edits += [Delete(REGION_INDEX), written]
         changed[REGION_INDEX] = written.array
     plan = Plan(
@@ -135,45 +130,15 @@ def look_up_regions(
     if variants_chunk in (None, vcz.chunk_lengths[VARIANTS]) or REGION_INDEX not in vcz.arrays:
         return None
     assert variants_chunk is not None
-    missing = [name for name in REGIONS if name not in vcz.arrays]
+    missing = [name for name in FIELDS if name not in vcz.arrays]
     if missing:
         raise UnsuitableError(
             f"{OPERATION}: {vcz.label} has a region_index, which counts chunks of variants, and no {missing[0]} from "
             "which another one could be made; delete region_index, or leave out --variants-chunk"
         )
-    (found,) = yield Survey(OPERATION, (FindRegions.of(vcz, variants_chunk),), memory)
-    rows = np.concatenate([np.empty((0, 6), "i8"), *found])
-    return rows[np.lexsort((np.arange(len(rows)), rows[:, 0]))]
-
-
-@dataclass(frozen=True)
-class FindRegions:
-    """Makes the rows of ``region_index`` for chunks of variants."""
-
-    contig: AnyArray
-    position: AnyArray
-    length: AnyArray
-    chunk: int
-
-    @classmethod
-    def of(cls, vcz: Vcz, chunk: int) -> "FindRegions":
-        """Of all variants of a store."""
-        contig, position, length = (vcz.arrays[name] for name in REGIONS)
-        return cls(contig, position, length, chunk)
-
-    def look(self, rows: slice) -> np.ndarray:
-        """The rows of some chunks."""
-        contig, position, length = (arrays.read(a, (rows,)) for a in (self.contig, self.position, self.length))
-        return region_index(contig, position, length.astype("i8"), start=rows.start, chunk=self.chunk)
-
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for some chunks, whose rows are read once."""
-        from plans.core import scan_tasks
-
-        stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
-        rows = math.ceil(stored / self.chunk) * self.chunk
-        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length)) + 100 * rows
-        return [scan_tasks.ScanReader(self.look, self.position.shape[0], rows, tag, mem)]
+    scan = IndexRows.of(vcz, Rows.of(np.array([[0, vcz.n_variants]])), variants_chunk)
+    (found,) = yield Survey(OPERATION, (scan,), memory)
+    return IndexRows.joined(found)
 
 
 def _wider_notes(columns: Sequence[int], most: int) -> dict[str, str]:

@@ -32,11 +32,12 @@ from plans.schema.widen import (
     follows_alleles,
     goes_by,
 )
-from plans.variants.find_insertion import REGION_INDEX, Insertion
+from plans.variants.find_insertion import Insertion
 from plans.variants.harmonise import Findings, field_of, number_of, numbers_of
 from plans.variants.inserted_variants import SITE_VALUES
 from plans.variants.kept_blocks import KeptBlocks
 from plans.variants.kept_calls import KeptCalls
+from plans.variants.region_index import REGION_INDEX, other_regions
 from plans.variants.union_of_sources import CONTIG, FILTER, POSITION
 from vczstore.errors import IncompatibleError
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteArray, WriteDocuments
@@ -446,17 +447,6 @@ def _with_axis(form: Form, other: Form) -> Form:
     if other.dimensions[:-1] != form.dimensions:
         return form
     return replace(form, dimensions=other.dimensions, lengths=(*form.lengths, 1))
-
-
-def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
-    """A ``region_index`` with other rows: as wide as needed, but for an end that lies beyond any genome."""
-    dtype = np.promote_types(array.dtype, np.min_scalar_type(-int(values.max(initial=1)) - 1))
-    dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda one: one.itemsize)
-    values = np.minimum(values, np.iinfo(dtype).max).astype(dtype)
-    if dtype == array.dtype:
-        return WriteArray(arrays.planned(array, shape=values.shape), values)
-    names = dimensions(array)
-    return WriteArray(conversion.reformed(array, dtype=dtype, shape=values.shape, dimension_names=names), values)
 
 
 def _is_same(before: AnyArray, after: AnyArray) -> bool:

@@ -27,9 +27,9 @@ from plans.variants.inserted_variants import (
 )
 from plans.variants.match import Index, Sites
 from plans.variants.reference_blocks import LEN
+from plans.variants.region_index import REGION_INDEX, region_index
 from plans.variants.sortedness import Runs
 from plans.variants.union_of_sources import ID_MASK, SourceSites, Union
-from plans.variants.union_sites import region_index
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import LENGTH
@@ -37,8 +37,6 @@ from vczstore.vcz.model import VARIANTS, Vcz
 
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
-
-REGION_INDEX = "region_index"
 
 
 class RefMismatch(NamedTuple):
@@ -210,7 +208,7 @@ class Insertion:
     n_records
         How many records of the sources they are.
     regions
-        Rows of ``region_index`` from the first chunk on that changes; see `plans.variants.union_sites.region_index`.
+        Rows of ``region_index`` from the first chunk on that changes; see `plans.variants.region_index.region_index`.
         None if the store has none.
     """
 

@@ -6,7 +6,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,9 +15,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
-from plans.core.select_rows import Rows, read_rows
-from plans.variants.find_insertion import REGION_INDEX
-from plans.variants.union_sites import region_index
+from plans.variants.region_index import FIELDS, REGION_INDEX
 from vczstore.errors import OptionError, UnsuitableError
 from vczstore.vcz import arrays
 from vczstore.vcz.model import VARIANTS, Vcz, listing
@@ -25,15 +23,11 @@ from vczstore.vcz.model import VARIANTS, Vcz, listing
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
-FIELDS = ("variant_contig", "variant_position", "variant_length")
-"""What says which variants overlap a region."""
-
 MAX_BYTES = 2**24
 """The largest file of regions, uncompressed: a million regions, which all are in memory."""
 
 _NO_END = np.iinfo("i8").max
 _ROWS_PER_TASK = 2**20
-_CHUNKS_PER_TASK = 64
 
 
 class Region(NamedTuple):
@@ -251,51 +245,3 @@ class FindRows:
         per_task = max(1, max(stored, min(_ROWS_PER_TASK, self.position.shape[0] // 8)) // self.width)
         mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length))
         return [scan_tasks.ScanReader(self.look, len(self.chunks), per_task, tag, mem + 100 * per_task * self.width)]
-
-
-@dataclass(frozen=True)
-class IndexRows:
-    """Makes the rows of ``region_index`` for some of the variants."""
-
-    contig: AnyArray
-    position: AnyArray
-    length: AnyArray
-    rows: Rows
-    width: int
-
-    @classmethod
-    def of(cls, vcz: Vcz, rows: Rows) -> "IndexRows":
-        """Of the variants that are kept."""
-        contig, position, length = (vcz.arrays[name] for name in FIELDS)
-        return cls(contig, position, length, rows, vcz.chunk_lengths[VARIANTS])
-
-    def look(self, kept: slice) -> np.ndarray:
-        """The rows of some chunks, counted among what is kept."""
-        positions = self.rows.positions(kept)
-        contig, position, length = (read_rows(a, 0, positions) for a in (self.contig, self.position, self.length))
-        return region_index(contig, position, length.astype("i8"), start=kept.start, chunk=self.width)
-
-    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for some chunks, which is sent the runs of their rows alone."""
-        from plans.core import scan_tasks
-
-        per_task = self.width * _CHUNKS_PER_TASK
-        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length)) + 100 * per_task
-        found = []
-        for start in range(0, self.rows.n, per_task):
-            kept = slice(start, min(self.rows.n, start + per_task))
-            part = _Part(replace(self, rows=self.rows.within(kept)), kept)
-            found.append(scan_tasks.ScanReader(part.look, 1, 1, tag, mem))
-        return found
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one task looks at."""
-
-    index: IndexRows
-    kept: slice
-
-    def look(self, _: slice) -> np.ndarray:
-        """Its rows of ``region_index``."""
-        return self.index.look(self.kept)

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 import vczstore
 from plans.variants import union_of_sources
+from plans.variants.region_index import region_index
 from plans.variants.union_sites import (
     _codes,
     _group,
     _sites,
     count_repeats,
     merge_sites,
-    region_index,
     union_table,
 )
 from tests.support import cohort, vcf

@@ -1,0 +1,132 @@
+"""
+The ``region_index`` of a VCZ: which part of which contig each chunk of variants has.
+
+It has a row for each contig in each chunk of variants, as bio2zarr writes it.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.memory import Memory
+from plans.core.select_rows import Rows, read_rows
+from vczstore.stores.edits import WriteArray
+from vczstore.vcz import arrays, conversion
+from vczstore.vcz.model import Vcz, dimensions
+
+if TYPE_CHECKING:
+    from plans.core.scan_tasks import ScanReader
+
+REGION_INDEX = "region_index"
+FIELDS = ("variant_contig", "variant_position", "variant_length")
+"""What it is made of, and what says which variants overlap a region."""
+
+_ROWS_PER_TASK = 2**19
+
+
+def region_index(contig: np.ndarray, position: np.ndarray, length: np.ndarray, *, start: int, chunk: int) -> np.ndarray:
+    """
+    The rows of ``region_index`` for some variants: one for each contig in each chunk of variants.
+
+    Parameters
+    ----------
+    contig, position, length
+        Of the variants, in order.
+    start
+        The number of the first of them, which begins a chunk.
+    chunk
+        How many variants a chunk has.
+
+    Returns
+    -------
+    numpy.ndarray of int64
+        Of six columns: the chunk, the contig, the first and the last position, the greatest end (the last base that
+        a variant takes up), the number of variants.
+
+    Examples
+    --------
+    >>> ones = np.ones(3, dtype="i8")
+    >>> region_index(np.array([0, 0, 1]), np.array([5, 9, 4]), 2 * ones, start=4, chunk=2)
+    array([[ 2,  0,  5,  9, 10,  2],
+           [ 3,  1,  4,  4,  5,  1]])
+    """
+    if not len(contig):
+        return np.empty((0, 6), dtype="i8")
+    contig, position = contig.astype("i8"), position.astype("i8")
+    chunks = (start + np.arange(len(contig))) // chunk
+    starts = np.flatnonzero(np.diff(chunks, prepend=-1).astype(bool) | np.diff(contig, prepend=-1).astype(bool))
+    counts = np.diff(np.append(starts, len(contig)))
+    ends = np.maximum.reduceat(position + length - 1, starts)
+    return np.stack(
+        [chunks[starts], contig[starts], position[starts], position[starts + counts - 1], ends, counts], axis=1
+    )
+
+
+def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
+    """A ``region_index`` with other rows: of its columns, as wide as needed, but for an end beyond any genome."""
+    values = values[:, : array.shape[1]]
+    dtype = np.promote_types(array.dtype, np.min_scalar_type(-int(values.max(initial=1)) - 1))
+    dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda one: one.itemsize)
+    values = np.minimum(values, np.iinfo(dtype).max).astype(dtype)
+    if dtype == array.dtype:
+        return WriteArray(arrays.planned(array, shape=values.shape), values)
+    names = dimensions(array)
+    return WriteArray(conversion.reformed(array, dtype=dtype, shape=values.shape, dimension_names=names), values)
+
+
+@dataclass(frozen=True)
+class IndexRows:
+    """Makes the rows of ``region_index`` for some of the variants, in chunks of so many of these."""
+
+    contig: AnyArray
+    position: AnyArray
+    length: AnyArray
+    rows: Rows
+    chunk: int
+
+    @classmethod
+    def of(cls, vcz: Vcz, rows: Rows, chunk: int) -> "IndexRows":
+        """Of the variants that are kept."""
+        contig, position, length = (vcz.arrays[name] for name in FIELDS)
+        return cls(contig, position, length, rows, chunk)
+
+    def look(self, kept: slice) -> np.ndarray:
+        """The rows of some chunks, counted among what is kept."""
+        positions = self.rows.positions(kept)
+        contig, position, length = (read_rows(a, 0, positions) for a in (self.contig, self.position, self.length))
+        return region_index(contig, position, length.astype("i8"), start=kept.start, chunk=self.chunk)
+
+    def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
+        """A task for some chunks, whose rows are mostly read once; it is sent the runs of these alone."""
+        from plans.core import scan_tasks
+
+        stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
+        per_task = math.ceil(max(stored, _ROWS_PER_TASK) / self.chunk) * self.chunk
+        mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length)) + 100 * per_task
+        found = []
+        for start in range(0, self.rows.n, per_task):
+            kept = slice(start, min(self.rows.n, start + per_task))
+            part = _Part(replace(self, rows=self.rows.within(kept)), kept)
+            found.append(scan_tasks.ScanReader(part.look, 1, 1, tag, mem))
+        return found
+
+    @staticmethod
+    def joined(found: "list[np.ndarray]") -> np.ndarray:
+        """The rows that tasks have found, in order."""
+        rows = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
+        return rows[np.argsort(rows[:, 0], kind="stable")]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one task looks at."""
+
+    index: IndexRows
+    kept: slice
+
+    def look(self, _: slice) -> np.ndarray:
+        """Its rows of ``region_index``."""
+        return self.index.look(self.kept)
