@@ -144,14 +144,12 @@ class Source:
 
     def mem(self, span: int) -> int:
         """What it takes to look at one unit."""
-        return max(
-            (
-                arrays.outer_chunks(a)[1]
-                * (VECTOR_BYTES * span + read_bytes(a, span) + read_bytes(self.genotype, span))
-                for a in (*(a for a, _ in self.vectors.values()), *self.numbers.values())
-            ),
-            default=0,
-        )
+        found = [0]
+        for array in (*(array for array, _ in self.vectors.values()), *self.numbers.values()):
+            rows, width = min(span, array.shape[0]), min(array.shape[1], arrays.outer_chunks(array)[1])
+            values = VECTOR_BYTES * rows + read_bytes(array, rows) + read_bytes(self.genotype, rows)
+            found.append(width * values + arrays.decode_mem(array, 2))
+        return max(found)
 
 
 def read_bytes(array: AnyArray | None, span: int) -> int:

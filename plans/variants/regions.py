@@ -44,15 +44,15 @@ def parse_region(operation: str, text: str, contigs: Sequence[str]) -> Region:
 
     >>> parse_region("export", "chr1:5-", ["chr1"])
     Region(contig='chr1', start=5, end=9223372036854775807)
-    >>> parse_region("export", "HLA:01", ["HLA:01"]).start
-    1
+    >>> parse_region("export", "HLA:01", ["HLA:01"]).start, parse_region("export", "chr1:0-9", ["chr1"]).start
+    (1, 1)
     """
     if text in contigs:
         return Region(text)
     found = re.fullmatch("(.+):([0-9]+)(-([0-9]*))?", text, re.DOTALL)
     if found is None:
         return Region(text)
-    start = _position(found[2])
+    start = max(1, _position(found[2]))
     end = _position(found[4]) if found[4] else _NO_END
     region = Region(found[1], start, start if found[3] is None else end)
     if region.end < start:
@@ -89,7 +89,7 @@ def read_regions_file(operation: str, path: Path) -> list[Region]:
             raise OptionError(
                 f"{operation}: line {number:,} of {path} is no region; give contig, start and end, separated by tabs"
             )
-        start, end = _position(ends[0]) + is_bed, _position(ends[-1])
+        start, end = max(1, _position(ends[0]) + is_bed), _position(ends[-1])
         if end < start:
             raise OptionError(f"{operation}: line {number:,} of {path} ends before it begins; name the start first")
         result.append(Region(sys.intern(contig), start, end))

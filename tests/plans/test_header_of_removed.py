@@ -106,6 +106,10 @@ def test_lines_by_themselves() -> None:
         found = vcf_headers.without(attributes(*KEPT, line, samples=LEFT), [GONE], LEFT)
         assert found == {name: AFTER[name] for name in ("vcf_header", "vcf_meta_information", "original_header")}, line
     assert vcf_headers.without(AFTER, [GONE], LEFT) == {}
+    named = ["##individual=S1", "##reference=/data/S1/ref.fa", "##META=<ID=A,Values=[S1,S10]>"]
+    kept = ["##reference=/data/S10/ref.fa", '##FORMAT=<ID=S1,Number=1,Type=Integer,Description="S1">']
+    found = vcf_headers.without(attributes(*named, *kept, samples=["S10"]), ["S1"], ["S10"])
+    assert found["vcf_header"] == attributes(*kept, samples=["S10"])["vcf_header"]
     # IDs as short as anything
     short = ["##reference=1", "##SAMPLE=<ID=11>", "##bcftools_viewCommand=view chr1.vcf"]
     given = attributes(*short, "##SAMPLE=<ID=1>", "##mergeCommand=merge 1.vcf 2.vcf", samples=["1", "11"])

@@ -56,6 +56,8 @@ def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: 
     shown = vcf.vcztools_view(store, icechunk=is_icechunk)
     assert vcf.records(shown) == vcf.records(VCF)
     if is_icechunk:
+        shown = vcf.vcztools_view(store, icechunk=True, region="1:20-20")
+        assert [record.split("\t")[1] for record in vcf.records(shown)[1:]] == ["20"]
         assert [entry["operation"] for entry in vczstore.log(store)] == ["init", None]
 
 

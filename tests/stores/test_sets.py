@@ -67,6 +67,9 @@ def test_what_names_a_group(tmp_path: Path) -> None:
     cohort.write_icechunk(tmp_path / "cohort", vcz)
     cohort.write_vcz(tmp_path / "batch.vcz", vcz)
     copy = partial(vczstore.copy_store_to_icechunk, tmp_path / "batch.vcz")
+    for name in ("cohort.icechunk#a/b", "cohort.icechunk#../b"):
+        complain(OptionError, ["group in a group"], partial(vczstore.init, tmp_path / name, tmp_path / "batch.vcz"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["batch.vcz", "cohort"]
     copy(f"{tmp_path}/cohort#chr1")
     copy(f"{tmp_path}/new.icechunk#chr1")
     assert [vczstore.info(f"{tmp_path}/{name}").samples for name in ("cohort#chr1", "new.icechunk#chr1")] == [2, 2]

@@ -145,6 +145,17 @@ def group_of(url: str) -> tuple[str, str] | None:
     return (place, group) if is_one else None
 
 
+def _refuse_group_in_group(operation: str, url: str, path: Path | None) -> None:
+    """Raise an `OptionError` for a new store at ``cohort.icechunk#a/b``: a folder of this name would hide group a."""
+    place, sharp, group = url.rpartition("#")
+    is_beside = path is not None and path.parent.is_dir()
+    if sharp and "/" in group and place.endswith(ICECHUNK_SUFFIX) and not is_beside:
+        raise OptionError(
+            f"{operation}: {url} names a group in a group, and the groups of a repository have names without a slash; "
+            "choose such a name"
+        )
+
+
 def backend_of_new(url: str, backend_storage: str | None) -> str | None:
     """
     Return the backend of a store that is to be made: the one that is asked for, or else what its name says.
@@ -201,6 +212,7 @@ def new_store(
     check_backend(backend_storage)
     options, address = dict(storage_options or {}), parse(url)
     path = address.path
+    _refuse_group_in_group(operation, url, path)
     _check_options(url, address, options)
     refuse_nested(operation, url, reads, backend_storage, options)
     _, group = group_of(url) or (url, "")

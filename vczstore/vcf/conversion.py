@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
 from vczstore.choices import DEFAULT_SAMPLES_CHUNK
 from vczstore.errors import MemoryLimitError, VcfError, VczstoreError, first_line
@@ -214,11 +215,13 @@ class Conversion:
         vcf.encode_partition(self.result, part)
 
     def end(self) -> None:
-        """Put all together, without region_index, which is not read from sources."""
+        """Put all together; with region_index only if it is taken whole, since it is not read from other sources."""
         from bio2zarr import vcf, vcz
 
         writer = vcz.VcfZarrWriter(vcf.IntermediateColumnarFormat, self.result, zarr_format=self.layout.zarr_format)
         writer.finalise()
+        if self.layout.info is None and zarr.open_array(self.result, path="variant_position", mode="r").size:
+            vcz.VcfZarrIndexer(self.result).create_index()
         self.file.require_unchanged(self.operation)
         shutil.rmtree(self._columns)
 

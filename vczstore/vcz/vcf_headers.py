@@ -78,12 +78,17 @@ class _Named:
         if key in _DEFINITIONS:
             return False
         may_name = _may_name_samples(key, value)
-        samples = self.gone if may_name else self._long
-        if not samples.isdisjoint(_WORD.findall(value)):
+        samples, as_words = (self.gone, self.gone) if may_name else (self._long, self._as_words)
+        if not as_words.isdisjoint(_WORD.findall(value)):
             return True
         if self.n_lines * len(self.gone) > _MANY:
             return may_name and not value.startswith("<")
         return any(self._is_within(sample, value) for sample in samples if sample in value)
+
+    @cached_property
+    def _as_words(self) -> frozenset[str]:
+        """Those that are not by chance a word of any line, as a digit is."""
+        return frozenset(sample for sample in self.gone if len(sample) > 1 and not sample.isdecimal())
 
     @cached_property
     def _long(self) -> frozenset[str]:

@@ -112,6 +112,19 @@ def _more_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(cohort.DIMENSIONS, name, dims)
 
 
+def test_one_sample_in_chunks_of_a_thousand(tmp_path: Path) -> None:
+    """As `create` makes stores: what is read at once is bounded by what there is, so the usual memory is enough."""
+    for name, position in (("A", 1100), ("B", 1050)):
+        call = f"1 {position} A C,<NON_REF> . GT:DP:GQ:PL 0/1:31:99:9,0,9,9,9,9"
+        block = f"1 {position + 1} A <NON_REF> 1400 GT:DP:GQ:PL 0/0:77:9:0,9,9"
+        vcf.write_vcf(tmp_path / f"{name}.vcf.gz", gvcf.text([name], call, block))
+    store = tmp_path / "store"
+    vczstore.create(store, tmp_path / "A.vcf.gz", gvcf=True)
+    vczstore.append(store, tmp_path / "A.vcf.gz", **KEEP)
+    result = vczstore.append(store, tmp_path / "B.vcf.gz", **INSERT)
+    assert result.counts["variants inserted"] == 1
+
+
 @pytest.mark.parametrize("kind", ["format2", "flexible"])
 @pytest.mark.slow
 def test_a_copy_with_new_variants(tmp_path: Path, kind: str) -> None:
