@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
@@ -15,6 +17,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from vczstore.vcz import arrays, narrow_chunks
+from vczstore.vcz.pipeline import Pipeline
 
 ROWS, WIDTH = 1_100, 4_096
 CNAMES = ("zstd", "lz4", "blosclz", "zlib")
@@ -80,6 +83,20 @@ def test_all_fill_is_left_out() -> None:
     assert set(store._store_dict) > before
     arrays.planned(array)[:] = np.ones((ROWS, 1), "i1")
     assert set(store._store_dict) == before
+
+
+def test_threads_leave_the_configuration_of_zarr_alone() -> None:
+    """Each array has vczstore's own pipeline, and others go on without."""
+    metadata = zarr.create_array(MemoryStore(), shape=(2,), dtype="i1").metadata
+    before, interval = zarr.config.get("codec_pipeline.path"), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda i: arrays.from_metadata(metadata, MemoryStore(), str(i)), range(2_000)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {type(array.async_array.codec_pipeline) for array in made} == {Pipeline}
+    assert zarr.config.get("codec_pipeline.path") == before
 
 
 def test_blocks_that_cannot_be_joined() -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -105,6 +106,10 @@ def with_regular_grid(array: AnyArray, chunks: Sequence[int]) -> AnyArray:
     return from_metadata(rectilinear.with_regular(array.metadata, array.shape, chunks), array.store, array.path)
 
 
+_CONFIGURING = threading.Lock()
+"""zarr's configuration is one for all threads: two that set it at once would leave what the other has set."""
+
+
 def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     """
     An array of which only the metadata need exist.
@@ -115,7 +120,7 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     chunk as uninitialised memory then.
     """
     keep = metadata.fill_value is None or is_nan(metadata.fill_value)
-    with zarr.config.set({"codec_pipeline.path": f"{Pipeline.__module__}.{Pipeline.__name__}"}):
+    with _CONFIGURING, zarr.config.set({"codec_pipeline.path": f"{Pipeline.__module__}.{Pipeline.__name__}"}):
         return zarr.Array(
             AsyncArray(metadata=metadata, store_path=StorePath(store, path), config={"write_empty_chunks": keep})
         )
