@@ -17,6 +17,7 @@ import vczstore
 from tests.support import cohort
 from tests.support.refusals import complain, mentions
 from tests.support.small_stores import head, read, repository_of
+from tests.support.stopped_sets import stop_between_parts
 from tests.system.survival.sets import PARTS, arrays_of, before, make
 from vczstore.cli.main import main
 from vczstore.errors import (
@@ -195,21 +196,7 @@ def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
 def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
     """Interrupts what is done to a set, right before its second part becomes visible."""
     make(folder, "icechunk")
-    publish, seen = IcechunkHistory.publish, list[str]()
-
-    def stop(self: IcechunkHistory, *arguments: str) -> None:
-        seen.append(self.label)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        publish(self, *arguments)
-
-    def run(call: Callable[[], object]) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(IcechunkHistory, "publish", stop)
-            with pytest.raises(Interrupted, match="is done in chr1, and not in chr2"):
-                call()
-
-    return run
+    return partial(stop_between_parts, monkeypatch)
 
 
 def test_what_was_stopped_between_commits_is_completed(stopped: Callable[[Callable[[], object]], None]) -> None:

@@ -15,9 +15,9 @@ import vczstore
 from tests.support import cohort
 from tests.support.clouds import Cloud
 from tests.support.refusals import complain, mentions
+from tests.support.stopped_sets import stop_between_parts
 from tests.system.survival.sets import PARTS, arrays_of, before
-from vczstore.errors import Interrupted, StaleError, StorageError
-from vczstore.stores.icechunk_history import IcechunkHistory
+from vczstore.errors import StaleError, StorageError
 
 APPENDED = {part: cohort.expected_append(before(part), arrays_of(part, cohort.ids(4, 3))) for part in PARTS}
 REMOVED = {part: cohort.expected_remove(APPENDED[part], ["S0001"]) for part in PARTS}
@@ -48,22 +48,6 @@ def assert_holds(cloud: Cloud, store: str, kind: str, expected: Mapping[str, Map
         assert {name: found[name].tolist() for name in arrays} == {name: one.tolist() for name, one in arrays.items()}
 
 
-def stopped(monkeypatch: pytest.MonkeyPatch, call: partial[Any]) -> None:
-    """Interrupt a call right before the second part becomes visible."""
-    publish, seen = IcechunkHistory.publish, list[str]()
-
-    def stop(self: IcechunkHistory, *arguments: str) -> None:
-        seen.append(self.label)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        publish(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(IcechunkHistory, "publish", stop)
-        with pytest.raises(Interrupted, match="is done in chr1, and not in chr2"):
-            call()
-
-
 def broken(cloud: Cloud, call: partial[Any]) -> None:
     """Have a chunk of the second source be none while a call runs."""
     top = cloud.objects("in/chr2.vcz/call_DP/c")
@@ -81,7 +65,7 @@ def test_a_set_in_a_bucket(s3_cloud: Cloud, kind: str, monkeypatch: pytest.Monke
     reach: dict[str, Any] = {"storage_options": cloud.options}
     append = partial(vczstore.append, store, f"{cloud.url}/in/{{part}}.vcz", impl="zarr", **reach)
     if kind == "icechunk":
-        stopped(monkeypatch, append)
+        stop_between_parts(monkeypatch, append)
     else:
         broken(cloud, append)
     (record,) = records(cloud)

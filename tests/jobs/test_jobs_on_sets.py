@@ -13,8 +13,9 @@ import vczstore
 from tests.support import cohort
 from tests.support.refusals import complain, mentions
 from tests.support.small_stores import read, repository_of
+from tests.support.stopped_sets import stop_between_parts
 from tests.system.survival.sets import PARTS, arrays_of, before, make
-from vczstore.errors import Interrupted, JobFileError, SampleError, StorageError, TagError
+from vczstore.errors import JobFileError, SampleError, StorageError, TagError
 from vczstore.jobs.results import SetJobResult
 from vczstore.stores.icechunk_history import IcechunkHistory
 
@@ -97,18 +98,7 @@ def test_a_branch_of_all_parts(folder: Path) -> None:
 
 def test_a_job_on_a_branch_that_was_stopped_between_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write("append: in/{part}.vcz", branch="night", **TOLD)
-    publish, seen = IcechunkHistory.publish, list[str]()
-
-    def stop(self: IcechunkHistory, *arguments: str) -> None:
-        seen.append(self.label)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        publish(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(IcechunkHistory, "publish", stop)
-        with pytest.raises(Interrupted, match="is done in chr1, and not in chr2"):
-            run(file)
+    stop_between_parts(monkeypatch, lambda: run(file))
     report = json.loads(Path("bad.json").read_text())
     assert [report["job"]["status"], *(part["job"]["status"] for part in report["parts"].values())] == ["failed"] * 3
     mentions(report["job"]["error"], ["is done in chr1, and not in chr2"])

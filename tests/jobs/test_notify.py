@@ -67,7 +67,9 @@ def metrics(folder: Path) -> dict[str, float]:
         if line.startswith("#"):
             assert re.fullmatch(r"# (HELP vczstore_job_\w+ .+|TYPE vczstore_job_\w+ gauge)", line)
             continue
-        name, labels, value = re.fullmatch(r"vczstore_job_(\w+)(\{.*\}) (\S+)", line).groups()  # type: ignore[union-attr]
+        match = re.fullmatch(r"vczstore_job_(\w+)(\{.*\}) (\S+)", line)
+        assert match
+        name, labels, value = match.groups()
         assert re.fullmatch(r'\{job_file="[^"]+job\.yaml",store="[^"]+store"\}', labels)
         found[name] = float(value)
     assert text.endswith("\n")

@@ -260,7 +260,8 @@ def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeyp
     place.create("k" * 64)
     complain(ConflictError, ["another writer"], lambda: place.create("j" * 64))
     assert [path.name for path in tmp_path.iterdir()] == [f"store.vcz{SUFFIX}"]
-    assert (place.read(), stat.S_IMODE(place.path.stat().st_mode)) == ("k" * 64, 0o600)  # type: ignore[union-attr]
+    assert place.path is not None
+    assert (place.read(), stat.S_IMODE(place.path.stat().st_mode)) == ("k" * 64, 0o600)
 
 
 def test_an_empty_key_is_none(tmp_path: Path) -> None:

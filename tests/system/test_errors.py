@@ -139,7 +139,7 @@ METADATA = [
         batch=put("sample_id", altered(NEW["sample_id"], (1, "S0003"))),
     ),
     Case(
-        "sample doubled within a source",
+        "sample twice within a source",
         SampleError,
         ("{batch}", "S0009", "twice"),
         batch=put("sample_id", altered(NEW["sample_id"], (0, "S0009"))),
@@ -687,7 +687,7 @@ def test_not_allowed_to_write(templates: Path, reachable: Path, kind: str, opera
 # ---- remove ---------------------------------------------------------------------------------
 
 UNKNOWN: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "some unknown": (["S0001", "nobody", "S0002", "somebody"], ("nobody", "somebody", "nothing was removed")),
+    "some unknown": (["S0001", "unknown-1", "S0002", "unknown-2"], ("unknown-1", "unknown-2", "nothing was removed")),
     "all unknown": ([f"X{i}" for i in range(30)], tuple(rf"\bX{i}\b" for i in range(30))),
     "none": ([], ("no samples named", "give")),
     # the mark of a removed sample is no sample
@@ -978,7 +978,7 @@ FAULTS: dict[str, tuple[str, str, tuple[int, ...]]] = {
 @in_pairs(store=KINDS, fault=FAULTS, impl=IMPLS, indirect=["store"])
 @pytest.mark.slow
 def test_truncated_chunk(store: Path, batch: Path, impl: str, fault: tuple[str, str, tuple[int, ...]]) -> None:
-    """The line names the array that is broken: nobody finds it otherwise among hundreds."""
+    """The line names the array with the broken chunk: a store may have hundreds of arrays."""
     side, field, coords = fault
     broken = store if side == "store" else batch
     edit(broken, truncate(field, *coords))

@@ -94,7 +94,7 @@ def test_lasting_faults_are_one_error(shaky: Shaky, kind: str, fault: faults.Fau
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.slow
 def test_answers_that_are_lost(shaky: Shaky, kind: str) -> None:
-    """Every write reaches the server, and the first answer to it reaches nobody."""
+    """Every write reaches the server, and the first answer to it is lost on the way back."""
     store, batch = shaky.cloud.make(kind), shaky.cloud.put("batch.vcz", BATCH)
     written: set[str] = set()
 

@@ -562,9 +562,9 @@ def test_a_field_in_a_group_of_its_own_is_refused(tmp_path: Path) -> None:
 def test_normalise_inserts_nothing(tmp_path: Path) -> None:
     store, (batch, _) = make(tmp_path, "format3")
     words = ("^normalise: --new-variants insert goes with append",)
-    call = lambda: vczstore.normalise(store, batch, tmp_path / "out.vcz", new_variants="insert")  # noqa: E731
-    complain(OptionError, words, call)
-    assert not (tmp_path / "out.vcz").exists()
+    out = tmp_path / "out.vcz"
+    complain(OptionError, words, lambda: vczstore.normalise(store, batch, out, new_variants="insert"))
+    assert not out.exists()
 
 
 def test_plain_zarr_that_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _slow(digest: str) -> str:
-    """What a record may hold: a removed sample is not found out by trying IDs. All parts have one list of samples."""
+    """The digest of sample IDs in a record: slow to compute, so that IDs cannot be guessed by trial."""
     return slow_digest(digest)
 
 
