@@ -1,9 +1,9 @@
-"""Rename samples: they get other IDs, and nothing else of a store changes."""
+"""Rename samples: they get other IDs, and the VCF's header loses the lines that name the old ones."""
 
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +28,7 @@ class RenameSamples(Edit):
     The file has a line for each sample, with its present ID and its new one: separated by a tab, or by spaces if there
     is none. Those that have their new IDs already are left as they are, so that a run that was stopped, or is repeated,
     completes. IDs that pass from one sample to another are refused, since a second run would give them on once more.
+    Lines of the VCF's header that name an old ID are dropped, as by remove.
 
     Raises
     ------
@@ -99,9 +100,11 @@ def _read(path: Path) -> dict[str, str]:
 
 def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: bool) -> "Plan":
     """Find the samples, and check that no ID is there twice afterwards."""
+    from plans.compilers.remove import set_header
     from plans.core.model import Plan
     from plans.core.withdrawn import come_back, readmitting
     from vczstore.stores.edits import SetItems
+    from vczstore.vcz import vcf_headers
     from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, unknown_samples
 
     store, vcz = compiling.store, compiling.vcz
@@ -120,8 +123,11 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: 
         raise unknown_samples("rename-samples", vcz, unknown, way_out)
     names = vcz.sample_ids.copy()
     names[positions] = [left[old] for old in vcz.sample_ids[positions].tolist()]
-    edit = SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())
+    edits = [SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())] if len(positions) else []
     _check_names(vcz, names.tolist(), left)
+    kept = {*names.tolist()}
+    header = vcf_headers.without(vcz.attributes, pairs.keys() - kept, kept)
+    after = vcz.planned({}, names)
     back = come_back(
         "rename-samples",
         store,
@@ -136,9 +142,9 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: 
         base=vcz.state,
         checks=(),
         writes=(),
-        edits=(edit,) if len(positions) else (),
+        edits=(*set_header(header, vcz), *edits),
         memory=compiling.memory,
-        after=vcz.planned({}, names),
+        after=replace(after, attributes={**after.attributes, **header}),
         if_stopped="some samples may have their new IDs already; run the same command again to complete it",
         counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
     )

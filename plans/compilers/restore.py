@@ -16,9 +16,9 @@ from plans.core.task_report import current_report
 from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
 from plans.core.withdrawn import Withdrawn
 from vczstore.errors import SampleError
-from vczstore.stores.base import RESTORED, Store
+from vczstore.stores.base import RESTORED, Snapshot, Store
 from vczstore.stores.edits import Delete, Edit, WriteDocuments
-from vczstore.vcz import arrays, encoded_chunks, zarr_objects
+from vczstore.vcz import arrays, encoded_chunks, vcf_headers, zarr_objects
 from vczstore.vcz.cuts import Width
 from vczstore.vcz.metadata import same_encoding
 from vczstore.vcz.model import INFO_STATES, REMOVED, Vcz
@@ -34,6 +34,9 @@ _OF_STATE = (LEDGER, INFO_STATES)
 
 _KEEP_SAMPLES = {"append", "update", "recompute", "compact", "regrid", OPERATION}
 """Operations that remove and rename no sample."""
+
+_DROP_HEADER = {"remove", "rename-samples", "repair"}
+"""Operations that drop lines of the VCF's header."""
 
 
 def compile_restore(store: Store, vcz: Vcz, state: str, memory: Memory) -> Plan:
@@ -119,8 +122,7 @@ def _keeps_samples(store: Store, vcz: Vcz, past: Vcz) -> bool:
     for entry in store.history.snapshots(vcz.snapshot):
         if entry.id == past.snapshot:
             return True
-        said = entry.metadata.get("vczstore", {})
-        if not {step.get("operation") for step in said.get("steps", [said])} <= _KEEP_SAMPLES:
+        if not _operations(entry) <= _KEEP_SAMPLES:
             break
     return False
 
@@ -130,12 +132,30 @@ def _attributes(store: Store, vcz: Vcz, past: Vcz) -> dict[str, Any]:
     The attributes of the root group: those of the past.
 
     Samples that were removed here stay known, and so do those of a state of another branch; of what jobs have brought
-    in, it is what was there.
+    in, it is what was there. Header lines that were dropped since because they name samples do not come back.
     """
     withdrawn = Withdrawn.of(store, vcz).together_with(Withdrawn.of(store, past), OPERATION)
     then = {name: value for name, value in past.attributes.items() if name in _OF_STATE or not _is_ours(name)}
     then |= {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
+    if _dropped_header(store, vcz, past):
+        then |= vcf_headers.without_dropped(then, vcz.attributes, {*past.sample_ids.tolist()})
     return then | ({WITHDRAWN: withdrawn.value} if withdrawn.value else {})
+
+
+def _dropped_header(store: Store, vcz: Vcz, past: Vcz) -> bool:
+    """Whether lines of the VCF's header may have been dropped since a state, as where it is not in this history."""
+    for entry in store.history.snapshots(vcz.snapshot):
+        if entry.id == past.snapshot:
+            return False
+        if not _operations(entry).isdisjoint(_DROP_HEADER):
+            break
+    return True
+
+
+def _operations(entry: Snapshot) -> set[str | None]:
+    """What a snapshot says that was done in it; None if it says nothing."""
+    said = entry.metadata.get("vczstore", {})
+    return {step.get("operation") for step in said.get("steps", [said])}
 
 
 def _is_ours(attribute: str) -> bool:

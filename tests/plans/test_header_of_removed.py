@@ -1,4 +1,4 @@
-"""The VCF's header in a store names removed samples no longer: after remove, and after repair of what was there."""
+"""The VCF's header in a store loses what names samples that go: by remove, repair and rename-samples; restore too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import zarr
 import vczstore
 from tests.support import cohort
 from tests.support.command_line import run
-from tests.support.ways import WRITTEN
+from tests.support.small_stores import edit
+from tests.support.ways import WRITTEN, Way
 from vczstore.vcz import vcf_headers
 from vczstore.vcz.frames import contents
 
@@ -99,6 +100,53 @@ def test_removed(kind: str, tmp_path: Path) -> None:
     assert holding(store, GONE) == []
     assert vczstore.verify_removal(store, [GONE]).erased
     assert "nothing to repair" in run("repair", store).stdout
+
+
+def header_of(kind: str, store: Path) -> dict[str, Any]:
+    found = dict(zarr.open_group(cohort.icechunk_store(store) if kind == "icechunk" else store, mode="r").attrs)
+    return {name: found[name] for name in AFTER}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_renamed(kind: str, tmp_path: Path) -> None:
+    """Of a store that an earlier version renamed, too: the same file once more drops the lines."""
+    store = Way(kind, "cubed").make(tmp_path, cohort.some_arrays(4, [GONE, *OTHERS]))
+    edit(store, lambda group: group.attrs.update(of_others(BEFORE)))
+    pairs = tmp_path / "new-ids.tsv"
+    pairs.write_text(f"{GONE}\tNA1\n")
+    assert vczstore.rename_samples(store, pairs).counts == {"samples renamed": 1}
+    assert header_of(kind, store) == of_others(AFTER)
+    if kind != "icechunk":
+        assert holding(store, GONE) == []
+    edit(store, lambda group: group.attrs.update(of_others(BEFORE)))
+    again = vczstore.rename_samples(store, pairs)
+    assert again.counts == {"samples renamed": 0, "samples renamed before": 1}
+    assert header_of(kind, store) == of_others(AFTER)
+    assert vczstore.verify_removal(store, [GONE]).erased == (kind != "icechunk")
+
+
+@pytest.mark.parametrize("how", ["remove", "rename"])
+def test_restored(how: str, tmp_path: Path) -> None:
+    """A state of before the sample came in has a header that names it, as a parent; the rest of the header returns."""
+    kept = attributes(*KEPT, samples=OTHERS)
+    store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, OTHERS))
+    edit(store, lambda group: group.attrs.update(of_others(attributes(*KEPT, *NAMING, samples=[*OTHERS, GONE]))))
+    vczstore.tag(store, "v1")
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(4, [GONE]))
+    vczstore.append(store, tmp_path / "batch.vcz")
+    with_lines = header_of("icechunk", store)
+    edit(store, lambda group: group.attrs.update(source="another program"))
+    vczstore.restore(store, "v1")
+    assert header_of("icechunk", store) == with_lines
+    vczstore.append(store, tmp_path / "batch.vcz")
+    if how == "remove":
+        vczstore.remove(store, GONE)
+    else:
+        (tmp_path / "new-ids.tsv").write_text(f"{GONE}\tNA1\n")
+        vczstore.rename_samples(store, tmp_path / "new-ids.tsv")
+    vczstore.restore(store, "v1")
+    assert header_of("icechunk", store) == of_others(kept)
+    assert list(vczstore.samples(store).ids) == OTHERS
 
 
 def test_lines_by_themselves() -> None:

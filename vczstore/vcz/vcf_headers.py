@@ -16,6 +16,8 @@ _FIXED_COLUMNS, _FIRST_SAMPLE = 8, 9
 _WORD = re.compile(r"[^\s,;:=|/\\<>()\[\]{}'\"]+")
 _SHORT = 4
 """IDs of fewer bytes are in any line by chance."""
+type _Drops = Callable[[str, str], bool]
+type _Columns = Callable[[list[str]], list[str]]
 _MANY = 10_000_000
 """To look for so many samples in so many lines would take long."""
 
@@ -43,9 +45,28 @@ def without(attributes: Mapping[str, Any], removed: Collection[str], present: Co
         The IDs of the samples that stay, in which those of removed ones may be contained.
     """
     names = _Named(frozenset(removed), frozenset(present), sum(1 for _ in _all_lines(attributes))).by
-    filtered = _filtered(attributes, names, lambda columns: _other_columns(columns, frozenset(removed)))
-    whole = _filtered(attributes, lambda *_: False, lambda columns: columns)
-    return {name: value for name, value in filtered.items() if value != whole[name]}
+    return _changed(attributes, names, lambda columns: _other_columns(columns, frozenset(removed).__contains__))
+
+
+def without_dropped(attributes: Mapping[str, Any], now: Mapping[str, Any], present: Collection[str]) -> dict[str, Any]:
+    """
+    Those of these attributes that have lines which later ones lack, without these lines; definitions stay.
+
+    Parameters
+    ----------
+    attributes
+        Of the root group, as they were.
+    now
+        The later ones.
+    present
+        The IDs of samples whose columns stay.
+    """
+    left = frozenset(_all_lines(now))
+
+    def is_dropped(key: str, value: str) -> bool:
+        return key not in _DEFINITIONS and (key, value) not in left
+
+    return _changed(attributes, is_dropped, lambda columns: _other_columns(columns, lambda name: name not in present))
 
 
 def words(attributes: Mapping[str, Any]) -> Iterator[str]:
@@ -107,13 +128,18 @@ class _Named:
         return False
 
 
-def _other_columns(columns: list[str], gone: frozenset[str]) -> list[str]:
-    return [name for i, name in enumerate(columns) if i < _FIRST_SAMPLE or name not in gone]
+def _other_columns(columns: list[str], is_gone: Callable[[str], bool]) -> list[str]:
+    return [name for i, name in enumerate(columns) if i < _FIRST_SAMPLE or not is_gone(name)]
 
 
-def _filtered(
-    attributes: Mapping[str, Any], drops: Callable[[str, str], bool], columns: Callable[[list[str]], list[str]]
-) -> dict[str, Any]:
+def _changed(attributes: Mapping[str, Any], drops: _Drops, columns: _Columns) -> dict[str, Any]:
+    """The attributes from which lines or columns are dropped."""
+    filtered = _filtered(attributes, drops, columns)
+    whole = _filtered(attributes, lambda *_: False, lambda columns: columns)
+    return {name: value for name, value in filtered.items() if value != whole[name]}
+
+
+def _filtered(attributes: Mapping[str, Any], drops: _Drops, columns: _Columns) -> dict[str, Any]:
     """The attributes that hold headers without the lines that are dropped, and with these columns."""
     result: dict[str, Any] = {}
     if LINES in attributes:
@@ -131,7 +157,7 @@ def _filtered(
 
 
 def _texts(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The attributes that are the text of a header, whatever they are called."""
+    """The attributes that are the text of a header, under any name."""
     for name, value in attributes.items():
         if name == TEXT or (isinstance(value, str) and value.startswith("##fileformat=")):
             yield name, str(value)
