@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -262,6 +264,25 @@ def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == [f"store.vcz{SUFFIX}"]
     assert place.path is not None
     assert (place.read(), stat.S_IMODE(place.path.stat().st_mode)) == ("k" * 64, 0o600)
+
+
+@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+def test_a_kill_while_the_key_is_written(kind: str, tmp_path: Path) -> None:
+    """What it leaves only its owner may read, and the next operation deletes it; files of other names stay."""
+    store = Way(kind, "zarr").make(tmp_path, OLD)
+    other = tmp_path / f"store.vcz{SUFFIX}.backup"
+    other.touch()
+    code = (
+        "import os, pathlib, sys\n"
+        "from vczstore.stores.withdrawal_key import KeyPlace\n"
+        "os.link = lambda *_: os.kill(os.getpid(), 9)\n"
+        "KeyPlace(pathlib.Path(sys.argv[1])).create('k' * 64)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, f"{store}{SUFFIX}"], check=False).returncode == -9
+    (left,) = {*tmp_path.glob(f"store.vcz{SUFFIX}.*")} - {other}
+    assert stat.S_IMODE(left.stat().st_mode) == 0o600
+    vczstore.remove(store, ["S0001"], impl="zarr")
+    assert {*tmp_path.glob("store.vcz*")} == {store, other, store.with_name(f"store.vcz{SUFFIX}")}
 
 
 def test_an_empty_key_is_none(tmp_path: Path) -> None:

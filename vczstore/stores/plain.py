@@ -16,6 +16,7 @@ from vczstore.stores.edits import Edit
 from vczstore.stores.folder_swap import ReplacedStore
 from vczstore.stores.leftovers import settle_before
 from vczstore.stores.lock import unheld
+from vczstore.stores.withdrawal_key import delete_stopped
 from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz.zarr_objects import LOCK, claim, names, set_many
 
@@ -37,7 +38,8 @@ class PlainStore(ZarrBacked):
         return ReplacedStore.of(self.folder, self)
 
     def settle(self) -> None:
-        """Delete what a replacement that was stopped has left beside the folder."""
+        """Delete what a replacement that was stopped, and what writes a key, has left beside the folder."""
+        delete_stopped(self.folder)
         if self.folder is not None:
             settle_before(self.folder, no_lock=self.no_lock)
 

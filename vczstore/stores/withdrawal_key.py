@@ -6,6 +6,7 @@ open already, or fills a bucket, has no place beside it that is known here.
 """
 
 import os
+import re
 import secrets
 import weakref
 from collections.abc import Mapping
@@ -168,6 +169,16 @@ class KeyPlace:
         )
 
 
+def delete_stopped(folder: Path | None) -> None:
+    """Delete the files beside a store in which writers that were killed had begun to write its key."""
+    if folder is None or not os.access(folder.parent, os.R_OK | os.W_OK | os.X_OK):
+        return
+    name = re.compile(re.escape(folder.name + SUFFIX) + r"\.[0-9a-f]{16}")
+    for path in folder.parent.iterdir():
+        if name.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def _create_file(path: Path, text: str) -> None:
     """Make a file that only its owner may read, where there is none; it comes to be with all that is in it."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
@@ -177,7 +188,7 @@ def _create_file(path: Path, text: str) -> None:
             os.link(temporary, path)
         except FileExistsError:
             raise
-        except OSError:  # there are no links here
+        except OSError:  # there are no links here, or another writer has taken it for one that was left
             _fill(path, text)
     finally:
         temporary.unlink(missing_ok=True)
