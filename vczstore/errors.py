@@ -53,6 +53,13 @@ class SampleError(VczstoreError):
         return type(self), (self.message, self.hint)
 
 
+def with_words(error: VczstoreError, words: str) -> VczstoreError:
+    """An error of the same class that says more; hints of samples stay hints."""
+    if isinstance(error, SampleError):
+        return type(error)(f"{error.message}{words}", error.hint)
+    return type(error)(f"{error}{words}")
+
+
 class OptionError(VczstoreError):
     """
     An option does not exist, or does not fit the others: wrong usage, whatever is in a store.

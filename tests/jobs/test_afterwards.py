@@ -134,6 +134,14 @@ def test_a_run_that_was_stopped_before_it_published(place: Place, monkeypatch: p
     assert place.samples() == cohort.ids(0, 5)
 
 
+def test_a_tag_names_the_compacted_state(place: Place) -> None:
+    done = place.run("remove: S0001", "compact: true", "tag: small", "purge: true", head="")
+    assert [one.operation.called for one in done.done] == ["compact", "purge"]
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place.store)))
+    ids = zarr.open_group(repository.readonly_session(tag="small").store, mode="r")["sample_id"]
+    assert np.asarray(ids).tolist() == ["S0000", "S0002"]
+
+
 def test_compact_purge_and_gc_have_commits_of_their_own(place: Place) -> None:
     place.batch("a.vcz", 3)
     steps = ("append: inbox/*.vcz", "remove: S0001", "compact: true", "verify: true", "purge: true", "gc: true")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 
 import vczstore
 from tests.support import cohort
+from tests.support.command_line import fails
 from tests.support.refusals import complain, mentions
-from tests.support.small_stores import read, repository_of
+from tests.support.small_stores import edit, read, repository_of
 from tests.support.stopped_sets import stop_between_parts
 from tests.system.survival.sets import PARTS, arrays_of, before, make
-from vczstore.errors import JobFileError, SampleError, StorageError, TagError
+from vczstore.errors import Interrupted, JobFileError, SampleError, StaleError, StorageError, TagError
 from vczstore.jobs.results import SetJobResult
 from vczstore.stores.icechunk_history import IcechunkHistory
 
@@ -127,12 +130,98 @@ def test_history_that_cannot_be_dropped_in_a_part(folder: Path, monkeypatch: pyt
         return collect(self, **options)
 
     monkeypatch.setattr(IcechunkHistory, "collect_garbage", fail)
-    words = ["gc: objects could not be deleted; what the steps of the job do is done in all parts"]
+    words = [
+        "gc: objects could not be deleted; gc is done in chr2, and not in chr1; what the steps of the job do is done"
+    ]
     complain(StorageError, words, lambda: run(write("append: in/{part}.vcz", keep={"days": 30}, **TOLD)))
     assert seen == [*PARTS]
     assert samples() == [cohort.ids(0, 7)] * 2
     found = metrics()
     assert (found["success"], found["samples_added chr2"]) == (0, 3)
+
+
+def stored_call(value: int) -> Callable[[zarr.Group], None]:
+    """Give the sample that was removed a depth, which `verify` finds."""
+
+    def change(group: zarr.Group) -> None:
+        depth = group["call_DP"]
+        assert isinstance(depth, zarr.Array)
+        depth[0, 1] = value
+
+    return change
+
+
+CHECKED = ("append: in/{part}.vcz", "verify: true", "check: {min-samples: 5}", "tag: batch-1")
+
+
+@pytest.mark.parametrize("kind", ["icechunk", "format3"])
+def test_checks_of_all_parts_come_before_any_tag(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "format3":
+        make(folder / kind, kind)
+        monkeypatch.chdir(kind)
+    vczstore.remove("set/{part}", ["S0001"], impl="zarr")
+    edit(Path("set/chr2"), stored_call(7))
+    steps = CHECKED[:3] if kind == "format3" else CHECKED
+    file = write(*steps, **TOLD)
+    words = fails("run", file, "--report", "report")
+    found = "chr2: call_DP c/0/0: has values of removed samples, at 1; vczstore repair makes them missing"
+    assert words == f"verify: set/{{part}}: {found}; what the steps of the job do is done in all parts"
+    present = [[*cohort.ids(0, 1), "", *cohort.ids(2, 5)]] * 2
+    assert [read(Path("set", part))["sample_id"].tolist() for part in PARTS] == present
+    for report in (json.loads(Path("bad.json").read_text())["parts"][part] for part in PARTS):
+        assert [one["operation"] for one in report["job"]["after"]] == ["verify"]
+        assert report["steps"][0]["counts"]["samples added"] == 3
+    assert json.loads(Path("report/chr1/report.json").read_text())["job"]["status"] == "failed"
+    was = cohort.digest(Path("set"))
+    mentions(fails("run", file), ["^verify: .*chr2: call_DP c/0/0"])
+    assert cohort.digest(Path("set")) == was
+    edit(Path("set/chr2"), stored_call(-1))
+    done = run(file)
+    for part, one in done.parts.items():
+        assert [after.operation.called for after in one.done] == ["verify", "check"]
+        assert (one.results, one.status) == ((), "done")
+        if kind == "icechunk":
+            repository = repository_of(Path("set", part))
+            (appended,) = (s for s in repository.ancestry(branch="main") if s.message.startswith("run: append"))
+            assert {name: repository.lookup_tag(name) for name in repository.list_tags()} == {"batch-1": appended.id}
+            assert one.snapshot == appended.id
+
+
+def test_checks_and_tags_of_groups_of_one_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "groups")
+    file = write(*CHECKED, store="set/all.icechunk#{part}")
+    run(file)
+    repository = repository_of(Path("set/all.icechunk"))
+    assert repository.lookup_tag("batch-1") == repository.lookup_branch("main")
+    assert run(file).status == "done"  # its checks
+    edit(Path("set/all.icechunk"), lambda group: group.attrs.update(changed=True))
+    file.write_text(file.read_text().replace("batch-1", "batch-2"))
+    run(file)
+    tags = {name: repository.lookup_tag(name) for name in repository.list_tags()}
+    assert tags == {"batch-1": tags["batch-1"], "batch-2": repository.lookup_branch("main")}
+
+
+def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, seen, file = IcechunkHistory.create_tag, list[str](), write(*CHECKED)
+
+    def stop(self: IcechunkHistory, *arguments: str) -> str:
+        seen.append(self.label)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return create(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IcechunkHistory, "create_tag", stop)
+        with pytest.raises(Interrupted, match=r"run: interrupted; tag \(batch-1\)"):
+            run(file)
+    tagged = [repository_of(Path("set", part)).list_tags() for part in PARTS]
+    assert tagged == [{"batch-1"}, set()]
+    complain(StaleError, ["run it again, or vczstore repair"], lambda: vczstore.remove("set/{part}", ["S0002"]))
+    run(file)
+    for repository in (repository_of(Path("set", part)) for part in PARTS):
+        assert repository.lookup_tag("batch-1") == repository.lookup_branch("main")
+    assert not vczstore.info("set/{part}").errors
 
 
 PLAIN: list[tuple[dict[str, Any], list[str]]] = [
@@ -150,7 +239,7 @@ def test_plain_zarr_has_neither(folder: Path, keys: dict[str, Any], words: list[
     assert cohort.digest(folder / "plain") == was
 
 
-@pytest.mark.parametrize("step", ["publish: night", "verify: true", "compact: true", "purge: true", "gc: true"])
+@pytest.mark.parametrize("step", ["publish: night", "compact: true", "purge: true", "gc: true"])
 def test_steps_that_a_set_has_not(folder: Path, step: str) -> None:
     file = write("append: in/{part}.vcz", step, branch="night")
     complain(JobFileError, ["a job on a set of stores has no such step; do it by itself"], lambda: run(file))

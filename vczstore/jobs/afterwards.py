@@ -1,14 +1,14 @@
 """What a job does when its steps are committed: checks, publishing, tags, exports, and cleaning up."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from vczstore.errors import CheckError, SampleError, VczstoreError
 from vczstore.execution import engine
-from vczstore.execution.operations import NAMES, PUBLISHES, Edit, Operation
+from vczstore.execution.operations import NAMES, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
-from vczstore.execution.results import Found
-from vczstore.jobs.compile import CompiledJob
+from vczstore.execution.results import Found, FoundInParts
 from vczstore.stores.object_store import plain_errors
 
 
@@ -27,20 +27,28 @@ class Done:
     found: Found
 
 
-def afterwards(compiled: CompiledJob, snapshot: str | None, options: Options, lock: Held) -> Iterator[Done]:
+def afterwards(
+    operations: Sequence[Operation],
+    do: Callable[[Operation], Found],
+    give_tags: Callable[[Found | None], None],
+    branch: str | None,
+    committed: str,
+) -> Iterator[Done]:
     """
     Do what follows the commit, one thing after the other.
 
     Parameters
     ----------
-    compiled
-        The job.
-    snapshot
-        What its steps have made, which its tags name.
-    options
-        How it runs.
-    lock
-        The lock that it holds.
+    operations
+        What follows, in its order.
+    do
+        Does one of them within the job.
+    give_tags
+        Makes the tags; it is given what the last operation with a commit of its own has done.
+    branch
+        That of the job.
+    committed
+        What a message says of the commits that the job has made; empty if it has made none.
 
     Raises
     ------
@@ -49,40 +57,51 @@ def afterwards(compiled: CompiledJob, snapshot: str | None, options: Options, lo
     VczstoreError
         If anything else fails. Either way the message says what is done.
     """
-    is_published = compiled.job.branch is None
+    is_published, left = branch is None, None
     try:
-        for operation in compiled.after:
+        for operation in operations:
             if operation.phase < NAMES:
-                done = perform(operation, options, lock)
+                done = Done(operation, do(operation))
                 yield done
                 _require(done)
                 is_published |= operation.phase == PUBLISHES
-        with plain_errors(compiled.store.label):
-            for name in compiled.tags:
-                compiled.store.history.create_tag(name, snapshot)
-        for operation in compiled.after:
+                left = done.found if operation.phase == OWN_COMMIT else left
+        give_tags(left)
+        for operation in operations:
             if operation.phase > NAMES:
-                yield perform(operation, options, lock)
+                yield Done(operation, do(operation))
     except VczstoreError as error:
-        if not compiled.plans:
+        if not committed:
             raise
-        branch = "" if is_published else f" on the branch {compiled.job.branch}, and not published"
+        where = "" if is_published else f" on the branch {branch}, and not published"
         told = error.message if isinstance(error, SampleError) else error  # what a job prints is logged
-        raise type(error)(f"{told}; what the steps of the job do is committed{branch}") from error
+        raise type(error)(f"{told}; {committed}{where}") from error
 
 
-def perform(operation: Operation, options: Options, lock: Held) -> Done:
-    """Do an operation within a job."""
-    if "branch" not in operation.uses:
-        options = options.but(branch=None)
+def perform(operation: Operation, options: Options, lock: Held) -> Found:
+    """Do an operation on a store within a job."""
+    options = within(operation, options)
     if isinstance(operation, Edit):
-        return Done(operation, engine.run(operation, options))
+        return cast("Found", engine.run(operation, options))
     with plain_errors(operation.store):
-        return Done(operation, operation.perform_within(options, lock))
+        return operation.perform_within(options, lock)
+
+
+def within(operation: Operation, options: Options) -> Options:
+    """The options of a job for an operation: with its branch, if it takes any."""
+    return options if "branch" in operation.uses else options.but(branch=None)
 
 
 def _require(done: Done) -> None:
     """Raise a `CheckError` if a check has found something."""
     if not getattr(done.found, "ok", True):
-        problems = [line.strip().removeprefix("error ") for line in list(done.found.lines())[1:]]
-        raise CheckError(f"{done.operation.called}: {done.operation.store}: {'; '.join(problems[:3])}")
+        problems = "; ".join(_problems(done.found)[:3])
+        raise CheckError(f"{done.operation.called}: {done.operation.store}: {problems}")
+
+
+def _problems(found: Found) -> list[str]:
+    """What a check has found; of a set with the part in which it is."""
+    if isinstance(found, FoundInParts):
+        wrong = {name: _problems(one) for name, one in found.parts.items() if not getattr(one, "ok", True)}
+        return [*found.errors, *(f"{name}: {'; '.join(problems[:3])}" for name, problems in wrong.items())]
+    return [line.strip().removeprefix("error ") for line in list(found.lines())[1:]]

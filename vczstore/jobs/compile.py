@@ -192,12 +192,18 @@ def compile_job(job: Job, conversions: Conversions | None = None, workers: Worke
             compiler = _Compiler(job.store.url, options, looking, is_ahead=is_ahead)
             for step in job.steps:
                 compiler.add(step)
-            if job.keep is not None:
-                compiler.compile_step(Gc(store=job.store.url, keep_days=job.keep.days, keep_tags=job.keep.tags))
+            for operation in retention(job):
+                compiler.compile_step(operation)
         compiled = compiler.finish(job)
         for plan in compiled.plans:
             _ = plan.projected_mem  # raises if a task needs more memory than it is allowed
         return compiled
+
+
+def retention(job: Job) -> list[Operation]:
+    """What drops what a job does not keep of the history."""
+    keep = job.keep
+    return [] if keep is None else [Gc(store=job.store.url, keep_days=keep.days, keep_tags=keep.tags)]
 
 
 def branches_of(job: Job) -> Branches:

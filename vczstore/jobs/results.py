@@ -1,11 +1,11 @@
 """What a job has done."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vczstore.execution.operations import NAMES
-from vczstore.execution.results import Result
+from vczstore.execution.results import FoundInParts, Result, SetResult
 from vczstore.jobs.afterwards import Done
 from vczstore.jobs.compile import CompiledJob
 
@@ -107,6 +107,17 @@ class SetJobResult:
     parts: Mapping[str, JobResult]
     completed: tuple[str, ...] = ()
     retries: int = 0
+
+    def with_done(self, done: Done) -> "SetJobResult":
+        """The same once an operation that follows the commits is done."""
+        found = done.found.parts if isinstance(done.found, FoundInParts | SetResult) else {}
+        parts = {
+            name: replace(one, status="done", done=(*one.done, Done(done.operation, found[name])))
+            if name in found
+            else one
+            for name, one in self.parts.items()
+        }
+        return replace(self, status="done", parts=parts)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vczstore.errors import BusyError, SampleError, StaleError, VczstoreError
@@ -13,9 +14,9 @@ from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans, writes_much
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
-from vczstore.execution.results import Result
+from vczstore.execution.results import Found, Result
 from vczstore.execution.retry import retried
-from vczstore.jobs.afterwards import Done, Held, afterwards
+from vczstore.jobs.afterwards import Done, Held, afterwards, perform
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of
 from vczstore.jobs.describe import describe_job, history_of, versions
 from vczstore.jobs.model import Job, load
@@ -258,8 +259,17 @@ def _run(
         with plain_errors(compiled.store.label):
             snapshot = compiled.applied_in or compiled.store.head
     done, failed = list[Done](), None
+
+    def give_tags(left: Found | None) -> None:
+        at = left.snapshot if isinstance(left, Result) else snapshot
+        with plain_errors(compiled.store.label):
+            for name in compiled.tags:
+                compiled.store.history.create_tag(name, at)
+
+    do = partial(perform, options=options, lock=Held(check))
+    committed = "what the steps of the job do is committed" if plans else ""
     try:
-        for one in afterwards(compiled, snapshot, options, Held(check)):
+        for one in afterwards(compiled.after, do, give_tags, job.branch, committed):
             done.append(one)
     except VczstoreError as error:
         failed = error

@@ -1,7 +1,7 @@
 """Jobs on sets of stores: every part is compiled as a job of its own, and all become visible together."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -12,16 +12,19 @@ from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
 from vczstore.errors import VczstoreError
 from vczstore.execution.conversions import Conversions
+from vczstore.execution.operations import IN_COMMIT, NAMES, Operation
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
+from vczstore.execution.results import Found, Result, SetResult
 from vczstore.execution.retry import retried
+from vczstore.execution.sets import entrance
 from vczstore.execution.sets.checking import Checking, Compiled, Work
-from vczstore.execution.sets.completion import complete
-from vczstore.execution.sets.members import PLACES, StoreSet, each_place, in_part, require_part
+from vczstore.execution.sets.completion import complete, tag_states
+from vczstore.execution.sets.members import PLACES, Samples, StoreSet, each_place, in_part, require_part
 from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
-from vczstore.jobs.afterwards import Held, perform
-from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of
+from vczstore.jobs.afterwards import Done, afterwards, within
+from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of, retention
 from vczstore.jobs.describe import describe_job, history_of
 from vczstore.jobs.model import Job, StepModel
 from vczstore.jobs.notify import Outcome
@@ -125,8 +128,9 @@ def _run_set(
         done, n = retried(attempt, MAX_RETRIES, nullcontext)
         result = outcome.result = replace(done, completed=completed, retries=n)
         try:
-            result = outcome.result = running.clean_up(result, locks)
-        except VczstoreError as error:
+            for one in running.afterwards(result, locks):
+                result = outcome.result = result.with_done(one)
+        except (VczstoreError, KeyboardInterrupt) as error:
             _report(report, running.compiled, result.parts, str(error))
             raise
     _report(report, running.compiled, result.parts)
@@ -137,7 +141,8 @@ class _Running:
     """A job on a set, and what it was compiled into."""
 
     def __init__(self, job: Job, progress: Progress | None) -> None:
-        self.jobs, self.branch = _jobs_of(job), job.branch
+        self.job, self.jobs, self.branch = job, _jobs_of(job), job.branch
+        self.tags_wait = any(IN_COMMIT < step.operation.phase < NAMES for step in job.steps)
         options = options_of(job).but(progress=progress, branch=None)  # each part is compiled against its own
         said = [[one.operation.called, _with_places(one, canonical).model_dump(mode="json")] for one in job.steps]
         self.group = StoreSet(
@@ -181,7 +186,7 @@ class _Running:
             if self.branch is not None:
                 checked.works = {name: replace(work, store=self.compiled[name].store) for name, work in works.items()}
             done = write(checked)
-        tags = tuple(checked.tags)
+        tags = tuple(checked.all_tags)
         parts = {
             name: JobResult(
                 status="done" if done.get(name) or tags else "nothing to do",
@@ -198,45 +203,57 @@ class _Running:
 
     def _checked(self, works: Mapping[str, Work], workers: Workers, pending: Record | None) -> Checking:
         """All parts, compiled and checked."""
-        checked = Checking(self.group, works, workers, pending=pending)
+        checked = Checking(self.group, works, workers, pending=pending, tags_wait=self.tags_wait)
         checked.check()
         return checked
 
     def _begin_branches(self) -> bool:
         """Let the branch of the job begin in all parts, if it does so now; they have to be compiled against it then."""
-        if self.branch is None or not any(one.plans or one.tags for one in self.compiled.values()):
+        if self.branch is None or not any(one.plans or one.tags or one.after for one in self.compiled.values()):
             return False
         new = [name for name, one in self.compiled.items() if one.store.branch != self.branch]
         for name in new:
             branches_of(self.jobs[name]).prepare(self.branch)
         return bool(new)
 
-    def clean_up(self, result: SetJobResult, locks: Mapping[str, HeldLock]) -> SetJobResult:
-        """
-        Drop what the job does not keep of the history, once all parts have their tags.
+    def afterwards(self, result: SetJobResult, locks: Mapping[str, HeldLock]) -> Iterator[Done]:
+        """Do what follows the commits: each operation on all parts, before the next one; see `afterwards`."""
+        options = options_of(self.job).but(progress=self.group.options.progress, parts=tuple(self.jobs))
 
-        Raises
-        ------
-        VczstoreError
-            If it fails in some parts; it is tried in all.
-        """
-        parts, failed = dict(result.parts), dict[str, VczstoreError]()
-        places = {job.store.place: name for name, job in reversed(self.compiled.items())}
-        for name, job in self.compiled.items():
-            if places[job.store.place] != name:  # in the same repository as an earlier part
-                continue
-            held = Held(locks[name].check)
-            try:
-                done = tuple(perform(one, self.group.options, held) for one in job.after)
-            except VczstoreError as error:
-                failed[name] = error
-            else:
-                parts[name] = replace(parts[name], status="done" if done else parts[name].status, done=done)
-        if failed:
-            first = next(iter(failed.values()))
-            raise type(first)(f"{first}; what the steps of the job do is done in all parts") from first
-        is_done = any(one.status == "done" for one in parts.values())
-        return replace(result, status="done" if is_done else result.status, parts=parts)
+        def do(operation: Operation) -> Found:
+            group = StoreSet.of(operation, within(operation, options))
+            found: Found = entrance.perform(operation, replace(group, id=self.group.id, held=locks))
+            return found
+
+        def give_tags(left: Found | None) -> None:
+            if self.tags_wait:
+                self._tag(result.parts, left.parts if isinstance(left, SetResult) else {})
+
+        is_changed = any(one.results for one in result.parts.values())
+        committed = "what the steps of the job do is done in all parts" if is_changed or result.completed else ""
+        return afterwards(self._operations(), do, give_tags, self.branch, committed)
+
+    def _operations(self) -> list[Operation]:
+        """What follows the commits; nothing is checked and published if no part has anything that main lacks."""
+        job = self.job
+        steps = [step.made(job.store.url) for step in job.steps if step.operation.phase not in (IN_COMMIT, NAMES)]
+        wanted = {one.called for compiled in self.compiled.values() for one in compiled.after}
+        is_known = len(self.compiled) == len(self.jobs)  # or else a run that was stopped has done some parts
+        return [one for one in (*steps, *retention(job)) if one.called in wanted or not is_known]
+
+    def _tag(self, parts: Mapping[str, JobResult], left: Mapping[str, Result]) -> None:
+        """Give all parts their tags; where they are groups of one repository, all name the same snapshot."""
+        stores = {name: one.store for name, one in self.compiled.items()}
+        tags = dict.fromkeys(tag for one in self.compiled.values() for tag in one.tags)
+        states = {name: (str(one.snapshot), one.job.samples[1]) for name, one in parts.items()}
+        for name, one in left.items():
+            states[name] = (str(one.snapshot), Samples.of(one.plan.after))
+        if tags and len(parts) > len({store.place for store in stores.values()}):
+            known = [*left.values(), *(one for part in parts.values() for one in part.results)]
+            at = [one.snapshot for one in known] + [one.applied_in for one in self.compiled.values()]
+            snapshot = next((one for one in at if one is not None), next(iter(stores.values())).head)
+            states = {name: (str(snapshot), samples) for name, (_, samples) in states.items()}
+        tag_states(self.group, stores, states, [*tags])
 
 
 def _jobs_of(job: Job) -> dict[str, Job]:

@@ -98,6 +98,8 @@ class Checking:
         What a purge that follows does with tags; empty without one.
     dry_run
         Whether nothing is going to be written.
+    tags_wait
+        Whether tags are made by what follows, and here only checked.
     again
         The parts that are compiled again when they are written, since all plans at once would be too large.
     compiled, executions
@@ -111,6 +113,7 @@ class Checking:
     is_seen_early: bool = True
     purge: str = ""
     dry_run: bool = False
+    tags_wait: bool = False
     again: set[str] = field(default_factory=set)
     compiled: dict[str, Compiled] = field(default_factory=dict)
     executions: dict[str, Execution] = field(default_factory=dict)
@@ -142,7 +145,12 @@ class Checking:
 
     @property
     def tags(self) -> list[str]:
-        """The tags that all parts get."""
+        """The tags that all parts get as soon as all is visible."""
+        return [] if self.tags_wait else self.all_tags
+
+    @property
+    def all_tags(self) -> list[str]:
+        """The tags that all parts get, now or later."""
         return list(dict.fromkeys(tag for one in self.compiled.values() for tag in one.tags))
 
     def _check_tags(self, name: str, compiled: Compiled) -> None:
@@ -150,7 +158,7 @@ class Checking:
         store = self.works[name].store
         if store is None:
             return
-        for tag in self.tags:
+        for tag in self.all_tags:
             there = store.history.tags().get(tag)
             if there is None:
                 store.history.refuse_tag(tag)

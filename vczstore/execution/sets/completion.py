@@ -115,11 +115,16 @@ def purge_all(
 
 def _tag(tag: str, part: PartRecord, store: Store) -> None:
     """Give a part its tag, unless it has it."""
-    there = store.history.tags().get(tag)
-    if there is None:
+    if not _is_tagged(tag, part.snapshot, store):
         store.history.create_tag(tag, part.snapshot)
-    elif there != part.snapshot:
+
+
+def _is_tagged(tag: str, snapshot: str | None, store: Store) -> bool:
+    """Whether a part has a tag; a `TagError` if it names another snapshot."""
+    there = store.history.tags().get(tag)
+    if there not in (None, snapshot):
         raise TagError(f"tag: {tag!r} exists already in {store.label}, on snapshot {there}")
+    return there is not None
 
 
 def tag_all(group: StoreSet, tag: str) -> dict[str, str]:
@@ -147,6 +152,29 @@ def tag_all(group: StoreSet, tag: str) -> dict[str, str]:
 
     parts = _let_all(group, "tag", tag, part_of, "the parts", tags=(tag,))
     return {name: str(part.snapshot) for name, part in parts.items()}
+
+
+def tag_states(
+    group: StoreSet, stores: Mapping[str, Store], states: Mapping[str, tuple[str, Samples]], tags: Sequence[str]
+) -> None:
+    """
+    Name what a job has left of all parts, with the samples that each has; their locks have to be held.
+
+    Raises
+    ------
+    TagError
+        If a tag is there, and names another state. No part has got one then.
+    """
+    for tag in tags:
+        for name, (snapshot, _) in states.items():
+            if not _is_tagged(tag, snapshot, stores[name]):
+                stores[name].history.refuse_tag(tag)
+    if tags:
+        parts = {name: PartRecord(at, at, samples.digest, samples.digest) for name, (at, samples) in states.items()}
+        branch = next(iter(stores.values())).branch or ""
+        record = Record(group.id, "tag", ", ".join(tags), parts, tuple(tags), branch)
+        group.record.write(record)
+        complete(group, record, stores)
 
 
 def publish_all(group: StoreSet, name: str) -> Mapping[str, PartRecord]:

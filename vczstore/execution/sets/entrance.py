@@ -68,10 +68,15 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
         for member in group.members.values():
             if member.writes:
                 refuse_read_only(operation.called, member.store)
-        if isinstance(operation, Edit):
-            return _edit(group, operation, dry_run=dry_run)
-        with plain_errors(operation.store):
-            return operation.perform_set(group, dry_run=dry_run)
+        return perform(operation, group, dry_run=dry_run)
+
+
+def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> Any:
+    """Do an operation on a set; within a job if that holds the locks."""
+    if isinstance(operation, Edit):
+        return _edit(group, operation, dry_run=dry_run)
+    with plain_errors(operation.store):
+        return operation.perform_set(group, dry_run=dry_run)
 
 
 def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import IncompatibleError, OptionError, StaleError
+from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError, with_words
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
 from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import group_of
 from vczstore.stores.sets import PART, Record, RecordFile, Template, canonical, require_parts
 from vczstore.vcf.files import SUFFIXES
@@ -136,6 +137,8 @@ class StoreSet:
         What tells this operation from others: a digest of what was asked for.
     members
         The operation on each part; none of a job.
+    held
+        The locks of all parts, where a job holds them within which the operation is done.
     """
 
     template: Template
@@ -144,6 +147,7 @@ class StoreSet:
     called: str
     id: str
     members: Mapping[str, Operation] = field(default_factory=dict)
+    held: Mapping[str, HeldLock] = field(default_factory=dict)
 
     @classmethod
     def of(cls, operation: Operation, options: Options) -> "StoreSet":
@@ -173,15 +177,26 @@ class StoreSet:
         return {name: self.options.open(place) for name, place in self.places.items()}
 
     def perform(self, *, dry_run: bool) -> dict[str, Found]:
-        """Do on each part what the operation does on a store."""
-        done, repositories = dict[str, Found](), set[str]()
+        """Do on each part what the operation does on a store; within a job it is tried in all parts."""
+        done, failed, repositories = dict[str, Found](), dict[str, VczstoreError](), set[str]()
         for name, one in self.members.items():
             if one.is_of_history and group_of(self.places[name]) is not None:
                 store = self.options.but(branch=None).open(self.places[name])
                 if store.group and store.place in repositories:
                     continue
                 repositories.add(store.place)
-            done[name] = one.perform(self.options, dry_run=dry_run)
+            if not self.held:
+                done[name] = one.perform(self.options, dry_run=dry_run)
+                continue
+            try:
+                with plain_errors(one.store):
+                    done[name] = one.perform_within(self.options, self.held[name])
+            except VczstoreError as error:
+                failed[name] = error
+        if failed:
+            first = next(iter(failed.values()))
+            where = f"{listing([*done]) or 'no part'}, and not in {listing([*failed])}"
+            raise with_words(first, f"; {self.called} is done in {where}") from first
         return done
 
     def pending(self, stores: Mapping[str, Store]) -> str | None:
@@ -206,6 +221,9 @@ class StoreSet:
         with ExitStack() as stack:
             locks = dict[str, HeldLock]()
             for name, store in stores.items():
+                if self.held:
+                    locks[name] = self.held[name]
+                    continue
                 beside = [other for other in locks if store.group and stores[other].place == store.place]
                 if beside:  # they are groups of one repository, which has one lock
                     locks[name] = locks[beside[0]]
