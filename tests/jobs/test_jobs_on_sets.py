@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ import pytest
 import zarr
 
 import vczstore
-from tests.support import cohort
+from plans.publish import Publish
+from tests.support import cohort, forks
 from tests.support.command_line import fails
 from tests.support.refusals import complain, mentions
-from tests.support.small_stores import edit, read, repository_of
+from tests.support.small_stores import edit, read, repository_of, unchanged
 from tests.support.stopped_sets import stop_between_parts
 from tests.system.survival.sets import PARTS, arrays_of, before, make
-from vczstore.errors import Interrupted, JobFileError, SampleError, StaleError, StorageError, TagError
+from vczstore.errors import CheckError, Interrupted, JobFileError, SampleError, StaleError, StorageError, TagError
+from vczstore.execution.results import Found
+from vczstore.execution.sets.members import StoreSet
 from vczstore.jobs.results import SetJobResult
 from vczstore.stores.icechunk_history import IcechunkHistory
 
@@ -224,6 +229,87 @@ def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pyte
     assert not vczstore.info("set/{part}").errors
 
 
+PUBLISHED = ("append: in/{part}.vcz", "verify: true", "publish: night", "tag: batch-1")
+
+
+def tips(branch: str = "main") -> list[str]:
+    return [repository_of(Path("set", part)).lookup_branch(branch) for part in PARTS]
+
+
+def tags() -> list[dict[str, str]]:
+    repositories = [repository_of(Path("set", part)) for part in PARTS]
+    return [{name: one.lookup_tag(name) for name in sorted(one.list_tags())} for one in repositories]
+
+
+def test_all_parts_are_published_once_they_are_checked(folder: Path) -> None:
+    checks = write(*PUBLISHED[:2], "check: {max-samples: 6}", *PUBLISHED[2:], branch="night")
+    failed = r"chr1: 7 samples are present.*; chr2: 7 .*done in all parts on the branch night, and not published$"
+    complain(CheckError, [failed], lambda: run(checks))
+    assert (samples(), samples("night"), tags()) == ([cohort.ids(0, 4)] * 2, [cohort.ids(0, 7)] * 2, [{}] * 2)
+    vczstore.publish("set/chr1", "night")  # by itself: the job does what is missing
+    done = run(write(*PUBLISHED, branch="night"))
+    assert samples() == [cohort.ids(0, 7)] * 2
+    assert tips() == tips("night") == [one.snapshot for one in done.parts.values()]
+    assert tags() == [{"batch-1": tip} for tip in tips()]
+    for one in done.parts.values():
+        assert [after.operation.called for after in one.done] == ["verify", "publish"]
+    again = run(write(*PUBLISHED, branch="night"))
+    assert (again.status, [one.done for one in again.parts.values()]) == ("nothing to do", [()] * 2)
+
+
+def test_no_part_is_published_if_main_of_one_has_moved_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, publish = write(*PUBLISHED, branch="night"), Publish.perform_set
+
+    def late(self: Publish, group: StoreSet, *, dry_run: bool) -> Found:
+        edit(Path("set/chr2"), lambda group: group.attrs.update(changed=True))
+        return publish(self, group, dry_run=dry_run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publish, "perform_set", late)
+        words = ["set/chr2: the branch night does not follow from what main is now", "night, and not published"]
+        complain(StaleError, words, lambda: run(file))
+    assert (samples(), samples("night"), tags()) == ([cohort.ids(0, 4)] * 2, [cohort.ids(0, 7)] * 2, [{}] * 2)
+    with unchanged(*(Path("set", part) for part in PARTS)):
+        complain(StaleError, ["set/chr2: the branch night does not follow"], lambda: run(file))
+    assert not vczstore.info("set/{part}").errors
+
+
+KILLED = """
+import os, signal, vczstore
+from vczstore.stores.icechunk_history import IcechunkHistory
+seen, publish = [], IcechunkHistory.publish
+def kill(self, *arguments):
+    seen.append(arguments)
+    if len(seen) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    publish(self, *arguments)
+IcechunkHistory.publish = kill
+vczstore.run_job("job.yaml")
+"""
+"""Two parts are committed; the process is killed before the second one is published, or its compaction is visible."""
+
+
+def kill_job() -> None:
+    done = subprocess.run([forks.program("python"), "-c", KILLED], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    complain(StaleError, ["is done in chr1, and not in chr2"], lambda: vczstore.remove("set/{part}", ["S0002"]))
+
+
+@pytest.mark.parametrize("completes", ["run", "repair"])
+def test_a_job_that_is_killed_before_the_second_part_is_published(folder: Path, completes: str) -> None:
+    file = write(*PUBLISHED, branch="night")
+    kill_job()
+    assert (samples(), tags()) == ([cohort.ids(0, 7), cohort.ids(0, 4)], [{}] * 2)
+    if completes == "repair":
+        assert vczstore.run("repair", "set/{part}").ok
+        assert samples() == [cohort.ids(0, 7)] * 2
+    done = run(file)
+    assert done.completed == (() if completes == "repair" else ("chr2",))
+    assert samples() == [cohort.ids(0, 7)] * 2
+    assert tags() == [{"batch-1": tip} for tip in tips()]
+    assert not [*Path("set").glob(".*json")]
+
+
 PLAIN: list[tuple[dict[str, Any], list[str]]] = [
     ({"branch": "night"}, ["plain Zarr"]),
     ({"keep": {"days": 30}}, ["gc", "plain Zarr"]),
@@ -239,7 +325,7 @@ def test_plain_zarr_has_neither(folder: Path, keys: dict[str, Any], words: list[
     assert cohort.digest(folder / "plain") == was
 
 
-@pytest.mark.parametrize("step", ["publish: night", "compact: true", "purge: true", "gc: true"])
+@pytest.mark.parametrize("step", ["compact: true", "purge: true", "gc: true"])
 def test_steps_that_a_set_has_not(folder: Path, step: str) -> None:
     file = write("append: in/{part}.vcz", step, branch="night")
     complain(JobFileError, ["a job on a set of stores has no such step; do it by itself"], lambda: run(file))

@@ -593,7 +593,7 @@ class _JobFile(Model):
         """Refuse what a job on a set of stores would leave out."""
         if is_template(self.store.url):
             for i, step in enumerate(self.steps):
-                if step.what.operation.phase not in (IN_COMMIT, CHECKS, NAMES):
+                if step.what.operation.phase not in (IN_COMMIT, CHECKS, PUBLISHES, NAMES):
                     called = step.what.operation.called
                     raise wrong("a job on a set of stores has no such step; do it by itself", "steps", i, called)
         return self
