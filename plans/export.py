@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from vczstore.stores.base import HeldLock, Store
     from vczstore.vcz.model import Vcz
 
-MAX_BYTES = 2**28
-"""The largest file of sample IDs: several million samples, or a mistake."""
-
 
 class _Asked(NamedTuple):
     """The store, its state that is exported, which samples of it, and where; everywhere if there are no regions."""
@@ -233,18 +230,11 @@ class Export(Operation):
             first, *others = self.samples or ("",)
             is_complement = first.startswith("^")
             return [first.removeprefix("^"), *others] if self.samples else (), is_complement
+        from vczstore.configuration.lists import read_lines
+
         is_complement = str(self.samples_file).startswith("^")
         path = Path(str(self.samples_file).removeprefix("^"))
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                raise OptionError(f"export: {path} is larger than {MAX_BYTES:,} bytes; name a file of sample IDs")
-            lines = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
-        except OSError as error:
-            raise OptionError(f"export: {path} cannot be read ({error.strerror}); name a file of sample IDs") from error
-        except UnicodeDecodeError as error:
-            raise OptionError(f"export: {path} is no UTF-8 text; give one sample ID in a line") from error
+        lines = [line for _, line in read_lines("export", path)]
         if not lines:
             raise OptionError(f"export: {path} names no sample; give one sample ID in a line")
         return lines, is_complement

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan
     from vczstore.vcz.model import Vcz
 
-MAX_BYTES = 2**28
-"""The largest file of IDs: several million samples, or a mistake."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RenameSamples(Edit):
@@ -66,23 +63,11 @@ class RenameSamples(Edit):
 
 def _read(path: Path) -> dict[str, str]:
     """The new IDs of samples by their present ones."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        lines = content.decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise OptionError(
-            f"rename-samples: {path} cannot be read ({error.strerror}); name a file of two columns"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise OptionError(f"rename-samples: {path} is no UTF-8 text; save it as UTF-8") from error
-    if len(content) > MAX_BYTES:
-        raise OptionError(f"rename-samples: {path} is larger than {MAX_BYTES:,} bytes; name a file of two columns")
+    from vczstore.configuration.lists import read_lines
+
     pairs: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in read_lines("rename-samples", path, "two columns, the present and the new ID"):
         columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
-        if not any(columns):
-            continue
         if len(columns) == 2 and not columns[1].isprintable():
             raise OptionError(f"rename-samples: {path}:{number}: {columns[1]!a} has characters that cannot be seen")
         if len(columns) != 2 or not all(columns):

@@ -217,6 +217,7 @@ def _reader(vcz: Vcz, chosen: np.ndarray) -> "VczReader":
     group = zarr.open_group(vcz.store, mode="r", use_consolidated=False)
     group.metadata.attributes.update(vcf_headers.without_samples(vcz.attributes))  # in memory, for vcztools
     reader = VczReader(group)
+    reader.set_bcftools_semantics()  # or AF, NS and others of chosen samples would be in records that do not have them
     if not _is_all(vcz, chosen):
         reader.set_sample_indexes(chosen)
     return reader

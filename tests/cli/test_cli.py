@@ -1045,7 +1045,7 @@ def test_a_file_name_with_a_line_break_does_not_break_the_message(command: list[
     found = CliRunner().invoke(main.main, [*command, "-S", "no\nsuch file"])
     assert found.exit_code == 2
     *_, last = found.stderr.splitlines()
-    assert re.fullmatch(r"Error: Invalid value for '-S' / '--samples-file': 'no\\nsuch file': .*", last)
+    assert re.fullmatch(rf"Error: {command[0]}: 'no\\nsuch file': cannot be read .*", last)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")

@@ -110,7 +110,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ("no-folder/x.vcf", UnsuitableError, "there is no folder"),
         ("http://host/x", UnsuitableError, "is no path or key"),
         ("{to: x, regions: [chr9]}", OptionError, "no contig chr9"),
-        ("{to: x, samples-file: no-file}", OptionError, "no-file cannot be read"),
+        ("{to: x, samples-file: no-file}", OptionError, "no-file: cannot be read"),
         ("{to: x, samples: [a], samples-file: b}", JobFileError, "not by both"),
     ):
         job = write(tmp_path, "append: inbox/*.vcz", f"export: {to}")

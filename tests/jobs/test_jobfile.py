@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.support.paths import ROOT
 from vczstore import errors
 from vczstore.configuration.executor_file import load_executor
-from vczstore.errors import JobFileError
+from vczstore.errors import JobFileError, OptionError
 from vczstore.jobs import model as jobfile
 from vczstore.jobs.model import STEPS, ExecutorSpec, StoreSpec
 
@@ -314,9 +314,9 @@ def test_read_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"gone\.txt: cannot be read \(No such file or directory\)$"),
-        (b"NA1\nNA\xff2\n", r"gone\.txt:2: is no UTF-8 text; save it as UTF-8$"),
-        ("folder", r"gone\.txt: is a folder; name a file$"),
+        (None, r"^remove: .*gone\.txt: cannot be read \(No such file or directory\); expected a file of sample IDs"),
+        (b"NA1\nNA\xff2\n", r"gone\.txt:2: is no UTF-8 text; save it as UTF-8"),
+        ("folder", r"gone\.txt: is a folder; name a file"),
     ],
 )
 def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, message: str) -> None:
@@ -325,7 +325,7 @@ def test_samples_file_refused(tmp_path: Path, content: bytes | str | None, messa
         path.mkdir()
     elif isinstance(content, bytes):
         path.write_bytes(content)
-    with pytest.raises(JobFileError, match=message):
+    with pytest.raises(OptionError, match=message):
         read_samples(tmp_path, steps("- remove: {samples-file: gone.txt}"))
 
 

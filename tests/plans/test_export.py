@@ -97,6 +97,36 @@ def test_a_vcf(kind: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+COUNTS = """\
+##INFO=<ID=AF,Number=A,Type=Float,Description="Frequency">
+##INFO=<ID=NS,Number=1,Type=Integer,Description="Samples">
+"""
+COUNTED = """\
+chr1	100	.	A	C	.	.	AF=0.25;NS=2	GT:DP	0/1:5	./.:6
+chr1	110	.	A	C	.	.	.	GT:DP	0/1:5	.:6
+chr1	120	.	A	C,G	.	.	AF=.,0.5	GT:DP	1/2:5	0|2:.
+"""
+
+
+def with_sorted_info(text: str) -> list[str]:
+    rows = [line.split("\t") for line in vcf.records(text)]
+    return ["\t".join([*row[:7], ";".join(sorted(row[7].split(";"))), *row[8:]]) for row in rows]
+
+
+def test_info_fields_of_chosen_samples(tmp_path: Path) -> None:
+    """AC and AN are counted again, others stay; of FORMAT, fields go of which no chosen sample has a value."""
+    text = small_vcf.text(("A", "B"), COUNTED, small_vcf.HEADER + COUNTS)
+    original = vcf.write_vcf(tmp_path / "original.vcf.gz", text)
+    vczstore.init(tmp_path / "store.vcz", original)
+    for names in ("A", "B,A", "B"):
+        vczstore.export(tmp_path / "store.vcz", tmp_path / f"{names}.vcf", samples=names.split(","))
+        expected = with_sorted_info(pysam.bcftools.view("--no-version", "-s", names, str(original)))
+        if names == "B":
+            expected = [line.replace("GT:DP\t./.:6", "DP\t6").replace("GT:DP\t.:6", "DP\t6") for line in expected]
+            expected = [line.replace("GT:DP\t0|2:.", "GT\t0|2") for line in expected]
+        assert with_sorted_info((tmp_path / f"{names}.vcf").read_text()) == expected
+
+
 REGIONS = ("chr1:1115-1300,chrX:2665-,chr1:1290-1340", "chr1:151,chr1:250-399", "chr1:3000-4000")
 
 

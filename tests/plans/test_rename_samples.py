@@ -109,7 +109,7 @@ def test_refused(
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
-    complain(OptionError, ("gone cannot be read",), lambda: vczstore.rename_samples(store, tmp_path / "gone"))
+    complain(OptionError, ("gone: cannot be read",), lambda: vczstore.rename_samples(store, tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -127,7 +127,7 @@ def test_ids_that_pass_from_one_sample_to_another(kind: str, tmp_path: Path, pai
 
 def test_a_file_without_an_end(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
-    complain(OptionError, ("/dev/zero is larger than",), lambda: vczstore.rename_samples(store, "/dev/zero"))
+    complain(OptionError, ("/dev/zero: is larger than",), lambda: vczstore.rename_samples(store, "/dev/zero"))
 
 
 def test_no_file(tmp_path: Path) -> None:

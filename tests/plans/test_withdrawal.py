@@ -876,7 +876,7 @@ def test_verification_says_what_it_cannot_do(tmp_path: Path, local: Place) -> No
     with pytest.raises(StorageError, match=r"report: .* cannot be made"):
         vczstore.verify_removal(local.url, GONE, report=tmp_path / "file")
     (tmp_path / "latin").write_bytes(b"\xe9\n")
-    assert "no UTF-8 text" in run("verify-removal", local.url, "-S", tmp_path / "latin", status=1).stderr
+    assert "no UTF-8 text" in run("verify-removal", local.url, "-S", tmp_path / "latin", status=2).stderr
     run("verify-removal", local.url, status=2)
     (tmp_path / "plain.vcz" / "call_FT" / "c" / "0" / "1").write_bytes(b"nonsense")
     with pytest.raises(DamagedStoreError, match=r"verify-removal: a chunk of call_FT in .* cannot be decoded"):

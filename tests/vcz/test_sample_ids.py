@@ -7,6 +7,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+import pysam
+import pysam.bcftools
 import pytest
 import zarr
 
@@ -14,6 +16,7 @@ import vczstore
 from tests.support import cohort
 from tests.support.command_line import fails, run
 from tests.support.ways import WRITTEN, Way
+from vczstore.configuration.lists import read_lines
 from vczstore.errors import SampleError
 
 NFD = unicodedata.normalize("NFD", "Zoé_Müller")
@@ -30,6 +33,46 @@ OTHERWISE = {
     "byte order mark": "SAMP_ALPHA\ufeff",
     "another Unicode form": NFC,
 }
+
+
+LISTS = ("B\nA\n", "B\r\nA", "\n\nA\n\n", "#B\nA\n", "A\t1\n", "A 1\n", "A,B\n")
+
+
+@pytest.mark.parametrize("text", LISTS, ids=repr)
+def test_a_list_is_read_as_bcftools_reads_it(text: str, tmp_path: Path) -> None:
+    """Every line is one ID, with all that is in it: there are no comments and no columns."""
+    names, vcf = tmp_path / "names", tmp_path / "in.vcf"
+    names.write_text(text, newline="")
+    columns = "CHROM POS ID REF ALT QUAL FILTER INFO FORMAT A B #B".replace(" ", "\t")
+    vcf.write_text(f"##fileformat=VCFv4.3\n##contig=<ID=1>\n#{columns}\n")
+    found = [line for _, line in read_lines("export", names)]
+    try:
+        header = pysam.bcftools.view("-h", "-S", str(names), str(vcf)).splitlines()[-1]
+    except pysam.SamtoolsError:
+        assert not {*found} <= {"A", "B", "#B"}
+    else:
+        assert found == header.split("\t")[9:]
+
+
+@pytest.mark.parametrize("operation", ["remove", "verify-removal", "export", "rename-samples", "job"])
+def test_every_list_is_read_by_the_same_rules(operation: str, tmp_path: Path) -> None:
+    """What is wrong with it is said alike; a byte order mark, blank lines and spaces around an ID are no part of it."""
+    store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, SAMPLES))
+    names = tmp_path / "names"
+    (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps: [{{remove: {{samples-file: names}}}}]\n")
+    commands = {
+        "remove": (store, "-S", names),
+        "verify-removal": (store, "-S", names),
+        "export": (store, tmp_path / "out.vcz", "-S", names),
+        "rename-samples": (store, names),
+    }
+    command = ("run", tmp_path / "job.yaml") if operation == "job" else (operation, *commands[operation])
+    called = "remove" if operation == "job" else operation
+    names.write_bytes(b"SAMP_BETA\n\xff\n")
+    assert f"{called}: {names}:2: is no UTF-8 text; save it as UTF-8; expected" in fails(*command, status=2)
+    new = "\tNEW" if operation == "rename-samples" else ""
+    names.write_bytes(f"\ufeff\r\n SAMP_BETA{new} \r\n\r\n".encode())
+    run(*command, status=int(operation == "verify-removal"))
 
 
 @pytest.fixture(params=WRITTEN)

@@ -9,15 +9,10 @@ import click
 
 import executors
 from vczstore.choices import AMERICAN
-from vczstore.cli.render import printable
 from vczstore.declarations import Declared, declared
 from vczstore.execution import operations
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import EXECUTOR_FILES, GROUPS, Options
-
-MAX_SAMPLES = 2**28
-"""The longest list of sample IDs, in characters: some ten million samples, or a mistake."""
-
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Stores": ("store", "branch", "sources", "lock"),
@@ -103,7 +98,7 @@ def _samples(one: "Field[Any]") -> list[click.Parameter]:
     only = known.kind == "samples-file"
     file = click.Option(
         ["-S", "--samples-file"],
-        type=_SamplesFile(),
+        type=click.Path(allow_dash=True),
         required=only,
         help=f"File of {'the IDs of removed samples' if only else 'sample IDs'}, one per line; - is standard input.",
     )
@@ -118,41 +113,19 @@ def samples_of(operation: type[Operation], values: dict[str, Any]) -> dict[str, 
     ------
     click.UsageError
         If there are neither sample IDs nor a file.
-    click.ClickException
+    OptionError
         If the file is no list of sample IDs.
     """
+    from vczstore.configuration.lists import read_lines
+
     for one in operations.arguments(operation):
         if declared(one).kind in ("samples", "samples-file"):
             listed, file = values.pop(one.name, ()), values.pop("samples_file", None)
             if not listed and file is None:
                 raise click.UsageError("Name SAMPLE_IDs, or a file of them with --samples-file.")
-            values[one.name] = [*listed, *([] if file is None else _lines(operation.called, file))]
+            lines = [] if file is None else read_lines(operation.called, file)
+            values[one.name] = [*listed, *(line for _, line in lines)]
     return values
-
-
-def _lines(command: str, file: Any) -> list[str]:
-    """The sample IDs in a file."""
-    try:
-        text = file.read(MAX_SAMPLES + 1)
-        if len(text) > MAX_SAMPLES:
-            raise click.ClickException(f"{command}: {file.name} is no list of sample IDs: it is larger than 256 MB")
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{command}: {file.name} is no UTF-8 text; give one sample ID in a line") from error
-
-
-class _SamplesFile(click.File):
-    """A file of sample IDs."""
-
-    def __init__(self) -> None:
-        super().__init__(encoding="utf-8-sig")
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Open it; a name with a line break does not break the message."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            raise click.BadParameter(printable(error.message), ctx, param) from None
 
 
 def option_of(one: "Field[Any]", **changes: Any) -> click.Option:

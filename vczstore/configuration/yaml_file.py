@@ -52,7 +52,7 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def read_bytes(path: str, name: str, limit: int) -> bytes:
+def read_bytes(path: str | os.PathLike[str], name: str, limit: int) -> bytes:
     try:
         if path == STANDARD_INPUT:
             content = b"" if sys.stdin is None else sys.stdin.buffer.read(limit + 1)
@@ -66,7 +66,7 @@ def read_bytes(path: str, name: str, limit: int) -> bytes:
     except ValueError:  # a NUL in the path, or standard input closed
         raise JobFileError(f"{name}: cannot be read") from None
     if len(content) > limit:
-        raise JobFileError(f"{name}: is larger than {limit:,} bytes, which is more than anybody writes by hand")
+        raise JobFileError(f"{name}: is larger than {limit:,} bytes, more than such a file may have")
     return content
 
 

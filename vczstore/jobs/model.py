@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError, core_schema
 import executors
 from vczstore.choices import BACKENDS, KEPT_TAGS, MAX_DAYS, OURS
 from vczstore.configuration.executor_file import ExecutorFile, load_executor, resolve
+from vczstore.configuration.lists import read_lines
 from vczstore.configuration.types import (
     IS_VARIABLE,
     LocalFile,
@@ -40,7 +41,7 @@ from vczstore.configuration.types import (
     short,
     wrong,
 )
-from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, decode, either_or, keys_of, one_line, read_bytes
+from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, either_or, keys_of, one_line
 from vczstore.declarations import Declared, declared
 from vczstore.errors import JobFileError, OptionError, VczstoreError
 from vczstore.execution import operations
@@ -52,9 +53,6 @@ from vczstore.vcf.files import SUFFIXES as VCF_SUFFIXES
 
 NUMBERS: Mapping[Any, Any] = {int: int, int | None: int, float: float, float | None: float}
 """The types of numbers without bounds."""
-
-MAX_SAMPLES_BYTES = 2**28
-"""The largest file of sample IDs."""
 
 _EXECUTOR_SCHEMA = choice_schema(
     executors.names(), {"type": "string", "title": "path of an executor file", "pattern": r"\.ya?ml$"}
@@ -769,15 +767,13 @@ def read_samples(step: StepModel) -> list[str]:
 
     Raises
     ------
-    JobFileError
+    OptionError
         If the file cannot be read, or is not UTF-8.
     """
     file = step.value("samples_file")
     if file is None:
         return list(step.value("samples") or ())
-    name = one_line(file)
-    text = decode(read_bytes(file, name, MAX_SAMPLES_BYTES), name)
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line for _, line in read_lines(step.operation.called, file)]
 
 
 def _escaped(folder: str) -> str:
