@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore, ObjectStore
@@ -48,6 +48,7 @@ class Unchanged:
     store: str
     snapshot: str | None
     out: str
+    unchanged: ClassVar[bool] = True
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -232,6 +232,11 @@ class Collected:
     snapshot: str | None
     counts: Mapping[str, int]
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether there was nothing to delete."""
+        return not any(self.counts.values())
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "counts": dict(self.counts)}

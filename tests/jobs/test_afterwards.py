@@ -180,6 +180,15 @@ def test_retention(place: Place) -> None:
     assert vczstore.tags(place.store) == {}
 
 
+def test_cleaning_up_that_finds_nothing_is_nothing_to_do(place: Place) -> None:
+    place.batch("a.vcz", 3)
+    head = "branch: night\nkeep: {days: 30}"
+    runs = [place.run("append: inbox/*.vcz", "publish: night", head=head) for _ in range(2)]
+    assert [one.status for one in runs] == ["done", "nothing to do"]
+    assert runs[1].done[0].found.as_dict()["counts"]["bytes"] == 0
+    assert "gc " in "".join(runs[1].lines())
+
+
 @pytest.mark.parametrize(
     ("head", "steps", "words"),
     [

@@ -49,6 +49,7 @@ def test_every_night(kind: str, tmp_path: Path) -> None:
     cohort.assert_same(cohort.read_vcz(out), now)
     before = cohort.digest(out)
     assert f"export {out}: {store} is there already" in run("run", job).stdout
+    assert run_job(job).status == "nothing to do"
     assert cohort.digest(out) == before
 
     second = batch(tmp_path, "b.vcz", 6)

@@ -53,6 +53,11 @@ class FoundInParts:
         return not self.errors and all(getattr(one, "ok", True) for one in self.parts.values())
 
     @property
+    def unchanged(self) -> bool:
+        """Whether there was nothing to do in any part."""
+        return all(getattr(one, "unchanged", False) for one in self.parts.values())
+
+    @property
     def is_all(self) -> bool:
         """Whether nothing was done but to look."""
         return all(getattr(one, "is_all", False) for one in self.parts.values())

@@ -26,6 +26,11 @@ class Done:
     operation: Operation
     found: Found
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether it has found nothing to do, such as an export that is there already."""
+        return bool(getattr(self.found, "unchanged", False))
+
 
 def afterwards(
     operations: Sequence[Operation],

@@ -869,7 +869,7 @@ says how both are written again.
 ## Paths
 
 Paths are relative to the folder of the file in which they are written, or to the working directory if the job is read
-from standard input. Whatever has `://` in it is a URL and stays as it is. Globs find
+from standard input. A text with `://` in it is a URL and stays as it is. Globs find
 local files, and stores by the last part of `s3://`, `gs://` and `az://` URLs: `s3://bucket/inbox/*.vcz`.
 
 ## Variables

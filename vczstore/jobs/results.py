@@ -20,7 +20,7 @@ class JobResult:
     Attributes
     ----------
     status
-        ``done``, or ``nothing to do`` if earlier runs have done it all.
+        ``done``, or ``nothing to do`` if earlier runs have done it all, exports and cleaning up included.
     id, store
         Which job, and on which store.
     snapshot
@@ -47,6 +47,10 @@ class JobResult:
     done: tuple[Done, ...] = ()
     retries: int = 0
 
+    def with_done(self, done: Done) -> "JobResult":
+        """The same once an operation that follows the commit is done."""
+        return replace(self, status=self.status if done.unchanged else "done", done=(*self.done, done))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -69,6 +73,8 @@ class JobResult:
         at, head = f", snapshot {self.snapshot}" if self.snapshot else "", f"job {self.id} on {self.store}{branch}:"
         yield from self.job.notes
         if self.status == "nothing to do":
+            for one in self.done:
+                yield from one.found.lines()
             yield f"{head} {self.job.why_nothing}{at}"
             return
         for done in self.results:
@@ -112,12 +118,10 @@ class SetJobResult:
         """The same once an operation that follows the commits is done."""
         found = done.found.parts if isinstance(done.found, FoundInParts | SetResult) else {}
         parts = {
-            name: replace(one, status="done", done=(*one.done, Done(done.operation, found[name])))
-            if name in found
-            else one
+            name: one.with_done(Done(done.operation, found[name])) if name in found else one
             for name, one in self.parts.items()
         }
-        return replace(self, status="done", parts=parts)
+        return replace(self, status=self.status if done.unchanged else "done", parts=parts)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -196,7 +196,7 @@ def run_compiled(
     """
     Run a job that is compiled: on Icechunk in one commit, on plain Zarr step by step.
 
-    On Icechunk, unless the job says ``resume: false``, it goes on where a run of it was stopped, whatever stopped it:
+    On Icechunk, unless the job says ``resume: false``, it goes on where a run of it was stopped, by any cause:
     chunks that were written are not written again, unless the store, a source, the job or a version has changed since,
     or garbage was collected. On plain Zarr the step in which a run was stopped is done again.
 
@@ -274,7 +274,7 @@ def _run(
     except VczstoreError as error:
         failed = error
     result = JobResult(
-        status="done" if plans or compiled.tags or done else "nothing to do",
+        status="done" if plans or compiled.tags or not all(one.unchanged for one in done) else "nothing to do",
         id=compiled.id,
         store=compiled.store.label,
         snapshot=snapshot,
