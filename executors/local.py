@@ -213,7 +213,7 @@ class ThreadsExecutor(LocalExecutor):
 
 
 class ProcessesExecutor(LocalExecutor):
-    """Several processes, spawned. They end with their driver, whatever ends it."""
+    """Several processes, spawned. They end with their driver, by any cause."""
 
     @property
     def name(self) -> str:

@@ -35,7 +35,7 @@ CONTAINERS = 100
 """How many containers run at once by default: what Modal allows a new workspace."""
 
 STARTING = 300
-"""Seconds that a container has to start, whatever its tasks may take."""
+"""Seconds that a container has to start; its tasks may take longer."""
 
 LONGEST = 86400
 """Seconds that Modal lets a task take at most."""
@@ -71,7 +71,7 @@ class ModalExecutor(LocalExecutor):
         One or several of Modal's regions: the one of the store costs least.
     variables_from
         Names of Modal secrets, whose variables tasks find in their environment. Never the values. It is not called
-        after them because job files refuse whatever is called a secret.
+        after them because job files refuse any key that is called a secret.
     image_packages
         Requirements to be installed beside those that the driver has.
     environment_name
@@ -236,7 +236,7 @@ class _Containers(Executor):
         return asyncio.run_coroutine_threadsafe(self._remote(fn, *args, **kwargs), self._loop)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the app and its containers, whatever they do."""
+        """End the app and its containers, busy ones too."""
         try:
             asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
         finally:

@@ -13,7 +13,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Run the command, and end the process once threads have ended and all that is registered for its end is done.
 
     Python would clear all modules away then. A thread of Icechunk that has just answered still lets go of Python's
-    objects meanwhile, and one run in about a thousand ended with a segmentation fault, whatever it had done before.
+    objects meanwhile, and one run in about a thousand ended with a segmentation fault, after any work.
     """
     from vczstore.cli.main import main
     from vczstore.cli.render import OWN_PROCESS

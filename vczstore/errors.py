@@ -62,7 +62,7 @@ def with_words(error: VczstoreError, words: str) -> VczstoreError:
 
 class OptionError(VczstoreError):
     """
-    An option does not exist, or does not fit the others: wrong usage, whatever is in a store.
+    An option does not exist, or does not fit the others: wrong usage, for any store.
 
     As for click, the exit status is 2. What depends on what is there is an `UnsuitableError`.
     """

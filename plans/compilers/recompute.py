@@ -1,6 +1,6 @@
 """Recompute: INFO fields follow from the genotypes that are there.
 
-One pass over the genotypes, whatever the number of fields: a task takes some rows, reads their chunks one after the
+One pass over the genotypes, for any number of fields: a task takes some rows, reads their chunks one after the
 other along the samples axis, and counts. What is in memory is one chunk of genotypes and the counts, however many
 samples there are.
 """
@@ -86,7 +86,7 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
     write = RecomputeFields.of(vcz, targets, memory)
     created = {a.path: a for a in targets.values() if a.path not in vcz.arrays}
 
-    # what is half-way written when a run is stopped on plain Zarr is not current, whatever it was before
+    # what is half-way written when a run is stopped on plain Zarr is not current, even if it was before
     marked, begun = mark(vcz, [f for f in fields if array_name(f) in vcz.arrays], STALE)
     after, done = mark(marked.planned(created, vcz.sample_ids), fields, CURRENT)
     return Plan(

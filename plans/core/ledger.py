@@ -111,7 +111,7 @@ def step_digest(said: Any) -> str:
 
 def removal_digest(samples: Sequence[str]) -> str:
     """
-    A digest of a list of samples, whatever its order.
+    A digest of a list of samples, independent of its order.
 
     It outlives the samples, in the id of a job, so it is slow to compute on purpose (scrypt, some 50 ms): to find out
     by trial whether one person was removed takes that long for each guess at the whole list.

@@ -84,7 +84,7 @@ class Write(Protocol):
 
 @runtime_checkable
 class ThroughXarray(Protocol):
-    """A write that xarray can do too; all others are done by Cubed alone, whatever implementation is asked for."""
+    """A write that xarray can do too; all others are done by Cubed alone, with any `impl`."""
 
     @property
     def read(self) -> "Sequence[AnyArray]":

@@ -24,7 +24,7 @@ class _Probe:
     def __call__(self, _: slice) -> list[bytes | None] | str:
         try:
             return _read(cloudpickle.loads(self.pickled), self.keys)
-        except Exception as error:  # whatever a store of the user's raises there
+        except Exception as error:  # a store of the user's may raise any exception there
             return f"{type(error).__name__}: {error}"
 
 

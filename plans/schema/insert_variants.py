@@ -450,7 +450,7 @@ def _with_axis(form: Form, other: Form) -> Form:
 
 
 def _is_same(before: AnyArray, after: AnyArray) -> bool:
-    """Whether an array keeps its dtype and its axes, whatever their lengths."""
+    """Whether an array keeps its dtype and its axes, of any lengths."""
     return (before.dtype, before.ndim) == (after.dtype, after.ndim)
 
 

@@ -112,7 +112,7 @@ class InsertedCalls(Inserted):
     haploid
         The contigs where genotypes have one allele.
     removed
-        The positions of samples that were removed, which are missing whatever others are.
+        The positions of samples that were removed, which are missing even where others are not.
     kept
         What the reference blocks that the store keeps tell of them; None if nothing.
     """

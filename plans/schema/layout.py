@@ -193,7 +193,7 @@ def layout_of(
     unfit: Collection[tuple[int, str]] = (),
 ) -> Layout:
     """
-    Find the layout that a store needs to take the samples of its sources, in whatever order these are.
+    Find the layout that a store needs to take the samples of its sources, in any order of these.
 
     Parameters
     ----------
@@ -398,7 +398,7 @@ def new_arrays(vcz: Vcz, sources: Sequence[Vcz], layout: Layout) -> dict[str, An
     """
     The arrays over samples that a store lacks, or that were made for no samples, for the samples that it has.
 
-    Each is encoded as one of the sources' where the formats allow: whatever order these are in, the same one.
+    Each is encoded as one of the sources' where the formats allow: the same one for any order of these.
     """
     known = lengths_of(Form.of(array) for array in vcz.arrays.values())
     lengths = {**known, **layout.lengths, VARIANTS: vcz.n_variants, SAMPLES: vcz.n_samples}

@@ -228,7 +228,7 @@ class BlockRecords:
             which, sample, at = which[left], sample[left], at[left]
             reaches = ends[at, sample] >= positions[which]
             is_it = reaches & is_called[at, sample]
-            # without a call in any record that reaches it, the call is missing, whatever absent ones are
+            # without a call in any record that reaches it, the call is missing, and not what absent ones are
             kinds[which[reaches & ~is_it], sample[reaches & ~is_it]] = _SPANNED
             i, j, k = which[is_it], sample[is_it], at[is_it]
             is_variant = self.is_variant[k] & (self.own_ends[k] >= positions[i])

@@ -494,7 +494,7 @@ def widths(operation: str, vcz: Vcz, findings: Findings, source: Vcz) -> dict[st
     alleles, most_new = max(ours.get("alleles", 1), findings.most_alleles), findings.most_alleles_where_new
     result = {"alleles": alleles, "alt_alleles": max(alleles - 1, ours.get("alt_alleles", 0))}
     if "genotypes" in ours and GENOTYPE in vcz.arrays:
-        # whatever other variants have, those to which alleles come need room
+        # those to which alleles come need room, even if no other variant has as many
         ploidy = vcz.arrays[GENOTYPE].shape[-1]
         result["genotypes"] = max(ours["genotypes"], n_genotypes(most_new, ploidy) if most_new else 0)
     elif "genotypes" in {**ours, **theirs}:
@@ -1053,7 +1053,7 @@ class Harmonised(View):
     def _of_blocks(
         self, rows_of: Callable[[AnyArray], np.ndarray], n_theirs: np.ndarray, n_ours: np.ndarray, unseen: np.ndarray
     ) -> np.ndarray:
-        """Values of blocks, calls by 1: REF is the store's, and whatever else it has was not seen."""
+        """Values of blocks, calls by 1: REF is the store's, and its other alleles were not seen."""
         slab = rows_of(self.source)
         maps = np.full((len(slab), int(n_theirs.max(initial=1))), -1, dtype="i8")
         maps[:, 0] = 0
@@ -1067,7 +1067,7 @@ class Harmonised(View):
         The values of variants that the source lacks: rows by 1 by what a call has.
 
         Where it has a record there that matches none of the store's, its samples may well carry an allele of them:
-        their genotypes are missing, whatever is said of absent ones.
+        their genotypes are missing, also where absent ones are not.
         """
         contigs = self.findings.index.store.contigs_of(rows)
         haploid = self.findings.rules.haploid(self.findings.contigs)

@@ -117,7 +117,7 @@ class Field:
                 genotype.shape[-1],
             )
             own[own == 0] = -1
-        if n == 1:  # one value, whatever the ploidy
+        if n == 1:  # one value, for any ploidy
             return np.where(is_called, own, usual)
         most = max(DIPLOID, usual)
         sizes = [n_genotypes(n, p) for p in range(most + 1)]

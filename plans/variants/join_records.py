@@ -5,7 +5,7 @@ several that have to do with each other it takes those with the ALT that most of
 record. So it is here, with two differences, both so that every record of a source is found again in the store by
 `plans.variants.match.match`:
 
-- records with the same ALTs stay together, whatever else they could be joined with;
+- records with the same ALTs stay together, even if they could be joined with others;
 - a record that would match another one of the store, or several, is not joined.
 """
 

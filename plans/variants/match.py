@@ -653,7 +653,7 @@ def _added(reports: Sequence[Report]) -> Report:
 
 
 class Numbers(dict[str, int]):
-    """A number for each different allele, whatever the case of its letters; -1 where there is none."""
+    """A number for each different allele, upper and lower case being equal; -1 where there is none."""
 
     def __missing__(self, allele: str) -> int:
         upper = allele.upper()

@@ -40,7 +40,7 @@ class Region(NamedTuple):
 
 def parse_region(operation: str, text: str, contigs: Sequence[str]) -> Region:
     """
-    Parse a region as bcftools writes it; what is the name of a contig is one, whatever colons it has.
+    Parse a region as bcftools writes it; what is the name of a contig is one, with any colons in it.
 
     >>> parse_region("export", "chr1:5-", ["chr1"])
     Region(contig='chr1', start=5, end=9223372036854775807)

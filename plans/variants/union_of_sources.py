@@ -103,7 +103,7 @@ class SourceSites:
         return int(self.arrays[POSITION].shape[0])
 
     def read(self, name: str, rows: slice) -> np.ndarray:
-        """Some rows of an array; strings in one form, whatever they are stored as."""
+        """Some rows of an array; strings in one form, for any dtype that they are stored as."""
         return arrays.read_normalised(self.arrays[name], (rows,))
 
     def places(self, rows: slice) -> np.ndarray:
@@ -427,7 +427,7 @@ class Union:
     def _lengths(
         self, pieces: Sequence[Piece], values: Mapping[str, np.ndarray], merged: Merged, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """How long records are: where ALTs are symbolic as long as these are, whatever has been joined with them."""
+        """How long records are: where ALTs are symbolic as long as these are, without others joined with them."""
         is_symbolic = values[EXTENT] != NONE
         length = np.concatenate([self.sites[p.source].lengths(p.rows)[p.kept] for p in pieces])
         if any(sites.is_gvcf for sites in self.sites):  # where what was not seen may make a record longer

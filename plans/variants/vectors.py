@@ -94,7 +94,7 @@ def beyond(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> n
 
 def trimmed(values: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
     """
-    Vectors that end with their last value, whatever they are padded with.
+    Vectors that end with their last value, without the values that pad them.
 
     >>> trimmed(np.array([[9, -1, 5, -1], [-1, -2, -2, -2]]), -1, -2).tolist()
     [[9, -1, 5, -2], [-2, -2, -2, -2]]

@@ -309,7 +309,7 @@ class YamlFile:
                 raise self.error(path, NO_CREDENTIALS, node.line)
 
     def expand(self, environ: Mapping[str, str]) -> None:
-        """Put in the variables, after parsing: whatever they hold, it is text and no YAML."""
+        """Put in the variables, after parsing: all that they hold is text and no YAML."""
         room = MAX_BYTES
 
         def value_of(match: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ user's cache folder. The file is:
 It is written whole, beside its place, and renamed: there is the one before or the one after. How often follows from how
 long that takes (`REST`). Nothing in it is code, and no credentials are. But a session holds what is not worth an object
 of its own, chunks of up to 512 bytes: calls, and in a ``work-dir`` **sample IDs**. So only its user may read the file,
-and it is deleted with the commit. One in the cache folder is private: sample IDs, and whatever else is
+and it is deleted with the commit. One in the cache folder is private: sample IDs, and all else that is
 of samples alone, are written after it was last saved.
 What it says is committed, so it counts only if no one else can have written it.
 """

@@ -692,7 +692,7 @@ def _write(
 
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
-    """A plan without what it writes of sample IDs and whatever else samples have without variants, and this alone.
+    """A plan without what it writes of sample IDs and of what else samples have without variants, and this alone.
 
     The latter is written after a private journal was last saved.
     """

@@ -78,7 +78,7 @@ class Operation:
     ignored: ClassVar[tuple[str, ...]] = ()
     """Options of version 0.1.0 that have no effect."""
     is_of_history: ClassVar[bool] = False
-    """Whether it is done once to a repository, whatever groups of it are parts of a set."""
+    """Whether it is done once to a repository, for any number of its groups that are parts of a set."""
     makes_store: ClassVar[bool] = False
     """Whether the store itself is made, so that the parts of a set are those of what comes in."""
     order: ClassVar[tuple[str, ...]] = ("store",)
@@ -344,7 +344,7 @@ def find(name: str) -> type[Operation]:
     if name in (theirs := _theirs()):
         try:
             return _with_types(theirs[name]())
-        except Exception as error:  # whatever a package raises that is imported
+        except Exception as error:  # a package may raise any exception when it is imported
             why = f"the package of this operation cannot be loaded ({first_line(error)})"
             raise OptionError(f"{name}: {why}") from error
     raise OptionError(f"no operation {name!r}; choose one of {', '.join(names())}")

@@ -33,7 +33,7 @@ def _pickled(operation: str, label: str, zarr_store: "ZarrStore") -> bytes:
 
     try:
         return reach.pickled(zarr_store)
-    except Exception as error:  # whatever a store of the user's raises there
+    except Exception as error:  # a store of the user's may raise any exception there
         raise UnsuitableError(
             f"{operation}: {label} cannot be sent to other processes ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}); use the executor threads, or name it by a path or URL"

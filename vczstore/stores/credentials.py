@@ -19,7 +19,7 @@ _VALUES = re.compile(
 
 
 def is_credential_name(name: str) -> bool:
-    """Whether what has this name is a credential, whatever its value."""
+    """Whether what has this name is a credential, with any value."""
     words = re.findall("[a-z0-9]+", re.sub("([a-z0-9])([A-Z])", r"\1 \2", name).lower())
     return "sas" in words or _WORDS.search("".join(words)) is not None
 

@@ -293,7 +293,7 @@ class Consolidate:
 
 @dataclass(frozen=True)
 class Reconsolidate:
-    """Consolidated metadata become a copy of all documents there are of arrays and groups, whatever they were."""
+    """Consolidated metadata become a copy of all documents there are of arrays and groups, from any state."""
 
     paths: tuple[str, ...]
     groups: tuple[str, ...]

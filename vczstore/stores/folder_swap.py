@@ -8,10 +8,10 @@ moment for all readers, and the old one is deleted::
     .STORE.vczstore-compact.json        the record: which folder is which, by inode
     .STORE.vczstore-compact.1f2e3d4c    the new store while it is made; after the exchange, the old one
 
-Whatever is killed when, the inode of STORE tells whether the exchange has taken place, so nothing has to be noted at
-that moment. In both cases what lies beside is of no more use, and `settle` deletes it. Where a file system cannot
-exchange two names (NFS, for one), the old folder is renamed, and then the new one: for a moment there is no STORE, and
-if that is when the process is killed, `settle` renames the new one.
+Whichever process is killed, and at any moment, the inode of STORE tells whether the exchange has taken place, so
+nothing has to be noted at that moment. In both cases what lies beside is of no more use, and `settle` deletes it.
+Where a file system cannot exchange two names (NFS, for one), the old folder is renamed, and then the new one: for a
+moment there is no STORE, and if that is when the process is killed, `settle` renames the new one.
 
 Chunks that stay what they are are hard links in the new store, so they take no room and next to no time. zarr and
 obstore change no file in place: they write another, and rename it. fsspec does, and its writes are noticed like others.
@@ -404,7 +404,7 @@ def _copy_rights(source: Path, target: Path) -> None:
 
 
 def _now(folder: Path) -> int:
-    """The time by a folder's file system, in nanoseconds; whatever is written once this returns is later than that."""
+    """The time by a folder's file system, in nanoseconds; all that is written once this returns is later than that."""
     os.utime(folder)
     begun = folder.stat().st_mtime_ns
     deadline = time.monotonic() + TICK

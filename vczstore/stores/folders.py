@@ -1,4 +1,4 @@
-"""Folders behind Zarr stores, whatever opens them: zarr itself, obstore or fsspec."""
+"""Folders behind Zarr stores that zarr itself, obstore or fsspec open."""
 
 import os
 from pathlib import Path

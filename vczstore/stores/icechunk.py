@@ -110,7 +110,7 @@ class IcechunkStore:
         samples_chunks
             How many chunk columns of a field have their chunk references in one manifest. A commit rewrites every
             manifest that it touches: split along the samples axis, an append rewrites the last one and adds
-            its own, whatever the size of the store.
+            its own, for a store of any size.
         no_lock
             As in `open_store`.
         """

@@ -13,7 +13,7 @@ class GroupStore(Store):
     """
     What is in a group of a session.
 
-    It derives from `Store`, not `zarr.storage.WrapperStore`, which passes on whatever method it knows with the keys as
+    It derives from `Store`, not `zarr.storage.WrapperStore`, which passes on all methods that it knows with the keys as
     they are: the methods of `Store` that are not here go through those that are.
 
     Parameters

@@ -88,8 +88,8 @@ def runtime() -> icechunk.RepositoryConfig:
     """
     How often requests are made again, how long they may take, and that writes are conditional.
 
-    Conditional whatever a repository says: one that was made in a folder and copied to an object store says that they
-    are not, and of commits at once some would be silently lost.
+    Conditional even if a repository says otherwise: one that was made in a folder and copied to an object store says
+    that they are not, and of commits at once some would be silently lost.
     """
     first, longest = (round(1000 * seconds) for seconds in object_store.BACKOFF)
     wait = round(1000 * object_store.TIMEOUT)

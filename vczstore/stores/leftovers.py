@@ -8,8 +8,8 @@ inode::
     .STORE.vczstore-compact.json        the record
     .STORE.vczstore-compact.1f2e3d4c    the new store while it is made; after the exchange, the old one
 
-Whatever is killed when, the inode of STORE tells whether the exchange has taken place. In both cases what lies beside
-is of no more use, and `settle` deletes it.
+Whichever process is killed, and at any moment, the inode of STORE tells whether the exchange has taken place. In both
+cases what lies beside is of no more use, and `settle` deletes it.
 """
 
 import errno

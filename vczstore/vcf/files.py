@@ -107,7 +107,7 @@ class VcfFile:
 
     @property
     def identity(self) -> str:
-        """Which batch of samples it is, whatever it is called: a digest of its sample IDs."""
+        """Which batch of samples it is, under any name: a digest of its sample IDs."""
         text = "\n".join(["VCF", *self.samples])
         return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 

@@ -115,7 +115,7 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     An array of which only the metadata need exist.
 
     Chunks of nothing but the fill value are left out (and deleted where they were), as zarr does by default,
-    whatever its global configuration says. Two fill values are kept from that: NaN, because zarr takes one NaN
+    with any global configuration. Two fill values are kept from that: NaN, because zarr takes one NaN
     for another and VCF Zarr tells them apart by their payload; and null, because zarr-python 2 reads an absent
     chunk as uninitialised memory then.
     """
@@ -145,7 +145,7 @@ def as_documented(array: AnyArray, copies: Document | None = None) -> AnyArray:
 
 
 def has_own_nan(array: AnyArray) -> bool:
-    """Whether absent chunks read as another NaN than NumPy's, which whatever else opens the array does not keep."""
+    """Whether absent chunks read as another NaN than NumPy's, which no other program that opens the array keeps."""
     return is_nan(array.fill_value) and to_hex(array.fill_value) is not None
 
 

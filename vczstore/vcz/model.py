@@ -91,7 +91,7 @@ def samples_axis(array: AnyArray) -> int | None:
 
 
 class Batch(Protocol):
-    """A batch of samples, whatever it lies in."""
+    """A batch of samples, in a store of any kind."""
 
     @property
     def label(self) -> str:
@@ -236,7 +236,7 @@ class Vcz:
         """
         All of an array of strings without a ``variants`` axis: sample IDs, contigs, filters.
 
-        They are ``str``, whatever they are stored as; see `strings.as_text`.
+        They are ``str``, for any dtype that they are stored as; see `strings.as_text`.
 
         Raises
         ------

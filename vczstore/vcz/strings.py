@@ -5,7 +5,7 @@ import numpy as np
 
 def as_text(values: np.ndarray) -> np.ndarray:
     """
-    Strings in the one form in which they are compared, Python's ``str``, whatever they are stored as.
+    Strings in the one form in which they are compared, Python's ``str``, for any dtype that they are stored as.
 
     Bytes, of fixed or variable length, are UTF-8, as VCF is (VCF 4.3 and later, 1.1); integers are their digits.
 

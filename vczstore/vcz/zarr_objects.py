@@ -247,7 +247,7 @@ def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
 
 
 def names(store: Store, folder: str = "") -> set[str]:
-    """What lies at the top of a store, or of a folder in it, whatever it is."""
+    """What lies at the top of a store, or of a folder in it: a store, a folder or any other object."""
 
     async def collect() -> set[str]:
         return {name async for name in store.list_dir(folder)}
