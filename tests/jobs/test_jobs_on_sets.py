@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zarr
 
 import vczstore
+from plans.export import Export
 from plans.publish import Publish
 from tests.support import cohort, forks
 from tests.support.command_line import fails
 from tests.support.refusals import complain, mentions
 from tests.support.small_stores import edit, read, repository_of, unchanged
 from tests.support.stopped_sets import stop_between_parts
-from tests.system.survival.sets import PARTS, arrays_of, before, make
-from vczstore.errors import CheckError, Interrupted, JobFileError, SampleError, StaleError, StorageError, TagError
+from tests.system.survival.sets import ARRAYS, PARTS, arrays_of, before, make
+from vczstore.errors import (
+    CheckError,
+    Interrupted,
+    OptionError,
+    SampleError,
+    StaleError,
+    StorageError,
+    TagError,
+    UnsuitableError,
+)
 from vczstore.execution.results import Found
 from vczstore.execution.sets.members import StoreSet
 from vczstore.jobs.results import SetJobResult
@@ -282,23 +294,23 @@ def kill(self, *arguments):
     seen.append(arguments)
     if len(seen) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    publish(self, *arguments)
+    return publish(self, *arguments)
 IcechunkHistory.publish = kill
 vczstore.run_job("job.yaml")
 """
 """Two parts are committed; the process is killed before the second one is published, or its compaction is visible."""
 
 
-def kill_job() -> None:
-    done = subprocess.run([forks.program("python"), "-c", KILLED], capture_output=True, text=True, check=False)
+def kill_job(code: str = KILLED) -> None:
+    done = subprocess.run([forks.program("python"), "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    complain(StaleError, ["is done in chr1, and not in chr2"], lambda: vczstore.remove("set/{part}", ["S0002"]))
 
 
 @pytest.mark.parametrize("completes", ["run", "repair"])
 def test_a_job_that_is_killed_before_the_second_part_is_published(folder: Path, completes: str) -> None:
     file = write(*PUBLISHED, branch="night")
     kill_job()
+    complain(StaleError, ["is done in chr1, and not in chr2"], lambda: vczstore.remove("set/{part}", ["S0002"]))
     assert (samples(), tags()) == ([cohort.ids(0, 7), cohort.ids(0, 4)], [{}] * 2)
     if completes == "repair":
         assert vczstore.run("repair", "set/{part}").ok
@@ -308,6 +320,125 @@ def test_a_job_that_is_killed_before_the_second_part_is_published(folder: Path, 
     assert samples() == [cohort.ids(0, 7)] * 2
     assert tags() == [{"batch-1": tip} for tip in tips()]
     assert not [*Path("set").glob(".*json")]
+
+
+LEFT = [*cohort.ids(0, 1), *cohort.ids(2, 5)]
+"""The samples that are left once one is removed, and the parts are compacted."""
+ALL_STEPS = (
+    *("append: in/{part}.vcz", "remove: S0001", "compact: true", "verify: true", "tag: batch-1"),
+    *("export: out/{part}.vcz", "purge: true", "gc: true"),
+)
+
+
+def exported() -> list[dict[str, list[Any]]]:
+    found = [cohort.read_vcz(Path("out", f"{part}.vcz")) for part in PARTS]
+    return [{name: array.tolist() for name, array in one.items() if name in ARRAYS} for one in found]
+
+
+def expected() -> list[dict[str, list[Any]]]:
+    kept = np.array([0, *range(2, 7)])
+    return [
+        {
+            name: array[kept].tolist()
+            if name == "sample_id"
+            else array[:, kept].tolist()
+            if name == "call_DP"
+            else array.tolist()
+            for name, array in APPENDED[part].items()
+        }
+        for part in PARTS
+    ]
+
+
+@pytest.mark.parametrize("kind", ["icechunk", "groups"])
+def test_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, kind)
+    store = "set/all.icechunk#{part}" if kind == "groups" else "set/{part}"
+    branch, published = ({"branch": "night"}, ["publish: night"]) if kind == "groups" else ({}, [])
+    steps = [*ALL_STEPS[:4], *published, *ALL_STEPS[4:]]
+    done = run(write(*steps, store=store, **branch))
+    assert exported() == expected()
+    called = ["compact", "verify", *(["publish"] * bool(published)), "export", "purge", "gc"]
+    first, second = done.parts.values()
+    assert [one.operation.called for one in first.done] == called
+    assert len(second.done) == len(called) - 2 * (kind == "groups")  # history is of the repository
+    assert vczstore.verify_removal(store, ["S0001"]).ok
+    places = [Path("set/all.icechunk")] if kind == "groups" else [Path("set", part) for part in PARTS]
+    for place in places:
+        repository = repository_of(place)
+        assert repository.list_branches() == {"main", *branch.values()}
+        tagged = repository.readonly_session(tag="batch-1").store
+        top = zarr.open_group(tagged, path="chr2" if kind == "groups" else None, mode="r")
+        assert np.asarray(top["sample_id"]).tolist() == LEFT
+
+
+def test_all_steps_of_plain_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "format3")
+    file = write("append: in/{part}.vcz", "compact: true")
+    words = [r"^compact: \S*set/{part} is plain Zarr.*leave the step out, and run: vczstore compact '\S*set/{part}'$"]
+    with unchanged(Path("set")):
+        complain(UnsuitableError, words, lambda: run(file))
+    done = run(write(*(one for one in ALL_STEPS if not one.startswith(("compact", "tag")))))
+    assert exported() == expected()
+    for one in done.parts.values():
+        assert [after.operation.called for after in one.done] == ["verify", "export", "purge", "gc"]
+
+
+def test_a_job_that_is_killed_before_the_second_part_is_compacted(folder: Path) -> None:
+    file = write(*ALL_STEPS)
+    kill_job()
+    complain(StaleError, ["is done in chr1, and not in chr2"], lambda: vczstore.remove("set/{part}", ["S0002"]))
+    removed = [*cohort.ids(0, 1), "", *cohort.ids(2, 5)]
+    assert (samples(), tags(), Path("out").exists()) == ([LEFT, removed], [{}] * 2, False)
+    shutil.copytree("set", "repaired/set")
+    assert vczstore.run("repair", "repaired/set/{part}").ok
+    assert [read(Path("repaired/set", part))["sample_id"].tolist() for part in PARTS] == [LEFT] * 2
+    assert run(file).completed == ("chr2",)
+    assert (samples(), exported()) == ([LEFT] * 2, expected())
+    assert [[*one] for one in tags()] == [["batch-1"]] * 2
+    assert vczstore.verify_removal("set/{part}", ["S0001"]).ok
+    assert not [*Path("set").glob(".*json")]
+
+
+def test_a_job_that_is_killed_before_the_second_part_is_purged(folder: Path) -> None:
+    file = write("remove: S0001", "purge: true", "gc: true")
+    kill_job(KILLED.replace("publish", "purge").replace("== 4", "== 2").replace("*arguments", "**arguments"))
+    assert [vczstore.verify_removal(f"set/{part}", ["S0001"]).ok for part in PARTS] == [True, False]
+    run(file)
+    assert vczstore.verify_removal("set/{part}", ["S0001"]).ok
+
+
+def test_what_follows_is_refused_for_all_parts_before_the_first_commit(folder: Path) -> None:
+    vczstore.tag("set/chr2", "pinned")
+    cohort.write_vcz(Path("out/chr2.vcz"), before("chr2"))
+    with unchanged(*(Path("set", part) for part in PARTS), Path("out/chr2.vcz")):
+        words = ["older snapshots are kept by the tag pinned; nothing was done"]
+        complain(TagError, words, lambda: run(write("append: in/{part}.vcz", "purge: true")))
+        words = ["^export: .*out/chr2.vcz"]
+        complain(UnsuitableError, words, lambda: run(write("append: in/{part}.vcz", "export: out/{part}.vcz")))
+        words = ["export: .*out/all.vcz would be the same for all parts of"]
+        complain(OptionError, words, lambda: run(write("append: in/{part}.vcz", "export: out/all.vcz")))
+
+
+def test_an_export_that_fails_in_a_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, write_vcz = write("append: in/{part}.vcz", "export: out/{part}.vcz", "gc: true"), Export._write
+
+    def fail(self: Export, *arguments: Any, **options: Any) -> Any:
+        if str(self.out).endswith("chr1.vcz"):
+            raise OSError(28, "No space left on device")
+        return write_vcz(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Export, "_write", fail)
+        words = [
+            "No space left.*; export is done in chr2, and not in chr1; what the steps of the job do is done in all"
+        ]
+        complain(StorageError, words, lambda: run(file))
+    assert samples() == [cohort.ids(0, 7)] * 2
+    run(file)
+    assert [one["sample_id"] for one in exported()] == [cohort.ids(0, 7)] * 2
 
 
 PLAIN: list[tuple[dict[str, Any], list[str]]] = [
@@ -323,9 +454,3 @@ def test_plain_zarr_has_neither(folder: Path, keys: dict[str, Any], words: list[
     file = write("append: in/{part}.vcz", store="plain/set/{part}", **keys)
     complain(TagError, words, lambda: run(file))
     assert cohort.digest(folder / "plain") == was
-
-
-@pytest.mark.parametrize("step", ["compact: true", "purge: true", "gc: true"])
-def test_steps_that_a_set_has_not(folder: Path, step: str) -> None:
-    file = write("append: in/{part}.vcz", step, branch="night")
-    complain(JobFileError, ["a job on a set of stores has no such step; do it by itself"], lambda: run(file))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -189,7 +190,7 @@ def compile_job(job: Job, conversions: Conversions | None = None, workers: Worke
         options = options_of(job).but(conversions=conversions or Conversions(job.work_dir))
         options, is_ahead = _on_branch(job, options)
         with nullcontext(workers) if workers is not None else Workers(options) as looking:
-            compiler = _Compiler(job.store.url, options, looking, is_ahead=is_ahead)
+            compiler = _Compiler(job.store.url, options, looking, is_ahead=is_ahead, of_set=job.of_set)
             for step in job.steps:
                 compiler.add(step)
             for operation in retention(job):
@@ -253,10 +254,11 @@ def options_of(job: Job, executor: str | None = None) -> Options:
 class _Compiler:
     """The state that the steps so far will leave, and what they are."""
 
-    def __init__(self, url: str, options: Options, workers: Workers, *, is_ahead: bool) -> None:
+    def __init__(self, url: str, options: Options, workers: Workers, *, is_ahead: bool, of_set: str = "") -> None:
         self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
         self.is_ahead = is_ahead
         self.store = options.open(url)
+        self.called = of_set or self.store.label
         self.vcz = vcz = self.store.open()
         self.alleles_added = self.has_inserted = False
         self.base, self.present, self.before = vcz.state, _present(vcz), Samples.of(vcz)
@@ -296,8 +298,8 @@ class _Compiler:
         """Removed samples leave in a commit of their own: what is read is what the other steps have committed."""
         if not self.store.atomic:
             raise UnsuitableError(
-                f"compact: {self.store.label} is plain Zarr, whose folder a job cannot replace; leave the step out, "
-                f"and run: vczstore compact {self.store.label}"
+                f"compact: {self.called} is plain Zarr, whose folder a job cannot replace; leave the step out, "
+                f"and run: vczstore compact {shlex.quote(self.called)}"
             )
         self.said.append([operation.called])
         self.after.append(operation)

@@ -45,7 +45,7 @@ from vczstore.configuration.yaml_file import MAX_BYTES, YamlFile, either_or, key
 from vczstore.declarations import Declared, declared
 from vczstore.errors import JobFileError, OptionError, VczstoreError
 from vczstore.execution import operations
-from vczstore.execution.operations import CHECKS, CLEANS, EXPORTS, IN_COMMIT, NAMES, OWN_COMMIT, PUBLISHES, Operation
+from vczstore.execution.operations import CHECKS, CLEANS, EXPORTS, NAMES, OWN_COMMIT, PUBLISHES, Operation
 from vczstore.execution.options import EXECUTOR_FILES
 from vczstore.stores.locations import alternatives, is_glob, is_url, literal
 from vczstore.stores.sets import is_template
@@ -587,16 +587,6 @@ class _JobFile(Model):
     )
 
     @model_validator(mode="after")
-    def _sets_know_their_steps(self) -> "_JobFile":
-        """Refuse what a job on a set of stores would leave out."""
-        if is_template(self.store.url):
-            for i, step in enumerate(self.steps):
-                if step.what.operation.phase not in (IN_COMMIT, CHECKS, PUBLISHES, NAMES):
-                    called = step.what.operation.called
-                    raise wrong("a job on a set of stores has no such step; do it by itself", "steps", i, called)
-        return self
-
-    @model_validator(mode="after")
     def _publishes_its_branch(self) -> "_JobFile":
         for i, step in enumerate(self.steps):
             if step.what.operation.called == "publish" and step.what.value("name") != self.branch:
@@ -624,6 +614,8 @@ class Job:
         The branch that is edited; None for main.
     parts
         Those of a set of stores, if the file names them.
+    of_set
+        What the set is called, of the job of one part; empty of any other.
     keep
         What is kept of the history; None for all of it.
     on_success, on_failure
@@ -651,6 +643,7 @@ class Job:
     on_failure: "tuple[str, ...] | str | None" = None
     metrics: str | None = None
     parts: tuple[str, ...] = ()
+    of_set: str = ""
 
     @property
     def is_of_set(self) -> bool:

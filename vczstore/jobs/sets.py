@@ -273,6 +273,7 @@ def _jobs_of(job: Job) -> dict[str, Job]:
             job,
             store=job.store.model_copy(update={"url": template.of(part)}),
             steps=tuple(_with_places(step, partial(in_part, part=part)) for step in job.steps),
+            of_set=job.store.url,
         )
         for part in parts
     }

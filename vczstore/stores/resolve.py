@@ -425,7 +425,7 @@ def open_in_place(
 
     path = folder_of(location)
     is_plain = path is not None and backend_storage != "icechunk" and not is_repository(path)
-    if is_plain:
+    if is_plain and group_of(str(location)) is None:
         _refuse_branch(branch, _is_plain(str(location)))
     if is_plain and path is not None and not dry_run and leftovers(path):
         return ReplacedStore.unsettled(path, str(location), backend_storage or "zarr", no_lock=no_lock)
