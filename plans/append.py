@@ -23,7 +23,7 @@ from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
-    from plans.variants.harmonise import Rules
+    from plans.variants.harmonise_rules import Rules
     from vczstore.execution.options import Options
     from vczstore.stores.base import Store
 
@@ -155,7 +155,7 @@ class Append(HarmoniseOptions, Edit):
         OptionError
             If options of harmonising are given without it.
         """
-        from plans.variants.harmonise import Rules
+        from plans.variants.harmonise_rules import Rules
 
         if not self.harmonise and self.rules != Rules():
             raise OptionError(

@@ -22,7 +22,7 @@ from vczstore.execution.operations import Edit, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling
-    from plans.variants.harmonise import Rules
+    from plans.variants.harmonise_rules import Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Update(HarmoniseOptions, Edit):
         OptionError
             If options of harmonising are given without it, or do not go together.
         """
-        from plans.variants.harmonise import Rules
+        from plans.variants.harmonise_rules import Rules
 
         if not self.harmonise and self.rules != Rules():
             raise OptionError(

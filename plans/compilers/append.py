@@ -27,9 +27,13 @@ from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arra
 from plans.schema.provenance import noting, numbered
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, kept_summary, look_up_unfit
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
-from plans.variants import harmonise
-from plans.variants.harmonise import Dropped, Findings, Rules, Summary
+from plans.variants.allele_dimensions import allele_lengths, arrays_to_widen, widened
+from plans.variants.dropped_fields import Dropped
+from plans.variants.findings import Findings, Summary
+from plans.variants.harmonise_rules import Rules
+from plans.variants.harmonised_fields import harmonised, without_dropped
 from plans.variants.stale import samples_change
+from plans.variants.surveys import match_sources, with_numbers
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
@@ -199,14 +203,14 @@ class StoreArrays(NamedTuple):
     ) -> "StoreArrays":
         """Resize all arrays; a stopped append may have left some longer than sample_id says."""
         vcz, created = change.vcz, change.created
-        wider = harmonise.wider(operation, vcz, layout.lengths)
-        after = {name: harmonise.widened(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
+        wider = arrays_to_widen(operation, vcz, layout.lengths)
+        after = {name: widened(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
         as_read = vcz.resized(old)
         if insertions is not None:
             wider |= insertions.sites
             as_read |= {name: cast("AnyArray", insertions.views[name]) for name in as_read if name in insertions.views}
         before = {
-            name: cast("AnyArray", completed(name, vcz, array, harmonise.widened(array, layout.lengths), findings))
+            name: cast("AnyArray", completed(name, vcz, array, widened(array, layout.lengths), findings))
             for name, array in as_read.items()
             if not (old and name in created)
         }
@@ -302,7 +306,7 @@ def compile_in_stages(
     findings = None
     if rules is not None:
         after = None if vcz.snapshot else vcz.n_samples + sum(source.n_samples for source in sources)
-        sources = harmonise.with_numbers(vcz, sources, rules)
+        sources = with_numbers(vcz, sources, rules)
         findings = yield from look_up(OPERATION, vcz, sources, rules, memory, interrupted_at=after)
         sources = without_lengths(sources, rules)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
@@ -331,7 +335,7 @@ def look_up(
     operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, memory: Memory, *, interrupted_at: int | None = None
 ) -> Generator[Survey, list[list[Any]], Findings]:
     """Find out what of sources is what of a store; and which values of kept blocks the store has to have room for."""
-    findings = yield from harmonise.look_up(operation, vcz, sources, rules, memory, interrupted_at=interrupted_at)
+    findings = yield from match_sources(operation, vcz, sources, rules, memory, interrupted_at=interrupted_at)
     keepers = [*([vcz] if findings.insertion is not None else []), *([] if rules.gvcf else sources)]
     highest = yield from look_up_highest(operation, vcz, keepers, memory)
     return replace(findings, highest_kept=highest)
@@ -460,13 +464,11 @@ def brought_by(
         return sources, None
     by_allele: dict[str, int] = {}
     for source in sources:
-        mine = harmonise.widths(operation, vcz, findings, source)
+        mine = allele_lengths(operation, vcz, findings, source)
         by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in mine.items()}
     layout = layout_of(operation, vcz, sources, by_allele, add=fields.add)
     whole = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
-    sources = [
-        harmonise.without_dropped(operation, whole, source, findings, by_allele, fields.drop) for source in sources
-    ]
+    sources = [without_dropped(operation, whole, source, findings, by_allele, fields.drop) for source in sources]
     return sources, by_allele
 
 
@@ -504,4 +506,4 @@ def incoming(
     array: AnyArray | View = source.samples_arrays[name]
     if findings is None or isinstance(array, Dropped):
         return cast("AnyArray", array)
-    return cast("AnyArray", harmonise.incoming(name, number, source, targets, findings))
+    return cast("AnyArray", harmonised(name, number, source, targets, findings))

@@ -19,8 +19,12 @@ from plans.schema.keep_blocks import look_up_highest, room_for, with_blocks, wit
 from plans.schema.layout import STRINGS, Fields, Form, check_named, without_unjoinable
 from plans.schema.missing import missing_where_harmonised, with_missing
 from plans.schema.widen import Rewritten, WriteAlleles
-from plans.variants import harmonise
-from plans.variants.harmonise import Dropped, Findings, Rules
+from plans.variants.allele_dimensions import allele_lengths
+from plans.variants.dropped_fields import Dropped
+from plans.variants.findings import Findings, Summary
+from plans.variants.harmonise_rules import Rules
+from plans.variants.harmonised_fields import check_fields, harmonised, without_dropped
+from plans.variants.surveys import match_sources, with_numbers
 from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import arrays, conversion
@@ -84,16 +88,16 @@ def compile_normalise(
     """
     # by which append a sample came in is known when it does
     vcz, source = (replace(v, arrays={n: a for n, a in v.arrays.items() if n != BATCH}) for v in (vcz, source))
-    (source,) = harmonise.with_numbers(vcz, [source], rules)
-    findings = yield from harmonise.look_up(OPERATION, vcz, [source], rules, memory)
+    (source,) = with_numbers(vcz, [source], rules)
+    findings = yield from match_sources(OPERATION, vcz, [source], rules, memory)
     highest = yield from look_up_highest(OPERATION, source, [] if rules.gvcf else [source], memory)
     (source,) = without_lengths([source], rules)
-    lengths = harmonise.widths(OPERATION, vcz, findings, source)
+    lengths = allele_lengths(OPERATION, vcz, findings, source)
     check_named(OPERATION, vcz, [source], fields)
     known = vcz if vcz.n_samples else replace(vcz, arrays={**source.arrays, **vcz.arrays})
     (brought,) = without_unjoinable(OPERATION, known, [source], fields, harmonised=True)
-    brought = harmonise.without_dropped(OPERATION, known, brought, findings, lengths, fields.drop)
-    harmonise.check_fields(OPERATION, source, brought, findings, lengths)
+    brought = without_dropped(OPERATION, known, brought, findings, lengths, fields.drop)
+    check_fields(OPERATION, source, brought, findings, lengths)
     ((brought,), _) = with_blocks(OPERATION, vcz, [brought], findings, fields)
     lacking = {*fields.drop, *source.samples_arrays} - set(brought.samples_arrays)
     dropped = {name: array for name, array in vcz.samples_arrays.items() if name in lacking}
@@ -118,7 +122,7 @@ def compile_normalise(
         incoming: Any = (
             Dropped.of(name, after, source.n_samples)
             if name in dropped
-            else harmonise.incoming(name, 0, brought, calls, findings)
+            else harmonised(name, 0, brought, calls, findings)
         )
         part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))
@@ -126,7 +130,7 @@ def compile_normalise(
     attributes = {name: value for name, value in source.attributes.items() if not name.startswith("vczstore_")}
     attributes = {name: value for name, value in attributes.items() if name not in TABLES}
     attributes |= {name: vcz.attributes[name] for name in TABLES if name in vcz.attributes}
-    summary = harmonise.Summary.of(findings, calls, lacking)
+    summary = Summary.of(findings, calls, lacking)
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return Plan(
         operation=OPERATION,

@@ -10,7 +10,7 @@ from vczstore.execution.operations import Operation
 
 if TYPE_CHECKING:
     from plans.schema.layout import Fields
-    from plans.variants.harmonise import Rules
+    from plans.variants.harmonise_rules import Rules
 
 HARMONISE = "harmonise"
 """The switch that options of harmonising go with."""
@@ -158,14 +158,14 @@ class HarmoniseOptions(Operation):
     @property
     def rules(self) -> "Rules":
         """
-        The same for `plans.variants.harmonise`.
+        The same for `plans.variants.harmonise_rules`.
 
         Raises
         ------
         OptionError
             If an option has a value that it cannot have.
         """
-        from plans.variants.harmonise import HAPLOID_CONTIGS, Rules
+        from plans.variants.harmonise_rules import HAPLOID_CONTIGS, Rules
 
         if self.min_gq is not None and not self.gvcf:
             raise OptionError(f"{self.called}: --min-gq goes with --gvcf")

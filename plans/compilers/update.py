@@ -31,9 +31,10 @@ from plans.schema.schema_change import (
     look_up_unfit,
 )
 from plans.schema.widen import ALLELE
-from plans.variants import harmonise
-from plans.variants.harmonise import Findings, Rules, Summary
+from plans.variants.findings import Findings, Summary
+from plans.variants.harmonise_rules import Rules
 from plans.variants.stale import samples_change
+from plans.variants.surveys import with_numbers
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, unknown_samples
@@ -241,7 +242,7 @@ def compile_in_stages(
     """
     findings = None
     if rules is not None:
-        sources = harmonise.with_numbers(vcz, sources, rules)
+        sources = with_numbers(vcz, sources, rules)
         findings = yield from look_up(OPERATION, vcz, sources, rules, memory)
         sources = without_lengths(sources, rules)
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)

@@ -19,8 +19,10 @@ from plans.maintenance.compare_values import (
     same_values,
 )
 from plans.maintenance.history import open_at
+from plans.variants.field_numbers import GENOTYPE, numbers_of
 from plans.variants.find_matches import FindMatches
-from plans.variants.harmonise import GENOTYPE, Rules, match_scan, numbers_of, run_scans
+from plans.variants.harmonise_rules import Rules
+from plans.variants.surveys import match_scan, run_scans
 from vczstore.execution.engine import check_reachable, run_survey
 from vczstore.execution.options import Options
 from vczstore.stores.base import Store

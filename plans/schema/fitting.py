@@ -8,7 +8,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.views import View, like_source
-from plans.variants.harmonise import Dropped
+from plans.variants.dropped_fields import Dropped
 from vczstore.vcz import arrays, encoded_chunks, strings, zarr_objects
 from vczstore.vcz.floats import recast
 from vczstore.vcz.missing import MASKS, fill_value, has_sentinels, mask_of, masked_by

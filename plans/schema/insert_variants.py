@@ -32,8 +32,9 @@ from plans.schema.widen import (
     follows_alleles,
     goes_by,
 )
+from plans.variants.field_numbers import field_of, number_of, numbers_of
 from plans.variants.find_insertion import Insertion
-from plans.variants.harmonise import Findings, field_of, number_of, numbers_of
+from plans.variants.findings import Findings
 from plans.variants.inserted_variants import SITE_VALUES
 from plans.variants.kept_blocks import KeptBlocks
 from plans.variants.kept_calls import KeptCalls

@@ -13,11 +13,11 @@ from zarr.types import AnyArray
 
 from plans.core.views import View
 from plans.schema.fitting import Fitted
-from plans.variants.harmonise import absent_calls
+from plans.variants.harmonised import absent_calls
 from plans.variants.in_order import Field
 from plans.variants.inserted_variants import SITE_VALUES, InsertedVariants, MergedRange
 from plans.variants.kept_calls import KeptCalls
-from plans.variants.match import Matches
+from plans.variants.match_index import Matches
 from plans.variants.union_of_sources import FILTER
 from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.floats import recast

@@ -15,7 +15,8 @@ from plans.core.views import like_source
 from plans.schema.fitting import MadeView
 from plans.schema.layout import Fields, Layout, base_of, field_of, named
 from plans.variants.block_calls import BlockRecords
-from plans.variants.harmonise import Findings, Rules
+from plans.variants.findings import Findings
+from plans.variants.harmonise_rules import Rules
 from plans.variants.kept_blocks import (
     BLOCKS,
     FIELDS,
@@ -32,9 +33,10 @@ from plans.variants.kept_blocks import (
 from plans.variants.kept_blocks import (
     QUALITY as GQ,
 )
-from plans.variants.match import KEPT_BYTES, Latest, Sites
+from plans.variants.latest import KEPT_BYTES, Latest
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
 from plans.variants.reference_blocks import LEN, read_calls
+from plans.variants.sites import Sites
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Width

@@ -13,7 +13,8 @@ import numpy as np
 from plans.core.compatibility import BY_VARIANT
 from plans.schema.fitting import is_derived
 from plans.schema.layout import Form, Layout, lengths_of, takes_all
-from plans.variants.harmonise import Findings, kind_of, number_of, numbers_of
+from plans.variants.field_numbers import kind_of, number_of, numbers_of
+from plans.variants.findings import Findings
 from vczstore.errors import IncompatibleError
 from vczstore.vcz.missing import lacks_missing_value
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions

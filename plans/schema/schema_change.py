@@ -18,8 +18,10 @@ from plans.schema.layout import Fields, Layout, named, new_arrays, takes_all, wi
 from plans.schema.missing import with_missing_values
 from plans.schema.rebuild import compile_rebuild, cost, rebuilt_arrays, wider_notes
 from plans.schema.widen import ALLELE, WriteMissing, rewritten, widenings
-from plans.variants import harmonise
-from plans.variants.harmonise import Dropped, Findings, Summary
+from plans.variants.allele_dimensions import arrays_to_widen
+from plans.variants.dropped_fields import Dropped
+from plans.variants.findings import Findings, Summary
+from plans.variants.harmonised_fields import check_fields
 from plans.variants.kept_blocks import BLOCKS
 from plans.variants.reference_blocks import LEN
 from vczstore.stores.base import Store
@@ -133,7 +135,7 @@ def compile_growth(
     plan
         What writes them, and does nothing where there are none.
     """
-    wider = harmonise.wider(operation, change.vcz, layout.lengths)
+    wider = arrays_to_widen(operation, change.vcz, layout.lengths)
     widening = widenings(operation, change.vcz, wider, None, None, memory)
     n_samples = change.vcz.n_samples
     missing = [
@@ -217,7 +219,7 @@ def _check(
     for source in sources:
         check_metadata(operation, vcz, source, harmonised=findings is not None, may_lack=_may_lack(vcz, source, fields))
         if findings is not None:
-            harmonise.check_fields(operation, vcz, source, findings, by_allele or {})
+            check_fields(operation, vcz, source, findings, by_allele or {})
         mine = data_checks(operation, vcz, source, harmonised=findings is not None)
         checks += [check for check in mine if not (surveyed and isinstance(check, FitsDtype))]
     return checks

@@ -15,9 +15,11 @@ from plans.core.memory import Memory
 from plans.core.rewrite_columns import ColumnReader, Reencoded
 from plans.core.views import Padded, View, extra_mem, in_store, read_padded
 from plans.schema.fitting import Fitted
-from plans.variants.harmonise import GENOTYPE, Dropped, Findings, number_of, numbers_of
+from plans.variants.dropped_fields import Dropped
+from plans.variants.field_numbers import GENOTYPE, number_of, numbers_of
+from plans.variants.findings import Findings
 from plans.variants.in_order import DIPLOID, Field
-from plans.variants.match import Index, Unit
+from plans.variants.match_index import Index, Unit
 from plans.variants.vectors import beyond, lacking, lengths, trimmed
 from vczstore.vcz import arrays, pipeline, strings
 from vczstore.vcz.missing import STR_FILL, STR_MISSING, fill_value, masked_by, missing_value, same

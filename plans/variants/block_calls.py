@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plans.variants.match import ABSENT, UNMATCHED, Index, Latest, Sites, Unit
+from plans.variants.latest import Latest
+from plans.variants.match_index import ABSENT, UNMATCHED, Index, Unit
 from plans.variants.reference_blocks import SLAB_CALLS, Blocks, Unseen, n_alleles, ref_lengths
+from plans.variants.sites import Sites
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE
 

@@ -25,9 +25,10 @@ from plans.variants.inserted_variants import (
     InsertedVariants,
     MergedRange,
 )
-from plans.variants.match import Index, Sites
+from plans.variants.match_index import Index
 from plans.variants.reference_blocks import LEN
 from plans.variants.region_index import REGION_INDEX, region_index
+from plans.variants.sites import Sites
 from plans.variants.sortedness import Runs
 from plans.variants.union_of_sources import ID_MASK, SourceSites, Union
 from vczstore.errors import IncompatibleError
@@ -239,7 +240,7 @@ class Insertion:
 
     @property
     def runs(self) -> np.ndarray:
-        """The runs of the store as it will be, as `plans.variants.match.Sites` has them."""
+        """The runs of the store as it will be, as `plans.variants.sites.Sites` has them."""
         found = []
         for report in self.reports:
             start = int(self.records.stops[report.number])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from plans.core.memory import Memory
-from plans.variants.match import Index, Unit
+from plans.variants.match_index import Index, Unit
 
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
@@ -23,7 +23,7 @@ class UnitReport(NamedTuple):
     source
         Which source.
     matched, unmatched, first_unmatched, block
-        As in `plans.variants.match.Report`.
+        As in `plans.variants.match_index.Report`.
     reordered, new_alleles
         Variants whose alleles have other numbers, and alleles that come in.
     shift

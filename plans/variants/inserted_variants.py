@@ -13,7 +13,9 @@ import numpy as np
 
 from plans.core.compatibility import without_nothing
 from plans.core.views import View
-from plans.variants.match import KEPT_BYTES, Index, Latest, Matches, Numbers, Report, Unit, with_new
+from plans.variants.allele_numbers import Numbers, with_new
+from plans.variants.latest import KEPT_BYTES, Latest
+from plans.variants.match_index import Index, Matches, Report, Unit
 from plans.variants.reference_blocks import Unseen
 from plans.variants.union_of_sources import ALLELE, CONTIG, ID, POSITION, Piece, Union
 from vczstore.vcz.extents import END, LENGTH, SVLEN

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.variants.match import KEPT_BYTES, Latest
+from plans.variants.latest import KEPT_BYTES, Latest
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import INT_FILL, INT_MISSING, masked_by
 from vczstore.vcz.model import Vcz

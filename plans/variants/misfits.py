@@ -17,7 +17,7 @@ from plans.core.memory import Memory
 from plans.variants.block_calls import used_blocks
 from plans.variants.find_matches import UnitReport
 from plans.variants.in_order import Field
-from plans.variants.match import Index, Matches, Unit
+from plans.variants.match_index import Index, Matches, Unit
 from vczstore.vcz import arrays
 
 if TYPE_CHECKING:

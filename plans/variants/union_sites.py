@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from plans.core.compatibility import NOTHING
+from plans.variants.allele_numbers import REPEATED, told_apart
 from plans.variants.join_records import join
-from plans.variants.match import REPEATED, told_apart
 from vczstore.vcz.extents import NONE, UNSEEN, is_symbolic
 
 

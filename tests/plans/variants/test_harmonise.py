@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vczstore
-from plans.variants.harmonise import HAPLOID_CONTIGS
+from plans.variants.harmonise_rules import HAPLOID_CONTIGS
 from plans.variants.in_order import genotype_number, genotypes
 from plans.variants.match import match
 from tests.support import cohort, vcf

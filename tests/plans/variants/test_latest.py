@@ -9,8 +9,8 @@ from time import sleep
 import numpy as np
 import pytest
 
-from plans.variants import match
-from plans.variants.match import Matches, Unit
+from plans.variants import latest
+from plans.variants.match_index import Matches, Unit
 
 
 def _unit(start: int, n: int) -> Unit:
@@ -21,12 +21,12 @@ def _unit(start: int, n: int) -> Unit:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(match, "KEPT_BYTES", 10 * _unit(0, 100).nbytes)
-    latest = match.Latest()
+    monkeypatch.setattr(latest, "KEPT_BYTES", 10 * _unit(0, 100).nbytes)
+    kept = latest.Latest()
     made: list[int] = []
 
     def get(number: int) -> Unit:
-        return latest.get(("index", number), lambda: made.append(number) or _unit(100 * number, 100))
+        return kept.get(("index", number), lambda: made.append(number) or _unit(100 * number, 100))
 
     for number in range(50):
         assert get(number).start == 100 * number
@@ -38,14 +38,14 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == [*range(50), 40]
 
     # one that is larger than all that may be kept is made, and kept alone
-    whole = latest.get(("index", -1), lambda: _unit(0, 10_000))
-    assert latest.get(("index", -1), lambda: pytest.fail("made again")) is whole
+    whole = kept.get(("index", -1), lambda: _unit(0, 10_000))
+    assert kept.get(("index", -1), lambda: pytest.fail("made again")) is whole
     get(49)
     assert made == [*range(50), 40, 49]
 
 
 def test_what_two_threads_want_at_once_is_made_once() -> None:
-    latest, together, made = match.Latest(), threading.Barrier(4), []
+    kept, together, made = latest.Latest(), threading.Barrier(4), []
 
     def make() -> Unit:
         sleep(0.1)
@@ -54,7 +54,7 @@ def test_what_two_threads_want_at_once_is_made_once() -> None:
 
     def want() -> Unit:
         together.wait()
-        return latest.get(("index", 0), make)
+        return kept.get(("index", 0), make)
 
     with ThreadPoolExecutor(4) as pool:
         units = [each.result() for each in [pool.submit(want) for _ in range(4)]]
@@ -63,11 +63,11 @@ def test_what_two_threads_want_at_once_is_made_once() -> None:
 
 
 def test_what_could_not_be_made_is_made_again() -> None:
-    latest = match.Latest()
+    kept = latest.Latest()
 
     def fail() -> Unit:
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        latest.get(("index", 0), fail)
-    assert latest.get(("index", 0), lambda: _unit(0, 10)).stop == 10
+        kept.get(("index", 0), fail)
+    assert kept.get(("index", 0), lambda: _unit(0, 10)).stop == 10

@@ -1,0 +1,75 @@
+"""Numbers for alleles, by which variants are compared."""
+
+from collections import Counter
+
+import numpy as np
+
+from plans.core.compatibility import NOTHING
+
+
+class Numbers(dict[str, int]):
+    """A number for each different allele, upper and lower case being equal; -1 where there is none."""
+
+    def __missing__(self, allele: str) -> int:
+        upper = allele.upper()
+        self[allele] = -1 if allele in NOTHING else len(self) if upper == allele else self[upper]
+        return self[allele]
+
+    def of(self, alleles: np.ndarray) -> np.ndarray:
+        """Of many."""
+        numbers = np.fromiter(map(self.__getitem__, alleles.ravel().tolist()), "i8", alleles.size)
+        return told_apart(numbers.reshape(alleles.shape))
+
+
+REPEATED = 2**32
+"""Between the numbers of an allele that a record has several times."""
+
+
+def told_apart(numbers: np.ndarray) -> np.ndarray:
+    """
+    The numbers of alleles, in which one that a record repeats has another number each time.
+
+    VCF allows no repeated allele, yet there are files with some, and what belongs to each has to stay with it.
+
+    >>> told_apart(np.array([[0, 1, 2], [0, 1, 1], [3, -1, -1]])).tolist()
+    [[0, 1, 2], [0, 1, 4294967297], [3, -1, -1]]
+    """
+    in_order = np.sort(numbers, axis=1)
+    repeats = (np.diff(in_order, axis=1) == 0) & (in_order[:, 1:] >= 0)
+    result = numbers
+    for row in np.flatnonzero(repeats.any(axis=1)):
+        result = numbers.copy() if result is numbers else result
+        seen: Counter[int] = Counter()
+        for column, number in enumerate(numbers[row].tolist()):
+            if number >= 0:
+                result[row, column] += seen[number] * REPEATED
+                seen[number] += 1
+    return result
+
+
+def widened(alleles: np.ndarray, width: int) -> np.ndarray:
+    """Alleles with room for more of them."""
+    return np.pad(alleles, ((0, 0), (0, width - alleles.shape[1])), constant_values="")
+
+
+def with_new(
+    alleles: np.ndarray, ours: np.ndarray, theirs: np.ndarray, ids: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The alleles of the store with those that a source adds, and the number there of each of the source's."""
+    mapped = np.full((len(at), ids.shape[1]), -1, dtype="i8")
+    present = np.flatnonzero(at >= 0)
+    if not len(present):
+        return alleles, ours, mapped
+    wanted = ids[at[present]]
+    same = wanted[:, :, np.newaxis] == ours[present][:, np.newaxis, :]
+    mapped[present] = np.where(wanted < 0, -1, np.where(same.any(axis=2), same.argmax(axis=2), -2))
+    for row in present[(mapped[present] == -2).any(axis=1)]:  # few: alleles that were new
+        n = int((ours[row] >= 0).sum())
+        for column in np.flatnonzero(mapped[row] == -2):
+            if n == ours.shape[1]:
+                alleles = widened(alleles, n + 1)
+                ours = np.pad(ours, ((0, 0), (0, 1)), constant_values=-1)
+            alleles[row, n], ours[row, n] = theirs[at[row], column], ids[at[row], column]
+            mapped[row, column] = n
+            n += 1
+    return alleles, ours, mapped

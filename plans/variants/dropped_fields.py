@@ -1,0 +1,41 @@
+"""Fields that a source does not bring: missing values for its samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from zarr.types import AnyArray
+
+from plans.core.views import View
+from vczstore.vcz import arrays, encoded_chunks, zarr_objects
+from vczstore.vcz.missing import fill_value, masked_by, missing_value
+from vczstore.vcz.model import samples_axis
+
+
+@dataclass(frozen=True)
+class Dropped(View):
+    """The samples of a source that does not bring a field of the store: missing values."""
+
+    name: str
+
+    @classmethod
+    def of(cls, name: str, target: AnyArray, n_samples: int) -> "Dropped":
+        """`target` is the array of the store as it will be."""
+        axis = samples_axis(target)
+        like = arrays.planned(target, shape=tuple(n_samples if i == axis else n for i, n in enumerate(target.shape)))
+        return cls(like, like, name)
+
+    def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
+        """The values of a region: missing, and no more of them."""
+        lead = (samples_axis(self.like) or 0) + 1
+        call = np.full(self.shape[lead:], missing_value(self.name, self.like), dtype=self.dtype)
+        if masked_by(self.name) != "call_genotype":
+            call.reshape(-1)[1:] = fill_value(self.name, self.like)
+        call = call[(*region[lead:], ...)]
+        others = [len(np.arange(n)[r]) for n, r in zip(self.shape, region[:lead], strict=False)]
+        return np.broadcast_to(call, (*others, *call.shape)).copy()
+
+    def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[zarr_objects.Encoded]:
+        """Chunks of them."""
+        regions = [encoded_chunks.chunk_region(self.like, c) for c in coords]
+        return [encoded_chunks.encode(self.like, c, r, self[r]) for c, r in zip(coords, regions, strict=True)]

@@ -1,0 +1,312 @@
+"""What sources have for each unit of a store's variants: which rows, and which number each allele has in the store."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from plans.variants.allele_numbers import Numbers, widened, with_new
+from plans.variants.latest import Latest
+from plans.variants.match import match
+from plans.variants.sites import Records, Sites
+from vczstore.vcz import arrays
+from vczstore.vcz.extents import NONE, UNSEEN
+
+ABSENT, UNMATCHED = -1, -2
+"""In the place of a row: the source has nothing at the position, or something else."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """
+    What one source has for some variants of a store.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray of int64
+        The row of the source; `ABSENT`, or `UNMATCHED` where a record of the source has the position, but is no variant
+        of the store.
+    alleles : numpy.ndarray of int32, variants by alleles of the source
+        For each allele of the source the number of it in the store; -1 where there is none.
+    n_alleles : numpy.ndarray of int32
+        How many alleles the variant has in the source.
+    unseen : numpy.ndarray of int32
+        Of a gVCF, which allele of the source stands for those that were not seen; -1 if none does. None of others.
+    """
+
+    rows: np.ndarray
+    alleles: np.ndarray
+    n_alleles: np.ndarray
+    unseen: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep them."""
+        return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
+
+    def cut(self, rows: slice) -> "Matches":
+        """Of some of the variants."""
+        unseen = None if self.unseen is None else self.unseen[rows]
+        return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows], unseen)
+
+    @property
+    def changed(self) -> np.ndarray:
+        """For which variants an allele of the source has another number in the store, or none."""
+        return self.reordered if self.unseen is None else self.reordered | (self.unseen >= 0)
+
+    @property
+    def reordered(self) -> np.ndarray:
+        """For which variants an allele of the source has another number in the store."""
+        here = np.arange(self.alleles.shape[1])
+        return np.asarray(((self.alleles != here) & (self.alleles >= 0)).any(axis=1))
+
+
+class Report(NamedTuple):
+    """
+    What does not come in, of one source and some variants of a store.
+
+    Attributes
+    ----------
+    matched, unmatched
+        Variants that match, and variants of the source that belong here and match nothing.
+    first_unmatched
+        The first of these; None if there are none.
+    block
+        The first reference block of a source that is not said to have any.
+    """
+
+    matched: int
+    unmatched: int = 0
+    first_unmatched: int | None = None
+    block: int | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """
+    A range of the store's variants, and what all sources have for them.
+
+    Attributes
+    ----------
+    start, stop
+        The rows of the store.
+    alleles : numpy.ndarray of object, variants by alleles
+        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none. None if
+        none come in, and all are the store's.
+    n_before, n_alleles : numpy.ndarray of int32
+        How many alleles each variant has, and will have.
+    sources
+        What each source has.
+    reports
+        For each source.
+    """
+
+    start: int
+    stop: int
+    alleles: np.ndarray | None
+    n_before: np.ndarray
+    n_alleles: np.ndarray
+    sources: tuple[Matches, ...]
+    reports: tuple["Report", ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep it, about."""
+        alleles = 0 if self.alleles is None else 64 * self.alleles.size
+        return alleles + self.n_before.nbytes + self.n_alleles.nbytes + sum(m.nbytes for m in self.sources)
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """
+    The matches of sources with a store, looked up unit by unit.
+
+    Attributes
+    ----------
+    token
+        Names this index in the memory of a process.
+    store, sources
+        Their variants.
+    n_variants, unit
+        The store's variants, and how many make a unit.
+    allow_new_alleles
+        Whether alleles may come in.
+    is_surveyed
+        Whether all units have been looked up, so that reports are no longer needed.
+    """
+
+    token: str
+    store: Sites
+    sources: tuple[Sites, ...]
+    n_variants: int
+    unit: int
+    allow_new_alleles: bool
+    is_surveyed: bool = False
+
+    @property
+    def reading_mem(self) -> int:
+        """What it takes to look a unit up beside what is counted for its variants."""
+        return 0
+
+    def of_source(self, number: int) -> Self:
+        """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
+        return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))
+
+    def units(self, rows: slice) -> Iterator[tuple[Unit, slice]]:
+        """The units of a range of rows, and which of their variants lie in it."""
+        for number in range(rows.start // self.unit, -(-rows.stop // self.unit)):
+            unit = self.look_up(number)
+            yield unit, slice(max(rows.start, unit.start) - unit.start, min(rows.stop, unit.stop) - unit.start)
+
+    def look_up(self, number: int) -> Unit:
+        """One unit; the latest are remembered."""
+        rows = slice(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
+        return _latest.get((self.token, number), lambda: self._match(rows.start, rows.stop))
+
+    def _match(self, start: int, stop: int) -> Unit:
+        runs = self.store.runs
+        mine = np.flatnonzero((runs[:, 1] >= start) & (runs[:, 2] <= stop))
+        parts = [self._match_run(int(k)) for k in mine]
+        sources = [
+            Matches(
+                np.concatenate([p.sources[s].rows for p in parts]),
+                np.concatenate([p.sources[s].alleles for p in parts]).astype("i4"),
+                np.concatenate([p.sources[s].n_alleles for p in parts]).astype("i4"),
+                _joined([p.sources[s].unseen for p in parts]),
+            )
+            for s in range(len(self.sources))
+        ]
+        n_before, n_alleles = (
+            np.concatenate([getattr(p, name) for p in parts]).astype("i4") for name in ("n_before", "n_alleles")
+        )
+        alleles = [p.alleles for p in parts if p.alleles is not None]
+        width = max(a.shape[1] for a in alleles)
+        return Unit(
+            start,
+            stop,
+            np.concatenate([widened(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
+            n_before,
+            n_alleles,
+            tuple(sources),
+            tuple(_added([p.reports[s] for p in parts]) for s in range(len(self.sources))),
+        )
+
+    def _match_run(self, k: int) -> Unit:
+        """One run; variants of its neighbours at the same position take part, and are left out again."""
+        contig, start, stop, first, last = (int(x) for x in self.store.runs[k])
+        a, b = self.store.rows_between(contig, first, last)
+        positions = arrays.read(self.store.position, (slice(a, b),)).astype("i8")
+        alleles = self.store.alleles(a, b)
+        numbers = Numbers()
+        ours = numbers.of(alleles)
+        n_before = (ours >= 0).sum(axis=1)
+        our_extents = self.store.extents.look(alleles, slice(a, b))
+        here = slice(start - a, stop - a)
+        found, reports = [], []
+        for source in self.sources:
+            records = source.records_at(contig, positions)
+            ids = numbers.of(records.alleles)
+            extents = (our_extents, records.extents)
+            at = match(
+                positions,
+                ours,
+                records.positions,
+                ids,
+                allow_new_alleles=self.allow_new_alleles,
+                extents=extents if any((e != NONE).any() for e in extents) else None,
+            )
+            alleles, ours, mapped = with_new(alleles, ours, records.alleles, ids, at)
+            found.append(_matches(positions, records, ids, at, mapped, here))
+            is_matched = np.zeros(len(records.rows), dtype=bool)
+            is_matched[at[at >= 0]] = True
+            n_matched = int((found[-1].rows >= 0).sum())
+            report = Report(n_matched)
+            if not self.is_surveyed:
+                report = self._report(source, k, records, is_matched, report)
+            if source.blocks is None and report.block is None and any(text in numbers for text in UNSEEN):
+                report = report._replace(block=records.first_block(source.spans))
+            reports.append(report)
+        return Unit(
+            start,
+            stop,
+            alleles[here],
+            n_before[here],
+            (ours >= 0).sum(axis=1)[here],
+            tuple(found),
+            tuple(reports),
+        )
+
+    def _report(self, source: Sites, k: int, records: Records, is_matched: np.ndarray, report: Report) -> Report:
+        """
+        Count what matches nothing.
+
+        A variant of the source belongs to the last run that begins at or before it, to the first of a contig if none
+        does.
+        """
+        contig, _, _, first, _ = (int(x) for x in self.store.runs[k])
+        runs, theirs = self.store.of_contig(contig), source.of_contig(contig)
+        if not len(theirs):
+            return report
+        is_first = self.store.runs[k, 1] == runs[0, 1]
+        after = runs[runs[:, 1] > self.store.runs[k, 1]]
+        begin = int(theirs[0, 1]) if is_first else source.row_of(contig, first, "left")
+        end = source.row_of(contig, int(after[0, 3]), "left") if len(after) else int(theirs[-1, 2])
+        if source.blocks is not None:
+            n, first_unmatched = source.unmatched(begin, end, records.rows[is_matched])
+            return report._replace(unmatched=n, first_unmatched=first_unmatched)
+        c = int(records.rows[0]) if len(is_matched) else source.row_of(contig, first, "left")
+        inside = ~is_matched[max(0, begin - c) : max(0, end - c)]
+        before, beyond = max(0, min(end, c) - begin), max(0, end - max(begin, c + len(is_matched)))
+        n_unmatched = before + int(inside.sum()) + beyond
+        if not n_unmatched:
+            return report
+        # the alleles of these were not read by the matching
+        blocks = source.first_block(begin, begin + before), source.first_block(end - beyond, end)
+        block = next((row for row in blocks if row is not None), None)
+        if before:
+            return report._replace(unmatched=n_unmatched, first_unmatched=begin, block=block)
+        offset = int(np.argmax(inside)) if inside.any() else max(0, c + len(is_matched) - max(begin, c))
+        return report._replace(unmatched=n_unmatched, first_unmatched=max(begin, c) + offset, block=block)
+
+
+def _matches(
+    positions: np.ndarray, records: Records, ids: np.ndarray, at: np.ndarray, mapped: np.ndarray, here: slice
+) -> Matches:
+    """What a source has for some variants, `at` being what `match` has found."""
+    rows = np.where(_has_unmatched(positions, records.positions, at), UNMATCHED, ABSENT)
+    n_alleles, is_there = np.zeros(len(at), dtype="i8"), at >= 0
+    rows[is_there] = records.rows[at[is_there]]
+    n_alleles[is_there] = (ids[at[is_there]] >= 0).sum(axis=1)
+    if records.unseen is None:
+        return Matches(rows[here], mapped[here], n_alleles[here])
+    unseen = np.full(len(at), -1, dtype="i4")
+    unseen[is_there] = records.unseen[at[is_there]]
+    return Matches(rows[here], mapped[here], (n_alleles + (unseen >= 0))[here], unseen[here])
+
+
+def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """At which positions of the store's variants a source has a record that is none of them."""
+    is_unmatched = np.ones(len(source_positions), dtype=bool)
+    is_unmatched[at[at >= 0]] = False
+    return np.isin(positions, source_positions[is_unmatched])
+
+
+_latest: Latest[Unit] = Latest()
+
+
+def _added(reports: Sequence[Report]) -> Report:
+    def first(rows: Iterable[int | None]) -> int | None:
+        return min((row for row in rows if row is not None), default=None)
+
+    return Report(
+        sum(r.matched for r in reports),
+        sum(r.unmatched for r in reports),
+        first(r.first_unmatched for r in reports),
+        first(r.block for r in reports),
+    )
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None

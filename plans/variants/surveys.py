@@ -1,0 +1,217 @@
+"""The surveys before sources are harmonised: which variants match, which are inserted, which values do not fit."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from plans.core.compatibility import check_builds
+from plans.core.memory import Memory
+from plans.core.model import Survey
+from plans.variants.field_numbers import GENOTYPE, field_of, kind_of, numbers_of
+from plans.variants.find_insertion import find_insertion
+from plans.variants.find_matches import FindMatches, UnitReport
+from plans.variants.findings import Findings
+from plans.variants.harmonise_rules import Rules
+from plans.variants.match_index import Index
+from plans.variants.misfits import FindMisfits, Misfit
+from plans.variants.misfits import Source as MisfitSource
+from plans.variants.reference_blocks import Blocks, FindBlocks, refusal
+from plans.variants.sites import Sites
+from plans.variants.sortedness import FindRuns, Runs, site, unit_rows
+from vczstore.errors import IncompatibleError
+from vczstore.vcz import arrays
+from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
+
+_DIMENSIONS = {"R": "alleles", "A": "alt_alleles", "G": "genotypes"}
+"""What converters call the last axis of a field, by its Number."""
+
+
+def with_numbers(store: Vcz, sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
+    """The sources with the last axes of fields whose Number a user tells called as they are in the store."""
+    result = []
+    for source in sources:
+        renamed = {}
+        for field_name, number in rules.by_field.items():
+            name = f"call_{field_name}"
+            theirs, ours = (vcz.samples_arrays.get(name) for vcz in (source, store))
+            if theirs is not None and theirs.ndim == 3:
+                wanted = _DIMENSIONS[number] if ours is None or ours.ndim != 3 else dimensions(ours)[-1]
+                renamed[name] = arrays.with_dimensions(theirs, (*dimensions(theirs)[:-1], wanted))
+        result.append(replace(source, arrays={**source.arrays, **renamed}) if renamed else source)
+    return result
+
+
+def match_sources(
+    operation: str,
+    vcz: Vcz,
+    sources: Sequence[Vcz],
+    rules: Rules,
+    memory: Memory,
+    *,
+    interrupted_at: int | None = None,
+) -> Generator[Survey, list[list[Any]], Findings]:
+    """
+    Find out what of sources is what of a store, in two surveys.
+
+    Parameters
+    ----------
+    operation, vcz, sources, rules, memory
+        As in `plans.compilers.append`.
+    interrupted_at
+        As in `Vcz.require_whole`, of the store.
+
+    Raises
+    ------
+    VczstoreError
+        If a VCZ is damaged, variants are not sorted, or some of a source's match nothing and are not to be dropped.
+    """
+    vcz.require_whole(operation, interrupted_at=interrupted_at)
+    for source in sources:
+        source.require_whole(operation)
+    scans = run_scans(operation, vcz, sources)
+    finding = [FindBlocks(operation, source, unit_rows(source)) for source in sources if rules.gvcf]
+    seen = yield Survey(operation, (*scans, *finding), memory)
+    runs = [scan.joined(items) for scan, items in zip(scans, seen, strict=False)]
+    blocks = [
+        Blocks.of(operation, f.vcz, f.joined(items), rules.min_gq)
+        for f, items in zip(finding, seen[len(scans) :], strict=True)
+    ]
+    scan = match_scan(operation, vcz, sources, rules, runs, blocks or [None] * len(sources))
+    (reports,) = yield Survey(operation, (scan,), memory)
+    findings = _findings(operation, vcz, sources, rules, scan.index, reports)
+    if rules.is_copied or (rules.new_variants == "insert" and findings.n_unmatched):
+        insertion, index = yield from find_insertion(
+            operation,
+            vcz,
+            sources,
+            runs,
+            scan.index,
+            memory,
+            n_records=findings.n_unmatched,
+            any_alt=rules.allow_new_alleles,
+            on_ref_mismatch=rules.on_ref_mismatch,
+        )
+        scan = FindMatches(operation, index, insertion.records.reading_mem + scan.mem)
+        (reports,) = yield Survey(operation, (scan,), memory)
+        findings = _findings(operation, vcz, sources, rules, index, reports)
+        findings = replace(findings, insertion=insertion, contigs=insertion.contigs)
+    values = _misfit_scan(vcz, sources, findings, scan)
+    if not values.is_due:
+        return findings
+    (misfits,) = yield Survey(operation, (values,), memory)
+    found: dict[tuple[str, str], Misfit] = {}
+    for misfit in sorted(Misfit(*item) for items in misfits for item in items):
+        found.setdefault((sources[misfit.source].label, misfit.name), misfit)
+    return replace(findings, misfits=found)
+
+
+def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: FindMatches) -> FindMisfits:
+    """What has to be looked up last: whether values fit the alleles."""
+    looked_at = []
+    for i, source in enumerate(sources):
+        calls = {
+            name: array
+            for name, array in source.samples_arrays.items()
+            if dimensions(array)[:2] == (VARIANTS, SAMPLES) and (name in vcz.samples_arrays or not vcz.n_samples)
+        }
+        kinds = {name: kind_of(name, array, findings.numbers) for name, array in calls.items() if array.dtype != bool}
+        vectors = {n: (calls[n], field_of(n, calls[n], kind)) for n, kind in kinds.items() if kind in ("R", "A", "G")}
+        numbers = {name: calls[name] for name, kind in kinds.items() if kind == "GT"}
+        reports = findings.by_source.get(i, [])
+        looked_at.append(MisfitSource.of(vectors, numbers, calls.get(GENOTYPE), source.chosen, reports))
+    known = [(s.blocks, source) for s, source in zip(findings.index.sources, sources, strict=True)]
+    slabs = [blocks.slab_rows(source.arrays[SAMPLE_ID].shape[0]) for blocks, source in known if blocks is not None]
+    span = max([*slabs, *(r.span for r in findings.reports.values())], default=0)
+    return FindMisfits(findings.index, tuple(looked_at), scan.rows_per_task, span, scan.mem)
+
+
+def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
+    """What has to be looked up first: where the variants of each are."""
+    for vcz in (store, *sources):
+        for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
+            if not vcz.tells(name):
+                raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be matched")
+    check_builds(operation, [store, *sources])
+    return [FindRuns(operation, vcz, unit_rows(vcz)) for vcz in (store, *sources)]
+
+
+def match_scan(
+    operation: str,
+    store: Vcz,
+    sources: Sequence[Vcz],
+    rules: Rules,
+    runs: Sequence[Runs],
+    blocks: Sequence[Blocks | None],
+) -> FindMatches:
+    """What has to be looked up then: what matches."""
+    ours = {name: i for i, name in enumerate(store.table("contig_id").tolist())}
+    sites = []
+    for vcz, mine, theirs in zip((store, *sources), runs, (None, *blocks), strict=True):
+        names = vcz.table("contig_id").tolist()
+        numbers = np.array([ours.get(name, -1 - i) for i, name in enumerate(names)], "i8")
+        sites.append(Sites.of(vcz, mine, numbers, theirs))
+    token = uuid4().hex
+    unit = unit_rows(store)
+    # what is inserted is joined with what is there as `create` joins it
+    is_joined_later = rules.new_variants == "insert"
+    allows = rules.allow_new_alleles and not is_joined_later
+    index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, allows)
+    return FindMatches(operation, index, _match_mem(index))
+
+
+def _match_mem(index: Index) -> int:
+    """What it takes to match a unit: reading the store and one source after the other, and what is found in each."""
+    read = [(s.position, s.contig, s.allele, *s.extents.fields.values()) for s in (index.store, *index.sources)]
+    reading = [4 * sum(arrays.decode_mem(a, 2) for a in some) for some in read]
+    rows = min(index.unit, index.n_variants)
+    found = sum(3 * rows * (16 + 8 * s.allele.shape[1]) for s in index.sources)
+    return reading[0] + max(reading[1:], default=0) + found
+
+
+def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
+    """Put together what was found."""
+    reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
+    findings = Findings(
+        rules,
+        replace(index, is_surveyed=True),
+        reports,
+        tuple(vcz.table("contig_id").tolist()),
+        {**numbers_of(vcz), **rules.by_field},
+    )
+    for i, source in enumerate(sources):
+        n, first = findings.first_unmatched(i)
+        blocks = [r.block for r in findings.by_source.get(i, []) if r.block is not None]
+        if blocks:
+            raise refusal(operation, source, min(blocks))
+        known = index.sources[i].blocks
+        n_variants = source.n_variants if known is None else known.n_variants
+        if known is None:
+            _check_some(operation, vcz, source, rules, n)
+        if first is not None and rules.new_variants == "refuse":
+            alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
+            alleles += "" if operation == "normalise" else "insert them with --new-variants insert, "
+            raise IncompatibleError(
+                f"{operation}: {n:,} of the {n_variants:,} variants of {source.label} match none of the store, "
+                f"the first is variant {first}, {site(source, first)}; {alleles}leave them out with --new-variants "
+                "drop, or make a store that has them with vczstore create"
+            )
+    return findings
+
+
+def _check_some(operation: str, store: Vcz, source: Vcz, rules: Rules, n_unmatched: int) -> None:
+    """Refuse a source of which nothing would come in but samples without calls."""
+    if 0 < source.n_variants <= n_unmatched and rules.new_variants == "drop":
+        contigs = [listing(vcz.table("contig_id").tolist(), limit=5) for vcz in (source, store)]
+        raise IncompatibleError(
+            f"{operation}: all {n_unmatched:,} variants of {source.label} match none of the store, and --new-variants "
+            f"drop would leave nothing of it; its contigs are {contigs[0]}, the store's {contigs[1]}: make it over the "
+            "store's reference genome, or a store that has its variants with vczstore create"
+        )
+    if store.n_variants and not source.n_variants and rules.absent == "missing":
+        raise IncompatibleError(
+            f"{operation}: {source.label} has no variants, so all its genotypes would be missing; say --absent "
+            "reference if they are the reference, or leave it out"
+        )
