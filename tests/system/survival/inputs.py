@@ -767,7 +767,7 @@ def _id_case(rng: random.Random, kind: str, role: str, command: str) -> Case:
         def write(folder: Path) -> None:
             (folder / file).write_bytes(content)
 
-        return Case(f"a file of {content[:40]!r}", kind, name, write, "", statuses=(0, 1))
+        return Case(f"a file of {content[:40]!r}", kind, name, write, "", statuses=(0, 1, 2))
 
     def damage(folder: Path) -> None:
         if kind == "icechunk" and role == "store":
