@@ -35,11 +35,11 @@ from tests.support.modal_client import no_token, start
 from tests.support.paths import ROOT
 from tests.support.s3 import variables
 from tests.support.tasks import Ends, dag_of
+from vczstore.configuration import executor_file
 from vczstore.errors import OptionError, StorageError
 from vczstore.execution.engine import run_plan
 from vczstore.execution.options import Options
 from vczstore.execution.results import Result
-from vczstore.jobs import model
 
 __all__ = ["no_token", "start"]  # fixtures
 
@@ -372,7 +372,7 @@ def test_a_job_with_an_executor_file(bucket: Bucket, start: Callable[..., FakeMo
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("modal-*.yaml")), ids=lambda path: path.stem)
 def test_examples_are_executor_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _set_token(monkeypatch)
-    said = model.load_executor(path)
+    said = executor_file.load_executor(path)
     engine = executors.create(said.name, **said.options)
     assert isinstance(engine, ModalExecutor)
     assert f"modal-{engine.cloud}" == path.stem

@@ -21,10 +21,13 @@ from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
 from vczstore import errors
+from vczstore.configuration import yaml_file
 from vczstore.configuration.executor_file import load_executor
 from vczstore.errors import JobFileError, OptionError
 from vczstore.jobs import model as jobfile
-from vczstore.jobs.model import STEPS, ExecutorSpec, StoreSpec
+from vczstore.jobs import reference, step_inputs
+from vczstore.jobs.model import ExecutorSpec, StoreSpec
+from vczstore.jobs.steps import STEPS
 
 Append, Remove, Tag, Update = (STEPS[name] for name in ("append", "remove", "tag", "update"))
 
@@ -154,7 +157,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     given(b"store: x\nstps: []\n")
     with pytest.raises(JobFileError, match=r"^standard input:2: stps: no such key; did you mean steps\?$"):
         jobfile.load("-")
-    given(b"#" * (jobfile.MAX_BYTES + 1))
+    given(b"#" * (yaml_file.MAX_BYTES + 1))
     with pytest.raises(JobFileError, match=r"^standard input: is larger than"):
         jobfile.load("-")
     monkeypatch.setattr("sys.stdin", None)
@@ -244,7 +247,7 @@ def test_expand_sources(tmp_path: Path) -> None:
     def expand(*sources: str) -> list[str]:
         (step,) = load(tmp_path, f"store: s\nsteps: [{{append: {json.dumps(sources)}}}]").steps
         assert isinstance(step, Append)
-        return [p.removeprefix(f"{tmp_path}/") for paths in jobfile.expand_sources(step).values() for p in paths]
+        return [p.removeprefix(f"{tmp_path}/") for paths in step_inputs.expand_sources(step).values() for p in paths]
 
     assert expand("inbox/*.vcz") == ["inbox/a.vcz", "inbox/b.vcz"]
     assert expand("inbox/**/*.vcz") == ["inbox/a.vcz", "inbox/b.vcz", "inbox/deep/down/c.vcz"]
@@ -263,7 +266,9 @@ def test_the_folder_of_the_job_is_no_glob(tmp_path: Path) -> None:
     (folder / "inbox" / "a.vcz").mkdir(parents=True)
     job = load(folder, "store: s.vcz\nsteps: [{append: [late.vcz, inbox/*]}, {update: late.vcz}]")
     assert job.store.url == f"{folder}/s.vcz"
-    assert [[*jobfile.expand_sources(step).values()] for step in job.steps if isinstance(step, Append | Update)] == [
+    assert [
+        [*step_inputs.expand_sources(step).values()] for step in job.steps if isinstance(step, Append | Update)
+    ] == [
         [[f"{folder}/late.vcz"], [f"{folder}/inbox/a.vcz"]],
         [[f"{folder}/late.vcz"]],
     ]
@@ -294,13 +299,13 @@ def test_what_names_no_place_is_refused(tmp_path: Path, url: str, words: str) ->
 def test_globs_of_object_stores_are_left_to_who_can_list(tmp_path: Path) -> None:
     (step,) = load(tmp_path, steps("- append: ['s3://bucket/inbox/*.vcz', 'az://c/?.vcz']")).steps
     assert isinstance(step, Append)
-    assert jobfile.expand_sources(step) == {url: [url] for url in ("s3://bucket/inbox/*.vcz", "az://c/?.vcz")}
+    assert step_inputs.expand_sources(step) == {url: [url] for url in ("s3://bucket/inbox/*.vcz", "az://c/?.vcz")}
 
 
 def read_samples(folder: Path, text: str) -> list[str]:
     (step,) = load(folder, text).steps
     assert isinstance(step, Remove)
-    return jobfile.read_samples(step)
+    return step_inputs.read_samples(step)
 
 
 def test_read_samples(tmp_path: Path) -> None:
@@ -545,7 +550,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "deep mappings": ("{a: " * 10_000, ":1: lists and mappings are more than 20 deep"),
     "deep keys": ("? " * 10_000, ":1: lists and mappings are more than 20 deep"),
     "deep blocks": ("- " * 10_000, ":1: lists and mappings are more than 20 deep"),
-    "large": (b"#" * (jobfile.MAX_BYTES + 1), ": is larger than 1,048,576 bytes"),
+    "large": (b"#" * (yaml_file.MAX_BYTES + 1), ": is larger than 1,048,576 bytes"),
     "many values": ("[" + "1," * 520_000 + "]", ":1: there are more than 100,000 values"),
     "many errors": ("store: a\nsteps: [" + "1," * 30_000 + "]", ":2: steps[0]: expected a step"),
     "many wrong sources": (steps("- append: [" + "1," * 30_000 + "]"), ":3: steps[0].append[0]: expected text"),
@@ -582,13 +587,14 @@ HOSTILE["list of expansions"] = (
 )
 BOUNDED = """
 import json, resource, sys, time
+from vczstore.errors import JobFileError
 from vczstore.jobs import model as jobfile
 resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
 for path in sys.argv[1:]:
     begin = time.monotonic()
     try:
         jobfile.load(path, environ={"BIG": "x" * 100_000})
-    except jobfile.JobFileError as error:
+    except JobFileError as error:
         print(json.dumps([str(error), time.monotonic() - begin]))
 """
 
@@ -914,8 +920,8 @@ def test_any_override(tmp_path: Path, override: str) -> None:
 # ---- schema and reference -------------------------------------------------------------------
 
 WRITTEN = {
-    ROOT / "vczstore" / "job.schema.json": lambda: json.dumps(jobfile.schema(), indent=2, ensure_ascii=False) + "\n",
-    ROOT / "examples" / "guide" / "reference-jobs.md": jobfile.reference,
+    ROOT / "vczstore" / "job.schema.json": lambda: json.dumps(reference.schema(), indent=2, ensure_ascii=False) + "\n",
+    ROOT / "examples" / "guide" / "reference-jobs.md": reference.reference,
 }
 
 
@@ -956,7 +962,7 @@ def test_the_schema_accepts(tmp_path: Path, text: str) -> None:
 
 
 def test_the_schema_is_one() -> None:
-    made = jobfile.schema()
+    made = reference.schema()
     jsonschema.Draft202012Validator.check_schema(made)
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert "$id" not in made
@@ -1030,12 +1036,12 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
     assert accepts(yaml.safe_load(job))
     assert load_executor(write(tmp_path, machines, "cluster.yaml")).name == "processes"
 
-    models = jobfile.schema()["$defs"]
+    models = reference.schema()["$defs"]
     goes_with = {"gvcf": True, "new-variants": "insert"}  # which some options are nothing without
     within: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "StoreSpec": lambda one: {"store": {"url": "a"} | one},
         "ExecutorSpec": lambda one: {"executor": {"name": "threads"} | one},
-        "_Step": lambda one: {"branch": "nightly", "steps": [one]},
+        "Step": lambda one: {"branch": "nightly", "steps": [one]},
         "Append": lambda one: {"steps": [{"append": {"source": "a"} | one}]},
         "AppendHarmonise": lambda one: {"steps": [{"append": {"source": "a", "harmonise": goes_with | one}}]},
         "UpdateHarmonise": lambda one: {"steps": [{"update": {"source": "a", "harmonise": goes_with | one}}]},
@@ -1049,7 +1055,7 @@ def test_the_examples_of_the_reference_are_jobs(tmp_path: Path) -> None:
         **{name: partial(step_of, name.lower()) for name in ("Regrid", "Check", "Compact", "Purge", "Verify")},
     }
     assert within.keys() == models.keys()
-    for name, model in {**models, "": jobfile.schema()}.items():
+    for name, model in {**models, "": reference.schema()}.items():
         for key, value in model["properties"].items():
             for example in value["examples"]:
                 one = {key: example}

@@ -299,6 +299,7 @@ def _succeed(command: Sequence[str], folder: Path, environment: dict[str, str], 
 
 def _write_yaml(path: Path, text: str) -> None:
     """A job file or an executor file, under the name in its title."""
+    from vczstore.configuration import executor_file
     from vczstore.jobs import model
 
     assert path.suffix == ".yaml", "a block of YAML needs the title of its file"
@@ -306,7 +307,7 @@ def _write_yaml(path: Path, text: str) -> None:
     if re.search("^steps:", text, flags=re.MULTILINE):
         assert model.load(str(path)).steps
     else:
-        assert model.load_executor(str(path)).name
+        assert executor_file.load_executor(str(path)).name
 
 
 def test_a_block_of_another_language_is_found(tmp_path: Path) -> None:

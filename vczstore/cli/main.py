@@ -278,10 +278,10 @@ def schema(as_json: bool) -> None:
     With it in a file, an editor completes and checks job files that begin with the comment
     # yaml-language-server: $schema=FILE
     """
-    from vczstore.jobs import model
+    from vczstore.jobs import reference
 
     with writing_out(is_all=True):
-        click.echo(json.dumps(model.schema(), indent=2))
+        click.echo(json.dumps(reference.schema(), indent=2))
 
 
 @main.group(name="set", short_help="Make a set of stores, or look at it.")

@@ -44,7 +44,9 @@ from vczstore.execution.results import Run
 from vczstore.execution.sets.members import Samples
 from vczstore.execution.sources import find_vcf, open_sources
 from vczstore.execution.workers import Workers
-from vczstore.jobs.model import Job, StepModel, expand_sources, names_one, read_samples
+from vczstore.jobs.model import Job
+from vczstore.jobs.step_inputs import expand_sources, names_one, read_samples
+from vczstore.jobs.steps import StepModel
 from vczstore.stores.base import Branches, Location, Store
 from vczstore.stores.locations import is_url
 from vczstore.stores.object_store import plain_errors

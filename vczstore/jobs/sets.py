@@ -26,10 +26,11 @@ from vczstore.execution.workers import Workers
 from vczstore.jobs.afterwards import Done, afterwards, within
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of, retention
 from vczstore.jobs.describe import describe_job, history_of
-from vczstore.jobs.model import Job, StepModel
+from vczstore.jobs.model import Job
 from vczstore.jobs.notify import Outcome
 from vczstore.jobs.report import write_report
 from vczstore.jobs.results import JobResult, SetJobResult
+from vczstore.jobs.steps import StepModel
 from vczstore.stores.base import HeldLock, Store
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
