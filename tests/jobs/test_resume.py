@@ -27,7 +27,9 @@ from tests.support import cohort, forks
 from tests.support.clouds import Cloud
 from vczstore.errors import Interrupted, StaleError, StorageError
 from vczstore.execution import checkpoint
+from vczstore.jobs.results import SetJobResult
 from vczstore.jobs.run import JobResult, plan_job, run_compiled, run_job
+from vczstore.jobs.sets import CompiledSet
 from vczstore.stores import lock
 from vczstore.vcz import encoded_chunks
 
@@ -206,6 +208,49 @@ def test_a_job_goes_on_where_its_driver_was_killed(place: Place, executor: str, 
     known = resumed(result)
     assert sum(PLANNED[:step]) + within <= known <= orphans
     assert again == sum(PLANNED) - known
+
+
+@pytest.mark.parametrize("work_dir", ["work", None])
+def test_a_job_on_a_set_goes_on_in_each_part(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work_dir: str | None
+) -> None:
+    """What the first part has written whole, and the second in part, is not written again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(checkpoint, "MIN_CHUNKS", 1)
+    places = {part: Place(tmp_path / part, "store") for part in ("chr1", "chr2")}
+    for part in places:
+        subprocess.run(["cp", "-a", f"{template}/.", tmp_path / part], check=True)
+    steps = "\n  - append: '{part}/a.vcz'\n"
+    file = Place(tmp_path, "{part}/store").job("single-threaded", steps, work_dir)
+    per_part = [sum(plan.writing_tasks.values()) for job in compiled_set(file).parts.values() for plan in job.plans]
+    command = [
+        forks.program("python"),
+        "-c",
+        f"from vczstore.execution import checkpoint; checkpoint.MIN_CHUNKS = 1\n{DRIVER}",
+    ]
+    killed = subprocess.run(
+        [*command, json.dumps([str(file), per_part[0] + 3, 0, 1.0])], capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = {part: place.written() for part, place in places.items()}
+    done = run_job(file)
+    assert isinstance(done, SetJobResult)
+    known = []
+    for part, place in places.items():
+        (result,) = done.parts[part].results
+        cohort.assert_same(place.read(), cohort.expected_append(OLD, A))
+        assert len(place.written() - before[part]) == (result.chunks or 0) == PLANNED[0] - result.resumed_chunks
+        assert place.repository.list_branches() == {"main"}
+        known.append(result.resumed_chunks)
+    assert known[0] > known[1] >= 3
+    assert not [*tmp_path.rglob("*.journal")]
+    assert run_job(file).status == "nothing to do"
+
+
+def compiled_set(file: Path) -> CompiledSet:
+    compiled = plan_job(file)
+    assert isinstance(compiled, CompiledSet)
+    return compiled
 
 
 @pytest.mark.slow

@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from vczstore.errors import BusyError, SampleError, StaleError, VczstoreError
-from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
-from vczstore.execution.engine import run_plans, writes_much
+from vczstore.execution.engine import run_plans
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Found, Result
 from vczstore.execution.retry import retried
 from vczstore.jobs.afterwards import Done, Held, afterwards, perform
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of
-from vczstore.jobs.describe import describe_job, history_of, versions
+from vczstore.jobs.describe import describe_job, history_of
+from vczstore.jobs.journal import journal_of
 from vczstore.jobs.model import Job, load
 from vczstore.jobs.notify import Outcome
 from vczstore.jobs.report import write_report
@@ -26,7 +26,6 @@ from vczstore.jobs.results import JobResult, SetJobResult
 from vczstore.jobs.sets import CompiledSet, compile_set, run_set
 from vczstore.reports.page import make_folder
 from vczstore.stores.base import Check
-from vczstore.stores.locations import local_path
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import refuse_read_only
 
@@ -239,7 +238,7 @@ def _run(
     """Run a job; what it has done, and what has failed after its commit."""
     plans, job, snapshot = compiled.plans, compiled.job, None
     options = options_of(job, executor).but(progress=progress)
-    journal = _journal(compiled)
+    journal = journal_of(compiled)
     results: list[Result] = []
     if plans:
         try:
@@ -284,14 +283,3 @@ def _run(
         done=tuple(done),
     )
     return result, failed
-
-
-def _journal(compiled: CompiledJob) -> Journal:
-    """Where a run of the job that is stopped leaves what it has written; nowhere on plain Zarr."""
-    job = compiled.job
-    about = {"job": compiled.id, "base": compiled.base, "versions": versions(), "allowed_mem": job.allowed_mem}
-    if job.work_dir is not None and local_path(job.work_dir) is not None:
-        return Journal.of(job.store.url, job.branch, job.work_dir, about)
-    if not (job.resume and compiled.store.atomic and writes_much(compiled.plans)):
-        return Journal(None, {})
-    return Journal.in_cache(job.store.url, job.branch, compiled.id, about)

@@ -26,6 +26,7 @@ from vczstore.execution.workers import Workers
 from vczstore.jobs.afterwards import Done, afterwards, within
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of, retention
 from vczstore.jobs.describe import describe_job, history_of
+from vczstore.jobs.journal import journal_of
 from vczstore.jobs.model import Job
 from vczstore.jobs.notify import Outcome
 from vczstore.jobs.report import write_report
@@ -165,7 +166,10 @@ class _Running:
         message, metadata = history_of(job)
         before, after = job.samples
         applied = job.applied_in if job.tags and not job.plans else None
-        return Compiled(job.plans, job.base, message, metadata, before, after, tags=job.tags, applied=applied)
+        journal = journal_of(job)
+        return Compiled(
+            job.plans, job.base, message, metadata, before, after, tags=job.tags, applied=applied, journal=journal
+        )
 
     def attempt(
         self,
@@ -187,6 +191,8 @@ class _Running:
             if self.branch is not None:
                 checked.works = {name: replace(work, store=self.compiled[name].store) for name, work in works.items()}
             done = write(checked)
+        for one in self.compiled.values():
+            journal_of(one).delete()
         tags = tuple(checked.all_tags)
         parts = {
             name: JobResult(

@@ -1,6 +1,5 @@
 """The history of an Icechunk repository: snapshots, tags and branches, and how they are deleted or rewritten."""
 
-import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -485,9 +484,16 @@ class IcechunkHistory:
         return any(isinstance(kind, icechunk.UpdateType.TagDeleted) and kind.name == name for kind in kinds)
 
     def stage(self, base: str, of: str) -> Store:
-        """The store on a branch of its own, where a commit of a set waits that readers see once it is published."""
-        branch = f"{STAGED}{of}-{secrets.token_hex(4)}"
+        """
+        The store on a branch of its own, where a commit of a set waits that readers see once it is published.
+
+        What a run that was stopped has left of it goes. The name stays the same, so that the next run can go on with
+        its session.
+        """
+        branch = f"{STAGED}{of}-next"
         with self.lock():
+            if branch in self.repository.list_branches():
+                self.repository.delete_branch(branch)
             self.repository.create_branch(branch, base)
         return self.on_branch(branch)
 

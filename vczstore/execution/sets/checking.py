@@ -6,6 +6,7 @@ from typing import Any
 
 from plans.core.model import Plan
 from vczstore.errors import ConflictError, SampleError, TagError
+from vczstore.execution.checkpoint import Journal
 from vczstore.execution.engine import Execution, telling
 from vczstore.execution.results import Run
 from vczstore.execution.sets.members import Samples, StoreSet
@@ -40,6 +41,8 @@ class Compiled:
         What its new state is going to be called.
     applied
         The snapshot that an earlier run has left which was stopped before its tags; None where there is none.
+    journal
+        Where a run that is stopped leaves what it has written; None to keep none.
     """
 
     plans: Sequence[Plan]
@@ -52,6 +55,7 @@ class Compiled:
     surveys: Run = field(default_factory=lambda: Run(""))
     tags: Sequence[str] = ()
     applied: str | None = None
+    journal: Journal | None = None
 
     @property
     def summary(self) -> str:
@@ -181,7 +185,9 @@ class Checking:
     def _execution(self, name: str, compiled: Compiled) -> Execution | None:
         if not compiled.plans:
             return None
-        execution = Execution.of(compiled.plans, self.group.options, self.workers, self.works[name].check)
+        store = self.works[name].store
+        journal = None if store is None or store.group else compiled.journal  # groups are written in one transaction
+        execution = Execution.of(compiled.plans, self.group.options, self.workers, self.works[name].check, journal)
         for i, one in enumerate(execution.runs):
             execution.runs[i] = replace(one, which=f" {name}{one.which}")
         return execution
