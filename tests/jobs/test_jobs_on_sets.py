@@ -418,6 +418,8 @@ def test_what_follows_is_refused_for_all_parts_before_the_first_commit(folder: P
         complain(TagError, words, lambda: run(write("append: in/{part}.vcz", "purge: true")))
         words = ["^export: .*out/chr2.vcz"]
         complain(UnsuitableError, words, lambda: run(write("append: in/{part}.vcz", "export: out/{part}.vcz")))
+        words = ["export: .*set/{part}.vcz would be taken for parts of .*set/{part}; name another folder"]
+        complain(UnsuitableError, words, lambda: run(write("append: in/{part}.vcz", "export: set/{part}.vcz")))
         words = ["export: .*out/all.vcz would be the same for all parts of"]
         complain(OptionError, words, lambda: run(write("append: in/{part}.vcz", "export: out/all.vcz")))
 

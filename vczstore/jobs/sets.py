@@ -10,9 +10,9 @@ from typing import Any
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import VczstoreError
+from vczstore.errors import UnsuitableError, VczstoreError
 from vczstore.execution.conversions import Conversions
-from vczstore.execution.operations import IN_COMMIT, NAMES, Operation
+from vczstore.execution.operations import EXPORTS, IN_COMMIT, NAMES, Operation
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Found, Result, SetResult
@@ -275,6 +275,11 @@ def _jobs_of(job: Job) -> dict[str, Job]:
                 value = step.value(one.name)
                 texts = [] if value is None else list(value) if isinstance(value, tuple) else [value]
                 require_part(step.operation.called, texts, job.store.url)
+                if step.operation.phase == EXPORTS and any(map(template.takes, texts)):
+                    raise UnsuitableError(
+                        f"{step.operation.called}: {texts[0]} would be taken for parts of {job.store.url}; "
+                        "name another folder"
+                    )
     return {
         part: replace(
             job,

@@ -86,10 +86,18 @@ class Template:
             pattern = pattern if folder.account is None else quote(pattern, safe="*")
             places = find(f"{folder.url}/{pattern}", self.options, suffixes) or []
             found = [parse(place).key.rpartition("/")[2] for place in places]
-        first, *others = (re.escape(piece) for piece in names.split(PART))
-        expression = f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}"
-        matches = (re.fullmatch(expression, name) for name in found)
+        matches = (self._match(name) for name in found)
         return sorted({match["part"] for match in matches if match}, key=_natural)
+
+    def _match(self, name: str) -> re.Match[str] | None:
+        """The name of a part in a path from the folder of the set."""
+        first, *others = (re.escape(piece) for piece in self._split[1].split(PART))
+        return re.fullmatch(f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}", name)
+
+    def takes(self, text: str) -> bool:
+        """Whether what lies at places with ``{part}`` in their names would be found as parts of this set, too."""
+        other, names = Template(text)._split
+        return other.url == self._split[0].url and self._match(names.replace(PART, "part")) is not None
 
     def _groups(self) -> list[str]:
         """The groups of the repository whose groups are the parts; none where each part has a place of its own."""

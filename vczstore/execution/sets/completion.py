@@ -215,7 +215,7 @@ def _let_all(
     stores = group.open()
     for store in stores.values():
         store.history.require(operation)
-    with group.locked(stores):
+    with group.locked(stores) as locks:
         record = group.record.read()
         if record is None or record.id != group.id:
             group.refuse_pending()
@@ -224,6 +224,8 @@ def _let_all(
             parts = {name: part for name, (part, _) in found.items()}
             branch = next(iter(stores.values())).branch or ""
             record = Record(group.id, operation, summary, parts, tags, branch)
+            for lock in locks.values():  # a job has held them while it checked all parts
+                lock.check()
             group.record.write(record)
         group.require_parts_of(record)
         complete(group, record, stores)
