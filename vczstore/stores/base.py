@@ -453,8 +453,8 @@ class Branches(Protocol):
         """
 
 
-class Store(Protocol):
-    """A place that holds one VCZ."""
+class Lockable(Protocol):
+    """Where a store is, and so its lock."""
 
     @property
     def label(self) -> str:
@@ -462,7 +462,27 @@ class Store(Protocol):
 
     @property
     def place(self) -> str:
-        """Its path or URL; that of the repository, of a group of one."""
+        """Its path or URL; that of the repository, of a group."""
+
+    @property
+    def no_lock(self) -> bool:
+        """Whether it is written to without its lock."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The storage options that reach it."""
+
+    @property
+    def zarr_store(self) -> ZarrStore | None:
+        """What tasks read and write themselves; None where each transaction has a Zarr store of its own."""
+
+
+class Store(Lockable, Protocol):
+    """A place that holds one VCZ."""
 
     @property
     def group(self) -> str:
@@ -479,22 +499,6 @@ class Store(Protocol):
     @property
     def pickles(self) -> bool:
         """Whether other processes can reach it."""
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The storage options that reach it."""
-
-    @property
-    def no_lock(self) -> bool:
-        """Whether it is written to without its lock."""
-
-    @property
-    def zarr_store(self) -> ZarrStore | None:
-        """What tasks read and write themselves; None where each transaction has a Zarr store of its own."""
 
     @property
     def branch(self) -> str | None:

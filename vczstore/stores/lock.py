@@ -40,13 +40,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from zarr.abc.store import Store as ZarrStore
 from zarr.storage import MemoryStore, ObjectStore
 
 from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
-from vczstore.stores.base import HeldLock
+from vczstore.stores.base import HeldLock, Lockable
 from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import object_store, put_conditionally, reason
@@ -63,34 +62,6 @@ POLL = 0.05
 """Seconds between two looks at a file whose existence is the lock."""
 
 WITHOUT = "--no-lock (no_lock in Python) goes without it, if nothing else writes to the store"
-
-
-class Lockable(Protocol):
-    """What of a `vczstore.stores.base.Store` tells where its lock is."""
-
-    @property
-    def label(self) -> str:
-        """How messages call it."""
-
-    @property
-    def place(self) -> str:
-        """Its path or URL; that of the repository, of a group."""
-
-    @property
-    def no_lock(self) -> bool:
-        """Whether it is written to without its lock."""
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The storage options that reach it."""
-
-    @property
-    def zarr_store(self) -> ZarrStore | None:
-        """What tasks read and write; None for a repository."""
 
 
 @contextmanager
