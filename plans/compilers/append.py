@@ -27,13 +27,14 @@ from plans.schema.layout import Fields, Layout, check_named, layout_of, new_arra
 from plans.schema.provenance import noting, numbered
 from plans.schema.schema_change import SchemaChange, compile_schema_change, dropped_fields, kept_summary, look_up_unfit
 from plans.schema.widen import ALLELE, WriteMissing, completed, widenings
-from plans.variants.allele_dimensions import allele_lengths, arrays_to_widen, widened
+from plans.variants.allele_dimensions import allele_lengths, arrays_to_widen, widened_array
 from plans.variants.dropped_fields import Dropped
+from plans.variants.field_numbers import with_numbers
 from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
-from plans.variants.harmonised_fields import harmonised, without_dropped
+from plans.variants.harmonised_fields import harmonised_array, without_unfit_fields
 from plans.variants.stale import samples_change
-from plans.variants.surveys import match_sources, with_numbers
+from plans.variants.surveys import match_sources
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Edit, SetShape, WriteDocuments
@@ -204,13 +205,13 @@ class StoreArrays(NamedTuple):
         """Resize all arrays; a stopped append may have left some longer than sample_id says."""
         vcz, created = change.vcz, change.created
         wider = arrays_to_widen(operation, vcz, layout.lengths)
-        after = {name: widened(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
+        after = {name: widened_array(a, layout.lengths) for name, a in vcz.extended(old, columns).items()}
         as_read = vcz.resized(old)
         if insertions is not None:
             wider |= insertions.sites
             as_read |= {name: cast("AnyArray", insertions.views[name]) for name in as_read if name in insertions.views}
         before = {
-            name: cast("AnyArray", completed(name, vcz, array, widened(array, layout.lengths), findings))
+            name: cast("AnyArray", completed(name, vcz, array, widened_array(array, layout.lengths), findings))
             for name, array in as_read.items()
             if not (old and name in created)
         }
@@ -468,7 +469,7 @@ def brought_by(
         by_allele |= {name: max(n, by_allele.get(name, 0)) for name, n in mine.items()}
     layout = layout_of(operation, vcz, sources, by_allele, add=fields.add)
     whole = replace(vcz, arrays={**vcz.arrays, **new_arrays(vcz, sources, layout)})
-    sources = [without_dropped(operation, whole, source, findings, by_allele, fields.drop) for source in sources]
+    sources = [without_unfit_fields(operation, whole, source, findings, by_allele, fields.drop) for source in sources]
     return sources, by_allele
 
 
@@ -506,4 +507,4 @@ def incoming(
     array: AnyArray | View = source.samples_arrays[name]
     if findings is None or isinstance(array, Dropped):
         return cast("AnyArray", array)
-    return cast("AnyArray", harmonised(name, number, source, targets, findings))
+    return cast("AnyArray", harmonised_array(name, number, source, targets, findings))

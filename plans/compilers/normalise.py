@@ -21,10 +21,11 @@ from plans.schema.missing import missing_where_harmonised, with_missing
 from plans.schema.widen import Rewritten, WriteAlleles
 from plans.variants.allele_dimensions import allele_lengths
 from plans.variants.dropped_fields import Dropped
+from plans.variants.field_numbers import with_numbers
 from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
-from plans.variants.harmonised_fields import check_fields, harmonised, without_dropped
-from plans.variants.surveys import match_sources, with_numbers
+from plans.variants.harmonised_fields import check_fields, harmonised_array, without_unfit_fields
+from plans.variants.surveys import match_sources
 from vczstore.stores.base import Store
 from vczstore.stores.edits import WriteDocuments
 from vczstore.vcz import arrays, conversion
@@ -96,7 +97,7 @@ def compile_normalise(
     check_named(OPERATION, vcz, [source], fields)
     known = vcz if vcz.n_samples else replace(vcz, arrays={**source.arrays, **vcz.arrays})
     (brought,) = without_unjoinable(OPERATION, known, [source], fields, harmonised=True)
-    brought = without_dropped(OPERATION, known, brought, findings, lengths, fields.drop)
+    brought = without_unfit_fields(OPERATION, known, brought, findings, lengths, fields.drop)
     check_fields(OPERATION, source, brought, findings, lengths)
     ((brought,), _) = with_blocks(OPERATION, vcz, [brought], findings, fields)
     lacking = {*fields.drop, *source.samples_arrays} - set(brought.samples_arrays)
@@ -122,7 +123,7 @@ def compile_normalise(
         incoming: Any = (
             Dropped.of(name, after, source.n_samples)
             if name in dropped
-            else harmonised(name, 0, brought, calls, findings)
+            else harmonised_array(name, 0, brought, calls, findings)
         )
         part = Part.make(incoming, np.arange(source.n_samples), np.arange(source.n_samples))
         writes.append(PutSamples.of(OPERATION, arrays.planned(after, shape=empty), after, [part], memory))

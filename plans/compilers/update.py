@@ -31,10 +31,10 @@ from plans.schema.schema_change import (
     look_up_unfit,
 )
 from plans.schema.widen import ALLELE
+from plans.variants.field_numbers import with_numbers
 from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
 from plans.variants.stale import samples_change
-from plans.variants.surveys import with_numbers
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, unknown_samples

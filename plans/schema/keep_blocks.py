@@ -33,10 +33,10 @@ from plans.variants.kept_blocks import (
 from plans.variants.kept_blocks import (
     QUALITY as GQ,
 )
-from plans.variants.latest import KEPT_BYTES, Latest
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
 from plans.variants.reference_blocks import LEN, read_calls
 from plans.variants.sites import Sites
+from plans.variants.unit_cache import KEPT_BYTES, UnitCache
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays, conversion
 from vczstore.vcz.cuts import Width
@@ -372,7 +372,7 @@ class SourceBlocks(_SourceView):
         result = np.full((len(who), stop - start, len(FIELDS)), INT_FILL, dtype=self.dtype)
         if inside.start < inside.stop and len(who):
             key = (self.token, inside.start, inside.stop, who.tobytes())
-            result[:, : inside.stop - inside.start] = _latest.get(key, lambda: self._records(inside, samples))
+            result[:, : inside.stop - inside.start] = _cache.get(key, lambda: self._records(inside, samples))
         return result[..., fields]
 
     def _records(self, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
@@ -417,7 +417,7 @@ class SourceBlocks(_SourceView):
         return read + made + 4 * decoding + KEPT_BYTES
 
 
-_latest: Latest[np.ndarray] = Latest()
+_cache: UnitCache[np.ndarray] = UnitCache()
 
 
 def _first_values(array: AnyArray | None, rows: slice, samples: slice | np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from plans.core.memory import Memory
 from plans.core.model import Plan, Write
 from plans.schema.layout import Layout, form_in, takes_all
 from plans.schema.widen import Rewritten
-from plans.variants.allele_dimensions import widened
+from plans.variants.allele_dimensions import widened_array
 from vczstore.errors import IncompatibleError, OptionError, StorageError, UnsuitableError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, WriteDocuments
@@ -48,7 +48,7 @@ def rebuilt_arrays(operation: str, vcz: Vcz, layout: Layout, texts: Sequence[str
     result = {}
     for name, array in vcz.arrays.items():
         form = form_in(layout, name, array, text=name in texts)
-        grown = widened(array, layout.lengths).shape
+        grown = widened_array(array, layout.lengths).shape
         n_longer = sum(n != m for n, m in zip(array.shape, grown, strict=True))
         if (form.dtype, form.dimensions) == (array.dtype, dimensions(array)) and n_longer < 2:
             continue

@@ -85,7 +85,7 @@ def _lengths(vcz: Vcz) -> dict[str, int]:
     return result
 
 
-def widened(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
+def widened_array(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
     """An array as it will be when the dimensions that go by alleles have become longer."""
     shape = tuple(max(n, lengths.get(str(name), n)) for name, n in zip(dimensions(array), array.shape, strict=True))
     return arrays.planned(array, shape=shape)
@@ -102,7 +102,7 @@ def arrays_to_widen(operation: str, vcz: Vcz, lengths: Mapping[str, int]) -> dic
     """
     result = {}
     for name, array in vcz.arrays.items():
-        after = widened(array, lengths)
+        after = widened_array(array, lengths)
         if after.shape != array.shape:
             if sum(n != m for n, m in zip(array.shape, after.shape, strict=True)) > 1:
                 grown = [

@@ -47,7 +47,7 @@ def told_apart(numbers: np.ndarray) -> np.ndarray:
     return result
 
 
-def widened(alleles: np.ndarray, width: int) -> np.ndarray:
+def padded(alleles: np.ndarray, width: int) -> np.ndarray:
     """Alleles with room for more of them."""
     return np.pad(alleles, ((0, 0), (0, width - alleles.shape[1])), constant_values="")
 
@@ -67,7 +67,7 @@ def with_new(
         n = int((ours[row] >= 0).sum())
         for column in np.flatnonzero(mapped[row] == -2):
             if n == ours.shape[1]:
-                alleles = widened(alleles, n + 1)
+                alleles = padded(alleles, n + 1)
                 ours = np.pad(ours, ((0, 0), (0, 1)), constant_values=-1)
             alleles[row, n], ours[row, n] = theirs[at[row], column], ids[at[row], column]
             mapped[row, column] = n

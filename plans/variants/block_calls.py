@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plans.variants.latest import Latest
 from plans.variants.match_index import ABSENT, UNMATCHED, Index, Unit
 from plans.variants.reference_blocks import SLAB_CALLS, Blocks, Unseen, n_alleles, ref_lengths
 from plans.variants.sites import Sites
+from plans.variants.unit_cache import UnitCache
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE
 
@@ -71,7 +71,7 @@ def covering(
     """
     who = (samples.start, samples.stop) if isinstance(samples, slice) else samples.tobytes()
     key = (index.token, number, rows.start, rows.stop, who)
-    return _latest.get(key, lambda: _covering(index, index.sources[number], rows, is_matched, samples, n_samples))
+    return _cache.get(key, lambda: _covering(index, index.sources[number], rows, is_matched, samples, n_samples))
 
 
 def _covering(
@@ -116,7 +116,7 @@ def used_blocks(index: Index, number: int, unit: Unit, n_samples: int) -> Iterat
             yield found.used[slabs == slab], found.n_alleles[slabs == slab]
 
 
-_latest: Latest[Covering] = Latest()
+_cache: UnitCache[Covering] = UnitCache()
 
 
 def _pieces(store: Sites, rows: slice) -> Iterator[tuple[int, int, int]]:

@@ -1,18 +1,26 @@
 """What the values of a field go by: alleles, ALT alleles or genotypes (Number=R, A, G), or numbers of alleles."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from zarr.types import AnyArray
 
+from plans.variants.harmonise_rules import Rules
 from plans.variants.in_order import Field
 from plans.variants.local_alleles import LOCAL_ALLELES, is_local
+from vczstore.vcz import arrays
 from vczstore.vcz.missing import fill_value, missing_value
 from vczstore.vcz.model import SAMPLES, Vcz, dimensions
 
 GENOTYPE = "call_genotype"
 ALLELE_NUMBERS = (GENOTYPE, *LOCAL_ALLELES)
 """Fields whose values are numbers of alleles."""
+NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
+"""The Number of a field, by what converters call its last dimension."""
+_DIMENSIONS = {number: name for name, number in NUMBERS.items()}
+_RESERVED = {"AD": "R", "ADF": "R", "ADR": "R", "EC": "A", "GL": "G", "GP": "G", "PL": "G", "PP": "G", "CNL": "G"}
+"""The Number of FORMAT fields in the VCF specification."""
 
 
 def field_of(name: str, array: AnyArray, number: str) -> Field:
@@ -53,5 +61,16 @@ def numbers_of(vcz: Vcz, of: str = "FORMAT") -> dict[str, str]:
     return dict(re.findall(rf"##{of}=<ID=([^,]+),Number=(L?[RAG]),", header))
 
 
-NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
-_RESERVED = {"AD": "R", "ADF": "R", "ADR": "R", "EC": "A", "GL": "G", "GP": "G", "PL": "G", "PP": "G", "CNL": "G"}
+def with_numbers(store: Vcz, sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
+    """The sources with the last axes of fields whose Number a user tells called as they are in the store."""
+    result = []
+    for source in sources:
+        renamed = {}
+        for field_name, number in rules.by_field.items():
+            name = f"call_{field_name}"
+            theirs, ours = (vcz.samples_arrays.get(name) for vcz in (source, store))
+            if theirs is not None and theirs.ndim == 3:
+                wanted = _DIMENSIONS[number] if ours is None or ours.ndim != 3 else dimensions(ours)[-1]
+                renamed[name] = arrays.with_dimensions(theirs, (*dimensions(theirs)[:-1], wanted))
+        result.append(replace(source, arrays={**source.arrays, **renamed}) if renamed else source)
+    return result

@@ -24,10 +24,10 @@ from plans.variants.findings import Findings
 from plans.variants.in_order import Field
 from plans.variants.kept_blocks import KeptBlocks
 from plans.variants.kept_calls import KeptCalls
-from plans.variants.latest import KEPT_BYTES
 from plans.variants.match_index import ABSENT, UNMATCHED, Matches
 from plans.variants.misfits import VECTOR_BYTES, read_bytes
 from plans.variants.reference_blocks import LEN, read_calls
+from plans.variants.unit_cache import KEPT_BYTES
 from vczstore.vcz import arrays, encoded_chunks, metadata, zarr_objects
 from vczstore.vcz.missing import fill_value, mask_of, masked_by, missing_value
 from vczstore.vcz.model import SAMPLES, Vcz, dimensions, samples_axis

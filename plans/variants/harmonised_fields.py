@@ -96,7 +96,7 @@ def _is_derived(name: str, source: Vcz, numbers: Mapping[str, str], *, is_gvcf: 
     return has_sentinels(values.dtype) and kind_of(masked_by(name), values, numbers) in kinds
 
 
-def harmonised(
+def harmonised_array(
     name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings
 ) -> "AnyArray | View":
     """An array of a source over the variants and alleles of a store; `targets` are the store's as they will be."""
@@ -113,7 +113,7 @@ def _way_out(name: str) -> str:
     return f"make the source without it, or leave it missing with --drop-field {field}"
 
 
-def without_dropped(
+def without_unfit_fields(
     operation: str,
     vcz: Vcz,
     source: Vcz,

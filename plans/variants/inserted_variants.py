@@ -14,10 +14,10 @@ import numpy as np
 from plans.core.compatibility import without_nothing
 from plans.core.views import View
 from plans.variants.allele_numbers import Numbers, with_new
-from plans.variants.latest import KEPT_BYTES, Latest
 from plans.variants.match_index import Index, Matches, Report, Unit
 from plans.variants.reference_blocks import Unseen
 from plans.variants.union_of_sources import ALLELE, CONTIG, ID, POSITION, Piece, Union
+from plans.variants.unit_cache import KEPT_BYTES, UnitCache
 from vczstore.vcz.extents import END, LENGTH, SVLEN
 
 
@@ -94,7 +94,7 @@ class InsertedVariants:
 
     def look_up(self, i: int) -> MergedRange:
         """The variants of one range; the latest are remembered."""
-        return _latest.get((self.token, i), lambda: self.merge(i))
+        return _cache.get((self.token, i), lambda: self.merge(i))
 
     def merge(self, i: int) -> MergedRange:
         """Merge a range, and tell for each record which row of the store and of each source it is."""
@@ -193,7 +193,7 @@ def _wide(numbers: np.ndarray, width: int) -> np.ndarray:
     return np.pad(numbers, ((0, 0), (0, width - numbers.shape[1])), constant_values=-1)
 
 
-_latest: Latest[MergedRange] = Latest()
+_cache: UnitCache[MergedRange] = UnitCache()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

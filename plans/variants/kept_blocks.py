@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.variants.latest import KEPT_BYTES, Latest
+from plans.variants.unit_cache import KEPT_BYTES, UnitCache
 from vczstore.vcz import arrays
 from vczstore.vcz.missing import INT_FILL, INT_MISSING, masked_by
 from vczstore.vcz.model import Vcz
@@ -232,7 +232,7 @@ class KeptBlocks:
             The positions of the samples in the VCZ.
         """
         key = (self.token, contigs.tobytes(), positions.tobytes(), samples.tobytes())
-        return _latest.get(key, lambda: self._find(contigs, positions, samples))
+        return _cache.get(key, lambda: self._find(contigs, positions, samples))
 
     def _find(self, contigs: np.ndarray, positions: np.ndarray, samples: np.ndarray) -> Known:
         result = Known.nothing(len(positions), len(samples))
@@ -386,4 +386,4 @@ class _KeptRecords(NamedTuple):
         return np.where(is_good & ~is_variant, BLOCK, np.where(is_at, _AT, SPANNED))
 
 
-_latest: Latest[Known] = Latest()
+_cache: UnitCache[Known] = UnitCache()

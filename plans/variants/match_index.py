@@ -1,4 +1,4 @@
-"""What sources have for each unit of a store's variants: which rows, and which number each allele has in the store."""
+"""The index of matches: for each unit of a store's variants, which rows sources have, and what number each allele gets."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,10 +6,10 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from plans.variants.allele_numbers import Numbers, widened, with_new
-from plans.variants.latest import Latest
+from plans.variants.allele_numbers import Numbers, padded, with_new
 from plans.variants.match import match
 from plans.variants.sites import Records, Sites
+from plans.variants.unit_cache import UnitCache
 from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE, UNSEEN
 
@@ -162,7 +162,7 @@ class Index:
     def look_up(self, number: int) -> Unit:
         """One unit; the latest are remembered."""
         rows = slice(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
-        return _latest.get((self.token, number), lambda: self._match(rows.start, rows.stop))
+        return _cache.get((self.token, number), lambda: self._match(rows.start, rows.stop))
 
     def _match(self, start: int, stop: int) -> Unit:
         runs = self.store.runs
@@ -185,7 +185,7 @@ class Index:
         return Unit(
             start,
             stop,
-            np.concatenate([widened(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
+            np.concatenate([padded(a, width) for a in alleles]) if (n_alleles != n_before).any() else None,
             n_before,
             n_alleles,
             tuple(sources),
@@ -292,7 +292,7 @@ def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.n
     return np.isin(positions, source_positions[is_unmatched])
 
 
-_latest: Latest[Unit] = Latest()
+_cache: UnitCache[Unit] = UnitCache()
 
 
 def _added(reports: Sequence[Report]) -> Report:

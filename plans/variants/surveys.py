@@ -25,24 +25,6 @@ from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
 
-_DIMENSIONS = {"R": "alleles", "A": "alt_alleles", "G": "genotypes"}
-"""What converters call the last axis of a field, by its Number."""
-
-
-def with_numbers(store: Vcz, sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
-    """The sources with the last axes of fields whose Number a user tells called as they are in the store."""
-    result = []
-    for source in sources:
-        renamed = {}
-        for field_name, number in rules.by_field.items():
-            name = f"call_{field_name}"
-            theirs, ours = (vcz.samples_arrays.get(name) for vcz in (source, store))
-            if theirs is not None and theirs.ndim == 3:
-                wanted = _DIMENSIONS[number] if ours is None or ours.ndim != 3 else dimensions(ours)[-1]
-                renamed[name] = arrays.with_dimensions(theirs, (*dimensions(theirs)[:-1], wanted))
-        result.append(replace(source, arrays={**source.arrays, **renamed}) if renamed else source)
-    return result
-
 
 def match_sources(
     operation: str,

@@ -37,7 +37,7 @@ from vczstore.configuration.yaml_file import YamlFile
 from vczstore.declarations import declared
 from vczstore.errors import JobFileError
 from vczstore.execution.options import EXECUTOR_FILES
-from vczstore.jobs.steps import Step, StepModel, branch_name, in_order, is_step, several
+from vczstore.jobs.steps import Step, StepModel, branch_name, check_order, require_step, several
 from vczstore.stores.sets import is_template
 
 _EXECUTOR_SCHEMA = choice_schema(
@@ -219,9 +219,9 @@ class JobFile(Model):
         examples=["/var/lib/node_exporter/cohort.prom"],
     )
     steps: Annotated[
-        tuple[Annotated[Step, BeforeValidator(is_step)], ...],
+        tuple[Annotated[Step, BeforeValidator(require_step)], ...],
         Key(min_length=1, fail_fast=True),
-        AfterValidator(in_order),
+        AfterValidator(check_order),
     ] = Key(
         description="What is done, in this order; each a mapping with one key.",
         examples=[[{"append": "inbox/*.vcz"}, {"tag": "release-2026-11"}]],

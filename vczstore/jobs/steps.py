@@ -96,6 +96,7 @@ def _tag_name(name: str) -> str:
 
 
 def branch_name(name: str) -> str:
+    """Check that a text can name a branch."""
     if name.startswith(OURS):
         raise expected(f"another name than one that begins with {OURS}, as branches that vczstore makes")
     return _tag_name(name)
@@ -337,13 +338,14 @@ Step: Any = create_model(  # type: ignore[call-overload]
 )
 
 
-def is_step(value: Any) -> Any:
+def require_step(value: Any) -> Any:
+    """Check that a step is a mapping."""
     if not isinstance(value, dict | BaseModel):
         raise expected("a step such as append: batch.vcz")
     return value
 
 
-def in_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
+def check_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
     """Check that steps come in the order in which a job does them; see `vczstore.execution.operations.IN_COMMIT`."""
     names: set[str] = set()
     for i, step in enumerate(steps):

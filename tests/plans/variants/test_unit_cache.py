@@ -9,7 +9,7 @@ from time import sleep
 import numpy as np
 import pytest
 
-from plans.variants import latest
+from plans.variants import unit_cache
 from plans.variants.match_index import Matches, Unit
 
 
@@ -21,8 +21,8 @@ def _unit(start: int, n: int) -> Unit:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latest, "KEPT_BYTES", 10 * _unit(0, 100).nbytes)
-    kept = latest.Latest()
+    monkeypatch.setattr(unit_cache, "KEPT_BYTES", 10 * _unit(0, 100).nbytes)
+    kept = unit_cache.UnitCache()
     made: list[int] = []
 
     def get(number: int) -> Unit:
@@ -45,7 +45,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_two_threads_want_at_once_is_made_once() -> None:
-    kept, together, made = latest.Latest(), threading.Barrier(4), []
+    kept, together, made = unit_cache.UnitCache(), threading.Barrier(4), []
 
     def make() -> Unit:
         sleep(0.1)
@@ -63,7 +63,7 @@ def test_what_two_threads_want_at_once_is_made_once() -> None:
 
 
 def test_what_could_not_be_made_is_made_again() -> None:
-    kept = latest.Latest()
+    kept = unit_cache.UnitCache()
 
     def fail() -> Unit:
         raise OSError("gone")

@@ -18,7 +18,7 @@ class Sized(Protocol):
         """In bytes."""
 
 
-class Latest[T: Sized]:
+class UnitCache[T: Sized]:
     """The latest units of a process, as many as `KEPT_BYTES` hold. What several threads want at once is made once."""
 
     def __init__(self) -> None:
