@@ -1,4 +1,4 @@
-"""The index of matches: for each unit of a store's variants, which rows sources have, and what number each allele gets."""
+"""The index of matches: which rows sources have for a unit of a store's variants, and what number each allele gets."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
