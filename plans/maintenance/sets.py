@@ -88,6 +88,9 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
 
                 purge_all(group, record, stores, purge)
             notes.append(f"completed {record.operation} ({record.summary}): {listing(behind) or 'no part lacked it'}")
+    if record is None and not dry_run:
+        with group.locked(group.open()):  # which deletes what a run has left that was stopped before it had a record
+            pass
     parts = group.perform(dry_run=dry_run)
     if record is not None and not record.is_staged:
         outcome = _settled(group, record)

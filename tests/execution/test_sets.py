@@ -229,6 +229,21 @@ def test_repair_completes_what_was_stopped(stopped: Callable[[Callable[[], objec
     assert vczstore.run_job("job.yaml").status == "nothing to do"
 
 
+@KINDS
+def test_repair_deletes_a_record_that_is_half_written(folder: Path, kind: str) -> None:
+    """As a kill leaves it, before anything was done."""
+    make(folder, kind)
+    was = cohort.digest(folder)
+    half = folder / "set/.PART.vczstore-set.json.half"
+    half.write_text("{")
+    assert vczstore.repair("set/{part}", dry_run=True).ok
+    assert half.exists()
+    assert vczstore.repair("set/{part}").ok
+    assert not half.exists()
+    if kind == "format3":
+        assert cohort.digest(folder) == was
+
+
 def test_another_writer_in_between(stopped: Callable[[Callable[[], object]], None]) -> None:
     """A part that another writer has changed cannot follow by itself; what brings it there by hand is recognised."""
     stopped(append)
