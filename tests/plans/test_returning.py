@@ -268,7 +268,7 @@ def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_a_kill_while_the_key_is_written(kind: str, tmp_path: Path) -> None:
-    """What it leaves only its owner may read, and the next operation deletes it; files of other names stay."""
+    """What it leaves only its owner may read, and an operation an hour later deletes it; files of other names stay."""
     store = Way(kind, "zarr").make(tmp_path, OLD)
     other = tmp_path / f"store.vcz{SUFFIX}.backup"
     other.touch()
@@ -281,8 +281,34 @@ def test_a_kill_while_the_key_is_written(kind: str, tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, f"{store}{SUFFIX}"], check=False).returncode == -9
     (left,) = {*tmp_path.glob(f"store.vcz{SUFFIX}.*")} - {other}
     assert stat.S_IMODE(left.stat().st_mode) == 0o600
+    stuck = tmp_path / f"store.vcz{SUFFIX}.{'0' * 16}"
+    stuck.mkdir()  # cannot be unlinked, as what others own in a folder with the sticky bit
+    os.utime(stuck, (0, 0))
     vczstore.remove(store, ["S0001"], impl="zarr")
-    assert {*tmp_path.glob("store.vcz*")} == {store, other, store.with_name(f"store.vcz{SUFFIX}")}
+    assert left.exists()  # its writer may be at work
+    os.utime(left, (0, 0))
+    vczstore.remove(store, ["S0002"], impl="zarr")
+    assert {*tmp_path.glob("store.vcz*")} == {store, other, stuck, store.with_name(f"store.vcz{SUFFIX}")}
+
+
+def test_the_temporary_file_of_a_key_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is written; if all are deleted, there is no key."""
+    path, link, left = tmp_path / f"store.vcz{SUFFIX}", os.link, 2
+
+    def deleted(source: Path, target: Path) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            source.unlink()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", deleted)
+    KeyPlace(path).create("k" * 64)
+    assert (path.read_text(), left) == ("k" * 64 + "\n", 0)
+    path.unlink()
+    left = 100
+    complain(StorageError, ["cannot be written", SUFFIX], lambda: KeyPlace(path).create("k" * 64))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_key_is_none(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, requi
 from vczstore.stores.locations import local_path
 from vczstore.stores.lock import commit_lock, hold, require_conditions, unheld
 from vczstore.stores.object_store import reason
-from vczstore.stores.withdrawal_key import delete_stopped
+from vczstore.stores.withdrawal_key import delete_unfinished_keys
 from vczstore.stores.zarr_backed import NoHistory, ZarrBacked
 from vczstore.vcz import arrays, zarr_objects
 from vczstore.vcz.metadata import metadata_key
@@ -276,7 +276,7 @@ class IcechunkStore:
 
     def settle(self) -> None:
         """Delete what writers of a key that were killed have left beside the folder; nothing else is ever half-done."""
-        delete_stopped(self.folder)
+        delete_unfinished_keys(self.folder)
 
     def collect_garbage(
         self, *, before: Check, dry_run: bool, keep: Keep | None = None

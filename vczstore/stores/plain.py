@@ -16,7 +16,7 @@ from vczstore.stores.edits import Edit
 from vczstore.stores.folder_swap import ReplacedStore
 from vczstore.stores.leftovers import settle_before
 from vczstore.stores.lock import unheld
-from vczstore.stores.withdrawal_key import delete_stopped
+from vczstore.stores.withdrawal_key import delete_unfinished_keys
 from vczstore.stores.zarr_backed import ZarrBacked
 from vczstore.vcz.zarr_objects import LOCK, claim, names, set_many
 
@@ -39,7 +39,7 @@ class PlainStore(ZarrBacked):
 
     def settle(self) -> None:
         """Delete what a replacement that was stopped, and what writes a key, has left beside the folder."""
-        delete_stopped(self.folder)
+        delete_unfinished_keys(self.folder)
         if self.folder is not None:
             settle_before(self.folder, no_lock=self.no_lock)
 

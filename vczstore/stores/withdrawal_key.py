@@ -8,8 +8,10 @@ open already, or fills a bucket, has no place beside it that is known here.
 import os
 import re
 import secrets
+import time
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ VARIABLE = "VCZSTORE_WITHDRAWAL_KEY"
 SUFFIX = ".withdrawal-key"
 MIN_LENGTH = 32
 """Characters of a key: as many as 16 random bytes have in hexadecimal."""
+_UNFINISHED = 3600
+"""Seconds after which a temporary file is one of a writer that was killed."""
+_ATTEMPTS = 3
 
 
 def from_environment() -> str | None:
@@ -169,29 +174,52 @@ class KeyPlace:
         )
 
 
-def delete_stopped(folder: Path | None) -> None:
-    """Delete the files beside a store in which writers that were killed had begun to write its key."""
-    if folder is None or not os.access(folder.parent, os.R_OK | os.W_OK | os.X_OK):
+def delete_unfinished_keys(folder: Path | None) -> None:
+    """
+    Delete the files beside a store in which writers that were killed had begun to write its key.
+
+    No lock is held for it, so files that a writer may be at work on stay, and so do those that another user owns.
+    """
+    if folder is None:
         return
     name = re.compile(re.escape(folder.name + SUFFIX) + r"\.[0-9a-f]{16}")
-    for path in folder.parent.iterdir():
-        if name.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        for path in folder.parent.iterdir():
+            with suppress(OSError):  # as in a folder with the sticky bit
+                if name.fullmatch(path.name) and path.stat().st_mtime < time.time() - _UNFINISHED:
+                    path.unlink()
 
 
 def _create_file(path: Path, text: str) -> None:
     """Make a file that only its owner may read, where there is none; it comes to be with all that is in it."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(FileNotFoundError):  # another process has deleted the temporary file
+            return _create_once(path, text)
+    return _create_once(path, text)
+
+
+def _create_once(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         _fill(temporary, text)
         try:
             os.link(temporary, path)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):
             raise
-        except OSError:  # there are no links here, or another writer has taken it for one that was left
-            _fill(path, text)
+        except OSError:  # there are no links here
+            _claim(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    """Rename a file to a name that is free: an empty file takes the name, and is replaced at one moment."""
+    _fill(path, "")
+    try:
+        temporary.replace(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _fill(path: Path, text: str) -> None:
