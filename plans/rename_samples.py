@@ -1,6 +1,7 @@
 """Rename samples: they get other IDs, and the VCF's header loses the lines that name the old ones."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ def _read(path: Path) -> dict[str, str]:
 
     pairs: dict[str, str] = {}
     for number, line in read_lines("rename-samples", path, "two columns, the present and the new ID"):
-        columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
+        columns = [column.strip() for column in (line.split("\t") if "\t" in line else re.split(" +", line))]
         if len(columns) == 2 and not columns[1].isprintable():
             raise OptionError(f"rename-samples: {path}:{number}: {columns[1]!a} has characters that cannot be seen")
         if len(columns) != 2 or not all(columns):

@@ -86,6 +86,7 @@ REFUSED: dict[str, tuple[str | bytes, type[VczstoreError], tuple[str, ...]]] = {
     "two IDs for one": ("S0001\tx\nS0001\ty\n", SampleError, (":2:", "another new ID above")),
     "unknown": ("S0001\tx\nS9999\ty\n", SampleError, ("no sample S9999", "nothing was renamed")),
     "one column": ("S0001\n", OptionError, (":1:", "found 1;")),
+    "columns by other characters": ("S0001\x1cnew\nS0001\x85new\n", OptionError, (":1:", "found 1;")),
     "three columns": ("S0001 a b\n", OptionError, (":1:", "found 3;", "separate them by a tab")),
     "an empty ID": ("S0001\t\n", OptionError, (":1:",)),
     "an invisible character": ("S0001\ta\x07\n", OptionError, (":1:", "cannot be seen")),

@@ -35,7 +35,17 @@ OTHERWISE = {
 }
 
 
-LISTS = ("B\nA\n", "B\r\nA", "\n\nA\n\n", "#B\nA\n", "A\t1\n", "A 1\n", "A,B\n")
+LISTS = (
+    "B\nA\n",
+    "B\r\nA",
+    "\n\nA\n\n",
+    "#B\nA\n",
+    "A\t1\n",
+    "A 1\n",
+    "A,B\n",
+    "A\x85B\n",
+    "A\u2028B\nA\x1cB\nA\x0bB\nA\x0cB\nA\n",
+)
 
 
 @pytest.mark.parametrize("text", LISTS, ids=repr)

@@ -1,6 +1,7 @@
 """Lists of sample IDs in files, one a line: operations, commands and job files read them by the same rules."""
 
 import os
+import re
 
 from vczstore.configuration.yaml_file import STANDARD_INPUT, decode, one_line, read_bytes
 from vczstore.errors import JobFileError, OptionError
@@ -21,7 +22,7 @@ def read_lines(operation: str, file: str | os.PathLike[str], of: str = "sample I
     operation
         Whose error it is if the file cannot be read.
     file
-        UTF-8, with line ends of any system; the text ``-`` is standard input.
+        UTF-8, with lines that end in LF, CRLF or CR; the text ``-`` is standard input.
     of
         What the lines are, for errors.
 
@@ -35,4 +36,5 @@ def read_lines(operation: str, file: str | os.PathLike[str], of: str = "sample I
         text = decode(read_bytes(file, name, MAX_BYTES), name)
     except JobFileError as error:
         raise OptionError(f"{operation}: {error}; expected a file of {of}, one a line") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = re.split("\r\n|\r|\n", text)  # splitlines() ends lines at characters that are part of an ID, such as \x85
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
