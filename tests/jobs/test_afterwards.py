@@ -142,6 +142,34 @@ def test_a_tag_names_the_compacted_state(place: Place) -> None:
     assert np.asarray(ids).tolist() == ["S0000", "S0002"]
 
 
+class Killed(BaseException):
+    """What ends a run, and is caught nowhere."""
+
+
+def test_a_job_is_killed_before_its_purge_and_run_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = place.write("remove: S0001", "compact: true", "tag: small", "purge: true", head="")
+
+    def kill(*_arguments: object, **_options: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("plans.purge.Purge.perform_within", kill)
+        with pytest.raises(Killed):
+            run_job(file)
+    for _ in range(2):
+        run_job(file)
+        assert vczstore.verify_removal(place.store, ["S0001"]).ok
+
+
+def test_a_tag_that_was_deleted_is_refused_before_the_commit(place: Place) -> None:
+    place.batch("b.vcz", 3)
+    vczstore.tag(place.store, "small")
+    vczstore.run("tag", place.store, "small", delete=True)
+    with pytest.raises(TagError, match="'small' was used and deleted before"):
+        place.run("append: inbox/b.vcz", "tag: small", head="")
+    assert place.samples() == cohort.ids(0, 3)
+
+
 def test_compact_purge_and_gc_have_commits_of_their_own(place: Place) -> None:
     place.batch("a.vcz", 3)
     steps = ("append: inbox/*.vcz", "remove: S0001", "compact: true", "verify: true", "purge: true", "gc: true")

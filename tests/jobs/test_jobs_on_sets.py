@@ -371,6 +371,33 @@ def test_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -
         tagged = repository.readonly_session(tag="batch-1").store
         top = zarr.open_group(tagged, path="chr2" if kind == "groups" else None, mode="r")
         assert np.asarray(top["sample_id"]).tolist() == LEFT
+    if kind == "icechunk":  # a job that is done is run again, every night
+        again = run(write(*steps, store=store))
+        assert again.status == "done"  # its check
+        assert samples() == [LEFT] * 2
+
+
+class Killed(BaseException):
+    """What ends a run, and is caught nowhere."""
+
+
+def test_groups_whose_job_is_killed_between_compaction_and_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "groups")
+    file = write(*ALL_STEPS[:3], "tag: batch-1", store="set/all.icechunk#{part}")
+
+    def kill(*_arguments: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vczstore.jobs.sets.tag_states", kill)
+        with pytest.raises(Killed):
+            run(file)
+    run(file)
+    repository = repository_of(Path("set/all.icechunk"))
+    assert repository.lookup_tag("batch-1") == repository.lookup_branch("main")
+    tagged = zarr.open_group(repository.readonly_session(tag="batch-1").store, path="chr2", mode="r")
+    assert np.asarray(tagged["sample_id"]).tolist() == LEFT
 
 
 def test_all_steps_of_plain_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,7 +309,8 @@ class _Compiler:
     @compile_step.register
     def purge(self, operation: Purge) -> None:
         """The history goes at the end; what would keep it is named before anything is done."""
-        changing = any(step.plans for step in self.steps) or any(one.phase == OWN_COMMIT for one in self.after)
+        compacts = any(one.phase == OWN_COMMIT for one in self.after) and REMOVED in self.vcz.sample_ids
+        changing = any(step.plans for step in self.steps) or compacts
         if operation.tags != "delete" and self.store.history.is_kept:
             published = self.store.branch if any(one.phase == PUBLISHES for one in self.after) else None
             keep = self.store.history.tags() if operation.tags == "recreate" else ()
@@ -603,6 +604,7 @@ class _Compiler:
         tags = self.store.history.tags()
         self.said.append(["tag", name])
         if name not in tags:
+            self.store.history.refuse_tag(name)
             self.tags.append(name)
         elif any(step.plans for step in self.steps):
             raise TagError(

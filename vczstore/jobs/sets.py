@@ -234,7 +234,7 @@ class _Running:
 
         def give_tags(left: Found | None) -> None:
             if self.tags_wait:
-                self._tag(result.parts, left.parts if isinstance(left, SetResult) else {})
+                self._tag(result.parts, left)
 
         is_changed = any(one.results for one in result.parts.values())
         committed = "what the steps of the job do is done in all parts" if is_changed or result.completed else ""
@@ -248,8 +248,9 @@ class _Running:
         is_known = len(self.compiled) == len(self.jobs)  # or else a run that was stopped has done some parts
         return [one for one in (*steps, *retention(job)) if one.called in wanted or not is_known]
 
-    def _tag(self, parts: Mapping[str, JobResult], left: Mapping[str, Result]) -> None:
+    def _tag(self, parts: Mapping[str, JobResult], last: Found | None) -> None:
         """Give all parts their tags; where they are groups of one repository, all name the same snapshot."""
+        left: Mapping[str, Result] = last.parts if isinstance(last, SetResult) else {}
         stores = {name: one.store for name, one in self.compiled.items()}
         tags = dict.fromkeys(tag for one in self.compiled.values() for tag in one.tags)
         states = {name: (str(one.snapshot), one.job.samples[1]) for name, one in parts.items()}
@@ -257,7 +258,9 @@ class _Running:
             states[name] = (str(one.snapshot), Samples.of(one.plan.after))
         if tags and len(parts) > len({store.place for store in stores.values()}):
             known = [*left.values(), *(one for part in parts.values() for one in part.results)]
-            at = [one.snapshot for one in known] + [one.applied_in for one in self.compiled.values()]
+            at = [one.snapshot for one in known]
+            if last is None:  # or else what an earlier run has committed is followed by commits of the job's own
+                at += [one.applied_in for one in self.compiled.values()]
             snapshot = next((one for one in at if one is not None), next(iter(stores.values())).head)
             states = {name: (str(snapshot), samples) for name, (_, samples) in states.items()}
         tag_states(self.group, stores, states, [*tags])
