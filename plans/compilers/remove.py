@@ -21,7 +21,16 @@ from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetHeader, SetItems, SetNoFill, SetShape
 from vczstore.vcz import arrays, vcf_headers
 from vczstore.vcz.missing import TEXT, has_missing_value, lacks_missing_value, missing_value
-from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, samples_axis, unknown_samples
+from vczstore.vcz.model import (
+    REMOVED,
+    SAMPLE_ID,
+    Vcz,
+    listing,
+    positions_of,
+    refuse_padded,
+    samples_axis,
+    unknown_samples,
+)
 
 if TYPE_CHECKING:
     import cubed
@@ -53,6 +62,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
     if not samples:
         raise SampleError(f"{operation}: no samples named; give sample IDs, or a file of them with --samples-file")
     positions, unknown = positions_of(vcz, list(dict.fromkeys(samples)))
+    refuse_padded(operation, vcz, samples)
     if unknown:
         way_out = f"nothing was removed, vczstore samples {vcz.label} lists the samples"
         raise unknown_samples(operation, vcz, unknown, way_out)

@@ -17,7 +17,7 @@ from tests.support import cohort
 from tests.support.command_line import fails, run
 from tests.support.ways import WRITTEN, Way
 from vczstore.configuration.lists import read_lines
-from vczstore.errors import SampleError
+from vczstore.errors import OptionError, SampleError
 
 NFD = unicodedata.normalize("NFD", "Zoé_Müller")
 NFC = unicodedata.normalize("NFC", NFD)
@@ -107,6 +107,52 @@ def test_a_job_does_not_leave_it_there(line: str, store: Path, tmp_path: Path) -
     error = fails("run", tmp_path / "job.yaml")
     assert re.search("has 1 of the sample IDs in another spelling .*; nothing was removed", error)
     assert cohort.digest(store) == before
+
+
+@pytest.mark.parametrize("line", [*OTHERWISE.values(), "samp_alpha"], ids=[*OTHERWISE, "another case"])
+def test_an_export_does_not_hand_it_out(line: str, tmp_path: Path) -> None:
+    """Where the list says who is left out."""
+    store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, SAMPLES))
+    (tmp_path / "out").write_text(f"{line}\n", encoding="utf-8")
+    error = fails("export", store, tmp_path / "out.vcz", "-S", f"^{tmp_path / 'out'}")
+    assert "has 1 of the samples that are left out in another spelling" in error
+    assert not (tmp_path / "out.vcz").exists()
+
+
+def test_letters_of_another_case(tmp_path: Path) -> None:
+    """They may be another sample: one that was removed is known to be."""
+    store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, ["SAMP_ALPHA", "samp_alpha", "B"]))
+    names, job = tmp_path / "names", tmp_path / "job.yaml"
+    names.write_text("samp_alpha\n")
+    job.write_text(f"store: {store.name}\nsteps: [{{remove: {{samples-file: names, missing-ok: true}}}}]\n")
+    run("run", job)
+    assert "SAMP_ALPHA" in run("samples", store).stdout
+    run("run", job)
+    run("export", store, tmp_path / "out.vcz", "-S", f"^{names}")
+    assert zarr.open_group(tmp_path / "out.vcz", mode="r")["sample_id"][:].tolist() == ["SAMP_ALPHA", "B"]
+    names.write_text("b\n")
+    before = cohort.digest(store)
+    assert "has 1 of the sample IDs in another spelling (quotes, columns, case," in fails("run", job)
+    assert cohort.digest(store) == before
+
+
+def test_ids_with_spaces_around_them(tmp_path: Path) -> None:
+    """A line of a list has none, and must not mean another sample."""
+    store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, ["a b", "a b ", "B"]))
+    (tmp_path / "names").write_text("a b \n")
+    before = cohort.digest(store)
+    told = r"beside the samples that are named .* has 1 with the same ID and spaces around it; nothing was written"
+    assert re.search(told, fails("remove", store, "-S", tmp_path / "names"))
+    assert re.search(told, fails("export", store, tmp_path / "out.vcz", "-S", f"^{tmp_path / 'names'}"))
+    assert cohort.digest(store) == before
+    vczstore.remove(store, ["a b", "a b "])
+    assert run("samples", store).stdout.split() == ["B"]
+
+
+def test_a_list_in_utf_16_without_its_mark(tmp_path: Path) -> None:
+    (tmp_path / "names").write_bytes("A\nB\n".encode("utf-16-le"))
+    with pytest.raises(OptionError, match=r"names:1: has a NUL character; save it as UTF-8"):
+        read_lines("remove", tmp_path / "names")
 
 
 @pytest.mark.parametrize("sample", ['"S1"', "S1 ", "S1\u200b"])

@@ -29,12 +29,17 @@ def read_lines(operation: str, file: str | os.PathLike[str], of: str = "sample I
     Raises
     ------
     OptionError
-        If it cannot be read, is no UTF-8, or is too large.
+        If it cannot be read, is no UTF-8, has a NUL character, or is too large.
     """
     name = "standard input" if file == STANDARD_INPUT else one_line(os.fspath(file))
     try:
         text = decode(read_bytes(file, name, MAX_BYTES), name)
     except JobFileError as error:
         raise OptionError(f"{operation}: {error}; expected a file of {of}, one a line") from error
+    if "\0" in text:
+        number = text[: text.index("\0")].count("\n") + 1
+        raise OptionError(
+            f"{operation}: {name}:{number}: has a NUL character; save it as UTF-8; expected a file of {of}, one a line"
+        )
     lines = re.split("\r\n|\r|\n", text)  # splitlines() ends lines at characters that are part of an ID, such as \x85
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

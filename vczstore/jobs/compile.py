@@ -53,7 +53,7 @@ from vczstore.stores.object_store import plain_errors
 from vczstore.vcf.conversion import Layout
 from vczstore.vcf.files import VcfFile
 from vczstore.vcz.model import BATCH, REMOVED, Batch, Vcz, positions_of
-from vczstore.vcz.sample_ids import spelt_otherwise
+from vczstore.vcz.sample_ids import in_other_case, spelt_otherwise
 
 
 @dataclass(frozen=True)
@@ -553,7 +553,7 @@ class _Compiler:
         gone = Withdrawn.of(self.store, self.vcz).among(unknown)
         if unknown and (missing_ok or len(gone) == len(unknown)):
             known = [str(sample) for sample in self.vcz.sample_ids[positions]]
-            self._refuse_other_spellings(unknown)
+            self._refuse_other_spellings(unknown, gone)
             self.notes.append(f"remove: {len(unknown):,} of {len(wanted):,} sample IDs are not in the store")
         if not wanted and missing_ok:
             known = []
@@ -563,13 +563,15 @@ class _Compiler:
             plans, self.vcz = [plan], plan.after
         self._add("remove", (), plans, int(not plans and (not wanted or bool(gone))))
 
-    def _refuse_other_spellings(self, unknown: Sequence[str]) -> None:
-        """A sample is not left in the store because a list has it in quotes, or beside something else."""
-        meant = spelt_otherwise(unknown, self.vcz.sample_ids[self.vcz.sample_ids != REMOVED].tolist())
+    def _refuse_other_spellings(self, unknown: Sequence[str], gone: Sequence[str]) -> None:
+        """A sample is not left in the store because a list has it in quotes, with a column, or in another case."""
+        present = self.vcz.sample_ids[self.vcz.sample_ids != REMOVED].tolist()
+        never_there = sorted({*unknown}.difference(gone))
+        meant = {*spelt_otherwise(unknown, present), *in_other_case(never_there, present)}
         if meant:
             raise SampleError(
                 f"remove: {self.store.label} has {len(meant):,} of the sample IDs in another spelling (quotes, "
-                "columns, invisible characters, Unicode form); nothing was removed, "
+                "columns, case, invisible characters, Unicode form); nothing was removed, "
                 "write them as vczstore samples does"
             )
 

@@ -573,6 +573,25 @@ def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str
     return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
 
 
+def refuse_padded(operation: str, vcz: Vcz, samples: Sequence[str]) -> None:
+    """
+    Refuse samples beside which a VCZ has others with the same ID, and spaces around it: lists do not keep these.
+
+    Raises
+    ------
+    SampleError
+        If there are any that are not among the samples.
+    """
+    wanted = set(samples)
+    others = [s for s in vcz.sample_ids.tolist() if s not in wanted and s != (bare := s.strip()) and bare in wanted]
+    if others:
+        raise SampleError(
+            f"{operation}: beside the samples that are named {vcz.label} has {len(others):,} with the same ID and "
+            "spaces around it; nothing was written, give these other IDs with vczstore rename-samples",
+            f"they are {listing([ascii(one) for one in others])}",
+        )
+
+
 def unknown_samples(operation: str, vcz: Vcz, unknown: Sequence[str], outcome: str) -> SampleError:
     """
     The error for sample IDs that a VCZ does not have; it says which ones may be meant.

@@ -53,6 +53,20 @@ def spelt_otherwise(lines: Iterable[str], samples: Iterable[str]) -> dict[str, s
     return {line: known[form] for line in lines for form in sorted(meant(line)) if form in known}
 
 
+def in_other_case(lines: Iterable[str], samples: Iterable[str]) -> list[str]:
+    """
+    The lines of a list that are samples of a store in letters of another case.
+
+    >>> in_other_case(["na1", "NA2"], ["NA1", "NA2"])
+    ['na1']
+    """
+    folded: dict[str, set[str]] = {}
+    for line in lines:
+        folded.setdefault(line.casefold(), set()).add(line)
+    found = (folded.get(sample.casefold(), set()) - {sample} for sample in samples)
+    return sorted(set().union(*found))
+
+
 def close_to(unknown: Sequence[str], samples: Iterable[str]) -> list[str]:
     """
     The samples that unknown IDs may mean.
