@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,24 +133,35 @@ def _attributes(store: Store, vcz: Vcz, past: Vcz) -> dict[str, Any]:
     The attributes of the root group: those of the past.
 
     Samples that were removed here stay known, and so do those of a state of another branch; of what jobs have brought
-    in, it is what was there. Header lines that were dropped since because they name samples do not come back.
+    in, it is what was there. Header lines that may name samples that are gone do not come back.
     """
     withdrawn = Withdrawn.of(store, vcz).together_with(Withdrawn.of(store, past), OPERATION)
     then = {name: value for name, value in past.attributes.items() if name in _OF_STATE or not _is_ours(name)}
     then |= {name: value for name, value in vcz.attributes.items() if name not in _OF_STATE and _is_ours(name)}
-    if _dropped_header(store, vcz, past):
-        then |= vcf_headers.without_dropped(then, vcz.attributes, {*past.sample_ids.tolist()})
+    if (dropped := _dropped_header(store, vcz, past)) is not None:
+        then |= vcf_headers.without_dropped(then, vcz.attributes, {*past.sample_ids.tolist()}, dropped)
     return then | ({WITHDRAWN: withdrawn.value} if withdrawn.value else {})
 
 
-def _dropped_header(store: Store, vcz: Vcz, past: Vcz) -> bool:
-    """Whether lines of the VCF's header may have been dropped since a state, as where it is not in this history."""
+def _dropped_header(store: Store, vcz: Vcz, past: Vcz) -> set[tuple[str, str]] | None:
+    """
+    The lines of the VCF's header that were dropped since a state by operations that drop those that name samples.
+
+    None if there was no such operation; all lines of a state that is not in this history.
+    """
+    entries = list[Snapshot]()
     for entry in store.history.snapshots(vcz.snapshot):
+        entries.append(entry)
         if entry.id == past.snapshot:
-            return False
-        if not _operations(entry).isdisjoint(_DROP_HEADER):
             break
-    return True
+    else:
+        return {*vcf_headers.all_lines(past.attributes)}
+    steps = [(old.id, new.id) for new, old in pairwise(entries) if not _operations(new).isdisjoint(_DROP_HEADER)]
+    return {line for old, new in steps for line in _lines(store, old) - _lines(store, new)} if steps else None
+
+
+def _lines(store: Store, state: str) -> set[tuple[str, str]]:
+    return {*vcf_headers.all_lines(store.open(state).attributes)}
 
 
 def _operations(entry: Snapshot) -> set[str | None]:

@@ -128,9 +128,11 @@ def test_renamed(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["remove", "rename"])
 def test_restored(how: str, tmp_path: Path) -> None:
     """A state of before the sample came in has a header that names it, as a parent; the rest of the header returns."""
-    kept = attributes(*KEPT, samples=OTHERS)
+    on_the_file, naming = ["##source=caller-1", "##fileDate=20260101"], [*NAMING, f"##source=caller of {GONE}"]
+    kept = attributes(*KEPT, *on_the_file, samples=OTHERS)
     store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, OTHERS))
-    edit(store, lambda group: group.attrs.update(of_others(attributes(*KEPT, *NAMING, samples=[*OTHERS, GONE]))))
+    before = attributes(*KEPT, *on_the_file, *naming, samples=[*OTHERS, GONE])
+    edit(store, lambda group: group.attrs.update(of_others(before)))
     vczstore.tag(store, "v1")
     cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(4, [GONE]))
     vczstore.append(store, tmp_path / "batch.vcz")
@@ -144,6 +146,7 @@ def test_restored(how: str, tmp_path: Path) -> None:
     else:
         (tmp_path / "new-ids.tsv").write_text(f"{GONE}\tNA1\n")
         vczstore.rename_samples(store, tmp_path / "new-ids.tsv")
+    edit(store, lambda group: group.attrs.update(of_others(attributes(*KEPT, "##source=caller-2", samples=OTHERS))))
     vczstore.restore(store, "v1")
     assert header_of("icechunk", store) == of_others(kept)
     assert list(vczstore.samples(store).ids) == OTHERS

@@ -12,6 +12,8 @@ _FILES = re.compile(r"analysis_type=|input_file=|\.(bam|cram|sam|fastq|fq|[gb]?v
 """What stands in lines of other names that tell of a command: GATK's of before version 3, and the names of files."""
 _DEFINITIONS = frozenset(("fileformat", "contig", "INFO", "FORMAT", "FILTER", "ALT"))
 """Lines that say what the VCF's fields mean, and that stay."""
+_ON_THE_FILE = frozenset(("fileDate", "phasing", "source"))
+"""Lines on the VCF as a whole, which by its specification name no sample."""
 _FIXED_COLUMNS, _FIRST_SAMPLE = 8, 9
 _WORD = re.compile(r"[^\s,;:=|/\\<>()\[\]{}'\"]+")
 _SHORT = 4
@@ -44,13 +46,21 @@ def without(attributes: Mapping[str, Any], removed: Collection[str], present: Co
     present
         The IDs of the samples that stay, in which those of removed ones may be contained.
     """
-    names = _Named(frozenset(removed), frozenset(present), sum(1 for _ in _all_lines(attributes))).by
+    names = _Named(frozenset(removed), frozenset(present), sum(1 for _ in all_lines(attributes))).by
     return _changed(attributes, names, lambda columns: _other_columns(columns, frozenset(removed).__contains__))
 
 
-def without_dropped(attributes: Mapping[str, Any], now: Mapping[str, Any], present: Collection[str]) -> dict[str, Any]:
+def without_dropped(
+    attributes: Mapping[str, Any],
+    now: Mapping[str, Any],
+    present: Collection[str],
+    dropped: Collection[tuple[str, str]],
+) -> dict[str, Any]:
     """
-    Those of these attributes that have lines which later ones lack, without these lines; definitions stay.
+    Those of these attributes that have lines which may name samples that are gone, without these lines.
+
+    What stays: definitions, lines that are there now, and those on the source, the date and the phasing of the VCF,
+    unless they were dropped since, as those that named a sample. Any other line may name one whose ID is not known.
 
     Parameters
     ----------
@@ -60,18 +70,32 @@ def without_dropped(attributes: Mapping[str, Any], now: Mapping[str, Any], prese
         The later ones.
     present
         The IDs of samples whose columns stay.
+    dropped
+        The lines that were dropped since with samples.
     """
-    left = frozenset(_all_lines(now))
+    left = frozenset(all_lines(now))
 
     def is_dropped(key: str, value: str) -> bool:
-        return key not in _DEFINITIONS and (key, value) not in left
+        if key in _DEFINITIONS or (key, value) in left:
+            return False
+        return key not in _ON_THE_FILE or (key, value) in dropped
 
     return _changed(attributes, is_dropped, lambda columns: _other_columns(columns, lambda name: name not in present))
 
 
+def all_lines(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The lines of headers: what each is called, and what it says."""
+    for line in attributes.get(LINES, ()):
+        yield line[0], _value_of(line)
+    for _, text in _texts(attributes):
+        for line in text.split("\n"):
+            key, _, value = line[2:].partition("=") if line.startswith("##") else (line[:6], "", line)
+            yield key, value
+
+
 def words(attributes: Mapping[str, Any]) -> Iterator[str]:
     """What may be the IDs of samples in the lines that may name some: words, and what they begin with."""
-    for key, value in _all_lines(attributes):
+    for key, value in all_lines(attributes):
         if key == "#CHROM":
             yield from value.split("\t")[_FIRST_SAMPLE:]
         elif key not in _DEFINITIONS:
@@ -165,12 +189,3 @@ def _texts(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _value_of(line: Any) -> str:
     return "=".join(str(part) for part in line[1:])
-
-
-def _all_lines(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for line in attributes.get(LINES, ()):
-        yield line[0], _value_of(line)
-    for _, text in _texts(attributes):
-        for line in text.split("\n"):
-            key, _, value = line[2:].partition("=") if line.startswith("##") else (line[:6], "", line)
-            yield key, value
