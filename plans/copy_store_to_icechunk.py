@@ -45,7 +45,7 @@ class CopyStoreToIcechunk(Edit):
     overwrite: bool = option(
         False,
         "Replace the contents of the repository. Its history stays, and with it the old data; samples removed from it "
-        "stay out.",
+        "stay out, and so do lines of the VCF's header that name them.",
     )
 
     @property

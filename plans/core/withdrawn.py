@@ -20,6 +20,7 @@ from vczstore.errors import DamagedStoreError, SampleError, StorageError, Unsuit
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, SetAttribute
 from vczstore.stores.withdrawal_key import VARIABLE, CreateKey, KeyPlace, from_environment, new_key
+from vczstore.vcz import vcf_headers
 from vczstore.vcz.model import Vcz, listing
 
 ATTRIBUTE = "vczstore_withdrawn"
@@ -203,7 +204,7 @@ def keeping_key(plan: Plan, origin: Store, vcz: Vcz) -> Plan:
 
 def overwriting(plan: Plan, before: Vcz, copied: Vcz) -> Plan:
     """
-    A copy that takes the place of a store, whose removed samples it remembers.
+    A copy that takes the place of a store, whose removed samples it remembers, without header lines that name them.
 
     Raises
     ------
@@ -215,9 +216,13 @@ def overwriting(plan: Plan, before: Vcz, copied: Vcz) -> Plan:
         return plan
     way_out = "copy to another path, or delete the repository first"
     come_back(plan.operation, plan.store, before, copied.sample_ids.tolist(), allow=False, way_out=way_out)
+    present = {*copied.sample_ids.tolist()}
+    gone = withdrawn.among({*vcf_headers.words(copied.attributes)} - present)
+    header = vcf_headers.without(copied.attributes, gone, present) if gone else {}
     after, _ = withdrawn.together_with(Withdrawn.of(plan.store, copied), plan.operation).noted(plan.after)
-    edit = SetAttribute(ATTRIBUTE, after.attributes[ATTRIBUTE], before.zarr_format)
-    return replace(plan.recording((), (edit,)), after=after)
+    after = replace(after, attributes={**after.attributes, **header})
+    edits = [SetAttribute(name, after.attributes[name], before.zarr_format) for name in (ATTRIBUTE, *header)]
+    return replace(plan.recording((), tuple(edits)), after=after)
 
 
 def come_back(

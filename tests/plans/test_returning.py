@@ -121,13 +121,18 @@ def test_what_keeps_the_hashes(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_overwritten_repository_keeps_the_hashes(tmp_path: Path) -> None:
+    """And no line of the VCF's header that is copied names a removed sample."""
     _, store = removed_from("icechunk", tmp_path)
     full = batch(tmp_path, OLD, "full.vcz")
     copy: dict[str, Any] = {"impl": "zarr", "overwrite": True}
     with unchanged(store):
         words = ["copy-store-to-icechunk: 2 of the samples", "delete the repository"]
         complain(SampleError, words, lambda: vczstore.copy_store_to_icechunk(full, store, **copy))
-    vczstore.copy_store_to_icechunk(batch(tmp_path, some(["N2"]), "other.vcz"), store, **copy)
+    other = batch(tmp_path, some(["N2"]), "other.vcz")
+    kept = "##fileformat=VCFv4.3\n##SAMPLE=<ID=N2>\n"
+    zarr.open_group(other).attrs["vcf_header"] = f"{kept}##PEDIGREE=<ID=N2,Father=S0001>\n##pathOf=/in/S0001.bam\n"
+    vczstore.copy_store_to_icechunk(other, store, **copy)
+    assert open_store(store).open().attributes["vcf_header"] == kept
     complain(SampleError, ["S0001"], lambda: vczstore.append(store, batch(tmp_path), impl="zarr"))
 
 
