@@ -10,6 +10,11 @@ class Interrupted(KeyboardInterrupt):
     """The user has stopped an operation. The message says what state the store is in."""
 
 
+def words_of(error: BaseException) -> str:
+    """What an error says; a plain interrupt says nothing by itself."""
+    return str(error) or "interrupted"
+
+
 class VczstoreError(ValueError):
     """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
 

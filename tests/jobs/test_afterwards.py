@@ -176,6 +176,8 @@ def test_compact_purge_and_gc_have_commits_of_their_own(place: Place) -> None:
     done = place.run(*steps, head="")
     assert [one.operation.called for one in done.done] == ["compact", "verify", "purge", "gc"]
     assert place.samples() == ["S0000", "S0002", "S0003", "S0004"]
+    assert done.snapshot == place.tips["main"]
+    assert place.run("compact: true", head="").status == "nothing to do"
     assert vczstore.verify_removal(place.store, ["S0001"]).erased
     vczstore.tag(place.store, "release-1")
     before, batch = place.tips, place.batch("b.vcz", 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -187,6 +189,7 @@ def test_checks_of_all_parts_come_before_any_tag(folder: Path, kind: str, monkey
     assert [read(Path("set", part))["sample_id"].tolist() for part in PARTS] == present
     for report in (json.loads(Path("bad.json").read_text())["parts"][part] for part in PARTS):
         assert [one["operation"] for one in report["job"]["after"]] == ["verify"]
+        assert report["job"]["tags"] == []
         assert report["steps"][0]["counts"]["samples added"] == 3
     assert json.loads(Path("report/chr1/report.json").read_text())["job"]["status"] == "failed"
     was = cohort.digest(Path("set"))
@@ -230,7 +233,8 @@ def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr(IcechunkHistory, "create_tag", stop)
-        with pytest.raises(Interrupted, match=r"run: interrupted; tag \(batch-1\)"):
+        words = r"^run: interrupted; tag \(batch-1\) is done in chr1, and not in chr2; .*; what .* done in all parts$"
+        with pytest.raises(Interrupted, match=words):
             run(file)
     tagged = [repository_of(Path("set", part)).list_tags() for part in PARTS]
     assert tagged == [{"batch-1"}, set()]
@@ -239,6 +243,38 @@ def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pyte
     for repository in (repository_of(Path("set", part)) for part in PARTS):
         assert repository.lookup_tag("batch-1") == repository.lookup_branch("main")
     assert not vczstore.info("set/{part}").errors
+
+
+def test_storage_that_fails_once_it_comes_to_the_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = IcechunkHistory.tags
+
+    def fail(self: IcechunkHistory) -> dict[str, str]:
+        if any(frame.function == "tag_states" for frame in inspect.stack()):
+            raise icechunk.IcechunkError("connection reset")
+        return there(self)
+
+    monkeypatch.setattr(IcechunkHistory, "tags", fail)
+    file = write("append: in/{part}.vcz", "check: {min-samples: 5}", "tag: batch-1", **TOLD)
+    words = ["set/{part}: cannot be read .*connection reset.*; what the steps of the job do is done in all parts$"]
+    complain(StorageError, words, lambda: vczstore.run_job(file, report="report"))
+    for report in (json.loads(Path(f"report/{part}/report.json").read_text()) for part in PARTS):
+        assert (report["job"]["status"], report["job"]["tags"]) == ("failed", [])
+
+
+@pytest.mark.parametrize("part", ["{part}", "chr1"])
+def test_an_interrupt_once_the_steps_are_committed(folder: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plans.verify.Verify.perform", stop)
+    file = write(f"append: in/{part}.vcz", "verify: true", "tag: batch-1", store=f"set/{part}", **TOLD)
+    words = r"^run: interrupted; .*what the steps of the job do is (committed|done in all parts)$"
+    with pytest.raises(Interrupted, match=words):
+        vczstore.run_job(file, report="report")
+    path = Path("report", "report.json" if part == "chr1" else "chr1/report.json")
+    report, told = json.loads(path.read_text())["job"], json.loads(Path("bad.json").read_text())
+    assert (report["status"], report["snapshot"], report["tags"]) == ("failed", tips()[0], [])
+    assert (told["job"]["status"], told["job"]["error"]) == ("failed", report["error"])
 
 
 PUBLISHED = ("append: in/{part}.vcz", "verify: true", "publish: night", "tag: batch-1")
@@ -374,6 +410,9 @@ def test_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -
     if kind == "icechunk":  # a job that is done is run again, every night
         again = run(write(*steps, store=store))
         assert again.status == "done"  # its check
+        assert [one.snapshot for one in again.parts.values()] == tips()
+    if kind == "icechunk":  # where there is no check
+        assert run(write("remove: S0001", "compact: true", "tag: batch-1", store=store)).status == "nothing to do"
         assert samples() == [LEFT] * 2
 
 

@@ -155,6 +155,11 @@ class Result:
         """Whether nothing was done, after a dry run, but to tell of it."""
         return not self.committed
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether there was nothing to commit."""
+        return self.committed and self.snapshot is not None and self.snapshot == self.plan.base
+
     def _would_do(self) -> dict[str, Any]:
         """What a dry run tells of the plan."""
         plan = self.plan
@@ -252,6 +257,11 @@ class SetResult:
     def is_all(self) -> bool:
         """Whether nothing was done, after a dry run, but to tell of it."""
         return not self.committed
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether there was nothing to commit in any part, and nothing to complete."""
+        return self.committed and not self.completed and all(one.unchanged for one in self.parts.values())
 
     @property
     def seconds(self) -> float:

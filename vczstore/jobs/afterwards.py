@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from vczstore.errors import CheckError, SampleError, VczstoreError
+from vczstore.errors import CheckError, Interrupted, SampleError, VczstoreError
 from vczstore.execution import engine
 from vczstore.execution.operations import NAMES, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
@@ -61,6 +61,8 @@ def afterwards(
         If a check finds something; what comes after it is not done.
     VczstoreError
         If anything else fails. Either way the message says what is done.
+    Interrupted
+        If the user stops it.
     """
     is_published, left = branch is None, None
     try:
@@ -75,12 +77,14 @@ def afterwards(
         for operation in operations:
             if operation.phase > NAMES:
                 yield Done(operation, do(operation))
-    except VczstoreError as error:
+    except (VczstoreError, KeyboardInterrupt) as error:
         if not committed:
             raise
         where = "" if is_published else f" on the branch {branch}, and not published"
-        told = error.message if isinstance(error, SampleError) else error  # what a job prints is logged
-        raise type(error)(f"{told}; {committed}{where}") from error
+        # what a job prints is logged, without hints of samples
+        told = error.message if isinstance(error, SampleError) else str(error) or "run: interrupted"
+        kind = Interrupted if isinstance(error, KeyboardInterrupt) else type(error)
+        raise kind(f"{told}; {committed}{where}") from error
 
 
 def perform(operation: Operation, options: Options, lock: Held) -> Found:

@@ -41,7 +41,8 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
     error
         Why it failed.
     """
-    status = "failed" if error else "planned" if result is None else result.status
+    status = "failed" if error is not None else "planned" if result is None else result.status
+    tags = result.tags if result is not None else compiled.tags if error is None else ()
     results = {id(r.plan): r for r in result.results} if result is not None else {}
     began = min((t.start for r in results.values() for t in r.timeline), default=0.0)
     steps = [_describe_plan(step, plan, results.get(id(plan)), began) for step in compiled.steps for plan in step.plans]
@@ -61,7 +62,7 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
             "seconds": sum(r.seconds for r in results.values()) if result is not None else None,
             "base": compiled.base,
             "snapshot": None if result is None else result.snapshot,
-            "tags": list(compiled.tags),
+            "tags": list(tags),
             "branch": job.branch,
             "notes": list(compiled.notes),
             "then": [one.called for one in compiled.after],

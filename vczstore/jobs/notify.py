@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from vczstore.errors import words_of
 from vczstore.execution.results import Result
 from vczstore.jobs.compile import CompiledJob
 from vczstore.jobs.describe import describe_job
@@ -56,7 +57,7 @@ class Outcome:
             _write_metrics(Path(self.job.metrics), self, succeeded=error is None)
         if hook is not None:
             name = "on-success" if error is None else "on-failure"
-            said = None if error is None else str(error) or "interrupted"
+            said = None if error is None else words_of(error)
             if not isinstance(hook, str):
                 _call(name, hook, self._report(said))
             else:  # what an error says may name samples, and stays here

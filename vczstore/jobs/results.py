@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from vczstore.execution.operations import NAMES
+from vczstore.execution.operations import CLEANS, NAMES, OWN_COMMIT, PUBLISHES
 from vczstore.execution.results import FoundInParts, Result, SetResult
 from vczstore.jobs.afterwards import Done
 from vczstore.jobs.compile import CompiledJob
@@ -24,7 +24,7 @@ class JobResult:
     id, store
         Which job, and on which store.
     snapshot
-        The new snapshot, or that in which the job was applied before; None on plain Zarr.
+        The last snapshot that the job has left, or that in which it was applied before; None on plain Zarr.
     tags
         The tags that were made.
     results
@@ -49,7 +49,18 @@ class JobResult:
 
     def with_done(self, done: Done) -> "JobResult":
         """The same once an operation that follows the commit is done."""
-        return replace(self, status=self.status if done.unchanged else "done", done=(*self.done, done))
+        status: Status = self.status if done.unchanged else "done"
+        return replace(self, status=status, snapshot=self._left_by(done), done=(*self.done, done))
+
+    def _left_by(self, done: Done) -> str | None:
+        """The job's snapshot once an operation is done; one that cleans up works on main."""
+        is_on_main = self.job.job.branch is None or any(one.operation.phase == PUBLISHES for one in self.done)
+        has_left = done.operation.phase == OWN_COMMIT or (done.operation.phase == CLEANS and is_on_main)
+        return getattr(done.found, "snapshot", None) or self.snapshot if has_left else self.snapshot
+
+    def with_tags(self, *tags: str) -> "JobResult":
+        """The same once it has got tags."""
+        return replace(self, status="done" if tags else self.status, tags=(*self.tags, *tags))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -122,6 +133,11 @@ class SetJobResult:
             for name, one in self.parts.items()
         }
         return replace(self, status=self.status if done.unchanged else "done", parts=parts)
+
+    def with_tags(self, *tags: str) -> "SetJobResult":
+        """The same once all parts have got tags."""
+        parts = {name: one.with_tags(*tags) for name, one in self.parts.items()}
+        return replace(self, status="done" if tags else self.status, parts=parts)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

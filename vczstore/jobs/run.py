@@ -8,14 +8,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vczstore.errors import BusyError, SampleError, StaleError, VczstoreError
+from vczstore.errors import BusyError, SampleError, StaleError, VczstoreError, words_of
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Found, Result
 from vczstore.execution.retry import retried
-from vczstore.jobs.afterwards import Done, Held, afterwards, perform
+from vczstore.jobs.afterwards import Held, afterwards, perform
 from vczstore.jobs.compile import CompiledJob, branches_of, compile_job, options_of
 from vczstore.jobs.describe import describe_job, history_of
 from vczstore.jobs.journal import journal_of
@@ -166,12 +166,12 @@ def _run_file(
                 result, failed = _run(compiled, None, told, lock.check)
             except (VczstoreError, KeyboardInterrupt) as error:
                 if report is not None:
-                    write_report(report, describe_job(compiled, error=str(error)))
+                    write_report(report, describe_job(compiled, error=words_of(error)))
                 raise
             outcome.result = result
             if failed is not None:
                 if report is not None:
-                    write_report(report, describe_job(compiled, result, str(failed)))
+                    write_report(report, describe_job(compiled, result, words_of(failed)))
                 raise failed
             return result
 
@@ -234,7 +234,7 @@ def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None
 
 def _run(
     compiled: CompiledJob, executor: str | None, progress: Progress | None, check: Check
-) -> tuple[JobResult, VczstoreError | None]:
+) -> tuple[JobResult, VczstoreError | KeyboardInterrupt | None]:
     """Run a job; what it has done, and what has failed after its commit."""
     plans, job, snapshot = compiled.plans, compiled.job, None
     options = options_of(job, executor).but(progress=progress)
@@ -257,29 +257,29 @@ def _run(
     if not plans:
         with plain_errors(compiled.store.label):
             snapshot = compiled.applied_in or compiled.store.head
-    done, failed = list[Done](), None
+    result = JobResult(
+        status="done" if plans else "nothing to do",
+        id=compiled.id,
+        store=compiled.store.label,
+        snapshot=snapshot,
+        tags=(),
+        results=tuple(results),
+        job=compiled,
+    )
 
     def give_tags(left: Found | None) -> None:
+        nonlocal result
         at = left.snapshot if isinstance(left, Result) else snapshot
         with plain_errors(compiled.store.label):
             for name in compiled.tags:
                 compiled.store.history.create_tag(name, at)
+                result = result.with_tags(name)
 
     do = partial(perform, options=options, lock=Held(check))
     committed = "what the steps of the job do is committed" if plans else ""
     try:
         for one in afterwards(compiled.after, do, give_tags, job.branch, committed):
-            done.append(one)
-    except VczstoreError as error:
-        failed = error
-    result = JobResult(
-        status="done" if plans or compiled.tags or not all(one.unchanged for one in done) else "nothing to do",
-        id=compiled.id,
-        store=compiled.store.label,
-        snapshot=snapshot,
-        tags=compiled.tags,
-        results=tuple(results),
-        job=compiled,
-        done=tuple(done),
-    )
-    return result, failed
+            result = result.with_done(one)
+    except (VczstoreError, KeyboardInterrupt) as error:
+        return result, error
+    return result, None

@@ -1,7 +1,7 @@
 """Jobs on sets of stores: every part is compiled as a job of its own, and all become visible together."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import UnsuitableError, VczstoreError
+from vczstore.errors import UnsuitableError, VczstoreError, words_of
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import EXPORTS, IN_COMMIT, NAMES, Operation
 from vczstore.execution.options import MAX_RETRIES
@@ -124,16 +124,21 @@ def _run_set(
             try:
                 return running.attempt(stores, locks, conversions, record)
             except (VczstoreError, KeyboardInterrupt) as error:
-                _report(report, running.compiled, {}, str(error))
+                _report(report, running.compiled, {}, words_of(error))
                 raise
 
         done, n = retried(attempt, MAX_RETRIES, nullcontext)
         result = outcome.result = replace(done, completed=completed, retries=n)
+
+        def give_tags(left: Found | None) -> None:
+            nonlocal result
+            result = outcome.result = result.with_tags(*running.tag(result.parts, left))
+
         try:
-            for one in running.afterwards(result, locks):
+            for one in running.afterwards(result, locks, give_tags):
                 result = outcome.result = result.with_done(one)
         except (VczstoreError, KeyboardInterrupt) as error:
-            _report(report, running.compiled, result.parts, str(error))
+            _report(report, running.compiled, result.parts, words_of(error))
             raise
     _report(report, running.compiled, result.parts)
     return result
@@ -193,7 +198,7 @@ class _Running:
             done = write(checked)
         for one in self.compiled.values():
             journal_of(one).delete()
-        tags = tuple(checked.all_tags)
+        tags = tuple(checked.tags)
         parts = {
             name: JobResult(
                 status="done" if done.get(name) or tags else "nothing to do",
@@ -223,7 +228,9 @@ class _Running:
             branches_of(self.jobs[name]).prepare(self.branch)
         return bool(new)
 
-    def afterwards(self, result: SetJobResult, locks: Mapping[str, HeldLock]) -> Iterator[Done]:
+    def afterwards(
+        self, result: SetJobResult, locks: Mapping[str, HeldLock], give_tags: Callable[[Found | None], None]
+    ) -> Iterator[Done]:
         """Do what follows the commits: each operation on all parts, before the next one; see `afterwards`."""
         options = options_of(self.job).but(progress=self.group.options.progress, parts=tuple(self.jobs))
 
@@ -231,10 +238,6 @@ class _Running:
             group = StoreSet.of(operation, within(operation, options))
             found: Found = entrance.perform(operation, replace(group, id=self.group.id, held=locks))
             return found
-
-        def give_tags(left: Found | None) -> None:
-            if self.tags_wait:
-                self._tag(result.parts, left)
 
         is_changed = any(one.results for one in result.parts.values())
         committed = "what the steps of the job do is done in all parts" if is_changed or result.completed else ""
@@ -248,8 +251,10 @@ class _Running:
         is_known = len(self.compiled) == len(self.jobs)  # or else a run that was stopped has done some parts
         return [one for one in (*steps, *retention(job)) if one.called in wanted or not is_known]
 
-    def _tag(self, parts: Mapping[str, JobResult], last: Found | None) -> None:
-        """Give all parts their tags; where they are groups of one repository, all name the same snapshot."""
+    def tag(self, parts: Mapping[str, JobResult], last: Found | None) -> Sequence[str]:
+        """Give all parts the tags that have waited; where they are groups of one repository, name one snapshot."""
+        if not self.tags_wait:
+            return ()
         left: Mapping[str, Result] = last.parts if isinstance(last, SetResult) else {}
         stores = {name: one.store for name, one in self.compiled.items()}
         tags = dict.fromkeys(tag for one in self.compiled.values() for tag in one.tags)
@@ -263,7 +268,9 @@ class _Running:
                 at += [one.applied_in for one in self.compiled.values()]
             snapshot = next((one for one in at if one is not None), next(iter(stores.values())).head)
             states = {name: (str(snapshot), samples) for name, (_, samples) in states.items()}
-        tag_states(self.group, stores, states, [*tags])
+        with plain_errors(self.group.label):
+            tag_states(self.group, stores, states, [*tags])
+        return [*tags]
 
 
 def _jobs_of(job: Job) -> dict[str, Job]:

@@ -17,7 +17,7 @@ from vczstore.execution.results import Found
 from vczstore.stores.base import HeldLock, Store
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import group_of
-from vczstore.stores.sets import PART, Record, RecordFile, Template, canonical, require_parts
+from vczstore.stores.sets import PART, PartRecord, Record, RecordFile, Template, canonical, require_parts
 from vczstore.vcf.files import SUFFIXES
 from vczstore.vcz.model import Vcz, listing
 
@@ -281,18 +281,18 @@ def differing(samples: Mapping[str, Samples]) -> str | None:
 
 def describe(record: Record, stores: Mapping[str, Store]) -> str:
     """What a record says of its parts, and the way out."""
-    ahead = [
-        name
-        for name, part in record.parts.items()
-        if part.is_done
-        or (
-            part.snapshot not in (None, part.base)
-            and name in stores
-            and stores[name].history.shows(part.snapshot, record.branch)
-        )
-    ]
+    ahead = [name for name, part in record.parts.items() if _is_ahead(record, part, stores.get(name))]
     rest = [name for name in record.parts if name not in ahead]
     last = "the history of some, which is to be purged" if record.purge else "the tags of some"
     where = f"is done in {listing(ahead) or 'no part'}, and not in {listing(rest) or last}"
     way_out = "run it again, or vczstore repair" if record.is_staged else "run the same again to complete it"
     return f"{record.operation} ({record.summary}) {where}; {way_out}"
+
+
+def _is_ahead(record: Record, part: PartRecord, store: Store | None) -> bool:
+    """Whether a part has what a record says; one whose state stays the same has it once it has the tags."""
+    if part.is_done or store is None or part.snapshot is None:
+        return part.is_done
+    if part.snapshot == part.base:
+        return bool(record.tags) and store.history.tags().keys() >= {*record.tags}
+    return store.history.shows(part.snapshot, record.branch)
