@@ -184,6 +184,7 @@ def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
     ahead = "is done in chr1, and not in chr2; run the same again"
     complain(StorageError, [ahead], append)
     assert [one for one in vczstore.info("set/{part}").errors if ahead in one]
+    assert not vczstore.verify("set/{part}").ok
     complain(StaleError, [ahead], lambda: vczstore.remove("set/{part}", "S0002"))
     complain(StaleError, [ahead], lambda: vczstore.run_job("job.yaml"))
     assert not vczstore.repair("set/{part}").ok
