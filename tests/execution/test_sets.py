@@ -30,6 +30,7 @@ from vczstore.errors import (
     StaleError,
     StorageError,
     TagError,
+    UnsuitableError,
     VczstoreError,
 )
 from vczstore.execution.sets import checking
@@ -135,6 +136,12 @@ def test_names_of_sets(folder: Path) -> None:
     complain(OptionError, ["no name of a part"], lambda: vczstore.info("set/{part}", parts=["../set/chr1"]))
     complain(OptionError, ["plan of its own"], lambda: vczstore.plan("append", "set/{part}", "in/{part}.vcz"))
     complain(NotAStoreError, ["no part"], lambda: vczstore.info("sets/{part}"))
+    out, was = "set/{part}.out", cohort.digest(folder)
+    words = [f"{out} would be taken for parts of set/{{part}}; name another folder"]
+    complain(UnsuitableError, words, lambda: vczstore.export("set/{part}", out))
+    complain(UnsuitableError, words, lambda: vczstore.compact("set/{part}", out))
+    complain(UnsuitableError, words, lambda: append(output=out, harmonise=True, new_variants="insert"))
+    assert cohort.digest(folder) == was
     refused = CliRunner().invoke(main, ["set", "info", "set/chr1"])
     assert refused.exit_code == 2
     mentions(refused.output, ["named with {part}"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import UnsuitableError, VczstoreError, words_of
+from vczstore.errors import VczstoreError, words_of
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import EXPORTS, IN_COMMIT, NAMES, Operation
 from vczstore.execution.options import MAX_RETRIES
@@ -20,7 +20,7 @@ from vczstore.execution.retry import retried
 from vczstore.execution.sets import entrance
 from vczstore.execution.sets.checking import Checking, Compiled, Work
 from vczstore.execution.sets.completion import complete, tag_states
-from vczstore.execution.sets.members import PLACES, Samples, StoreSet, each_place, in_part, require_part
+from vczstore.execution.sets.members import PLACES, Samples, StoreSet, each_place, in_part, refuse_within, require_part
 from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
 from vczstore.jobs.afterwards import Done, afterwards, within
@@ -285,11 +285,8 @@ def _jobs_of(job: Job) -> dict[str, Job]:
                 value = step.value(one.name)
                 texts = [] if value is None else list(value) if isinstance(value, tuple) else [value]
                 require_part(step.operation.called, texts, job.store.url)
-                if step.operation.phase == EXPORTS and any(map(template.takes, texts)):
-                    raise UnsuitableError(
-                        f"{step.operation.called}: {texts[0]} would be taken for parts of {job.store.url}; "
-                        "name another folder"
-                    )
+                if step.operation.phase == EXPORTS:
+                    refuse_within(step.operation.called, texts, template)
     return {
         part: replace(
             job,

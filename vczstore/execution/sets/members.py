@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import IncompatibleError, OptionError, StaleError, VczstoreError, with_words
+from vczstore.errors import IncompatibleError, OptionError, StaleError, UnsuitableError, VczstoreError, with_words
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
@@ -46,6 +46,8 @@ def _slow(digest: str) -> str:
 
 PLACES = ("location", "sources", "folder")
 """The kinds of arguments that say where something lies, which is elsewhere for each part."""
+_OUTPUTS = ("out", "output")
+"""The names of arguments that say where something is made beside the store."""
 
 
 def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
@@ -56,6 +58,8 @@ def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
     ------
     OptionError
         If something is named that would be the same for all parts.
+    UnsuitableError
+        If something is made that would be found as a part of the set.
     IncompatibleError
         If there are sources for other parts than there are stores.
     """
@@ -66,6 +70,8 @@ def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
         texts = _texts(values[one.name])
         if declared(one).kind != "file":
             require_part(operation.called, texts, operation.store)
+        if one.name in _OUTPUTS:
+            refuse_within(operation.called, texts, Template(str(operation.store)))
         coming += texts if one.name in ("source", "sources") else []
     parts = options.parts or _found(operation, options, coming)
     require_parts(operation.called, Template(str(operation.store)), parts)
@@ -104,6 +110,12 @@ def require_part(operation: str, texts: Sequence[str], store: str) -> None:
             raise OptionError(
                 f"{operation}: {text} would be the same for all parts of {store}; put {PART} into its name"
             )
+
+
+def refuse_within(operation: str, texts: Sequence[str], template: Template) -> None:
+    """Raise an `UnsuitableError` for a place where what is made would be found as parts of a set."""
+    for text in filter(template.takes, texts):
+        raise UnsuitableError(f"{operation}: {text} would be taken for parts of {template.text}; name another folder")
 
 
 def each_place(value: Any, change: Callable[[str], str]) -> Any:
