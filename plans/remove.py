@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import recomputed_fields
+from plans.compilers.options import missing_ok, recomputed_fields
 from plans.purge import TAGS_HELP, YES_HELP, Purge
 from plans.recompute import recomputing
 from vczstore.choices import TAGS
@@ -57,13 +57,7 @@ class Remove(Edit):
         shorthand="a sample ID, a list of them",
         examples=("NA00002", ["NA00002", "1001"]),
     )
-    missing_ok: bool = option(
-        False,
-        "Leave out the IDs that the store does not have; else they are an error.",
-        command=False,
-        python=False,
-        examples=(True,),
-    )
+    missing_ok: bool = missing_ok(command=False, python=False)
     purge: bool = option(False, "Then delete the history, in which the samples would stay readable.", job=False)
     tags: str = option("refuse", TAGS_HELP, choices=TAGS, job=False)
     recompute: tuple[str, ...] = recomputed_fields()

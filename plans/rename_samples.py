@@ -3,15 +3,15 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plans.compilers.options import allow_returning
+from plans.compilers.options import allow_returning, missing_ok
 from vczstore.declarations import argument
-from vczstore.errors import OptionError, SampleError
-from vczstore.execution.operations import Edit, Stages
+from vczstore.errors import OptionError, SampleError, UnsuitableError
+from vczstore.execution.operations import Edit, Operation, Stages
 
 if TYPE_CHECKING:
     from plans.core.model import Compiling, Plan
@@ -25,8 +25,9 @@ class RenameSamples(Edit):
 
     The file has a line for each sample, with its present ID and its new one: separated by a tab, or by spaces if there
     is none. Those that have their new IDs already are left as they are, so that a run that was stopped, or is repeated,
-    completes. IDs that pass from one sample to another are refused, since a second run would give them on once more.
-    Lines of the VCF's header that name an old ID are dropped, as by remove.
+    completes. A job that is run again renames the samples that have come in under their old IDs since. IDs that pass
+    from one sample to another are refused, since a second run would give them on once more. Lines of the VCF's header
+    that name an old ID are dropped, as by remove.
 
     Raises
     ------
@@ -41,7 +42,7 @@ class RenameSamples(Edit):
 
     group: ClassVar[str] = "edit"
     is_step: ClassVar[bool] = True
-    step_examples: ClassVar[tuple[Any, ...]] = ("new-ids.tsv",)
+    step_examples: ClassVar[tuple[Any, ...]] = ("new-ids.tsv", {"file": "new-ids.tsv", "missing-ok": True})
 
     file: Any = argument(
         "A UTF-8 file with two columns: the present and the new ID of each sample.",
@@ -49,6 +50,7 @@ class RenameSamples(Edit):
         kind="file",
         examples=("new-ids.tsv",),
     )
+    missing_ok: bool = missing_ok()
     allow_returning: bool = allow_returning(examples=(True,))
 
     def __post_init__(self) -> None:
@@ -59,7 +61,35 @@ class RenameSamples(Edit):
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile what writes the new IDs, chunk by chunk of sample_id."""
         yield from ()
-        return _compile(compiling, _read(Path(self.file)), self.allow_returning)
+        return _compile(compiling, self._pairs, missing_ok=self.missing_ok, allow_returning=self.allow_returning)
+
+    def again(self, vcz: "Vcz", ahead: Sequence[Operation]) -> "RenameSamples | None":
+        """The samples that are there under their old IDs, unless a later step has given these to others."""
+        from vczstore.vcz.model import listing
+
+        present = set(vcz.sample_ids.tolist())
+        old = {old for old, new in self._pairs.items() if old in present and old != new}
+        given = {new for step in ahead if isinstance(step, RenameSamples) for new in step._pairs.values()}
+        if passed := sorted(old & given):
+            if old <= given:
+                return None
+            raise SampleError(
+                f"rename-samples: {len(old - given):,} samples have come into {vcz.label} under old IDs of {self.file} "
+                f"since it was used, and {len(passed):,} of its old IDs are given to others by a later step; give the "
+                "former in a file of their own",
+                f"these are {listing(sorted(old - given))}",
+            )
+        return replace(self, missing_ok=True) if old else None
+
+    @property
+    def _pairs(self) -> dict[str, str]:
+        pairs = _read(Path(self.file))
+        if not pairs and not self.missing_ok:
+            raise UnsuitableError(
+                f"rename-samples: {self.file} names no sample; give the present and the new ID in each line, or set "
+                "missing-ok (--missing-ok) if it may be empty"
+            )
+        return pairs
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -70,28 +100,26 @@ def _read(path: Path) -> dict[str, str]:
     for number, line in read_lines("rename-samples", path, "two columns, the present and the new ID"):
         columns = [column.strip() for column in (line.split("\t") if "\t" in line else re.split(" +", line))]
         if len(columns) == 2 and not columns[1].isprintable():
-            raise OptionError(f"rename-samples: {path}:{number}: {columns[1]!a} has characters that cannot be seen")
+            raise UnsuitableError(f"rename-samples: {path}:{number}: {columns[1]!a} has characters that cannot be seen")
         if len(columns) != 2 or not all(columns):
-            raise OptionError(
+            raise UnsuitableError(
                 f"rename-samples: {path}:{number}: expected the present ID and the new one, found "
                 f"{sum(map(bool, columns))}; separate them by a tab if IDs have spaces"
             )
         old, new = columns
         if pairs.setdefault(old, new) != new:
             raise SampleError(f"rename-samples: {path}:{number}: {old!a} has another new ID above; give it one")
-    if not pairs:
-        raise OptionError(f"rename-samples: {path} names no sample; give the present and the new ID in each line")
     return pairs
 
 
-def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: bool) -> "Plan":
+def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bool, allow_returning: bool) -> "Plan":
     """Find the samples, and check that no ID is there twice afterwards."""
     from plans.compilers.remove import set_header
-    from plans.core.model import Plan
-    from plans.core.withdrawn import come_back, readmitting
+    from plans.core.model import Plan, with_notes
+    from plans.core.withdrawn import Withdrawn, come_back, readmitting
     from vczstore.stores.edits import SetItems
     from vczstore.vcz import vcf_headers
-    from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, unknown_samples
+    from vczstore.vcz.model import SAMPLE_ID, listing, positions_of, refuse_other_spellings, unknown_samples
 
     store, vcz = compiling.store, compiling.vcz
     vcz.require_whole("rename-samples")
@@ -104,7 +132,12 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: 
             "is run again nothing tells whether that was done; rename by two files, the first to IDs that are not there"
         )
     positions, unknown = positions_of(vcz, list(left))
-    if unknown:
+    if unknown and missing_ok:
+        others = sorted(present - pairs.keys() - {*pairs.values()})
+        gone = Withdrawn.of(store, vcz).among(unknown)
+        refuse_other_spellings("rename-samples", vcz, unknown, gone, others, "nothing was renamed")
+        left = {old: new for old, new in left.items() if old not in {*unknown}}
+    elif unknown:
         way_out = f"nothing was renamed, vczstore samples {vcz.label} lists the samples"
         raise unknown_samples("rename-samples", vcz, unknown, way_out)
     names = vcz.sample_ids.copy()
@@ -112,7 +145,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: 
     edits = [SetItems(vcz.arrays[SAMPLE_ID], positions, names[positions].tolist())] if len(positions) else []
     _check_names(vcz, names.tolist(), left)
     kept = {*names.tolist()}
-    header = vcf_headers.without(vcz.attributes, pairs.keys() - kept, kept)
+    header = vcf_headers.without(vcz.attributes, pairs.keys() - kept - {*unknown}, kept)
     after = vcz.planned({}, names)
     back = come_back(
         "rename-samples",
@@ -134,7 +167,8 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], allow_returning: 
         if_stopped="some samples may have their new IDs already; run the same command again to complete it",
         counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
     )
-    return readmitting(plan, vcz, back)
+    told = f"{len(unknown):,} of {len(pairs):,} sample IDs are not in the store" if unknown else ""
+    return with_notes(readmitting(plan, vcz, back), told)
 
 
 def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None:

@@ -344,7 +344,12 @@ def remove(store: "Location", samples: str | Sequence[str], **options: Unpack[Re
 def recompute(store: "Location", fields: str | Sequence[str] = ..., **options: Unpack[RunOptions]) -> "Result": ...
 @_operation
 def rename_samples(
-    store: "Location", file: "str | Path", *, allow_returning: bool = ..., **options: Unpack[RunOptions]
+    store: "Location",
+    file: "str | Path",
+    *,
+    missing_ok: bool = ...,
+    allow_returning: bool = ...,
+    **options: Unpack[RunOptions],
 ) -> "Result": ...
 @_operation
 def compact(store: "Location", output: "str | Path | None" = ..., **options: Unpack[RunOptions]) -> "Result": ...

@@ -54,6 +54,14 @@ def recomputed_fields() -> tuple[str, ...]:
     return found
 
 
+def missing_ok(**known: Any) -> bool:
+    """Declare that IDs that are not there are left out."""
+    found: bool = option(
+        False, "Leave out the IDs that the store does not have; else they are an error.", examples=(True,), **known
+    )
+    return found
+
+
 def allow_returning(**known: Any) -> bool:
     """Declare that removed samples may come in again."""
     found: bool = option(

@@ -58,6 +58,86 @@ def test_in_a_job(kind: str, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), cohort.expected_remove(renamed(OLD, {"S0002": "B"}), ["B"]))
 
 
+def write_job(folder: Path, store: Path, *steps: str) -> Path:
+    (folder / "job.yaml").write_text("".join([f"store: {store}\nsteps:\n", *(f"  - {step}\n" for step in steps)]))
+    return folder / "job.yaml"
+
+
+def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
+    """It is renamed, or the job is refused; both IDs would be there else, and the step counted as done."""
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    write_pairs(tmp_path / "ids", {"S0007": "T7", "S0001": "T1"})
+    (tmp_path / "inbox").mkdir()
+    cohort.write_vcz(tmp_path / "inbox" / "a.vcz", cohort.make_arrays(6, ["S0007"], seed=1))
+    job = write_job(tmp_path, store, "append: inbox/*.vcz", "rename-samples: ids")
+    assert [run_job(job).status for _ in range(2)] == ["done", "nothing to do"]
+    cohort.write_vcz(tmp_path / "inbox" / "b.vcz", cohort.make_arrays(6, ["S0007", "S0008"], seed=2))
+    before = cohort.digest(store)
+    complain(SampleError, ("^rename-samples: ", "would have T7 twice"), lambda: run_job(job))
+    assert cohort.digest(store) == before
+    vczstore.remove(store, ["T7", "T1"])
+    before = cohort.digest(store)
+    complain(SampleError, ("1 of the samples that come in was removed",), lambda: run_job(job))
+    assert cohort.digest(store) == before
+    job = write_job(
+        tmp_path, store, "append: inbox/*.vcz", "rename-samples: {file: ids, missing-ok: true, allow-returning: true}"
+    )
+    assert [run_job(job).status for _ in range(2)] == ["done", "nothing to do"]
+    assert cohort.read_vcz(cohort.icechunk_store(store))["sample_id"].tolist()[-2:] == ["T7", "S0008"]
+
+
+def test_a_sample_that_comes_under_another_old_id(tmp_path: Path) -> None:
+    """A step that was done renames it, though of its other samples one is gone."""
+    store = Way("format3", "cubed").make(tmp_path, OLD)
+    write_pairs(tmp_path / "ids", {"S0001": "T1", "S0002": "T2"})
+    assert run_job(write_job(tmp_path, store, "rename-samples: ids")).status == "done"
+    vczstore.remove(store, ["T1"])
+    write_pairs(tmp_path / "back", {"T2": "S0002"})
+    vczstore.rename_samples(store, tmp_path / "back")
+    assert [run_job(tmp_path / "job.yaml").status for _ in range(2)] == ["done", "nothing to do"]
+    assert cohort.read_vcz(store)["sample_id"].tolist()[:4] == ["S0000", "", "T2", "S0003"]
+
+
+def test_ids_that_pass_on_by_two_steps(tmp_path: Path) -> None:
+    """A second run leaves them; one that also has a sample to rename is refused."""
+    store = Way("format3", "cubed").make(tmp_path, OLD)
+    write_pairs(tmp_path / "a", {"S0001": "x", "S0002": "y", "S0003": "z"})
+    write_pairs(tmp_path / "b", {"x": "S0002", "y": "S0001"})
+    job = write_job(tmp_path, store, "rename-samples: a", "rename-samples: b")
+    assert [run_job(job).status for _ in range(2)] == ["done", "nothing to do"]
+    ids = ["S0000", "S0002", "S0001", "z", "S0004"]
+    assert cohort.read_vcz(store)["sample_id"].tolist()[:5] == ids
+    write_pairs(tmp_path / "back", {"z": "S0003"})
+    vczstore.rename_samples(store, tmp_path / "back")
+    before = cohort.digest(store)
+    complain(SampleError, ("^rename-samples: 1 samples", "a file of their own"), lambda: run_job(job))
+    assert cohort.digest(store) == before
+
+
+@pytest.mark.parametrize("text", ["", "S0001\tT1\nS9999\tT9\n"], ids=["empty", "unknown"])
+def test_a_standing_file(tmp_path: Path, text: str) -> None:
+    """IDs that are not there are counted; without missing-ok they are an error that is not one of usage."""
+    store = Way("format3", "cubed").make(tmp_path, OLD)
+    (tmp_path / "ids").write_text(text)
+    before = cohort.digest(store)
+    with pytest.raises(VczstoreError) as caught:
+        run_job(write_job(tmp_path, store, "rename-samples: ids"))
+    assert caught.value.exit_status == 1
+    assert cohort.digest(store) == before
+    job = write_job(tmp_path, store, "rename-samples: {file: ids, missing-ok: true}")
+    done = run_job(job)
+    assert done.status == ("done" if text else "nothing to do")
+    told = "1 of 2 sample IDs are not in the store"
+    assert (told in "\n".join(done.lines())) == bool(text)
+    assert "S9999" not in "\n".join(done.lines())
+    again = vczstore.rename_samples(store, tmp_path / "ids", missing_ok=True)
+    assert again.counts["samples renamed"] == 0
+    assert (told in "\n".join(again.lines())) == bool(text)
+    if text:
+        (tmp_path / "ids").write_text('"S0002"\tT2\n')
+        complain(SampleError, ("another spelling",), lambda: run_job(job))
+
+
 def test_columns_may_be_separated_by_spaces(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
     (tmp_path / "ids").write_text("\ufeff S0001  a \n\nS0002\tb c\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import Field, dataclass, fields
 from functools import cache
 from importlib import import_module
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found, Result
     from vczstore.stores.base import HeldLock, Store
+    from vczstore.vcz.model import Vcz
 
 type Stages = Generator["Survey", list[list[Any]], "Plan"]
 """A plan that is compiled in stages: it yields what to look up in the data, and is sent what was found."""
@@ -243,6 +244,10 @@ class Edit(Operation):
     def compile(self, compiling: "Compiling") -> Stages:
         """Compile it against what was opened; nothing is written."""
         raise NotImplementedError
+
+    def again(self, vcz: "Vcz", ahead: "Sequence[Operation]") -> "Edit | None":
+        """What is left to do of a step that jobs have done before, of which others are `ahead`; None if nothing is."""
+        return None
 
     def purge_history(self, options: "Options", lock: "HeldLock") -> "Found":
         """Purge the store, where `purges` says how."""

@@ -35,7 +35,7 @@ from plans.update import Update
 from plans.variants.stale import CURRENT, states
 from vczstore.configuration.yaml_file import one_line
 from vczstore.declarations import declared
-from vczstore.errors import IncompatibleError, JobFileError, NotAStoreError, SampleError, TagError, UnsuitableError
+from vczstore.errors import IncompatibleError, JobFileError, NotAStoreError, TagError, UnsuitableError
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_plan, planning, refuse_same_place
 from vczstore.execution.operations import CHECKS, IN_COMMIT, OWN_COMMIT, PUBLISHES, Edit, Operation
@@ -52,8 +52,7 @@ from vczstore.stores.locations import is_url
 from vczstore.stores.object_store import plain_errors
 from vczstore.vcf.conversion import Layout
 from vczstore.vcf.files import VcfFile
-from vczstore.vcz.model import BATCH, REMOVED, Batch, Vcz, positions_of
-from vczstore.vcz.sample_ids import in_other_case, spelt_otherwise
+from vczstore.vcz.model import BATCH, REMOVED, Batch, Vcz, positions_of, refuse_other_spellings
 
 
 @dataclass(frozen=True)
@@ -193,8 +192,8 @@ def compile_job(job: Job, conversions: Conversions | None = None, workers: Worke
         options, is_ahead = _on_branch(job, options)
         with nullcontext(workers) if workers is not None else Workers(options) as looking:
             compiler = _Compiler(job.store.url, options, looking, is_ahead=is_ahead, of_set=job.of_set)
-            for step in job.steps:
-                compiler.add(step)
+            for i, step in enumerate(job.steps):
+                compiler.add(step, job.steps[i + 1 :])
             for operation in retention(job):
                 compiler.compile_step(operation)
         compiled = compiler.finish(job)
@@ -273,11 +272,14 @@ class _Compiler:
         self.found: list[FoundSources] = []
         self.named: dict[str, list[str]] = {}
         """The sources of the present step, by the path or glob that names them."""
+        self.ahead: list[Operation] = []
+        """The steps that follow the present one, as the job file says them."""
         self.said: list[Any] = []
         """What the job's id is made of."""
 
-    def add(self, step: StepModel) -> None:
-        """Compile one step."""
+    def add(self, step: StepModel, ahead: Sequence[StepModel]) -> None:
+        """Compile one step, which others follow."""
+        self.ahead = [one.made(self.url) for one in ahead]
         values: dict[str, Any] = {}
         for one in fields(step.operation):
             match declared(one).kind:
@@ -347,7 +349,7 @@ class _Compiler:
 
     @compile_step.register
     def edit(self, operation: Edit) -> None:
-        """Any other operation: done once, as the ledger remembers."""
+        """Any other operation: done once, as the ledger remembers, and again if there is something left to do."""
         said: list[Any] = [operation.called, operation.fingerprint]
         sources = list[Vcz]()
         if named := getattr(operation, "sources", ()):
@@ -357,9 +359,12 @@ class _Compiler:
         digest = step_digest(said)
         self.said.append(said)
         plans: list[Plan] = []
-        if digest not in self.ledger.steps:
-            plan = self._compile(operation, sources)
-            if not plan.is_empty:
+        left = operation if digest not in self.ledger.steps else operation.again(self.vcz, self.ahead)
+        if left is not None:
+            plan = self._compile(left, sources)
+            if plan.is_empty:
+                self.notes += [f"{operation.called}: {text}" for text in plan.notes.values()]
+            else:
                 self.ledger = self.ledger.with_step(digest)
                 plans = [replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format)))]
             self.vcz = plan.after
@@ -553,7 +558,8 @@ class _Compiler:
         gone = Withdrawn.of(self.store, self.vcz).among(unknown)
         if unknown and (missing_ok or len(gone) == len(unknown)):
             known = [str(sample) for sample in self.vcz.sample_ids[positions]]
-            self._refuse_other_spellings(unknown, gone)
+            samples = self.vcz.sample_ids.tolist()
+            refuse_other_spellings("remove", self.vcz, unknown, gone, samples, "nothing was removed")
             self.notes.append(f"remove: {len(unknown):,} of {len(wanted):,} sample IDs are not in the store")
         if not wanted and missing_ok:
             known = []
@@ -562,18 +568,6 @@ class _Compiler:
             plan = compile_completable(self.store, self.vcz, known, self.memory)
             plans, self.vcz = [plan], plan.after
         self._add("remove", (), plans, int(not plans and (not wanted or bool(gone))))
-
-    def _refuse_other_spellings(self, unknown: Sequence[str], gone: Sequence[str]) -> None:
-        """A sample is not left in the store because a list has it in quotes, with a column, or in another case."""
-        present = self.vcz.sample_ids[self.vcz.sample_ids != REMOVED].tolist()
-        never_there = sorted({*unknown}.difference(gone))
-        meant = {*spelt_otherwise(unknown, present), *in_other_case(never_there, present)}
-        if meant:
-            raise SampleError(
-                f"remove: {self.store.label} has {len(meant):,} of the sample IDs in another spelling (quotes, "
-                "columns, case, invisible characters, Unicode form); nothing was removed, "
-                "write them as vczstore samples does"
-            )
 
     @compile_step.register
     def recompute(self, operation: Recompute) -> None:

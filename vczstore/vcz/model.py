@@ -8,7 +8,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from vczstore.errors import DamagedStoreError, NotAStoreError, SampleError, Stor
 from vczstore.vcz import arrays, encoded_chunks, metadata, pipeline, rectilinear, zarr_objects
 from vczstore.vcz.cuts import Cuts
 from vczstore.vcz.missing import TEXT
-from vczstore.vcz.sample_ids import close_to
+from vczstore.vcz.sample_ids import close_to, in_other_case, spelt_otherwise
 
 SAMPLES = "samples"
 
@@ -589,6 +589,38 @@ def refuse_padded(operation: str, vcz: Vcz, samples: Sequence[str]) -> None:
             f"{operation}: beside the samples that are named {vcz.label} has {len(others):,} with the same ID and "
             "spaces around it; nothing was written, give these other IDs with vczstore rename-samples",
             f"they are {listing([ascii(one) for one in others])}",
+        )
+
+
+def refuse_other_spellings(
+    operation: str, vcz: Vcz, unknown: Sequence[str], gone: Collection[str], samples: Sequence[str], outcome: str
+) -> None:
+    """
+    A sample is not left as it is because a list has it in quotes, with a column, or in another case.
+
+    Parameters
+    ----------
+    operation, vcz, unknown
+        For which operation which IDs are not there.
+    gone
+        Those of them that were removed before: another sample may have the same in another case.
+    samples
+        The samples that may be meant.
+    outcome
+        What was not done.
+
+    Raises
+    ------
+    SampleError
+        If there are any.
+    """
+    present = [sample for sample in samples if sample != REMOVED]
+    never_there = sorted({*unknown}.difference(gone))
+    meant = {*spelt_otherwise(unknown, present), *in_other_case(never_there, present)}
+    if meant:
+        raise SampleError(
+            f"{operation}: {vcz.label} has {len(meant):,} of the sample IDs in another spelling (quotes, columns, "
+            f"case, invisible characters, Unicode form); {outcome}, write them as vczstore samples does"
         )
 
 
