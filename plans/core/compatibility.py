@@ -84,6 +84,12 @@ def check_samples(operation: str, vcz: Vcz, sources: Sequence[Vcz]) -> None:
         present = [sample for sample in vcz.sample_ids if sample in owner]
         label = owner[present[0]]
         mine_present = [sample for sample in present if owner[sample] == label]
+        if len(mine_present) == sum(one == label for one in owner.values()):
+            raise SampleError(
+                f"{operation}: all {len(mine_present):,} samples of {label} are in {vcz.label} already, perhaps since "
+                "it was appended before, as by a run that was killed after its commit: then there is nothing left to "
+                "do; to replace the values of these samples, use update"
+            )
         _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, vcz.label))
     alike = same_in_unicode(list(owner), itertools.chain(vcz.sample_ids, owner))
     for sample, other in alike.items():

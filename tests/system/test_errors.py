@@ -338,6 +338,15 @@ def test_sample_doubled_between_sources(store: Path, batch: Path, tmp_path: Path
         complain(SampleError, words, lambda: vczstore.append(store, batch, other))
 
 
+def test_a_batch_that_is_there_already(store: Path, batch: Path) -> None:
+    """After a run that was killed there is nothing to do; to remove the samples would withdraw them."""
+    vczstore.append(store, batch, impl="zarr")
+    words = (f"^append: all {N_NEW} samples", str(batch), str(store), "appended before", "nothing left to do")
+    with unchanged(store, batch):
+        said = complain(SampleError, words, lambda: vczstore.append(store, batch))
+        assert "remove" not in said
+
+
 def test_later_source_does_not_fit(store: Path, batch: Path, tmp_path: Path) -> None:
     """All sources are checked before the first is written."""
     other = tmp_path / "other.vcz"

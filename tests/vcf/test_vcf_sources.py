@@ -367,9 +367,7 @@ def test_other_refusals_name_the_file(tmp_path: Path, store: Path) -> None:
     other = write(tmp_path / "other.vcf", text(records=RECORDS.replace("\t150", "\t151")))
     complain(IncompatibleError, [rf"variant 1 of {other} is chr1:151"], lambda: vczstore.append(store, other))
     again = write(tmp_path / "again.vcf", text(OLD))
-    complain(
-        SampleError, [rf"2 of the samples of {again} are in {store} already"], lambda: vczstore.append(store, again)
-    )
+    complain(SampleError, [rf"all 2 samples of {again} are in {store} already"], lambda: vczstore.append(store, again))
     batch = write(tmp_path / "batch.vcf", text())
     words = [str(batch), "2 samples at once takes", "--allowed-mem"]
     options = {"allowed_mem": 300_001_100, "reserved_mem": 300_000_000}
