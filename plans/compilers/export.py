@@ -9,6 +9,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.types import AnyArray
 
 from plans.compilers.compact import documents_of_copy
+from plans.compilers.restore import operations_of
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
@@ -76,16 +77,20 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
     ids = list(dict.fromkeys(named))
     positions, unknown = positions_of(vcz, ids)
     refuse_padded(OPERATION, vcz, ids)
-    notes = (f"{len(withdrawn):,} samples that were removed since are left out",) if len(withdrawn) else ()
+    notes: tuple[str, ...] = (
+        (f"{len(withdrawn):,} samples that were removed since are left out",) if len(withdrawn) else ()
+    )
     if is_complement:
         left = np.setdiff1d(np.setdiff1d(present, withdrawn), positions)
+        notes += _told_of_renamed(store, vcz, left)
         if not len(left):
             raise SampleError(f"{OPERATION}: no sample of {vcz.label} is left; nothing was written, name fewer")
         _refuse_misspelt(store, vcz, unknown)
         told = (f"{len(unknown):,} IDs of samples that are not to be exported are not there",) if unknown else ()
         return Chosen(left, len(withdrawn), (*notes, *told))
     if not named:
-        return Chosen(np.setdiff1d(present, withdrawn), len(withdrawn), notes)
+        left = np.setdiff1d(present, withdrawn)
+        return Chosen(left, len(withdrawn), (*notes, *_told_of_renamed(store, vcz, left)))
     if unknown:
         way_out = f"nothing was written, vczstore samples {vcz.label} lists the samples"
         raise unknown_samples(OPERATION, vcz, unknown, way_out)
@@ -126,6 +131,28 @@ def _removed_since(store: Store, vcz: Vcz) -> set[str]:
         missing = {*vcz.sample_ids.tolist()} - {*tip.sample_ids.tolist()} - {REMOVED}
         gone.update(Withdrawn.of(store, tip).among(sorted(missing)) if missing else ())
     return gone
+
+
+def _told_of_renamed(store: Store, vcz: Vcz, positions: np.ndarray) -> tuple[str, ...]:
+    """What to tell of samples of a state that have the IDs from before `rename-samples`, as far as the log says so."""
+    if vcz.snapshot is None or isinstance(store.history, NoHistory):
+        return ()
+    old = set[str]()
+    for tip in (store.open(MAIN), store.open()):
+        missing = {*vcz.sample_ids[positions].tolist()} - {*tip.sample_ids.tolist()}
+        if missing and _renamed_between(store, vcz.snapshot, tip.snapshot):
+            old |= missing
+    return (f"samples were renamed since: {len(old):,} of their IDs are those from before",) if old else ()
+
+
+def _renamed_between(store: Store, past: str, tip: str | None) -> bool:
+    """Whether samples were renamed after a snapshot that is one of the history of a later one."""
+    renamed = False
+    for entry in store.history.snapshots(tip):
+        if entry.id == past:
+            return renamed
+        renamed |= "rename-samples" in operations_of(entry)
+    return False
 
 
 class Kept(NamedTuple):

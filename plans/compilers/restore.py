@@ -123,7 +123,7 @@ def _keeps_samples(store: Store, vcz: Vcz, past: Vcz) -> bool:
     for entry in store.history.snapshots(vcz.snapshot):
         if entry.id == past.snapshot:
             return True
-        if not _operations(entry) <= _KEEP_SAMPLES:
+        if not operations_of(entry) <= _KEEP_SAMPLES:
             break
     return False
 
@@ -156,7 +156,7 @@ def _dropped_header(store: Store, vcz: Vcz, past: Vcz) -> set[tuple[str, str]] |
             break
     else:
         return {*vcf_headers.all_lines(past.attributes)}
-    steps = [(old.id, new.id) for new, old in pairwise(entries) if not _operations(new).isdisjoint(_DROP_HEADER)]
+    steps = [(old.id, new.id) for new, old in pairwise(entries) if not operations_of(new).isdisjoint(_DROP_HEADER)]
     return {line for old, new in steps for line in _lines(store, old) - _lines(store, new)} if steps else None
 
 
@@ -164,7 +164,7 @@ def _lines(store: Store, state: str) -> set[tuple[str, str]]:
     return {*vcf_headers.all_lines(store.open(state).attributes)}
 
 
-def _operations(entry: Snapshot) -> set[str | None]:
+def operations_of(entry: Snapshot) -> set[str | None]:
     """What a snapshot says that was done in it; None if it says nothing."""
     said = entry.metadata.get("vczstore", {})
     return {step.get("operation") for step in said.get("steps", [said])}

@@ -315,6 +315,25 @@ def test_samples_that_were_removed_since(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
+    """The IDs of an earlier state are those from before, and how many is said."""
+    store = Way("icechunk", "cubed").make(tmp_path, OLD)
+    vczstore.branch(store, "old")
+    (tmp_path / "ids").write_text("S0001\tT1\nS0003\tT3\n")
+    vczstore.rename_samples(store, tmp_path / "ids")
+    vczstore.remove(store, ["T3", "S0005"])
+    said = "samples were renamed since: 2 of their IDs are those from before"
+    done = run("export", store, tmp_path / "a", "--at", "old").stdout
+    assert said in done
+    assert "1 samples that were removed since are left out" in done
+    assert said in run("export", store, tmp_path / "b", "--branch", "old").stdout
+    assert "renamed since" not in run("export", store, tmp_path / "c").stdout
+    (tmp_path / "ids").write_text("S0001\nS0003\n")
+    assert (
+        "renamed since" not in run("export", store, tmp_path / "d", "--at", "old", "-S", f"^{tmp_path / 'ids'}").stdout
+    )
+
+
 def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
     """And without INFO fields that count removed samples; AC and AN are counted."""
     store = vcf.to_vcz(vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make()), tmp_path / "store", 2, 5, 2)
