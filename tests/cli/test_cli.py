@@ -1012,7 +1012,7 @@ INTERRUPTS = [
 ]
 LIKE_A_SHELL = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever whoever runs the tests has set
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the handler of the test runner may be another
 from vczstore.__main__ import run
 run()
 """
@@ -1120,7 +1120,7 @@ def to_nowhere(words: list[str], output: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize("output", ["full", "closed"])
 @pytest.mark.slow
-def test_what_was_done_has_status_0_whatever_becomes_of_output(templates: Path, tmp_path: Path, output: str) -> None:
+def test_what_was_done_has_status_0_if_output_is_lost(templates: Path, tmp_path: Path, output: str) -> None:
     store = shutil.copytree(templates / "icechunk", tmp_path / "store.vcz")
     shutil.copytree(templates / "batch.vcz", tmp_path / "batch.vcz")
     for words in (

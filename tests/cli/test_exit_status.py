@@ -59,7 +59,7 @@ USAGE = {
     "no tag to delete": "tag STORE -d",
     "an option that there is not": "append STORE BATCH --fast",
 }
-"""What is wrong, and the command: whatever is in the store, it can never be right."""
+"""What is wrong, and the command: it is wrong for every store."""
 DATA = {
     "a field to drop that nothing has": "append STORE BATCH --drop-field FOO",
     "a field to add that nothing has": "append STORE BATCH --add-field FOO",

@@ -52,7 +52,7 @@ def test_local_by_hand() -> None:
     assert any("no list price" in a for a in found.assumptions)
 
 
-def test_one_thread_is_one_whatever_the_workers() -> None:
+def test_one_thread_is_one_for_any_number_of_workers() -> None:
     one = estimate([step()], "single-threaded", workers=1, remote=False)
     assert one == estimate([step()], "single-threaded", workers=8, remote=False)
     assert one.seconds == pytest.approx(11.05)

@@ -1,4 +1,4 @@
-"""Jobs whose sources are VCFs: found by globs, and brought in once, whatever they are called."""
+"""Jobs whose sources are VCFs: found by globs, and brought in once, under any name."""
 
 from __future__ import annotations
 

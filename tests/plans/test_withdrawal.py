@@ -740,7 +740,7 @@ def test_ids_in_unreferenced_objects_are_found(local: Place) -> None:
     ids=lambda layout: "-".join(str(type(v).__name__ if k == "compressors" else v) for k, v in layout.items()),
 )
 @pytest.mark.slow
-def test_whatever_the_encoding(tmp_path: Path, layout: dict[str, Any]) -> None:
+def test_every_encoding(tmp_path: Path, layout: dict[str, Any]) -> None:
     path = write(tmp_path / "store.vcz", OLD, **layout)
     (kept,) = [p for p in (path / "sample_id").rglob("*0") if p.is_file()]
     chunk = kept.read_bytes()

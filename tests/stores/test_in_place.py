@@ -1,4 +1,4 @@
-"""Compaction in place on plain Zarr: a folder is replaced by another, whatever is killed and whoever else writes."""
+"""Compaction in place on plain Zarr: a folder is replaced by another, with kills and other writers."""
 
 from __future__ import annotations
 

@@ -353,7 +353,7 @@ class Container:
             self.modal.start(self.function)
 
     def kill(self) -> None:
-        """End, whatever it does."""
+        """End it at once."""
         self.killed, self.doing = True, None
         self.function.containers.discard(self)
         if self.process is not None and self.process.returncode is None:

@@ -48,7 +48,7 @@ def _arrays(way: Way, samples: list[str], seed: int) -> Arrays:
 
 
 def _rows(*executors: str) -> list[Way]:
-    """Of impl zarr there is one row for each kind, whatever the executors: it has no tasks."""
+    """Of impl zarr there is one row for each kind, for all executors: it has no tasks."""
     return [Way(kind, impl, executor) for kind in KINDS for impl in ("cubed", "xarray") for executor in executors]
 
 

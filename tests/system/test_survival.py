@@ -138,7 +138,7 @@ def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pyt
 )
 @pytest.mark.slow
 def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, name: str, command: str) -> None:
-    """A killed process may have left anybody's data in them, whatever is overwritten later."""
+    """A killed process may have left anybody's data in them, even if they are overwritten later."""
     store = tmp_path / "store.vcz"
     (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(store, kills.OLD)
     half = store / name

@@ -109,7 +109,7 @@ def test_absent_chunks_are_not_copied_to_where_they_read_otherwise(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_a_first_append_takes_the_values_whatever_the_format(tmp_path: Path, kind: str) -> None:
+def test_a_first_append_takes_the_values_of_any_format(tmp_path: Path, kind: str) -> None:
     store, source = tmp_path / "store", with_absent(make(tmp_path / "a.vcz"), 4)
     if kind == "format2":
         vczstore.create(tmp_path / "empty", source)

@@ -123,7 +123,7 @@ def check_masks(store: Path, *, icechunk: bool = False) -> dict[str, np.ndarray]
 @pytest.mark.slow
 def test_floats_of_every_width_mean_what_single_ones_do(tmp_path: Path, zarr_format: int, dtype: str) -> None:
     """
-    vcztools is the judge: it prints the same whatever the width, a "." where a value is missing.
+    vcztools is the judge: it prints the same for every width, a "." where a value is missing.
 
     It reads no big-endian floats; and half-precision INFO is not recomputed, since it has no room for the values.
     """

@@ -1,4 +1,4 @@
-"""Strings in every form in which Zarr keeps them: one ID is one ID, whatever it is stored as."""
+"""Strings in every form in which Zarr keeps them: one ID is one ID, in every encoding."""
 
 from __future__ import annotations
 

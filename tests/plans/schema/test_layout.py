@@ -89,7 +89,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     [("AB", "AB", "zarr"), ("BA", "AB", "zarr"), ("AB", "BA", "icechunk")],
 )
 @pytest.mark.slow
-def test_regions_are_found_whatever_the_sources_chunks(
+def test_regions_are_found_for_any_chunks_of_sources(
     sources: dict[str, Path], tmp_path: Path, made: str, appended: str, backend: str
 ) -> None:
     """The calls that a first append makes are cut along the variants as the store is, whose index counts chunks."""

@@ -1,4 +1,4 @@
-"""Provenance: by which append each sample came in, whatever is done to a store afterwards."""
+"""Provenance: by which append each sample came in, after any later operation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that an append widens: whatever is killed, whoever else works on it, and if its lock is lost."""
+"""A folder that an append widens: with kills, other writers, and a lost lock."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_alleles_that_a_record_lacks_have_the_values_of_what_was_not_seen(tmp_pa
 
 
 def test_a_deletion_that_spans_a_variant_leaves_it_missing(tmp_path: Path) -> None:
-    """Whatever is said of variants that a source lacks, and although a block began before."""
+    """With any value of variants that a source lacks, and although a block began before."""
     a = (f"1 1000 A <NON_REF> 1100 {FIELDS} 0/0:30:50:20:0,60,900", "1 1010 AAA A,<NON_REF> . GT:DP 0/1:7")
     b = (
         "1 1011 A C,<NON_REF> . GT:DP 0/1:8",

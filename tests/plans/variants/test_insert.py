@@ -68,7 +68,7 @@ def _call(arrays: Mapping[str, np.ndarray], site: Site, i: int, j: int) -> tuple
 
 
 def alts_of(found: Counter[Any]) -> Counter[Any]:
-    """The ALTs that each sample carries, whatever record they are in."""
+    """The ALTs that each sample carries, in any record."""
     return Counter(
         ((contig, position, ref, allele, sample), n)
         for ((contig, position, ref, _), sample, (genotype, *_)), n in found.items()
@@ -390,7 +390,7 @@ def _rewrites(plan: Any) -> list[Any]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("old", [0, 4, 6])
 @pytest.mark.slow
-def test_whatever_column_the_samples_begin_in(tmp_path: Path, kind: str, old: int) -> None:
+def test_any_first_column_of_the_samples(tmp_path: Path, kind: str, old: int) -> None:
     some, theirs = _sites_with(3, 5, 7, 9, 11), _sites_with(1, 5, 6, 9, 12)
     first = sites.make(some, cohort.ids(0, old), 1)
     second = sites.make(theirs, cohort.ids(10, 4), 2)

@@ -162,7 +162,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_calls_are_those_of_a_store_created_with_all(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """In whatever order batches come, with blocks that overlap, samples without a call, and lengths by sample."""
+    """Batches in any order, with blocks that overlap, samples without a call, and lengths by sample."""
     folder, kind = tmp_path_factory.mktemp("law"), data.draw(st.sampled_from(KINDS))
     min_gq, absent = data.draw(st.sampled_from([None, None, 30])), data.draw(st.sampled_from(["missing", "reference"]))
     paths, with_length = [], data.draw(st.booleans())
@@ -381,7 +381,7 @@ def secretive(folder: Path, kind: str) -> Path:
 
 
 def chunks(store: Path) -> Iterator[np.ndarray]:
-    """All that plain Zarr has of the two arrays: every file, decoded, whatever metadata say."""
+    """All that plain Zarr has of the two arrays: every file, decoded, chunks beyond the edge too."""
     for name, dtype in ((BLOCKS, "<i4"), (RUNS, "<i8")):
         for path in (store / name).rglob("*"):
             if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs"):
@@ -411,7 +411,7 @@ def test_a_removed_sample_has_none(tmp_path: Path, kind: str) -> None:
     vczstore.purge(store)
     found = vczstore.verify_removal(store, ["secret"])
     assert found.erased, found.reasons
-    # and it has none at variants that come later, whatever absent ones are
+    # and it has none at variants that come later, with any value for absent ones
     (path,) = sources(tmp_path, late=("2 4100 A T,<NON_REF> . GT:DP:GQ 0|1:6:50",))
     vczstore.append(store, path, **INSERT, absent="reference")
     row = read(store, kind)["variant_position"].tolist().index(4100)
@@ -556,7 +556,7 @@ def test_names_and_copies(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.slow
 def test_gvcfs_with_more_records_come_later(tmp_path: Path, kind: str, new_variants: str) -> None:
-    """The other samples have none there, whatever a stopped append has left beyond the edge of plain Zarr's arrays."""
+    """The other samples have none there, even if a stopped append left data beyond the edge of plain Zarr's arrays."""
     paths = sources(tmp_path, c=C, d=C, a=A)
     store = start(tmp_path, kind, *paths[:2])
     before = read(store, kind)

@@ -197,7 +197,7 @@ def opens(path: Path) -> bool:
         try:
             store = cohort.icechunk_store(path) if (path / "snapshots").is_dir() else path
             names = [name for name, _ in zarr.open_group(store, mode="r", use_consolidated=False).arrays()]
-        except Exception:  # whatever zarr makes of it
+        except Exception:  # any error of zarr
             return False
     return {"sample_id", "variant_position"} <= set(names) and not caught
 
@@ -214,7 +214,7 @@ def readable(path: Path) -> dict[str, np.ndarray] | None:
             if any(array.size > 10**6 for _, array in group.arrays()):
                 return None
             return {name: np.asarray(array[...]) for name, array in group.arrays()}
-        except Exception:  # whatever zarr, NumPy or a codec makes of it
+        except Exception:  # any error of zarr, NumPy or a codec
             return None
 
 

@@ -287,7 +287,7 @@ def _run_spawned(folder: Path, arguments: list[str], environment: dict[str, str]
 
 _LIKE_A_SHELL = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever whoever runs the tests has set
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the handler of the test runner may be another
 from vczstore.__main__ import run
 run()
 """

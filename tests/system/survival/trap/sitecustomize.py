@@ -18,7 +18,7 @@ FUNCTION = 1
 """The flag of code objects that are functions (CO_OPTIMIZED): what runs when a module is imported has it not."""
 CHANGES = frozenset({"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink"})
 WRITE = "write"
-"""The place of all changes of files, whatever line makes them."""
+"""The place of all changes of files, in any line."""
 
 
 def begin(said):
