@@ -587,7 +587,8 @@ def refuse_padded(operation: str, vcz: Vcz, samples: Sequence[str]) -> None:
     if others:
         raise SampleError(
             f"{operation}: beside the samples that are named {vcz.label} has {len(others):,} with the same ID and "
-            "spaces around it; nothing was written, give these other IDs with vczstore rename-samples",
+            "spaces around it; nothing was written, first give those that are named other IDs with vczstore "
+            "rename-samples",
             f"they are {listing([ascii(one) for one in others])}",
         )
 
