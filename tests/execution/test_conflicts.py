@@ -125,7 +125,7 @@ def test_the_number_of_times_is_bounded(repository: Path, batch: Path, tmp_path:
 @pytest.mark.slow
 def test_what_somebody_else_has_done_already_is_not_done_twice(repository: Path, batch: Path) -> None:
     somebody = SomebodyElse(lambda _: vczstore.append(repository, batch, impl="zarr"))
-    words = ("append", "S0007", "already")
+    words = ("append", "all 4 samples", "already")
     complain(SampleError, words, lambda: vczstore.append(repository, batch, progress=somebody))
     cohort.assert_same(read(repository), cohort.expected_append(OLD, NEW))
     somebody = SomebodyElse(lambda _: vczstore.remove(repository, "S0003", impl="zarr"))

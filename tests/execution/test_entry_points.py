@@ -125,7 +125,7 @@ def test_an_operation_of_another_package_is_a_command_a_step_and_in_the_schema(p
 
     schema = json.loads(vczstore(package, "schema"))
     assert schema["$defs"]["SetNote"]["properties"]["shout"]["default"] is False
-    assert "set-note" in schema["$defs"]["_Step"]["properties"]
+    assert "set-note" in schema["$defs"]["Step"]["properties"]
 
 
 @pytest.mark.slow
