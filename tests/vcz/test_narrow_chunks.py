@@ -29,9 +29,14 @@ def values_of(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def check(store: Any, values: np.ndarray, monkeypatch: pytest.MonkeyPatch, rows: int = ROWS, **options: Any) -> int:
     """Write samples behind a whole chunk; return how many chunks were encoded piece by piece."""
-    made = []
-    encode = narrow_chunks.encode
-    monkeypatch.setattr(narrow_chunks, "encode", lambda *args: made.append(encode(*args)) or made[-1])
+    made, encode = list[bytes](), narrow_chunks.encode
+
+    def counted(*args: Any) -> bytes:
+        frame = encode(*args)
+        made.append(frame)
+        return frame  # and not the last that was made, which may be that of another thread
+
+    monkeypatch.setattr(narrow_chunks, "encode", counted)
     shape = (len(values), WIDTH + values.shape[1], *values.shape[2:])
     chunks = (rows, WIDTH, *values.shape[2:])
     stored = zarr.create_array(store, name="a", shape=shape, chunks=chunks, dtype=values.dtype, fill_value=1, **options)

@@ -85,7 +85,7 @@ def test_an_id_is_found_in_every_form(tmp_path: Path, form: str, kind: str) -> N
     vczstore.append(store, batch)
     everything = [*ids, *cohort.ids(7, 4)]
     assert stored_ids(store, kind) == [convert(sample) for sample in everything]
-    with pytest.raises(SampleError, match="S0007, S0008, S0009, S0010"):
+    with pytest.raises(SampleError, match=r"all 4 samples of .* already"):
         vczstore.append(store, batch)
     assert vczstore.update(store, batch).counts["samples updated"] == 4
     vczstore.remove(store, ["S0002", "Zoë12"])
@@ -162,7 +162,7 @@ def test_ids_that_are_integers_are_found_and_cannot_be_blanked(tmp_path: Path, z
         cohort.write_vcz(path, cohort.some_arrays(10, cohort.ids(start, n), seed=n), zarr_format=zarr_format)
         stored_as(path, "sample_id", "i8", np.arange(1000 + start, 1000 + start + n))
     vczstore.append(store, batch)
-    with pytest.raises(SampleError, match="1007, 1008, 1009, 1010"):
+    with pytest.raises(SampleError, match=r"all 4 samples of .* already"):
         vczstore.append(store, batch)
     assert vczstore.update(store, batch).counts["samples updated"] == 4
     assert "1 ID is in sample_id now" in vczstore.verify_removal(store, ["1003"]).reasons[-1]
