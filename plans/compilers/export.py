@@ -37,10 +37,10 @@ from vczstore.vcz.model import (
     dimensions,
     listing,
     positions_of,
+    refuse_other_spellings,
     refuse_padded,
     unknown_samples,
 )
-from vczstore.vcz.sample_ids import in_other_case, spelt_otherwise
 
 OPERATION, MAIN = "export", "main"
 
@@ -85,7 +85,9 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
         notes += _told_of_renamed(store, vcz, left)
         if not len(left):
             raise SampleError(f"{OPERATION}: no sample of {vcz.label} is left; nothing was written, name fewer")
-        _refuse_misspelt(store, vcz, unknown)
+        if unknown:
+            known = Withdrawn.of(store, vcz).among(unknown)
+            refuse_other_spellings(OPERATION, vcz, unknown, known, vcz.sample_ids.tolist(), "nothing was written")
         told = (f"{len(unknown):,} IDs of samples that are not to be exported are not there",) if unknown else ()
         return Chosen(left, len(withdrawn), (*notes, *told))
     if not named:
@@ -103,19 +105,6 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
     order = {sample: i for i, sample in enumerate(ids)}
     ranks = [order[sample] for sample in vcz.sample_ids[positions].tolist()]
     return Chosen(np.asarray(positions[np.argsort(ranks, kind="stable")]), len(withdrawn), ())
-
-
-def _refuse_misspelt(store: Store, vcz: Vcz, unknown: Sequence[str]) -> None:
-    """A sample is not exported because a list of those that are left out has it in quotes, or in another case."""
-    present = [sample for sample in vcz.sample_ids.tolist() if sample != REMOVED]
-    meant = {*spelt_otherwise(unknown, present), *in_other_case(unknown, present)}
-    if wrong := meant.difference(Withdrawn.of(store, vcz).among(sorted(meant)) if meant else ()):
-        raise SampleError(
-            f"{OPERATION}: {vcz.label} has {len(wrong):,} of the samples that are left out in another spelling "
-            "(quotes, columns, case, invisible characters, Unicode form); nothing was written, write them as vczstore "
-            "samples does",
-            f"they are written as {listing([ascii(one) for one in sorted(wrong)])}",
-        )
 
 
 def _removed_since(store: Store, vcz: Vcz) -> set[str]:

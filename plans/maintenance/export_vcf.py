@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
@@ -135,8 +136,8 @@ def check_vcf(vcz: Vcz, out: str) -> Path:
     if not path.parent.is_dir():
         raise UnsuitableError(f"{OPERATION}: there is no folder {path.parent}; make it first")
     try:
-        import pysam.bcftools  # noqa: F401
-        import vcztools  # noqa: F401
+        for package in ("pysam.bcftools", "vcztools"):
+            import_module(package)
     except ImportError as error:
         raise missing_extra(f"{OPERATION}: {out} is written with vcztools and pysam ({error})", "export") from error
     if vcz.is_flexible:

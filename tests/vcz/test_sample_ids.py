@@ -115,7 +115,7 @@ def test_an_export_does_not_hand_it_out(line: str, tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, SAMPLES))
     (tmp_path / "out").write_text(f"{line}\n", encoding="utf-8")
     error = fails("export", store, tmp_path / "out.vcz", "-S", f"^{tmp_path / 'out'}")
-    assert "has 1 of the samples that are left out in another spelling" in error
+    assert "has 1 of the sample IDs in another spelling" in error
     assert not (tmp_path / "out.vcz").exists()
 
 

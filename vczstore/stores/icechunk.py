@@ -275,7 +275,7 @@ class IcechunkStore:
         return self.exclusive_lock(wait=True)
 
     def settle(self) -> None:
-        """Delete what writers of a key that were killed have left beside the folder; nothing else is ever half-done."""
+        """Delete what writers of a key that were killed have left beside the folder; all else is in commits."""
         delete_unfinished_keys(self.folder)
 
     def collect_garbage(

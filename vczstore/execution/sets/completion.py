@@ -158,7 +158,7 @@ def tag_states(
     group: StoreSet, stores: Mapping[str, Store], states: Mapping[str, tuple[str, Samples]], tags: Sequence[str]
 ) -> None:
     """
-    Name what a job has left of all parts, with the samples that each has; their locks have to be held.
+    Tag the state in which a job has left each part, with the samples that it has; the locks of all have to be held.
 
     Raises
     ------
