@@ -23,7 +23,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
@@ -92,8 +92,10 @@ class LocalExecutor(DagExecutor):
                 names = [name for name, _ in generation]
                 for name in names:
                     handle_operation_start_callbacks(callbacks, name)
-                todo = [zip(repeat(name), self.tasks(name, node["pipeline"])) for name, node in generation]
-                self._run(pool, _in_turn(todo), callbacks)
+                plans: dict[Any, list[Any]] = {}
+                for name, node in generation:
+                    plans.setdefault(node.get("plan"), []).append(zip(repeat(name), self.tasks(name, node["pipeline"])))
+                self._run(pool, chain.from_iterable(map(_in_turn, plans.values())), callbacks)
                 for name in names:
                     handle_operation_end_callbacks(callbacks, name)
         except BaseException:
@@ -151,7 +153,8 @@ def _in_turn[T](iterators: Sequence[Iterator[T]]) -> Iterator[T]:
     One item of each, again and again.
 
     Tasks of different arrays over the same rows run at about the same time so, and find in memory what they share; and
-    those that compute run beside those that copy.
+    those that compute run beside those that copy. Of plans that are executed together, one goes after the other: they
+    share nothing.
     """
     waiting = deque(iterators)
     while waiting:

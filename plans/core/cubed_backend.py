@@ -48,9 +48,14 @@ class Assigned(list[int]):
         self.share = share
 
 
-def run_task(coords: list[int], *, config: Any, about: str, name: str) -> TaskReport:
-    """Run one task of an operation as Cubed would, and say what it has done; an error names what it was about."""
-    token = current_report.set(TaskReport(task=(name, tuple(coords)) if name else None))
+def run_task(coords: list[int], *, config: Any, about: str, name: str, plan: int = 0) -> TaskReport:
+    """
+    Run one task of an operation as Cubed would, and say what it has done; an error names what it was about.
+
+    Where several plans are executed together, `plan` says which of them the task belongs to, and so do its report and
+    its error.
+    """
+    token = current_report.set(TaskReport(task=(name, tuple(coords)) if name else None, plan=plan))
     if isinstance(coords, Assigned):
         _share.set(coords.share)
     try:
@@ -59,6 +64,9 @@ def run_task(coords: list[int], *, config: Any, about: str, name: str) -> TaskRe
         report = current_report.get()
         report.peak_mem, report.end = peak_mem(), time.time()
         return report
+    except Exception as error:
+        error.plan = plan  # type: ignore[attr-defined]  # it travels with a pickled exception
+        raise
     finally:
         current_report.reset(token)
 
@@ -312,9 +320,14 @@ def without(plan: FinalizedPlan, done: Mapping[str, Collection[tuple[int, ...]]]
     return left if left.num_tasks else None
 
 
-def _name(node: Mapping[str, Any]) -> str:
+def _is_ours(node: Mapping[str, Any]) -> bool:
+    """Whether the tasks of an operation report to the driver."""
     function = node["pipeline"].function if "pipeline" in node else None
-    return str(function.keywords["name"]) if isinstance(function, partial) and function.func is run_task else ""
+    return isinstance(function, partial) and function.func is run_task
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return str(node["pipeline"].function.keywords["name"]) if _is_ours(node) else ""
 
 
 @dataclass(frozen=True)
@@ -328,10 +341,14 @@ class _Others(Iterable[list[int]]):
         return (coords for coords in self.all if tuple(coords) not in self.gone)
 
 
-class _Reports(cubed.Callback):
-    """Hands the reports of tasks on, as they end."""
+type OnReport = Callable[[TaskReport], None]
+"""Called in the driver, once for each task that succeeds."""
 
-    def __init__(self, on_report: Callable[[TaskReport], None]) -> None:
+
+class _Reports(cubed.Callback):
+    """Hands the reports of tasks on, as they end, each to the one who waits for those of its plan."""
+
+    def __init__(self, on_report: Sequence[OnReport]) -> None:
         self.on_report = on_report
 
     def on_compute_start(self, event: Any) -> None:
@@ -343,9 +360,42 @@ class _Reports(cubed.Callback):
     def on_task_end(self, event: cubed.TaskEndEvent) -> None:
         """Hand on a report."""
         if isinstance(event.result, TaskReport):
-            self.on_report(event.result)
+            self.on_report[event.result.plan](event.result)
 
 
-def execute(plan: FinalizedPlan, executor: Any, on_report: Callable[[TaskReport], None]) -> None:
-    """Run a plan on a Cubed executor; `on_report` is called in the driver, once for each task that succeeds."""
-    plan.execute(executor=executor, callbacks=[_Reports(on_report)])
+def execute(plans: Sequence[tuple[FinalizedPlan, OnReport]], executor: Any) -> None:
+    """
+    Run plans on a Cubed executor, all in one queue of tasks.
+
+    Parameters
+    ----------
+    plans
+        From `compile_plan`; and for each, who is told of its tasks.
+    executor
+        Runs the tasks. Of an error of a task, `plan_of` says which plan it was.
+    """
+    plan = _together([plan for plan, _ in plans])
+    plan.execute(executor=executor, callbacks=[_Reports([on_report for _, on_report in plans])])
+
+
+def plan_of(error: BaseException) -> int | None:
+    """Which of the plans that were executed together a task's error belongs to; None if it is no task's."""
+    found = getattr(error, "plan", None)
+    return found if isinstance(found, int) else None
+
+
+def _together(plans: Sequence[FinalizedPlan]) -> FinalizedPlan:
+    """One plan of several: the tasks of all of a generation are a generation, in which each node says its plan."""
+    if len(plans) == 1:
+        return plans[0]
+    dags = []
+    for number, plan in enumerate(plans):
+        dag = nx.relabel_nodes(plan.dag, {name: f"{number}.{name}" for name in plan.dag})
+        for node in dag.nodes.values():
+            node["plan"] = number
+            if _is_ours(node):
+                function = partial(node["pipeline"].function, plan=number)
+                node["pipeline"] = dataclasses.replace(node["pipeline"], function=function)
+        dags.append(dag)
+    names = [f"{number}.{name}" for number, plan in enumerate(plans) for name in plan.array_names]
+    return FinalizedPlan(nx.freeze(nx.union_all(dags)), names, plans[0].optimized)

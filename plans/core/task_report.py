@@ -30,6 +30,8 @@ class TaskReport:
         The store that was written to.
     task
         Which task it was: its operation as `tasks_of` calls it, and its coordinates. None if it has no name.
+    plan
+        Of which plan, where several are executed together.
     peak_mem
         The most memory that the task's process had used when the task ended, in bytes.
     start, end
@@ -42,6 +44,7 @@ class TaskReport:
     found: list[Any] = field(default_factory=list)
     store: ZarrStore | None = None
     task: Task | None = None
+    plan: int = 0
     peak_mem: int = 0
     start: float = field(default_factory=time.time)
     end: float = 0.0

@@ -57,7 +57,7 @@ def scheduling(name: str) -> float:
         )
         assert plan is not None
         started = perf_counter()
-        cubed_backend.execute(plan, engine, lambda _: None)
+        cubed_backend.execute([(plan, lambda _: None)], engine)
         seconds = perf_counter() - started
     engine.close()
     return seconds

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import executors
 import vczstore
 from tests.support import cohort
 from tests.support.refusals import complain, mentions
@@ -81,6 +82,38 @@ def test_all_parts_are_edited(folder: Path, kind: str, held: int, monkeypatch: p
     vczstore.compact("set/{part}", impl="zarr")
     assert holds({part: cohort.expected_compact(REMOVED[part]) for part in PARTS})
     assert vczstore.verify("set/{part}").ok
+
+
+@pytest.mark.parametrize(
+    ("store", "executor"), [*(("set/{part}", name) for name in executors.LOCAL), ("all.icechunk#{part}", "processes")]
+)
+def test_tasks_of_all_parts_are_in_one_queue(folder: Path, store: str, executor: str) -> None:
+    make(folder, "icechunk")
+    if store.startswith("all"):
+        vczstore.copy_store_to_icechunk("set/{part}", store)
+    told: dict[str, set[tuple[int, int]]] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.setdefault(what, set()).add((done, total))
+
+    options = {} if executor == "single-threaded" else {"max_workers": 2}
+    result = vczstore.append(store, "in/{part}.vcz", executor=executor, progress=progress, **options)
+    assert [*told] == ["checking 2 parts", "writing 2 parts"]
+    totals = []
+    for numbers in told.values():
+        (total,) = {total for _, total in numbers}
+        assert {done for done, _ in numbers} == {*range(1, total + 1)}
+        totals.append(total)
+    assert sum(totals) == sum(one.tasks or 0 for one in result.parts.values())
+    assert [len(one.timeline) for one in result.parts.values()] == [one.tasks for one in result.parts.values()]
+    assert all(0 < one.seconds < result.seconds for one in result.parts.values())
+    vczstore.export(store, "out/{part}.vcz")
+    for part in PARTS:
+        found = read(Path("out", f"{part}.vcz"))
+        assert {name: found[name].tolist() for name in APPENDED[part]} == {
+            n: a.tolist() for n, a in APPENDED[part].items()
+        }
+    assert vczstore.verify(store).ok
 
 
 def other_order(part: Path) -> None:

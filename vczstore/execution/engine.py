@@ -31,7 +31,7 @@ from vczstore.execution.options import Options
 from vczstore.execution.progress import showing
 from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
-from vczstore.execution.workers import Workers
+from vczstore.execution.workers import Stages, Tasks, Workers
 from vczstore.stores.base import Check, Location, Store, Transaction
 from vczstore.stores.edits import SetHeader, SetItems
 from vczstore.stores.locations import parse
@@ -42,6 +42,8 @@ from vczstore.vcf.files import is_vcf
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions
 
 if TYPE_CHECKING:
+    from zarr.abc.store import Store as ZarrStore
+
     from plans.core.task_report import TaskReport
 
 
@@ -235,7 +237,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
     name, store, n = operation.called, compiling.store, 0
     if compiling.impl != "zarr":
         workers.check_store(name, store)
-    with plain_errors(store.label), telling(store, lambda: (name, "nothing was written")), surveys.timed():
+    with plain_errors(store.label), telling(store.label, lambda: (name, "nothing was written")), surveys.timed():
         stages, answer = operation.compile(compiling), None
         while True:
             try:
@@ -323,8 +325,8 @@ def run_plans(
     store = plans[0].store
     with nullcontext(workers) if workers is not None else Workers(options) as found:
         execution = Execution.of(plans, options, found, before_commit, journal)
-        with telling(store, execution.state):
-            execution.check()
+        with telling(store.label, execution.state):
+            found.run(execution.checks())
             snapshot = None if dry_run else execution.write(message, metadata)
             found.close()  # here, so that of an interrupt meanwhile it is said that all is done
         return execution.results(snapshot, committed=not dry_run)
@@ -339,8 +341,10 @@ class Execution:
     ----------
     plans
         The plans, all for one store.
-    workers, through_xarray
-        What runs their tasks, None where zarr-python alone does; and whether xarray reads and joins arrays.
+    workers
+        What runs their tasks.
+    impl
+        Whether they have tasks at all, and whether xarray reads and joins arrays.
     before_commit, journal
         As in `run_plans`.
     current, visible
@@ -350,8 +354,8 @@ class Execution:
     """
 
     plans: Sequence[Plan]
-    workers: Workers | None
-    through_xarray: bool
+    workers: Workers
+    impl: str
     before_commit: Check | None
     journal: Journal
     visible: int = 0
@@ -373,18 +377,16 @@ class Execution:
         journal: Journal | None = None,
     ) -> "Execution":
         """Plans that run as some options say."""
-        uses_workers = options.impl != "zarr"
-        if uses_workers:
+        if options.impl != "zarr":
             workers.check_store(plans[0].operation, plans[0].store)
         else:
             journal = None  # it keeps what tasks have written
-        return cls(
-            plans,
-            workers if uses_workers else None,
-            options.impl == "xarray",
-            before_commit,
-            journal or Journal(None, {}),
-        )
+        return cls(plans, workers, options.impl, before_commit, journal or Journal(None, {}))
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether tasks write, and not zarr-python in this process."""
+        return self.impl != "zarr"
 
     def on(self, store: Store) -> "Execution":
         """The same plans, which add to the same results, on another branch of their store."""
@@ -398,36 +400,66 @@ class Execution:
         is_done = self.visible == len(self.plans) or (self.transaction is not None and self.transaction.is_done)
         return self.current.operation, "it was done already" if is_done else _state(self.current, self.visible)
 
-    def check(self) -> None:
+    def checks(self) -> Stages:
         """Raise the error of the first check that finds something."""
-        if self.workers is not None:
+        if self.has_tasks:
             self.workers.check_location(self.current.operation, self.store)
         for plan, run in zip(self.plans, self.runs, strict=True):
             self.current = plan
-            if self.workers is None or self.through_xarray:  # these copy no chunk encoded
+            if self.impl != "cubed":  # the others copy no chunk encoded
                 plan.require_lossless()
-            if self.through_xarray:
+            if self.impl == "xarray":
                 plan.require_regular()
             with run.timed():
-                _check(plan, self.workers, run)
+                yield from self._check(plan, run)
+
+    def _check(self, plan: Plan, run: Run) -> Stages:
+        """Raise the error of the first check of a plan that finds something."""
+        found: list[tuple[int, Any]] = []
+        if not self.has_tasks:
+            found = [(i, first) for i, check in enumerate(plan.checks) for first in check.by_zarr()]
+        elif (checks := plan.cubed_checks()) is not None:
+            yield Tasks("checking", checks, run, lambda report: found.extend(report.found))
+        if found:
+            i, first = min(found)
+            raise plan.checks[i].error(first)
 
     def write(self, message: str, metadata: Mapping[str, Any]) -> str | None:
         """Write all plans in one transaction, and commit it; returns the snapshot."""
-        if all(plan.is_empty for plan in self.plans):
+        if self.is_empty:
             return self.plans[0].base if self.store.history.is_kept else None
         transaction = self.begin()
-        self.write_in(transaction)
+        self.workers.run(self.writes(transaction))
+        return self.commit(transaction, message, metadata)
+
+    def commit(self, transaction: Transaction, message: str, metadata: Mapping[str, Any]) -> str | None:
+        """Commit what was written, unless the lock is lost; returns the snapshot."""
         if self.before_commit is not None:
             self.before_commit()
         return commit(transaction, message, metadata)
 
-    def write_in(self, transaction: Transaction) -> None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return all(plan.is_empty for plan in self.plans)
+
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks are written."""
+        return sum(plan.encoded_chunks + plan.decoded_chunks for plan in self.plans)
+
+    def told(self, stages: Stages) -> Stages:
+        """The same stages, which turn what goes wrong into one line."""
+        with telling(self.store.label, self.state):
+            yield from stages
+
+    def writes(self, transaction: Transaction) -> Stages:
         """Write all plans in a transaction that has begun."""
         self.transaction = transaction
         for number, step in enumerate(self.steps):
             self.current = step.plan
             with step.run.timed():
-                self._write_step(step, number, transaction)
+                yield from self._write_step(step, number, transaction)
             self.visible += transaction.shows_steps and not step.is_first
 
     def begin(self) -> Transaction:
@@ -435,7 +467,7 @@ class Execution:
         self.current = self.plans[0]
         self.store.settle()
         transaction = self.store.transaction(self.current.base)
-        if self.workers is not None:
+        if self.has_tasks:
             self.workers.check_writes(self.current.operation, self.store)
         self.journal.resume(transaction)
         if any(step.is_first for step in self.steps[1 : self.journal.restored + 1]):
@@ -444,21 +476,81 @@ class Execution:
             transaction, self.journal = self.store.transaction(self.current.base), Journal(None, {})
         return transaction
 
-    def _write_step(self, step: "_Step", number: int, transaction: Transaction) -> None:
+    def _write_step(self, step: "_Step", number: int, transaction: Transaction) -> Stages:
         """Write what a plan says: in a transaction of its own where a store on plain Zarr is replaced first."""
-        write = partial(
-            _write,
-            workers=self.workers,
-            run=step.run,
-            journal=self.journal,
-            through_xarray=self.through_xarray,
-            check=self.before_commit,
-        )
         if not step.is_first:
-            write(step.plan, number, transaction)
+            yield from self._write(step.plan, number, step.run, transaction)
             return
         with step.plan.store.first_step(transaction, self.before_commit) as own:
-            write(step.plan.from_store(own.found()) if number else step.plan, number, own)
+            yield from self._write(step.plan.from_store(own.found()) if number else step.plan, number, step.run, own)
+
+    def _write(self, plan: Plan, step: int, run: Run, transaction: Transaction) -> Stages:
+        """
+        Write all chunks of one plan, and its edits, or what is missing of them.
+
+        On plain Zarr the lock is checked before the edits, which make the chunks visible.
+        """
+        journal = self.journal
+        if step < journal.restored:
+            run.resumed_chunks = plan.encoded_chunks + plan.decoded_chunks
+            return
+        ids: Plan | None = None
+        if journal.is_private:
+            plan, ids = _without_ids(plan)
+        found: list[Any] = []
+        edits = ((), ()) if step == journal.restored else (plan.preparations, plan.edits)
+        with transaction.step(*edits, self.before_commit) as store:
+            if self.has_tasks:
+                yield from self._write_chunks(plan, store, step, run, transaction, found)
+            else:
+                for write in plan.writes:
+                    write.by_zarr(store)
+            plan.require_unchanged()
+        if ids is not None:
+            journal.close()
+            with transaction.step((), ids.edits) as store:
+                for write in ids.writes:
+                    write.by_zarr(store)
+            run.totals["chunks"] += ids.encoded_chunks + ids.decoded_chunks
+        if plan.conclude is not None and self.has_tasks:
+            with transaction.step((), plan.conclude(found)):
+                pass  # the edits are all there is to it
+
+    def _write_chunks(
+        self, plan: Plan, store: "ZarrStore", step: int, run: Run, transaction: Transaction, found: list[Any]
+    ) -> Stages:
+        """
+        Write the chunks of one plan in tasks, or what is missing of them; what the tasks have found goes to `found`.
+
+        Raises
+        ------
+        StorageError
+            If the tasks have written more or fewer chunks than planned: nothing may be committed then.
+        """
+        from plans.core.cubed_backend import tasks_of, without
+
+        journal, planned = self.journal, plan.encoded_chunks + plan.decoded_chunks
+
+        def on_report(report: "TaskReport") -> None:
+            found.extend(value for _, value in report.found)
+            if report.store is not None:
+                transaction.collect(report.store)
+            if plan.conclude is None:  # what tasks have found is not kept
+                journal.record(report.task, report.chunks)
+
+        writes = plan.cubed_writes(store, through_xarray=self.impl == "xarray")
+        journal.begin(step, tasks_of(writes))
+        run.resumed_chunks = journal.chunks
+        try:
+            if writes is not None and (left := without(writes, journal.done)) is not None:
+                yield Tasks("writing", left, run, on_report, n_done=writes.num_tasks - left.num_tasks)
+        finally:
+            journal.save()
+        if (written := run.totals["chunks"] + run.resumed_chunks) != planned:
+            journal.delete()
+            raise StorageError(
+                f"{plan.operation}: tasks report {written:,} chunks written, {planned:,} were planned; {_state(plan)}"
+            )
 
     def results(self, snapshot: str | None, *, committed: bool) -> list[Result]:
         """What was done, for each plan."""
@@ -473,7 +565,7 @@ class Execution:
                 plan=plan,
                 timeline=run.timeline,
                 resumed_chunks=run.resumed_chunks,
-                **cast("dict[str, Any]", {} if self.workers is None else run.totals),
+                **cast("dict[str, Any]", run.totals if self.has_tasks else {}),
             )
             for plan, run in zip(self.plans, _summed(self.steps, self.runs), strict=True)
         ]
@@ -533,7 +625,7 @@ def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]
     """
     with Workers(options) as workers:
         workers.check_store(survey.operation, store)
-        with telling(store, lambda: (survey.operation, "nothing was written")):
+        with telling(store.label, lambda: (survey.operation, "nothing was written")):
             workers.check_location(survey.operation, store)
             return _look_up(survey, "checking", workers, Run(""))
 
@@ -561,7 +653,8 @@ def _look_up(survey: Survey, what: str, workers: Workers, run: Run) -> list[list
         for tag, value in report.found:
             found[tag].append(value)
 
-    workers.execute(what, survey.cubed_plan(), run, on_report)
+    if (plan := survey.cubed_plan()) is not None:
+        workers.execute(Tasks(what, plan, run, on_report))
     return found
 
 
@@ -591,8 +684,12 @@ def planning(operation: str) -> Iterator[None]:
 
 
 @contextmanager
-def telling(store: Store, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """Turn what goes wrong into one line; `state` says in which operation, and what state the store is in."""
+def telling(label: str, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """
+    Turn what goes wrong with a store, or a set, into one line.
+
+    `state` says in which operation that was, and what state it is in.
+    """
     try:
         yield
     except VczstoreError:
@@ -606,89 +703,7 @@ def telling(store: Store, state: Callable[[], tuple[str, str]]) -> Iterator[None
     except Exception as error:
         operation, left = state()
         reason = executors.first_line(error)
-        raise StorageError(f"{operation}: {store.label}: {reason}; {left}") from error
-
-
-def _check(plan: Plan, workers: Workers | None, run: Run) -> None:
-    """Raise the error of the first check that finds something."""
-    found: list[tuple[int, Any]] = []
-    if workers is None:
-        found = [(i, first) for i, check in enumerate(plan.checks) for first in check.by_zarr()]
-    else:
-        workers.execute("checking", plan.cubed_checks(), run, lambda report: found.extend(report.found))
-    if found:
-        i, first = min(found)
-        raise plan.checks[i].error(first)
-
-
-def _write(
-    plan: Plan,
-    step: int,
-    transaction: Transaction,
-    workers: Workers | None,
-    run: Run,
-    journal: Journal,
-    *,
-    through_xarray: bool,
-    check: Check | None,
-) -> None:
-    """
-    Write all chunks of one plan, and its edits, or what is missing of them.
-
-    `check` may still refuse before the edits, which on plain Zarr make the chunks visible.
-
-    Raises
-    ------
-    StorageError
-        If the tasks have written more or fewer chunks than planned: nothing may be committed then.
-    """
-    if step < journal.restored:
-        run.resumed_chunks = plan.encoded_chunks + plan.decoded_chunks
-        return
-    ids: Plan | None = None
-    if journal.is_private:
-        plan, ids = _without_ids(plan)
-    planned, found = plan.encoded_chunks + plan.decoded_chunks, list[Any]()
-
-    def on_report(report: "TaskReport") -> None:
-        found.extend(value for _, value in report.found)
-        if report.store is not None:
-            transaction.collect(report.store)
-        if plan.conclude is None:  # what tasks have found is not kept
-            journal.record(report.task, report.chunks)
-
-    edits = ((), ()) if step == journal.restored else (plan.preparations, plan.edits)
-    with transaction.step(*edits, check) as store:
-        if workers is None:
-            for write in plan.writes:
-                write.by_zarr(store)
-            plan.require_unchanged()
-            return
-        from plans.core.cubed_backend import tasks_of
-
-        writes = plan.cubed_writes(store, through_xarray=through_xarray)
-        journal.begin(step, tasks_of(writes))
-        run.resumed_chunks = journal.chunks
-        try:
-            workers.execute("writing", writes, run, on_report, done=journal.done)
-        finally:
-            journal.save()
-        if run.totals["chunks"] + run.resumed_chunks != planned:
-            journal.delete()
-            raise StorageError(
-                f"{plan.operation}: tasks report {run.totals['chunks'] + run.resumed_chunks:,} chunks written, "
-                f"{planned:,} were planned; {_state(plan)}"
-            )
-        plan.require_unchanged()
-    if ids is not None:
-        journal.close()
-        with transaction.step((), ids.edits) as store:
-            for write in ids.writes:
-                write.by_zarr(store)
-        run.totals["chunks"] += ids.encoded_chunks + ids.decoded_chunks
-    if plan.conclude is not None:
-        with transaction.step((), plan.conclude(found)):
-            pass  # the edits are all there is to it
+        raise StorageError(f"{operation}: {label}: {reason}; {left}") from error
 
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:

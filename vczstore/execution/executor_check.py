@@ -108,7 +108,7 @@ def check(executor: str, **options: Any) -> Checked:
     started = time.perf_counter()
     try:
         with Workers(opts) as found:
-            cubed_backend.execute(plan, found.executor, on_report)
+            cubed_backend.execute([(plan, on_report)], found.executor)
     except VczstoreError:
         raise
     except executors.ExecutorOptionError as error:

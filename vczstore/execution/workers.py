@@ -1,9 +1,11 @@
 """What runs tasks: Cubed on an executor, whose workers have to reach the store that the driver sees."""
 
 import secrets
-from collections.abc import Callable, Collection, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import executors
 from vczstore.errors import OptionError, UnsuitableError
@@ -38,6 +40,35 @@ def _pickled(operation: str, label: str, zarr_store: "ZarrStore") -> bytes:
             f"{operation}: {label} cannot be sent to other processes ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}); use the executor threads, or name it by a path or URL"
         ) from error
+
+
+class Tasks(NamedTuple):
+    """
+    Tasks that are ready to run.
+
+    Attributes
+    ----------
+    what
+        What they do, for the progress that is shown.
+    plan
+        Cubed's plan of them.
+    run
+        Where they are counted.
+    on_report
+        Called in the driver with the report of each that has ended.
+    n_done
+        How many beside them a run that was stopped has done.
+    """
+
+    what: str
+    plan: "FinalizedPlan"
+    run: Run
+    on_report: Callable[["TaskReport"], None]
+    n_done: int = 0
+
+
+type Stages = Generator[Tasks]
+"""Tasks in stages: each is prepared when those of the one before it have ended. An error of a task is raised within."""
 
 
 class Workers:
@@ -125,7 +156,7 @@ class Workers:
         found: list[Any] = []
         looking = reach.looking(sent, keys)
         assert looking is not None
-        chunks.execute(looking, self.executor, lambda report: found.extend(value for _, value in report.found))
+        chunks.execute([(looking, lambda report: found.extend(value for _, value in report.found))], self.executor)
         if found != [expected]:
             why = f" ({found[0].splitlines()[0]})" if found and isinstance(found[0], str) else ""
             raise UnsuitableError(
@@ -133,35 +164,78 @@ class Workers:
                 f"one{why}; nothing was written; use the executor threads, or name it by a path or URL"
             )
 
-    def execute(
-        self,
-        what: str,
-        plan: "FinalizedPlan | None",
-        run: Run,
-        on_report: Callable[["TaskReport"], None],
-        *,
-        done: Mapping[str, Collection[tuple[int, ...]]] | None = None,
-    ) -> None:
-        """Run one Cubed plan, if there is anything to do, without the tasks that are done."""
-        if plan is None:
+    def run(self, *all_stages: Stages) -> None:
+        """
+        Run tasks in stages; of several, those that are at the same stage are in one queue.
+
+        The time of each `Run` that counts within its stages leaves out what is done for others meanwhile. What they run
+        together counts by their shares of the tasks.
+
+        Raises
+        ------
+        Exception
+            Of the first that fails; an error of a task is raised in the stages that it belongs to. All others are
+            closed.
+        """
+        waiting = list(all_stages)
+        try:
+            while waiting:
+                ready = [_Ready(stages, tasks) for stages in waiting if (tasks := next(stages, None)) is not None]
+                began = perf_counter()
+                try:
+                    self.execute(*(one.tasks for one in ready))
+                except BaseException as error:
+                    if (failed := _failed(ready, error)) is not None:
+                        failed.stages.throw(error)
+                    raise
+                seconds, n = perf_counter() - began, sum(one.tasks.plan.num_tasks for one in ready)
+                for one in ready:
+                    one.tasks.run.seconds += seconds * one.tasks.plan.num_tasks / n - (perf_counter() - one.since)
+                waiting = [one.stages for one in ready]
+        finally:
+            for stages in all_stages:
+                stages.close()
+
+    def execute(self, *todo: Tasks) -> None:
+        """Run tasks, all in one queue."""
+        if not todo:
             return
         from plans.core import cubed_backend as chunks
 
-        left = chunks.without(plan, done) if done else plan
-        if left is None:
-            return
-        before, n_done = run.totals["tasks"], plan.num_tasks - left.num_tasks
-
-        display, phase = self.progress if isinstance(self.progress, Display) else None, f"{what}{run.which}"
+        n_done = sum(tasks.n_done for tasks in todo)
+        total = n_done + sum(tasks.plan.num_tasks for tasks in todo)
+        first, *others = todo
+        phase = f"{first.what} {len(todo):,} parts" if others else f"{first.what}{first.run.which}"
+        display = self.progress if isinstance(self.progress, Display) else None
         if display is not None:
-            display(phase, n_done, plan.num_tasks)
+            display(phase, n_done, total)
 
-        def on_task(report: "TaskReport") -> None:
-            on_report(report)
-            run.add(what, report)
+        def on_task(tasks: Tasks, report: "TaskReport") -> None:
+            nonlocal n_done
+            n_done += 1
+            tasks.on_report(report)
+            tasks.run.add(tasks.what, report)
             if display is not None:
                 display.n_bytes += report.encoded_bytes + report.decoded_bytes
             if self.progress is not None:
-                self.progress(phase, n_done + run.totals["tasks"] - before, plan.num_tasks)
+                self.progress(phase, n_done, total)
 
-        chunks.execute(left, self.executor, on_task)
+        chunks.execute([(tasks.plan, partial(on_task, tasks)) for tasks in todo], self.executor)
+
+
+@dataclass
+class _Ready:
+    """The next tasks of some stages, and since when they wait."""
+
+    stages: Stages
+    tasks: Tasks
+    since: float = field(default_factory=perf_counter)
+
+
+def _failed(ready: Sequence[_Ready], error: BaseException) -> _Ready | None:
+    """Whose error it is; None if it is that of no task."""
+    from plans.core.cubed_backend import plan_of
+
+    if len(ready) == 1:
+        return ready[0]
+    return None if (number := plan_of(error)) is None else ready[number]

@@ -14,7 +14,7 @@ import numpy as np
 
 from vczstore.errors import ConflictError, StaleError, StorageError, TagError
 from vczstore.stores.base import PAST, Check, Keep, Snapshot, Store, past_of
-from vczstore.stores.icechunk_branches import BEGUN, IcechunkBranches, operation_of, refuse_swept, same_as
+from vczstore.stores.icechunk_branches import BEGUN, SWEEPS, IcechunkBranches, operation_of, refuse_swept, same_as
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
 from vczstore.stores.object_store import reason
@@ -249,7 +249,7 @@ class IcechunkHistory:
         Returns
         -------
         snapshot : str or None
-            The new one, of the same content; None after a dry run.
+            The new one, of the same content; None after a dry run, and where there was nothing to delete.
         counts : dict
             What was deleted, in numbers; ``bytes`` too.
 
@@ -260,11 +260,9 @@ class IcechunkHistory:
         StorageError
             If something could not be deleted.
         """
-        if dry_run:
-            sweep = _Sweep("")
-            sweep.collect(self, dry_run=True)
-            expired = {} if keep is None else {EXPIRED: len(self._older(datetime.now(UTC) - keep.age))}
-            return None, expired | sweep.counts
+        foreseen = self._garbage(keep)
+        if dry_run or not (any(foreseen.values()) or self._is_being_swept()):
+            return None, foreseen
         options = "" if keep is None else f" --keep-days {keep.age.days}{'' if keep.all_tags else ' --keep-tags none'}"
         with self._sweeping("gc", before, options=options, keeps_past=keep is not None) as sweep:
             expired = {} if keep is None else self._expire(keep)
@@ -272,11 +270,32 @@ class IcechunkHistory:
             sweep.counts = expired | sweep.counts
         return sweep.snapshot, sweep.counts
 
+    def _garbage(self, keep: Keep | None) -> dict[str, int]:
+        """What a collection of garbage would delete, in numbers."""
+        sweep = _Sweep("")
+        sweep.collect(self, dry_run=True)
+        if keep is None:
+            return sweep.counts
+        cutoff = datetime.now(UTC) - keep.age
+        return {
+            EXPIRED: len(self._older(cutoff)),
+            TAGS_DELETED: 0 if keep.all_tags else self._older_tags(cutoff),
+        } | sweep.counts
+
+    def _is_being_swept(self) -> bool:
+        """Whether a purge or gc was stopped between its two commits: no writer begins until another is complete."""
+        return operation_of(self.repository.lookup_snapshot(self.head)) in map(BEGUN.format, SWEEPS)
+
+    def _older_tags(self, cutoff: datetime) -> int:
+        """How many tags name a snapshot before a time."""
+        named = self.tags().values()
+        return sum(self.repository.lookup_snapshot(snapshot).written_at < cutoff for snapshot in named)
+
     def _expire(self, keep: Keep) -> dict[str, int]:
         """Drop snapshots that are older than what is kept; their objects are garbage then."""
         tags = len(self.repository.list_tags())
         expired = self.repository.expire_snapshots(datetime.now(UTC) - keep.age, delete_expired_tags=not keep.all_tags)
-        return {EXPIRED: len(expired), "tags deleted": tags - len(self.repository.list_tags())}
+        return {EXPIRED: len(expired), TAGS_DELETED: tags - len(self.repository.list_tags())}
 
     def _older(self, cutoff: datetime) -> set[str]:
         """The snapshots before a time that no branch or tag names."""
@@ -566,6 +585,9 @@ _MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_
 
 EXPIRED = "snapshots expired"
 """Of the history; tags and branches may still name them."""
+
+TAGS_DELETED = "tags deleted"
+"""Where `keep` keeps none."""
 
 _SWEPT = ("snapshots deleted", "manifests deleted", "chunks deleted")
 

@@ -45,7 +45,7 @@ def test_source_map_and_sink_become_one_operation(tmp_path: Path) -> None:
     assert len(operations) == 1, "cubed no longer fuses what is read, mapped and written"
     assert plan.num_tasks == 4
     reports: list[task_report.TaskReport] = []
-    cubed_backend.execute(plan, executors.create("single-threaded"), reports.append)
+    cubed_backend.execute([(plan, reports.append)], executors.create("single-threaded"))
     assert sum(r.chunks for r in reports) == 6
     expected = np.where(np.isin(np.arange(7), [0, 1, 2, 6]), source[...] + 1, 0)
     np.testing.assert_array_equal(target[...], expected)
@@ -60,7 +60,7 @@ def test_every_executor_reports_every_task(tmp_path: Path, name: str) -> None:
     assert plan is not None
     reports: list[task_report.TaskReport] = []
     engine = executors.create(name, max_workers=2)
-    cubed_backend.execute(plan, engine, reports.append)
+    cubed_backend.execute([(plan, reports.append)], engine)
     engine.close()
     assert [r.chunks for r in reports] == [1] * 9
     assert sum(r.decoded_bytes for r in reports) == source.nbytes
@@ -90,7 +90,7 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     assert left is not None
     assert left.num_tasks == 7
     engine, reports = executors.create(name, max_workers=2), list[task_report.TaskReport]()
-    cubed_backend.execute(left, engine, reports.append)
+    cubed_backend.execute([(left, reports.append)], engine)
     engine.close()
     others = {(operation, (i, j)) for i in range(3) for j in range(3)} - {(operation, (0, 0)), (operation, (2, 1))}
     assert sorted(r.task or ("", ()) for r in reports) == sorted(others)
@@ -98,6 +98,32 @@ def test_a_plan_without_some_of_its_tasks(tmp_path: Path, name: str) -> None:
     expected[0:4, 0:3] = expected[8:10, 3:6] = 0
     np.testing.assert_array_equal(target[...], expected)
     assert cubed_backend.without(plan, {operation: {(i, j) for i in range(3) for j in range(3)}}) is None
+
+
+@pytest.mark.parametrize("name", executors.LOCAL)
+@pytest.mark.slow
+def test_plans_that_are_executed_together(tmp_path: Path, name: str) -> None:
+    """Each is told of its own tasks, and an error says whose it is."""
+    copied = []
+    for i in range(3):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        source = _array(folder)
+        copied.append((source, *_copy(folder, Columns(source.shape, source.chunks, None, (), (1, 1)), source)))
+    plans = [cubed_backend.compile_plan([written], "test") for _, _, written in copied]
+    reports: list[list[task_report.TaskReport]] = [[] for _ in plans]
+    todo = [(plan, found.append) for plan, found in zip(plans, reports, strict=True) if plan is not None]
+    engine = executors.create(name, max_workers=2)
+    cubed_backend.execute(todo, engine)
+    assert [len(found) for found in reports] == [9, 9, 9]
+    for source, target, _ in copied:
+        np.testing.assert_array_equal(target[...], source[...] + 1)
+    (tmp_path / "1" / "a.zarr" / "c" / "1" / "1").write_bytes(b"cut off")
+    with pytest.raises(Exception, match=r"1/a.zarr cannot be decoded") as caught:
+        cubed_backend.execute(todo, engine)
+    assert cubed_backend.plan_of(caught.value) == 1
+    engine.close()
+    assert cubed_backend.plan_of(KeyboardInterrupt()) is None
 
 
 def test_planning_computes_nothing(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Compiling and checking all parts of a set before anything is written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from plans.core.model import Plan
 from vczstore.errors import ConflictError, SampleError, TagError
 from vczstore.execution.checkpoint import Journal
-from vczstore.execution.engine import Execution, telling
+from vczstore.execution.engine import Execution
 from vczstore.execution.results import Run
 from vczstore.execution.sets.members import Samples, StoreSet
 from vczstore.execution.workers import Workers
@@ -16,6 +16,9 @@ from vczstore.stores.sets import PartRecord, Record
 
 HELD = 4_000_000
 """How many sample IDs the plans of all parts may hold at once; with more, each is compiled again when it is written."""
+
+CHUNKS_AT_ONCE = 500_000
+"""Of no more chunks than these the references are in memory at once, which takes some 100 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ class Checking:
         The parts that are compiled again when they are written, since all plans at once would be too large.
     compiled, executions
         What was checked of each part; no plan where there is nothing to do.
+    n_chunks
+        How many chunks are written in each part.
     """
 
     group: StoreSet
@@ -121,6 +126,7 @@ class Checking:
     again: set[str] = field(default_factory=set)
     compiled: dict[str, Compiled] = field(default_factory=dict)
     executions: dict[str, Execution] = field(default_factory=dict)
+    n_chunks: dict[str, int] = field(default_factory=dict)
 
     def check(self, *, lookup: bool = True) -> None:
         """Compile all parts, and check what their plans have to check in the data; nothing is written."""
@@ -134,15 +140,18 @@ class Checking:
                     raise
                 continue
             self.compiled[name], execution = compiled, self._execution(name, compiled)
-            if execution is not None:
-                if lookup:
-                    with telling(execution.store, execution.state):
-                        execution.check()
+            if execution is None:
+                continue
+            self.n_chunks[name] = execution.n_chunks
+            if self.dry_run or compiled.after.n * len(self.works) <= HELD:
                 self.executions[name] = execution
-            if execution is not None and not self.dry_run and compiled.after.n * len(self.works) > HELD:
-                self.compiled[name] = replace(compiled, plans=(), surveys=Run(""))
-                del self.executions[name]
-                self.again.add(name)
+                continue
+            if lookup:
+                self.workers.run(execution.told(execution.checks()))
+            self.compiled[name] = replace(compiled, plans=(), surveys=Run(""))
+            self.again.add(name)
+        if lookup:
+            self.workers.run(*(one.told(one.checks()) for one in self.executions.values()))
         self._agree()
         for name, compiled in self.compiled.items():
             self._check_tags(name, compiled)
@@ -206,6 +215,17 @@ class Checking:
             after |= {name: Samples(-1, part.after) for name, part in others if name not in after}
         if len({one.digest for one in after.values()}) > 1:
             self.group.agree(after, "the parts would")
+
+    def batches(self) -> Iterator[list[str]]:
+        """The parts that are written together: as many as fit into memory."""
+        batch, chunks, samples = list[str](), 0, 0
+        for name, compiled in self.compiled.items():
+            chunks, samples = chunks + self.n_chunks.get(name, 0), samples + compiled.after.n
+            if batch and (chunks > CHUNKS_AT_ONCE or samples > HELD):
+                yield batch
+                batch, chunks, samples = [], self.n_chunks.get(name, 0), compiled.after.n
+            batch.append(name)
+        yield batch
 
     def ready(self, name: str) -> tuple[Compiled, Execution | None]:
         """A part that is checked; compiled again if its plan was too large to be kept."""

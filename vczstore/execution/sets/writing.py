@@ -6,7 +6,7 @@ recorded beside the stores, and then all is published. Groups of one repository 
 Zarr, which has no branches, each part is written and becomes visible in its turn, under the same record.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vczstore.errors import ConflictError, Interrupted, StaleError, TagError, VczstoreError
@@ -15,7 +15,8 @@ from vczstore.execution.results import Result
 from vczstore.execution.sets.checking import Checking, Compiled
 from vczstore.execution.sets.completion import complete
 from vczstore.execution.sets.members import describe
-from vczstore.stores.base import Store
+from vczstore.execution.workers import Stages
+from vczstore.stores.base import Store, Transaction
 from vczstore.stores.sets import Record
 
 
@@ -39,23 +40,26 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
     _require_unchanged(checked, stores)
     transaction: IcechunkTransaction | None = None
     written = dict[str, Execution]()
-    for name in stores:
-        _, execution = checked.ready(name)
-        if execution is None or all(plan.is_empty for plan in execution.plans):
-            continue
-        with telling(execution.store, execution.state):
-            begun = transaction or execution.begin()
+    for batch in checked.batches():
+        stages = []
+        for name in batch:
+            _, execution = checked.ready(name)
+            if execution is None or execution.is_empty:
+                continue
+            with telling(execution.store.label, execution.state):
+                begun = transaction or execution.begin()
             assert isinstance(begun, IcechunkTransaction)
             transaction = begun.of(execution.store)
-            execution.write_in(transaction)
-        written[name] = execution
+            stages.append(execution.told(execution.writes(transaction)))
+            written[name] = execution
+        _run(checked, stages)
     first = next(iter(checked.compiled.values()))
     snapshot: str | None = next((one.applied for one in checked.compiled.values() if one.applied), first.base)
     if transaction is not None:
         _require_unchanged(checked, stores)
         done = [checked.compiled[name] for name in written]
         last = [*written.values()][-1]
-        with telling(last.store, last.state):
+        with telling(last.store.label, last.state):
             said = {**done[0].metadata, "parts": [*written]}
             snapshot = commit(transaction, f"{done[0].message} (in {', '.join(written)})", said)
     history = next(iter(stores.values())).history
@@ -70,16 +74,12 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
 
 def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Result]]:
     """On Icechunk: commit each part on a branch of its own, record it, and publish all."""
-    snapshots: dict[str, str | None] = {}
+    snapshots: dict[str, str | None] = {name: one.base for name, one in checked.compiled.items()}
     results = {}
     try:
-        for name, store in stores.items():
-            compiled, execution = checked.ready(name)
-            snapshots[name] = compiled.base
-            if execution is not None:
-                on_branch = execution.on(store.history.stage(compiled.base, checked.group.template.name))
-                snapshots[name] = _write(on_branch, compiled)
-                results[name] = _results(checked, name, on_branch, snapshots[name])
+        for batch in checked.batches():
+            for name, (execution, snapshot) in _write_together(checked, batch, stores).items():
+                snapshots[name], results[name] = snapshot, _results(checked, name, execution, snapshot)
         _require_unchanged(checked, stores)
         record = checked.record(snapshots)
     except BaseException:
@@ -95,6 +95,36 @@ def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Re
             raise Interrupted(f"{checked.group.called}: interrupted; {describe(record, stores)}") from error
     complete(checked.group, record, stores)
     return results
+
+
+def _write_together(
+    checked: Checking, names: Sequence[str], stores: Mapping[str, Store]
+) -> dict[str, tuple[Execution, str | None]]:
+    """Write some parts with one queue of tasks, each on a branch of its own; what was run, and the snapshots."""
+    ready = {name: checked.ready(name) for name in names}
+    writing = dict[str, tuple[Execution, Transaction]]()
+    written = dict[str, tuple[Execution, str | None]]()
+    for name, (compiled, found) in ready.items():
+        if found is None:
+            continue
+        execution = found.on(stores[name].history.stage(compiled.base, checked.group.template.name))
+        with telling(execution.store.label, execution.state):
+            if execution.is_empty:
+                written[name] = execution, compiled.base
+            else:
+                writing[name] = execution, execution.begin()
+    _run(checked, [one.told(one.writes(transaction)) for one, transaction in writing.values()])
+    for name, (execution, transaction) in writing.items():
+        compiled, _ = ready[name]
+        with telling(execution.store.label, execution.state):
+            written[name] = execution, execution.commit(transaction, compiled.message, compiled.metadata)
+    return {name: written[name] for name in names if name in written}
+
+
+def _run(checked: Checking, stages: Sequence[Stages]) -> None:
+    """Write some parts with one queue of tasks; what goes wrong is told of the part that it is about, or of the set."""
+    with telling(checked.group.label, lambda: (checked.group.called, "nothing was committed")):
+        checked.workers.run(*stages)
 
 
 def _require_unchanged(checked: Checking, stores: Mapping[str, Store]) -> None:
@@ -154,5 +184,5 @@ def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
 
 
 def _write(execution: Execution, compiled: Compiled) -> str | None:
-    with telling(execution.store, execution.state):
+    with telling(execution.store.label, execution.state):
         return execution.write(compiled.message, compiled.metadata)
