@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import zarr
 from numcodecs import Blosc
+from zarr.core.buffer import default_buffer_prototype
 
 import vczstore
 from plans.core.model import Plan
@@ -20,6 +22,7 @@ from tests.benchmarks.data import CALLS, CHUNK, CLEVEL, Cohort, fresh_copy, fres
 from tests.benchmarks.report import Row, Samples
 from tests.benchmarks.sides import Side, Worker
 from vczstore.sizes import parse_size
+from vczstore.vcz import rectilinear
 
 FAR = 10_000_000
 """The number of the first sample of every batch."""
@@ -179,10 +182,11 @@ def append_unaligned(bench: Bench) -> Iterator[Row]:
 
 
 def flexible(bench: Bench) -> Iterator[Row]:
-    """Chunk columns of any width: a batch in mid-chunk, one sample a night, and a column that goes."""
+    """Chunk columns of any width: a batch in mid-chunk, a sample a night, a column that goes, very many columns."""
     yield from _flexible_append(bench)
     yield from _nights(bench)
     yield from _dropped_column(bench)
+    yield from _many_columns(bench)
 
 
 def _flexible(bench: Bench, store: Path) -> Path:
@@ -224,6 +228,43 @@ def _nights(bench: Bench) -> Iterator[Row]:
             seconds["flexible"] += merging.seconds
     name = f"append 1 sample, {n} nights, flexible and merged"
     yield Row(name, "in-process", [seconds["flexible"]], "regular", [seconds["regular"]], 0.1)
+    found = in_turn(min(3, bench.sizes.repeats), {kind: partial(_read_seconds, copy) for kind, copy in copies.items()})
+    name = f"read all calls after {n} nights, xarray and dask"
+    yield Row(name, "in-process", found["flexible"], "regular", found["regular"], 1.2)
+
+
+def _read_seconds(store: Path) -> float:
+    """All calls of a store, chunk by chunk, in dask's threads."""
+    import xarray as xr
+
+    started = perf_counter()
+    opened = xr.open_zarr(store, consolidated=False, chunks={}, mask_and_scale=False)
+    opened[list(CALLS)].sum().compute()
+    return perf_counter() - started
+
+
+def _many_columns(bench: Bench) -> Iterator[Row]:
+    """What is planned is an append to 10,000 columns of two widths."""
+    widths = (1, 2) * 5_000
+    store = Cohort(CHUNK, sum(widths), calls="none").make(bench.work)
+    batch = Cohort(CHUNK, bench.sizes.batch, first=FAR, calls="tiled").make(bench.work)
+    n_bytes = 0
+    for name in CALLS:
+        array, file = zarr.open_array(store / name), store / name / "zarr.json"
+        rows, _, *others = array.chunks
+        metadata = rectilinear.with_widths(array.metadata, array.shape, (rows, widths, *others))
+        (document,) = metadata.to_buffer_dict(default_buffer_prototype()).values()
+        file.write_bytes(document.to_bytes())
+        n_bytes += file.stat().st_size
+    with Worker(bench.ours) as worker:
+
+        def plan() -> float:
+            return worker.call("append", store, batch, dry_run=True).seconds
+
+        found = in_turn(bench.sizes.repeats, {"plan": plan})
+    name = f"plan an append to {len(widths):,} columns"
+    yield Row(name, "in-process", found["plan"], "target", [1.0], 1.0)
+    yield Row(name, "metadata", [float(n_bytes)], "target", [1e6], 1.0, unit="B")
 
 
 def _dropped_column(bench: Bench) -> Iterator[Row]:
