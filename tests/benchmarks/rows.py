@@ -111,9 +111,10 @@ class Bench:
         return Cohort(self.sizes.variants, self.sizes.batch, first=FAR).make(self.cache)
 
     def icechunk(self, store: Path) -> Path:
-        """The store in an Icechunk repository, re-created in every run: its layout is ours to change."""
+        """The store in an Icechunk repository, which is not kept between runs: its layout is ours to change."""
         repository = self.work / f"{store.name}.icechunk"
-        vczstore.copy_store_to_icechunk(store, repository)
+        if not repository.exists():
+            vczstore.copy_store_to_icechunk(store, repository)
         return repository
 
     def kept_copy(self, store: Path, name: str) -> Path:
