@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,23 @@ def test_tasks_of_all_parts_are_in_one_queue(folder: Path, store: str, executor:
             n: a.tolist() for n, a in APPENDED[part].items()
         }
     assert vczstore.verify(store).ok
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_of_the_set(folder: Path) -> None:
+    """What runs all parts belongs to none of them."""
+    make(folder, "icechunk")
+    heads = [head(Path("set", part)) for part in PARTS]
+
+    def kill(what: str, done: int, total: int) -> None:
+        for worker in active_children():
+            worker.kill()
+
+    options = {"executor": "processes", "max_workers": 1, "progress": kill}
+    words = ["^append: set/{part}: a worker process was killed", "nothing was committed$"]
+    complain(StorageError, words, lambda: vczstore.append("set/{part}", "in/{part}.vcz", **options))
+    assert [head(Path("set", part)) for part in PARTS] == heads
+    assert holds({part: before(part) for part in PARTS})
 
 
 def other_order(part: Path) -> None:

@@ -284,7 +284,7 @@ class IcechunkHistory:
 
     def _is_being_swept(self) -> bool:
         """Whether a purge or gc was stopped between its two commits: no writer begins until another is complete."""
-        return operation_of(self.repository.lookup_snapshot(self.head)) in map(BEGUN.format, SWEEPS)
+        return operation_of(self.repository.lookup_snapshot(self.head)) in [BEGUN.format(name) for name in SWEEPS]
 
     def _older_tags(self, cutoff: datetime) -> int:
         """How many tags name a snapshot before a time."""

@@ -7,10 +7,10 @@ from typing import Any
 from plans.core.model import Plan
 from vczstore.errors import ConflictError, SampleError, TagError
 from vczstore.execution.checkpoint import Journal
-from vczstore.execution.engine import Execution
+from vczstore.execution.engine import Execution, telling
 from vczstore.execution.results import Run
 from vczstore.execution.sets.members import Samples, StoreSet
-from vczstore.execution.workers import Workers
+from vczstore.execution.workers import Stages, Workers
 from vczstore.stores.base import Check, Store
 from vczstore.stores.sets import PartRecord, Record
 
@@ -147,14 +147,19 @@ class Checking:
                 self.executions[name] = execution
                 continue
             if lookup:
-                self.workers.run(execution.told(execution.checks()))
+                self.run([execution.told(execution.checks())])
             self.compiled[name] = replace(compiled, plans=(), surveys=Run(""))
             self.again.add(name)
         if lookup:
-            self.workers.run(*(one.told(one.checks()) for one in self.executions.values()))
+            self.run([one.told(one.checks()) for one in self.executions.values()])
         self._agree()
         for name, compiled in self.compiled.items():
             self._check_tags(name, compiled)
+
+    def run(self, stages: Sequence[Stages]) -> None:
+        """Run tasks of some parts in one queue; what goes wrong is told of the part that it is about, or of the set."""
+        with telling(self.group.label, lambda: (self.group.called, "nothing was committed")):
+            self.workers.run(*stages)
 
     @property
     def tags(self) -> list[str]:

@@ -15,7 +15,6 @@ from vczstore.execution.results import Result
 from vczstore.execution.sets.checking import Checking, Compiled
 from vczstore.execution.sets.completion import complete
 from vczstore.execution.sets.members import describe
-from vczstore.execution.workers import Stages
 from vczstore.stores.base import Store, Transaction
 from vczstore.stores.sets import Record
 
@@ -52,7 +51,7 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
             transaction = begun.of(execution.store)
             stages.append(execution.told(execution.writes(transaction)))
             written[name] = execution
-        _run(checked, stages)
+        checked.run(stages)
     first = next(iter(checked.compiled.values()))
     snapshot: str | None = next((one.applied for one in checked.compiled.values() if one.applied), first.base)
     if transaction is not None:
@@ -113,18 +112,12 @@ def _write_together(
                 written[name] = execution, compiled.base
             else:
                 writing[name] = execution, execution.begin()
-    _run(checked, [one.told(one.writes(transaction)) for one, transaction in writing.values()])
+    checked.run([one.told(one.writes(transaction)) for one, transaction in writing.values()])
     for name, (execution, transaction) in writing.items():
         compiled, _ = ready[name]
         with telling(execution.store.label, execution.state):
             written[name] = execution, execution.commit(transaction, compiled.message, compiled.metadata)
     return {name: written[name] for name in names if name in written}
-
-
-def _run(checked: Checking, stages: Sequence[Stages]) -> None:
-    """Write some parts with one queue of tasks; what goes wrong is told of the part that it is about, or of the set."""
-    with telling(checked.group.label, lambda: (checked.group.called, "nothing was committed")):
-        checked.workers.run(*stages)
 
 
 def _require_unchanged(checked: Checking, stores: Mapping[str, Store]) -> None:
