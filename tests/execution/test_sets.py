@@ -175,6 +175,28 @@ def test_what_lacks_a_part_makes_nothing(folder: Path) -> None:
     assert list(vczstore.compact("set/{part}", "compact/{part}.vcz", impl="zarr").parts) == [*PARTS]
 
 
+def test_a_part_that_cannot_be_reached_is_named(folder: Path) -> None:
+    """A disk that is not mounted leaves a link to nothing, or an empty folder: neither is left out without a word."""
+    make(folder, "format3")
+    words = ["set/chr3", "mend it, or name the parts with --parts"]
+    for make_part in (lambda: Path("set/chr3").symlink_to("gone"), lambda: Path("set/chr3").mkdir()):
+        make_part()
+        was = cohort.digest(folder)
+        complain(NotAStoreError, words, lambda: vczstore.info("set/{part}"))
+        complain(NotAStoreError, words, lambda: vczstore.remove("set/{part}", "S0001"))
+        complain(NotAStoreError, ["set/chr3"], lambda: vczstore.run_job("job.yaml"))
+        assert cohort.digest(folder) == was
+        assert list(vczstore.info("set/{part}", parts=PARTS).parts) == [*PARTS]
+        if Path("set/chr3").is_symlink():
+            Path("set/chr3").unlink()
+    Path("in/chr2.vcz").rename("in/elsewhere")
+    Path("in/chr2.vcz").symlink_to("gone")
+    complain(NotAStoreError, ["in/chr2.vcz is a link to gone", "mend it"], lambda: append(parts=None))
+    Path("deep").mkdir()
+    Path("deep/chr1").symlink_to("gone")
+    complain(NotAStoreError, ["deep/chr1 is a link to gone"], lambda: vczstore.info("deep/{part}/calls.vcz"))
+
+
 def test_names_of_sets(folder: Path) -> None:
     make(folder, "format3")
     shutil.copytree("in/chr1.vcz", "in/chr10.vcz")

@@ -68,11 +68,14 @@ class Template:
         OptionError
             If it is elsewhere, and there is no way to list the parts: more than its last name differs between them, or
             it is in no object store.
+        NotAStoreError
+            If what fits is a link to what is not there, such as a part on a disk that is not mounted.
         """
         folder, names = self._split
         if groups := self._groups():
             found = [f"{names.rpartition('#')[0]}#{group}" for group in groups]
         elif folder.path is not None:
+            self._refuse_dead_links(folder.path, names)
             found = glob.glob("*".join(map(glob.escape, names.split(PART))), root_dir=folder.path)
             files = (".zip", *suffixes)  # other files lie beside stores: keys of withdrawn samples, for one
             found = [name for name in found if (folder.path / name).is_dir() or name.lower().endswith(files)]
@@ -89,9 +92,22 @@ class Template:
         matches = (self._match(name) for name in found)
         return sorted({match["part"] for match in matches if match}, key=_natural)
 
-    def _match(self, name: str) -> re.Match[str] | None:
+    def _refuse_dead_links(self, folder: Path, names: str) -> None:
+        """Raise a `NotAStoreError` for a link that fits, or is above what fits, and whose target is not there."""
+        levels = names.split("/")
+        for i in range(len(levels)):
+            above = "/".join(levels[: i + 1])
+            for name in sorted(glob.glob("*".join(map(glob.escape, above.split(PART))), root_dir=folder)):
+                link = folder / name
+                if link.is_symlink() and not link.exists() and self._match(name, above):
+                    raise NotAStoreError(
+                        f"{self.text}: {link} is a link to {link.readlink()}, which is not there; mend it, or name the "
+                        "parts with --parts (parts: in a job)"
+                    )
+
+    def _match(self, name: str, names: str | None = None) -> re.Match[str] | None:
         """The name of a part in a path from the folder of the set."""
-        first, *others = (re.escape(piece) for piece in self._split[1].split(PART))
+        first, *others = (re.escape(piece) for piece in (names or self._split[1]).split(PART))
         return re.fullmatch(f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}", name)
 
     def takes(self, text: str) -> bool:

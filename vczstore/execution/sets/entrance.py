@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from vczstore.errors import OptionError
+from vczstore.errors import NotAStoreError, OptionError, with_words
 from vczstore.execution import engine
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_all, history_of, open_operation
@@ -68,7 +68,13 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
         for member in group.members.values():
             if member.writes:
                 refuse_read_only(operation.called, member.store)
-        return perform(operation, group, dry_run=dry_run)
+        try:
+            return perform(operation, group, dry_run=dry_run)
+        except NotAStoreError as error:
+            if options.parts:
+                raise
+            words = f"; what fits {group.label} is taken for a part: mend it, or name the parts with --parts"
+            raise with_words(error, words) from error
 
 
 def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> Any:
