@@ -80,7 +80,7 @@ class Init(Edit):
         """Compile the copy of all chunks."""
         from plans.compilers.compact import compile_compacted_copy
         from plans.compilers.copy import compile_copy
-        from plans.core.compatibility import check_incoming
+        from plans.core.compatibility import check_incoming, refuse_look_alikes
         from plans.core.ledger import Ledger
         from plans.core.model import with_notes
         from plans.core.withdrawn import ATTRIBUTE as WITHDRAWN
@@ -90,7 +90,7 @@ class Init(Edit):
         yield from ()
         store, source = compiling.store, compiling.vcz
         source.require_whole("init")
-        check_incoming("init", [source])
+        refuse_look_alikes("init", check_incoming("init", [source]), source)
         compiler = compile_copy if store.atomic else compile_compacted_copy
         plan = compiler(store, source, compiling.memory, operation="init")
         zarr_format = 3 if store.atomic else source.zarr_format

@@ -177,7 +177,7 @@ def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None
 
     from vczstore.vcz import strings
     from vczstore.vcz.model import SAMPLE_ID, listing
-    from vczstore.vcz.sample_ids import same_in_unicode
+    from vczstore.vcz.sample_ids import looking_alike
 
     new, counts = list(pairs.values()), Counter(names)
     if twice := [name for name in new if counts[name] > 1]:
@@ -185,10 +185,10 @@ def _check_names(vcz: "Vcz", names: list[str], pairs: Mapping[str, str]) -> None
             f"rename-samples: {vcz.label} would have {listing(twice)} twice; nothing was renamed, give each sample an "
             "ID of its own"
         )
-    for name, other in same_in_unicode(new, names).items():
+    for name, other in looking_alike(new, names).items():
         raise SampleError(
-            f"rename-samples: {name!a} looks like {other!a} of {vcz.label}, in another Unicode form; write both in "
-            "the same"
+            f"rename-samples: {name!a} looks like {other!a} of {vcz.label}, but for spaces around it or in "
+            "another Unicode form; write both in the same"
         )
     try:
         strings.as_stored(np.array([*new, None], dtype=object)[:-1], vcz.arrays[SAMPLE_ID].dtype)

@@ -16,7 +16,7 @@ from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.vcz import arrays, cf_attributes, encoded_chunks, metadata, strings
 from vczstore.vcz.extents import END, LENGTH, SVLEN, Extents, describe
 from vczstore.vcz.model import REMOVED, Vcz, listing, samples_axis
-from vczstore.vcz.sample_ids import same_in_unicode
+from vczstore.vcz.sample_ids import looking_alike
 
 if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
@@ -91,11 +91,23 @@ def check_samples(operation: str, vcz: Vcz, sources: Sequence[Vcz]) -> None:
                 "do; to replace the values of these samples, use update"
             )
         _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, vcz.label))
-    alike = same_in_unicode(list(owner), itertools.chain(vcz.sample_ids, owner))
-    for sample, other in alike.items():
+    refuse_look_alikes(operation, owner, vcz)
+
+
+def refuse_look_alikes(operation: str, owner: Mapping[str, str], vcz: Vcz) -> None:
+    """
+    Refuse samples, by the labels of their sources, that look like another one of them or of a VCZ.
+
+    Raises
+    ------
+    SampleError
+        If IDs differ in nothing but spaces around them or their Unicode form.
+    """
+    for sample, other in looking_alike(owner, itertools.chain(vcz.sample_ids.tolist(), owner)).items():
         raise SampleError(
             f"{operation}: {owner[sample]} has sample {sample!a}, which looks like {other!a} of "
-            f"{owner.get(other, vcz.label)}, in another Unicode form; write both in the same"
+            f"{owner.get(other, vcz.label)}, but for spaces around it or in another Unicode form; write both in the "
+            "same, or rename one of them"
         )
 
 

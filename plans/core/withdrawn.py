@@ -99,11 +99,11 @@ class Withdrawn:
         return None if self.place is None else self.place.read()
 
     def among(self, samples: Iterable[str]) -> list[str]:
-        """Those of some samples that were removed; in another Unicode form, too."""
+        """Those of some samples that were removed; in another Unicode form, or with spaces around them, too."""
         if not self.hashes:
             return []
         key = _derived(self._key)
-        return [sample for sample in samples if _hash(key, sample) in self.hashes]
+        return [sample for sample in samples if not self.hashes.isdisjoint(_hashes(key, sample))]
 
     def with_samples(self, samples: Iterable[str]) -> "Withdrawn":
         """The same, with samples that are removed."""
@@ -117,7 +117,7 @@ class Withdrawn:
     def without(self, samples: Iterable[str]) -> "Withdrawn":
         """The same, without samples that are there again."""
         key = _derived(self._key)
-        return replace(self, hashes=self.hashes.difference(_hash(key, sample) for sample in samples))
+        return replace(self, hashes=self.hashes.difference(one for sample in samples for one in _hashes(key, sample)))
 
     def together_with(self, other: "Withdrawn", operation: str) -> "Withdrawn":
         """
@@ -170,9 +170,17 @@ def _hash(key: bytes, sample: str) -> str:
     return hashlib.blake2b(text, key=key, person=b"withdrawn sample", digest_size=12).hexdigest()
 
 
+def _hashes(key: bytes, sample: str) -> set[str]:
+    """Of an ID as it is, and without spaces around it."""
+    return {_hash(key, one) for one in {sample, sample.strip()}}
+
+
 def withdrawing(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
     """A removal that the store remembers: first of all, so that one that is stopped is known."""
-    withdrawn = Withdrawn.of(plan.store, before).with_samples(samples)
+    stays = set(before.sample_ids.tolist()).difference(samples)
+    # noted without spaces around it, so that it does not come back so, unless another sample has that ID
+    gone = (sample if (bare := sample.strip()) in stays else bare for sample in samples)
+    withdrawn = Withdrawn.of(plan.store, before).with_samples(gone)
     after, edit = withdrawn.noted(plan.after)
     where = f"the key of removed samples is kept in the store itself; to keep it elsewhere, set {VARIABLE}"
     plan = replace(plan, preparations=(*withdrawn.key_edits(), edit, *plan.preparations), after=after)

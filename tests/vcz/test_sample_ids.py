@@ -190,12 +190,48 @@ def test_tabs_are_not_taken_for_part_of_an_id(store: Path) -> None:
         vczstore.verify_removal(store, ["SAMP_ALPHA\t2026-01-01"])
 
 
-def test_samples_that_look_alike_do_not_come_in(store: Path, tmp_path: Path) -> None:
-    cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(10, ["NEW", NFC]))
+@pytest.mark.parametrize(
+    "incoming", [["NEW", NFC], ["SAMP_BETA "], ["\u00a0SAMP_BETA"], [f" {NFC}"], ["NEW", "NEW "]], ids=ascii
+)
+def test_samples_that_look_alike_do_not_come_in(incoming: list[str], tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(10, SAMPLES))
+    cohort.write_vcz(tmp_path / "batch.vcz", cohort.some_arrays(10, incoming))
     before = cohort.digest(store)
-    with pytest.raises(SampleError, match=r"which looks like .* in another Unicode form; write both in the same"):
-        vczstore.append(store, tmp_path / "batch.vcz")
+    told = r"which looks like .* but for spaces around it or in another Unicode form; write both in the same"
+    with pytest.raises(SampleError, match=told):
+        vczstore.append(store, tmp_path / "batch.vcz", impl="zarr")
     assert cohort.digest(store) == before
+    with pytest.raises(SampleError, match="has no sample"):
+        vczstore.update(store, tmp_path / "batch.vcz", impl="zarr")
+    assert cohort.digest(store) == before
+    if incoming == ["NEW", "NEW "]:
+        with pytest.raises(SampleError, match=told):
+            vczstore.init(tmp_path / "new.vcz", tmp_path / "batch.vcz")
+        assert not (tmp_path / "new.vcz").exists()
+
+
+@pytest.mark.parametrize("removed", ["S1", "S1 "], ids=repr)
+def test_removed_samples_do_not_come_back_with_spaces_around_them(removed: str, tmp_path: Path) -> None:
+    store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, [removed, "S2"]))
+    vczstore.remove(store, [removed], impl="zarr")
+    before = cohort.digest(store)
+    for number, sample in enumerate(["S1", "S1 ", " S1"]):
+        cohort.write_vcz(tmp_path / f"{number}.vcz", cohort.some_arrays(4, [sample]))
+        with pytest.raises(SampleError, match=r"was removed from .* before"):
+            vczstore.append(store, tmp_path / f"{number}.vcz", impl="zarr")
+        assert cohort.digest(store) == before
+    vczstore.append(store, tmp_path / "2.vcz", allow_returning=True, impl="zarr")
+    assert zarr.open_group(store, mode="r")["sample_id"][:].tolist() == ["", "S2", " S1"]
+    vczstore.remove(store, [" S1"], impl="zarr")
+    with pytest.raises(SampleError, match=r"was removed from .* before"):
+        vczstore.append(store, tmp_path / "0.vcz", impl="zarr")
+
+
+def test_another_sample_may_have_the_id_without_spaces(tmp_path: Path) -> None:
+    store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, ["S1 ", "S1", "S2"]))
+    vczstore.remove(store, ["S1 "], impl="zarr")
+    vczstore.copy_store_to_icechunk(store, tmp_path / "copy.icechunk")
+    assert run("samples", tmp_path / "copy.icechunk").stdout.split() == ["S1", "S2"]
 
 
 @pytest.mark.slow

@@ -102,10 +102,23 @@ def _one_away(text: str, letters: set[str]) -> set[str]:
     return shorter | exchanged | {a + letter + rest for a, b in splits for letter in letters for rest in (b, b[1:])}
 
 
-def same_in_unicode(samples: Sequence[str], others: Iterable[str]) -> dict[str, str]:
-    """The samples that look like others, but are another sequence of characters: in NFC and NFD, for instance."""
-    forms = {unicodedata.normalize("NFC", sample): sample for sample in samples if not sample.isascii()}
-    if not forms:
-        return {}
-    normal = ((other, unicodedata.normalize("NFC", other)) for other in others if not other.isascii())
-    return {forms[form]: other for other, form in normal if forms.get(form, other) != other}
+def normal(sample: str) -> str:
+    """
+    What IDs have in common that look alike: without spaces around them, and in one Unicode form.
+
+    >>> normal(" NA1 ")
+    'NA1'
+    """
+    return (sample if sample.isascii() else unicodedata.normalize("NFC", sample)).strip()
+
+
+def looking_alike(samples: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """
+    The samples that look like others, but are another sequence of characters: spaces around them, or Unicode form.
+
+    >>> looking_alike(["NA1 ", "NA2"], ["NA1", "NA2"])
+    {'NA1 ': 'NA1'}
+    """
+    forms = {normal(sample): sample for sample in samples}
+    alike = ((forms.get(normal(other), other), other) for other in others)
+    return {sample: other for sample, other in alike if sample != other}
