@@ -51,11 +51,12 @@ class Opened:
             made = cubed_backend.read(reader, memory.spec(), extra_mem=reader.decode_mem())
             values = xr.DataArray(made, dims=dimensions(cast("AnyArray", array)))
             return values if samples is None else values.isel({SAMPLES: samples})
-        stored = self._opened(array.store)
-        others = set(stored.array_keys()) - {array.path}
-        values = xr.open_dataset(
-            stored, chunks=None, cache=False, decode_cf=False, create_default_indexes=False, drop_variables=others
-        )[array.path]
+        with arrays.own_pipeline():
+            stored = self._opened(array.store)
+            others = set(stored.array_keys()) - {array.path}
+            values = xr.open_dataset(
+                stored, chunks=None, cache=False, decode_cf=False, create_default_indexes=False, drop_variables=others
+            )[array.path]
         if samples is not None:
             values = values.isel({SAMPLES: samples})
         return values.chunk(chunked_array_type="cubed", from_array_kwargs={"spec": memory.spec()})

@@ -4,7 +4,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib import import_module
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 import numpy as np
-import zarr
+from zarr.types import AnyArray
 
 from plans.compilers.export import NO_VARIANTS, Chosen
 from plans.core.model import AFTERWARDS
@@ -215,13 +215,23 @@ def _reader(vcz: Vcz, chosen: np.ndarray) -> "VczReader":
     """What reads samples of a VCZ."""
     from vcztools import VczReader
 
-    group = zarr.open_group(vcz.store, mode="r", use_consolidated=False)
-    group.metadata.attributes.update(vcf_headers.without_samples(vcz.attributes))  # in memory, for vcztools
-    reader = VczReader(group)
+    reader = VczReader(_Group(vcz))
     reader.set_bcftools_semantics()  # or AF, NS and others of chosen samples would be in records that do not have them
     if not _is_all(vcz, chosen):
         reader.set_sample_indexes(chosen)
     return reader
+
+
+class _Group(dict[str, AnyArray]):
+    """What vcztools takes for a group of zarr: its arrays refuse chunks that are cut off."""
+
+    def __init__(self, vcz: Vcz) -> None:
+        super().__init__(vcz.arrays)
+        self.store, self.attrs = vcz.store, {**vcz.attributes, **vcf_headers.without_samples(vcz.attributes)}
+
+    def array_keys(self) -> Iterable[str]:
+        """The names of the arrays."""
+        return self.keys()
 
 
 def _is_all(vcz: Vcz, chosen: np.ndarray) -> bool:

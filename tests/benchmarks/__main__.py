@@ -17,7 +17,6 @@ from rich.console import Console
 os.environ.setdefault("ICECHUNK_LOG", "off")  # read when icechunk is imported
 
 from tests.benchmarks import report, rows, sides
-from vczstore.errors import VczstoreError
 
 FOLDER = Path(__file__).parents[2] / "build" / "benchmarks"
 
@@ -33,7 +32,7 @@ def main() -> None:
         "--only", nargs="+", choices=rows.MEASUREMENTS, metavar="NAME", help=", ".join(rows.MEASUREMENTS)
     )
     parser.add_argument("--markdown", action="store_true", help="print the table for examples/guide/tested.md")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures, after each measurement")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="for the data and the peer  [build/benchmarks]")
     options = parser.parse_args()
 
@@ -52,17 +51,17 @@ def main() -> None:
             try:
                 with say.status(f"measuring {name}"):
                     found += rows.MEASUREMENTS[name](bench)
-            except (RuntimeError, VczstoreError) as error:
-                failed.append(f"{name}: {error}")
+            except Exception as error:  # what was measured before is worth an hour
+                failed.append(f"{name}: {type(error).__name__}: {error}")
             except KeyboardInterrupt:
                 failed.append(f"{name}: interrupted")
                 break
+            if options.json:
+                figures = {"machine": where, "sizes": asdict(sizes), "rows": [row.as_dict() for row in found]}
+                options.json.write_text(json.dumps(figures, indent=2) + "\n")
             say.print(f"measured {name} in {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
     console = Console(width=None if sys.stdout.isatty() else 140)
     report.print_report(console, found, where, str(sizes), markdown=options.markdown)
-    if options.json:
-        figures = {"machine": where, "sizes": asdict(sizes), "rows": [row.as_dict() for row in found]}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
     if failed:
         sys.exit("\n".join(failed))
 

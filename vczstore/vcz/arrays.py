@@ -5,7 +5,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
@@ -110,6 +111,13 @@ _CONFIGURING = threading.Lock()
 """zarr's configuration is one for all threads: two that set it at once would leave what the other has set."""
 
 
+@contextmanager
+def own_pipeline() -> Iterator[None]:
+    """Let zarr open arrays with vczstore's own pipeline of codecs."""
+    with _CONFIGURING, zarr.config.set({"codec_pipeline.path": f"{Pipeline.__module__}.{Pipeline.__name__}"}):
+        yield
+
+
 def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     """
     An array of which only the metadata need exist.
@@ -120,7 +128,7 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     chunk as uninitialised memory then.
     """
     keep = metadata.fill_value is None or is_nan(metadata.fill_value)
-    with _CONFIGURING, zarr.config.set({"codec_pipeline.path": f"{Pipeline.__module__}.{Pipeline.__name__}"}):
+    with own_pipeline():
         return zarr.Array(
             AsyncArray(metadata=metadata, store_path=StorePath(store, path), config={"write_empty_chunks": keep})
         )

@@ -17,7 +17,7 @@ from numcodecs.blosc import Blosc
 from numcodecs.vlen import VLenUTF8
 from zarr.abc.buffer import Buffer, NDBuffer
 from zarr.abc.codec import Codec
-from zarr.codecs import BloscCodec, BytesCodec, VLenUTF8Codec
+from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec, VLenUTF8Codec
 from zarr.codecs._v2 import V2Codec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.chunk_utils import ChunkTransform, chunk_is_empty, fill_value_or_default
@@ -26,6 +26,7 @@ from zarr.registry import register_pipeline
 
 from vczstore.errors import first_line
 from vczstore.vcz import narrow_chunks
+from vczstore.vcz.frames import blosc_length
 
 READS_AT_ONCE = 10
 """How many chunks zarr decodes at once for one selection: its ``async.concurrency``, as it comes."""
@@ -66,7 +67,7 @@ class Pipeline(FusedCodecPipeline):
 
     @classmethod
     def from_codecs(cls, codecs: Iterable[Codec], *, batch_size: int | None = None) -> Self:
-        """Take zarr's codecs, those of strings with a look at what a chunk claims."""
+        """Take zarr's codecs; those of strings and of Blosc look at what a chunk claims first."""
         return super().from_codecs(map(_doubting, codecs), batch_size=batch_size)
 
     async def read(self, batch_info: Any, out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
@@ -175,13 +176,55 @@ class _StringsOfFormat2(VLenUTF8):
         return super().decode(buf, out)
 
 
+class _BloscOfFormat3(BloscCodec):
+    """zarr's Blosc codec."""
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        _check_length(chunk_bytes.as_array_like())
+        return super()._decode_sync(chunk_bytes, chunk_spec)
+
+
+class _BloscOfFormat2(Blosc):
+    """numcodecs' Blosc compressor."""
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Decode a chunk that is as long as it says."""
+        _check_length(buf)
+        return super().decode(buf, out)
+
+
 def _doubting(codec: Codec) -> Codec:
-    if type(codec) is VLenUTF8Codec:
-        return _StringsOfFormat3()
-    if isinstance(codec, V2Codec) and codec.filters:
-        filters = tuple(_StringsOfFormat2() if type(one) is VLenUTF8 else one for one in codec.filters)
-        return replace(codec, filters=filters)
+    match codec:
+        case VLenUTF8Codec():
+            return _StringsOfFormat3()
+        case BloscCodec():
+            return _BloscOfFormat3.from_dict(codec.to_dict())
+        case ShardingCodec():
+            return replace(codec, codecs=tuple(map(_doubting, codec.codecs)))
+        case V2Codec():
+            filters = codec.filters and tuple(map(_doubting_of_format_2, codec.filters))
+            return replace(codec, filters=filters, compressor=_doubting_of_format_2(codec.compressor))
     return codec
+
+
+def _doubting_of_format_2(codec: Any) -> Any:
+    match codec:
+        case VLenUTF8():
+            return _StringsOfFormat2()
+        case Blosc():
+            return _BloscOfFormat2.from_config({k: v for k, v in codec.get_config().items() if k != "id"})
+    return codec
+
+
+def _check_length(chunk: Any) -> None:
+    """
+    Refuse a Blosc frame that is cut off.
+
+    numcodecs does not look at how much there is: it reads on in memory, and returns what happens to be there.
+    """
+    encoded = memoryview(chunk).cast("B")
+    if len(encoded) != (length := blosc_length(encoded)):
+        raise ValueError(f"it is cut off: it has {len(encoded):,} bytes of {length:,}")
 
 
 def _check_count(chunk: Any) -> None:
