@@ -144,7 +144,8 @@ class Export(Operation):
         url, asked = os.fspath(self.out), self._asked(options)
         vcz, chosen = asked.vcz, asked.chosen
         exported = vcz.sample_ids[chosen.positions].tolist()  # no others: it lies beside what has these
-        of = digest(vcz.stamp, exported, chosen.n_withdrawn, asked.regions, version("vczstore"))
+        state = vcz.stamp if vcz.snapshot is None else asked.store.history.content(vcz.snapshot)
+        of = digest(state, exported, chosen.n_withdrawn, asked.regions, version("vczstore"))
 
         def write(made: str) -> "Found":
             found: Any = self._write(asked, made, options, dry_run=False)

@@ -68,6 +68,27 @@ def test_every_night(kind: str, tmp_path: Path) -> None:
     assert vczstore.samples(store) == ids
 
 
+def test_cleaning_up_makes_no_other_state(tmp_path: Path) -> None:
+    """The snapshots of gc and purge, which the next run finds, hold what was exported before."""
+    store, out = Way("icechunk", "zarr").make(tmp_path, OLD), tmp_path / "latest.vcz"
+    batch(tmp_path, "a.vcz", 4)
+    job = write(tmp_path, "append: inbox/*.vcz", "export: latest.vcz", head="store: store.vcz\nkeep: {days: 0}")
+
+    def exports() -> bool:
+        before = vczstore.info(store).snapshot
+        (found,) = [one.found for one in run_job(job).done if one.operation.called == "export"]
+        assert vczstore.info(store).snapshot != before
+        return not isinstance(found, export_again.Unchanged)
+
+    assert [exports() for _ in range(3)] == [True, False, False]
+    vczstore.purge(store)
+    vczstore.purge(store)
+    assert not exports()
+    batch(tmp_path, "b.vcz", 6)
+    assert exports()
+    assert len(cohort.read_vcz(out)["sample_id"]) == 8
+
+
 def test_with_tags_regions_and_samples(tmp_path: Path) -> None:
     """As VCF, of the tag that the job makes, before a purge; and paths lead from the job file."""
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())

@@ -79,7 +79,8 @@ def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
     found, older, seen = list[dict[str, Any]](), list[dict[str, Any]](), set[str]()
     for one in snapshots:
         said = dict(one.metadata.get("vczstore", {}))
-        said.pop("same", None)
+        for name in ("same", "holds"):
+            said.pop(name, None)
         older = older or said.get(PAST, [])
         said.pop(PAST, None)
         seen.add(one.id)
@@ -232,6 +233,9 @@ class History(Protocol):
 
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
         """All snapshots, newest first, or one and those before it."""
+
+    def content(self, snapshot: str) -> str:
+        """The snapshot that made the state which one has: a purge or gc makes snapshots, but no other state."""
 
     def branches(self) -> "Branches":
         """

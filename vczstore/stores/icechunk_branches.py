@@ -176,3 +176,8 @@ def is_sweep(info: icechunk.SnapshotInfo) -> bool:
 def same_as(info: icechunk.SnapshotInfo) -> tuple[str, ...]:
     """The snapshots that hold the same as that of a purge or gc, and were tags or branches then."""
     return tuple(info.metadata["vczstore"].get("same", ())) if is_sweep(info) else ()
+
+
+def content_of(info: icechunk.SnapshotInfo) -> str:
+    """The snapshot that made the state: of a purge or gc, which change none, an earlier one."""
+    return str(info.metadata["vczstore"].get("holds", info.id)) if is_sweep(info) else str(info.id)

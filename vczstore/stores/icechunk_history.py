@@ -14,7 +14,15 @@ import numpy as np
 
 from vczstore.errors import ConflictError, StaleError, StorageError, TagError
 from vczstore.stores.base import PAST, Check, Keep, Snapshot, Store, past_of
-from vczstore.stores.icechunk_branches import BEGUN, SWEEPS, IcechunkBranches, operation_of, refuse_swept, same_as
+from vczstore.stores.icechunk_branches import (
+    BEGUN,
+    SWEEPS,
+    IcechunkBranches,
+    content_of,
+    operation_of,
+    refuse_swept,
+    same_as,
+)
 from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.leftovers import delete_half_written
 from vczstore.stores.object_store import reason
@@ -136,6 +144,10 @@ class IcechunkHistory:
         """The snapshots of tags, and of branches beside the main one and `RECREATED` ones, by name."""
         names = [n for n in sorted(self.repository.list_branches() - {BRANCH}) if not n.startswith(RECREATED)]
         return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
+
+    def content(self, snapshot: str) -> str:
+        """The snapshot that made the state which one has."""
+        return content_of(self.repository.lookup_snapshot(snapshot))
 
     def _present(self) -> set[str]:
         """The snapshots that hold what the store holds now: those before a purge are named by its commits."""
@@ -349,6 +361,7 @@ class IcechunkHistory:
                 check()
                 same = sorted(self._present().intersection(s for refs in self.refs() for s in refs.values()))
                 said: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
+                said["holds"] = self.content(session.snapshot_id)
                 said |= {PAST: past_of(self.snapshots(session.snapshot_id))} if keeps_past else {}
                 begin = _commit_nothing(session, f"{name}: begun", said)
                 yield sweep

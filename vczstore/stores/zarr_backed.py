@@ -64,6 +64,10 @@ class NoHistory:
         """None."""
         return iter(())
 
+    def content(self, snapshot: str) -> str:
+        """Itself."""
+        return snapshot
+
     def branches(self) -> Branches:
         """Raise a `TagError`."""
         self.require("branch")
