@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plans.variants.regions import Region
     from vczstore.execution.options import Options
     from vczstore.execution.results import Found
+    from vczstore.execution.sets.members import StoreSet
     from vczstore.stores.base import HeldLock, Store
     from vczstore.vcz.model import Vcz
 
@@ -63,6 +64,7 @@ class Export(Operation):
     uses: ClassVar[tuple[str, ...]] = ("store", "branch", "workers", "progress")
     is_step: ClassVar[bool] = True
     phase: ClassVar[int] = EXPORTS
+    is_handed_out: ClassVar[bool] = True
     step_examples: ClassVar[tuple[Any, ...]] = (
         "latest.vcz",
         {"to": "release-${DATE:-draft}.vcf.gz", "at": "release-${DATE:-draft}", "regions": ["chr20"]},
@@ -153,6 +155,18 @@ class Export(Operation):
 
         place = Place.of(url, options.shared(url, self.store))
         return export_again(place, of, Unchanged(vcz.label, vcz.snapshot, url), write)
+
+    def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
+        """Write all parts, which have the same samples unless they are named."""
+        from plans.maintenance.history import open_at
+        from vczstore.execution.sets.members import Samples
+
+        if not group.is_named:
+            reach = group.options.for_store(self.store, [os.fspath(self.out)])
+            found = {name: open_at("export", reach.open(place), self.at) for name, place in group.places.items()}
+            way_out = "bring them in step by edits of single parts, or name the parts to export with --parts"
+            group.agree({name: Samples.of(vcz) for name, vcz in found.items()}, "the parts", way_out)
+        return super().perform_set(group, dry_run=dry_run)
 
     def check_place(self, options: "Options", vcz: "Vcz") -> None:
         """Check what a job can know before it begins: where the export goes, and what of this state it names."""

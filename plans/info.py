@@ -45,4 +45,4 @@ class Info(Operation):
 
         stores = group.open()
         parts = {name: describe(store, self.at) for name, store in stores.items()}
-        return SetDescription(group.label, parts, out_of_step(group, stores, self.at))
+        return SetDescription(group.label, parts, out_of_step(stores, self.at))

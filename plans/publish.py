@@ -67,6 +67,11 @@ class Publish(Operation):
         """It moves main."""
         return True
 
+    @property
+    def completes(self) -> bool:
+        """To publish again completes what was stopped."""
+        return True
+
     def perform(self, options: "Options", *, dry_run: bool) -> "Published":
         """Hold the lock of jobs, and publish."""
         store = options.open(self.store)

@@ -49,6 +49,11 @@ class Repair(Operation):
         """It writes to the store."""
         return True
 
+    @property
+    def completes(self) -> bool:
+        """It completes what was stopped."""
+        return True
+
     def perform(self, options: "Options", *, dry_run: bool) -> "Repaired":
         """Hold the lock of the store, and repair."""
         from plans.maintenance.repair import repair_store

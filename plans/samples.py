@@ -10,6 +10,8 @@ from vczstore.execution.operations import Operation
 if TYPE_CHECKING:
     from plans.maintenance.samples import SampleList
     from vczstore.execution.options import Options
+    from vczstore.execution.results import FoundInParts
+    from vczstore.execution.sets.members import StoreSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Samples(Operation):
     """
 
     group: ClassVar[str] = "look"
+    is_handed_out: ClassVar[bool] = True
     at: str | None = option(None, "List those at this tag, branch or snapshot.", metavar=AT_METAVAR)
     removed: bool = option(False, "List the positions of removed samples instead, counted from 0.")
 
@@ -46,3 +49,12 @@ class Samples(Operation):
         from plans.maintenance.samples import list_samples
 
         return list_samples(options.open(self.store), self.at, removed=self.removed, long=self.long)
+
+    def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "FoundInParts":
+        """Read the sample IDs of all parts, which are the same."""
+        from plans.maintenance.samples import require_same
+        from vczstore.execution.results import FoundInParts
+
+        parts = group.perform(dry_run=dry_run)
+        require_same(group.label, parts)
+        return FoundInParts(self.called, group.label, parts, is_same=not self.long)

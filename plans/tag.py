@@ -64,6 +64,11 @@ class Tag(Operation):
         """Listing tags writes nothing."""
         return self.name is not None
 
+    @property
+    def completes(self) -> bool:
+        """To tag all parts again completes what was stopped."""
+        return self.name is not None and not self.delete
+
     def perform(self, options: "Options", *, dry_run: bool) -> "Tagged":
         """List the tags, add one, or delete one."""
         from plans.maintenance.history import Tagged, history_of

@@ -55,4 +55,4 @@ class Verify(Operation):
         from plans.maintenance.sets import out_of_step
         from vczstore.execution.results import FoundInParts
 
-        return FoundInParts(self.called, group.label, group.perform(dry_run=dry_run), out_of_step(group, group.open()))
+        return FoundInParts(self.called, group.label, group.perform(dry_run=dry_run), out_of_step(group.open()))

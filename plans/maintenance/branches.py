@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Branched:
     created: str | None = None
     deleted: str | None = None
     lost: int = 0
+    is_unnamed: ClassVar[bool] = True
+    """What is printed does not name the store."""
 
     @property
     def is_all(self) -> bool:

@@ -59,6 +59,8 @@ class Tagged:
     tag: str | None = None
     snapshot: str | None = None
     deleted: str | None = None
+    is_unnamed: ClassVar[bool] = True
+    """What is printed does not name the store."""
 
     @property
     def is_all(self) -> bool:
@@ -137,6 +139,8 @@ class PastCommits:
     entries: Iterator[dict[str, Any]]
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
+    is_unnamed: ClassVar[bool] = True
+    """What is printed does not name the store."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self.entries

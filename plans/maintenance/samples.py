@@ -1,6 +1,6 @@
 """The samples of a store."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from plans.maintenance.history import open_at
 from plans.schema.provenance import batches
-from vczstore.errors import UnsuitableError
+from vczstore.errors import IncompatibleError, UnsuitableError
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
 from vczstore.vcz.model import BATCH, REMOVED
@@ -45,6 +45,8 @@ class SampleList:
     table: list[dict[str, Any]] | None = None
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
+    is_unnamed: ClassVar[bool] = True
+    """What is printed does not name the store."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -61,6 +63,19 @@ class SampleList:
             nothing = "\t"
             yield from (f"{i}\t{n}\t{known.get(n, nothing)}" for i, n in zip(ids, self.batches, strict=True))
         yield from map(str, self.removed)
+
+
+def require_same(store: str, parts: Mapping[str, Any]) -> None:
+    """Raise an `IncompatibleError` if the parts of a set do not have the same samples in the same order."""
+    (first, ours), *others = parts.items()
+    for name, theirs in others:
+        if (ours.ids, ours.removed) != (theirs.ids, theirs.removed):
+            is_removed = not (ours.ids or theirs.ids)
+            what = "samples removed at the same places" if is_removed else "the same samples in the same order"
+            raise IncompatibleError(
+                f"samples: {store}: {first} and {name} do not have {what}; list those of one part by its own name, "
+                f"such as {theirs.store}, or of some with --parts"
+            )
 
 
 def list_samples(store: Store, at: str | None = None, *, removed: bool = False, long: bool = False) -> SampleList:

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from plans.core.model import in_words
 from plans.maintenance.info import Description
 from plans.maintenance.purge import Purged, purge_store
 from vczstore.errors import VczstoreError
 from vczstore.execution.results import FoundInParts
 from vczstore.execution.sets.completion import complete, purge_all
-from vczstore.execution.sets.members import Samples, StoreSet, differing
+from vczstore.execution.sets.members import Samples, StoreSet, describe, differing
 from vczstore.stores.base import Store
 from vczstore.stores.sets import Record
 from vczstore.vcz.model import listing
@@ -46,7 +47,7 @@ class SetDescription:
         first = next(iter(self.parts.values()))
         same = "not in step" if self.errors else f"{first.samples:,} samples, the same in all"
         tags = [] if self.errors or not first.tags else [("tags", ", ".join(first.tags))]
-        rows = [("set", f"{self.store}: {len(self.parts):,} parts, {same}"), *tags]
+        rows = [("set", f"{self.store}: {in_words({'parts': len(self.parts)})}, {same}"), *tags]
         rows += [("error", error) for error in self.errors]
         for name, one in self.parts.items():
             at = f", snapshot {one.snapshot}" if one.snapshot else ""
@@ -56,11 +57,9 @@ class SetDescription:
         return [f"{name:<{width}}{value}" for name, value in rows]
 
 
-def out_of_step(group: StoreSet, stores: Mapping[str, Store], at: str | None = None) -> list[str]:
-    """Say why the parts of a set are not in step: what was stopped halfway, other samples, tags that not all have."""
+def out_of_step(stores: Mapping[str, Store], at: str | None = None) -> list[str]:
+    """Say how the parts of a set differ: other samples, or tags that not all have."""
     errors = []
-    if (told := group.pending(stores)) is not None:
-        errors.append(told)
     samples = {name: Samples.of(store.open(at)) for name, store in stores.items()}
     if (found := differing(samples)) is not None:
         errors.append(f"the parts {found}")
@@ -78,7 +77,7 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
         stores = group.open()
         group.require_parts_of(record)
         if dry_run:
-            notes.append(f"would complete what was stopped: {group.pending(stores)}")
+            notes.append(f"would complete what was stopped: {describe(record, stores)}")
         else:
             with group.locked(stores) as locks:
                 behind = complete(group, record, stores)
@@ -95,7 +94,7 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
     if record is not None and not record.is_staged:
         outcome = _settled(group, record)
         if outcome is None:
-            errors.append(str(group.pending({})))
+            errors.append(describe(record, {}))
         else:
             notes.append(outcome)
             if not dry_run:

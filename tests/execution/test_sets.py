@@ -237,6 +237,27 @@ def test_a_set_is_made_and_looked_at(folder: Path) -> None:
     mentions(checked.output, ["do not have the same samples in the same order in chr1 and chr2"])
 
 
+def test_samples_and_exports_are_of_all_parts(folder: Path) -> None:
+    """Which go to others: one list of samples, and no export of parts that have other samples unless they are named."""
+    make(folder, "icechunk")
+    run = CliRunner().invoke
+    assert run(main, ["samples", "set/{part}"]).output.split() == cohort.ids(0, 4)
+    assert json.loads(run(main, ["samples", "set/{part}", "--json"]).output)["parts"]["chr2"]["n_samples"] == 4
+    vczstore.remove("set/chr1", "S0001")
+    complain(IncompatibleError, ["chr1 and chr2", "such as set/chr2"], lambda: vczstore.samples("set/{part}"))
+    complain(IncompatibleError, ["removed"], lambda: vczstore.samples("set/{part}", removed=True))
+    words = ["export: the parts do not have the same samples", "name the parts to export with --parts"]
+    complain(IncompatibleError, words, lambda: vczstore.export("set/{part}", "out/{part}.vcz"))
+    assert not Path("out").exists()
+    assert list(vczstore.export("set/{part}", "out/{part}.vcz", parts=PARTS).parts) == [*PARTS]
+    vczstore.remove("set/{part}", "S0001", parts=["chr2"])
+    assert run(main, ["samples", "set/{part}", "--removed"]).output.split() == ["1"]
+    for command in ("tag", "branch", "log"):
+        lines = run(main, [command, "set/{part}"]).output.splitlines()
+        assert [line for line in lines if not line.startswith(" ")][1:] == [f"{part}:" for part in PARTS], lines
+    assert run(main, ["tag", "set/{part}", "--parts", "chr2"]).output.splitlines()[0] == "tag set/{part}: 1 part"
+
+
 def corrupt(part: Path) -> Callable[[], object]:
     """Let a chunk be none; returns what mends it."""
     chunk = next(path for path in (part / "call_DP").rglob("*") if path.is_file() and path.name != "zarr.json")
@@ -294,6 +315,24 @@ def test_what_was_stopped_between_commits_is_completed(stopped: Callable[[Callab
         lambda: vczstore.run_job("job.yaml"),
     ):
         complain(StaleError, ahead, refused)
+    for refused in (
+        lambda: vczstore.export("set/{part}", "out/{part}.vcz", parts=["chr1"]),
+        lambda: vczstore.samples("set/{part}"),
+        lambda: vczstore.tag("set/{part}", "release-1", delete=True),
+    ):
+        complain(StaleError, ahead, refused)
+    for looked_at in (
+        lambda: vczstore.diff("set/{part}", "in/{part}.vcz"),
+        lambda: vczstore.check("set/{part}", min_samples=1),
+        lambda: vczstore.run("tag", "set/{part}"),
+        lambda: vczstore.branch("set/{part}"),
+        lambda: vczstore.verify_removal("set/{part}", ["NA9999"]),
+        lambda: vczstore.verify("set/{part}", quick=True),
+        lambda: vczstore.log("set/{part}"),
+    ):
+        found: Any = looked_at()
+        mentions(found.errors[0], ahead)
+        assert not found.ok
     assert cohort.digest(Path("set")) == was
     shutil.rmtree("in")  # of no use any more: what is missing waits in the stores
     assert append(parts=["chr1", "chr2"]).completed == ("chr2",)

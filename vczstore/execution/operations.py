@@ -80,6 +80,8 @@ class Operation:
     """Options of version 0.1.0 that have no effect."""
     is_of_history: ClassVar[bool] = False
     """Whether it is done once to a repository, for any number of its groups that are parts of a set."""
+    is_handed_out: ClassVar[bool] = False
+    """Whether others get what it makes or lists, so that a set that is out of step is refused, as by what writes."""
     makes_store: ClassVar[bool] = False
     """Whether the store itself is made, so that the parts of a set are those of what comes in."""
     order: ClassVar[tuple[str, ...]] = ("store",)
@@ -106,6 +108,11 @@ class Operation:
     @property
     def writes(self) -> bool:
         """Whether it writes to the store, so that a store that can only be read is refused."""
+        return False
+
+    @property
+    def completes(self) -> bool:
+        """Whether on a set it looks after what was stopped halfway itself, since it may complete it."""
         return False
 
     @property
@@ -140,8 +147,6 @@ class Operation:
         """Do it on a `vczstore.execution.sets.members.StoreSet`: on all its stores, one after the other."""
         from vczstore.execution.results import FoundInParts
 
-        if self.writes:
-            group.refuse_pending()
         return FoundInParts(self.called, group.label, group.perform(dry_run=dry_run))
 
 

@@ -39,6 +39,8 @@ class FoundInParts:
         What is wrong with the set as a whole.
     notes
         What was done to the set as a whole.
+    is_same
+        Whether the same was found in all parts, so that it is printed once, with nothing else.
     """
 
     operation: str
@@ -46,6 +48,7 @@ class FoundInParts:
     parts: Mapping[str, Found]
     errors: Sequence[str] = ()
     notes: Sequence[str] = ()
+    is_same: bool = False
 
     @property
     def ok(self) -> bool:
@@ -69,11 +72,16 @@ class FoundInParts:
 
     def lines(self) -> Iterator[str]:
         """What the command prints."""
-        yield f"{self.operation} {self.store}: {len(self.parts):,} parts"
+        if self.is_same:
+            yield from next(iter(self.parts.values())).lines()
+            return
+        yield f"{self.operation} {self.store}: {in_words({'parts': len(self.parts)})}"
         yield from (f"  {note}" for note in self.notes)
         yield from (f"  error {error}" for error in self.errors)
-        for one in self.parts.values():
-            yield from one.lines()
+        for name, one in self.parts.items():
+            is_unnamed = getattr(one, "is_unnamed", False)
+            yield from [f"{name}:"] * is_unnamed
+            yield from (f"  {line}" if is_unnamed else line for line in one.lines())
 
 
 class TaskTime(NamedTuple):
@@ -291,7 +299,7 @@ class SetResult:
         for one in self.parts.values():
             yield from one.lines()
         dry = " (dry run, nothing was written)" * (not self.committed)
-        yield f"{self.operation} {self.store}: {len(self.parts):,} parts in {self.seconds:.2f} s{dry}"
+        yield f"{self.operation} {self.store}: {in_words({'parts': len(self.parts)})} in {self.seconds:.2f} s{dry}"
 
 
 def _of_store(plan: Plan) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from plans.core.model import Plan
+from plans.core.model import Plan, in_words
 from vczstore.execution.results import Result
 from vczstore.jobs.compile import CompiledJob, CompiledStep
 from vczstore.jobs.estimate import estimate
@@ -181,7 +181,7 @@ class DescribedSet:
 
     def lines(self) -> Iterator[str]:
         """What the command prints."""
-        yield f"{self.store}: {len(self.parts):,} parts"
+        yield f"{self.store}: {in_words({'parts': len(self.parts)})}"
         for report in self.parts.values():
             yield from Described(report).lines()
 

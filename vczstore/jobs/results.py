@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from plans.core.model import in_words
 from vczstore.execution.operations import CLEANS, NAMES, OWN_COMMIT, PUBLISHES
 from vczstore.execution.results import FoundInParts, Result, SetResult
 from vczstore.jobs.afterwards import Done
@@ -155,4 +156,4 @@ class SetJobResult:
             yield f"completed what was stopped: {', '.join(self.completed)}"
         for one in self.parts.values():
             yield from one.lines()
-        yield f"job on {self.store}: {self.status} in {len(self.parts):,} parts"
+        yield f"job on {self.store}: {self.status} in {in_words({'parts': len(self.parts)})}"

@@ -17,6 +17,9 @@ from vczstore.stores.sets import PartRecord, Record
 HELD = 4_000_000
 """How many sample IDs the plans of all parts may hold at once; with more, each is compiled again when it is written."""
 
+SOURCES = "give each part a source with the same samples in the same order"
+"""The way out where sources do not have the same samples."""
+
 CHUNKS_AT_ONCE = 500_000
 """Of no more chunks than these the references are in memory at once, which takes some 100 bytes each."""
 
@@ -213,7 +216,8 @@ class Checking:
             self.group.agree({name: one.before for name, one in found.items()}, f"the parts of {self.group.label}")
             numbers = {len(one.sources) for one in found.values()}
             for i in range(min(numbers)) if len(numbers) == 1 else ():
-                self.group.agree({name: one.sources[i] for name, one in found.items()}, f"the {_nth(i)} sources")
+                sources = {name: one.sources[i] for name, one in found.items()}
+                self.group.agree(sources, f"the {_nth(i)} sources", SOURCES)
         after = {name: one.after for name, one in found.items()}
         if self.pending is not None:
             others = self.pending.parts.items()

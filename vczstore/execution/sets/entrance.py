@@ -82,7 +82,12 @@ def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> 
     if isinstance(operation, Edit):
         return _edit(group, operation, dry_run=dry_run)
     with plain_errors(operation.store):
-        return operation.perform_set(group, dry_run=dry_run)
+        if not operation.completes and (operation.writes or operation.is_handed_out):
+            group.refuse_pending()
+        found: Any = operation.perform_set(group, dry_run=dry_run)
+        if operation.writes or (pending := group.pending()) is None:
+            return found
+        return replace(found, errors=[pending, *found.errors])
 
 
 def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:

@@ -46,6 +46,8 @@ def _slow(digest: str) -> str:
 
 PLACES = ("location", "sources", "folder")
 """The kinds of arguments that say where something lies, which is elsewhere for each part."""
+LAGGING = "bring the parts that lag behind in step by an edit of these alone, with --parts"
+"""The way out where parts do not have the same samples."""
 _OUTPUTS = ("out", "output")
 """The names of arguments that say where something is made beside the store."""
 
@@ -151,6 +153,8 @@ class StoreSet:
         The operation on each part; none of a job.
     held
         The locks of all parts, where a job holds them within which the operation is done.
+    is_named
+        Whether the parts were named, and are not those that are there.
     """
 
     template: Template
@@ -160,6 +164,7 @@ class StoreSet:
     id: str
     members: Mapping[str, Operation] = field(default_factory=dict)
     held: Mapping[str, HeldLock] = field(default_factory=dict)
+    is_named: bool = False
 
     @classmethod
     def of(cls, operation: Operation, options: Options) -> "StoreSet":
@@ -172,7 +177,8 @@ class StoreSet:
         asked = [operation.called, {**operation.fingerprint, **sources}, options.branch]
         said = slow_digest(json.dumps(asked, sort_keys=True, default=str))
         places = {name: str(member.store) for name, member in members.items()}
-        return cls(template, places, options.but(parts=()), operation.called, said, members)
+        alike = options.but(parts=())
+        return cls(template, places, alike, operation.called, said, members, is_named=bool(options.parts))
 
     @property
     def label(self) -> str:
@@ -211,18 +217,14 @@ class StoreSet:
             raise with_words(first, f"; {self.called} is done in {where}") from first
         return done
 
-    def pending(self, stores: Mapping[str, Store]) -> str | None:
-        """What was stopped before all parts had it, in words; None if nothing was."""
+    def pending(self) -> str | None:
+        """What was stopped before all parts had it, in words; None, and no store is opened, if nothing was."""
         record = self.record.read()
-        return None if record is None else describe(record, stores)
+        return None if record is None else describe(record, self.open())
 
     def refuse_pending(self) -> None:
-        """
-        Raise a `StaleError` if something was stopped before all parts had it.
-
-        The stores are not opened if nothing was.
-        """
-        if self.record.read() is not None and (described := self.pending(self.open())) is not None:
+        """Raise a `StaleError` if something was stopped before all parts had it."""
+        if (described := self.pending()) is not None:
             raise StaleError(f"{self.called}: {self.label}: {described}")
 
     @contextmanager
@@ -274,10 +276,10 @@ class StoreSet:
                 f"{listing(missing)} is one of its parts; name all parts"
             )
 
-    def agree(self, samples: Mapping[str, Samples], what: str) -> None:
+    def agree(self, samples: Mapping[str, Samples], what: str, way_out: str = LAGGING) -> None:
         """Raise an `IncompatibleError` if parts, or what comes into them, do not have the same samples in one order."""
         if (found := differing(samples)) is not None:
-            raise IncompatibleError(f"{self.called}: {what} {found}; nothing was written")
+            raise IncompatibleError(f"{self.called}: {what} {found}; nothing was written; {way_out}")
 
 
 def differing(samples: Mapping[str, Samples]) -> str | None:
