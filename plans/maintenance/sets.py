@@ -10,7 +10,7 @@ from plans.maintenance.purge import Purged, purge_store
 from vczstore.errors import VczstoreError
 from vczstore.execution.results import FoundInParts
 from vczstore.execution.sets.completion import complete, purge_all
-from vczstore.execution.sets.members import Samples, StoreSet, describe, differing
+from vczstore.execution.sets.members import Samples, StoreSet, differing
 from vczstore.stores.base import Store
 from vczstore.stores.sets import Record
 from vczstore.vcz.model import listing
@@ -77,7 +77,7 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
         stores = group.open()
         group.require_parts_of(record)
         if dry_run:
-            notes.append(f"would complete what was stopped: {describe(record, stores)}")
+            notes.append(f"would complete what was stopped: {group.describe(record, stores)}")
         else:
             with group.locked(stores) as locks:
                 behind = complete(group, record, stores)
@@ -94,7 +94,7 @@ def repair_set(group: StoreSet, *, dry_run: bool) -> FoundInParts:
     if record is not None and not record.is_staged:
         outcome = _settled(group, record)
         if outcome is None:
-            errors.append(describe(record, {}))
+            errors.append(group.describe(record, {}))
         else:
             notes.append(outcome)
             if not dry_run:

@@ -288,9 +288,42 @@ def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
     assert not vczstore.verify("set/{part}").ok
     complain(StaleError, [ahead], lambda: vczstore.remove("set/{part}", "S0002"))
     complain(StaleError, [ahead], lambda: vczstore.run_job("job.yaml"))
-    assert not vczstore.repair("set/{part}").ok
+    (said,) = vczstore.repair("set/{part}").errors[:1]
+    mentions(said, ["mended where it is", f"delete {folder}/set/.PART.vczstore-set.json", "edits of single parts"])
     mend()
     assert list(append().parts) == ["chr2"]
+    assert holds(APPENDED)
+
+
+@pytest.mark.parametrize("way_out", ["forward", "back"])
+def test_what_was_stopped_on_plain_zarr_is_given_up(folder: Path, way_out: str) -> None:
+    """The record is deleted; the part that lags gets the batch from elsewhere, or the one that is ahead loses it."""
+    make(folder, "format3")
+    shutil.copytree("in", "elsewhere")
+    corrupt(Path("in/chr2.vcz"))
+    complain(StorageError, ["is done in chr1, and not in chr2"], append)
+    assert not vczstore.repair("set/{part}").ok
+    Path("set/.PART.vczstore-set.json").unlink()
+    assert vczstore.verify("set/chr2").ok
+    assert not vczstore.verify("set/{part}").ok
+    if way_out == "forward":
+        vczstore.append("set/{part}", "elsewhere/{part}.vcz", parts=["chr2"])
+        assert holds(APPENDED)
+    else:
+        vczstore.remove("set/chr1", cohort.ids(4, 3))
+        vczstore.compact("set/chr1", impl="zarr")
+        assert holds({part: before(part) for part in PARTS})
+    assert vczstore.verify("set/{part}").ok
+
+
+def test_parts_that_are_left_out_are_named(folder: Path) -> None:
+    make(folder, "icechunk")
+    done = append(parts=["chr1"])
+    assert done.notes == ["not in chr2, which is there: bring the set in step with the same command and --parts chr2"]
+    assert [*done.lines()][-1].endswith(done.notes[0])
+    words = ["do not have the same samples", "edit of these alone, with --parts"]
+    complain(IncompatibleError, words, lambda: vczstore.remove("set/{part}", "S0001"))
+    assert append(parts=["chr2"]).notes == []
     assert holds(APPENDED)
 
 

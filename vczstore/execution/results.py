@@ -251,6 +251,8 @@ class SetResult:
         How often it was retried after a concurrent commit.
     purged
         What the purge has done to each part, where an earlier run was stopped before it.
+    notes
+        What is left to do to the set.
     """
 
     operation: str
@@ -260,6 +262,7 @@ class SetResult:
     completed: tuple[str, ...] | None = None
     retries: int = 0
     purged: Mapping[str, Found] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def is_all(self) -> bool:
@@ -285,11 +288,16 @@ class SetResult:
             "completed": None if self.completed is None else list(self.completed),
             "retries": self.retries,
             **({"purged": {name: one.as_dict() for name, one in self.purged.items()}} if self.purged else {}),
+            **({"notes": [*self.notes]} if self.notes else {}),
             "parts": {name: one.as_dict() for name, one in self.parts.items()},
         }
 
     def lines(self) -> Iterator[str]:
         """What the command prints."""
+        yield from self._done()
+        yield from (f"  note    {note}" for note in self.notes)
+
+    def _done(self) -> Iterator[str]:
         if self.completed is not None:
             parts = ", ".join(self.completed) or "no part lacked it"
             yield f"{self.operation} {self.store}: completed what was stopped: {parts}"

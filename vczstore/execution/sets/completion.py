@@ -16,7 +16,7 @@ from vczstore.errors import (
     first_line,
 )
 from vczstore.execution.results import Found
-from vczstore.execution.sets.members import Samples, StoreSet, describe
+from vczstore.execution.sets.members import Samples, StoreSet
 from vczstore.stores.base import Store
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.sets import PartRecord, Record
@@ -50,12 +50,14 @@ def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> li
         else:
             group.record.delete()
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{group.called}: interrupted; {describe(record, stores)}") from error
+        raise Interrupted(f"{group.called}: interrupted; {group.describe(record, stores)}") from error
     except VczstoreError as error:
         kind = StaleError if isinstance(error, ConflictError) else type(error)  # which is not tried again by itself
-        raise kind(f"{group.called}: {error}; {describe(record, stores)}") from error
+        raise kind(f"{group.called}: {error}; {group.describe(record, stores)}") from error
     except Exception as error:
-        raise StorageError(f"{group.called}: {group.label}: {first_line(error)}; {describe(record, stores)}") from error
+        raise StorageError(
+            f"{group.called}: {group.label}: {first_line(error)}; {group.describe(record, stores)}"
+        ) from error
     group.unstage(stores)
     return behind
 
@@ -99,7 +101,7 @@ def purge_all(
             except VczstoreError as error:
                 failed[name] = error
     except KeyboardInterrupt as error:
-        described = describe(record.with_done(*record.parts), stores)
+        described = group.describe(record.with_done(*record.parts), stores)
         raise Interrupted(f"{group.called}: interrupted; {described}") from error
     if record.purge:
         group.record.delete()

@@ -80,7 +80,8 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> Any:
     """Do an operation on a set; within a job if that holds the locks."""
     if isinstance(operation, Edit):
-        return _edit(group, operation, dry_run=dry_run)
+        result = _edit(group, operation, dry_run=dry_run)
+        return result if dry_run or operation.makes_store else replace(result, notes=group.left_out())
     with plain_errors(operation.store):
         if not operation.completes and (operation.writes or operation.is_handed_out):
             group.refuse_pending()

@@ -213,14 +213,42 @@ class StoreSet:
                 failed[name] = error
         if failed:
             first = next(iter(failed.values()))
-            where = f"{listing([*done]) or 'no part'}, and not in {listing([*failed])}"
+            where = f"{listing([*done])}, and not in {listing([*failed])}" if done else "no part"
             raise with_words(first, f"; {self.called} is done in {where}") from first
         return done
+
+    def left_out(self) -> list[str]:
+        """Say which parts that were not named have other samples than those that were, and the way out."""
+        if not self.is_named or self.held:
+            return []
+        behind = list[str]()
+        with suppress(VczstoreError):  # which is not about the parts that were named
+            ours = Samples.of(next(iter(self.open().values())).open())
+            for part in self.template.find():
+                if part not in self.places and Samples.of(self.options.open(self.template.of(part)).open()) != ours:
+                    behind.append(part)
+        is_there = f"which {'is' if len(behind) == 1 else 'are'} there"
+        way_out = f"bring the set in step with the same command and --parts {','.join(behind)}"
+        return [f"not in {listing(behind)}, {is_there}: {way_out}"] if behind else []
+
+    def describe(self, record: Record, stores: Mapping[str, Store]) -> str:
+        """What a record says of its parts, and the way out."""
+        ahead = [name for name, part in record.parts.items() if _is_ahead(record, part, stores.get(name))]
+        rest = [name for name in record.parts if name not in ahead]
+        last = "the history of some, which is to be purged" if record.purge else "the tags of some"
+        where = f"{listing(ahead)}, and not in {listing(rest) or last}" if ahead else "no part"
+        way_out = "run it again, or vczstore repair"
+        if not record.is_staged:
+            way_out = (
+                "run the same again to complete it, once what has failed is mended where it is; if that cannot be, "
+                f"run vczstore repair, delete {self.record.place} and bring the parts in step by edits of single parts"
+            )
+        return f"{record.operation} ({record.summary}) is done in {where}; {way_out}"
 
     def pending(self) -> str | None:
         """What was stopped before all parts had it, in words; None, and no store is opened, if nothing was."""
         record = self.record.read()
-        return None if record is None else describe(record, self.open())
+        return None if record is None else self.describe(record, self.open())
 
     def refuse_pending(self) -> None:
         """Raise a `StaleError` if something was stopped before all parts had it."""
@@ -272,8 +300,8 @@ class StoreSet:
         """Raise a `StaleError` if a record is of other parts than these."""
         if missing := [name for name in record.parts if name not in self.places]:
             raise StaleError(
-                f"{self.called}: {self.label}: {record.operation} ({record.summary}) was stopped, and "
-                f"{listing(missing)} is one of its parts; name all parts"
+                f"{self.called}: {self.label}: {record.operation} ({record.summary}) was stopped, which is of "
+                f"{listing(missing)} too; name all parts"
             )
 
     def agree(self, samples: Mapping[str, Samples], what: str, way_out: str = LAGGING) -> None:
@@ -291,16 +319,6 @@ def differing(samples: Mapping[str, Samples]) -> str | None:
             how = "as many, but others, or in another order" if theirs.n == ours.n else numbers
             return f"do not have the same samples in the same order in {first} and {name}: {how}"
     return None
-
-
-def describe(record: Record, stores: Mapping[str, Store]) -> str:
-    """What a record says of its parts, and the way out."""
-    ahead = [name for name, part in record.parts.items() if _is_ahead(record, part, stores.get(name))]
-    rest = [name for name in record.parts if name not in ahead]
-    last = "the history of some, which is to be purged" if record.purge else "the tags of some"
-    where = f"is done in {listing(ahead) or 'no part'}, and not in {listing(rest) or last}"
-    way_out = "run it again, or vczstore repair" if record.is_staged else "run the same again to complete it"
-    return f"{record.operation} ({record.summary}) {where}; {way_out}"
 
 
 def _is_ahead(record: Record, part: PartRecord, store: Store | None) -> bool:

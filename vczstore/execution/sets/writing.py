@@ -14,7 +14,6 @@ from vczstore.execution.engine import Execution, commit, telling
 from vczstore.execution.results import Result
 from vczstore.execution.sets.checking import Checking, Compiled
 from vczstore.execution.sets.completion import complete
-from vczstore.execution.sets.members import describe
 from vczstore.stores.base import Store, Transaction
 from vczstore.stores.sets import Record
 
@@ -91,7 +90,9 @@ def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Re
             checked.group.unstage(stores)
             raise
         if not isinstance(error, Exception):
-            raise Interrupted(f"{checked.group.called}: interrupted; {describe(record, stores)}") from error
+            raise Interrupted(
+                f"{checked.group.called}: interrupted; {checked.group.describe(record, stores)}"
+            ) from error
     complete(checked.group, record, stores)
     return results
 
@@ -152,7 +153,7 @@ def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
             # what is done in some parts is not tried again by itself
             stale = isinstance(error, ConflictError)
             kind = Interrupted if isinstance(error, KeyboardInterrupt) else StaleError if stale else type(error)
-            raise kind(f"{error}; {describe(record, {})}") from error
+            raise kind(f"{error}; {checked.group.describe(record, {})}") from error
         record = record.with_done(name)
         checked.group.record.write(record)
     checked.group.record.delete()
