@@ -208,7 +208,8 @@ def test_names_of_sets(folder: Path) -> None:
     complain(OptionError, ["twice"], lambda: vczstore.info("set/{part}", parts=["chr1", "chr1"]))
     complain(OptionError, ["no name of a part"], lambda: vczstore.info("set/{part}", parts=["../set/chr1"]))
     complain(OptionError, ["plan of its own"], lambda: vczstore.plan("append", "set/{part}", "in/{part}.vcz"))
-    complain(NotAStoreError, ["no part"], lambda: vczstore.info("sets/{part}"))
+    complain(NotAStoreError, ["sets/{part}: no part"], lambda: vczstore.info("sets/{part}"))
+    complain(NotAStoreError, ["gone/{part}.vcz: no part"], lambda: vczstore.create("new/{part}", "gone/{part}.vcz"))
     out, was = "set/{part}.out", cohort.digest(folder)
     words = [f"{out} would be taken for parts of set/{{part}}; name another folder"]
     complain(UnsuitableError, words, lambda: vczstore.export("set/{part}", out))
@@ -416,7 +417,7 @@ def test_a_tag_is_in_all_parts_or_in_none(folder: Path) -> None:
     vczstore.tag("set/chr2", "taken")
     vczstore.tag("set/chr2", "gone")
     vczstore.delete_tag("set/chr2", "gone")
-    for name, words in (("taken", "exists already"), ("gone", "used and deleted")):
+    for name, words in (("taken", "exists already in .*chr2"), ("gone", "used and deleted before in .*chr2")):
         complain(TagError, [words], partial(vczstore.tag, "set/{part}", name))
     assert vczstore.tags("set/{part}") == {"chr1": {}, "chr2": {"taken": head(Path("set/chr2"))}}
     mentions("; ".join(vczstore.info("set/{part}").errors), ["tag taken is not in chr1"])
@@ -443,6 +444,11 @@ def test_jobs(folder: Path, kind: str) -> None:
     was = cohort.digest(Path("set"))
     late = ["steps=[{append: 'late/{part}.vcz'}]"]
     complain(IncompatibleError, ["the parts would", "chr1 and chr2"], lambda: vczstore.run_job("job.yaml", late))
+    Path("one/b8").mkdir(parents=True)
+    shutil.copytree("late/chr1.vcz", "one/b8/chr1.vcz")
+    words = ["there is one/b8/chr1.vcz for chr1, and no one/b8/chr2.vcz for chr2"]
+    for call in (vczstore.run_job, vczstore.plan_job):
+        complain(IncompatibleError, words, partial(call, "job.yaml", ["steps=[{append: 'one/*/{part}.vcz'}]"]))
     assert cohort.digest(Path("set")) == was
     assert list(vczstore.run_job("job.yaml", [*late, "parts=[chr2]"]).parts) == ["chr2"]
     complain(JobFileError, ["parts"], lambda: vczstore.run_job("job.yaml", ["store=set/chr1", "parts=[chr2]"]))

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import VczstoreError, words_of
+from vczstore.errors import IncompatibleError, VczstoreError, with_words, words_of
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.operations import EXPORTS, IN_COMMIT, NAMES, Operation
 from vczstore.execution.options import MAX_RETRIES
@@ -75,7 +76,7 @@ def compile_set(job: Job) -> CompiledSet:
     running.group.refuse_pending()
     with Conversions(job.work_dir) as conversions, Workers(running.group.options) as workers:
         works = {name: Work(None, running.compiling(name, conversions, workers), None) for name in running.jobs}
-        Checking(running.group, works, workers, dry_run=True).check(lookup=False)
+        running.check(Checking(running.group, works, workers, dry_run=True), lookup=False)
     return CompiledSet(running.group.label, running.compiled)
 
 
@@ -216,8 +217,17 @@ class _Running:
     def _checked(self, works: Mapping[str, Work], workers: Workers, pending: Record | None) -> Checking:
         """All parts, compiled and checked."""
         checked = Checking(self.group, works, workers, pending=pending, tags_wait=self.tags_wait)
-        checked.check()
+        self.check(checked)
         return checked
+
+    def check(self, checked: Checking, *, lookup: bool = True) -> None:
+        """Compile and check all parts; where they do not fit together, say which sources some of them lack."""
+        try:
+            checked.check(lookup=lookup)
+        except IncompatibleError as error:
+            if (lacking := _lacking(self.compiled)) is None:
+                raise
+            raise with_words(error, f"; {lacking}") from error
 
     def _begin_branches(self) -> bool:
         """Let the branch of the job begin in all parts, if it does so now; they have to be compiled against it then."""
@@ -296,6 +306,18 @@ def _jobs_of(job: Job) -> dict[str, Job]:
         )
         for part in parts
     }
+
+
+def _lacking(compiled: Mapping[str, CompiledJob]) -> str | None:
+    """Which source one part of a set has, and another lacks, in words; None if there is none."""
+    for (ours, one), (theirs, other) in permutations(compiled.items(), 2):
+        for mine, found in zip(one.found, other.found, strict=False):
+            there = {*found.found}
+            for source in mine.found:
+                named = source.replace(ours, theirs), theirs.join(source.rsplit(ours, 1))
+                if there.isdisjoint(named):
+                    return f"there is {source} for {ours}, and no {named[1]} for {theirs}"
+    return None
 
 
 def _with_places(step: StepModel, change: Callable[[str], str]) -> StepModel:

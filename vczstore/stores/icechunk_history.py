@@ -106,9 +106,9 @@ class IcechunkHistory:
     def _taken(self, name: str) -> TagError:
         """What a name that cannot be given is refused with."""
         taken = (
-            "was used and deleted before, and Icechunk never gives a name twice"
+            f"was used and deleted before in {self.label}, and Icechunk never gives a name twice"
             if (name not in self.repository.list_tags())
-            else f"exists already, on snapshot {self.repository.lookup_tag(name)}"
+            else f"exists already in {self.label}, on snapshot {self.repository.lookup_tag(name)}"
         )
         return TagError(f"tag: {name!r} {taken}; choose another name")
 

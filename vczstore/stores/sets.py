@@ -369,7 +369,7 @@ def require_parts(operation: str, template: Template, parts: Sequence[str]) -> N
         If one is no name, or there twice.
     """
     if not parts:
-        raise NotAStoreError(f"{operation}: {template.text}: no part of the set is there; correct the path, or make it")
+        raise NotAStoreError(f"{operation}: {template.text}: no part is there; correct the path, or make it")
     for part in parts:
         if not part or "/" in part or part.startswith(".") or "{" in part:
             raise OptionError(f"{operation}: {part!r} is no name of a part; it has no slash or brace, and no dot first")

@@ -223,7 +223,7 @@ class Checking:
             others = self.pending.parts.items()
             after |= {name: Samples(-1, part.after) for name, part in others if name not in after}
         if len({one.digest for one in after.values()}) > 1:
-            self.group.agree(after, "the parts would")
+            self.group.agree(after, "the parts would", SOURCES)
 
     def batches(self) -> Iterator[list[str]]:
         """The parts that are written together: as many as fit into memory."""

@@ -76,7 +76,8 @@ def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
             refuse_within(operation.called, texts, Template(str(operation.store)))
         coming += texts if one.name in ("source", "sources") else []
     parts = options.parts or _found(operation, options, coming)
-    require_parts(operation.called, Template(str(operation.store)), parts)
+    whence = coming[0] if operation.makes_store and coming else str(operation.store)
+    require_parts(operation.called, Template(whence), parts)
 
     def of(part: str) -> Operation:
         return replace(operation, **{name: in_part(value, part) for name, value in values.items()})
