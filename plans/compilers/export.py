@@ -13,7 +13,7 @@ from plans.compilers.restore import operations_of
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import CopiedFrom, Plan, Survey, Write, with_notes
+from plans.core.model import CopiedFrom, Plan, Survey, Write, in_words, with_notes
 from plans.core.select_rows import Rows, SelectRows
 from plans.core.withdrawn import Withdrawn
 from plans.variants.kept_blocks import BLOCKS, RUNS
@@ -78,7 +78,7 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
     positions, unknown = positions_of(vcz, ids)
     refuse_padded(OPERATION, vcz, ids)
     notes: tuple[str, ...] = (
-        (f"{len(withdrawn):,} samples that were removed since are left out",) if len(withdrawn) else ()
+        (f"removed since, and left out: {in_words({'samples': len(withdrawn)})}",) if len(withdrawn) else ()
     )
     if is_complement:
         left = np.setdiff1d(np.setdiff1d(present, withdrawn), positions)
@@ -88,7 +88,7 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
         if unknown:
             known = Withdrawn.of(store, vcz).among(unknown)
             refuse_other_spellings(OPERATION, vcz, unknown, known, vcz.sample_ids.tolist(), "nothing was written")
-        told = (f"{len(unknown):,} IDs of samples that are not to be exported are not there",) if unknown else ()
+        told = (f"named with ^, and not there: {in_words({'IDs': len(unknown)})}",) if unknown else ()
         return Chosen(left, len(withdrawn), (*notes, *told))
     if not named:
         left = np.setdiff1d(present, withdrawn)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from plans.core.model import in_words
+
 
 @dataclass(frozen=True)
 class Branched:
@@ -43,7 +45,7 @@ class Branched:
     def lines(self) -> list[str]:
         """What the command prints."""
         if self.deleted is not None:
-            lost = f", and {self.lost:,} snapshots that were not published" if self.lost else ""
+            lost = f", and {in_words({'snapshots': self.lost})} not published" if self.lost else ""
             return [f"deleted branch {self.deleted}{lost}"]
         if self.created is not None:
             return [f"branch {self.created} begins at {self.branches[self.created]}"]

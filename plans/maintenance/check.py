@@ -12,7 +12,7 @@ import numpy as np
 from zarr.types import AnyArray
 
 from plans.core.memory import Memory
-from plans.core.model import Survey
+from plans.core.model import Survey, in_words
 from plans.core.scan_tasks import ScanReader
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
@@ -67,8 +67,8 @@ class Checked:
     def lines(self) -> Iterator[str]:
         """What the command prints."""
         rate = "" if self.least_call_rate is None else f", call rates from {self.least_call_rate:.4f}"
-        verdict = "as it should be" if self.ok else f"{len(self.problems):,} problems"
-        yield f"check {self.store}: {verdict}; {self.samples:,} samples{rate}"
+        verdict = "as it should be" if self.ok else in_words({"problems": len(self.problems)})
+        yield f"check {self.store}: {verdict}; {in_words({'samples': self.samples})}{rate}"
         yield from (f"  error {problem}" for problem in self.problems)
 
 

@@ -45,14 +45,16 @@ class SetDescription:
     def lines(self) -> list[str]:
         """What the command prints: a row for each part."""
         first = next(iter(self.parts.values()))
-        same = "not in step" if self.errors else f"{first.samples:,} samples, the same in all"
+        same = "not in step" if self.errors else f"{in_words({'samples': first.samples})}, the same in all"
         tags = [] if self.errors or not first.tags else [("tags", ", ".join(first.tags))]
         rows = [("set", f"{self.store}: {in_words({'parts': len(self.parts)})}, {same}"), *tags]
         rows += [("error", error) for error in self.errors]
         for name, one in self.parts.items():
             at = f", snapshot {one.snapshot}" if one.snapshot else ""
             removed = f" ({one.removed_samples:,} removed)" if one.removed_samples else ""
-            rows.append((name, f"{one.samples:,} samples{removed}, {one.variants:,} variants{at}"))
+            rows.append(
+                (name, f"{in_words({'samples': one.samples})}{removed}, {in_words({'variants': one.variants})}{at}")
+            )
         width = max(8, *(len(name) for name, _ in rows)) + 2
         return [f"{name:<{width}}{value}" for name, value in rows]
 

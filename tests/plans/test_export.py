@@ -302,13 +302,13 @@ def test_samples_that_were_removed_since(tmp_path: Path) -> None:
     vczstore.remove(store, ["S0001", "S0003"])
     left = cohort.select(OLD, [f"S000{i}" for i in (0, 2, 4, 5, 6)])
     for name, how in (("a", ["--at", "v1"]), ("b", ["--branch", "old"])):
-        assert "2 samples that were removed since are left out" in run("export", store, tmp_path / name, *how).stdout
+        assert "removed since, and left out: 2 samples" in run("export", store, tmp_path / name, *how).stdout
         cohort.assert_same(exported(tmp_path / name), left)
     said = fails("export", store, tmp_path / "c", "--at", "v1", "-s", "S0003,S0000")
     assert "1 of the samples that are named were removed" in said
     (tmp_path / "ids").write_text("S0003\n^S0000\nX1\nS0000\n")
     text = run("export", store, tmp_path / "d", "--at", "v1", "-S", f"^{tmp_path / 'ids'}").stdout
-    assert "2 IDs of samples that are not to be exported are not there" in text
+    assert "named with ^, and not there: 2 IDs" in text
     assert exported(tmp_path / "d")["sample_id"].tolist() == ["S0002", "S0004", "S0005", "S0006"]
     said = fails("export", store, tmp_path / "e", "-S", tmp_path / "ids")
     assert "has no sample S0003, ^S0000, X1;" in said
@@ -325,7 +325,7 @@ def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
     said = "samples were renamed since: 2 of their IDs are those from before"
     done = run("export", store, tmp_path / "a", "--at", "old").stdout
     assert said in done
-    assert "1 samples that were removed since are left out" in done
+    assert "removed since, and left out: 1 sample" in done
     assert said in run("export", store, tmp_path / "b", "--branch", "old").stdout
     assert "renamed since" not in run("export", store, tmp_path / "c").stdout
     (tmp_path / "ids").write_text("S0001\nS0003\n")
