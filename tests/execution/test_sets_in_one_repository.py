@@ -200,6 +200,8 @@ def test_history_is_of_all_groups(folder: Path) -> None:
     vczstore.remove("all.icechunk#chr2", "S0001", purge=True)
     assert [vczstore.verify_removal(f"all.icechunk#{part}", ["S0001"]).erased for part in PARTS] == [True, True]
     assert vczstore.repair(STORE, dry_run=True).errors == []
+    found: Any = vczstore.gc(STORE, dry_run=True)
+    assert (len(found.parts), found.notes) == (1, ["once, since it concerns all groups of the repository"])
     assert_holds(repository_of(Path("all.icechunk")), REMOVED)
     vczstore.remove(STORE, "S0002", purge=True)
     assert [vczstore.verify_removal(f"all.icechunk#{part}", ["S0002"]).erased for part in PARTS] == [True, True]

@@ -147,7 +147,9 @@ class Operation:
         """Do it on a `vczstore.execution.sets.members.StoreSet`: on all its stores, one after the other."""
         from vczstore.execution.results import FoundInParts
 
-        return FoundInParts(self.called, group.label, group.perform(dry_run=dry_run))
+        parts = group.perform(dry_run=dry_run)
+        once = ["once, since it concerns all groups of the repository"] if len(parts) < len(group.members) else []
+        return FoundInParts(self.called, group.label, parts, notes=once)
 
 
 def _zarr_store(location: Any) -> Any:
