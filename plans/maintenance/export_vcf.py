@@ -23,7 +23,7 @@ from vczstore.errors import StorageError, UnsuitableError, VczstoreError, first_
 from vczstore.execution.engine import planning
 from vczstore.stores.locations import local_path
 from vczstore.vcz import vcf_headers
-from vczstore.vcz.model import REMOVED, Vcz, has_grid, listing
+from vczstore.vcz.model import REMOVED, SAMPLES, VARIANTS, Vcz, dimensions, has_grid, listing
 
 if TYPE_CHECKING:
     from vcztools import VczReader
@@ -223,15 +223,25 @@ def _reader(vcz: Vcz, chosen: np.ndarray) -> "VczReader":
 
 
 class _Group(dict[str, AnyArray]):
-    """What vcztools takes for a group of zarr: its arrays refuse chunks that are cut off."""
+    """
+    What vcztools takes for a group of zarr: its arrays refuse chunks that are cut off.
+
+    A field that the header declares and no record has may be an array without elements, which vcztools cannot write.
+    """
 
     def __init__(self, vcz: Vcz) -> None:
-        super().__init__(vcz.arrays)
+        super().__init__({name: array for name, array in vcz.arrays.items() if not _is_empty(array)})
         self.store, self.attrs = vcz.store, {**vcz.attributes, **vcf_headers.without_samples(vcz.attributes)}
 
     def array_keys(self) -> Iterable[str]:
         """The names of the arrays."""
         return self.keys()
+
+
+def _is_empty(array: AnyArray) -> bool:
+    """Whether an array has no element, however many variants and samples there are."""
+    lengths = zip(dimensions(array), array.shape, strict=True)
+    return any(n == 0 for name, n in lengths if name not in (VARIANTS, SAMPLES))
 
 
 def _is_all(vcz: Vcz, chosen: np.ndarray) -> bool:

@@ -40,7 +40,8 @@ class Fitted(MadeView):
     """
     An array with axes that are longer, or with a last axis of which it has only the first position or none at all.
 
-    What is gained is fill, as beyond the end of any vector that is shorter than others.
+    What is gained is fill, as beyond the end of any vector that is shorter than others; missing, where there is room for
+    no value.
     """
 
     @property
@@ -54,6 +55,8 @@ class Fitted(MadeView):
         region = tuple(
             slice(*r.indices(n)[:2]) if isinstance(r, slice) else r for r, n in zip(region, self.shape, strict=True)
         )
+        if _is_empty(self.source, self.like):
+            return Dropped(self.like, self.like, self.name)[region]
         theirs = (*self.source.shape, 1)[: self.ndim]
         inside = tuple(
             slice(min(r.start, n), min(r.stop, n)) if isinstance(r, slice) else r

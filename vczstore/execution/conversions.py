@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from vczstore.errors import StorageError, VcfError
 from vczstore.stores.locations import local_path
-from vczstore.vcf.conversion import Conversion, Layout, do
+from vczstore.vcf.conversion import WARNED, Conversion, Layout, do
 from vczstore.vcf.files import VcfFile
 from vczstore.vcz.model import Vcz
 from vczstore.vcz.zarr_objects import RegularLocalStore
@@ -167,7 +167,7 @@ def _convert(todo: Sequence[Conversion], workers: int, progress: "Progress | Non
     tell(0)
     n = max(len(small), *(one.n_parts for one in large), 1)
     is_little = sum(one.file.size for one in todo) < PART_BYTES
-    with _running(1 if is_little else min(workers, n)) as run:
+    with _running(1 if is_little else min(workers, n), in_others=WARNED.is_set()) as run:
         for i, _ in enumerate(run([partial(do, one, "whole") for one in small]), start=1):
             tell(100 * i)
         for i, one in enumerate(large, start=len(small)):
@@ -185,9 +185,9 @@ def _convert_in_parts(conversion: Conversion, run: Run, tell: Callable[[float], 
 
 
 @contextmanager
-def _running(n: int) -> Iterator[Run]:
-    """What does steps, and gives their results as they end: this process alone, or several others."""
-    if n == 1:
+def _running(n: int, *, in_others: bool) -> Iterator[Run]:
+    """What does steps, and gives their results as they end: this process alone, or others."""
+    if n == 1 and not in_others:
         yield lambda steps: (step() for step in steps)
         return
     from executors.local import ProcessesExecutor

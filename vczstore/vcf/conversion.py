@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ import zarr
 from vczstore.choices import DEFAULT_SAMPLES_CHUNK
 from vczstore.errors import MemoryLimitError, VcfError, VczstoreError, first_line
 from vczstore.sizes import human_size
-from vczstore.vcf.files import UNDECLARED, VcfFile, captured, error_in, link, quiet
+from vczstore.vcf.files import EXTREME, UNDECLARED, VcfFile, captured, error_in, link, quiet
 from vczstore.vcz import metadata
 from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz
 
@@ -40,6 +41,14 @@ COPIES = 2
 
 _UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
 """What HTSlib says of a field of which bio2zarr reads nothing."""
+
+_EXTREME = re.compile(rf"Extreme (INFO|FORMAT)/(\S+) {EXTREME} at (\S+)")
+
+WARNED = threading.Event()
+"""Set once HTSlib has said so: it does that once in a process, so that other files have to be read in others."""
+
+MARKS = (-1, -2)
+"""What stands for a missing integer, and for the end of a vector (VCF Zarr specification)."""
 
 EXTENT = ("END", "SVLEN")
 """The INFO fields that say how long a variant is."""
@@ -195,6 +204,7 @@ class Conversion:
         self._require_all_records()
         vcf.explode_finalise(self._columns)
         columns = vcf.IntermediateColumnarFormat(self._columns)
+        self._refuse_marks(columns)
         schema = columns.generate_schema(
             variants_chunk_size=self.layout.variants,
             samples_chunk_size=self.layout.samples_chunk(len(self.file.samples)),
@@ -266,8 +276,32 @@ class Conversion:
                 "convert fewer samples at once"
             )
 
-    def refuse_undeclared(self, told: str) -> None:
-        """Raise a `VcfError` if HTSlib has told of a field that the header does not declare, and that is of use."""
+    def _refuse_marks(self, columns: Any) -> None:
+        """Raise a `VcfError` if calls have integers that stand for something else in a VCZ."""
+        for name, values in columns.fields.items():
+            said = values.vcf_field
+            is_number = (said.category, said.vcf_type) == ("FORMAT", "Integer") and said.name != "GT"
+            if not is_number or said.summary.min_value >= 0:
+                continue
+            for i, found in enumerate(values.iter_values()):
+                if found is not None and np.isin(found, MARKS).any():
+                    number = found[np.isin(found, MARKS)][0]
+                    where = [next(columns.fields[one].iter_values(i, i + 1))[0] for one in ("CHROM", "POS")]
+                    raise VcfError(
+                        f"{self.operation}: {self.file.label} has {number} for {name} at {':'.join(map(str, where))}, "
+                        "which in VCF Zarr is a missing value (-1) or the end of a vector (-2), so that it would be "
+                        f"lost; correct the value, or leave out the field with bcftools annotate -x {name}"
+                    )
+
+    def refuse_lost(self, told: str) -> None:
+        """Raise a `VcfError` if HTSlib has told of values that it does not read, of fields that are of use."""
+        for category, name, where in _EXTREME.findall(told):
+            if self.layout.wants(category, name):
+                raise VcfError(
+                    f"{self.operation}: {self.file.label} has a value of {category} {name} at {where} that takes more "
+                    "than 32 bits, so that it would be lost; correct the value, or leave out the field with "
+                    f"bcftools annotate -x {category}/{name}"
+                )
         for category, name, where in _UNDECLARED.findall(told):
             if self.layout.wants(category, name):
                 raise VcfError(
@@ -322,5 +356,8 @@ def do(conversion: Conversion, step: str, *arguments: int) -> int | None:
             raise
         except Exception as error:
             raise conversion.error(error, told()) from error
-        conversion.refuse_undeclared(told())
+        finally:
+            if EXTREME in told():
+                WARNED.set()
+        conversion.refuse_lost(told())
         return result

@@ -33,6 +33,9 @@ EXTRA = "vcf"
 UNDECLARED = "is not defined in the header"
 """What HTSlib says of a field that the header lacks."""
 
+EXTREME = "value encountered and set to missing"
+"""What HTSlib says of an integer that takes more than 32 bits."""
+
 _MOST = 1000
 """Lines of HTSlib's that are kept."""
 
@@ -177,7 +180,7 @@ def _header(operation: str, label: str, path: Path) -> tuple[tuple[str, ...], in
 @contextmanager
 def captured() -> Iterator[Callable[[], str]]:
     """
-    Gather what HTSlib writes to standard error meanwhile: errors, and fields that it finds undeclared.
+    Gather what HTSlib writes to standard error meanwhile: errors, and of which fields it loses values.
 
     It may warn of every record, so the rest is not kept.
     """
@@ -189,7 +192,8 @@ def captured() -> Iterator[Callable[[], str]]:
         def told() -> str:
             file.seek(0)
             lines = (line.decode(errors="replace") for line in file)
-            return "".join(islice((line for line in lines if line.startswith("[E::") or UNDECLARED in line), _MOST))
+            kept = (line for line in lines if line.startswith("[E::") or UNDECLARED in line or EXTREME in line)
+            return "".join(islice(kept, _MOST))
 
         try:
             yield told
