@@ -40,7 +40,7 @@ class Fitted(MadeView):
     """
     An array with axes that are longer, or with a last axis of which it has only the first position or none at all.
 
-    What is gained is fill, as beyond the end of any vector that is shorter than others; missing, where there is room for
+    What is gained is fill, as beyond the end of any vector that is shorter; missing, where there is room for
     no value.
     """
 
