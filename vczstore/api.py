@@ -225,10 +225,14 @@ def run(what: "str | Plan", *arguments: Any, **options: Any) -> Any:
 
 def _run(caller: str, name: str, *arguments: Any, **options: Any) -> Any:
     """Run an operation with what a function was called with."""
+    from vczstore.execution import engine
+    from vczstore.execution.naming import naming, title, when_begun
     from vczstore.execution.sets import entrance
 
     made, opts, dry_run = bind(name, caller, arguments, options)
-    return entrance.run(made, opts, dry_run=dry_run)
+    with naming(made.called) as standing, engine.shown(opts, title(made)) as opts:
+        standing.state = when_begun(made, dry_run=dry_run)
+        return entrance.run(made, opts, dry_run=dry_run)
 
 
 def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Operation, Any, bool]:

@@ -58,11 +58,11 @@ class SampleError(VczstoreError):
         return type(self), (self.message, self.hint)
 
 
-def with_words(error: VczstoreError, words: str) -> VczstoreError:
+def with_words(error: VczstoreError, words: str = "", *, before: str = "") -> VczstoreError:
     """An error of the same class that says more; hints of samples stay hints."""
     if isinstance(error, SampleError):
-        return type(error)(f"{error.message}{words}", error.hint)
-    return type(error)(f"{error}{words}")
+        return type(error)(f"{before}{error.message}{words}", error.hint)
+    return type(error)(f"{before}{error}{words}")
 
 
 class OptionError(VczstoreError):

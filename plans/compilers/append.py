@@ -19,7 +19,7 @@ from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
 from plans.core.model import CopiedFrom, Plan, Survey, Write
 from plans.core.views import View
-from plans.core.withdrawn import come_back, keeping_key, readmitting, without_returning
+from plans.core.withdrawn import come_back, counting_left_out, keeping_key, readmitting, without_returning
 from plans.schema.fitting import fitted
 from plans.schema.insert_variants import ArrayInsertions
 from plans.schema.keep_blocks import look_up_highest, with_blocks, with_room, without_lengths
@@ -296,6 +296,7 @@ def compile_in_stages(
     VczstoreError
         If the sources do not fit.
     """
+    named = sources
     if drop_returning and sources and not (sources := without_returning(store, vcz, sources)):
         raise SampleError(
             f"{OPERATION}: all samples that come in were removed from {vcz.label} before; nothing is left"
@@ -313,7 +314,7 @@ def compile_in_stages(
     unfit = yield from look_up_unfit(OPERATION, vcz, sources, memory)
     copying = output is not None
     plan = compile_append(store, vcz, sources, memory, findings=findings, fields=fields, unfit=unfit, copying=copying)
-    plan = noting(readmitting(plan, vcz, back), table)
+    plan = noting(counting_left_out(readmitting(plan, vcz, back), named, sources), table)
     return plan if output is None else keeping_key(_as_copy(plan, output, vcz), store, vcz)
 
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from plans.core.xarray_backend import Opened
 
+OPERATION = "remove"
+
 
 def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memory) -> Plan:
     """
@@ -57,7 +59,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
     SampleError
         If no samples are named, or some are not there: all of these are named, and nothing is done.
     """
-    operation = "remove"
+    operation = OPERATION
     vcz.require_whole(operation)
     if not samples:
         raise SampleError(f"{operation}: no samples named; give sample IDs, or a file of them with --samples-file")
@@ -122,8 +124,13 @@ def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: 
     _, unknown = positions_of(vcz, wanted)
     gone = set(Withdrawn.of(store, vcz).among(unknown))
     left = [sample for sample in wanted if sample not in gone]
+    if gone and not left:
+        raise SampleError(
+            f"{OPERATION}: {vcz.label} has no sample {listing(wanted)} any more; nothing was removed, since "
+            f"{len(gone):,} of the samples were removed before"
+        )
     try:
-        plan = withdrawing(compile_remove(store, vcz, left or wanted, memory), vcz, left)
+        plan = withdrawing(compile_remove(store, vcz, left, memory), vcz, left)
     except SampleError as error:
         if not gone:
             raise

@@ -262,6 +262,16 @@ def readmitting(plan: Plan, before: Vcz, back: Sequence[str]) -> Plan:
     return replace(plan.recording((), (edit,)), after=after, counts={**plan.counts, "samples returning": len(back)})
 
 
+LEFT_OUT = "samples left out as removed before"
+"""What a plan counts."""
+
+
+def counting_left_out(plan: Plan, before: Sequence[Vcz], after: Sequence[Vcz]) -> Plan:
+    """A plan that says how many samples of its sources `without_returning` has left out."""
+    n = sum(source.n_samples for source in before) - sum(source.n_samples for source in after)
+    return replace(plan, counts={**plan.counts, LEFT_OUT: n}) if n else plan
+
+
 def without_returning(store: Store, vcz: Vcz, sources: Sequence[Vcz]) -> list[Vcz]:
     """Sources without the samples that were removed from the store; one of which nothing is left is left out."""
     withdrawn, left = Withdrawn.of(store, vcz), list[Vcz]()

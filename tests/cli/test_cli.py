@@ -523,15 +523,24 @@ def test_a_log_file_has_a_line_now_and_then(plain: Path, monkeypatch: pytest.Mon
     lines = log.read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d \w", line) for line in lines)
     said = [line[26:] for line in lines]
-    assert said[0] == "begun"
+    of = f"append {plain}:"
+    assert said[0] == f"{of} begun"
     assert [line for line in said if not line.startswith(("preparing", "checking", "writing"))][1:3] == [
-        "done",
-        "begun",
+        f"{of} done",
+        f"{of} begun",
     ]
     assert any(
         re.fullmatch(r"writing \d+/\d+ tasks(, [\d.]+ k?B written, .*/s)?(, 0:00:0\d left)?", line) for line in said
     )
-    assert said[-1] == "failed while preparing"
+    assert said[-1] == f"{of} failed while preparing"
+    job = plain.with_name("job.yaml")
+    job.write_text(f"store: {plain.name}\nsteps: [{{append: {{source: {batch.name}, on-duplicate: skip}}}}]\n")
+    done = json.loads(run("run", job, "--log-file", log, "--json").stdout)
+    *_, begun, ended = [line[26:] for line in log.read_text().splitlines() if ": begun" in line or ": done" in line]
+    assert begun == f"run {job}: begun"
+    assert ended == f"run {job} on {plain}, job {done['job']}: done"
+    vczstore.verify(plain, log_file=str(log))
+    assert log.read_text().endswith(f" verify {plain}: done\n")
     assert "S0" not in log.read_text()
     before = cohort.digest(plain)
     assert "nowhere/log" in fails("remove", plain, "S0001", "--log-file", plain / "nowhere" / "log")

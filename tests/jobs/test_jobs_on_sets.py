@@ -268,7 +268,7 @@ def test_an_interrupt_once_the_steps_are_committed(folder: Path, part: str, monk
 
     monkeypatch.setattr("plans.verify.Verify.perform", stop)
     file = write(f"append: in/{part}.vcz", "verify: true", "tag: batch-1", store=f"set/{part}", **TOLD)
-    words = r"^run: interrupted; .*what the steps of the job do is (committed|done in all parts)$"
+    words = r"^(run|verify): interrupted; .*what the steps of the job do is (committed|done in all parts)$"
     with pytest.raises(Interrupted, match=words):
         vczstore.run_job(file, report="report")
     path = Path("report", "report.json" if part == "chr1" else "chr1/report.json")

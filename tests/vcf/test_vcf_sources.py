@@ -452,7 +452,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, store: Path) -> None
     batch, work, file = write(tmp_path / "batch.vcf", text()), tmp_path / "work", tmp_path / "file"
     file.touch()
     line = fails("append", store, batch, "--work-dir", file / "work")
-    assert line.startswith(f"{file / 'work'}: there can be no folder for VCFs that are converted (Not a directory)")
+    assert line.startswith(
+        f"append: {file / 'work'}: there can be no folder for VCFs that are converted (Not a directory)"
+    )
 
     before = cohort.digest(store)
     command = [sys.executable, "-m", "vczstore", "append", store, batch, "--work-dir", work]

@@ -19,6 +19,7 @@ from vczstore.choices import AMERICAN
 from vczstore.cli.render import confirm, fail_as_json, running, show, wants_progress, writing_out
 from vczstore.errors import OptionError
 from vczstore.execution import operations
+from vczstore.execution.naming import DONE, NOTHING_WRITTEN, naming, when_begun
 
 
 class Command(click.Command):
@@ -136,20 +137,26 @@ def _run(name: str, values: dict[str, Any], *, of_set: bool = False) -> None:
         values = samples_of(operation, values)
         own = {one.name: values.pop(one.name) for one in fields(operation) if one.name in values}
         shows = "progress" in operation.uses and wants_progress(values.pop("progress"))
-        showing_it = partial(showing, shows, values.pop("log_file", None))
-        with showing_it() as progress:  # before what takes long to import
+        of = f"{name} {own['store']}"
+        showing_it = partial(showing, shows, values.pop("log_file", None), of)
+        with naming(name) as standing, showing_it() as progress:  # before what takes long to import
             made = operation(**{name: value for name, value in own.items() if value is not None})
             from vczstore.execution.options import Options
             from vczstore.execution.sets import entrance
 
             opts = Options(progress=progress, **values)
             first = made.to_confirm if not dry_run and sys.stdin.isatty() else None
-            found = entrance.run(first or made, opts, dry_run=dry_run or first is not None)
+            is_foreseen = dry_run or first is not None
+            standing.state = when_begun(made, dry_run=is_foreseen)
+            found = entrance.run(first or made, opts, dry_run=is_foreseen)
         if first is not None:
             confirm(found)
-            with showing_it() as progress:
+            with naming(name) as standing, showing_it() as progress:
+                standing.state = when_begun(made, dry_run=False)
                 found = entrance.run(made, opts.but(progress=progress))
-        show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
+        with naming(name) as standing:
+            standing.state = NOTHING_WRITTEN if dry_run else DONE
+            show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
         if not getattr(found, "ok", True):
             sys.exit(1)
 
@@ -261,14 +268,20 @@ def run(
     writer. Unless it is 0, nothing is committed on Icechunk, except that a tag, or a step after the commit such as a
     check, may be what failed, which the message says; on plain Zarr the finished steps are done.
     """
-    from vczstore.execution.progress import showing
+    from vczstore.execution.progress import Display, showing
 
-    with showing(wants_progress(progress), log_file) as told:
-        from vczstore.jobs.run import run_job
+    with naming("run") as standing:
+        with showing(wants_progress(progress), log_file, f"run {file}") as told:
+            from vczstore.jobs.results import SetJobResult
+            from vczstore.jobs.run import run_job
 
-        overrides = [*_overrides(**flags), *["store.no-lock=true"] * no_lock]
-        result = run_job(file, overrides, wait=if_busy == "wait", report=report, progress=told)
-    show(result, as_json=as_json)
+            overrides = [*_overrides(**flags), *["store.no-lock=true"] * no_lock]
+            result = run_job(file, overrides, wait=if_busy == "wait", report=report, progress=told)
+            if isinstance(told, Display):
+                told.of += f" on {result.store}"
+                told.of += "" if isinstance(result, SetJobResult) else f", job {result.id}"
+        standing.state = DONE
+        show(result, as_json=as_json)
 
 
 @_command()

@@ -22,10 +22,12 @@ from vczstore.errors import (
     StaleError,
     StorageError,
     VczstoreError,
+    with_words,
 )
 from vczstore.execution import checkpoint
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
+from vczstore.execution.naming import DONE, NOTHING_WRITTEN, Standing, is_named, naming, title, when_begun
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.progress import showing
@@ -35,7 +37,7 @@ from vczstore.execution.workers import Stages, Tasks, Workers
 from vczstore.stores.base import Check, Location, Store, Transaction
 from vczstore.stores.edits import SetHeader, SetItems
 from vczstore.stores.locations import parse
-from vczstore.stores.object_store import plain_errors
+from vczstore.stores.object_store import is_of_storage, plain_errors, reason
 from vczstore.stores.resolve import refuse_read_only
 from vczstore.stores.sets import is_template
 from vczstore.vcf.files import is_vcf
@@ -72,21 +74,23 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     Interrupted
         On a keyboard interrupt; the message says what state the store is in.
     """
-    refuse_branch(operation, options)
-    if operation.writes:
-        refuse_read_only(operation.called, operation.store)
-    with shown(options) as opts:
-        if isinstance(operation, Edit):
-            with Conversions(opts.work_dir, opts.progress) as conversions:
-                return _edit(operation, opts.but(conversions=conversions), dry_run=dry_run)
-        with plain_errors(operation.store):
-            return operation.perform(opts, dry_run=dry_run)
+    with naming(operation.called) as standing:
+        refuse_branch(operation, options)
+        if operation.writes:
+            refuse_read_only(operation.called, operation.store)
+        with shown(options, title(operation)) as opts:
+            if isinstance(operation, Edit):
+                with Conversions(opts.work_dir, opts.progress) as conversions:
+                    return _edit(operation, opts.but(conversions=conversions), standing, dry_run=dry_run)
+            standing.state = when_begun(operation, dry_run=dry_run)
+            with plain_errors(operation.store):
+                return operation.perform(opts, dry_run=dry_run)
 
 
 @contextmanager
-def shown(options: Options) -> Iterator[Options]:
-    """The options with what is told of progress."""
-    with showing(options.progress, options.log_file) as progress:
+def shown(options: Options, of: str = "") -> Iterator[Options]:
+    """The options with what is told of progress, and of which operation."""
+    with showing(options.progress, options.log_file, of) as progress:
         yield options.but(progress=progress, log_file=None)
 
 
@@ -145,7 +149,7 @@ def run_compiled(compiled: Plan, options: Options) -> Result:
         return run_plan(compiled, opts, before_commit=lock.check)
 
 
-def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:
+def _edit(operation: Edit, options: Options, standing: Standing, *, dry_run: bool) -> Result:
     """Lock, run, and run again after a concurrent commit."""
     with plain_errors(operation.store):
         operation.check(options)
@@ -154,17 +158,25 @@ def _edit(operation: Edit, options: Options, *, dry_run: bool) -> Result:
         # converted before others have to wait; what is found here is found again
         open_operation(operation, options, None, dry_run=True)
     if written is None:
-        return _attempt(operation, options, None, None, dry_run=dry_run)
+        return _attempt(operation, options, None, None, standing, dry_run=dry_run)
     # of several who have lost a race none goes on losing to the others
     lock = written.exclusive_lock() if operation.is_exclusive else written.writer_lock()
     again = nullcontext if operation.is_exclusive else written.retry_lock
     with plain_errors(operation.store), lock as held:
-        attempt = partial(_attempt, operation, options, written, held.check, dry_run=dry_run)
+        attempt = partial(_attempt, operation, options, written, held.check, standing, dry_run=dry_run)
         result, n = retried(attempt, options.max_retries, again)
         return operation.afterwards(replace(result, retries=n), options, held)
 
 
-def _attempt(operation: Edit, options: Options, written: Store | None, check: Check | None, *, dry_run: bool) -> Result:
+def _attempt(
+    operation: Edit,
+    options: Options,
+    written: Store | None,
+    check: Check | None,
+    standing: Standing,
+    *,
+    dry_run: bool,
+) -> Result:
     """Open, compile, run and commit."""
     compiling = open_operation(operation, options, written, dry_run=dry_run)
     surveys = Run("")
@@ -174,6 +186,7 @@ def _attempt(operation: Edit, options: Options, written: Store | None, check: Ch
         running = partial(run_plans, workers=workers, dry_run=dry_run, before_commit=check, journal=journal)
         try:
             results = running(plans, *history_of(plans), options)
+            standing.state = NOTHING_WRITTEN if dry_run else DONE
         except StaleError:
             journal.delete()
             raise
@@ -329,7 +342,7 @@ def run_plans(
             found.run(execution.checks())
             snapshot = None if dry_run else execution.write(message, metadata)
             found.close()  # here, so that of an interrupt meanwhile it is said that all is done
-        return execution.results(snapshot, committed=not dry_run)
+            return execution.results(snapshot, committed=not dry_run)
 
 
 @dataclass
@@ -398,7 +411,7 @@ class Execution:
     def state(self) -> tuple[str, str]:
         """The operation that is under way, and what state it leaves the store in if it ends here."""
         is_done = self.visible == len(self.plans) or (self.transaction is not None and self.transaction.is_done)
-        return self.current.operation, "it was done already" if is_done else _state(self.current, self.visible)
+        return self.current.operation, DONE if is_done else _state(self.current, self.visible)
 
     def checks(self) -> Stages:
         """Raise the error of the first check that finds something."""
@@ -692,6 +705,11 @@ def telling(label: str, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
     """
     try:
         yield
+    except StorageError as error:
+        if is_named(error):
+            raise
+        operation, left = state()
+        raise with_words(error, f"; {left}", before=f"{operation}: ") from error
     except VczstoreError:
         raise
     except executors.ExecutorOptionError as error:
@@ -702,8 +720,12 @@ def telling(label: str, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
         raise Interrupted(f"{operation}: interrupted; {left}") from error
     except Exception as error:
         operation, left = state()
-        reason = executors.first_line(error)
-        raise StorageError(f"{operation}: {label}: {reason}; {left}") from error
+        said = reason(error) if is_of_storage(error) and not isinstance(error, OSError) else executors.first_line(error)
+        raise StorageError(f"{operation}: {label}: {said}; {_with_way_out(left, error)}") from error
+
+
+def _with_way_out(left: str, error: BaseException) -> str:
+    return left if "again" in left or not is_of_storage(error) else f"{left}; run it again when that is mended"
 
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:

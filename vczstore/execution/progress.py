@@ -26,6 +26,8 @@ class Display:
 
     Attributes
     ----------
+    of
+        The operation and its store.
     what, done, total
         As in `Progress`; no total before there are tasks.
     n_bytes
@@ -34,6 +36,7 @@ class Display:
 
     def __init__(self) -> None:
         self.bars: RichProgress | None = None
+        self.of = ""
         self._rows: dict[str, Any] = {}
         self._begin("preparing", 0, None)
 
@@ -78,6 +81,10 @@ class Display:
         if self.bars is not None and (row := self._rows.pop("preparing", None)) is not None:
             self.bars.remove_task(row)
 
+    def named(self, text: str) -> str:
+        """A text, and what it is of."""
+        return f"{self.of}: {text}" if self.of else text
+
     def line(self) -> str:
         """The same in words, for a log."""
         tasks = "" if self.total is None else f"{self.done:,}/{self.total:,} tasks"
@@ -86,7 +93,7 @@ class Display:
 
 
 @contextmanager
-def showing(progress: Progress | bool | None, log_file: str | None = None) -> "Iterator[Progress | None]":
+def showing(progress: Progress | bool | None, log_file: str | None = None, of: str = "") -> "Iterator[Progress | None]":
     """
     Show what is under way.
 
@@ -96,6 +103,8 @@ def showing(progress: Progress | bool | None, log_file: str | None = None) -> "I
         Whether there are bars on standard error; or what is told instead.
     log_file
         A file to which a line is added each minute.
+    of
+        What the first and the last line of the file say that this is: an operation and its store.
 
     Raises
     ------
@@ -108,7 +117,7 @@ def showing(progress: Progress | bool | None, log_file: str | None = None) -> "I
     display = Display()
     with ExitStack() as stack:
         if log_file is not None:
-            stack.enter_context(_logging(display, log_file))
+            stack.enter_context(_logging(display, log_file, of))
         if progress is True:
             display.bars = stack.enter_context(_bars())
             stack.callback(display.end)
@@ -141,7 +150,7 @@ def _bars() -> "RichProgress":
 
 
 @contextmanager
-def _logging(display: Display, log_file: str) -> Iterator[None]:
+def _logging(display: Display, log_file: str, of: str) -> Iterator[None]:
     """Add a line each minute; and at the end whether it was done."""
     try:
         file = open(log_file, "a", encoding="utf-8")  # noqa: SIM115
@@ -160,7 +169,8 @@ def _logging(display: Display, log_file: str) -> Iterator[None]:
     ended = Event()
     watching = Thread(target=watch, daemon=True)
     with file:
-        write("begun")
+        display.of = of
+        write(display.named("begun"))
         watching.start()
         try:
             yield
@@ -172,4 +182,4 @@ def _logging(display: Display, log_file: str) -> Iterator[None]:
         finally:
             ended.set()
             watching.join()
-            write(outcome)
+            write(display.named(outcome))

@@ -6,6 +6,7 @@ from typing import cast
 
 from vczstore.errors import CheckError, Interrupted, SampleError, VczstoreError
 from vczstore.execution import engine
+from vczstore.execution.naming import naming, when_begun
 from vczstore.execution.operations import NAMES, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found, FoundInParts
@@ -92,7 +93,8 @@ def perform(operation: Operation, options: Options, lock: Held) -> Found:
     options = within(operation, options)
     if isinstance(operation, Edit):
         return cast("Found", engine.run(operation, options))
-    with plain_errors(operation.store):
+    with naming(operation.called) as standing, plain_errors(operation.store):
+        standing.state = when_begun(operation, dry_run=False)
         return operation.perform_within(options, lock)
 
 

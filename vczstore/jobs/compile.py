@@ -20,7 +20,7 @@ from plans.compilers.update import split_known
 from plans.core.ledger import Ledger, removal_digest, step_digest
 from plans.core.memory import Memory
 from plans.core.model import Compiling, Plan
-from plans.core.withdrawn import Withdrawn, without_returning
+from plans.core.withdrawn import Withdrawn, counting_left_out, without_returning
 from plans.export import Export
 from plans.gc import Gc
 from plans.maintenance.history import open_at
@@ -38,6 +38,7 @@ from vczstore.declarations import declared
 from vczstore.errors import IncompatibleError, JobFileError, NotAStoreError, TagError, UnsuitableError
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_plan, planning, refuse_same_place
+from vczstore.execution.naming import naming
 from vczstore.execution.operations import CHECKS, IN_COMMIT, OWN_COMMIT, PUBLISHES, Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Run
@@ -287,7 +288,9 @@ class _Compiler:
                     values[one.name] = self._find(step)
                 case "samples":
                     values[one.name] = read_samples(step)
-        self.compile_step(step.made(self.url, **values))
+        operation = step.made(self.url, **values)
+        with naming(operation.called):
+            self.compile_step(operation)
 
     @singledispatchmethod
     def compile_step(self, operation: Operation) -> None:
@@ -422,7 +425,9 @@ class _Compiler:
         """Samples come in; those of batches that have come in before are left alone."""
         sources, fresh = self._open(operation)
         already_applied = len(sources) - len(fresh)
+        named = fresh
         fresh, dropped = self._without_returning(operation, fresh)
+        coming = fresh
         on_duplicate = operation.on_duplicate
         self.said.append(["append", _states(sources), operation.changed_options])
         plans: list[Plan] = []
@@ -439,6 +444,7 @@ class _Compiler:
         # what was stopped comes first, and alone: its chunks lie where they belong already
         for group in (stopped, new):
             plans += self._bring_in(group, on_duplicate, operation)
+        plans = [*plans[:-1], *(counting_left_out(plan, named, coming) for plan in plans[-1:])]
         self._add("append", sources, self._record_dropped(operation, plans, dropped), already_applied)
 
     def _without_returning(self, operation: Append | Update, fresh: Sequence[Vcz]) -> tuple[list[Vcz], list[Vcz]]:
@@ -539,6 +545,7 @@ class _Compiler:
         self.said.append(["update", _states(sources), operation.changed_options])
         plans: list[Plan] = []
         already_applied = len(sources) - len(fresh)
+        named = fresh
         fresh, dropped = self._without_returning(operation, fresh)
         if fresh and operation.insert:
             plans = self._bring_in(fresh, "replace", operation)
@@ -546,6 +553,7 @@ class _Compiler:
             plan = self._harmonised(operation, fresh)
             plans = [self._recorded(plan, fresh)]
             self.vcz = plan.after
+        plans = [*plans[:-1], *(counting_left_out(plan, named, fresh) for plan in plans[-1:])]
         self._add("update", sources, self._record_dropped(operation, plans, dropped), already_applied)
 
     @compile_step.register

@@ -11,6 +11,7 @@ from pathlib import Path
 from vczstore.errors import BusyError, SampleError, StaleError, VczstoreError, words_of
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import run_plans
+from vczstore.execution.naming import naming
 from vczstore.execution.options import MAX_RETRIES
 from vczstore.execution.progress import Progress, showing
 from vczstore.execution.results import Found, Result
@@ -133,7 +134,10 @@ def run_job(
     job = load(file, overrides)
     outcome = Outcome(job)
     try:
-        result = _run_file(job, outcome, wait=wait, report=None if report is None else Path(report), progress=progress)
+        with naming("run") as standing:
+            standing.state = "it may be done, or a part of it; run the job again, which does what is not done yet"
+            folder = None if report is None else Path(report)
+            result = _run_file(job, outcome, wait=wait, report=folder, progress=progress)
     except BusyError:  # another run is under way, of which will be told
         raise
     except (Exception, KeyboardInterrupt) as error:

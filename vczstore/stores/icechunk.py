@@ -588,8 +588,6 @@ class IcechunkTransaction:
             raise ConflictError(
                 f"{self.store.label} was changed by another writer while this ran; nothing was committed, run it again"
             ) from error
-        except icechunk.IcechunkError as error:
-            raise StorageError(f"{self.store.label}: {reason(error)}") from error
 
     def _refuse_collected(self) -> None:
         """Raise a `ConflictError` if what was written may have been deleted, since nothing led to it."""
