@@ -197,7 +197,7 @@ def test_retention(place: Place) -> None:
     assert vczstore.gc(place.store, keep_days=0, dry_run=True).counts["snapshots expired"] == 1
     done = place.run("gc: {keep-days: 30}", head="")
     assert done.done[0].found.as_dict()["counts"]["snapshots expired"] == 0
-    assert len(list(vczstore.log(place.store))) == 4
+    assert len(list(vczstore.log(place.store))) == 6
     done = place.run("append: {source: inbox/3.vcz, on-duplicate: skip}", head="keep: {days: 0}")
     (collected,) = done.done
     assert collected.found.as_dict()["counts"]["snapshots expired"] >= 2
