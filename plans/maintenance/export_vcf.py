@@ -239,9 +239,10 @@ class _Group(dict[str, AnyArray]):
 
 
 def _is_empty(array: AnyArray) -> bool:
-    """Whether an array has no element, however many variants and samples there are."""
-    lengths = zip(dimensions(array), array.shape, strict=True)
-    return any(n == 0 for name, n in lengths if name not in (VARIANTS, SAMPLES))
+    """Whether a field has no element, however many variants and samples there are."""
+    lengths = list(zip(dimensions(array), array.shape, strict=True))
+    is_field = bool(lengths) and lengths[0][0] == VARIANTS
+    return is_field and any(n == 0 for name, n in lengths if name not in (VARIANTS, SAMPLES))
 
 
 def _is_all(vcz: Vcz, chosen: np.ndarray) -> bool:

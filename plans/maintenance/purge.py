@@ -222,7 +222,7 @@ class Collected:
     committed
         False after a dry run.
     snapshot
-        The new snapshot; None on plain Zarr, and after a dry run.
+        The new snapshot; None on plain Zarr, after a dry run, and where there was nothing to delete.
     counts
         What was deleted, or would be, in numbers; ``bytes`` too.
     """

@@ -165,6 +165,20 @@ def test_a_branch_is_not_written_to_while_main_is_swept(
     assert samples(repo, "night") == cohort.ids(0, 5)
 
 
+def test_a_collection_that_finds_nothing_commits_nothing(repo: Path) -> None:
+    """But one that was stopped is completed, also where nothing is left to delete."""
+    assert vczstore.gc(repo).snapshot is not None
+    before = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo))).lookup_branch("main")
+    done = vczstore.gc(repo)
+    assert (done.committed, done.snapshot, done.unchanged) == (True, None, True)
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(repo)))
+    assert repository.lookup_branch("main") == before
+    session = repository.writable_session("main")
+    session.commit("gc: begun", metadata={"vczstore": {"operation": "gc begun"}}, allow_empty=True)
+    assert vczstore.gc(repo).snapshot is not None
+    assert vczstore.gc(repo).snapshot is None
+
+
 def test_what_has_no_branches_refuses_them(repo: Path, tmp_path: Path) -> None:
     batch = tmp_path / "batch.vcz"
     before = cohort.digest(tmp_path)

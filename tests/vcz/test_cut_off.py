@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numcodecs
 import pytest
-import zarr
+import zarr.codecs.numcodecs
 
 import vczstore
 from tests.support import cohort
@@ -39,13 +40,17 @@ def write(path: Path, kind: str, first: int, n: int) -> None:
     options: dict[str, Any] = {"samples_chunk": COLUMN, "variants_chunk": N}
     if kind == "format2":
         options |= {"zarr_format": 2, "compressors": numcodecs.Blosc("zstd", 7, numcodecs.Blosc.BITSHUFFLE)}
+    elif kind == "numcodecs":
+        options |= {"compressors": zarr.codecs.numcodecs.Blosc(cname="zstd", clevel=7, shuffle=2)}
     else:
         options |= {"compressors": zarr.codecs.BloscCodec(cname="zstd", clevel=7, shuffle="bitshuffle")}
     cohort.write_vcz(path, cohort.make_arrays(N, cohort.ids(first, n), seed=first, fields=["call_DP"]), **options)
 
 
-@pytest.mark.parametrize("what", OPERATIONS)
-@pytest.mark.parametrize("kind", ["format2", "format3"])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [*product(("format2", "format3"), OPERATIONS), *product(("numcodecs",), ("append", "remove", "export to VCF"))],
+)
 @pytest.mark.slow
 def test_nothing_decodes_it(kind: str, what: str, tmp_path: Path) -> None:
     side, operation = OPERATIONS[what]

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from time import perf_counter
@@ -177,10 +178,11 @@ class Workers:
             Of the first that fails; an error of a task is raised in the stages that it belongs to. All others are
             closed.
         """
-        waiting = list(all_stages)
-        try:
-            while waiting:
-                ready = [_Ready(stages, tasks) for stages in waiting if (tasks := next(stages, None)) is not None]
+        with ExitStack() as closing:
+            for stages in all_stages:
+                closing.callback(stages.close)
+            ready = [_Ready(stages, tasks) for stages in all_stages if (tasks := next(stages, None)) is not None]
+            while ready:
                 began = perf_counter()
                 try:
                     self.execute(*(one.tasks for one in ready))
@@ -189,12 +191,7 @@ class Workers:
                         failed.stages.throw(error)
                     raise
                 seconds, n = perf_counter() - began, sum(one.tasks.plan.num_tasks for one in ready)
-                for one in ready:
-                    one.tasks.run.seconds += seconds * one.tasks.plan.num_tasks / n - (perf_counter() - one.since)
-                waiting = [one.stages for one in ready]
-        finally:
-            for stages in all_stages:
-                stages.close()
+                ready = [after for one in ready if (after := one.next(seconds * one.tasks.plan.num_tasks / n))]
 
     def execute(self, *todo: Tasks) -> None:
         """Run tasks, all in one queue."""
@@ -230,6 +227,12 @@ class _Ready:
     stages: Stages
     tasks: Tasks
     since: float = field(default_factory=perf_counter)
+
+    def next(self, seconds: float) -> "_Ready | None":
+        """What comes after, if anything; what passed since they were ready counts as so many seconds."""
+        self.tasks.run.seconds += seconds - (perf_counter() - self.since)
+        tasks = next(self.stages, None)
+        return None if tasks is None else _Ready(self.stages, tasks)
 
 
 def _failed(ready: Sequence[_Ready], error: BaseException) -> _Ready | None:

@@ -313,6 +313,8 @@ def _lacking(compiled: Mapping[str, CompiledJob]) -> str | None:
     for (ours, one), (theirs, other) in permutations(compiled.items(), 2):
         for mine, found in zip(one.found, other.found, strict=False):
             there = {*found.found}
+            if len(mine.found) <= len(there):
+                continue
             for source in mine.found:
                 named = source.replace(ours, theirs), theirs.join(source.rsplit(ours, 1))
                 if there.isdisjoint(named):

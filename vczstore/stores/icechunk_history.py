@@ -272,9 +272,11 @@ class IcechunkHistory:
         StorageError
             If something could not be deleted.
         """
-        foreseen = self._garbage(keep)
-        if dry_run or not (any(foreseen.values()) or self._is_being_swept()):
-            return None, foreseen
+        expires = keep is not None and bool(self._older(datetime.now(UTC) - keep.age))
+        if dry_run or not (expires or self._is_being_swept()):
+            foreseen = self._garbage(keep)
+            if dry_run or not any(foreseen.values()):
+                return None, foreseen
         options = "" if keep is None else f" --keep-days {keep.age.days}{'' if keep.all_tags else ' --keep-tags none'}"
         with self._sweeping("gc", before, options=options, keeps_past=keep is not None) as sweep:
             expired = {} if keep is None else self._expire(keep)

@@ -45,7 +45,7 @@ _UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
 _EXTREME = re.compile(rf"Extreme (INFO|FORMAT)/(\S+) {EXTREME} at (\S+)")
 
 WARNED = threading.Event()
-"""Set once HTSlib has said so: it does that once in a process, so that other files have to be read in others."""
+"""Set once HTSlib has said so: it does that once in a process, so that later files have to be read in others."""
 
 MARKS = (-1, -2)
 """What stands for a missing integer, and for the end of a vector (VCF Zarr specification)."""
@@ -294,14 +294,18 @@ class Conversion:
                     )
 
     def refuse_lost(self, told: str) -> None:
-        """Raise a `VcfError` if HTSlib has told of values that it does not read, of fields that are of use."""
+        """
+        Raise a `VcfError` if HTSlib has told of values that it does not read.
+
+        That is of an undeclared field, if it is of use; and of an integer that is too large in any field, since HTSlib
+        tells of the first one alone.
+        """
         for category, name, where in _EXTREME.findall(told):
-            if self.layout.wants(category, name):
-                raise VcfError(
-                    f"{self.operation}: {self.file.label} has a value of {category} {name} at {where} that takes more "
-                    "than 32 bits, so that it would be lost; correct the value, or leave out the field with "
-                    f"bcftools annotate -x {category}/{name}"
-                )
+            raise VcfError(
+                f"{self.operation}: {self.file.label} has a value of {category} {name} at {where} that takes more than "
+                "32 bits, so that it would be lost; correct the value, or leave out the field with "
+                f"bcftools annotate -x {category}/{name}"
+            )
         for category, name, where in _UNDECLARED.findall(told):
             if self.layout.wants(category, name):
                 raise VcfError(

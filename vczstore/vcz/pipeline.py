@@ -13,6 +13,7 @@ from operator import not_
 from typing import Any, Self
 
 import numpy as np
+import zarr.codecs.numcodecs
 from numcodecs.blosc import Blosc
 from numcodecs.vlen import VLenUTF8
 from zarr.abc.buffer import Buffer, NDBuffer
@@ -184,6 +185,14 @@ class _BloscOfFormat3(BloscCodec):
         return super()._decode_sync(chunk_bytes, chunk_spec)
 
 
+class _BloscOfNumcodecs(zarr.codecs.numcodecs.Blosc, codec_name="blosc"):
+    """numcodecs' Blosc codec in format 3."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        _check_length(chunk_data.as_array_like())
+        return super()._decode_sync(chunk_data, chunk_spec)
+
+
 class _BloscOfFormat2(Blosc):
     """numcodecs' Blosc compressor."""
 
@@ -199,6 +208,8 @@ def _doubting(codec: Codec) -> Codec:
             return _StringsOfFormat3()
         case BloscCodec():
             return _BloscOfFormat3.from_dict(codec.to_dict())
+        case zarr.codecs.numcodecs.Blosc():
+            return _BloscOfNumcodecs.from_dict(codec.to_dict())
         case ShardingCodec():
             return replace(codec, codecs=tuple(map(_doubting, codec.codecs)))
         case V2Codec():

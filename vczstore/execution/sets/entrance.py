@@ -71,7 +71,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
         try:
             return perform(operation, group, dry_run=dry_run)
         except NotAStoreError as error:
-            if options.parts:
+            if options.parts or not any(place in str(error) for place in group.places.values()):
                 raise
             words = f"; what fits {group.label} is taken for a part: mend it, or name the parts with --parts"
             raise with_words(error, words) from error

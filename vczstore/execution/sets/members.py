@@ -223,11 +223,12 @@ class StoreSet:
         if not self.is_named or self.held:
             return []
         behind = list[str]()
-        with suppress(VczstoreError):  # which is not about the parts that were named
+        with suppress(Exception):  # all is done in the parts that were named
             ours = Samples.of(next(iter(self.open().values())).open())
             for part in self.template.find():
-                if part not in self.places and Samples.of(self.options.open(self.template.of(part)).open()) != ours:
-                    behind.append(part)
+                with suppress(Exception):
+                    if part not in self.places and Samples.of(self.options.open(self.template.of(part)).open()) != ours:
+                        behind.append(part)
         is_there = f"which {'is' if len(behind) == 1 else 'are'} there"
         way_out = f"bring the set in step with the same command and --parts {','.join(behind)}"
         return [f"not in {listing(behind)}, {is_there}: {way_out}"] if behind else []
@@ -241,8 +242,9 @@ class StoreSet:
         way_out = "run it again, or vczstore repair"
         if not record.is_staged:
             way_out = (
-                "run the same again to complete it, once what has failed is mended where it is; if that cannot be, "
-                f"run vczstore repair, delete {self.record.place} and bring the parts in step by edits of single parts"
+                "unless it is running, run the same again to complete it, once what has failed is mended where it is; "
+                f"if that cannot be, run vczstore repair, delete {self.record.place} and bring the parts in step by "
+                "edits of single parts"
             )
         return f"{record.operation} ({record.summary}) is done in {where}; {way_out}"
 
