@@ -167,7 +167,7 @@ class Export(Operation):
             way_out = "bring them in step by edits of single parts, or name the parts to export with --parts"
             group.agree({name: Samples.of(vcz) for name, vcz in found.items()}, "the parts", way_out)
             # a commit to a part, while others are written, is not in the export
-            now = {name: replace(one, at=found[name].snapshot) for name, one in group.members.items()}
+            now = {name: replace(cast("Export", one), at=found[name].snapshot) for name, one in group.members.items()}
             group = replace(group, members=now) if self.at is None else group
         return super().perform_set(group, dry_run=dry_run)
 

@@ -456,7 +456,7 @@ def test_options_are_refused_in_one_line(options: dict[str, Any], message: str) 
 
 def test_without_a_token_nothing_is_done(small: Any) -> None:
     store, batch, arrays, _ = small
-    with pytest.raises(OptionError, match=r"^modal: there is no token; get one with: modal token new"):
+    with pytest.raises(OptionError, match=r"^append: modal: there is no token; get one with: modal token new"):
         vczstore.append(store, batch, executor="modal")
     cohort.assert_same(cohort.read_vcz(store), arrays)
 
