@@ -123,7 +123,7 @@ def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pyt
     cohort.write_vcz(tmp_path / "store.vcz", kills.OLD)
     monkeypatch.setattr("vczstore.cli.main.show", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     found = CliRunner().invoke(main, ["remove", str(tmp_path / "store.vcz"), "S0001"])
-    assert (found.exit_code, found.stderr) == (130, "interrupted\n")
+    assert (found.exit_code, found.stderr) == (130, "remove: interrupted; it was done already\n")
 
 
 @pytest.mark.parametrize(
