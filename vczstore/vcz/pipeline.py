@@ -215,7 +215,8 @@ def _doubting(codec: Codec) -> Codec:
         case V2Codec():
             filters = codec.filters and tuple(map(_doubting_of_format_2, codec.filters))
             return replace(codec, filters=filters, compressor=_doubting_of_format_2(codec.compressor))
-    return codec
+        case _:
+            return codec
 
 
 def _doubting_of_format_2(codec: Any) -> Any:
@@ -224,7 +225,8 @@ def _doubting_of_format_2(codec: Any) -> Any:
             return _StringsOfFormat2()
         case Blosc():
             return _BloscOfFormat2.from_config({k: v for k, v in codec.get_config().items() if k != "id"})
-    return codec
+        case _:
+            return codec
 
 
 def _check_length(chunk: Any) -> None:
