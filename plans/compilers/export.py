@@ -118,7 +118,7 @@ def _removed_since(store: Store, vcz: Vcz) -> set[str]:
     gone = set[str]()
     for tip in (store.open(MAIN), store.open()):
         missing = {*vcz.sample_ids.tolist()} - {*tip.sample_ids.tolist()} - {REMOVED}
-        gone.update(Withdrawn.of(store, tip).among(sorted(missing)) if missing else ())
+        gone.update(Withdrawn.of(store, tip).among(sorted(missing), exactly=True) if missing else ())
     return gone
 
 

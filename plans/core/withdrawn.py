@@ -8,7 +8,7 @@ takes a microsecond, so that a batch of any size is looked up at once; what make
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -98,20 +98,25 @@ class Withdrawn:
     def _beside(self) -> str | None:
         return None if self.place is None else self.place.read()
 
-    def among(self, samples: Iterable[str]) -> list[str]:
-        """Those of some samples that were removed; in another Unicode form, or with spaces around them, too."""
+    def among(self, samples: Iterable[str], *, exactly: bool = False) -> list[str]:
+        """
+        Those of some samples that were removed, in another Unicode form, too.
+
+        Unless `exactly`, an ID that differs from a removed one in spaces around it is taken for that one. In an earlier
+        state of the store they are two samples.
+        """
         if not self.hashes:
             return []
-        key = _derived(self._key)
-        return [sample for sample in samples if not self.hashes.isdisjoint(_hashes(key, sample))]
+        key, hashes_of = _derived(self._key), _exact if exactly else _hashes
+        return [sample for sample in samples if not self.hashes.isdisjoint(hashes_of(key, sample))]
 
-    def with_samples(self, samples: Iterable[str]) -> "Withdrawn":
-        """The same, with samples that are removed."""
+    def with_samples(self, samples: Iterable[str], stays: Collection[str]) -> "Withdrawn":
+        """The same, with samples that are removed, where others stay."""
         key = _derived(self._key)
         inside = self.inside
         if self.place is None and from_environment() != self._key:
             inside = self._key
-        hashes = self.hashes.union(_hash(key, sample) for sample in samples)
+        hashes = self.hashes.union(*(_noted(key, sample, stays) for sample in samples))
         return replace(self, check=_check(self._key), hashes=hashes, inside=inside)
 
     def without(self, samples: Iterable[str]) -> "Withdrawn":
@@ -165,22 +170,35 @@ def _check(key: str) -> str:
     return hashlib.blake2b(b"check", key=_derived(key), person=b"withdrawal key", digest_size=8).hexdigest()
 
 
-def _hash(key: bytes, sample: str) -> str:
+def _hash(key: bytes, sample: str, person: bytes = b"withdrawn sample") -> str:
     text = unicodedata.normalize("NFC", sample).encode()
-    return hashlib.blake2b(text, key=key, person=b"withdrawn sample", digest_size=12).hexdigest()
+    return hashlib.blake2b(text, key=key, person=person, digest_size=12).hexdigest()
+
+
+_BARE = b"without spaces"
+"""Tells the hash of an ID from which spaces were taken from that of a sample that has this ID."""
+
+
+def _exact(key: bytes, sample: str) -> set[str]:
+    return {_hash(key, sample)}
+
+
+def _noted(key: bytes, sample: str, stays: Collection[str]) -> set[str]:
+    """Of an ID, and without spaces around it, so that it does not come back so, unless another sample has that ID."""
+    bare = sample.strip()
+    return _exact(key, sample) if bare == sample or bare in stays else {*_exact(key, sample), _hash(key, bare, _BARE)}
 
 
 def _hashes(key: bytes, sample: str) -> set[str]:
-    """Of an ID as it is, and without spaces around it."""
-    return {_hash(key, one) for one in {sample, sample.strip()}}
+    """All that an ID, or one that differs in spaces around it, may be known by."""
+    bare = sample.strip()
+    return {_hash(key, sample), _hash(key, bare), _hash(key, bare, _BARE)}
 
 
 def withdrawing(plan: Plan, before: Vcz, samples: Sequence[str]) -> Plan:
     """A removal that the store remembers: first of all, so that one that is stopped is known."""
     stays = set(before.sample_ids.tolist()).difference(samples)
-    # noted without spaces around it, so that it does not come back so, unless another sample has that ID
-    gone = (sample if (bare := sample.strip()) in stays else bare for sample in samples)
-    withdrawn = Withdrawn.of(plan.store, before).with_samples(gone)
+    withdrawn = Withdrawn.of(plan.store, before).with_samples(samples, stays)
     after, edit = withdrawn.noted(plan.after)
     where = f"the key of removed samples is kept in the store itself; to keep it elsewhere, set {VARIABLE}"
     plan = replace(plan, preparations=(*withdrawn.key_edits(), edit, *plan.preparations), after=after)

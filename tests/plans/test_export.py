@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import icechunk
 import numpy as np
 import pysam.bcftools
 import pytest
@@ -313,6 +314,23 @@ def test_samples_that_were_removed_since(tmp_path: Path) -> None:
     said = fails("export", store, tmp_path / "e", "-S", tmp_path / "ids")
     assert "has no sample S0003, ^S0000, X1;" in said
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(("gone", "left"), [("S1", ["S1 ", "S2"]), ("S1 ", ["S1", "S2"]), (["S1", "S1 "], ["S2"])])
+def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[str], tmp_path: Path) -> None:
+    """It does not count as removed where one was that differs in these; on `old`, both are there."""
+    store = Way("icechunk", "cubed").make(tmp_path, cohort.some_arrays(4, ["S1 ", "S1", "S2"]))
+    vczstore.branch(store, "old")
+    if gone == "S1 ":
+        (tmp_path / "ids").write_text("S1\tT1\n")
+        vczstore.rename_samples(store, tmp_path / "ids", impl="zarr")
+    elif gone == "S1":  # by other tools, since files of IDs have no spaces
+        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
+        with repository.transaction("main", message="rename") as session:
+            zarr.open_array(session, path="sample_id")[0] = "T1"
+    vczstore.remove(store, gone, impl="zarr")
+    vczstore.export(store, tmp_path / "out", at="old")
+    assert exported(tmp_path / "out")["sample_id"].tolist() == left
 
 
 def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
