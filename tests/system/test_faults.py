@@ -110,6 +110,30 @@ def test_answers_that_are_lost(shaky: Shaky, kind: str) -> None:
     cohort.assert_same(shaky.cloud.read("cohort/store.vcz", kind), cohort.expected_append(OLD, BATCH))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("then", "told"), [("lost answer", ""), (503, "not known: vczstore log"), (None, "as it was")])
+def test_the_answer_to_a_commit_is_lost(shaky: Shaky, then: faults.Fault, told: str) -> None:
+    """It fails each time that it is sent; the branch tells whether it got through, unless that cannot be read."""
+    store, batch = shaky.cloud.make("icechunk"), shaky.cloud.put("batch.vcz", BATCH)
+    commits: list[str] = []
+
+    def plan(_number: int, method: str, path: str) -> faults.Fault:
+        if method == "PUT" and path.partition("?")[0].endswith("/store.vcz/repo"):
+            commits.append(path)
+            return "lost answer" if then is not None else 503
+        return 503 if commits and then == 503 else None
+
+    shaky.proxy.follow(plan)
+    if told:
+        with pytest.raises(StorageError, match=told):
+            vczstore.append(store, batch, storage_options=shaky.options)
+    else:
+        vczstore.append(store, batch, storage_options=shaky.options)
+    assert len(commits) > 1
+    wanted = OLD if then is None else cohort.expected_append(OLD, BATCH)
+    cohort.assert_same(shaky.cloud.read("cohort/store.vcz", "icechunk"), wanted)
+
+
 @pytest.mark.parametrize("backend", [None, "obstore", "icechunk"])
 @pytest.mark.parametrize("status", [403, 500])
 def test_a_store_that_cannot_be_opened(shaky: Shaky, backend: str | None, status: int) -> None:

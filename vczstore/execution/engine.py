@@ -27,7 +27,7 @@ from vczstore.errors import (
 from vczstore.execution import checkpoint
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
-from vczstore.execution.naming import DONE, NOTHING_WRITTEN, Standing, is_named, naming, title, when_begun
+from vczstore.execution.naming import DONE, NOTHING_WRITTEN, UNKNOWN, Standing, is_named, naming, title, when_begun
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.progress import showing
@@ -411,7 +411,8 @@ class Execution:
     def state(self) -> tuple[str, str]:
         """The operation that is under way, and what state it leaves the store in if it ends here."""
         is_done = self.visible == len(self.plans) or (self.transaction is not None and self.transaction.is_done)
-        return self.current.operation, DONE if is_done else _state(self.current, self.visible)
+        left = UNKNOWN if is_done is None else DONE if is_done else _state(self.current, self.visible)
+        return self.current.operation, left
 
     def checks(self) -> Stages:
         """Raise the error of the first check that finds something."""

@@ -9,6 +9,7 @@ from vczstore.errors import Interrupted, JobFileError, VczstoreError, with_words
 from vczstore.execution import operations
 
 NOTHING_WRITTEN, DONE, AS_IT_WAS = "nothing was written", "it was done already", "it has changed nothing in the store"
+UNKNOWN = "whether it was committed is not known: vczstore log says so; if it was not, run the same command again"
 IN_PART = "it may be done, or a part of it; run the same command again"
 
 _COMMANDS = ("run", "plan", "report")

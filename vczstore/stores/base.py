@@ -186,8 +186,8 @@ class Transaction(Protocol):
         """
 
     @property
-    def is_done(self) -> bool:
-        """Whether it has committed, though `commit` may have been interrupted before it returned."""
+    def is_done(self) -> bool | None:
+        """Whether it has committed, though `commit` may have been interrupted, or failed; None if that is not known."""
 
     @property
     def shows_steps(self) -> bool:

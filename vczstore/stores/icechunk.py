@@ -1,5 +1,6 @@
 """A VCZ in an Icechunk repository: every operation is one commit."""
 
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Ke
 from vczstore.stores.edits import Edit
 from vczstore.stores.icechunk_branches import is_sweep, refuse_swept
 from vczstore.stores.icechunk_groups import around, within
-from vczstore.stores.icechunk_history import RECREATED, IcechunkHistory
+from vczstore.stores.icechunk_history import RECREATED, STAGED, IcechunkHistory
 from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, require_writable, runtime, storage_of
 from vczstore.stores.locations import local_path
 from vczstore.stores.lock import commit_lock, hold, require_conditions, unheld
@@ -42,6 +43,9 @@ TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever h
 
 SAMPLE_ID_CHUNKS = 4
 """How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
+
+_MARK = "vczstore_commit"
+"""The key of a commit's metadata that has a random number: what tells it from others that did the same."""
 
 
 @dataclass(frozen=True)
@@ -487,6 +491,10 @@ class IcechunkTransaction:
     main: str | None = None
     """The main branch's last snapshot when it began; None if this writes to that branch, where a sweep conflicts."""
     fork: icechunk.IcechunkStore | None = None
+    is_unknown: bool = False
+    """Whether the commit has failed, and so has the look at the branch that tells whether it got through."""
+    was_found: bool = False
+    """Whether it failed, and got through."""
     shows_steps = False
 
     @contextmanager
@@ -575,7 +583,7 @@ class IcechunkTransaction:
         try:
             with self.store.commit_lock():
                 self._refuse_collected()
-                base, snapshot = str(self.session.snapshot_id), str(self.session.commit(message, metadata=metadata))
+                base, snapshot = str(self.session.snapshot_id), self._commit(message, metadata)
                 if self.main is not None:
                     try:
                         self._refuse_collected()
@@ -589,6 +597,32 @@ class IcechunkTransaction:
                 f"{self.store.label} was changed by another writer while this ran; nothing was committed, run it again"
             ) from error
 
+    def _commit(self, message: str, metadata: Mapping[str, Any]) -> str:
+        """Commit; where that fails, the branch tells whether it got through, and only the answer was lost."""
+        base, mark = str(self.session.snapshot_id), secrets.token_hex(8)
+        try:
+            return str(self.session.commit(message, metadata={**metadata, _MARK: mark}))
+        except icechunk.IcechunkError as error:
+            self.is_unknown = not self.store.branch.startswith(STAGED)  # which no reader looks at
+            try:
+                found = self._found(base, mark)
+            except icechunk.IcechunkError:
+                raise StorageError(f"{self.store.label}: {reason(error)}") from error
+            self.is_unknown = False
+            if found is None:
+                raise
+            self.was_found = True
+            return found
+
+    def _found(self, base: str, mark: str) -> str | None:
+        """The snapshot of this commit on the branch."""
+        for info in self.store.repository.ancestry(branch=self.store.branch):
+            if info.metadata.get(_MARK) == mark:
+                return str(info.id)
+            if str(info.id) == base:
+                break
+        return None
+
     def _refuse_collected(self) -> None:
         """Raise a `ConflictError` if what was written may have been deleted, since nothing led to it."""
         if self.store.was_collected(self.began) or (self.main is not None and self.store.was_swept(self.main)):
@@ -598,9 +632,9 @@ class IcechunkTransaction:
             )
 
     @property
-    def is_done(self) -> bool:
-        """Whether the session has committed: it cannot write any more."""
-        return bool(self.session.read_only)
+    def is_done(self) -> bool | None:
+        """Whether it has committed; a session that has cannot write any more."""
+        return None if self.is_unknown else self.was_found or bool(self.session.read_only)
 
 
 _COLLECTIONS = (icechunk.UpdateType.GCRan, icechunk.UpdateType.ExpirationRan)

@@ -36,6 +36,7 @@ from tests.system.survival import Tally
 from vczstore.errors import BusyError, VczstoreError
 from vczstore.jobs.run import run_job
 from vczstore.stores import lock, object_store
+from vczstore.stores.base import UNCHANGED
 
 SECONDS = 60
 """How long an operation may take to give up."""
@@ -410,6 +411,8 @@ def attempt(name: str, site: Site, begin: Callable[[], None], end: Callable[[], 
         is_between = operation.overwrites and site.kind != "icechunk"
         if not (is_between and set(old["sample_id"]) <= set(now["sample_id"]) | {"S0001", "S0006"}):
             found.append(f"is neither old nor new after: {message}")
+    if UNCHANGED in message and not operation.out and not _same(now, old):
+        found.append(f"says that nothing was committed, and it was: {message}")
     if message:
         if name == "compact to":
             _delete(site.out, site)
