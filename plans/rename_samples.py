@@ -164,7 +164,7 @@ def _compile(compiling: "Compiling", pairs: Mapping[str, str], *, missing_ok: bo
         edits=(*set_header(header, vcz), *edits),
         memory=compiling.memory,
         after=replace(after, attributes={**after.attributes, **header}),
-        if_stopped="some samples may have their new IDs already; run the same command again to complete it",
+        if_stopped="some samples may have their new IDs already",
         counts={"samples renamed": len(positions), **({"samples renamed before": len(done)} if done else {})},
     )
     told = f"{len(unknown):,} of {len(pairs):,} sample IDs are not in the store" if unknown else ""

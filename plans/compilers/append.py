@@ -17,7 +17,7 @@ from plans.compilers.compact import documents_of_copy
 from plans.core.compatibility import check_samples
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import CopiedFrom, Plan, Survey, Write
+from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write
 from plans.core.views import View
 from plans.core.withdrawn import come_back, counting_left_out, keeping_key, readmitting, without_returning
 from plans.schema.fitting import fitted
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
 OPERATION = "append"
-IF_STOPPED = "readers see the old samples, or all of the new ones; run the same command again to complete it"
+IF_STOPPED = "readers see the old samples, or all of the new ones"
 
 
 def compile_append(
@@ -329,7 +329,8 @@ def _as_copy(plan: Plan, output: Store, vcz: Vcz) -> Plan:
         preparations=(),
         edits=(documents_of_copy(vcz, (*plan.preparations, *plan.edits)),),
         copied_from=CopiedFrom.of(OPERATION, vcz),
-        if_stopped=f"{output.label} is no store yet; delete what is there and run the same command again",
+        if_stopped=f"{output.label} is no store yet",
+        way_out=START_OVER,
     )
 
 

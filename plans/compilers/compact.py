@@ -17,7 +17,7 @@ from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.keep_columns import keep_columns
 from plans.core.memory import Memory
-from plans.core.model import CopiedFrom, Plan, Write
+from plans.core.model import START_OVER, CopiedFrom, Plan, Write
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, Delete, Edit, SetShape, WriteDocuments, WriteObjects
 from vczstore.stores.folder_swap import OPERATION
@@ -54,7 +54,8 @@ def compile_compact(store: Store, vcz: Vcz, memory: Memory) -> Plan:
         edits=_edits(vcz, after),
         memory=memory,
         after=vcz.planned(after, vcz.sample_ids[kept]),
-        if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
+        if_stopped=f"{store.label} is no store yet",
+        way_out=START_OVER,
         counts=_counts(vcz, kept),
         preparations=preparations,
     )
@@ -93,7 +94,8 @@ def compile_compacted_copy(store: Store, vcz: Vcz, memory: Memory, *, operation:
         edits=(documents_of_copy(vcz, _edits(vcz, after)),),
         memory=memory,
         after=vcz.planned(after, vcz.sample_ids[kept]),
-        if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
+        if_stopped=f"{store.label} is no store yet",
+        way_out=START_OVER,
         counts=_counts(vcz, kept),
         copied_from=CopiedFrom.of(operation, vcz),
     )

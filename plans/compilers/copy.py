@@ -8,7 +8,7 @@ from typing import Any
 
 from plans.core.copy_chunks import CopyArray
 from plans.core.memory import Memory
-from plans.core.model import CopiedFrom, Plan
+from plans.core.model import START_OVER, CopiedFrom, Plan
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Clear, WriteDocuments
 from vczstore.vcz import arrays, metadata, zarr_objects
@@ -52,7 +52,8 @@ def compile_copy(store: Store, source: Vcz, memory: Memory, *, operation: str = 
         memory=memory,
         copied_from=CopiedFrom.of(operation, source),
         after=source,
-        if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
+        if_stopped=f"{store.label} is no store yet",
+        way_out=START_OVER,
         counts={"arrays": len(writes), "samples": source.n_samples, "variants": source.n_variants},
     )
 

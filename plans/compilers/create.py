@@ -22,7 +22,7 @@ from zarr.types import AnyArray
 from plans.core.chunk_grid import MIN_TASKS
 from plans.core.compatibility import SITE_FIELDS, check_builds
 from plans.core.memory import SLACK, Memory
-from plans.core.model import Plan, Survey
+from plans.core.model import START_OVER, Plan, Survey
 from plans.variants.reference_blocks import FindBlocks, refusal
 from plans.variants.region_index import region_index
 from plans.variants.sortedness import FindRuns
@@ -172,7 +172,8 @@ def compile_create(
         conclude=conclude,
         memory=memory,
         after=Vcz(store.label, MemoryStore(), dict(sorted(members.items())), attributes, 3, None, np.empty(0, "O")),
-        if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
+        if_stopped="nothing there reads as a store",
+        way_out=START_OVER,
         counts={"sources": len(sources), "variants": n_variants},
     )
 

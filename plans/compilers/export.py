@@ -13,7 +13,7 @@ from plans.compilers.restore import operations_of
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import CopiedFrom, Plan, Survey, Write, in_words, with_notes
+from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write, in_words, with_notes
 from plans.core.select_rows import Rows, SelectRows
 from plans.core.withdrawn import Withdrawn
 from plans.variants.kept_blocks import BLOCKS, RUNS
@@ -242,7 +242,8 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
         copied_from=CopiedFrom.of(OPERATION, vcz),
         memory=memory,
         after=marked.planned(after, vcz.sample_ids[choice.positions]),
-        if_stopped=f"{store.label} is no store yet; delete what is there and run the same command again",
+        if_stopped=f"{store.label} is no store yet",
+        way_out=START_OVER,
         counts={"samples": n, "variants": lengths[VARIANTS]},
     )
     return with_notes(plan, *choice.notes, *([] if lengths[VARIANTS] or kept is None else [NO_VARIANTS]))

@@ -12,7 +12,7 @@ from plans.core.compatibility import data_checks
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import Plan, Survey
+from plans.core.model import START_OVER, Plan, Survey
 from plans.core.views import View
 from plans.schema.fitting import fitted
 from plans.schema.keep_blocks import look_up_highest, room_for, with_blocks, without_lengths
@@ -143,7 +143,8 @@ def compile_normalise(
         edits=(WriteDocuments({"zarr.json": root}),),
         memory=memory,
         after=Vcz(store.label, MemoryStore(), members, attributes, 3, None, source.sample_ids),
-        if_stopped="nothing there reads as a store; delete what is there, and run the same command again",
+        if_stopped="nothing there reads as a store",
+        way_out=START_OVER,
         counts={"samples": source.n_samples, "variants": vcz.n_variants, **summary.counts},
         notes=summary.notes,
     )

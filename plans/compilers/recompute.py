@@ -105,7 +105,7 @@ def compile_recompute(store: Store, vcz: Vcz, fields: Sequence[str], memory: Mem
         ),
         memory=memory,
         after=after,
-        if_stopped="some values of the fields may be new already; run the same command again to complete it",
+        if_stopped="some values of the fields may be new already",
         counts={"fields recomputed": len(fields)},
     )
 

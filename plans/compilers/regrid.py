@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 OPERATION = "regrid"
-IF_STOPPED = "readers see the same values, in old or in new chunks; run the same command again to complete it"
+IF_STOPPED = "readers see the same values, in old or in new chunks"
 
 
 def compile_regrid(

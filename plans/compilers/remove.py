@@ -101,7 +101,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
         edits=(*set_header(header, vcz), *shown, SetItems(ids, positions, REMOVED)),
         memory=memory,
         after=after,
-        if_stopped="some values of the samples may be missing already; run the same command again to complete it",
+        if_stopped="some values of the samples may be missing already",
         counts={"samples removed": len(positions)},
         preparations=marks,
         notes={AFTERWARDS: text} if (text := _neutral_note(vcz)) else {},
@@ -176,7 +176,7 @@ def compile_repair(store: Store, vcz: Vcz, names: Collection[str], memory: Memor
         edits=(*shapes, Consolidate(tuple(longer), vcz.zarr_format)),
         memory=memory,
         after=vcz.planned(ends, ids),
-        if_stopped="some values of the samples may be missing already; run the same command again to complete it",
+        if_stopped="some values of the samples may be missing already",
         counts={"empty IDs deleted": vcz.n_samples - len(ids), "arrays blanked": len(writes)},
     )
 
@@ -192,7 +192,7 @@ def compile_header(store: Store, vcz: Vcz, header: Mapping[str, Any], memory: Me
         edits=tuple(set_header(header, vcz)),
         memory=memory,
         after=replace(vcz, attributes={**vcz.attributes, **header}),
-        if_stopped="some of the lines may be there still; run the same command again to complete it",
+        if_stopped="some of the lines may be there still",
         counts={"headers": len(header)},
     )
 

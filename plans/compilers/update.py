@@ -40,7 +40,7 @@ from vczstore.stores.base import Store
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, unknown_samples
 
 OPERATION = "update"
-IF_STOPPED = "some values of the samples may be new already; run the same command again to complete it"
+IF_STOPPED = "some values of the samples may be new already"
 
 
 def compile_update(

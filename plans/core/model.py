@@ -193,6 +193,10 @@ class CopiedFrom:
             )
 
 
+START_OVER = "delete what is there and run the same command again"
+"""The way out where a new store was being written."""
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """
@@ -223,7 +227,9 @@ class Plan:
     after
         The store as the plan will leave it.
     if_stopped
-        What state a store without transactions is in if the plan is stopped halfway, and the way out.
+        What state a store without transactions is in if the plan is stopped halfway.
+    way_out
+        What to do then.
     preparations
         What the driver writes before all else, and no reader notices: new arrays without samples.
     first
@@ -257,6 +263,7 @@ class Plan:
     last: tuple[str, ...] = ()
     first: "tuple[Plan, ...]" = ()
     chunks_of_store: int = 0
+    way_out: str = "run the same command again to complete it"
 
     @property
     def steps(self) -> "tuple[Plan, ...]":

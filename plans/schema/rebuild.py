@@ -103,7 +103,7 @@ def compile_rebuild(operation: str, store: Store, vcz: Vcz, targets: Mapping[str
         edits=(Consolidate(tuple(targets), vcz.zarr_format),),
         memory=memory,
         after=replace(vcz, arrays={**vcz.arrays, **targets}),
-        if_stopped="readers see the same values, perhaps in wider arrays; run the same command again to complete it",
+        if_stopped="readers see the same values, perhaps in wider arrays",
         preparations=tuple(preparations),
     )
 

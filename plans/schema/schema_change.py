@@ -155,7 +155,7 @@ def compile_growth(
         edits=(*edits, Consolidate(changed, after.zarr_format)) if changed else (),
         memory=memory,
         after=after,
-        if_stopped="readers see the same values, perhaps in longer arrays; run the same command again to complete it",
+        if_stopped="readers see the same values, perhaps in longer arrays",
         notes=change.notes(wider, widening),
         chunks_of_store=change.chunks_of_store(widening),
     )

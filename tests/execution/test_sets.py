@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
@@ -24,6 +26,7 @@ from tests.support.stopped_sets import stop_between_parts
 from tests.system.survival.sets import PARTS, arrays_of, before, make
 from vczstore.cli.main import main
 from vczstore.errors import (
+    BusyError,
     IncompatibleError,
     Interrupted,
     JobFileError,
@@ -39,6 +42,7 @@ from vczstore.errors import (
 from vczstore.execution.sets import checking
 from vczstore.jobs.results import SetJobResult
 from vczstore.stores.icechunk_history import IcechunkHistory
+from vczstore.stores.resolve import open_store
 from vczstore.stores.sets import Record, RecordFile
 
 KINDS = pytest.mark.parametrize("kind", ["icechunk", "format3"])
@@ -288,13 +292,22 @@ def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
     mend()
     mend = corrupt(Path("in/chr2.vcz"))
     ahead = "is done in chr1, and not in chr2"
-    complain(StorageError, [ahead], append)
+    said = complain(StorageError, [ahead], append)
+    assert said.count("again") == said.count("vczstore repair") == 1
     assert [one for one in vczstore.info("set/{part}").errors if ahead in one]
     assert not vczstore.verify("set/{part}").ok
+    with ExitStack() as at_work:
+        for part in PARTS:
+            at_work.enter_context(open_store(f"set/{part}").writer_lock())
+        busy = [rf"busy: process {os.getpid()} on \S+ works on it since .* UTC; append .* {ahead}; run this again when"]
+        complain(BusyError, busy, lambda: vczstore.samples("set/{part}"))
+        complain(BusyError, busy, lambda: vczstore.export("set/{part}", "out/{part}.vcz"))
+        mentions(vczstore.info("set/{part}").errors[0], busy)
+    complain(StaleError, [ahead], lambda: vczstore.samples("set/{part}"))
     complain(StaleError, [ahead], lambda: vczstore.remove("set/{part}", "S0002"))
     complain(StaleError, [ahead], lambda: vczstore.run_job("job.yaml"))
     (said,) = vczstore.repair("set/{part}").errors[:1]
-    mentions(said, ["mended where it is", f"delete {folder}/set/.PART.vczstore-set.json", "edits of single parts"])
+    mentions(said, ["mended where it is", f"delete {folder}/set/.PART.vczstore-set.json", "edit single parts"])
     mend()
     assert list(append().parts) == ["chr2"]
     assert holds(APPENDED)

@@ -111,7 +111,9 @@ def test_answers_that_are_lost(shaky: Shaky, kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("then", "told"), [("lost answer", ""), (503, "not known: vczstore log"), (None, "as it was")])
+@pytest.mark.parametrize(
+    ("then", "told"), [("lost answer", ""), (503, "not known; see vczstore log"), (None, "as it was")]
+)
 def test_the_answer_to_a_commit_is_lost(shaky: Shaky, then: faults.Fault, told: str) -> None:
     """It fails each time that it is sent; the branch tells whether it got through, unless that cannot be read."""
     store, batch = shaky.cloud.make("icechunk"), shaky.cloud.put("batch.vcz", BATCH)

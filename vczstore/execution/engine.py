@@ -27,14 +27,25 @@ from vczstore.errors import (
 from vczstore.execution import checkpoint
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.conversions import Conversions
-from vczstore.execution.naming import DONE, NOTHING_WRITTEN, UNKNOWN, Standing, is_named, naming, title, when_begun
+from vczstore.execution.naming import (
+    DONE,
+    LOOK,
+    NOTHING_WRITTEN,
+    UNKNOWN,
+    Left,
+    Standing,
+    is_named,
+    naming,
+    title,
+    when_begun,
+)
 from vczstore.execution.operations import Edit, Operation
 from vczstore.execution.options import Options
 from vczstore.execution.progress import showing
 from vczstore.execution.results import Result, Run, together
 from vczstore.execution.retry import retried
 from vczstore.execution.workers import Stages, Tasks, Workers
-from vczstore.stores.base import Check, Location, Store, Transaction
+from vczstore.stores.base import UNCHANGED, Check, Location, Store, Transaction
 from vczstore.stores.edits import SetHeader, SetItems
 from vczstore.stores.locations import parse
 from vczstore.stores.object_store import is_of_storage, plain_errors, reason
@@ -250,7 +261,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
     name, store, n = operation.called, compiling.store, 0
     if compiling.impl != "zarr":
         workers.check_store(name, store)
-    with plain_errors(store.label), telling(store.label, lambda: (name, "nothing was written")), surveys.timed():
+    with plain_errors(store.label), telling(store.label, lambda: Left(name, NOTHING_WRITTEN)), surveys.timed():
         stages, answer = operation.compile(compiling), None
         while True:
             try:
@@ -338,7 +349,7 @@ def run_plans(
     store = plans[0].store
     with nullcontext(workers) if workers is not None else Workers(options) as found:
         execution = Execution.of(plans, options, found, before_commit, journal)
-        with telling(store.label, execution.state):
+        with telling(store.label, execution.left):
             found.run(execution.checks())
             snapshot = None if dry_run else execution.write(message, metadata)
             found.close()  # here, so that of an interrupt meanwhile it is said that all is done
@@ -408,11 +419,12 @@ class Execution:
         moved.steps = _steps(moved.plans, moved.runs)
         return moved
 
-    def state(self) -> tuple[str, str]:
-        """The operation that is under way, and what state it leaves the store in if it ends here."""
+    def left(self) -> Left:
+        """What state the operation that is under way leaves the store in if it ends here."""
         is_done = self.visible == len(self.plans) or (self.transaction is not None and self.transaction.is_done)
-        left = UNKNOWN if is_done is None else DONE if is_done else _state(self.current, self.visible)
-        return self.current.operation, left
+        if is_done is None:
+            return Left(self.current.operation, UNKNOWN, LOOK)
+        return Left(self.current.operation, DONE) if is_done else _left(self.current, self.visible)
 
     def checks(self) -> Stages:
         """Raise the error of the first check that finds something."""
@@ -464,7 +476,7 @@ class Execution:
 
     def told(self, stages: Stages) -> Stages:
         """The same stages, which turn what goes wrong into one line."""
-        with telling(self.store.label, self.state):
+        with telling(self.store.label, self.left):
             yield from stages
 
     def writes(self, transaction: Transaction) -> Stages:
@@ -563,7 +575,8 @@ class Execution:
         if (written := run.totals["chunks"] + run.resumed_chunks) != planned:
             journal.delete()
             raise StorageError(
-                f"{plan.operation}: tasks report {written:,} chunks written, {planned:,} were planned; {_state(plan)}"
+                f"{plan.operation}: tasks report {written:,} chunks written, {planned:,} were planned; "
+                f"{_left(plan).words}"
             )
 
     def results(self, snapshot: str | None, *, committed: bool) -> list[Result]:
@@ -639,7 +652,7 @@ def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]
     """
     with Workers(options) as workers:
         workers.check_store(survey.operation, store)
-        with telling(store.label, lambda: (survey.operation, "nothing was written")):
+        with telling(store.label, lambda: Left(survey.operation, NOTHING_WRITTEN)):
             workers.check_location(survey.operation, store)
             return _look_up(survey, "checking", workers, Run(""))
 
@@ -698,35 +711,29 @@ def planning(operation: str) -> Iterator[None]:
 
 
 @contextmanager
-def telling(label: str, state: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """
-    Turn what goes wrong with a store, or a set, into one line.
-
-    `state` says in which operation that was, and what state it is in.
-    """
+def telling(label: str, left: Callable[[], Left]) -> Iterator[None]:
+    """Turn what goes wrong with a store, or a set, into one line, which says what is left of it."""
     try:
         yield
     except StorageError as error:
         if is_named(error):
             raise
-        operation, left = state()
-        raise with_words(error, f"; {left}", before=f"{operation}: ") from error
+        now = left()
+        raise with_words(error, f"; {now.words}", before=f"{now.operation}: ") from error
     except VczstoreError:
         raise
     except executors.ExecutorOptionError as error:
-        operation, left = state()
-        raise OptionError(f"{operation}: {error}; {left}") from error
+        now = left()
+        raise OptionError(f"{now.operation}: {error}; {now.words}") from error
     except KeyboardInterrupt as error:
-        operation, left = state()
-        raise Interrupted(f"{operation}: interrupted; {left}") from error
+        now = left()
+        raise Interrupted(f"{now.operation}: interrupted; {now.words}") from error
     except Exception as error:
-        operation, left = state()
-        said = reason(error) if is_of_storage(error) and not isinstance(error, OSError) else executors.first_line(error)
-        raise StorageError(f"{operation}: {label}: {said}; {_with_way_out(left, error)}") from error
-
-
-def _with_way_out(left: str, error: BaseException) -> str:
-    return left if "again" in left or not is_of_storage(error) else f"{left}; run it again when that is mended"
+        now, is_storage = left(), is_of_storage(error)
+        if is_storage and not now.way_out:
+            now = now._replace(way_out="run it again when that is mended")
+        said = reason(error) if is_storage and not isinstance(error, OSError) else executors.first_line(error)
+        raise StorageError(f"{now.operation}: {label}: {said}; {now.words}") from error
 
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
@@ -753,6 +760,7 @@ def _has_samples_alone(vcz: Vcz, name: str) -> bool:
     return name == SAMPLE_ID or (SAMPLES in names and VARIANTS not in names)
 
 
-def _state(plan: Plan, visible: int = 0) -> str:
+def _left(plan: Plan, visible: int = 0) -> Left:
     """What state the store is in when a plan did not end well, after so many plans that are visible."""
-    return plan.store.after_failure(plan.if_stopped, visible)
+    state = plan.store.after_failure(plan.if_stopped, visible)
+    return Left(plan.operation, state, "" if state == UNCHANGED else plan.way_out)

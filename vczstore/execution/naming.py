@@ -4,15 +4,30 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vczstore.errors import Interrupted, JobFileError, VczstoreError, with_words
 from vczstore.execution import operations
 
 NOTHING_WRITTEN, DONE, AS_IT_WAS = "nothing was written", "it was done already", "it has changed nothing in the store"
-UNKNOWN = "whether it was committed is not known: vczstore log says so; if it was not, run the same command again"
+UNKNOWN = "whether it was committed is not known"
+LOOK = "see vczstore log, and if it was not, run the same command again"
 IN_PART = "it may be done, or a part of it; run the same command again"
 
 _COMMANDS = ("run", "plan", "report")
+
+
+class Left(NamedTuple):
+    """Which operation was cut short, what state it leaves the store in, and the way out, if any is known."""
+
+    operation: str
+    state: str
+    way_out: str = ""
+
+    @property
+    def words(self) -> str:
+        """For the end of a message."""
+        return f"{self.state}; {self.way_out}" if self.way_out else self.state
 
 
 @dataclass

@@ -117,7 +117,7 @@ def _run_set(
         if record is not None:
             group.require_parts_of(record)
             if record.id != group.id:
-                group.refuse_pending()
+                group.refuse_pending(locked=True)
             if record.is_staged:
                 completed, record = tuple(complete(group, record, stores)), None
 

@@ -703,7 +703,7 @@ class Store(Lockable, Protocol):
         Parameters
         ----------
         if_stopped
-            That of a store in which a plan was stopped halfway, and the way out.
+            That of a store in which a plan was stopped halfway.
         visible
             How many plans before it readers see.
         """

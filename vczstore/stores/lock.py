@@ -44,7 +44,7 @@ from typing import Any
 
 from zarr.storage import MemoryStore, ObjectStore
 
-from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError
+from vczstore.errors import BusyError, NotAStoreError, StaleError, StorageError, VczstoreError
 from vczstore.stores.base import HeldLock, Lockable
 from vczstore.stores.folders import innermost, protocols
 from vczstore.stores.locations import parse
@@ -213,6 +213,24 @@ def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
     return BusyError(
         f"{url} is busy: {who} works on it{since}; run this again when that is over; jobs can wait, with --if-busy wait"
     )
+
+
+def holder(store: Lockable) -> tuple[str, str] | None:
+    """
+    Who holds the lock of a store, and since when; None if it is free, or that cannot be seen.
+
+    Nothing is written, so that who may only read can ask. The lease of a holder who was killed counts for its TTL.
+    """
+    inner = None if store.zarr_store is None else innermost(store.zarr_store)
+    with suppress(OSError, VczstoreError):
+        if store.folder is not None:
+            return _holder_of_file(lock_file(store.folder))
+        there = _at_url(store) if inner is None else _objects(store, inner)
+        if there is not None:
+            return _holder_of_lease(_Lease(store.label, there, LOCK if inner is None else f"{SAMPLE_ID}/{LOCK}"))
+        if inner is not None and _identity(inner) in _IN_USE:
+            return _who({"pid": os.getpid(), "host": socket.gethostname()})
+    return None
 
 
 def commit_lock(label: str, folder: Path) -> AbstractContextManager[HeldLock]:
@@ -389,6 +407,16 @@ def _try(label: str, path: Path, wait: bool) -> _LockedFile | None:
     return None
 
 
+def _holder_of_file(path: Path) -> tuple[str, str] | None:
+    with path.open("rb") as file:
+        lock = _parse(file.read())
+        try:
+            is_held = not _flock(file.fileno(), wait=False, shared=True) and not _is_gone(lock)
+        except BlockingIOError:
+            is_held = True
+    return _who(lock) if is_held else None
+
+
 def _open(path: Path) -> tuple[int, bool]:
     """Open a file, made if it is not there: whether it was."""
     while True:
@@ -398,12 +426,12 @@ def _open(path: Path) -> tuple[int, bool]:
             return os.open(path, os.O_RDWR | os.O_NOFOLLOW), False
 
 
-def _flock(file: int, wait: bool) -> bool:
+def _flock(file: int, wait: bool, *, shared: bool = False) -> bool:
     """Lock an open file; False where the file system has no locks."""
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in _CANNOT_LOCK:
             return False
@@ -513,7 +541,7 @@ class _Lease:
                 if watch and not wait and seen is not None and not lease.get("released"):
                     raise _busy(self.url, lease)
                 seen, since = version, time.monotonic()
-            ttl = lease["ttl"] if isinstance(lease.get("ttl"), int | float) else TTL
+            ttl = _ttl(lease)
             if wait or watch:
                 dead = time.monotonic() - since > ttl
             else:
@@ -613,6 +641,19 @@ class _Lease:
             f"{self.url}: cannot be locked with {self.key} ({said}); nothing was done; allow that object to be "
             f"read and written; {WITHOUT}"
         )
+
+
+def _holder_of_lease(lease: _Lease) -> tuple[str, str] | None:
+    if (found := lease._read()) is None:
+        return None
+    lock, _, modified = found
+    age = (datetime.now(UTC) - modified).total_seconds()
+    return None if lock.get("released") or age > _ttl(lock) else _who(lock)
+
+
+def _ttl(lock: Mapping[str, Any]) -> float:
+    """How many seconds a lease lives without being renewed, as it says itself."""
+    return lock["ttl"] if isinstance(lock.get("ttl"), int | float) else TTL
 
 
 _NEVER = {"e_tag": '"0"', "version": "1"}

@@ -8,6 +8,7 @@ from plans.core.model import Plan
 from vczstore.errors import ConflictError, SampleError, TagError
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.engine import Execution, telling
+from vczstore.execution.naming import Left
 from vczstore.execution.results import Run
 from vczstore.execution.sets.members import Samples, StoreSet
 from vczstore.execution.workers import Stages, Workers
@@ -161,7 +162,7 @@ class Checking:
 
     def run(self, stages: Sequence[Stages]) -> None:
         """Run tasks of some parts in one queue; what goes wrong is told of the part that it is about, or of the set."""
-        with telling(self.group.label, lambda: (self.group.called, "nothing was committed")):
+        with telling(self.group.label, lambda: Left(self.group.called, "nothing was committed")):
             self.workers.run(*stages)
 
     @property

@@ -220,7 +220,7 @@ def _let_all(
     with group.locked(stores) as locks:
         record = group.record.read()
         if record is None or record.id != group.id:
-            group.refuse_pending()
+            group.refuse_pending(locked=True)
             found = {name: part_of(store) for name, store in stores.items()}
             group.agree({name: samples for name, (_, samples) in found.items()}, what)
             parts = {name: part for name, (part, _) in found.items()}

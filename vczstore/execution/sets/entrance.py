@@ -88,7 +88,7 @@ def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> 
         found: Any = operation.perform_set(group, dry_run=dry_run)
         if operation.writes or (pending := group.pending()) is None:
             return found
-        return replace(found, errors=[pending, *found.errors])
+        return replace(found, errors=[str(pending), *found.errors])
 
 
 def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
@@ -111,7 +111,7 @@ def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
             if record is not None:
                 group.require_parts_of(record)
                 if record.id != group.id:
-                    group.refuse_pending()
+                    group.refuse_pending(locked=True)
                 if record.is_staged:
                     behind = complete(group, record, stores)
                     purged = purge_all(group, record, stores, partial(_purge, group, locks))

@@ -10,11 +10,20 @@ from typing import Any, NamedTuple
 
 from plans.core.ledger import slow_digest
 from vczstore.declarations import declared
-from vczstore.errors import IncompatibleError, OptionError, StaleError, UnsuitableError, VczstoreError, with_words
+from vczstore.errors import (
+    BusyError,
+    IncompatibleError,
+    OptionError,
+    StaleError,
+    UnsuitableError,
+    VczstoreError,
+    with_words,
+)
 from vczstore.execution.operations import Operation
 from vczstore.execution.options import Options
 from vczstore.execution.results import Found
 from vczstore.stores.base import HeldLock, Store
+from vczstore.stores.lock import holder
 from vczstore.stores.object_store import plain_errors
 from vczstore.stores.resolve import group_of
 from vczstore.stores.sets import PART, PartRecord, Record, RecordFile, Template, canonical, require_parts
@@ -235,28 +244,49 @@ class StoreSet:
 
     def describe(self, record: Record, stores: Mapping[str, Store]) -> str:
         """What a record says of its parts, and the way out."""
-        ahead = [name for name, part in record.parts.items() if _is_ahead(record, part, stores.get(name))]
-        rest = [name for name in record.parts if name not in ahead]
-        last = "the history of some, which is to be purged" if record.purge else "the tags of some"
-        where = f"{listing(ahead)}, and not in {listing(rest) or last}" if ahead else "no part"
         way_out = "run it again, or vczstore repair"
         if not record.is_staged:
-            way_out = (
-                "unless it is running, run the same again to complete it, once what has failed is mended where it is; "
-                f"if that cannot be, run vczstore repair, delete {self.record.place} and bring the parts in step by "
-                "edits of single parts"
+            # of stores that are being made none is locked
+            unless = "" if all(part.base for part in record.parts.values()) else "unless it is running, "
+            way_out = unless + (
+                "once what failed is mended where it is, run the same again to complete it, or else run vczstore "
+                f"repair, delete {self.record.place} and edit single parts"
             )
-        return f"{record.operation} ({record.summary}) is done in {where}; {way_out}"
+        return f"{record.operation} ({record.summary}) is done in {_where(record, stores)}; {way_out}"
 
-    def pending(self) -> str | None:
-        """What was stopped before all parts had it, in words; None, and no store is opened, if nothing was."""
-        record = self.record.read()
-        return None if record is None else self.describe(record, self.open())
+    def pending(self, *, locked: bool = False) -> VczstoreError | None:
+        """
+        What not all parts have yet; None, and no store is opened, if nothing is under way.
 
-    def refuse_pending(self) -> None:
-        """Raise a `StaleError` if something was stopped before all parts had it."""
-        if (described := self.pending()) is not None:
-            raise StaleError(f"{self.called}: {self.label}: {described}")
+        Parameters
+        ----------
+        locked
+            Whether the locks are held by this process.
+
+        Returns
+        -------
+        BusyError
+            If another process holds the locks of all parts, and so is at work on it.
+        StaleError
+            If it was stopped.
+        """
+        if (record := self.record.read()) is None:
+            return None
+        stores = self.open()
+        parts = [] if locked or self.held else [store for name, store in stores.items() if name in record.parts]
+        holders = [holder(store) for store in parts]
+        if None in holders or len({process for process, _ in filter(None, holders)}) != 1:
+            return StaleError(f"{self.label}: {self.describe(record, stores)}")
+        process, since = next(filter(None, holders))
+        return BusyError(
+            f"{self.label} is busy: {process} works on it{since}; {record.operation} ({record.summary}) is done in "
+            f"{_where(record, stores)}; run this again when that is over"
+        )
+
+    def refuse_pending(self, *, locked: bool = False) -> None:
+        """Raise what is `pending`."""
+        if (error := self.pending(locked=locked)) is not None:
+            raise with_words(error, before=f"{self.called}: ")
 
     @contextmanager
     def locked(
@@ -322,6 +352,14 @@ def differing(samples: Mapping[str, Samples]) -> str | None:
             how = "as many, but others, or in another order" if theirs.n == ours.n else numbers
             return f"do not have the same samples in the same order in {first} and {name}: {how}"
     return None
+
+
+def _where(record: Record, stores: Mapping[str, Store]) -> str:
+    """In which parts it is done that a record says, and in which not."""
+    ahead = [name for name, part in record.parts.items() if _is_ahead(record, part, stores.get(name))]
+    rest = [name for name in record.parts if name not in ahead]
+    last = "the history of some, which is to be purged" if record.purge else "the tags of some"
+    return f"{listing(ahead)}, and not in {listing(rest) or last}" if ahead else "no part"
 
 
 def _is_ahead(record: Record, part: PartRecord, store: Store | None) -> bool:

@@ -8,11 +8,13 @@ Zarr, which has no branches, each part is written and becomes visible in its tur
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from vczstore.errors import ConflictError, Interrupted, StaleError, TagError, VczstoreError
 from vczstore.execution.engine import Execution, commit, telling
+from vczstore.execution.naming import Left
 from vczstore.execution.results import Result
-from vczstore.execution.sets.checking import Checking, Compiled
+from vczstore.execution.sets.checking import Checking
 from vczstore.execution.sets.completion import complete
 from vczstore.stores.base import Store, Transaction
 from vczstore.stores.sets import Record
@@ -44,7 +46,7 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
             _, execution = checked.ready(name)
             if execution is None or execution.is_empty:
                 continue
-            with telling(execution.store.label, execution.state):
+            with telling(execution.store.label, execution.left):
                 begun = transaction or execution.begin()
             assert isinstance(begun, IcechunkTransaction)
             transaction = begun.of(execution.store)
@@ -57,7 +59,7 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
         _require_unchanged(checked, stores)
         done = [checked.compiled[name] for name in written]
         last = [*written.values()][-1]
-        with telling(last.store.label, last.state):
+        with telling(last.store.label, last.left):
             said = {**done[0].metadata, "parts": [*written]}
             snapshot = commit(transaction, f"{done[0].message} (in {', '.join(written)})", said)
     history = next(iter(stores.values())).history
@@ -108,7 +110,7 @@ def _write_together(
         if found is None:
             continue
         execution = found.on(stores[name].history.stage(compiled.base, checked.group.template.name))
-        with telling(execution.store.label, execution.state):
+        with telling(execution.store.label, execution.left):
             if execution.is_empty:
                 written[name] = execution, compiled.base
             else:
@@ -116,7 +118,7 @@ def _write_together(
     checked.run([one.told(one.writes(transaction)) for one, transaction in writing.values()])
     for name, (execution, transaction) in writing.items():
         compiled, _ = ready[name]
-        with telling(execution.store.label, execution.state):
+        with telling(execution.store.label, execution.left):
             written[name] = execution, execution.commit(transaction, compiled.message, compiled.metadata)
     return {name: written[name] for name in names if name in written}
 
@@ -145,7 +147,10 @@ def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
         try:
             compiled, execution = checked.ready(name)
             if execution is not None:
-                results[name] = _results(checked, name, execution, _write(execution, compiled))
+                left = partial(_left, checked, record, name, execution)
+                with telling(execution.store.label, left):
+                    snapshot = execution.write(compiled.message, compiled.metadata)
+                results[name] = _results(checked, name, execution, snapshot)
         except (VczstoreError, KeyboardInterrupt) as error:
             if _is_untouched(checked, record, name):
                 checked.group.record.delete()
@@ -153,7 +158,8 @@ def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
             # what is done in some parts is not tried again by itself
             stale = isinstance(error, ConflictError)
             kind = Interrupted if isinstance(error, KeyboardInterrupt) else StaleError if stale else type(error)
-            raise kind(f"{error}; {checked.group.describe(record, {})}") from error
+            described = checked.group.describe(record, {})
+            raise kind(f"{error}" if described in str(error) else f"{error}; {described}") from error
         record = record.with_done(name)
         checked.group.record.write(record)
     checked.group.record.delete()
@@ -177,6 +183,7 @@ def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
     return hidden and len(plans) == 1 and store.open().state == record.parts[name].base
 
 
-def _write(execution: Execution, compiled: Compiled) -> str | None:
-    with telling(execution.store.label, execution.state):
-        return execution.write(compiled.message, compiled.metadata)
+def _left(checked: Checking, record: Record, name: str, execution: Execution) -> Left:
+    """What is left of a part that ends here; the way out is that of the set, unless no reader has noticed anything."""
+    left = execution.left()
+    return left if _is_untouched(checked, record, name) else left._replace(way_out=checked.group.describe(record, {}))
