@@ -157,19 +157,27 @@ class Export(Operation):
         return export_again(place, of, Unchanged(vcz.label, vcz.snapshot, url), write)
 
     def perform_set(self, group: "StoreSet", *, dry_run: bool) -> "Found":
-        """Write all parts, which have the same samples unless they are named."""
+        """Write all parts, as they are when it begins; they have the same samples unless they are named."""
+        from plans.maintenance.export_again import Place, of_one_state
         from plans.maintenance.history import open_at
         from vczstore.execution.sets.members import Samples
 
+        if group.held:
+            return super().perform_set(group, dry_run=dry_run)
+        reach = group.options.for_store(self.store, [os.fspath(self.out)])
+        found = {name: open_at("export", reach.open(place), self.at) for name, place in group.places.items()}
         if not group.is_named:
-            reach = group.options.for_store(self.store, [os.fspath(self.out)])
-            found = {name: open_at("export", reach.open(place), self.at) for name, place in group.places.items()}
             way_out = "bring them in step by edits of single parts, or name the parts to export with --parts"
             group.agree({name: Samples.of(vcz) for name, vcz in found.items()}, "the parts", way_out)
-            # a commit to a part, while others are written, is not in the export
-            now = {name: replace(cast("Export", one), at=found[name].snapshot) for name, one in group.members.items()}
-            group = replace(group, members=now) if self.at is None else group
-        return super().perform_set(group, dry_run=dry_run)
+        members = {name: cast("Export", one) for name, one in group.members.items()}
+        if self.at is None:
+            members = {name: replace(one, at=found[name].snapshot) for name, one in members.items()}
+            group = replace(group, members=members)
+        if dry_run or all(vcz.snapshot is not None for vcz in found.values()):
+            return super().perform_set(group, dry_run=dry_run)
+        places = [Place.of(url := os.fspath(one.out), reach.shared(url, self.store)) for one in members.values()]
+        with of_one_state(group, found, places):
+            return super().perform_set(group, dry_run=dry_run)
 
     def check_place(self, options: "Options", vcz: "Vcz") -> None:
         """Check what a job can know before it begins: where the export goes, and what of this state it names."""

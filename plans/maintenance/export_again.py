@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,13 @@ from typing import Any, ClassVar
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore, ObjectStore
 
-from vczstore.errors import StorageError, UnsuitableError, first_line
+from vczstore.errors import StaleError, StorageError, UnsuitableError, first_line
 from vczstore.execution.results import Found
+from vczstore.execution.sets.members import StoreSet
 from vczstore.stores.filesystem import exchange
 from vczstore.stores.locations import OBJECT_STORES, Address, parse, real_path
 from vczstore.stores.object_store import object_store
+from vczstore.vcz.model import Vcz
 from vczstore.vcz.zarr_objects import Document, clear, fingerprint, get_many, names, read_json, write_json
 
 OPERATION, SUFFIX, ASIDE = "export", ".vczstore-export", ".vczstore-export-"
@@ -157,6 +159,13 @@ class Place:
             for left in (self.aside, *(path for name in others for path in self.path.parent.glob(name))):
                 _delete(left)
 
+    def clear(self) -> None:
+        """Delete what is there."""
+        if self.path is None:
+            clear(self.objects())
+        else:
+            _delete(self.path)
+
     def check(self) -> None:
         """
         Check that nothing is there, or an export of a job that has not been changed since.
@@ -174,6 +183,32 @@ class Place:
         else:
             why = "exists, and no job has exported to it; choose another path, or move it away"
         raise UnsuitableError(f"{OPERATION}: {self.url} {why}")
+
+
+@contextmanager
+def of_one_state(group: StoreSet, found: Mapping[str, Vcz], places: Sequence[Place]) -> Iterator[None]:
+    """
+    Within which the parts of a set on plain Zarr, which no snapshot keeps, are exported one after the other.
+
+    Raises
+    ------
+    StaleError
+        If a part has changed meanwhile, or is about to: parts of different states are no export, so none is left.
+    """
+    stamps = {name: vcz.stamp for name, vcz in found.items() if vcz.store.supports_listing}
+    new = [place for place in places if place.found() is None]
+    try:
+        yield
+        changed = [name for name, stamp in stamps.items() if fingerprint(found[name].store) != stamp]
+        if changed or group.record.read() is not None:
+            raise StaleError(
+                f"{OPERATION}: {group.label} was changed by another writer while it was copied; nothing was exported, "
+                "run the same command again"
+            )
+    except StaleError:
+        for place in new:
+            place.clear()
+        raise
 
 
 def like(path: Path) -> str:

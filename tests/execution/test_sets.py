@@ -267,6 +267,24 @@ def test_samples_and_exports_are_of_all_parts(folder: Path) -> None:
     assert run(main, ["tag", "set/{part}", "--parts", "chr2"]).output.splitlines()[0] == "tag set/{part}: 1 part"
 
 
+def test_an_export_is_of_one_state(folder: Path) -> None:
+    """On plain Zarr, where a writer begins once the first part is exported."""
+    make(folder, "format3")
+    (folder / "out").mkdir()
+    (folder / "out" / "other").touch()
+
+    def progress(*_: object) -> None:
+        if Path("out/chr1.vcz/zarr.json").exists() and read(Path("set/chr1"))["sample_id"][1] == "S0001":
+            vczstore.remove("set/chr1", "S0001", impl="zarr")
+
+    words = ["^export: set/{part} was changed by another writer while it was copied; nothing was exported"]
+    complain(StaleError, words, lambda: vczstore.export("set/{part}", "out/{part}.vcz", progress=progress))
+    assert os.listdir("out") == ["other"]
+    vczstore.remove("set/chr2", "S0001", impl="zarr")
+    vczstore.export("set/{part}", "out/{part}.vcz")
+    assert {len(read(Path(f"out/{part}.vcz"))["sample_id"]) for part in PARTS} == {3}
+
+
 def corrupt(part: Path) -> Callable[[], object]:
     """Let a chunk be none; returns what mends it."""
     chunk = next(path for path in (part / "call_DP").rglob("*") if path.is_file() and path.name != "zarr.json")
