@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,8 +13,6 @@ from plans.append import Append
 from tests.support import cohort
 from vczstore.cli.main import main
 from vczstore.errors import OptionError, UnsuitableError
-
-Small = tuple[Path, Path, dict[str, np.ndarray], dict[str, np.ndarray]]
 
 USAGE = {
     "a Number that there is not": "append STORE BATCH --harmonise --number AD=X",
@@ -76,38 +73,53 @@ DATA = {
 """The same where another store, or another moment, would make it right."""
 
 
-def run(small: Small, folder: Path, command: str) -> tuple[int, str]:
-    """Run a command on stores in a folder, which stay as they are; its status, and what it says in one line."""
-    store, batch, _, _ = small
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: no command changes it."""
+    folder = tmp_path_factory.mktemp("stores")
+    cohort.write_vcz(folder / "store.vcz", cohort.some_arrays(10, cohort.ids(0, 7)))
+    cohort.write_vcz(folder / "batch.vcz", cohort.some_arrays(10, cohort.ids(7, 4), seed=1))
     (folder / "unknown.yaml").write_text("threads: {speed: 3}\n")
     (folder / "wrong.yaml").write_text("threads: {max-workers: many}\n")
-    (folder / "nothing").mkdir()
+    return folder
+
+
+@pytest.fixture
+def stores(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """A store and a batch, which stay as they are."""
+    before = cohort.digest(folder)
+    yield folder / "store.vcz", folder / "batch.vcz"
+    assert cohort.digest(folder) == before
+
+
+def run(stores: tuple[Path, Path], command: str) -> tuple[int, str]:
+    """Run a command; its status, and what it says in one line."""
+    store, batch = stores
+    folder = store.parent
     places = {"STORE": str(store), "BATCH": str(batch), "OUT": str(folder / "out")}
     words = [places.get(w, str(folder / w) if w.endswith(".yaml") else w) for w in command.split()]
-    before = cohort.digest(folder)
     done = CliRunner().invoke(main, words)
-    assert cohort.digest(folder) == before
     assert "Traceback" not in done.output
     return done.exit_code, done.output
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_wrong_usage_has_status_2(small: Small, tmp_path: Path, case: str) -> None:
-    status, output = run(small, tmp_path, USAGE[case])
+def test_wrong_usage_has_status_2(stores: tuple[Path, Path], case: str) -> None:
+    status, output = run(stores, USAGE[case])
     assert status == 2, output
     assert len([line for line in output.splitlines() if line.startswith("Error: ")]) == 1
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_what_depends_on_data_has_status_1(small: Small, tmp_path: Path, case: str) -> None:
-    status, output = run(small, tmp_path, DATA[case])
+def test_what_depends_on_data_has_status_1(stores: tuple[Path, Path], case: str) -> None:
+    status, output = run(stores, DATA[case])
     assert status == 1, output
     assert len(output.splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["append: {source: BATCH, harmonise: true, numbers: [AD=X]}", "recompute: [FOO]"])
-def test_a_job_file_keeps_status_2(small: Small, tmp_path: Path, text: str) -> None:
-    store, batch, _, _ = small
+def test_a_job_file_keeps_status_2(stores: tuple[Path, Path], tmp_path: Path, text: str) -> None:
+    store, batch = stores
     (tmp_path / "plan.yaml").write_text(f"store: {store}\nsteps:\n  - {text.replace('BATCH', str(batch))}\n")
     for command in ("plan", "run"):
         done = CliRunner().invoke(main, [command, str(tmp_path / "plan.yaml")])
@@ -115,8 +127,8 @@ def test_a_job_file_keeps_status_2(small: Small, tmp_path: Path, text: str) -> N
         assert len(done.output.splitlines()) == 1
 
 
-def test_python_tells_them_apart(small: Small) -> None:
-    store, batch, _, _ = small
+def test_python_tells_them_apart(stores: tuple[Path, Path]) -> None:
+    store, batch = stores
     with pytest.raises(UnsuitableError):
         vczstore.append(store, batch, drop_fields=["FOO"])
     with pytest.raises(OptionError) as caught:
@@ -135,15 +147,17 @@ def test_python_tells_them_apart(small: Small) -> None:
         (lambda s, b: vczstore.remove(s, ["S0001"], recomputed="AC"), "remove() .*; did you mean 'recompute'?"),
     ],
 )
-def test_a_keyword_that_there_is_not(small: Small, call: Callable[[Path, Path], object], message: str) -> None:
+def test_a_keyword_that_there_is_not(
+    stores: tuple[Path, Path], call: Callable[[Path, Path], object], message: str
+) -> None:
     pattern = "^" + message.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?") + "$"
     with pytest.raises(TypeError, match=pattern):
-        call(small[0], small[1])
+        call(*stores)
 
 
-def test_one_name_may_stand_alone(small: Small) -> None:
+def test_one_name_may_stand_alone(stores: tuple[Path, Path]) -> None:
     """A string is no list of letters."""
-    store, batch, _, _ = small
+    store, batch = stores
     rules = Append(store=store, sources=batch, harmonise=True, haploid_contigs="chrX", numbers="AD=R").rules
     assert (rules.haploid_contigs, rules.numbers) == (("chrX",), ("AD=R",))
     with pytest.raises(UnsuitableError, match="neither the store nor a source has call_FOO"):
