@@ -33,6 +33,8 @@ CASES = (
     *(Case("run", *how) for how in (("format3", "threads"), ("icechunk", "threads"))),
 )
 """Each operation, each kind of store and each executor, but not all of their combinations."""
+OF_SETS = [case for case in sets.CASES if case not in {("run", "icechunk"), ("append", "groups"), ("run", "format3")}]
+"""The same; a run of one kind of set appends and removes, and one kill is repaired and one done again."""
 
 
 @pytest.mark.slow
@@ -45,11 +47,11 @@ def test_kills(case: Case, pytestconfig: pytest.Config) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("operation", "kind"), sets.CASES)
+@pytest.mark.parametrize(("operation", "kind"), OF_SETS)
 def test_kills_of_sets(operation: str, kind: str, pytestconfig: pytest.Config) -> None:
-    tally = sets.tally(operation, kind, 3, pytestconfig.getoption("--seed"))
+    tally = sets.tally(operation, kind, 2, pytestconfig.getoption("--seed"))
     assert tally.bad == ()
-    assert tally.tried == 3
+    assert tally.tried == 2
 
 
 @pytest.mark.slow
@@ -130,8 +132,7 @@ def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pyt
     ("kind", "name", "command"),
     [
         ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "purge"),  # zarr's
-        ("format3", "call_DP/c/0/0#1", "purge"),  # obstore's
-        ("format3", f"call_DP/c/0/0.{'0' * 32}.partial", "gc"),
+        ("format3", "call_DP/c/0/0#1", "gc"),  # obstore's
         ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#1", "purge"),
         ("icechunk", "chunks/89BSBEJWC97RB30VRRA0#12", "gc"),
     ],
@@ -140,7 +141,7 @@ def test_an_interrupt_while_the_result_is_shown(tmp_path: Path, monkeypatch: pyt
 def test_half_written_files_are_found_and_deleted(tmp_path: Path, kind: str, name: str, command: str) -> None:
     """A killed process may have left anybody's data in them, even if they are overwritten later."""
     store = tmp_path / "store.vcz"
-    (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(store, kills.OLD)
+    (cohort.write_icechunk if kind == "icechunk" else cohort.write_vcz)(store, cohort.some_arrays(10, cohort.ids(0, 7)))
     half = store / name
     half.parent.mkdir(exist_ok=True)
     half.write_bytes(b"what S0001 has")
