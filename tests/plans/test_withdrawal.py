@@ -119,8 +119,9 @@ def bucket(s3_server: s3.S3Server, tmp_path: Path) -> Place:
     return Place(place, options, storage)
 
 
-@pytest.fixture(params=["local", "bucket"])
+@pytest.fixture
 def place(request: pytest.FixtureRequest) -> Place:
+    """By name. Either has the same tests of what Icechunk does, and each test one of them."""
     return request.getfixturevalue(request.param)
 
 
@@ -134,6 +135,7 @@ def run(*arguments: object, status: int = 0, stdin: str | None = None) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_a_removed_sample_can_be_read_until_the_purge(place: Place) -> None:
     old = str(place.repository.lookup_branch("main"))
     vczstore.remove(place.url, GONE, impl="zarr", **place.options)
@@ -204,6 +206,7 @@ def test_remove_and_purge_in_one(local: Place) -> None:
         vczstore.purge(path, tags="keep")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_plain_zarr_has_no_history_to_purge(tmp_path: Path) -> None:
     path = write(tmp_path / "store.vcz", OLD)
     before = cohort.digest(path)
@@ -216,6 +219,7 @@ def test_plain_zarr_has_no_history_to_purge(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: Path) -> None:
     """Its chunks are gone by then: a commit of them would be a store that cannot be read."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
@@ -233,6 +237,7 @@ def test_what_was_begun_before_a_purge_is_not_committed(place: Place, tmp_path: 
     cohort.assert_same(place.read(), cohort.expected_append(OLD, some_arrays(["S0100"], seed=1)))
 
 
+@pytest.mark.slow
 def test_what_was_begun_before_other_tools_collected_garbage_is_not_committed(local: Place, tmp_path: Path) -> None:
     """Nothing moves the branch then; the log of the repository tells."""
     batch = write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
@@ -305,6 +310,8 @@ def test_a_purge_that_fails_after_a_removal_says_that_it_is_removed(
     assert local.verify().erased
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_no_purge_while_a_job_runs(place: Place) -> None:
     before = place.repository.lookup_branch("main")
     with (
@@ -338,6 +345,7 @@ def without(arrays: dict[str, np.ndarray], samples: list[str]) -> dict[str, np.n
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_tags_are_recreated_without_what_was_removed(place: Place, tmp_path: Path) -> None:
     """Each names the state that it named, less the samples that are gone; the others' names stay."""
     more = some_arrays(["S0100", "S0101"], seed=1)
@@ -387,6 +395,7 @@ def test_recreated_twice_and_on_the_command_line(local: Place) -> None:
     assert local.verify().erased
 
 
+@pytest.mark.slow
 def test_branches_are_not_recreated(local: Place) -> None:
     vczstore.tag(local.url, "release-1")
     local.repository.create_branch("dev", local.repository.lookup_branch("main"))
@@ -441,6 +450,7 @@ def test_a_recreation_that_was_killed_is_completed(local: Place, where: str, tol
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_what_is_removed_while_tags_are_rewritten_is_not_kept_by_them(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -558,6 +568,7 @@ def test_gc_deletes_what_a_killed_writer_has_left(local: Place, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_what_was_begun_before_gc_is_planned_again(place: Place, tmp_path: Path) -> None:
     """Its chunks are gone: nothing of them is committed."""
     new = some_arrays(["S0100"], seed=1)
@@ -580,6 +591,8 @@ def test_what_was_begun_before_gc_is_planned_again(place: Place, tmp_path: Path)
     assert vczstore.verify(place.url, **place.options).ok
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_no_gc_while_a_job_runs(place: Place) -> None:
     before = place.repository.lookup_branch("main")
     with (
@@ -617,6 +630,7 @@ def test_gc_on_plain_zarr_deletes_what_a_stopped_append_has_left(tmp_path: Path,
     cohort.assert_same(cohort.read_vcz(store), cohort.expected_append(old, new))
 
 
+@pytest.mark.slow
 def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
     """The ledger of the store says what was pending; the job writes it again."""
     old, new = some_arrays(cohort.ids(0, 6)), some_arrays(["S0100", "S0101", "S0102", "S0103"], seed=1)
@@ -638,6 +652,7 @@ def test_gc_does_not_keep_a_stopped_job_from_its_end(tmp_path: Path) -> None:
     assert "pending" not in zarr.open_group(store, mode="r").attrs["vczstore_ledger"]
 
 
+@pytest.mark.slow
 def test_plain_zarr_takes_one_writer_at_a_time(tmp_path: Path) -> None:
     """Two would put their samples into one place; and gc would take what an append has written for left over."""
     store, batch = write(tmp_path / "store.vcz", OLD), write(tmp_path / "batch.vcz", some_arrays(["S0100"], seed=1))
@@ -796,6 +811,7 @@ def test_short_ids_and_parts_of_others_raise_no_false_alarm(tmp_path: Path) -> N
     assert where == "1 object holds an ID: contig_id/c/0"
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     ids=st.frozensets(st.text("abé", min_size=4, max_size=6), min_size=1, max_size=4),
@@ -865,6 +881,7 @@ def test_a_store_that_changes_meanwhile_is_not_judged(tmp_path: Path, s3_server:
                 list(objects.read(sizes))
 
 
+@pytest.mark.slow
 def test_verification_says_what_it_cannot_do(tmp_path: Path, local: Place) -> None:
     with pytest.raises(SampleError, match="verify-removal: no samples named"):
         vczstore.verify_removal(local.url, ["", ""])

@@ -21,7 +21,7 @@ import zarr
 
 import vczstore
 from tests.support import cohort, forks
-from tests.support.covering import in_pairs
+from tests.support.covering import in_pairs, in_turn
 from tests.support.permissions import LIMITED, as_nobody, permit
 from tests.support.refusals import complain, mentions
 from tests.support.small_stores import (
@@ -318,7 +318,7 @@ METADATA = [
 ]
 
 
-@pytest.mark.parametrize("case", METADATA, ids=lambda case: case.id)
+@in_turn(store=KINDS, case={case.id: case for case in METADATA}, indirect=["store"])
 def test_metadata(store: Path, batch: Path, case: Case) -> None:
     for path, change in ((store, case.store), (batch, case.batch)):
         if change is not None:
@@ -659,8 +659,7 @@ def test_a_link_that_leads_to_itself(plain: Path, tmp_path: Path, call: Any) -> 
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("call", NEEDS_TO_READ.values(), ids=NEEDS_TO_READ)
-@pytest.mark.parametrize("kind", ["format3", "icechunk"])
+@in_turn(kind=("format3", "icechunk"), call=NEEDS_TO_READ)
 def test_no_operation_is_allowed_to_read(templates: Path, reachable: Path, kind: str, call: Any) -> None:
     place = shutil.copytree(templates / kind, reachable / "store.vcz")
     other = shutil.copytree(templates / "batch", reachable / "batch.vcz")

@@ -68,8 +68,9 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_private_interfaces_stay_behind_one_module(path: Path) -> None:
     where = str(path.relative_to(ROOT))
+    imported = _imports(path, for_types=False)
     for package, allowed in PRIVATE.items():
-        used = any(_within(name, package) for name in _imports(path, for_types=False))
+        used = any(_within(name, package) for name in imported)
         assert not used or where in allowed, package
 
 
