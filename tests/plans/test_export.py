@@ -37,6 +37,7 @@ def exported(path: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(array[...]) for name, array in group.arrays()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*WRITTEN, *FLEXIBLE])
 def test_a_vcz(kind: str, tmp_path: Path) -> None:
     store = Way(kind, "cubed").make(tmp_path, OLD)
@@ -55,6 +56,7 @@ def test_a_vcz(kind: str, tmp_path: Path) -> None:
     cohort.assert_same(exported(tmp_path / "others"), cohort.select(OLD, ["S0002", "S0003", "S0004"]))
 
 
+@pytest.mark.slow
 def test_a_release(tmp_path: Path) -> None:
     """As it was, and chunks as they are."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
@@ -71,8 +73,9 @@ def test_a_release(tmp_path: Path) -> None:
     assert cohort.digest(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("kind", ["format2", "icechunk"])
-def test_a_vcf(kind: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "suffixes"), [("format2", ("vcf.gz", "bcf")), ("icechunk", ("vcf",))])
+def test_a_vcf(kind: str, suffixes: tuple[str, ...], tmp_path: Path) -> None:
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())
     samples = vcf.CALLS.samples
     store = vcf.to_vcz(original, tmp_path / "store", 2, 5, 2)
@@ -82,7 +85,7 @@ def test_a_vcf(kind: str, tmp_path: Path) -> None:
     vczstore.remove(store, samples[1])
     left = [sample for sample in samples if sample != samples[1]]
     expected = vcf.records(pysam.bcftools.view("--no-version", "-s", f"^{samples[1]}", str(original)))
-    for suffix in ("vcf", "vcf.gz", "bcf"):
+    for suffix in suffixes:
         out = tmp_path / f"out.{suffix}"
         run("export", store, out)
         assert vcf.bcftools_records(out) == expected
@@ -114,6 +117,7 @@ def with_sorted_info(text: str) -> list[str]:
     return ["\t".join([*row[:7], ";".join(sorted(row[7].split(";"))), *row[8:]]) for row in rows]
 
 
+@pytest.mark.slow
 def test_info_fields_of_chosen_samples(tmp_path: Path) -> None:
     """AC and AN are counted again, others stay; of FORMAT, fields go of which no chosen sample has a value."""
     text = small_vcf.text(("A", "B"), COUNTED, small_vcf.HEADER + COUNTS)
@@ -131,7 +135,8 @@ def test_info_fields_of_chosen_samples(tmp_path: Path) -> None:
 REGIONS = ("chr1:1115-1300,chrX:2665-,chr1:1290-1340", "chr1:151,chr1:250-399", "chr1:3000-4000")
 
 
-@pytest.mark.parametrize("kind", [*WRITTEN, *FLEXIBLE])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["format2", "icechunk", "format3_flexible"])
 def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
     """As bcftools view -r has them: what its records say, and every array at the same rows."""
     small = small_vcf.text(records=small_vcf.RECORDS.replace("PASS\tCSQ=a,b", "PASS\tCSQ=a"))
@@ -169,6 +174,7 @@ def test_regions_of_a_vcz(kind: str, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(after[field], wanted, err_msg=field)
 
 
+@pytest.mark.slow
 def test_a_file_of_regions(tmp_path: Path) -> None:
     """As bcftools reads it; one that is called .bed counts from 0."""
     original = vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make())
@@ -199,6 +205,7 @@ def test_a_file_of_regions(tmp_path: Path) -> None:
     assert cohort.digest(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("zarr_format", "suffix"), [(2, "vcf"), (3, "bcf")])
 def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) -> None:
     """It names no sample that was left out or removed, and has all that is not on samples."""
@@ -234,6 +241,7 @@ def test_the_header_of_the_vcf(zarr_format: int, suffix: str, tmp_path: Path) ->
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, out = Way("format3_flexible", "cubed").make(tmp_path, OLD), tmp_path / "out"
     before = cohort.digest(tmp_path)
@@ -262,6 +270,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert cohort.digest(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_regions_and_arrays_in_groups(tmp_path: Path) -> None:
     """Which are copied whole: they would have rows of other variants."""
     store, out = tmp_path / "store", tmp_path / "out"
@@ -295,6 +304,7 @@ def test_a_vcf_that_cannot_be_written(tmp_path: Path) -> None:
     assert cohort.digest(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_samples_that_were_removed_since(tmp_path: Path) -> None:
     """What the store knows to be withdrawn is in no export of an earlier state."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
@@ -333,6 +343,7 @@ def test_an_id_with_spaces_is_another_sample(gone: str | list[str], left: list[s
     assert exported(tmp_path / "out")["sample_id"].tolist() == left
 
 
+@pytest.mark.slow
 def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
     """The IDs of an earlier state are those from before, and how many is said."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
@@ -352,6 +363,7 @@ def test_samples_that_were_renamed_since(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_bcf_in_a_process_of_its_own(tmp_path: Path) -> None:
     """And without INFO fields that count removed samples; AC and AN are counted."""
     store = vcf.to_vcz(vcf.write_vcf(tmp_path / "original.vcf.gz", vcf.CALLS.make()), tmp_path / "store", 2, 5, 2)

@@ -12,6 +12,7 @@ import pytest
 import vczstore
 from tests.support import cohort
 from tests.support.command_line import fails
+from tests.support.covering import in_turn
 from tests.support.refusals import complain
 from tests.support.small_stores import edit, head, put, read, unchanged
 from tests.support.ways import Way
@@ -63,8 +64,8 @@ def other_fields(store: Path) -> None:
 CHANGES = {one.__name__: one for one in (append, append_and_remove, update, widen, regrid, other_fields)}
 
 
-@pytest.mark.parametrize("kind", ["icechunk", "icechunk_flexible"])
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.slow
+@in_turn(kind=("icechunk", "icechunk_flexible"), change=CHANGES)
 def test_what_it_was(kind: str, change: Callable[[Path], None], tmp_path: Path) -> None:
     way = Way(kind, "cubed")
     store = way.make(tmp_path, OLD)
@@ -83,6 +84,7 @@ def test_what_it_was(kind: str, change: Callable[[Path], None], tmp_path: Path) 
     assert vczstore.diff(store, at=before).is_same
 
 
+@pytest.mark.slow
 def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
@@ -101,6 +103,7 @@ def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
     cohort.assert_same(read(store), OLD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["icechunk", "icechunk_flexible"])
 def test_columns_that_were_renumbered(kind: str, tmp_path: Path) -> None:
     """The first ones left with all their samples, and others came into more columns than before."""
@@ -122,6 +125,7 @@ def test_columns_that_were_renumbered(kind: str, tmp_path: Path) -> None:
         assert vczstore.verify(store).outside == {}
 
 
+@pytest.mark.slow
 def test_withdrawn_samples_do_not_come_back(tmp_path: Path) -> None:
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
@@ -135,6 +139,7 @@ def test_withdrawn_samples_do_not_come_back(tmp_path: Path) -> None:
     cohort.assert_same(read(store), cohort.expected_remove(OLD, ["S0001"]))
 
 
+@pytest.mark.slow
 def test_a_job_is_applied_again(tmp_path: Path) -> None:
     """What a restored store has not, a job brings in again."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
@@ -149,6 +154,7 @@ def test_a_job_is_applied_again(tmp_path: Path) -> None:
     cohort.assert_same(read(store), expected)
 
 
+@pytest.mark.slow
 def test_what_was_removed_stays_known(tmp_path: Path) -> None:
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
@@ -158,6 +164,7 @@ def test_what_was_removed_stays_known(tmp_path: Path) -> None:
     complain(SampleError, ("removed",), lambda: vczstore.append(store, tmp_path / "batch.vcz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("removed_on", "restored"), [("dev", "main"), ("main", "dev")])
 def test_what_another_branch_has_removed_stays_known(removed_on: str, restored: str, tmp_path: Path) -> None:
     store = Way("icechunk", "zarr").make(tmp_path, OLD)
