@@ -128,6 +128,7 @@ def environment() -> dict[str, str]:
 APPENDED = cohort.expected_append(OLD, NEW, MORE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 def test_append(store: Path, kind: str, as_json: bool) -> None:
     result = run("append", store, store.with_name("batch.vcz"), store.with_name("more.vcz"), *["--json"] * as_json)
@@ -484,6 +485,7 @@ def test_unexpected_errors(plain: Path, error: Exception, monkeypatch: pytest.Mo
     assert "stand_in" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3"])
 @pytest.mark.parametrize(("options", "shown"), [(["-P"], True), (["--progress"], True), (["-Q"], False), ([], False)])
 def test_progress(store: Path, options: list[str], shown: bool) -> None:
@@ -498,6 +500,7 @@ def test_progress(store: Path, options: list[str], shown: bool) -> None:
             assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_phase_speed_and_time(plain: Path) -> None:
     command = [forks.program("vczstore"), "append", str(plain), str(plain.with_name("batch.vcz"))]
     ours, theirs = pty.openpty()
@@ -548,6 +551,7 @@ def test_a_log_file_has_a_line_now_and_then(plain: Path, monkeypatch: pytest.Mon
     assert cohort.digest(plain) == before
 
 
+@pytest.mark.slow
 def test_progress_in_python(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vczstore.append(plain, plain.with_name("batch.vcz"), progress=True)
     assert re.search(r"writing .*\b(\d+)/\1 tasks", capsys.readouterr().err)
@@ -724,6 +728,7 @@ run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status"), [(["--version"], 0), (["info", "nowhere"], 1), (["info"], 2), (["info", "--help"], 0)]
 )
@@ -1173,6 +1178,7 @@ def test_names_that_the_terminal_cannot_show(templates: Path, tmp_path: Path) ->
 # ---- what scripts for version 0.1.0 say -----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_direct_copy_is_required(store: Path, kind: str, tmp_path: Path) -> None:
     """The store ends in the middle of a chunk; the same batch comes in where one begins."""
     before = cohort.digest(store)
@@ -1190,6 +1196,7 @@ def test_a_direct_copy_is_required(store: Path, kind: str, tmp_path: Path) -> No
     assert vczstore.info(aligned).samples == 6 + N_NEW
 
 
+@pytest.mark.slow
 def test_options_without_effect_are_noticed(store: Path, kind: str, tmp_path: Path) -> None:
     batch = store.with_name("batch.vcz")
     for words in (

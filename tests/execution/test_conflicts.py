@@ -100,6 +100,7 @@ def test_what_changed_before_the_first_write(repository: Path, batch: Path, othe
     cohort.assert_same(read(repository), cohort.expected_append(APPENDED, NEW))
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_made_before_is_not_made_again(store: Path, others: Path) -> None:
     plan = vczstore.plan("remove", store, "S0001")
     vczstore.append(store, others)

@@ -40,6 +40,7 @@ def job(folder: Path, *steps: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_states_and_locks(tmp_path: Path) -> None:
     store = icechunk(tmp_path)
     wrong = r"{}: .* has no tag, branch or snapshot 'x2'"
@@ -60,6 +61,7 @@ def test_states_and_locks(tmp_path: Path) -> None:
         assert re.match(r"run: .* is busy", fails("run", job(tmp_path, "remove: S0001"), status=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_set", [False, True])
 def test_a_commit_that_cannot_be_written(in_set: bool, tmp_path: Path) -> None:
     """For instance on a full disk, when all chunks are written already."""

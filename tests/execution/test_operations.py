@@ -56,6 +56,7 @@ def test_what_deletes_or_overwrites_is_not_given_by_position(name: str) -> None:
     assert not [one.name for one in by_position if one.default is True or one.default is False]
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_plans_and_results(small: Small, tmp_path: Path) -> None:
     store, batch = small[0].rename(tmp_path / "<b>.vcz"), small[1]
     plan = vczstore.plan("append", store, batch)

@@ -142,6 +142,7 @@ def test_only_the_same_command_goes_on(place: Path) -> None:
     cohort.assert_same(read(place / "store"), cohort.expected_append(cohort.expected_update(OLD, AGAIN), BATCH))
 
 
+@pytest.mark.slow
 def test_what_another_implementation_has_written_is_not_gone_on_with(place: Path) -> None:
     """Its journal lacks what is written after it, such as the IDs of removed samples."""
     fail("remove", "store", IDS)
@@ -152,6 +153,7 @@ def test_what_another_implementation_has_written_is_not_gone_on_with(place: Path
     cohort.assert_same(read(place / "store"), OPERATIONS["remove"][1])
 
 
+@pytest.mark.slow
 def test_a_journal_has_nothing_of_samples_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither IDs nor other names."""
     monkeypatch.setitem(cohort.DIMENSIONS, "sample_alias", ("samples",))

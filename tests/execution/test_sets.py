@@ -71,6 +71,7 @@ def append(**options: Any) -> Any:
     return vczstore.append("set/{part}", "in/{part}.vcz", impl="zarr", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "held"), [("icechunk", checking.HELD), ("icechunk", 0), ("format3", checking.HELD)])
 def test_all_parts_are_edited(folder: Path, kind: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With plans that are held, and with plans that are compiled twice since all at once would be too large."""
@@ -90,6 +91,7 @@ def test_all_parts_are_edited(folder: Path, kind: str, held: int, monkeypatch: p
     assert vczstore.verify("set/{part}").ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "executor"), [*(("set/{part}", name) for name in executors.LOCAL), ("all.icechunk#{part}", "processes")]
 )
@@ -167,6 +169,7 @@ def test_what_does_not_fit_in_one_part_changes_none(folder: Path, kind: str, wha
     assert cohort.digest(folder) == was
 
 
+@pytest.mark.slow
 def test_what_lacks_a_part_makes_nothing(folder: Path) -> None:
     """Nor is a copy made of the other parts, where the store itself is only read."""
     make(folder, "format3")
@@ -183,6 +186,7 @@ def test_what_lacks_a_part_makes_nothing(folder: Path) -> None:
     assert list(vczstore.compact("set/{part}", "compact/{part}.vcz", impl="zarr").parts) == [*PARTS]
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_reached_is_named(folder: Path) -> None:
     """A disk that is not mounted leaves a link to nothing, or an empty folder: neither is left out without a word."""
     make(folder, "format3")
@@ -229,6 +233,7 @@ def test_names_of_sets(folder: Path) -> None:
     mentions(refused.output, ["named with {part}"])
 
 
+@pytest.mark.slow
 def test_a_set_is_made_and_looked_at(folder: Path) -> None:
     make(folder, "format3")
     run = CliRunner().invoke
@@ -246,6 +251,7 @@ def test_a_set_is_made_and_looked_at(folder: Path) -> None:
     mentions(checked.output, ["do not have the same samples in the same order in chr1 and chr2"])
 
 
+@pytest.mark.slow
 def test_samples_and_exports_are_of_all_parts(folder: Path) -> None:
     """Which go to others: one list of samples, and no export of parts that have other samples unless they are named."""
     make(folder, "icechunk")
@@ -302,6 +308,7 @@ def test_what_fails_while_it_is_written_changes_nothing(folder: Path) -> None:
     assert holds({part: before(part) for part in PARTS})
 
 
+@pytest.mark.slow
 def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
     make(folder, "format3")
     mend = corrupt(Path("in/chr1.vcz"))
@@ -331,6 +338,7 @@ def test_plain_zarr_tells_which_parts_are_ahead(folder: Path) -> None:
     assert holds(APPENDED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way_out", ["forward", "back"])
 def test_what_was_stopped_on_plain_zarr_is_given_up(folder: Path, way_out: str) -> None:
     """The record is deleted; the part that lags gets the batch from elsewhere, or the one that is ahead loses it."""
@@ -352,6 +360,7 @@ def test_what_was_stopped_on_plain_zarr_is_given_up(folder: Path, way_out: str) 
     assert vczstore.verify("set/{part}").ok
 
 
+@pytest.mark.slow
 def test_parts_that_are_left_out_are_named(folder: Path) -> None:
     make(folder, "icechunk")
     done = append(parts=["chr1"])
@@ -370,6 +379,7 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable
     return partial(stop_between_parts, monkeypatch)
 
 
+@pytest.mark.slow
 def test_what_was_stopped_between_commits_is_completed(stopped: Callable[[Callable[[], object]], None]) -> None:
     stopped(append)
     ahead = ["is done in chr1, and not in chr2", "vczstore repair"]
@@ -409,6 +419,7 @@ def test_what_was_stopped_between_commits_is_completed(stopped: Callable[[Callab
     assert vczstore.info("set/{part}").errors == []
 
 
+@pytest.mark.slow
 def test_repair_completes_what_was_stopped(stopped: Callable[[Callable[[], object]], None]) -> None:
     stopped(lambda: vczstore.run_job("job.yaml"))
     assert vczstore.repair("set/{part}", dry_run=True).notes[0].startswith("would complete")
@@ -418,6 +429,7 @@ def test_repair_completes_what_was_stopped(stopped: Callable[[Callable[[], objec
     assert vczstore.run_job("job.yaml").status == "nothing to do"
 
 
+@pytest.mark.slow
 @KINDS
 def test_repair_deletes_a_record_that_is_half_written(folder: Path, kind: str) -> None:
     """As a kill leaves it, before anything was done."""
@@ -433,6 +445,7 @@ def test_repair_deletes_a_record_that_is_half_written(folder: Path, kind: str) -
         assert cohort.digest(folder) == was
 
 
+@pytest.mark.slow
 def test_another_writer_in_between(stopped: Callable[[Callable[[], object]], None]) -> None:
     """A part that another writer has changed cannot follow by itself; what brings it there by hand is recognised."""
     stopped(append)
@@ -447,6 +460,7 @@ def test_another_writer_in_between(stopped: Callable[[Callable[[], object]], Non
     assert holds(APPENDED)
 
 
+@pytest.mark.slow
 def test_a_tag_is_in_all_parts_or_in_none(folder: Path) -> None:
     make(folder, "icechunk")
     vczstore.tag("set/chr2", "taken")
@@ -461,6 +475,7 @@ def test_a_tag_is_in_all_parts_or_in_none(folder: Path) -> None:
     complain(IncompatibleError, ["chr1 and chr2"], lambda: vczstore.tag("set/{part}", "release-2"))
 
 
+@pytest.mark.slow
 @KINDS
 def test_jobs(folder: Path, kind: str) -> None:
     make(folder, kind)
@@ -491,6 +506,7 @@ def test_jobs(folder: Path, kind: str) -> None:
     complain(OptionError, ["same for all parts"], lambda: vczstore.run_job("job.yaml", same))
 
 
+@pytest.mark.slow
 def test_branches_of_all_parts_are_published(folder: Path) -> None:
     make(folder, "icechunk")
     vczstore.run("branch", "set/{part}", "next")
@@ -510,6 +526,7 @@ def removed(**options: Any) -> Any:
     return vczstore.remove("set/{part}", "S0001", purge=True, impl="zarr", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["again", "repair"])
 def test_a_purge_that_was_stopped_is_completed(folder: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is killed before, or between, the purges of parts leaves a record of them."""
@@ -535,6 +552,7 @@ def test_a_purge_that_was_stopped_is_completed(folder: Path, way: str, monkeypat
     assert not list(Path("set").glob(".*.json"))
 
 
+@pytest.mark.slow
 def test_a_purge_that_fails_in_a_part_is_done_in_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(folder, "icechunk")
     purge = IcechunkHistory.purge
@@ -558,6 +576,7 @@ def test_a_dry_run_checks_whether_history_can_be_purged(folder: Path) -> None:
     complain(TagError, ["the tag r1"], lambda: removed(dry_run=True))
 
 
+@pytest.mark.slow
 def test_all_spellings_of_a_set_have_one_record(stopped: Callable[[Callable[[], object]], None]) -> None:
     stopped(append)
     Path("link").symlink_to("set")
@@ -577,6 +596,7 @@ def test_all_spellings_of_a_set_have_one_record(stopped: Callable[[Callable[[], 
     assert holds(APPENDED)
 
 
+@pytest.mark.slow
 def test_a_job_is_completed_from_another_folder(
     stopped: Callable[[Callable[[], object]], None], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -589,6 +609,7 @@ def test_a_job_is_completed_from_another_folder(
     assert holds(REMOVED)
 
 
+@pytest.mark.slow
 def test_another_name_of_the_same_set(stopped: Callable[[Callable[[], object]], None]) -> None:
     """It sees no record, and leaves alone what waits for the other."""
     stopped(append)
@@ -618,6 +639,7 @@ def test_a_job_is_not_taken_for_done_by_its_samples(stopped: Callable[[Callable[
     complain(StaleError, ["what waits for chr2 cannot follow"], lambda: vczstore.repair("set/{part}"))
 
 
+@pytest.mark.slow
 @KINDS
 def test_samples_that_were_removed_come_back_to_no_part(folder: Path, kind: str) -> None:
     """Nor where one part does not know that they were removed."""

@@ -25,6 +25,8 @@ from vczstore.jobs.results import SetJobResult
 from vczstore.stores.icechunk import IcechunkTransaction
 from vczstore.stores.icechunk_history import IcechunkHistory
 
+pytestmark = pytest.mark.slow
+
 STORE = "all.icechunk#{part}"
 FIRST = {part: before(part) for part in PARTS}
 APPENDED = {part: cohort.expected_append(before(part), arrays_of(part, cohort.ids(4, 3))) for part in PARTS}
@@ -219,7 +221,6 @@ def test_edits_of_one_group(folder: Path) -> None:
     assert_holds(repository, {"chr1": FIRST["chr1"], "chr2": APPENDED["chr2"]})
 
 
-@pytest.mark.slow
 def test_in_a_bucket(s3_cloud: Cloud) -> None:
     cloud, reach = s3_cloud, {"storage_options": s3_cloud.options}
     for part in PARTS:

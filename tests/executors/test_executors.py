@@ -215,6 +215,7 @@ def test_unknown_executor() -> None:
         executors.create("thread")
 
 
+@pytest.mark.slow
 def test_processes_without_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in containers that mount no /dev/shm, or one that cannot be written to: what the system says is told."""
     import _multiprocessing

@@ -68,6 +68,7 @@ def place(tmp_path: Path) -> Place:
 STEPS = ("append: inbox/*.vcz", "verify: true", "check: {min-call-rate: 0.5, max-samples: 7}", "publish: night")
 
 
+@pytest.mark.slow
 def test_append_check_publish(place: Place) -> None:
     """Readers see a batch that has passed; one that has not stays on the branch, and is not done twice."""
     good = place.batch("a.vcz", 3)
@@ -103,6 +104,7 @@ def test_append_check_publish(place: Place) -> None:
     assert place.samples() == [*cohort.ids(0, 5), "", "S0006"]
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_from_main(place: Place) -> None:
     """A branch with nothing of its own follows main; one that cannot be published is refused before it works."""
     place.batch("a.vcz", 3)
@@ -146,6 +148,7 @@ class Killed(BaseException):
     """What ends a run, and is caught nowhere."""
 
 
+@pytest.mark.slow
 def test_a_job_is_killed_before_its_purge_and_run_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     file = place.write("remove: S0001", "compact: true", "tag: small", "purge: true", head="")
 
@@ -170,6 +173,7 @@ def test_a_tag_that_was_deleted_is_refused_before_the_commit(place: Place) -> No
     assert place.samples() == cohort.ids(0, 3)
 
 
+@pytest.mark.slow
 def test_compact_purge_and_gc_have_commits_of_their_own(place: Place) -> None:
     place.batch("a.vcz", 3)
     steps = ("append: inbox/*.vcz", "remove: S0001", "compact: true", "verify: true", "purge: true", "gc: true")
@@ -187,6 +191,7 @@ def test_compact_purge_and_gc_have_commits_of_their_own(place: Place) -> None:
     assert place.tips == before
 
 
+@pytest.mark.slow
 def test_retention(place: Place) -> None:
     """Old snapshots go, what tags name stays, and those that were kept can be read."""
     vczstore.tag(place.store, "release-1")

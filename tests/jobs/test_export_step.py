@@ -21,6 +21,8 @@ from vczstore.execution.results import Found
 from vczstore.jobs.run import run_job
 from vczstore.vcz import zarr_objects
 
+pytestmark = pytest.mark.slow
+
 OLD = cohort.some_arrays(10, cohort.ids(0, 4))
 
 
@@ -171,7 +173,6 @@ def test_in_an_object_store(s3_server: s3.S3Server, tmp_path: Path) -> None:
     assert opened["sample_id"][:].tolist() == cohort.ids(0, 4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".vcz", ".vcf"])
 def test_killed(suffix: str, tmp_path: Path) -> None:
     """The export is the old one or the new one, and the next run completes it."""

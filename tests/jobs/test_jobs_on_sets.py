@@ -90,6 +90,7 @@ TOLD = {
 }
 
 
+@pytest.mark.slow
 def test_a_branch_of_all_parts(folder: Path) -> None:
     """It begins once there is something to do; readers see it once it is published."""
     file = write("append: in/{part}.vcz", "tag: batch-1", branch="night", keep={"days": 30}, **TOLD)
@@ -118,6 +119,7 @@ def test_a_branch_of_all_parts(folder: Path) -> None:
         }
 
 
+@pytest.mark.slow
 def test_a_job_on_a_branch_that_was_stopped_between_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write("append: in/{part}.vcz", branch="night", **TOLD)
     stop_between_parts(monkeypatch, lambda: run(file))
@@ -139,6 +141,7 @@ def test_what_fails_before_it_writes_leaves_no_branch(folder: Path) -> None:
     assert [repository_of(Path("set", part)).list_branches() for part in PARTS] == [{"main"}] * 2
 
 
+@pytest.mark.slow
 def test_history_that_cannot_be_dropped_in_a_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collect, seen = IcechunkHistory.collect_garbage, list[str]()
 
@@ -173,6 +176,7 @@ def stored_call(value: int) -> Callable[[zarr.Group], None]:
 CHECKED = ("append: in/{part}.vcz", "verify: true", "check: {min-samples: 5}", "tag: batch-1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["icechunk", "format3"])
 def test_checks_of_all_parts_come_before_any_tag(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "format3":
@@ -207,6 +211,7 @@ def test_checks_of_all_parts_come_before_any_tag(folder: Path, kind: str, monkey
             assert one.snapshot == appended.id
 
 
+@pytest.mark.slow
 def test_checks_and_tags_of_groups_of_one_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path, "groups")
@@ -222,6 +227,7 @@ def test_checks_and_tags_of_groups_of_one_repository(tmp_path: Path, monkeypatch
     assert tags == {"batch-1": tags["batch-1"], "batch-2": repository.lookup_branch("main")}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create, seen, file = IcechunkHistory.create_tag, list[str](), write(*CHECKED)
 
@@ -245,6 +251,7 @@ def test_a_run_that_was_stopped_between_its_tags(folder: Path, monkeypatch: pyte
     assert not vczstore.info("set/{part}").errors
 
 
+@pytest.mark.slow
 def test_storage_that_fails_once_it_comes_to_the_tags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = IcechunkHistory.tags
 
@@ -261,6 +268,7 @@ def test_storage_that_fails_once_it_comes_to_the_tags(folder: Path, monkeypatch:
         assert (report["job"]["status"], report["job"]["tags"]) == ("failed", [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["{part}", "chr1"])
 def test_an_interrupt_once_the_steps_are_committed(folder: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_arguments: Any, **_options: Any) -> None:
@@ -289,6 +297,7 @@ def tags() -> list[dict[str, str]]:
     return [{name: one.lookup_tag(name) for name in sorted(one.list_tags())} for one in repositories]
 
 
+@pytest.mark.slow
 def test_all_parts_are_published_once_they_are_checked(folder: Path) -> None:
     checks = write(*PUBLISHED[:2], "check: {max-samples: 6}", *PUBLISHED[2:], branch="night")
     failed = r"chr1: 7 samples are present.*; chr2: 7 .*done in all parts on the branch night, and not published$"
@@ -305,6 +314,7 @@ def test_all_parts_are_published_once_they_are_checked(folder: Path) -> None:
     assert (again.status, [one.done for one in again.parts.values()]) == ("nothing to do", [()] * 2)
 
 
+@pytest.mark.slow
 def test_no_part_is_published_if_main_of_one_has_moved_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, publish = write(*PUBLISHED, branch="night"), Publish.perform_set
 
@@ -342,6 +352,7 @@ def kill_job(code: str = KILLED) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("completes", ["run", "repair"])
 def test_a_job_that_is_killed_before_the_second_part_is_published(folder: Path, completes: str) -> None:
     file = write(*PUBLISHED, branch="night")
@@ -386,6 +397,7 @@ def expected() -> list[dict[str, list[Any]]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["icechunk", "groups"])
 def test_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -420,6 +432,7 @@ class Killed(BaseException):
     """What ends a run, and is caught nowhere."""
 
 
+@pytest.mark.slow
 def test_groups_whose_job_is_killed_between_compaction_and_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path, "groups")
@@ -439,6 +452,7 @@ def test_groups_whose_job_is_killed_between_compaction_and_tag(tmp_path: Path, m
     assert np.asarray(tagged["sample_id"]).tolist() == LEFT
 
 
+@pytest.mark.slow
 def test_all_steps_of_plain_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path, "format3")
@@ -452,6 +466,7 @@ def test_all_steps_of_plain_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert [after.operation.called for after in one.done] == ["verify", "export", "purge", "gc"]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_before_the_second_part_is_compacted(folder: Path) -> None:
     file = write(*ALL_STEPS)
     kill_job()
@@ -468,6 +483,7 @@ def test_a_job_that_is_killed_before_the_second_part_is_compacted(folder: Path) 
     assert not [*Path("set").glob(".*json")]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_before_the_second_part_is_purged(folder: Path) -> None:
     file = write("remove: S0001", "purge: true", "gc: true")
     kill_job(KILLED.replace("publish", "purge").replace("== 4", "== 2").replace("*arguments", "**arguments"))
@@ -490,6 +506,7 @@ def test_what_follows_is_refused_for_all_parts_before_the_first_commit(folder: P
         complain(OptionError, words, lambda: run(write("append: in/{part}.vcz", "export: out/all.vcz")))
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_in_a_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, write_vcz = write("append: in/{part}.vcz", "export: out/{part}.vcz", "gc: true"), Export._write
 

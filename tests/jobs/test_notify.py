@@ -76,6 +76,7 @@ def metrics(folder: Path) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_commands_and_metrics(folder: Path) -> None:
     told = {
         "on_success": ["sh", "-c", f"cat > {folder}/good.json; echo $VCZSTORE_STATUS > {folder}/status"],

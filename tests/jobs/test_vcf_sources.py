@@ -101,6 +101,7 @@ def test_a_folder_with_braces_in_its_name(tmp_path: Path, store: Path) -> None:
     assert done(run_job(job(folder))) == ["1 sources, 2 samples added"]
 
 
+@pytest.mark.slow
 def test_plan_converts_and_deletes(tmp_path: Path, store: Path) -> None:
     write(tmp_path / "inbox" / "a.vcf.gz", text(OLD))
     before = cohort.digest(store)

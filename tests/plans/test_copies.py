@@ -35,6 +35,7 @@ class AnotherWriter:
             change()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", COPIES)
 def test_a_store_that_is_changed_meanwhile(operation: str, tmp_path: Path) -> None:
     store, out = tmp_path / "store.vcz", tmp_path / "out"

@@ -83,6 +83,7 @@ def model(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*WRITTEN, *FLEXIBLE])
 def test_two_stores(kind: str, tmp_path: Path) -> None:
     a, b = OLD, changed_copy()
@@ -103,6 +104,7 @@ def test_two_stores(kind: str, tmp_path: Path) -> None:
     assert (back.samples_in, back.variants_in, dict(back.changed)) == (2, 1, found["changed"])
 
 
+@pytest.mark.slow
 def test_states_of_a_repository(tmp_path: Path) -> None:
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
     vczstore.tag(store, "v1")
@@ -125,6 +127,7 @@ def test_states_of_a_repository(tmp_path: Path) -> None:
     assert "no difference" in run("diff", store, store, "--exit-code").stdout
 
 
+@pytest.mark.slow
 def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of columns in which nothing has changed may be gone; those of this field are files, others are inlined."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
@@ -152,6 +155,7 @@ def test_chunks_of_a_repository_that_are_the_same_are_not_read(tmp_path: Path, m
     assert {columns[0] for _, columns in looked_at} == {3}
 
 
+@pytest.mark.slow
 def test_a_damaged_log_is_no_reason_to_read_all(tmp_path: Path) -> None:
     """It was taken for a state of another branch. Where snapshots between two states were expired, all is compared."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
@@ -183,6 +187,7 @@ def test_fields_and_what_cannot_be_compared(tmp_path: Path) -> None:
     assert "changed" not in text
 
 
+@pytest.mark.slow
 def test_filters_phase_and_attributes(tmp_path: Path) -> None:
     genotype = np.tile(np.array([0, 1], "i1"), (10, 7, 1))
     phased = np.zeros((10, 7), bool)

@@ -62,6 +62,7 @@ def of_others(value: Any) -> Any:
     return json.loads(json.dumps(value).replace(LEFT[1], OTHERS[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_removed(kind: str, tmp_path: Path) -> None:
     """Nothing of the sample is in any object; a header that was not looked at is found, and repaired."""
@@ -125,6 +126,7 @@ def test_renamed(kind: str, tmp_path: Path) -> None:
     assert vczstore.verify_removal(store, [GONE]).erased == (kind != "icechunk")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["remove", "rename"])
 def test_restored(how: str, tmp_path: Path) -> None:
     """A state of before the sample came in has a header that names it, as a parent; the rest of the header returns."""

@@ -41,6 +41,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["format2.vcz", "format3.vcz", "first.vcf.gz"])
 @pytest.mark.parametrize("out", ["store.icechunk", "store.vcz"])
 def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: Path) -> None:
@@ -61,6 +62,7 @@ def test_the_batch_is_taken_whole(source: str, out: str, first: Path, tmp_path: 
         assert [entry["operation"] for entry in vczstore.log(store)] == ["init", None]
 
 
+@pytest.mark.slow
 def test_what_follows(first: Path, tmp_path: Path) -> None:
     """A job leaves the first batch alone, and appends the second."""
     (tmp_path / "inbox").mkdir()
@@ -83,6 +85,7 @@ def test_what_follows(first: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["call_DP"], np.tile(second["call_DP"], (1, 2)))
 
 
+@pytest.mark.slow
 def test_what_is_refused(first: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
     removed = shutil.copytree(first / "format3.vcz", tmp_path / "removed.vcz")
@@ -98,6 +101,7 @@ def test_what_is_refused(first: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.icechunk").exists()
 
 
+@pytest.mark.slow
 def test_create_says_what_it_makes(first: Path, tmp_path: Path) -> None:
     told = run("create", tmp_path / "a.icechunk", first / "format3.vcz", "--json")
     assert vczstore.info(tmp_path / "a.icechunk").backend == "icechunk"
@@ -111,6 +115,7 @@ def test_create_says_what_it_makes(first: Path, tmp_path: Path) -> None:
     assert vczstore.info(tmp_path / "n.icechunk").backend == "icechunk"
 
 
+@pytest.mark.slow
 def test_a_store_without_variants(tmp_path: Path) -> None:
     empty = vcf.write_vcf(tmp_path / "empty.vcf.gz", "".join(VCF.splitlines(keepends=True)[:-2]))
     for name in ("create", "init"):
@@ -118,6 +123,7 @@ def test_a_store_without_variants(tmp_path: Path) -> None:
         assert "the store has no variants" in told.stdout
 
 
+@pytest.mark.slow
 def test_info_comes_from_the_first_source_that_has_a_value(tmp_path: Path) -> None:
     """Of VCZs, and of a VCF; a record that no source has a value of has none."""
 

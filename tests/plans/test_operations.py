@@ -124,6 +124,7 @@ def _zarr(way: Way, store: Path) -> object:
     return cohort.icechunk_store(store) if way.kind == "icechunk" else store
 
 
+@pytest.mark.slow
 def test_the_cost_is_that_of_the_batch(tmp_path: Path) -> None:
     """An aligned append writes the batch's chunks, shapes, and that AC is stale; of the old chunks, none is touched."""
     old, batch = cohort.some_arrays(10, cohort.ids(0, 6)), cohort.some_arrays(10, cohort.ids(6, 3), seed=1)

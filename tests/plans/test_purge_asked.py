@@ -48,6 +48,7 @@ def on_a_terminal(answer: str, *arguments: object) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_be_deleted(store: Path, tmp_path: Path) -> None:
     with unchanged(store):
         complain(TagError, ["the tag r1"], lambda: vczstore.purge(store, dry_run=True))
@@ -81,6 +82,7 @@ def test_what_was_done_is_known_after_purges(store: Path) -> None:
     assert not [text for text in said if "S000" in text]
 
 
+@pytest.mark.slow
 def test_a_purge_is_asked_about_on_a_terminal(store: Path) -> None:
     with unchanged(store):
         status, said = on_a_terminal("n", "purge", store, "--tags", "delete")

@@ -432,6 +432,7 @@ def test_samples_that_change_leave_fields_stale(kind: str, tmp_path: Path) -> No
     assert vczstore.info(path).as_dict()["stale"] == ["AC"]
 
 
+@pytest.mark.slow
 def test_stale_comes_before_all_else(store: Path) -> None:
     """On plain Zarr a run may be stopped anywhere: what is stale is known before it is."""
     vczstore.recompute(store, ["AC"])
@@ -451,6 +452,7 @@ def test_stale_comes_before_all_else(store: Path) -> None:
         assert vczstore.info(path).stale == ["AC"]
 
 
+@pytest.mark.slow
 def test_new_arrays_are_seen_when_they_are_whole(store: Path) -> None:
     plan = vczstore.plan("recompute", store, DEFAULT)
     for write in plan.writes:
@@ -509,6 +511,7 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_command_line(store: Path) -> None:
     status, text = run("recompute", store, "--dry-run")
     assert (status, "4 fields recomputed (dry run" in text) == (0, True)

@@ -169,6 +169,7 @@ def test_stores_without_a_place_have_keys_of_their_own(tmp_path: Path) -> None:
     assert len(keys) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_in_jobs(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "zarr")
@@ -280,6 +281,7 @@ def test_a_key_is_there_whole_or_not_at_all(links: bool, tmp_path: Path, monkeyp
     assert (place.read(), stat.S_IMODE(place.path.stat().st_mode)) == ("k" * 64, 0o600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_a_kill_while_the_key_is_written(kind: str, tmp_path: Path) -> None:
     """What it leaves only its owner may read, and an operation an hour later deletes it; files of other names stay."""
@@ -353,6 +355,7 @@ def test_a_store_in_memory_has_no_place_beside_it(tmp_path: Path) -> None:
     complain(SampleError, ["S0001"], lambda: vczstore.append(store, source, impl="zarr"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["obstore", "icechunk"])
 def test_in_an_object_store(backend: str, s3_server: s3.S3Server, tmp_path: Path) -> None:
     import obstore
@@ -373,6 +376,7 @@ def test_in_an_object_store(backend: str, s3_server: s3.S3Server, tmp_path: Path
     complain(SampleError, ["S0001"], lambda: vczstore.append(place, source, **options))
 
 
+@pytest.mark.slow
 def test_one_of_a_large_batch_is_found(tmp_path: Path) -> None:
     _, store = removed_from("format3", tmp_path)
     opened = open_store(store)

@@ -64,6 +64,7 @@ with_cubed = pytest.mark.parametrize("way", CUBED, ids=lambda w: w.id)
 # ---- append ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @in_both
 def test_batches_come_as_columns(way: Way, tmp_path: Path) -> None:
     """Of any width, several chunks, and from a source that is flexible itself; the last is re-encoded once."""
@@ -90,6 +91,7 @@ def _without_info(records: list[str]) -> list[list[str]]:
     return [[*fields[:5], *fields[8:]] for fields in (record.split("\t") for record in records)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_a_vcf_comes_as_one_column(backend: str, tmp_path: Path) -> None:
     """Also where the first batch was one sample: the widest column there is does not say how wide new ones may be."""
@@ -107,6 +109,7 @@ def test_a_vcf_comes_as_one_column(backend: str, tmp_path: Path) -> None:
     assert _without_info(shown) == _without_info(vcf.bcftools_records(part))
 
 
+@pytest.mark.slow
 @with_cubed
 def test_nothing_is_decoded_and_nothing_of_the_store_touched(way: Way, tmp_path: Path) -> None:
     store, _ = _start(way, tmp_path)
@@ -122,6 +125,7 @@ def test_nothing_is_decoded_and_nothing_of_the_store_touched(way: Way, tmp_path:
             assert all(name.endswith("zarr.json") for name in changed)
 
 
+@pytest.mark.slow
 @with_cubed
 def test_several_sources_and_other_dtypes(way: Way, tmp_path: Path) -> None:
     store, model = _start(way, tmp_path)
@@ -134,6 +138,7 @@ def test_several_sources_and_other_dtypes(way: Way, tmp_path: Path) -> None:
     assert _columns(way, store) == (3, 3, 2, 2, 1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
     """Without samples it is flexible already; the first batch makes its columns, and some of a batch others."""
@@ -153,6 +158,7 @@ def test_a_store_is_made_flexible(backend: str, tmp_path: Path) -> None:
     assert f"vczstore regrid {store} --sample-grid regular" in lines
 
 
+@pytest.mark.slow
 def test_a_field_comes_to_a_flexible_store(tmp_path: Path) -> None:
     """From sharded and from flexible sources; old samples are missing in it."""
     way = Way("format3_flexible", "cubed")
@@ -173,6 +179,7 @@ def test_a_field_comes_to_a_flexible_store(tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
     """Whichever edit it got to, readers see the old samples; another batch may come in its place."""
     way = Way("format3_flexible", "cubed")
@@ -198,6 +205,7 @@ def test_a_stopped_append_is_completed(tmp_path: Path) -> None:
 # ---- compact and regrid ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @with_cubed
 def test_whole_columns_leave_without_re_encoding(way: Way, tmp_path: Path) -> None:
     """Later ones get other numbers; what is re-encoded are columns in which some samples stay and some go."""
@@ -219,6 +227,7 @@ def test_whole_columns_leave_without_re_encoding(way: Way, tmp_path: Path) -> No
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 @with_cubed
 def test_metadata_alone_make_a_store_flexible(way: Way, tmp_path: Path) -> None:
     """Where the last column is full; else that one is re-encoded, and the others are not touched."""
@@ -233,6 +242,7 @@ def test_metadata_alone_make_a_store_flexible(way: Way, tmp_path: Path) -> None:
         assert vczstore.regrid(store, sample_grid="flexible", **OPTIONS).plan.is_empty
 
 
+@pytest.mark.slow
 @with_cubed
 def test_a_regular_copy_has_the_regular_metadata(way: Way, tmp_path: Path) -> None:
     """There and back: all documents and chunks are, byte for byte, what a regular store has."""
@@ -252,6 +262,7 @@ def test_a_regular_copy_has_the_regular_metadata(way: Way, tmp_path: Path) -> No
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk"])
 def test_a_regular_store_gets_other_chunks(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "cubed")
@@ -266,6 +277,7 @@ def test_a_regular_store_gets_other_chunks(kind: str, tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format2", "format3", "icechunk", "icechunk_flexible"])
 def test_other_chunks_of_variants_and_another_compressor(kind: str, tmp_path: Path) -> None:
     """Of all arrays, in one commit; columns stay where they are. What is the same already is left alone."""
@@ -289,6 +301,7 @@ def test_other_chunks_of_variants_and_another_compressor(kind: str, tmp_path: Pa
         assert _columns(way, store) == (3, 3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_region_queries_after_other_chunks_of_variants(backend: str, tmp_path: Path) -> None:
     """vcztools shows the records of a region that bcftools does: the index counts the chunks that there are."""
@@ -326,6 +339,7 @@ def test_columns_that_come_one_by_one_are_re_encoded_a_few_times() -> None:
     assert rewritten <= 4 * 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3_flexible"])
 def test_what_is_re_encoded_over_30_nights(kind: str, tmp_path: Path) -> None:
     """Of a sample each, where more than 6 columns are merged: counted, at most 4 times what came in."""
@@ -347,6 +361,7 @@ def test_what_is_re_encoded_over_30_nights(kind: str, tmp_path: Path) -> None:
     cohort.assert_same(way.read(store), model)
 
 
+@pytest.mark.slow
 def test_columns_are_merged_when_they_are_many_or_narrow(tmp_path: Path) -> None:
     """Else nothing is done; without a width, up to the widest. Columns that are wider than asked for are told."""
     way = Way("format3_flexible", "cubed")
@@ -394,7 +409,7 @@ steps = st.lists(
 FIELDS = ("sample_sex", "call_genotype", "call_FT")
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=7, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(CUBED), steps)
 @example(
     Way("icechunk_flexible", "cubed"), [("merge", 1), ("regular", 1)]
@@ -440,6 +455,7 @@ def _apply(step: tuple[Any, ...], way: Way, store: Path, model: Arrays, came: in
 # ---- readers --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @with_cubed
 def test_readers(way: Way, tmp_path: Path) -> None:
     """zarr, icechunk, xarray and Dask read it; zarr without its flag and vcztools do not, and say so."""
@@ -522,6 +538,7 @@ def test_nothing_to_change_is_refused(tmp_path: Path) -> None:
         _refused(store, partial(vczstore.regrid, store, when=when), f"when is {when!r}; write 'columns > N'")
 
 
+@pytest.mark.slow
 def test_xarray_is_refused(tmp_path: Path) -> None:
     """On either side."""
     way = Way("format3_flexible", "cubed")
@@ -533,6 +550,7 @@ def test_xarray_is_refused(tmp_path: Path) -> None:
     _refused(place, lambda: vczstore.append(place, store, impl="xarray"), words)
 
 
+@pytest.mark.slow
 def test_a_last_column_that_is_not_full_is_refused(tmp_path: Path) -> None:
     """As zarr leaves it when a flexible array becomes shorter; regrid mends it."""
     way = Way("format3_flexible", "cubed")
@@ -564,6 +582,7 @@ def test_chunks_of_remote_plain_zarr_are_not_rewritten() -> None:
     cohort.assert_same(cohort.read_vcz(memory), arrays)
 
 
+@pytest.mark.slow
 @with_cubed
 def test_wider_dtypes_drops_and_updates(way: Way, tmp_path: Path) -> None:
     """What re-encodes a store keeps its columns: values that need a wider dtype, and samples that are replaced."""
@@ -590,6 +609,7 @@ def test_wider_dtypes_drops_and_updates(way: Way, tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 def test_consolidated_metadata_follow(tmp_path: Path) -> None:
     model = some_arrays(10, cohort.ids(0, 6))
@@ -606,6 +626,7 @@ def test_consolidated_metadata_follow(tmp_path: Path) -> None:
         vczstore.regrid(store, sample_grid="regular", samples_chunk=5, **OPTIONS)
 
 
+@pytest.mark.slow
 @with_cubed
 def test_a_job_merges_columns(way: Way, tmp_path: Path) -> None:
     """After what it appends, in the same commit on Icechunk; and it does so once."""
@@ -627,6 +648,7 @@ def test_a_job_merges_columns(way: Way, tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", [(), ("S0001", "S0006", "S0007")])
 def test_a_compacted_copy_is_flexible(removed: tuple[str, ...], tmp_path: Path) -> None:
     way = Way("format3_flexible", "cubed")
@@ -643,6 +665,7 @@ def test_a_compacted_copy_is_flexible(removed: tuple[str, ...], tmp_path: Path) 
     assert vczstore.verify(tmp_path / "copy.vcz").errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3_flexible", "icechunk_flexible"])
 def test_a_compaction_to_no_samples_leaves_no_chunks(kind: str, tmp_path: Path) -> None:
     """A flexible grid without samples still has one column: its chunks are deleted, and a batch can be appended."""
@@ -659,6 +682,7 @@ def test_a_compaction_to_no_samples_leaves_no_chunks(kind: str, tmp_path: Path) 
     cohort.assert_same(way.read(store), expected)
 
 
+@pytest.mark.slow
 def test_a_stopped_append_is_repaired(tmp_path: Path) -> None:
     """Taken back, its chunks are garbage; a narrower batch comes in its place."""
     way = Way("format3_flexible", "cubed")

@@ -20,6 +20,8 @@ from tests.support.cohort import some_arrays
 from tests.support.ways import Way
 from vczstore.errors import MemoryLimitError, OptionError, UnsuitableError, VczstoreError
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {"executor": "threads", "max_workers": 1}
 
 
@@ -86,7 +88,6 @@ def test_shards_with_other_chunks_and_another_compressor(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("impl", ["zarr", "xarray"])
-@pytest.mark.slow
 def test_other_implementations(impl: str, tmp_path: Path) -> None:
     way, arrays = Way("format3", impl), some_arrays(10, cohort.ids(0, 11))
     store = way.make(tmp_path, arrays, samples_chunk=3)
@@ -96,7 +97,6 @@ def test_other_implementations(impl: str, tmp_path: Path) -> None:
     assert vczstore.verify(store).errors == []
 
 
-@pytest.mark.slow
 def test_vcztools_reads_what_has_no_shards(tmp_path: Path) -> None:
     """With shards it fails, and `export` to VCF refuses; without them it shows what bcftools does."""
     whole = vcf.write_vcf(tmp_path / "whole.vcf.gz", vcf.EXAMPLES["calls"].make())

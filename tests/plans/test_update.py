@@ -106,6 +106,7 @@ def test_sharded(tmp_path: Path, impl: str) -> None:
     cohort.assert_same(cohort.read_vcz(tmp_path / "store.vcz"), cohort.expected_update(old, new))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("samples", [cohort.ids(3, 3), cohort.ids(4, 3)], ids=["copied", "decoded"])
 def test_absent_chunks(tmp_path: Path, impl: str, samples: list[str]) -> None:
@@ -283,6 +284,7 @@ DOUBLED: dict[str, tuple[list[list[str]], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "words"), DOUBLED.values(), ids=DOUBLED)
 def test_samples(store: Path, tmp_path: Path, samples: list[list[str]], words: tuple[str, ...]) -> None:
     sources = [make(tmp_path, ids, f"new{i}.vcz") for i, ids in enumerate(samples)]
@@ -323,6 +325,7 @@ MISFITS: dict[str, Misfit] = {
 }
 
 
+@pytest.mark.slow
 @in_pairs(store=KINDS, misfit=MISFITS, impl=("zarr", "cubed"), indirect=["store"])
 def test_misfits(store: Path, tmp_path: Path, misfit: Misfit, impl: str) -> None:
     error, words, change = misfit
@@ -471,6 +474,7 @@ def test_what_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
             vczstore.run(plan_append(tmp_path / "store.vcz", source.select(np.array([2, 4]))), impl=impl)
 
 
+@pytest.mark.slow
 def test_whole_columns_of_a_selection_are_copied(tmp_path: Path) -> None:
     old, incoming = cohort.some_arrays(10, cohort.ids(0, 6)), recalled(["S0000", "S0001", "S0002", *cohort.ids(6, 5)])
     cohort.write_vcz(tmp_path / "store.vcz", old)

@@ -316,6 +316,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_damage(template: Path, tmp_path: Path, broken: Broken) -> None:
     store = shutil.copytree(template, tmp_path / "store.vcz")
@@ -327,6 +328,7 @@ def test_damage(template: Path, tmp_path: Path, broken: Broken) -> None:
     assert bool(found(store, quick=True)) is (broken.quick or broken.where[0] == ("sample_id", None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["gzip", "crc32c"])
 def test_flipped_bits(tmp_path: Path, codec: str) -> None:
     """Of chunks with a checksum any bit is found, and just those chunks."""
@@ -353,6 +355,7 @@ def test_shards(tmp_path: Path) -> None:
     assert found(store) == [("call_GL", "c/0/1/0")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_consolidated_metadata(tmp_path: Path, zarr_format: int) -> None:

@@ -88,7 +88,6 @@ def store(tmp_path: Path, template: Path) -> Path:
         ("fields", "format2"),
         ("mixed_ploidy", "format3"),
         ("triploid", "icechunk"),
-        ("calls", "format2"),
         ("calls", "icechunk"),
     ],
 )
@@ -348,6 +347,7 @@ def test_a_broken_vcf_is_one_line(tmp_path: Path, store: Path, what: str) -> Non
     assert cohort.digest(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_calls_beyond_32_bits_are_found_again(tmp_path: Path, store: Path) -> None:
     """HTSlib warns of them once in a process."""
     batch = write(tmp_path / "batch.vcf", BROKEN["a call beyond 32 bits"][0]())
@@ -363,6 +363,7 @@ for _ in range(2):
     assert done.stdout.split() == ["True", "True"]
 
 
+@pytest.mark.slow
 def test_a_field_without_values(tmp_path: Path) -> None:
     """Which bio2zarr makes an array without elements of: it is left out of a VCF, and missing beside what comes in."""
     lines = [f'##FORMAT=<ID={name},Number=.,Type=Integer,Description="x">' for name in ("LAA", "LAD")]

@@ -105,6 +105,7 @@ def test_blocks_cover_the_columns_once(c: Columns) -> None:
     assert (here_seen == 1).all()
 
 
+@pytest.mark.slow
 @given(columns())
 def test_blocks_are_what_cubed_expects(c: Columns) -> None:
     """Regular blocks that add up, in elements and in chunks, and as many tasks as blocks."""
@@ -118,6 +119,7 @@ def test_blocks_are_what_cubed_expects(c: Columns) -> None:
     assert tuple(b[0] for b in c.blocks) == c.block_shape
 
 
+@pytest.mark.slow
 @given(columns())
 def test_a_region_knows_its_cells(c: Columns) -> None:
     """The slices that Cubed writes a block to lead back to the block's chunks."""
@@ -150,6 +152,7 @@ def test_a_task_fits(shape: list[int], chunk_bytes: int, room: int, prefer: list
     assert math.prod(block) * chunk_bytes <= max(room, chunk_bytes)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(1, 5000), min_size=1, max_size=3),
     st.integers(1, 10**7),
@@ -232,6 +235,7 @@ def moves(draw: st.DrawFn) -> tuple[list[int], list[int], Cuts, Cuts]:
     return chosen, to, theirs, Cuts(n_target, draw(st.one_of(st.just(width), widths(n_target))))
 
 
+@pytest.mark.slow
 @given(moves())
 def test_whole_columns(case: tuple[list[int], list[int], Cuts, Cuts]) -> None:
     """What is copied is a column of the source, whole and in its order; and all that could be copied is."""

@@ -156,6 +156,7 @@ def test_a_chunk_of_a_whole_axis_tells_nothing(tmp_path: Path, sizes: list[tuple
             break
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["samples_chunk", "variants_chunk"])
 @pytest.mark.parametrize("length", [0, -1, 10**9 + 1])
 def test_a_chunk_length_that_cannot_be(sources: dict[str, Path], tmp_path: Path, option: str, length: int) -> None:

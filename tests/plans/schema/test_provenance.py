@@ -39,6 +39,7 @@ def numbers(store: Path) -> list[int]:
     return cohort.read_vcz(cohort.icechunk_store(store) if is_repository else store)[BATCH].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_stay_known(kind: str, tmp_path: Path) -> None:
     store = make(kind, tmp_path)
@@ -68,6 +69,7 @@ def test_batches_stay_known(kind: str, tmp_path: Path) -> None:
         assert vczstore.samples(tmp_path / "copy", long=True).batches == found["batches"]
 
 
+@pytest.mark.slow
 def test_readers_and_others_do_not_mind(tmp_path: Path) -> None:
     store = make("format3", tmp_path)
     assert len(vcf.records(vcf.vcztools_view(store))) == 7

@@ -135,6 +135,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_nothing_becomes_visible_once_the_lock_is_lost(tmp_path: Path, name: str) -> None:
     """

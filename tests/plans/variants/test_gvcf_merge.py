@@ -73,6 +73,7 @@ def test_the_store_is_what_bcftools_merges(tmp_path: Path, backend: str | None, 
     assert ours["1 1300 G T"]["a:DP"] == "33"
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_what_was_not_seen(tmp_path: Path) -> None:
     found = shown(start(tmp_path, sources(tmp_path, a=A, b=B, c=C)))
     # a block of ./., of which bcftools has the likelihoods, is no call
@@ -90,6 +91,7 @@ def test_vectors_are_those_of_what_was_not_seen(tmp_path: Path) -> None:
     assert found["1 1410 A T"]["b:GT"] == "0|1"
 
 
+@pytest.mark.slow
 def test_alleles_that_a_record_lacks_have_the_values_of_what_was_not_seen(tmp_path: Path) -> None:
     first = "1 1000 A C,T,<NON_REF> . GT:AD:PL 1/2:1,2,3,4:0,1,2,3,4,5,6,7,8,9"
     second = "1 1000 A C,<NON_REF> . GT:AD:PL 0/1:5,6,7:10,11,12,13,14,15"
@@ -106,6 +108,7 @@ def test_alleles_that_a_record_lacks_have_the_values_of_what_was_not_seen(tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_a_deletion_that_spans_a_variant_leaves_it_missing(tmp_path: Path) -> None:
     """With any value of variants that a source lacks, and although a block began before."""
     a = (f"1 1000 A <NON_REF> 1100 {FIELDS} 0/0:30:50:20:0,60,900", "1 1010 AAA A,<NON_REF> . GT:DP 0/1:7")
@@ -120,6 +123,7 @@ def test_a_deletion_that_spans_a_variant_leaves_it_missing(tmp_path: Path) -> No
     assert found["1 2013 A C"]["a:GT"] == "0/0"  # which no record reaches
 
 
+@pytest.mark.slow
 def test_blocks_below_a_quality_are_missing(tmp_path: Path) -> None:
     paths = sources(tmp_path, a=A, b=B, c=C)
     store = tmp_path / "store"
@@ -131,6 +135,7 @@ def test_blocks_below_a_quality_are_missing(tmp_path: Path) -> None:
     assert found["1 1300 G T"]["b:DP"] == "7"
 
 
+@pytest.mark.slow
 def test_a_job_takes_gvcfs(tmp_path: Path) -> None:
     paths = sources(tmp_path, a=A, b=B)
     run("create", "--gvcf", tmp_path / "store", *paths)
@@ -145,6 +150,7 @@ def test_a_job_takes_gvcfs(tmp_path: Path) -> None:
     assert "a:DP" not in found["1 1410 A T"]  # GQ is 19
 
 
+@pytest.mark.slow
 def test_blocks_tell_the_calls_of_a_batch_that_comes_later(tmp_path: Path) -> None:
     """Of variants that another batch brought; what the store lacks may be left out."""
     first, second = sources(tmp_path, b=B, a=A)
@@ -161,6 +167,7 @@ def test_blocks_tell_the_calls_of_a_batch_that_comes_later(tmp_path: Path) -> No
     assert [calls.get("a:DP") for calls in shown(store).values()] == ["30", "35", "35"]
 
 
+@pytest.mark.slow
 def test_normalise_takes_gvcfs(tmp_path: Path) -> None:
     first, second = sources(tmp_path, b=B, a=A)
     store, out = tmp_path / "store.vcz", tmp_path / "out.vcz"
@@ -170,6 +177,7 @@ def test_normalise_takes_gvcfs(tmp_path: Path) -> None:
     assert [calls.get("a:DP") for calls in shown(out).values()] == ["30", "35", "35"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "words"),
     [

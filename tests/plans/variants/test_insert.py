@@ -454,6 +454,7 @@ def test_fields_of_samples_that_become_wider(tmp_path: Path, kind: str, old: int
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_removed_samples_stay_missing(tmp_path: Path, kind: str) -> None:
     store = Way(kind, "cubed").make(tmp_path, sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
@@ -465,6 +466,7 @@ def test_removed_samples_stay_missing(tmp_path: Path, kind: str) -> None:
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 def test_a_long_reference_in_a_store_with_short_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1)
     first["variant_length"] = np.array([1, 1], "i1")
@@ -485,6 +487,7 @@ def _job(folder: Path, store: Path, *steps: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_job_inserts_once(tmp_path: Path, kind: str) -> None:
     store, batches = make(tmp_path, kind)
@@ -495,6 +498,7 @@ def test_a_job_inserts_once(tmp_path: Path, kind: str) -> None:
     assert [" ".join(fields[:8]) for fields in lines(store, kind)] == INSERTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 @pytest.mark.parametrize("first", ["remove: [a1]", "append: {plain}"])
 def test_another_step_of_the_same_job(tmp_path: Path, kind: str, first: str) -> None:
@@ -518,6 +522,7 @@ def test_another_step_of_the_same_job(tmp_path: Path, kind: str, first: str) -> 
             assert found["1", "10"][3:6] == ["0/1", "0|0", "1/1"]
 
 
+@pytest.mark.slow
 def test_nothing_is_matched_with_what_is_not_there_yet(tmp_path: Path) -> None:
     store, batches = make(tmp_path, "format3")
     steps = [f"append: {{source: {batch}, harmonise: {{new-variants: insert}}}}" for batch in batches[::-1]]
@@ -527,6 +532,7 @@ def test_nothing_is_matched_with_what_is_not_there_yet(tmp_path: Path) -> None:
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_samples_are_removed_after_an_insertion(tmp_path: Path, kind: str) -> None:
     store, batches = make(tmp_path, kind)
@@ -538,6 +544,7 @@ def test_samples_are_removed_after_an_insertion(tmp_path: Path, kind: str) -> No
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 def test_tasks_are_sent_no_sample_ids(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "store", sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))
     some = [Site("chr1", 4, ("A", "C")), Site("chr1", 5, ("A", "C", "T"))]
@@ -569,6 +576,7 @@ def test_normalise_inserts_nothing(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_plain_zarr_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     path, batches = make(tmp_path, "format3")
     store = cohort.in_memory(path)

@@ -93,6 +93,7 @@ def test_a_dry_run_and_what_is_refused(tmp_path: Path) -> None:
     assert sorted(cohort.read_vcz(out)["sample_id"]) == cohort.ids(10, 4)
 
 
+@pytest.mark.slow
 def test_a_copy_remembers_removed_samples(tmp_path: Path) -> None:
     """Those that return are no longer removed there; the others are, by the same key, which goes along."""
     store, batch = make(tmp_path, "format3", 4, "some new")

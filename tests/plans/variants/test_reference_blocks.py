@@ -177,8 +177,9 @@ def test_single_bases_of_an_ordinary_source_stay_what_they_are(tmp_path: Path) -
 # ---- calls ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to find a smaller example takes minutes
@@ -220,6 +221,7 @@ def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, 
             column += 1
 
 
+@pytest.mark.slow
 def test_many_gvcfs_come_in_with_few_files_open(tmp_path: Path) -> None:
     """Each is of one sample, and has its own blocks; columns of chunks are written once."""
     number = (5, 9, (1, 2, 3), (2, 3), (1, 2, 3, 4, 5, 6))
