@@ -49,6 +49,7 @@ class Update(HarmoniseOptions, Edit):
     group: ClassVar[str] = "edit"
     uses: ClassVar[tuple[str, ...]] = (*Edit.uses, "sources", "resume")
     is_step: ClassVar[bool] = True
+    changes_samples: ClassVar[bool] = False
     step_examples: ClassVar[tuple[Any, ...]] = (
         "recalled.vcz",
         {"source": "recalled.vcz", "insert": True},

@@ -13,7 +13,7 @@ from plans.compilers.restore import operations_of
 from plans.core.copy_chunks import CopyArray
 from plans.core.gather_samples import Part, PutSamples
 from plans.core.memory import Memory
-from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write, in_words, with_notes
+from plans.core.model import START_OVER, CopiedFrom, Plan, Survey, Write, in_words, were, with_notes
 from plans.core.select_rows import Rows, SelectRows
 from plans.core.withdrawn import Withdrawn
 from plans.variants.kept_blocks import BLOCKS, RUNS
@@ -97,9 +97,10 @@ def chosen_samples(store: Store, vcz: Vcz, named: Sequence[str], *, is_complemen
         way_out = f"nothing was written, vczstore samples {vcz.label} lists the samples"
         raise unknown_samples(OPERATION, vcz, unknown, way_out)
     if removed := [sample for sample in ids if sample in gone]:
+        n = len(removed)
         raise SampleError(
-            f"{OPERATION}: {len(removed):,} of the samples that are named were removed from {store.label} since; "
-            "nothing was written, leave them out",
+            f"{OPERATION}: {n:,} of the samples that are named {were(n)} removed from {store.label} since; nothing was "
+            f"written, leave {'it' if n == 1 else 'them'} out",
             f"removed were {listing(removed)}",
         )
     order = {sample: i for i, sample in enumerate(ids)}

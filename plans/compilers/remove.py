@@ -12,7 +12,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Columns, chunk_regions
 from plans.core.memory import Memory
-from plans.core.model import AFTERWARDS, Plan
+from plans.core.model import AFTERWARDS, Plan, were
 from plans.core.rewrite_columns import ColumnReader, Reencoded
 from plans.core.withdrawn import Withdrawn, withdrawing
 from plans.variants.stale import samples_change
@@ -124,17 +124,17 @@ def compile_completable(store: Store, vcz: Vcz, samples: Sequence[str], memory: 
     _, unknown = positions_of(vcz, wanted)
     gone = set(Withdrawn.of(store, vcz).among(unknown))
     left = [sample for sample in wanted if sample not in gone]
+    before = f"{len(gone):,} of the samples {were(len(gone))} removed before"
     if gone and not left:
         raise SampleError(
-            f"{OPERATION}: {vcz.label} has no sample {listing(wanted)} any more; nothing was removed, since "
-            f"{len(gone):,} of the samples were removed before"
+            f"{OPERATION}: {vcz.label} has no sample {listing(wanted)} any more; nothing was removed, since {before}"
         )
     try:
         plan = withdrawing(compile_remove(store, vcz, left, memory), vcz, left)
     except SampleError as error:
         if not gone:
             raise
-        raise SampleError(f"{error.message}; {len(gone):,} of the samples were removed before", error.hint) from error
+        raise SampleError(f"{error.message}; {before}", error.hint) from error
     return replace(plan, counts={**plan.counts, **({"samples removed before": len(gone)} if gone else {})})
 
 

@@ -85,10 +85,16 @@ def check_samples(operation: str, vcz: Vcz, sources: Sequence[Vcz]) -> None:
         label = owner[present[0]]
         mine_present = [sample for sample in present if owner[sample] == label]
         if len(mine_present) == sum(one == label for one in owner.values()):
-            of = f"{label} that come in" if any(s.chosen is not None and s.label == label for s in sources) else label
+            of = (
+                f"{label} that come{'s' * (len(mine_present) == 1)} in"
+                if any(s.chosen is not None and s.label == label for s in sources)
+                else label
+            )
+            n = len(mine_present)
+            all_of, is_there = ("the one sample", "is") if n == 1 else (f"all {n:,} samples", "are")
             raise SampleError(
-                f"{operation}: all {len(mine_present):,} samples of {of} are in {vcz.label} already, perhaps since "
-                "it was appended before, as by a run that was killed after its commit: then there is nothing left to "
+                f"{operation}: {all_of} of {of} {is_there} in {vcz.label} already, perhaps since it "
+                "was appended before, as by a run that was killed after its commit: then there is nothing left to "
                 "do; to replace the values of these samples, use update"
             )
         _refuse_duplicates(operation, mine_present, label, dict.fromkeys(present, vcz.label))

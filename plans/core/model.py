@@ -495,6 +495,11 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(_count(n, what) for what, n in counts.items())
 
 
+def were(n: int) -> str:
+    """The verb that goes with so many."""
+    return "was" if n == 1 else "were"
+
+
 def _count(n: int, what: str) -> str:
     noun, _, rest = what.partition(" ")
     return f"{n:,} {noun.removesuffix('s') if n == 1 else noun} {rest}".strip()

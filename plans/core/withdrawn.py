@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from plans.core.model import Plan, with_notes
+from plans.core.model import Plan, were, with_notes
 from vczstore.errors import DamagedStoreError, SampleError, StorageError, UnsuitableError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Edit, SetAttribute
@@ -265,7 +265,7 @@ def come_back(
     back = Withdrawn.of(store, vcz).among(samples)
     if back and not allow:
         raise SampleError(
-            f"{operation}: {len(back):,} of the samples that come in {'was' if len(back) == 1 else 'were'} removed "
+            f"{operation}: {len(back):,} of the samples that come in {were(len(back))} removed "
             f"from {vcz.label} before; {way_out}",
             f"removed were {listing(back)}",
         )

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from plans.core.model import in_words
+from vczstore.execution.results import Unnamed
 
 
 @dataclass(frozen=True)
-class Branched:
+class Branched(Unnamed):
     """
     The branches of a store, or what was done to one.
 
@@ -26,8 +27,6 @@ class Branched:
     created: str | None = None
     deleted: str | None = None
     lost: int = 0
-    is_unnamed: ClassVar[bool] = True
-    """What is printed does not name the store."""
 
     @property
     def is_all(self) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plans.core.model import in_words
+from vczstore.execution.results import Unnamed
 from vczstore.stores.base import PAST, RESTORED, History, Location, Store
 from vczstore.vcz.model import Vcz
 
@@ -41,7 +42,7 @@ def open_at(operation: str, store: Store, at: str | None) -> Vcz:
 
 
 @dataclass(frozen=True)
-class Tagged:
+class Tagged(Unnamed):
     """
     The tags of a store, or what was done to one.
 
@@ -59,8 +60,6 @@ class Tagged:
     tag: str | None = None
     snapshot: str | None = None
     deleted: str | None = None
-    is_unnamed: ClassVar[bool] = True
-    """What is printed does not name the store."""
 
     @property
     def is_all(self) -> bool:
@@ -126,7 +125,7 @@ def _describe(snapshot: str, time: str, message: str, said: dict[str, Any], tags
 
 
 @dataclass(frozen=True)
-class PastCommits:
+class PastCommits(Unnamed):
     """
     The history of a repository; an iterator, which reads as far as it is looked at.
 
@@ -139,8 +138,6 @@ class PastCommits:
     entries: Iterator[dict[str, Any]]
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
-    is_unnamed: ClassVar[bool] = True
-    """What is printed does not name the store."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self.entries

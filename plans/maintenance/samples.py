@@ -9,13 +9,14 @@ import numpy as np
 from plans.maintenance.history import open_at
 from plans.schema.provenance import batches
 from vczstore.errors import IncompatibleError, UnsuitableError
+from vczstore.execution.results import Unnamed
 from vczstore.stores.base import Store
 from vczstore.vcz import arrays
 from vczstore.vcz.model import BATCH, REMOVED
 
 
 @dataclass(frozen=True)
-class SampleList:
+class SampleList(Unnamed):
     """
     The samples of a store.
 
@@ -45,8 +46,6 @@ class SampleList:
     table: list[dict[str, Any]] | None = None
     is_all: ClassVar[bool] = True
     """What is printed is all that is done."""
-    is_unnamed: ClassVar[bool] = True
-    """What is printed does not name the store."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -196,7 +196,7 @@ def test_a_part_that_cannot_be_reached_is_named(folder: Path) -> None:
         was = cohort.digest(folder)
         complain(NotAStoreError, words, lambda: vczstore.info("set/{part}"))
         complain(NotAStoreError, words, lambda: vczstore.remove("set/{part}", "S0001"))
-        complain(NotAStoreError, ["set/chr3"], lambda: vczstore.run_job("job.yaml"))
+        complain(NotAStoreError, ["set/chr3", "parts: in a job"], lambda: vczstore.run_job("job.yaml"))
         assert cohort.digest(folder) == was
         assert list(vczstore.info("set/{part}", parts=PARTS).parts) == [*PARTS]
         if Path("set/chr3").is_symlink():
@@ -370,6 +370,8 @@ def test_parts_that_are_left_out_are_named(folder: Path) -> None:
     complain(IncompatibleError, words, lambda: vczstore.remove("set/{part}", "S0001"))
     assert append(parts=["chr2"]).notes == []
     assert holds(APPENDED)
+    updated = vczstore.update("set/{part}", "in/{part}.vcz", parts=["chr2"], impl="zarr")
+    assert updated.notes == ["--parts leaves out chr1"]
 
 
 @pytest.fixture
@@ -483,7 +485,10 @@ def test_jobs(folder: Path, kind: str) -> None:
     planned = run(main, ["plan", "job.yaml"])
     assert planned.output.count("append: 1 source, 3 samples added") == len(PARTS)
     assert holds({part: before(part) for part in PARTS})
-    done = vczstore.run_job("job.yaml", report="report")
+    told: dict[str, None] = {}
+    done = vczstore.run_job("job.yaml", report="report", progress=lambda what, *_: told.setdefault(what))
+    of = ["2 parts"] if kind == "icechunk" else PARTS
+    assert [what for what in told if "writing" in what] == [f"writing {one} {i}/2" for one in of for i in (1, 2)]
     assert (done.status, list(done.parts)) == ("done", [*PARTS])
     assert all(Path("report", part, "report.html").exists() for part in PARTS)
     assert holds(REMOVED)

@@ -316,7 +316,7 @@ def test_samples_that_were_removed_since(tmp_path: Path) -> None:
         assert "removed since, and left out: 2 samples" in run("export", store, tmp_path / name, *how).stdout
         cohort.assert_same(exported(tmp_path / name), left)
     said = fails("export", store, tmp_path / "c", "--at", "v1", "-s", "S0003,S0000")
-    assert "1 of the samples that are named were removed" in said
+    assert "1 of the samples that are named was removed" in said
     (tmp_path / "ids").write_text("S0003\n^S0000\nX1\nS0000\n")
     text = run("export", store, tmp_path / "d", "--at", "v1", "-S", f"^{tmp_path / 'ids'}").stdout
     assert "named with ^, and not there: 2 IDs" in text

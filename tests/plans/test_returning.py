@@ -72,14 +72,14 @@ def test_a_removed_sample_that_comes_back(kind: str, tmp_path: Path) -> None:
         complain(SampleError, words, lambda: vczstore.rename_samples(store, tmp_path / "ids"))
         words = ["update: 1 of the samples .* was removed", "append --allow-returning"]
         complain(SampleError, words, lambda: vczstore.update(store, source, impl="zarr"))
-        words = ["no sample S0001", "1 of the samples were removed before"]
+        words = ["no sample S0001", "1 of the samples was removed before"]
         said = complain(SampleError, words, lambda: vczstore.remove(store, ["S0001"], impl="zarr"))
         assert "perhaps" not in said  # S0000 or S0002 is meant
 
     dropping = vczstore.append(store, source, impl="zarr", drop_returning=True)
     assert dropping.summary == "1 source, 1 sample added, 1 sample left out as removed before"
     with unchanged(store):
-        words = [r"append: all 1 samples of .*back\.vcz that come in are in .* already"]
+        words = [r"append: the one sample of .*back\.vcz that comes in is in .* already"]
         complain(SampleError, words, lambda: vczstore.append(store, source, impl="zarr", drop_returning=True))
     cohort.assert_same(way.read(store), cohort.expected_append(gone, cohort.select(BACK, ["N1"])))
     alone = batch(tmp_path, cohort.select(BACK, ["S0001"]), "alone.vcz")

@@ -310,6 +310,7 @@ BROKEN: dict[str, tuple[Callable[[], str], list[str]]] = {
     "wrong genotype": (lambda: text().replace("0|1:2", "x|1:2"), ["GT", "at chr1:150"]),
     "wrong number": (lambda: text().replace("0|1:2", "0|1:z"), ["DP", "at chr1:150"]),
     "wrong position": (lambda: text().replace("\t150\t", "\tx\t"), ["record 2 after chr1:100 cannot be parsed"]),
+    "position 0": (lambda: text().replace("\t100\t", "\t0\t"), ["record 1 is at chr1:0, a telomere"]),
     "unsorted": (lambda: text().replace("\t150\t", "\t50\t"), ["Unsorted positions", "bcftools sort"]),
     "mixed contigs": (lambda: text().replace("chr1\t150", "chrX\t150"), ["(not continuous|Unsorted)", "bcftools sort"]),
     "undeclared FORMAT": (
@@ -328,8 +329,11 @@ BROKEN: dict[str, tuple[Callable[[], str], list[str]]] = {
         lambda: text().replace("0|1:2", "0|1:3000000000"),
         ["FORMAT DP at chr1:150 that takes more than 32 bits", "bcftools annotate -x FORMAT/DP"],
     ),
-    "undeclared filter": (lambda: text().replace("\tq10\t", "\tq11\t"), ["Filter 'q11' was not defined"]),
-    "wrong Number": (lambda: text().replace("5,6,0", "5,6,0,1,2,3"), ["FORMAT/AD", "max"]),
+    "undeclared filter": (
+        lambda: text().replace("\tq10\t", "\tq11\t"),
+        ["Filter 'q11' was not defined.* at chr1:\\d+"],
+    ),
+    "wrong Number": (lambda: text().replace("5,6,0", "5,6,0,1,2,3"), ["FORMAT/AD at chr1:\\d+", "max"]),
 }
 
 

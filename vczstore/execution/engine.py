@@ -427,7 +427,14 @@ class Execution:
         return Left(self.current.operation, DONE) if is_done else _left(self.current, self.visible)
 
     def checks(self) -> Stages:
-        """Raise the error of the first check that finds something."""
+        """
+        Tasks that check, to be run by `Workers.run`; nothing is checked before that.
+
+        Raises
+        ------
+        VczstoreError
+            When they are run: that of the first check that finds something.
+        """
         if self.has_tasks:
             self.workers.check_location(self.current.operation, self.store)
         for plan, run in zip(self.plans, self.runs, strict=True):
@@ -440,7 +447,7 @@ class Execution:
                 yield from self._check(plan, run)
 
     def _check(self, plan: Plan, run: Run) -> Stages:
-        """Raise the error of the first check of a plan that finds something."""
+        """As `checks`, of one plan."""
         found: list[tuple[int, Any]] = []
         if not self.has_tasks:
             found = [(i, first) for i, check in enumerate(plan.checks) for first in check.by_zarr()]
@@ -480,7 +487,7 @@ class Execution:
             yield from stages
 
     def writes(self, transaction: Transaction) -> Stages:
-        """Write all plans in a transaction that has begun."""
+        """Tasks that write all plans in a transaction that has begun, to be run by `Workers.run`."""
         self.transaction = transaction
         for number, step in enumerate(self.steps):
             self.current = step.plan
@@ -503,7 +510,7 @@ class Execution:
         return transaction
 
     def _write_step(self, step: "_Step", number: int, transaction: Transaction) -> Stages:
-        """Write what a plan says: in a transaction of its own where a store on plain Zarr is replaced first."""
+        """Tasks that write a plan: in a transaction of its own where a store on plain Zarr is replaced first."""
         if not step.is_first:
             yield from self._write(step.plan, number, step.run, transaction)
             return
@@ -512,7 +519,7 @@ class Execution:
 
     def _write(self, plan: Plan, step: int, run: Run, transaction: Transaction) -> Stages:
         """
-        Write all chunks of one plan, and its edits, or what is missing of them.
+        Tasks that write all chunks of one plan, or what is missing of them; its edits are made in between.
 
         On plain Zarr the lock is checked before the edits, which make the chunks visible.
         """
@@ -546,12 +553,12 @@ class Execution:
         self, plan: Plan, store: "ZarrStore", step: int, run: Run, transaction: Transaction, found: list[Any]
     ) -> Stages:
         """
-        Write the chunks of one plan in tasks, or what is missing of them; what the tasks have found goes to `found`.
+        Tasks that write the chunks of one plan, or what is missing of them; what they have found goes to `found`.
 
         Raises
         ------
         StorageError
-            If the tasks have written more or fewer chunks than planned: nothing may be committed then.
+            When they have run, if they have written more or fewer chunks than planned: nothing may be committed then.
         """
         from plans.core.cubed_backend import tasks_of, without
 
@@ -617,7 +624,7 @@ def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
     result = []
     for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
         *first, last = plan.steps
-        result += [_Step(one, Run(run.which), i, True) for one in first] + [_Step(last, run, i, False)]
+        result += [_Step(one, Run(run.which, run.part), i, True) for one in first] + [_Step(last, run, i, False)]
     return result
 
 

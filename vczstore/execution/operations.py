@@ -199,6 +199,8 @@ class Edit(Operation):
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
     is_seen_early: ClassVar[bool] = True
     """Whether readers of plain Zarr may notice some of what is written before all of it is there."""
+    changes_samples: ClassVar[bool] = True
+    """Whether parts of a set that it was not done to can be told by their samples."""
 
     @property
     def writes(self) -> bool:

@@ -24,6 +24,10 @@ class Found(Protocol):
         """What the command prints."""
 
 
+class Unnamed:
+    """What is printed without the name of the store."""
+
+
 @dataclass(frozen=True)
 class FoundInParts:
     """
@@ -79,7 +83,7 @@ class FoundInParts:
         yield from (f"  {note}" for note in self.notes)
         yield from (f"  error {error}" for error in self.errors)
         for name, one in self.parts.items():
-            is_unnamed = getattr(one, "is_unnamed", False)
+            is_unnamed = isinstance(one, Unnamed)
             yield from [f"{name}:"] * is_unnamed
             yield from (f"  {line}" if is_unnamed else line for line in one.lines())
 
@@ -341,9 +345,17 @@ def together(results: Sequence[Result]) -> Result:
 
 @dataclass
 class Run:
-    """What the tasks of one plan add up to; `which` tells it from others in the progress that is shown."""
+    """
+    What the tasks of one plan add up to.
+
+    Attributes
+    ----------
+    which, part
+        Which of several plans it is, and of which part of a set, in the progress that is shown.
+    """
 
     which: str
+    part: str = ""
     seconds: float = 0.0
     totals: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("tasks", "chunks", "encoded_bytes", "decoded_bytes", "peak_mem"), 0)

@@ -201,8 +201,9 @@ class Workers:
 
         n_done = sum(tasks.n_done for tasks in todo)
         total = n_done + sum(tasks.plan.num_tasks for tasks in todo)
-        first, *others = todo
-        phase = f"{first.what} {len(todo):,} parts" if others else f"{first.what}{first.run.which}"
+        parts = f" {len(todo):,} parts" if len(todo) > 1 else f" {todo[0].run.part}".rstrip()
+        which = {tasks.run.which for tasks in todo}
+        phase = f"{todo[0].what}{parts}{which.pop() if len(which) == 1 else ''}"
         display = self.progress if isinstance(self.progress, Display) else None
         if display is not None:
             display(phase, n_done, total)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import permutations
@@ -21,7 +21,16 @@ from vczstore.execution.retry import retried
 from vczstore.execution.sets import entrance
 from vczstore.execution.sets.checking import Checking, Compiled, Work
 from vczstore.execution.sets.completion import complete, tag_states
-from vczstore.execution.sets.members import PLACES, Samples, StoreSet, each_place, in_part, refuse_within, require_part
+from vczstore.execution.sets.members import (
+    PLACES,
+    Samples,
+    StoreSet,
+    each_place,
+    in_part,
+    refuse_within,
+    require_part,
+    taking_for_parts,
+)
 from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
 from vczstore.jobs.afterwards import Done, afterwards, within
@@ -73,8 +82,12 @@ def compile_set(job: Job) -> CompiledSet:
         If a step cannot work, or the parts would not have the same samples.
     """
     running = _Running(job, None)
-    running.group.refuse_pending()
-    with Conversions(job.work_dir) as conversions, Workers(running.group.options) as workers:
+    with (
+        running.taking_for_parts(),
+        Conversions(job.work_dir) as conversions,
+        Workers(running.group.options) as workers,
+    ):
+        running.group.refuse_pending()
         works = {name: Work(None, running.compiling(name, conversions, workers), None) for name in running.jobs}
         running.check(Checking(running.group, works, workers, dry_run=True), lookup=False)
     return CompiledSet(running.group.label, running.compiled)
@@ -101,18 +114,19 @@ def run_set(
         As in `vczstore.jobs.run.run_job`; the report of each part is in a folder of its name.
     """
     with showing(progress) as told:
-        return _run_set(job, outcome, wait, report, told)
+        running = _Running(job, told)
+        with running.taking_for_parts():
+            return _run_set(running, outcome, wait, report, told)
 
 
 def _run_set(
-    job: Job, outcome: Outcome, wait: bool, report: str | Path | None, progress: Progress | None
+    running: "_Running", outcome: Outcome, wait: bool, report: str | Path | None, progress: Progress | None
 ) -> SetJobResult:
-    running = _Running(job, progress)
     group, outcome.parts = running.group, running.compiled
     for place in group.places.values():
         refuse_read_only("run", place)
     stores = group.open()
-    with group.locked(stores, wait=wait) as locks, Conversions(job.work_dir, progress) as conversions:
+    with group.locked(stores, wait=wait) as locks, Conversions(running.job.work_dir, progress) as conversions:
         record, completed = group.record.read(), tuple[str, ...]()
         if record is not None:
             group.require_parts_of(record)
@@ -161,6 +175,11 @@ class _Running:
             slow_digest(json.dumps(["run", said, job.branch], sort_keys=True, default=str)),
         )
         self.compiled: dict[str, CompiledJob] = {}
+
+    def taking_for_parts(self) -> AbstractContextManager[None]:
+        """Say of what is no store that it was taken for a part, unless the job names these."""
+        places = () if self.job.parts else self.group.places.values()
+        return taking_for_parts(self.group.label, places, "parts: in a job")
 
     def compiling(self, name: str, conversions: Conversions, workers: Workers) -> Callable[[], Compiled]:
         """What compiles the job of a part."""

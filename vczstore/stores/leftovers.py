@@ -152,8 +152,8 @@ def _outcome(path: Path, found: Sequence[Path], *, rename: bool = True) -> Outco
     inode = path.stat().st_ino
     if inode not in inodes:
         raise StorageError(
-            f"{path} was put there while it was compacted, and {found[0]} may be what it was before; "
-            f"delete {_record(path)} and what begins like it if the store is whole"
+            f"{path} is not the store that was being replaced when a run was stopped, and {found[0]} may be that one; "
+            f"if {path} is whole, delete {_record(path)} and all that begins like it, and run the same command again"
         )
     return "completed" if inode == inodes[1] else "undone"
 

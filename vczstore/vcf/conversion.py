@@ -16,7 +16,8 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ _UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
 """What HTSlib says of a field of which bio2zarr reads nothing."""
 
 _EXTREME = re.compile(rf"Extreme (INFO|FORMAT)/(\S+) {EXTREME} at (\S+)")
+
+_OF_A_RECORD = re.compile(
+    r"Filter '(?P<filter>\S+)' was not|Max number of values (?P<n>\d+) .* for (?P<category>INFO|FORMAT)/(?P<name>\w+)"
+)
+"""What bio2zarr says of a record without its position."""
 
 WARNED = threading.Event()
 """Set once HTSlib has said so: it does that once in a process, so that later files have to be read in others."""
@@ -260,7 +266,7 @@ class Conversion:
         parts = [self._unfinished / f"p{i}.json" for i in range(len(said["partitions"]))]
         n = sum(json.loads(part.read_text())["num_records"] for part in parts)
         if n != said["num_records"]:
-            why = self._first_broken() or f"it has {said['num_records']:,} records, and bio2zarr reads {n:,}"
+            why = self._first_broken() or f"bio2zarr reads {n:,} of {said['num_records']:,} records"
             raise VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); correct it")
 
     def _require_memory(self, schema: Any) -> None:
@@ -322,25 +328,46 @@ class Conversion:
                 f"({error.strerror or error}); name another folder with --work-dir"
             )
         why = error_in(told) or error_in(str(error)) or self._first_broken() or first_line(error)
+        why = f"{why.rstrip('.')}{self._where(why)}"
         way_out = "correct it, or copy it again"
         if re.search("Unsorted|not continuous", why):
             way_out = "sort it with bcftools sort"
         return VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); {way_out}")
 
     def _first_broken(self) -> str:
-        """Which record HTSlib cannot parse, empty if there is none."""
+        """Which record HTSlib cannot parse, or bio2zarr does not read; empty if there is none."""
+        n, last = 0, ""
+        try:
+            for record in self._records():
+                n, last = n + 1, f" after {record.chrom}:{record.pos}"
+                if record.pos < 1:
+                    return f"record {n:,} is at {record.chrom}:0, a telomere, which bio2zarr does not read"
+        except Exception:
+            return f"record {n + 1:,}{last} cannot be parsed"
+        return ""
+
+    def _where(self, why: str) -> str:
+        """At which record that is first, which bio2zarr does not say of all that it finds; empty if it is not known."""
+        if (found := _OF_A_RECORD.search(why)) is not None:
+            with suppress(Exception):
+                return next(f" at {one.chrom}:{one.pos}" for one in self._records() if _is_about(one, found))
+        return ""
+
+    def _records(self) -> Iterator[Any]:
+        """The records as HTSlib reads them."""
         import pysam
 
-        n, last = 0, ""
         (path,) = (one for one in self.folder.glob("source.*") if one.suffix in (".gz", ".bcf"))
-        with quiet():
-            try:
-                with pysam.VariantFile(os.fspath(path)) as records:
-                    for record in records:
-                        n, last = n + 1, f" after {record.chrom}:{record.pos}"
-            except Exception:
-                return f"record {n + 1:,}{last} cannot be parsed"
-        return ""
+        with quiet(), pysam.VariantFile(os.fspath(path)) as records:
+            yield from records
+
+
+def _is_about(record: Any, found: re.Match[str]) -> bool:
+    """Whether a record has the filter, or so many values of the field, that bio2zarr tells of."""
+    if found["filter"]:
+        return found["filter"] in record.filter
+    of = [record.info] if found["category"] == "INFO" else record.samples.values()
+    return max(np.size(one.get(found["name"], ())) for one in of) == int(found["n"])
 
 
 def do(conversion: Conversion, step: str, *arguments: int) -> int | None:

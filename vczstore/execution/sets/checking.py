@@ -206,8 +206,8 @@ class Checking:
         store = self.works[name].store
         journal = None if store is None or store.group else compiled.journal  # groups are written in one transaction
         execution = Execution.of(compiled.plans, self.group.options, self.workers, self.works[name].check, journal)
-        for i, one in enumerate(execution.runs):
-            execution.runs[i] = replace(one, which=f" {name}{one.which}")
+        for run in (*execution.runs, *(step.run for step in execution.steps)):
+            run.part = name
         return execution
 
     def _agree(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from vczstore.errors import NotAStoreError, OptionError, with_words
+from vczstore.errors import OptionError
 from vczstore.execution import engine
 from vczstore.execution.conversions import Conversions
 from vczstore.execution.engine import compile_all, history_of, open_operation
@@ -28,7 +28,7 @@ from vczstore.execution.results import Found, Run, SetResult, together
 from vczstore.execution.retry import retried
 from vczstore.execution.sets.checking import Checking, Compiled, Work
 from vczstore.execution.sets.completion import complete, purge_all
-from vczstore.execution.sets.members import Samples, StoreSet
+from vczstore.execution.sets.members import Samples, StoreSet, taking_for_parts
 from vczstore.execution.sets.writing import write
 from vczstore.execution.workers import Workers
 from vczstore.stores.base import HeldLock, Store
@@ -68,20 +68,19 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
         for member in group.members.values():
             if member.writes:
                 refuse_read_only(operation.called, member.store)
-        try:
+        with taking_for_parts(group.label, () if options.parts else group.places.values(), "--parts"):
             return perform(operation, group, dry_run=dry_run)
-        except NotAStoreError as error:
-            if options.parts or not any(place in str(error) for place in group.places.values()):
-                raise
-            words = f"; what fits {group.label} is taken for a part: mend it, or name the parts with --parts"
-            raise with_words(error, words) from error
 
 
 def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> Any:
     """Do an operation on a set; within a job if that holds the locks."""
     if isinstance(operation, Edit):
         result = _edit(group, operation, dry_run=dry_run)
-        return result if dry_run or operation.makes_store else replace(result, notes=group.left_out())
+        return (
+            result
+            if dry_run or operation.makes_store
+            else replace(result, notes=group.left_out(by_samples=operation.changes_samples))
+        )
     with plain_errors(operation.store):
         if not operation.completes and (operation.writes or operation.is_handed_out):
             group.refuse_pending()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -13,6 +13,7 @@ from vczstore.declarations import declared
 from vczstore.errors import (
     BusyError,
     IncompatibleError,
+    NotAStoreError,
     OptionError,
     StaleError,
     UnsuitableError,
@@ -142,6 +143,18 @@ def in_part(value: Any, part: str) -> Any:
     return each_place(value, lambda place: place.replace(PART, part))
 
 
+@contextmanager
+def taking_for_parts(label: str, places: Collection[str], option: str) -> Iterator[None]:
+    """Say of what is no store that it was taken for a part of a set, and how it is left out."""
+    try:
+        yield
+    except NotAStoreError as error:
+        if not any(place in str(error) for place in places):
+            raise
+        words = f"; what fits {label} is taken for a part: mend it, or name the parts with {option}"
+        raise with_words(error, words) from error
+
+
 @dataclass(frozen=True)
 class StoreSet:
     """
@@ -227,16 +240,19 @@ class StoreSet:
             raise with_words(first, f"; {self.called} is done in {where}") from first
         return done
 
-    def left_out(self) -> list[str]:
-        """Say which parts that were not named have other samples than those that were, and the way out."""
+    def left_out(self, *, by_samples: bool) -> list[str]:
+        """Say which parts were not named; `by_samples` those that have other samples, and the way out."""
         if not self.is_named or self.held:
             return []
         behind = list[str]()
         with suppress(Exception):  # all is done in the parts that were named
             ours = Samples.of(next(iter(self.open().values())).open())
-            for part in self.template.find():
+            others = [part for part in self.template.find() if part not in self.places]
+            if not by_samples:
+                return [f"--parts leaves out {listing(others)}"] if others else []
+            for part in others:
                 with suppress(Exception):
-                    if part not in self.places and Samples.of(self.options.open(self.template.of(part)).open()) != ours:
+                    if Samples.of(self.options.open(self.template.of(part)).open()) != ours:
                         behind.append(part)
         is_there = f"which {'is' if len(behind) == 1 else 'are'} there"
         way_out = f"bring the set in step with the same command and --parts {','.join(behind)}"
