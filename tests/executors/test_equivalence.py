@@ -152,12 +152,10 @@ def contents(store: zarr.abc.store.Store) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("where", "case", "executor"),
     [
-        ("local", "format3", "threads"),
         ("bucket", "icechunk", "threads"),
         ("bucket", "format3", "processes"),
         ("local", "copy", "processes"),
         ("local", "format3", "lithops"),
-        ("bucket", "flexible", "lithops"),
         ("local", "icechunk", "modal"),
         ("bucket", "flexible", "modal"),
     ],
