@@ -18,6 +18,9 @@ from tests.support.layouts import layouts
 
 pytestmark = pytest.mark.slow
 
+FIELDS = (*cohort.SOME, "call_genotype_mask", "call_FC")
+"""Every dtype but no two alike; tests/system/test_matrix.py has all fields."""
+
 
 @st.composite
 def stories(draw: st.DrawFn) -> tuple[dict, list]:
@@ -78,7 +81,7 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
     start, events = story
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = cohort.make_arrays(start["n_variants"], start["samples"], seed=start["seed"])
+        model = cohort.make_arrays(start["n_variants"], start["samples"], seed=start["seed"], fields=FIELDS)
         store = folder / "store.vcz"
         cohort.write_vcz(store, model, **start["layout"])
         if icechunk:
@@ -96,7 +99,7 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
                 continue
             paths = []
             for j, (samples, layout, zarr_format) in enumerate(details):
-                batch = cohort.make_arrays(start["n_variants"], samples, seed=100 * i + j)
+                batch = cohort.make_arrays(start["n_variants"], samples, seed=100 * i + j, fields=FIELDS)
                 paths.append(folder / f"batch-{i}-{j}.vcz")
                 shards = layout["shards"] if zarr_format == 3 else None
                 cohort.write_vcz(paths[-1], batch, **{**layout, "zarr_format": zarr_format, "shards": shards})
@@ -108,7 +111,7 @@ def _tell(story: tuple[dict, list], icechunk: bool, impl: str, executor: str) ->
         assert vczstore.verify(store, impl="zarr").errors == []
 
 
-@settings(costly, max_examples=8)
+@costly
 @given(stories())
 def test_cubed(story: tuple[dict, list]) -> None:
     _tell(story, icechunk=False, impl="cubed", executor="threads")
