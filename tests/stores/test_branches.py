@@ -44,6 +44,7 @@ def samples(repo: Path, branch: str = "main") -> list[str]:
     return [str(one) for one in np.asarray(ids)]
 
 
+@pytest.mark.slow
 def test_append_on_a_branch_look_at_it_and_publish(repo: Path, tmp_path: Path) -> None:
     before = one_object("info", repo)
     head = before["snapshot"]
@@ -66,6 +67,7 @@ def test_append_on_a_branch_look_at_it_and_publish(repo: Path, tmp_path: Path) -
     assert vczstore.branch(repo, "night", delete=True).lost == 0
 
 
+@pytest.mark.slow
 def test_a_branch_that_main_has_left_is_not_published(repo: Path, tmp_path: Path) -> None:
     """What was removed from main would come back. Neither snapshot moves, and both are named."""
     vczstore.branch(repo, "night")

@@ -133,6 +133,7 @@ def test_the_copy_in_a_group_above_follows(tmp_path: Path, zarr_format: int, bac
     assert vczstore.verify(store).errors == []
 
 
+@pytest.mark.slow
 @FORMATS
 def test_stores_in_one_group_take_turns(tmp_path: Path, zarr_format: int) -> None:
     """What one writes of itself is not taken back by the other, which has read the copy before."""

@@ -255,6 +255,7 @@ def test_locks_of_two_stores_are_two(s3_server: s3.S3Server) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_store_is_no_source_of_its_own(s3_cloud: Cloud) -> None:
     store = s3_cloud.make("format3", "a")
     for spelling in (f"{s3_cloud.url}/a", f"{s3_cloud.url}/a/", store.replace("s3://", "s3a://")):

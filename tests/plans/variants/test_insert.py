@@ -586,6 +586,7 @@ def test_plain_zarr_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     cohort.assert_same(cohort.read_vcz(store), before)
 
 
+@pytest.mark.slow
 def test_an_update_that_harmonises(tmp_path: Path) -> None:
     """In a job, and what is left out or refused; samples that are not named keep what they have."""
     first, again = (tmp_path / name for name in ("first.vcz", "again.vcz"))
@@ -619,6 +620,7 @@ def test_an_update_that_harmonises(tmp_path: Path) -> None:
     assert (after["call_DP"][1, [0, 2]] == -1).all()
 
 
+@pytest.mark.slow
 def test_another_reference_is_refused(tmp_path: Path) -> None:
     store = tmp_path / "store.vcz"
     cohort.write_vcz(store, sites.make(_sites_with(3, 5), cohort.ids(0, 4), 1))

@@ -69,6 +69,7 @@ def test_a_copy_is_what_the_store_would_be(
     assert vczstore.verify(tmp_path / "out.vcz").errors == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_and_what_is_refused(tmp_path: Path) -> None:
     store, batch = make(tmp_path, "format3", 4, "some new")
     out = tmp_path / "out.vcz"

@@ -334,6 +334,7 @@ def test_a_store_without_samples_takes_no_field_that_is_dropped(tmp_path: Path) 
     assert cohort.read_vcz(tmp_path / "store")["sample_id"].tolist() == cohort.ids(10, 5) + cohort.ids(0, 2)
 
 
+@pytest.mark.slow
 def test_local_fields_do_not_come_without_what_the_store_has(tmp_path: Path) -> None:
     """LPL beside a LAA that is missing would speak of REF alone; so both are left missing, or neither."""
     old, batch = localised(SITES, cohort.ids(0, 4), 1), localised(SITES, cohort.ids(10, 5), 2)

@@ -39,6 +39,7 @@ BY_LEN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("records", [BLOCKS, BY_LEN])
 @pytest.mark.parametrize("positions", [(1100,), (1001, 1101), (1000, 1102), (1500,)])
 def test_blocks_are_refused_without_the_flag(
@@ -58,6 +59,7 @@ def test_blocks_are_refused_without_the_flag(
             assert "--gvcf" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["zarr", "icechunk"])
 def test_create_takes_what_is_no_block(tmp_path: Path, backend: str) -> None:
     sources = [
@@ -88,6 +90,7 @@ def test_create_takes_what_is_no_block(tmp_path: Path, backend: str) -> None:
     assert arrays["region_index"][0, 4] == 1401
 
 
+@pytest.mark.slow
 def test_what_lengthens_a_record_is_not_its_own(tmp_path: Path) -> None:
     """FORMAT's LEN of a sample that is reference is no length of the variant."""
     source = gvcf.make(
@@ -100,6 +103,7 @@ def test_what_lengthens_a_record_is_not_its_own(tmp_path: Path) -> None:
     assert cohort.read_vcz(tmp_path / "store.vcz")["variant_length"].tolist() == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_lengths", [False, True])
 def test_lengths_of_blocks_are_no_field_of_variants(tmp_path: Path, has_lengths: bool) -> None:
     """gVCFs with END and with LEN go together, in any order; a store that has LEN keeps it for its own samples."""
@@ -138,6 +142,7 @@ def refused(folder: Path, source: Path, words: str, *options: str) -> None:
         assert words in fails("append", "--harmonise", "--gvcf", *options, store, source)
 
 
+@pytest.mark.slow
 def test_what_is_no_gvcf_is_refused(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A C . GT 0/1"))
     refused(tmp_path, source, f": {source} has neither <NON_REF> nor <*>")
@@ -253,6 +258,7 @@ def test_many_gvcfs_come_in_with_few_files_open(tmp_path: Path) -> None:
     assert plan.decoded_chunks + plan.encoded_chunks == n_chunks + 3  # and those of sample_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"min_gq": 20}])
 def test_blocks_without_a_call_are_no_reference(tmp_path: Path, options: dict[str, Any]) -> None:
     variants = ("1 1005 A C . GT:DP:GQ 0/1:9:9", "1 1025 A C . GT:DP:GQ 0/0:9:9")

@@ -32,6 +32,7 @@ def batch(folder: Path, sample: str, number: str, *records: str) -> Path:
     return folder / f"{sample}.vcz"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("R", "."), (".", "R")])
 def test_what_a_number_mends(first: str, second: str, tmp_path: Path) -> None:
     a = batch(tmp_path, "A", first, "10 A,T 0/1 1,2,3", "20 C 0/1 4,5")
