@@ -50,6 +50,7 @@ def test_refused(maker: str, tmp_path: Path) -> None:
     assert cohort.digest(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_not_refused(tmp_path: Path) -> None:
     """What lies beside, in a group that is no store, or in a folder that looks a little like a repository."""
     store = Way("format3", "cubed").make(tmp_path, ARRAYS)
@@ -93,6 +94,7 @@ def test_what_cannot_be_read() -> None:
         complain(StorageError, [words], lambda: refuse_nested("export", "s3://bucket/other/store", options=options))
 
 
+@pytest.mark.slow
 def test_in_an_object_store(s3_server: s3.S3Server, tmp_path: Path) -> None:
     url = s3_server.url("nested")
     store = Way("format3", "cubed").make(tmp_path, ARRAYS)

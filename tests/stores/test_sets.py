@@ -61,6 +61,7 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
     complain(OptionError, ["--parts"], Template("s3://bucket/{part}/store").find)
 
 
+@pytest.mark.slow
 def test_what_names_a_group(tmp_path: Path) -> None:
     """What is there under the whole of a name is no group, and what is no repository has none."""
     vcz = cohort.make_arrays(3, cohort.ids(0, 2), fields=("call_DP",))

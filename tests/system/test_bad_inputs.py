@@ -28,6 +28,7 @@ def test_generated_inputs(number: int) -> None:
     assert not tally.bad, "\n\n".join(tally.bad)
 
 
+@pytest.mark.slow
 def test_cases_are_of_all_commands() -> None:
     cases = [inputs.case(0, i) for i in range(1, ROUNDS * CASES * STEP, STEP)]
     assert len(cases) >= 100

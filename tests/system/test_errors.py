@@ -318,6 +318,7 @@ METADATA = [
 ]
 
 
+@pytest.mark.slow
 @in_turn(store=KINDS, case={case.id: case for case in METADATA}, indirect=["store"])
 def test_metadata(store: Path, batch: Path, case: Case) -> None:
     for path, change in ((store, case.store), (batch, case.batch)):
@@ -330,6 +331,7 @@ def test_metadata(store: Path, batch: Path, case: Case) -> None:
         complain(case.error, words, lambda: vczstore.append(store, batch, impl="zarr"))
 
 
+@pytest.mark.slow
 def test_sample_doubled_between_sources(store: Path, batch: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.vcz"
     cohort.write_vcz(other, some_arrays(["S0100", "S0008", "S0010"], seed=2))
@@ -338,6 +340,7 @@ def test_sample_doubled_between_sources(store: Path, batch: Path, tmp_path: Path
         complain(SampleError, words, lambda: vczstore.append(store, batch, other))
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_there_already(store: Path, batch: Path) -> None:
     """After a run that was killed there is nothing to do; to remove the samples would withdraw them."""
     vczstore.append(store, batch, impl="zarr")
@@ -347,6 +350,7 @@ def test_a_batch_that_is_there_already(store: Path, batch: Path) -> None:
         assert "remove" not in said
 
 
+@pytest.mark.slow
 def test_later_source_does_not_fit(store: Path, batch: Path, tmp_path: Path) -> None:
     """All sources are checked before the first is written."""
     other = tmp_path / "other.vcz"
@@ -399,6 +403,7 @@ VARIANTS: dict[str, tuple[int, dict[str, dict[Any, Any]]]] = {
 """The first variant that differs, and what the batch has otherwise than the store."""
 
 
+@pytest.mark.slow
 @in_pairs(store=KINDS, impl=IMPLS, case=VARIANTS, indirect=["store"])
 def test_variants_differ(store: Path, batch: Path, impl: str, case: tuple[int, dict[str, dict[Any, Any]]]) -> None:
     first, differences = case
@@ -444,6 +449,7 @@ SAME: dict[str, tuple[Change | None, Change]] = {
 }
 
 
+@pytest.mark.slow
 @in_pairs(store=KINDS, change=SAME, impl=("zarr", "cubed"), indirect=["store"])
 def test_same_variants_in_other_words(
     store: Path, batch: Path, impl: str, change: tuple[Change | None, Change]
@@ -606,6 +612,7 @@ def reachable(warm: None) -> Iterator[Path]:
         permit(Path(folder), 0o755, 0o644)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["store", "batch"])
 @pytest.mark.parametrize(
     ("kind", "what"), [("format3", "."), ("format3", "zarr.json"), ("format3", "call_DP/zarr.json"), ("icechunk", ".")]
@@ -706,6 +713,7 @@ UNKNOWN: dict[str, tuple[list[str], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "words"), UNKNOWN.values(), ids=UNKNOWN)
 def test_remove_what_is_not_there(store: Path, samples: list[str], words: tuple[str, ...]) -> None:
     vczstore.remove(store, "S0004", impl="zarr")
@@ -1255,6 +1263,7 @@ def test_remove_stopped(plain: Path, impl: str) -> None:
     cohort.assert_same(read(plain), cohort.expected_remove(OLD, samples))
 
 
+@pytest.mark.slow
 def test_remove_stopped_while_ids_are_blanked(plain: Path) -> None:
     """sample_id has a chunk for every three IDs: one may be written, and the next not."""
     samples = ["S0001", "S0005"]

@@ -150,6 +150,7 @@ def _without_site(line: str) -> str:
     return "\t".join([*fields[:5], *fields[8:]])
 
 
+@pytest.mark.slow
 def test_chunks_are_copied_as_they_are(tmp_path: Path, store: Path) -> None:
     """The dtypes of the store are wider, and other compressors are its own."""
     for name in ("call_DP", "call_genotype"):
@@ -259,6 +260,7 @@ def test_reference_blocks_stay_what_they_are(tmp_path: Path) -> None:
         assert found["variant_position"].tolist() == [150]
 
 
+@pytest.mark.slow
 def test_a_vcf_without_records(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.vcf", text(records=""))
     assert vczstore.create(tmp_path / "store.vcz", empty).counts["variants"] == 0
@@ -286,6 +288,7 @@ def test_files_are_converted_in_several_processes(tmp_path: Path, monkeypatch: p
     assert len(told) > 5
 
 
+@pytest.mark.slow
 def test_an_index_of_an_older_file_hides_nothing(tmp_path: Path, store: Path) -> None:
     batch = vcf.write_vcf(tmp_path / "batch.vcf.gz", text(records=RECORDS.splitlines()[0] + "\n"))
     write(batch, text())
@@ -386,6 +389,7 @@ def test_a_field_without_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["call_LAD"], [[[-1, -2], [5, 6]]] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["duplicate sample", "unsorted", "undeclared FORMAT", *WARNS])
 def test_the_command_prints_one_line(tmp_path: Path, store: Path, what: str) -> None:
     """And nothing of what HTSlib prints by itself."""
@@ -400,6 +404,7 @@ def test_the_command_prints_one_line(tmp_path: Path, store: Path, what: str) -> 
     assert cohort.digest(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_one_line(tmp_path: Path, store: Path) -> None:
     whole = write(tmp_path / "whole.vcf.gz", text()).read_bytes()
     for n, words in ((28, "is truncated"), (40, "is truncated"), (len(whole) - 10, "no valid VCF header")):
@@ -413,6 +418,7 @@ def test_a_truncated_file_is_one_line(tmp_path: Path, store: Path) -> None:
     assert vczstore.append(store, tmp_path / "plain.vcf.gz").committed
 
 
+@pytest.mark.slow
 def test_other_refusals_name_the_file(tmp_path: Path, store: Path) -> None:
     assert fails("append", store, "nothing.vcf.gz") == "append: nothing.vcf.gz: no such file or directory"
     other = write(tmp_path / "other.vcf", text(records=RECORDS.replace("\t150", "\t151")))
@@ -443,6 +449,7 @@ def test_workers_elsewhere_are_refused(tmp_path: Path, store: Path) -> None:
 # ---- what is left behind --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_work_dir(tmp_path: Path, store: Path) -> None:
     """What is converted lies there, and is gone afterwards; the folder itself stays."""
     batch, seen = write(tmp_path / "batch.vcf", text()), list[str]()
@@ -452,6 +459,7 @@ def test_the_work_dir(tmp_path: Path, store: Path) -> None:
     assert list(work.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, store: Path) -> None:
     """The last line is that of a full disk, but for what the system says of it."""
     batch, work, file = write(tmp_path / "batch.vcf", text()), tmp_path / "work", tmp_path / "file"
@@ -492,6 +500,7 @@ def test_a_signal_leaves_nothing(tmp_path: Path, temporary: Path, store: Path, n
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_plan_keeps_what_was_converted_until_the_process_ends(tmp_path: Path, temporary: Path, store: Path) -> None:
     batch = write(tmp_path / "batch.vcf", text())
     code = (
@@ -504,6 +513,7 @@ def test_a_plan_keeps_what_was_converted_until_the_process_ends(tmp_path: Path, 
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_vcf_at_a_web_address(tmp_path: Path, store: Path) -> None:
     write(tmp_path / "batch.vcf.gz", text())
     handler = partial(QuietHandler, directory=str(tmp_path))

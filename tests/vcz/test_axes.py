@@ -31,6 +31,7 @@ def put(store: Path, name: str, values: np.ndarray, dims: tuple[str, ...] = CALL
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["cubed", "zarr"])
 @pytest.mark.parametrize("width", [None, 2])
 @pytest.mark.parametrize("empty", [0, 1])
@@ -64,6 +65,7 @@ def test_two_units_of_time_are_refused_by_name(tmp_path: Path) -> None:
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["M8[s]", "m8[ms]", "c8", "i4", "f4"])
 @pytest.mark.parametrize("first", [False, True])
 def test_a_byte_order_is_no_other_dtype(tmp_path: Path, dtype: str, first: bool) -> None:

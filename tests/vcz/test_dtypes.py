@@ -292,6 +292,7 @@ def test_times_are_removed_by_every_implementation(tmp_path: Path, impl: str) ->
     np.testing.assert_array_equal(cohort.read_vcz(store)["observed"], expected)
 
 
+@pytest.mark.slow
 def test_an_update_writes_no_value_where_none_is_missing(tmp_path: Path) -> None:
     """Unsigned integers become signed, as in an append; booleans cannot."""
     source = make(tmp_path / "source.vcz", n=2)

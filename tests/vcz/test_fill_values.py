@@ -94,6 +94,7 @@ def test_absent_chunks_that_are_joined_read_as_it(tmp_path: Path, width: int, im
     np.testing.assert_array_equal(bits(tmp_path / "copy.vcz"), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "kind"), [*product([4], WRITTEN), (2, "format3"), (8, "format3")])
 def test_absent_chunks_are_not_copied_to_where_they_read_otherwise(tmp_path: Path, width: int, kind: str) -> None:
     """Chunks fall on the store's grid. Format 2 knows one NaN alone."""
@@ -108,6 +109,7 @@ def test_absent_chunks_are_not_copied_to_where_they_read_otherwise(tmp_path: Pat
     assert bits(store).tolist() == [[ones(width)] * 6 + [BITS[width][1]] * 2] * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_a_first_append_takes_the_values_of_any_format(tmp_path: Path, kind: str) -> None:
     store, source = tmp_path / "store", with_absent(make(tmp_path / "a.vcz"), 4)

@@ -87,6 +87,7 @@ def test_the_flag_is_set_in_the_environment() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["format3", "icechunk"])
 def test_chunks_are_as_wide_as_they_say(kind: str) -> None:
     """Values, and the bytes that chunks decode to; new columns, and fewer of them; read by zarr, xarray and Dask."""

@@ -119,6 +119,7 @@ def test_an_export_does_not_hand_it_out(line: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out.vcz").exists()
 
 
+@pytest.mark.slow
 def test_letters_of_another_case(tmp_path: Path) -> None:
     """They may be another sample: one that was removed is known to be."""
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, ["SAMP_ALPHA", "samp_alpha", "B"]))
@@ -210,6 +211,7 @@ def test_samples_that_look_alike_do_not_come_in(incoming: list[str], tmp_path: P
         assert not (tmp_path / "new.vcz").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", ["S1", "S1 "], ids=repr)
 def test_removed_samples_do_not_come_back_with_spaces_around_them(removed: str, tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, [removed, "S2"]))

@@ -211,6 +211,7 @@ def test_strings_fit_or_are_refused() -> None:
         as_stored(texts[1], np.dtype("S1"))  # in bytes
 
 
+@pytest.mark.slow
 def test_a_region_of_bytes_is_text(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "a.vcz", cohort.some_arrays(4, cohort.ids(0, 5)))
     in_form(tmp_path / "a.vcz", "bytes", "sample_id")
