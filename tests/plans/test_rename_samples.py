@@ -30,6 +30,7 @@ def renamed(arrays: dict[str, np.ndarray], pairs: Mapping[str, str]) -> dict[str
     return {**arrays, "sample_id": np.array(names, dtype=arrays["sample_id"].dtype)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_ids_change_and_nothing_else(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "cubed")
@@ -47,6 +48,7 @@ def test_ids_change_and_nothing_else(kind: str, tmp_path: Path) -> None:
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_in_a_job(kind: str, tmp_path: Path) -> None:
     way = Way(kind, "cubed")
@@ -63,6 +65,7 @@ def write_job(folder: Path, store: Path, *steps: str) -> Path:
     return folder / "job.yaml"
 
 
+@pytest.mark.slow
 def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
     """It is renamed, or the job is refused; both IDs would be there else, and the step counted as done."""
     store = Way("icechunk", "cubed").make(tmp_path, OLD)
@@ -86,6 +89,7 @@ def test_a_sample_that_comes_again_under_its_old_id(tmp_path: Path) -> None:
     assert cohort.read_vcz(cohort.icechunk_store(store))["sample_id"].tolist()[-2:] == ["T7", "S0008"]
 
 
+@pytest.mark.slow
 def test_a_sample_that_comes_under_another_old_id(tmp_path: Path) -> None:
     """A step that was done renames it, though of its other samples one is gone."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
@@ -98,6 +102,7 @@ def test_a_sample_that_comes_under_another_old_id(tmp_path: Path) -> None:
     assert cohort.read_vcz(store)["sample_id"].tolist()[:4] == ["S0000", "", "T2", "S0003"]
 
 
+@pytest.mark.slow
 def test_ids_that_pass_on_by_two_steps(tmp_path: Path) -> None:
     """A second run leaves them; one that also has a sample to rename is refused."""
     store = Way("format3", "cubed").make(tmp_path, OLD)
@@ -146,7 +151,7 @@ def test_columns_may_be_separated_by_spaces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 @pytest.mark.slow
 def test_as_a_dictionary_does(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
@@ -206,6 +211,7 @@ def test_ids_that_pass_from_one_sample_to_another(kind: str, tmp_path: Path, pai
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_a_file_without_an_end(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, OLD)
     complain(OptionError, ("/dev/zero: is larger than",), lambda: vczstore.rename_samples(store, "/dev/zero"))
@@ -237,6 +243,7 @@ def test_a_job_that_was_stopped_takes_a_corrected_file(tmp_path: Path, monkeypat
     cohort.assert_same(way.read(store), cohort.expected_append(renamed(OLD, {"S0001": "right"}), batch))
 
 
+@pytest.mark.slow
 def test_a_fixed_width(tmp_path: Path) -> None:
     arrays = {**OLD, "sample_id": OLD["sample_id"].astype("U5")}
     store = Way("format3", "cubed").make(tmp_path, arrays)

@@ -327,9 +327,7 @@ def test_as_bcftools_merges(tmp_path: Path, kind: str, batch: str) -> None:
 # ---- whole stores, and what is refused -------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "executor"), [("format2", "threads"), ("format3", "processes"), ("icechunk", "threads")]
-)
+@pytest.mark.parametrize(("kind", "executor"), [("format2", "processes"), ("icechunk", "threads")])
 @pytest.mark.slow
 def test_two_batches_with_new_alleles_at_one_site(tmp_path: Path, kind: str, executor: str) -> None:
     """Whichever comes first, both come out right: each is expressed over the alleles that are there then."""

@@ -78,6 +78,7 @@ def draw(rng: random.Random, n_sources: int, alts: Sequence[str], most: int) -> 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alts", [("C", "T", "G"), ("C", "T", "AT", "AGG"), ("C", "T", "<NON_REF>")], ids=str)
 def test_records_are_joined_as_bcftools_joins_them(tmp_path: Path, alts: tuple[str, ...]) -> None:
     """Where each source has one; but for those that would not be found again."""
@@ -161,7 +162,7 @@ sites = st.lists(st.sampled_from([*POOL, Site("chr1", 5, ("a", "c", "G"))]), min
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(sites, min_size=1, max_size=3), st.integers(1, 4), st.data())
 def test_what_was_created_takes_its_sources(made: list[list[Site]], rows: int, data: st.DataObject) -> None:
     """All of them, without new alleles, in any order: every call says what it said."""
