@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 
 from tests.support import forks, gvcf, s3, vcf
 from tests.support.paths import GUIDE, ROOT
@@ -46,17 +47,32 @@ HEADER = """\
 """
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once for all workers, one after the other."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "pages"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "ready").exists():
+            _make(folder / "made")
+            _convert(folder / "converted")
+            (folder / "ready").touch()
+    return folder
+
+
+@pytest.fixture
+def made(shared: Path) -> Path:
     """A folder with the VCF, and ``data`` with the two parts of it as bio2zarr converts them."""
-    folder = tmp_path_factory.mktemp("documented")
-    (folder / "data").mkdir()
+    return shared / "made"
+
+
+def _make(folder: Path) -> None:
+    (folder / "data").mkdir(parents=True)
     columns = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *SAMPLES]
     whole = vcf.write_vcf(folder / "sample.vcf.gz", HEADER + "\t".join(columns) + "\n" + RECORDS)
     for i, samples in enumerate([SAMPLES[:2], SAMPLES[2:]], start=1):
         part = vcf.split_by_samples(whole, samples, folder / f"sample-part{i}.vcf.gz")
         vcf.to_vcz(part, folder / "data" / f"sample-part{i}.vcf.vcz", 2, None, None)
-    return folder
 
 
 def programs(folder: Path | None = None) -> dict[str, str]:
@@ -198,10 +214,11 @@ def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
             yield language, title or "", "\n".join(text) + "\n"
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the VCFs that pages speak of, and as bio2zarr converts them."""
-    folder = tmp_path_factory.mktemp("pages")
+def _convert(folder: Path) -> None:
+    """The VCFs that pages speak of, as bio2zarr converts them, and stores made of them."""
+    import vczstore
+
+    folder.mkdir()
     for seed, (name, (sites, samples)) in enumerate(FILES.items()):
         columns = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *samples]
         records = [
@@ -214,7 +231,10 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vcf.to_vcz(vcf.write_vcf(folder / f"{name}.vcf.gz", text), folder / f"{name}.vcz", 3, None, None)
     for name, records in GVCFS.items():
         gvcf.make(folder, f"{name}.g", gvcf.text([name], *records), chunks=(1000, 1000))
-    return folder
+    parts = folder / "first.vcz", folder / "second.vcz"
+    for name, backend in (("cohort.vcz", "zarr"), ("cohort.icechunk", "icechunk")):
+        vczstore.create(folder / name, *parts, backend_storage=backend)
+        vczstore.append(folder / name, *parts)
 
 
 def _calls(alt: str, samples: Sequence[str], seed: int) -> list[str]:
@@ -224,19 +244,13 @@ def _calls(alt: str, samples: Sequence[str], seed: int) -> list[str]:
 
 
 @pytest.fixture
-def workplace(converted: Path, made: Path, tmp_path: Path, page: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def workplace(shared: Path, tmp_path: Path, page: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """The folder in which a page is run, and its environment."""
-    import vczstore
-
     folder = tmp_path / "work"
-    shutil.copytree(converted, folder, ignore=shutil.ignore_patterns(*(["*.vcz"] if page.name in FROM_VCF else [])))
-    shutil.copytree(made / "data", folder / "data")
+    ignored = ["cohort.*"] * (page.name in FROM_SCRATCH) + ["*.vcz"] * (page.name in FROM_VCF)
+    shutil.copytree(shared / "converted", folder, ignore=shutil.ignore_patterns(*ignored))
+    shutil.copytree(shared / "made" / "data", folder / "data")
     environment = programs(forks.folder())
-    if page.name not in FROM_SCRATCH:
-        parts = folder / "first.vcz", folder / "second.vcz"
-        for name, backend in (("cohort.vcz", "zarr"), ("cohort.icechunk", "icechunk")):
-            vczstore.create(folder / name, *parts, backend_storage=backend)
-            vczstore.append(folder / name, *parts)
     if page.name not in IN_S3:
         yield folder, environment
         return
