@@ -229,17 +229,23 @@ def _nights(bench: Bench) -> Iterator[Row]:
             seconds["flexible"] += merging.seconds
     name = f"append 1 sample, {n} nights, flexible and merged"
     yield Row(name, "in-process", [seconds["flexible"]], "regular", [seconds["regular"]], 0.1)
-    found = in_turn(min(3, bench.sizes.repeats), {kind: partial(_read_seconds, copy) for kind, copy in copies.items()})
-    name = f"read all calls after {n} nights, xarray and dask"
-    yield Row(name, "in-process", found["flexible"], "regular", found["regular"], 1.2)
+    runs = {
+        (kind, wide): partial(_read_seconds, copy, {"samples": CHUNK} if wide else {})
+        for kind, copy in copies.items()
+        for wide in (True, False)
+    }
+    read = in_turn(min(3, bench.sizes.repeats), runs)
+    for wide, how in ((True, f"dask in chunks of {CHUNK:,} samples"), (False, "dask in chunks of the store")):
+        name = f"read all calls after {n} nights, xarray and {how}"
+        yield Row(name, "in-process", read["flexible", wide], "regular", read["regular", wide], 1.2)
 
 
-def _read_seconds(store: Path) -> float:
-    """All calls of a store, chunk by chunk, in dask's threads."""
+def _read_seconds(store: Path, chunks: Mapping[str, int]) -> float:
+    """All calls of a store, in dask's threads, in such chunks, or else in those that the store has."""
     import xarray as xr
 
     started = perf_counter()
-    opened = xr.open_zarr(store, consolidated=False, chunks={}, mask_and_scale=False)
+    opened = xr.open_zarr(store, consolidated=False, chunks=dict(chunks), mask_and_scale=False)
     opened[list(CALLS)].sum().compute()
     return perf_counter() - started
 

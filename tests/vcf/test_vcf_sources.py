@@ -35,6 +35,7 @@ from vczstore.errors import (
 )
 from vczstore.execution import conversions
 from vczstore.stores.locations import alternatives
+from vczstore.vcf.conversion import Layout
 
 
 def in_kind(kind: str, plain: Path, store: Path) -> Path:
@@ -168,6 +169,13 @@ def test_chunks_are_copied_as_they_are(tmp_path: Path, store: Path) -> None:
     result = vczstore.append(store, write(tmp_path / "batch.vcf", small), require_direct_copy=True)
     assert (result.plan.encoded_chunks, result.plan.decoded_chunks) == (19, 0)
     assert zarr.open_array(store / "call_DP", mode="r")[0].tolist() == [300, 7, 3, 7]
+
+
+def test_files_that_begin_within_a_chunk_column_have_no_fill() -> None:
+    """Those that begin one are wide as it is, so that their chunks are copied."""
+    sizes = [4, 1, 1, 2, 3]
+    layouts = Layout(variants=1_000, samples=4).of_each(sizes)
+    assert [one.samples_chunk(n) for one, n in zip(layouts, sizes, strict=True)] == [4, 4, 1, 2, 4]
 
 
 @pytest.mark.slow

@@ -138,13 +138,14 @@ class Conversions:
         VczstoreError
             If a file cannot be converted.
         """
-        keys = [(str(f.path.absolute()), f.size, f.changed, repr(layout)) for f in files]
+        layouts = list(layout.of_each([len(file.samples) for file in files]))
+        keys = [(str(f.path.absolute()), f.size, f.changed, repr(one)) for f, one in zip(files, layouts, strict=True)]
         todo: dict[object, Conversion] = {}
-        for key, file in zip(keys, files, strict=True):
+        for key, file, own in zip(keys, files, layouts, strict=True):
             if key not in self._made and key not in todo:
                 folder = self.folder / f"source-{len(self._made) + len(todo)}"
                 n_parts = min(1 + file.size // PART_BYTES, PARTS_PER_WORKER * workers) if workers > 1 else 1
-                todo[key] = Conversion(operation, file, folder, layout, budget, n_parts)
+                todo[key] = Conversion(operation, file, folder, own, budget, n_parts)
         if todo:
             _convert(list(todo.values()), workers, self._progress)
         self._made |= {key: conversion.result for key, conversion in todo.items()}

@@ -16,9 +16,9 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,11 @@ class Layout:
         The INFO fields that are of use, beside those that say how long a variant is; None for all.
     sites_only
         Whether no calls are of use, but what they say of the length of a reference block.
-    is_flexible
-        Whether a chunk is no longer than the file has samples, so that it is a column of the store as it is.
+    is_narrow
+        Whether a chunk is no longer than the file has samples, so that it is a column of a flexible grid as it is, and
+        has no fill where it is decoded anyway.
+    begin
+        How many samples the last chunk column of the store has, if it is not full.
     """
 
     variants: int
@@ -90,7 +93,8 @@ class Layout:
     encodings: Mapping[str, tuple[str, Mapping[str, Any] | None]] = field(default_factory=dict)
     info: Collection[str] | None = ()
     sites_only: bool = False
-    is_flexible: bool = False
+    is_narrow: bool = False
+    begin: int = 0
 
     @classmethod
     def of(cls, vcz: Vcz) -> "Layout":
@@ -105,12 +109,30 @@ class Layout:
         # columns that are there do not say how wide new ones may be: the first batch may have been one sample
         samples = max(1, lengths[SAMPLES], DEFAULT_SAMPLES_CHUNK if vcz.is_flexible and vcz.columns else 1)
         return cls(
-            max(1, lengths[VARIANTS]), samples, vcz.zarr_format, encodings, sorted(info), is_flexible=vcz.is_flexible
+            max(1, lengths[VARIANTS]),
+            samples,
+            vcz.zarr_format,
+            encodings,
+            sorted(info),
+            is_narrow=vcz.is_flexible,
+            begin=vcz.n_samples % samples,
         )
+
+    def of_each(self, n_samples: Sequence[int]) -> Iterator["Layout"]:
+        """
+        The layouts of files of so many samples, which come in one after the other.
+
+        The columns of a file that begins in the middle of one are decoded; of hundreds of files of one sample, chunks
+        as wide as those of the store would be all fill.
+        """
+        begin = self.begin
+        for i, n in enumerate(n_samples):
+            yield replace(self, is_narrow=self.is_narrow or bool(i and begin % self.samples))
+            begin += n
 
     def samples_chunk(self, n_samples: int) -> int:
         """The chunk length along the samples of a file that has so many."""
-        return min(self.samples, max(1, n_samples)) if self.is_flexible else self.samples
+        return min(self.samples, max(1, n_samples)) if self.is_narrow else self.samples
 
     def wants(self, category: str, name: str) -> bool:
         """Whether a field of the VCF is of use."""
