@@ -425,14 +425,23 @@ USAGE: dict[str, list[str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store and a batch, for commands that change nothing."""
+    folder = tmp_path_factory.mktemp("refused")
+    shutil.copytree(templates / "batch.vcz", folder / "batch.vcz")
+    shutil.copytree(templates / "format3", folder / "store.vcz")
+    return folder
+
+
 @pytest.mark.parametrize("arguments", USAGE.values(), ids=USAGE)
-def test_usage_errors(plain: Path, arguments: list[str]) -> None:
-    before = cohort.digest(plain)
-    places = {"STORE": str(plain), "SOURCE": str(plain.with_name("batch.vcz"))}
+def test_usage_errors(folder: Path, arguments: list[str]) -> None:
+    before = cohort.digest(folder)
+    places = {"STORE": str(folder / "store.vcz"), "SOURCE": str(folder / "batch.vcz")}
     result = run(*(places.get(a, a) for a in arguments), status=2)
     assert result.stdout == ""
     assert re.search(r"^Error: ", result.stderr, re.MULTILINE)
-    assert cohort.digest(plain) == before
+    assert cohort.digest(folder) == before
 
 
 ERRORS: dict[str, tuple[list[str], str]] = {
@@ -459,13 +468,13 @@ ERRORS: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 @pytest.mark.parametrize(("arguments", "words"), ERRORS.values(), ids=ERRORS)
-def test_errors(plain: Path, tmp_path: Path, arguments: list[str], words: str, as_json: bool) -> None:
-    before = cohort.digest(tmp_path)
+def test_errors(folder: Path, arguments: list[str], words: str, as_json: bool) -> None:
+    before = cohort.digest(folder)
     names = {"STORE": "store.vcz", "SOURCE": "batch.vcz", "NOTHING": "nothing.vcz", "NEW": "new.vcz"}
-    arguments = [str(tmp_path / names[a]) if a in names else a for a in arguments]
+    arguments = [str(folder / names[a]) if a in names else a for a in arguments]
     is_usage = any(option in arguments for option in ("--allowed-mem", "--storage-option"))
     assert words in fails(*arguments, *["--json"] * as_json, stdin="", status=2 if is_usage else 1)
-    assert cohort.digest(tmp_path) == before
+    assert cohort.digest(folder) == before
 
 
 @pytest.mark.parametrize("error", [RuntimeError("first\nsecond"), KeyError("key"), ZeroDivisionError(), MemoryError()])
