@@ -70,6 +70,7 @@ def batch(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("store", ["format2-consolidated", "format3"], indirect=True)
 def test_append_killed(store: Path, batch: Path, tmp_path: Path) -> None:
     """
     Between its edits: old samples after the repair, or all; and the same append brings in what is not there.
@@ -124,6 +125,7 @@ def test_job_killed(tmp_path: Path, batch: Path) -> None:
     assert n_undone > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edits", [1, 2])
 def test_what_repair_says(store: Path, batch: Path, edits: int) -> None:
     plan, place = vczstore.plan("append", store, batch), zarr.storage.LocalStore(store)
@@ -179,6 +181,7 @@ def _named(store: Path) -> dict[str, Any]:
     return {"attributes": {"_ARRAY_DIMENSIONS": ["variants"]}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["format2-consolidated", "format3-consolidated"], indirect=True)
 @pytest.mark.parametrize("what", ["attributes", "attributes of an array", "an array more", "an array less", "nonsense"])
 def test_stale_consolidated_metadata(store: Path, what: str) -> None:
@@ -228,6 +231,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["format2", "format3"], indirect=True)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_damages_are_named(store: Path, name: str) -> None:
@@ -245,6 +249,7 @@ def test_other_damages_are_named(store: Path, name: str) -> None:
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["format2-consolidated"], indirect=True)
 def test_one_is_repaired_and_another_is_not(store: Path) -> None:
     stale(store, "attributes")
@@ -256,6 +261,7 @@ def test_one_is_repaired_and_another_is_not(store: Path) -> None:
     assert vczstore.repair(store, quick=True).ok  # which does not look at chunks
 
 
+@pytest.mark.slow
 def test_icechunk(tmp_path: Path) -> None:
     cohort.write_icechunk(tmp_path / "store.vcz", OLD)
     before = cohort.digest(tmp_path / "store.vcz")
@@ -271,6 +277,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_in_memory() -> None:
     memory = zarr.storage.MemoryStore()
     cohort.write_vcz(memory, OLD, zarr_format=2, consolidated=True)
