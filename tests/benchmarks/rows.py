@@ -18,6 +18,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 import vczstore
 from plans.core.model import Plan
+from tests.benchmarks import gvcfs
 from tests.benchmarks.data import CALLS, CHUNK, CLEVEL, Cohort, fresh_copy, fresh_folder, stamps, written_since
 from tests.benchmarks.report import Row, Samples
 from tests.benchmarks.sides import Side, Worker
@@ -69,6 +70,8 @@ class Sizes:
     flat_samples: int = 20
     sources: int = 1_000
     nights: int = 30
+    gvcfs: int = 20
+    gvcf_records: int = 10_000
 
     def __str__(self) -> str:
         return (
@@ -89,6 +92,8 @@ QUICK = Sizes(
     flat=(10_000, 50_000),
     sources=100,
     nights=5,
+    gvcfs=3,
+    gvcf_records=1_000,
 )
 
 
@@ -368,15 +373,19 @@ def _insert_beside_bcftools(bench: Bench) -> Iterator[Row]:
         return bench.ours.command("append", *options, fresh_copy(store, bench.work), batch)
 
     def merge() -> float:
-        arguments = ["-m", "none", "-Ob", "-o", str(fresh_folder(bench.work) / "merged.bcf"), *map(str, vcfs)]
-        code = f"import pysam.bcftools; pysam.bcftools.merge(*{arguments!r}, catch_stdout=False)"
-        started = perf_counter()
-        subprocess.run([bench.ours.python, "-c", code], check=True)
-        return perf_counter() - started
+        return _bcftools_merge(bench, "-m", "none", "-Ob", "-o", fresh_folder(bench.work) / "merged.bcf", *vcfs)
 
     found = in_turn(min(3, sizes.repeats), {"ours": ours, "merge": merge})
     name = f"append {sizes.batch:,}, 2 % of {n:,} variants new"
     yield Row(name, "whole", found["ours"], "bcftools merge", found["merge"], 0.2)
+
+
+def _bcftools_merge(bench: Bench, *arguments: object) -> float:
+    """The seconds of the whole process."""
+    code = f"import pysam.bcftools; pysam.bcftools.merge(*{[*map(str, arguments)]!r}, catch_stdout=False)"
+    started = perf_counter()
+    subprocess.run([bench.ours.python, "-c", code], check=True)
+    return perf_counter() - started
 
 
 def _as_vcf(vcz: Path, work: Path) -> Path:
@@ -388,6 +397,37 @@ def _as_vcf(vcz: Path, work: Path) -> Path:
     with path.open("w") as text, vcztools.VczReader(vcztools.open_zarr(vcz)) as reader:
         vcztools.write_vcf(reader, text)
     return Path(pysam.tabix_index(str(path), preset="vcf", force=True))
+
+
+# ---- gVCFs ----------------------------------------------------------------------------------
+
+
+def gvcf(bench: Bench) -> Iterator[Row]:
+    """A store is created and filled from gVCFs, and from the VCZs that bio2zarr makes of them."""
+    from bio2zarr import vcf
+
+    folder = fresh_folder(bench.work)
+    reference, files = gvcfs.make(folder, bench.sizes.gvcfs, bench.sizes.gvcf_records)
+    converted = [folder / f"{file.name}.vcz" for file in files]
+    for file, place in zip(files, converted, strict=True):
+        vcf.convert([file], place, variants_chunk_size=CHUNK, samples_chunk_size=1)
+
+    def ours(sources: Sequence[Path]) -> float:
+        store = fresh_folder(bench.work) / "cohort.vcz"
+        return sum(
+            bench.ours.command(*command, store, *sources)
+            for command in (("create", "--gvcf", "--variants-chunk", CHUNK), ("append", "--harmonise", "--gvcf"))
+        )
+
+    def merge() -> float:
+        target = fresh_folder(bench.work) / "merged.bcf"
+        return _bcftools_merge(bench, "--gvcf", reference, "-Ob", "-o", target, *files)
+
+    found = in_turn(min(3, bench.sizes.repeats), {"vcf": partial(ours, files), "merge": merge})
+    found |= in_turn(min(3, bench.sizes.repeats), {"vcz": partial(ours, converted)})
+    name = f"create from and append {len(files)} gVCFs of {bench.sizes.gvcf_records:,} records"
+    yield Row(name, "whole", found["vcf"], "bcftools merge --gvcf", found["merge"], 0.5)
+    yield Row(f"{name}, converted before", "whole", found["vcz"], "bcftools merge --gvcf", found["merge"], 0.5)
 
 
 # ---- remove ---------------------------------------------------------------------------------
@@ -662,6 +702,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "flexible": flexible,
     "harmonise": harmonise,
     "insert": insert,
+    "gvcf": gvcf,
     "remove": remove,
     "help": command_line,
     "scaling": scaling,
