@@ -18,9 +18,9 @@ IDS = [f"NA0000{i}" for i in range(1, 9)]
 def _stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of four samples on plain Zarr and on Icechunk, two batches, and what else the examples name."""
     folder = tmp_path_factory.mktemp("examples")
-    cohort.write_vcz(folder / "cohort.vcz", cohort.make_arrays(4, IDS[:4]))
+    cohort.write_vcz(folder / "cohort.vcz", cohort.some_arrays(4, IDS[:4]))
     for name, samples in (("batch-7", IDS[4:6]), ("batch-8", IDS[6:]), ("recalled", IDS[1:3])):
-        cohort.write_vcz(folder / f"{name}.vcz", cohort.make_arrays(4, samples, seed=len(name)))
+        cohort.write_vcz(folder / f"{name}.vcz", cohort.some_arrays(4, samples, seed=len(name)))
     vczstore.copy_store_to_icechunk(folder / "cohort.vcz", folder / "cohort.icechunk", impl="zarr")
     vczstore.tag(folder / "cohort.icechunk", "release-1")
     (folder / "new-ids.tsv").write_text("NA00001\tS1\n")
