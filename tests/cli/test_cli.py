@@ -796,6 +796,7 @@ def test_an_interrupt_that_comes_when_all_is_done_changes_nothing(plain: Path, w
     cohort.assert_same(read(plain), cohort.expected_remove(OLD, ["S0001"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["append", "--help"], ["remove", "-h"], ["demo", "-h"]]
 )

@@ -158,6 +158,7 @@ def test_a_package_that_cannot_be_loaded_is_told_of(tmp_path: Path) -> None:
     assert '"append"' in vczstore(tmp_path, "schema")
 
 
+@pytest.mark.slow
 def test_without_the_package_there_is_neither(tmp_path: Path) -> None:
     assert "No such command 'set-note'" in vczstore(tmp_path, "set-note", "store", "x", status=2)
     assert "'counting' is none of" in vczstore(tmp_path, "append", "store", "x", "--executor", "counting", status=2)

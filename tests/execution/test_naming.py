@@ -99,6 +99,7 @@ INTERRUPTS: dict[str, tuple[Any, str, Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", INTERRUPTS)
 def test_interrupts(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where, name, call, state = INTERRUPTS[when]

@@ -158,6 +158,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[VczstoreError], list[str
 }
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_does_not_fit_in_one_part_changes_none(folder: Path, kind: str, what: str) -> None:

@@ -197,6 +197,7 @@ def test_bcftools_and_vcztools(tmp_path: Path, kind: str) -> None:
     assert vcf.records(vcf.vcztools_view(store, icechunk=kind == "icechunk")) == judged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_documents_are_those_of_the_store(tmp_path: Path, zarr_format: int) -> None:
@@ -234,6 +235,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 # ---- what goes wrong ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_places_that_are_taken(removed: Callable, tmp_path: Path) -> None:
     store, _ = removed(Way("format3", "cubed"))
     (tmp_path / "file").write_text("")

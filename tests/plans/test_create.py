@@ -161,6 +161,7 @@ def group_sites(contig: np.ndarray, position: np.ndarray, alleles: np.ndarray) -
     return _group(_sites(contig, position, codes), codes)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), records), max_size=20), st.sampled_from(["T", "O", "U8"]))
 def test_sites_against_a_model(rows: list[tuple[int, Record]], dtype: str) -> None:

@@ -108,6 +108,7 @@ def header_of(kind: str, store: Path) -> dict[str, Any]:
     return {name: found[name] for name in AFTER}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_renamed(kind: str, tmp_path: Path) -> None:
     """Of a store that an earlier version renamed, too: the same file once more drops the lines."""

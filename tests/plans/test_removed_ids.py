@@ -47,6 +47,7 @@ def check_as_xarray_has_it(store: Path, layout: str) -> None:
         np.testing.assert_array_equal(calls, cohort.select(OLD, LEFT)["call_genotype"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_xarray_shows_an_empty_id(layout: str, tmp_path: Path) -> None:
     store = make(tmp_path, layout)

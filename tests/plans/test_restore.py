@@ -175,6 +175,7 @@ def test_what_another_branch_has_removed_stays_known(removed_on: str, restored: 
     complain(SampleError, ("removed",), lambda: vczstore.append(store, source, branch=restored))
 
 
+@pytest.mark.slow
 def test_hashes_of_different_keys_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Way("icechunk", "zarr").make(tmp_path, OLD)
     vczstore.branch(store, "dev")

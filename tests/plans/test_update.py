@@ -349,6 +349,7 @@ def test_damaged_store(store: Path, tmp_path: Path) -> None:
         complain(DamagedStoreError, ("^update: ", "call_DP has 6"), lambda: vczstore.update(store, source))
 
 
+@pytest.mark.slow
 def test_dry_run(store: Path, tmp_path: Path) -> None:
     source = make(tmp_path, ["S0001", "S0004"])
     with unchanged(store, source):
@@ -419,6 +420,7 @@ def plan_update(store: Path, *sources: Vcz) -> Plan:
     return compile_update(place, place.open(), sources, Memory())
 
 
+@pytest.mark.slow
 def test_split_known(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "store.vcz", cohort.some_arrays(10, ["S0", "", "S2", "S3"]))
     cohort.write_vcz(tmp_path / "new.vcz", cohort.some_arrays(10, ["S9", "S3", "", "S0", "S8"]))

@@ -444,6 +444,7 @@ def test_command(template: Path, tmp_path: Path) -> None:
     assert run(store, "--quick", status=0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_looked_at(template: Path, tmp_path: Path) -> None:
     store = shutil.copytree(template, tmp_path / "store.vcz")
     with pytest.raises(MemoryLimitError, match=r"^verify: .*--allowed-mem"):

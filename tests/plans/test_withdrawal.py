@@ -864,6 +864,7 @@ def test_old_versions_of_objects_are_detected(bucket: Place, s3_server: s3.S3Ser
     client.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_changes_meanwhile_is_not_judged(tmp_path: Path, s3_server: s3.S3Server) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert [tuple(found) for found in Objects.at(tmp_path, {}).read({"a": 3})] == [("a", b"abc", None)]

@@ -91,6 +91,7 @@ def test_in_place(tmp_path: Path, layout: str, impl: str) -> None:
     cohort.assert_same(read(store), cohort.expected_append(AFTER, batch))
 
 
+@pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
     store = make(tmp_path)
     before = cohort.digest(tmp_path)

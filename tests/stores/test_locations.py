@@ -143,6 +143,7 @@ TWINS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twins", TWINS, ids=str)
 @pytest.mark.parametrize("backend", ["zarr", "obstore", "fsspec", "icechunk"])
 def test_the_other_folder_stays(tmp_path: Path, twins: tuple[str, str], backend: str) -> None:

@@ -64,6 +64,7 @@ def test_a_list_is_read_as_bcftools_reads_it(text: str, tmp_path: Path) -> None:
         assert found == header.split("\t")[9:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["remove", "verify-removal", "export", "rename-samples", "job"])
 def test_every_list_is_read_by_the_same_rules(operation: str, tmp_path: Path) -> None:
     """What is wrong with it is said alike; a byte order mark, blank lines and spaces around an ID are no part of it."""
@@ -191,6 +192,7 @@ def test_tabs_are_not_taken_for_part_of_an_id(store: Path) -> None:
         vczstore.verify_removal(store, ["SAMP_ALPHA\t2026-01-01"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "incoming", [["NEW", NFC], ["SAMP_BETA "], ["\u00a0SAMP_BETA"], [f" {NFC}"], ["NEW", "NEW "]], ids=ascii
 )

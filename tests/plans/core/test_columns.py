@@ -198,6 +198,7 @@ def test_a_scan_is_worth_beginning(n: int, n_bytes: int, free: int, task_bytes: 
     assert count * n_bytes >= possible - 2 * n_bytes
 
 
+@pytest.mark.slow
 @given(st.integers(1, 10**6), st.integers(1, 50), st.floats(0, 4))
 def test_what_fits_is_not_refused_by_cubed(chunk_bytes: int, n: int, decoding: float) -> None:
     """Cubed counts a few bytes more than the blocks: a block that fits to the byte has to leave room for them."""

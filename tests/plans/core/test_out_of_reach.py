@@ -74,6 +74,7 @@ def test_every_operation_on_samples_refuses(tmp_path: Path, kind: str) -> None:
     assert not vczstore.verify_removal(store, ["S0001"]).erased
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_source_that_would_leave_samples_behind_is_refused(tmp_path: Path, zarr_format: int) -> None:
     store = make(tmp_path / "store.vcz", zarr_format=zarr_format, start=10)

@@ -98,6 +98,7 @@ def test_jobs_too(large: tuple[Path, Path], tmp_path: Path, function: str) -> No
     assert tasks["modal"] == tasks[function] < tasks["threads"] / 3
 
 
+@pytest.mark.slow
 def test_where_tasks_take_long_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lithops' own configuration says where tasks run, wherever it is."""
     (tmp_path / "lithops.yaml").write_text("lithops: {backend: gcp_cloudrun}\n")

@@ -140,6 +140,7 @@ def test_shards_of_a_source_hold_as_many_chunks_of_the_stores_length(tmp_path: P
     assert vczstore.verify(tmp_path / "out").ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "length"), [([(1, 1)], 1_000), ([(1, 1), (5, 2)], 2), ([(4, 3), (5, 2)], 3), ([(5, 5)], 1_000)]
 )
@@ -336,6 +337,7 @@ def test_index_that_is_wrong_is_found_in_multiples(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_strings_of_few_samples_in_long_chunks(tmp_path: Path) -> None:
     """A chunk of 10,000 x 1,000 strings of which three are there is not projected as ten million long ones."""
     arrays = cohort.make_arrays(4, cohort.ids(0, 3))

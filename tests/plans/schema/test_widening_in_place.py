@@ -85,6 +85,7 @@ def test_killed_at_any_point(tmp_path: Path, layout: dict[str, Any]) -> None:
     assert {"as before", "wider"} <= seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["compact", "repair"])
 def test_others_do_not_settle_what_is_being_made(tmp_path: Path, command: str) -> None:
     """What lies beside the store is the append's until it is over."""

@@ -395,6 +395,7 @@ def test_a_store_that_was_created_takes_harmonised_batches(tmp_path: Path) -> No
     cohort.assert_same({n: found[n] for n in calls}, {n: expected[n] for n in calls})
 
 
+@pytest.mark.slow
 def test_numbers_of_alleles_that_the_batch_has_no_room_for(tmp_path: Path) -> None:
     """The store's genotypes are of int16, the batch's of int8; of 200 alleles it has two beyond 127."""
     alleles = ("A", *("A" + "C" * n for n in range(1, 200)))

@@ -558,6 +558,7 @@ def test_tasks_are_sent_no_sample_ids(tmp_path: Path) -> None:
 # ---- what is refused ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_field_in_a_group_of_its_own_is_refused(tmp_path: Path) -> None:
     store, batches = make(tmp_path, "format3")
     group = zarr.open_group(store, mode="a").create_group("annotations")
@@ -568,6 +569,7 @@ def test_a_field_in_a_group_of_its_own_is_refused(tmp_path: Path) -> None:
     assert cohort.digest(store) == before
 
 
+@pytest.mark.slow
 def test_normalise_inserts_nothing(tmp_path: Path) -> None:
     store, (batch, _) = make(tmp_path, "format3")
     words = ("^normalise: --new-variants insert goes with append",)

@@ -148,6 +148,7 @@ def test_what_is_no_gvcf_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, source, f": {source} has neither <NON_REF> nor <*>")
 
 
+@pytest.mark.slow
 def test_blocks_without_the_quality_that_is_asked_for_are_refused(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A <NON_REF> 1010 GT 0/0"))
     refused(tmp_path, source, f"append: {source} has no call_GQ", "--min-gq", "20")
@@ -165,6 +166,7 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: tuple[str, ...
     assert words in run("append", *options, tmp_path / "store.vcz", tmp_path / "a.vcz", status=2).stderr
 
 
+@pytest.mark.slow
 def test_blocks_that_run_backwards_are_refused(tmp_path: Path) -> None:
     content = gvcf.text(["s1"], "1 1000 A <NON_REF> 1010 GT 0/0", "1 1020 A <NON_REF> 1030 GT 0/0")
     source = gvcf.make(tmp_path, "a", content)
@@ -173,6 +175,7 @@ def test_blocks_that_run_backwards_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, source, words)
 
 
+@pytest.mark.slow
 def test_single_bases_of_an_ordinary_source_stay_what_they_are(tmp_path: Path) -> None:
     source = gvcf.make(tmp_path, "a", gvcf.text(["s1"], "1 1000 A <*> . GT 0/0", "1 1001 A C,<*> . GT 0/1"))
     vczstore.create(tmp_path / "store.vcz", source)
