@@ -120,6 +120,12 @@ class Place:
             return fingerprint(store) if names(store) else None
         return like(self.path) if os.path.lexists(self.path) else None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there, or a folder with nothing in it, into which an export goes too."""
+        is_folder = self.path is not None and self.path.is_dir()
+        return not os.listdir(self.path) if is_folder else self.found() is None
+
     def objects(self) -> ZarrStore:
         """What is there, in an object store, to be written to."""
         return self._objects().with_read_only(False)
@@ -196,7 +202,7 @@ def of_one_state(group: StoreSet, found: Mapping[str, Vcz], places: Sequence[Pla
         If a part has changed meanwhile, or is about to: parts of different states are no export, so none is left.
     """
     stamps = {name: vcz.stamp for name, vcz in found.items() if vcz.store.supports_listing}
-    new = [place for place in places if place.found() is None]
+    new = [place for place in places if place.is_empty]
     try:
         yield
         changed = [name for name, stamp in stamps.items() if fingerprint(found[name].store) != stamp]

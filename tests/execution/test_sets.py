@@ -277,7 +277,7 @@ def test_samples_and_exports_are_of_all_parts(folder: Path) -> None:
 def test_an_export_is_of_one_state(folder: Path) -> None:
     """On plain Zarr, where a writer begins once the first part is exported."""
     make(folder, "format3")
-    (folder / "out").mkdir()
+    (folder / "out" / "chr1.vcz").mkdir(parents=True)  # nothing in it: an export goes there
     (folder / "out" / "other").touch()
 
     def progress(*_: object) -> None:

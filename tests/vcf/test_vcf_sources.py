@@ -178,6 +178,12 @@ def test_files_that_begin_within_a_chunk_column_have_no_fill() -> None:
     assert [one.samples_chunk(n) for one, n in zip(layouts, sizes, strict=True)] == [4, 4, 1, 2, 4]
 
 
+def test_a_file_is_not_converted_again_since_a_store_has_grown() -> None:
+    """As when another writer was first: what tells conversions apart is how wide their chunks are."""
+    before, now = (Layout(variants=1_000, samples=4, begin=begin).of_each([2, 1]) for begin in (0, 1))
+    assert repr([*before]) == repr([*now])
+
+
 @pytest.mark.slow
 def test_create_update_and_normalise(tmp_path: Path, store: Path) -> None:
     changed = write(

@@ -127,7 +127,8 @@ class Layout:
         """
         begin = self.begin
         for i, n in enumerate(n_samples):
-            yield replace(self, is_narrow=self.is_narrow or bool(i and begin % self.samples))
+            # without `begin`: a file is not converted again since a store has grown meanwhile
+            yield replace(self, is_narrow=self.is_narrow or bool(i and begin % self.samples), begin=0)
             begin += n
 
     def samples_chunk(self, n_samples: int) -> int:
