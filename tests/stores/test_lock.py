@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -302,6 +303,18 @@ def test_no_file_is_left(local: Place) -> None:
     with local.lock():
         local.assert_busy()
     assert cohort.digest(local.folder) == before
+
+
+def test_a_look_at_who_holds_it_keeps_no_writer_out(local: Place) -> None:
+    """At the file that a killed writer has left."""
+    left = Path(local.url) / KEY
+    left.touch()
+    with left.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        end = threading.Timer(0.02, fcntl.flock, (looking, fcntl.LOCK_UN))
+        end.start()
+        with local.lock():
+            end.join()
 
 
 @pytest.mark.slow

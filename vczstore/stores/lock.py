@@ -430,8 +430,19 @@ def _flock(file: int, wait: bool, *, shared: bool = False) -> bool:
     """Lock an open file; False where the file system has no locks."""
     import fcntl
 
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    for pause in () if shared else (0.01, 0.05):  # `holder` has the file for an instant
+        with suppress(BlockingIOError):
+            return _flocked(file, how)
+        time.sleep(pause)
+    return _flocked(file, how)
+
+
+def _flocked(file: int, how: int) -> bool:
+    import fcntl
+
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, how)
     except OSError as error:
         if error.errno in _CANNOT_LOCK:
             return False
