@@ -178,6 +178,14 @@ def test_files_that_begin_within_a_chunk_column_have_no_fill() -> None:
     assert [one.samples_chunk(n) for one, n in zip(layouts, sizes, strict=True)] == [4, 4, 1, 2, 4]
 
 
+def test_vcfs_are_converted_in_such_chunks(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, text()) for name in ("first.vcf", "second.vcf")]
+    with conversions.Conversions(None) as converter:
+        files = [converter.file("append", path, {}) for path in paths]
+        made = converter.converted("append", files, Layout(variants=1_000, samples=3), budget=2**28)
+        assert [vcz.arrays["call_DP"].chunks for vcz in made] == [(1_000, 3), (1_000, 2)]
+
+
 def test_a_file_is_not_converted_again_since_a_store_has_grown() -> None:
     """As when another writer was first: what tells conversions apart is how wide their chunks are."""
     before, now = (Layout(variants=1_000, samples=4, begin=begin).of_each([2, 1]) for begin in (0, 1))
