@@ -7,12 +7,12 @@ plan may run at once, and every task that has ended is told to the callbacks.
 This module and `executors.lithops` are the only ones that touch Cubed's private interfaces of executors.
 """
 
+import ctypes
 import os
 import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -41,9 +41,14 @@ from cubed.runtime.utils import (
 )
 
 type Task = Callable[[], tuple[Any, dict[str, Any]]]
+type Round = list[tuple[str, Task]]
+"""Tasks that share what they read, each with the name of its operation."""
 
 QUEUED_PER_WORKER = 2
 """Tasks handed to the pool before a worker is free: few, so that a failure leaves nothing queued."""
+
+ROUNDS_PER_WORKER = 3
+"""With fewer rounds of tasks, one after the other in a worker, too many workers would have none at the end."""
 
 GRACE = 5.0
 """Seconds that a process has to finish its task once the plan has failed or was interrupted."""
@@ -66,10 +71,14 @@ class LocalExecutor(DagExecutor):
         """Start the workers."""
         raise TypeError(f"{type(self).__name__} has no pool")
 
-    def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Callable[..., Any]]:
+    def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
         """What the pool is given, for each task of an operation."""
         for coords in pipeline.mappable:
             yield _LocalTask(pipeline, coords)
+
+    def in_groups(self, rounds: Iterator[Round]) -> Iterator[Round]:
+        """What the pool is given at once: single tasks."""
+        return ([task] for some in rounds for task in some)
 
     def execute_dag(
         self,
@@ -95,7 +104,8 @@ class LocalExecutor(DagExecutor):
                 plans: dict[Any, list[Any]] = {}
                 for name, node in generation:
                     plans.setdefault(node.get("plan"), []).append(zip(repeat(name), self.tasks(name, node["pipeline"])))
-                self._run(pool, chain.from_iterable(map(_in_turn, plans.values())), callbacks)
+                groups = (self.in_groups(_rounds(iterators)) for iterators in plans.values())
+                self._run(pool, chain.from_iterable(groups), callbacks)
                 for name in names:
                     handle_operation_end_callbacks(callbacks, name)
         except BaseException:
@@ -116,39 +126,42 @@ class LocalExecutor(DagExecutor):
     def _run(
         self,
         pool: Executor,
-        todo: Iterator[tuple[str, Callable[..., Any]]],
+        todo: Iterator[Round],
         callbacks: Sequence[Callback] | None,
     ) -> None:
-        running: dict[Future[Any], tuple[str, Callable[..., Any], int, float]] = {}
+        running: dict[Future[Any], tuple[Round, int, float]] = {}
 
-        def submit(name: str, task: Callable[..., Any], attempt: int) -> None:
-            running[pool.submit(task)] = (name, task, attempt, time.time())
+        def submit(tasks: Round, attempt: int) -> None:
+            only = [task for _, task in tasks]
+            running[pool.submit(only[0] if len(only) == 1 else _Group(only))] = (tasks, attempt, time.time())
 
         while True:
             room = self.max_workers * QUEUED_PER_WORKER - len(running)
-            for name, task in islice(todo, room):
-                submit(name, task, 0)
+            for tasks in islice(todo, room):
+                submit(tasks, 0)
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                name, task, attempt, created = running.pop(future)
-                error = future.exception()
+                tasks, attempt, created = running.pop(future)
+                error, results = future.exception(), []
+                if error is None:
+                    results, error = future.result() if len(tasks) > 1 else ([future.result()], None)
+                for (name, _), (result, stats) in zip(tasks, results, strict=False):
+                    handle_callbacks(callbacks, result, {**stats, "name": name, "task_create_tstamp": created})
+                rest, attempt = tasks[len(results) :], 0 if results else attempt
                 if isinstance(error, BrokenProcessPool):
                     raise WorkerDiedError(
                         "a worker process was killed, perhaps because it ran out of memory; "
                         "give it less to do at once with --max-workers or --allowed-mem"
                     ) from error
                 if error is not None and attempt < self.retries and isinstance(error, Exception):
-                    submit(name, task, attempt + 1)
+                    submit(rest, attempt + 1)
                 elif error is not None:
                     raise error
-                else:
-                    result, stats = future.result()
-                    handle_callbacks(callbacks, result, {**stats, "name": name, "task_create_tstamp": created})
 
 
-def _in_turn[T](iterators: Sequence[Iterator[T]]) -> Iterator[T]:
+def _rounds[T](iterators: Sequence[Iterator[T]]) -> Iterator[list[T]]:
     """
     One item of each, again and again.
 
@@ -156,12 +169,26 @@ def _in_turn[T](iterators: Sequence[Iterator[T]]) -> Iterator[T]:
     those that compute run beside those that copy. Of plans that are executed together, one goes after the other: they
     share nothing.
     """
-    waiting = deque(iterators)
-    while waiting:
-        iterator = waiting.popleft()
-        for item in islice(iterator, 1):
-            waiting.append(iterator)
-            yield item
+    while some := [item for iterator in iterators for item in islice(iterator, 1)]:
+        yield some
+
+
+class _Group:
+    """Some tasks, one after the other, in one worker, up to the first that fails."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+
+    def __call__(self) -> tuple[list[tuple[Any, dict[str, Any]]], Exception | None]:
+        done: list[tuple[Any, dict[str, Any]]] = []
+        for task in self.tasks:
+            if done and _is_stopping is not None and _is_stopping.value:
+                break  # what is returned is not wanted any more
+            try:
+                done.append(task())
+            except Exception as error:
+                return done, error
+        return done, None
 
 
 class _LocalTask:
@@ -216,7 +243,11 @@ class ThreadsExecutor(LocalExecutor):
 
 
 class ProcessesExecutor(LocalExecutor):
-    """Several processes, spawned. They end with their driver, by any cause."""
+    """
+    Several processes, spawned. They end with their driver, by any cause.
+
+    What tasks of several arrays have in common is in the memory of one process, so these go to one.
+    """
 
     @property
     def name(self) -> str:
@@ -225,9 +256,15 @@ class ProcessesExecutor(LocalExecutor):
 
     def pool(self) -> Executor:
         """Start the processes. An interrupt is the driver's business, from their first moment on."""
+        context = _WorkerContext()
         try:
+            # without a lock, which a worker that is killed would keep
+            self._is_stopping = context.RawValue(ctypes.c_bool, False)
             pool = ProcessPoolExecutor(
-                self.max_workers, mp_context=_WorkerContext(), initializer=_begin_worker, initargs=(os.getpid(),)
+                self.max_workers,
+                mp_context=context,
+                initializer=_begin_worker,
+                initargs=(os.getpid(), self._is_stopping),
             )
         except OSError as error:
             raise RuntimeError(
@@ -244,11 +281,18 @@ class ProcessesExecutor(LocalExecutor):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pool
 
-    def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Callable[..., Any]]:
+    def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
         """The operation is pickled once; a task unpickles its own, so that what it writes is its own too."""
         operation = cloudpickle.dumps((pipeline.function, pipeline.config))
         for coords in pipeline.mappable:
             yield PickledTask(operation, coords)
+
+    def in_groups(self, rounds: Iterator[Round]) -> Iterator[Round]:
+        """Tasks over the same rows together, if there are enough rows for all workers."""
+        first = list(islice(rounds, self.max_workers * ROUNDS_PER_WORKER))
+        if len(first) < self.max_workers * ROUNDS_PER_WORKER:
+            return super().in_groups(iter(first))
+        return chain(first, rounds)
 
     def close(self) -> None:
         """End the workers. One that was killed while it waited for work has left the others waiting for ever."""
@@ -259,6 +303,7 @@ class ProcessesExecutor(LocalExecutor):
     def stop(self, pool: Executor) -> None:
         """End early: running tasks have a few seconds to finish what they are writing."""
         assert isinstance(pool, ProcessPoolExecutor)
+        self._is_stopping.value = True
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + GRACE
@@ -308,8 +353,14 @@ class PickledTask:
         return execute_with_stats(function, self.coords, config=config)
 
 
-def _begin_worker(driver: int) -> None:
+_is_stopping: Any = None
+"""In a worker: whether the driver wants no further tasks."""
+
+
+def _begin_worker(driver: int, is_stopping: Any) -> None:
     """In each worker: end when the driver has."""
+    global _is_stopping  # noqa: PLW0603
+    _is_stopping = is_stopping
 
     def watch() -> None:
         while os.getppid() == driver:

@@ -414,7 +414,7 @@ class SourceBlocks(_SourceView):
         sites += list(self.site.extents.fields.values())
         decoding = sum(read_bytes(array, span) for array in sites if array.ndim == 1 or array is self.site.allele)
         made = (VECTOR_BYTES + 3 * 4 * len(FIELDS)) * n_samples * span
-        return read + made + 4 * decoding + KEPT_BYTES
+        return read + made + 4 * decoding + 2 * KEPT_BYTES
 
 
 _cache: UnitCache[np.ndarray] = UnitCache()

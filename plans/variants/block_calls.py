@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plans.variants.match_index import ABSENT, UNMATCHED, Index, Unit
-from plans.variants.reference_blocks import SLAB_CALLS, Blocks, Unseen, n_alleles, ref_lengths
+from plans.variants.reference_blocks import SLAB_CALLS, Blocks
 from plans.variants.sites import Sites
 from plans.variants.unit_cache import UnitCache
 from vczstore.vcz import arrays
@@ -177,19 +177,14 @@ class BlockRecords:
     @classmethod
     def read(cls, source: Sites, blocks: Blocks, rows: slice, samples: slice | np.ndarray) -> "BlockRecords":
         """Read some rows of the source."""
-        alleles = source.alleles(rows.start, rows.stop)
-        unseen = Unseen.of(alleles)
-        is_unseen = np.zeros(alleles.shape, dtype=bool) if unseen is None else unseen.is_unseen
-        is_variant = np.ones(len(alleles), dtype=bool) if unseen is None else ~unseen.is_alone
-        begins = source.spans.positions(rows)
-        refs = ref_lengths(alleles)
-        lengths = np.maximum(refs, source.spans.lengths(rows, begins))
-        own = np.where(source.extents.look(alleles, rows) == NONE, refs, lengths)
-        reach = np.where(is_variant, own, lengths)[:, np.newaxis]
+        found = source.gvcf_records(rows.start, rows.stop)
+        is_variant, begins = found.is_variant, found.begins
+        own = np.where(found.extents == NONE, found.refs, found.lengths)
+        reach = np.where(is_variant, own, found.lengths)[:, np.newaxis]
         by_sample = source.spans.lengths_by_sample(rows, samples)
         if by_sample is not None:
             # the length of a record is that of its longest sample
-            otherwise = np.where(is_variant, own, np.maximum(refs, source.spans.lengths_by_end(rows, begins)))
+            otherwise = np.where(is_variant, own, np.maximum(found.refs, found.by_end))
             reach = np.where(by_sample > 0, by_sample, otherwise[:, np.newaxis])
             reach = np.maximum(reach, np.where(is_variant, own, 1)[:, np.newaxis])
         is_called = blocks.is_called(rows, samples)
@@ -201,8 +196,8 @@ class BlockRecords:
             own_ends=(begins + own - 1)[order],
             is_called=is_called[order],
             is_good=blocks.is_good(rows, samples)[order],
-            n_alleles=n_alleles(alleles),
-            unseen=np.where(is_unseen.any(axis=1), is_unseen.argmax(axis=1), -1),
+            n_alleles=found.n_alleles,
+            unseen=found.unseen,
             is_variant=is_variant[order],
         )
 

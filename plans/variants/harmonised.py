@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from zarr.types import AnyArray
 
 from plans.core.chunk_grid import Columns
 from plans.core.views import View, like_source
-from plans.variants.block_calls import covering
+from plans.variants.block_calls import Covering, covering
 from plans.variants.dropped_fields import Dropped
 from plans.variants.field_numbers import ALLELE_NUMBERS, GENOTYPE, field_of, kind_of
 from plans.variants.find_matches import UnitReport
@@ -64,6 +65,49 @@ def absent_calls(
     elif values.ndim > 2:
         values.reshape(len(values), 1, -1)[:, :, 1:] = fill
     return values
+
+
+class _Calls:
+    """
+    The calls of some samples of a source: some of its rows are read once, of each array, others when they are wanted.
+
+    Parameters
+    ----------
+    samples
+        Which samples.
+    together
+        The rows that are read once.
+    is_read_again
+        Whether they are wanted more than once, so that callers get copies, which they may change.
+    """
+
+    def __init__(self, samples: slice | np.ndarray, together: slice, *, is_read_again: bool) -> None:
+        self._samples, self._together, self._is_read_again = samples, together, is_read_again
+        self._read: dict[int, np.ndarray] = {}
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """Which rows are among those that are read once."""
+        return np.asarray((rows >= self._together.start) & (rows < self._together.stop))
+
+    def of_rows(self, rows: np.ndarray, array: AnyArray) -> np.ndarray:
+        """All samples at some rows."""
+        slab, first = self._slab(rows, array)
+        is_all = len(rows) == len(slab) and (np.diff(rows) == 1).all()
+        return slab if is_all and not self._is_read_again else slab[rows - first]
+
+    def of_samples(self, rows: np.ndarray, samples: np.ndarray, array: AnyArray) -> np.ndarray:
+        """One sample at each of some rows: rows by 1 by what a call has."""
+        slab, first = self._slab(rows, array)
+        return np.asarray(slab[rows - first, samples][:, np.newaxis])
+
+    def _slab(self, rows: np.ndarray, array: AnyArray) -> tuple[np.ndarray, int]:
+        """Rows of an array of which these are some, and the first of them."""
+        if not self.has(rows).all():
+            first = int(rows.min())
+            return read_calls(array, slice(first, int(rows.max()) + 1), self._samples), first
+        if id(array) not in self._read:
+            self._read[id(array)] = read_calls(array, self._together, self._samples)
+        return self._read[id(array)], self._together.start
 
 
 @dataclass(frozen=True)
@@ -220,7 +264,7 @@ class Harmonised(View):
         read = n_samples * sum(read_bytes(array, span) for array in calls)
         sites = [source.allele, source.position, *source.spans.fields.values(), *source.extents.fields.values()]
         decoding = sum(read_bytes(a, span) for a in sites if SAMPLES not in dimensions(a))
-        return read + VECTOR_BYTES * n_samples * (self.findings.index.unit + span) + 4 * decoding + KEPT_BYTES
+        return read + VECTOR_BYTES * n_samples * (self.findings.index.unit + span) + 4 * decoding + 2 * KEPT_BYTES
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """Read a region: find the rows, and put in order what goes by allele."""
@@ -229,9 +273,6 @@ class Harmonised(View):
         rows, samples, *rest = region
         assert isinstance(rows, slice)
         parts = [self._unit(mine, n, at, samples) for mine, n, at in self._units(rows)]
-        if self.has_blocks:
-            units = zip(parts, self._units(rows), strict=True)
-            parts = [self._with_blocks(values, mine, n, at, samples) for values, (mine, n, at) in units]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return values[(slice(None), slice(None), *rest)]
 
@@ -242,27 +283,42 @@ class Harmonised(View):
     def _unit(self, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray) -> np.ndarray:
         """All of some variants: `mine` are their matches, `n_alleles` their alleles, from row `start` on."""
         present = np.flatnonzero(mine.rows >= 0)
-        trailing = self.like.shape[2:]
-        if len(present):
-            low, high = int(mine.rows[present].min()), int(mine.rows[present].max()) + 1
-            read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
-            wanted = mine.rows[present] - low
-            is_all = len(present) == high - low and (np.diff(wanted) == 1).all()
-
-            def rows_of(array: AnyArray) -> np.ndarray:
-                slab: np.ndarray = read(array, (slice(low, high), samples, *(slice(None),) * (array.ndim - 2)))
-                return slab if is_all else slab[wanted]
-
-            slab = self._in_order(rows_of, mine, n_alleles, present)
-            if len(present) == len(mine.rows):
-                return slab
         n_samples = len(samples) if isinstance(samples, np.ndarray) else len(range(*samples.indices(self.shape[1])))
-        result = np.empty((len(mine.rows), n_samples, *trailing), dtype=self.dtype)
+        covered = self._covering(mine, start, samples, n_samples) if self.has_blocks else None
+        calls = _Calls(samples, self._together(mine.rows[present], covered), is_read_again=covered is not None)
         if len(present):
-            result[present] = slab
-        absent = np.flatnonzero(mine.rows < 0)
-        result[absent] = self._absent(start + absent, mine.rows[absent] == UNMATCHED)
-        return self._with_kept(result, start, np.flatnonzero(mine.rows == ABSENT), samples)
+            slab = self._in_order(partial(calls.of_rows, mine.rows[present]), mine, n_alleles, present)
+        if len(present) == len(mine.rows):
+            result = slab
+        else:
+            result = np.empty((len(mine.rows), n_samples, *self.like.shape[2:]), dtype=self.dtype)
+            if len(present):
+                result[present] = slab
+            absent = np.flatnonzero(mine.rows < 0)
+            result[absent] = self._absent(start + absent, mine.rows[absent] == UNMATCHED)
+            result = self._with_kept(result, start, np.flatnonzero(mine.rows == ABSENT), samples)
+        return result if covered is None else self._with_blocks(result, covered, n_alleles, start, calls)
+
+    def _covering(self, mine: Matches, start: int, samples: slice | np.ndarray, n_samples: int) -> Covering:
+        rows = slice(start, start + len(mine.rows))
+        return covering(self.findings.index, self.number, rows, mine.rows >= 0, samples, n_samples)
+
+    def _slab_rows(self, n_samples: int) -> int:
+        blocks = self.findings.index.sources[self.number].blocks
+        assert blocks is not None
+        return blocks.slab_rows(n_samples)
+
+    def _together(self, present: np.ndarray, covered: Covering | None) -> slice:
+        """The rows of the source that are read at once: those that are present, and near ones of blocks."""
+        if not len(present):
+            return slice(0, 0)
+        low, high = int(present.min()), int(present.max()) + 1
+        if covered is not None and len(covered.used):
+            # no more than `extra_mem` has counted
+            room = self._slab_rows(covered.rows.shape[1])
+            near = covered.used[(covered.used >= low - room // 2) & (covered.used < high + room // 2)]
+            low, high = min(low, *near[:1].tolist()), max(high, *(near[-1:] + 1).tolist())
+        return slice(low, high)
 
     def _with_kept(self, values: np.ndarray, start: int, absent: np.ndarray, samples: slice | np.ndarray) -> np.ndarray:
         """The same values, those of blocks that the source keeps where it lacks a variant; see `_unit`."""
@@ -277,29 +333,21 @@ class Harmonised(View):
         return values
 
     def _with_blocks(
-        self, values: np.ndarray, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray
+        self, values: np.ndarray, found: Covering, n_alleles: np.ndarray, start: int, calls: "_Calls"
     ) -> np.ndarray:
         """The same values, those of blocks where a sample's call is that of one; see `_unit`."""
-        index = self.findings.index
-        source, rows = index.sources[self.number], slice(start, start + len(mine.rows))
-        found = covering(index, self.number, rows, mine.rows >= 0, samples, values.shape[1])
-        variants, calls = np.nonzero(found.rows == UNMATCHED)
-        values[variants, calls] = self._absent(start + variants, np.ones(len(variants), dtype=bool))[:, 0]
-        variants, calls = np.nonzero(found.rows >= 0)
-        chosen = found.rows[variants, calls]
-        assert source.blocks is not None
-        slabs = chosen // source.blocks.slab_rows(values.shape[1])
+        variants, samples = np.nonzero(found.rows == UNMATCHED)
+        values[variants, samples] = self._absent(start + variants, np.ones(len(variants), dtype=bool))[:, 0]
+        variants, samples = np.nonzero(found.rows >= 0)
+        chosen = found.rows[variants, samples]
+        slabs = chosen // self._slab_rows(values.shape[1])
+        slabs[calls.has(chosen)] = -1
         for slab in np.unique(slabs).tolist():
             here = np.flatnonzero(slabs == slab)
-            rows = slice(int(chosen[here].min()), int(chosen[here].max()) + 1)
-            at = (chosen[here] - rows.start, calls[here])
-
-            def rows_of(array: AnyArray, rows: slice = rows, at: Any = at) -> np.ndarray:
-                return np.asarray(read_calls(array, rows, samples)[at][:, np.newaxis])
-
             which = np.searchsorted(found.used, chosen[here])
             told = found.n_alleles[which], n_alleles[variants[here]], found.unseen[which]
-            values[variants[here], calls[here]] = self._of_blocks(rows_of, *told)[:, 0]
+            rows_of = partial(calls.of_samples, chosen[here], samples[here])
+            values[variants[here], samples[here]] = self._of_blocks(rows_of, *told)[:, 0]
         return values
 
     def _of_blocks(

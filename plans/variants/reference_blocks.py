@@ -8,6 +8,7 @@ variants, and that ALT is no allele: neither comes to a store.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from zarr.types import AnyArray
@@ -102,13 +103,12 @@ class Spans:
         """Where some records begin."""
         return arrays.read(self.fields[POSITION], (rows,)).astype("i8")
 
-    def lengths(self, rows: slice, begins: np.ndarray) -> np.ndarray:
-        """What records take up of the reference in all samples, 0 if nothing says it; `begins` are the positions."""
-        by_end = self.lengths_by_end(rows, begins)
+    def lengths(self, rows: slice, by_end: np.ndarray) -> np.ndarray:
+        """What records take up of the reference in all samples, 0 or less if nothing says it."""
         return np.asarray(np.maximum(Extents(self.fields).lengths(rows), by_end)) if LENGTH in self.fields else by_end
 
     def lengths_by_end(self, rows: slice, begins: np.ndarray) -> np.ndarray:
-        """The same as far as INFO's END says it; else 0 or less."""
+        """The same as far as INFO's END says it; `begins` are the positions."""
         if END not in self.fields:
             return np.zeros(rows.stop - rows.start, dtype="i8")
         return np.asarray(Extents(self.fields).ends(rows) - begins + 1)
@@ -121,17 +121,17 @@ class Spans:
 
     def is_longer(self, refs: np.ndarray, rows: slice) -> np.ndarray:
         """Which records reach beyond their REF, in any sample; `refs` are its lengths."""
-        longer = self.lengths(rows, self.positions(rows)) > refs
+        longer = self.lengths(rows, self.lengths_by_end(rows, self.positions(rows))) > refs
         by_sample = self.lengths_by_sample(rows)
         return longer if by_sample is None else longer | (by_sample.max(axis=1, initial=0) > refs)
 
-    def first_backwards(self, is_alone: np.ndarray, rows: slice) -> int | None:
-        """The first record without another ALT that ends before it begins."""
+    def first_backwards(
+        self, is_alone: np.ndarray, rows: slice, begins: np.ndarray, by_end: np.ndarray, by_sample: np.ndarray | None
+    ) -> int | None:
+        """The first record without another ALT that ends before it begins, by its lengths."""
         backwards = np.zeros(len(is_alone), dtype=bool)
         if END in self.fields:
-            ends = Extents(self.fields).ends(rows)
-            backwards |= (ends > INT_MISSING) & (ends < self.positions(rows))
-        by_sample = self.lengths_by_sample(rows)
+            backwards |= (begins + by_end - 1 > INT_MISSING) & (by_end < 1)
         if by_sample is not None:
             backwards |= (by_sample == 0).any(axis=1)
         return first_where(is_alone & backwards, rows.start)
@@ -224,7 +224,8 @@ class FindBlocks:
         unseen = Unseen.of(alleles)
         is_alone = np.zeros(len(alleles), dtype=bool) if unseen is None else unseen.is_alone
         begins = spans.positions(rows)
-        length = np.maximum(ref_lengths(alleles), spans.lengths(rows, begins))
+        by_end = spans.lengths_by_end(rows, begins)
+        length = np.maximum(ref_lengths(alleles), spans.lengths(rows, by_end))
         by_sample = spans.lengths_by_sample(rows)
         if by_sample is not None:
             length = np.maximum(length, by_sample.max(axis=1, initial=0))
@@ -241,7 +242,8 @@ class FindBlocks:
             ],
             axis=1,
         )
-        return SeenBlocks(table, unseen is not None, spans.first_backwards(is_alone, rows))
+        backwards = spans.first_backwards(is_alone, rows, begins, by_end, by_sample)
+        return SeenBlocks(table, unseen is not None, backwards)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
         """Look in tasks, over whole chunks."""
@@ -311,6 +313,8 @@ class Blocks:
         Calls of blocks with a lower GQ are missing; None if all count.
     step
         How many records a run has at most.
+    token
+        Names the gVCF in the memory of a process.
     """
 
     runs: np.ndarray
@@ -318,6 +322,7 @@ class Blocks:
     quality: AnyArray | None
     min_gq: int | None
     step: int
+    token: str
 
     @classmethod
     def of(cls, operation: str, source: Vcz, runs: np.ndarray, min_gq: int | None) -> "Blocks":
@@ -335,7 +340,8 @@ class Blocks:
                 f"{operation}: {source.label} has no {QUALITY}, so none of its reference blocks has the GQ of {min_gq} "
                 "that --min-gq asks for; leave it out"
             )
-        return cls(runs, source.samples_arrays.get(GENOTYPE), quality, min_gq, unit_rows(source))
+        genotype = source.samples_arrays.get(GENOTYPE)
+        return cls(runs, genotype, quality, min_gq, unit_rows(source), uuid4().hex)
 
     def slab_rows(self, n_samples: int) -> int:
         """How many records are read together, of so many samples: whole runs."""

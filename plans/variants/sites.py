@@ -2,14 +2,16 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 from zarr.types import AnyArray
 
-from plans.variants.reference_blocks import Blocks, Spans, Unseen, first_block
+from plans.variants.reference_blocks import Blocks, Spans, Unseen, first_block, n_alleles, ref_lengths
 from plans.variants.sortedness import Runs
+from plans.variants.unit_cache import UnitCache
 from vczstore.vcz import arrays, pipeline, zarr_objects
 from vczstore.vcz.extents import Extents
 from vczstore.vcz.model import Vcz
@@ -45,6 +47,58 @@ class Records(NamedTuple):
         """No variants of a gVCF."""
         nothing = np.empty(0, dtype="i8")
         return cls(nothing, nothing, np.empty((0, n_alleles), dtype=object), nothing, nothing)
+
+
+class GvcfRecords(NamedTuple):
+    """
+    Some records of a gVCF, one after the other, without the alleles of its blocks.
+
+    Attributes
+    ----------
+    rows, begins : numpy.ndarray of int64
+        Their rows in the source, and where they begin.
+    refs, lengths, by_end, extents : numpy.ndarray of int64
+        How long their REF is, what they take up of the reference, the same as far as INFO's END says it, and how long
+        their symbolic alleles are; see `Spans` and `vczstore.vcz.extents`.
+    n_alleles, unseen : numpy.ndarray of int64
+        How many alleles they have, and which one stands for those that were not seen; -1 if none does.
+    is_variant : numpy.ndarray of bool
+        Which have another ALT.
+    alleles : numpy.ndarray of object, variants among them by alleles
+        As `Records` has them.
+    """
+
+    rows: np.ndarray
+    begins: np.ndarray
+    refs: np.ndarray
+    lengths: np.ndarray
+    by_end: np.ndarray
+    extents: np.ndarray
+    n_alleles: np.ndarray
+    unseen: np.ndarray
+    is_variant: np.ndarray
+    alleles: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep them, about."""
+        return sum(column.nbytes for column in self) + 64 * self.alleles.size
+
+    def cut(self, start: int, stop: int) -> "GvcfRecords":
+        """Those of some rows of the source."""
+        low, high = (min(max(0, row - int(self.rows[0])), len(self.rows)) for row in (start, stop))
+        if (low, high) == (0, len(self.rows)):
+            return self
+        first, last = (int(np.count_nonzero(self.is_variant[:i])) for i in (low, high))
+        return GvcfRecords._make([*(column[low:high] for column in self[:-1]), self.alleles[first:last]])
+
+    def variants(self, positions: np.ndarray | None = None) -> Records:
+        """Those that are no blocks, at some positions or at all."""
+        begins, alleles, at = self.begins[self.is_variant], self.alleles, np.flatnonzero(self.is_variant)
+        if positions is not None:
+            chosen = np.isin(begins, positions)
+            begins, alleles, at = begins[chosen], alleles[chosen], at[chosen]
+        return Records(self.rows[at], begins, alleles, self.extents[at], self.unseen[at])
 
 
 @dataclass(frozen=True)
@@ -105,7 +159,10 @@ class Sites:
         start, stop = int(runs[k, 1]), int(runs[k, 2])
         if position < runs[k, 3] or (side == "left" and position == runs[k, 3]):
             return start
-        values = arrays.read(self.position, (slice(start, stop),))
+        if self.blocks is None:
+            values = arrays.read(self.position, (slice(start, stop),))
+        else:
+            values = self.gvcf_records(start, stop).begins
         return start + int(np.searchsorted(values, position, side))
 
     def alleles(self, start: int, stop: int) -> np.ndarray:
@@ -130,23 +187,38 @@ class Sites:
                 None,
             )
         parts = [Records.none(self.allele.shape[1])]
-        for a, b in self._runs_with_variants(c, d):
-            begins = arrays.read(self.position, (slice(a, b),)).astype("i8")
-            if np.isin(begins, positions).any():
-                parts.append(self._variants(slice(a, b), begins, positions))
+        parts += [self.gvcf_records(a, b).variants(positions) for a, b in self._runs_with_variants(c, d)]
         return Records(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _variants(self, rows: slice, begins: np.ndarray, positions: np.ndarray | None = None) -> Records:
-        """Those of some records of a gVCF that are no blocks, at some positions or at all."""
-        alleles = self.alleles(rows.start, rows.stop)
-        extents = self.extents.look(alleles, rows)
-        unseen = Unseen.of(alleles)
+    def gvcf_records(self, start: int, stop: int) -> GvcfRecords:
+        """Some rows of a gVCF, at least one; they are read run by run, and the latest runs are remembered."""
+        assert self.blocks is not None
+        token = self.blocks.token
+        low = int(np.searchsorted(self.runs[:, 2], start, "right"))
+        high = int(np.searchsorted(self.runs[:, 1], stop, "left"))
+        runs = self.runs[low:high, 1:3].tolist()
+        parts = [_cache.get((token, a), partial(self._read, slice(a, b))).cut(start, stop) for a, b in runs]
+        return parts[0] if len(parts) == 1 else GvcfRecords(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _read(self, rows: slice) -> GvcfRecords:
+        """Read some records of a gVCF."""
+        alleles, begins = self.alleles(rows.start, rows.stop), self.spans.positions(rows)
+        unseen, by_end = Unseen.of(alleles), self.spans.lengths_by_end(rows, begins)
         is_unseen = np.zeros(alleles.shape, dtype=bool) if unseen is None else unseen.is_unseen
-        kept = np.ones(len(alleles), dtype=bool) if unseen is None else ~unseen.is_alone
-        kept &= True if positions is None else np.isin(begins, positions)
-        place = np.where(is_unseen.any(axis=1), is_unseen.argmax(axis=1), -1)
-        seen = np.where(is_unseen, "", alleles)
-        return Records(rows.start + np.flatnonzero(kept), begins[kept], seen[kept], extents[kept], place[kept])
+        is_variant = np.ones(len(alleles), dtype=bool) if unseen is None else ~unseen.is_alone
+        refs = ref_lengths(alleles)
+        return GvcfRecords(
+            rows=np.arange(rows.start, rows.stop),
+            begins=begins,
+            refs=refs,
+            lengths=np.maximum(refs, self.spans.lengths(rows, by_end)),
+            by_end=by_end,
+            extents=self.extents.look(alleles, rows),
+            n_alleles=n_alleles(alleles),
+            unseen=np.where(is_unseen.any(axis=1), is_unseen.argmax(axis=1), -1),
+            is_variant=is_variant,
+            alleles=np.where(is_unseen, "", alleles)[is_variant],
+        )
 
     def _runs_with_variants(self, start: int, stop: int, known: np.ndarray | None = None) -> Iterator[tuple[int, int]]:
         """The parts of some rows of a gVCF, run by run, that have variants; without runs whose variants are `known`."""
@@ -165,8 +237,7 @@ class Sites:
         matched = np.sort(matched)
         n, first = 0, None
         for a, b in self._runs_with_variants(start, stop, matched):
-            begins = arrays.read(self.position, (slice(a, b),)).astype("i8")
-            left = np.setdiff1d(self._variants(slice(a, b), begins).rows, matched)
+            left = np.setdiff1d(self.gvcf_records(a, b).variants().rows, matched)
             n += len(left)
             first = int(left[0]) if first is None and len(left) else first
         return n, first
@@ -190,3 +261,6 @@ class Sites:
             if block is not None:
                 return block
         return None
+
+
+_cache: UnitCache[GvcfRecords] = UnitCache()

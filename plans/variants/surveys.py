@@ -21,6 +21,7 @@ from plans.variants.misfits import Source as MisfitSource
 from plans.variants.reference_blocks import Blocks, FindBlocks, refusal
 from plans.variants.sites import Sites
 from plans.variants.sortedness import FindRuns, Runs, site, unit_rows
+from plans.variants.unit_cache import KEPT_BYTES
 from vczstore.errors import IncompatibleError
 from vczstore.vcz import arrays
 from vczstore.vcz.model import SAMPLE_ID, SAMPLES, VARIANTS, Vcz, dimensions, listing
@@ -150,6 +151,7 @@ def _match_mem(index: Index) -> int:
     reading = [4 * sum(arrays.decode_mem(a, 2) for a in some) for some in read]
     rows = min(index.unit, index.n_variants)
     found = sum(3 * rows * (16 + 8 * s.allele.shape[1]) for s in index.sources)
+    found += KEPT_BYTES if any(s.blocks is not None for s in index.sources) else 0
     return reading[0] + max(reading[1:], default=0) + found
 
 

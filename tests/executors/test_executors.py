@@ -22,10 +22,10 @@ from cubed.runtime.types import CubedPipeline
 import executors
 import vczstore
 from executors import local
-from executors.local import GRACE, QUEUED_PER_WORKER, ThreadsExecutor, WorkerDiedError
+from executors.local import GRACE, QUEUED_PER_WORKER, ROUNDS_PER_WORKER, ThreadsExecutor, WorkerDiedError
 from tests.support import cohort
 from tests.support.paths import ROOT
-from tests.support.tasks import dag_of, run_tasks
+from tests.support.tasks import Ends, dag_of, run_tasks
 from vczstore.errors import StorageError
 
 
@@ -80,6 +80,58 @@ def test_operations_that_do_not_wait_for_each_other_run_in_turn() -> None:
         dag.add_node(name, pipeline=CubedPipeline(partial(task, name=name), name, [[i] for i in range(n)], None))
     executors.create("single-threaded").execute_dag(dag)
     assert ran == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
+
+
+def _dag_of_three(task: Any, n: int) -> nx.MultiDiGraph:
+    """Three operations that do not wait for each other."""
+    dag = nx.MultiDiGraph()
+    for name in ("a", "b", "c"):
+        dag.add_node(name, pipeline=CubedPipeline(partial(task, name=name), name, [[i] for i in range(n)], None))
+    return dag
+
+
+@pytest.mark.slow
+def test_tasks_over_the_same_rows_share_a_process(tmp_path: Path) -> None:
+    """What they read is in its memory; one that fails in their midst is tried again, with those after it only."""
+
+    def task(coords: list[int], *, config: None, name: str) -> tuple[str, int, int]:
+        attempts = tmp_path / f"{name}{coords[0]}"
+        with attempts.open("a") as file:
+            file.write("x")
+        if attempts.name == "b3" and attempts.stat().st_size < 3:
+            raise OSError("the network is away")
+        return name, coords[0], os.getpid()
+
+    engine, ends = executors.create("processes", max_workers=2), Ends()
+    n = 2 * ROUNDS_PER_WORKER
+    try:
+        engine.execute_dag(_dag_of_three(task, n), callbacks=[ends])
+    finally:
+        engine.close()
+    assert sorted(result[:2] for result in ends.results) == [(name, i) for name in "abc" for i in range(n)]
+    for i in set(range(n)) - {3}:
+        assert len({pid for _, number, pid in ends.results if number == i}) == 1
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert {name for name, size in sizes.items() if size > 1} == {"b3"}
+    assert sizes["b3"] == 3
+
+
+@pytest.mark.slow
+def test_a_failure_ends_what_shares_a_process(tmp_path: Path) -> None:
+    def task(coords: list[int], *, config: None, name: str) -> None:
+        (tmp_path / f"{name}{coords[0]}").touch()
+        if name == "b" and coords[0] == 1:
+            raise ValueError("task b1")
+
+    engine = executors.create("processes", max_workers=2, retries=0)
+    try:
+        with pytest.raises(ValueError, match="task b1"):
+            engine.execute_dag(_dag_of_three(task, 100))
+    finally:
+        engine.close()
+    assert (tmp_path / "a1").exists()
+    assert not (tmp_path / "c1").exists()
+    assert len(list(tmp_path.iterdir())) < 60
 
 
 @pytest.mark.parametrize("name", executors.LOCAL)
