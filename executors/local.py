@@ -23,7 +23,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice, repeat
+from itertools import batched, chain, islice, repeat
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
@@ -41,7 +41,7 @@ from cubed.runtime.utils import (
 )
 
 type Task = Callable[[], tuple[Any, dict[str, Any]]]
-type Round = list[tuple[str, Task]]
+type Round = Sequence[tuple[str, Task]]
 """Tasks that share what they read, each with the name of its operation."""
 
 QUEUED_PER_WORKER = 2
@@ -49,6 +49,9 @@ QUEUED_PER_WORKER = 2
 
 ROUNDS_PER_WORKER = 3
 """With fewer rounds of tasks, one after the other in a worker, too many workers would have none at the end."""
+
+TASKS_TOGETHER = 16
+"""Most tasks that a worker is handed at once: what it has done is known when all of them end."""
 
 GRACE = 5.0
 """Seconds that a process has to finish its task once the plan has failed or was interrupted."""
@@ -292,7 +295,7 @@ class ProcessesExecutor(LocalExecutor):
         first = list(islice(rounds, self.max_workers * ROUNDS_PER_WORKER))
         if len(first) < self.max_workers * ROUNDS_PER_WORKER:
             return super().in_groups(iter(first))
-        return chain(first, rounds)
+        return (group for some in chain(first, rounds) for group in batched(some, TASKS_TOGETHER))
 
     def close(self) -> None:
         """End the workers. One that was killed while it waited for work has left the others waiting for ever."""
