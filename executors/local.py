@@ -23,7 +23,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from itertools import batched, chain, islice, repeat
+from itertools import batched, chain, count, islice, repeat
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
@@ -106,8 +106,10 @@ class LocalExecutor(DagExecutor):
                     handle_operation_start_callbacks(callbacks, name)
                 plans: dict[Any, list[Any]] = {}
                 for name, node in generation:
-                    plans.setdefault(node.get("plan"), []).append(zip(repeat(name), self.tasks(name, node["pipeline"])))
-                groups = (self.in_groups(_rounds(iterators)) for iterators in plans.values())
+                    tasks = zip(repeat(name), self.tasks(name, node["pipeline"]))
+                    n_tasks = getattr(node.get("primitive_op"), "num_tasks", 1)
+                    plans.setdefault(node.get("plan"), []).append((n_tasks, tasks))
+                groups = (self.in_groups(_rounds(operations)) for operations in plans.values())
                 self._run(pool, chain.from_iterable(groups), callbacks)
                 for name in names:
                     handle_operation_end_callbacks(callbacks, name)
@@ -164,16 +166,32 @@ class LocalExecutor(DagExecutor):
                     raise error
 
 
-def _rounds[T](iterators: Sequence[Iterator[T]]) -> Iterator[list[T]]:
+def _rounds[T](operations: Sequence[tuple[int, Iterator[T]]]) -> Iterator[list[T]]:
     """
-    One item of each, again and again.
+    One task of the operation that has most, and as large a part of the others, again and again: all end together.
 
     Tasks of different arrays over the same rows run at about the same time so, and find in memory what they share; and
     those that compute run beside those that copy. Of plans that are executed together, one goes after the other: they
     share nothing.
+
+    Parameters
+    ----------
+    operations
+        How many tasks each has, and these.
+
+    Examples
+    --------
+    >>> ["".join(tasks) for tasks in _rounds([(2, iter("aA")), (4, iter("bcde"))])]
+    ['ab', 'c', 'Ad', 'e']
     """
-    while some := [item for iterator in iterators for item in islice(iterator, 1)]:
-        yield some
+    most = max((n for n, _ in operations), default=0)
+    for i in count():
+        parts = ((tasks, -(-(i + 1) * n // most) + (-i * n // most)) for n, tasks in operations)
+        some = [task for tasks, n in parts for task in islice(tasks, n)]
+        if some:
+            yield some
+        elif i >= most:
+            return
 
 
 class _Group:

@@ -162,6 +162,7 @@ class ArrayInsertions:
             edits=(*(e for e in plan.edits if not isinstance(e, Consolidate)), *self.edits, consolidate),
             after=replace(plan.after, arrays=dict(sorted({**plan.after.arrays, **self.added}.items()))),
             notes={**plan.notes, **self._note(plan)},
+            last=(),  # what tasks read is not what they write
         )
 
     def in_place(self, plan: Plan, after: Mapping[str, AnyArray]) -> Plan:

@@ -1,7 +1,7 @@
 """The union of the variants of several sources: the genome cut into ranges, and the records of each range."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,10 +106,10 @@ class SourceSites:
         """Some rows of an array; strings in one form, for any dtype that they are stored as."""
         return arrays.read_normalised(self.arrays[name], (rows,))
 
-    def places(self, rows: slice) -> np.ndarray:
-        """Where variants are on the genome, contig and position as one integer."""
+    def places(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Where variants are on the genome: their contigs by the numbers in the union's table, and their positions."""
         contig, position = (self.read(name, rows).astype("i8") for name in (CONTIG, POSITION))
-        return np.asarray((self.contigs[contig] << CONTIG_SHIFT) + position)
+        return self.contigs[contig], position
 
     @property
     def row_bytes(self) -> int:
@@ -340,16 +340,14 @@ class Union:
             decoding = max(decoding, sites.decode_mem(int((stop - start).max(initial=0))))
         return int(loads.max(initial=0)) + decoding
 
-    def rows(self, i: int) -> list[tuple[int, slice]]:
-        """The rows in a range, exactly: the number of a source, and which of its rows."""
-        found = []
+    def rows(self, i: int) -> Iterator[tuple[int, slice, np.ndarray, np.ndarray]]:
+        """The rows in a range, exactly: the number of a source, which of its rows, and where these are."""
         for source, (sites, pieces) in enumerate(zip(self.sites, self.pieces, strict=True)):
             first, last = np.searchsorted(pieces[:, 0], (i, i + 1))
             for _, start, stop in pieces[first:last].tolist():
-                places = sites.places(slice(start, stop))
-                a, b = np.searchsorted(places, self.edges[i : i + 2])
-                found.append((source, slice(start + int(a), start + int(b))))
-        return found
+                contig, position = sites.places(slice(start, stop))
+                a, b = np.searchsorted((contig << CONTIG_SHIFT) + position, self.edges[i : i + 2]).tolist()
+                yield source, slice(start + a, start + b), contig[a:b], position[a:b]
 
     def merge(self, i: int) -> tuple[list[Piece], dict[str, np.ndarray], Merged]:
         """
@@ -367,14 +365,14 @@ class Union:
         pieces = []
         width = max(s.arrays[ALLELE].shape[1] for s in self.sites)
         values: dict[str, list[np.ndarray]] = {name: [] for name in (*SITE_FIELDS, EXTENT)}
-        for source, where in self.rows(i):
+        for source, where, contig, position in self.rows(i):
             sites = self.sites[source]
             piece, found, extents = sites.variants(source, where)
             alleles = np.full((len(found), width), "", dtype="T")
             alleles[:, : found.shape[1]] = found
             pieces.append(piece)
-            values[CONTIG].append(sites.contigs[sites.read(CONTIG, where)][piece.kept])
-            values[POSITION].append(sites.read(POSITION, where).astype("i8")[piece.kept])
+            values[CONTIG].append(contig[piece.kept])
+            values[POSITION].append(position[piece.kept])
             values[ALLELE].append(alleles)
             values[EXTENT].append(extents)
         joined = {name: np.concatenate(found) for name, found in values.items()}
