@@ -116,14 +116,16 @@ def samples_of(operation: type[Operation], values: dict[str, Any]) -> dict[str, 
     OptionError
         If the file is no list of sample IDs.
     """
-    from vczstore.configuration.lists import read_lines
-
     for one in operations.arguments(operation):
         if declared(one).kind in ("samples", "samples-file"):
             listed, file = values.pop(one.name, ()), values.pop("samples_file", None)
             if not listed and file is None:
                 raise click.UsageError("Name SAMPLE_IDs, or a file of them with --samples-file.")
-            lines = [] if file is None else read_lines(operation.called, file)
+            lines: list[tuple[int, str]] = []
+            if file is not None:
+                from vczstore.configuration.lists import read_lines  # with pydantic, which takes long to import
+
+                lines = read_lines(operation.called, file)
             values[one.name] = [*listed, *(line for _, line in lines)]
     return values
 
