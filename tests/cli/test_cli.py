@@ -705,7 +705,7 @@ def test_demo_as_json(tmp_path: Path) -> None:
 
 # ---- the package and what it imports --------------------------------------------------------
 
-HEAVY = ("numpy", "zarr", "cubed", "icechunk", "xarray", "rich", "networkx", "obstore", "fsspec")
+HEAVY = ("numpy", "zarr", "cubed", "icechunk", "xarray", "rich", "networkx", "obstore", "fsspec", "pydantic")
 PROBE = f"""
 import sys
 from vczstore.cli.main import main
@@ -806,7 +806,11 @@ def test_help_imports_nothing(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("impl", "not_needed"),
-    [("zarr", {"cubed", "icechunk", "xarray"}), ("cubed", {"icechunk", "xarray"}), ("xarray", {"icechunk"})],
+    [
+        ("zarr", {"cubed", "icechunk", "xarray", "pydantic"}),
+        ("cubed", {"icechunk", "xarray", "pydantic"}),
+        ("xarray", {"icechunk"}),
+    ],
 )
 @pytest.mark.slow
 def test_imports_what_it_needs(plain: Path, impl: str, not_needed: set[str]) -> None:
