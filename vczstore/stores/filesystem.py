@@ -1,8 +1,12 @@
-"""What Linux offers for folders, and Python's standard library does not: to exchange two, and to sync a file system."""
+"""What Python's standard library does not offer for folders: to exchange two, to sync a file system, quick deletion."""
 
 import ctypes
 import errno
 import os
+import shutil
+import threading
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,3 +65,52 @@ def sync_names(folder: Path) -> None:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+DELETING_AT_ONCE = 32
+"""How many files are deleted at once: a file system may wait for the disk, or for a server, with each."""
+
+_DELETED_WHOLE = 3
+"""So many levels down a folder is deleted by one thread: of a store, the chunks of one row of an array."""
+
+
+def delete_folder(folder: Path) -> None:
+    """
+    Delete a folder and all that is in it, as `shutil.rmtree` does, by several threads.
+
+    Raises
+    ------
+    OSError
+        If something cannot be deleted; the rest may be.
+    """
+    members, taking = _members(folder, _DELETED_WHOLE), threading.Lock()
+
+    def take() -> "os.DirEntry[str] | None":
+        with taking:
+            return next(members, None)
+
+    def delete_members() -> None:
+        while (member := take()) is not None:
+            if member.is_dir(follow_symlinks=False):
+                shutil.rmtree(member.path)
+            else:
+                os.unlink(member.path)
+
+    with ThreadPoolExecutor(DELETING_AT_ONCE) as pool:
+        try:
+            for done in [pool.submit(delete_members) for _ in range(DELETING_AT_ONCE)]:
+                done.result()
+        finally:
+            with taking:
+                members.close()
+    shutil.rmtree(folder)
+
+
+def _members(folder: str | Path, depth: int) -> Generator["os.DirEntry[str]"]:
+    """The files above a depth, and the folders at it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if depth and entry.is_dir(follow_symlinks=False):
+                yield from _members(entry.path, depth - 1)
+            else:
+                yield entry

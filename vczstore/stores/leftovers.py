@@ -16,7 +16,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vczstore.errors import StorageError
-from vczstore.stores.filesystem import sync_names
+from vczstore.stores.filesystem import delete_folder, sync_names
 from vczstore.stores.lock import hold_file
 from vczstore.vcz.zarr_objects import LOCK
 
@@ -186,7 +185,7 @@ def _delete(path: Path) -> None:
                 for document in ("zarr.json", ".zgroup"):
                     # first: whoever has reached the old store by another mount finds none, instead of half of one
                     (path / document).unlink(missing_ok=True)
-                shutil.rmtree(path)
+                delete_folder(path)
             else:
                 path.unlink(missing_ok=True)
             return
