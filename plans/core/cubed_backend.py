@@ -200,11 +200,18 @@ def _same(block: np.ndarray) -> np.ndarray:
 
 
 def move(reader: SharedReader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int, shared: bool) -> cubed.Array:
-    """As `read` and `write`; where it is `shared`, each task is sent its share of the reader alone."""
-    if not shared:
-        return write(read(reader, spec, extra_mem=extra_mem), view)
-    view.reader = reader
-    return write(read(_InTask(reader.dtype, reader.blocks), spec, extra_mem=extra_mem), view)
+    """As `read` and `write` in one operation; where it is `shared`, each task gets its share of the reader alone."""
+    view.reader = reader if shared else None
+    return cubed.map_blocks(
+        _read_block,
+        dtype=reader.dtype,
+        chunks=reader.blocks,
+        spec=spec,
+        reader=_InTask(reader.dtype, reader.blocks) if shared else reader,
+        extra_projected_mem=extra_mem,
+        target_store=view,
+        fusable_with_successors=False,
+    )
 
 
 def compile_plan(

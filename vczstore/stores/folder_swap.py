@@ -60,7 +60,7 @@ from vczstore.stores.leftovers import (
 from vczstore.stores.lock import carry, hold
 from vczstore.stores.object_store import plain_errors, reason
 from vczstore.stores.zarr_backed import ZarrBacked
-from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK, link_file
+from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK, RegularLocalStore, link_file
 
 OPERATION = "compact"
 
@@ -282,7 +282,7 @@ class Replacement:
             yield self.store.zarr_store
             return
         self.new = self._begin()
-        target = LocalStore(self.new)
+        target = RegularLocalStore(self.new)
         for edit in preparations:
             edit.apply(target)
         yield target

@@ -25,7 +25,7 @@ from vczstore.vcz.floats import is_nan, to_hex
 from vczstore.vcz.metadata import ArrayV2Metadata, ArrayV3Metadata, metadata_key, parsed
 from vczstore.vcz.pipeline import Pipeline, naming
 from vczstore.vcz.strings import as_text
-from vczstore.vcz.zarr_objects import NO_METADATA, Document, RegularLocalStore, place, read_json, read_small_file
+from vczstore.vcz.zarr_objects import NO_METADATA, Document, RegularLocalStore, place, read_json, read_file
 
 
 def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> AnyArray:
@@ -346,7 +346,7 @@ def members_of_folder(store: Store, zarr_format: int) -> dict[str, AnyArray] | N
     try:
         for name in sorted(entry.name for entry in os.scandir(store.root) if entry.is_dir()):
             folder = os.path.join(store.root, name)
-            document, more = read_small_file(folder, key), read_small_file(folder, attributes) if attributes else None
+            document, more = read_file(folder, key), read_file(folder, attributes) if attributes else None
             if document is None:
                 return None
             found[name] = _at(_parsed(zarr_format, document, more or b"{}"), store, name)
