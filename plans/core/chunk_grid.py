@@ -113,6 +113,13 @@ class Columns:
         """The elements of a block that is not cut short by an edge; of the longest, where chunks differ in width."""
         return tuple(_longest_block(cut, b) for cut, b in zip(self._here, self.block, strict=True))
 
+    def chunk_bytes(self, array: AnyArray) -> int:
+        """The decoded size of a chunk of the array, in bytes; of the longest of these, where chunks differ in width."""
+        if not arrays.is_flexible(array):
+            return arrays.chunk_bytes(array)
+        longest = (_longest_block(cut, 1) for cut in self._here)
+        return math.prod(longest) * arrays.element_bytes(array)
+
     @property
     def blocks(self) -> Blocks:
         """

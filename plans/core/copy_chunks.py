@@ -172,8 +172,8 @@ class Recode(CopyArray):
         return replace(self, source=arrays.planned(self.source, store=store))
 
 
-LINKS_PER_TASK = 10_000
-"""Hard links take some microseconds each."""
+LINKS_PER_TASK = (1_000, 10_000)
+"""At least and at most: hard links take some microseconds each."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,8 @@ class LinkChunks:
 
         if not self.encoded_chunks:
             return []
-        per_task = min(LINKS_PER_TASK, math.ceil(self.encoded_chunks / MIN_TASKS))
+        fewest, most = LINKS_PER_TASK
+        per_task = min(most, max(fewest, math.ceil(self.encoded_chunks / MIN_TASKS)))
         reader = scan_tasks.ScanReader(_LinkTask(self, store).look, self.encoded_chunks, per_task)
         return [scan_tasks.scan(reader, memory.spec())]
 

@@ -288,7 +288,7 @@ class PutSamples:
         widest = [max([1, *(arrays.outer_chunks(p.array)[i] for p in parts)]) for i in range(target.ndim)]
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
         prefer[axis] = max([_spread(part, axis, decoded, cut) for part in parts], default=1)
-        chunk_bytes = arrays.chunk_bytes(target)
+        chunk_bytes = alone._every.chunk_bytes(target)
 
         def decoding(block: tuple[int, ...]) -> int:
             found = replace(alone, block=block)

@@ -177,9 +177,9 @@ def copy_encoded(
         Whether each task is sent its share of a piece alone; so it is of several pieces.
     """
     reader = EncodedReader(tuple(pieces), together)
-    most = max(together, *(math.prod(piece.columns.block) for piece in pieces))
+    sizes = (max(together, math.prod(p.columns.block)) * p.columns.chunk_bytes(target) for p in pieces)
     # read and written as one object each, hardly ever larger than decoded
-    extra = 2 * most * arrays.chunk_bytes(target) + extra_mem
+    extra = 2 * max(sizes) + extra_mem
     return move(reader, EncodedSink(target, reader), spec, extra_mem=extra, shared=shared or len(pieces) > 1)
 
 
