@@ -6,7 +6,7 @@ new ones to the same places, as in `plans.schema.rebuild`: on Icechunk in one co
 takes the place of the store.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -156,9 +156,10 @@ def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
     """
     Merge neighbouring columns, those of a like width, until they are as wide as is wanted.
 
-    A column is merged with the one before it where that is less than twice as wide. So widths fall off from left to
-    right by half at least, and of n samples that came one by one each was re-encoded log2(n) times at most, as in the
-    levels of a log-structured merge tree (O'Neil et al. 1996, doi:10.1007/s002360050048).
+    From the last column on, one is merged with all that follow where it is less than twice as wide as these together.
+    So widths fall off from left to right by half at least, and of n samples that came one by one each was re-encoded
+    log2(n) times at most, as in the levels of a log-structured merge tree (O'Neil et al. 1996,
+    doi:10.1007/s002360050048).
 
     Parameters
     ----------
@@ -171,16 +172,32 @@ def merged(columns: Sequence[int], most: int) -> tuple[int, ...]:
     --------
     >>> merged((1000, 200, 150, 30, 1, 1), 1000)
     (1000, 350, 30, 2)
+    >>> merged((1000, 1, 1, 1, 1, 1, 1, 1), 1000)
+    (1000, 7)
     >>> merged((1, 1, 1, 1, 1), 4)
     (4, 1)
     """
+    runs: list[list[int]] = []
+    total = 0
+    for width in reversed(columns):
+        if width < 2 * total:
+            runs[-1].append(width)
+            total += width
+        else:
+            runs.append([width])
+            total = width
+    return tuple(width for run in reversed(runs) for width in _joined(reversed(run), most))
+
+
+def _joined(columns: Iterable[int], most: int) -> list[int]:
+    """Columns, each with as many of the next ones as it has room for."""
     result: list[int] = []
     for width in columns:
-        result.append(width)
-        while len(result) > 1 and result[-2] < 2 * result[-1] and result[-2] + result[-1] <= most:
-            last = result.pop()
-            result[-1] += last
-    return tuple(result)
+        if result and result[-1] + width <= most:
+            result[-1] += width
+        else:
+            result.append(width)
+    return result
 
 
 def _require_shards(vcz: Vcz, is_flexible: bool) -> None:

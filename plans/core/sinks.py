@@ -201,7 +201,7 @@ class DecodedSink(BlockSink):
         """Encode and write one block."""
         cells = self.columns.cells_of(key)
         for here, there in self.columns.runs(cells):
-            self.array[there] = values[here]
+            arrays.assign(self.array, there, values[here])
         report = current_report.get()
         report.chunks += math.prod(len(r) for r in cells)
         report.decoded_bytes += values.nbytes

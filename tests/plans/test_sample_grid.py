@@ -373,7 +373,7 @@ def test_columns_are_merged_when_they_are_many_or_narrow(tmp_path: Path) -> None
         assert vczstore.plan("regrid", store, when=when, samples_chunk=4).is_empty
     for when, width in (("columns > 3", None), ("narrowest<2", None), ("columns>3", 8)):
         plan = vczstore.plan("regrid", store, when=when, samples_chunk=width)
-        assert plan.counts["columns after"] == 2
+        assert plan.counts["columns after"] == 1
     plan = vczstore.plan("regrid", store, samples_chunk=2)
     assert plan.notes["not split"].startswith("2 of 3 columns have more than 2 samples, up to 3; --sample-grid regular")
 
@@ -634,7 +634,7 @@ def test_a_job_merges_columns(way: Way, tmp_path: Path) -> None:
     step = f"append: {tmp_path}/inbox/*.vcz"
     (tmp_path / "job.yaml").write_text(f"store: {store}\nsteps:\n  - {step}\n  - regrid: 8\n  - remove: [S0001]\n")
     (tmp_path / "inbox").mkdir()
-    for start, columns in ((6, (6, 2)), (8, (6, 4)), (10, (6, 4, 2))):
+    for start, columns in ((6, (8,)), (8, (8, 2)), (10, (8, 4))):
         _, arrays = _batch(tmp_path / "inbox", start, 2)
         before = len(vczstore.info(store).history)
         result = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--executor", "threads"])

@@ -31,7 +31,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -414,15 +413,17 @@ def _now(folder: Path) -> int:
     return begun
 
 
-def _has_changed(folder: Path, since: int) -> bool:
+def _has_changed(folder: str | Path, since: int) -> bool:
     """Whether anything was written in a folder. To link or read a file does not count."""
-    if folder.stat().st_mtime_ns > since:
+    if os.stat(folder).st_mtime_ns > since:
         return True
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name in (LOCK, COMMIT_LOCK):  # touched by whoever holds it
                 continue
-            found = entry.stat(follow_symlinks=False)
-            if _has_changed(Path(entry.path), since) if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns > since:
+            if entry.is_dir(follow_symlinks=False):
+                if _has_changed(entry.path, since):
+                    return True
+            elif entry.stat(follow_symlinks=False).st_mtime_ns > since:
                 return True
     return False

@@ -25,7 +25,7 @@ from vczstore.vcz.floats import is_nan, to_hex
 from vczstore.vcz.metadata import ArrayV2Metadata, ArrayV3Metadata, metadata_key, parsed
 from vczstore.vcz.pipeline import Pipeline, naming
 from vczstore.vcz.strings import as_text
-from vczstore.vcz.zarr_objects import NO_METADATA, Document, RegularLocalStore, place, read_json, read_file
+from vczstore.vcz.zarr_objects import NO_METADATA, Document, RegularLocalStore, place, read_file, read_json
 
 
 def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> AnyArray:

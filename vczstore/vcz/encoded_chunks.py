@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -48,17 +48,23 @@ def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Seque
     DamagedChunkError
         Naming the first chunk that is not.
     """
+    if (tell := _frame_length_of(array)) is None:
+        return
     for at, value in zip(coords, values, strict=True):
-        if value is not None and (said := frame_length(array, value)) not in (None, len(value)):
+        if value is not None and (said := tell(memoryview(value.as_buffer_like()))) not in (None, len(value)):
             where = f"{chunk_key(array, at)} in {place(array.store)}"
             raise DamagedChunkError(f"chunk {where} is cut off: it has {len(value):,} bytes of {said:,}")
 
 
 def frame_length(array: AnyArray, value: Buffer) -> int | None:
     """How long an encoded chunk says it is; None if its encoding does not tell."""
-    compressor = "" if array.shards or not array.compressors else type(array.compressors[-1]).__name__
-    tell = next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
+    tell = _frame_length_of(array)
     return None if tell is None else tell(memoryview(value.as_buffer_like()))
+
+
+def _frame_length_of(array: AnyArray) -> Callable[[memoryview], int | None] | None:
+    compressor = "" if array.shards or not array.compressors else type(array.compressors[-1]).__name__
+    return next((f for name, f in _FRAME_LENGTHS.items() if name in compressor), None)
 
 
 class ChunkDecoder:
