@@ -94,8 +94,8 @@ class CopyArray(Reencoded):
         if self.is_encoded:
             return [sinks.copy_encoded([sinks.Piece(self.source, self.columns, self.columns)], target, memory.spec())]
         reader = self.reader()
-        values = chunks.read(reader, memory.spec(), extra_mem=reader.decode_mem())
-        return [chunks.write(values, sinks.DecodedSink(target, self.columns))]
+        view = sinks.DecodedSink(target, self.columns)
+        return [chunks.put(reader, view, memory.spec(), extra_mem=reader.decode_mem())]
 
     def by_xarray(self, store: "ZarrStore", memory: Memory, opened: "Opened") -> "list[cubed.Array]":
         """Let xarray read the array."""

@@ -199,19 +199,26 @@ def _same(block: np.ndarray) -> np.ndarray:
     return block
 
 
-def move(reader: SharedReader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int, shared: bool) -> cubed.Array:
-    """As `read` and `write` in one operation; where it is `shared`, each task gets its share of the reader alone."""
-    view.reader = reader if shared else None
+def put(reader: Reader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int) -> cubed.Array:
+    """As `read` and `write`, in one operation."""
     return cubed.map_blocks(
         _read_block,
         dtype=reader.dtype,
         chunks=reader.blocks,
         spec=spec,
-        reader=_InTask(reader.dtype, reader.blocks) if shared else reader,
+        reader=reader,
         extra_projected_mem=extra_mem,
         target_store=view,
         fusable_with_successors=False,
     )
+
+
+def move(reader: SharedReader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int, shared: bool) -> cubed.Array:
+    """As `put`; where it is `shared`, each task is sent its share of the reader alone."""
+    if not shared:
+        return put(reader, view, spec, extra_mem=extra_mem)
+    view.reader = reader
+    return put(_InTask(reader.dtype, reader.blocks), view, spec, extra_mem=extra_mem)
 
 
 def compile_plan(

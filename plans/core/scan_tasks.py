@@ -9,7 +9,7 @@ import cubed
 import numpy as np
 
 from plans.core.chunk_grid import MIN_TASKS, TASK_BYTES, TASK_CHUNKS, Blocks
-from plans.core.cubed_backend import BlockSink, move, read, write
+from plans.core.cubed_backend import BlockSink, move, put
 from plans.core.memory import Memory
 from plans.core.task_report import current_report
 
@@ -108,7 +108,7 @@ def _found(ranges: Iterable[Range]) -> np.ndarray:
 
 def scan(reader: ScanReader, spec: cubed.Spec) -> cubed.Array:
     """A scan as a Cubed array, with a task for each range."""
-    return write(read(reader, spec, extra_mem=reader.mem), FoundSink(len(reader.blocks[0])))
+    return put(reader, FoundSink(len(reader.blocks[0])), spec, extra_mem=reader.mem)
 
 
 def survey(scans: Sequence[ScanReader], memory: Memory) -> list[cubed.Array]:

@@ -144,8 +144,8 @@ class _WidenedArray(Reencoded, ABC):
         from plans.core import cubed_backend as chunks
         from plans.core import sinks
 
-        values = chunks.read(self.reader(store), memory.spec(), extra_mem=self.reading_mem())
-        return [chunks.write(values, sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns))]
+        view = sinks.DecodedSink(arrays.planned(self.target, store=store), self.columns)
+        return [chunks.put(self.reader(store), view, memory.spec(), extra_mem=self.reading_mem())]
 
     def by_zarr(self, store: ZarrStore) -> None:
         """Block by block."""
