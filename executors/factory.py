@@ -26,9 +26,6 @@ OTHERS = ("coiled", "dask", "ray", "spark")
 IN_PROCESS = frozenset({"single-threaded", "threads"})
 """Executors whose tasks run in this process, and see what is in its memory."""
 
-TASK_SECONDS = 0.0003
-"""About what it takes until a worker of this machine that waits for tasks does something."""
-
 FUNCTION_SECONDS = 1.0
 """About what it takes until a function of a cloud does something: it is called, and Python imports what it needs."""
 
@@ -82,7 +79,7 @@ def create(name: str, **options: Any) -> "DagExecutor":
 
 def start_seconds(name: str, **options: Any) -> float:
     """
-    How long an executor takes to begin a task, as far as that counts.
+    How long an executor takes to begin a task: nothing to speak of where workers wait for tasks.
 
     Parameters
     ----------
@@ -105,7 +102,7 @@ def start_seconds(name: str, **options: Any) -> float:
             return 0.0 if configure(**said)["lithops"]["backend"] == "localhost" else FUNCTION_SECONDS
         case "modal":
             return FUNCTION_SECONDS
-    return TASK_SECONDS if name in LOCAL else 0.0
+    return 0.0
 
 
 def _kebab(names: list[str]) -> str:

@@ -289,6 +289,8 @@ class PutSamples:
         prefer = [math.ceil(w / c) for w, c in zip(widest, chunks, strict=True)]
         prefer[axis] = max([_spread(part, axis, decoded, cut) for part in parts], default=1)
         chunk_bytes = alone._every.chunk_bytes(target)
+        # narrow chunks of a flexible grid: as many as weigh what a wide one does
+        memory = replace(memory, task_bytes=max(memory.task_bytes, arrays.chunk_bytes(target)))
 
         def decoding(block: tuple[int, ...]) -> int:
             found = replace(alone, block=block)

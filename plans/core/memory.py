@@ -33,8 +33,8 @@ class Memory:
     work_dir
         Where Cubed keeps intermediate arrays. Only operations that re-chunk through storage have any.
     task_bytes
-        Decoded bytes that make a task worth beginning: it has as many as there are, and as memory allows. Few where
-        beginning costs little, so that all workers have something to do.
+        Decoded bytes that make a task worth beginning: it has as many as there are, and as memory allows. 0 where
+        beginning costs nothing, so that all workers have something to do.
     """
 
     allowed: int = DEFAULT_ALLOWED

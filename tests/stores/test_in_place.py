@@ -424,3 +424,20 @@ def test_what_nobody_can_tell_is_left_alone(tmp_path: Path) -> None:
             words = (f"^{call.__name__}: ", str(journal), "delete", "again" if "folder" in text else "")
             complain(StorageError, words, lambda call=call: call(store))
         assert cohort.digest(tmp_path) == before
+
+
+def test_a_folder_is_deleted_by_several_threads(tmp_path: Path) -> None:
+    """All of it, however deep, and nothing that a link in it leads to."""
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for inner in ("a/c/0/0/0", "a/c/1/0/0", "a/c/1/1", "b", "empty/c"):
+        (folder / inner).mkdir(parents=True)
+        for i in range(3):
+            (folder / inner / f"file{i}").write_bytes(b"x")
+    elsewhere.mkdir()
+    (elsewhere / "file").write_bytes(b"x")
+    for where in (folder, folder / "a/c/0", folder / "a/c/1/1"):
+        (where / "link").symlink_to(elsewhere)
+    filesystem.delete_folder(folder)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "file"]
+    with pytest.raises(FileNotFoundError):
+        filesystem.delete_folder(folder)
