@@ -95,7 +95,8 @@ def compile_regrid(
     after = {name: _sharded(array, shards, vcz.label) for name, array in after.items()}
     if compressor is not None:
         after = {name: conversion.recompressed(array, *compressor) for name, array in after.items()}
-    changed = {n: a for n, a in after.items() if _grid_edit(a) != _grid_edit(vcz.arrays[n])}
+    old = vcz.arrays
+    changed = {n: a for n, a in after.items() if a is not old[n] and _grid_edit(a) != _grid_edit(old[n])}
     left = {n: _unchanged(vcz.arrays[n], array) for n, array in changed.items() if n in vcz.samples_arrays}
     rewritten = {n: array for n, array in changed.items() if n in left and left[n][1] < vcz.n_samples}
     others = [Recode.to(OPERATION, vcz.arrays[n], a, memory) for n, a in changed.items() if n not in left]
@@ -250,6 +251,8 @@ def _others(vcz: Vcz, lengths: Mapping[str, int], compressor: object) -> dict[st
 
 
 def _flexible(array: AnyArray, columns: Sequence[int], width: int, lengths: Mapping[str, int]) -> AnyArray:
+    if arrays.is_flexible(array) and not lengths and _cut(array).lengths == tuple(columns):
+        return array
     array = conversion.without_shards(array)
     cut = arrays.with_columns(array, samples_axis(array) or 0, columns, otherwise=width)
     if not lengths:

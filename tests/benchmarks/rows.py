@@ -28,7 +28,7 @@ from vczstore.vcz import rectilinear
 FAR = 10_000_000
 """The number of the first sample of every batch."""
 
-MANY_COLUMNS = 12
+MANY_COLUMNS = 11
 """So many chunk columns are merged."""
 
 MANY = 100
