@@ -79,7 +79,7 @@ def _run(code: Any, store: Path, changes: int | None) -> None:
     def count(event: str, args: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if event in CHANGES or (writes and args[0] != os.devnull):
-            if len(seen) == changes:
+            if changes is not None and len(seen) >= changes:
                 os.kill(os.getpid(), signal.SIGKILL)
             seen.append(event == "os.rename" and os.path.isdir(args[0]))
 
