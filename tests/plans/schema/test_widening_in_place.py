@@ -68,7 +68,7 @@ def test_killed_at_any_point(tmp_path: Path, layout: dict[str, Any]) -> None:
     """The same append completes what is left, which has the same values as before, if not all of the new ones."""
     store, batch = make(tmp_path, **layout)
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, executor='single-threaded')"
-    *left, whole = killed(store, tmp_path / "killed", code, step=23)
+    *left, whole = killed(store, tmp_path / "killed", code, step=17)
     cohort.assert_same(cohort.read_vcz(whole), AFTER)
     assert len(left) > 5
     seen = set()

@@ -207,7 +207,7 @@ def test_killed_at_any_point(tmp_path: Path, kind: str) -> None:
     store = make(tmp_path, "a", text(["A", "B", "C"], *records), kind, (1, 2))
     batch = make(tmp_path, "b", text(["D"], f"1 5 G . {CALL}", f"1 6 G . {CALL}"))
     code = f"import vczstore; vczstore.append(store, {str(batch)!r}, **{ALLOWED!r}, executor='single-threaded')"
-    *left, whole = killed(store, tmp_path / "killed", code, step=41)
+    *left, whole = killed(store, tmp_path / "killed", code, step=29)
     expected = cohort.read_vcz(whole)
     assert expected["variant_allele"].tolist() == [["A", "C", "G", ""], ["A", "C", "T", "G"]]
     assert expected["call_PL"][0, 1:3].tolist() == [[9, 0, -1, *[-2] * 7]] * 2
