@@ -251,7 +251,7 @@ def _others(vcz: Vcz, lengths: Mapping[str, int], compressor: object) -> dict[st
 
 
 def _flexible(array: AnyArray, columns: Sequence[int], width: int, lengths: Mapping[str, int]) -> AnyArray:
-    if arrays.is_flexible(array) and not lengths and _cut(array).lengths == tuple(columns):
+    if not lengths and arrays.widths(array)[samples_axis(array) or 0] == tuple(columns):
         return array
     array = conversion.without_shards(array)
     cut = arrays.with_columns(array, samples_axis(array) or 0, columns, otherwise=width)
