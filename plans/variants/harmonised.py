@@ -317,7 +317,7 @@ class Harmonised(View):
             # no more than `extra_mem` has counted
             room = self._slab_rows(covered.rows.shape[1])
             near = covered.used[(covered.used >= low - room // 2) & (covered.used < high + room // 2)]
-            low, high = min(low, *near[:1].tolist()), max(high, *(near[-1:] + 1).tolist())
+            low, high = min([low, *near[:1].tolist()]), max([high, *(near[-1:] + 1).tolist()])
         return slice(low, high)
 
     def _with_kept(self, values: np.ndarray, start: int, absent: np.ndarray, samples: slice | np.ndarray) -> np.ndarray:

@@ -230,6 +230,29 @@ def test_calls_are_those_of_the_model(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slab", [1, 4, 2**14])
+def test_blocks_far_from_the_variants_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slab: int) -> None:
+    """They are read by themselves, or with the variants, and tell the same: before, between and behind these."""
+    monkeypatch.setattr(reference_blocks, "SLAB_CALLS", slab)
+    records = [f"1 {at} A <NON_REF> {at + 9} GT:DP 0/0:{at // 10}" for at in range(10, 400, 10)]
+    records[19:19] = ["1 195 A C,<NON_REF> . GT:DP 0/1:99"]
+    records[30:30] = ["1 295 A C,<NON_REF> . GT:DP 1/1:98"]
+    others = [f"1 {at} A C,<NON_REF> . GT:DP 0/1:7" for at in (15, 105, 195, 255, 295, 395)]
+    sources = [
+        gvcf.make(tmp_path, "a", gvcf.text(["s1"], *records), chunks=(1, 1)),
+        gvcf.make(tmp_path, "b", gvcf.text(["s2"], *others)),
+    ]
+    store = tmp_path / "store"
+    vczstore.create(store, *sources, gvcf=True, variants_chunk=3, samples_chunk=2)
+    vczstore.append(store, *sources, harmonise=True, gvcf=True)
+    found = cohort.read_vcz(store)
+    depths = dict(zip(found["variant_position"].tolist(), found["call_DP"][:, 0].tolist(), strict=True))
+    assert depths == {15: 1, 105: 10, 195: 99, 255: 25, 295: 98, 395: 39}
+    genotypes = found["call_genotype"][:, 0].tolist()
+    assert genotypes == [[0, 0], [0, 0], [0, 1], [0, 0], [1, 1], [0, 0]]
+
+
+@pytest.mark.slow
 def test_many_gvcfs_come_in_with_few_files_open(tmp_path: Path) -> None:
     """Each is of one sample, and has its own blocks; columns of chunks are written once."""
     number = (5, 9, (1, 2, 3), (2, 3), (1, 2, 3, 4, 5, 6))
