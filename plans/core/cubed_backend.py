@@ -126,7 +126,7 @@ class _Assigning(Iterable[list[int]]):
         return (Assigned(coords, self.reader.share(tuple(coords))) for coords in self.all)
 
 
-def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0) -> cubed.Array:
+def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0, **into: Any) -> cubed.Array:
     """
     A Cubed array of a reader's blocks.
 
@@ -138,6 +138,8 @@ def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0) -> cubed.Array
         Of the plan.
     extra_mem
         What producing one block takes beside the block itself, in bytes.
+    **into
+        Cubed's own options of where blocks go; see `put`.
     """
     return cubed.map_blocks(
         _read_block,
@@ -146,6 +148,7 @@ def read(reader: Reader, spec: cubed.Spec, *, extra_mem: int = 0) -> cubed.Array
         spec=spec,
         reader=reader,
         extra_projected_mem=extra_mem,
+        **into,
     )
 
 
@@ -201,16 +204,7 @@ def _same(block: np.ndarray) -> np.ndarray:
 
 def put(reader: Reader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int) -> cubed.Array:
     """As `read` and `write`, in one operation."""
-    return cubed.map_blocks(
-        _read_block,
-        dtype=reader.dtype,
-        chunks=reader.blocks,
-        spec=spec,
-        reader=reader,
-        extra_projected_mem=extra_mem,
-        target_store=view,
-        fusable_with_successors=False,
-    )
+    return read(reader, spec, extra_mem=extra_mem, target_store=view, fusable_with_successors=False)
 
 
 def move(reader: SharedReader, view: BlockSink, spec: cubed.Spec, *, extra_mem: int, shared: bool) -> cubed.Array:
