@@ -1,4 +1,4 @@
-"""Zarr arrays as vczstore sees them: as they are and as they will be, how large their chunks are, and their values."""
+"""Zarr arrays: derive planned arrays without I/O, describe their chunk grids, and read and write their values."""
 
 import copy
 import json
@@ -30,12 +30,12 @@ from vczstore.vcz.zarr_objects import NO_METADATA, Document, RegularLocalStore, 
 
 def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ...] | None = None) -> AnyArray:
     """
-    The array as it will be: in another store, with another shape, without touching storage.
+    Return a handle to the array as planned, in another store or with another shape, without touching storage.
 
     Parameters
     ----------
     array
-        An array as it lies in its store.
+        An array as stored.
     store
         The store of the result, the array's own by default.
     shape
@@ -44,7 +44,7 @@ def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ..
     Returns
     -------
     AnyArray
-        Chunks written to it land where they belong once the stored shape has followed.
+        Chunks can be written to it before the stored metadata are resized: their keys do not change.
     """
     metadata = array.metadata
     if (shape is None or shape == array.shape) and isinstance(array, zarr.Array) and _is_ours(array):
@@ -55,25 +55,26 @@ def planned(array: AnyArray, *, store: Store | None = None, shape: tuple[int, ..
 
 
 def _is_ours(array: AnyArray) -> bool:
-    """Whether an array comes from `from_metadata`."""
+    """Whether an array was made by `from_metadata`."""
     return isinstance(array.async_array.codec_pipeline, Pipeline)
 
 
 def _moved(array: AnyArray, place: StorePath) -> AnyArray:
-    """The same array elsewhere. zarr would make its codecs again, which counts where there are thousands of sources."""
+    """Return the same array at another store path, reusing its codecs: rebuilding them is slow for 1000s of sources."""
     moved = copy.copy(array.async_array)
     object.__setattr__(moved, "store_path", place)
     return zarr.Array(moved)
 
 
 def _resized(array: AnyArray, shape: tuple[int, ...]) -> ArrayV3Metadata:
-    """The metadata of a flexible array with another shape; what is beyond chunks of several widths is one more."""
-    sides = zip(shape, rectilinear.widths_of(array.metadata), strict=True)
-    widths = [width if isinstance(width, int) else _cut_off(width, n) for n, width in sides]
+    """The metadata of a flexible array with another shape; growth beyond chunks of several widths adds one chunk."""
+    axes = zip(shape, rectilinear.widths_of(array.metadata), strict=True)
+    widths = [width if isinstance(width, int) else _fit_widths(width, n) for n, width in axes]
     return rectilinear.with_widths(array.metadata, shape, widths)
 
 
-def _cut_off(widths: tuple[int, ...], length: int) -> tuple[int, ...]:
+def _fit_widths(widths: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """The chunk widths of an axis of another length: trailing chunks dropped, or one chunk appended."""
     if length > sum(widths):
         return (*widths, length - sum(widths))
     return widths[: max(1, Cuts(length, widths).n)]
@@ -81,16 +82,16 @@ def _cut_off(widths: tuple[int, ...], length: int) -> tuple[int, ...]:
 
 def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, otherwise: int = 1) -> AnyArray:
     """
-    The array as it will be with a flexible grid, with chunks of these widths along one axis.
+    Return the planned array with a flexible grid, with chunks of these widths along one axis.
 
     Parameters
     ----------
     array
         An array of format 3 without shards.
     axis, lengths
-        Which axis, and its chunks. What they hold together is how long it becomes.
+        The axis and its chunk widths, whose sum becomes the length of the axis.
     otherwise
-        How wide the one chunk is that a grid has where there are none.
+        Chunk width in the metadata if `lengths` is empty: a grid needs one.
     """
     shape, old = list(array.shape), list(widths(array))
     shape[axis], old[axis] = sum(lengths), tuple(lengths) or otherwise
@@ -98,34 +99,33 @@ def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, otherwis
 
 
 def with_widths(array: AnyArray, widths: Sequence[Width]) -> AnyArray:
-    """The array as it will be with a flexible grid, with chunks of these widths along its axes."""
+    """Return the planned array with a flexible grid, with chunks of these widths along its axes."""
     return from_metadata(rectilinear.with_widths(array.metadata, array.shape, widths), array.store, array.path)
 
 
 def with_regular_grid(array: AnyArray, chunks: Sequence[int]) -> AnyArray:
-    """The array as it will be with a regular grid."""
+    """Return the planned array with a regular grid."""
     return from_metadata(rectilinear.with_regular(array.metadata, array.shape, chunks), array.store, array.path)
 
 
 _CONFIGURING = threading.Lock()
-"""zarr's configuration is one for all threads: two that set it at once would leave what the other has set."""
+"""Guards zarr's configuration, which is shared by all threads: concurrent `set` blocks would restore stale values."""
 
 
 @contextmanager
 def own_pipeline() -> Iterator[None]:
-    """Let zarr open arrays with vczstore's own pipeline of codecs."""
+    """Within this context zarr opens arrays with vczstore's own codec pipeline."""
     with _CONFIGURING, zarr.config.set({"codec_pipeline.path": f"{Pipeline.__module__}.{Pipeline.__name__}"}):
         yield
 
 
 def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
     """
-    An array of which only the metadata need exist.
+    Return an array handle from metadata alone; nothing need be stored.
 
-    Chunks of nothing but the fill value are left out (and deleted where they were), as zarr does by default,
-    with any global configuration. Two fill values are kept from that: NaN, because zarr takes one NaN
-    for another and VCF Zarr tells them apart by their payload; and null, because zarr-python 2 reads an absent
-    chunk as uninitialised memory then.
+    Chunks that hold only the fill value are not written (and deleted if present), which is zarr's default, regardless
+    of the global configuration. With two fill values they are written: NaN, because zarr does not distinguish NaNs by
+    payload and VCF Zarr does; and null, because zarr-python 2 then reads an absent chunk as uninitialised memory.
     """
     keep = metadata.fill_value is None or is_nan(metadata.fill_value)
     with own_pipeline():
@@ -136,14 +136,14 @@ def from_metadata(metadata: Any, store: Store, path: str) -> AnyArray:
 
 def as_documented(array: AnyArray, copies: Document | None = None) -> AnyArray:
     """
-    An array as zarr opens it, with the bits of its fill value: what absent chunks read as.
+    Return an opened array with the exact bits of its fill value, which is what absent chunks read as.
 
     Parameters
     ----------
     array
-        An array that is stored.
+        An array as zarr opened it.
     copies
-        Consolidated metadata of format 3, by path, if these are what counts.
+        Consolidated metadata of format 3, by path, to use in place of the array's own document.
     """
     if isinstance(array.metadata, ArrayV2Metadata) or not is_nan(array.metadata.fill_value):
         return planned(array)
@@ -153,12 +153,12 @@ def as_documented(array: AnyArray, copies: Document | None = None) -> AnyArray:
 
 
 def has_own_nan(array: AnyArray) -> bool:
-    """Whether absent chunks read as another NaN than NumPy's, which no other program that opens the array keeps."""
+    """Whether the fill value is a NaN other than NumPy's, whose payload other programs lose on opening the array."""
     return is_nan(array.fill_value) and to_hex(array.fill_value) is not None
 
 
 def with_dimensions(array: AnyArray, names: Sequence[str | None]) -> AnyArray:
-    """An array with other names for its axes; nothing is written."""
+    """Return the planned array with other dimension names."""
     if isinstance(array.metadata, ArrayV2Metadata):
         attributes = {**array.metadata.attributes, "_ARRAY_DIMENSIONS": list(names)}
         return from_metadata(replace(array.metadata, attributes=attributes), array.store, array.path)
@@ -166,32 +166,32 @@ def with_dimensions(array: AnyArray, names: Sequence[str | None]) -> AnyArray:
 
 
 def is_flexible(array: AnyArray) -> bool:
-    """Whether chunks may have widths of their own, as `rectilinear` has it."""
-    found = getattr(array, "widths", ())  # of an array that is made when it is read
-    return rectilinear.is_rectilinear(array.metadata) or any(isinstance(width, tuple) for width in found)
+    """Whether the chunks along an axis may differ in width; see `rectilinear`."""
+    view_widths = getattr(array, "widths", ())  # of a view, which is computed when it is read
+    return rectilinear.is_rectilinear(array.metadata) or any(isinstance(width, tuple) for width in view_widths)
 
 
 def widths(array: AnyArray) -> tuple[Width, ...]:
-    """How wide what one stored object holds is along each axis: a shard where the array has shards, else a chunk."""
-    if (found := getattr(array, "widths", None)) is not None:  # of an array that is made when it is read
-        return cast("tuple[Width, ...]", found)
+    """The widths of stored objects (shards if the array has them, else chunks) along each axis."""
+    if (view_widths := getattr(array, "widths", None)) is not None:  # of a view, which is computed when it is read
+        return cast("tuple[Width, ...]", view_widths)
     return rectilinear.widths_of(array.metadata) if is_flexible(array) else tuple(array.shards or array.chunks)
 
 
 def cuts(array: AnyArray) -> tuple[Cuts, ...]:
-    """How each axis is cut into what one stored object holds."""
+    """How each axis is cut into stored objects: shards if the array has them, else chunks."""
     return tuple(Cuts(n, width) for n, width in zip(array.shape, widths(array), strict=True))
 
 
 def outer_chunks(array: AnyArray) -> tuple[int, ...]:
-    """The shape of what one stored object holds, a shard or a chunk; of the largest, where they have several shapes."""
+    """The shape of a stored object, a shard or a chunk; the maximum along each axis if widths differ."""
     return tuple(
         w if isinstance(w, int) else Cuts(n, w).widest for n, w in zip(array.shape, widths(array), strict=True)
     )
 
 
 def inner_chunks(array: AnyArray) -> tuple[int, ...]:
-    """The shape of a chunk, within a shard where there are shards; of the largest, where they have several shapes."""
+    """The shape of a chunk (the inner chunk of a shard); the maximum along each axis if widths differ."""
     return outer_chunks(array) if is_flexible(array) else tuple(array.chunks)
 
 
@@ -206,12 +206,12 @@ def grid(shape: Sequence[int], chunks: Sequence[Width]) -> tuple[int, ...]:
 
 
 def grid_of(array: AnyArray) -> tuple[int, ...]:
-    """The number of chunks (of shards, where there are any) along each axis of an array."""
+    """The number of chunks (shards if the array has them) along each axis of an array."""
     return grid(array.shape, widths(array))
 
 
 def element_bytes(array: AnyArray) -> int:
-    """The decoded size of an element, in bytes. A string counts 64: 16, and what does not fit in there."""
+    """The decoded size of an element, in bytes. A string is assumed to take 64: 16 inline, the rest on the heap."""
     return 64 if array.dtype.kind in "OT" else int(array.dtype.itemsize)
 
 
@@ -219,8 +219,7 @@ def chunk_bytes(array: AnyArray) -> int:
     """
     The decoded size of a chunk, in bytes.
 
-    zarr decodes all of one that reaches beyond its array. There is nothing in there: a string takes what NumPy keeps of
-    an empty one.
+    A chunk that extends beyond its array is decoded whole; strings in the padding take the size of an empty one.
     """
     chunks = outer_chunks(array)
     inside = math.prod(min(c, n) for c, n in zip(chunks, array.shape, strict=True))
@@ -229,11 +228,11 @@ def chunk_bytes(array: AnyArray) -> int:
 
 
 _EMPTY_STRING = 16
-"""What NumPy keeps of each string, in bytes."""
+"""Bytes per element of NumPy's variable-length string dtype, without the text on the heap."""
 
 
 def decode_mem(array: AnyArray, n_chunks: int) -> int:
-    """What it takes to decode so many chunks of an array at once, or all, encoded and decoded, in bytes."""
+    """The memory to decode `n_chunks` chunks of an array (at most all) concurrently, in bytes, encoded and decoded."""
     return 2 * min(n_chunks, math.prod(grid_of(array))) * chunk_bytes(array)
 
 
@@ -264,7 +263,7 @@ def assign(array: AnyArray, region: tuple[slice, ...], values: np.ndarray) -> No
 
 def read_at(array: AnyArray, selection: tuple[slice | np.ndarray, ...]) -> np.ndarray:
     """
-    Decode the elements at some positions along some axes, by zarr-python's own orthogonal selection.
+    Decode an orthogonal selection of an array, by zarr's own `oindex`.
 
     Raises
     ------
@@ -276,7 +275,7 @@ def read_at(array: AnyArray, selection: tuple[slice | np.ndarray, ...]) -> np.nd
 
 
 def _is_here(array: AnyArray) -> bool:
-    """Whether chunks of an array can be had without waiting."""
+    """Whether chunks of an array are read and written synchronously: its store is local or in memory."""
     return (
         isinstance(array, zarr.Array)
         and isinstance(array.store, LocalStore | MemoryStore)
@@ -285,7 +284,7 @@ def _is_here(array: AnyArray) -> bool:
 
 
 def _now[T](coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that waits for nothing."""
+    """Run a coroutine that never suspends, without an event loop, and return its result."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -294,18 +293,18 @@ def _now[T](coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class _ObjectStrings(VariableLengthUTF8):
-    """zarr's variable-length strings as Python's ``str``, which is what their codec makes anyway."""
+    """zarr's variable-length strings as Python ``str`` objects, which is what their codec decodes to."""
 
     def to_native_dtype(self) -> Any:
-        """Objects, not NumPy's own strings."""
+        """The object dtype, rather than NumPy's variable-length strings."""
         return np.dtype(object)
 
 
 def read_strings(array: AnyArray, region: tuple[slice, ...] = ()) -> np.ndarray:
     """
-    Decode a region of an array of strings as objects, all of it by default; see `as_text`.
+    Decode a region of an array of strings (by default all of it) as ``str`` objects; see `as_text`.
 
-    Through NumPy's own string dtype, which zarr decodes to, it would take three times as long.
+    zarr's default, NumPy's variable-length string dtype, takes three times as long.
     """
     metadata = copy.copy(array.metadata)
     kind = "data_type" if isinstance(metadata, ArrayV3Metadata) else "dtype"
@@ -319,7 +318,7 @@ def read_strings(array: AnyArray, region: tuple[slice, ...] = ()) -> np.ndarray:
 
 def read_normalised(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
     """
-    Decode a region of an array of any kind; strings that are stored as bytes become text, so that arrays compare.
+    Decode a region of an array of any dtype; strings stored as bytes or objects become ``str``, so that arrays compare.
 
     Raises
     ------
@@ -333,31 +332,31 @@ def read_normalised(array: AnyArray, region: tuple[slice, ...]) -> np.ndarray:
 
 def members_of_folder(store: Store, zarr_format: int) -> dict[str, AnyArray] | None:
     """
-    The arrays at the top of a store that is a folder, by name, in the order of names.
+    The arrays of the root group of a store in a local folder, by name, in sorted order.
 
-    Zarr's walk over a group costs a millisecond a member, which counts where an append has a thousand sources. None
-    where the store is no folder, or anything in it is not an array that can be read: the way of zarr tells what it is.
-    A subclass of a user's may read files in its own way, and is left to zarr, too.
+    zarr's own walk over a group takes a millisecond per member, which adds up in an append of a thousand sources. None
+    if the store is not a plain local folder (a user's subclass may read files differently) or if a member is not an
+    array that can be read; the caller then falls back to zarr's walk.
     """
     if not isinstance(store, LocalStore) or type(store) not in (LocalStore, RegularLocalStore):
         return None
     key, attributes = ("zarr.json", None) if zarr_format == 3 else (".zarray", ".zattrs")
-    found = dict[str, AnyArray]()
+    members = dict[str, AnyArray]()
     try:
         for name in sorted(entry.name for entry in os.scandir(store.root) if entry.is_dir()):
             folder = os.path.join(store.root, name)
-            document, more = read_file(folder, key), read_file(folder, attributes) if attributes else None
+            document, zattrs = read_file(folder, key), read_file(folder, attributes) if attributes else None
             if document is None:
                 return None
-            found[name] = _at(_parsed(zarr_format, document, more or b"{}"), store, name)
+            members[name] = _at(_parsed(zarr_format, document, zattrs or b"{}"), store, name)
     except (OSError, *NO_METADATA):
         return None
-    return found
+    return members
 
 
 @lru_cache(maxsize=4096)
 def _parsed(zarr_format: int, document: bytes, attributes: bytes) -> AnyArray:
-    """An array by its metadata, which are often the same, byte for byte, in all sources of a batch."""
+    """Parse an array's metadata, cached because all sources of a batch often have the same documents byte for byte."""
     fields = json.loads(document)
     metadata = (
         parsed(fields)
@@ -367,9 +366,9 @@ def _parsed(zarr_format: int, document: bytes, attributes: bytes) -> AnyArray:
     return from_metadata(metadata, MemoryStore(), "")
 
 
-def _at(alike: AnyArray, store: Store, path: str) -> AnyArray:
-    """An array of the same metadata elsewhere. zarr would parse its codecs again."""
-    metadata, array = copy.copy(alike.metadata), _moved(alike, StorePath(store, path))
+def _at(template: AnyArray, store: Store, path: str) -> AnyArray:
+    """Return an array with the same metadata at another path, without parsing its codecs again."""
+    metadata, array = copy.copy(template.metadata), _moved(template, StorePath(store, path))
     object.__setattr__(metadata, "attributes", dict(metadata.attributes))
     object.__setattr__(array.async_array, "metadata", metadata)
     return array

@@ -1,4 +1,4 @@
-"""CF attributes: those of an array that say what its stored values mean, to readers such as xarray."""
+"""CF attributes, by which readers such as xarray interpret an array's stored values."""
 
 import base64
 import math
@@ -14,19 +14,19 @@ _NEUTRAL: dict[str, Any] = {
     **{"scale_factor": 1, "add_offset": 0, "units": "", "calendar": "", "_Unsigned": "false"},
     **dict.fromkeys(("flag_values", "flag_masks", "flag_meanings")),
 }
-"""CF conventions 1.12 (2.5.1, 3.1, 3.5, 4.4.1, 8.1), and the value with which each says nothing."""
+"""Attributes of CF conventions 1.12 (2.5.1, 3.1, 3.5, 4.4.1, 8.1), and the value with which each is a no-op."""
 _MASKED = ("_FillValue", "missing_value")
-"""Values that readers take for missing (CF 2.5.1)."""
+"""Attributes that name a value which readers mask as missing (CF 2.5.1)."""
 
 
 def first_difference(source: AnyArray, store: AnyArray) -> tuple[str, str, str] | None:
     """
-    The first attribute by which equal stored values of two arrays mean different things.
+    Find the first CF attribute that gives equal stored values of two arrays different meanings.
 
     Returns
     -------
     tuple of str or None
-        The attribute, and what it is in each; None if there is none.
+        The attribute, and its value in each array; None if there is no such attribute.
     """
     if source.metadata.attributes == store.metadata.attributes and source.dtype == store.dtype:
         return None
@@ -44,15 +44,15 @@ def _shown(value: Any) -> str:
 def _meaning(name: str, array: AnyArray) -> Any:
     """An attribute's value, None if the stored values mean the same without it."""
     value = array.attrs.get(name)
-    says_nothing = _stands_for_missing(value, array) if name in _MASKED else value == _NEUTRAL[name]
-    return None if value is None or says_nothing else value
+    is_neutral = _is_sentinel(value, array) if name in _MASKED else value == _NEUTRAL[name]
+    return None if value is None or is_neutral else value
 
 
-def _stands_for_missing(value: Any, array: AnyArray) -> bool:
-    """Whether a value that readers mask is a missing one anyway: NaN, or VCF Zarr's missing and fill values."""
+def _is_sentinel(value: Any, array: AnyArray) -> bool:
+    """Whether a masked value already means missing in VCF Zarr: NaN, or the missing or fill value of the dtype."""
     if array.dtype.kind == "f":
         with suppress(ValueError, TypeError, struct.error):
-            # in format 3 xarray writes a float as the Base64 of a double
+            # in format 3 xarray writes a float as a base64-encoded double
             number = struct.unpack("<d", base64.b64decode(value, validate=True))[0] if isinstance(value, str) else value
             return math.isnan(float(number))
         return str(value).lower() == "nan"

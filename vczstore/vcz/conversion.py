@@ -1,4 +1,4 @@
-"""New arrays made after others: in another format, of another dtype, with more axes."""
+"""Plan new arrays, and arrays derived from others: in another format, of another dtype, with more axes."""
 
 import copy
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def new(
     attributes: Document | None = None,
     clevel: int = 7,
 ) -> AnyArray:
-    """An array of which nothing exists yet, compressed as VCF converters do; absent chunks read as `fill_value`."""
+    """Plan an array, not yet stored, compressed as VCF converters do; absent chunks read as `fill_value`."""
     attributes = dict(attributes or {})
     compressor: Any = BloscCodec(cname="zstd", clevel=clevel, shuffle="shuffle")
     names: Document = {"dimension_names": list(dimension_names)}
@@ -70,18 +70,18 @@ def new_like(
     attributes: Document,
 ) -> AnyArray:
     """
-    An array that is to be: of the format, first axis and compression of another.
+    Plan an array with the store, format, first axis and compression of another.
 
     Parameters
     ----------
     array
-        The other, which has one axis.
+        The template, which has one axis.
     path, dtype
         The new array's name and dtype.
     others
-        The lengths of the axes that it has beside the first; each is one chunk.
+        The lengths of the axes after the first; each is one chunk.
     dimension_names, attributes
-        For its metadata.
+        Of the new array.
     """
     options: Document = {"dimension_names": list(dimension_names)}
     if array.metadata.zarr_format == 2:
@@ -110,14 +110,14 @@ def in_format(
     chunks: tuple[int, ...] | None = None,
 ) -> ArrayV2Metadata | ArrayV3Metadata:
     """
-    Metadata for the values of an array in a format that may be another, and with another shape.
+    Return metadata for an array's values in `zarr_format`, with another shape.
 
-    The encoding stays the same if the format is the same, or format 3 can express it; else it is zarr's default. With
-    other `chunks`, shards hold as many of them as before; and with any, the grid is regular.
+    The encoding is kept if the format is the same or format 3 can express it; otherwise it is zarr's default. If
+    `chunks` differ, shards hold as many chunks as before; if `chunks` is passed at all, the grid is regular.
     """
     if is_flexible(array):
         if chunks is None and zarr_format == 3:
-            return with_widths(array.metadata, shape, widths(array))  # every width, as Icechunk wants it
+            return with_widths(array.metadata, shape, widths(array))  # lists every width, as Icechunk requires
         array = with_regular_grid(array, outer_chunks(array))
     metadata = array.metadata.update_shape(shape)
     if chunks is not None and chunks != array.chunks:
@@ -165,14 +165,14 @@ def _rechunked(
 
 def recompressed(array: AnyArray, compressor: str, level: int) -> AnyArray:
     """
-    The array with another Blosc compressor; what comes before it in its codecs stays.
+    Return the planned array with another Blosc compressor; the filters and codecs before the compressor are kept.
 
     Parameters
     ----------
     array
-        An array, whose shuffle is kept if it has one.
+        An array; if it has a Blosc compressor, its shuffle is kept.
     compressor, level
-        As Blosc calls them.
+        Blosc's ``cname`` and ``clevel``.
     """
     bits = array.dtype.kind not in "OTSU" and array.dtype.itemsize == 1
     if isinstance(array.metadata, ArrayV2Metadata):
@@ -194,7 +194,7 @@ def recompressed(array: AnyArray, compressor: str, level: int) -> AnyArray:
 
 
 def without_shards(array: AnyArray) -> AnyArray:
-    """The array with chunks that each are an object of their own."""
+    """Return the planned array without shards: each chunk is a stored object."""
     if not array.shards:
         return array
     document = documents(array.metadata)["zarr.json"]
@@ -204,7 +204,7 @@ def without_shards(array: AnyArray) -> AnyArray:
 
 
 def with_shards(array: AnyArray, shape: Sequence[int]) -> AnyArray:
-    """The array, of format 3 with a regular grid, with shards of whole chunks; without, if they would hold one."""
+    """Return the planned array (format 3, regular grid) with shards of this shape; without, if each held one chunk."""
     array = without_shards(array)
     if tuple(shape) == tuple(array.chunks):
         return array
@@ -220,16 +220,16 @@ def reformed(
     array: AnyArray, *, dtype: np.dtype, shape: tuple[int, ...], dimension_names: Sequence[str | None]
 ) -> AnyArray:
     """
-    The array with values of another dtype, and with axes added after its last; attributes and compression stay.
+    Return the planned array with another dtype and with axes appended; attributes and compression are kept.
 
     Parameters
     ----------
     array
-        The array as it is.
+        The array as stored.
     dtype
-        A wider dtype of the same kind, or variable-length strings in place of those of fixed width.
+        A wider dtype of the same kind, or variable-length strings in place of fixed-width strings.
     shape, dimension_names
-        Of the result. An axis that is new is one chunk.
+        Of the result. A new axis is one chunk.
 
     Raises
     ------
@@ -238,9 +238,9 @@ def reformed(
     """
     if is_flexible(array):
         regular = with_regular_grid(array, outer_chunks(array))
-        made = reformed(regular, dtype=dtype, shape=shape, dimension_names=dimension_names)
-        more = outer_chunks(made)[array.ndim :]
-        return from_metadata(with_widths(made.metadata, shape, (*widths(array), *more)), array.store, array.path)
+        result_array = reformed(regular, dtype=dtype, shape=shape, dimension_names=dimension_names)
+        new_widths = (*widths(array), *outer_chunks(result_array)[array.ndim :])
+        return from_metadata(with_widths(result_array.metadata, shape, new_widths), array.store, array.path)
     metadata = array.metadata
     document = documents(metadata)
     data_type = cast(Any, parse_dtype(dtype, zarr_format=metadata.zarr_format))
@@ -254,22 +254,22 @@ def reformed(
         filters = [f["id"] for f in document[".zarray"]["filters"] or ()]
         if filters not in ([], ["vlen-utf8"]):
             raise UnsupportedCodecError(f"filters {filters}")
-        said = {**document[".zarray"], "shape": list(shape), "chunks": [*metadata.chunks, *new_axes]}
-        said |= {"dtype": data_type.to_json(zarr_format=2)["name"], "fill_value": fill_value}
-        said["filters"] = [{"id": "vlen-utf8"}] if isinstance(data_type, VariableLengthUTF8) else None
+        zarray = {**document[".zarray"], "shape": list(shape), "chunks": [*metadata.chunks, *new_axes]}
+        zarray |= {"dtype": data_type.to_json(zarr_format=2)["name"], "fill_value": fill_value}
+        zarray["filters"] = [{"id": "vlen-utf8"}] if isinstance(data_type, VariableLengthUTF8) else None
         attributes = {**metadata.attributes, "_ARRAY_DIMENSIONS": list(dimension_names)}
-        result = ArrayV2Metadata.from_dict({**said, "attributes": attributes})
+        result = ArrayV2Metadata.from_dict({**zarray, "attributes": attributes})
     else:
-        said = {**document["zarr.json"], "shape": list(shape), "dimension_names": list(dimension_names)}
-        said |= {"data_type": data_type.to_json(zarr_format=3), "fill_value": fill_value}
-        _lengthen(said["chunk_grid"]["configuration"], new_axes)
-        said["codecs"] = _codecs_for(said["codecs"], dtype, new_axes)
-        result = parsed(said)
+        zarr_json = {**document["zarr.json"], "shape": list(shape), "dimension_names": list(dimension_names)}
+        zarr_json |= {"data_type": data_type.to_json(zarr_format=3), "fill_value": fill_value}
+        _append_chunk_axes(zarr_json["chunk_grid"]["configuration"], new_axes)
+        zarr_json["codecs"] = _codecs_for(zarr_json["codecs"], dtype, new_axes)
+        result = parsed(zarr_json)
     return from_metadata(result, array.store, array.path)
 
 
 def _fill_in(value: Any, dtype: np.dtype) -> Any:
-    """A fill value in another dtype; null stays null."""
+    """Convert a fill value to another dtype; null stays null."""
     if value is None:
         return None
     if dtype.kind in "TO":
@@ -277,12 +277,12 @@ def _fill_in(value: Any, dtype: np.dtype) -> Any:
     return recast(np.asarray(value), dtype)[()] if dtype.kind == "f" else dtype.type(value)
 
 
-def _lengthen(configuration: Document, new_axes: Sequence[int]) -> None:
+def _append_chunk_axes(configuration: Document, new_axes: Sequence[int]) -> None:
     configuration["chunk_shape"] = [*configuration["chunk_shape"], *new_axes]
 
 
 def _codecs_for(codecs: Sequence[Document], dtype: np.dtype, new_axes: Sequence[int]) -> list[Document]:
-    """The codecs of format 3 for another dtype and more axes."""
+    """Adapt format 3 codecs to another dtype and to appended axes."""
     result = []
     for codec in copy.deepcopy(list(codecs)):
         configuration = codec.get("configuration", {})
@@ -295,7 +295,7 @@ def _codecs_for(codecs: Sequence[Document], dtype: np.dtype, new_axes: Sequence[
             case "blosc":
                 configuration["typesize"] = 1 if dtype.kind in "TO" else dtype.itemsize
             case "sharding_indexed":
-                _lengthen(configuration, new_axes)
+                _append_chunk_axes(configuration, new_axes)
                 configuration["codecs"] = _codecs_for(configuration["codecs"], dtype, new_axes)
             case "transpose":
                 order = configuration["order"]

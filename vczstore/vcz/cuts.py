@@ -1,4 +1,4 @@
-"""Cuts: how an axis is cut into chunks of equal or individual widths. Integers in, integers out."""
+"""Arithmetic on the chunk grid of one axis, with chunks of equal or individual widths. Integers only, no arrays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 type Width = int | tuple[int, ...]
-"""How wide the chunks along an axis are: all of them, or each."""
+"""The chunk widths along an axis: one width for all chunks, or one per chunk."""
 
 
 @lru_cache(maxsize=128)
@@ -21,15 +21,14 @@ class Cuts:
     """
     The chunks along one axis.
 
-    The last one may be wider than what is left of the axis: it is encoded as wide as it is, and what lies beyond the
-    axis is fill.
+    The last one may extend beyond the axis: it is encoded at its full width, padded with fill.
 
     Attributes
     ----------
     length
-        Of the axis, in elements.
+        The length of the axis, in elements.
     width
-        How wide its chunks are, as they are encoded. Chunks of several widths cover the axis.
+        The encoded width of the chunks. Individual widths sum to at least `length`.
 
     Examples
     --------
@@ -49,13 +48,13 @@ class Cuts:
 
     @cached_property
     def _borders(self) -> np.ndarray:
-        """Where chunks begin that have each a width of their own, and where the last one ends."""
+        """The start of each chunk, and the end of the last one, of chunks of individual widths."""
         assert isinstance(self.width, tuple)
         return _borders(self.width)
 
     @cached_property
     def n(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks."""
         if isinstance(self.width, int):
             return -(-self.length // self.width)
         return int(np.searchsorted(self._borders, self.length))
@@ -66,45 +65,45 @@ class Cuts:
         return self.width if isinstance(self.width, int) else int(np.diff(self._borders[: max(1, self.n) + 1]).max())
 
     def of(self, positions: Any) -> Any:
-        """The chunk of a position, or of each."""
+        """The index of the chunk that contains a position, or each of several."""
         if isinstance(self.width, int):
             return positions // self.width
         return np.searchsorted(self._borders, positions, side="right") - 1
 
     def start(self, chunk: Any) -> Any:
-        """Where a chunk begins, or each."""
+        """The start of a chunk, or of each of several."""
         if isinstance(self.width, int):
             return chunk * self.width
         starts = self._borders[chunk]
         return starts if isinstance(chunk, np.ndarray) else int(starts)
 
     def stop(self, chunk: Any) -> Any:
-        """Where a chunk ends, or each, as far as the axis goes."""
+        """The end of a chunk, or of each of several, clipped to the axis."""
         ends = np.minimum(self.start(chunk + 1), self.length)
         return ends if isinstance(chunk, np.ndarray) else int(ends)
 
     def encoded(self, chunk: Any) -> Any:
-        """How wide a chunk is encoded, or each."""
+        """The encoded width of a chunk, or of each of several."""
         return self.start(chunk + 1) - self.start(chunk)
 
     def span(self, chunk: int) -> slice:
-        """Where a chunk is."""
+        """The range of a chunk, clipped to the axis."""
         return slice(self.start(chunk), self.stop(chunk))
 
     def spans(self, start: int = 0, stop: int | None = None) -> Iterator[slice]:
-        """Where the chunks are that a range has a part in, cut to the range."""
+        """Yield the ranges of the chunks that overlap a range (by default the axis), clipped to it."""
         stop = self.length if stop is None else stop
         if start < stop:
             for chunk in range(int(self.of(start)), int(self.of(stop - 1)) + 1):
                 yield slice(max(start, self.start(chunk)), min(stop, self.stop(chunk)))
 
     def border(self, position: int) -> int:
-        """The last border between chunks up to a position."""
+        """The start of the chunk that contains a position."""
         return int(self.start(int(self.of(position))))
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """How wide the chunks are, as far as the axis goes."""
+        """The widths of the chunks, clipped to the axis."""
         chunks = np.arange(self.n)
         return tuple((self.stop(chunks) - self.start(chunks)).tolist())
 

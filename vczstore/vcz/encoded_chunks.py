@@ -1,4 +1,4 @@
-"""Chunks as they lie in a store, encoded: read, checked, written, linked, and those outside of the grid."""
+"""Encoded chunks: read, check, write and link them, and delete those outside the chunk grid."""
 
 import os
 import re
@@ -18,20 +18,20 @@ from vczstore.vcz.zarr_objects import get_many, link_file, place, set_many, wait
 
 
 def chunk_key(array: AnyArray, coords: Sequence[int]) -> str:
-    """The key of a chunk (of a shard, where there are shards) in the array's store."""
+    """The key of a chunk (a shard if the array has them) in the array's store."""
     name = array.metadata.encode_chunk_key(tuple(int(c) for c in coords))
     return f"{array.path}/{name}" if array.path else name
 
 
 def get_encoded(array: AnyArray, coords: Sequence[Sequence[int]]) -> list[Buffer | None]:
-    """The bytes of chunks as they lie in the store, None for those that are absent; a view makes its own."""
-    if (made := getattr(array, "get_encoded", None)) is not None:
-        return cast("list[Buffer | None]", made(coords))
+    """Read the stored bytes of chunks, None for absent chunks; a view encodes its own."""
+    if (get := getattr(array, "get_encoded", None)) is not None:
+        return cast("list[Buffer | None]", get(coords))
     return get_many(array.store, [chunk_key(array, c) for c in coords])
 
 
 def encode(array: AnyArray, coords: Sequence[int], region: tuple[slice, ...], values: np.ndarray) -> Buffer | None:
-    """The bytes of one chunk that has these values, None if it is left out."""
+    """Encode one chunk with these values; None if zarr would not store it, as it holds only the fill value."""
     chunk = planned(array, store=MemoryStore())
     assign(chunk, region, values)
     return get_many(chunk.store, [chunk_key(chunk, coords)])[0]
@@ -39,27 +39,27 @@ def encode(array: AnyArray, coords: Sequence[int], region: tuple[slice, ...], va
 
 def check_frames(array: AnyArray, coords: Sequence[Sequence[int]], values: Sequence[Buffer | None]) -> None:
     """
-    Check that encoded chunks are as long as they say: what is copied without decoding may be cut off as well.
+    Check that encoded chunks are not truncated, which copying without decoding would not notice.
 
-    Blosc and Zstandard frames tell their size; other encodings are taken as they are.
+    The lengths of Blosc and Zstandard frames are in their headers; other encodings are not checked.
 
     Raises
     ------
     DamagedChunkError
-        Naming the first chunk that is not.
+        Naming the first chunk whose length differs from its header.
     """
-    if (tell := _frame_length_of(array)) is None:
+    if (length_of := _frame_length_of(array)) is None:
         return
     for at, value in zip(coords, values, strict=True):
-        if value is not None and (said := tell(memoryview(value.as_buffer_like()))) not in (None, len(value)):
+        if value is not None and (length := length_of(memoryview(value.as_buffer_like()))) not in (None, len(value)):
             where = f"{chunk_key(array, at)} in {place(array.store)}"
-            raise DamagedChunkError(f"chunk {where} is cut off: it has {len(value):,} bytes of {said:,}")
+            raise DamagedChunkError(f"chunk {where} is cut off: it has {len(value):,} bytes of {length:,}")
 
 
 def frame_length(array: AnyArray, value: Buffer) -> int | None:
-    """How long an encoded chunk says it is; None if its encoding does not tell."""
-    tell = _frame_length_of(array)
-    return None if tell is None else tell(memoryview(value.as_buffer_like()))
+    """The length of an encoded chunk by its header; None if the encoding has no length in its header."""
+    length_of = _frame_length_of(array)
+    return None if length_of is None else length_of(memoryview(value.as_buffer_like()))
 
 
 def _frame_length_of(array: AnyArray) -> Callable[[memoryview], int | None] | None:
@@ -68,26 +68,26 @@ def _frame_length_of(array: AnyArray) -> Callable[[memoryview], int | None] | No
 
 
 class ChunkDecoder:
-    """Decodes chunks whose bytes are at hand, as zarr does with those that it reads itself."""
+    """Decodes chunks from their encoded bytes, with the array's own codecs."""
 
     def __init__(self, array: AnyArray) -> None:
         self._objects: dict[str, Buffer] = {}
         self._array = planned(array, store=MemoryStore(self._objects))
 
     def decode(self, coords: Sequence[int], value: Buffer) -> np.ndarray:
-        """The values of one chunk (of one shard), as far as they lie within the array. Fails as its codecs do."""
+        """Decode one chunk (a shard if the array has them), clipped to the array. Codec errors propagate."""
         self._objects.clear()
         self._objects[chunk_key(self._array, coords)] = value
         return np.asarray(self._array[chunk_region(self._array, coords)])
 
 
 def chunk_region(array: AnyArray, coords: Sequence[int]) -> tuple[slice, ...]:
-    """Where in an array a chunk is, as far as it lies within."""
+    """The region of a chunk (a shard if the array has them), clipped to the array."""
     return tuple(cut.span(int(i)) for i, cut in zip(coords, cuts(array), strict=True))
 
 
 def count_outside(array: AnyArray) -> int:
-    """How many chunks of an array are stored that lie outside its grid, where no reader looks. It is a listing."""
+    """Count the stored chunks outside an array's grid, which readers ignore. This lists the array's objects."""
 
     async def count() -> int:
         return len([None async for _ in _outside(array)])
@@ -102,16 +102,16 @@ def clear_outside(array: AnyArray, store: Store, *, dry_run: bool) -> tuple[int,
     Parameters
     ----------
     array
-        The array as it is.
+        The array as stored.
     store
-        The array's store, to write to.
+        The array's store, writable.
     dry_run
-        Count, and delete nothing.
+        Count only, delete nothing.
 
     Returns
     -------
     n, size : int
-        How many there are, and their bytes.
+        The number of these chunks, and their total size in bytes.
     """
 
     async def clear() -> tuple[int, int]:
@@ -134,33 +134,33 @@ async def _outside(array: AnyArray) -> AsyncIterator[str]:
 
 
 def _coords(array: AnyArray, key: str) -> tuple[int, ...] | None:
-    """Which chunk of an array a key is that of, None if of none."""
+    """The coordinates of the chunk that a key belongs to; None if it is not the key of a chunk."""
     match = re.fullmatch(r"(?:c[/.])?(\d+(?:[/.]\d+)*)", key.removeprefix(f"{array.path}/"))
     coords = tuple(int(i) for i in re.split("[/.]", match[1])) if match else ()
     return coords if len(coords) == array.ndim and chunk_key(array, coords) == key else None
 
 
 _FRAME_LENGTHS = {"Blosc": blosc_length, "Zstd": zstd_length}
-"""By what the names of codec classes contain, in both formats."""
+"""Functions that read a frame's length from its header, by a part of the codec's class name in either format."""
 
 
 def set_encoded(array: AnyArray, chunks: Iterable[tuple[Sequence[int], Buffer | None]]) -> None:
-    """Write chunks as they are, and delete those that are None."""
+    """Write encoded chunks verbatim, and delete those that are None."""
     set_many(array.store, [(chunk_key(array, c), value) for c, value in chunks])
 
 
 def link_chunks(source: AnyArray, target: AnyArray, coords: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
     """
-    Let chunks of an array in a folder be chunks of one in another folder too; those that are absent stay so.
+    Hard-link chunks of a source array into a target array, both in local folders; absent chunks are skipped.
 
-    `coords` are where a chunk is in the one, and in the other.
+    `coords` are pairs of a chunk's coordinates in the source and in the target.
     """
-    here, there = (cast(LocalStore, array.store).root for array in (source, target))
-    for of, to in coords:
-        old, new = os.path.join(here, chunk_key(source, of)), os.path.join(there, chunk_key(target, to))
+    source_root, target_root = (cast(LocalStore, array.store).root for array in (source, target))
+    for at, to in coords:
+        old, new = os.path.join(source_root, chunk_key(source, at)), os.path.join(target_root, chunk_key(target, to))
         try:
             link_file(old, new)
         except FileNotFoundError:
-            if os.path.lexists(old):  # it is the folder that is missing
+            if os.path.lexists(old):  # then the target's folder is missing
                 os.makedirs(os.path.dirname(new), exist_ok=True)
                 link_file(old, new)

@@ -1,8 +1,8 @@
-"""Extents: how long symbolic alleles are, which is part of what they are.
+"""Extents: the lengths of symbolic alleles, which are part of their identity.
 
-``<DEL>`` alone does not say what is deleted: INFO's END or SVLEN does (VCF 4.5, sections 1.4.5 and 3). Two records with
-the same symbolic ALTs are the same variant if they are equally long, as ``bcftools merge`` has it since version 1.22.
-``<*>`` and ``<NON_REF>`` stand for alleles that were not seen, and have no length.
+``<DEL>`` alone does not define what is deleted: INFO's END or SVLEN does (VCF 4.5, sections 1.4.5 and 3). Two records
+with the same symbolic ALTs are the same variant if their lengths are equal, as in ``bcftools merge`` since version
+1.22. ``<*>`` and ``<NON_REF>`` represent unseen alleles, and have no length.
 """
 
 import math
@@ -16,18 +16,18 @@ from vczstore.vcz import arrays
 from vczstore.vcz.missing import INT_FILL, INT_MISSING
 
 UNSEEN = ("<*>", "<NON_REF>")
-"""These stand for alleles that were not seen; to share one is to share nothing."""
+"""Symbolic ALTs for unseen alleles; records that share only these share no ALT."""
 POSITION, LENGTH, END, SVLEN = "variant_position", "variant_length", "variant_END", "variant_SVLEN"
 NONE = -1
 """The extent of a record without symbolic ALTs."""
 _INSERTED = 2**40
-"""Added to the extent of what takes up nothing of the reference, such as ``<INS>``: nothing of it is so long."""
+"""Offset of the extents of alleles that span no reference bases, such as ``<INS>``; longer than any real length."""
 _SPANNING = ("<DEL", "<DUP", "<INV", "<CN")
 
 
 def is_symbolic(allele: str) -> bool:
     """
-    Whether an ALT needs a length to say what it is.
+    Whether an ALT is symbolic, so that its length is needed to identify it; unseen alleles do not count.
 
     >>> [is_symbolic(a) for a in ("<DEL>", "<INS:ME:ALU>", "<NON_REF>", "*", "N[chr2:7[")]
     [True, True, False, False, False]
@@ -43,31 +43,31 @@ class Extents:
     Attributes
     ----------
     fields
-        The arrays that tell them, by name, of those that there are.
+        Those of ``variant_position``, ``_length``, ``_END`` and ``_SVLEN`` that the VCZ has, by name.
     """
 
     fields: Mapping[str, AnyArray]
 
     @classmethod
     def of(cls, members: Mapping[str, AnyArray]) -> "Extents":
-        """From the arrays of a VCZ."""
+        """Pick the relevant arrays of a VCZ."""
         return cls({name: members[name] for name in (POSITION, LENGTH, END, SVLEN) if name in members})
 
     def look(self, alleles: np.ndarray, rows: slice, texts: Collection[str] | None = None) -> np.ndarray:
         """
-        Look at some variants.
+        Compute the extents of some variants.
 
-        Where a record has a length beyond its REF, that is the extent, from ``variant_length`` or else END; else what
-        SVLEN says, of which END follows (VCF 4.5, section 1.6.1); else it is the length of REF.
+        If a record's length (``variant_length``, or else derived from END) exceeds its REF, that is the extent;
+        otherwise it is derived from SVLEN (VCF 4.5, section 1.6.1), or else it is the length of REF.
 
         Parameters
         ----------
         alleles
-            Of these variants, REF first.
+            The alleles of these variants, REF first.
         rows
-            Which they are.
+            The rows of these variants.
         texts
-            All their ALTs, if that is known.
+            The distinct ALTs of these variants, if already known.
 
         Returns
         -------
@@ -79,34 +79,34 @@ class Extents:
         symbolic = [text for text in texts if is_symbolic(text)]
         if not symbolic:
             return result
-        where = np.flatnonzero(_are(alleles[:, 1:], symbolic).any(axis=1))
+        where = np.flatnonzero(_is_any_of(alleles[:, 1:], symbolic).any(axis=1))
         refs = np.array([len(text) for text in alleles[where, 0].tolist()], dtype="i8")
         lengths = np.maximum(refs, self.lengths(rows)[where])
         sizes = np.abs(self.sizes(rows)[where])
-        spans = _are(alleles[where, 1:], [a for a in symbolic if a.upper().startswith(_SPANNING)]).any(axis=1)
+        spans = _is_any_of(alleles[where, 1:], [a for a in symbolic if a.upper().startswith(_SPANNING)]).any(axis=1)
         by_size = np.where(spans, 1 + sizes, _INSERTED + sizes)
         result[where] = np.where((lengths > refs) | (sizes == 0), lengths, by_size)
         return result
 
     def lengths(self, rows: slice) -> np.ndarray:
-        """What records take up of the reference; 0 where nothing says it."""
+        """The length of each record on the reference, by ``variant_length`` or else END; at most 0 if unknown."""
         if LENGTH in self.fields:
             return self._read(LENGTH, rows, 0)[:, 0]
         ends, positions = self.ends(rows), arrays.read(self.fields[POSITION], (rows,)).astype("i8")
         return np.where(ends >= 0, ends - positions + 1, 0)
 
     def ends(self, rows: slice) -> np.ndarray:
-        """INFO's END of each record; missing where there is none."""
+        """INFO's END of each record; `INT_MISSING` if it has none."""
         return self._read(END, rows, INT_MISSING)[:, 0]
 
     def sizes(self, rows: slice) -> np.ndarray:
-        """The SVLEN of each record that is the greatest regardless of its sign; 0 where there is none."""
+        """The SVLEN of greatest magnitude of each record, with its sign; 0 if it has none."""
         values = self._read(SVLEN, rows, 0)
         values[(values == INT_MISSING) | (values == INT_FILL)] = 0
         return values[np.arange(len(values)), np.abs(values).argmax(axis=1)]
 
     def _read(self, name: str, rows: slice, missing: int) -> np.ndarray:
-        """The numbers of some records, records by values; there is at least one, `missing` where none says anything."""
+        """Read integers as records by values, with at least one column; `missing` if there is no numeric array."""
         n, array = rows.stop - rows.start, self.fields.get(name)
         if array is None or array.dtype.kind not in "iuf" or 0 in array.shape[1:]:
             return np.full((n, 1), missing, dtype="i8")
@@ -116,7 +116,7 @@ class Extents:
 
 def whole_numbers(values: np.ndarray, missing: int) -> np.ndarray:
     """
-    Numbers as int64, of floats too, which some converters write; NaN, and what is beyond any genome, is `missing`.
+    Cast numbers to int64, including floats, which some converters write; NaN and 2**40 or more become `missing`.
 
     >>> whole_numbers(np.array([600.0, np.nan, 1e30], "f4"), -1).tolist()
     [600, -1, -1]
@@ -130,26 +130,26 @@ def whole_numbers(values: np.ndarray, missing: int) -> np.ndarray:
 
 def may_match(ours: np.ndarray, theirs: np.ndarray, shared: np.ndarray, is_ref_alone: np.ndarray) -> np.ndarray:
     """
-    Which pairs of records may be the same variant, as far as their lengths tell.
+    Which pairs of records may be the same variant, judged by their extents.
 
-    A symbolic ALT never comes to a record that has none: the length that says what it is would be lost. To a record
-    that has one others come only if they share an ALT, or are of REF alone.
+    A record with a symbolic ALT never matches a store record without one, where its length would be lost. A record
+    without a symbolic ALT matches a store record that has one only if they share an ALT, or if it has REF alone.
 
     Parameters
     ----------
     ours, theirs
-        The extents of the record of the store, and of the source.
+        The extents of the store's and the source's record of each pair.
     shared
-        How many ALTs they share.
+        The number of ALTs that they share.
     is_ref_alone
-        Whether the record of the source has no ALT.
+        Whether the source's record has no ALT.
     """
     return np.asarray((ours == theirs) | ((theirs == NONE) & ((shared > 0) | is_ref_alone)))
 
 
 def describe(extent: int) -> str:
     """
-    An extent for people, after the alleles.
+    Format an extent for a message, to follow the alleles.
 
     >>> describe(501), describe(NONE)
     (' of length 501', '')
@@ -159,7 +159,7 @@ def describe(extent: int) -> str:
     return f" of length {extent}" if extent < _INSERTED else f" of SVLEN {extent - _INSERTED}"
 
 
-def _are(alleles: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+def _is_any_of(alleles: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     result = np.zeros(alleles.shape, dtype=bool)
     for text in texts:
         result |= alleles == text

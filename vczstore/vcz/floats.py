@@ -1,7 +1,7 @@
-"""Floats that mean something: the NaNs of VCF Zarr for missing and fill, which casts and Python's own float lose.
+"""VCF Zarr's NaN sentinels for missing and fill, whose payloads casts and Python's own float lose.
 
-VCF Zarr specification 0.4, "Missing and fill values", has those of 32 and 64 bits; that of 16 bits is made alike, as
-vcztools has it.
+VCF Zarr specification 0.4, "Missing and fill values", defines those of 32 and 64 bits; those of 16 bits are analogous,
+as in vcztools.
 """
 
 from typing import Any, cast
@@ -11,20 +11,20 @@ import numpy as np
 _BITS = {2: (0x7C01, 0x7C02), 4: (0x7F800001, 0x7F800002), 8: (0x7FF0000000000001, 0x7FF0000000000002)}
 """The signalling NaNs that mean missing and fill, by the size of a float in bytes."""
 SENTINELS = {size: tuple(np.array(bits, f"u{size}").view(f"f{size}")) for size, bits in _BITS.items()}
-"""The same as floats. Copies keep such a NaN, arithmetic and casts to another width do not: see `recast`."""
+"""The same as NumPy floats. Copies preserve the payload, arithmetic and casts to another width do not: see `recast`."""
 
 
 def same_bits(values: np.ndarray, value: object) -> np.ndarray:
-    """Where floats are this one; a NaN by its payload, in either byte order."""
+    """Where floats are bitwise equal to `value`, in the byte order of `values`; NaNs compare by payload."""
     bits = values.dtype.str.replace("f", "u")
     return np.asarray(values.view(bits) == np.asarray(value, dtype=values.dtype).view(bits))
 
 
 def recast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """
-    Values in another dtype that has room for them; floats that mean missing and fill mean it still.
+    Cast values to another dtype that can represent them, preserving float sentinels for missing and fill.
 
-    A cast alone makes one and the same quiet NaN of both.
+    A plain cast turns both into the same quiet NaN.
 
     >>> recast(np.array([0x7F800002], "u4").view("f4"), np.dtype("f8")).view("u8")[0] == 0x7FF0000000000002
     np.True_
@@ -42,7 +42,7 @@ def recast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def to_hex(value: np.floating) -> str | None:
     """
-    A NaN as Zarr format 3 writes one that is not NumPy's own, None for any other float.
+    The hexadecimal form, in Zarr format 3, of a NaN with a payload other than NumPy's; None for any other float.
 
     Zarr core specification 3.1, "Fill value": the bits in hexadecimal, most significant first.
 
@@ -57,7 +57,7 @@ def to_hex(value: np.floating) -> str | None:
 
 def from_hex(text: str, dtype: np.dtype) -> np.floating:
     """
-    The reverse of `to_hex`, bit for bit; zarr-python goes through Python's float, in which the payload changes.
+    The inverse of `to_hex`, bit for bit; zarr-python goes through Python's float, which changes the payload.
 
     >>> to_hex(from_hex("0x7c01", np.dtype("f2")))
     '0x7c01'

@@ -1,11 +1,11 @@
 """
-What compressed bytes hold: frames are found by what they begin with, wherever in an object they lie.
+Scan bytes for compressed frames, and decode them: frames are detected by magic number at any offset.
 
-Icechunk's metadata files need nothing else: each is a header of 39 bytes, and one Zstandard frame (Icechunk
-specification, "File Layout"), in which small chunks are inlined as they are.
+This suffices for Icechunk's metadata files: each is a header of 39 bytes and one Zstandard frame (Icechunk
+specification, "File Layout"), in which small chunks are inlined verbatim.
 
-Lengths of frames are read from their headers here: numcodecs has no function for it, and that of Zstandard itself
-refuses a frame that is cut off, of which an error is to tell how long it should be.
+Frame lengths are parsed from their headers here: numcodecs has no function for it, and Zstandard's own rejects a
+truncated frame, whose intended length an error message needs.
 """
 
 import zlib
@@ -20,15 +20,15 @@ ICECHUNK = "ICE🧊CHUNK".encode()
 ZSTD = b"\x28\xb5\x2f\xfd"
 GZIP = b"\x1f\x8b\x08"
 DEPTH = 3
-"""A chunk that is inlined in a manifest of Icechunk is a frame in a frame."""
+"""The maximum nesting of frames; a chunk inlined in an Icechunk manifest is a frame in a frame."""
 
 
 def contents(data: bytes) -> Iterator[bytes]:
     """
-    The bytes themselves, and what every Zstandard, gzip and Blosc frame in them holds, and so on.
+    Yield the bytes themselves, and the decoded content of every Zstandard, gzip and Blosc frame in them, recursively.
 
-    What looks like a frame and cannot be decoded is none. Blosc, whose frames begin with nothing in particular, is
-    found where it is all of an object, and in Icechunk's metadata, which has its length in front of it.
+    Frames that cannot be decoded are skipped. Blosc has no magic number: its frames are detected if they are the whole
+    of the bytes, and in Icechunk's metadata, where a frame is preceded by its length.
 
     >>> list(contents(zlib.compress(b"S0001", wbits=31)))[1:]
     [b'S0001']
@@ -75,7 +75,7 @@ def _blosc(data: bytes, is_metadata: bool) -> Iterator[bytes]:
     starts = [0] if _blosc_length_at(data, 0) == len(data) else []
     if is_metadata:
         words = np.frombuffer(data, "<u4", len(data) // 4)
-        # the length of a vector lies before it; that of a frame is the last of its four words
+        # a vector is preceded by its length, which for a frame equals the last of the four words of its header
         starts += [4 * int(i) + 4 for i in np.flatnonzero((words[:-4] == words[4:]) & (words[:-4] >= 16))]
     for start in starts:
         length = _blosc_length_at(data, start)
@@ -87,12 +87,12 @@ def _blosc(data: bytes, is_metadata: bool) -> Iterator[bytes]:
 
 
 def blosc_length(value: bytes | memoryview) -> int:
-    """The length of a frame, from c-blosc's header: the last four of its 16 bytes."""
+    """The length of a frame, from the last 4 of the 16 bytes of c-blosc's header; 16 if the header is cut off."""
     return int.from_bytes(value[12:16], "little") if len(value) >= 16 else 16
 
 
 def zstd_length(value: memoryview) -> int:
-    """The length of a frame as its headers tell it (RFC 8878, 3.1.1); at least that, if one of them is cut off."""
+    """The length of a frame from its headers (RFC 8878, 3.1.1); a lower bound if one of them is cut off."""
     if len(value) < 5:
         return 5
     descriptor = value[4]
@@ -111,7 +111,7 @@ def zstd_length(value: memoryview) -> int:
 
 
 def _blosc_length_at(data: bytes, start: int) -> int:
-    """The length of the frame that begins here; 0 if none does."""
+    """The length of the Blosc frame that begins at `start`; 0 if none does."""
     if len(data) - start < 16 or data[start] != 2 or data[start + 3] == 0:
         return 0
     size, block = (int.from_bytes(data[start + i : start + i + 4], "little") for i in (4, 8))

@@ -1,4 +1,4 @@
-"""Metadata documents of arrays, of formats 2 and 3: parsed, compared, and format 2 in the terms of format 3."""
+"""Metadata documents of arrays in formats 2 and 3: parse, serialise and compare them, and convert 2 to 3."""
 
 import json
 import warnings
@@ -33,11 +33,11 @@ _BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
 
 class UnsupportedCodecError(ValueError):
-    """A format 2 codec has no counterpart in format 3 that decodes the same bytes."""
+    """A codec or filter has no counterpart for the requested format or dtype that decodes the same bytes."""
 
 
 def has_regular_grid(array: AnyArray) -> bool:
-    """Whether all chunks of the array have one shape, as the VCF Zarr specification presumes."""
+    """Whether all chunks of the array have the same shape, as the VCF Zarr specification assumes."""
     return rectilinear.is_regular(array.metadata)
 
 
@@ -47,22 +47,22 @@ def metadata_key(path: str, zarr_format: int) -> str:
 
 
 def documents(metadata: ArrayV2Metadata | ArrayV3Metadata) -> dict[str, Document]:
-    """The documents that a new array needs, by name."""
+    """Serialise an array's metadata: the documents to store, by name."""
     if rectilinear.is_rectilinear(metadata):
         rectilinear.enable()
     with warnings.catch_warnings():
-        # an array keeps the dtype that it has: to warn of it each time helps no user
+        # the dtype is that of an existing array: repeated warnings help no user
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
         buffers = metadata.to_buffer_dict(default_buffer_prototype())
     result: dict[str, Document] = {name: json.loads(value.to_bytes()) for name, value in buffers.items()}
     if isinstance(metadata, ArrayV3Metadata) and is_nan(metadata.fill_value):
-        # zarr writes any NaN as the one of NumPy
+        # zarr writes any NaN as "NaN", without its payload
         result["zarr.json"]["fill_value"] = to_hex(metadata.fill_value) or "NaN"
     return result
 
 
 def parsed(document: Document) -> ArrayV3Metadata:
-    """Format 3 metadata by their document, the bits of the fill value included; the reverse of `documents`."""
+    """Parse a format 3 document, with the exact bits of the fill value; the inverse of `documents`."""
     if dict(document.get("chunk_grid") or {}).get("name") == rectilinear.NAME:
         rectilinear.enable()
     metadata = ArrayV3Metadata.from_dict(document)
@@ -75,9 +75,9 @@ def parsed(document: Document) -> ArrayV3Metadata:
 
 def encoding(metadata: ArrayV2Metadata | ArrayV3Metadata) -> Document:
     """
-    What decides over the bytes of a chunk: all metadata but shape, names, attributes and chunk keys.
+    The part of the metadata that determines a chunk's bytes: all but shape, names, attributes and chunk keys.
 
-    Format 2 is put in the terms of format 3, so that encodings of both formats can be compared.
+    Format 2 is converted to format 3, so that encodings of both formats can be compared.
     """
     if isinstance(metadata, ArrayV2Metadata):
         metadata = as_format_3(metadata)
@@ -95,12 +95,12 @@ _LOSSLESS = frozenset(
         *("json2", "msgpack2", "pickle", "vlen-array", "vlen-bytes", "vlen-utf8"),
     )
 )
-"""Codecs that decode to what was encoded, by their names in both formats, without numcodecs' prefix in format 3."""
+"""Names of the lossless codecs of both formats, without numcodecs' prefix in format 3."""
 
 
 def lossy_codec(array: AnyArray) -> str | None:
     """
-    The first codec of an array that may change what is written, None if all are known to be lossless.
+    The name of an array's first codec that may be lossy, None if all are known to be lossless.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def lossy_codec(array: AnyArray) -> str | None:
 
 
 def _flat(codecs: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-    """The codecs of format 3 with their configurations, those within shards too."""
+    """Yield the names and configurations of format 3 codecs, including those within shards."""
     for codec in codecs:
         config = codec.get("configuration", {})
         yield codec["name"].removeprefix("numcodecs."), config
@@ -133,7 +133,7 @@ def _is_lossless(name: str, config: Document, dtype: np.dtype) -> bool:
     match name:
         case "packbits":
             return dtype.kind == "b"
-        case "delta":  # integers wrap around, and back
+        case "delta":  # integers wrap around in both directions
             kinds = {np.dtype(config[key]) for key in ("dtype", "astype") if config.get(key) is not None}
             return dtype.kind in "iu" and kinds <= {dtype}
         case _:
@@ -141,20 +141,20 @@ def _is_lossless(name: str, config: Document, dtype: np.dtype) -> bool:
 
 
 def blosc(array: AnyArray) -> Document | None:
-    """The configuration of Blosc in numcodecs' words, if that alone encodes the chunks of numbers; else None."""
+    """The numcodecs configuration of an array whose codecs are bytes and Blosc alone; None if it has others."""
     try:
         codecs = encoding(array.metadata)["codecs"]
     except UnsupportedCodecError:
         return None
     if [codec["name"] for codec in codecs] != ["bytes", "blosc"]:
         return None
-    said = codecs[1]["configuration"]
-    shuffle = _BLOSC_SHUFFLES.index(said["shuffle"])
-    return {"id": "blosc", **{key: said[key] for key in ("cname", "clevel", "blocksize")}, "shuffle": shuffle}
+    config = codecs[1]["configuration"]
+    shuffle = _BLOSC_SHUFFLES.index(config["shuffle"])
+    return {"id": "blosc", **{key: config[key] for key in ("cname", "clevel", "blocksize")}, "shuffle": shuffle}
 
 
 def same_encoding(a: AnyArray, b: AnyArray) -> bool:
-    """Whether a chunk of one array is, byte for byte, a chunk of the other, where both are of the same shape."""
+    """Whether chunks of one array can be copied verbatim to the other, provided that they have the same shape."""
     if _is_same(a.metadata, b.metadata):
         return True
     try:
@@ -170,7 +170,7 @@ def _encoding_of_chunk(array: AnyArray) -> Document:
 
 
 def _is_same(a: ArrayV2Metadata | ArrayV3Metadata, b: ArrayV2Metadata | ArrayV3Metadata) -> bool:
-    """Whether two of format 3 are, as those of many sources are: documents take ten times as long to compare."""
+    """Whether two format 3 arrays trivially share an encoding: ten times faster than comparing documents."""
     if not isinstance(a, ArrayV3Metadata) or not isinstance(b, ArrayV3Metadata):
         return False
     same = (getattr(a, key) == getattr(b, key) for key in ("data_type", "codecs", "fill_value"))
@@ -186,14 +186,14 @@ def _v2_encoding(array: AnyArray) -> Document:
 
 def as_format_3(metadata: ArrayV2Metadata, *, dimension_names: Sequence[str | None] | None = None) -> ArrayV3Metadata:
     """
-    The format 3 metadata that decode the chunks of a format 2 array as they are.
+    Convert format 2 metadata to format 3 metadata that decode the same chunks, unchanged.
 
     Parameters
     ----------
     metadata
         Of a C-ordered, little-endian array, with VLenUTF8 as its only filter, if any.
     dimension_names
-        One for each axis.
+        The name of each axis, or None for no names.
 
     Raises
     ------
@@ -234,7 +234,7 @@ def as_format_3(metadata: ArrayV2Metadata, *, dimension_names: Sequence[str | No
                 "dimension_names": None if dimension_names is None else list(dimension_names),
             }
         )
-    except (TypeError, ValueError) as error:  # numcodecs takes parameters of codecs that format 3 refuses
+    except (TypeError, ValueError) as error:  # numcodecs accepts codec parameters that format 3 rejects
         raise UnsupportedCodecError(str(error)) from error
 
 
@@ -244,7 +244,7 @@ def _compressor_of_format_3(config: Document, native: np.dtype) -> Document:
             return {
                 "name": "blosc",
                 "configuration": {
-                    # a frame says itself how it was shuffled: typesize matters to writers only
+                    # a frame's header has its shuffle and typesize: these matter to writers only
                     "typesize": 1 if native.kind in "OT" else native.itemsize,
                     "cname": config["cname"],
                     "clevel": config["clevel"],

@@ -1,4 +1,4 @@
-"""Missing and fill values of VCF Zarr: what they are for each dtype, and which arrays mask them."""
+"""Missing and fill values of VCF Zarr for each dtype, and the mask arrays that mark them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from vczstore.errors import IncompatibleError
 from vczstore.vcz.floats import SENTINELS, same_bits
 
 TEXT = "OSTU"
-"""The kinds of dtype of strings: bytes of variable and of fixed length, text of variable and of fixed length."""
+"""The dtype kinds of strings: objects, fixed-width bytes, variable-length text and fixed-width text."""
 
 INT_MISSING, INT_FILL = -1, -2
 
@@ -18,11 +18,11 @@ STR_MISSING, STR_FILL = ".", ""
 
 def missing_value(name: str, array: AnyArray) -> Any:
     """
-    What stands for "no value" in a field.
+    The value that represents "no value" in a field.
 
     VCF Zarr specification 0.4, "Missing and fill values": integers -1, strings ``"."``, floats a NaN with a payload of
-    1; a ``<name>_mask`` is True there, a ``<name>_fill`` False. Unsigned integers have no missing value there; they get
-    the array's fill value, or 0.
+    1; a ``<name>_mask`` is True there, a ``<name>_fill`` False. It defines none for unsigned integers, for which this
+    is the array's fill value, or 0.
     """
     match array.dtype.kind:
         case "i":
@@ -46,15 +46,15 @@ def missing_value(name: str, array: AnyArray) -> Any:
 
 
 def has_missing_value(array: AnyArray) -> bool:
-    """Whether something stands for "no value" in a field: not in complex numbers, structures and raw bytes."""
+    """Whether `missing_value` is defined for an array's dtype: it is not for complex, structured and raw dtypes."""
     return array.dtype.kind in "iufbMm" + TEXT
 
 
 def lacks_missing_value(name: str, dtype: np.dtype) -> bool:
     """
-    Whether any value of a field is a real one: what `missing_value` has for it does not say that there is none.
+    Whether a field has no distinct missing value: `missing_value` cannot be distinguished from an actual value.
 
-    VCF Zarr specification 0.4, "Missing and fill values". Masks and phases are booleans that have no need of one.
+    VCF Zarr specification 0.4, "Missing and fill values". Masks and phases are booleans that need no missing value.
 
     >>> lacks_missing_value("call_DP", np.dtype("u1")), lacks_missing_value("call_genotype_phased", np.dtype("?"))
     (True, False)
@@ -66,7 +66,7 @@ def lacks_missing_value(name: str, dtype: np.dtype) -> bool:
 
 def fill_value(name: str, array: AnyArray) -> Any:
     """
-    What stands beyond the end of a value that is shorter than others.
+    The value that pads a vector or string shorter than its axis (end-of-vector).
 
     VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""``, floats a NaN with a payload of
     2; both a ``<name>_mask`` and a ``<name>_fill`` are True there.
@@ -89,12 +89,12 @@ def fill_value(name: str, array: AnyArray) -> Any:
 
 
 MASKS = ("_mask", "_fill")
-"""How the names of the arrays end that say of another which of its values are missing or fill, and which are fill."""
+"""Suffixes of mask arrays, which mark where another array's values are missing or fill, and where they are fill."""
 
 
 def masked_by(name: str) -> str:
     """
-    The array of whose values another tells; itself, if of none.
+    The name of the array that a mask array belongs to; the name itself if it is not that of a mask.
 
     >>> masked_by("call_AD_fill"), masked_by("call_AD")
     ('call_AD', 'call_AD')
@@ -103,19 +103,19 @@ def masked_by(name: str) -> str:
 
 
 def same(values: np.ndarray, value: Any) -> np.ndarray:
-    """Where values are this one; a NaN by its payload, in either byte order, and a time that is none (NaT)."""
+    """Where values equal `value`; floats are compared bitwise, in either byte order, and NaT equals NaT."""
     if values.dtype.kind in "Mm" and np.isnat(value):
         return np.isnat(values)
     return same_bits(values, value) if values.dtype.kind == "f" else np.asarray(values == value)
 
 
 def has_sentinels(dtype: np.dtype) -> bool:
-    """Whether values of a dtype say by themselves that they are missing or fill."""
+    """Whether a dtype has distinct sentinels for missing and fill."""
     return dtype.kind in "iSOTU" or (dtype.kind == "f" and dtype.itemsize in SENTINELS)
 
 
 def is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
-    """Which values of a field say nothing: fill is as good as missing; an ordinary NaN is a value, shown as such."""
+    """Which values of a field are missing or fill; an ordinary NaN is an actual value if the dtype has sentinels."""
     if not has_missing_value(array):
         return np.zeros(values.shape, dtype=bool)
     missing = same(values, missing_value(name, array))
@@ -123,6 +123,6 @@ def is_missing(name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
 
 
 def mask_of(mask: str, name: str, array: AnyArray, values: np.ndarray) -> np.ndarray:
-    """What the array `mask` of an array has for these values of it, whose dtype has sentinels."""
+    """The values of mask array `mask` for these values of the array it belongs to, whose dtype has sentinels."""
     is_fill = same(values, fill_value(name, array))
     return is_fill if mask.endswith("_fill") else is_fill | same(values, missing_value(name, array))
