@@ -240,7 +240,7 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
     """What variants refer to by number: the contigs and filters of all sources."""
     for source in sources:
         for name in (*SITE_FIELDS, "contig_id"):
-            if not source.tells(name):
+            if not source.has_table(name):
                 raise IncompatibleError(
                     f"{OPERATION}: {source.label} has no {name}, so its variants cannot be merged; "
                     "re-create it with vcf2zarr"
@@ -252,7 +252,7 @@ def _tables(sources: Sequence[Vcz]) -> dict[str, np.ndarray]:
         tables["contig_length"] = np.array([lengths[contig] for contig in contigs], dtype="i8")
     filters: dict[str, str] = {}
     for source in sources:
-        if source.tells("filter_id"):
+        if source.has_table("filter_id"):
             ids = source.table("filter_id")
             has_text = "filter_description" in source.arrays
             texts = source.table("filter_description") if has_text else [""] * len(ids)

@@ -202,7 +202,7 @@ def _or_harmonise(operation: str) -> str:
 
 
 def _check_table(operation: str, store: Vcz, source: Vcz, name: str) -> None:
-    silent = [vcz.label for vcz in (store, source) if not vcz.tells(name)]
+    silent = [vcz.label for vcz in (store, source) if not vcz.has_table(name)]
     if len(silent) == 1 and name == CONTIGS:
         raise IncompatibleError(
             f"{operation}: {silent[0]} has no {name}, so which contigs its variants are on cannot be compared; make "
@@ -427,7 +427,7 @@ class SameVariants:
             arrays.read_normalised(vcz.arrays[name], (slice(row, row + 1),)).ravel() for name in SITE_FIELDS
         )
         long = describe(int(SameVariants._extents(vcz, slice(row, row + 1))[0]))
-        names = vcz.table(CONTIGS) if vcz.tells(CONTIGS) else np.empty(0)
+        names = vcz.table(CONTIGS) if vcz.has_table(CONTIGS) else np.empty(0)
         number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
         name = names[number] if 0 <= number < len(names) else number
         return f"{name}:{position[0]} {listing(present[:1])}/{','.join(present[1:])[:60] or '.'}{long}"

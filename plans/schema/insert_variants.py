@@ -515,7 +515,7 @@ def _filter_table(vcz: Vcz, sources: Sequence[Vcz]) -> dict[str, str]:
     """The filters of a store and those that only sources have, with what they mean."""
     found: dict[str, str] = {}
     for one in (vcz, *sources):
-        if one is not vcz and not (one.tells("filter_id") and FILTER in one.arrays):
+        if one is not vcz and not (one.has_table("filter_id") and FILTER in one.arrays):
             continue
         names = one.table("filter_id").tolist()
         texts = one.table("filter_description").tolist() if "filter_description" in one.arrays else [""] * len(names)

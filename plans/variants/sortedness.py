@@ -172,7 +172,7 @@ def site(vcz: Vcz, row: int) -> str:
         arrays.read_normalised(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
         for name in ("contig", "position", "allele")
     )
-    names = vcz.table("contig_id") if vcz.tells("contig_id") else np.empty(0)
+    names = vcz.table("contig_id") if vcz.has_table("contig_id") else np.empty(0)
     long = describe(int(Extents.of(vcz.arrays).look(alleles[np.newaxis], slice(row, row + 1))[0]))
     number, present = int(contig[0]), [str(a) for a in alleles if a not in NOTHING]
     name = names[number] if 0 <= number < len(names) else number

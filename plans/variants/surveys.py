@@ -115,7 +115,7 @@ def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRu
     """What has to be looked up first: where the variants of each are."""
     for vcz in (store, *sources):
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
-            if not vcz.tells(name):
+            if not vcz.has_table(name):
                 raise IncompatibleError(f"{operation}: {vcz.label} has no {name}, so variants cannot be matched")
     check_builds(operation, [store, *sources])
     return [FindRuns(operation, vcz, unit_rows(vcz)) for vcz in (store, *sources)]

@@ -143,7 +143,7 @@ def test_ids_with_spaces_around_them(tmp_path: Path) -> None:
     store = Way("format3", "cubed").make(tmp_path, cohort.some_arrays(4, ["a b", "a b ", "B"]))
     (tmp_path / "names").write_text("a b \n")
     before = cohort.digest(store)
-    told = r"beside the samples that are named .* has 1 with the same ID and spaces around it; nothing was written"
+    told = r"in addition to the samples named, .* has 1 with the same ID and spaces around it; nothing was written"
     assert re.search(told, fails("remove", store, "-S", tmp_path / "names"))
     assert re.search(told, fails("export", store, tmp_path / "out.vcz", "-S", f"^{tmp_path / 'names'}"))
     assert cohort.digest(store) == before

@@ -9,7 +9,7 @@ from vczstore.errors import IncompatibleError
 from vczstore.vcz.floats import SENTINELS, same_bits
 
 TEXT = "OSTU"
-"""The dtype kinds of strings: objects, fixed-width bytes, variable-length text and fixed-width text."""
+"""The dtype kinds of strings: variable-length and fixed-width bytes, variable-length and fixed-width text."""
 
 INT_MISSING, INT_FILL = -1, -2
 
@@ -66,7 +66,7 @@ def lacks_missing_value(name: str, dtype: np.dtype) -> bool:
 
 def fill_value(name: str, array: AnyArray) -> Any:
     """
-    The value that pads a vector or string shorter than its axis (end-of-vector).
+    The value that pads a vector shorter than its axis (end-of-vector).
 
     VCF Zarr specification 0.4, "Missing and fill values": integers -2, strings ``""``, floats a NaN with a payload of
     2; both a ``<name>_mask`` and a ``<name>_fill`` are True there.

@@ -1,6 +1,6 @@
-"""What a VCZ is: its dimensions, its fields, its missing values, and when two of them fit together.
+"""The model of a VCZ: its arrays, dimensions and sample IDs, and checks that they are consistent.
 
-Only metadata and ``sample_id`` are read here; no array with a ``variants`` axis ever is.
+Only metadata and arrays without a ``variants`` axis, such as ``sample_id``, are read here.
 """
 
 import hashlib
@@ -33,22 +33,22 @@ VARIANTS = "variants"
 SAMPLE_ID = "sample_id"
 
 BATCH = "sample_batch"
-"""The array that says by its number which append each sample came in by; see `plans.schema.provenance`."""
+"""The array with the number of the append that added each sample; see `plans.schema.provenance`."""
 
 INFO_STATES = "vczstore_info_fields"
-"""The attribute of the root group that says which INFO fields are stale; see `plans.variants.stale`."""
+"""The attribute of the root group that records which INFO fields are stale; see `plans.variants.stale`."""
 
 REMOVED = ""
-"""The ID that takes a removed sample's place: readers of VCZ skip it."""
+"""The ID that replaces a removed sample's: readers of VCZ skip it."""
 
 ID_KINDS = TEXT + "iu"
-"""What sample IDs are read from: some converters write integers."""
+"""The dtype kinds accepted for sample IDs: some converters write integers."""
 
 OF_VARIANTS = ("variant_", "contig_", "filter_", "region_index")
-"""How the names of arrays begin that VCF Zarr has for what is no sample's."""
+"""Name prefixes of the VCF Zarr arrays that hold no values of samples."""
 
 OF_SAMPLES = ("call_", "sample_")
-"""How the names of arrays begin whose values are samples', in VCF Zarr and in what is made of it."""
+"""Name prefixes of arrays with a value per sample, in VCF Zarr and in formats derived from it."""
 
 LENGTHS = {
     VARIANTS: ("variant_position", 0),
@@ -57,19 +57,19 @@ LENGTHS = {
     "filters": ("filter_id", 0),
     "ploidy": ("call_genotype", 2),
 }
-"""The array, and which of its axes, that says how long a dimension is."""
+"""The array, and the axis of it, whose length defines that of each dimension."""
 
 _OTHER_DIMENSIONS = re.compile(r"alleles|alt_alleles|genotypes|region_index_\w+|local_\w+|(INFO|FORMAT)_.+_dim")
-"""Dimensions of VCF Zarr that say by their names that they are no samples; the last as bio2zarr calls them."""
+"""Names of VCF Zarr dimensions other than samples; the last alternative matches bio2zarr's names."""
 
 _LIKE_SAMPLES = re.compile(r"(not?_|num_)?samples?(_\w+)?", re.IGNORECASE)
-"""What others, or a slip, call the dimension of samples."""
+"""Misspellings of the samples dimension, and names that other programs give it."""
 
 MAX_LENGTH = 10**11
-"""No axis is longer: a hundred times what this is made for. To look at all that a broken shape has takes for ever."""
+"""The maximum axis length, 100 times the design limit; longer ones come from corrupt metadata, and never finish."""
 
 _TABLES = {"contig_id": "contigs", "filter_id": "filters"}
-"""The attributes of the root group that had what arrays have since VCF Zarr 0.3."""
+"""The arrays of VCF Zarr 0.3 and later, and the attributes of the root group that preceded them."""
 
 
 def dimensions(array: AnyArray) -> tuple[str | None, ...]:
@@ -80,12 +80,12 @@ def dimensions(array: AnyArray) -> tuple[str | None, ...]:
 
 
 def has_grid(array: AnyArray) -> bool:
-    """Whether chunks have one shape, as VCF Zarr presumes, or differ in their samples alone."""
+    """Whether the chunks of an array differ in width along the samples axis only, if at all."""
     return all(isinstance(w, int) or d == SAMPLES for w, d in zip(arrays.widths(array), dimensions(array), strict=True))
 
 
 def samples_axis(array: AnyArray) -> int | None:
-    """Which axis of an array is the ``samples`` dimension, None if none is. Its name decides, nothing else."""
+    """The index of an array's ``samples`` dimension, by its name alone; None if it has none."""
     names = dimensions(array)
     return names.index(SAMPLES) if SAMPLES in names else None
 
@@ -95,15 +95,15 @@ class Batch(Protocol):
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Name of the batch in messages."""
 
     @property
     def identity(self) -> str:
-        """Which batch it is, wherever it lies."""
+        """Digest that identifies the batch, independent of its location."""
 
     @property
     def stamp(self) -> str:
-        """What tells two states of it apart."""
+        """Identifier of the batch's current state: it changes with any change to the data."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ class Vcz:
     Attributes
     ----------
     label
-        How messages call it: a path, a URL, or the kind of store.
+        Its name in messages: a path, a URL, or the kind of store.
     store
-        Where its arrays are read.
+        The store that its arrays are read from.
     arrays
         All arrays of its root group, by name.
     attributes
@@ -126,15 +126,15 @@ class Vcz:
     snapshot
         The Icechunk snapshot it was read from, None on plain Zarr.
     planned_ids
-        The sample IDs of a state that a plan will leave, and that cannot be read yet; see `planned`.
+        The sample IDs of a planned state, which is not stored yet; see `planned`.
     chosen
-        The positions of the samples that count, None if all do; see `select`.
+        The positions of the selected samples, None if all are selected; see `select`.
     inner
-        The arrays of groups within the root group, by path. They are copied, and not edited.
+        The arrays of groups within the root group, by path. They are copied, but not edited.
     groups
         The attributes of these groups, by path.
     file
-        The file that it was converted from, which says which batch it is; None of any other VCZ.
+        The file that it was converted from, which gives its identity; None of any other VCZ.
     """
 
     label: str
@@ -161,7 +161,7 @@ class Vcz:
         NotAStoreError
             If there is no Zarr group, or it is not a VCZ.
         DamagedStoreError
-            If metadata make no sense.
+            If metadata are invalid.
         StorageError
             If they cannot be read.
         """
@@ -189,8 +189,8 @@ class Vcz:
         vcz = cls(label, store, members, root, group.metadata.zarr_format, snapshot, inner=inner, groups=groups)
         for name in (SAMPLE_ID, "variant_position"):
             if name not in members:
-                found = [path.rpartition("/")[0] for path in inner if path.endswith(f"/{SAMPLE_ID}")]
-                hint = _hint(label, snapshot, found)
+                nested = [path.rpartition("/")[0] for path in inner if path.endswith(f"/{SAMPLE_ID}")]
+                hint = _hint(label, snapshot, nested)
                 raise NotAStoreError(f"{label}: not a VCZ, it has no array {name}; {hint}")
         if samples_axis(members[SAMPLE_ID]) != 0 or members[SAMPLE_ID].ndim != 1:
             raise NotAStoreError(
@@ -204,7 +204,7 @@ class Vcz:
 
     @property
     def n_samples(self) -> int:
-        """The length of ``sample_id``, removed samples included: it alone says how many samples a reader sees."""
+        """The number of selected samples, by default the length of ``sample_id``, which includes removed samples."""
         return int(self.arrays[SAMPLE_ID].shape[0]) if self.chosen is None else len(self.chosen)
 
     @property
@@ -221,29 +221,29 @@ class Vcz:
 
     @property
     def positions(self) -> np.ndarray:
-        """Where the samples are along the samples axis of the arrays."""
+        """The positions of the selected samples along the samples axis of the arrays."""
         return np.arange(self.n_samples) if self.chosen is None else self.chosen
 
     def made_of(self, file: Batch) -> "Vcz":
-        """The same VCZ, as what a file was converted to."""
+        """Return the same VCZ with the identity of the file that it was converted from."""
         return replace(self, file=file)
 
     def select(self, samples: np.ndarray) -> "Vcz":
-        """The same VCZ as a source of some of its samples only; `samples` counts those that it has, in any order."""
+        """Return the VCZ as a source of some of its samples, by their indices among those selected, in any order."""
         return replace(self, chosen=self.positions[samples])
 
     def table(self, name: str) -> np.ndarray:
         """
-        All of an array of strings without a ``variants`` axis: sample IDs, contigs, filters.
+        Read a whole array of strings without a ``variants`` axis: sample IDs, contigs or filters.
 
-        They are ``str``, for any dtype that they are stored as; see `strings.as_text`.
+        The result holds ``str`` for any stored dtype; see `strings.as_text`.
 
         Raises
         ------
         DamagedStoreError
             If it cannot be decoded.
         """
-        if name not in self.arrays and self.tells(name):
+        if name not in self.arrays and self.has_table(name):
             return np.array([str(text) for text in self.attributes[_TABLES[name]]] + [None], dtype=object)[:-1]
         if name == SAMPLE_ID:
             return self._read_table(name)
@@ -253,7 +253,7 @@ class Vcz:
 
     @cached_property
     def _tables(self) -> dict[str, np.ndarray]:
-        """Tables that were read already: those of a store are compared with the ones of each source."""
+        """Cache of tables: those of a store are compared with those of every source."""
         return {}
 
     def _read_table(self, name: str) -> np.ndarray:
@@ -263,39 +263,39 @@ class Vcz:
             raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
         except pipeline.DECODING_ERRORS as error:
             raise DamagedStoreError(f"{self.label}: {name} cannot be decoded ({first_line(error)})") from error
-        except Exception as error:  # of a store's own classes
+        except Exception as error:  # storage backends raise classes of their own
             raise StorageError(f"{self.label}: {name} cannot be read ({first_line(error)})") from error
 
-    def tells(self, name: str) -> bool:
-        """Whether there is a table: an array, or an attribute of the root as sgkit and VCF Zarr up to 0.2 have it."""
+    def has_table(self, name: str) -> bool:
+        """Whether `table` can read this: from an array, or a root attribute as in sgkit and VCF Zarr up to 0.2."""
         return name in self.arrays or isinstance(self.attributes.get(_TABLES.get(name, "")), list)
 
     @property
     def n_contigs(self) -> int:
-        """How many contigs there are, by metadata alone."""
+        """The number of contigs, from metadata alone."""
         array = self.arrays.get("contig_id")
         return len(self.table("contig_id")) if array is None else int(array.shape[0])
 
     @cached_property
     def contig_lengths(self) -> dict[str, int]:
-        """The lengths of contigs, of those that have one."""
+        """The lengths of the contigs with a known length, by contig ID."""
         if "contig_length" in self.arrays:
-            found = arrays.read(self.arrays["contig_length"], (slice(None),)).tolist()
+            lengths = arrays.read(self.arrays["contig_length"], (slice(None),)).tolist()
         else:
-            found = self.attributes.get("contig_lengths")
-        if not isinstance(found, list) or not self.tells("contig_id"):
+            lengths = self.attributes.get("contig_lengths")
+        if not isinstance(lengths, list) or not self.has_table("contig_id"):
             return {}
-        pairs = zip(self.table("contig_id").tolist(), found, strict=False)
+        pairs = zip(self.table("contig_id").tolist(), lengths, strict=False)
         return {name: int(n) for name, n in pairs if isinstance(n, int | float) and n > 0}
 
     def consolidated(self) -> "Vcz | None":
         """
-        The same as consolidated metadata tell it, which may be stale; None if the store has none.
+        Read the same VCZ from consolidated metadata, which may be stale; None if the store has none.
 
         Raises
         ------
         DamagedStoreError
-            If they make no sense.
+            If they are invalid.
         """
         try:
             key = ".zmetadata" if self.zarr_format == 2 else "zarr.json"
@@ -311,27 +311,27 @@ class Vcz:
         return replace(self, arrays=members, attributes=attributes, inner=inner, groups=groups)
 
     def only(self, names: Iterable[str]) -> "Vcz":
-        """Those of some arrays that it has, and nothing else: what is sent to workers."""
-        found = {name: self.arrays[name] for name in names if name in self.arrays}
+        """Return the VCZ restricted to these arrays (those that exist), to keep what is sent to workers small."""
+        kept = {name: self.arrays[name] for name in names if name in self.arrays}
         tables = {
             name: self.attributes[name] for name in (*_TABLES.values(), "contig_lengths") if name in self.attributes
         }
-        return replace(self, arrays=found, attributes=tables, planned_ids=None, file=None)
+        return replace(self, arrays=kept, attributes=tables, planned_ids=None, file=None)
 
     @cached_property
     def samples_arrays(self) -> dict[str, AnyArray]:
         """The arrays that have a ``samples`` dimension, by name, ``sample_id`` last."""
-        found = {n: a for n, a in self.arrays.items() if samples_axis(a) is not None and n != SAMPLE_ID}
-        return {**found, SAMPLE_ID: self.arrays[SAMPLE_ID]}
+        others = {n: a for n, a in self.arrays.items() if samples_axis(a) is not None and n != SAMPLE_ID}
+        return {**others, SAMPLE_ID: self.arrays[SAMPLE_ID]}
 
     @cached_property
     def chunk_lengths(self) -> dict[str, int]:
         """
-        The chunk length of new arrays along the axes of variants and samples.
+        The chunk lengths of new arrays along the variants and samples axes.
 
-        Readers count variants in chunks of the calls (VCF Zarr specification 0.4, "Chunking"), and so does
-        ``region_index``; the chunks of other arrays are multiples. Where there are no calls yet it is the greatest
-        common divisor, as vcztools has it, and the samples are cut as their IDs are.
+        Readers and ``region_index`` number the variant chunks of the ``call_*`` arrays (VCF Zarr specification 0.4,
+        "Chunking"); those of other arrays are multiples. If there are no calls yet, it is the greatest common divisor
+        of all chunk lengths, as in vcztools, and for samples the chunk length of ``sample_id``.
         """
         variants, samples = 0, arrays.inner_chunks(self.arrays[SAMPLE_ID])[0]
         regular = {name: a for name, a in self.arrays.items() if VARIANTS in dimensions(a) and has_grid(a)}
@@ -344,12 +344,12 @@ class Vcz:
 
     @property
     def is_flexible(self) -> bool:
-        """Whether chunks of samples may have widths of their own, so that any batch makes columns of its own."""
+        """Whether chunks may differ in width along the samples axis, so that each batch gets its own chunk columns."""
         return any(map(arrays.is_flexible, self.samples_arrays.values()))
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """How many samples each chunk column of the calls has; of the IDs, where there are no calls."""
+        """The number of samples in each chunk column of the calls, or of ``sample_id`` if there are no calls."""
         names = sorted(n for n, a in self.samples_arrays.items() if n.startswith("call_") and VARIANTS in dimensions(a))
         array = self.arrays[(names or [SAMPLE_ID])[0]]
         cut = replace(arrays.cuts(array)[samples_axis(array) or 0], length=self.n_samples)
@@ -357,23 +357,23 @@ class Vcz:
 
     @cached_property
     def state(self) -> str:
-        """What tells this state of the store from any other: its snapshot, or a digest of what an edit changes."""
+        """Identifier of this state of the store: its snapshot, or a digest of metadata and IDs that edits change."""
         return self.snapshot or self._digest(self.samples_arrays, self.attributes.get(INFO_STATES))
 
     @cached_property
     def identity(self) -> str:
-        """Which batch of samples it is, wherever it lies: a digest of its arrays' metadata and of its sample IDs."""
+        """Location-independent identifier of a batch: a digest of its arrays' metadata and its sample IDs."""
         return self._digest(self.arrays) if self.file is None else self.file.identity
 
     @cached_property
     def stamp(self) -> str:
-        """What tells two states of a batch apart, no chunk read: its snapshot, or its objects' times and sizes."""
+        """Identifier of a batch's state, without reading chunks: its snapshot, or its objects' times and sizes."""
         if self.file is not None:
             return self.file.stamp
         return self.snapshot or zarr_objects.fingerprint(self.store)
 
-    def _digest(self, members: Mapping[str, AnyArray], also: Any = None) -> str:
-        digest = hashlib.blake2b(b"" if also is None else json.dumps(also).encode(), digest_size=16)
+    def _digest(self, members: Mapping[str, AnyArray], extra: Any = None) -> str:
+        digest = hashlib.blake2b(b"" if extra is None else json.dumps(extra).encode(), digest_size=16)
         for name, array in members.items():
             documents = metadata.documents(array.metadata)
             digest.update(json.dumps([name, documents], sort_keys=True).encode())
@@ -384,11 +384,11 @@ class Vcz:
         return digest.hexdigest()
 
     def planned(self, arrays: Mapping[str, AnyArray], sample_ids: np.ndarray) -> "Vcz":
-        """The VCZ as an operation will leave it, so that the next one can be planned before anything runs."""
+        """Return the VCZ as a planned operation will leave it, so that the next one can be planned before it runs."""
         return replace(self, arrays=dict(sorted({**self.arrays, **arrays}.items())), planned_ids=sample_ids)
 
     def resized(self, n_samples: int) -> dict[str, AnyArray]:
-        """The arrays with a ``samples`` dimension as they will be with another number of samples."""
+        """Return the planned arrays with a ``samples`` dimension, resized to another number of samples."""
         result = {}
         for name, array in self.samples_arrays.items():
             axis = samples_axis(array)
@@ -398,9 +398,9 @@ class Vcz:
 
     def extended(self, n_samples: int, columns: Sequence[int]) -> dict[str, AnyArray]:
         """
-        The same with more samples: behind the first `n_samples` come new ones.
+        Return the planned arrays with new samples appended after the first `n_samples`.
 
-        Where chunks may have widths of their own the new ones make columns of these widths.
+        In arrays with a flexible grid the new samples are chunk columns of these widths.
         """
         result, old = {}, self.resized(n_samples)
         for name, array in old.items():
@@ -415,10 +415,10 @@ class Vcz:
     @cached_property
     def beyond_calls(self) -> int | None:
         """
-        How many samples there are where ``sample_id`` goes on with nothing but empty IDs; None where it does not.
+        The number of samples in the calls if ``sample_id`` is longer and ends in empty IDs; None if it is not.
 
-        vczstore 0.1.0 makes a store with as many empty IDs as its first source has samples, and with calls of none; of
-        one source it copies ``sample_*`` as well.
+        vczstore 0.1.0 creates a store with as many empty IDs as its first source has samples, and with no calls; from
+        a single source it copies ``sample_*`` as well.
         """
         lengths = {a.shape[samples_axis(a) or 0] for a in self.samples_arrays.values()}
         n = min(lengths)
@@ -428,28 +428,28 @@ class Vcz:
 
     @cached_property
     def out_of_reach(self) -> dict[str, str]:
-        """The arrays that hold samples where no operation would find them, by path, and why, for a message."""
-        left = "so what it holds of them would stay as it is"
-        found = {
-            name: f"has {_describe(dimensions(array))}, and seems to hold samples, {left}; name that axis samples, or "
-            "delete the array"
+        """The arrays with values of samples that operations would not edit, by path, and the reason, for messages."""
+        effect = "so their values would be left unedited"
+        reasons = {
+            name: f"has {_describe(dimensions(array))}, and seems to hold samples, {effect}; name that axis samples, "
+            "or delete the array"
             for name, array in self.arrays.items()
             if samples_axis(array) is None and self._seems_of_samples(name, array)
         }
-        found |= {
-            path: f"holds samples in a group within the store, where nothing is edited, {left}; move it to the root "
+        reasons |= {
+            path: f"holds samples in a group within the store, where nothing is edited, {effect}; move it to the root "
             "group, or delete it"
             for path, array in self.inner.items()
             if samples_axis(array) is not None or self._seems_of_samples(path.rpartition("/")[2], array)
         }
-        return found
+        return reasons
 
     def _seems_of_samples(self, name: str, array: AnyArray) -> bool:
         """
-        Whether an array without a ``samples`` dimension holds samples all the same.
+        Whether an array without a ``samples`` dimension holds values of samples all the same.
 
-        By its name, by what one of its axes is called, or by the length of an axis of which nothing tells another
-        meaning: neither its name, nor that of the array, nor another array that has it beside ``samples``.
+        This is judged by its name, by the name of an axis, or by an axis as long as ``sample_id`` that has no other
+        known meaning: from its name, the array's name, or another array that has it in addition to ``samples``.
         """
         if name.startswith(OF_SAMPLES):
             return True
@@ -461,35 +461,35 @@ class Vcz:
         return any(m == n and not self._is_other(d, m) for d, m in zip(names, array.shape, strict=True))
 
     def _is_other(self, dimension: str | None, length: int) -> bool:
-        """Whether a dimension of this length is known to be another than that of the samples."""
+        """Whether a dimension of this length is known not to be that of the samples."""
         if dimension is None:
             return False
         if dimension in LENGTHS:
             name, axis = LENGTHS[dimension]
             array = self.arrays.get(name)
             return array is None or array.ndim <= axis or array.shape[axis] == length
-        beside = any(dimension in dimensions(array) for array in self.samples_arrays.values())
-        return beside or bool(_OTHER_DIMENSIONS.fullmatch(dimension))
+        is_with_samples = any(dimension in dimensions(array) for array in self.samples_arrays.values())
+        return is_with_samples or bool(_OTHER_DIMENSIONS.fullmatch(dimension))
 
     def require_whole(self, operation: str, *, interrupted_at: int | None = None, edited: bool = True) -> None:
         """
-        Check that the arrays agree on their dimensions.
+        Check that the arrays agree on the lengths of their dimensions.
 
         Parameters
         ----------
         operation
             For the message.
         interrupted_at
-            The number of samples that the operation will reach. Arrays that have it already, from the first
-            by name on, are what a stopped run of the same operation left behind, and are taken for whole.
+            The number of samples after the operation. Arrays, in order of name, that already have this length were
+            resized by an interrupted run of the same operation, and are accepted.
         edited
-            Whether samples are edited, or come from here, for which all that holds any has to be within reach.
+            Whether samples are edited or copied from here, which requires that `out_of_reach` is empty.
 
         Raises
         ------
         DamagedStoreError
-            If arrays disagree on the number of samples or variants, have two samples axes, or hold samples and have
-            no such axis.
+            If arrays disagree on the number of samples or variants, have two samples axes, have chunks of different
+            sizes along another axis, or hold samples and have no such axis.
         """
         for path, why in self.out_of_reach.items() if edited else ():
             raise DamagedStoreError(f"{operation}: {self.label}: {path} {why}")
@@ -504,17 +504,17 @@ class Vcz:
                 )
             lengths[name] = array.shape[samples_axis(array) or 0]
         n_samples = lengths[SAMPLE_ID]
-        way_out = "if an append was interrupted here, run that append again"
+        remedy = "if an append was interrupted here, run that append again"
         if self.beyond_calls is not None:
-            way_out = f"its last IDs are empty, as vczstore 0.1.0 leaves them: vczstore repair {self.label}"
+            remedy = f"its last IDs are empty, as vczstore 0.1.0 leaves them: vczstore repair {self.label}"
         others = [n for name, n in lengths.items() if name != SAMPLE_ID]
-        ahead = [n == interrupted_at for n in others]
-        stopped = interrupted_at is not None and ahead == sorted(ahead, reverse=True)
+        is_resized = [n == interrupted_at for n in others]
+        is_interrupted = interrupted_at is not None and is_resized == sorted(is_resized, reverse=True)
         for name, length in lengths.items():
-            if length != n_samples and not (stopped and length == interrupted_at):
+            if length != n_samples and not (is_interrupted and length == interrupted_at):
                 raise DamagedStoreError(
                     f"{operation}: {self.label} is damaged: {name} has {length} samples, sample_id has "
-                    f"{n_samples}; {way_out}"
+                    f"{n_samples}; {remedy}"
                 )
         for name, array in self.arrays.items():
             names = dimensions(array)
@@ -526,12 +526,12 @@ class Vcz:
 
     def require_columns(self, operation: str) -> None:
         """
-        Check that new columns can begin where the samples end, where chunks have widths of their own.
+        Check, for arrays with a flexible grid, that a new chunk column can begin where the samples end.
 
         Raises
         ------
         DamagedStoreError
-            If the last chunk of an array is wider than what samples there are.
+            If the last chunk of such an array extends beyond its samples.
         """
         for name, array in self.resized(self.n_samples).items():
             cut = arrays.cuts(array)[samples_axis(array) or 0]
@@ -545,7 +545,7 @@ class Vcz:
 
 def listing(names: Iterable[object], limit: int = 10) -> str:
     """
-    Names for a message: not more than a reader takes in.
+    Join names for a message, truncated to the first `limit`, and each to 60 characters.
 
     >>> listing(["a", "b", "c"], limit=2)
     'a, b and 1 more'
@@ -558,38 +558,37 @@ def listing(names: Iterable[object], limit: int = 10) -> str:
 
 def positions_of(vcz: Vcz, samples: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """
-    Where samples are in a VCZ.
+    Look up samples by ID in a VCZ.
 
     Returns
     -------
     positions : numpy.ndarray of int64
-        Increasing, of all samples with these IDs.
+        The positions, in increasing order, of all samples with these IDs.
     unknown : list of str
-        The samples that are not there, in the order given.
+        The IDs that the VCZ does not have, in the order of `samples`.
     """
     wanted = set(samples) - {REMOVED}
     positions = [i for i, sample in enumerate(vcz.sample_ids.tolist()) if sample in wanted]
-    known = {vcz.sample_ids[i] for i in positions}
-    return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in known]
+    present = {vcz.sample_ids[i] for i in positions}
+    return np.array(positions, dtype="i8"), [sample for sample in samples if sample not in present]
 
 
 def refuse_padded(operation: str, vcz: Vcz, samples: Sequence[str]) -> None:
     """
-    Refuse samples beside which a VCZ has others with the same ID, and spaces around it: lists do not keep these.
+    Refuse samples if the VCZ also has their IDs padded with spaces, which lists of samples do not preserve.
 
     Raises
     ------
     SampleError
-        If there are any that are not among the samples.
+        If the VCZ has such padded IDs that are not among the samples.
     """
     wanted = set(samples)
     others = [s for s in vcz.sample_ids.tolist() if s not in wanted and s != (bare := s.strip()) and bare in wanted]
     if others:
         raise SampleError(
-            f"{operation}: beside the samples that are named {vcz.label} has {len(others):,} with the same ID and "
-            "spaces around it; nothing was written, first give those that are named other IDs with vczstore "
-            "rename-samples",
-            f"they are {listing([ascii(one) for one in others])}",
+            f"{operation}: in addition to the samples named, {vcz.label} has {len(others):,} with the same ID and "
+            "spaces around it; nothing was written, first rename the samples named with vczstore rename-samples",
+            f"they are {listing([ascii(sample) for sample in others])}",
         )
 
 
@@ -597,18 +596,18 @@ def refuse_other_spellings(
     operation: str, vcz: Vcz, unknown: Sequence[str], gone: Collection[str], samples: Sequence[str], outcome: str
 ) -> None:
     """
-    A sample is not left as it is because a list has it in quotes, with a column, or in another case.
+    Refuse unknown IDs that are other spellings of samples: in quotes, with another column, or in another case.
 
     Parameters
     ----------
     operation, vcz, unknown
-        For which operation which IDs are not there.
+        The operation, and the IDs that the VCZ does not have.
     gone
-        Those of them that were removed before: another sample may have the same in another case.
+        The unknown IDs of samples removed earlier, which are not compared with those that differ only in case.
     samples
-        The samples that may be meant.
+        The candidates to compare with.
     outcome
-        What was not done.
+        What was not done, for the message.
 
     Raises
     ------
@@ -627,16 +626,16 @@ def refuse_other_spellings(
 
 def unknown_samples(operation: str, vcz: Vcz, unknown: Sequence[str], outcome: str) -> SampleError:
     """
-    The error for sample IDs that a VCZ does not have; it says which ones may be meant.
+    Make the error for sample IDs that a VCZ does not have; it suggests similar IDs.
 
     Parameters
     ----------
     operation, vcz, unknown
-        For which operation which IDs are not there.
+        The operation, and the IDs that the VCZ does not have.
     outcome
-        What was not done, and the way out.
+        What was not done, and the remedy.
     """
-    # what looks the same is told apart by its escapes
+    # escapes make IDs that look the same distinguishable
     near = [ascii(sample)[1:-1] for sample in close_to(unknown, vcz.sample_ids.tolist())]
     return SampleError(
         f"{operation}: {vcz.label} has no sample {listing(unknown, limit=1000)}; {outcome}",
@@ -648,9 +647,9 @@ def _members(
     group: zarr.Group, copies: zarr_objects.Document | None = None
 ) -> tuple[dict[str, AnyArray], dict[str, AnyArray], dict[str, dict[str, Any]]]:
     """
-    The arrays of a group, those within its groups, and their attributes; other files that lie there do not count.
+    Return the arrays of a group, the arrays of its subgroups, and the attributes of these; other files are ignored.
 
-    By consolidated metadata if there are `copies`, which are those of format 3.
+    Unless `copies` is None, consolidated metadata are read; `copies` are those of format 3, and empty in format 2.
     """
     consolidated = copies is not None
     plain = None if consolidated else arrays.members_of_folder(group.store, group.metadata.zarr_format)
@@ -666,7 +665,7 @@ def _members(
             for path, node in sorted(sub.members(max_depth=None, use_consolidated_for_children=consolidated))
         ]
     for warning in caught:
-        # zarr takes a key that a document lacks for a member that the group lacks
+        # zarr reports a key that a document lacks as an unrecognised member, which the store then does not have
         name = re.match("Object at (.*) is not recognized", str(warning.message))
         if name and name[1] not in zarr_objects.names(group.store):
             raise KeyError(f"{name[1]} is missing")
@@ -683,38 +682,38 @@ def _describe(names: tuple[str | None, ...]) -> str:
 
 
 def _check_dimensions(label: str, name: str, array: AnyArray) -> None:
-    """In format 2 they are an attribute, which zarr takes as it comes."""
-    said: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
-    is_list = isinstance(said, list) and all(isinstance(dimension, str | None) for dimension in said)
-    if said is not None and not (is_list and len(said) in (0, array.ndim)):
+    """Check the dimension names of format 2, an attribute that zarr does not validate."""
+    names: Any = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else None
+    is_list = isinstance(names, list) and all(isinstance(dimension, str | None) for dimension in names)
+    if names is not None and not (is_list and len(names) in (0, array.ndim)):
         raise DamagedStoreError(
-            f"{label}: the attribute _ARRAY_DIMENSIONS of {name} is {str(said)[:100]!r}; it takes a name for each of "
+            f"{label}: the attribute _ARRAY_DIMENSIONS of {name} is {str(names)[:100]!r}; it takes a name for each of "
             f"its {array.ndim} axes"
         )
 
 
 def _folders_with_ids(store: Store) -> list[str]:
-    """Groups at the top of what is no group itself."""
-    found: list[str] = []
-    with suppress(Exception):  # the message goes without
+    """The top-level folders of a store, itself not a group, that have a ``sample_id`` array; of the first 20 names."""
+    folders: list[str] = []
+    with suppress(Exception):  # then the message has no hint
         for name in sorted(zarr_objects.names(store))[:20]:
             documents = [f"{name}/{SAMPLE_ID}/{key}" for key in ("zarr.json", ".zarray")]
             if any(document is not None for document in zarr_objects.get_many(store, documents)):
-                found.append(name)
-    return found
+                folders.append(name)
+    return folders
 
 
 def _hint(label: str, snapshot: str | None, groups: Sequence[str]) -> str:
-    """What to do where a VCZ is not at the root, but in a group."""
+    """The remedy, for a message, if the root is not a VCZ but `groups` within it are."""
     if not groups:
         return "make a VCZ with vcf2zarr"
     first = groups[0]
     if label.startswith("<"):
-        way_out = f"open {first} as a store of its own"
+        remedy = f"open {first} as a store of its own"
     elif snapshot is not None:
-        way_out = f"name {label.rstrip('/')}#{first}"
+        remedy = f"name {label.rstrip('/')}#{first}"
     elif label.endswith(".zip"):
-        way_out = f"zip what is in {first}, without the folder itself"
+        remedy = f"zip what is in {first}, without the folder itself"
     else:
-        way_out = f"name {label.rstrip('/')}/{first}"
-    return f"a VCZ lies in its group {listing(groups, 3)}: {way_out}"
+        remedy = f"name {label.rstrip('/')}/{first}"
+    return f"a VCZ lies in its group {listing(groups, 3)}: {remedy}"
