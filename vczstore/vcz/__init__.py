@@ -1,1 +1,1 @@
-"""What a VCZ is: its arrays, dimensions, missing values and sample IDs."""
+"""The VCZ format: arrays, dimensions, missing values, sample IDs, and their encoding in Zarr."""

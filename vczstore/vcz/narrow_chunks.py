@@ -1,9 +1,9 @@
 """
-Chunks of which a small part has values and the rest is fill, encoded without an array as large as the chunk.
+Encode chunks that are mostly fill without allocating an array as large as the chunk.
 
-A Blosc frame is a header, a table of where its blocks begin, and the blocks, each compressed on its own (c-blosc,
+A Blosc frame is a header, a table of block offsets, and the blocks, each compressed on its own (c-blosc,
 README_CHUNK_FORMAT.rst). So some rows of a chunk are encoded at a time, by the array's own codecs, and the blocks of
-their frames are joined to one frame. It decodes to the same values as one that is encoded whole.
+their frames are concatenated into one frame. It decodes to the same values as a chunk encoded whole.
 """
 
 import math
@@ -14,29 +14,31 @@ from typing import Any
 import numpy as np
 
 MIN_BYTES = 4 * 2**20
-"""Smaller chunks are encoded whole: they take no time."""
+"""The minimum decoded size; smaller chunks are encoded whole, which is fast."""
 
 PART = 4
-"""At most one in so many elements has a value."""
+"""At most one in PART elements of a narrow chunk has a value."""
 
 PIECE = 512 * 1024
-"""About how many decoded bytes are encoded at a time, which is what c-blosc makes of a block at high levels."""
+"""The approximate number of decoded bytes to encode at a time: the block size of c-blosc at high levels."""
 
 _HEADER = struct.Struct("<BBBBIII")
-"""Versions of the format and of the compressor, flags, size of an element, decoded bytes, those of a block, all."""
+"""Format version, compressor version, flags, element size, decoded bytes, bytes per block, encoded bytes."""
 _OFFSET = 4
+"""The size of an entry of the table of block offsets, in bytes."""
 _COPIED, _UNSPLIT = 0x2, 0x10
-"""Flags: nothing is compressed; and blocks are not split into one stream for each byte of an element."""
+"""Flags: the data are not compressed; blocks are not split into one stream per byte of an element."""
 _MAX = 2**31 - 17
+"""The maximum size of a Blosc frame, decoded or encoded, in bytes."""
 
 
 def is_narrow(shape: Sequence[int], itemsize: int, selection: Sequence[Any]) -> bool:
-    """Whether the elements that are selected of a chunk are few, in a chunk that is large enough for it to matter."""
+    """Whether a chunk is large, and the selection a contiguous block of at most one in `PART` of its elements."""
     size = math.prod(shape)
     if len(selection) != len(shape) or not MIN_BYTES <= size * itemsize <= _MAX:
         return False
-    sides = [s.indices(n) if isinstance(s, slice) else (0, 0, 0) for s, n in zip(selection, shape, strict=True)]
-    return all(step == 1 for *_, step in sides) and size >= PART * math.prod(stop - start for start, stop, _ in sides)
+    ranges = [s.indices(n) if isinstance(s, slice) else (0, 0, 0) for s, n in zip(selection, shape, strict=True)]
+    return all(step == 1 for *_, step in ranges) and size >= PART * math.prod(stop - start for start, stop, _ in ranges)
 
 
 def encode(
@@ -47,32 +49,32 @@ def encode(
     values: np.ndarray,
 ) -> bytes:
     """
-    Encode a chunk that has some values, and fill.
+    Encode a chunk that has values in a selection, and fill elsewhere.
 
     Parameters
     ----------
     encode_rows
-        Makes one Blosc frame of rows, of the elements in their order.
+        Encodes rows of the chunk as one Blosc frame.
     shape, fill
-        Of the chunk.
+        The shape of the chunk, and its fill value.
     selection, values
-        What it has, and where; see `is_narrow`.
+        The region that has values (see `is_narrow`), and the values.
 
     Raises
     ------
     UnjoinableError
-        If the blocks of this chunk cannot be joined; it has to be encoded whole.
+        If the blocks of this chunk cannot be joined; then it has to be encoded whole.
     """
     row_bytes = math.prod(shape[1:]) * values.dtype.itemsize
     rows = min(shape[0], max(1, PIECE // row_bytes))
     *_, block, _ = _HEADER.unpack_from(encode_rows(np.zeros((rows, *shape[1:]), values.dtype)))
-    most = max(1, min(rows, block // row_bytes))  # a block each
-    rows = max((n for n in range(most // 2 + 1, most + 1) if shape[0] % n == 0), default=most)
+    limit = max(1, min(rows, block // row_bytes))  # so that each frame is one block
+    rows = max((n for n in range(limit // 2 + 1, limit + 1) if shape[0] % n == 0), default=limit)
     return join(_frames(encode_rows, shape, fill, selection, values, rows))
 
 
 class UnjoinableError(ValueError):
-    """Frames whose blocks cannot be those of one frame."""
+    """Blosc frames whose blocks cannot be joined into one frame."""
 
 
 def _frames(
@@ -83,11 +85,11 @@ def _frames(
     values: np.ndarray,
     rows: int,
 ) -> Iterator[bytes]:
-    """The frames of so many rows of a chunk after the other; rows that are alike are encoded once."""
+    """Yield the frames of consecutive groups of `rows` rows of a chunk; identical groups are encoded once."""
     first, *others = selection
     start, stop, _ = first.indices(shape[0])
     piece = np.full((rows, *shape[1:]), fill, dtype=values.dtype)
-    known = dict[tuple[int, bytes], bytes]()
+    encoded = dict[tuple[int, bytes], bytes]()
     for row in range(0, shape[0], rows):
         n = min(rows, shape[0] - row)
         part = np.full((n, *values.shape[1:]), fill, dtype=values.dtype)
@@ -95,20 +97,20 @@ def _frames(
         if here < end:
             part[here - row : end - row] = values[here - start : end - start]
         key = n, part.tobytes()
-        if key not in known:
+        if key not in encoded:
             piece[(slice(0, n), *others)] = part
-            known[key] = encode_rows(piece[:n])
-        yield known[key]
+            encoded[key] = encode_rows(piece[:n])
+        yield encoded[key]
 
 
 def join(frames: Iterable[bytes]) -> bytes:
     """
-    The frame of what some Blosc frames hold, one after the other; all but the last are equally long, decoded.
+    Concatenate Blosc frames into one without decoding them; all but the last have the same decoded size.
 
     Raises
     ------
     UnjoinableError
-        If the blocks of one cannot be blocks of the others.
+        If their headers are incompatible, or the result would be too large.
 
     Examples
     --------
@@ -137,13 +139,13 @@ def join(frames: Iterable[bytes]) -> bytes:
 
 
 def _require_joinable(frame: tuple[int, ...], first: tuple[int, ...], *, is_aligned: bool) -> None:
-    """Check that a frame that comes after others has blocks as long as those of the first, or one, the last of all."""
+    """Check that a frame is like the first one, or is a shorter last one, and follows only frames of the same size."""
     *head, size, block = frame
     _, _, flags, element, first_size, first_block = first
     is_alike = tuple(head) == first[:4] and not flags & _COPIED and is_aligned
     if (size, block) == (first_size, first_block):
         is_alike &= first_size % first_block == 0
-    else:  # the last block is never split into streams where it is shorter than the others
+    else:  # c-blosc never splits a shorter last block into streams
         is_alike &= (
             size < first_size
             and block in (first_block, size)

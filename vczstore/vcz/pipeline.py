@@ -1,4 +1,4 @@
-"""zarr's pipeline of codecs as vczstore runs it, and what is raised when a chunk cannot be decoded."""
+"""vczstore's codec pipeline for zarr, and the error for chunks that cannot be decoded."""
 
 import asyncio
 import os
@@ -30,25 +30,25 @@ from vczstore.vcz import narrow_chunks
 from vczstore.vcz.frames import blosc_length
 
 READS_AT_ONCE = 10
-"""How many chunks zarr decodes at once for one selection: its ``async.concurrency``, as it comes."""
+"""The number of chunks that zarr decodes concurrently for one selection: the default of its ``async.concurrency``."""
 
 DECODING_ERRORS = (RuntimeError, ValueError, TypeError, EOFError, zlib.error)
-"""What codecs raise."""
+"""Exceptions that codecs raise for corrupt input."""
 
 
 class DamagedChunkError(ValueError):
-    """The bytes of a chunk cannot be those that were written."""
+    """A chunk is corrupt: it cannot be decoded, or is truncated."""
 
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
     """
-    Let what fails within say what it was about: zarr and its codecs do not.
+    Name the array that is read (`what`) in decoding errors, which zarr and its codecs do not.
 
     Raises
     ------
     DamagedChunkError
-        In place of an error of a codec.
+        In place of a codec's exception.
     """
     try:
         yield
@@ -60,32 +60,32 @@ def naming(what: str) -> Iterator[None]:
 
 class Pipeline(FusedCodecPipeline):
     """
-    zarr's synchronous pipeline. In tasks of some ten chunks it takes a fifth less time than the default one.
+    zarr's synchronous pipeline, which takes a fifth less time than the default one in tasks of some ten chunks.
 
-    Outside of an event loop it reads and writes in the thread that asks for it. The way through zarr's event loop and
-    another thread takes four times as long as to read a chunk of positions.
+    Outside an event loop it reads and writes in the calling thread: the detour through zarr's event loop and another
+    thread takes four times as long as reading a chunk of positions.
     """
 
     @classmethod
     def from_codecs(cls, codecs: Iterable[Codec], *, batch_size: int | None = None) -> Self:
-        """Take zarr's codecs; those of strings and of Blosc look at what a chunk claims first."""
-        return super().from_codecs(map(_doubting, codecs), batch_size=batch_size)
+        """Build the pipeline with variants of the string and Blosc codecs that validate a chunk's header first."""
+        return super().from_codecs(map(_validating, codecs), batch_size=batch_size)
 
     async def read(self, batch_info: Any, out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
-        """Read chunks."""
+        """Read chunks, synchronously outside an event loop."""
         if _in_event_loop():
             return await super().read(batch_info, out, drop_axes)
         return self.read_sync(batch_info, out, drop_axes, max_workers=_threads())
 
     async def write(self, batch_info: Any, value: Any, drop_axes: tuple[int, ...] = ()) -> None:
-        """Write chunks."""
+        """Write chunks, synchronously outside an event loop; narrow chunks are encoded in threads."""
         if not _in_event_loop():
             self.write_sync(batch_info, value, drop_axes)
             return
         others, narrow = self._without_narrow(batch_info, drop_axes)
         slots = asyncio.Semaphore(READS_AT_ONCE)
 
-        async def write_narrow(item: Any) -> Any:
+        async def write_narrow(item: Any) -> Any:  # the item if it has to be encoded whole
             async with slots:
                 is_done, encoded = await asyncio.to_thread(self._encode_narrow, item, value)
                 if is_done:
@@ -93,12 +93,12 @@ class Pipeline(FusedCodecPipeline):
                 return None if is_done else item
 
         async with asyncio.TaskGroup() as group:
-            written = [group.create_task(write_narrow(item)) for item in narrow]
-        left = [task.result() for task in written]
-        await super().write([*others, *(item for item in left if item is not None)], value, drop_axes)
+            tasks = [group.create_task(write_narrow(item)) for item in narrow]
+        results = [task.result() for task in tasks]
+        await super().write([*others, *(item for item in results if item is not None)], value, drop_axes)
 
     def write_sync(self, batch_info: Any, value: Any, drop_axes: tuple[int, ...] = (), max_workers: int = 1) -> None:
-        """Write chunks."""
+        """Write chunks in the calling thread."""
         others, narrow = self._without_narrow(batch_info, drop_axes)
         for item in narrow:
             is_done, encoded = self._encode_narrow(item, value)
@@ -111,7 +111,7 @@ class Pipeline(FusedCodecPipeline):
         super().write_sync(others, value, drop_axes, max_workers)
 
     def _without_narrow(self, batch_info: Any, drop_axes: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
-        """The chunks that are encoded whole, and those that need not be."""
+        """Split a batch into chunks to encode whole, and narrow ones (see `narrow_chunks`)."""
         batch = list(batch_info)
         if drop_axes or not _makes_blosc(self.sync_transform):
             return batch, []
@@ -119,12 +119,12 @@ class Pipeline(FusedCodecPipeline):
         return list(compress(batch, map(not_, narrow))), list(compress(batch, narrow))
 
     def _encode_narrow(self, item: Any, value: Any) -> tuple[bool, Buffer | None]:
-        """Whether a chunk could be encoded so, and its bytes."""
-        _, spec, selection, of, _ = item
+        """Whether the chunk was encoded as a narrow one, and its bytes, None if it holds only the fill value."""
+        _, spec, selection, out_selection, _ = item
         transform = self.sync_transform
-        if transform is None or not value.shape:  # one value for all
+        if transform is None or not value.shape:  # a scalar for all elements
             return False, None
-        if chunk_is_empty(value[of], spec):
+        if chunk_is_empty(value[out_selection], spec):
             return True, None
 
         def encode(rows: np.ndarray) -> bytes:
@@ -133,7 +133,7 @@ class Pipeline(FusedCodecPipeline):
             assert encoded is not None
             return encoded.to_bytes()
 
-        values = value[of].as_numpy_array().astype(spec.dtype.to_native_dtype(), copy=False)
+        values = value[out_selection].as_numpy_array().astype(spec.dtype.to_native_dtype(), copy=False)
         try:
             frame = narrow_chunks.encode(encode, spec.shape, fill_value_or_default(spec), selection, values)
         except narrow_chunks.UnjoinableError:
@@ -142,13 +142,13 @@ class Pipeline(FusedCodecPipeline):
 
 
 def _is_narrow(spec: ArraySpec, selection: Any) -> bool:
-    """Whether few elements of a chunk have a value."""
+    """Whether `narrow_chunks` can encode a chunk of which only `selection` has values."""
     dtype = spec.dtype.to_native_dtype()
     return spec.order == "C" and not dtype.hasobject and narrow_chunks.is_narrow(spec.shape, dtype.itemsize, selection)
 
 
 def _makes_blosc(transform: ChunkTransform | None) -> bool:
-    """Whether codecs make one Blosc frame of a chunk's elements in their order."""
+    """Whether codecs encode a chunk's elements, in C order, as one Blosc frame."""
     match transform.codecs if transform is not None else ():
         case (BytesCodec(), BloscCodec()):
             return True
@@ -161,7 +161,7 @@ register_pipeline(Pipeline)
 
 
 class _StringsOfFormat3(VLenUTF8Codec):
-    """zarr's codec of strings."""
+    """zarr's codec for strings, which checks the string count first."""
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         _check_count(chunk_bytes.as_array_like())
@@ -169,16 +169,16 @@ class _StringsOfFormat3(VLenUTF8Codec):
 
 
 class _StringsOfFormat2(VLenUTF8):
-    """numcodecs' filter of strings."""
+    """numcodecs' filter for strings, which checks the string count first."""
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """Decode a chunk that can hold as many strings as it says."""
+        """Decode a chunk after checking its string count."""
         _check_count(buf)
         return super().decode(buf, out)
 
 
 class _BloscOfFormat3(BloscCodec):
-    """zarr's Blosc codec."""
+    """zarr's Blosc codec, which checks the frame length first."""
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         _check_length(chunk_bytes.as_array_like())
@@ -186,7 +186,7 @@ class _BloscOfFormat3(BloscCodec):
 
 
 class _BloscOfNumcodecs(zarr.codecs.numcodecs.Blosc, codec_name="blosc"):
-    """numcodecs' Blosc codec in format 3."""
+    """numcodecs' Blosc codec in format 3, which checks the frame length first."""
 
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
         _check_length(chunk_data.as_array_like())
@@ -194,15 +194,16 @@ class _BloscOfNumcodecs(zarr.codecs.numcodecs.Blosc, codec_name="blosc"):
 
 
 class _BloscOfFormat2(Blosc):
-    """numcodecs' Blosc compressor."""
+    """numcodecs' Blosc compressor, which checks the frame length first."""
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """Decode a chunk that is as long as it says."""
+        """Decode a chunk after checking its frame length."""
         _check_length(buf)
         return super().decode(buf, out)
 
 
-def _doubting(codec: Codec) -> Codec:
+def _validating(codec: Codec) -> Codec:
+    """The variant of a codec that validates headers before it decodes, or the codec itself if there is none."""
     match codec:
         case VLenUTF8Codec():
             return _StringsOfFormat3()
@@ -211,15 +212,15 @@ def _doubting(codec: Codec) -> Codec:
         case zarr.codecs.numcodecs.Blosc():
             return _BloscOfNumcodecs.from_dict(codec.to_dict())
         case ShardingCodec():
-            return replace(codec, codecs=tuple(map(_doubting, codec.codecs)))
+            return replace(codec, codecs=tuple(map(_validating, codec.codecs)))
         case V2Codec():
-            filters = codec.filters and tuple(map(_doubting_of_format_2, codec.filters))
-            return replace(codec, filters=filters, compressor=_doubting_of_format_2(codec.compressor))
+            filters = codec.filters and tuple(map(_validating_format_2, codec.filters))
+            return replace(codec, filters=filters, compressor=_validating_format_2(codec.compressor))
         case _:
             return codec
 
 
-def _doubting_of_format_2(codec: Any) -> Any:
+def _validating_format_2(codec: Any) -> Any:
     match codec:
         case VLenUTF8():
             return _StringsOfFormat2()
@@ -231,9 +232,9 @@ def _doubting_of_format_2(codec: Any) -> Any:
 
 def _check_length(chunk: Any) -> None:
     """
-    Refuse a Blosc frame that is cut off.
+    Refuse a truncated Blosc frame.
 
-    numcodecs does not look at how much there is: it reads on in memory, and returns what happens to be there.
+    numcodecs does not check the length of its input: it reads beyond the buffer, and returns arbitrary memory.
     """
     encoded = memoryview(chunk).cast("B")
     if len(encoded) != (length := blosc_length(encoded)):
@@ -242,9 +243,9 @@ def _check_length(chunk: Any) -> None:
 
 def _check_count(chunk: Any) -> None:
     """
-    Refuse a chunk of more strings than there is room for.
+    Refuse a chunk whose header claims more strings than fit in its bytes.
 
-    numcodecs makes room for as many as the first four bytes say, which can be 32 GB. Each has four bytes of its own.
+    numcodecs allocates as many as the first four bytes say, up to 32 GB. Each string takes at least four bytes.
     """
     encoded = memoryview(chunk).cast("B")
     count = int.from_bytes(encoded[:4], "little")
@@ -254,10 +255,10 @@ def _check_count(chunk: Any) -> None:
 
 def _threads() -> int:
     """
-    How many threads read the chunks of a selection.
+    The number of threads that read the chunks of a selection: 1 in the main thread of the main process.
 
-    Where interrupts arrive, zarr's pool of threads is left alone: one that comes while the pool starts a thread leaves
-    a thread that is never ended, and Python waits for it forever.
+    There interrupts arrive, and zarr's thread pool is not used: an interrupt while the pool starts a thread leaves a
+    thread that never ends, for which Python waits forever at exit.
     """
     can_be_interrupted = threading.current_thread() is threading.main_thread() and parent_process() is None
     return 1 if can_be_interrupted else min(READS_AT_ONCE, os.cpu_count() or 1)

@@ -1,8 +1,8 @@
 """
-Zarr's rectilinear chunk grid, in which each chunk along an axis has a width of its own.
+Zarr's rectilinear chunk grid, in which chunks along an axis may differ in width.
 
-It is an extension of format 3 that zarr-python has behind a flag, and vczstore uses it for the samples axis alone. No
-other module touches what zarr has for it.
+It is an extension of format 3, behind a feature flag in zarr-python; vczstore uses it for the samples axis alone. This
+is the only module that uses zarr's implementation of it.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from zarr.core.metadata.v3 import RectilinearChunkGridMetadata, RegularChunkGrid
 from vczstore.vcz.cuts import Width
 
 NAME = "rectilinear"
-"""What documents call it."""
+"""The name of the chunk grid in metadata documents."""
 
 FLAG = "array.rectilinear_chunks"
-"""zarr's flag, which is off by default. It has nothing to do with what a regular array reads as, or is written like."""
+"""zarr's feature flag, off by default. It does not affect how arrays with a regular grid are read or written."""
 
 
 def enable() -> None:
-    """Let zarr read and write documents of such arrays, in this process, as Cubed does when it is imported."""
+    """Enable rectilinear grids in zarr for this process, as importing Cubed does."""
     if not zarr.config.get(FLAG):
         zarr.config.set({FLAG: True})
 
@@ -35,26 +35,26 @@ def is_rectilinear(metadata: ArrayV2Metadata | ArrayV3Metadata) -> bool:
 
 
 def is_regular(metadata: ArrayV2Metadata | ArrayV3Metadata) -> bool:
-    """Whether an array has a regular grid, as all of format 2 have."""
+    """Whether an array has a regular grid, as all format 2 arrays do."""
     return isinstance(metadata, ArrayV2Metadata) or isinstance(metadata.chunk_grid, RegularChunkGridMetadata)
 
 
 def widths_of(metadata: Any) -> tuple[Width, ...]:
-    """How wide the chunks of a rectilinear grid are, along each axis; one number where all have one width."""
+    """The chunk widths of a rectilinear grid along each axis; one number if all chunks of an axis have that width."""
     return tuple(_width(edges) for edges in metadata.chunk_grid.chunk_shapes)
 
 
 @lru_cache(maxsize=128)
 def _width(edges: int | tuple[int, ...]) -> Width:
-    """One width if all are the same. It is asked for each source of a batch, of a store with thousands of columns."""
+    """One width if all are the same. Cached: it is called for each source of a batch, for thousands of columns."""
     return edges if isinstance(edges, int) or len(set(edges)) > 1 else edges[0]
 
 
 def with_widths(metadata: Any, shape: Sequence[int], widths: Sequence[Width]) -> ArrayV3Metadata:
     """
-    Metadata with another shape, and a rectilinear grid.
+    Return metadata with another shape, and a rectilinear grid.
 
-    Every width is written down: Icechunk takes no number that stands for all chunks of an axis.
+    Every chunk width is listed: Icechunk does not accept a single number for all chunks of an axis.
     """
     edges = tuple(
         (width,) * max(1, -(-n // width)) if isinstance(width, int) else width
@@ -65,6 +65,6 @@ def with_widths(metadata: Any, shape: Sequence[int], widths: Sequence[Width]) ->
 
 
 def with_regular(metadata: Any, shape: Sequence[int], chunks: Sequence[int]) -> ArrayV3Metadata:
-    """Metadata with another shape, and a regular grid."""
+    """Return metadata with another shape, and a regular grid."""
     grid = RegularChunkGridMetadata(chunk_shape=tuple(chunks))
     return cast("ArrayV3Metadata", replace(metadata, shape=tuple(shape), chunk_grid=grid))

@@ -1,4 +1,4 @@
-"""Sample IDs as people write them: lists come from spreadsheets and other systems, which change what they copy."""
+"""Match sample IDs that differ in spelling: lists from spreadsheets and other systems often alter IDs."""
 
 import re
 import unicodedata
@@ -6,18 +6,19 @@ from collections.abc import Iterable, Sequence
 
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/+-]+")
-"""IDs with one spelling alone."""
+"""IDs that have only one spelling."""
 _COLUMNS = re.compile(r"[\s,;|]+")
 _PUNCTUATION = dict.fromkeys(map(ord, " -_./:"))
-LOOKED_UP = 3
-"""For how many unknown IDs close ones are looked for."""
+_MAX_UNKNOWN = 3
+"""The maximum number of unknown IDs to compare with all samples by edit distance."""
 _LONGEST = 64
-"""Of a longer ID no close ones are looked for."""
+"""Longer unknown IDs are not compared by edit distance."""
 
 
 def spellings(line: str) -> set[str]:
     """
-    What a line of a list may mean: in both Unicode forms, and without quotes, spaces and invisible characters.
+    The IDs that a line of a list may mean: in Unicode forms NFC and NFD, with and without quotes, spaces and invisible
+    characters.
 
     >>> sorted(spellings('"NA1"'))
     ['"NA1"', 'NA1']
@@ -29,7 +30,7 @@ def spellings(line: str) -> set[str]:
 
 def meant(line: str) -> set[str]:
     """
-    The same, of the line and of each of its columns, such as family and individual.
+    The `spellings` of the line and of each of its columns, such as family and individual.
 
     >>> sorted(meant("NA1,withdrawn"))
     ['NA1', 'NA1,withdrawn', 'withdrawn']
@@ -39,23 +40,23 @@ def meant(line: str) -> set[str]:
 
 def spelt_otherwise(lines: Iterable[str], samples: Iterable[str]) -> dict[str, str]:
     """
-    For lines of a list that are no samples of a store, the samples that they may mean.
+    Map lines of a list that are not samples of a store to the samples that they may mean.
 
-    Letters of another case are no other spelling: these can be two samples.
+    Case is significant: IDs that differ only in case can be two samples.
     """
-    known: dict[str, str] = {}
+    by_spelling: dict[str, str] = {}
     for sample in samples:
-        # most IDs have one spelling, and a million of them are looked at
+        # fast path: there can be a million IDs, and most have only one spelling
         if _PLAIN.fullmatch(sample):
-            known[sample] = sample
+            by_spelling[sample] = sample
         else:
-            known |= dict.fromkeys(spellings(sample), sample)
-    return {line: known[form] for line in lines for form in sorted(meant(line)) if form in known}
+            by_spelling |= dict.fromkeys(spellings(sample), sample)
+    return {line: by_spelling[form] for line in lines for form in sorted(meant(line)) if form in by_spelling}
 
 
 def in_other_case(lines: Iterable[str], samples: Iterable[str]) -> list[str]:
     """
-    The lines of a list that are samples of a store in letters of another case.
+    The lines of a list that differ from a sample of a store only in case.
 
     >>> in_other_case(["na1", "NA2"], ["NA1", "NA2"])
     ['na1']
@@ -63,38 +64,38 @@ def in_other_case(lines: Iterable[str], samples: Iterable[str]) -> list[str]:
     folded: dict[str, set[str]] = {}
     for line in lines:
         folded.setdefault(line.casefold(), set()).add(line)
-    found = (folded.get(sample.casefold(), set()) - {sample} for sample in samples)
-    return sorted(set().union(*found))
+    matches = (folded.get(sample.casefold(), set()) - {sample} for sample in samples)
+    return sorted(set().union(*matches))
 
 
 def close_to(unknown: Sequence[str], samples: Iterable[str]) -> list[str]:
     """
-    The samples that unknown IDs may mean.
+    The samples that unknown IDs may mean, sorted.
 
-    Those that are spelt otherwise. For a few unknown IDs also those with other case or punctuation, or else with one
-    character more, less, replaced or exchanged with its neighbour: a million samples take some seconds.
+    These are other spellings and, for the first `_MAX_UNKNOWN` remaining IDs, samples that differ in case or
+    punctuation, or else by one edit (insertion, deletion, substitution or transposition). A million take some seconds.
 
     >>> close_to(["na-1", "NA21", "NA3"], ["NA1", "NA12"])
     ['NA1', 'NA12']
     """
     present = dict.fromkeys(sample for sample in samples if sample and "\0" not in sample)
     spelt = spelt_otherwise(unknown, present)
-    left = [one for one in unknown if one not in spelt and len(one) <= _LONGEST and "\0" not in one][:LOOKED_UP]
-    found = set(spelt.values())
+    left = [i for i in unknown if i not in spelt and len(i) <= _LONGEST and "\0" not in i][:_MAX_UNKNOWN]
+    close = set(spelt.values())
     if left and present:
         folded = dict(zip(_folded(present), present, strict=True))
         letters = set("".join(present))
-        for one, key in zip(left, _folded(left), strict=True):
-            found |= {folded[key]} if key in folded else set(sorted(present.keys() & _one_away(one, letters))[:3])
-    return sorted(found)
+        for sample, key in zip(left, _folded(left), strict=True):
+            close |= {folded[key]} if key in folded else set(sorted(present.keys() & _one_edit(sample, letters))[:3])
+    return sorted(close)
 
 
 def _folded(texts: Iterable[str]) -> list[str]:
-    """Without case and punctuation; all at once, which takes a tenth of the time."""
+    """Fold texts, removing case and punctuation, as one string: ten times faster than one by one."""
     return "\0".join(texts).casefold().translate(_PUNCTUATION).split("\0")
 
 
-def _one_away(text: str, letters: set[str]) -> set[str]:
+def _one_edit(text: str, letters: set[str]) -> set[str]:
     """The texts that are one edit away."""
     splits = [(text[:i], text[i:]) for i in range(len(text) + 1)]
     shorter = {a + b[1:] for a, b in splits if b}
@@ -104,7 +105,7 @@ def _one_away(text: str, letters: set[str]) -> set[str]:
 
 def normal(sample: str) -> str:
     """
-    What IDs have in common that look alike: without spaces around them, and in one Unicode form.
+    Normalise an ID so that IDs that look alike become equal: stripped, and in Unicode form NFC.
 
     >>> normal(" NA1 ")
     'NA1'
@@ -114,7 +115,7 @@ def normal(sample: str) -> str:
 
 def looking_alike(samples: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     """
-    The samples that look like others, but are another sequence of characters: spaces around them, or Unicode form.
+    Map samples to others that look the same, but differ in surrounding spaces or Unicode form.
 
     >>> looking_alike(["NA1 ", "NA2"], ["NA1", "NA2"])
     {'NA1 ': 'NA1'}

@@ -1,8 +1,8 @@
 """
-Shards: chunks that lie in one object, by Zarr's sharding codec, are taken out of it and put together as they are.
+Split shards of Zarr's sharding codec into their encoded chunks, and assemble shards from them, without decoding.
 
-No other module knows how they lie there: one after the other, in any order, with an index of where each begins and how
-long it is. Nothing private of zarr is used, which encodes the index as it does any array.
+The layout of a shard is known to this module alone: chunks in any order, and an index of their offsets and lengths. The
+index is encoded as an ordinary array, so that nothing private of zarr is used.
 """
 
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ from vczstore.vcz.metadata import documents, parsed, same_encoding
 from vczstore.vcz.zarr_objects import Document
 
 _ABSENT = 2**64 - 1
-"""Both numbers in the index of a chunk that is left out."""
+"""The offset and length, in the index, of an absent chunk."""
 
 
 def chunk_counts(array: AnyArray) -> tuple[int, ...]:
-    """How many chunks an object of an array holds along each axis: one, without shards."""
+    """The number of chunks per stored object along each axis; 1 without shards."""
     return tuple(outer // inner for outer, inner in zip(outer_chunks(array), inner_chunks(array), strict=True))
 
 
 class Sharding:
     """
-    How the chunks of an array lie in its objects; of one without shards, each is an object of its own.
+    The layout of chunks in an array's stored objects; without shards, each chunk is an object.
 
     Attributes
     ----------
     chunks
-        The array as it would be without shards.
+        The planned array without shards.
     counts
-        As `chunk_counts` has them.
+        The number of chunks per stored object along each axis.
     """
 
     def __init__(self, array: AnyArray) -> None:
@@ -46,18 +46,18 @@ class Sharding:
         self._index: AnyArray | None = None
         self._is_index_first = False
         if array.shards:
-            said = documents(array.metadata)["zarr.json"]["codecs"][0]["configuration"]
-            self._index = _index_array(self.counts, said["index_codecs"])
-            self._is_index_first = said.get("index_location", "end") == "start"
+            config = documents(array.metadata)["zarr.json"]["codecs"][0]["configuration"]
+            self._index = _index_array(self.counts, config["index_codecs"])
+            self._is_index_first = config.get("index_location", "end") == "start"
 
     def take_out(self, value: Buffer) -> list[Buffer | None]:
         """
-        The chunks of an object in the order of their coordinates, None for those that are left out.
+        Split a stored object into its encoded chunks, in the order of their coordinates; None for absent ones.
 
         Raises
         ------
         ValueError
-            If the object is not as long as its index says, or the index is damaged.
+            If the object is shorter than its index requires, or the index is corrupt.
         """
         if self._index is None:
             return [value]
@@ -69,7 +69,7 @@ class Sharding:
         return [_piece(value, *pair) for pair in where.reshape(-1, 2).tolist()]
 
     def put_together(self, chunks: Sequence[Buffer | None]) -> Buffer | None:
-        """An object of chunks in the order of their coordinates; None if all of them are left out."""
+        """Assemble a stored object from encoded chunks, in the order of their coordinates; None if all are absent."""
         if self._index is None or all(chunk is None for chunk in chunks):
             return chunks[0]
         lengths = np.array([0 if chunk is None else len(chunk) for chunk in chunks], "u8")
@@ -91,7 +91,7 @@ class Sharding:
 
 
 def _index_array(counts: tuple[int, ...], codecs: Sequence[Document]) -> AnyArray:
-    """The index of a shard: for each chunk where it begins, and how long it is."""
+    """The index of a shard as an array: the offset and the length of each chunk."""
     shape = [*counts, 2]
     document: Document = {
         "zarr_format": 3,
@@ -116,12 +116,12 @@ def _piece(value: Buffer, start: int, length: int) -> Buffer | None:
 
 
 def same_chunks(a: AnyArray, b: AnyArray) -> bool:
-    """Whether a chunk of one array, in a shard or not, is, byte for byte, a chunk of the other if of the same shape."""
+    """Whether chunks, in shards or not, can be copied verbatim between two arrays, if they have the same shape."""
     if bool(a.shards) == bool(b.shards) and same_encoding(a, b):
         return True
     return _has_only_shards(a) and _has_only_shards(b) and same_encoding(without_shards(a), without_shards(b))
 
 
 def _has_only_shards(array: AnyArray) -> bool:
-    """Whether shards, if there are any, are not encoded further."""
+    """Whether sharding is the array's only codec, or it has no shards: nothing encodes the shards further."""
     return not array.shards or len(documents(array.metadata)["zarr.json"]["codecs"]) == 1

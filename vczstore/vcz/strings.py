@@ -1,13 +1,13 @@
-"""Strings in the one form in which they are compared, and as arrays store them."""
+"""Convert strings between Python's ``str``, in which they are compared, and the dtypes that arrays store."""
 
 import numpy as np
 
 
 def as_text(values: np.ndarray) -> np.ndarray:
     """
-    Strings in the one form in which they are compared, Python's ``str``, for any dtype that they are stored as.
+    Convert strings of any stored dtype to an object array of ``str``.
 
-    Bytes, of fixed or variable length, are UTF-8, as VCF is (VCF 4.3 and later, 1.1); integers are their digits.
+    Bytes, fixed-width or variable-length, are decoded as UTF-8 (VCF 4.3 and later, 1.1); integers become digits.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def as_text(values: np.ndarray) -> np.ndarray:
 
 def as_stored(texts: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """
-    The reverse of `as_text`: strings as an array of some dtype takes them.
+    Convert ``str`` to a stored dtype; the inverse of `as_text`.
 
     Raises
     ------
@@ -55,5 +55,5 @@ def as_stored(texts: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def width(dtype: np.dtype) -> int:
-    """How many characters (of bytes: how many bytes) a string of fixed width takes."""
+    """The width of a fixed-width string dtype, in characters, or in bytes for byte strings."""
     return dtype.itemsize // (4 if dtype.kind == "U" else 1)

@@ -1,4 +1,4 @@
-"""The header of the VCF that a VCZ was converted from, in attributes of its root group, as bio2zarr writes them."""
+"""Remove sample names from the VCF header that bio2zarr keeps in attributes of a VCZ's root group."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -9,33 +9,35 @@ from typing import Any
 TEXT, LINES = "vcf_header", "vcf_meta_information"
 _WORDS = ("sample", "pedigree", "command", "cmd")
 _FILES = re.compile(r"analysis_type=|input_file=|\.(bam|cram|sam|fastq|fq|[gb]?vcf|bcf)\b", re.IGNORECASE)
-"""What stands in lines of other names that tell of a command: GATK's of before version 3, and the names of files."""
+"""Marks of a command line in the value of a header line with any key: arguments of GATK before 3, and file names."""
 _DEFINITIONS = frozenset(("fileformat", "contig", "INFO", "FORMAT", "FILTER", "ALT"))
-"""Lines that say what the VCF's fields mean, and that stay."""
+"""Keys of lines that define the VCF's fields, which are always kept."""
 _ON_THE_FILE = frozenset(("fileDate", "phasing", "source"))
-"""Lines on the VCF as a whole, which by its specification name no sample."""
+"""Keys of lines about the VCF as a whole, which by its specification name no sample."""
 _FIXED_COLUMNS, _FIRST_SAMPLE = 8, 9
 _WORD = re.compile(r"[^\s,;:=|/\\<>()\[\]{}'\"]+")
 _SHORT = 4
-"""IDs of fewer bytes are in any line by chance."""
+"""IDs of fewer bytes occur in lines by chance."""
 type _Drops = Callable[[str, str], bool]
+"""Whether to drop a line, by its key and value."""
 type _Columns = Callable[[list[str]], list[str]]
+"""Filters the columns of the ``#CHROM`` line."""
 _MANY = 10_000_000
-"""To look for so many samples in so many lines would take long."""
+"""The maximum number of lines times samples to search, above which it would take too long."""
 
 
 def without_samples(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """
-    These attributes, as far as there are any, without what may name samples.
+    Return the header attributes without anything that may name samples.
 
-    That is lines on samples and pedigrees, those on the commands that made the VCF, and the columns of samples.
+    Dropped are lines about samples, pedigrees and the commands that made the VCF, and the columns of samples.
     """
     return _filtered(attributes, _may_name_samples, lambda columns: columns[:_FIXED_COLUMNS])
 
 
 def without(attributes: Mapping[str, Any], removed: Collection[str], present: Collection[str]) -> dict[str, Any]:
     """
-    Those of these attributes that name removed samples, without the lines and columns that do.
+    Return the header attributes that name removed samples, without the lines and columns that name them.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ def without(attributes: Mapping[str, Any], removed: Collection[str], present: Co
     removed
         The IDs of removed samples.
     present
-        The IDs of the samples that stay, in which those of removed ones may be contained.
+        The IDs of the remaining samples, of which a removed ID may be a substring.
     """
     names = _Named(frozenset(removed), frozenset(present), sum(1 for _ in all_lines(attributes))).by
     return _changed(attributes, names, lambda columns: _other_columns(columns, frozenset(removed).__contains__))
@@ -57,26 +59,26 @@ def without_dropped(
     dropped: Collection[tuple[str, str]],
 ) -> dict[str, Any]:
     """
-    Those of these attributes that have lines which may name samples that are gone, without these lines.
+    Return the header attributes of an earlier state that may name removed samples, without the lines that may.
 
-    What stays: definitions, lines that are there now, and those on the source, the date and the phasing of the VCF,
-    unless they were dropped since, as those that named a sample. Any other line may name one whose ID is not known.
+    Kept are definitions, lines that the current state still has, and the source, date and phasing of the VCF unless
+    they have since been dropped for naming a sample. Any other line may name a sample whose ID is not known.
 
     Parameters
     ----------
     attributes
-        Of the root group, as they were.
+        Of the root group, in the earlier state.
     now
-        The later ones.
+        Of the root group, in the current state.
     present
-        The IDs of samples whose columns stay.
+        The IDs of samples whose columns are kept.
     dropped
-        The lines that were dropped since with samples.
+        The lines dropped since, along with removed samples.
     """
-    left = frozenset(all_lines(now))
+    current = frozenset(all_lines(now))
 
     def is_dropped(key: str, value: str) -> bool:
-        if key in _DEFINITIONS or (key, value) in left:
+        if key in _DEFINITIONS or (key, value) in current:
             return False
         return key not in _ON_THE_FILE or (key, value) in dropped
 
@@ -84,7 +86,7 @@ def without_dropped(
 
 
 def all_lines(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The lines of headers: what each is called, and what it says."""
+    """Yield the key and value of every header line."""
     for line in attributes.get(LINES, ()):
         yield line[0], _value_of(line)
     for _, text in _texts(attributes):
@@ -94,14 +96,14 @@ def all_lines(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def words(attributes: Mapping[str, Any]) -> Iterator[str]:
-    """What may be the IDs of samples in the lines that may name some: words, and what they begin with."""
+    """Yield candidate sample IDs in header lines other than definitions: words, and their prefixes before ``._-``."""
     for key, value in all_lines(attributes):
         if key == "#CHROM":
             yield from value.split("\t")[_FIRST_SAMPLE:]
         elif key not in _DEFINITIONS:
             for word in _WORD.findall(value):
                 yield word
-                yield from (word[: found.start()] for found in re.finditer(r"[._-]", word))
+                yield from (word[: match.start()] for match in re.finditer(r"[._-]", word))
 
 
 def _may_name_samples(key: str, value: str) -> bool:
@@ -112,14 +114,14 @@ def _may_name_samples(key: str, value: str) -> bool:
 
 @dataclass(frozen=True)
 class _Named:
-    """Samples that are gone, and those that stay; how many lines may name them."""
+    """The IDs of removed (`gone`) and remaining (`left`) samples, and the number of header lines that may name them."""
 
     gone: frozenset[str]
     left: frozenset[str]
     n_lines: int
 
     def by(self, key: str, value: str) -> bool:
-        """Whether a line names a sample that is gone, as a word or within one, such as the name of a file."""
+        """Whether a line names a removed sample, as a word or within one, such as a file name."""
         if key in _DEFINITIONS:
             return False
         may_name = _may_name_samples(key, value)
@@ -132,7 +134,7 @@ class _Named:
 
     @cached_property
     def _as_words(self) -> frozenset[str]:
-        """Those that are not by chance a word of any line, as a digit is."""
+        """The removed IDs that are unlikely to be words of a line by chance, as numbers and single characters are."""
         return frozenset(sample for sample in self.gone if len(sample) > 1 and not sample.isdecimal())
 
     @cached_property
@@ -140,14 +142,14 @@ class _Named:
         return frozenset(sample for sample in self.gone if len(sample.encode()) >= _SHORT)
 
     def _is_within(self, sample: str, value: str) -> bool:
-        """Whether an ID stands by itself, or, if it is long, is a part of anything but the ID of another sample."""
-        for found in re.finditer(re.escape(sample), value):
-            start, stop = found.span()
+        """Whether an ID is a whole alphanumeric run, or, if long, part of one that is not a remaining sample's ID."""
+        for match in re.finditer(re.escape(sample), value):
+            start, stop = match.span()
             while start and value[start - 1].isalnum():
                 start -= 1
             while stop < len(value) and value[stop].isalnum():
                 stop += 1
-            if (start, stop) == found.span() or (sample in self._long and value[start:stop] not in self.left):
+            if (start, stop) == match.span() or (sample in self._long and value[start:stop] not in self.left):
                 return True
         return False
 
@@ -157,14 +159,14 @@ def _other_columns(columns: list[str], is_gone: Callable[[str], bool]) -> list[s
 
 
 def _changed(attributes: Mapping[str, Any], drops: _Drops, columns: _Columns) -> dict[str, Any]:
-    """The attributes from which lines or columns are dropped."""
+    """Return the filtered header attributes that lose any line or column."""
     filtered = _filtered(attributes, drops, columns)
     whole = _filtered(attributes, lambda *_: False, lambda columns: columns)
     return {name: value for name, value in filtered.items() if value != whole[name]}
 
 
 def _filtered(attributes: Mapping[str, Any], drops: _Drops, columns: _Columns) -> dict[str, Any]:
-    """The attributes that hold headers without the lines that are dropped, and with these columns."""
+    """Return the header attributes without the lines for which `drops` is true, and with `columns` applied."""
     result: dict[str, Any] = {}
     if LINES in attributes:
         result[LINES] = [list(line) for line in attributes[LINES] if not drops(line[0], _value_of(line))]
@@ -181,7 +183,7 @@ def _filtered(attributes: Mapping[str, Any], drops: _Drops, columns: _Columns) -
 
 
 def _texts(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The attributes that are the text of a header, under any name."""
+    """Yield the names and values of the attributes that are the text of a header."""
     for name, value in attributes.items():
         if name == TEXT or (isinstance(value, str) and value.startswith("##fileformat=")):
             yield name, str(value)

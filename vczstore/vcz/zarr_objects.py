@@ -1,4 +1,4 @@
-"""The objects of a Zarr store, by key: read, written, listed and locked, several at a time."""
+"""Read, write, list and claim the objects of a Zarr store by key, many concurrently."""
 
 import asyncio
 import errno
@@ -23,29 +23,29 @@ type Document = dict[str, Any]
 """A metadata document: a ``zarr.json``, or a ``.zarray`` as stored."""
 
 type Encoded = Buffer | None
-"""The bytes of a chunk, None for one that is absent."""
+"""The bytes of a chunk, None for an absent chunk."""
 
 CONCURRENCY = 32
-"""How many requests one task keeps in flight on a store that answers asynchronously."""
+"""The number of requests that one task keeps in flight on an asynchronous store."""
 
 NONCE = ".vczstore-nonce-"
-"""The name of an object by which tasks show that they reach a store begins like this; killed runs leave one."""
+"""Name prefix of objects by which tasks prove that they can reach a store; killed runs leave one behind."""
 
 LOCK = ".vczstore-job.lock"
 
 COMMIT_LOCK = ".vczstore-commit.lock"
-"""The files or objects in a store that are no part of it: whoever writes to it, or commits to it, holds them."""
+"""Lock objects in a store, not part of its data, held by the process that writes to it, or commits to it."""
 
 NO_METADATA = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What zarr and json raise when a document is none; the last where it is too deep."""
+"""Exceptions that zarr and json raise for invalid metadata documents; the last if nested too deeply."""
 
 
 def place(store: Store) -> str:
     """
-    How messages call a Zarr store: its path or URL, or else its kind.
+    The name of a Zarr store in messages: its path or URL, or else its class.
 
-    Icechunk is not asked: its text waits for whoever writes through the session, and lets no other thread run while it
-    does, so that the write never ends.
+    ``str`` is not called on Icechunk's stores: it waits for concurrent writes of the session without releasing the
+    GIL, which is a deadlock.
     """
     if type(store).__module__.partition(".")[0] == "icechunk":
         return f"<{type(store).__name__}>"
@@ -54,37 +54,37 @@ def place(store: Store) -> str:
 
 
 def link_file(source: str, target: str) -> None:
-    """Give a file a second name, or where that is not allowed a copy. One that is there already is left alone."""
+    """Hard-link a file, or copy it where links are not possible. An existing target is left unchanged."""
     try:
         os.link(source, target)
     except FileExistsError:
-        return  # by an earlier attempt of the same task
+        return  # an earlier attempt of the same task made it
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        half = f"{target}.{uuid.uuid4().hex}.partial"
+        partial = f"{target}.{uuid.uuid4().hex}.partial"
         try:
-            shutil.copy2(source, half, follow_symlinks=False)
-            os.replace(half, target)
+            shutil.copy2(source, partial, follow_symlinks=False)
+            os.replace(partial, target)
         except BaseException:
             with suppress(OSError):
-                os.unlink(half)
+                os.unlink(partial)
             raise
 
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Why there may be no hard link: file systems without any, too many of one file, or a file of another user."""
+"""Errors of hard links: another or no supporting file system, too many links, or a file of another user."""
 
 
 def wait_for[T](coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that runs in zarr's event loop."""
+    """Run a coroutine in zarr's event loop, and return its result."""
     return sync(coroutine)
 
 
 def get_many(store: Store, keys: Sequence[str]) -> list[Buffer | None]:
     """Read several objects, at most `CONCURRENCY` at a time."""
     prototype = default_buffer_prototype()
-    if isinstance(store, LocalStore | MemoryStore):  # no event loop in between: twice as fast on a disk
+    if isinstance(store, LocalStore | MemoryStore):  # without the event loop: twice as fast on a disk
         return [store.get_sync(key, prototype=prototype) for key in keys]
 
     async def get(key: str, slots: asyncio.Semaphore) -> Buffer | None:
@@ -113,7 +113,7 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
     async def put(key: str, value: Buffer | None, slots: asyncio.Semaphore) -> None:
         async with slots:
             if value is None:
-                with suppress(FileNotFoundError):  # fsspec minds, other stores do not
+                with suppress(FileNotFoundError):  # which only fsspec raises
                     await store.delete(key)
             else:
                 await store.set(key, value)
@@ -126,20 +126,20 @@ def set_many(store: Store, items: Sequence[tuple[str, Buffer | None]]) -> None:
 
 
 def put_file(path: str, value: Buffer) -> None:
-    """Write a file beside its place, and rename it: as zarr does, in less than half the time."""
-    half = f"{path}.{uuid.uuid4().hex}.partial"
+    """Write a file atomically, under a temporary name that is then renamed, in less than half the time zarr takes."""
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         try:
-            file = open(half, "xb")  # noqa: SIM115
+            file = open(partial, "xb")  # noqa: SIM115
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = open(half, "xb")  # noqa: SIM115
+            file = open(partial, "xb")  # noqa: SIM115
         with file:
             file.write(value.as_buffer_like())
-        os.replace(half, path)
+        os.replace(partial, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(half)
+            os.unlink(partial)
         raise
 
 
@@ -148,9 +148,9 @@ _DOCUMENTS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 class RegularLocalStore(LocalStore):
     """
-    A folder in which only regular files are read: a pipe would never end to be waited for, a device to be read.
+    A local folder in which only regular files are read: reading a pipe would block, a device might never end.
 
-    They are read and written as zarr does, without `pathlib`, which takes as long as the file system.
+    Files are read and written as zarr does, but without `pathlib`, which takes as long as the file system.
     """
 
     def get_sync(self, key: str, **options: Any) -> Buffer | None:
@@ -170,7 +170,7 @@ class RegularLocalStore(LocalStore):
         put_file(os.path.join(self.root, key), value)
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Buffer | None:
-        """Read a file; a document of metadata without another thread, which takes longer than to read it."""
+        """Read a file; a metadata document in the calling thread, as a switch takes longer than the read."""
         if byte_range is None and key.rpartition("/")[2] in _DOCUMENTS:
             return self.get_sync(key, prototype=prototype)
         self._require_file(key)
@@ -182,7 +182,7 @@ class RegularLocalStore(LocalStore):
 
 
 def _is_file(path: str, key: str) -> bool:
-    """Whether a path is that of a file, and not of a folder; an error if it is something else."""
+    """Whether a path is a regular file rather than a folder; OSError if it is neither."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(f"{key} is a pipe or a device, where there should be a file")
@@ -190,28 +190,28 @@ def _is_file(path: str, key: str) -> bool:
 
 
 def stored_bytes(store: Store) -> int | None:
-    """The size of all objects of a store in this machine's folders or memory; None elsewhere, where it is a listing."""
+    """The total size of a store's objects in bytes, if it is local or in memory; None if it would take a listing."""
     return sync(store.getsize_prefix("")) if isinstance(store, LocalStore | MemoryStore) else None
 
 
 @runtime_checkable
 class Listed(Protocol):
-    """A store that says itself what lies in it."""
+    """A store that lists its own objects."""
 
     def entries(self) -> Iterator[tuple[str, object, object]]:
-        """The key and size of every object, and what tells its states apart."""
+        """Yield the key, size and version (such as a modification time or entity tag) of every object."""
 
 
 def reading(store: Store) -> Store:
-    """The same store for reading alone; zip files have no such view."""
+    """Return a read-only view of the store; a zip store is returned unchanged, as it has no such view."""
     return store if store.read_only or isinstance(store, ZipStore) else store.with_read_only(True)
 
 
 def fingerprint(store: Store) -> str:
     """
-    What changes when any object of a store does. No object is read, but in memory.
+    Return a digest that changes when any object of a store does. Objects are not read, except in memory stores.
 
-    It is a digest of keys, sizes and, where storage tells them, times of change or entity tags. The lock is left out.
+    It is computed from keys, sizes and, where available, modification times or entity tags. Locks are left out.
     """
     digest = hashlib.blake2b(digest_size=16)
     for entry in sorted(_entries(store)):
@@ -221,20 +221,20 @@ def fingerprint(store: Store) -> str:
 
 
 def is_lock(key: str) -> bool:
-    """Whether an object is a lock or a nonce, at the top of a store or one folder below: no part of the store."""
+    """Whether a key is that of a lock or nonce, in the root or one folder below: not part of the store's data."""
     name = key.rpartition("/")[2]
     return key.count("/") <= 1 and (name in (LOCK, COMMIT_LOCK) or name.startswith(NONCE))
 
 
 def _files(root: Path) -> Iterator[tuple[str, object, object]]:
-    """The files below a folder but the locks: one that another writer holds comes and goes."""
+    """Yield the path, size and mtime of files below a folder, except locks, which other writers create and delete."""
     for folder, _, files in os.walk(root):
         for file in files:
             path = Path(folder, file)
             key = path.relative_to(root).as_posix()
             if not is_lock(key):
-                found = path.stat()
-                yield key, found.st_size, found.st_mtime_ns
+                status = path.stat()
+                yield key, status.st_size, status.st_mtime_ns
 
 
 def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
@@ -242,8 +242,8 @@ def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
         case Listed():
             yield from store.entries()
         case ZipStore(path=Path() as path):
-            found = path.stat()
-            yield "", found.st_size, found.st_mtime_ns
+            status = path.stat()
+            yield "", status.st_size, status.st_mtime_ns
         case LocalStore():
             yield from _files(store.root)
         case ObjectStore():
@@ -264,7 +264,7 @@ def _entries(store: Store) -> Iterator[tuple[str, object, object]]:
 
 
 def names(store: Store, folder: str = "") -> set[str]:
-    """What lies at the top of a store, or of a folder in it: a store, a folder or any other object."""
+    """The names of the objects and folders at the top of a store, or of a folder in it."""
 
     async def collect() -> set[str]:
         return {name async for name in store.list_dir(folder)}
@@ -273,7 +273,7 @@ def names(store: Store, folder: str = "") -> set[str]:
 
 
 def read_file(folder: str | Path, name: str) -> bytes | None:
-    """What a regular file holds, None if it does not exist, or is a folder."""
+    """Read a regular file, None if it does not exist or is a folder."""
     path = os.path.join(folder, name)
     with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         if _is_file(path, name):
@@ -283,11 +283,11 @@ def read_file(folder: str | Path, name: str) -> bytes | None:
 
 
 def claim(store: Store, key: str) -> bool:
-    """Create an object, unless it exists: of several who do so at once, one gets it."""
-    mine = default_buffer_prototype().buffer.from_bytes(uuid.uuid4().hex.encode())
-    sync(store.set_if_not_exists(key, mine))
-    (found,) = get_many(store, [key])
-    return found is not None and found.to_bytes() == mine.to_bytes()
+    """Create an object unless it exists, and return whether this call created it; of concurrent callers, one does."""
+    token = default_buffer_prototype().buffer.from_bytes(uuid.uuid4().hex.encode())
+    sync(store.set_if_not_exists(key, token))
+    (stored,) = get_many(store, [key])
+    return stored is not None and stored.to_bytes() == token.to_bytes()
 
 
 def clear(store: Store, path: str = "") -> None:
@@ -296,7 +296,7 @@ def clear(store: Store, path: str = "") -> None:
 
 
 def read_json(store: Store, key: str) -> Document | None:
-    """A metadata document, None where there is none."""
+    """Read a metadata document, None if there is none."""
     (value,) = get_many(store, [key])
     return None if value is None else json.loads(value.to_bytes())
 
