@@ -1,1 +1,1 @@
-"""VCF and BCF files as sources: read, checked, and converted to VCZs by bio2zarr."""
+"""VCF and BCF files as sources: validated, and converted to VCZs by bio2zarr."""

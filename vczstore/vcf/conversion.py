@@ -1,13 +1,13 @@
-"""From a VCF to a VCZ in the layout of a store, by bio2zarr: in steps, which other processes can do, too.
+"""Convert a VCF to a VCZ in the layout of a store, by bio2zarr, in steps that can run in other processes.
 
-1. `Conversion.begin`: index the file, and cut it into parts of about the same size;
-2. `Conversion.explode`, for each part: write the fields of its records by columns (bio2zarr's intermediate format);
-3. `Conversion.lay_out`: say what the arrays are like, and cut them into ranges of chunks;
+1. `Conversion.begin`: index the file, and split it into parts of about the same size;
+2. `Conversion.explode`, for each part: write the fields of its records by column (bio2zarr's intermediate format);
+3. `Conversion.lay_out`: define the arrays, and split them into ranges of chunks;
 4. `Conversion.encode`, for each range: write its chunks;
-5. `Conversion.end`: put all together.
+5. `Conversion.end`: finalise the VCZ.
 
-No step holds more than `Conversion.budget` bytes of the file: bio2zarr buffers so much of each field, and a row of
-chunks of one field.
+No step holds more than `Conversion.budget` bytes of the file: bio2zarr's buffers of all fields, or one row of chunks of
+a field.
 """
 
 import json
@@ -35,38 +35,39 @@ from vczstore.vcz.model import SAMPLES, VARIANTS, Vcz
 _MIB = 2**20
 
 MAX_BUFFER = 16
-"""MiB of a field that bio2zarr gathers before it writes them, if memory allows; its own default."""
+"""The maximum buffer of bio2zarr per field, in MiB, which is its own default; smaller if memory does not allow it."""
 
 COPIES = 2
-"""How often a row of chunks is held while it is encoded: as it is gathered, and as zarr takes chunks out of it."""
+"""The number of copies of a row of chunks held while it is encoded: bio2zarr's buffer, and zarr's chunks."""
 
 _UNDECLARED = re.compile(rf"(INFO|FORMAT) '(\w+)'(?: at (\S+))? {UNDECLARED}")
-"""What HTSlib says of a field of which bio2zarr reads nothing."""
+"""HTSlib's warning about an undeclared field, which bio2zarr does not read."""
 
 _EXTREME = re.compile(rf"Extreme (INFO|FORMAT)/(\S+) {EXTREME} at (\S+)")
+"""HTSlib's warning about an integer that does not fit into 32 bits."""
 
 _OF_A_RECORD = re.compile(
     r"Filter '(?P<filter>\S+)' was not|Max number of values (?P<n>\d+) .* for (?P<category>INFO|FORMAT)/(?P<name>\w+)"
 )
-"""What bio2zarr says of a record without its position."""
+"""bio2zarr's errors about a record, which lack its position."""
 
 WARNED = threading.Event()
-"""Set once HTSlib has said so: it does that once in a process, so that later files have to be read in others."""
+"""Set once HTSlib has warned of an extreme integer: it warns once per process, so later files need other processes."""
 
-MARKS = (-1, -2)
-"""What stands for a missing integer, and for the end of a vector (VCF Zarr specification)."""
+SENTINELS = (-1, -2)
+"""Sentinels for a missing integer and for end-of-vector (VCF Zarr specification)."""
 
 EXTENT = ("END", "SVLEN")
-"""The INFO fields that say how long a variant is."""
+"""The INFO fields that define the length of a variant."""
 
 LEN = "LEN"
-"""The FORMAT field that says how long a reference block is (VCF 4.5)."""
+"""The FORMAT field that defines the length of a reference block (VCF 4.5)."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """
-    What a VCZ is going to be like.
+    The layout of a converted VCZ.
 
     Attributes
     ----------
@@ -75,16 +76,16 @@ class Layout:
     zarr_format
         2 or 3.
     encodings
-        The dtype and the Blosc compressor of arrays, by name; None where it is another compressor.
+        The dtype and Blosc configuration of arrays, by name; None in place of another compressor's configuration.
     info
-        The INFO fields that are of use, beside those that say how long a variant is; None for all.
+        The INFO fields to convert in addition to `EXTENT`; None for all.
     sites_only
-        Whether no calls are of use, but what they say of the length of a reference block.
+        Whether to convert no FORMAT field but `LEN`, which a reference block's length needs.
     is_narrow
-        Whether a chunk is no longer than the file has samples, so that it is a column of a flexible grid as it is, and
-        has no fill where it is decoded anyway.
+        Whether chunks are no wider than the file has samples, so that they can be columns of a flexible grid unchanged,
+        or contain no padding if they are decoded anyway.
     begin
-        How many samples the last chunk column of the store has, if it is not full.
+        The number of samples in the last, partial chunk column of the store; 0 if it is full.
     """
 
     variants: int
@@ -98,7 +99,7 @@ class Layout:
 
     @classmethod
     def of(cls, vcz: Vcz) -> "Layout":
-        """The layout of a store, so that chunks can be copied to it as they are."""
+        """The layout of a store, so that chunks can be copied to it verbatim."""
         lengths = vcz.chunk_lengths
         encodings = {
             name: (array.dtype.str, metadata.blosc(array))
@@ -106,7 +107,7 @@ class Layout:
             if array.dtype.kind in "biuf"
         }
         info = [name.removeprefix("variant_") for name in vcz.arrays if name.startswith("variant_")]
-        # columns that are there do not say how wide new ones may be: the first batch may have been one sample
+        # existing columns of a flexible grid do not limit the width of new ones: the first may be a single sample
         samples = max(1, lengths[SAMPLES], DEFAULT_SAMPLES_CHUNK if vcz.is_flexible and vcz.columns else 1)
         return cls(
             max(1, lengths[VARIANTS]),
@@ -120,23 +121,23 @@ class Layout:
 
     def of_each(self, n_samples: Sequence[int]) -> Iterator["Layout"]:
         """
-        The layouts of files of so many samples, which come in one after the other.
+        Yield the layouts of files with these numbers of samples, to be appended one after the other.
 
-        The columns of a file that begins in the middle of one are decoded; of hundreds of files of one sample, chunks
-        as wide as those of the store would be all fill.
+        A file that begins within a chunk column is decoded anyway, and gets narrow chunks: for hundreds of files of one
+        sample, chunks as wide as the store's would be almost all padding.
         """
         begin = self.begin
         for i, n in enumerate(n_samples):
-            # without `begin`: a file is not converted again since a store has grown meanwhile
+            # without `begin`, so that a file is not converted again because the store has grown
             yield replace(self, is_narrow=self.is_narrow or bool(i and begin % self.samples), begin=0)
             begin += n
 
     def samples_chunk(self, n_samples: int) -> int:
-        """The chunk length along the samples of a file that has so many."""
+        """The chunk length along the samples axis for a file with `n_samples` samples."""
         return min(self.samples, max(1, n_samples)) if self.is_narrow else self.samples
 
     def wants(self, category: str, name: str) -> bool:
-        """Whether a field of the VCF is of use."""
+        """Whether to convert a field of the VCF."""
         match category:
             case "INFO":
                 return name in EXTENT or self.info is None or name in self.info
@@ -146,12 +147,12 @@ class Layout:
                 return True
 
     def applied_to(self, schema: Any) -> None:
-        """Give arrays of bio2zarr's schema the dtype and the compressor that they have here, where values allow it."""
+        """Set the store's dtypes and compressors in bio2zarr's schema, where a dtype can represent the values."""
         for array in schema.fields:
-            if (known := self.encodings.get(array.name)) is None:
+            if (encoding := self.encodings.get(array.name)) is None:
                 continue
-            dtype, compressor = known
-            # of another kind, missing values would become numbers
+            dtype, compressor = encoding
+            # in a dtype of another kind, missing values would become actual numbers
             is_kind = np.dtype(array.dtype).kind == np.dtype(dtype).kind != "u"
             if is_kind and np.can_cast(np.dtype(array.dtype), np.dtype(dtype), "safe"):
                 array.dtype = np.dtype(dtype).newbyteorder("=").str.lstrip("<=|")
@@ -169,15 +170,15 @@ class Conversion:
     operation
         For messages.
     file
-        What is converted.
+        The file to convert.
     folder
-        Where all is that it takes.
+        The folder of the result and of intermediate files.
     layout
-        What the result is like.
+        The layout of the result.
     budget
-        How many bytes a step may hold of the file.
+        The maximum number of bytes of the file that a step may hold in memory.
     n_parts
-        How many parts the file is cut into, at most.
+        The maximum number of parts to split the file into.
     """
 
     operation: str
@@ -189,7 +190,7 @@ class Conversion:
 
     @property
     def result(self) -> Path:
-        """The VCZ."""
+        """The path of the converted VCZ."""
         return self.folder / "source.vcz"
 
     @property
@@ -197,55 +198,55 @@ class Conversion:
         return self.folder / "columns"
 
     def begin(self) -> int:
-        """Index the file, and cut it; returns how many parts there are."""
+        """Index and split the file, and return the number of parts."""
         import numcodecs
         import pysam.bcftools
         from bio2zarr import vcf
 
         self.folder.mkdir()
         path = link(self.file, self.folder)
-        # its own: an index that lies beside the file may be that of an older one, and hide records
+        # a new index: an existing one alongside the file may be stale, and hide records
         pysam.bcftools.index("--csi", "--output", f"{path}.csi", os.fspath(path), catch_stdout=False)
         n_columns = self.file.n_fields + 8
         buffer = max(1, min(MAX_BUFFER, self.budget // (2 * n_columns * _MIB)))
-        found = vcf.explode_init(
+        summary = vcf.explode_init(
             self._columns,
             [path],
             column_chunk_size=buffer,
             target_num_partitions=self.n_parts,
             worker_processes=0,
-            # what is soon deleted is compressed quickly
+            # fast compression, as these files are soon deleted
             compressor=numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFFLE),
         )
         self._leave_out_fields()
-        return int(found.num_partitions)
+        return int(summary.num_partitions)
 
     def explode(self, part: int) -> None:
-        """Write the records of a part by columns."""
+        """Write the records of a part by column."""
         from bio2zarr import vcf
 
         vcf.explode_partition(self._columns, part)
 
     def lay_out(self) -> int:
-        """Say what the arrays are like; returns how many ranges of chunks there are."""
+        """Define the arrays, and return the number of ranges of chunks."""
         from bio2zarr import vcf
 
         self._require_all_records()
         vcf.explode_finalise(self._columns)
         columns = vcf.IntermediateColumnarFormat(self._columns)
-        self._refuse_marks(columns)
+        self._refuse_sentinels(columns)
         schema = columns.generate_schema(
             variants_chunk_size=self.layout.variants,
             samples_chunk_size=self.layout.samples_chunk(len(self.file.samples)),
         )
         self.layout.applied_to(schema)
         self._require_memory(schema)
-        described = self.folder / "schema.json"
-        described.write_text(schema.asjson())
-        found = vcf.encode_init(
-            self._columns, self.result, self.n_parts, schema_path=described, zarr_format=self.layout.zarr_format
+        schema_path = self.folder / "schema.json"
+        schema_path.write_text(schema.asjson())
+        summary = vcf.encode_init(
+            self._columns, self.result, self.n_parts, schema_path=schema_path, zarr_format=self.layout.zarr_format
         )
-        return int(found.num_partitions)
+        return int(summary.num_partitions)
 
     def encode(self, part: int) -> None:
         """Write the chunks of a range."""
@@ -254,7 +255,7 @@ class Conversion:
         vcf.encode_partition(self.result, part)
 
     def end(self) -> None:
-        """Put all together; with region_index only if it is taken whole, since it is not read from other sources."""
+        """Finalise the VCZ; with region_index only if all fields are converted, since it is not read from sources."""
         from bio2zarr import vcf, vcz
 
         writer = vcz.VcfZarrWriter(vcf.IntermediateColumnarFormat, self.result, zarr_format=self.layout.zarr_format)
@@ -265,7 +266,7 @@ class Conversion:
         shutil.rmtree(self._columns)
 
     def whole(self) -> None:
-        """All steps, one after the other."""
+        """Run all steps, one after the other."""
         for part in range(self.begin()):
             self.explode(part)
         for part in range(self.lay_out()):
@@ -277,23 +278,23 @@ class Conversion:
         return self._columns / "wip"
 
     def _leave_out_fields(self) -> None:
-        """Have fields not read that are of no use: those of INFO may be larger than all others."""
+        """Skip fields that the layout does not want: INFO fields may be larger than all others."""
         path = self._unfinished / "metadata.json"
-        said = json.loads(path.read_text())
-        said["fields"] = [one for one in said["fields"] if self.layout.wants(one["category"], one["name"])]
-        path.write_text(json.dumps(said))
+        columns = json.loads(path.read_text())
+        columns["fields"] = [f for f in columns["fields"] if self.layout.wants(f["category"], f["name"])]
+        path.write_text(json.dumps(columns))
 
     def _require_all_records(self) -> None:
-        """Raise a `VcfError` if other records were read than the index counts: regions may hide some."""
-        said = json.loads((self._unfinished / "metadata.json").read_text())
-        parts = [self._unfinished / f"p{i}.json" for i in range(len(said["partitions"]))]
+        """Raise a `VcfError` if fewer or more records were read than the index counts: splitting may miss some."""
+        columns = json.loads((self._unfinished / "metadata.json").read_text())
+        parts = [self._unfinished / f"p{i}.json" for i in range(len(columns["partitions"]))]
         n = sum(json.loads(part.read_text())["num_records"] for part in parts)
-        if n != said["num_records"]:
-            why = self._first_broken() or f"bio2zarr reads {n:,} of {said['num_records']:,} records"
+        if n != columns["num_records"]:
+            why = self._first_broken() or f"bio2zarr reads {n:,} of {columns['num_records']:,} records"
             raise VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); correct it")
 
     def _require_memory(self, schema: Any) -> None:
-        """Raise a `MemoryLimitError` if a row of chunks is too large."""
+        """Raise a `MemoryLimitError` if a row of chunks does not fit into the budget."""
         sizes = {array.name: array.variant_chunk_nbytes(schema) for array in schema.fields}
         together = sum(n for name, n in sizes.items() if name.startswith(("call_genotype", "variant_allele")))
         needed = COPIES * max([together, *sizes.values()])
@@ -301,41 +302,41 @@ class Conversion:
             raise MemoryLimitError(
                 f"{self.operation}: {self.file.label}: to encode {self.layout.variants:,} variants of "
                 f"{len(self.file.samples):,} samples at once takes {human_size(needed)} of memory, and "
-                f"{human_size(self.budget)} are allowed beside what Python takes; give it more with --allowed-mem, or "
-                "convert fewer samples at once"
+                f"{human_size(self.budget)} are allowed in addition to what Python takes; give it more with "
+                "--allowed-mem, or convert fewer samples at once"
             )
 
-    def _refuse_marks(self, columns: Any) -> None:
-        """Raise a `VcfError` if calls have integers that stand for something else in a VCZ."""
-        for name, values in columns.fields.items():
-            said = values.vcf_field
-            is_number = (said.category, said.vcf_type) == ("FORMAT", "Integer") and said.name != "GT"
-            if not is_number or said.summary.min_value >= 0:
+    def _refuse_sentinels(self, columns: Any) -> None:
+        """Raise a `VcfError` if calls have integers that are sentinels in a VCZ."""
+        for name, column in columns.fields.items():
+            declared = column.vcf_field
+            is_number = (declared.category, declared.vcf_type) == ("FORMAT", "Integer") and declared.name != "GT"
+            if not is_number or declared.summary.min_value >= 0:
                 continue
-            for i, found in enumerate(values.iter_values()):
-                if found is not None and np.isin(found, MARKS).any():
-                    number = found[np.isin(found, MARKS)][0]
-                    where = [next(columns.fields[one].iter_values(i, i + 1))[0] for one in ("CHROM", "POS")]
+            for i, values in enumerate(column.iter_values()):
+                if values is not None and np.isin(values, SENTINELS).any():
+                    number = values[np.isin(values, SENTINELS)][0]
+                    where = [next(columns.fields[key].iter_values(i, i + 1))[0] for key in ("CHROM", "POS")]
                     raise VcfError(
                         f"{self.operation}: {self.file.label} has {number} for {name} at {':'.join(map(str, where))}, "
                         "which in VCF Zarr is a missing value (-1) or the end of a vector (-2), so that it would be "
                         f"lost; correct the value, or leave out the field with bcftools annotate -x {name}"
                     )
 
-    def refuse_lost(self, told: str) -> None:
+    def refuse_lost(self, stderr_text: str) -> None:
         """
-        Raise a `VcfError` if HTSlib has told of values that it does not read.
+        Raise a `VcfError` if HTSlib has warned of values that it does not read.
 
-        That is of an undeclared field, if it is of use; and of an integer that is too large in any field, since HTSlib
-        tells of the first one alone.
+        These are values of undeclared fields, if the layout wants the field; and too large integers in any field, since
+        HTSlib warns of the first one alone.
         """
-        for category, name, where in _EXTREME.findall(told):
+        for category, name, where in _EXTREME.findall(stderr_text):
             raise VcfError(
                 f"{self.operation}: {self.file.label} has a value of {category} {name} at {where} that takes more than "
                 "32 bits, so that it would be lost; correct the value, or leave out the field with "
                 f"bcftools annotate -x {category}/{name}"
             )
-        for category, name, where in _UNDECLARED.findall(told):
+        for category, name, where in _UNDECLARED.findall(stderr_text):
             if self.layout.wants(category, name):
                 raise VcfError(
                     f"{self.operation}: {self.file.label} has {category} {name}{f' at {where}' * bool(where)}, which "
@@ -343,22 +344,22 @@ class Conversion:
                     ",...> with bcftools annotate --header-lines"
                 )
 
-    def error(self, error: Exception, told: str) -> VczstoreError:
-        """What to tell the user about an error of bio2zarr, HTSlib or storage."""
+    def error(self, error: Exception, stderr_text: str) -> VczstoreError:
+        """Return the error to raise for one of bio2zarr, HTSlib or storage."""
         if isinstance(error, OSError) and error.errno is not None:
             return VcfError(
                 f"{self.operation}: {self.file.label} cannot be converted in {self.folder.parent.parent} "
                 f"({error.strerror or error}); name another folder with --work-dir"
             )
-        why = error_in(told) or error_in(str(error)) or self._first_broken() or first_line(error)
+        why = error_in(stderr_text) or error_in(str(error)) or self._first_broken() or first_line(error)
         why = f"{why.rstrip('.')}{self._where(why)}"
-        way_out = "correct it, or copy it again"
+        remedy = "correct it, or copy it again"
         if re.search("Unsorted|not continuous", why):
-            way_out = "sort it with bcftools sort"
-        return VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); {way_out}")
+            remedy = "sort it with bcftools sort"
+        return VcfError(f"{self.operation}: {self.file.label} cannot be converted ({why}); {remedy}")
 
     def _first_broken(self) -> str:
-        """Which record HTSlib cannot parse, or bio2zarr does not read; empty if there is none."""
+        """Describe the first record that HTSlib cannot parse or bio2zarr does not read; empty if there is none."""
         n, last = 0, ""
         try:
             for record in self._records():
@@ -370,48 +371,48 @@ class Conversion:
         return ""
 
     def _where(self, why: str) -> str:
-        """At which record that is first, which bio2zarr does not say of all that it finds; empty if it is not known."""
-        if (found := _OF_A_RECORD.search(why)) is not None:
+        """The position of the first record with an error that bio2zarr reports without it; empty if unknown."""
+        if (match := _OF_A_RECORD.search(why)) is not None:
             with suppress(Exception):
-                return next(f" at {one.chrom}:{one.pos}" for one in self._records() if _is_about(one, found))
+                return next(f" at {r.chrom}:{r.pos}" for r in self._records() if _is_about(r, match))
         return ""
 
     def _records(self) -> Iterator[Any]:
-        """The records as HTSlib reads them."""
+        """Read the file's records with HTSlib."""
         import pysam
 
-        (path,) = (one for one in self.folder.glob("source.*") if one.suffix in (".gz", ".bcf"))
+        (path,) = (p for p in self.folder.glob("source.*") if p.suffix in (".gz", ".bcf"))
         with quiet(), pysam.VariantFile(os.fspath(path)) as records:
             yield from records
 
 
-def _is_about(record: Any, found: re.Match[str]) -> bool:
-    """Whether a record has the filter, or so many values of the field, that bio2zarr tells of."""
-    if found["filter"]:
-        return found["filter"] in record.filter
-    of = [record.info] if found["category"] == "INFO" else record.samples.values()
-    return max(np.size(one.get(found["name"], ())) for one in of) == int(found["n"])
+def _is_about(record: Any, match: re.Match[str]) -> bool:
+    """Whether a record has the filter, or the number of values of the field, in bio2zarr's message."""
+    if match["filter"]:
+        return match["filter"] in record.filter
+    fields = [record.info] if match["category"] == "INFO" else record.samples.values()
+    return max(np.size(values.get(match["name"], ())) for values in fields) == int(match["n"])
 
 
 def do(conversion: Conversion, step: str, *arguments: int) -> int | None:
     """
-    Do one step of a conversion; what HTSlib tells of it meanwhile goes into the error, or is not told.
+    Run one step of a conversion. HTSlib's messages are captured, and used in errors alone.
 
     Raises
     ------
     VczstoreError
-        If it fails, in one line.
+        If it fails, with a message of one line.
     """
-    with captured() as told, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr's and bio2zarr's own affair
+    with captured() as stderr_text, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zarr and bio2zarr
         try:
             result: int | None = getattr(conversion, step)(*arguments)
         except VczstoreError:
             raise
         except Exception as error:
-            raise conversion.error(error, told()) from error
+            raise conversion.error(error, stderr_text()) from error
         finally:
-            if EXTREME in told():
+            if EXTREME in stderr_text():
                 WARNED.set()
-        conversion.refuse_lost(told())
+        conversion.refuse_lost(stderr_text())
         return result

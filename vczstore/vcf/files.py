@@ -1,4 +1,4 @@
-"""What a VCF or BCF file is: known by its name, checked by what is in it, told from others by its bytes."""
+"""VCF and BCF files: recognised by name, validated by content, and identified by their samples and bytes."""
 
 import gzip
 import hashlib
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
     from vczstore.stores.base import Location
 
 SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
-"""How the names of VCF and BCF files end."""
+"""Suffixes of the names of VCF and BCF files."""
 
 EXTRA = "vcf"
-"""The extra of this project that installs what reads them."""
+"""The extra of this project that installs the packages to read them."""
 
 UNDECLARED = "is not defined in the header"
-"""What HTSlib says of a field that the header lacks."""
+"""Part of HTSlib's warning about a field that the header lacks."""
 
 EXTREME = "value encountered and set to missing"
-"""What HTSlib says of an integer that takes more than 32 bits."""
+"""Part of HTSlib's warning about an integer that takes more than 32 bits."""
 
-_MOST = 1000
-"""Lines of HTSlib's that are kept."""
+_MAX_LINES = 1000
+"""The maximum number of HTSlib's lines to keep."""
 
 _CAPTURING = threading.Lock()
-"""Held while standard error leads elsewhere."""
+"""Held while standard error is redirected."""
 
 _END_OF_BGZF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-"""The empty block that ends a file (SAM specification, section 4.1.2)."""
+"""The empty block at the end of a BGZF file (SAM specification, section 4.1.2)."""
 
 _ERROR = re.compile(r"^\[E::(?!get_intv)\w+\] (.+)", re.MULTILINE)
-"""How HTSlib tells of an error, but for that of its index, which does not say what is wrong."""
+"""HTSlib's error lines, except those of its index, which do not name the cause."""
 
 
 def is_vcf(location: "Location") -> bool:
-    """Whether a path or URL is that of a VCF or BCF file, by its name; a folder of such a name is a store."""
+    """Whether a path or URL names a VCF or BCF file, by its suffix; a local folder with such a name is a store."""
     if not isinstance(location, str | os.PathLike):
         return False
     address = parse(location)
@@ -60,20 +60,20 @@ def is_vcf(location: "Location") -> bool:
 @dataclass(frozen=True)
 class VcfFile:
     """
-    A VCF or BCF file whose header was read.
+    A VCF or BCF file and the contents of its header.
 
     Attributes
     ----------
     label
-        How messages call it: the path or URL that the user has typed.
+        Its name in messages: the path or URL that the user typed.
     path
-        Where it lies on this machine.
+        Its local path.
     samples
         The sample IDs.
     n_fields
-        How many INFO and FORMAT fields the header declares.
+        The number of INFO and FORMAT fields that the header declares.
     size, changed
-        In bytes, and when it was changed, in nanoseconds since the epoch.
+        Its size in bytes, and its modification time in nanoseconds since the epoch.
     """
 
     label: str
@@ -95,48 +95,48 @@ class VcfFile:
         VcfError
             If it is no VCF or BCF, is truncated, or has a broken header.
         MissingDependencyError
-            If what reads VCFs is not installed.
+            If the packages that read VCFs are not installed.
         """
         require_installed(operation, label)
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError as error:
             raise NotAStoreError(f"{operation}: {label}: no such file or directory") from error
-        if not stat.S_ISREG(found.st_mode):
-            raise VcfError(f"{operation}: {label}: is no regular file; write what it gives to a file, and name that")
+        if not stat.S_ISREG(status.st_mode):
+            raise VcfError(f"{operation}: {label}: is no regular file; write its content to a file, and name that")
         _require_whole(operation, label, path)
         samples, n_fields = _header(operation, label, path)
-        return cls(label, path, samples, n_fields, found.st_size, found.st_mtime_ns)
+        return cls(label, path, samples, n_fields, status.st_size, status.st_mtime_ns)
 
     @property
     def identity(self) -> str:
-        """Which batch of samples it is, under any name: a digest of its sample IDs."""
+        """Identifier of the batch, independent of the file's name: a digest of its sample IDs."""
         text = "\n".join(["VCF", *self.samples])
         return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
     @cached_property
     def stamp(self) -> str:
-        """What tells two states of a batch apart: a digest of the bytes of the file."""
+        """Identifier of the state of the batch: a digest of the file's bytes."""
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
     def require_unchanged(self, operation: str) -> None:
-        """Raise a `VcfError` if something has written to the file since its header was read."""
-        found = self.path.stat()
-        if (found.st_size, found.st_mtime_ns) != (self.size, self.changed):
-            raise VcfError(f"{operation}: {self.label} has changed while it was read; run the same command again")
+        """Raise a `VcfError` if the file was modified since its header was read."""
+        status = self.path.stat()
+        if (status.st_size, status.st_mtime_ns) != (self.size, self.changed):
+            raise VcfError(f"{operation}: {self.label} was changed while it was read; run the same command again")
 
 
 def require_installed(operation: str, label: str) -> None:
-    """Raise a `MissingDependencyError` unless all packages are installed that convert VCFs; none is imported."""
+    """Raise a `MissingDependencyError` unless the packages that convert VCFs are installed; none is imported."""
     for package in ("bio2zarr", "cyvcf2", "pysam"):
         if find_spec(package) is None:
-            problem = f"{operation}: {label} is a VCF, and {package} is not installed, which converts it"
+            problem = f"{operation}: {label} is a VCF, and {package} is not installed, which is needed to convert it"
             raise missing_extra(problem, EXTRA)
 
 
 def _require_whole(operation: str, label: str, path: Path) -> None:
-    """Raise a `VcfError` if the bytes at the beginning are no VCF's, or those at the end are missing."""
+    """Raise a `VcfError` if the file does not begin like a VCF or BCF, or is truncated."""
     with open(path, "rb") as file:
         begin = file.read(18)
         size = file.seek(0, os.SEEK_END)
@@ -146,32 +146,32 @@ def _require_whole(operation: str, label: str, path: Path) -> None:
         raise VcfError(f"{operation}: {label} is empty; copy it again")
     if is_bgzf(begin):
         if end != _END_OF_BGZF:
-            raise VcfError(f"{operation}: {label} is truncated: the block is missing that ends a BGZF; copy it again")
+            raise VcfError(f"{operation}: {label} is truncated: the final block of its BGZF is missing; copy it again")
     elif begin.startswith(b"#"):
         if not end.endswith(b"\n"):
             raise VcfError(
                 f"{operation}: {label} has no line break at its end, and may be truncated; copy it again, or append one"
             )
     elif not begin.startswith((b"\x1f\x8b", b"BCF")):
-        raise VcfError(f"{operation}: {label} is no VCF or BCF, though it is called like one; name another file")
+        raise VcfError(f"{operation}: {label} is no VCF or BCF, despite its name; name another file")
 
 
 def is_bgzf(begin: bytes) -> bool:
-    """Whether a file begins like one that is compressed in blocks (SAM specification, section 4.1)."""
+    """Whether a file is BGZF, by its first 18 bytes (SAM specification, section 4.1)."""
     return begin[:4] == b"\x1f\x8b\x08\x04" and begin[12:14] == b"BC"
 
 
 def _header(operation: str, label: str, path: Path) -> tuple[tuple[str, ...], int]:
-    """The sample IDs, and how many INFO and FORMAT fields there are."""
+    """Read the sample IDs, and the number of INFO and FORMAT fields."""
     import cyvcf2
 
-    with captured() as told:
+    with captured() as stderr_text:
         try:
             with closing(cyvcf2.VCF(path)) as file:
                 n_fields = sum(line["HeaderType"] in ("INFO", "FORMAT") for line in file.header_iter())
                 return tuple(file.samples), n_fields
-        except Exception as error:  # cyvcf2 has no class for it
-            why = error_in(told()) or first_line(error)
+        except Exception as error:  # cyvcf2 has no exception class of its own
+            why = error_in(stderr_text()) or first_line(error)
             raise VcfError(
                 f"{operation}: {label} has no valid VCF header ({why}); correct it, or copy it again"
             ) from error
@@ -180,31 +180,31 @@ def _header(operation: str, label: str, path: Path) -> tuple[tuple[str, ...], in
 @contextmanager
 def captured() -> Iterator[Callable[[], str]]:
     """
-    Gather what HTSlib writes to standard error meanwhile: errors, and of which fields it loses values.
+    Capture what HTSlib writes to standard error within this context, and yield a function that returns it.
 
-    It may warn of every record, so the rest is not kept.
+    Only errors and warnings of lost values are returned: HTSlib may warn of every record.
     """
     with _CAPTURING, tempfile.TemporaryFile() as file:
         sys.stderr.flush()
-        before = os.dup(2)
+        original = os.dup(2)
         os.dup2(file.fileno(), 2)
 
-        def told() -> str:
+        def stderr_text() -> str:
             file.seek(0)
             lines = (line.decode(errors="replace") for line in file)
             kept = (line for line in lines if line.startswith("[E::") or UNDECLARED in line or EXTREME in line)
-            return "".join(islice(kept, _MOST))
+            return "".join(islice(kept, _MAX_LINES))
 
         try:
-            yield told
+            yield stderr_text
         finally:
-            os.dup2(before, 2)
-            os.close(before)
+            os.dup2(original, 2)
+            os.close(original)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Have HTSlib write nothing to standard error."""
+    """Within this context HTSlib writes nothing to standard error."""
     import pysam
 
     before = pysam.set_verbosity(0)
@@ -215,14 +215,14 @@ def quiet() -> Iterator[None]:
 
 
 def error_in(text: str) -> str:
-    """The first error that HTSlib has told, without the name of its function; empty if there is none."""
-    found = _ERROR.search(text)
-    return "" if found is None else first_line(ValueError(found[1]))
+    """The first error message of HTSlib in a text, without the name of the C function; empty if there is none."""
+    match = _ERROR.search(text)
+    return "" if match is None else first_line(ValueError(match[1]))
 
 
 def link(file: VcfFile, folder: Path) -> Path:
     """
-    Give a file a name in a folder; one that is not compressed in blocks is compressed there.
+    Make a BGZF file available in a folder, by a symbolic link; any other file is compressed to BGZF there.
 
     Raises
     ------
@@ -231,8 +231,8 @@ def link(file: VcfFile, folder: Path) -> Path:
     """
     import pysam
 
-    with open(file.path, "rb") as opened:
-        begin = opened.read(18)
+    with open(file.path, "rb") as source:
+        begin = source.read(18)
     is_gzip = begin.startswith(b"\x1f\x8b")
     with gzip.open(file.path) if is_gzip else open(file.path, "rb") as content:
         is_bcf = content.read(3) == b"BCF"
