@@ -1,4 +1,4 @@
-"""What a job does when its steps are committed: checks, publishing, tags, exports, and cleaning up."""
+"""Run the operations that follow a job's commit: checks, publishing, tags, exports, and cleaning up."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from vczstore.stores.object_store import plain_errors
 
 @dataclass(frozen=True)
 class Held:
-    """The lock of the job, as operations within it see it."""
+    """The job's lock, as passed to operations within the job."""
 
     check: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Done:
-    """One operation, and what it has done or found."""
+    """An operation, and its result."""
 
     operation: Operation
     found: Found
 
     @property
     def unchanged(self) -> bool:
-        """Whether it has found nothing to do, such as an export that is there already."""
+        """Whether the operation was a no-op, such as an export that exists already."""
         return bool(getattr(self.found, "unchanged", False))
 
 
@@ -41,31 +41,31 @@ def afterwards(
     committed: str,
 ) -> Iterator[Done]:
     """
-    Do what follows the commit, one thing after the other.
+    Run the operations that follow the commit, in order, and yield each with its result.
 
     Parameters
     ----------
     operations
-        What follows, in its order.
+        The operations.
     do
-        Does one of them within the job.
+        Runs one of them within the job.
     give_tags
-        Makes the tags; it is given what the last operation with a commit of its own has done.
+        Makes the tags; its argument is the result of the last operation with a commit of its own, None without any.
     branch
-        That of the job.
+        The job's branch, None if it has none.
     committed
-        What a message says of the commits that the job has made; empty if it has made none.
+        Describes the job's commits for error messages; empty if it made none.
 
     Raises
     ------
     CheckError
-        If a check finds something; what comes after it is not done.
+        If a check finds a problem; the operations after it are not run.
     VczstoreError
-        If anything else fails. Either way the message says what is done.
+        If anything else fails. Either way the message states what has been committed.
     Interrupted
         If the user stops it.
     """
-    is_published, left = branch is None, None
+    is_published, last_commit = branch is None, None
     try:
         for operation in operations:
             if operation.phase < NAMES:
@@ -73,8 +73,8 @@ def afterwards(
                 yield done
                 _require(done)
                 is_published |= operation.phase == PUBLISHES
-                left = done.found if operation.phase == OWN_COMMIT else left
-        give_tags(left)
+                last_commit = done.found if operation.phase == OWN_COMMIT else last_commit
+        give_tags(last_commit)
         for operation in operations:
             if operation.phase > NAMES:
                 yield Done(operation, do(operation))
@@ -82,14 +82,14 @@ def afterwards(
         if not committed:
             raise
         where = "" if is_published else f" on the branch {branch}, and not published"
-        # what a job prints is logged, without hints of samples
-        told = error.message if isinstance(error, SampleError) else str(error) or "run: interrupted"
+        # the output of a job is logged: leave out hints with sample IDs
+        message = error.message if isinstance(error, SampleError) else str(error) or "run: interrupted"
         kind = Interrupted if isinstance(error, KeyboardInterrupt) else type(error)
-        raise kind(f"{told}; {committed}{where}") from error
+        raise kind(f"{message}; {committed}{where}") from error
 
 
 def perform(operation: Operation, options: Options, lock: Held) -> Found:
-    """Do an operation on a store within a job."""
+    """Run an operation on a store within a job."""
     options = within(operation, options)
     if isinstance(operation, Edit):
         return cast("Found", engine.run(operation, options))
@@ -99,20 +99,20 @@ def perform(operation: Operation, options: Options, lock: Held) -> Found:
 
 
 def within(operation: Operation, options: Options) -> Options:
-    """The options of a job for an operation: with its branch, if it takes any."""
+    """The job's options for an operation, without the branch if the operation does not support branches."""
     return options if "branch" in operation.uses else options.but(branch=None)
 
 
 def _require(done: Done) -> None:
-    """Raise a `CheckError` if a check has found something."""
+    """Raise a `CheckError` if a check found a problem."""
     if not getattr(done.found, "ok", True):
         problems = "; ".join(_problems(done.found)[:3])
         raise CheckError(f"{done.operation.called}: {done.operation.store}: {problems}")
 
 
 def _problems(found: Found) -> list[str]:
-    """What a check has found; of a set with the part in which it is."""
+    """The problems that a check found; those of a set with the names of its parts."""
     if isinstance(found, FoundInParts):
-        wrong = {name: _problems(one) for name, one in found.parts.items() if not getattr(one, "ok", True)}
-        return [*found.errors, *(f"{name}: {'; '.join(problems[:3])}" for name, problems in wrong.items())]
+        failed = {name: _problems(part) for name, part in found.parts.items() if not getattr(part, "ok", True)}
+        return [*found.errors, *(f"{name}: {'; '.join(problems[:3])}" for name, problems in failed.items())]
     return [line.strip().removeprefix("error ") for line in list(found.lines())[1:]]

@@ -1,4 +1,4 @@
-"""Compiling a job: each step against the state that the steps before it will leave, and none that was done before."""
+"""Compile a job: each step against the state that earlier steps will leave, skipping what is already applied."""
 
 import hashlib
 import json
@@ -59,20 +59,20 @@ from vczstore.vcz.model import BATCH, REMOVED, Batch, Vcz, positions_of, refuse_
 @dataclass(frozen=True)
 class CompiledStep:
     """
-    One step of a job, compiled against what the steps before it leave.
+    One step of a job, compiled against the state that the steps before it leave.
 
     Attributes
     ----------
     operation
-        ``append``, ``update``, ``remove`` or ``recompute``.
+        The name of the operation, such as ``append``.
     sources
-        The batches that come in, as messages call them.
+        The labels of the step's batches.
     plans
-        What there is to do; nothing if it was done before.
+        The plans to run; empty if the step is already applied.
     already_applied
-        How many batches, lists of samples or lists of fields an earlier run has dealt with.
+        The number of batches, lists of samples or lists of fields that an earlier run has applied.
     samples_before, samples_after
-        How many samples are present.
+        The number of samples, without removed ones.
     """
 
     operation: str
@@ -84,7 +84,7 @@ class CompiledStep:
 
 
 class FoundSources(NamedTuple):
-    """What a glob of a step finds, or its paths name, for which `source` is empty; how many of that are new."""
+    """The sources that a step's glob finds, or its paths name (then `source` is empty), and how many are new."""
 
     operation: str
     source: str
@@ -93,40 +93,40 @@ class FoundSources(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The same for people."""
-        found = f"{one_line(self.source)}: {len(self.found):,} found" if self.source else f"{len(self.found):,} named"
-        return f"{self.operation}: {found}, {self.new:,} new"
+        """The line to print."""
+        count = f"{one_line(self.source)}: {len(self.found):,} found" if self.source else f"{len(self.found):,} named"
+        return f"{self.operation}: {count}, {self.new:,} new"
 
 
 @dataclass(frozen=True)
 class CompiledJob:
     """
-    A job compiled against one state of its store: one object that runs on any executor. See `compile_job`.
+    A job compiled against one state of its store, which runs on any executor. See `compile_job`.
 
     Attributes
     ----------
     job
-        What the file says.
+        The parsed job file.
     store
         The store.
     base
         The `Vcz.state` that it was compiled against.
     steps
-        All steps but tags.
+        The steps that edit the store within the job's commit.
     tags
-        What the job's snapshot is going to be called.
+        The names of the tags to make on the job's snapshot.
     notes
-        What its steps have found, a line each, whether there is anything to do or not.
+        Messages of its steps, a line each, printed even if there is nothing to do.
     found
-        What the paths and globs of its steps name.
+        The sources that the paths and globs of its steps name.
     after
-        What is done when its steps are committed, in this order.
+        The operations to run after the commit, in order.
     id
-        What tells this job from others: a digest of its steps, and of the states of its sources.
+        Identifier of the job: a digest of its steps, and of the states of its sources.
     memory
-        What a task may use.
+        The memory of a task.
     samples
-        Those that are there before and after it, as other parts of a set have to have them.
+        The samples before and after the job, which have to be the same in all parts of a set.
     """
 
     job: Job
@@ -148,23 +148,23 @@ class CompiledJob:
 
     @property
     def summary(self) -> str:
-        """What there is to do, in words."""
-        done = [f"{plan.operation} ({plan.summary})" for plan in self.plans]
-        afterwards = [one.called for one in self.after]
-        return ", ".join([*done, *(f"tag {name}" for name in self.tags), *afterwards]) or "nothing to do"
+        """The plans, tags and later operations of the job, for messages."""
+        plans = [f"{plan.operation} ({plan.summary})" for plan in self.plans]
+        afterwards = [operation.called for operation in self.after]
+        return ", ".join([*plans, *(f"tag {name}" for name in self.tags), *afterwards]) or "nothing to do"
 
     @property
     def why_nothing(self) -> str:
-        """Why there is nothing to do, where there is none."""
+        """The reason why there is nothing to do, if there is nothing."""
         if self.steps and not any(step.already_applied for step in self.steps):
             return "no source or sample that its steps name was found"
-        return "what was found is already applied" if any(not one.found for one in self.found) else "already applied"
+        return "what was found is already applied" if any(not s.found for s in self.found) else "already applied"
 
     @cached_property
     def applied_in(self) -> str | None:
-        """The snapshot in which an earlier run of this very job has left the store; None where none is known."""
-        said = ((s.id, s.metadata.get("vczstore", {})) for s in self.store.history.snapshots())
-        return next((snapshot for snapshot, one in said if one.get("job") == self.id), None)
+        """The snapshot that an earlier run of the same job committed; None if the history has none."""
+        commits = ((s.id, s.metadata.get("vczstore", {})) for s in self.store.history.snapshots())
+        return next((snapshot for snapshot, metadata in commits if metadata.get("job") == self.id), None)
 
     def __repr__(self) -> str:
         return f"<CompiledJob {self.id} {self.store.label}: {self.summary}>"
@@ -172,27 +172,27 @@ class CompiledJob:
 
 def compile_job(job: Job, conversions: Conversions | None = None, workers: Workers | None = None) -> CompiledJob:
     """
-    Compile every step of a job against the state that the steps before it will leave. Nothing is written.
+    Compile every step of a job against the state that the steps before it will leave. Nothing is written to the store.
 
     Parameters
     ----------
     job
-        What a job file says.
+        The parsed job file.
     conversions
-        Where VCFs are converted, and stay until that is closed; until the process ends if it is None.
+        Converts VCFs, and keeps the results until it is closed; by default until the process ends.
     workers
-        What looks things up, where there is one already.
+        Workers to scan stores with, by default new ones.
 
     Raises
     ------
     VczstoreError
-        If a step cannot work.
+        If a step cannot be compiled.
     """
     with plain_errors(job.store.url), planning("run"):
         options = options_of(job).but(conversions=conversions or Conversions(job.work_dir))
         options, is_ahead = _on_branch(job, options)
-        with nullcontext(workers) if workers is not None else Workers(options) as looking:
-            compiler = _Compiler(job.store.url, options, looking, is_ahead=is_ahead, of_set=job.of_set)
+        with nullcontext(workers) if workers is not None else Workers(options) as scanning:
+            compiler = _Compiler(job.store.url, options, scanning, is_ahead=is_ahead, of_set=job.of_set)
             for i, step in enumerate(job.steps):
                 compiler.add(step, job.steps[i + 1 :])
             for operation in retention(job):
@@ -204,26 +204,26 @@ def compile_job(job: Job, conversions: Conversions | None = None, workers: Worke
 
 
 def retention(job: Job) -> list[Operation]:
-    """What drops what a job does not keep of the history."""
+    """The `gc` of the history that the job file's `keep` does not cover; empty if it has none."""
     keep = job.keep
     return [] if keep is None else [Gc(store=job.store.url, keep_days=keep.days, keep_tags=keep.tags)]
 
 
 def branches_of(job: Job) -> Branches:
-    """The branches of the store of a job that works on one."""
+    """The branches of the job's store."""
     return options_of(job).but(branch=None).open(job.store.url).history.branches()
 
 
 def _on_branch(job: Job, options: Options) -> tuple[Options, bool]:
     """
-    Where a job is compiled: on its branch, or on main if the branch begins there when the job runs.
+    Return options to compile on the job's branch, or on main if the branch will be created or reset there by the run.
 
-    Also whether the branch has what main lacks.
+    Also return whether the branch has commits that main lacks.
 
     Raises
     ------
     StaleError
-        If it has, and so does main, so that it cannot be published.
+        If the branch and main have diverged, so that it cannot be published.
     """
     if job.branch is None:
         return options, False
@@ -231,12 +231,12 @@ def _on_branch(job: Job, options: Options) -> tuple[Options, bool]:
     publishes = any(step.operation.phase == PUBLISHES for step in job.steps)
     is_ahead = branches.is_ahead(job.branch, publishing=publishes)
     tips = branches.tips()
-    is_there = is_ahead or tips.get(job.branch) == tips["main"]
-    return options if is_there else options.but(branch=None), is_ahead
+    is_current = is_ahead or tips.get(job.branch) == tips["main"]
+    return options if is_current else options.but(branch=None), is_ahead
 
 
 def options_of(job: Job, executor: str | None = None) -> Options:
-    """Return how a job finds its stores and runs: as it says, unless another executor is named."""
+    """The options of a job, with another executor if one is named."""
     options = Options(
         backend_storage=job.store.backend_storage,
         storage_options=job.store.storage_options,
@@ -254,7 +254,7 @@ def options_of(job: Job, executor: str | None = None) -> Options:
 
 
 class _Compiler:
-    """The state that the steps so far will leave, and what they are."""
+    """Compiles steps one by one, and keeps the state that the steps so far will leave."""
 
     def __init__(self, url: str, options: Options, workers: Workers, *, is_ahead: bool, of_set: str = "") -> None:
         self.url, self.options, self.memory, self.workers = url, options, options.memory, workers
@@ -272,95 +272,95 @@ class _Compiler:
         self.notes: list[str] = []
         self.found: list[FoundSources] = []
         self.named: dict[str, list[str]] = {}
-        """The sources of the present step, by the path or glob that names them."""
+        """The sources of the current step, by the path or glob that names them."""
         self.ahead: list[Operation] = []
-        """The steps that follow the present one, as the job file says them."""
-        self.said: list[Any] = []
-        """What the job's id is made of."""
+        """The operations of the steps after the current one."""
+        self.digested: list[Any] = []
+        """The values from which the job's id is computed."""
 
     def add(self, step: StepModel, ahead: Sequence[StepModel]) -> None:
-        """Compile one step, which others follow."""
-        self.ahead = [one.made(self.url) for one in ahead]
+        """Compile one step, which the steps `ahead` follow."""
+        self.ahead = [following.made(self.url) for following in ahead]
         values: dict[str, Any] = {}
-        for one in fields(step.operation):
-            match declared(one).kind:
+        for parameter in fields(step.operation):
+            match declared(parameter).kind:
                 case "sources":
-                    values[one.name] = self._find(step)
+                    values[parameter.name] = self._find(step)
                 case "samples":
-                    values[one.name] = read_samples(step)
+                    values[parameter.name] = read_samples(step)
         operation = step.made(self.url, **values)
         with naming(operation.called):
             self.compile_step(operation)
 
     @singledispatchmethod
     def compile_step(self, operation: Operation) -> None:
-        """Compile an operation, with what it needs beyond its plan to be done once; or keep it for later."""
+        """Compile an operation of the job's commit, or schedule it after the commit."""
         if operation.phase == IN_COMMIT:
             raise TypeError(f"{operation.called} is no step of a job")
-        self.said.append([operation.called, operation.fingerprint])
+        self.digested.append([operation.called, operation.fingerprint])
         self.after.append(operation)
 
     @compile_step.register
     def compact(self, operation: Compact) -> None:
-        """Removed samples leave in a commit of their own: what is read is what the other steps have committed."""
+        """Schedule `compact`, which makes a commit of its own: it reads what the other steps have committed."""
         if not self.store.atomic:
             raise UnsuitableError(
                 f"compact: {self.called} is plain Zarr, whose folder a job cannot replace; leave the step out, "
                 f"and run: vczstore compact {shlex.quote(self.called)}"
             )
-        self.said.append([operation.called])
+        self.digested.append([operation.called])
         self.after.append(operation)
 
     @compile_step.register
     def purge(self, operation: Purge) -> None:
-        """The history goes at the end; what would keep it is named before anything is done."""
-        compacts = any(one.phase == OWN_COMMIT for one in self.after) and REMOVED in self.vcz.sample_ids
+        """Schedule `purge` of the history; tags and branches that pin the history are reported before anything runs."""
+        compacts = any(later.phase == OWN_COMMIT for later in self.after) and REMOVED in self.vcz.sample_ids
         changing = any(step.plans for step in self.steps) or compacts
         if operation.tags != "delete" and self.store.history.is_kept:
-            published = self.store.branch if any(one.phase == PUBLISHES for one in self.after) else None
+            published = self.store.branch if any(later.phase == PUBLISHES for later in self.after) else None
             keep = self.store.history.tags() if operation.tags == "recreate" else ()
             self.store.history.refuse_pins(changing=changing, keep=keep, published=published)
-        self.said.append([operation.called, operation.fingerprint])
+        self.digested.append([operation.called, operation.fingerprint])
         self.after.append(operation)
 
     @compile_step.register
     def export(self, operation: Export) -> None:
-        """What the job has committed is handed out; where to, and what is known of it, is checked now."""
-        is_made = operation.at is None or operation.at in self.tags
-        vcz = self.vcz if is_made else open_at("export", self.store, operation.at)
+        """Schedule `export` of the committed state; its destination is checked now."""
+        is_of_job = operation.at is None or operation.at in self.tags
+        vcz = self.vcz if is_of_job else open_at("export", self.store, operation.at)
         operation.check_place(self.options, vcz)
-        self.said.append([operation.called, operation.fingerprint])
+        self.digested.append([operation.called, operation.fingerprint])
         self.after.append(operation)
 
     @compile_step.register
     def gc(self, operation: Gc) -> None:
-        """What nothing needs goes at the end."""
+        """Schedule `gc`."""
         if operation.keep_days is not None:
             self.store.history.require("gc")
-        self.said.append([operation.called, operation.fingerprint])
+        self.digested.append([operation.called, operation.fingerprint])
         self.after.append(operation)
 
     @compile_step.register
     def publish(self, operation: Publish) -> None:
-        """Readers see the branch: if there is anything on it."""
-        self.said.append([operation.called, operation.fingerprint])
+        """Schedule `publish` if the branch will have anything that main lacks; otherwise drop the checks before it."""
+        self.digested.append([operation.called, operation.fingerprint])
         if any(step.plans for step in self.steps) or self.is_ahead:
             self.after.append(operation)
         else:
-            self.after = [one for one in self.after if one.phase != CHECKS]
+            self.after = [later for later in self.after if later.phase != CHECKS]
             self.notes.append(f"publish: the branch {operation.name} has nothing that main lacks")
 
     @compile_step.register
     def edit(self, operation: Edit) -> None:
-        """Any other operation: done once, as the ledger remembers, and again if there is something left to do."""
-        said: list[Any] = [operation.called, operation.fingerprint]
+        """Compile any other operation, once: the ledger records it, and a later run compiles only what is left."""
+        key: list[Any] = [operation.called, operation.fingerprint]
         sources = list[Vcz]()
         if named := getattr(operation, "sources", ()):
             refuse_same_place(operation.called, self.url, named)
             sources = self._open_all(operation.called, named)
-            said.append(_states(sources))
-        digest = step_digest(said)
-        self.said.append(said)
+            key.append(_states(sources))
+        digest = step_digest(key)
+        self.digested.append(key)
         plans: list[Plan] = []
         left = operation if digest not in self.ledger.steps else operation.again(self.vcz, self.ahead)
         if left is not None:
@@ -376,32 +376,32 @@ class _Compiler:
         self._add(operation.called, sources, plans, int(not plans))
 
     def _find(self, step: StepModel) -> list[str]:
-        """The sources that are there, each once: globs in object stores are expanded here, local ones have been."""
-        once: dict[str, str] = {}
+        """The step's sources, deduplicated. Globs in object stores are expanded here, local ones already have been."""
+        unique: dict[str, str] = {}
         self.named = {}
         for source, paths in expand_sources(step).items():
             urls = self._listed(step, source, paths)
-            found = [once.setdefault(url if is_url(url) else os.path.realpath(url), url) for url in urls]
-            self.named[source] = list(dict.fromkeys(found))
-        return list(once.values())
+            kept = [unique.setdefault(url if is_url(url) else os.path.realpath(url), url) for url in urls]
+            self.named[source] = list(dict.fromkeys(kept))
+        return list(unique.values())
 
     def _listed(self, step: StepModel, source: str, paths: Sequence[str]) -> list[str]:
-        """What one path or glob names."""
+        """List the sources that one path or glob names."""
         urls: list[str] = []
         for path in paths:
-            found = self.options.find(path, self.url)
-            if found is None and step.value("if_none") != "ok":
+            matches = self.options.find(path, self.url)
+            if matches is None and step.value("if_none") != "ok":
                 raise JobFileError(
                     f"{one_line(path)}: nothing at all lies under {one_line(path.rpartition('/')[0])}/; correct the "
                     "URL, or set if-none: ok if the inbox may be empty"
                 )
-            urls += found or []
+            urls += matches or []
         if not urls and step.value("if_none") == "error":
             raise NotAStoreError(f"{step.operation.called}: {one_line(source)} finds nothing, and if-none says error")
         return urls
 
     def _count(self, operation: str, new: Collection[object]) -> None:
-        """Say how many sources each glob of a step finds, or its paths name, and how many of these have not come in."""
+        """Record and report, for each glob of a step and for its paths, how many sources there are and are new."""
         counted = {source: urls for source, urls in self.named.items() if not names_one(source)}
         if named := [url for source, urls in self.named.items() if names_one(source) for url in urls]:
             counted[""] = named
@@ -411,7 +411,7 @@ class _Compiler:
             self.notes.append(found.line)
 
     def _compile(self, operation: Edit, sources: Sequence[Vcz] = ()) -> Plan:
-        """A plan against the state so far."""
+        """Compile an operation against the state that the steps so far will leave."""
         if self.has_inserted:
             raise IncompatibleError(
                 f"{operation.called}: an earlier step of the job inserts variants into the store, and nothing can be "
@@ -422,33 +422,33 @@ class _Compiler:
 
     @compile_step.register
     def append(self, operation: Append) -> None:
-        """Samples come in; those of batches that have come in before are left alone."""
+        """Compile `append` for the batches that are not applied yet."""
         sources, fresh = self._open(operation)
         already_applied = len(sources) - len(fresh)
         named = fresh
         fresh, dropped = self._without_returning(operation, fresh)
-        coming = fresh
+        kept = fresh
         on_duplicate = operation.on_duplicate
-        self.said.append(["append", _states(sources), operation.changed_options])
+        self.digested.append(["append", _states(sources), operation.changed_options])
         plans: list[Plan] = []
         pending = list(self.ledger.pending)
-        stopped = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
-        if stopped and all(len(split_known(self.vcz, s)[1]) == 0 for s in stopped):
-            # a run was stopped after its samples had become visible
+        interrupted = sorted((s for s in fresh if s.identity in pending), key=lambda s: pending.index(s.identity))
+        if interrupted and all(len(split_known(self.vcz, s)[1]) == 0 for s in interrupted):
+            # the earlier run was interrupted after its samples had become visible
             self.ledger = self.ledger.completed()
             plan = complete_append(self.store, self.vcz, self.memory)
             plans.append(replace(plan, edits=(*plan.edits, self.ledger.edit(self.vcz.zarr_format))))
-            fresh, stopped = [s for s in fresh if not self.ledger.has(s)], []
+            fresh, interrupted = [s for s in fresh if not self.ledger.has(s)], []
         self._refuse_changed(operation, fresh)
-        new = fresh if not stopped else [s for s in fresh if s.identity not in pending]
-        # what was stopped comes first, and alone: its chunks lie where they belong already
-        for group in (stopped, new):
-            plans += self._bring_in(group, on_duplicate, operation)
-        plans = [*plans[:-1], *(counting_left_out(plan, named, coming) for plan in plans[-1:])]
+        new = fresh if not interrupted else [s for s in fresh if s.identity not in pending]
+        # interrupted batches come first, in a plan of their own: their chunks are at their final positions already
+        for group in (interrupted, new):
+            plans += self._plans_for(group, on_duplicate, operation)
+        plans = [*plans[:-1], *(counting_left_out(plan, named, kept) for plan in plans[-1:])]
         self._add("append", sources, self._record_dropped(operation, plans, dropped), already_applied)
 
     def _without_returning(self, operation: Append | Update, fresh: Sequence[Vcz]) -> tuple[list[Vcz], list[Vcz]]:
-        """The batches without removed samples, if these are to be dropped, and the batches of which nothing is left."""
+        """Drop previously removed samples if the step says so; return the batches, and those left without samples."""
         if not operation.drop_returning:
             return [*fresh], []
         left = without_returning(self.store, self.vcz, fresh)
@@ -456,7 +456,7 @@ class _Compiler:
         return left, [source for source in fresh if source.identity not in identities]
 
     def _record_dropped(self, operation: Append | Update, plans: list[Plan], dropped: Sequence[Vcz]) -> list[Plan]:
-        """The plans, and the ledger's knowledge of batches of which nothing comes in: the next job leaves them."""
+        """Add batches without remaining samples to the ledger, in an edit of the plans: the next job skips them."""
         if not dropped:
             return plans
         self.ledger = self.ledger.with_sources(dropped)
@@ -477,15 +477,15 @@ class _Compiler:
         )
         return [plan]
 
-    def _bring_in(self, group: Sequence[Vcz], on_duplicate: str, operation: Append | Update) -> list[Plan]:
-        """Plans for batches that have not come in yet."""
+    def _plans_for(self, group: Sequence[Vcz], on_duplicate: str, operation: Append | Update) -> list[Plan]:
+        """Compile plans to append the new samples of batches and, if duplicates are replaced, to update the others."""
         if not group:
             return []
         known, new = list[Vcz](), list(group)
         if on_duplicate != "error":
             split = [split_known(self.vcz, source) for source in group]
-            new = [s.select(rest) for s, (_, rest) in zip(group, split, strict=True) if len(rest)]
-            known = [s.select(there) for s, (there, _) in zip(group, split, strict=True) if len(there)]
+            new = [s.select(absent) for s, (_, absent) in zip(group, split, strict=True) if len(absent)]
+            known = [s.select(present) for s, (present, _) in zip(group, split, strict=True) if len(present)]
         compiled: list[Callable[[], Plan]] = []
         drop, add = operation.drop_fields, operation.add_fields
         if known and on_duplicate == "replace":
@@ -511,7 +511,7 @@ class _Compiler:
         return plans
 
     def _harmonised(self, operation: Append | Update, sources: Sequence[Vcz]) -> Plan:
-        """A plan of an operation that may harmonise its sources, which takes the store as it is."""
+        """Compile an operation that may harmonise its sources, which requires the store's variants as stored."""
         if operation.harmonise and self.alleles_added:
             raise IncompatibleError(
                 f"{operation.called}: {sources[0].label} is to be harmonised with a store to which an earlier step of "
@@ -520,7 +520,7 @@ class _Compiler:
         plan = self._compile(operation, sources)
         self.alleles_added |= plan.counts.get("alleles added", 0) > 0
         self.has_inserted = "variants inserted" in plan.counts
-        earlier = [one for step in self.steps for one in step.plans if not one.is_empty]
+        earlier = [previous for step in self.steps for previous in step.plans if not previous.is_empty]
         if self.has_inserted and self.store.atomic and earlier:
             raise IncompatibleError(
                 f"{operation.called}: {sources[0].label} has variants that are inserted into the store, which is not "
@@ -530,9 +530,9 @@ class _Compiler:
         return plan
 
     def _recorded(self, plan: Plan, sources: Sequence[Vcz], partly: Collection[str] = ()) -> Plan:
-        """The plan, and the ledger's knowledge of it; where a plan can be stopped half-way, that it has begun."""
+        """Return the plan with edits that record its batches in the ledger, first as pending if it can be resumed."""
         zarr_format = self.vcz.zarr_format
-        is_update = plan.operation == "update"  # which is done again from its beginning
+        is_update = plan.operation == "update"  # which is restarted rather than resumed
         begun = self.ledger.begun(sources, partly).edit(zarr_format)
         begun_edits = () if is_update else self.store.recovery_edits(begun)
         self.ledger = self.ledger.with_sources(sources, partly)
@@ -540,15 +540,15 @@ class _Compiler:
 
     @compile_step.register
     def update(self, operation: Update) -> None:
-        """Samples are replaced by those of other batches."""
+        """Compile `update` for the batches that are not applied yet."""
         sources, fresh = self._open(operation)
-        self.said.append(["update", _states(sources), operation.changed_options])
+        self.digested.append(["update", _states(sources), operation.changed_options])
         plans: list[Plan] = []
         already_applied = len(sources) - len(fresh)
         named = fresh
         fresh, dropped = self._without_returning(operation, fresh)
         if fresh and operation.insert:
-            plans = self._bring_in(fresh, "replace", operation)
+            plans = self._plans_for(fresh, "replace", operation)
         elif fresh:
             plan = self._harmonised(operation, fresh)
             plans = [self._recorded(plan, fresh)]
@@ -558,9 +558,9 @@ class _Compiler:
 
     @compile_step.register
     def remove(self, operation: Remove) -> None:
-        """Samples are removed; a list that was removed before is not asked for again."""
+        """Compile `remove`, unless all samples of the list were removed earlier."""
         wanted, missing_ok = list(dict.fromkeys(operation.samples)), operation.missing_ok
-        self.said.append(["remove", missing_ok, removal_digest(wanted)])
+        self.digested.append(["remove", missing_ok, removal_digest(wanted)])
         positions, unknown = positions_of(self.vcz, wanted)
         known = wanted
         gone = Withdrawn.of(self.store, self.vcz).among(unknown)
@@ -579,26 +579,26 @@ class _Compiler:
 
     @compile_step.register
     def recompute(self, operation: Recompute) -> None:
-        """INFO fields are computed, unless they are those of the samples that are there."""
-        self.said.append(["recompute", sorted(operation.fields)])
-        known = states(self.vcz)
+        """Compile `recompute`, unless the INFO fields are up to date."""
+        self.digested.append(["recompute", sorted(operation.fields)])
+        field_states = states(self.vcz)
         plans: list[Plan] = []
-        if any(known.get(field) != CURRENT for field in operation.fields):
+        if any(field_states.get(field) != CURRENT for field in operation.fields):
             plan = self._compile(operation)
             plans, self.vcz = [plan], plan.after
         self._add("recompute", (), plans, int(not plans))
 
     @compile_step.register
     def regrid(self, operation: Regrid) -> None:
-        """Columns are merged, whenever there are any that should be."""
-        self.said.append(["regrid", operation.changed_options])
+        """Compile `regrid`, whose plan is empty if no columns need to be merged."""
+        self.digested.append(["regrid", operation.changed_options])
         plan = self._compile(operation)
         self.vcz = plan.after
         self._add("regrid", (), () if plan.is_empty else (plan,), int(plan.is_empty))
 
     @compile_step.register
     def tag(self, operation: Tag) -> None:
-        """The job's snapshot gets a name."""
+        """Schedule a tag on the job's snapshot."""
         name = operation.name
         assert name is not None
         try:
@@ -606,7 +606,7 @@ class _Compiler:
         except TagError as error:
             raise TagError(f"{error}, or leave the step out") from error
         tags = self.store.history.tags()
-        self.said.append(["tag", name])
+        self.digested.append(["tag", name])
         if name not in tags:
             self.store.history.refuse_tag(name)
             self.tags.append(name)
@@ -617,8 +617,8 @@ class _Compiler:
             )
 
     def finish(self, job: Job) -> CompiledJob:
-        """All of it."""
-        text = json.dumps(self.said, sort_keys=True).encode()
+        """Return the compiled job."""
+        text = json.dumps(self.digested, sort_keys=True).encode()
         identity = hashlib.blake2b(text, digest_size=12).hexdigest()
         steps = self.steps
         if BATCH in self.vcz.arrays:
@@ -641,26 +641,26 @@ class _Compiler:
         )
 
     def _open(self, operation: Append | Update) -> tuple[list[Batch], list[Vcz]]:
-        """All sources of a step, and those that have not come in; of VCFs, these alone are converted."""
+        """Open a step's sources; return all, and those not applied yet, which are the only VCFs that are converted."""
         name = operation.called
         refuse_same_place(name, self.url, operation.sources)
         found = [find_vcf(name, self.options, self.url, source) or source for source in operation.sources]
         entirely = isinstance(operation, Update)
-        known: dict[object, VcfFile] = {
+        applied: dict[object, VcfFile] = {
             file.label: file for file in found if isinstance(file, VcfFile) and self.ledger.has(file, entirely=entirely)
         }
-        todo = [one for one in found if _label(one) not in known]
-        if isinstance(operation, Append):  # here, too: to convert a file may take hours
-            self._refuse_changed(operation, [one for one in todo if isinstance(one, VcfFile)])
+        todo = [source for source in found if _label(source) not in applied]
+        if isinstance(operation, Append):  # checked before conversion as well, which may take hours
+            self._refuse_changed(operation, [source for source in todo if isinstance(source, VcfFile)])
         opened = iter(self._open_all(name, todo))
-        sources: list[Batch] = [known.get(_label(one)) or next(opened) for one in found]
+        sources: list[Batch] = [applied.get(_label(source)) or next(opened) for source in found]
         fresh = [s for s in sources if isinstance(s, Vcz) and not self.ledger.has(s, entirely=entirely)]
         is_fresh = set(map(id, fresh))
         self._count(name, {url for url, s in zip(operation.sources, sources, strict=True) if id(s) in is_fresh})
         return sources, fresh
 
     def _refuse_changed(self, operation: Append, batches: Sequence[Batch]) -> None:
-        """Refuse a batch of which another state has come in, unless the step says what to do about its samples."""
+        """Refuse a batch that was appended in another state, unless `on_duplicate` decides what to do."""
         for batch in batches:
             if self.ledger.knows(batch) and operation.on_duplicate == "error":
                 raise IncompatibleError(
@@ -669,7 +669,7 @@ class _Compiler:
                 )
 
     def _open_all(self, operation: str, sources: Sequence[Location | VcfFile]) -> list[Vcz]:
-        """Sources, opened; VCFs are converted."""
+        """Open sources; VCFs are converted."""
         return open_sources(operation, self.options, self.url, sources, layout=lambda: Layout.of(self.vcz))
 
     def _add(self, operation: str, sources: Sequence[Batch], plans: Sequence[Plan], already_applied: int) -> None:

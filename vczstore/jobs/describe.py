@@ -1,4 +1,4 @@
-"""A job for people and machines: what it will do, or what it has done."""
+"""Describe a job, before or after it has run, as a report (JSON) and as printed lines."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,10 @@ from vczstore.stores.locations import scheme
 
 
 def _engine(executor: ExecutorSpec) -> str:
-    """What the price list calls an executor: Lithops costs what its backend does."""
+    """The name of an executor in the price list: for Lithops, that of its backend."""
     if executor.name != "lithops":
         return executor.name
-    # what a configuration of Lithops' own says is not looked at
+    # Lithops' own configuration files are not read
     elsewhere = executor.options.keys() & {"config", "config-file"}
     backend = executor.options.get("backend", "" if elsewhere else "localhost")
     return f"lithops-{backend}".replace("_", "-")
@@ -30,16 +30,16 @@ def _engine(executor: ExecutorSpec) -> str:
 
 def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: str | None = None) -> Report:
     """
-    A job for people and machines: what it will do, or what it has done.
+    Make the report of a job that was planned, has run, or has failed.
 
     Parameters
     ----------
     compiled
         The job.
     result
-        What running it has done; None before, and if it failed.
+        The result of the run; None if it has not run, or failed.
     error
-        Why it failed.
+        The error message if it failed.
     """
     status = "failed" if error is not None else "planned" if result is None else result.status
     tags = result.tags if result is not None else compiled.tags if error is None else ()
@@ -48,8 +48,8 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
     steps = [_describe_plan(step, plan, results.get(id(plan)), began) for step in compiled.steps for plan in step.plans]
     job = compiled.job
     workers, remote = job.max_workers or os.cpu_count() or 1, scheme(job.store.url) is not None
-    for one in steps:
-        one["projected_seconds"] = estimate([one], _engine(job.executor), workers=workers, remote=remote).seconds
+    for step in steps:
+        step["projected_seconds"] = estimate([step], _engine(job.executor), workers=workers, remote=remote).seconds
     return {
         "job": {
             "id": compiled.id,
@@ -65,14 +65,14 @@ def describe_job(compiled: CompiledJob, result: JobResult | None = None, error: 
             "tags": list(tags),
             "branch": job.branch,
             "notes": list(compiled.notes),
-            "then": [one.called for one in compiled.after],
-            "after_lines": [line for one in (result.done if result else ()) for line in one.found.lines()],
+            "then": [operation.called for operation in compiled.after],
+            "after_lines": [line for done in (result.done if result else ()) for line in done.found.lines()],
             "after": [
-                {"operation": one.operation.called, **one.found.as_dict()} for one in (result.done if result else ())
+                {"operation": done.operation.called, **done.found.as_dict()} for done in (result.done if result else ())
             ],
             "sources": [
-                {"operation": one.operation, "source": one.source, "found": list(one.found), "new": one.new}
-                for one in compiled.found
+                {"operation": s.operation, "source": s.source, "found": list(s.found), "new": s.new}
+                for s in compiled.found
             ],
             "why_nothing": None if compiled.plans or compiled.tags or compiled.after else compiled.why_nothing,
             "atomic": compiled.store.atomic,
@@ -125,12 +125,12 @@ def _describe_plan(step: CompiledStep, plan: Plan, result: Result | None, began:
 @dataclass(frozen=True)
 class Described:
     """
-    What a job will do, to be printed.
+    The description of a planned job, for printing.
 
     Attributes
     ----------
     report
-        As `describe_job` has it.
+        The report of `describe_job`.
     """
 
     report: Report
@@ -154,22 +154,22 @@ class Described:
         yield from (f"tag: {name}" for name in job["tags"])
         if not self.report["steps"] and not job["tags"] and not job.get("then"):
             yield f"nothing to do: {job['why_nothing']}"
-        elif (found := self.report["estimate"]) is not None:
-            dollars = "" if found["dollars"] is None else f", ${found['dollars']:.4f} at list prices of {found['date']}"
-            yield f"estimate: {found['seconds']:.1f} s{dollars}"
+        elif (cost := self.report["estimate"]) is not None:
+            dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:.4f} at list prices of {cost['date']}"
+            yield f"estimate: {cost['seconds']:.1f} s{dollars}"
 
 
 @dataclass(frozen=True)
 class DescribedSet:
     """
-    What a job will do to a set of stores, to be printed.
+    The description of a planned job on a set of stores, for printing.
 
     Attributes
     ----------
     store
-        What the set is called.
+        The label of the set.
     parts
-        What it will do to each part, by its name.
+        The report of each part, by name.
     """
 
     store: str
@@ -187,7 +187,7 @@ class DescribedSet:
 
 
 def _lines_of(i: int, step: Step) -> Iterator[str]:
-    """What the command prints of a step."""
+    """The lines to print for a step."""
     samples = f"{step['samples_before']:,} samples before, {step['samples_after']:,} after"
     yield f"{i}. {step['operation']}: {step['summary']}; {samples}"
     yield from (f"   {what:<9} {text}" for what, text in step.get("notes", {}).items())
@@ -198,7 +198,7 @@ def _lines_of(i: int, step: Step) -> Iterator[str]:
 
 
 def history_of(compiled: CompiledJob) -> tuple[str, dict[str, Any]]:
-    """What the history says of a job: a message, and metadata."""
+    """The commit message and metadata of a job."""
     return f"run: {', '.join(f'{plan.operation} ({plan.summary})' for plan in compiled.plans)}", {
         "operation": "run",
         "job": compiled.id,
@@ -208,5 +208,5 @@ def history_of(compiled: CompiledJob) -> tuple[str, dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """What a commit and a report say of the software."""
+    """The package versions to record in commits and reports."""
     return {package: version(package) for package in ("vczstore", "cubed", "icechunk", "numpy", "zarr")}

@@ -1,8 +1,8 @@
-"""What running a plan is likely to take: seconds, and dollars where there is a list price.
+"""Estimate the time of running a job, and its cost where there are list prices.
 
-An estimate, not a quotation. The prices of ``prices.json`` are list prices of one region, each with the day on which it
-was written down and the vendor's page; free tiers, discounts, taxes, storage and traffic are left out. Speeds were
-measured on one machine, or are assumed where ``prices.json`` says so.
+An estimate, not a quotation. ``prices.json`` has list prices of one region, each with its date and the vendor's page;
+free tiers, discounts, taxes, storage and traffic are left out. Speeds were measured on one machine, or are assumed
+where ``prices.json`` says so.
 """
 
 import json
@@ -22,20 +22,20 @@ GIB = 2**30
 @dataclass(frozen=True)
 class Estimate:
     """
-    What a job is likely to take.
+    The estimated time and cost of a job.
 
     Attributes
     ----------
     seconds
         From start to end. # s
     dollars
-        At list prices, None where there is none. # USD
+        At list prices, None if there are none. # USD
     parts
-        What the two are the sums of: names that end in ``_seconds`` # s, and in ``_dollars`` # USD.
+        The summands of the two: names that end in ``_seconds`` # s, and in ``_dollars`` # USD.
     date
-        Of the oldest price, or of the measurements where there are no prices. # YYYY-MM-DD
+        The date of the oldest price, or of the oldest measurement if there are no prices. # YYYY-MM-DD
     assumptions
-        What has to hold for it, for people.
+        The assumptions of the estimate, a line each.
     """
 
     seconds: float
@@ -51,19 +51,19 @@ class Estimate:
 
 def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int, remote: bool) -> Estimate:
     """
-    Estimate what running steps one after the other takes.
+    Estimate the time and cost of running steps one after the other.
 
-    Tasks of a step are taken to be of one size, so that 5 tasks on 2 workers take as long as 3 tasks on 1.
+    All tasks of a step are assumed to take equally long, so that 5 tasks on 2 workers take as long as 3 tasks on 1.
 
     Parameters
     ----------
     steps
-        As in a report: of each, ``tasks`` # 1, ``encoded_chunks`` and ``decoded_chunks`` # 1, ``bytes_written``
+        Steps of a report, each with ``tasks`` # 1, ``encoded_chunks`` and ``decoded_chunks`` # 1, ``bytes_written``
         # decoded bytes, ``projected_mem`` # bytes, ``get_requests`` and ``put_requests`` # 1.
     executor
-        Its name. One that ``prices.json`` does not know has no price and starts at once.
+        Its name. One that is not in ``prices.json`` has no price and no start-up time.
     workers
-        How many tasks run at once. # 1
+        The number of tasks that run concurrently. # 1
     remote
         Whether the store is in an object store, where requests take time and cost money.
 
@@ -81,10 +81,10 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
     """
     if workers < 1:
         raise OptionError(f"estimate: {workers} workers are too few; give at least 1")
-    known = _data()
-    engine = known["executors"].get(executor)
+    data = _data()
+    engine = data["executors"].get(executor)
     workers = 1 if executor == "single-threaded" else workers
-    start, overhead, least = (
+    start, overhead, min_memory = (
         (engine["start_seconds"], engine["task_seconds"], engine["min_memory"]) if engine else (0.0, 0.0, 0)
     )
     elapsed: dict[str, float] = {}
@@ -94,7 +94,7 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
         if not tasks:
             continue
         elapsed["start_seconds"] = start
-        work = _work(step, known["throughput"], overhead, remote)
+        work = _work(step, data["throughput"], overhead, remote)
         waves = ceil(tasks / workers)
         for name, seconds in work.items():
             elapsed[name] = elapsed.get(name, 0.0) + seconds * waves / tasks
@@ -102,26 +102,26 @@ def estimate(steps: Sequence[Mapping[str, Any]], executor: str, *, workers: int,
         for unit, amount in {
             "vCPU-second": busy,
             "core-second": busy,
-            "GiB-second": busy * max(step["projected_mem"], least) / GIB,
+            "GiB-second": busy * max(step["projected_mem"], min_memory) / GIB,
             "invocation": tasks,
             "get": step["get_requests"] if remote else 0,
             "put": step["put_requests"] if remote else 0,
         }.items():
             amounts[unit] = amounts.get(unit, 0.0) + amount
-    names = [] if engine is None or not engine["prices"] else engine["prices"] + known["storage"][engine["storage"]]
-    prices = {name: known["prices"][name] for name in names}
-    paid = {f"{name}_dollars": amounts.get(p["unit"], 0.0) * p["price"] / p["per"] for name, p in prices.items()}
-    dates = [p["date"] for p in prices.values()] or [t["date"] for t in known["throughput"].values()]
+    names = [] if engine is None or not engine["prices"] else engine["prices"] + data["storage"][engine["storage"]]
+    prices = {name: data["prices"][name] for name in names}
+    costs = {f"{name}_dollars": amounts.get(p["unit"], 0.0) * p["price"] / p["per"] for name, p in prices.items()}
+    dates = [p["date"] for p in prices.values()] or [t["date"] for t in data["throughput"].values()]
     return Estimate(
         seconds=sum(elapsed.values()),
-        dollars=sum(paid.values()) if prices else None,
-        parts=elapsed | paid,
+        dollars=sum(costs.values()) if prices else None,
+        parts=elapsed | costs,
         date=min(dates),
         assumptions=[
-            *_speeds(known["throughput"], workers, remote),
+            *_speeds(data["throughput"], workers, remote),
             *_start(executor, engine),
-            *(_prices(known, engine, least) if prices else []),
-            *(_requests(known, amounts, engine) if remote else []),
+            *(_prices(data, engine, min_memory) if prices else []),
+            *(_requests(data, amounts, engine) if remote else []),
         ],
     )
 
@@ -133,7 +133,7 @@ def _data() -> dict[str, Any]:
 
 
 def _work(step: Mapping[str, Any], speeds: Mapping[str, Any], overhead: float, remote: bool) -> dict[str, float]:
-    """Seconds that workers are busy with a step, all of them together."""
+    """The total busy seconds of all workers for a step, by kind of work."""
     chunks = step["encoded_chunks"] + step["decoded_chunks"]
     copied = step["bytes_written"] * step["encoded_chunks"] / chunks if chunks else 0.0
     requests = step["get_requests"] + step["put_requests"] if remote else 0
@@ -167,23 +167,23 @@ def _start(executor: str, engine: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def _prices(known: Mapping[str, Any], engine: Mapping[str, Any], least: int) -> list[str]:
-    regions, sources = (sorted({known["prices"][n][key] for n in engine["prices"]}) for key in ("region", "source"))
+def _prices(data: Mapping[str, Any], engine: Mapping[str, Any], min_memory: int) -> list[str]:
+    regions, sources = (sorted({data["prices"][n][key] for n in engine["prices"]}) for key in ("region", "source"))
     return [
         f"list prices of region {', '.join(regions)}; no free tier, discount, storage or traffic; "
         f"see {', '.join(sources)}",
-        f"a worker has the memory that its tasks are projected to need, {human_size(least)} at least, "
+        f"a worker has the memory that its tasks are projected to need, {human_size(min_memory)} at least, "
         "and nothing is tried again",
     ]
 
 
-def _requests(known: Mapping[str, Any], amounts: Mapping[str, float], engine: Mapping[str, Any] | None) -> list[str]:
-    """What the requests cost at each vendor, as the store may be at another than the executor."""
+def _requests(data: Mapping[str, Any], amounts: Mapping[str, float], engine: Mapping[str, Any] | None) -> list[str]:
+    """The cost of requests at every vendor, as the store's may differ from the executor's."""
     costs = {
         vendor: sum(
-            amounts.get(p["unit"], 0.0) * p["price"] / p["per"] for p in (known["prices"][name] for name in names)
+            amounts.get(p["unit"], 0.0) * p["price"] / p["per"] for p in (data["prices"][name] for name in names)
         )
-        for vendor, names in known["storage"].items()
+        for vendor, names in data["storage"].items()
     }
     listed = ", ".join(f"${dollars:,.4f} on {vendor}" for vendor, dollars in costs.items())
     counted = (

@@ -1,4 +1,4 @@
-"""Where a job keeps what its tasks have written, until that is committed."""
+"""The journal of a job, which records what its tasks have written, so that an interrupted run can be resumed."""
 
 from vczstore.execution.checkpoint import Journal
 from vczstore.execution.engine import writes_much
@@ -8,7 +8,7 @@ from vczstore.stores.locations import local_path
 
 
 def journal_of(compiled: CompiledJob) -> Journal:
-    """Where a run of the job that is stopped leaves what it has written; nowhere on plain Zarr."""
+    """The job's journal: in its local work directory, or else in the cache; disabled where resuming is not worth it."""
     job = compiled.job
     about = {"job": compiled.id, "base": compiled.base, "versions": versions(), "allowed_mem": job.allowed_mem}
     if job.work_dir is not None and local_path(job.work_dir) is not None:
