@@ -20,7 +20,7 @@ import pytest
 
 from vczstore.errors import StorageError
 from vczstore.jobs.estimate import estimate
-from vczstore.jobs.report import MOST_BARS, plan_svg, write_report
+from vczstore.jobs.report import MAX_BARS, plan_svg, write_report
 from vczstore.reports.page import clean, duration
 
 HTML_TAGS = set(re.findall(r"\w+", "html head meta title style body main header section div span h1 h2 p b bdi"))
@@ -270,7 +270,7 @@ def test_many_sources_and_tags_are_counted() -> None:
 def test_thousands_of_tasks_stay_small(tmp_path: Path, name: str) -> None:
     page = page_of(tmp_path, REPORTS[name])
     assert len(page) < 150_000
-    assert page.count("<rect") < MOST_BARS
+    assert page.count("<rect") < MAX_BARS
     # of 4 workers each is busy for 0.09 s of 0.1 s
     load = {"5,000 tasks": "write append, up to 3.6 at a time", "5,000 tasks at once": "w, up to 5,000.0 at a time"}
     assert load[name] in page
@@ -278,7 +278,7 @@ def test_thousands_of_tasks_stay_small(tmp_path: Path, name: str) -> None:
 
 def test_every_task_is_a_bar_with_its_colour(tmp_path: Path) -> None:
     root = ElementTree.fromstring(page_of(tmp_path, REPORTS["done"]))
-    (chart,) = [e for e in root.iter() if e.get("aria-labelledby") == "timeline-title timeline-told"]
+    (chart,) = [e for e in root.iter() if e.get("aria-labelledby") == "timeline-title timeline-desc"]
     bars = [e for e in chart.iter() if e.tag.endswith("rect")]
     assert len(bars) == 80
     assert len({b.get("y") for b in bars}) == 4

@@ -280,7 +280,7 @@ class _Compiler:
 
     def add(self, step: StepModel, ahead: Sequence[StepModel]) -> None:
         """Compile one step, which the steps `ahead` follow."""
-        self.ahead = [following.made(self.url) for following in ahead]
+        self.ahead = [following.build(self.url) for following in ahead]
         values: dict[str, Any] = {}
         for parameter in fields(step.operation):
             match declared(parameter).kind:
@@ -288,7 +288,7 @@ class _Compiler:
                     values[parameter.name] = self._find(step)
                 case "samples":
                     values[parameter.name] = read_samples(step)
-        operation = step.made(self.url, **values)
+        operation = step.build(self.url, **values)
         with naming(operation.called):
             self.compile_step(operation)
 

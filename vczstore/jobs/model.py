@@ -1,7 +1,7 @@
-"""What a job file (``plan.yaml``) says: a store, steps, an executor. Nothing here runs it.
+"""The models of a job file (``plan.yaml``): a store, steps, an executor. Nothing here runs a job.
 
-The models are the one definition of the format: what is accepted, the JSON schema that editors use, and the reference
-page ``examples/guide/reference-jobs.md`` (`vczstore.jobs.reference`) all come from them. Those of steps are in
+The models are the single definition of the format: validation, the JSON schema for editors, and the reference page
+``examples/guide/reference-jobs.md`` (`vczstore.jobs.reference`) are derived from them. The models of steps are in
 `vczstore.jobs.steps`. `vczstore.configuration.yaml_file` reads the file.
 """
 
@@ -53,10 +53,10 @@ def _executor_name(name: str) -> str:
 
 
 class StoreSpec(Model):
-    """The store that is edited."""
+    """The store to edit."""
 
     url: PlaceText = Key(
-        description="Where the store is. A local path is relative to the job file.",
+        description="The path or URL of the store. A local path is relative to the job file.",
         examples=["cohort.icechunk", "s3://bucket/cohort"],
     )
     backend_storage: Annotated[str | None, AfterValidator(one_of(BACKENDS)), choice_schema(BACKENDS)] = Key(
@@ -64,20 +64,20 @@ class StoreSpec(Model):
     )
     storage_options: MappingOfAny = Key(
         default_factory=dict,
-        description="What reaches an object store: `region`, `endpoint`, `anonymous`, `allow_http`, `requester_pays` "
-        "(S3), `account` (Azure). Sources of the same kind (`s3://`, ...) are reached by them too; sources of another "
-        "kind by the environment alone. Never credentials.",
+        description="Connection options of an object store: `region`, `endpoint`, `anonymous`, `allow_http`, "
+        "`requester_pays` (S3), `account` (Azure). They also apply to sources with the same scheme (`s3://`, ...); for "
+        "other sources only the environment is used. Never credentials.",
         examples=[{"region": "eu-west-2"}],
     )
     no_lock: StrictBool = Key(
         default=False,
-        description="Write without the lock of the store, where storage has none. Nothing else may write to it then.",
+        description="Write without the store's lock, on storage without locks. Nothing else may write to it meanwhile.",
         examples=[True],
     )
 
 
 class ExecutorSpec(Model):
-    """What runs the tasks."""
+    """The executor that runs the tasks."""
 
     name: Annotated[str, AfterValidator(_executor_name), _EXECUTOR_SCHEMA] = Key(
         description="The executor, or the path of an executor file, relative to the job file.",
@@ -85,8 +85,8 @@ class ExecutorSpec(Model):
     )
     options: MappingOfAny = Key(
         default_factory=dict,
-        description="What this executor takes beyond what every executor takes. Options of an executor file stay, "
-        "unless they are named here.",
+        description="Options specific to this executor. Those of an executor file apply unless they are overridden "
+        "here.",
         examples=[{"retries": 1}],
     )
 
@@ -115,10 +115,11 @@ _HOOK_HELP = (
 
 
 class KeepSpec(Model):
-    """What is kept of the history, and how long."""
+    """The part of the history to keep."""
 
     days: Annotated[int, Key(strict=True, ge=0, le=MAX_DAYS)] = Key(
-        description="How old snapshots may become, in days. What main, a branch or a tag names stays.", examples=[30]
+        description="The maximum age of snapshots, in days. Those that main, a branch or a tag names are kept.",
+        examples=[30],
     )
     tags: Annotated[str, AfterValidator(one_of(KEPT_TAGS)), choice_schema(KEPT_TAGS)] = Key(
         default="all", description="Keep all tags, or delete those that name older snapshots.", examples=["all"]
@@ -126,7 +127,7 @@ class KeepSpec(Model):
 
 
 class JobFile(Model):
-    """A job of vczstore: steps that are applied to one store of a cohort, in this order."""
+    """A job of vczstore: steps to apply, in order, to one store of a cohort."""
 
     model_config = ConfigDict(title="vczstore job")
 
@@ -137,27 +138,27 @@ class JobFile(Model):
             json_schema_input_type=PlaceText | StoreSpec,
         ),
     ] = Key(
-        description="The VCZ that is edited.",
+        description="The VCZ store to edit.",
         examples=["cohort.icechunk", {"url": "s3://bucket/cohort", "backend-storage": "icechunk"}],
     )
     parts: several(Text) | None = Key(  # type: ignore[valid-type]
         default=None,
-        description="The parts of a set of stores, such as one for each chromosome: each takes the place of `{part}` "
-        "in the names of the store and of the sources, and what is done is done to all parts or to none. By default "
-        "all that are there.",
+        description="The parts of a set of stores, such as one per chromosome: each is substituted for `{part}` in the "
+        "names of the store and of the sources, and the job is applied to all parts or to none. By default all parts "
+        "that exist.",
         examples=[["chr1", "chr2", "chrX"]],
     )
     branch: Annotated[str, Key(title="text"), AfterValidator(branch_name)] | None = Key(
         default=None,
-        description="The branch of the store that the steps work on, instead of main; needs Icechunk. It is made if it "
-        "is not there. If it has nothing that main lacks, it goes on from where main is. Readers see what is done on "
-        "it after a `publish` step, or `vczstore publish`.",
+        description="The branch of the store that the steps work on, instead of main; needs Icechunk. It is created if "
+        "it does not exist, and moved to main if it has nothing that main lacks. Readers see its commits after a "
+        "`publish` step, or `vczstore publish`.",
         examples=["nightly"],
     )
     source_storage_options: MappingOfAny = Key(
         default_factory=dict,
-        description="What reaches sources in object stores, if that is not what reaches the store: with any of these, "
-        "sources take none of the store's. Never credentials.",
+        description="Connection options of sources in object stores, if they differ from the store's: with any of "
+        "these, none of the store's apply to sources. Never credentials.",
         examples=[{"region": "us-east-1", "anonymous": True}],
     )
     executor: Annotated[
@@ -169,47 +170,48 @@ class JobFile(Model):
     ] = Key(
         default="threads",
         validate_default=True,
-        description="What runs the tasks.",
+        description="The executor that runs the tasks.",
         examples=["processes", "cluster.yaml", {"name": "threads", "options": {"retries": 1}}],
     )
     max_workers: Workers | None = Key(
         default=None,
-        description="How many tasks run at once; one per core by default, 100 on Modal.",
+        description="How many tasks run concurrently; one per core by default, 100 on Modal.",
         examples=[4],
     )
-    allowed_mem: Size | None = Key(default=None, description="What a task may use.", examples=["2GB"])
-    reserved_mem: Size | None = Key(default=None, description="What of it is Python's own.", examples=["200MB"])
+    allowed_mem: Size | None = Key(default=None, description="The memory that a task may use.", examples=["2GB"])
+    reserved_mem: Size | None = Key(
+        default=None, description="The part of `allowed-mem` that Python itself uses.", examples=["200MB"]
+    )
     work_dir: PlaceText | None = Key(
         default=None,
-        description="A folder on this machine in which a job on Icechunk keeps what its tasks have finished, until it "
-        "is committed: the next run of the same job goes on from there if this one is killed or fails. That takes one "
-        "file for a store, which may hold sample IDs and which its user alone may read. Without a folder, or with the "
-        "URL of one, a file without sample IDs is in the user's cache folder, for the first step that writes them; "
-        "none on plain Zarr, where the step in which a run was stopped is done again. "
-        "Cubed's intermediate data would go there too, of which no step has any yet. A local path is relative to the "
-        "job file.",
+        description="A local folder in which a job on Icechunk keeps a checkpoint of its finished tasks until it is "
+        "committed: the next run of the same job resumes there if this one is killed or fails. It is one file for a "
+        "store, which may hold sample IDs and which its user alone may read. Without a folder, or with the URL of one, "
+        "a checkpoint without sample IDs is in the user's cache folder, for the first step that writes; none on plain "
+        "Zarr, where an interrupted step is done again. Cubed's intermediate data would be stored there too, but no "
+        "step has any yet. A local path is relative to the job file.",
         examples=["work"],
     )
     resume: StrictBool = Key(
         default=True,
-        description="Whether a file in the user's cache folder is kept, where there is no `work-dir`.",
+        description="Whether to keep a checkpoint in the user's cache folder if there is no `work-dir`.",
         examples=[False],
     )
     keep: KeepSpec | None = Key(
         default=None,
-        description="What is kept of the history: the rest goes at the end of each run, as with a step `gc` that says "
-        "keep-days. Needs Icechunk.",
+        description="The part of the history to keep: the rest is deleted at the end of each run, as by a `gc` step "
+        "with keep-days. Needs Icechunk.",
         examples=[{"days": 30, "tags": "all"}],
     )
     on_success: Hook | None = Key(
         default=None,
-        description=f"Who is told when a run has succeeded. {_HOOK_HELP}. It cannot make the run fail.",
+        description=f"A notification when a run has succeeded. {_HOOK_HELP}. It cannot make the run fail.",
         examples=[["./notify.sh", "cohort"], "https://example.org/hooks/cohort"],
     )
     on_failure: Hook | None = Key(
         default=None,
-        description="The same for a run that has failed. What an error says may name samples, so the report that is "
-        "sent to an address has its kind alone. Not for one that found the store busy.",
+        description="The same when a run has failed. Error messages may name samples, so the report that is sent to an "
+        "address has the kind of the error alone. Not sent if the store was busy.",
         examples=[["./notify.sh", "cohort"]],
     )
     metrics: LocalFile | None = Key(
@@ -223,7 +225,7 @@ class JobFile(Model):
         Key(min_length=1, fail_fast=True),
         AfterValidator(check_order),
     ] = Key(
-        description="What is done, in this order; each a mapping with one key.",
+        description="The steps to apply, in order; each a mapping with one key.",
         examples=[[{"append": "inbox/*.vcz"}, {"tag": "release-2026-11"}]],
     )
 
@@ -231,41 +233,41 @@ class JobFile(Model):
     def _publishes_its_branch(self) -> "JobFile":
         for i, step in enumerate(self.steps):
             if step.what.operation.called == "publish" and step.what.value("name") != self.branch:
-                found = "there is no key branch" if self.branch is None else f"the key branch says {self.branch}"
-                raise wrong(f"a job publishes the branch that it works on, and {found}", "steps", i, "publish")
+                actual = "there is no key branch" if self.branch is None else f"the key branch says {self.branch}"
+                raise wrong(f"a job publishes the branch that it works on, and {actual}", "steps", i, "publish")
         return self
 
 
 @dataclass(frozen=True)
 class Job:
     """
-    A job, as its file means it: forms are resolved, local paths lead from the working directory.
+    A job read from its file: shorthands are expanded, local paths are relative to the working directory.
 
     Attributes
     ----------
     path
         The job file, ``-`` for standard input.
     store, executor, steps
-        What is edited, by what, and how. Globs are not expanded, files of sample IDs not read.
+        The store to edit, the executor, and the steps. Globs are not expanded, files of sample IDs not read.
     source_storage_options
-        What reaches the sources, if that is not what reaches the store.
+        Connection options of the sources, if they differ from the store's.
     resume
-        Whether a checkpoint is kept in the cache folder.
+        Whether to keep a checkpoint in the cache folder.
     branch
-        The branch that is edited; None for main.
+        The branch to edit; None for main.
     parts
-        Those of a set of stores, if the file names them.
+        The parts of a set of stores, if the file names them.
     of_set
-        What the set is called, of the job of one part; empty of any other.
+        The URL template of the set, in the job of one of its parts; empty in any other.
     keep
-        What is kept of the history; None for all of it.
+        The part of the history to keep; None for all of it.
     on_success, on_failure
-        Who is told of a run: a web address, or a command and its arguments.
+        Whom to notify of a run: a web address, or a command and its arguments.
     metrics
         The file of metrics.
     max_workers, allowed_mem, reserved_mem, work_dir
-        As in `vczstore.execution.options.Options`, sizes in bytes; None where neither the job nor its executor file
-        says.
+        As in `vczstore.execution.options.Options`, sizes in bytes; None if neither the job nor its executor file sets
+        them.
     """
 
     path: str
@@ -288,7 +290,7 @@ class Job:
 
     @property
     def is_of_set(self) -> bool:
-        """Whether it is done to all stores of a set."""
+        """Whether the job is applied to all stores of a set."""
         return is_template(self.store.url)
 
 
@@ -304,18 +306,18 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
     path
         The file, or ``-`` for standard input, whose paths are relative to the working directory.
     overrides
-        ``KEY=VALUE``, as in ``allowed-mem=4GB`` or ``steps.0.append=late.vcz``; they go before what the file says.
+        ``KEY=VALUE``, as in ``allowed-mem=4GB`` or ``steps.0.append=late.vcz``; they override the file.
     environ
-        Where ``${VAR}`` is looked up.
+        The environment variables for ``${VAR}``.
 
     Raises
     ------
     JobFileError
-        At the first thing that is wrong, in one line with file, line and key.
+        For the first error, in one line with file, line and key.
     """
     file = YamlFile.read(os.fspath(path), overrides, environ)
-    said = file.validate(JobFile)
-    executor = said.executor
+    content = file.validate(JobFile)
+    executor = content.executor
     if executor.name.endswith(EXECUTOR_FILES):
         try:
             machines = load_executor(resolve(file.folder, executor.name), environ)
@@ -324,43 +326,44 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), environ: M
         executor = ExecutorSpec(name=machines.name, options=machines.options | executor.options)
     else:
         machines = ExecutorFile(name=executor.name)
-    if said.parts and not is_template(said.store.url):
+    if content.parts and not is_template(content.store.url):
         raise file.error(("parts",), "goes with a store that has {part} in its name")
     return Job(
         path=file.path,
-        store=said.store.model_copy(update={"url": resolve(file.folder, said.store.url)}),
+        store=content.store.model_copy(update={"url": resolve(file.folder, content.store.url)}),
         executor=executor,
-        max_workers=said.max_workers,
-        allowed_mem=machines.allowed_mem if said.allowed_mem is None else said.allowed_mem,
-        reserved_mem=machines.reserved_mem if said.reserved_mem is None else said.reserved_mem,
-        work_dir=machines.work_dir if said.work_dir is None else resolve(file.folder, said.work_dir),
-        steps=tuple(_resolve_step(file.folder, step.what) for step in said.steps),
-        source_storage_options=said.source_storage_options,
-        resume=said.resume,
-        parts=said.parts or (),
-        branch=said.branch,
-        keep=said.keep,
-        on_success=said.on_success,
-        on_failure=said.on_failure,
-        metrics=None if said.metrics is None else resolve(file.folder, said.metrics),
+        max_workers=content.max_workers,
+        allowed_mem=machines.allowed_mem if content.allowed_mem is None else content.allowed_mem,
+        reserved_mem=machines.reserved_mem if content.reserved_mem is None else content.reserved_mem,
+        work_dir=machines.work_dir if content.work_dir is None else resolve(file.folder, content.work_dir),
+        steps=tuple(_resolve_step(file.folder, step.what) for step in content.steps),
+        source_storage_options=content.source_storage_options,
+        resume=content.resume,
+        parts=content.parts or (),
+        branch=content.branch,
+        keep=content.keep,
+        on_success=content.on_success,
+        on_failure=content.on_failure,
+        metrics=None if content.metrics is None else resolve(file.folder, content.metrics),
     )
 
 
 def _escaped(folder: str) -> str:
-    """A path in which nothing stands for anything else."""
+    """Escape the glob characters and braces of a path."""
     return glob.escape(folder).replace("{", "[{]")
 
 
 def _resolve_step(folder: str, step: StepModel) -> StepModel:
-    """A step whose local paths lead from the working directory."""
+    """Return the step with local paths resolved against the folder of the job file."""
     changes: dict[str, Any] = {}
-    for one in fields(step.operation):
-        value, kind = step.value(one.name), declared(one).kind
+    for parameter in fields(step.operation):
+        name, kind = parameter.name, declared(parameter).kind
+        value = step.value(name)
         if kind == "sources" and value:  # the folder's own name is no glob
-            changes[one.name] = tuple(resolve(_escaped(folder), source) for source in value)
-        elif kind == "samples" and (file := step.value(f"{one.name}_file")) is not None:
-            changes[f"{one.name}_file"] = resolve(folder, file)
+            changes[name] = tuple(resolve(_escaped(folder), source) for source in value)
+        elif kind == "samples" and (file := step.value(f"{name}_file")) is not None:
+            changes[f"{name}_file"] = resolve(folder, file)
         elif kind in ("file", "folder", "location") and isinstance(value, str):
-            others = "^" if kind == "file" and value.startswith("^") else ""  # all but what is in it
-            changes[one.name] = others + resolve(folder, value.removeprefix(others))
+            complement = "^" if kind == "file" and value.startswith("^") else ""  # all but the samples in the file
+            changes[name] = complement + resolve(folder, value.removeprefix(complement))
     return step.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""Who hears of a run of a job: a command or a web address, and a file of metrics. None of them makes a run fail."""
+"""Notify a command or a web address of a job's run, and write its metrics. Failures here do not fail the run."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from vczstore.jobs.model import Job
 from vczstore.jobs.results import JobResult, SetJobResult
 
 TIMEOUT = 60.0
-"""How long a command or a web address may take. # s"""
+"""The timeout of a command or a request. # s"""
 
 log = logging.getLogger("vczstore")
 
@@ -30,18 +30,18 @@ log = logging.getLogger("vczstore")
 @dataclass
 class Outcome:
     """
-    What is known of a run by the time it ends.
+    The state of a run, for its notification.
 
     Attributes
     ----------
     job
-        What its file says.
+        The parsed job file.
     compiled, result
-        As far as it has come.
+        The compiled job and its result; None if the run has not come so far.
     parts
-        Of a job on a set of stores, what each part was compiled into.
+        The compiled jobs of the parts of a set of stores, by name.
     began
-        When it began. # s since the epoch
+        The start of the run. # s since the epoch
     """
 
     job: Job
@@ -50,39 +50,39 @@ class Outcome:
     parts: Mapping[str, CompiledJob] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
 
-    def tell(self, error: BaseException | None = None) -> None:
-        """Write the metrics, and tell of the end of the run."""
+    def notify(self, error: BaseException | None = None) -> None:
+        """Write the metrics, and call the job's hook for success or failure."""
         hook = self.job.on_success if error is None else self.job.on_failure
         if self.job.metrics is not None:
             _write_metrics(Path(self.job.metrics), self, succeeded=error is None)
         if hook is not None:
             name = "on-success" if error is None else "on-failure"
-            said = None if error is None else words_of(error)
+            message = None if error is None else words_of(error)
             if not isinstance(hook, str):
-                _call(name, hook, self._report(said))
-            else:  # what an error says may name samples, and stays here
+                _call(name, hook, self._report(message))
+            else:  # error messages may name samples, and are not sent
                 where = "what it says is in the report and the log of the machine that ran the job"
-                _post(name, hook, self._report(said and f"{type(error).__name__}; {where}"))
+                _post(name, hook, self._report(message and f"{type(error).__name__}; {where}"))
 
     @property
     def results(self) -> Mapping[str, JobResult]:
-        """What was done, by the names of parts of a set; that of a single store has none."""
+        """The results by part of a set; that of a single store is under the empty name."""
         if isinstance(self.result, SetJobResult):
             return self.result.parts
         return {} if self.result is None else {"": self.result}
 
-    def _report(self, said: str | None) -> dict[str, Any]:
-        """What is told of the run; `said` of its error."""
+    def _report(self, error: str | None) -> dict[str, Any]:
+        """The report to send; `error` is the error message, if any."""
         if self.compiled is not None:
-            return dict(describe_job(self.compiled, self.results.get(""), said))
-        status = self.result.status if self.result is not None and said is None else "failed"
-        job = {"file": self.job.path, "store": self.job.store.url, "status": status, "error": said}
-        parts = {name: describe_job(one, self.results.get(name), said) for name, one in self.parts.items()}
+            return dict(describe_job(self.compiled, self.results.get(""), error))
+        status = self.result.status if self.result is not None and error is None else "failed"
+        job = {"file": self.job.path, "store": self.job.store.url, "status": status, "error": error}
+        parts = {name: describe_job(part, self.results.get(name), error) for name, part in self.parts.items()}
         return {"job": job, "parts": parts} if self.job.is_of_set else {"job": job}
 
 
 def _call(name: str, command: Sequence[str], report: Mapping[str, Any]) -> None:
-    """Run a command, which finds the report on standard input; what it prints goes to standard error."""
+    """Run a command with the report on its standard input; its output goes to standard error."""
     environment = {**os.environ, "VCZSTORE_STATUS": report["job"]["status"]}
     text = json.dumps(report)
     try:
@@ -99,7 +99,7 @@ def _call(name: str, command: Sequence[str], report: Mapping[str, Any]) -> None:
 
 
 def _post(name: str, url: str, report: Mapping[str, Any]) -> None:
-    """Send the report to a web address, whose path may be a secret, and is not logged."""
+    """Send the report to a web address. Only its host is logged, as the path may be a secret."""
     try:
         with urlopen(
             Request(url, json.dumps(report).encode(), {"Content-Type": "application/json"}),
@@ -118,7 +118,7 @@ _HELP = {
     "success": "Whether the last run of the job succeeded.",
     "last_run_timestamp_seconds": "When the last run of the job ended.",
     "last_success_timestamp_seconds": "When the last run that succeeded ended.",
-    "duration_seconds": "What the last run took.",
+    "duration_seconds": "The duration of the last run.",
     "samples_added": "Samples that the last run has appended.",
     "samples_removed": "Samples that the last run has removed.",
     "samples_updated": "Samples that the last run has updated.",
@@ -128,7 +128,7 @@ _HELP = {
 
 
 def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
-    """Write a file for Prometheus' textfile collector: whole, beside its place, and then renamed."""
+    """Write a file for Prometheus' textfile collector, atomically: under a temporary name, then renamed."""
     now = time.time()
     values: dict[str, Mapping[str, float]] = {
         "success": {"": int(succeeded)},
@@ -137,7 +137,7 @@ def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
     }
     parts = [*outcome.parts] if outcome.job.is_of_set else [""]
     counted = {part: _counted(outcome.results[part].results if part in outcome.results else ()) for part in parts}
-    values |= {name: {part: one[name] for part, one in counted.items()} for name in _counted(())}
+    values |= {name: {part: counts[name] for part, counts in counted.items()} for name in _counted(())}
     last = now if succeeded else _last_success(path)
     if last is not None:
         values["last_success_timestamp_seconds"] = {"": last}
@@ -146,21 +146,21 @@ def _write_metrics(path: Path, outcome: Outcome, *, succeeded: bool) -> None:
     for name, numbers in values.items():
         lines += [f"# HELP vczstore_job_{name} {_HELP[name]}", f"# TYPE vczstore_job_{name} gauge"]
         for part, value in numbers.items():
-            of = f',part="{_escaped(part)}"' if part else ""
-            lines.append(f"vczstore_job_{name}{{{labels}{of}}} {value:.15g}")
+            part_label = f',part="{_escaped(part)}"' if part else ""
+            lines.append(f"vczstore_job_{name}{{{labels}{part_label}}} {value:.15g}")
     text = "\n".join([*lines, ""])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             file.write(text)
-        os.chmod(file.name, 0o644)  # the collector is another user
+        os.chmod(file.name, 0o644)  # the collector runs as another user
         os.replace(file.name, path)
     except OSError as error:
         log.warning("metrics: %s cannot be written (%s)", path, error.strerror)
 
 
 def _counted(results: Sequence[Result]) -> dict[str, float]:
-    """What a run has done to one store."""
+    """The counts of a run on one store, by metric."""
     changes = ("added", "removed", "updated")
     return {
         **{f"samples_{what}": sum(r.counts.get(f"samples {what}", 0) for r in results) for what in changes},
@@ -170,10 +170,10 @@ def _counted(results: Sequence[Result]) -> dict[str, float]:
 
 
 def _last_success(path: Path) -> float | None:
-    """What the file of the run before says."""
+    """The time of the last success in the metrics file of the previous run; None if there is none."""
     try:
-        found = re.search(r"^vczstore_job_last_success_timestamp_seconds\{.*\} (\S+)$", path.read_text(), re.MULTILINE)
-        return None if found is None else float(found[1])
+        match = re.search(r"^vczstore_job_last_success_timestamp_seconds\{.*\} (\S+)$", path.read_text(), re.MULTILINE)
+        return None if match is None else float(match[1])
     except (OSError, ValueError):
         return None
 

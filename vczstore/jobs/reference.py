@@ -21,7 +21,7 @@ def _kebab(name: str) -> str:
 
 
 class _Schema(GenerateJsonSchema):
-    """In the order of the models, and without noise: a title for each key, and null, which no file may hold."""
+    """Keeps the order of the models, and omits noise: titles of keys, and null, which files may not contain."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -33,17 +33,17 @@ class _Schema(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> dict[str, Any]:
-        made = super().default_schema(schema)
-        if made.get("default", 0) is None:
-            del made["default"]
-        return made
+        result = super().default_schema(schema)
+        if result.get("default", 0) is None:
+            del result["default"]
+        return result
 
 
 def schema() -> dict[str, Any]:
-    """Give the JSON Schema of a job file, of draft 2020-12; ``vczstore/job.schema.json`` is its dump."""
-    made = JobFile.model_json_schema(schema_generator=_Schema)
+    """Return the JSON Schema (draft 2020-12) of a job file; ``vczstore/job.schema.json`` is its dump."""
+    job_schema = JobFile.model_json_schema(schema_generator=_Schema)
     comment = "an editor uses this for files that begin with: # yaml-language-server: $schema=job.schema.json"
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": comment, **made}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": comment, **job_schema}
 
 
 _EXAMPLE = """\
@@ -51,13 +51,13 @@ store: s3://bucket/cohort          # or {url:, backend-storage:, storage-options
 executor: threads                  # or {name:, options:}, or the path of an executor file
 max-workers: 4
 allowed-mem: 2GB
-work-dir: work                     # what a run that is stopped has finished is kept here
+work-dir: work                     # checkpoints, from which an interrupted run resumes
 steps:
   - append: inbox/*.vcz            # one, a list, or a glob
   - append: {source: late.vcz, on-duplicate: skip}
   - update: recalled.vcz           # or {source: recalled.vcz, insert: true}
   - remove: {samples-file: withdrawn.txt, missing-ok: true}
-  - recompute: [AC, AN, AF]        # INFO fields, from the genotypes that are there
+  - recompute: [AC, AN, AF]        # INFO fields, from the current genotypes
   - tag: release-${DATE:-draft}
 """
 _EXECUTOR_EXAMPLE = """\
@@ -68,9 +68,9 @@ allowed-mem: 4GB
 _REFERENCE = """\
 # Job files
 
-A job file is YAML: a store, the steps that are applied to it, and what runs them. This page is made from the models in
-`vczstore/jobs/model.py` and `steps.py`, as is the JSON schema for editors, `vczstore/job.schema.json`;
-`tests/jobs/test_jobfile.py` says how both are written again.
+A job file is YAML: a store, the steps to apply to it, and an executor that runs them. This page is generated from the
+models in `vczstore/jobs/model.py` and `steps.py`, as is the JSON schema for editors, `vczstore/job.schema.json`;
+`tests/jobs/test_jobfile.py` shows how to regenerate both.
 
 ```yaml title="job.yaml"
 {example}```
@@ -86,25 +86,25 @@ A job file is YAML: a store, the steps that are applied to it, and what runs the
 ## Paths
 
 Paths are relative to the folder of the file in which they are written, or to the working directory if the job is read
-from standard input. A text with `://` in it is a URL and stays as it is. Globs find
-local files, and stores by the last part of `s3://`, `gs://` and `az://` URLs: `s3://bucket/inbox/*.vcz`.
+from standard input. Text with `://` in it is a URL, and is not changed. Globs find local files, and stores by the last
+part of `s3://`, `gs://` and `az://` URLs: `s3://bucket/inbox/*.vcz`.
 
 ## Variables
 
 `${{NAME}}` in a value is replaced by the environment variable, `${{NAME:-default}}` by the default if the variable is
-not set or empty. A variable that is not set and has no default is an error. What a variable holds is always text and
-never YAML, and is not searched for variables again. `$${{` stands for `${{`. Within `[...]` and `{{...}}`, YAML wants
-quotes around a value that has a variable in it.
+not set or empty. A variable that is not set and has no default is an error. The value of a variable is always text,
+never YAML, and is not searched for variables again. `$${{` stands for `${{`. Within `[...]` and `{{...}}`, YAML
+requires quotes around a value that has a variable in it.
 
 ## On the command line
 
-`--set KEY=VALUE` goes before what the file says: `--set allowed-mem=4GB`, `--set store.backend-storage=icechunk`,
+`--set KEY=VALUE` overrides the file: `--set allowed-mem=4GB`, `--set store.backend-storage=icechunk`,
 `--set steps.0.append=late.vcz` (steps are counted from 0). The value is read as YAML.
 
 ## What is refused
 
-- **Credentials**, by the name of a key or variable (`secret`, `token`, `account-key`, ...) or by the look of a value.
-  Backends find them in environment variables or take the instance's role.
+- **Credentials**, by the name of a key or variable (`secret`, `token`, `account-key`, ...) or the form of a value.
+  Backends find them in environment variables or use the instance's role.
 - Keys that do not exist, keys that are there twice, empty values.
 - YAML anchors, aliases, tags and merge keys; several documents; files that are not UTF-8 or larger than {limit}.
 
@@ -114,7 +114,7 @@ a number needs quotes.
 
 
 def reference() -> str:
-    """Give the reference page of the format in Markdown; ``examples/guide/reference-jobs.md`` is what it returns."""
+    """Return the reference page of the format, in Markdown; ``examples/guide/reference-jobs.md`` is a copy of it."""
     job = schema()
     file = ExecutorFile.model_json_schema(schema_generator=_Schema)
     parts = {
@@ -141,19 +141,19 @@ def reference() -> str:
 
 def _table(part: dict[str, Any]) -> str:
     rows = ["| key | type | default | meaning | example |", "|---|---|---|---|---|"]
-    for key, one in part["properties"].items():
+    for key, node in part["properties"].items():
         default = (
-            "needed" if key in part.get("required", ()) else f"`{_flow(one['default'])}`" if "default" in one else ""
+            "needed" if key in part.get("required", ()) else f"`{_flow(node['default'])}`" if "default" in node else ""
         )
-        examples = "<br>".join(f"`{key}: {_flow(example)}`" for example in one["examples"])
-        cells = (f"`{key}`", _type(one), default, one["description"], examples)
+        examples = "<br>".join(f"`{key}: {_flow(example)}`" for example in node["examples"])
+        cells = (f"`{key}`", _type(node), default, node["description"], examples)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 
 
-def _type(one: dict[str, Any]) -> str:
-    """What a JSON schema allows, in words; that a variable may stand for it goes without saying."""
-    match one:
+def _type(node: dict[str, Any]) -> str:
+    """Describe the type in a JSON schema; that it may be a variable is not mentioned."""
+    match node:
         case {"title": title}:
             return str(title)
         case {"enum": names}:
@@ -161,13 +161,13 @@ def _type(one: dict[str, Any]) -> str:
         case {"anyOf": branches}:
             return "; ".join(_type(branch) for branch in branches if branch.get("pattern") != IS_VARIABLE)
         case {"type": "array"}:
-            return "list of steps" if "$ref" in one["items"] else "list of these"
+            return "list of steps" if "$ref" in node["items"] else "list of these"
         case {"type": "boolean"}:
             return "`true` or `false`"
     return "mapping"
 
 
 def _flow(value: Any) -> str:
-    """YAML in one line."""
+    """Format a value as YAML in flow style, in one line."""
     line = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)
     return line.removesuffix("...\n").strip()

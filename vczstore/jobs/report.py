@@ -1,4 +1,4 @@
-"""What a job did, for people: one page that needs nothing but itself, and the same as JSON."""
+"""The report of a job: a self-contained HTML page, and the same as JSON."""
 
 import heapq
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from vczstore.reports import page
 from vczstore.sizes import human_size
 
 COLOURS = 6
-"""Operations with a colour of their own; those that took least share one more."""
+"""The number of operations with a colour of their own, by total time; all others share one more."""
 
-MOST_BARS = 2_000
-"""Tasks that are drawn one by one; of more, only how many ran at a time."""
+MAX_BARS = 2_000
+"""The maximum number of tasks to draw one by one; of more, the number of concurrent tasks over time is drawn."""
 
-MOST_LANES = 40
+MAX_LANES = 40
 BINS = 160
 
 
 class ReportedSources(TypedDict):
-    """What a path or glob of a step names, and how many of that had not come in before."""
+    """The sources that a path or glob of a step names, and how many of them were new."""
 
     operation: str
     source: str
@@ -30,9 +30,9 @@ class ReportedSources(TypedDict):
 
 class ReportedJob(TypedDict):
     """
-    What was to be done, and what came of it. ``started`` is an ISO time, ``seconds`` # s.
+    The job and its outcome. ``started`` is an ISO time, ``seconds`` # s.
 
-    ``then`` is what follows the commit, ``after`` what that has done.
+    ``then`` names the operations that follow the commit, ``after`` has their results.
     """
 
     id: str
@@ -58,14 +58,14 @@ class ReportedJob(TypedDict):
 
 
 class MemoryBounds(TypedDict):
-    """What a task may use, and what of it is Python's own. # bytes."""
+    """The memory that a task may use, and the part of it that Python itself uses. # bytes."""
 
     allowed: int
     reserved: int
 
 
 class ReportedTask(TypedDict):
-    """When a task ran, since the job's start # s, and the most memory of its process # bytes."""
+    """The start and end of a task, since the job's start # s, and the peak memory of its process # bytes."""
 
     operation: str
     start: float
@@ -78,8 +78,8 @@ class Step(TypedDict):
     One operation of a job.
 
     ``bytes_read`` and ``bytes_written`` are bounds, decoded; ``encoded_bytes`` and ``decoded_bytes`` are measured;
-    memory # bytes, ``seconds`` # s. ``arrays`` is how many are written to. ``tasks_run``, those of checks included, and
-    ``chunks_written`` are what running has counted; requests, which are made in libraries, are projected alone.
+    memory # bytes, ``seconds`` # s. ``arrays`` is the number of arrays written to. ``tasks_run``, which includes those
+    of checks, and ``chunks_written`` are counted during the run; requests, which libraries make, are projected only.
     ``projected_seconds`` is the step's part of the estimate # s.
     """
 
@@ -111,7 +111,7 @@ class Step(TypedDict):
 
 
 class Report(TypedDict):
-    """A job as it was planned and as it went. Never a sample ID. ``estimate`` is ``Estimate.as_dict()``."""
+    """A job as planned and as run. It contains no sample IDs. ``estimate`` is ``Estimate.as_dict()``."""
 
     job: ReportedJob
     versions: dict[str, str]
@@ -122,7 +122,7 @@ class Report(TypedDict):
 
 def write_report(folder: Path, report: Report) -> None:
     """
-    Write ``report.json``, the report as it is, and ``report.html``, which shows it.
+    Write ``report.json``, the report itself, and ``report.html``, a page that shows it.
 
     Raises
     ------
@@ -134,9 +134,9 @@ def write_report(folder: Path, report: Report) -> None:
 
 def plan_svg(report: Report) -> str:
     """
-    Draw the plan of a job, to be looked at by itself.
+    Draw the plan of a job as a standalone SVG.
 
-    From top to bottom: the store as it was, each step with its sources, samples and chunks, and what comes of it.
+    From top to bottom: the store before, each step with its sources, samples and chunks, and the store after.
     """
     return page.render("plan.svg.j2", **report)
 
@@ -146,10 +146,9 @@ def plan_svg(report: Report) -> str:
 
 def _timeline(steps: Sequence[Step]) -> dict[str, Any] | None:
     """
-    When each task ran: a bar for each, or, of very many, how many ran at a time; None if none did.
+    The timeline of tasks for the template: a bar per task or, if there are many, of their load; None without tasks.
 
-    Lanes are workers as far as can be seen from outside: a task takes the first lane that is free. All that is
-    horizontal is in percent.
+    Lanes approximate workers: a task takes the first lane that is free. All horizontal positions are in percent.
     """
     tasks = sorted((t for step in steps for t in step["timeline"]), key=lambda t: t["start"])
     if not tasks:
@@ -157,17 +156,18 @@ def _timeline(steps: Sequence[Step]) -> dict[str, Any] | None:
     total = max([1e-9, *(t["end"] for t in tasks)])
     lanes = _lanes(tasks)
     colours, names = _colours(tasks)
-    is_each = len(tasks) <= MOST_BARS and max(lanes) < MOST_LANES
+    is_each = len(tasks) <= MAX_BARS and max(lanes) < MAX_LANES
     drawn = _each(tasks, lanes, colours, total) if is_each else _load(tasks, colours, names, total)
     return drawn | {
         "legend": [(f"c{colour}", name) for colour, name in names.items()],
         "ticks": [(tick, round(100 * tick / total, 3)) for tick in _ticks(total)],
-        "told": f"{page.counted(len(tasks), 'task')} in {page.duration(total)}, at most {max(lanes) + 1:,} at once",
+        "description": f"{page.counted(len(tasks), 'task')} in {page.duration(total)}, at most {max(lanes) + 1:,} at "
+        "once",
     }
 
 
 def _colours(tasks: Sequence[ReportedTask]) -> tuple[dict[str, int], dict[int, str]]:
-    """The number of each operation's colour, those that took longest first; and what to write beside each colour."""
+    """The colour number of each operation, in decreasing order of total time; and the legend text of each colour."""
     spent: dict[str, float] = {}
     for task in tasks:
         spent[task["operation"]] = spent.get(task["operation"], 0.0) + task["end"] - task["start"]
@@ -179,7 +179,7 @@ def _colours(tasks: Sequence[ReportedTask]) -> tuple[dict[str, int], dict[int, s
 
 
 def _lanes(tasks: Sequence[ReportedTask]) -> list[int]:
-    """The lane of each task, of tasks in order of their starts."""
+    """The lane of each task; tasks are in order of their starts."""
     busy: list[tuple[float, int]] = []
     free: list[int] = []
     lanes = []
@@ -199,7 +199,7 @@ def _each(
     bars = []
     for task, lane in zip(tasks, lanes, strict=True):
         seconds = task["end"] - task["start"]
-        told = f"{page.clean(task['operation'], 60)}: {page.duration(seconds)}, {human_size(task['peak_mem'])}"
+        tooltip = f"{page.clean(task['operation'], 60)}: {page.duration(seconds)}, {human_size(task['peak_mem'])}"
         bars.append(
             {
                 "colour": colours[task["operation"]],
@@ -207,7 +207,7 @@ def _each(
                 "width": round(max(100 * seconds / total, 0.1), 3),
                 "y": lane * pitch + 2,
                 "height": pitch - 3,
-                "told": told if len(tasks) <= 300 else "",
+                "tooltip": tooltip if len(tasks) <= 300 else "",
             }
         )
     return {"bars": bars, "labels": [], "height": (max(lanes) + 1) * pitch + 4}
@@ -216,23 +216,23 @@ def _each(
 def _load(
     tasks: Sequence[ReportedTask], colours: Mapping[str, int], names: Mapping[int, str], total: float
 ) -> dict[str, Any]:
-    """For each colour, how many tasks ran in each of `BINS` spans of time, on the average."""
+    """Bars for each colour: the average number of running tasks in each of `BINS` time bins."""
     loads = {colour: _running([t for t in tasks if colours[t["operation"]] == colour], total) for colour in names}
-    most = max(max(load) for load in loads.values()) or 1.0
+    peak = max(max(load) for load in loads.values()) or 1.0
     bars: list[dict[str, Any]] = []
     labels, lane = [], 56
     for y, (colour, load) in zip(range(0, lane * len(loads), lane), loads.items(), strict=True):
         labels.append((y + 13, f"{names[colour]}, up to {max(load):,.1f} at a time"))
         for i, running in enumerate(load):
-            height = round((lane - 18) * running / most, 1)
+            height = round((lane - 18) * running / peak, 1)
             if height:
                 bar = {"x": 100 * i / BINS, "width": 100 / BINS, "y": y + lane - height, "height": height}
-                bars.append(bar | {"colour": colour, "told": ""})
+                bars.append(bar | {"colour": colour, "tooltip": ""})
     return {"bars": bars, "labels": labels, "height": lane * len(loads) + 2}
 
 
 def _running(tasks: Sequence[ReportedTask], total: float) -> list[float]:
-    """Tasks running in each bin, on the average; in time that does not grow with how long they ran."""
+    """The average number of tasks running in each bin, computed in time independent of their durations."""
     whole, part = [0.0] * (BINS + 1), [0.0] * (BINS + 1)
     for task in tasks:
         start, end = task["start"] * BINS / total, task["end"] * BINS / total
@@ -246,7 +246,7 @@ def _running(tasks: Sequence[ReportedTask], total: float) -> list[float]:
 
 def _ticks(total: float) -> list[float]:
     """
-    Round values from 0 on, six at most.
+    At most six round values, from 0 to at most `total`.
 
     >>> _ticks(2.6), _ticks(10)
     ([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], [0.0, 2.0, 4.0, 6.0, 8.0, 10.0])

@@ -1,4 +1,4 @@
-"""What a job has done."""
+"""The results of jobs, on one store or a set of stores."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,26 +16,26 @@ type Status = Literal["done", "nothing to do"]
 @dataclass(frozen=True)
 class JobResult:
     """
-    What a job has done.
+    The result of a job on one store.
 
     Attributes
     ----------
     status
-        ``done``, or ``nothing to do`` if earlier runs have done it all, exports and cleaning up included.
+        ``done``, or ``nothing to do`` if earlier runs have done all of it, including exports and cleaning up.
     id, store
-        Which job, and on which store.
+        The job's id, and the label of the store.
     snapshot
-        The last snapshot that the job has left, or that in which it was applied before; None on plain Zarr.
+        The last snapshot that the job committed, or that in which it was applied earlier; None on plain Zarr.
     tags
         The tags that were made.
     results
-        What each plan has done.
+        The result of each plan.
     job
-        What was run.
+        The compiled job.
     done
-        What was done after the commit: checks, publishing, cleaning up.
+        The results of operations after the commit: checks, publishing, cleaning up.
     retries
-        How often it was retried after a concurrent commit.
+        The number of retries after concurrent commits.
     """
 
     status: Status
@@ -49,18 +49,18 @@ class JobResult:
     retries: int = 0
 
     def with_done(self, done: Done) -> "JobResult":
-        """The same once an operation that follows the commit is done."""
+        """Return the result with that of an operation after the commit."""
         status: Status = self.status if done.unchanged else "done"
-        return replace(self, status=status, snapshot=self._left_by(done), done=(*self.done, done))
+        return replace(self, status=status, snapshot=self._snapshot_after(done), done=(*self.done, done))
 
-    def _left_by(self, done: Done) -> str | None:
-        """The job's snapshot once an operation is done; one that cleans up works on main."""
-        is_on_main = self.job.job.branch is None or any(one.operation.phase == PUBLISHES for one in self.done)
-        has_left = done.operation.phase == OWN_COMMIT or (done.operation.phase == CLEANS and is_on_main)
-        return getattr(done.found, "snapshot", None) or self.snapshot if has_left else self.snapshot
+    def _snapshot_after(self, done: Done) -> str | None:
+        """The job's snapshot after an operation, which may have made one; operations that clean up work on main."""
+        is_on_main = self.job.job.branch is None or any(d.operation.phase == PUBLISHES for d in self.done)
+        commits = done.operation.phase == OWN_COMMIT or (done.operation.phase == CLEANS and is_on_main)
+        return getattr(done.found, "snapshot", None) or self.snapshot if commits else self.snapshot
 
     def with_tags(self, *tags: str) -> "JobResult":
-        """The same once it has got tags."""
+        """Return the result with tags added."""
         return replace(self, status="done" if tags else self.status, tags=(*self.tags, *tags))
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,10 +73,10 @@ class JobResult:
             "tags": list(self.tags),
             "retries": self.retries,
             "notes": list(self.job.notes),
-            "sources": [one._asdict() for one in self.job.found],
+            "sources": [sources._asdict() for sources in self.job.found],
             "steps": [result.as_dict() for result in self.results],
             "branch": self.job.job.branch,
-            "after": [{"operation": one.operation.called, **one.found.as_dict()} for one in self.done],
+            "after": [{"operation": done.operation.called, **done.found.as_dict()} for done in self.done],
         }
 
     def lines(self) -> Iterator[str]:
@@ -85,39 +85,39 @@ class JobResult:
         at, head = f", snapshot {self.snapshot}" if self.snapshot else "", f"job {self.id} on {self.store}{branch}:"
         yield from self.job.notes
         if self.status == "nothing to do":
-            for one in self.done:
-                yield from one.found.lines()
+            for done in self.done:
+                yield from done.found.lines()
             yield f"{head} {self.job.why_nothing}{at}"
             return
-        for done in self.results:
-            before = f", {done.resumed_chunks:,} chunks by a run that was stopped" if done.resumed_chunks else ""
-            yield f"{done.operation}: {done.plan.summary} in {done.seconds:.2f} s{before}"
-            yield from (f"  {what:<7} {text}" for what, text in done.notes.items())
-        for one in self.done:
-            yield from one.found.lines() if one.operation.phase < NAMES else ()
+        for result in self.results:
+            resumed = f", {result.resumed_chunks:,} chunks by a run that was stopped" if result.resumed_chunks else ""
+            yield f"{result.operation}: {result.plan.summary} in {result.seconds:.2f} s{resumed}"
+            yield from (f"  {what:<7} {text}" for what, text in result.notes.items())
+        for done in self.done:
+            yield from done.found.lines() if done.operation.phase < NAMES else ()
         yield from (f"tag: {name}" for name in self.tags)
-        for one in self.done:
-            yield from one.found.lines() if one.operation.phase > NAMES else ()
+        for done in self.done:
+            yield from done.found.lines() if done.operation.phase > NAMES else ()
         yield f"{head} done{at}"
 
 
 @dataclass(frozen=True)
 class SetJobResult:
     """
-    What a job has done to a set of stores.
+    The result of a job on a set of stores.
 
     Attributes
     ----------
     status
-        ``done``, or ``nothing to do`` if earlier runs have done it all.
+        ``done``, or ``nothing to do`` if earlier runs have done all of it.
     store
-        What the set is called.
+        The label of the set.
     parts
-        What was done to each part, by its name.
+        The result of each part, by name.
     completed
-        The parts that lacked what an earlier run of the job had done to the others.
+        The parts in which this run completed what an interrupted run had applied to others only.
     retries
-        How often it was retried after a concurrent commit.
+        The number of retries after concurrent commits.
     """
 
     status: Status
@@ -127,17 +127,17 @@ class SetJobResult:
     retries: int = 0
 
     def with_done(self, done: Done) -> "SetJobResult":
-        """The same once an operation that follows the commits is done."""
+        """Return the result with that of an operation after the commits."""
         found = done.found.parts if isinstance(done.found, FoundInParts | SetResult) else {}
         parts = {
-            name: one.with_done(Done(done.operation, found[name])) if name in found else one
-            for name, one in self.parts.items()
+            name: result.with_done(Done(done.operation, found[name])) if name in found else result
+            for name, result in self.parts.items()
         }
         return replace(self, status=self.status if done.unchanged else "done", parts=parts)
 
     def with_tags(self, *tags: str) -> "SetJobResult":
-        """The same once all parts have got tags."""
-        parts = {name: one.with_tags(*tags) for name, one in self.parts.items()}
+        """Return the result with tags added to all parts."""
+        parts = {name: result.with_tags(*tags) for name, result in self.parts.items()}
         return replace(self, status="done" if tags else self.status, parts=parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -147,13 +147,13 @@ class SetJobResult:
             "store": self.store,
             "completed": list(self.completed),
             "retries": self.retries,
-            "parts": {name: one.as_dict() for name, one in self.parts.items()},
+            "parts": {name: result.as_dict() for name, result in self.parts.items()},
         }
 
     def lines(self) -> Iterator[str]:
         """What the command prints."""
         if self.completed:
             yield f"completed what was stopped: {', '.join(self.completed)}"
-        for one in self.parts.values():
-            yield from one.lines()
+        for result in self.parts.values():
+            yield from result.lines()
         yield f"job on {self.store}: {self.status} in {in_words({'parts': len(self.parts)})}"

@@ -1,4 +1,4 @@
-"""Jobs: several steps on one store, compiled once, run in one transaction, each done exactly once."""
+"""Run jobs: several steps on one store, compiled together, run in one transaction, and each applied exactly once."""
 
 import logging
 import re
@@ -37,21 +37,21 @@ log = logging.getLogger(__name__)
 
 def plan_job(file: str | Path, overrides: Sequence[str] = ()) -> CompiledJob | CompiledSet:
     """
-    Compile a job file; that of a set of stores for all its parts. Nothing is written.
+    Compile a job file, for a set of stores all its parts. Nothing is written.
 
     Parameters
     ----------
     file
         The job file; ``-`` is standard input.
     overrides
-        ``KEY=VALUE`` each, such as ``"executor=processes"``: they take the place of what the file says.
+        ``KEY=VALUE`` each, such as ``"executor=processes"``: they override the file.
 
     Raises
     ------
     JobFileError
-        If the file is no job.
+        If the file is not a valid job.
     VczstoreError
-        If a step cannot work.
+        If a step cannot be compiled.
 
     Examples
     --------
@@ -74,7 +74,7 @@ _FLAG = re.compile(
 
 @contextmanager
 def _keys_for_flags() -> Iterator[None]:
-    """Let errors name the keys of a job file where they name flags of the command line."""
+    """Replace command-line flags in error messages by the corresponding keys of a job file."""
 
     def key(match: re.Match[str]) -> str:
         if kind := match["fields"]:
@@ -88,14 +88,14 @@ def _keys_for_flags() -> Iterator[None]:
     try:
         yield
     except VczstoreError as error:
-        told = str(error)
+        message = str(error)
         if isinstance(error, SampleError):
-            told = error.message  # what a job prints is logged
+            message = error.message  # without the hint, which may name samples: the output of a job is logged
             log.debug("%s", error.hint)
-        told = _FLAG.sub(key, told)
-        if told == str(error):
+        message = _FLAG.sub(key, message)
+        if message == str(error):
             raise
-        raise type(error)(told) from error
+        raise type(error)(message) from error
 
 
 def run_job(
@@ -107,7 +107,7 @@ def run_job(
     progress: Progress | bool | None = None,
 ) -> JobResult | SetJobResult:
     """
-    Do what a job file says and no earlier run has done, in one transaction; to all stores of a set, or to none.
+    Run what no earlier run of a job has applied, in one transaction; on a set of stores, for all of them or none.
 
     Parameters
     ----------
@@ -118,18 +118,17 @@ def run_job(
     report
         A folder for ``report.json`` and ``report.html``.
     progress
-        True to show on standard error what is under way; or what is told of every task that ends.
+        True to show progress on standard error; or an object to notify of every task that ends.
 
     Raises
     ------
     BusyError
         If another job runs on the store, and `wait` is False.
     StaleError
-        If something else has changed the store while the job ran.
+        If the store was changed concurrently while the job ran.
     VczstoreError
-        If the file is no job, a step cannot work, a check finds something, or storage fails. Nothing has been
-        committed then, unless what failed is done after the commit; on plain Zarr, the steps that were finished are
-        done.
+        If the file is not a valid job, a step cannot be compiled, a check finds a problem, or storage fails. Then
+        nothing was committed, unless an operation after the commit failed; on plain Zarr, finished steps remain.
     """
     job = load(file, overrides)
     outcome = Outcome(job)
@@ -138,19 +137,19 @@ def run_job(
             standing.state = "it may be done, or a part of it; run the job again, which does what is not done yet"
             folder = None if report is None else Path(report)
             result = _run_file(job, outcome, wait=wait, report=folder, progress=progress)
-    except BusyError:  # another run is under way, of which will be told
+    except BusyError:  # without notification: the other run will send its own
         raise
     except (Exception, KeyboardInterrupt) as error:
-        outcome.tell(error)
+        outcome.notify(error)
         raise
-    outcome.tell()
+    outcome.notify()
     return result
 
 
 def _run_file(
     job: Job, outcome: Outcome, *, wait: bool, report: Path | None, progress: Progress | bool | None
 ) -> JobResult | SetJobResult:
-    """Run what a job file says, and write the report."""
+    """Run a job under the store's lock, with retries after concurrent commits, and write the report."""
     refuse_read_only("run", job.store.url)
     if report is not None:
         make_folder(report)
@@ -160,14 +159,14 @@ def _run_file(
     with (
         _keys_for_flags(),
         options_of(job).but(branch=None).open(job.store.url).exclusive_lock(wait=wait) as lock,
-        showing(progress) as told,
-        Conversions(job.work_dir, told) as conversions,
+        showing(progress) as shown,
+        Conversions(job.work_dir, shown) as conversions,
     ):
 
         def attempt() -> JobResult:
             compiled = outcome.compiled = _on_its_branch(compile_job(job, conversions), conversions)
             try:
-                result, failed = _run(compiled, None, told, lock.check)
+                result, failed = _run(compiled, None, shown, lock.check)
             except (VczstoreError, KeyboardInterrupt) as error:
                 if report is not None:
                     write_report(report, describe_job(compiled, error=words_of(error)))
@@ -179,7 +178,7 @@ def _run_file(
                 raise failed
             return result
 
-        result, n = retried(attempt, MAX_RETRIES, nullcontext)  # those who wait for the lock are not in the way
+        result, n = retried(attempt, MAX_RETRIES, nullcontext)  # no retry lock: the store's lock is held
         result = outcome.result = replace(result, retries=n)
     if report is not None:
         write_report(report, describe_job(result.job, result))
@@ -197,29 +196,29 @@ def run_compiled(
     before_commit: Callable[[], None] | None = None,
 ) -> JobResult:
     """
-    Run a job that is compiled: on Icechunk in one commit, on plain Zarr step by step.
+    Run a compiled job: on Icechunk in one commit, on plain Zarr step by step.
 
-    On Icechunk, unless the job says ``resume: false``, it goes on where a run of it was stopped, by any cause:
-    chunks that were written are not written again, unless the store, a source, the job or a version has changed since,
-    or garbage was collected. On plain Zarr the step in which a run was stopped is done again.
+    On Icechunk, unless the job sets ``resume: false``, an interrupted run is resumed: chunks already written are not
+    written again, unless the store, a source, the job or a version has changed since, or garbage was collected. On
+    plain Zarr the interrupted step is done again.
 
     Parameters
     ----------
     compiled
         From `compile_job`.
     executor
-        What runs the tasks; what the job says by default.
+        The executor that runs the tasks, the job's by default.
     progress
-        Told of every task that ends.
+        Notified of every task that ends.
     before_commit
-        Called when everything is written, and may still refuse.
+        Called when everything is written; it can still abort the commit by raising.
 
     Raises
     ------
     StaleError
         If the store has changed since the job was compiled.
     VczstoreError
-        If a check finds something, or storage fails.
+        If a check finds a problem, or storage fails.
     """
     result, error = _run(_on_its_branch(compiled), executor, progress, before_commit or (lambda: None))
     if error is not None:
@@ -228,7 +227,7 @@ def run_compiled(
 
 
 def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None) -> CompiledJob:
-    """A job that works on a branch, compiled against that; one that was compiled against main has it begin there."""
+    """Return the job compiled against its branch, if any; one compiled against main prepares the branch first."""
     branch, is_idle = compiled.job.branch, not (compiled.plans or compiled.after or compiled.tags)
     if branch is None or compiled.store.branch == branch or is_idle:
         return compiled
@@ -239,7 +238,7 @@ def _on_its_branch(compiled: CompiledJob, conversions: Conversions | None = None
 def _run(
     compiled: CompiledJob, executor: str | None, progress: Progress | None, check: Check
 ) -> tuple[JobResult, VczstoreError | KeyboardInterrupt | None]:
-    """Run a job; what it has done, and what has failed after its commit."""
+    """Run a job; return its result, and the error of an operation after its commit, if any."""
     plans, job, snapshot = compiled.plans, compiled.job, None
     options = options_of(job, executor).but(progress=progress)
     journal = journal_of(compiled)
@@ -257,7 +256,7 @@ def _run(
             journal.delete()
             raise
         snapshot = results[-1].snapshot
-    journal.delete()  # of a run that was stopped after its commit, too
+    journal.delete()  # also that of an earlier run, interrupted after its commit
     if not plans:
         with plain_errors(compiled.store.label):
             snapshot = compiled.applied_in or compiled.store.head
@@ -271,9 +270,9 @@ def _run(
         job=compiled,
     )
 
-    def give_tags(left: Found | None) -> None:
+    def give_tags(last_commit: Found | None) -> None:
         nonlocal result
-        at = left.snapshot if isinstance(left, Result) else snapshot
+        at = last_commit.snapshot if isinstance(last_commit, Result) else snapshot
         with plain_errors(compiled.store.label):
             for name in compiled.tags:
                 compiled.store.history.create_tag(name, at)
@@ -282,8 +281,8 @@ def _run(
     do = partial(perform, options=options, lock=Held(check))
     committed = "what the steps of the job do is committed" if plans else ""
     try:
-        for one in afterwards(compiled.after, do, give_tags, job.branch, committed):
-            result = result.with_done(one)
+        for done in afterwards(compiled.after, do, give_tags, job.branch, committed):
+            result = result.with_done(done)
     except (VczstoreError, KeyboardInterrupt) as error:
         return result, error
     return result, None

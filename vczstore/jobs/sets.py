@@ -1,4 +1,4 @@
-"""Jobs on sets of stores: every part is compiled as a job of its own, and all become visible together."""
+"""Run jobs on sets of stores: each part is compiled as a job of its own, and all parts become visible together."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,9 +56,9 @@ class CompiledSet:
     Attributes
     ----------
     store
-        What the set is called.
+        The label of the set.
     parts
-        The job of each part, by its name.
+        The compiled job of each part, by name.
     """
 
     store: str
@@ -66,8 +66,8 @@ class CompiledSet:
 
     @property
     def summary(self) -> str:
-        """What there is to do to each part, in words."""
-        return "; ".join(f"{name}: {one.summary}" for name, one in self.parts.items())
+        """The summary of each part's job, for messages."""
+        return "; ".join(f"{name}: {compiled.summary}" for name, compiled in self.parts.items())
 
 
 def compile_set(job: Job) -> CompiledSet:
@@ -77,9 +77,9 @@ def compile_set(job: Job) -> CompiledSet:
     Raises
     ------
     StaleError
-        If another operation was stopped before all parts had it.
+        If another operation was interrupted before it was applied to all parts.
     VczstoreError
-        If a step cannot work, or the parts would not have the same samples.
+        If a step cannot be compiled, or the parts would end up with different samples.
     """
     running = _Running(job, None)
     with (
@@ -102,21 +102,21 @@ def run_set(
     progress: Progress | bool | None = None,
 ) -> SetJobResult:
     """
-    Do what a job says, and no earlier run has done, to all stores of a set.
+    Run what no earlier run of a job has applied, on all stores of a set.
 
     Parameters
     ----------
     job
-        What a job file says, of which the store has ``{part}`` in its name.
+        The parsed job file, whose store has ``{part}`` in its name.
     outcome
-        What is going to be told of the run.
+        The state of the run, updated for its notification.
     wait, report, progress
-        As in `vczstore.jobs.run.run_job`; the report of each part is in a folder of its name.
+        As in `vczstore.jobs.run.run_job`; the report of each part is in a subfolder with its name.
     """
-    with showing(progress) as told:
-        running = _Running(job, told)
+    with showing(progress) as shown:
+        running = _Running(job, shown)
         with running.taking_for_parts():
-            return _run_set(running, outcome, wait, report, told)
+            return _run_set(running, outcome, wait, report, shown)
 
 
 def _run_set(
@@ -142,16 +142,16 @@ def _run_set(
                 _report(report, running.compiled, {}, words_of(error))
                 raise
 
-        done, n = retried(attempt, MAX_RETRIES, nullcontext)
-        result = outcome.result = replace(done, completed=completed, retries=n)
+        first_result, n = retried(attempt, MAX_RETRIES, nullcontext)
+        result = outcome.result = replace(first_result, completed=completed, retries=n)
 
-        def give_tags(left: Found | None) -> None:
+        def give_tags(last_commit: Found | None) -> None:
             nonlocal result
-            result = outcome.result = result.with_tags(*running.tag(result.parts, left))
+            result = outcome.result = result.with_tags(*running.tag(result.parts, last_commit))
 
         try:
-            for one in running.afterwards(result, locks, give_tags):
-                result = outcome.result = result.with_done(one)
+            for done in running.afterwards(result, locks, give_tags):
+                result = outcome.result = result.with_done(done)
         except (VczstoreError, KeyboardInterrupt) as error:
             _report(report, running.compiled, result.parts, words_of(error))
             raise
@@ -160,29 +160,29 @@ def _run_set(
 
 
 class _Running:
-    """A job on a set, and what it was compiled into."""
+    """A job on a set that is being run or planned, and the compiled jobs of its parts."""
 
     def __init__(self, job: Job, progress: Progress | None) -> None:
         self.job, self.jobs, self.branch = job, _jobs_of(job), job.branch
         self.tags_wait = any(IN_COMMIT < step.operation.phase < NAMES for step in job.steps)
-        options = options_of(job).but(progress=progress, branch=None)  # each part is compiled against its own
-        said = [[one.operation.called, _with_places(one, canonical).model_dump(mode="json")] for one in job.steps]
+        options = options_of(job).but(progress=progress, branch=None)  # each part is compiled against its own branch
+        steps = [[step.operation.called, _with_places(step, canonical).model_dump(mode="json")] for step in job.steps]
         self.group = StoreSet(
             Template(job.store.url, job.store.storage_options),
-            {name: one.store.url for name, one in self.jobs.items()},
+            {name: part_job.store.url for name, part_job in self.jobs.items()},
             options,
             "run",
-            slow_digest(json.dumps(["run", said, job.branch], sort_keys=True, default=str)),
+            slow_digest(json.dumps(["run", steps, job.branch], sort_keys=True, default=str)),
         )
         self.compiled: dict[str, CompiledJob] = {}
 
     def taking_for_parts(self) -> AbstractContextManager[None]:
-        """Say of what is no store that it was taken for a part, unless the job names these."""
+        """Within this context, errors about a path that is no store say that it was taken for a part, unless listed."""
         places = () if self.job.parts else self.group.places.values()
         return taking_for_parts(self.group.label, places, "parts: in a job")
 
     def compiling(self, name: str, conversions: Conversions, workers: Workers) -> Callable[[], Compiled]:
-        """What compiles the job of a part."""
+        """Return a function that compiles the job of a part."""
         return partial(self._compile, name, conversions, workers)
 
     def _compile(self, name: str, conversions: Conversions, workers: Workers) -> Compiled:
@@ -203,7 +203,7 @@ class _Running:
         conversions: Conversions,
         pending: Record | None,
     ) -> SetJobResult:
-        """Check all parts, and write them."""
+        """Compile, check and write all parts."""
         self.compiled.clear()
         with Workers(self.group.options) as workers:
             works = {
@@ -215,32 +215,32 @@ class _Running:
                 checked = self._checked(works, workers, pending)
             if self.branch is not None:
                 checked.works = {name: replace(work, store=self.compiled[name].store) for name, work in works.items()}
-            done = write(checked)
-        for one in self.compiled.values():
-            journal_of(one).delete()
+            results = write(checked)
+        for compiled in self.compiled.values():
+            journal_of(compiled).delete()
         tags = tuple(checked.tags)
         parts = {
             name: JobResult(
-                status="done" if done.get(name) or tags else "nothing to do",
+                status="done" if results.get(name) or tags else "nothing to do",
                 id=job.id,
                 store=job.store.label,
-                snapshot=done[name][-1].snapshot if done.get(name) else job.applied_in or job.store.head,
+                snapshot=results[name][-1].snapshot if results.get(name) else job.applied_in or job.store.head,
                 tags=tags,
-                results=tuple(done.get(name, ())),
+                results=tuple(results.get(name, ())),
                 job=job,
             )
             for name, job in self.compiled.items()
         }
-        return SetJobResult("done" if done or tags else "nothing to do", self.group.label, parts)
+        return SetJobResult("done" if results or tags else "nothing to do", self.group.label, parts)
 
     def _checked(self, works: Mapping[str, Work], workers: Workers, pending: Record | None) -> Checking:
-        """All parts, compiled and checked."""
+        """Compile and check all parts."""
         checked = Checking(self.group, works, workers, pending=pending, tags_wait=self.tags_wait)
         self.check(checked)
         return checked
 
     def check(self, checked: Checking, *, lookup: bool = True) -> None:
-        """Compile and check all parts; where they do not fit together, say which sources some of them lack."""
+        """Compile and check all parts; the error for incompatible parts names a source that one of them lacks."""
         try:
             checked.check(lookup=lookup)
         except IncompatibleError as error:
@@ -249,10 +249,10 @@ class _Running:
             raise with_words(error, f"; {lacking}") from error
 
     def _begin_branches(self) -> bool:
-        """Let the branch of the job begin in all parts, if it does so now; they have to be compiled against it then."""
-        if self.branch is None or not any(one.plans or one.tags or one.after for one in self.compiled.values()):
+        """Prepare the job's branch in the parts compiled against main; return whether these must be recompiled."""
+        if self.branch is None or not any(job.plans or job.tags or job.after for job in self.compiled.values()):
             return False
-        new = [name for name, one in self.compiled.items() if one.store.branch != self.branch]
+        new = [name for name, job in self.compiled.items() if job.store.branch != self.branch]
         for name in new:
             branches_of(self.jobs[name]).prepare(self.branch)
         return bool(new)
@@ -260,7 +260,7 @@ class _Running:
     def afterwards(
         self, result: SetJobResult, locks: Mapping[str, HeldLock], give_tags: Callable[[Found | None], None]
     ) -> Iterator[Done]:
-        """Do what follows the commits: each operation on all parts, before the next one; see `afterwards`."""
+        """Run the operations after the commits, each on all parts before the next one; see `afterwards`."""
         options = options_of(self.job).but(progress=self.group.options.progress, parts=tuple(self.jobs))
 
         def do(operation: Operation) -> Found:
@@ -268,34 +268,34 @@ class _Running:
             found: Found = entrance.perform(operation, replace(group, id=self.group.id, held=locks))
             return found
 
-        is_changed = any(one.results for one in result.parts.values())
+        is_changed = any(part.results for part in result.parts.values())
         committed = "what the steps of the job do is done in all parts" if is_changed or result.completed else ""
         return afterwards(self._operations(), do, give_tags, self.branch, committed)
 
     def _operations(self) -> list[Operation]:
-        """What follows the commits; nothing is checked and published if no part has anything that main lacks."""
+        """The operations after the commits that any part needs: no checks and `publish` if no branch has news."""
         job = self.job
-        steps = [step.made(job.store.url) for step in job.steps if step.operation.phase not in (IN_COMMIT, NAMES)]
-        wanted = {one.called for compiled in self.compiled.values() for one in compiled.after}
-        is_known = len(self.compiled) == len(self.jobs)  # or else a run that was stopped has done some parts
-        return [one for one in (*steps, *retention(job)) if one.called in wanted or not is_known]
+        steps = [step.build(job.store.url) for step in job.steps if step.operation.phase not in (IN_COMMIT, NAMES)]
+        wanted = {operation.called for compiled in self.compiled.values() for operation in compiled.after}
+        is_known = len(self.compiled) == len(self.jobs)  # otherwise an interrupted run has completed some parts
+        return [operation for operation in (*steps, *retention(job)) if operation.called in wanted or not is_known]
 
     def tag(self, parts: Mapping[str, JobResult], last: Found | None) -> Sequence[str]:
-        """Give all parts the tags that have waited; where they are groups of one repository, name one snapshot."""
+        """Make the deferred tags in all parts; if parts are groups of one repository, on one common snapshot."""
         if not self.tags_wait:
             return ()
-        left: Mapping[str, Result] = last.parts if isinstance(last, SetResult) else {}
-        stores = {name: one.store for name, one in self.compiled.items()}
-        tags = dict.fromkeys(tag for one in self.compiled.values() for tag in one.tags)
-        states = {name: (str(one.snapshot), one.job.samples[1]) for name, one in parts.items()}
-        for name, one in left.items():
-            states[name] = (str(one.snapshot), Samples.of(one.plan.after))
+        last_results: Mapping[str, Result] = last.parts if isinstance(last, SetResult) else {}
+        stores = {name: compiled.store for name, compiled in self.compiled.items()}
+        tags = dict.fromkeys(tag for compiled in self.compiled.values() for tag in compiled.tags)
+        states = {name: (str(part.snapshot), part.job.samples[1]) for name, part in parts.items()}
+        for name, result in last_results.items():
+            states[name] = (str(result.snapshot), Samples.of(result.plan.after))
         if tags and len(parts) > len({store.place for store in stores.values()}):
-            known = [*left.values(), *(one for part in parts.values() for one in part.results)]
-            at = [one.snapshot for one in known]
-            if last is None:  # or else what an earlier run has committed is followed by commits of the job's own
-                at += [one.applied_in for one in self.compiled.values()]
-            snapshot = next((one for one in at if one is not None), next(iter(stores.values())).head)
+            results = [*last_results.values(), *(result for part in parts.values() for result in part.results)]
+            at = [result.snapshot for result in results]
+            if last is None:  # otherwise commits of this job follow what an earlier run has committed
+                at += [compiled.applied_in for compiled in self.compiled.values()]
+            snapshot = next((s for s in at if s is not None), next(iter(stores.values())).head)
             states = {name: (str(snapshot), samples) for name, (_, samples) in states.items()}
         with plain_errors(self.group.label):
             tag_states(self.group, stores, states, [*tags])
@@ -303,15 +303,15 @@ class _Running:
 
 
 def _jobs_of(job: Job) -> dict[str, Job]:
-    """The job of each part of a set, by the name of the part."""
+    """Make the job of each part of a set, by the name of the part."""
     template = Template(job.store.url, job.store.storage_options)
     with plain_errors(job.store.url):
         parts = job.parts or template.find()
     require_parts("run", template, parts)
     for step in job.steps:
-        for one in fields(step.operation):
-            if declared(one).kind in PLACES:
-                value = step.value(one.name)
+        for parameter in fields(step.operation):
+            if declared(parameter).kind in PLACES:
+                value = step.value(parameter.name)
                 texts = [] if value is None else list(value) if isinstance(value, tuple) else [value]
                 require_part(step.operation.called, texts, job.store.url)
                 if step.operation.phase == EXPORTS:
@@ -328,25 +328,25 @@ def _jobs_of(job: Job) -> dict[str, Job]:
 
 
 def _lacking(compiled: Mapping[str, CompiledJob]) -> str | None:
-    """Which source one part of a set has, and another lacks, in words; None if there is none."""
-    for (ours, one), (theirs, other) in permutations(compiled.items(), 2):
-        for mine, found in zip(one.found, other.found, strict=False):
-            there = {*found.found}
-            if len(mine.found) <= len(there):
+    """Describe a source that one part of a set has and another lacks; None if there is none."""
+    for (ours, job), (theirs, other) in permutations(compiled.items(), 2):
+        for our_sources, their_sources in zip(job.found, other.found, strict=False):
+            present = {*their_sources.found}
+            if len(our_sources.found) <= len(present):
                 continue
-            for source in mine.found:
-                named = source.replace(ours, theirs), theirs.join(source.rsplit(ours, 1))
-                if there.isdisjoint(named):
-                    return f"there is {source} for {ours}, and no {named[1]} for {theirs}"
+            for source in our_sources.found:
+                counterparts = source.replace(ours, theirs), theirs.join(source.rsplit(ours, 1))
+                if present.isdisjoint(counterparts):
+                    return f"there is {source} for {ours}, and no {counterparts[1]} for {theirs}"
     return None
 
 
 def _with_places(step: StepModel, change: Callable[[str], str]) -> StepModel:
-    """A step whose places have changed."""
+    """Return the step with `change` applied to its paths and URLs."""
     changes: dict[str, Any] = {}
-    for one in fields(step.operation):
-        kind = declared(one).kind
-        names = [f"{one.name}_file"] if kind == "samples" else [one.name]
+    for parameter in fields(step.operation):
+        kind = declared(parameter).kind
+        names = [f"{parameter.name}_file"] if kind == "samples" else [parameter.name]
         if kind in (*PLACES, "file", "samples"):
             changes |= {name: each_place(step.value(name), change) for name in names if step.value(name) is not None}
     return step.model_copy(update=changes)
@@ -358,7 +358,7 @@ def _report(
     results: Mapping[str, JobResult],
     error: str | None = None,
 ) -> None:
-    """Write the report of each part into a folder of its name."""
+    """Write the report of each part into a subfolder with its name."""
     for name, job in compiled.items() if folder is not None else ():
         place = Path(folder or "", name)
         place.mkdir(exist_ok=True)

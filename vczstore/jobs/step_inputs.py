@@ -1,4 +1,4 @@
-"""The sources and samples that a step of a job names: globs are expanded, files of sample IDs are read."""
+"""Resolve the sources and samples of a job's step: expand globs, and read files of sample IDs."""
 
 import glob
 import os
@@ -14,31 +14,31 @@ from vczstore.vcf.files import SUFFIXES as VCF_SUFFIXES
 
 def expand_sources(step: StepModel) -> dict[str, list[str]]:
     """
-    Find what each path or glob of a step names: globs in sorted order, each source once, where it is named first.
+    Expand each path or glob of a step to the paths of its sources, deduplicated; those of a glob are sorted.
 
-    A glob may find nothing, but the folder in which it looks has to be there. It finds VCFs if it ends as their names
-    do: beside a VCZ may lie the VCF that it was made of. A path that is none is taken as it is,
-    whether something is there or not. URLs are left to those who can list object stores.
+    A glob may match nothing, but its folder has to exist. It matches VCFs only if it ends in a suffix of VCFs, as the
+    VCF that a VCZ was converted from may lie alongside it. Plain paths are kept whether or not they exist. URLs are
+    not expanded here, as that takes a listing of the object store.
 
     Raises
     ------
     JobFileError
         If the folder of a glob does not exist.
     """
-    found: dict[str, list[str]] = {}
+    expanded: dict[str, list[str]] = {}
     for source in dict.fromkeys(step.value("sources")):
         paths = [path for pattern in alternatives(source) for path in _expand(pattern)]
-        found[source] = list(dict.fromkeys(paths if is_url(source) or not is_glob(source) else sorted(paths)))
-    return found
+        expanded[source] = list(dict.fromkeys(paths if is_url(source) or not is_glob(source) else sorted(paths)))
+    return expanded
 
 
 def names_one(source: str) -> bool:
-    """Whether a path or URL in a job file names one source, and is no glob that may find nothing."""
+    """Whether a path or URL in a job file names exactly one source: it has no glob and no alternatives in braces."""
     return len(patterns := alternatives(source)) == 1 and not is_glob(patterns[0])
 
 
 def _expand(pattern: str) -> list[str]:
-    """What a pattern without braces finds."""
+    """Expand a glob without braces; a URL or plain path is its only match."""
     if is_url(pattern) or not is_glob(pattern):
         return [pattern if is_url(pattern) else literal(pattern)]
     _require_folder(pattern)
@@ -47,7 +47,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _require_folder(pattern: str) -> None:
-    """A misspelt inbox would find nothing, every night, and look like an empty one."""
+    """Refuse a glob whose folder does not exist: otherwise a misspelt inbox would look like an empty one."""
     parts = Path(pattern).parts
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     folder = literal(str(Path(*parts[:first])))
@@ -56,14 +56,14 @@ def _require_folder(pattern: str) -> None:
 
 
 def _may_be_a_store(path: str) -> bool:
-    """Whether what a glob has found is a folder, or a file that is called like a store: desktops leave other files."""
+    """Whether a match is a folder, or a file with a store's suffix: desktops leave other files, such as ``._*``."""
     name = os.path.basename(path)
     return os.path.isdir(path) or (name.endswith((".zip", ".vcz", ".zarr")) and not name.startswith("._"))
 
 
 def read_samples(step: StepModel) -> list[str]:
     """
-    Say which samples a step removes, from its list or its file.
+    Return the sample IDs of a step, from its list or its file.
 
     Raises
     ------

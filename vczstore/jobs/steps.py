@@ -1,4 +1,4 @@
-"""The steps of a job file, as models that are made of the operations' declarations."""
+"""Models of the steps of a job file, generated from the declarations of operations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -30,51 +30,51 @@ from vczstore.execution import operations
 from vczstore.execution.operations import CHECKS, CLEANS, EXPORTS, NAMES, OWN_COMMIT, PUBLISHES, Operation
 
 NUMBERS: Mapping[Any, Any] = {int: int, int | None: int, float: float, float | None: float}
-"""The types of numbers without bounds."""
+"""The types of numeric parameters without bounds, and the types of their keys."""
 
 
 class StepModel(Model):
-    """A step of a job: what a job file says of an operation."""
+    """A step of a job: an operation with the values that the job file sets."""
 
     operation: ClassVar[type[Operation]]
 
     def value(self, key: str) -> Any:
-        """Return what the file says under a key; None where it says nothing, or there is no such key."""
+        """Return the value of a key; None if the file does not set it, or there is no such key."""
         return getattr(self, key, None)
 
     @model_validator(mode="after")
     def _goes_together(self) -> "StepModel":
-        """Check what the operation itself checks."""
+        """Run the operation's own validation."""
         try:
-            self.made("")
+            self.build("")
         except VczstoreError as error:
             raise wrong(str(error).removeprefix(f"{self.operation.called}: ")) from None
         return self
 
-    def made(self, store: str, **values: Any) -> Operation:
-        """Return the operation on a store; values take the place of what the file says."""
-        said = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
-        for one in fields(self.operation):
-            if declared(one).kind == "samples":
-                said.pop(f"{one.name}_file", None)
-        for name, inner in [(name, value) for name, value in said.items() if isinstance(value, Model)]:
-            said[name] = True  # the switch that the options in its mapping go with
+    def build(self, store: str, **values: Any) -> Operation:
+        """Return the operation on a store; `values` override the file."""
+        arguments = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        for parameter in fields(self.operation):
+            if declared(parameter).kind == "samples":
+                arguments.pop(f"{parameter.name}_file", None)
+        for name, inner in [(name, value) for name, value in arguments.items() if isinstance(value, Model)]:
+            arguments[name] = True  # the switch that enables the options in its mapping
             for key in type(inner).model_fields:
                 if (value := getattr(inner, key)) is not None:
-                    said[key] = (*said.get(key, ()), *value) if isinstance(value, tuple) else value
-        for one in operations.arguments(self.operation):
-            if declared(one).kind == "samples":
-                said.setdefault(one.name, ())  # they are in a file
-        return self.operation(**{"store": store, **said, **values})
+                    arguments[key] = (*arguments.get(key, ()), *value) if isinstance(value, tuple) else value
+        for parameter in operations.arguments(self.operation):
+            if declared(parameter).kind == "samples":
+                arguments.setdefault(parameter.name, ())  # the IDs are in a file
+        return self.operation(**{"store": store, **arguments, **values})
 
 
 def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is tuple or any(get_origin(one) is tuple for one in get_args(kind))
+    return get_origin(kind) is tuple or any(get_origin(member) is tuple for member in get_args(kind))
 
 
-def _item(known: Declared) -> Any:
-    """What one value of a field is."""
-    match known.kind:
+def _item(declaration: Declared) -> Any:
+    """The type of a single value of a parameter."""
+    match declaration.kind:
         case "sources":
             return SourceText
         case "file" | "folder":
@@ -96,14 +96,14 @@ def _tag_name(name: str) -> str:
 
 
 def branch_name(name: str) -> str:
-    """Check that a text can name a branch."""
+    """Check that a text is a valid branch name."""
     if name.startswith(OURS):
         raise expected(f"another name than one that begins with {OURS}, as branches that vczstore makes")
     return _tag_name(name)
 
 
 def several(item: Any) -> Any:
-    """One value or a list of them, in a tuple."""
+    """The type of a key that takes one value or a list of them, as a tuple."""
     return Annotated[
         tuple[item, ...],
         Key(min_length=1, fail_fast=True),
@@ -111,52 +111,52 @@ def several(item: Any) -> Any:
     ]
 
 
-def _kind(one: "Field[Any]") -> Any:
+def _kind(parameter: "Field[Any]") -> Any:
     """The type of a key of a step."""
-    known = declared(one)
-    if known.choices:
-        choice = Annotated[str, BeforeValidator(one_of(known.choices)), choice_schema(known.choices)]
-        return several(choice) if _is_list(one.type) else choice
-    if known.bounds is not None:
-        return Annotated[int, Key(strict=True, ge=known.bounds[0], le=known.bounds[1])]
-    if one.type is bool:
+    declaration = declared(parameter)
+    if declaration.choices:
+        choice = Annotated[str, BeforeValidator(one_of(declaration.choices)), choice_schema(declaration.choices)]
+        return several(choice) if _is_list(parameter.type) else choice
+    if declaration.bounds is not None:
+        return Annotated[int, Key(strict=True, ge=declaration.bounds[0], le=declaration.bounds[1])]
+    if parameter.type is bool:
         return StrictBool
-    if one.type in NUMBERS:
-        return Annotated[NUMBERS[one.type], Key(strict=True)]
-    if known.kind in ("sources", "samples"):
-        return several(_item(known))
-    if _is_list(one.type):
-        item: Any = _item(known)
+    if parameter.type in NUMBERS:
+        return Annotated[NUMBERS[parameter.type], Key(strict=True)]
+    if declaration.kind in ("sources", "samples"):
+        return several(_item(declaration))
+    if _is_list(parameter.type):
+        item: Any = _item(declaration)
         return Annotated[tuple[item, ...], Key(title="list of text"), BeforeValidator(_tuple)]
-    return _item(known)
+    return _item(declaration)
 
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _key(one: "Field[Any]", kind: Any) -> tuple[Any, Any]:
-    """The type and the description of a key of a step."""
-    known = declared(one)
-    said: dict[str, Any] = {"description": _described(known), "examples": list(known.examples)}
-    if known.key:
-        said["alias"] = known.key
-    if one.default is MISSING:
-        return kind, Key(**said)
-    if one.default is None or (one.default == () and not known.choices):
-        return kind | None, Key(default=None, **said)
-    return kind, Key(default=one.default, **said)
+def _key(parameter: "Field[Any]", kind: Any) -> tuple[Any, Any]:
+    """The type and the definition of a key of a step."""
+    declaration = declared(parameter)
+    options: dict[str, Any] = {"description": _described(declaration), "examples": list(declaration.examples)}
+    if declaration.key:
+        options["alias"] = declaration.key
+    if parameter.default is MISSING:
+        return kind, Key(**options)
+    if parameter.default is None or (parameter.default == () and not declaration.choices):
+        return kind | None, Key(default=None, **options)
+    return kind, Key(default=parameter.default, **options)
 
 
-def _described(known: Declared) -> str:
-    """What the reference page and editors say of a key."""
-    default = f"By default {known.default_text}." * bool(known.default_text)
-    return " ".join(text for text in (_in_words_of_jobs(known.help), known.job_help, default) if text)
+def _described(declaration: Declared) -> str:
+    """The description of a key on the reference page and in editors."""
+    default = f"By default {declaration.default_text}." * bool(declaration.default_text)
+    return " ".join(text for text in (_with_job_keys(declaration.help), declaration.job_help, default) if text)
 
 
-def _in_words_of_jobs(text: str) -> str:
-    """A help text in which options are called as in a job file."""
-    names = {one.name for name in operations.names() if (found := _loaded(name)) for one in fields(found)}
+def _with_job_keys(text: str) -> str:
+    """Replace the names of options in a help text by the keys of job files."""
+    names = {field.name for name in operations.names() if (operation := _loaded(name)) for field in fields(operation)}
     for name in names:
         text = text.replace(f"`{name}`", f"`{name.replace('_', '-')}`")
     return text
@@ -173,67 +173,69 @@ def _true_or_options(value: Any) -> Any:
 
 
 def _keys(operation: type[Operation]) -> dict[str, tuple[Any, Any]]:
-    """The keys of a step: the arguments and options of its operation, those in one mapping that go with a switch."""
-    shown = [one for one in (*operations.arguments(operation), *operations.options(operation)) if declared(one).job]
+    """The keys of a step: its operation's arguments and options; a switch takes a mapping of dependent options."""
+    parameters = [p for p in (*operations.arguments(operation), *operations.options(operation)) if declared(p).job]
     keys: dict[str, tuple[Any, Any]] = {}
-    for one in shown:
-        inner = [other for other in shown if one.name in (declared(other).within, declared(other).also_within)]
-        if declared(one).within:
+    for parameter in parameters:
+        name, declaration = parameter.name, declared(parameter)
+        inner = [other for other in parameters if name in (declared(other).within, declared(other).also_within)]
+        if declaration.within:
             continue
         if inner:
-            text = _in_words_of_jobs(declared(one).help)
-            made: Any = create_model(  # type: ignore[call-overload]
-                f"{operation.__name__}{one.name.capitalize()}",
+            text = _with_job_keys(declaration.help)
+            model: Any = create_model(  # type: ignore[call-overload]
+                f"{operation.__name__}{name.capitalize()}",
                 __base__=Model,
                 __doc__=text,
                 **{o.name: _key(o, _kind(o)) for o in inner},
             )
-            switch = Annotated[made | None, BeforeValidator(_true_or_options, json_schema_input_type=StrictBool | made)]
-            keys[one.name] = switch, Key(default=None, description=text, examples=list(declared(one).examples))
-        elif declared(one).kind == "samples":
-            said = Key(default=None, description=_described(declared(one)), examples=list(declared(one).examples))
-            keys[one.name] = _kind(one) | None, said
-            keys[f"{one.name}_file"] = (
+            inputs = StrictBool | model
+            switch = Annotated[model | None, BeforeValidator(_true_or_options, json_schema_input_type=inputs)]
+            keys[name] = switch, Key(default=None, description=text, examples=list(declaration.examples))
+        elif declaration.kind == "samples":
+            key = Key(default=None, description=_described(declaration), examples=list(declaration.examples))
+            keys[name] = _kind(parameter) | None, key
+            keys[f"{name}_file"] = (
                 LocalFile | None,
                 Key(
                     default=None,
-                    description="A UTF-8 file with one sample ID in a line, read when the step runs. Relative to the "
+                    description="A UTF-8 file with one sample ID per line, read when the step runs. Relative to the "
                     "job file.",
                     examples=["withdrawn.txt"],
                 ),
             )
         else:
-            keys[one.name] = _key(one, _kind(one))
+            keys[name] = _key(parameter, _kind(parameter))
     return keys
 
 
 def _one_list(step: StepModel) -> StepModel:
-    """Check that sample IDs are listed or in a file."""
+    """Check that sample IDs are either listed or in a file."""
     if (step.value("samples") is None) == (step.value("samples_file") is None):
-        found = "neither" if step.value("samples") is None else "both"
-        raise wrong(f"expected samples or samples-file, found {found}")
+        actual = "neither" if step.value("samples") is None else "both"
+        raise wrong(f"expected samples or samples-file, found {actual}")
     return step
 
 
 def _step_model(operation: type[Operation]) -> type[StepModel]:
-    """The model of the step that an operation is."""
+    """Create the model of an operation's step."""
     keys, text = _keys(operation), (operation.__doc__ or "").strip().partition("\n")[0]
-    has_list = any(declared(one).kind == "samples" for one in fields(operation))
-    made: type[StepModel] = create_model(  # type: ignore[call-overload]
+    has_list = any(declared(parameter).kind == "samples" for parameter in fields(operation))
+    model: type[StepModel] = create_model(  # type: ignore[call-overload]
         operation.__name__,
         __base__=StepModel,
         __doc__=text,
         __validators__={"_one_list": model_validator(mode="after")(_one_list)} if has_list else {},
         **keys,
     )
-    made.operation = operation
+    model.operation = operation
     if has_list:
-        made.model_config["json_schema_extra"] = {"oneOf": [{"required": ["samples"]}, {"required": ["samples-file"]}]}
-    return made
+        model.model_config["json_schema_extra"] = {"oneOf": [{"required": ["samples"]}, {"required": ["samples-file"]}]}
+    return model
 
 
 def _loaded(name: str) -> type[Operation] | None:
-    """An operation; None of another package that cannot be loaded, of which a job that has it as a step tells."""
+    """Load an operation; None if another package's cannot be loaded, which a job that uses it reports."""
     try:
         return operations.find(name)
     except OptionError:
@@ -241,7 +243,7 @@ def _loaded(name: str) -> type[Operation] | None:
 
 
 STEPS: Mapping[str, type[StepModel]] = {
-    name: _step_model(found) for name in operations.names() if (found := _loaded(name)) is not None and found.is_step
+    name: _step_model(op) for name in operations.names() if (op := _loaded(name)) is not None and op.is_step
 }
 """The models of steps, by the names of their operations."""
 
@@ -253,27 +255,27 @@ def _true_or_keys(value: Any) -> Any:
 
 
 def _shorthand(name: str, model: type[StepModel]) -> Any:
-    """What may stand for a step's mapping: the value of its first key, or true if it needs none."""
+    """The type of a step's key, with the shorthand for its mapping: the value of its first key, or true without any."""
     operation = model.operation
-    firsts = [
-        one
-        for one in (*operations.arguments(operation), *operations.options(operation))
-        if declared(one).job and (declared(one).is_argument or declared(one).short)
+    candidates = [
+        parameter
+        for parameter in (*operations.arguments(operation), *operations.options(operation))
+        if declared(parameter).job and (declared(parameter).is_argument or declared(parameter).short)
     ]
-    if not firsts:
+    if not candidates:
         return Annotated[model | None, BeforeValidator(_true_or_keys, json_schema_input_type=StrictBool | model)]
-    first = firsts[0]
-    known, kind = declared(first), _kind(first)
-    key, many = known.key or first.name.replace("_", "-"), _is_list(first.type)
-    if len(model.model_fields) == 1 and not many:
-        return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=_name_input(known))]
-    keys = " or ".join(keys_of(model)[:2]) if known.kind == "samples" else f"the key {key}"
-    what = f"{known.shorthand}, or a mapping with {keys}"
-    inputs = kind.__metadata__[1].json_schema_input_type if many else kind
-    kinds = (int if int in get_args(first.type) else str, *([list] if many else []))
+    first = candidates[0]
+    declaration, kind = declared(first), _kind(first)
+    key, is_list = declaration.key or first.name.replace("_", "-"), _is_list(first.type)
+    if len(model.model_fields) == 1 and not is_list:
+        return Annotated[model | None, BeforeValidator(_named(key), json_schema_input_type=_name_input(declaration))]
+    keys = " or ".join(keys_of(model)[:2]) if declaration.kind == "samples" else f"the key {key}"
+    expectation = f"{declaration.shorthand}, or a mapping with {keys}"
+    inputs = kind.__metadata__[1].json_schema_input_type if is_list else kind
+    kinds = (int if int in get_args(first.type) else str, *([list] if is_list else []))
     return Annotated[
         model | None,
-        BeforeValidator(short(key, what, *kinds), json_schema_input_type=inputs | model),
+        BeforeValidator(short(key, expectation, *kinds), json_schema_input_type=inputs | model),
     ]
 
 
@@ -286,20 +288,20 @@ def _named(key: str) -> Any:
     return widen
 
 
-def _name_input(known: Declared) -> Any:
-    pattern = rf"^[^/]+$|{IS_VARIABLE}" if known.kind == "tag" else None
+def _name_input(declaration: Declared) -> Any:
+    pattern = rf"^[^/]+$|{IS_VARIABLE}" if declaration.kind == "tag" else None
     return Annotated[str, Key(title="text", pattern=pattern)]
 
 
 class _OneStep(Model):
-    """One step: a mapping with exactly one key, which says what is done."""
+    """One step: a mapping with exactly one key, the operation."""
 
     model_config = ConfigDict(title="step", json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     @model_validator(mode="before")
     @classmethod
     def _well_indented(cls, value: Any) -> Any:
-        """The likeliest mistake: what belongs inside the one key is written beside it."""
+        """Catch the most likely mistake: keys of the operation's mapping written next to the operation's key."""
         for name in STEPS.keys() & value.keys() if isinstance(value, dict) else ():
             for key in value:
                 if key in keys_of(STEPS[name]) and key not in STEPS:
@@ -310,15 +312,15 @@ class _OneStep(Model):
     def _one_key(self) -> "_OneStep":
         names = sorted(name.replace("_", "-") for name in self.model_fields_set)
         if len(names) != 1:
-            found = f"both {' and '.join(names)}; begin each with a - of its own" if names else "none"
+            actual = f"both {' and '.join(names)}; begin each with a - of its own" if names else "none"
             raise wrong(
-                f"a step has one of the keys {' and '.join([', '.join([*STEPS][:-1]), [*STEPS][-1]])}, found {found}"
+                f"a step has one of the keys {' and '.join([', '.join([*STEPS][:-1]), [*STEPS][-1]])}, found {actual}"
             )
         return self
 
     @property
     def what(self) -> StepModel:
-        """The one thing that is done."""
+        """The model of the step's operation."""
         (name,) = self.model_fields_set
         step: StepModel = getattr(self, name)
         return step
@@ -346,14 +348,14 @@ def require_step(value: Any) -> Any:
 
 
 def check_order(steps: tuple[_OneStep, ...]) -> tuple[_OneStep, ...]:
-    """Check that steps come in the order in which a job does them; see `vczstore.execution.operations.IN_COMMIT`."""
+    """Check that steps are in the order in which a job runs them; see `vczstore.execution.operations.IN_COMMIT`."""
     names: set[str] = set()
     for i, step in enumerate(steps):
-        done, before = step.what.operation, steps[max(i - 1, 0)].what.operation
-        if done.phase < before.phase:
+        operation, before = step.what.operation, steps[max(i - 1, 0)].what.operation
+        if operation.phase < before.phase:
             why = _AFTER[before.phase]
             raise wrong(f"{why}; put {before.called} after {_after(before.phase, steps)}", i - 1, before.called)
-        if done.called == "tag":
+        if operation.called == "tag":
             name = step.what.value("name")
             if name in names:
                 raise wrong("this tag is there already; a name can be given once", i, "tag")
@@ -369,9 +371,9 @@ _AFTER = {
     EXPORTS: "this hands out what the job has committed",
     CLEANS: "this deletes what the job has left behind",
 }
-"""Why steps come after those before them in this order."""
+"""The reasons, by phase, why a step has to come after those of earlier phases."""
 
 
 def _after(phase: int, steps: Sequence[_OneStep]) -> str:
-    others = dict.fromkeys(one.what.operation.called for one in steps if one.what.operation.phase < phase)
+    others = dict.fromkeys(step.what.operation.called for step in steps if step.what.operation.phase < phase)
     return "all other steps" if phase == NAMES else ", ".join(others)
