@@ -136,11 +136,11 @@ class Described:
     report: Report
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         return dict(self.report)
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """Yield the lines that the command prints."""
         job = self.report["job"]
         visible = "in one commit" if job["atomic"] else "one by one, each safe to stop: plain Zarr has no transactions"
         branch = f"  branch {job['branch']}" if job.get("branch") else ""
@@ -176,11 +176,11 @@ class DescribedSet:
     parts: Mapping[str, Report]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         return {"store": self.store, "parts": {name: dict(report) for name, report in self.parts.items()}}
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """Yield the lines that the command prints."""
         yield f"{self.store}: {in_words({'parts': len(self.parts)})}"
         for report in self.parts.values():
             yield from Described(report).lines()

@@ -45,7 +45,7 @@ class Estimate:
     assumptions: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         return asdict(self)
 
 
@@ -173,7 +173,7 @@ def _prices(data: Mapping[str, Any], engine: Mapping[str, Any], min_memory: int)
         f"list prices of region {', '.join(regions)}; no free tier, discount, storage or traffic; "
         f"see {', '.join(sources)}",
         f"a worker has the memory that its tasks are projected to need, {human_size(min_memory)} at least, "
-        "and nothing is tried again",
+        "and nothing is retried",
     ]
 
 

@@ -61,7 +61,7 @@ class Outcome:
             if not isinstance(hook, str):
                 _call(name, hook, self._report(message))
             else:  # error messages may name samples, and are not sent
-                where = "what it says is in the report and the log of the machine that ran the job"
+                where = "the message is in the report and the log of the machine that ran the job"
                 _post(name, hook, self._report(message and f"{type(error).__name__}; {where}"))
 
     @property
@@ -90,7 +90,7 @@ def _call(name: str, command: Sequence[str], report: Mapping[str, Any]) -> None:
             list(command), input=text, text=True, env=environment, stdout=2, timeout=TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        log.warning("%s: %s took more than %g s, and was ended", name, command[0], TIMEOUT)
+        log.warning("%s: %s took more than %g s, and was terminated", name, command[0], TIMEOUT)
     except OSError as error:
         log.warning("%s: %s cannot be run (%s)", name, command[0], error.strerror)
     else:

@@ -64,7 +64,7 @@ class JobResult:
         return replace(self, status="done" if tags else self.status, tags=(*self.tags, *tags))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         return {
             "status": self.status,
             "job": self.id,
@@ -80,7 +80,7 @@ class JobResult:
         }
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """Yield the lines that the command prints."""
         branch = f", branch {self.job.job.branch}" if self.job.job.branch is not None else ""
         at, head = f", snapshot {self.snapshot}" if self.snapshot else "", f"job {self.id} on {self.store}{branch}:"
         yield from self.job.notes
@@ -141,7 +141,7 @@ class SetJobResult:
         return replace(self, status="done" if tags else self.status, parts=parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         return {
             "status": self.status,
             "store": self.store,
@@ -151,7 +151,7 @@ class SetJobResult:
         }
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """Yield the lines that the command prints."""
         if self.completed:
             yield f"completed what was stopped: {', '.join(self.completed)}"
         for result in self.parts.values():

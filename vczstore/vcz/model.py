@@ -66,7 +66,7 @@ _LIKE_SAMPLES = re.compile(r"(not?_|num_)?samples?(_\w+)?", re.IGNORECASE)
 """Misspellings of the samples dimension, and names that other programs give it."""
 
 MAX_LENGTH = 10**11
-"""The maximum axis length, 100 times the design limit; longer ones come from corrupt metadata, and never finish."""
+"""The maximum axis length, 100 times the design limit; longer axes are corrupt metadata, and would take forever."""
 
 _TABLES = {"contig_id": "contigs", "filter_id": "filters"}
 """The arrays of VCF Zarr 0.3 and later, and the attributes of the root group that preceded them."""
