@@ -177,7 +177,7 @@ class _Running:
         self.compiled: dict[str, CompiledJob] = {}
 
     def taking_for_parts(self) -> AbstractContextManager[None]:
-        """Within this context, errors about a path that is no store say that it was taken for a part, unless listed."""
+        """Let errors about a path that is no store say that it was taken for a part, unless the job lists its parts."""
         places = () if self.job.parts else self.group.places.values()
         return taking_for_parts(self.group.label, places, "parts: in a job")
 
@@ -273,7 +273,7 @@ class _Running:
         return afterwards(self._operations(), do, give_tags, self.branch, committed)
 
     def _operations(self) -> list[Operation]:
-        """The operations after the commits that any part needs: no checks and `publish` if no branch has news."""
+        """The operations after the commits that any part needs: no checks or `publish` if main lacks nothing."""
         job = self.job
         steps = [step.build(job.store.url) for step in job.steps if step.operation.phase not in (IN_COMMIT, NAMES)]
         wanted = {operation.called for compiled in self.compiled.values() for operation in compiled.after}

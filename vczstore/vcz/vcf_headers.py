@@ -134,7 +134,7 @@ class _Named:
 
     @cached_property
     def _as_words(self) -> frozenset[str]:
-        """The removed IDs that are unlikely to be words of a line by chance, as numbers and single characters are."""
+        """The removed IDs except numbers and single characters, which are words of unrelated lines by chance."""
         return frozenset(sample for sample in self.gone if len(sample) > 1 and not sample.isdecimal())
 
     @cached_property
