@@ -1,4 +1,4 @@
-"""Arithmetic on the chunk grid of one axis, with chunks of equal or individual widths. Integers only, no arrays."""
+"""Arithmetic on the chunk grid of one axis, with chunks of equal or individual widths; no I/O."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
