@@ -113,7 +113,7 @@ def _compacted(vcz: Vcz, kept: np.ndarray) -> dict[str, AnyArray]:
             axis = samples_axis(array) or 0
             cut = arrays.cuts(array)[axis]
             lengths = np.unique(cut.of(kept), return_counts=True)[1].tolist()
-            result[name] = arrays.with_columns(array, axis, lengths, otherwise=cut.widest)
+            result[name] = arrays.with_columns(array, axis, lengths, if_empty=cut.widest)
     return result
 
 

@@ -144,7 +144,7 @@ def compile_create(
     kinds = {**({BATCH: "i4"} if provenance else {}), SAMPLE_ID: "string"}
     by_sample = [_new(name, (0,), dtype, (SAMPLES,), width) for name, dtype in kinds.items()]
     if sample_grid == FLEXIBLE:
-        by_sample = [arrays.with_columns(array, 0, (), otherwise=width) for array in by_sample]
+        by_sample = [arrays.with_columns(array, 0, (), if_empty=width) for array in by_sample]
     small = [_filled(name, values) for name, values in tables.items()]
     members = {a.path: a for a in (*targets.values(), filters, *by_sample, *(edit.array for edit in small))}
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}

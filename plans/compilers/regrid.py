@@ -254,7 +254,7 @@ def _flexible(array: AnyArray, columns: Sequence[int], width: int, lengths: Mapp
     if not lengths and arrays.widths(array)[samples_axis(array) or 0] == tuple(columns):
         return array
     array = conversion.without_shards(array)
-    cut = arrays.with_columns(array, samples_axis(array) or 0, columns, otherwise=width)
+    cut = arrays.with_columns(array, samples_axis(array) or 0, columns, if_empty=width)
     if not lengths:
         return cut
     sides = zip(dimensions(array), arrays.widths(cut), strict=True)

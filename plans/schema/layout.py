@@ -423,7 +423,7 @@ def _in_columns(vcz: Vcz, array: AnyArray) -> AnyArray:
     if not vcz.is_flexible:
         return array
     axis, columns = dimensions(array).index(SAMPLES), vcz.columns
-    return arrays.with_columns(conversion.without_shards(array), axis, columns, otherwise=vcz.chunk_lengths[SAMPLES])
+    return arrays.with_columns(conversion.without_shards(array), axis, columns, if_empty=vcz.chunk_lengths[SAMPLES])
 
 
 def _template(name: str, form: Form, sources: Sequence[Vcz]) -> AnyArray:

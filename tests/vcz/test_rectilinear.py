@@ -22,7 +22,7 @@ from vczstore.vcz.zarr_objects import write_json
 
 def _array(widths: tuple[int, ...], n: int = 5) -> zarr.Array:
     regular = conversion.new("x", shape=(n, 0), dtype="i4", chunks=(2, 9), dimension_names=("variants", "samples"))
-    return arrays.with_columns(regular, 1, widths, otherwise=9)
+    return arrays.with_columns(regular, 1, widths, if_empty=9)
 
 
 def _values(n: int) -> np.ndarray:

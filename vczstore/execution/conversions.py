@@ -150,7 +150,7 @@ class Conversions:
             _convert(list(todo.values()), workers, self._progress)
         self._made |= {key: conversion.result for key, conversion in todo.items()}
         return [
-            Vcz.read(RegularLocalStore(self._made[key], read_only=True), file.label).made_of(file)
+            Vcz.read(RegularLocalStore(self._made[key], read_only=True), file.label).converted_from(file)
             for key, file in zip(keys, files, strict=True)
         ]
 

@@ -80,7 +80,7 @@ def _fit_widths(widths: tuple[int, ...], length: int) -> tuple[int, ...]:
     return widths[: max(1, Cuts(length, widths).n)]
 
 
-def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, otherwise: int = 1) -> AnyArray:
+def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, if_empty: int = 1) -> AnyArray:
     """
     Return the planned array with a flexible grid, with chunks of these widths along one axis.
 
@@ -90,11 +90,11 @@ def with_columns(array: AnyArray, axis: int, lengths: Sequence[int], *, otherwis
         An array of format 3 without shards.
     axis, lengths
         The axis and its chunk widths, whose sum becomes the length of the axis.
-    otherwise
-        Chunk width in the metadata if `lengths` is empty: a grid needs one.
+    if_empty
+        The chunk width in the metadata if `lengths` is empty, since a grid needs one.
     """
     shape, old = list(array.shape), list(widths(array))
-    shape[axis], old[axis] = sum(lengths), tuple(lengths) or otherwise
+    shape[axis], old[axis] = sum(lengths), tuple(lengths) or if_empty
     return from_metadata(rectilinear.with_widths(array.metadata, shape, old), array.store, array.path)
 
 

@@ -224,7 +224,7 @@ class Vcz:
         """The positions of the selected samples along the samples axis of the arrays."""
         return np.arange(self.n_samples) if self.chosen is None else self.chosen
 
-    def made_of(self, file: Batch) -> "Vcz":
+    def converted_from(self, file: Batch) -> "Vcz":
         """Return the same VCZ with the identity of the file that it was converted from."""
         return replace(self, file=file)
 
