@@ -1,6 +1,6 @@
-"""What operations see of a place that holds a VCZ: Protocols, one implementation per kind of place.
+"""Protocols of a place that holds a VCZ, as operations see it. Each kind of place implements them.
 
-`vczstore.stores.resolve` makes a `Store` of what a user typed; no backend is known here.
+`vczstore.stores.resolve` turns a user's location into a `Store`; this module knows no backend.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zarr import Group
 
 type Location = str | Path | ZarrStore | "Group | Repository | Session"
-"""What a user may call a store by."""
+"""The types by which a user may refer to a store."""
 
 SESSION_IS_READ = (
     "an Icechunk session is only read, since each operation commits by itself; hand in the session's repository, or "
@@ -29,30 +29,30 @@ SESSION_IS_READ = (
 )
 
 UNCHANGED = "nothing was committed, the store is as it was"
-"""What state a store is in when a transaction of all or nothing did not end well."""
+"""State of an atomic store after a failed transaction."""
 
 type Check = Callable[[], None]
-"""What is called before something becomes visible, and may refuse by raising."""
+"""Callback run right before something becomes visible; it may refuse by raising."""
 
 
 class HeldLock(Protocol):
-    """A lock that is held."""
+    """A lock held by this process."""
 
     def check(self) -> None:
         """
-        Make sure that it is still held; to be called right before a commit.
+        Make sure that the lock is still held. Call this right before a commit.
 
         Raises
         ------
         StaleError
             If another writer may have worked on the store.
         StorageError
-            If storage does not say.
+            If the lock cannot be read or renewed in storage.
         """
 
 
 class Snapshot(NamedTuple):
-    """One entry of a store's history; `metadata` is what `Transaction.commit` was given."""
+    """One entry of a store's history; `metadata` is the mapping passed to `Transaction.commit`."""
 
     id: str
     time: str
@@ -61,35 +61,36 @@ class Snapshot(NamedTuple):
 
 
 RESTORED = "restored"
-"""The key of a restore's metadata that has the snapshot whose state it is."""
+"""Metadata key of a restore commit: the ID of the snapshot that was restored."""
 
 PAST = "past"
-"""The key of a purge's metadata that has what was in the history before it; see `past_of`."""
+"""Metadata key of a purge commit: the history before it, as returned by `past_of`."""
 
 MAX_PAST = 10_000
-"""Entries of the past that a purge keeps; older ones go. Each purge and gc writes all of them twice."""
+"""Entries of past history that a purge keeps; older ones are dropped. Each purge and gc writes them all twice."""
 
 
 def past_of(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
     """
-    What is known of a history and of what purges have deleted of it: what was done when, in numbers, newest first.
+    Summarise a history, including the entries that earlier purges have deleted, newest first.
 
-    What others than vczstore have said of their commits is left out, since it may be anything.
+    Each entry has the snapshot ID, the time, and the ``vczstore`` metadata of the commit. Metadata of other tools are
+    left out, since they may contain anything.
     """
-    found, older, seen = list[dict[str, Any]](), list[dict[str, Any]](), set[str]()
-    for one in snapshots:
-        said = dict(one.metadata.get("vczstore", {}))
+    entries, older, seen = list[dict[str, Any]](), list[dict[str, Any]](), set[str]()
+    for snapshot in snapshots:
+        metadata = dict(snapshot.metadata.get("vczstore", {}))
         for name in ("same", "holds"):
-            said.pop(name, None)
-        older = older or said.get(PAST, [])
-        said.pop(PAST, None)
-        seen.add(one.id)
-        found.append({"snapshot": one.id, "time": one.time, **said})
-    return [*found, *(one for one in older if one["snapshot"] not in seen)][:MAX_PAST]
+            metadata.pop(name, None)
+        older = older or metadata.get(PAST, [])
+        metadata.pop(PAST, None)
+        seen.add(snapshot.id)
+        entries.append({"snapshot": snapshot.id, "time": snapshot.time, **metadata})
+    return [*entries, *(entry for entry in older if entry["snapshot"] not in seen)][:MAX_PAST]
 
 
 class Keep(NamedTuple):
-    """What is kept of a history: what is no older than this, and all tags or those that name it alone."""
+    """Retention policy of a gc: snapshots no older than `age`, and either all tags or only those on such snapshots."""
 
     age: timedelta
     all_tags: bool
@@ -97,18 +98,18 @@ class Keep(NamedTuple):
 
 class Saved(NamedTuple):
     """
-    What another process needs to go on with a transaction.
+    The serialised state from which another process can resume a transaction.
 
     Attributes
     ----------
     session
-        All that was merged.
+        The writable session, with everything merged so far.
     fork
-        What tasks in threads have written since; empty where tasks return what they have written.
+        The fork that tasks in threads have written to since; empty where tasks return their own forks.
     forked
-        The snapshot that the fork began with: nothing leads to it, so it goes when garbage is collected.
+        Base snapshot of the fork. No branch or tag references it, so a garbage collection deletes it.
     began
-        The repository's last change before the transaction; None if it keeps no log of changes.
+        Time of the repository's last change before the transaction; None if it keeps no log of changes.
     """
 
     session: bytes
@@ -118,128 +119,128 @@ class Saved(NamedTuple):
 
 
 class Resumable(Protocol):
-    """A transaction with which another process can go on."""
+    """A transaction that another process can resume."""
 
     def save(self) -> Saved:
-        """What was written so far."""
+        """Serialise the writes so far."""
 
     def restore(self, saved: Saved) -> None:
         """
-        Go on with what another process has saved of a transaction, instead of with what was written here.
+        Resume from the state that another process has saved, discarding the writes of this process.
 
         Raises
         ------
         ValueError
-            If that cannot be: the store has changed, or chunks may be gone.
+            If the state cannot be resumed: the store has changed, or chunks may have been deleted.
         """
 
 
 class Transaction(Protocol):
-    """What makes the writes of one or more plans visible at once, or, on plain Zarr, plan by plan in a safe order."""
+    """Makes the writes of one or more plans visible: in one commit, or on plain Zarr plan by plan, in a safe order."""
 
     def step(
         self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
     ) -> AbstractContextManager[ZarrStore]:
         """
-        Write what one plan writes; it sees what the plans before it have written.
+        Write one plan, which sees the writes of the plans before it.
 
         Parameters
         ----------
         preparations
-            What the driver writes before the tasks run, and no reader notices.
+            Edits that the driver makes before the tasks run, and that no reader notices.
         edits
-            What the driver writes to make everything visible, in the order that is safe where nothing is transactional.
+            Edits that the driver makes to publish the plan, in an order that is safe without transactions.
         check
-            Called before the edits where readers notice these before the commit.
+            Called before the edits, where readers would notice these before the commit.
 
         Returns
         -------
         context manager of zarr.abc.store.Store
-            What the tasks read and write. It survives pickling; what comes back is handed to `collect`.
+            The store that tasks read and write. It can be pickled; pass the store that a task sends back to `collect`.
         """
 
     def found(self) -> ZarrStore:
-        """What the steps so far have left, to be read while the next one writes."""
+        """The Zarr store with the writes of all finished steps, to be read while the next step writes."""
 
     def collect(self, store: ZarrStore) -> None:
-        """Take in what a task has written to the store it was sent. Called once for each task that succeeds."""
+        """Merge the writes that a task has made through the store it was sent. Call once per successful task."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str | None:
         """
-        Make everything visible.
+        Make all writes visible.
 
         Parameters
         ----------
         message, metadata
-            For the history, where the place keeps one. They outlive any removal: no sample ID belongs there.
+            For the history, where the store keeps one. Removals do not erase them, so they must not contain sample IDs.
 
         Returns
         -------
         str or None
-            The new snapshot's ID, None where there are no snapshots.
+            ID of the new snapshot; None where there are no snapshots.
 
         Raises
         ------
         ConflictError
-            If another writer has committed since the transaction began. Nothing is rebased: a removed sample would
-            come back, or two batches would lie in one place.
+            If another writer has committed since the transaction began. Nothing is rebased: that could restore a
+            removed sample, or write two batches to the same columns.
         """
 
     @property
     def is_done(self) -> bool | None:
-        """Whether it has committed, though `commit` may have been interrupted, or failed; None if that is not known."""
+        """Whether it has committed, even if `commit` was interrupted or raised; None if that is unknown."""
 
     @property
     def shows_steps(self) -> bool:
-        """Whether readers see each step when it ends, before the commit."""
+        """Whether readers see the writes of each step as it ends, before the commit."""
 
     @property
     def resumable(self) -> Resumable | None:
-        """What lets another process go on with it; None where that cannot be."""
+        """The transaction as a `Resumable`; None where another process cannot resume it."""
 
 
 class History(Protocol):
-    """The snapshots of a store, and the tags and branches that name them. On plain Zarr there are none of these."""
+    """The snapshots of a store, and the tags and branches that name them. Plain Zarr has none of these."""
 
     @property
     def is_kept(self) -> bool:
-        """Whether there are snapshots at all."""
+        """Whether the store keeps snapshots at all."""
 
     def require(self, operation: str) -> None:
         """Raise a `TagError` where no history is kept."""
 
     def tags(self) -> dict[str, str]:
-        """The snapshot of each tag, by name."""
+        """The snapshot ID of each tag, by tag name."""
 
     def create_tag(self, name: str, snapshot: str | None = None) -> str:
         """
-        Name a snapshot, the present one by default; returns it.
+        Tag a snapshot, the head by default, and return the snapshot's ID.
 
         Raises
         ------
         TagError
-            If the name is taken, was taken once, or no history is kept.
+            If a tag of this name exists or once existed, or no history is kept.
         """
 
     def delete_tag(self, name: str) -> None:
         """
-        Delete a tag; its snapshot stays.
+        Delete a tag, but not its snapshot.
 
         Raises
         ------
         TagError
-            If there is no such tag, or no history.
+            If there is no such tag, or no history is kept.
         """
 
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
-        """All snapshots, newest first, or one and those before it."""
+        """All snapshots, newest first; with `start`, that snapshot and its ancestors."""
 
     def content(self, snapshot: str) -> str:
-        """The snapshot that made the state which one has: a purge or gc makes snapshots, but no other state."""
+        """The snapshot that wrote the data of `snapshot`: purge and gc commits copy the state of an earlier one."""
 
     def branches(self) -> "Branches":
         """
-        The branches, to be looked at and changed.
+        The branches of the repository.
 
         Raises
         ------
@@ -249,95 +250,95 @@ class History(Protocol):
 
     def changed_chunks(self, since: str, until: str) -> "Mapping[str, np.ndarray | None] | None":
         """
-        Which chunks differ between two snapshots, without reading any.
+        Chunks that may differ between two snapshots; no chunk is read.
 
         Parameters
         ----------
         since, until
-            The snapshots, the older one first.
+            IDs of the snapshots, the older one first.
 
         Returns
         -------
         mapping or None
-            The numbers of chunks that may differ, chunks by axes, of each array that has any, by path; None in their
-            place for an array that is another one, or is in one snapshot only. None where that is not known: the one
-            is no ancestor of the other, or there are no snapshots.
+            Per array path, the grid coordinates of its chunks that may differ, an int64 array of shape (chunks, axes);
+            None for an array that was replaced or is in one snapshot only. Unchanged arrays are left out. None instead
+            of a mapping if unknown: `since` is no ancestor of `until`, or there are no snapshots.
         """
 
     def reachable(self) -> list[str]:
-        """Every snapshot that a branch or tag leads to, older ones included."""
+        """IDs of the tips of all branches and tags, and of their ancestors."""
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
         """
-        Count unreferenced objects.
+        Count unreferenced objects by kind.
 
         Parameters
         ----------
         snapshots
-            Those that are `reachable`.
+            The IDs returned by `reachable`.
         names
-            What lies in the folders ``snapshots`` and ``manifests``.
+            Object names in the folders ``snapshots`` and ``manifests``.
         """
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
         """
-        Raise a `TagError` if tags or branches beside the main one keep more than the present.
+        Raise a `TagError` if tags, or branches other than main, keep older states than the head.
 
         Parameters
         ----------
         changing
-            Count those that keep the present too: it is about to become the past.
+            Count tags and branches on the head as well, since it is about to be superseded.
         keep
-            Tags that may stay.
+            Tags that are allowed to remain.
         published
-            A branch that is about to be published.
+            A branch that is about to be published, and is not counted.
         """
 
     def purge(
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
     ) -> tuple[str | None, dict[str, int], list[str]]:
         """
-        Delete all history: what no longer is in the store cannot be read afterwards.
+        Delete all history, so that data removed from the store cannot be read from older snapshots.
 
         Parameters
         ----------
         tags
-            What is done with tags and branches that keep more than the present; ``"delete"`` deletes them.
+            What to do with tags and branches that keep older states; ``"delete"`` deletes them.
         keep
-            Tags that stay though they do, with the states that they name and nothing before these.
+            Tags that remain in spite of that. The states that they name remain, but not the ancestors of these.
         base
-            The present snapshot when `keep` was looked at. What was removed since is in these states; None if
-            there are none.
+            Head at the time that `keep` was computed: if it has moved, the kept states may hold samples removed since.
+            None skips this check.
         before
-            Called before the first commit, and may refuse.
+            Called before the first commit; may refuse by raising.
 
         Returns
         -------
         snapshot : str or None
-            The new one, of the same content; None where there are none.
+            ID of the new snapshot, whose data are unchanged; None where there are no snapshots.
         counts : dict
-            What was deleted, in numbers; ``bytes`` too.
+            Numbers of deleted objects by kind, and their ``bytes``.
         names : list of str
-            The tags and branches that were deleted.
+            Names of the deleted tags and branches.
 
         Raises
         ------
         TagError
-            If there are tags or branches that keep more, and they are not to be deleted. Nothing is done then.
+            If tags or branches keep older states and may not be deleted. Nothing is deleted then.
         StaleError
-            If another writer has changed the store meanwhile.
+            If another writer has changed the store in the meantime.
         StorageError
-            If something could not be deleted.
+            If an object could not be deleted.
         """
 
     def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         """
-        What a purge would delete: numbers of what is told, and the names of tags and branches.
+        Return what a purge would delete: numbers by kind, and the names of tags and branches.
 
         Parameters
         ----------
         tags
-            As in `purge`; with ``"recreate"`` tags are none of what is deleted.
+            As in `purge`; with ``"recreate"``, tags are not deleted.
         changing
             As in `refuse_pins`.
 
@@ -348,149 +349,149 @@ class History(Protocol):
         """
 
     def rewriting(self, tag: str) -> "AbstractContextManager[Store]":
-        """The store on a branch of its own, on which the state that a tag names is rewritten; it goes afterwards."""
+        """Temporary branch on which the state of a tag is rewritten; it is deleted on exit."""
 
     def rename_tag(self, name: str, snapshot: str) -> str:
-        """Let a tag make way for one that names a rewritten snapshot; returns the new name."""
+        """Replace a tag by one that names the rewritten `snapshot`; return the new name."""
 
     def complete_renames(self) -> dict[str, str]:
-        """Delete tags that have made way already, where `rename_tag` was stopped; the new names by the old ones."""
+        """Delete tags already replaced by an interrupted `rename_tag`; return the new names by the old ones."""
 
     def refuse_tag(self, name: str) -> None:
-        """Raise a `TagError` if a tag of this name cannot be made: it is taken, or was once."""
+        """Raise a `TagError` if a tag of this name cannot be created: it exists, or once existed."""
 
     def stage(self, base: str, of: str) -> "Store":
-        """The store on a branch of its own, where a commit of a set waits that readers see once it is published."""
+        """Create a staging branch at `base` for the set `of`; its commit is invisible to readers until published."""
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
         """
-        Let a staged snapshot be what readers of a branch see; where they do already, nothing is done.
+        Move a branch from `base` to a staged snapshot; no-op if the branch has the snapshot already.
 
         Raises
         ------
         ConflictError
-            If the present snapshot is not the one that it was made from.
+            If the branch is not at `base`.
         """
 
     def shows(self, snapshot: str, branch: str) -> bool:
-        """Whether readers of a branch see a snapshot, or one that came after it."""
+        """Whether a branch is at a snapshot, or at a descendant of it."""
 
     def staged(self) -> list[str]:
-        """The sets of which commits wait on branches."""
+        """Names of the sets that have staged commits in this repository."""
 
     def unstage(self, of: str) -> None:
-        """Delete the branches on which commits of a set were staged; the lock has to be held."""
+        """Delete the staging branches of a set. Requires the lock."""
 
 
 class Branches(Protocol):
-    """The branches of a repository: lines of snapshots, of which readers see the main one."""
+    """The branches of a repository. Readers see the main branch."""
 
     def tips(self) -> dict[str, str]:
-        """The last snapshot of each branch, by name."""
+        """The head snapshot of each branch, by branch name."""
 
     def create(self, name: str, at: str | None = None) -> str:
         """
-        Begin a branch at the main one's last snapshot, or at a tag, branch or snapshot; returns it.
+        Create a branch at the head of main, or at a tag, branch or snapshot; return the ID of that snapshot.
 
         Raises
         ------
         TagError
-            If there is a branch of this name, or nothing to begin it at.
+            If the branch exists already, or `at` does not.
         """
 
     def delete(self, name: str) -> int:
         """
-        Delete a branch; returns how many snapshots it has that the main one lacks.
+        Delete a branch; return the number of its snapshots that main does not have.
 
         Raises
         ------
         TagError
-            If there is none, or it is the main one.
+            If there is no such branch, or it is the main one.
         """
 
     def is_ahead(self, name: str, *, publishing: bool) -> bool:
         """
-        Whether a branch has what the main one lacks; False of one that is not there.
+        Whether a branch has snapshots that main does not have; False if there is no such branch.
 
         Parameters
         ----------
         name
             The branch.
         publishing
-            Whether it is going to be published.
+            Whether the branch is about to be published.
 
         Raises
         ------
         StaleError
-            If the main one has changed since as well, so that the branch cannot be published.
+            If it is about to be published, and main has diverged from it.
         """
 
     def prepare(self, name: str) -> None:
-        """Make a branch if it is not there; one that has nothing that the main one lacks goes on from that one."""
+        """Create a branch at the head of main if it does not exist; fast-forward one without own snapshots."""
 
     def publish(self, name: str, before: Check) -> tuple[str, str, int]:
         """
-        Let the main branch go on to the last snapshot of another one.
+        Fast-forward the main branch to the head of another branch.
 
         Parameters
         ----------
         name
-            The other one.
+            The branch to publish.
         before
-            Called before, and may refuse.
+            Called before main is moved; may refuse by raising.
 
         Returns
         -------
         before, after : str
-            The last snapshot of the main branch.
+            Heads of the main branch before and after.
         n : int
-            How many snapshots are new there.
+            Number of snapshots added to main.
 
         Raises
         ------
         TagError
             If there is no such branch.
         StaleError
-            If the main branch has changed since the other one began.
+            If the main branch has diverged from it.
         BusyError
-            If the store is being purged, or garbage collected.
+            If a purge or gc is in progress.
         """
 
 
 class Lockable(Protocol):
-    """Where a store is, and so its lock."""
+    """Location of a store, from which its lock is derived."""
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Name of the store in messages."""
 
     @property
     def place(self) -> str:
-        """Its path or URL; that of the repository, of a group."""
+        """Path or URL of the store; for a group, that of its repository."""
 
     @property
     def no_lock(self) -> bool:
-        """Whether it is written to without its lock."""
+        """Whether to write without taking the lock."""
 
     @property
     def folder(self) -> Path | None:
-        """The folder of this machine in which it lies, links resolved; None if it is elsewhere."""
+        """Local folder of the store, symlinks resolved; None if it is not on this machine."""
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The storage options that reach it."""
+        """Storage options with which it is opened."""
 
     @property
     def zarr_store(self) -> ZarrStore | None:
-        """What tasks read and write themselves; None where each transaction has a Zarr store of its own."""
+        """Zarr store that tasks read and write; None where each transaction has a Zarr store of its own."""
 
 
 class Store(Lockable, Protocol):
-    """A place that holds one VCZ."""
+    """A location that holds one VCZ."""
 
     @property
     def group(self) -> str:
-        """The group of a repository in which the VCZ lies; empty where it has a place of its own."""
+        """Group of the repository that holds the VCZ; empty for the root, and on plain Zarr."""
 
     @property
     def backend(self) -> str:
@@ -498,19 +499,19 @@ class Store(Lockable, Protocol):
 
     @property
     def atomic(self) -> bool:
-        """Whether a commit is all or nothing. Where it is not, the order of writes keeps readers on the old samples."""
+        """Whether commits are atomic. If not, the order of writes keeps readers on the old samples."""
 
     @property
     def pickles(self) -> bool:
-        """Whether other processes can reach it."""
+        """Whether other processes can open the store, so that it may be pickled."""
 
     @property
     def branch(self) -> str | None:
-        """The branch that is read and written to; None where there are none."""
+        """Name of the branch that is read and written; None on plain Zarr."""
 
     @property
     def head(self) -> str | None:
-        """The last snapshot of the branch; None where there are no snapshots."""
+        """ID of the last snapshot of the branch; None where there are no snapshots."""
 
     @property
     def history(self) -> History:
@@ -518,15 +519,15 @@ class Store(Lockable, Protocol):
 
     @property
     def begins_empty(self) -> bool:
-        """Whether a transaction begins with nothing, so that what stays as it is has to be linked into it."""
+        """Whether a transaction starts from an empty store, so that unchanged data have to be linked into it."""
 
     @property
     def why_consistent(self) -> str | None:
-        """Why nothing in it is ever half-done; None where a stopped operation may leave something to be repaired."""
+        """Reason why an interrupted operation leaves nothing to repair; None where it may."""
 
     def open(self, at: str | None = None) -> Vcz:
         """
-        Read the metadata of the VCZ, as it is now or as it was at a tag or snapshot.
+        Read the metadata of the VCZ: its current state, or that of a tag or snapshot.
 
         Raises
         ------
@@ -535,14 +536,14 @@ class Store(Lockable, Protocol):
         """
 
     def beside(self) -> Sequence["Store"]:
-        """The VCZs whose history this is, itself among them: several of a repository that has them in groups."""
+        """All VCZs that share this store's history, itself included: those in the groups of its repository."""
 
     def stored_bytes(self) -> int | None:
-        """The size of what is stored, in bytes, older snapshots included; None if it is not cheap to say."""
+        """Bytes in storage, older snapshots included; None if that is expensive to determine."""
 
     def transaction(self, base: str) -> Transaction:
         """
-        Begin to write. Without `Transaction.commit` readers stay where they were, or after the last whole step.
+        Begin to write. Without `Transaction.commit`, readers keep the old state, or that of the last finished step.
 
         Parameters
         ----------
@@ -552,81 +553,81 @@ class Store(Lockable, Protocol):
         Raises
         ------
         ConflictError
-            If the store is in another state by now.
+            If the state of the store has changed.
         """
 
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
         """
-        Within which a plan is written that runs before another of the same operation.
+        Context for writing a plan that precedes another plan of the same operation.
 
         Parameters
         ----------
         transaction
-            That of the operation.
+            The transaction of the operation.
         check
-            Called before something becomes visible that is not part of it.
+            Called before the step is committed on its own.
 
         Returns
         -------
         context manager of Transaction
-            The same, or where a folder is replaced one of its own, which is committed at the end.
+            The same transaction; for a folder that is replaced, a separate one, committed on exit.
         """
 
     def in_place(self) -> "Store":
         """
-        The store to which chunks can be written that readers of the old ones must not see.
+        Return a store to which chunks can be written that readers of the old chunks must not see.
 
         Returns
         -------
         Store
-            Where commits are all or nothing, the same; on plain Zarr, the folder that is replaced as a whole.
+            The store itself if commits are atomic; on plain Zarr, a store that replaces the folder as a whole.
 
         Raises
         ------
         UnsuitableError
-            If it is on plain Zarr, and no folder of this machine that can be replaced.
+            If it is on plain Zarr, but not in a local folder that can be replaced.
         StorageError
-            If the folder may not be written to.
+            If the folder is not writable.
         """
 
     def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
         """
-        What gives chunk columns of an array other numbers, without a chunk being read.
+        Return an edit that renumbers chunk columns of an array without reading any chunk.
 
-        For a store whose commits are all or nothing, and which does not begin empty.
+        Only for stores with atomic commits that do not begin empty.
 
         Parameters
         ----------
         array, axis
-            The array as it is, and the axis.
+            The array before the edit, and the axis to renumber.
         columns
-            The numbers that columns have, and get. What lay where others come to lie is gone; all other columns stay.
+            Pairs of old and new column numbers. Chunks at the new numbers are overwritten; all other columns stay.
         """
 
     def unlocked(self) -> "Store":
-        """The same, to be written to without its lock."""
+        """The same store, written without taking its lock."""
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
         """
-        Hold the lock that keeps jobs, and others that take long or delete, from the store.
+        Hold the exclusive lock of the store, for jobs, long operations and those that delete.
 
-        A store that is to be written to without is not locked, nor is a repository that is open and elsewhere, whose
-        commits exclude each other.
+        Nothing is locked if `no_lock` is set, nor for an open repository that is not on this machine, whose commits
+        exclude each other.
 
         Parameters
         ----------
         wait
-            Whether to wait until it is free; SIGINT ends the waiting.
+            Wait until the lock is free; SIGINT ends the wait.
         watch
-            Whether to see first, if it is not to be waited for, that who holds a lease renews it: that takes up to a
-            third of a TTL. The lease of a holder who was killed is taken after a TTL.
+            If not waiting, watch a held lease until its holder renews it (up to a third of the TTL) before raising. A
+            lease that is not renewed for its TTL is taken over.
 
         Raises
         ------
         BusyError
-            If it is held, and not to be waited for.
+            If the lock is held and `wait` is false.
         StorageError
-            If storage does not let it be held, or does not heed the conditions of a write.
+            If the lock cannot be written, or the server ignores the conditions of conditional writes.
         NotAStoreError
             If the store does not exist.
         MissingDependencyError
@@ -635,12 +636,11 @@ class Store(Lockable, Protocol):
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
         """
-        Hold what one operation needs from before it is planned until after its commit, retries included.
+        Hold the lock that an operation needs from planning until after its commit, retries included.
 
-        That is the lock of the store on plain Zarr, where two writers would mix their chunks; who was killed, or cut
-        off from an object store, can run the same again, since its holder is watched. Where a folder is replaced as a
-        whole, that, and the lock of what lies beside it. Of a repository it is nothing: see `retry_lock`. Nor is
-        there anything to lock where a new store will be.
+        On plain Zarr, the lock of the store, since two writers would mix their chunks; a lease is watched, so that an
+        operation that was killed or cut off can be run again. For a folder that is replaced, also the lock of its
+        leftovers. For a repository, nothing: see `retry_lock`. A store that does not exist yet has no lock.
 
         Raises
         ------
@@ -650,60 +650,60 @@ class Store(Lockable, Protocol):
 
     def retry_lock(self) -> AbstractContextManager[HeldLock]:
         """
-        Hold what an operation needs that is retried after a concurrent commit, beside its `writer_lock`.
+        Hold the lock needed by an operation that is retried after a concurrent commit, in addition to `writer_lock`.
 
-        Of a repository that is its lock, which is waited for, so that of any number of writers all get through; in an
-        object store it takes obstore, and without it nothing is held.
+        For a repository, wait for its lock, so that concurrent writers cannot starve one another. In an object store
+        this requires obstore; without it, nothing is held.
         """
 
     def settle(self) -> None:
         """
-        Delete what the replacement of a folder that was stopped has left beside the store; its lock has to be held.
+        Delete the leftovers of an interrupted folder replacement. Requires the lock.
 
-        What the store was before holds all that is going to be removed.
+        The old copy of the store still contains the data that are about to be removed.
         """
 
     def collect_garbage(
         self, *, before: Check, dry_run: bool, keep: Keep | None = None
     ) -> tuple[str | None, dict[str, int]]:
         """
-        Delete unreferenced objects, such as what a writer that was killed has left.
+        Delete unreferenced objects, such as the leftovers of a killed writer.
 
         Parameters
         ----------
         before
-            Called before the first commit, and may refuse.
+            Called before the first commit; may refuse by raising.
         dry_run
-            Count, and delete nothing.
+            Count the objects without deleting them.
         keep
-            What is kept of the history; all snapshots if None.
+            Retention policy for the history; None keeps all snapshots.
 
         Returns
         -------
         snapshot : str or None
-            The new one, of the same content; None after a dry run, and where there are none.
+            ID of the new snapshot, whose data are unchanged; None after a dry run, and where there are no snapshots.
         counts : dict
-            What was deleted, in numbers; ``bytes`` too.
+            Numbers of deleted objects by kind, and their ``bytes``.
 
         Raises
         ------
         StaleError
-            If another writer has changed the store meanwhile.
+            If another writer has changed the store in the meantime.
         StorageError
-            If something could not be deleted.
+            If an object could not be deleted.
         """
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """Those of some edits without which a stopped operation could not be completed; none if all is in a commit."""
+        """Return the edits needed to complete an interrupted operation: all given ones, none if commits are atomic."""
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
         """
-        What state the store is in when an operation did not end well.
+        Describe the state of the store after a failed operation.
 
         Parameters
         ----------
         if_stopped
-            That of a store in which a plan was stopped halfway.
+            Description of a store in which a plan was interrupted.
         visible
-            How many plans before it readers see.
+            Number of earlier plans that readers already see.
         """

@@ -1,4 +1,4 @@
-"""What looks like a credential: no file, option or URL may hold one, since they are pickled, logged and shown."""
+"""Detection of credentials, which no file, option or URL may hold: these are pickled, logged and shown."""
 
 import re
 
@@ -19,13 +19,13 @@ _VALUES = re.compile(
 
 
 def is_credential_name(name: str) -> bool:
-    """Whether what has this name is a credential, with any value."""
+    """Whether an option of this name holds a credential, regardless of its value."""
     words = re.findall("[a-z0-9]+", re.sub("([a-z0-9])([A-Z])", r"\1 \2", name).lower())
     return "sas" in words or _WORDS.search("".join(words)) is not None
 
 
 def is_credential(text: str) -> bool:
-    """Whether a text is a credential, or has one in it, by its looks."""
+    """Whether a text looks like a credential, or contains one."""
     if _VALUES.search(text):
         return True
     return any(is_credential_name(name) for name in re.findall(r"[?&;]([\w.-]+)=", text))

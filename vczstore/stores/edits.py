@@ -1,8 +1,8 @@
-"""What the driver itself writes: shapes, new arrays, blanked sample IDs. Small, few, and in a safe order.
+"""Edits that the driver makes itself: shapes, new arrays, blanked sample IDs. Few, small, and in a safe order.
 
-Where nothing is transactional the order is the safety: an edit that a reader notices comes after all it
-depends on. Documents are changed in place, member by member, so that what vczstore does not know about
-them survives, and what zarr-python 2.18 wrote stays readable to it.
+Without transactions, safety depends on the order: an edit that a reader notices comes after everything it
+depends on. Documents are updated in place, member by member, so that members unknown to vczstore are kept,
+and stores written by zarr-python 2.18 stay readable to it.
 """
 
 import copy
@@ -25,12 +25,12 @@ class Edit(Protocol):
     """A small change to a store's metadata, or to ``sample_id``."""
 
     def apply(self, store: Store) -> None:
-        """Make the change. Making it twice is making it once."""
+        """Make the change. Idempotent."""
 
 
 @dataclass(frozen=True)
 class Clear:
-    """All that a store holds goes. Only for stores whose edits are part of a transaction."""
+    """Empty the store. Only for stores whose edits are part of a transaction."""
 
     def apply(self, store: Store) -> None:
         """Delete every array and group."""
@@ -39,26 +39,26 @@ class Clear:
 
 @dataclass(frozen=True)
 class Delete:
-    """An array goes. Only for stores whose edits are part of a transaction."""
+    """Delete an array. Only for stores whose edits are part of a transaction."""
 
     path: str
 
     def apply(self, store: Store) -> None:
-        """Delete its documents and its chunks."""
+        """Delete the array's documents and chunks."""
         zarr_objects.clear(store, self.path)
 
 
 @dataclass(frozen=True)
 class SetShape:
     """
-    An array takes another shape: what was written beyond its edge becomes visible.
+    Set the shape of an array: chunks already written beyond the old shape become visible.
 
     Attributes
     ----------
     path, zarr_format, shape
-        Of the array.
+        Path, format and new shape of the array.
     others
-        What else of its document changes with the shape: how it is cut, and encoded.
+        Members of its document that change with the shape: the chunk grid and codecs.
     """
 
     path: str
@@ -69,9 +69,9 @@ class SetShape:
     @classmethod
     def of(cls, array: AnyArray, *, grid: bool = False, codecs: bool = False) -> "SetShape":
         """
-        The shape of an array as it will be, and how it is cut if that changes too, or is another for each shape.
+        Return the edit that gives the stored array the shape of `array`.
 
-        Its codecs, too, if these change.
+        With `grid`, or for a flexible grid, it sets the chunk grid as well; then, with `codecs` or shards, also the codecs.
         """
         others: Document = {}
         if grid or arrays.is_flexible(array):
@@ -81,7 +81,7 @@ class SetShape:
         return cls(array.path, array.metadata.zarr_format, array.shape, others)
 
     def apply(self, store: Store) -> None:
-        """Change the array's own document."""
+        """Update the array's document."""
         key = metadata_key(self.path, self.zarr_format)
         document = zarr_objects.read_json(store, key)
         if document is None:
@@ -93,13 +93,13 @@ class SetShape:
 
 @dataclass(frozen=True)
 class WriteDocuments:
-    """A new array or group comes into being: documents by key, in the order in which they are written."""
+    """Create an array or group: write its documents, by key, in order."""
 
     documents: Mapping[str, Document]
 
     @classmethod
     def of(cls, array: AnyArray) -> "WriteDocuments":
-        """The documents of a new array."""
+        """Return the edit that creates `array`, without chunks."""
         return cls({f"{array.path}/{name}": doc for name, doc in metadata.documents(array.metadata).items()})
 
     def apply(self, store: Store) -> None:
@@ -111,14 +111,14 @@ class WriteDocuments:
 @dataclass(frozen=True)
 class WriteObjects:
     """
-    Objects are written as they are: the documents and small chunks of a new store.
+    Write objects verbatim: the documents and small chunks of a new store.
 
     Attributes
     ----------
     objects
-        By key.
+        Objects by key.
     last
-        Those of the root group, in their order: without them there is no store.
+        Documents of the root group, written last and in order: without them there is no store.
     """
 
     objects: Mapping[str, Buffer]
@@ -133,7 +133,7 @@ class WriteObjects:
 
 @dataclass(frozen=True)
 class WriteArray:
-    """A small new array comes into being, with its values."""
+    """Create a small array, including its values."""
 
     array: AnyArray
     values: np.ndarray
@@ -148,16 +148,16 @@ class WriteArray:
 @dataclass(frozen=True)
 class SetItems:
     """
-    Elements of a one-dimensional array of strings change, such as the IDs of removed samples.
+    Set elements of a one-dimensional array of strings, such as the IDs of removed samples.
 
     Attributes
     ----------
     array
         The array.
     positions
-        Where, increasing.
+        Indices of the elements, in increasing order.
     values
-        What they become: one for all, or one each.
+        Their new values: one for all, or one each.
     """
 
     array: AnyArray
@@ -174,25 +174,25 @@ class SetItems:
 @dataclass(frozen=True)
 class SetNoFill:
     """
-    An array of strings of format 2 gets no fill value: readers that follow CF, such as xarray, show that as missing.
+    Unset the fill value of a format 2 string array, which CF-compliant readers such as xarray show as missing.
 
     Attributes
     ----------
     array
-        As it will be.
+        The array with its new metadata.
     """
 
     array: AnyArray
 
     @classmethod
     def of(cls, array: AnyArray) -> "SetNoFill | None":
-        """What lets empty strings of an array be read as such; None if they are."""
+        """Return the edit for an array; None if empty strings are read as such already."""
         if array.metadata.zarr_format != 2 or array.metadata.fill_value not in ("", b""):
             return None
         return cls(arrays.from_metadata(replace(array.metadata, fill_value=None), array.store, array.path))
 
     def apply(self, store: Store) -> None:
-        """Write the chunks that were left out, which have no values without a fill value; then the document."""
+        """Write the absent chunks, whose values depend on the fill value; then the document."""
         array, key = arrays.planned(self.array, store=store), metadata_key(self.array.path, 2)
         document = zarr_objects.read_json(store, key)
         if document is None or document["fill_value"] is None:
@@ -206,14 +206,14 @@ class SetNoFill:
 
 @dataclass(frozen=True)
 class SetAttribute:
-    """One attribute of the root group takes another value; in consolidated metadata too, where a store has them."""
+    """Set an attribute of the root group, in its document and any consolidated metadata."""
 
     name: str
     value: Any
     zarr_format: int
 
     def apply(self, store: Store) -> None:
-        """Change the root's own document, and its copy."""
+        """Update the root's document and its consolidated copy."""
         if self.zarr_format == 3:
             document = zarr_objects.read_json(store, "zarr.json") or {}
             attributes = {**document.get("attributes", {}), self.name: self.value}
@@ -221,7 +221,7 @@ class SetAttribute:
             return
         attributes = {**(zarr_objects.read_json(store, ".zattrs") or {}), self.name: self.value}
         consolidated = zarr_objects.read_json(store, ".zmetadata")
-        if consolidated is not None:  # first: what is read back is the document, so it comes last
+        if consolidated is not None:  # before the document, which is the one that is read back
             consolidated["metadata"][".zattrs"] = attributes
             zarr_objects.write_json(store, ".zmetadata", consolidated)
         zarr_objects.write_json(store, ".zattrs", attributes)
@@ -229,18 +229,18 @@ class SetAttribute:
 
 @dataclass(frozen=True)
 class SetHeader(SetAttribute):
-    """The same of an attribute that may name samples, so that it is in no checkpoint."""
+    """Set an attribute that may contain sample IDs, and so is never saved in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class DropAttribute:
-    """One attribute of the root group goes; from consolidated metadata too, where a store has them."""
+    """Delete an attribute of the root group, from its document and any consolidated metadata."""
 
     name: str
     zarr_format: int
 
     def apply(self, store: Store) -> None:
-        """Change the root's own document, and its copy."""
+        """Update the root's document and its consolidated copy."""
         key = "zarr.json" if self.zarr_format == 3 else ".zattrs"
         document = zarr_objects.read_json(store, key) or {}
         attributes = document.get("attributes", {}) if self.zarr_format == 3 else document
@@ -255,7 +255,7 @@ class DropAttribute:
 
 @dataclass(frozen=True)
 class Consolidate:
-    """Consolidated metadata, where a store has them, follow the documents they are a copy of."""
+    """Bring consolidated metadata, if the store has them, up to date with the documents of some arrays."""
 
     paths: tuple[str, ...]
     zarr_format: int
@@ -267,7 +267,7 @@ class Consolidate:
             zarr_objects.write_json(store, self._key, current)
 
     def is_due(self, store: Store) -> bool:
-        """Whether consolidated metadata differ from the documents they are a copy of."""
+        """Whether consolidated metadata are stale."""
         stored, current = self._documents(store)
         return current is not None and stored != current
 
@@ -276,7 +276,7 @@ class Consolidate:
         return "zarr.json" if self.zarr_format == 3 else ".zmetadata"
 
     def _documents(self, store: Store) -> tuple[Document | None, Document | None]:
-        """What is stored, and what should be; None where a store has no consolidated metadata."""
+        """The stored document, and the document as it should be; the latter is None without consolidated metadata."""
         stored = zarr_objects.read_json(store, self._key)
         current = copy.deepcopy(stored)
         inner = current and (current.get("consolidated_metadata") if self.zarr_format == 3 else current)
@@ -293,14 +293,14 @@ class Consolidate:
 
 @dataclass(frozen=True)
 class Reconsolidate:
-    """Consolidated metadata become a copy of all documents there are of arrays and groups, from any state."""
+    """Rebuild consolidated metadata from the documents of arrays and groups, even if absent or invalid."""
 
     paths: tuple[str, ...]
     groups: tuple[str, ...]
     zarr_format: int
 
     def apply(self, store: Store) -> None:
-        """Copy the documents of the named arrays, and of what else was in the copy and exists."""
+        """Copy the existing documents of the named arrays and groups, and of the nodes consolidated before."""
         if self.zarr_format == 3:
             root = zarr_objects.read_json(store, "zarr.json") or {}
             stored = root.get("consolidated_metadata")
@@ -321,11 +321,11 @@ class Reconsolidate:
         )
 
     @staticmethod
-    def _keys(stored: Document, known: Iterable[str]) -> list[str]:
+    def _keys(stored: Document, names: Iterable[str]) -> list[str]:
         copies = stored.get("metadata") if isinstance(stored, dict) else None
-        return sorted({*known, *(copies if isinstance(copies, dict) else ())})
+        return sorted({*names, *(copies if isinstance(copies, dict) else ())})
 
     @staticmethod
     def _copy(store: Store, keys: Mapping[str, str]) -> Document:
-        found = {name: zarr_objects.read_json(store, key) for name, key in keys.items()}
-        return {name: document for name, document in found.items() if document is not None}
+        documents = {name: zarr_objects.read_json(store, key) for name, key in keys.items()}
+        return {name: document for name, document in documents.items() if document is not None}

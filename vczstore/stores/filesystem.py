@@ -1,4 +1,4 @@
-"""What Python's standard library does not offer for folders: to exchange two, to sync a file system, quick deletion."""
+"""Folder operations missing from the standard library: atomic exchange, file system sync, fast deletion."""
 
 import ctypes
 import errno
@@ -12,23 +12,23 @@ from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What file systems say that do not know how, such as NFS."""
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of file systems that do not support the operation, such as NFS."""
 
 
 def exchange(a: Path, b: Path) -> bool:
     """
-    Exchange the names of two folders, at one moment for all processes: renameat2(2) with ``RENAME_EXCHANGE``.
+    Exchange the names of two folders atomically: renameat2(2) with ``RENAME_EXCHANGE``.
 
     Returns
     -------
     bool
-        False where the system, or the file system, cannot do it. Nothing has happened then.
+        False where the system or the file system does not support it; nothing has changed then.
 
     Raises
     ------
     OSError
-        If it can, and does not.
+        If it is supported, but fails.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
@@ -37,13 +37,13 @@ def exchange(a: Path, b: Path) -> bool:
     if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    if number in _CANNOT:
+    if number in _UNSUPPORTED:
         return False
     raise OSError(number, os.strerror(number), os.fspath(a))
 
 
 def sync_filesystem(folder: Path) -> None:
-    """Have everything that was written to a folder's file system on disk: syncfs(2), or sync(2) where there is none."""
+    """Flush the file system of a folder to disk: syncfs(2), or sync(2) where there is none."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):
         os.sync()
@@ -58,7 +58,7 @@ def sync_filesystem(folder: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Have the names in a folder on disk, where its file system can be asked for that."""
+    """Flush the directory entries of a folder to disk, where its file system supports that."""
     with suppress(OSError):
         file = os.open(folder, os.O_RDONLY)
         try:
@@ -67,47 +67,47 @@ def sync_names(folder: Path) -> None:
             os.close(file)
 
 
-DELETING_AT_ONCE = 32
-"""How many files are deleted at once: a file system may wait for the disk, or for a server, with each."""
+DELETE_THREADS = 32
+"""Files deleted concurrently: a file system may wait for the disk, or for a server, with each."""
 
-_DELETED_WHOLE = 3
-"""So many levels down a folder is deleted by one thread: of a store, the chunks of one row of an array."""
+_TREE_DEPTH = 3
+"""Depth from which one thread deletes a whole folder: in a store, the chunks of one row of an array."""
 
 
 def delete_folder(folder: Path) -> None:
     """
-    Delete a folder and all that is in it, as `shutil.rmtree` does, by several threads.
+    Delete a folder tree, like `shutil.rmtree`, with several threads.
 
     Raises
     ------
     OSError
-        If something cannot be deleted; the rest may be.
+        If something cannot be deleted; the rest may have been deleted.
     """
-    members, taking = _members(folder, _DELETED_WHOLE), threading.Lock()
+    members, members_lock = _members(folder, _TREE_DEPTH), threading.Lock()
 
-    def take() -> "os.DirEntry[str] | None":
-        with taking:
+    def next_member() -> "os.DirEntry[str] | None":
+        with members_lock:
             return next(members, None)
 
     def delete_members() -> None:
-        while (member := take()) is not None:
+        while (member := next_member()) is not None:
             if member.is_dir(follow_symlinks=False):
                 shutil.rmtree(member.path)
             else:
                 os.unlink(member.path)
 
-    with ThreadPoolExecutor(DELETING_AT_ONCE) as pool:
+    with ThreadPoolExecutor(DELETE_THREADS) as pool:
         try:
-            for done in [pool.submit(delete_members) for _ in range(DELETING_AT_ONCE)]:
+            for done in [pool.submit(delete_members) for _ in range(DELETE_THREADS)]:
                 done.result()
         finally:
-            with taking:
+            with members_lock:
                 members.close()
     shutil.rmtree(folder)
 
 
 def _members(folder: str | Path, depth: int) -> Generator["os.DirEntry[str]"]:
-    """The files above a depth, and the folders at it."""
+    """The files above `depth`, and the folders at `depth`."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if depth and entry.is_dir(follow_symlinks=False):

@@ -1,29 +1,28 @@
 """
-A VCZ in a folder of this machine that is replaced as a whole, for what no order of writes makes safe.
+A VCZ in a local folder that is replaced as a whole, for changes that no order of writes makes safe.
 
-The new store is made in a folder beside the old one, which no reader knows of. Then the two exchange names, at one
-moment for all readers, and the old one is deleted::
+The new store is built in a sibling folder unknown to readers. Then the two folders exchange names, atomically for
+all readers, and the old one is deleted::
 
-    STORE                               what readers see
+    STORE                               the store that readers see
     .STORE.vczstore-compact.json        the record: which folder is which, by inode
-    .STORE.vczstore-compact.1f2e3d4c    the new store while it is made; after the exchange, the old one
+    .STORE.vczstore-compact.1f2e3d4c    the new store while it is built; after the exchange, the old one
 
-Whichever process is killed, and at any moment, the inode of STORE tells whether the exchange has taken place, so
-nothing has to be noted at that moment. In both cases what lies beside is of no more use, and `settle` deletes it.
-Where a file system cannot exchange two names (NFS, for one), the old folder is renamed, and then the new one: for a
-moment there is no STORE, and if that is when the process is killed, `settle` renames the new one.
+Whenever a process is killed, the inode of STORE shows whether the exchange has taken place, so nothing is logged at
+that moment. Either way the sibling folder is no longer needed, and `settle` deletes it. Where a file system cannot
+exchange two names (such as NFS), the old folder is renamed, then the new one: for a moment there is no STORE, and if
+the process is killed just then, `settle` renames the new one.
 
-Chunks that stay what they are are hard links in the new store, so they take no room and next to no time. zarr and
-obstore change no file in place: they write another, and rename it. fsspec does, and its writes are noticed like others.
+Unchanged chunks are hard links in the new store, which take no space and hardly any time. This is safe since zarr and
+obstore never modify a file in place: they write a new one and rename it. fsspec does, and is detected as below.
 
-A reader that has the store open looks every chunk up by its name. If it reads on after the exchange, it gets chunks of
-the new store with shapes and sample IDs of the old one; that the folder has another inode tells.
+A reader that has the store open looks up each chunk by name. If it reads on after the exchange, it gets chunks of the
+new store with shapes and sample IDs of the old one; it can detect this by the folder's new inode.
 
-The lock of the store keeps other operations away, before the exchange and after it, since it lies in both folders; a
-second lock, beside the store, those that would settle what lies there. What programs write to STORE meanwhile that know
-of no lock is found by the times of its files and folders, right before the exchange, and nothing is replaced then. What
-they write while these are looked at (some microseconds for each file) is lost, and one that goes on after the exchange
-writes into the new store.
+The lock of the store, which is linked into both folders, excludes other operations before and after the exchange; a
+second lock, beside the store, excludes processes that would settle the leftovers. Writes by programs that ignore locks
+are detected by the modification times of files and folders right before the exchange, which is then refused. Writes
+during that scan (microseconds per file) are lost, and those after the exchange go to the new store.
 """
 
 import errno
@@ -64,15 +63,15 @@ from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK, RegularLocalStore, link
 OPERATION = "compact"
 
 TICK = 3.0
-"""At most so many seconds between two times that a file system can tell apart; with FAT they are two."""
+"""Upper bound in seconds of the resolution of a file system's timestamps; that of FAT is two."""
 
 _CHUNK = re.compile(r"c|(c\.)?\d+(\.\d+)*")
-"""What the chunks of an array, or the folders that they are in, are called in the array's folder."""
+"""Names of chunks, and of folders of chunks, within an array's folder."""
 
 
 @dataclass(frozen=True)
 class ReplacedStore(ZarrBacked):
-    """A VCZ in a folder of this machine. What is written to it becomes visible at once, or never."""
+    """A VCZ in a local folder. What is written to it becomes visible as a whole, or never."""
 
     atomic = True
     begins_empty = True
@@ -80,19 +79,19 @@ class ReplacedStore(ZarrBacked):
     @classmethod
     def of(cls, path: Path | None, store: Store) -> "ReplacedStore":
         """
-        The same store, to be replaced.
+        Return the store as one that is replaced on commit.
 
         Parameters
         ----------
         path, store
-            The folder, and what lies there.
+            The folder, and the store in it.
 
         Raises
         ------
         UnsuitableError
-            If it is no folder, or cannot be replaced as a whole.
+            If it is not in a local folder, or the folder cannot be replaced as a whole.
         StorageError
-            If it may not be.
+            If the folder is not writable.
         """
         if path is None:
             raise UnsuitableError(
@@ -105,7 +104,7 @@ class ReplacedStore(ZarrBacked):
 
     @classmethod
     def unsettled(cls, path: Path, label: str, backend: str, *, no_lock: bool) -> "ReplacedStore":
-        """One beside which a stopped replacement has left something, so that it may only be there once it is locked."""
+        """Return a store with leftovers of an interrupted replacement; it may be absent until these are settled."""
         return cls(LocalStore(path, read_only=True), label, backend, no_lock=no_lock)
 
     def _require_replaceable(self) -> None:
@@ -127,36 +126,36 @@ class ReplacedStore(ZarrBacked):
 
     @property
     def path(self) -> Path:
-        """The folder, links resolved."""
+        """The folder, symlinks resolved."""
         return cast("LocalStore", self.zarr_store).root
 
     def in_place(self) -> "ReplacedStore":
-        """The same."""
+        """Return the store itself."""
         return self
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """None: the new store takes the place of the old one as a whole."""
+        """None: the new store replaces the old one as a whole."""
         return ()
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
-        """The old store is there."""
+        """The old store is unchanged."""
         return UNCHANGED
 
     @contextmanager
     def writer_lock(self) -> Iterator[HeldLock]:
         """
-        Hold the lock of the store while it is replaced, and leave nothing beside it.
+        Hold the lock of the store while it is replaced, and settle any leftovers at the end.
 
-        What a run that was stopped has left is settled first: the store may only be there again after that.
+        Leftovers of an interrupted run are settled first, since the store may be absent until then.
 
         Raises
         ------
         BusyError
             If a job runs on the store.
         NotAStoreError
-            If there is none.
+            If the store does not exist.
         StorageError
-            If the store is replaced, and the old one cannot be deleted.
+            If the store was replaced, but the old one cannot be deleted.
         """
         with settling(self.path, no_lock=self.no_lock):
             with plain_errors(self.label):
@@ -169,10 +168,10 @@ class ReplacedStore(ZarrBacked):
     @contextmanager
     def first_step(self, transaction: Transaction, check: Check | None = None) -> Iterator["Replacement"]:
         """
-        A transaction of its own, which leaves nothing beside the store.
+        Open a transaction for this step alone, and settle its leftovers.
 
-        The lock of the store has to be held: who has the one of what lies beside it does not wait for the other, so
-        that it is soon free.
+        Requires the lock of the store. Holders of the leftovers lock never wait for that of the store, so waiting here
+        is short.
         """
         with settling(self.path, no_lock=self.no_lock, wait=True):
             settle(self.path)
@@ -188,13 +187,13 @@ class ReplacedStore(ZarrBacked):
             settle(self.path)
 
     def transaction(self, base: str) -> "Replacement":
-        """Begin to make another store in its place; nothing is written before there is something to write."""
+        """Begin to build the new store; its folder is created with the first edits."""
         return Replacement(self, base)
 
 
 @contextmanager
 def _leaving_nothing(label: str, path: Path) -> Iterator[None]:
-    """Settle a replacement when it is over, however it ends."""
+    """Settle a replacement on exit, also after errors."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -227,7 +226,7 @@ def _refusal(label: str, why: str) -> str:
 
 
 def _is_mounted(path: Path) -> bool:
-    """Whether something is mounted at a path, be it another folder of the same file system."""
+    """Whether a path is a mount point, including bind mounts of the same file system."""
     if path.stat().st_dev != path.parent.stat().st_dev:
         return True
     try:
@@ -238,25 +237,25 @@ def _is_mounted(path: Path) -> bool:
 
 
 def _unescaped(field: bytes) -> bytes:
-    """A path as the kernel writes it: spaces and their like are octal numbers."""
+    """Decode a path of ``/proc/self/mountinfo``, in which whitespace is written as octal escapes."""
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
 
 
 @dataclass
 class Replacement:
     """
-    Another store that takes the place of one, in the commit.
+    A transaction that builds a new store, and replaces the old one by it in the commit.
 
     Attributes
     ----------
     store, base
-        The store that is there, and the state of it that the other one is made from.
+        The old store, and the `Vcz.state` of it that the new one is made from.
     new
-        The folder of the other one, once it is begun.
+        Folder of the new store; None until it is created.
     begun
-        When that was, in nanoseconds by the file system's clock: what has a later time was written since.
+        When that was, in nanoseconds of the file system's clock. Later modification times are those of other writers.
     inode
-        Of that folder, which keeps it when it takes the other's name.
+        Inode of that folder, which it keeps when it is renamed.
     """
 
     store: ReplacedStore
@@ -269,14 +268,14 @@ class Replacement:
 
     @property
     def is_done(self) -> bool:
-        """Whether the new store has taken its place."""
+        """Whether the new store has replaced the old one."""
         return self.new is not None and self.store.path.exists() and self.store.path.stat().st_ino == self.inode
 
     @contextmanager
     def step(
         self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
     ) -> Iterator[ZarrStore]:
-        """What is written goes to the new store."""
+        """Edits and tasks write to the new store."""
         if not (preparations or edits):
             yield self.store.zarr_store
             return
@@ -293,16 +292,16 @@ class Replacement:
         return self.store.zarr_store
 
     def collect(self, store: ZarrStore) -> None:
-        """Nothing to take in: what a task has written lies in the new store."""
+        """No-op: tasks write to the new store directly."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """
-        Let the new store take the place of the old one, which is left for `settle` to delete.
+        Replace the old store by the new one; the old one is left for `settle` to delete.
 
         Raises
         ------
         ConflictError
-            If another writer has written to the old one meanwhile. It stays where it is.
+            If another writer has changed the old store in the meantime; it remains in place.
         """
         if self.new is None:
             return
@@ -326,14 +325,14 @@ class Replacement:
         try:
             return exchange(path, new)
         except OSError as error:
-            if error.errno == errno.EBUSY:  # a mount of which nothing was known
+            if error.errno == errno.EBUSY:  # a mount point that _is_mounted has missed
                 raise UnsuitableError(_refusal(self.store.label, _MOUNTED)) from error
             raise
 
     def _begin(self) -> Path:
         path = self.store.path
         settle(path)
-        # of a name of its own: a worker that outlives its driver writes to no other attempt's
+        # a unique name, so that a worker that outlives its driver cannot write to the folder of another attempt
         new = path.with_name(f".{path.name}{SUFFIX}.{secrets.token_hex(4)}")
         new.mkdir()
         _copy_rights(path, new)
@@ -350,14 +349,14 @@ class Replacement:
 @dataclass(frozen=True)
 class LinkAllBut:
     """
-    All that lies in a folder, the chunks of some arrays aside, comes to lie in the new one too.
+    Hard-link everything in a folder into the new store, except the chunks of some arrays.
 
     Attributes
     ----------
     source
-        The folder.
+        Folder of the old store.
     arrays
-        The arrays whose chunks are left to tasks.
+        Names of the arrays whose chunks are written by tasks.
     """
 
     source: Path
@@ -365,20 +364,20 @@ class LinkAllBut:
 
     @classmethod
     def of(cls, store: Store, arrays: frozenset[str]) -> "LinkAllBut":
-        """All that lies in a store that is replaced."""
+        """Return the edit for a store that is replaced."""
         assert store.folder is not None
         return cls(store.folder, arrays)
 
     def apply(self, store: ZarrStore) -> None:
-        """Make folders, and hard links in them."""
+        """Create the folders and the hard links in them."""
         target = cast("LocalStore", store).root
         with os.scandir(self.source) as entries:
             for entry in entries:
                 _link(entry, target / entry.name, _CHUNK if entry.name in self.arrays else None)
 
 
-def _link(entry: "os.DirEntry[str]", target: Path, but: re.Pattern[str] | None = None) -> None:
-    """Link a file, or all in a folder but names of some kind."""
+def _link(entry: "os.DirEntry[str]", target: Path, skip: re.Pattern[str] | None = None) -> None:
+    """Link a file, or the members of a folder whose names do not match `skip`."""
     if not entry.is_dir(follow_symlinks=False):
         if entry.name != LOCK and not HALF_WRITTEN_NAME.fullmatch(entry.name):
             link_file(entry.path, os.fspath(target))
@@ -387,23 +386,23 @@ def _link(entry: "os.DirEntry[str]", target: Path, but: re.Pattern[str] | None =
     _copy_rights(Path(entry.path), target)
     with os.scandir(entry.path) as entries:
         for inner in entries:
-            if but is None or not but.fullmatch(inner.name):
+            if skip is None or not skip.fullmatch(inner.name):
                 _link(inner, target / inner.name)
 
 
 def _copy_rights(source: Path, target: Path) -> None:
-    """Let a folder have the owner, the mode and the access lists of another."""
+    """Copy owner, mode and access control lists from one folder to another."""
     theirs, ours = source.stat(), target.stat()
     if (theirs.st_uid, theirs.st_gid) != (ours.st_uid, ours.st_gid):
         os.chown(target, theirs.st_uid, theirs.st_gid)
     shutil.copystat(source, target)
 
 
-# ---- what was written since -----------------------------------------------------------------
+# ---- changes by other writers ---------------------------------------------------------------
 
 
 def _now(folder: Path) -> int:
-    """The time by a folder's file system, in nanoseconds; all that is written once this returns is later than that."""
+    """The file system's time of a folder, in nanoseconds; later writes have greater modification times."""
     os.utime(folder)
     begun = folder.stat().st_mtime_ns
     deadline = time.monotonic() + TICK
@@ -414,12 +413,12 @@ def _now(folder: Path) -> int:
 
 
 def _has_changed(folder: str | Path, since: int) -> bool:
-    """Whether anything was written in a folder. To link or read a file does not count."""
+    """Whether anything in a folder was modified after `since`. Linking and reading files do not count."""
     if os.stat(folder).st_mtime_ns > since:
         return True
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name in (LOCK, COMMIT_LOCK):  # touched by whoever holds it
+            if entry.name in (LOCK, COMMIT_LOCK):  # touched by their holders
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if _has_changed(entry.path, since):

@@ -1,4 +1,4 @@
-"""Folders behind Zarr stores that zarr itself, obstore or fsspec open."""
+"""Local folders behind Zarr stores that zarr itself, obstore or fsspec open."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,14 @@ from zarr.storage import LocalStore, ObjectStore, WrapperStore
 
 
 def innermost(store: ZarrStore) -> Any:
-    """What is within wrappers, such as a store that logs."""
+    """The store inside any wrappers, such as a logging store."""
     while isinstance(store, WrapperStore):
         store = store._store
     return store
 
 
 def protocols(store: Any) -> tuple[str, ...]:
-    """What fsspec calls the file system of a Zarr store, and those that it is made over; none for other stores."""
+    """The fsspec protocols of a Zarr store's file system and of those it wraps; empty for other stores."""
     found: list[str] = []
     fs = getattr(store, "fs", None) if type(store).__name__ == "FsspecStore" else None
     while fs is not None:
@@ -26,7 +26,7 @@ def protocols(store: Any) -> tuple[str, ...]:
 
 
 def folder_behind(store: ZarrStore) -> Path | None:
-    """The folder of this machine that a Zarr store of any kind reads, links resolved; None elsewhere."""
+    """The local folder behind a Zarr store of any kind, symlinks resolved; None if there is none."""
     found, inner = None, innermost(store)
     if isinstance(inner, LocalStore):
         found = inner.root
