@@ -281,8 +281,8 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = filesystem.exchange
     cases: dict[str, tuple[str, Callable[..., object], str]] = {
         "before": ("exchange", interrupt, "nothing was committed, the store is as it was"),
-        "after": ("exchange", lambda a, b: (real(a, b), interrupt()), "interrupted when .* was compacted already"),
-        "deleting": ("_delete", interrupt, "is compacted, and what it was before is not deleted yet: run the same"),
+        "after": ("exchange", lambda a, b: (real(a, b), interrupt()), "interrupted after .* was compacted"),
+        "deleting": ("_delete", interrupt, "is compacted, and its previous version is not deleted yet: run the same"),
     }
     for name, (what, do, words) in cases.items():
         store = make(tmp_path / name)

@@ -71,7 +71,7 @@ class SetShape:
         """
         Return the edit that gives the stored array the shape of `array`.
 
-        With `grid`, or for a flexible grid, it sets the chunk grid as well; then, with `codecs` or shards, also the codecs.
+        With `grid`, or for a flexible grid, it sets the chunk grid too; then, with `codecs` or shards, also the codecs.
         """
         others: Document = {}
         if grid or arrays.is_flexible(array):

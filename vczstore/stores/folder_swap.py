@@ -199,7 +199,7 @@ def _leaving_nothing(label: str, path: Path) -> Iterator[None]:
     except KeyboardInterrupt as error:
         outcome = settle_late(path)
         if outcome == "completed":
-            raise KeyboardInterrupt(f"{OPERATION}: interrupted when {label} was compacted already") from error
+            raise KeyboardInterrupt(f"{OPERATION}: interrupted after {label} was compacted") from error
         raise
     except BaseException:
         settle_late(path)
@@ -208,12 +208,12 @@ def _leaving_nothing(label: str, path: Path) -> Iterator[None]:
         settle(path)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
-            f"{OPERATION}: interrupted; {label} is compacted, and what it was before is not deleted yet: "
+            f"{OPERATION}: interrupted; {label} is compacted, and its previous version is not deleted yet: "
             "run the same command again"
         ) from error
     except OSError as error:
         raise StorageError(
-            f"{OPERATION}: {label} is compacted, but what it was before cannot be deleted ({reason(error)}): "
+            f"{OPERATION}: {label} is compacted, but its previous version cannot be deleted ({reason(error)}): "
             f"{leftovers(path)[0]}; run the same command again once it can"
         ) from error
 

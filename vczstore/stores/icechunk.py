@@ -26,7 +26,7 @@ from vczstore.errors import (
 from vczstore.stores.base import SESSION_IS_READ, UNCHANGED, Check, HeldLock, Keep, Saved, Store, Transaction
 from vczstore.stores.edits import Edit
 from vczstore.stores.icechunk_branches import is_sweep, refuse_swept
-from vczstore.stores.icechunk_groups import around, within
+from vczstore.stores.icechunk_groups import unwrap_group, within
 from vczstore.stores.icechunk_history import RECREATED, STAGED, IcechunkHistory
 from vczstore.stores.icechunk_storage import BRANCH, folder_of_repository, require_writable, runtime, storage_of
 from vczstore.stores.locations import local_path
@@ -42,10 +42,10 @@ from vczstore.vcz.zarr_objects import wait_for
 TRANSACTIONS = "Icechunk commits all or nothing, so that nothing there is ever half-done"
 
 SAMPLE_ID_CHUNKS = 4
-"""How many chunks of sample IDs have their references in one manifest: few, since each commit rewrites the last."""
+"""Chunks of sample IDs per manifest: few, since each commit rewrites the last manifest."""
 
 _MARK = "vczstore_commit"
-"""The key of a commit's metadata that has a random number: what tells it from others that did the same."""
+"""Metadata key of a random token that distinguishes a commit from others with the same message and metadata."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class IcechunkStore:
     repository: icechunk.Repository
     label: str
     folder: Path | None = None
-    """Where the repository lies, if on this machine: its commits are serialised by a file lock there."""
+    """Local folder of the repository, in which a file lock serialises commits; None elsewhere."""
     branch: str = BRANCH
     backend: str = "icechunk"
     options: Mapping[str, Any] = field(default_factory=dict)
     no_lock: bool = False
     group: str = ""
-    """The group of the repository in which the VCZ lies; its root if empty."""
+    """Group of the repository that holds the VCZ; empty for the root."""
     atomic = True
     begins_empty = False
     zarr_store = None
@@ -69,17 +69,17 @@ class IcechunkStore:
 
     @property
     def place(self) -> str:
-        """The path or URL of the repository."""
+        """Path or URL of the repository."""
         return self.label.removesuffix(f"#{self.group}") if self.group else self.label
 
     @property
     def pickles(self) -> bool:
-        """Other processes reach all places but this process's own memory."""
+        """Whether other processes can open the repository: not if it is in memory."""
         return "type: in-memory" not in str(self.repository.storage)
 
     @classmethod
     def of(cls, repository: icechunk.Repository, *, no_lock: bool = False) -> "IcechunkStore":
-        """A repository that is open."""
+        """Return the store of an open repository."""
         return cls(repository, label="<Icechunk repository>", folder=folder_of_repository(repository), no_lock=no_lock)
 
     @classmethod
@@ -105,16 +105,15 @@ class IcechunkStore:
         cls, url: str, options: Mapping[str, Any], samples_chunks: int, *, no_lock: bool = False
     ) -> "IcechunkStore":
         """
-        Open a repository, or create one that holds nothing yet.
+        Open a repository, or create an empty one.
 
         Parameters
         ----------
         url, options
-            Where.
+            Location of the repository.
         samples_chunks
-            How many chunk columns of a field have their chunk references in one manifest. A commit rewrites every
-            manifest that it touches: split along the samples axis, an append rewrites the last one and adds
-            its own, for a store of any size.
+            Chunk columns of a field per manifest. A commit rewrites every manifest that it touches: split along the
+            samples axis, an append rewrites the last manifest and adds its own, regardless of the size of the store.
         no_lock
             As in `open_store`.
         """
@@ -139,46 +138,46 @@ class IcechunkStore:
 
     @classmethod
     def in_memory(cls, label: str, **fields: Any) -> Self:
-        """A repository to plan against, where there is none yet."""
+        """Create an empty repository in memory, to plan against before the actual one exists."""
         return cls(icechunk.Repository.create(icechunk.in_memory_storage()), label=label, **fields)
 
     @classmethod
     def exists(cls, url: str, options: Mapping[str, Any]) -> bool:
-        """Whether there is a repository."""
+        """Whether there is a repository at a URL."""
         storage, folder = storage_of(url, options)
         return (folder is None or folder.exists()) and icechunk.Repository.exists(storage)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was ever committed to it."""
+        """Whether the main branch has no commit other than the initial one."""
         history = self.repository.ancestry(branch=BRANCH)
         next(iter(history))
         return next(iter(history), None) is None
 
     def groups(self) -> list[str]:
-        """The groups at the top, such as those that are parts of a set."""
+        """Names of the top-level groups, such as the parts of a set."""
         with suppress(GroupNotFoundError):
             top = zarr.open_group(self.repository.readonly_session(self.branch).store, mode="r")
             return sorted(top.group_keys())
         return []
 
     def beside(self) -> list[Self]:
-        """The VCZs that have this history, too: of a group, those in all groups of the repository."""
+        """The VCZs that share this history: for a group, those in all groups of the repository; else this one."""
         names = self.groups() if self.group else [""]
         return [replace(self, group=name, label=f"{self.place}#{name}" if name else self.label) for name in names]
 
     def has(self, group: str) -> bool:
-        """Whether there is a group of this name, or anything that has its place."""
+        """Whether a group of this name exists, or anything else at its path."""
         return not wait_for(self.repository.readonly_session(self.branch).store.is_empty(group))
 
     @property
     def head(self) -> str:
-        """The snapshot that readers see."""
+        """ID of the last snapshot of the branch."""
         return str(self.repository.lookup_branch(self.branch))
 
     @property
     def history(self) -> IcechunkHistory:
-        """The snapshots of the repository, its tags and branches."""
+        """The repository's snapshots, tags and branches."""
 
         def on_branch(branch: str) -> IcechunkStore:
             return replace(self, branch=branch)
@@ -188,7 +187,7 @@ class IcechunkStore:
         )
 
     def on(self, branch: str | None) -> Self:
-        """The same on another branch; None for this one."""
+        """Return the store on another branch; None keeps the branch."""
         if branch is None:
             return self
         if branch not in self.repository.list_branches():
@@ -198,7 +197,7 @@ class IcechunkStore:
         return replace(self, branch=branch)
 
     def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata at the branch's head, another branch's, a tag or a snapshot."""
+        """Read the metadata at the head of this or another branch, at a tag or at a snapshot."""
         if at is None or at in self.repository.list_branches():
             session = self.repository.readonly_session(at or self.branch)
         elif at in self.repository.list_tags():
@@ -223,7 +222,7 @@ class IcechunkStore:
             ) from error
 
     def transaction(self, base: str) -> "IcechunkTransaction":
-        """Begin one commit."""
+        """Begin a transaction that makes one commit."""
         require_writable(self.place)
         require_conditions(self)
         began = self._last_update()
@@ -238,11 +237,11 @@ class IcechunkStore:
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the branch that readers see."""
+        """Whether the store is on the main branch, the one that readers see."""
         return self.branch == BRANCH
 
     def stored_bytes(self) -> int | None:
-        """The bytes of all chunks of all snapshots, where that takes no reading of a remote history."""
+        """Bytes of the chunks of all snapshots; None if remote, which would require reading all history."""
         if self.folder is None:
             return None
         stats = self.repository.chunk_storage_stats()
@@ -253,43 +252,43 @@ class IcechunkStore:
         return nullcontext(transaction)
 
     def in_place(self) -> Self:
-        """The same: readers see nothing before the commit."""
+        """Return the store itself: readers see nothing before the commit."""
         return self
 
     def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> Edit:
-        """Let Icechunk renumber its references."""
+        """Return an edit that renumbers Icechunk's chunk references."""
         return Renumber(array.path, arrays.grid_of(array), axis, tuple(columns))
 
     def unlocked(self) -> Self:
-        """The same, to be written to without its lock."""
+        """The same store, written without taking its lock."""
         return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
-        """Hold the lock of the repository; one that is open and elsewhere has none."""
+        """Hold the lock of the repository; an open repository that is not in a local folder has none."""
         return hold(self, wait=wait, watch=watch)
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
-        """Nothing: of two that commit at once one is refused, and tries again."""
+        """No lock: of two concurrent commits one is refused, and retried."""
         return unheld()
 
     def retry_lock(self) -> AbstractContextManager[HeldLock]:
-        """The lock, waited for. In an object store it takes obstore, which Icechunk does not."""
+        """Wait for the lock. In an object store this requires obstore, which Icechunk itself does not."""
         if self.folder is None and find_spec("obstore") is None:
             return unheld()
         return self.exclusive_lock(wait=True)
 
     def settle(self) -> None:
-        """Delete what writers of a key that were killed have left beside the folder; all else is in commits."""
+        """Delete the withdrawal keys left unfinished by killed writers; all other writes are in commits."""
         delete_unfinished_keys(self.folder)
 
     def collect_garbage(
         self, *, before: Check, dry_run: bool, keep: Keep | None = None
     ) -> tuple[str | None, dict[str, int]]:
-        """Delete, or count, what no snapshot leads to, and half-written files of a folder."""
+        """Delete, or count, unreferenced objects and half-written local files."""
         return self.history.collect_garbage(before=before, dry_run=dry_run, keep=keep)
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """None: all is in one commit."""
+        """None: all edits are in one commit."""
         return ()
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
@@ -297,11 +296,11 @@ class IcechunkStore:
         return UNCHANGED
 
     def _last_update(self) -> datetime | None:
-        """The time of the repository's last change, by the clock of who made it: what tells it from others."""
+        """Time of the repository's last change, by the clock of its writer; it identifies the change."""
         return next((update.updated_at for update in self._updates()), None)
 
     def was_collected(self, since: datetime | None) -> bool:
-        """Whether garbage was collected after a change, by any tool: what was not committed then may be gone."""
+        """Whether any tool has collected garbage after the change at `since`, perhaps deleting uncommitted chunks."""
         for update in self._updates():
             if update.updated_at == since:
                 break
@@ -310,7 +309,7 @@ class IcechunkStore:
         return False
 
     def was_swept(self, main: str) -> bool:
-        """Whether a purge or gc has begun since the main branch was at a snapshot; they commit to that branch alone."""
+        """Whether a purge or gc has begun since main was at snapshot `main`; both commit to that branch only."""
         for info in self.repository.ancestry(branch=BRANCH):
             if str(info.id) == main:
                 break
@@ -319,11 +318,11 @@ class IcechunkStore:
         return False
 
     def _updates(self) -> Iterator[Any]:
-        # repositories of Icechunk's first format keep no log
+        # repositories of Icechunk format 1 keep no log
         return self.repository.ops_log() if self.repository.spec_version >= icechunk.SpecVersion.v2 else iter(())
 
     def commit_lock(self) -> AbstractContextManager[Any]:
-        """What serialises commits where the storage does not."""
+        """Lock that serialises commits where the storage does not: in a local folder."""
         require_writable(self.place)
         return nullcontext() if self.folder is None or self.no_lock else commit_lock(self.label, self.folder)
 
@@ -331,12 +330,12 @@ class IcechunkStore:
 @dataclass(frozen=True)
 class SessionStore(ZarrBacked):
     """
-    What a session of the user's sees, uncommitted changes included; it is only read.
+    The state that a user's session sees, including its uncommitted changes. Read-only.
 
     Attributes
     ----------
     snapshot
-        The snapshot that it sees; None if it has changes of its own.
+        ID of the session's snapshot; None if it has uncommitted changes.
     """
 
     snapshot: str | None = None
@@ -344,35 +343,35 @@ class SessionStore(ZarrBacked):
 
     @classmethod
     def of(cls, location: Any) -> "SessionStore":
-        """A session, or the Zarr store of one."""
+        """Return the store of a session, or of a session's Zarr store."""
         session = location.session if isinstance(location, icechunk.IcechunkStore) else location
         snapshot = None if session.has_uncommitted_changes else str(session.snapshot_id)
         if not session.read_only and not isinstance(session, icechunk.ForkSession):
-            session = session.fork()  # other processes can read that, too
+            session = session.fork()  # unlike the session, a fork can be read in other processes
         return cls(session.store, "<Icechunk session>", "icechunk", snapshot=snapshot)
 
     def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata; a session sees one state alone."""
+        """Read the metadata; a session has no other states."""
         if at is not None:
             raise OptionError(f"info: {self.label} sees one state; hand in its repository to look at {at!r}")
         return Vcz.read(self.zarr_store, self.label, snapshot=self.snapshot)
 
     @property
     def history(self) -> NoHistory:
-        """That of its repository, which has to be handed in."""
+        """No history; for that, the session's repository has to be passed."""
         return _SessionHistory(self.label)
 
     def in_place(self) -> NoReturn:
-        """Refuse to write."""
+        """Raise an `UnsuitableError`: a session is read-only."""
         raise UnsuitableError(f"{self.label}: {SESSION_IS_READ}")
 
     def transaction(self, base: str) -> NoReturn:
-        """Refuse to write."""
+        """Raise an `UnsuitableError`: a session is read-only."""
         raise UnsuitableError(f"{self.label}: {SESSION_IS_READ}")
 
 
 class _SessionHistory(NoHistory):
-    """What a session sees has no history, though its repository may."""
+    """A session has no history, though its repository may."""
 
     def require(self, operation: str) -> NoReturn:
         """Raise an `UnsuitableError`."""
@@ -382,14 +381,14 @@ class _SessionHistory(NoHistory):
 @dataclass(frozen=True)
 class NewIcechunkStore(IcechunkStore):
     """
-    A place where a repository will be; until then an empty one in memory stands for it.
+    A location where a repository will be created; until then, an empty one in memory stands in for it.
 
     Attributes
     ----------
     samples_chunks
-        As of `IcechunkStore.create`.
+        As in `IcechunkStore.create`.
     operation
-        What makes it.
+        Name of the operation that creates it, for messages.
     """
 
     samples_chunks: int = 1
@@ -397,11 +396,11 @@ class NewIcechunkStore(IcechunkStore):
 
     @property
     def pickles(self) -> bool:
-        """What will be written to is no memory."""
+        """True: the repository that will be created is not in memory."""
         return True
 
-    def require_nothing(self) -> None:
-        """Raise an `UnsuitableError` if something is there that is not an empty repository, or without the group."""
+    def require_free(self) -> None:
+        """Raise an `UnsuitableError` unless there is nothing, an empty repository, or one without the group."""
         path = local_path(self.place)
         if IcechunkStore.exists(self.place, self.options):
             repository = IcechunkStore.at_url(self.place, self.options)
@@ -413,15 +412,15 @@ class NewIcechunkStore(IcechunkStore):
                 else "holds a repository already; choose another path"
             )
             raise UnsuitableError(f"{self.operation}: {self.label} {what}")
-        # what the creation of a repository that was stopped has left is completed by the next
+        # leftovers of an interrupted creation are completed by the next one
         if path is not None and path.exists() and any(path.iterdir()) and not (path / "snapshots").is_dir():
             raise UnsuitableError(
                 f"{self.operation}: {self.label} exists, and is no Icechunk repository; choose another path"
             )
 
     def transaction(self, base: str) -> "IcechunkTransaction":
-        """Create the repository, and begin its first commit."""
-        self.require_nothing()
+        """Create the repository, or open an existing one for its group, and begin a transaction."""
+        self.require_free()
         if not self.group or not IcechunkStore.exists(self.place, self.options):
             store = IcechunkStore.create(self.place, self.options, self.samples_chunks, no_lock=self.no_lock)
         else:
@@ -429,19 +428,19 @@ class NewIcechunkStore(IcechunkStore):
         store = replace(store, label=self.label, group=self.group)
         transaction = store.transaction(store.head)
         if self.group:
-            zarr.open_group(transaction.session.store, mode="a")  # which holds the group
+            zarr.open_group(transaction.session.store, mode="a")  # the root group, as parent of the group
         return transaction
 
 
 @dataclass(frozen=True)
 class Renumber:
     """
-    References to the chunks of an array are renumbered in a session.
+    Renumber the references to an array's chunks in a session.
 
     Attributes
     ----------
     path, grid
-        The array, and how many chunks it has along each axis.
+        Path of the array, and its number of chunks along each axis.
     axis, columns
         As in `Store.renumbering`.
     """
@@ -453,26 +452,26 @@ class Renumber:
 
     def apply(self, store: ZarrStore) -> None:
         """
-        Renumber them.
+        Renumber the references.
 
-        Icechunk renumbers regular grids alone, since it does not know how wide other chunks are; here each goes where
-        it is as wide. So the array has a regular grid meanwhile, with room for old and new numbers.
+        Icechunk renumbers only regular grids, since it does not check the widths of other chunks; here each chunk moves
+        to a column of the same width. The array therefore gets a temporary regular grid that fits old and new numbers.
         """
-        inner, above = around(store)
+        inner, prefix = unwrap_group(store)
         key = metadata_key(self.path, 3)
         document = zarr_objects.read_json(store, key)
         grid = {"name": "regular", "configuration": {"chunk_shape": [1] * len(self.grid)}}
         shape = list(self.grid)
         shape[self.axis] = max(shape[self.axis], *(1 + max(pair) for pair in self.columns))
         zarr_objects.write_json(store, key, {**(document or {}), "shape": shape, "chunk_grid": grid})
-        places, origins = dict(self.columns), {to: of for of, to in self.columns}
+        places, origins = dict(self.columns), {new: old for old, new in self.columns}
         inner.session.reindex_array(
-            f"/{above}{self.path}", lambda at: self._moved(at, places), lambda at: self._moved(at, origins) or at
+            f"/{prefix}{self.path}", lambda at: self._moved(at, places), lambda at: self._moved(at, origins) or at
         )
         zarr_objects.write_json(store, key, document or {})
 
     def _moved(self, at: Iterable[int], columns: Mapping[int, int]) -> list[int] | None:
-        """Where a chunk goes, None if it stays where it is."""
+        """New coordinates of a chunk; None if it does not move."""
         result = list(at)
         if (column := columns.get(result[self.axis])) is None:
             return None
@@ -482,19 +481,19 @@ class Renumber:
 
 @dataclass
 class IcechunkTransaction:
-    """A writable session, and the fork of it that the tasks of the present step write to."""
+    """A writable session, and its fork that the tasks of the current step write to."""
 
     session: icechunk.Session
     store: IcechunkStore
     began: datetime | None
-    """The repository's last change before it."""
+    """Time of the repository's last change before the transaction; None if it keeps no log."""
     main: str | None = None
-    """The main branch's last snapshot when it began; None if this writes to that branch, where a sweep conflicts."""
+    """Head of main at the beginning; None for a transaction on main itself, where a sweep causes a conflict."""
     fork: icechunk.IcechunkStore | None = None
     is_unknown: bool = False
-    """Whether the commit has failed, and so has the look at the branch that tells whether it got through."""
-    was_found: bool = False
-    """Whether it failed, and got through."""
+    """Whether the commit has failed, and so has the lookup of whether it took effect."""
+    is_on_branch: bool = False
+    """Whether the commit has raised an error, but was found on the branch."""
     shows_steps = False
 
     @contextmanager
@@ -502,10 +501,9 @@ class IcechunkTransaction:
         self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
     ) -> Iterator[ZarrStore]:
         """
-        Fork the session for the tasks of one plan, and merge what they have written into it.
+        Fork the session for the tasks of one plan, and merge the fork on exit.
 
-        The edits are made first: chunks written through a fork that does not know the new shapes yet would be
-        silently dropped.
+        The edits are made before the fork: chunks written through a fork with the old shapes would be silently dropped.
         """
         for edit in (*preparations, *edits):
             edit.apply(within(self.session.store, self.store.group))
@@ -515,7 +513,7 @@ class IcechunkTransaction:
             self.session.merge(fork.session)
 
     def found(self) -> ZarrStore:
-        """What the steps so far have left, to be read while the next one writes."""
+        """The Zarr store with the writes of all finished steps, to be read while the next step writes."""
         session = self.session.fork() if self.session.has_uncommitted_changes else self.session
         return within(session.store, self.store.group)
 
@@ -523,25 +521,25 @@ class IcechunkTransaction:
         """
         Merge the fork that a task sends back.
 
-        Tasks in this process write to the one fork that was made here; it is merged once, when the step ends:
-        to merge it after each task would be quadratic.
+        Tasks in this process write to the fork made by `step`, which is merged once, at the end of the step: merging
+        it after each task would take quadratic time.
         """
-        inner, _ = around(store)
+        inner, _ = unwrap_group(store)
         if inner is not self.fork:
             self.session.merge(inner.session)
 
     def of(self, store: Store) -> "IcechunkTransaction":
-        """The same commit, of what is in another group of the repository."""
+        """Return this transaction for another group of the repository, so that both are in one commit."""
         assert isinstance(store, IcechunkStore)
         return replace(self, store=store, fork=None)
 
     @property
     def resumable(self) -> "IcechunkTransaction | None":
-        """The same; None where nothing tells whether garbage was collected since, and with it what was written."""
+        """The transaction; None if the repository keeps no log that would show whether chunks were collected since."""
         return None if self.began is None else self
 
     def save(self) -> Saved:
-        """What was written so far; see `restore`. Here and there alone is what icechunk keeps to itself of sessions."""
+        """Serialise the writes so far; see `restore`. Only these two methods use icechunk's private session API."""
         fork = self.fork.session if self.fork is not None else None
         return Saved(
             session=self.session._session.as_bytes(),
@@ -552,19 +550,19 @@ class IcechunkTransaction:
 
     def restore(self, saved: Saved) -> None:
         """
-        Go on with what another process has saved of a transaction, instead of with what was written here.
+        Resume from the state that another process has saved, discarding the writes of this process.
 
-        A session as it is, since another one with the same edits would not do: arrays that are new have other
-        identities there, and chunks of theirs would be silently dropped.
+        The session is restored verbatim. Repeating the edits in a new session would not do: new arrays would have other
+        node IDs, and the chunks already written for them would be silently dropped.
 
         Raises
         ------
         ValueError
-            If that cannot be: the store has changed, or chunks may be gone.
+            If the state cannot be resumed: the store has changed, or chunks may have been deleted.
         """
         load = type(self.session._session).from_bytes
         try:
-            self.store.repository.list_manifest_files(saved.forked)  # a snapshot of no branch cannot be looked up
+            self.store.repository.list_manifest_files(saved.forked)  # fails if deleted; lookup_snapshot needs a branch
             session = icechunk.Session(load(saved.session))
             if saved.fork:
                 session.merge(icechunk.ForkSession(load(saved.fork)))
@@ -577,7 +575,7 @@ class IcechunkTransaction:
         self.session, self.began = session, saved.began
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str:
-        """Commit; a store that moved on in the meantime is left as it is, and so is one that nothing was done to."""
+        """Commit, or raise a `ConflictError` if the branch has moved; no-op if there are no changes."""
         if not self.session.has_uncommitted_changes:
             return str(self.session.snapshot_id)
         try:
@@ -588,7 +586,7 @@ class IcechunkTransaction:
                     try:
                         self._refuse_collected()
                     except ConflictError:
-                        # it may have landed while chunks were deleted that nothing led to yet
+                        # it may have landed while a sweep was deleting its chunks, still unreferenced
                         self.store.repository.reset_branch(self.store.branch, base, from_snapshot_id=snapshot)
                         raise
                 return snapshot
@@ -598,24 +596,24 @@ class IcechunkTransaction:
             ) from error
 
     def _commit(self, message: str, metadata: Mapping[str, Any]) -> str:
-        """Commit; where that fails, the branch tells whether it got through, and only the answer was lost."""
+        """Commit; after an error, look on the branch whether the commit took effect and only the response was lost."""
         base, mark = str(self.session.snapshot_id), secrets.token_hex(8)
         try:
             return str(self.session.commit(message, metadata={**metadata, _MARK: mark}))
         except icechunk.IcechunkError as error:
-            self.is_unknown = not self.store.branch.startswith(STAGED)  # which no reader looks at
+            self.is_unknown = not self.store.branch.startswith(STAGED)  # no reader sees a staged commit
             try:
-                found = self._found(base, mark)
+                found = self._find_commit(base, mark)
             except icechunk.IcechunkError:
                 raise StorageError(f"{self.store.label}: {reason(error)}") from error
             self.is_unknown = False
             if found is None:
                 raise
-            self.was_found = True
+            self.is_on_branch = True
             return found
 
-    def _found(self, base: str, mark: str) -> str | None:
-        """The snapshot of this commit on the branch."""
+    def _find_commit(self, base: str, mark: str) -> str | None:
+        """ID of this commit's snapshot on the branch; None if it is not there."""
         for info in self.store.repository.ancestry(branch=self.store.branch):
             if info.metadata.get(_MARK) == mark:
                 return str(info.id)
@@ -624,7 +622,7 @@ class IcechunkTransaction:
         return None
 
     def _refuse_collected(self) -> None:
-        """Raise a `ConflictError` if what was written may have been deleted, since nothing led to it."""
+        """Raise a `ConflictError` if uncommitted chunks may have been deleted by a garbage collection."""
         if self.store.was_collected(self.began) or (self.main is not None and self.store.was_swept(self.main)):
             raise ConflictError(
                 f"{self.store.label}: garbage was collected while this ran, and with it what had been written; "
@@ -633,8 +631,8 @@ class IcechunkTransaction:
 
     @property
     def is_done(self) -> bool | None:
-        """Whether it has committed; a session that has cannot write any more."""
-        return None if self.is_unknown else self.was_found or bool(self.session.read_only)
+        """Whether it has committed, which makes the session read-only; None if unknown."""
+        return None if self.is_unknown else self.is_on_branch or bool(self.session.read_only)
 
 
 _COLLECTIONS = (icechunk.UpdateType.GCRan, icechunk.UpdateType.ExpirationRan)

@@ -1,4 +1,4 @@
-"""The branches of an Icechunk repository: readers see the main one, and the others are published to it."""
+"""The branches of an Icechunk repository: readers see main, and the others are published to it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from vczstore.stores.icechunk_storage import BRANCH
 from vczstore.stores.object_store import reason
 
 SWEEPS = ("purge", "gc")
-"""The operations that delete unreferenced objects. Each is two commits; the first of them is named `BEGUN`."""
+"""The operations that delete unreferenced objects. Each makes two commits; the operation of the first is `BEGUN`."""
 BEGUN = "{} begun"
 
 
@@ -26,11 +26,11 @@ class IcechunkBranches:
     Attributes
     ----------
     repository
-        Which.
+        The repository.
     label
-        How messages call the store.
+        Name of the store in messages.
     lock
-        What serialises changes of it where the storage does not.
+        Lock that serialises changes to the repository where the storage does not.
     """
 
     repository: icechunk.Repository
@@ -38,12 +38,12 @@ class IcechunkBranches:
     lock: Callable[[], AbstractContextManager[Any]]
 
     def tips(self) -> dict[str, str]:
-        """The last snapshot of each branch, by name, but of those that are made within operations."""
+        """The head snapshot of each branch, by branch name, except branches internal to operations."""
         return {name: self._tip(name) for name in sorted(self.repository.list_branches()) if not name.startswith(OURS)}
 
     def create(self, name: str, at: str | None = None) -> str:
-        """Begin a branch at the main one's last snapshot, or at a tag, branch or snapshot; returns it."""
-        start = self._found(at or BRANCH)
+        """Create a branch at the head of main, or at a tag, branch or snapshot; return the ID of that snapshot."""
+        start = self._resolve(at or BRANCH)
         try:
             with self.lock():
                 refuse_swept(self.repository, self._tip(BRANCH), self.label)
@@ -55,7 +55,7 @@ class IcechunkBranches:
         return start
 
     def delete(self, name: str) -> int:
-        """Delete a branch; returns how many snapshots it has that the main one lacks."""
+        """Delete a branch; return the number of its snapshots that main does not have."""
         if name == BRANCH:
             raise TagError(f"branch: {BRANCH} is the branch that readers see, and stays; name another one")
         self._tip(name)
@@ -65,7 +65,7 @@ class IcechunkBranches:
         return n
 
     def is_ahead(self, name: str, *, publishing: bool) -> bool:
-        """Whether a branch has what the main one lacks; a `StaleError` if it is to be published, and cannot be."""
+        """Whether a branch has snapshots that main lacks; a `StaleError` if it is to be published and has diverged."""
         if name not in self.repository.list_branches() or not self._ahead(name):
             return False
         if publishing:
@@ -73,7 +73,7 @@ class IcechunkBranches:
         return True
 
     def prepare(self, name: str) -> None:
-        """Make a branch if it is not there; one that has nothing that the main one lacks goes on from that one."""
+        """Create a branch at the head of main if it does not exist; fast-forward one without own snapshots."""
         with self.lock():
             main = self._tip(BRANCH)
             if name not in self.repository.list_branches():
@@ -82,7 +82,7 @@ class IcechunkBranches:
                 self.repository.reset_branch(name, main, from_snapshot_id=tip)
 
     def publish(self, name: str, before: Check) -> tuple[str, str, int]:
-        """Let the main branch go on to the last snapshot of another one."""
+        """Fast-forward main to the head of a branch; return old head, new head and number of new snapshots."""
         if name == BRANCH:
             raise TagError(f"publish: {BRANCH} is the branch that readers see; name the one to publish")
         try:
@@ -105,8 +105,8 @@ class IcechunkBranches:
         except icechunk.NotFoundError as error:
             raise TagError(f"{self.label} has no branch {name!r}; vczstore branch {self.label} lists them") from error
 
-    def _found(self, ref: str) -> str:
-        """The snapshot that a tag, branch or snapshot names."""
+    def _resolve(self, ref: str) -> str:
+        """ID of the snapshot at a tag, branch or snapshot ID."""
         if ref in self.repository.list_branches():
             return self._tip(ref)
         try:
@@ -119,7 +119,7 @@ class IcechunkBranches:
             raise TagError(f"branch: {self.label} has no tag, branch or snapshot {ref!r}") from error
 
     def _ahead(self, name: str) -> int:
-        """How many snapshots of a branch the main one has not."""
+        """Count the snapshots of a branch that main does not have."""
         known = set[str]()
         for info in self.repository.ancestry(branch=BRANCH):
             known |= {str(info.id), *same_as(info)}
@@ -132,10 +132,10 @@ class IcechunkBranches:
 
     def _require_descent(self, name: str) -> None:
         """
-        Raise a `StaleError` unless a branch began at what the main one is now.
+        Raise a `StaleError` unless a branch descends from the head of main.
 
-        Sweeps that the main branch has seen since change nothing of what it holds, so they are no obstacle. Where no
-        log of changes is kept they are: it is their commits alone that stop others from committing what was deleted.
+        Sweeps of main do not change its data, so they are disregarded. Not so without a log of changes: there, only the
+        sweep's commits prevent other writers from committing references to deleted chunks.
         """
         mine = {str(info.id) for info in self.repository.ancestry(branch=name)}
         keeps_log = self.repository.spec_version >= icechunk.SpecVersion.v2
@@ -145,14 +145,14 @@ class IcechunkBranches:
             if not (keeps_log and is_sweep(info)):
                 break
         raise StaleError(
-            f"publish: {self.label}: the branch {name} does not follow from what {BRANCH} is now: {BRANCH} is at "
+            f"publish: {self.label}: the branch {name} has diverged from {BRANCH}: {BRANCH} is at "
             f"{self._tip(BRANCH)}, {name} at {self._tip(name)}; nothing was published, delete the branch "
-            f"(vczstore branch {self.label} {name} -d) and do on a new one what was done on it"
+            f"(vczstore branch {self.label} {name} -d) and repeat its operations on a new one"
         )
 
 
 def refuse_swept(repository: icechunk.Repository, snapshot: str, label: str) -> None:
-    """Raise a `BusyError` if a snapshot is the beginning of a purge or gc that has not ended."""
+    """Raise a `BusyError` if a snapshot is the first commit of a purge or gc, which has not completed."""
     operation = operation_of(repository.lookup_snapshot(snapshot))
     for sweep in SWEEPS:
         if operation == BEGUN.format(sweep):
@@ -163,21 +163,21 @@ def refuse_swept(repository: icechunk.Repository, snapshot: str, label: str) -> 
 
 
 def operation_of(info: icechunk.SnapshotInfo) -> str | None:
-    """What a commit of ours did; None for others."""
-    said = info.metadata.get("vczstore", {})
-    return said.get("operation") if isinstance(said, dict) else None
+    """The operation of a commit made by vczstore; None for other commits."""
+    metadata = info.metadata.get("vczstore", {})
+    return metadata.get("operation") if isinstance(metadata, dict) else None
 
 
 def is_sweep(info: icechunk.SnapshotInfo) -> bool:
-    """Whether a commit is one of the two of a purge or gc, which change nothing of what the store holds."""
+    """Whether a commit is one of the two of a purge or gc, which do not change the store's data."""
     return operation_of(info) in (*SWEEPS, *map(BEGUN.format, SWEEPS))
 
 
 def same_as(info: icechunk.SnapshotInfo) -> tuple[str, ...]:
-    """The snapshots that hold the same as that of a purge or gc, and were tags or branches then."""
+    """IDs of tagged or branch snapshots with the same data as a purge or gc commit, when it was made."""
     return tuple(info.metadata["vczstore"].get("same", ())) if is_sweep(info) else ()
 
 
 def content_of(info: icechunk.SnapshotInfo) -> str:
-    """The snapshot that made the state: of a purge or gc, which change none, an earlier one."""
+    """ID of the snapshot that wrote the data: for a purge or gc commit, an earlier one."""
     return str(info.metadata["vczstore"].get("holds", info.id)) if is_sweep(info) else str(info.id)

@@ -11,17 +11,17 @@ from zarr.abc.store import ByteRequest, Store
 
 class GroupStore(Store):
     """
-    What is in a group of a session.
+    A group of a session's store.
 
-    It derives from `Store`, not `zarr.storage.WrapperStore`, which passes on all methods that it knows with the keys as
-    they are: the methods of `Store` that are not here go through those that are.
+    Derives from `Store` instead of `zarr.storage.WrapperStore`, which passes keys on unchanged in all methods that it
+    knows: `Store` methods not overridden here go through those that are.
 
     Parameters
     ----------
     store
-        That of the session.
+        Store of the session.
     group
-        The name of the group.
+        Name of the group.
     """
 
     def __init__(self, store: Store, group: str) -> None:
@@ -30,7 +30,7 @@ class GroupStore(Store):
         self.group = group
 
     def with_read_only(self, read_only: bool = False) -> "GroupStore":
-        """Return the same group, to be read only or not."""
+        """Return the same group, read-only or writable."""
         return GroupStore(self.inner.with_read_only(read_only), self.group)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -47,22 +47,22 @@ class GroupStore(Store):
 
     @property
     def supports_writes(self) -> bool:
-        """Whether the session does."""
+        """Whether the session supports writes."""
         return self.inner.supports_writes
 
     @property
     def supports_deletes(self) -> bool:
-        """Whether the session does."""
+        """Whether the session supports deletes."""
         return self.inner.supports_deletes
 
     @property
     def supports_listing(self) -> bool:
-        """Whether the session does."""
+        """Whether the session supports listing."""
         return self.inner.supports_listing
 
     @property
     def supports_consolidated_metadata(self) -> bool:
-        """Whether the session does."""
+        """Whether the session supports consolidated metadata."""
         return self.inner.supports_consolidated_metadata
 
     def _key(self, key: str) -> str:
@@ -79,7 +79,7 @@ class GroupStore(Store):
         return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        """Whether there is an object."""
+        """Whether an object exists."""
         return await self.inner.exists(self._key(key))
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -88,7 +88,7 @@ class GroupStore(Store):
         await self.inner.set(self._key(key), value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object, unless there is one."""
+        """Write an object if there is none."""
         self._check_writable()
         await self.inner.set_if_not_exists(self._key(key), value)
 
@@ -98,16 +98,16 @@ class GroupStore(Store):
         await self.inner.delete(self._key(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete all below a prefix."""
+        """Delete all objects below a prefix."""
         self._check_writable()
         await self.inner.delete_dir(self._key(prefix).rstrip("/"))
 
     async def getsize(self, key: str) -> int:
-        """The size of an object, which is not read."""
+        """The size of an object in bytes, without reading it."""
         return await self.inner.getsize(self._key(key))
 
     async def is_empty(self, prefix: str) -> bool:
-        """Whether there is nothing below a prefix, which a session lists only if it is a group or an array."""
+        """Whether there is nothing below a prefix. A session lists only groups and arrays."""
         return await self.inner.is_empty(self._key(prefix).rstrip("/"))
 
     async def list(self) -> AsyncIterator[str]:
@@ -121,18 +121,18 @@ class GroupStore(Store):
             yield key.removeprefix(f"{self.group}/")
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """What is directly below a prefix."""
+        """The names directly below a prefix."""
         async for key in self.inner.list_dir(self._key(prefix).rstrip("/")):
             yield key
 
 
 def within(store: Store, group: str) -> Store:
-    """What is in a group of a session; all of it if `group` is empty."""
+    """The store of a group in a session; the session's store itself if `group` is empty."""
     return GroupStore(store, group) if group else store
 
 
-def around(store: Store) -> tuple[icechunk.IcechunkStore, str]:
-    """The store of a session, and what the paths of arrays have before them there."""
+def unwrap_group(store: Store) -> tuple[icechunk.IcechunkStore, str]:
+    """The session's store, and the prefix of paths in it: empty, or the group and a slash."""
     path, inner = (f"{store.group}/", store.inner) if isinstance(store, GroupStore) else ("", store)
     assert isinstance(inner, icechunk.IcechunkStore)
     return inner, path

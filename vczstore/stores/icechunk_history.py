@@ -30,15 +30,15 @@ from vczstore.vcz.model import listing
 from vczstore.vcz.zarr_objects import wait_for
 
 RECREATE = "recreate"
-"""The operation that rewrites a state that a tag names."""
+"""The operation that rewrites the state at a tag."""
 RECREATED = "vczstore-recreated-"
-"""Begins the names of the branches on which tagged states are rewritten."""
+"""Prefix of the temporary branches on which the states at tags are rewritten."""
 
 STAGED = "vczstore-set-"
-"""Begins the names of the branches on which commits wait that are published together with those of other stores."""
+"""Prefix of staging branches, whose commits are published together with those of the other stores of a set."""
 
 AHEAD = timedelta(days=1)
-"""How far in the future the cutoff of a sweep lies: what was written by a clock that is ahead has to go too."""
+"""Offset of a sweep's cutoff into the future: objects written by a clock that is ahead have to be deleted as well."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ class IcechunkHistory:
     Attributes
     ----------
     repository
-        Which.
+        The repository.
     label
-        How messages call the store.
+        Name of the store in messages.
     folder
-        Where it lies, if on this machine.
+        Local folder of the repository; None elsewhere.
     lock
-        What serialises changes of it where the storage does not.
+        Lock that serialises changes to the repository where the storage does not.
     on_branch
-        The store on another branch.
+        Returns the store on another branch.
     branch
-        Whose history it is.
+        Branch whose history it is.
     group
-        The group in which the store lies; the root if empty. Snapshots, tags and branches are of the whole repository.
+        Group of the store; empty for the root. Snapshots, tags and branches are those of the whole repository.
     """
 
     repository: icechunk.Repository
@@ -74,24 +74,24 @@ class IcechunkHistory:
     is_kept = True
 
     def require(self, operation: str) -> None:
-        """It is kept."""
+        """No-op: history is kept."""
 
     @property
     def head(self) -> str:
-        """The present snapshot: that which readers see."""
+        """ID of the head of main, the snapshot that readers see."""
         return str(self.repository.lookup_branch(BRANCH))
 
     def branches(self) -> IcechunkBranches:
-        """The branches."""
+        """The branches of the repository."""
         return IcechunkBranches(self.repository, self.label, self.lock)
 
     def tags(self) -> dict[str, str]:
-        """The snapshot of every tag, by name."""
+        """The snapshot ID of each tag, by tag name."""
         names = sorted(self.repository.list_tags())
         return {name: str(self.repository.lookup_tag(name)) for name in names}
 
     def create_tag(self, name: str, snapshot: str | None = None) -> str:
-        """Name a snapshot, the branch's head by default; returns it."""
+        """Tag a snapshot, the head of the branch by default, and return the snapshot's ID."""
         head = snapshot or str(self.repository.lookup_branch(self.branch))
         try:
             with self.lock():
@@ -104,7 +104,7 @@ class IcechunkHistory:
         return head
 
     def _taken(self, name: str) -> TagError:
-        """What a name that cannot be given is refused with."""
+        """The error for a tag name that exists, or once existed."""
         taken = (
             f"was used and deleted before in {self.label}, and Icechunk never gives a name twice"
             if (name not in self.repository.list_tags())
@@ -113,7 +113,7 @@ class IcechunkHistory:
         return TagError(f"tag: {name!r} {taken}; choose another name")
 
     def delete_tag(self, name: str) -> None:
-        """Delete a tag; its snapshot stays."""
+        """Delete a tag, but not its snapshot."""
         try:
             with self.lock():
                 self.repository.delete_tag(name)
@@ -121,7 +121,7 @@ class IcechunkHistory:
             raise TagError(f"tag: {self.label} has no tag {name!r}; vczstore tag {self.label} lists them") from error
 
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
-        """All snapshots, newest first: those of the branch, or from one of them on."""
+        """All snapshots of the branch, newest first; with `start`, that snapshot and its ancestors."""
         ref = {"branch": self.branch} if start is None else {"snapshot_id": start}
         for info in self.repository.ancestry(**ref):
             written = info.written_at.isoformat(timespec="seconds")
@@ -129,28 +129,28 @@ class IcechunkHistory:
 
     def pins(self, *, changing: bool = False) -> tuple[list[str], list[str]]:
         """
-        The tags, and the branches beside the main one, that keep more than the present.
+        Names of tags, and of branches other than main, that keep older states than the head.
 
         Parameters
         ----------
         changing
-            Count those that keep the present too: it is about to become the past.
+            Count tags and branches on the head as well, since it is about to be superseded.
         """
         present = set[str]() if changing else self._present()
         tags, branches = self.refs()
         return [n for n, s in tags.items() if s not in present], [n for n, s in branches.items() if s not in present]
 
     def refs(self) -> tuple[dict[str, str], dict[str, str]]:
-        """The snapshots of tags, and of branches beside the main one and `RECREATED` ones, by name."""
+        """Snapshot IDs of the tags, and of the branches except main and `RECREATED` ones, by name."""
         names = [n for n in sorted(self.repository.list_branches() - {BRANCH}) if not n.startswith(RECREATED)]
         return self.tags(), {name: str(self.repository.lookup_branch(name)) for name in names}
 
     def content(self, snapshot: str) -> str:
-        """The snapshot that made the state which one has."""
+        """The snapshot that wrote the data of `snapshot`: purge and gc commits copy the state of an earlier one."""
         return content_of(self.repository.lookup_snapshot(snapshot))
 
     def _present(self) -> set[str]:
-        """The snapshots that hold what the store holds now: those before a purge are named by its commits."""
+        """IDs of snapshots with the same data as the head: the head, and those that a purge or gc commit lists."""
         info = self.repository.lookup_snapshot(self.head)
         return {str(info.id), *same_as(info)}
 
@@ -158,37 +158,37 @@ class IcechunkHistory:
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
     ) -> tuple[str, dict[str, int], list[str]]:
         """
-        Delete all history: what no longer is in the store cannot be read afterwards.
+        Delete all history, so that data removed from the store cannot be read from older snapshots.
 
         Parameters
         ----------
         tags
-            What is done with tags and branches that keep more than the present; ``"delete"`` deletes them.
+            What to do with tags and branches that keep older states; ``"delete"`` deletes them.
         keep
-            Tags that stay though they do, with the states that they name and nothing before these.
+            Tags that remain in spite of that. The states that they name remain, but not the ancestors of these.
         base
-            The present snapshot when `keep` was looked at. What was removed since is in these states; None if
-            there are none.
+            Head at the time that `keep` was computed: if it has moved, the kept states may hold samples removed since.
+            None skips this check.
         before
-            Called before the first commit, and may refuse.
+            Called before the first commit; may refuse by raising.
 
         Returns
         -------
         snapshot : str
-            The new one, of the same content.
+            ID of the new snapshot, whose data are unchanged.
         counts : dict
-            What was deleted, in numbers; ``bytes`` too.
+            Numbers of deleted objects by kind, and their ``bytes``.
         names : list of str
-            The tags and branches that were deleted.
+            Names of the deleted tags and branches.
 
         Raises
         ------
         TagError
-            If there are tags or branches that keep more, and they are not to be deleted. Nothing is done then.
+            If tags or branches keep older states and may not be deleted. Nothing is deleted then.
         StaleError
-            If another writer has changed the store meanwhile.
+            If another writer has changed the store in the meantime.
         StorageError
-            If something could not be deleted.
+            If an object could not be deleted.
         """
 
         def check() -> None:
@@ -199,7 +199,7 @@ class IcechunkHistory:
 
         options = " --tags recreate" if tags == "recreate" else ""
         with self._sweeping("purge", check, base=base, options=options, keeps_past=True) as sweep:
-            pins, branches = self._pins_but(keep)
+            pins, branches = self._pins_except(keep)
             for name in pins:
                 self.repository.delete_tag(name)
             for name in branches:
@@ -208,28 +208,28 @@ class IcechunkHistory:
             self.repository.expire_snapshots(sweep.cutoff)
             sweep.collect(self)
             sweep.counts |= {"tags deleted": len(pins), "branches deleted": len(branches)}
-            new = [name for names in self._pins_but(keep) for name in names]
+            new = [name for names in self._pins_except(keep) for name in names]
             if new:
                 raise StaleError(f"purge: {self.label}: {', '.join(new)} was made while it ran; {sweep.again}")
         return sweep.snapshot, sweep.counts, [*pins, *branches]
 
     def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         """
-        What a purge would delete.
+        Return what a purge would delete.
 
         Parameters
         ----------
         tags
-            As in `purge`; with ``"recreate"`` tags are none of what is deleted.
+            As in `purge`; with ``"recreate"``, tags are not deleted.
         changing
-            Count tags and branches that keep the present too.
+            Count tags and branches on the head as well.
 
         Returns
         -------
         counts : dict
-            How many snapshots, at most, and how much of garbage that is there already; ``bytes`` of all objects.
+            Numbers of snapshots (an upper bound), tags and branches; ``bytes`` of objects unreferenced already.
         names : list of str
-            The tags and branches.
+            Names of the tags and branches.
         """
         self._refuse_staged()
         keep = self.tags() if tags == "recreate" else ()
@@ -247,30 +247,30 @@ class IcechunkHistory:
         self, *, before: Check, dry_run: bool, keep: Keep | None = None
     ) -> tuple[str | None, dict[str, int]]:
         """
-        Delete unreferenced objects, such as what a writer that was killed has left.
+        Delete unreferenced objects, such as the leftovers of a killed writer.
 
         Parameters
         ----------
         before
-            Called before the first commit, and may refuse.
+            Called before the first commit; may refuse by raising.
         dry_run
-            Count, and delete nothing.
+            Count the objects without deleting them.
         keep
-            What is kept of the history; all snapshots if None.
+            Retention policy for the history; None keeps all snapshots.
 
         Returns
         -------
         snapshot : str or None
-            The new one, of the same content; None after a dry run, and where there was nothing to delete.
+            ID of the new snapshot, whose data are unchanged; None after a dry run, or if there was nothing to delete.
         counts : dict
-            What was deleted, in numbers; ``bytes`` too.
+            Numbers of deleted objects by kind, and their ``bytes``.
 
         Raises
         ------
         StaleError
-            If another writer has changed the store meanwhile.
+            If another writer has changed the store in the meantime.
         StorageError
-            If something could not be deleted.
+            If an object could not be deleted.
         """
         expires = keep is not None and bool(self._older(datetime.now(UTC) - keep.age))
         if dry_run or not (expires or self._is_being_swept()):
@@ -285,7 +285,7 @@ class IcechunkHistory:
         return sweep.snapshot, sweep.counts
 
     def _garbage(self, keep: Keep | None) -> dict[str, int]:
-        """What a collection of garbage would delete, in numbers."""
+        """Count what `collect_garbage` would delete."""
         sweep = _Sweep("")
         sweep.collect(self, dry_run=True)
         if keep is None:
@@ -293,34 +293,34 @@ class IcechunkHistory:
         cutoff = datetime.now(UTC) - keep.age
         return {
             EXPIRED: len(self._older(cutoff)),
-            TAGS_DELETED: 0 if keep.all_tags else self._older_tags(cutoff),
+            TAGS_DELETED: 0 if keep.all_tags else self._count_older_tags(cutoff),
         } | sweep.counts
 
     def _is_being_swept(self) -> bool:
-        """Whether a purge or gc was stopped between its two commits: no writer begins until another is complete."""
+        """Whether a purge or gc was interrupted between its two commits, which blocks writers until one completes."""
         return operation_of(self.repository.lookup_snapshot(self.head)) in [BEGUN.format(name) for name in SWEEPS]
 
-    def _older_tags(self, cutoff: datetime) -> int:
-        """How many tags name a snapshot before a time."""
+    def _count_older_tags(self, cutoff: datetime) -> int:
+        """Count the tags on snapshots written before a time."""
         named = self.tags().values()
         return sum(self.repository.lookup_snapshot(snapshot).written_at < cutoff for snapshot in named)
 
     def _expire(self, keep: Keep) -> dict[str, int]:
-        """Drop snapshots that are older than what is kept; their objects are garbage then."""
+        """Expire snapshots by age, so that their objects become unreferenced; return counts."""
         tags = len(self.repository.list_tags())
         expired = self.repository.expire_snapshots(datetime.now(UTC) - keep.age, delete_expired_tags=not keep.all_tags)
         return {EXPIRED: len(expired), TAGS_DELETED: tags - len(self.repository.list_tags())}
 
     def _older(self, cutoff: datetime) -> set[str]:
-        """The snapshots before a time that no branch or tag names."""
+        """IDs of snapshots written before a time and not named by a branch or tag."""
         refs = [{"branch": name} for name in self.repository.list_branches()]
         refs += [{"tag": name} for name in self.repository.list_tags()]
-        found, named = set[str](), set[str]()
+        older, named = set[str](), set[str]()
         for ref in refs:
             tip, *others = self.repository.ancestry(**ref)
             named.add(str(tip.id))
-            found |= {str(info.id) for info in others[:-1] if info.written_at < cutoff}  # the first of all stays
-        return found - named
+            older |= {str(info.id) for info in others[:-1] if info.written_at < cutoff}  # the initial snapshot is kept
+        return older - named
 
     @contextmanager
     def _sweeping(
@@ -333,24 +333,24 @@ class IcechunkHistory:
         keeps_past: bool = False,
     ) -> "Iterator[_Sweep]":
         """
-        Deleting unreferenced objects, between two commits that change nothing.
+        Context in which to delete unreferenced objects, enclosed by two commits that change no data.
 
-        The first makes every session that began before it conflict, since what such a session has written is about to
-        be deleted; and none begins until the second has followed, which stays away if the sweep is stopped. Without
-        them a commit that lands while Icechunk collects succeeds, and what it has written is gone.
+        The first makes sessions opened before it conflict, since their uncommitted chunks are about to be deleted. It
+        blocks new sessions until the second commit, which is omitted if the sweep fails. Without them, a commit during
+        garbage collection could succeed although its chunks are deleted.
 
         Parameters
         ----------
         name
             One of `vczstore.stores.icechunk_branches.SWEEPS`.
         check
-            Called before the first commit, and may refuse.
+            Called before the first commit; may refuse by raising.
         base
-            The snapshot that the first commit has to follow; None for any.
+            The snapshot that has to be the parent of the first commit; None for any.
         options
-            With which it is to be run again, if it is stopped.
+            Command-line options for the message on how to run it again.
         keeps_past
-            Whether both commits keep what is known of the history, which is about to be deleted.
+            Whether both commits record a summary of the history that is about to be deleted.
         """
         again = f"run it again: vczstore {name} {self.label}{options}"
         sweep = _Sweep(f"the {name} is not complete, {again}")
@@ -362,18 +362,18 @@ class IcechunkHistory:
                     raise StaleError(f"{name}: {self.label} was changed by another writer meanwhile; {sweep.again}")
                 check()
                 same = sorted(self._present().intersection(s for refs in self.refs() for s in refs.values()))
-                said: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
-                said["holds"] = self.content(session.snapshot_id)
-                said |= {PAST: past_of(self.snapshots(session.snapshot_id))} if keeps_past else {}
-                begin = _commit_nothing(session, f"{name}: begun", said)
+                entry: dict[str, Any] = {"operation": BEGUN.format(name), "same": same, "version": version("vczstore")}
+                entry["holds"] = self.content(session.snapshot_id)
+                entry |= {PAST: past_of(self.snapshots(session.snapshot_id))} if keeps_past else {}
+                begin = _commit_nothing(session, f"{name}: begun", entry)
                 yield sweep
                 if self.head != begin:
                     raise StaleError(f"{name}: {self.label}: there was a commit while it ran; {sweep.again}")
-                told = {what: n for what, n in sweep.counts.items() if what in _SWEPT}
-                message = f"{name}: {', '.join(f'{n:,} {what}' for what, n in told.items())}"
+                swept = {what: n for what, n in sweep.counts.items() if what in _SWEPT}
+                message = f"{name}: {', '.join(f'{n:,} {what}' for what, n in swept.items())}"
                 counts = {what: n for what, n in sweep.counts.items() if what != "bytes"}
                 session = self.repository.writable_session(BRANCH)
-                sweep.snapshot = _commit_nothing(session, message, {**said, "operation": name, **counts})
+                sweep.snapshot = _commit_nothing(session, message, {**entry, "operation": name, **counts})
         except icechunk.ConflictError as error:
             state = sweep.again if begin else f"nothing was deleted, {again}"
             raise StaleError(f"{name}: {self.label} was changed by another writer meanwhile; {state}") from error
@@ -381,13 +381,13 @@ class IcechunkHistory:
             state = sweep.again if begin else "nothing was deleted"
             raise StorageError(f"{name}: {self.label}: {reason(error)}; {state}") from error
 
-    def _pins_but(self, keep: Collection[str]) -> tuple[list[str], list[str]]:
-        """The `pins` beside tags that may stay."""
+    def _pins_except(self, keep: Collection[str]) -> tuple[list[str], list[str]]:
+        """The `pins` except tags that are allowed to remain."""
         tags, branches = self.pins()
         return [name for name in tags if name not in keep], branches
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
-        """Raise a `TagError` if there are `pins`, beside tags that may stay."""
+        """Raise a `TagError` if there are `pins` other than those that are allowed to remain."""
         self._refuse_staged()
         if self.group and keep:
             raise TagError(
@@ -405,7 +405,7 @@ class IcechunkHistory:
             )
 
     def _refuse_staged(self) -> None:
-        """Raise a `StaleError` if a commit waits for other parts of a set: a purge would delete it."""
+        """Raise a `StaleError` if there is a staged commit of a set, since a purge would delete it."""
         if staged := self.staged():
             raise StaleError(
                 f"purge: {self.label} has a commit that waits for the other parts of a set called {staged[0]} "
@@ -414,15 +414,15 @@ class IcechunkHistory:
 
     def rename_tag(self, name: str, snapshot: str) -> str:
         """
-        Let a tag make way for one of another name, since Icechunk gives no name twice.
+        Replace a tag by one of another name, since Icechunk never allows a name to be reused.
 
         Parameters
         ----------
         name
-            The tag. The new one has a number after it, the first that is free: ``release-1.1``, and ``release-1.2``
-            when that is rewritten in its turn. A number of the user's stays: ``v1.1`` becomes ``v1.1.1``.
+            The tag. The new name appends the first unused number: ``release-1.1``, or ``release-1.2`` when that is
+            rewritten in turn. Numbers in names chosen by the user are kept: ``v1.1`` becomes ``v1.1.1``.
         snapshot
-            What the new tag names: a `RECREATE` commit on what the old one names.
+            ID of the snapshot for the new tag: a `RECREATE` commit whose parent is the old tag's snapshot.
         """
         stem, number = self._numbered(name)
         with self.lock():
@@ -436,7 +436,7 @@ class IcechunkHistory:
         raise AssertionError("unreachable")
 
     def complete_renames(self) -> dict[str, str]:
-        """Delete tags that have made way already, where `rename_tag` was stopped; the new names by the old ones."""
+        """Delete tags already replaced by an interrupted `rename_tag`; return the new names by the old ones."""
         with self.lock():
             tags, renamed = self.tags(), dict[str, str]()
             stems = {name: self._numbered(name)[0] for name in tags}
@@ -452,13 +452,13 @@ class IcechunkHistory:
         return operation_of(self.repository.lookup_snapshot(str(self.repository.lookup_tag(tag)))) == RECREATE
 
     def _numbered(self, tag: str) -> tuple[str, int]:
-        """The name of a tag, and the number that `rename_tag` has put after it, 0 if none."""
+        """A tag's name without the number appended by `rename_tag`, and that number, or 0."""
         stem, dot, number = tag.rpartition(".")
         return (stem, int(number)) if dot and number.isdecimal() and self._is_recreated(tag) else (tag, 0)
 
     @contextmanager
     def rewriting(self, tag: str) -> "Iterator[Store]":
-        """The store on a branch of its own, on which the state that a tag names is rewritten; it goes afterwards."""
+        """Temporary branch on which the state of a tag is rewritten; it is deleted on exit."""
         branch = f"{RECREATED}{tag}"
         with self.lock():
             self.drop_branches()
@@ -466,63 +466,63 @@ class IcechunkHistory:
         try:
             yield self.on_branch(branch)
         finally:
-            with suppress(icechunk.IcechunkError), self.lock():  # what cannot be deleted now goes with the purge
+            with suppress(icechunk.IcechunkError), self.lock():  # on failure, the purge deletes them
                 self.drop_branches()
 
     def drop_branches(self) -> None:
-        """Delete `RECREATED` branches: who made them was stopped."""
+        """Delete all `RECREATED` branches, which interrupted operations may have left."""
         for name in self.repository.list_branches():
             if name.startswith(RECREATED):
                 self.repository.delete_branch(name)
 
     def changed_chunks(self, since: str, until: str) -> dict[str, np.ndarray | None] | None:
-        """Which chunks differ between two snapshots, by the logs of the commits between them."""
+        """Chunks that may differ between two snapshots, from the transaction logs of the commits between them."""
         if since == until:
-            return {}  # which Icechunk does not compare
+            return {}  # Icechunk does not compare a snapshot with itself
         try:
             diff = self.repository.diff(from_snapshot_id=since, to_snapshot_id=until)
         except icechunk.InvalidInputError as error:
             if error.kind != icechunk.ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF:
                 raise
-            return None  # the one is no ancestor of the other, or what is between was expired
+            return None  # `since` is no ancestor, or a snapshot in between was expired
         if diff.moved_nodes:
             return None
         top = f"/{self.group}/" if self.group else "/"
-        others = {path for path in (*diff.new_arrays, *diff.deleted_arrays) if path.startswith(top)}
-        listed = {path: {*map(tuple, found)} for path, found in diff.updated_chunks.items()}
-        chunks = {path: found for path, found in listed.items() if path not in others and path.startswith(top)}
-        for path in diff.updated_arrays - others:  # the logs do not list chunks that went with a shape
+        replaced = {path for path in (*diff.new_arrays, *diff.deleted_arrays) if path.startswith(top)}
+        logged = {path: {*map(tuple, coords)} for path, coords in diff.updated_chunks.items()}
+        chunks = {path: coords for path, coords in logged.items() if path not in replaced and path.startswith(top)}
+        for path in diff.updated_arrays - replaced:  # logs do not list chunks dropped by a change of shape
             if path.startswith(top):
-                chunks[path] = chunks.get(path, set()) | (self._chunks(path, since) - self._chunks(path, until))
-        changed: dict[str, np.ndarray | None] = dict.fromkeys(path.removeprefix(top) for path in others)
+                chunks[path] = chunks.get(path, set()) | (self._chunks_at(path, since) - self._chunks_at(path, until))
+        changed: dict[str, np.ndarray | None] = dict.fromkeys(path.removeprefix(top) for path in replaced)
         return changed | {path.removeprefix(top): np.array([*at], dtype="i8") for path, at in chunks.items() if at}
 
-    def _chunks(self, path: str, snapshot: str) -> set[tuple[int, ...]]:
-        """The numbers of the chunks that an array has in a snapshot."""
+    def _chunks_at(self, path: str, snapshot: str) -> set[tuple[int, ...]]:
+        """Grid coordinates of the chunks that an array has in a snapshot."""
         session = self.repository.readonly_session(snapshot_id=snapshot)
 
-        async def listed() -> set[tuple[int, ...]]:
+        async def coordinates() -> set[tuple[int, ...]]:
             return {tuple(at) async for at in session.chunk_coordinates(path)}
 
-        return wait_for(listed())
+        return wait_for(coordinates())
 
     def refuse_tag(self, name: str) -> None:
-        """Raise a `TagError` if a tag of this name cannot be made: it is taken, or was once."""
+        """Raise a `TagError` if a tag of this name cannot be created: it exists, or once existed."""
         if name in self.repository.list_tags() or self._was_deleted(name):
             raise self._taken(name)
 
     def _was_deleted(self, name: str) -> bool:
-        """Whether there was a tag of this name, as the log of changes has it, which old repositories lack."""
+        """Whether the log of changes has a deleted tag of this name; False for old repositories, which keep no log."""
         has_log = self.repository.spec_version >= icechunk.SpecVersion.v2
         kinds = (update.kind for update in (self.repository.ops_log() if has_log else ()))
         return any(isinstance(kind, icechunk.UpdateType.TagDeleted) and kind.name == name for kind in kinds)
 
     def stage(self, base: str, of: str) -> Store:
         """
-        The store on a branch of its own, where a commit of a set waits that readers see once it is published.
+        Create a staging branch at `base` for the set `of`; its commit is invisible to readers until published.
 
-        What a run that was stopped has left of it goes. The name stays the same, so that the next run can go on with
-        its session.
+        A branch left by an interrupted run is deleted first. The name is constant, so that the next run can resume the
+        session.
         """
         branch = f"{STAGED}{of}-next"
         with self.lock():
@@ -533,12 +533,12 @@ class IcechunkHistory:
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
         """
-        Let a staged snapshot be what readers of a branch see; where they do already, nothing is done.
+        Move a branch from `base` to a staged snapshot; no-op if the branch has the snapshot already.
 
         Raises
         ------
         ConflictError
-            If the present snapshot is not the one that it was made from.
+            If the branch is not at `base`.
         """
         if self.shows(snapshot, branch):
             return
@@ -549,42 +549,42 @@ class IcechunkHistory:
             raise ConflictError(f"{self.label} was changed by another writer meanwhile") from error
 
     def shows(self, snapshot: str, branch: str) -> bool:
-        """Whether readers of a branch see a snapshot, or one that came after it."""
+        """Whether a branch is at a snapshot, or at a descendant of it."""
         return any(str(info.id) == snapshot for info in self.repository.ancestry(branch=branch))
 
     def staged(self) -> list[str]:
-        """The sets of which commits wait on branches."""
+        """Names of the sets that have staged commits in this repository."""
         names = self.repository.list_branches()
         return sorted({_set_of(name) for name in names if name.startswith(STAGED)})
 
     def unstage(self, of: str) -> None:
-        """Delete the branches on which commits of a set were staged; the lock has to be held."""
+        """Delete the staging branches of a set. Requires the lock."""
         for name in self.repository.list_branches():
             if name.startswith(STAGED) and _set_of(name) == of:
                 with self.lock():
                     self.repository.delete_branch(name)
 
     def reachable(self) -> list[str]:
-        """Every snapshot that a branch or tag leads to, older ones included."""
-        found: dict[str, None] = {}
+        """IDs of the tips of all branches and tags, and of their ancestors."""
+        ids: dict[str, None] = {}
         refs = [{"branch": name} for name in sorted(self.repository.list_branches())]
         refs += [{"tag": name} for name in sorted(self.repository.list_tags())]
         for ref in refs:
             for info in self.repository.ancestry(**ref):
-                found[str(info.id)] = None
-        return list(found)
+                ids[str(info.id)] = None
+        return list(ids)
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
         """
-        Count the objects of a repository that nothing leads to.
+        Count unreferenced snapshots, manifests and chunks.
 
         Parameters
         ----------
         snapshots
-            Those that are `reachable`.
+            The IDs returned by `reachable`.
         names
-            What lies in the folders ``snapshots`` and ``manifests``. Chunks are counted by Icechunk itself, which
-            takes the references in all manifests.
+            Object names in the folders ``snapshots`` and ``manifests``. Chunks are counted by Icechunk, which regards
+            those referenced by any manifest as used.
         """
         used = {str(m.id) for s in snapshots for m in self.repository.list_manifest_files(s)}
         dry = self.repository.garbage_collect(datetime.now(UTC) + AHEAD, dry_run=True, **_MANIFESTS)
@@ -596,20 +596,20 @@ class IcechunkHistory:
 
 
 _MANIFESTS = {"max_compressed_manifest_mem_bytes": 2**26, "max_decoded_manifest_mem_bytes": 2**29}
-"""What a collection of garbage may hold of manifests at once: by default it is gigabytes."""
+"""Memory limits for manifests during garbage collection; the defaults are gigabytes."""
 
 EXPIRED = "snapshots expired"
-"""Of the history; tags and branches may still name them."""
+"""Count of snapshots expired from the history; tags and branches may still name them."""
 
 TAGS_DELETED = "tags deleted"
-"""Where `keep` keeps none."""
+"""Count of expired tags; 0 with `Keep.all_tags`."""
 
 _SWEPT = ("snapshots deleted", "manifests deleted", "chunks deleted")
 
 
 @dataclass
 class _Sweep:
-    """What a purge or gc does; `again` says what to do if it is stopped."""
+    """State and counts of a purge or gc; `again` is the advice on running it again in error messages."""
 
     again: str
     cutoff: datetime = field(default_factory=lambda: datetime.now(UTC) + AHEAD)
@@ -617,7 +617,7 @@ class _Sweep:
     snapshot: str = ""
 
     def collect(self, store: "IcechunkHistory", *, dry_run: bool = False) -> None:
-        """Delete unreferenced objects, or only count it; in a folder what is half-written too: Icechunk sees none."""
+        """Delete or count unreferenced objects; in a folder also half-written files, which Icechunk does not list."""
         done = store.repository.garbage_collect(self.cutoff, dry_run=dry_run, **_MANIFESTS)
         if done.objects_failed_to_delete:
             raise StorageError(f"{done.objects_failed_to_delete:,} objects could not be deleted; {self.again}")
@@ -627,9 +627,9 @@ class _Sweep:
 
 
 def _set_of(branch: str) -> str:
-    """The set of which a commit waits on a branch; see `IcechunkHistory.stage`."""
+    """Name of the set of a staging branch; see `IcechunkHistory.stage`."""
     return branch.removeprefix(STAGED).rpartition("-")[0]
 
 
-def _commit_nothing(session: icechunk.Session, message: str, said: Mapping[str, Any]) -> str:
-    return str(session.commit(message, metadata={"vczstore": dict(said)}, allow_empty=True))
+def _commit_nothing(session: icechunk.Session, message: str, metadata: Mapping[str, Any]) -> str:
+    return str(session.commit(message, metadata={"vczstore": dict(metadata)}, allow_empty=True))

@@ -1,4 +1,4 @@
-"""Where an Icechunk repository lies, and how requests to it are made."""
+"""Storage of Icechunk repositories: their locations, and the settings of requests to them."""
 
 import os
 import re
@@ -14,24 +14,24 @@ from vczstore.stores.locations import parse, real_path
 from vczstore.stores.object_store import Remote
 
 BRANCH = "main"
-"""The branch that readers see, and that is edited unless another one is named."""
+"""The branch that readers see, and that is edited by default."""
 
 
 def storage_of(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, Path | None]:
-    """The storage that a URL names, and its folder if it is on this machine. Credentials come from the environment."""
+    """The storage at a URL, and its folder if local. Credentials come from the environment."""
     if "ICECHUNK_LOG" not in os.environ:
-        # its warning about commits at once on a local file system is answered by the lock
+        # the lock makes its warning about concurrent commits on a local file system irrelevant
         icechunk.set_logs_filter("error")
     address = parse(url)
     if address.path is not None:
         folder = real_path(address.path)
         for entry in folder.iterdir() if folder.is_dir() else ():
-            # icechunk would read it to its end, and cannot be interrupted meanwhile
+            # icechunk would block on reading it, and cannot be interrupted
             if entry.is_fifo() or entry.is_char_device() or entry.is_socket():
                 raise StorageError(f"{url}: {entry.name} is a pipe or a device, where there should be a file")
         return icechunk.local_filesystem_storage(str(folder)), folder
     if address.kind == "http":
-        # what else there is, such as a page that says so, is no repository
+        # anything else, such as an error page, is not a repository
         return icechunk.http_storage(address.url), None
     remote = Remote.of(address, options)
     if remote is None:
@@ -40,25 +40,24 @@ def storage_of(url: str, options: Mapping[str, Any]) -> tuple[icechunk.Storage, 
 
 
 _LOCAL = re.compile(r"<icechunk\.Storage>\ntype: local filesystem\npath:(?: (.*)|\n(.*))\n", re.S)
-"""How icechunk describes a storage on this machine, which is all that tells where it is; texts of several lines are
-indented."""
+"""The ``repr`` of a local storage, the only way to get its path. Icechunk indents multi-line values."""
 
 
 def folder_of_repository(repository: icechunk.Repository) -> Path | None:
     """
-    Where a repository that is open lies, links resolved; None if it is elsewhere.
+    Return the folder of an open repository, symlinks resolved; None if it is not local.
 
     Raises
     ------
     OptionError
-        If its path is relative to another working directory. Nothing tells which: processes that it is sent to would
-        write elsewhere, and its lock would be another one.
+        If its path is relative to another working directory, which is unknown: other processes would write elsewhere,
+        and use another lock.
     """
     text = str(repository.storage)
     if "\ntype: local filesystem\n" not in text:
         return None
-    said = _LOCAL.fullmatch(text)
-    path = "" if said is None else said[1] or re.sub("^    ", "", said[2], flags=re.M)
+    match = _LOCAL.fullmatch(text)
+    path = "" if match is None else match[1] or re.sub("^    ", "", match[2], flags=re.M)
     folder = real_path(Path(path))
     head = str(repository.lookup_branch(BRANCH))
     if not os.path.isabs(path) and not (folder / "snapshots" / head).exists():
@@ -71,10 +70,10 @@ def folder_of_repository(repository: icechunk.Repository) -> Path | None:
 
 def require_writable(label: str) -> None:
     """
-    Refuse keys on S3 under which Icechunk 2.3 writes wrongly.
+    Refuse S3 keys that Icechunk 2.3 does not write correctly.
 
-    For each change of a repository it copies an object, and names it in the header ``x-amz-copy-source`` as it is,
-    where S3 takes a percent-encoded name (API reference, CopyObject): ``a%20b`` would be a copy of what is in ``a b``.
+    To update a repository it copies an object, with the source key unencoded in the header ``x-amz-copy-source``, where
+    S3 expects percent-encoding (API reference, CopyObject): ``a%20b`` would copy the object ``a b``.
     """
     address = parse(label)
     wrong = re.search("[%#?+]|[^ -~]", address.key) if address.kind == "s3" else None
@@ -86,10 +85,10 @@ def require_writable(label: str) -> None:
 
 def runtime() -> icechunk.RepositoryConfig:
     """
-    How often requests are made again, how long they may take, and that writes are conditional.
+    Return the configuration of retries, timeouts and conditional writes.
 
-    Conditional even if a repository says otherwise: one that was made in a folder and copied to an object store says
-    that they are not, and of commits at once some would be silently lost.
+    Writes are conditional regardless of the repository's own configuration: in one created in a folder and copied to an
+    object store they are disabled, so that some of several concurrent commits would be silently lost.
     """
     first, longest = (round(1000 * seconds) for seconds in object_store.BACKOFF)
     wait = round(1000 * object_store.TIMEOUT)

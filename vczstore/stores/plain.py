@@ -57,7 +57,7 @@ class NewPlainStore(PlainStore):
 
     operation: str = field(kw_only=True)
 
-    def require_nothing(self) -> None:
+    def require_free(self) -> None:
         """Raise an `UnsuitableError` if anything lies there."""
         if names(self.zarr_store):
             raise UnsuitableError(
@@ -80,7 +80,7 @@ class NewPlainStore(PlainStore):
         BusyError
             If another process begins to write there at the same time.
         """
-        self.require_nothing()
+        self.require_free()
         store = self.zarr_store.with_read_only(False)
         if not claim(store, LOCK):
             raise BusyError(f"{self.operation}: {self.label}: another process makes a store here; choose another path")

@@ -228,7 +228,7 @@ def new_store(
         repository = NewIcechunkStore.in_memory(
             url, options=options, samples_chunks=samples_chunks, no_lock=no_lock, operation=operation, group=group
         )
-        repository.require_nothing()
+        repository.require_free()
         return repository
     from vczstore.stores.plain import NewPlainStore
 
@@ -236,7 +236,7 @@ def new_store(
     backend = "zarr" if path is not None else backend_storage or "obstore"
     zarr_store = _zarr_store(url, address, backend, options)
     plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock, operation=operation)
-    plain.require_nothing()
+    plain.require_free()
     return plain
 
 
