@@ -1,15 +1,15 @@
 """
-What stopped writers leave of a store in a folder of this machine: half-written files, and a folder beside the store.
+Leftovers of interrupted writers in and beside a local store: half-written files, and a sibling folder.
 
-A replacement of the folder (see `vczstore.stores.folder_swap`) leaves these; its record says which folder is which, by
+The sibling folder is that of a replacement (see `vczstore.stores.folder_swap`), whose record identifies the folders by
 inode::
 
-    STORE                               what readers see
+    STORE                               the store that readers see
     .STORE.vczstore-compact.json        the record
-    .STORE.vczstore-compact.1f2e3d4c    the new store while it is made; after the exchange, the old one
+    .STORE.vczstore-compact.1f2e3d4c    the new store while it is built; after the exchange, the old one
 
-Whichever process is killed, and at any moment, the inode of STORE tells whether the exchange has taken place. In both
-cases what lies beside is of no more use, and `settle` deletes it.
+Whenever a process is killed, the inode of STORE shows whether the exchange has taken place. Either way the sibling
+folder is no longer needed, and `settle` deletes it.
 """
 
 import errno
@@ -30,22 +30,22 @@ from vczstore.vcz.zarr_objects import LOCK
 SUFFIX = ".vczstore-compact"
 
 PATIENCE = 5.0
-"""How many seconds to wait for a worker that has outlived its driver, and still writes to what is to be deleted."""
+"""Seconds to retry a deletion while a worker that has outlived its driver still writes to the folder."""
 
 LATE = 0.5
-"""How many seconds after an error threads may still be writing. What comes later the next run deletes."""
+"""Seconds after an error in which threads may still be writing. The next run deletes anything written later."""
 
 type Outcome = Literal["completed", "undone"]
-"""Whether a replacement that was stopped has taken place."""
+"""Whether an interrupted replacement had taken place."""
 
 HALF_WRITTEN_NAME = re.compile(r".*(\.[0-9a-f]{32}\.partial|#\d+)")
-"""What zarr calls a file before it has its name. A process that is killed leaves it, with anybody's data."""
+"""Names of zarr's and obstore's files before the final rename. A killed process leaves them, with their data."""
 HALF_WRITTEN = "half-written files deleted"
-"""What their number is called."""
+"""Key of the number of deleted half-written files."""
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What a replacement that was stopped, or that goes on, has beside a store."""
+    """Paths that an interrupted or running replacement has created beside a store."""
     if not path.parent.is_dir():
         return []
     begin = f".{path.name}{SUFFIX}."
@@ -55,16 +55,16 @@ def leftovers(path: Path) -> list[Path]:
 @contextmanager
 def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> Iterator[None]:
     """
-    Hold the lock of what lies beside a store: it is needed where a replacement is begun, finished or undone.
+    Hold the lock of a store's leftovers, needed to begin, complete or undo a replacement.
 
-    Of the store itself there may be none at that moment, so that its own lock does not do.
+    The store's own lock does not suffice, since the store may be absent at that moment.
 
     Raises
     ------
     BusyError
-        If another process replaces the store.
+        If another process is replacing the store.
     StorageError
-        If the folder may not be written to.
+        If the parent folder is not writable.
     """
     with nullcontext() if no_lock else hold_file(str(path), path.with_name(f".{path.name}{LOCK}"), wait):
         yield
@@ -72,37 +72,37 @@ def settling(path: Path, *, no_lock: bool = False, wait: bool = False) -> Iterat
 
 def settle(path: Path) -> Outcome | None:
     """
-    Finish or undo what a replacement that was stopped has begun, and delete what it has left; its lock has to be held.
+    Complete or undo an interrupted replacement, and delete its leftovers. Requires the leftovers lock.
 
     Returns
     -------
     "completed", "undone" or None
-        Whether the store was replaced; None if there was nothing to do.
+        Whether the store was replaced; None if there were no leftovers.
 
     Raises
     ------
     StorageError
-        If it cannot be told what lies beside the store.
+        If the leftovers cannot be identified.
     OSError
-        If it cannot be deleted.
+        If they cannot be deleted.
     """
     found = leftovers(path)
     if not found:
         return None
     outcome = _outcome(path, found)
     record = _record(path)
-    for one in found:
-        if one != record:
-            _delete(one)
+    for leftover in found:
+        if leftover != record:
+            _delete(leftover)
     record.unlink(missing_ok=True)
     return outcome
 
 
 def settle_before(path: Path, *, no_lock: bool) -> None:
     """
-    Let nothing of a replacement that was stopped stay beside a store that is about to be written to.
+    Settle an interrupted replacement of a store that is about to be written.
 
-    The lock of the store has to be held. Nothing is done where the folder around it may not be written to.
+    Requires the lock of the store. No-op if the parent folder is not writable.
     """
     if os.access(path.parent, os.R_OK | os.W_OK | os.X_OK) and leftovers(path):
         with settling(path, no_lock=no_lock, wait=True):
@@ -111,9 +111,9 @@ def settle_before(path: Path, *, no_lock: bool) -> None:
 
 def settle_late(path: Path) -> Outcome | None:
     """
-    The same after something went wrong, which is what has to be told.
+    Settle after an error, ignoring errors of its own, which would hide the first.
 
-    What zarr's threads have begun they write when another has failed already, and re-create the folder for it.
+    Settles twice: when one of zarr's threads fails, others finish their writes, which re-creates the folder.
     """
     outcome = None
     with suppress(OSError, StorageError):
@@ -124,26 +124,26 @@ def settle_late(path: Path) -> Outcome | None:
 
 
 def foreseen(path: Path) -> Outcome | None:
-    """What `settle` would return; nothing is done."""
+    """The outcome that `settle` would return, without doing anything."""
     found = leftovers(path)
     return _outcome(path, found, rename=False) if found else None
 
 
 def _outcome(path: Path, found: Sequence[Path], *, rename: bool = True) -> Outcome:
     try:
-        noted = json.loads(_record(path).read_bytes())
-        new, inodes = path.with_name(noted["folder"]), (noted["store"], noted["new"])
+        record = json.loads(_record(path).read_bytes())
+        new, inodes = path.with_name(record["folder"]), (record["store"], record["new"])
     except FileNotFoundError:
         if not path.exists():
             raise StorageError(f"{path} does not exist, and nothing says what {found[0]} is; look into it") from None
-        return "undone"  # it was stopped before it was noted
+        return "undone"  # interrupted before the record was written
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"{_record(path)} does not say what lies beside {path}; delete it, and what begins like it, if {path} is "
             "whole"
         ) from error
     if not path.exists():
-        # stopped between two renames
+        # interrupted between two renames
         if not rename:
             return "completed"
         (new if new.exists() else aside(new)).rename(path)
@@ -162,12 +162,12 @@ def _record(path: Path) -> Path:
 
 
 def aside(new: Path) -> Path:
-    """Where the old store is where names cannot be exchanged."""
+    """Path of the old store where names cannot be exchanged."""
     return new.with_name(f"{new.name}.old")
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all, and on disk before this returns."""
+    """Write the record of a replacement atomically, and flush it to disk."""
     half = path.with_name(f".{path.name}{SUFFIX}.half")
     with half.open("w", encoding="utf-8") as file:
         json.dump(content, file)
@@ -183,7 +183,7 @@ def _delete(path: Path) -> None:
         try:
             if path.is_dir() and not path.is_symlink():
                 for document in ("zarr.json", ".zgroup"):
-                    # first: whoever has reached the old store by another mount finds none, instead of half of one
+                    # first, so that readers that reach the old store by another mount find none instead of half of it
                     (path / document).unlink(missing_ok=True)
                 delete_folder(path)
             else:
@@ -200,16 +200,16 @@ def _delete(path: Path) -> None:
 
 def half_written(path: Path) -> Iterator[Path]:
     """
-    Files in a folder that a process has begun to write; unless it goes on, its process was killed.
+    Files in a folder that are being written, or were left by a killed process.
 
-    zarr calls them ``.partial``. obstore and Icechunk number them behind a ``#``, and list none of them.
+    zarr names them ``.partial``. obstore and Icechunk append ``#`` and a number, and do not list them.
     """
     for folder, _, files in os.walk(path):
         yield from (Path(folder, name) for name in files if HALF_WRITTEN_NAME.fullmatch(name))
 
 
 def delete_half_written(path: Path | None, *, dry_run: bool = False) -> dict[str, int]:
-    """Delete them, or only count them, since they may hold personal data. Empty if there are none."""
+    """Delete or count half-written files, which may hold personal data; empty if there are none."""
     n = 0
     for file in () if path is None else half_written(path):
         n += 1

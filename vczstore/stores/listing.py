@@ -1,4 +1,4 @@
-"""Every object under a store's prefix, whether anything leads to it or not."""
+"""Listing and reading of all objects under a store's prefix, referenced or not."""
 
 import os
 import stat
@@ -16,11 +16,11 @@ from vczstore.stores.object_store import object_store, require
 from vczstore.vcz.zarr_objects import is_lock
 
 READS_AT_ONCE = 8
-"""How many objects are in memory at once."""
+"""Objects read concurrently, and held in memory."""
 
 
 class Object(NamedTuple):
-    """One object: its key below the prefix, what it holds, and the version of it that storage names, if it does."""
+    """An object: its key relative to the prefix, its content, and its version if the object store has versions."""
 
     key: str
     data: bytes
@@ -35,11 +35,11 @@ class Objects:
     Attributes
     ----------
     url
-        How messages call it.
+        Name of the location in messages.
     kind
-        Whose object store it is: ``s3``, ``gs``, ``az``, another scheme; None on this machine.
+        ``s3``, ``gs``, ``az`` or another URL scheme; None for a local folder.
     root
-        A folder, or obstore's store of the prefix.
+        Path of the folder, or obstore's store of the prefix.
     """
 
     url: str
@@ -49,16 +49,16 @@ class Objects:
     @classmethod
     def at(cls, location: Location, options: Mapping[str, Any]) -> "Objects":
         """
-        Open what lies at a path or URL.
+        Open the location at a path or URL.
 
         Raises
         ------
         OptionError
-            If it is neither: what is open already does not say where its objects are.
+            If the location is neither: an open store does not expose where its objects are.
         NotAStoreError
-            If nothing is there.
+            If the folder does not exist.
         MissingDependencyError
-            If obstore is needed, and not installed.
+            If obstore is required, and not installed.
         """
         if not isinstance(location, str | os.PathLike):
             raise OptionError(
@@ -76,58 +76,58 @@ class Objects:
 
     def sizes(self) -> dict[str, int]:
         """
-        The size of every object but locks, in the order of the keys' characters.
+        The size in bytes of every object, by key, sorted by key.
 
-        All that is kept of all objects at once. Locks are no part of a store, and come and go.
+        Nothing else is held in memory for all objects. Locks are left out, since they are not part of a store.
         """
         if isinstance(self.root, Path):
-            found = [
+            sizes = [
                 (path.relative_to(self.root).as_posix(), self._size(path))
                 for folder, _, files in os.walk(self.root)
                 for path in (Path(folder, file) for file in files)
             ]
         else:
-            found = [(e["path"], e["size"]) for page in require("obstore", "obstore").list(self.root) for e in page]
-        return dict(sorted((key, size) for key, size in found if not is_lock(key)))
+            sizes = [(e["path"], e["size"]) for page in require("obstore", "obstore").list(self.root) for e in page]
+        return dict(sorted((key, size) for key, size in sizes if not is_lock(key)))
 
     def _size(self, path: Path) -> int:
         if is_lock(path.relative_to(self.root).as_posix()):
-            return 0  # it may be gone by now
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a name may be a sample's
+            return 0  # it may have been deleted
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # the message omits the name, which may be that of a sample
             raise StorageError(
                 f"verify-removal: {self.url}: something in {path.parent} is a pipe or a device, which cannot be "
                 "read to its end; delete it"
             )
-        return found.st_size
+        return status.st_size
 
     def read(self, sizes: Mapping[str, int]) -> Iterator[Object]:
         """
-        Read objects in the order given, `READS_AT_ONCE` at a time.
+        Read the objects in the order of `sizes`, `READS_AT_ONCE` at a time.
 
         Raises
         ------
         StaleError
-            If one is gone, or has another size than it had.
+            If one was deleted, or its size has changed.
         """
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             for keys in batched(sizes, READS_AT_ONCE):
-                for found in pool.map(self._get, keys):
-                    if len(found.data) != sizes[found.key]:
-                        raise self._changed(found.key)
-                    yield found
+                for obj in pool.map(self._get, keys):
+                    if len(obj.data) != sizes[obj.key]:
+                        raise self._changed(obj.key)
+                    yield obj
 
     def _get(self, key: str) -> Object:
         try:
             if isinstance(self.root, Path):
                 return Object(key, (self.root / key).read_bytes(), None)
-            found = require("obstore", "obstore").get(self.root, key)
-            return Object(key, bytes(found.bytes()), found.meta["version"])
+            result = require("obstore", "obstore").get(self.root, key)
+            return Object(key, bytes(result.bytes()), result.meta["version"])
         except FileNotFoundError as error:
             raise self._changed(key) from error
 
     def _changed(self, key: str) -> StaleError:
-        folder = key.rpartition("/")[0]  # a name may be a sample's
+        folder = key.rpartition("/")[0]  # the message omits the name, which may be that of a sample
         return StaleError(
             f"verify-removal: {self.url} was changed while it was read (an object{' in ' * bool(folder)}{folder}); "
             "run it again when nothing else works on it"

@@ -1,7 +1,7 @@
-"""Where a store lies: the one place where a path or URL is taken apart, and put together again.
+"""Locations of stores: the only module that parses and composes paths and URLs.
 
-The key of an object is opaque: in ``s3://bucket/cohort#2`` it is ``cohort#2``, and ``%20`` is three characters. Only
-``file://`` and ``https://`` are addresses in which characters are percent-encoded (RFC 3986, section 2; RFC 8089).
+Object keys are opaque: in ``s3://bucket/cohort#2`` the key is ``cohort#2``, and ``%20`` is three characters. Only
+``file://`` and ``https://`` URLs are percent-encoded (RFC 3986, section 2; RFC 8089).
 """
 
 import os
@@ -15,7 +15,7 @@ from vczstore.errors import OptionError
 from vczstore.stores.credentials import NO_CREDENTIALS, is_credential
 
 OBJECT_STORES = ("s3", "gs", "az")
-"""The kinds of place whose objects have keys, and may be listed and written to."""
+"""Kinds of locations that have object keys, and can be listed and written."""
 
 _KINDS = {
     "file": "file",
@@ -28,27 +28,27 @@ _AZURE_HOST = re.compile(r"([a-z0-9-]+)\.(?:blob|dfs)\.core\.windows\.net", re.I
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*)://(.*)", re.DOTALL)
 _BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._$-]*")
 _COLLAPSED = re.compile(r"(s3a?|gc?s|az|azure|abfss?|https?):/(?!/)", re.IGNORECASE)
-"""What is left of a URL that was taken for a path."""
+"""A URL that was normalised as a path, and so lost a slash."""
 _LITERAL = re.compile(r"\[([*?[{])\]")
-"""How a character is written that is no glob."""
+"""A glob character that is escaped by brackets."""
 
 
 @dataclass(frozen=True)
 class Address:
     """
-    What a path or URL names. Two of them are equal if they name the same place.
+    The location that a path or URL names. Equal addresses are the same location.
 
     Attributes
     ----------
     kind
-        ``file`` on this machine; ``s3``, ``gs`` or ``az``; ``http``, which can only be read; else the URL's scheme.
+        ``file`` (local), ``s3``, ``gs``, ``az``, ``http`` (read-only), or else the URL's scheme.
     root
-        The bucket, on Azure the container; the host, with ``http://`` before it; nothing on this machine.
+        Bucket, container on Azure, or host with its scheme; empty for local paths and other schemes.
     key
-        What the names of all objects begin with, without a slash around it; on this machine, the path; else what
-        follows the scheme, as it was written.
+        Key prefix of the objects, without leading or trailing slash; for ``file`` the path; for other schemes the part
+        after ``://``, verbatim.
     account
-        On Azure, whose the container is, if the URL says so.
+        Storage account of an Azure container, if the URL names it.
     """
 
     kind: str
@@ -58,14 +58,14 @@ class Address:
 
     @property
     def path(self) -> Path | None:
-        """The path, None if it is elsewhere."""
+        """The local path; None for other kinds."""
         return Path(self.key) if self.kind == "file" else None
 
     @property
     def url(self) -> str:
-        """A path or URL that names it. `parse` gives the same address for it."""
+        """A path or URL of the address, which `parse` maps to an equal address."""
         if self.kind == "file":
-            # a relative path may look like a URL
+            # a relative path that looks like a URL
             return self.key if _URL.match(self.key) is None else f"./{self.key}"
         if self.kind == "http":
             return "/".join(part for part in (self.root, self.key) if part)
@@ -78,7 +78,7 @@ class Address:
 
     def is_in(self, other: "Address") -> bool:
         """
-        Whether it lies in another place, and is not that place itself.
+        Whether it lies strictly inside another location.
 
         >>> parse("s3://bucket/a/b").is_in(parse("s3://bucket/a")), parse("s3://bucket/ab").is_in(parse("s3://bucket/a"))
         (True, False)
@@ -90,21 +90,21 @@ class Address:
 
     @property
     def above(self) -> "list[Address]":
-        """The places that it lies in, the innermost first; none of a kind of place that is not known."""
+        """The locations that contain this one, innermost first; empty for ``http`` and unknown schemes."""
         if self.path is not None:
             return [Address("file", "", str(path)) for path in self.path.parents]
         parts = self.key.split("/") if self.kind in OBJECT_STORES and self.key else []
         return [Address(self.kind, self.root, "/".join(parts[:n]), self.account) for n in reversed(range(len(parts)))]
 
     def child(self, name: str) -> "Address":
-        """What has this name in it."""
+        """The location of a member."""
         key = quote(name) if self.kind == "http" else name
         return Address(self.kind, self.root, f"{self.key}/{key}" if self.key else key, self.account)
 
 
 def parse(location: str | os.PathLike[str]) -> Address:
     """
-    Say what a path or URL names.
+    Parse a path or URL.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def parse(location: str | os.PathLike[str]) -> Address:
     Raises
     ------
     OptionError
-        If it names nothing, or what no backend can reach under this name.
+        If it is malformed, contains credentials, or uses a form that no backend can open.
 
     >>> parse("s3://bucket/cohort#2")
     Address(kind='s3', root='bucket', key='cohort#2', account=None)
@@ -124,10 +124,10 @@ def parse(location: str | os.PathLike[str]) -> Address:
     PosixPath('/data/a b.vcz')
     """
     text = os.fspath(location)
-    found = _URL.match(text)
-    if found is None:
+    url = _URL.match(text)
+    if url is None:
         return _parse_path(text)
-    scheme, rest = found[1].lower(), found[2]
+    scheme, rest = url[1].lower(), url[2]
     if scheme != "file" and is_credential(text):
         raise OptionError(f"{_without_credentials(text)}: {NO_CREDENTIALS}")
     match _KINDS.get(scheme, scheme):
@@ -183,15 +183,15 @@ def _parse_web(text: str, scheme: str, rest: str) -> Address:
 
 
 def _decoded(text: str, path: str) -> bytes:
-    """Percent-decoded; a ``%`` that begins no two digits stands for itself, as in browsers (WHATWG URL)."""
+    """Percent-decode; a ``%`` not followed by two hexadecimal digits is kept, as in browsers (WHATWG URL)."""
     return unquote_to_bytes(os.fsencode(path))
 
 
 def _account(text: str, host: str) -> str:
-    found = _AZURE_HOST.fullmatch(host)
-    if found is None:
+    azure = _AZURE_HOST.fullmatch(host)
+    if azure is None:
         raise OptionError(f"{text}: what follows @ is no ACCOUNT.dfs.core.windows.net")
-    return found[1].lower()
+    return azure[1].lower()
 
 
 def _in_object_store(text: str, kind: str, root: str, key: str, account: str | None) -> Address:
@@ -228,7 +228,7 @@ def _without_credentials(text: str) -> str:
 
 def local_path(location: str | os.PathLike[str]) -> Path | None:
     """
-    The local path that a URL or path stands for, None if it is elsewhere.
+    Return the local path of a URL or path; None if it is not local.
 
     >>> local_path("file:///data/a.vcz"), local_path("s3://bucket/a.vcz")
     (PosixPath('/data/a.vcz'), None)
@@ -237,19 +237,19 @@ def local_path(location: str | os.PathLike[str]) -> Path | None:
 
 
 def folder_of(location: object) -> Path | None:
-    """The folder of this machine that a user calls a store by, links resolved; None if it is none."""
+    """The local folder of a user's location, symlinks resolved; None if it is not local."""
     path = local_path(location) if isinstance(location, str | os.PathLike) else None
     return None if path is None else real_path(path)
 
 
 def real_path(path: Path) -> Path:
-    """A path without links; those that lead to themselves stay, for which pathlib has an error that is no `OSError`."""
+    """Resolve symlinks. Those that form a loop stay, for which pathlib raises an error that is no `OSError`."""
     return Path(os.path.realpath(path))
 
 
 def scheme(location: object) -> str | None:
     """
-    What kind of place elsewhere a URL names; None for this machine, and for what is open already.
+    Return the kind of a remote location; None for local ones and open stores.
 
     >>> scheme("s3://bucket/a"), scheme("https://me.blob.core.windows.net/c/a"), scheme("a.vcz")
     ('s3', 'az', None)
@@ -261,7 +261,7 @@ def scheme(location: object) -> str | None:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL, and no path."""
+    """Whether a text is a URL rather than a path."""
     return _URL.match(text) is not None
 
 
@@ -270,27 +270,27 @@ def is_url(text: str) -> bool:
 
 def alternatives(pattern: str) -> list[str]:
     """
-    The patterns that one with braces stands for, as in a shell; ``[{]`` is a brace, and so is one around no comma.
+    Expand braces in a pattern, as a shell does; ``[{]`` is a literal brace, and so are braces around no comma.
 
     >>> alternatives("inbox/*.{vcz,vcf.gz}"), alternatives("{a}[{]b,c}")
     (['inbox/*.vcz', 'inbox/*.vcf.gz'], ['{a}[{]b,c}'])
     """
-    found = re.search(r"(?<!\[)\{([^{},]*(?:,[^{},]*)+)\}", pattern)  # the innermost first
-    if found is None:
+    braces = re.search(r"(?<!\[)\{([^{},]*(?:,[^{},]*)+)\}", pattern)  # the innermost first
+    if braces is None:
         return [pattern]
-    begin, end = pattern[: found.start()], pattern[found.end() :]
-    made = [one for middle in found[1].split(",") for one in alternatives(f"{begin}{middle}{end}")]
-    return list(dict.fromkeys(made))
+    begin, end = pattern[: braces.start()], pattern[braces.end() :]
+    patterns = [expanded for middle in braces[1].split(",") for expanded in alternatives(f"{begin}{middle}{end}")]
+    return list(dict.fromkeys(patterns))
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether ``*``, ``?`` or ``[`` in a text stands for other characters; ``[*]``, ``[?]`` and ``[[]`` do not."""
+    """Whether a text has glob characters ``*``, ``?`` or ``[``, apart from ``[*]``, ``[?]`` and ``[[]``."""
     return re.search(r"[*?[]", _LITERAL.sub("", pattern)) is not None
 
 
 def literal(pattern: str) -> str:
     """
-    What a text that is no glob stands for.
+    Remove the brackets that escape glob characters.
 
     >>> literal("s3://bucket/what[?]")
     's3://bucket/what?'
@@ -300,9 +300,9 @@ def literal(pattern: str) -> str:
 
 def split_glob(url: str) -> tuple[Address, re.Pattern[str]] | None:
     """
-    The folder of an object store in which a glob looks for names, and what these match.
+    Split a glob URL into the object-store folder to list, and a regular expression for the names in it.
 
-    None where there is nothing to look for: the last part of the URL is no glob, or it is elsewhere.
+    None unless the last part alone is a glob, without character classes, and the URL is in an object store.
     """
     folder, _, pattern = url.rpartition("/")
     if not is_url(url) or not is_glob(pattern) or is_glob(folder) or "[" in _LITERAL.sub("", pattern):
