@@ -611,7 +611,7 @@ class Store(Lockable, Protocol):
         """
         Hold the exclusive lock of the store, for jobs, long operations and those that delete.
 
-        Nothing is locked if `no_lock` is set, nor for an open repository that is not on this machine, whose commits
+        Nothing is locked if `no_lock` is set, nor for a remote repository that was passed as an open object: its commits
         exclude each other.
 
         Parameters

@@ -1,29 +1,29 @@
 """
-The lock of a store: it keeps two jobs on the same store apart.
+The lock of a store, which excludes concurrent jobs on the same store.
 
-It lies in the store, so that it is the same however the store is reached: through a link, another mount, another
-spelling of a URL, or a Zarr store that is open. In a VCZ on plain Zarr it lies among the chunks of ``sample_id``, where
-no reader of Zarr looks for what is not a chunk; at the top of a group it would be an unknown member. In an Icechunk
-repository it lies at the top.
+It is kept inside the store, so that it is the same however the store is reached: by a symlink, another mount, another
+spelling of a URL, or an open Zarr store. In a VCZ on plain Zarr it is among the chunks of ``sample_id``, where Zarr
+readers look only for chunks; at the top of a group it would be an unknown member. In an Icechunk repository it is at
+the top.
 
-On this machine the kernel holds it, on a file, and frees it when its holder dies. Where a file system has no such locks
-(Lustre without ``-o flock``), the file itself is the lock: its holder touches it as long as they live, and deletes it.
-One that a killed process has left has to be deleted by hand: nothing there could take it over at one moment.
+For a local store it is a file lock held by the kernel, which frees it when its holder dies. On file systems without
+such locks (Lustre without ``-o flock``), the existence of the file is the lock: its holder touches it periodically, and
+finally deletes it. If the holder is killed, the file has to be deleted by hand: it cannot be taken over atomically.
 
-In an object store it is a lease: an object that its holder renews as long as they live. Only conditional writes touch
-it, so that of several who want it exactly one gets it; whoever gets it makes sure that the server heeds conditions:
+In an object store it is a lease: an object that its holder renews. All writes to it are conditional, so that exactly
+one of several contenders gets it; each new holder verifies that the server honours the conditions:
 
     free ----------- create, or update of a released lease -----> held
     held ----------- its holder renews it every TTL / 3 --------> held
-    held ----------- not renewed for a TTL: whoever waits ------> held by another; the old holder's `check` fails
+    held ----------- not renewed for a TTL, seen by a waiter ---> held by the waiter; the old holder's `check` fails
     held ----------- its holder updates it: "released" ---------> free
 
-Whoever waits, or watches, sees on their own clock that a lease is not renewed; no two clocks are compared. Whoever does
-neither takes a lease only when it is long `ABANDONED`, by the object store's clock and their own.
+Processes that wait or watch measure the time without renewal with their own clock, so that no clocks are compared.
+Others take over a lease only if it is `ABANDONED`, comparing the object store's clock with their own.
 
-A holder who was suspended for longer than a TTL, or is robbed by a writer whose clock is wrong by minutes, finds out at
-`check`, before the commit. On Icechunk that keeps the store whole. On plain Zarr it cannot undo the chunks that such a
-holder wrote after the other job had begun.
+A holder that was suspended for longer than a TTL, or whose lease was taken by a process with a clock wrong by minutes,
+learns of it in `check`, before the commit. On Icechunk that keeps the store consistent. On plain Zarr it cannot undo
+the chunks that the holder wrote after the other job had begun.
 """
 
 import errno
@@ -53,13 +53,13 @@ from vczstore.vcz.model import SAMPLE_ID
 from vczstore.vcz.zarr_objects import COMMIT_LOCK, LOCK
 
 TTL = 60.0
-"""How many seconds a lease lives without being renewed."""
+"""Seconds for which a lease is valid without being renewed."""
 
 ABANDONED = 5
-"""After how many times its TTL a lease may be taken without watching it first."""
+"""Multiple of a lease's TTL after which it may be taken without being watched."""
 
 POLL = 0.05
-"""Seconds between two looks at a file whose existence is the lock."""
+"""Seconds between checks of a file whose existence is the lock."""
 
 WITHOUT = "--no-lock (no_lock in Python) goes without it, if nothing else writes to the store"
 
@@ -69,29 +69,29 @@ def hold(store: Lockable, *, wait: bool = False, watch: bool = False) -> Iterato
     """
     Hold the lock of a store.
 
-    A store that is to be written to without is not locked, nor is a repository that is open and elsewhere, whose
-    commits exclude each other.
+    Nothing is locked if `no_lock` is set, nor for a remote repository that was passed as an open object: its commits
+    exclude each other.
 
     Parameters
     ----------
     store
-        Which. A store in memory, or of a kind that names no place, has a lock within this process.
+        The store. One in memory, or of a kind without a known location, has a lock within this process.
     wait
-        Whether to wait until it is free; SIGINT ends the waiting.
+        Wait until the lock is free; SIGINT ends the wait.
     watch
-        Whether to see first, if it is not to be waited for, that who holds a lease renews it: that takes up to a
-        third of a TTL. The lease of a holder who was killed is taken after a TTL.
+        If not waiting, watch a held lease until its holder renews it (up to a third of the TTL) before raising. A
+        lease that is not renewed for its TTL is taken over.
 
     Raises
     ------
     BusyError
-        If it is held, and not to be waited for.
+        If the lock is held and `wait` is false.
     StorageError
-        If storage does not let it be held, or does not heed the conditions of a write.
+        If the lock cannot be written, or the server ignores the conditions of conditional writes.
     NotAStoreError
         If the store does not exist.
     OptionError
-        If the options do not fit the place.
+        If the storage options do not fit the location.
     MissingDependencyError
         If obstore is not installed.
     """
@@ -99,38 +99,38 @@ def hold(store: Lockable, *, wait: bool = False, watch: bool = False) -> Iterato
         yield lock
 
 
-_HEEDED: set[Hashable] = set()
-"""The repositories whose servers were seen to heed the conditions of writes."""
+_VERIFIED: set[Hashable] = set()
+"""Repositories whose servers have been verified to honour conditional writes."""
 
 
 def require_conditions(store: Lockable) -> None:
     """
-    Make sure that commits to a repository in an object store exclude each other, which rests on conditional writes.
+    Verify that the server of a repository honours conditional writes, on which the exclusion of commits depends.
 
-    Its server is asked once in a process, by an object that is deleted again. That takes obstore: without it, as where
-    the store is written to without a lock, the server is trusted.
+    This writes and deletes a probe object, once per process and repository. It requires obstore; without it, or with
+    `no_lock`, the server is trusted.
 
     Raises
     ------
     StorageError
-        If the server ignores the conditions of writes, or does not let the object be written.
+        If the server ignores the conditions of writes, or the probe cannot be written.
     """
     if store.no_lock or store.folder is not None or find_spec("obstore") is None:
         return
-    there, identity = _at_url(store), (store.label, repr(sorted(store.options.items())))
-    if there is None or identity in _HEEDED:
+    objects, identity = _at_url(store), (store.label, repr(sorted(store.options.items())))
+    if objects is None or identity in _VERIFIED:
         return
     import obstore
 
-    probe = _Lease(store.label, there, f"{LOCK}.{secrets.token_hex(8)}")
+    probe = _Lease(store.label, objects, f"{LOCK}.{secrets.token_hex(8)}")
     try:
         if not probe._write(released=True) and (found := probe._read()) is not None:
-            probe.version = found[1]  # the answer was lost, and the client's second try met the first
+            probe.version = found[1]  # the response was lost, and the client's retry met its first attempt
         probe._require_conditions()
     finally:
-        with suppress(Exception):  # what is left is no part of a repository
-            obstore.delete(there, probe.key)
-    _HEEDED.add(identity)
+        with suppress(Exception):  # a leftover probe is not part of the repository
+            obstore.delete(objects, probe.key)
+    _VERIFIED.add(identity)
 
 
 def _held(store: Lockable, wait: bool, watch: bool) -> AbstractContextManager[HeldLock]:
@@ -138,26 +138,26 @@ def _held(store: Lockable, wait: bool, watch: bool) -> AbstractContextManager[He
     if path is not None:
         return hold_file(store.label, lock_file(path), wait)
     if store.zarr_store is None:
-        there = _at_url(store)
-        return unheld() if there is None else _hold_lease(store.label, there, LOCK, wait, watch)
+        objects = _at_url(store)
+        return unheld() if objects is None else _hold_lease(store.label, objects, LOCK, wait, watch)
     inner = innermost(store.zarr_store)
-    elsewhere = _objects(store, inner)
-    if elsewhere is not None:
-        return _hold_lease(store.label, elsewhere, f"{SAMPLE_ID}/{LOCK}", wait, watch)
-    return _hold_here(store.label, _identity(inner), wait)
+    objects = _objects(store, inner)
+    if objects is not None:
+        return _hold_lease(store.label, objects, f"{SAMPLE_ID}/{LOCK}", wait, watch)
+    return _hold_in_process(store.label, _identity(inner), wait)
 
 
 def _objects(store: Lockable, inner: Any) -> Any:
-    """The object store, as obstore has it, in which a VCZ on plain Zarr lies; None if it is in memory or unknown."""
+    """Return obstore's store for a VCZ on plain Zarr; None if it is in memory or of an unknown kind."""
     if isinstance(inner, ObjectStore):
         if type(inner.store).__name__ == "MemoryStore":
             return None
         return _at_url(store) or inner.store
     if type(inner).__name__ != "FsspecStore" or "memory" in protocols(inner):
         return None
-    there = _at_url(store)
-    if there is not None:
-        return there
+    objects = _at_url(store)
+    if objects is not None:
+        return objects
     raise StorageError(
         f"{store.label}: an open store of fsspec cannot be locked, since fsspec knows no conditional writes; give its "
         f"URL instead; {WITHOUT}"
@@ -165,16 +165,16 @@ def _objects(store: Lockable, inner: Any) -> Any:
 
 
 def _at_url(store: Lockable) -> Any:
-    """What lies at the URL of a store; None for one that was open already."""
+    """Return obstore's store for the URL of a store; None for local and open stores."""
     address = None if store.place.startswith("<") else parse(store.place)
     if address is None or address.path is not None:
         return None
-    # who does not get through for a TTL has lost the lease: no use in trying longer
+    # after a TTL without success the lease is lost, so retrying longer is useless
     return object_store(address, store.options, patience=TTL)
 
 
 def _identity(inner: Any) -> Hashable:
-    """What tells a store in this process's memory from others."""
+    """A key that identifies a store in this process's memory."""
     if isinstance(inner, MemoryStore):
         return id(inner._store_dict)
     if isinstance(inner, ObjectStore):
@@ -185,7 +185,7 @@ def _identity(inner: Any) -> Hashable:
 
 
 def _holder() -> dict[str, Any]:
-    """What others may know of who holds a lock."""
+    """Description of this process as lock holder, for other processes."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": _now()}
 
 
@@ -194,16 +194,16 @@ def _now() -> str:
 
 
 def _parse(document: bytes) -> dict[str, Any]:
-    """What a lock says; nothing if it is not readable."""
+    """Decode the content of a lock; empty if it is not valid."""
     try:
-        found = json.loads(document)
+        lock = json.loads(document)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return lock if isinstance(lock, dict) else {}
 
 
 def _who(lock: Mapping[str, Any]) -> tuple[str, str]:
-    """The holder of a lock, and since when."""
+    """Describe the holder of a lock, and since when it holds it."""
     who = f"process {lock['pid']} on {lock['host']}" if {"pid", "host"} <= lock.keys() else "another process"
     return who, f" since {str(lock['started']).partition('.')[0]} UTC" if "started" in lock else ""
 
@@ -217,24 +217,24 @@ def _busy(url: str, lock: Mapping[str, Any]) -> BusyError:
 
 def holder(store: Lockable) -> tuple[str, str] | None:
     """
-    Who holds the lock of a store, and since when; None if it is free, or that cannot be seen.
+    Describe who holds the lock of a store, and since when; None if it is free or cannot be read.
 
-    Nothing is written, so that who may only read can ask. The lease of a holder who was killed counts for its TTL.
+    Read-only, so that no write permission is needed. The lease of a killed holder counts as held for its TTL.
     """
     inner = None if store.zarr_store is None else innermost(store.zarr_store)
     with suppress(OSError, VczstoreError):
         if store.folder is not None:
             return _holder_of_file(lock_file(store.folder))
-        there = _at_url(store) if inner is None else _objects(store, inner)
-        if there is not None:
-            return _holder_of_lease(_Lease(store.label, there, LOCK if inner is None else f"{SAMPLE_ID}/{LOCK}"))
+        objects = _at_url(store) if inner is None else _objects(store, inner)
+        if objects is not None:
+            return _holder_of_lease(_Lease(store.label, objects, LOCK if inner is None else f"{SAMPLE_ID}/{LOCK}"))
         if inner is not None and _identity(inner) in _IN_USE:
             return _who({"pid": os.getpid(), "host": socket.gethostname()})
     return None
 
 
 def commit_lock(label: str, folder: Path) -> AbstractContextManager[HeldLock]:
-    """What serialises commits to a repository in a folder, where Icechunk loses those that are made at once."""
+    """Serialise commits to a repository in a folder, where Icechunk would lose concurrent ones."""
     return hold_file(label, folder / COMMIT_LOCK, wait=True)
 
 
@@ -244,20 +244,20 @@ _IN_USE: set[Hashable] = set()
 _FREED = threading.Condition()
 
 
-class _Kept:
-    """What nothing can take away: a lock within this process, or none at all."""
+class _Unlosable:
+    """A lock that cannot be lost: one within this process, or none at all."""
 
     def check(self) -> None:
-        """It is held until it is given back."""
+        """No-op: it is held until it is released."""
 
 
 def unheld() -> AbstractContextManager[HeldLock]:
-    """No lock, where none is needed."""
-    return nullcontext(_Kept())
+    """Hold no lock, where none is needed."""
+    return nullcontext(_Unlosable())
 
 
 @contextmanager
-def _hold_here(label: str, identity: Hashable, wait: bool) -> Iterator[HeldLock]:
+def _hold_in_process(label: str, identity: Hashable, wait: bool) -> Iterator[HeldLock]:
     with _FREED:
         while identity in _IN_USE:
             if not wait:
@@ -265,80 +265,80 @@ def _hold_here(label: str, identity: Hashable, wait: bool) -> Iterator[HeldLock]
             _FREED.wait()
         _IN_USE.add(identity)
     try:
-        yield _Kept()
+        yield _Unlosable()
     finally:
         with _FREED:
             _IN_USE.discard(identity)
             _FREED.notify_all()
 
 
-# ---- on this machine ------------------------------------------------------------------------
+# ---- in a local folder ----------------------------------------------------------------------
 
 _CANNOT_LOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What flock(2) says on file systems without locks, such as Lustre without ``-o flock``."""
+"""Errors of flock(2) on file systems without locks, such as Lustre without ``-o flock``."""
 
 
 def lock_file(folder: Path) -> Path:
-    """The file on which the lock of the store in a folder is."""
+    """Path of the lock file of the store in a folder."""
     inner = folder / SAMPLE_ID
     return (inner if inner.is_dir() else folder) / LOCK
 
 
 def carry(old: Path, new: Path) -> None:
     """
-    Let the lock of a store be that of the folder too that is about to take its place.
+    Link the lock file of a store into the folder that is about to replace it.
 
-    Whoever comes after the exchange finds it held. Where a file can have no second name, it moves: who takes the lock
-    of the old folder in that moment loses it with the exchange, as their `check` tells.
+    Processes that come after the exchange then find it locked. Where hard links are not supported, the file is moved:
+    a process that locks the old folder just then loses the lock with the exchange, and its `check` fails.
     """
     path = lock_file(new)
     path.unlink(missing_ok=True)
     try:
         os.link(lock_file(old), path)
     except OSError:
-        with suppress(FileNotFoundError):  # none is held
+        with suppress(FileNotFoundError):  # the store is not locked
             lock_file(old).rename(path)
 
 
 @dataclass
 class _LockedFile:
-    """A file that keeps others out: the kernel has locked it for us, or it is ours since we have made it."""
+    """A lock file that this process holds: locked by the kernel, or by existence, since this process created it."""
 
     url: str
     path: Path
     file: int
-    made: bool = False
-    over: threading.Event = field(default_factory=threading.Event)
+    by_existence: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
     touching: threading.Thread | None = None
 
     def check(self) -> None:
-        """Whoever deletes the file lets others in."""
+        """Raise a `StaleError` if the file was deleted, since others can then take the lock."""
         if not _is_at(self.file, self.path):
             raise StaleError(
                 f"{self.url}: {self.path} was deleted while a job ran; nothing was committed, run it again"
             )
 
     def begin(self) -> None:
-        """Say who holds it, and go on saying so where the kernel does not know."""
+        """Write the holder's description, and start the heartbeat if the lock is the file's existence."""
         os.ftruncate(self.file, 0)
-        os.pwrite(self.file, json.dumps(_holder() | ({"made": True} if self.made else {})).encode(), 0)
-        if self.made:
+        os.pwrite(self.file, json.dumps(_holder() | ({"made": True} if self.by_existence else {})).encode(), 0)
+        if self.by_existence:
             self.touching = threading.Thread(target=self._touch, name=f"lock of {self.url}", daemon=True)
             self.touching.start()
 
     def end(self) -> None:
-        """Let others have it."""
-        self.over.set()
+        """Stop the heartbeat, delete the file and release the lock."""
+        self.ended.set()
         if self.touching is not None:
             self.touching.join()
-        # before it is freed: who waits for it has it open, finds out that it is gone, and makes another
+        # before the lock is released: a waiter then gets a lock on a deleted file, notices, and creates another
         if _is_at(self.file, self.path):
             with suppress(OSError):
                 self.path.unlink()
         os.close(self.file)
 
     def _touch(self) -> None:
-        while not self.over.wait(TTL / 3):
+        while not self.ended.wait(TTL / 3):
             with suppress(OSError):
                 os.utime(self.file)
 
@@ -346,24 +346,24 @@ class _LockedFile:
 @contextmanager
 def hold_file(label: str, path: Path, wait: bool) -> Iterator[HeldLock]:
     """
-    Hold the lock that a file is.
+    Hold the lock of a lock file.
 
     Raises
     ------
     BusyError
-        If it is held, and not to be waited for; or if who holds it by its existence gives no sign of life for a TTL.
+        If it is held and `wait` is false, or its holder, by existence of the file, has not touched it for a TTL.
     NotAStoreError
-        If its folder does not exist.
+        If the parent folder does not exist.
     StorageError
-        If it cannot be made or locked.
+        If the file cannot be created or locked.
     """
     try:
         held = _take(label, path, wait)
     except BlockingIOError:
-        said = b""
-        with suppress(FileNotFoundError):  # it has just been freed
-            said = path.read_bytes()
-        raise _busy(label, _parse(said)) from None
+        content = b""
+        with suppress(FileNotFoundError):  # released just now
+            content = path.read_bytes()
+        raise _busy(label, _parse(content)) from None
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAStoreError(f"{label}: no such file or directory") from error
     except OSError as error:
@@ -378,27 +378,27 @@ def hold_file(label: str, path: Path, wait: bool) -> Iterator[HeldLock]:
 
 
 def _take(label: str, path: Path, wait: bool) -> _LockedFile:
-    unheard = _Unheard(label, path, wait)
+    watch = _HeartbeatWatch(label, path, wait)
     while True:
         held = _try(label, path, wait)
         if held is not None:
             return held
-        unheard.look()
+        watch.look()
 
 
 def _try(label: str, path: Path, wait: bool) -> _LockedFile | None:
-    """Take it; None if it is there, and its existence is what keeps others out, or if it was deleted meanwhile."""
+    """Try to take the lock; None if another process holds it by existence of the file, or has just deleted it."""
     file, is_new = _open(path)
     is_locked = True
     try:
         is_locked = _flock(file, wait)
         is_held = _parse(os.pread(file, 4096, 0)).get("made") is True if is_locked else not is_new
         if _is_at(file, path) and not is_held:
-            held = _LockedFile(label, path, file, made=not is_locked)
+            held = _LockedFile(label, path, file, by_existence=not is_locked)
             held.begin()
             return held
     except BaseException:
-        if is_new and not is_locked:  # its existence is the lock, and would keep others out for ever
+        if is_new and not is_locked:  # its existence would lock out others forever
             with suppress(OSError):
                 os.unlink(path)
         os.close(file)
@@ -418,7 +418,7 @@ def _holder_of_file(path: Path) -> tuple[str, str] | None:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """Open a file, made if it is not there: whether it was."""
+    """Open a file, or create it; also return whether it was created."""
     while True:
         with suppress(FileExistsError):
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
@@ -427,22 +427,22 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _flock(file: int, wait: bool, *, shared: bool = False) -> bool:
-    """Lock an open file; False where the file system has no locks."""
+    """Lock an open file; return False where the file system has no locks."""
     import fcntl
 
-    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-    for pause in () if shared else (0.01, 0.05):  # `holder` has the file for an instant
+    flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    for pause in () if shared else (0.01, 0.05):  # `holder` locks the file for an instant
         with suppress(BlockingIOError):
-            return _flocked(file, how)
+            return _flocked(file, flags)
         time.sleep(pause)
-    return _flocked(file, how)
+    return _flocked(file, flags)
 
 
-def _flocked(file: int, how: int) -> bool:
+def _flocked(file: int, flags: int) -> bool:
     import fcntl
 
     try:
-        fcntl.flock(file, how)
+        fcntl.flock(file, flags)
     except OSError as error:
         if error.errno in _CANNOT_LOCK:
             return False
@@ -451,8 +451,8 @@ def _flocked(file: int, how: int) -> bool:
 
 
 @dataclass
-class _Unheard:
-    """Waits for a file whose existence is the lock, as long as its holder touches it."""
+class _HeartbeatWatch:
+    """Waits for a file whose existence is the lock, while its holder keeps touching it."""
 
     label: str
     path: Path
@@ -461,7 +461,7 @@ class _Unheard:
     since: float = 0.0
 
     def look(self) -> None:
-        """Wait a moment; raise a `BusyError` if that is of no use."""
+        """Sleep for `POLL` seconds; raise a `BusyError` if the holder is dead, or `wait` is false."""
         try:
             found, lock = self.path.stat(), _parse(self.path.read_bytes())
         except FileNotFoundError:
@@ -482,7 +482,7 @@ class _Unheard:
 
 
 def _is_gone(lock: Mapping[str, Any]) -> bool:
-    """Whether the holder was a process of this machine, and there is none of its number."""
+    """Whether the holder was a process of this machine that no longer exists."""
     if lock.get("host") != socket.gethostname() or not isinstance(lock.get("pid"), int):
         return False
     try:
@@ -495,7 +495,7 @@ def _is_gone(lock: Mapping[str, Any]) -> bool:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
+    """Whether an open file is the one at `path`."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file))
     except FileNotFoundError:
@@ -505,7 +505,7 @@ def _is_at(file: int, path: Path) -> bool:
 # ---- in an object store ---------------------------------------------------------------------
 
 type Version = dict[str, str]
-"""What tells one state of an object from all others, in obstore's words."""
+"""ETag or version of an object, as obstore names them."""
 
 
 @contextmanager
@@ -520,7 +520,7 @@ def _hold_lease(url: str, objects: Any, key: str, wait: bool, watch: bool) -> It
 
 @dataclass
 class _Lease:
-    """An object that says who works on a store. It is ours while no other writer has written to it."""
+    """A lease object. This process holds it as long as no other process has written it."""
 
     url: str
     objects: Any
@@ -529,12 +529,12 @@ class _Lease:
     holder: dict[str, Any] = field(default_factory=_holder)
     version: Version = field(default_factory=dict)
     lost: bool = False
-    one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
-    over: threading.Event = field(default_factory=threading.Event)
+    renewal_lock: threading.Lock = field(default_factory=threading.Lock)
+    ended: threading.Event = field(default_factory=threading.Event)
     renewing: threading.Thread | None = None
 
     def acquire(self, wait: bool, watch: bool = False) -> None:
-        """Get the lease, and begin to renew it."""
+        """Acquire the lease, and start to renew it."""
         seen: Version | None = None
         since = 0.0
         while True:
@@ -545,7 +545,7 @@ class _Lease:
                 continue
             lease, version, modified = found
             if lease.get("id") == self.id:
-                # the answer to our write was lost, and the client's second try met the first
+                # the response to our write was lost, and the client's retry met its first attempt
                 self.version = version
                 break
             if version != seen:
@@ -569,7 +569,7 @@ class _Lease:
         self.renewing.start()
 
     def check(self) -> None:
-        """Renew it: that it succeeds says that no other writer has taken it since."""
+        """Renew the lease; raise a `StaleError` if another process has written it since."""
         self._renew()
         if self.lost:
             raise StaleError(
@@ -578,8 +578,8 @@ class _Lease:
             )
 
     def release(self) -> None:
-        """Let others have it at once. An object store that is out of reach is no failure of the job: it runs out."""
-        self.over.set()
+        """Release the lease. Errors of the object store are ignored: the lease will expire."""
+        self.ended.set()
         if self.renewing is not None:
             self.renewing.join()
         with suppress(StorageError):
@@ -587,12 +587,12 @@ class _Lease:
                 self._write(over=self.version, released=True)
 
     def _keep(self) -> None:
-        while not self.lost and not self.over.wait(TTL / 3):
-            with suppress(StorageError):  # the next time may go better, and `check` tells
+        while not self.lost and not self.ended.wait(TTL / 3):
+            with suppress(StorageError):  # it may be transient, and `check` fails if the lease is lost
                 self._renew()
 
     def _renew(self) -> None:
-        with self.one_at_a_time:
+        with self.renewal_lock:
             if self.lost or self._write(over=self.version):
                 return
             found = self._read()
@@ -602,7 +602,7 @@ class _Lease:
                 self.lost = True
 
     def _read(self) -> tuple[dict[str, Any], Version, datetime] | None:
-        """What the lease says, which version says it, and since when by the object store's clock."""
+        """The lease, its version, and its modification time by the object store's clock; None if there is none."""
         import obstore
 
         try:
@@ -615,12 +615,12 @@ class _Lease:
 
     def _require_conditions(self) -> None:
         """
-        Make sure that the server heeds the conditions of writes: with one that does not, every process gets the lease.
+        Verify that the server honours the conditions of writes; otherwise every process would get the lease.
 
         Raises
         ------
         StorageError
-            If it does not.
+            If it ignores them.
         """
         for mode in ("create", {name: _NEVER[name] for name in self.version}):
             if self._put(mode) is not None:
@@ -631,14 +631,14 @@ class _Lease:
                 )
 
     def _write(self, *, over: Version | None = None, released: bool = False) -> bool:
-        """Create the lease, or write over a version of it; False if another writer was quicker."""
+        """Create the lease, or replace version `over` of it; return False if another writer came first."""
         written = self._put("create" if over is None else over, released=released)
         if written is not None:
             self.version = _version(written)
         return written is not None
 
     def _put(self, mode: Any, *, released: bool = False) -> Any:
-        """Write it on a condition; None if that was not met."""
+        """Write the lease on a condition; None if that was not met."""
         lease = {"id": self.id, **self.holder, "renewed": _now(), "ttl": TTL, "released": released}
         try:
             return put_conditionally(self.objects, self.key, json.dumps(lease).encode(), mode, patience=TTL)
@@ -646,10 +646,10 @@ class _Lease:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> StorageError:
-        # a query may carry a token
-        said = re.sub(r"\?\S*", "", reason(error))
+        # the query string may contain a token
+        text = re.sub(r"\?\S*", "", reason(error))
         return StorageError(
-            f"{self.url}: cannot be locked with {self.key} ({said}); nothing was done; allow that object to be "
+            f"{self.url}: cannot be locked with {self.key} ({text}); nothing was done; allow that object to be "
             f"read and written; {WITHOUT}"
         )
 
@@ -663,14 +663,14 @@ def _holder_of_lease(lease: _Lease) -> tuple[str, str] | None:
 
 
 def _ttl(lock: Mapping[str, Any]) -> float:
-    """How many seconds a lease lives without being renewed, as it says itself."""
+    """The TTL of a lease in seconds, as it states itself."""
     return lock["ttl"] if isinstance(lock.get("ttl"), int | float) else TTL
 
 
 _NEVER = {"e_tag": '"0"', "version": "1"}
-"""A version that no object has."""
+"""Versions that no object has."""
 
 
 def _version(meta: Mapping[str, Any]) -> Version:
-    """A generation where the object store has them, else an ETag. obstore takes no None for what is not there."""
+    """The generation, where the object store has them, and the ETag. obstore does not accept None for a missing one."""
     return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
