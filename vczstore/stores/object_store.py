@@ -1,7 +1,7 @@
-"""Object stores: what a URL names, and one spelling of the options that reach it, for obstore and for Icechunk.
+"""Object stores: opened by obstore or Icechunk from one set of storage options.
 
-Credentials are never options: obstore and Icechunk read them from the environment or the instance's role, wherever
-a task runs, so that nothing that is pickled or shown holds any.
+Credentials are never options: obstore and Icechunk read them from the environment or the instance's role wherever
+a task runs, so that they are never pickled or shown.
 """
 
 import math
@@ -19,23 +19,23 @@ from vczstore.stores.credentials import NO_CREDENTIALS, is_credential, is_creden
 from vczstore.stores.locations import OBJECT_STORES, Address, literal, parse, real_path, split_glob
 
 RETRIES = 8
-"""How often a request is made again: after 429 and 5xx, after a reset connection, and after a timeout."""
+"""Retries of a request after status 429 or 5xx, a connection reset or a timeout."""
 BACKOFF = (0.1, 5.0)
-"""The first and the longest pause before it, in seconds; they double in between."""
+"""Shortest and longest backoff before a retry, in seconds; it doubles from one to the other."""
 TIMEOUT = 30.0
-"""How many seconds an object store may say nothing."""
+"""Seconds without any data after which a request times out."""
 PATIENCE = 90.0
-"""After how many seconds a request is not made again."""
+"""Seconds after which a request is no longer retried."""
 MAX_REQUEST = 300.0
-"""How many seconds one request may take, however much it transfers."""
+"""Seconds that one request may take, however much data it transfers."""
 
 type Kind = Literal["s3", "gs", "az"]
 
 EXTRAS: dict[Kind, str] = {"s3": "s3", "gs": "gcs", "az": "azure"}
-"""The extra of this project that installs what a kind of object store needs."""
+"""The extra of this package that installs the dependencies of each kind of object store."""
 
 _SPELLINGS = {"endpoint_url": "endpoint", "skip_signature": "anonymous", "anon": "anonymous"}
-"""What other tools call our options."""
+"""Names of our options in other tools."""
 
 _OPTIONS: dict[Kind, dict[str, type]] = {
     "s3": {"region": str, "endpoint": str, "anonymous": bool, "allow_http": bool, "requester_pays": bool},
@@ -47,26 +47,26 @@ _OBSTORE = {
     ("gs", "endpoint"): "base_url",
     ("az", "account"): "account_name",
 }
-"""What obstore calls them, where that is not the same for all kinds."""
+"""Names of options in obstore, where they differ between kinds."""
 _ENDPOINTS: dict[Kind, tuple[str, ...]] = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
-"""Where the environment says it."""
+"""Environment variables that set the endpoint."""
 
 
 @dataclass(frozen=True)
 class Remote:
     """
-    What is in an object store, and what reaches it.
+    An object-store location, and the options to open it.
 
     Attributes
     ----------
     address
-        Where it is.
+        Location of the objects.
     options
-        The options that reach it, in our own words.
+        Storage options, by our names.
     """
 
     address: Address
@@ -75,12 +75,12 @@ class Remote:
     @classmethod
     def of(cls, address: Address, options: Mapping[str, Any]) -> "Remote | None":
         """
-        What is in an object store; None if an address is elsewhere.
+        Return the remote location of an address; None if it is not in an object store.
 
         Raises
         ------
         OptionError
-            If an option does not exist, has a value that it cannot have, or is a credential.
+            If an option is unknown, has an invalid value, or is a credential.
 
         >>> Remote.of(parse("s3://bucket/a.vcz"), {"endpoint_url": "http://host:9000"}).options
         {'endpoint': 'http://host:9000'}
@@ -98,11 +98,11 @@ class Remote:
 
     @property
     def kind(self) -> "Kind":
-        """Whose it is."""
+        """The kind of object store."""
         return cast("Kind", self.address.kind)
 
     def obstore(self, patience: float) -> Any:
-        """Open it with obstore; requests are made again for so many seconds."""
+        """Open it with obstore; requests are retried for `patience` seconds."""
         stores = require("obstore.store", EXTRAS[self.kind])
         allow_http = self._allows_http
         config = {_OBSTORE.get((self.kind, name), name): value for name, value in self.options.items()}
@@ -120,7 +120,7 @@ class Remote:
         )
 
     def icechunk(self) -> Any:
-        """Icechunk's storage of it."""
+        """Return it as an Icechunk storage."""
         import icechunk
 
         bucket, prefix = self.address.root, self.address.key
@@ -136,7 +136,7 @@ class Remote:
                 prefix=prefix,
                 endpoint_url=endpoint,
                 allow_http=bool(allow_http),
-                # servers of one's own have no name for each bucket
+                # self-hosted servers usually have no hostname per bucket
                 force_path_style=endpoint is not None,
                 network_stream_timeout_seconds=math.ceil(TIMEOUT),
                 **options,
@@ -158,33 +158,33 @@ class Remote:
 
     @property
     def _allows_http(self) -> bool | None:
-        """Who writes http:// means it."""
-        said: bool | None = self.options.get("allow_http")
-        return True if said is None and (self._endpoint or "").startswith("http://") else said
+        """Whether plain HTTP is allowed: by option, else if the endpoint begins with http://; None if unset."""
+        allowed: bool | None = self.options.get("allow_http")
+        return True if allowed is None and (self._endpoint or "").startswith("http://") else allowed
 
     @property
     def _endpoint(self) -> str | None:
-        """The server, where it is not the provider's own."""
-        said: str | None = self.options.get("endpoint")
-        return said or next((os.environ[name] for name in _ENDPOINTS[self.kind] if os.environ.get(name)), None)
+        """URL of the server from an option or the environment; None for the provider's own."""
+        endpoint: str | None = self.options.get("endpoint")
+        return endpoint or next((os.environ[name] for name in _ENDPOINTS[self.kind] if os.environ.get(name)), None)
 
 
 def _checked(url: str, kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:
-    known, checked = _OPTIONS[kind], dict[str, Any]()
-    for given, value in options.items():
-        name = given.replace("-", "_")
+    types, checked = _OPTIONS[kind], dict[str, Any]()
+    for option, value in options.items():
+        name = option.replace("-", "_")
         name = _SPELLINGS.get(name, name)
-        if name not in known:
-            raise OptionError(f"{url}: no storage option {given!r}; choose from {', '.join(known)}")
-        if not isinstance(value, known[name]):
-            wanted = "true or false" if known[name] is bool else "text"
-            raise OptionError(f"{url}: the storage option {given} is {value!r}; it takes {wanted}")
+        if name not in types:
+            raise OptionError(f"{url}: no storage option {option!r}; choose from {', '.join(types)}")
+        if not isinstance(value, types[name]):
+            wanted = "true or false" if types[name] is bool else "text"
+            raise OptionError(f"{url}: the storage option {option} is {value!r}; it takes {wanted}")
         checked[name] = value
     return checked
 
 
 def refuse_credentials(url: str, options: Mapping[str, Any]) -> None:
-    """Raise an `OptionError` if an option is a credential; it does not say which. `parse` looks at URLs."""
+    """Raise an `OptionError` if an option is a credential, without quoting its value. `parse` checks URLs."""
     for name, value in options.items():
         if is_credential_name(name) or is_credential(str(value)):
             shown = "" if is_credential(name) else f" {name}"
@@ -192,13 +192,13 @@ def refuse_credentials(url: str, options: Mapping[str, Any]) -> None:
 
 
 def client_options() -> dict[str, Any]:
-    """How long obstore waits for an answer."""
+    """Timeouts of obstore."""
     wait = timedelta(seconds=TIMEOUT)
     return {"connect_timeout": wait, "read_timeout": wait, "timeout": timedelta(seconds=MAX_REQUEST)}
 
 
 def retry_config(patience: float) -> dict[str, Any]:
-    """How often obstore makes a request again."""
+    """Retry settings of obstore."""
     first, longest = (timedelta(seconds=s) for s in BACKOFF)
     return {
         "max_retries": RETRIES,
@@ -209,19 +209,19 @@ def retry_config(patience: float) -> dict[str, Any]:
 
 def object_store(where: str | Address, options: Mapping[str, Any], *, patience: float | None = None) -> Any:
     """
-    Open what lies somewhere with obstore.
+    Open a location with obstore.
 
     Parameters
     ----------
     where, options
-        Its URL, or the parts of it, and what reaches it.
+        Its URL or address, and its storage options.
     patience
-        After how many seconds a request is not made again; `PATIENCE` by default.
+        Seconds after which a request is no longer retried; `PATIENCE` by default.
 
     Raises
     ------
     OptionError
-        If obstore does not take the URL or the options.
+        If the URL or the options are not valid for obstore.
     MissingDependencyError
         If obstore is not installed.
     """
@@ -250,19 +250,19 @@ def object_store(where: str | Address, options: Mapping[str, Any], *, patience: 
 
 def put_conditionally(objects: Any, key: str, content: bytes, mode: Any, *, patience: float | None = None) -> Any:
     """
-    Write an object on a condition, by obstore; None if that was not met.
+    Write an object on a condition, with obstore; return None if the condition was not met.
 
-    obstore does not repeat a conditional write whose answer was lost, since it may have taken effect. This does: if it
-    has, the condition is not met by the second try, and the object that is there is the caller's own.
+    obstore does not retry a conditional write whose response was lost, since it may have taken effect. This function
+    does: if it has, the condition of the second attempt is not met, since the object is the caller's own.
 
     Parameters
     ----------
     objects, key, content
-        What obstore opened, the name of the object in it, and its bytes.
+        Store opened by obstore, key of the object in it, and its content.
     mode
-        The condition, as `obstore.put` takes it.
+        The condition, as the `mode` of `obstore.put`.
     patience
-        After how many seconds it is not tried again; `PATIENCE` by default.
+        Seconds after which the write is no longer retried; `PATIENCE` by default.
     """
     from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
@@ -280,22 +280,22 @@ def put_conditionally(objects: Any, key: str, content: bytes, mode: Any, *, pati
 
 
 _PASSING = {"408", "429", "500", "502", "503", "504"}
-"""Answers after which the same request may succeed. That conditional writes are not implemented, 501, is none."""
+"""Transient status codes. Not 501: conditional writes are not implemented."""
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether a server has not answered, or with an error that may pass."""
+    """Whether an error is transient: the server did not respond, or responded with a transient status."""
     status = re.search(r"status code: (\d{3})", str(error))
     return status is None or status[1] in _PASSING
 
 
-def find(pattern: str, options: Mapping[str, Any], of_files: Collection[str] = ()) -> list[str] | None:
+def find(pattern: str, options: Mapping[str, Any], suffixes: Collection[str] = ()) -> list[str] | None:
     """
-    List what a glob in the last part of a URL finds, sorted: folders, since that is what stores are, and objects if
-    the glob ends like one `of_files`.
+    List the matches of a glob in the last part of a URL, sorted: folders, since stores are folders, and objects if the
+    glob ends with one of the suffixes `suffixes`.
 
-    As in local globs, names that begin with a dot are left out. What is no such glob stands for itself. None if there
-    is nothing at all where the glob looks: an object store has no folders that could be there and empty.
+    As in local globs, names that begin with a dot are left out. A URL without such a glob is returned by itself. None
+    if the folder of the glob contains nothing at all: object stores have no empty folders.
     """
     glob = split_glob(pattern)
     if glob is None:
@@ -304,16 +304,16 @@ def find(pattern: str, options: Mapping[str, Any], of_files: Collection[str] = (
     listed = require("obstore", "obstore").list_with_delimiter(object_store(folder, options))
     if not listed["common_prefixes"] and not listed["objects"]:
         return None
-    found = [*listed["common_prefixes"]]
-    if pattern.lower().endswith(tuple(of_files)):
-        found += [one["path"] for one in listed["objects"]]
-    names = sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+    paths = [*listed["common_prefixes"]]
+    if pattern.lower().endswith(tuple(suffixes)):
+        paths += [entry["path"] for entry in listed["objects"]]
+    names = sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
     return [folder.child(name).url for name in names if matches.match(name) and not name.startswith(".")]
 
 
 def download(operation: str, url: str, options: Mapping[str, Any], target: "os.PathLike[str]") -> None:
     """
-    Copy one object, or what is at a web address, to a file of this machine.
+    Download an object, or the content at a web address, to a local file.
 
     Raises
     ------
@@ -324,17 +324,17 @@ def download(operation: str, url: str, options: Mapping[str, Any], target: "os.P
     folder, _, name = address.key.rpartition("/")
     store = object_store(Address(address.kind, address.root, folder, address.account), options)
     try:
-        found = require("obstore", "obstore").get(store, name)
+        result = require("obstore", "obstore").get(store, name)
     except FileNotFoundError as error:
         raise NotAStoreError(f"{operation}: {url}: no such object") from error
     with open(target, "wb") as file:
-        for part in found.stream(min_chunk_size=8 * 2**20):
+        for part in result.stream(min_chunk_size=8 * 2**20):
             file.write(part)
 
 
 @contextmanager
 def plain_errors(location: object) -> Iterator[None]:
-    """Turn what obstore, Icechunk and the system say about storage into one line: a `StorageError`."""
+    """Convert errors of obstore, Icechunk and the operating system to a one-line `StorageError`."""
     try:
         yield
     except (VczstoreError, KeyboardInterrupt):
@@ -347,18 +347,18 @@ def plain_errors(location: object) -> Iterator[None]:
 
 
 def is_of_storage(error: BaseException) -> bool:
-    """Whether an error is storage's, and not ours."""
+    """Whether an error comes from storage: the operating system, icechunk or obstore."""
     packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
     return isinstance(error, OSError) or not packages.isdisjoint({"icechunk", "obstore"})
 
 
 def is_denied(error: BaseException) -> bool:
-    """Whether storage says that something may not be read or written."""
+    """Whether an error is that storage denies access."""
     return is_of_storage(error) and _DENIED.search(f"{type(error).__name__} {error}") is not None
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line of bounded length."""
+    """Return the message of an error as one line of limited length, with advice for common causes."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -375,12 +375,12 @@ def reason(error: BaseException) -> str:
 
 
 _METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
-"""Where a machine in a cloud asks for the credentials of its role: who asks there has found no others."""
+"""Endpoints for the credentials of a cloud machine's role, which are tried when there are no other credentials."""
 
 _DENIED = re.compile("PermissionDenied|AccessDenied|403 Forbidden")
 _TO_READ = "s3:GetObject, and s3:ListBucket, without which an object that is not there is denied too"
 _RIGHTS = {"PUT": "s3:PutObject", "POST": "s3:PutObject", "DELETE": "s3:DeleteObject"}
-"""Which right a request needs (Amazon S3 User Guide, Required permissions for Amazon S3 API operations)."""
+"""Permission that a request needs (Amazon S3 User Guide, Required permissions for Amazon S3 API operations)."""
 
 
 def require(module: str, extra: str) -> Any:
@@ -390,7 +390,7 @@ def require(module: str, extra: str) -> Any:
     Raises
     ------
     MissingDependencyError
-        With the line that installs it.
+        If it is not installed; the message has the command that installs it.
     """
     import importlib
 

@@ -1,9 +1,9 @@
 """
-Groups that a store lies in, and that keep a copy of its metadata.
+Groups that contain a store, and have a copy of its metadata.
 
-zarr's consolidated metadata of a group tell of all below it. A reader who opens such a group reads the shapes of a
-store within from that copy, and so the samples as they were. On this machine the copy follows the store; above a prefix
-of an object store nothing is looked for.
+A group's consolidated metadata include all nodes below it. Readers that open such a group get the shapes of a contained
+store from that copy, and would see outdated samples. For local stores the copy is kept up to date; in object stores
+parent groups are not looked for.
 """
 
 import errno
@@ -25,27 +25,27 @@ from vczstore.vcz.model import Vcz
 from vczstore.vcz.zarr_objects import Document
 
 PATIENCE = 60.0
-"""Seconds that a group is waited for."""
+"""Seconds to wait for the lock of a group."""
 CANNOT_LOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF)
-"""What file systems say that have no locks; NFS wants to write to what it locks."""
+"""Errors of file systems without locks; NFS requires write access to lock a file."""
 
-_TOLD = ("shape", "attributes", "chunks", "chunk_grid", "dtype", "data_type")
-"""What of an array's document a reader of chunks needs; how the rest is written differs between writers."""
+_COMPARED = ("shape", "attributes", "chunks", "chunk_grid", "dtype", "data_type")
+"""Members of an array's document that readers of chunks need; writers differ in how they write the others."""
 
 
 @dataclass(frozen=True)
 class Parent:
     """
-    A group above a store, with consolidated metadata that tell of the store.
+    A group above a store, whose consolidated metadata include the store.
 
     Attributes
     ----------
     folder
-        The group.
+        Folder of the group.
     path
-        Of the store within it.
+        Path of the store within the group.
     key
-        The object that holds the copy.
+        Key of the document with the copy.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Parent:
         return LocalStore(self.folder)
 
     def refreshed(self, vcz: Vcz) -> tuple[Document, bool]:
-        """The object as it should be, and whether it differs from what it is in anything that matters."""
+        """Return the up-to-date document, and whether the stored one differs from it in relevant members."""
         document = zarr_objects.read_json(self._store, self.key) or {}
         inner = document["consolidated_metadata"] if self.key == "zarr.json" else document
         stored: Mapping[str, Any] = inner["metadata"]
@@ -70,7 +70,7 @@ class Parent:
         return ({**document, "consolidated_metadata": inner} if self.key == "zarr.json" else inner), differs
 
     def refresh(self, vcz: Vcz) -> None:
-        """Let the copy be what the store is. Of stores in one group, one after the other does so."""
+        """Update the copy if it is stale. Stores of the same group do so one at a time."""
         with self._locked():
             document, differs = self.refreshed(vcz)
             if differs:
@@ -79,10 +79,10 @@ class Parent:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """
-        Hold a lock of the folder itself, beside whose files none of ours belongs; each is held for milliseconds.
+        Lock the folder itself, for milliseconds, so that no lock file appears among the files of the group.
 
-        Where a file system has no locks, of two stores one may be told of as it was: `stale` names it, and a repair
-        mends it.
+        Where the file system has no locks, concurrent updates of two stores may lose one: `stale` detects that, and a
+        repair corrects it.
         """
         import fcntl
 
@@ -120,18 +120,18 @@ class Parent:
             names += [f"{path}/.zattrs" for path in (*groups, *members)]
             return {name: zarr_objects.read_json(read, name) for name in names}
         found = {path: zarr_objects.read_json(read, f"{path}/zarr.json") for path in (*groups, *members)}
-        for path in groups:  # their own copies are not repeated in the one above
+        for path in groups:  # consolidated metadata of inner groups are not repeated in the copy
             own = found[path] or {}
             found[path] = {**stored.get(path, own), "attributes": own.get("attributes", {})}
         return found
 
 
 def _names(key: str, document: Document) -> tuple[str, ...]:
-    return tuple(document) if key.endswith((".zattrs", ".zgroup")) else _TOLD
+    return tuple(document) if key.endswith((".zattrs", ".zgroup")) else _COMPARED
 
 
 def parents(folder: Path) -> Iterator[Parent]:
-    """The groups above a folder that keep a copy of its metadata, the nearest first."""
+    """The groups above a folder that have a copy of its metadata, innermost first."""
     above = folder.parent
     while above != above.parent:
         keys = [key for key in ("zarr.json", ".zmetadata") if (above / key).is_file()]
@@ -153,19 +153,19 @@ def parents(folder: Path) -> Iterator[Parent]:
 
 
 def of(store: Store) -> list[Parent]:
-    """The same of a store; none where it is in no folder of this machine."""
+    """The groups above a store that have a copy of its metadata; empty if it is not in a local folder."""
     folder = folder_behind(store)
     return [] if folder is None else list(parents(folder))
 
 
 def require_writable(vcz: Vcz) -> None:
     """
-    Check before anything is written that the copies above a store can follow it.
+    Check, before anything is written, that the copies of a store's metadata can be updated.
 
     Raises
     ------
     StorageError
-        Naming the group whose copy may not be written.
+        If the copy in a group is not writable.
     """
     for parent in of(vcz.store):
         places = (parent.folder / parent.key, parent.folder)
@@ -177,11 +177,11 @@ def require_writable(vcz: Vcz) -> None:
 
 
 def follow(store: Store) -> None:
-    """Let the copies above a store be what the store is."""
+    """Update the copies of a store's metadata in the groups above it."""
     for parent in of(store):
         parent.refresh(Vcz.read(store, parent.path))
 
 
 def stale(vcz: Vcz) -> list[Path]:
-    """The groups above a store whose copies tell of it as it was."""
+    """Folders of the groups above a store whose copies of its metadata are stale."""
     return [parent.folder for parent in of(vcz.store) if parent.refreshed(vcz)[1]]

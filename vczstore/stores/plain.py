@@ -26,7 +26,7 @@ class PlainStore(ZarrBacked):
     """A VCZ whose chunks and metadata are objects of their own."""
 
     def transaction(self, base: str) -> "PlainTransaction":
-        """Begin to write to the store itself."""
+        """Begin to write to the store directly."""
         vcz = self.open()
         if vcz.state != base:
             raise ConflictError(f"{self.label} has changed since the plan was made; plan again")
@@ -34,11 +34,11 @@ class PlainStore(ZarrBacked):
         return PlainTransaction(self.zarr_store.with_read_only(False))
 
     def in_place(self) -> ReplacedStore:
-        """The folder that it lies in, to be replaced as a whole."""
+        """Return a store that replaces the folder as a whole."""
         return ReplacedStore.of(self.folder, self)
 
     def settle(self) -> None:
-        """Delete what a replacement that was stopped, and what writes a key, has left beside the folder."""
+        """Delete the leftovers of an interrupted replacement and unfinished withdrawal keys beside the folder."""
         delete_unfinished_keys(self.folder)
         if self.folder is not None:
             settle_before(self.folder, no_lock=self.no_lock)
@@ -47,18 +47,18 @@ class PlainStore(ZarrBacked):
 @dataclass(frozen=True)
 class NewPlainStore(PlainStore):
     """
-    A place where a VCZ on plain Zarr will be, and nothing is yet.
+    A location where a VCZ on plain Zarr will be created.
 
     Attributes
     ----------
     operation
-        What makes it.
+        Name of the operation that creates it, for messages.
     """
 
     operation: str = field(kw_only=True)
 
     def require_free(self) -> None:
-        """Raise an `UnsuitableError` if anything lies there."""
+        """Raise an `UnsuitableError` unless the location is empty."""
         if names(self.zarr_store):
             raise UnsuitableError(
                 f"{self.operation}: {self.label} exists; choose another path, or delete it if it is what a stopped "
@@ -66,19 +66,19 @@ class NewPlainStore(PlainStore):
             )
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
-        """None: a lock lies in a store, and there is none yet."""
+        """No lock: it would be inside the store, which does not exist yet."""
         return unheld()
 
     def transaction(self, base: str) -> "PlainTransaction":
         """
-        Begin to write what becomes a store with its last edit.
+        Begin to write a store, which exists as such with the last edit.
 
         Raises
         ------
         UnsuitableError
-            If something lies there.
+            If the location is not empty.
         BusyError
-            If another process begins to write there at the same time.
+            If another process is creating a store there.
         """
         self.require_free()
         store = self.zarr_store.with_read_only(False)
@@ -89,11 +89,11 @@ class NewPlainStore(PlainStore):
 
 @dataclass(frozen=True)
 class PlainTransaction:
-    """Each step becomes visible when it ends."""
+    """A transaction in which each step becomes visible as it ends."""
 
     store: ZarrStore
     is_done = False
-    """Not known: who counts the steps knows."""
+    """Always False: the caller counts the steps that are visible."""
     resumable = None
     shows_steps = True
 
@@ -101,7 +101,7 @@ class PlainTransaction:
     def step(
         self, preparations: Sequence[Edit], edits: Sequence[Edit], check: Check | None = None
     ) -> Iterator[ZarrStore]:
-        """Chunks are written at once, beyond the shapes that readers see; the edits come last, in their order."""
+        """Apply preparations before and edits after the tasks, whose chunks are outside the shapes that readers see."""
         for edit in preparations:
             edit.apply(self.store)
         yield self.store
@@ -111,36 +111,36 @@ class PlainTransaction:
             edit.apply(self.store)
 
     def found(self) -> ZarrStore:
-        """What the steps so far have left."""
+        """The store itself."""
         return self.store
 
     def collect(self, store: ZarrStore) -> None:
-        """Nothing to take in: what a task has written lies in the store."""
+        """No-op: tasks write to the store directly."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
-        """Every step is visible already; what groups above keep of the store's metadata follows."""
+        """Update the copies of the metadata in groups above; the steps are visible already."""
         parent_metadata.follow(self.store)
 
 
 @dataclass(frozen=True)
 class NewPlainTransaction(PlainTransaction):
-    """The same where no store is yet: the process that has claimed the place makes one there."""
+    """A transaction that creates a store where this process has claimed the location."""
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
-        """There is a store, which has a lock of its own."""
+        """Commit, and delete the claim, which the store's own lock supersedes."""
         super().commit(message, metadata)
         set_many(self.store, [(LOCK, None)])
 
 
-_ANYWHERE = ("S3Store", "GCSStore", "AzureStore", "HTTPStore", "LocalStore")
-"""The stores of obstore that lie outside this process."""
+_OUTSIDE_PROCESS = ("S3Store", "GCSStore", "AzureStore", "HTTPStore", "LocalStore")
+"""obstore's stores that are not in this process's memory."""
 
 
 def is_same_everywhere(store: ZarrStore) -> bool:
-    """Whether a store is surely the same one in another process of this machine, once it was pickled."""
+    """Whether a store is certain to be the same one in another process of this machine after pickling."""
     kind = type(store)
     if isinstance(store, ObjectStore):
-        return type(store.store).__name__ in _ANYWHERE
+        return type(store.store).__name__ in _OUTSIDE_PROCESS
     return kind is LocalStore or kind.__module__.partition(".")[0] in ("vczstore", "icechunk")
 
 
