@@ -110,7 +110,7 @@ def test_create_says_what_it_makes(first: Path, tmp_path: Path) -> None:
     told = run("create", tmp_path / "b.icechunk", first / "first.vcf.gz", "--backend-storage", "zarr")
     assert vczstore.info(tmp_path / "b.icechunk").backend == "zarr"
     assert "INFO of VCFs" in told.stdout
-    assert "plain Zarr, as was asked for, though its name ends in .icechunk" in told.stdout
+    assert "plain Zarr, as requested, though its name ends in .icechunk" in told.stdout
     vczstore.normalise(tmp_path / "a.icechunk", first / "format3.vcz", tmp_path / "n.icechunk")
     assert vczstore.info(tmp_path / "n.icechunk").backend == "icechunk"
 

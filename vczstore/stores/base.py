@@ -611,8 +611,8 @@ class Store(Lockable, Protocol):
         """
         Hold the exclusive lock of the store, for jobs, long operations and those that delete.
 
-        Nothing is locked if `no_lock` is set, nor for a remote repository that was passed as an open object: its commits
-        exclude each other.
+        Nothing is locked if `no_lock` is set, nor for a remote repository that was passed as an open object: its
+        commits exclude each other.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What a path, URL or object that a user typed becomes: the one place where a `Store` is made of it."""
+"""Resolution of a user's path, URL or open object to a `Store`, which happens only in this module."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,35 +31,35 @@ def open_store(
     branch: str | None = None,
 ) -> Store:
     """
-    Turn what a user calls a store by into a `Store`. Nothing is created.
+    Open the `Store` at a location. Nothing is created.
 
     Parameters
     ----------
     location
-        A path (of a zip file too), a URL, a Zarr store (in memory too), an Icechunk repository or a session of one.
+        A path (also of a zip file), URL, Zarr store (also in memory), Icechunk repository or session of one.
     backend_storage
         One of `BACKENDS`; auto-detected when None.
     storage_options
-        What reaches a URL: see `vczstore.stores.object_store`. fsspec takes its own. Never credentials.
+        Options to open a URL, see `vczstore.stores.object_store`; for fsspec its own. Never credentials.
     no_lock
-        Whether it is written to without its lock.
+        Whether to write without taking the lock.
     branch
-        The branch of a repository; the main one when None.
+        Branch of a repository; main when None.
 
     Raises
     ------
     NotAStoreError
-        If nothing is there.
+        If there is no store.
     TagError
         If there is no such branch.
     UnsuitableError
-        If a branch is named, and the place has none.
+        If a branch is given for a store without branches.
     OptionError
-        If the options do not fit the place.
+        If the options do not fit the location.
     MissingDependencyError
         If the backend is not installed.
     StorageError
-        If it may not be read.
+        If the store cannot be read.
     """
     check_backend(backend_storage)
     options = dict(storage_options or {})
@@ -100,7 +100,7 @@ def open_store(
 def _open_url(
     url: str, backend_storage: str | None, options: Mapping[str, Any], *, no_lock: bool, branch: str | None
 ) -> Store:
-    """As `open_store`, for a path or URL."""
+    """Open a path or URL, as in `open_store`."""
     from vczstore.stores.plain import PlainStore
 
     address = parse(url)
@@ -125,15 +125,15 @@ def _open_url(
 
 
 ICECHUNK_SUFFIX = ".icechunk"
-"""How the name of a store ends that is an Icechunk repository."""
+"""Suffix of the names of Icechunk repositories."""
 
 
 def group_of(url: str) -> tuple[str, str] | None:
     """
-    The repository, and the group in it, that a name such as ``cohort.icechunk#chr1`` stands for; None if for none.
+    Split a name such as ``cohort.icechunk#chr1`` into the repository and the group in it; None if it is no such name.
 
-    A name may have ``#`` in it: what is there on this machine under the whole of it is no group, and elsewhere this is
-    asked once nothing was found there.
+    Store names may contain ``#``: a local path that exists is never split. For remote URLs, check first that there is
+    no store of the whole name.
     """
     place, sharp, group = url.rpartition("#")
     if not (sharp and place and group) or "/" in group:
@@ -141,15 +141,15 @@ def group_of(url: str) -> tuple[str, str] | None:
     path, folder = parse(url).path, parse(place).path
     if path is not None and path.exists():
         return None
-    is_one = place.endswith(ICECHUNK_SUFFIX) or (folder is not None and is_repository(folder))
-    return (place, group) if is_one else None
+    is_group = place.endswith(ICECHUNK_SUFFIX) or (folder is not None and is_repository(folder))
+    return (place, group) if is_group else None
 
 
 def _refuse_group_in_group(operation: str, url: str, path: Path | None) -> None:
-    """Raise an `OptionError` for a new store at ``cohort.icechunk#a/b``: a folder of this name would hide group a."""
+    """Raise an `OptionError` for a new store at ``cohort.icechunk#a/b``: a folder of that name would hide group a."""
     place, sharp, group = url.rpartition("#")
-    is_beside = path is not None and path.parent.is_dir()
-    if sharp and "/" in group and place.endswith(ICECHUNK_SUFFIX) and not is_beside:
+    has_parent = path is not None and path.parent.is_dir()
+    if sharp and "/" in group and place.endswith(ICECHUNK_SUFFIX) and not has_parent:
         raise OptionError(
             f"{operation}: {url} names a group in a group, and the groups of a repository have names without a slash; "
             "choose such a name"
@@ -158,7 +158,7 @@ def _refuse_group_in_group(operation: str, url: str, path: Path | None) -> None:
 
 def backend_of_new(url: str, backend_storage: str | None) -> str | None:
     """
-    Return the backend of a store that is to be made: the one that is asked for, or else what its name says.
+    Return the backend of a store to be created: the requested one, or else that which its name implies.
 
     >>> backend_of_new("cohort.icechunk", None), backend_of_new("cohort.vcz", None)
     ('icechunk', None)
@@ -168,10 +168,10 @@ def backend_of_new(url: str, backend_storage: str | None) -> str | None:
 
 
 def backend_note(store: Store) -> str:
-    """What to tell of a new store whose name says another backend than the one that was asked for."""
+    """Note on a new store whose name implies another backend than the requested one; else empty."""
     if store.atomic or not store.label.rstrip("/").endswith(ICECHUNK_SUFFIX):
         return ""
-    return f"the store is on plain Zarr, as was asked for, though its name ends in {ICECHUNK_SUFFIX}"
+    return f"the store is on plain Zarr, as requested, though its name ends in {ICECHUNK_SUFFIX}"
 
 
 def new_store(
@@ -185,29 +185,29 @@ def new_store(
     reads: Sequence[Location] = (),
 ) -> Store:
     """
-    A place where a store will be. Nothing is created before its transaction begins.
+    Return the `Store` for a location where one will be created, by its transaction.
 
     Parameters
     ----------
     url
         A path or URL.
     operation
-        For messages.
+        Name of the operation, for messages.
     backend_storage
         One of `BACKENDS`; plain Zarr when None.
     storage_options
         As in `open_store`.
     samples_chunks
-        On Icechunk, how many chunk columns of a field have their chunk references in one manifest.
+        On Icechunk, chunk columns of a field per manifest.
     no_lock
         As in `open_store`.
     reads
-        What is read meanwhile.
+        Locations that the operation reads.
 
     Raises
     ------
     UnsuitableError
-        If something is there already, or the place is in a store, or has something in it that is read.
+        If something exists there, or the location is inside a store, or contains a location that is read.
     """
     check_backend(backend_storage)
     options, address = dict(storage_options or {}), parse(url)
@@ -232,7 +232,7 @@ def new_store(
         return repository
     from vczstore.stores.plain import NewPlainStore
 
-    # here by zarr itself, whichever of them is named: obstore opens no folder that is not there yet
+    # for local paths always zarr's own store, since obstore does not open folders that do not exist
     backend = "zarr" if path is not None else backend_storage or "obstore"
     zarr_store = _zarr_store(url, address, backend, options)
     plain = NewPlainStore(zarr_store, label=url, backend=backend, options=options, no_lock=no_lock, operation=operation)
@@ -251,20 +251,20 @@ def repository_to_fill(
     reads: Sequence[Location] = (),
 ) -> Store:
     """
-    Open a repository to fill it, or find the place of a new one free; nothing is created before its transaction begins.
+    Open a repository to fill it, or return a new store for a free location. Nothing is created before the transaction.
 
     Parameters
     ----------
     url, operation, storage_options, samples_chunks, no_lock, reads
         As in `new_store`.
     overwrite
-        Whether it may hold something, which is replaced.
+        Whether an existing repository may be replaced.
 
     Raises
     ------
     UnsuitableError
-        If something is there already, and is no repository, or is not to be replaced; or if the place is in a store,
-        or has something in it that is read.
+        If something exists there that is not a repository, or may not be replaced; or the location is inside a store,
+        or contains a location that is read.
     """
     from vczstore.stores.icechunk import IcechunkStore
 
@@ -289,14 +289,14 @@ def repository_to_fill(
     return store
 
 
-_MARKS = ("sample_id/zarr.json", "sample_id/.zarray", "refs/branch.main/ref.json", "repo")
-"""What lies in a VCZ of format 3 or 2, and in an Icechunk repository of version 1 or 2."""
-_OF_REPOSITORY = "ICE\N{ICE CUBE}CHUNK".encode()
-"""How the last of them begins, whose name others may use."""
+_MARKERS = ("sample_id/zarr.json", "sample_id/.zarray", "refs/branch.main/ref.json", "repo")
+"""Objects that mark a VCZ of format 3 or 2, and an Icechunk repository of version 1 or 2."""
+_REPOSITORY_MAGIC = "ICE\N{ICE CUBE}CHUNK".encode()
+"""Magic bytes of the last one, since other programs may use its name."""
 
 
 def place_of(location: Location) -> Location:
-    """Where a store lies: of a group, the path or URL of its repository."""
+    """The location of a store; for a group, that of its repository."""
     found = group_of(os.fspath(location)) if isinstance(location, str | os.PathLike) else None
     return location if found is None else found[0]
 
@@ -309,25 +309,25 @@ def refuse_nested(
     options: Mapping[str, Any] | None = None,
 ) -> None:
     """
-    Check that what is written would not lie in what is read, or in another store, and that what is read is not in it.
+    Check that the output is not inside an input or another store, and contains no input.
 
     Parameters
     ----------
     operation
-        For messages.
+        Name of the operation, for messages.
     url
-        Where it is going to be written.
+        Location of the output.
     reads
-        What is read: paths, URLs, or what is open already.
+        Locations of the inputs, or open stores.
     backend_storage, options
-        What reaches the place, as in `new_store`.
+        Backend and options of the output, as in `new_store`.
 
     Raises
     ------
     UnsuitableError
-        Naming both.
+        If they are nested; the message names both.
     StorageError
-        If the folder that it would lie in cannot be read.
+        If the parent folder of the output cannot be read.
     """
     place = _real(url)
     assert place is not None
@@ -341,7 +341,7 @@ def refuse_nested(
         try:
             is_store = _has_store(above, backend_storage, options or {})
         except Exception as error:
-            if n:  # whoever may read the folder that it lies in may be kept from those above in many ways
+            if n:  # a parent folder is readable, but the folders above it often are not
                 continue
             if not is_of_storage(error):
                 raise
@@ -354,7 +354,7 @@ def refuse_nested(
 
 
 def _real(location: Location) -> Address | None:
-    """Where something is, links resolved; None if that is not known."""
+    """Address of a location, symlinks resolved; None if it is unknown."""
     import zarr.storage
 
     if isinstance(location, zarr.storage.LocalStore):
@@ -366,29 +366,29 @@ def _real(location: Location) -> Address | None:
 
 
 def _has_store(place: Address, backend_storage: str | None, options: Mapping[str, Any]) -> bool:
-    """Whether a VCZ or an Icechunk repository lies in a place; what may not be read there counts as nothing."""
+    """Whether a VCZ or an Icechunk repository is at an address; False if access is denied."""
     from vczstore.vcz.zarr_objects import get_many
 
     if place.path is not None:
-        found = [_beginning(place.path / name) for name in _MARKS]
+        contents = [_first_bytes(place.path / name) for name in _MARKERS]
     else:
         backend = "fsspec" if backend_storage == "fsspec" else "obstore"
         try:
-            objects = get_many(_zarr_store(place.url, place, backend, options), _MARKS)
+            objects = get_many(_zarr_store(place.url, place, backend, options), _MARKERS)
         except Exception as error:
             if is_denied(error):
                 return False
             raise
-        found = [None if one is None else one.to_bytes() for one in objects]
-    *marks, repository = found
-    return any(mark is not None for mark in marks) or (repository or b"").startswith(_OF_REPOSITORY)
+        contents = [None if obj is None else obj.to_bytes() for obj in objects]
+    *markers, repository = contents
+    return any(marker is not None for marker in markers) or (repository or b"").startswith(_REPOSITORY_MAGIC)
 
 
-def _beginning(path: Path) -> bytes | None:
-    """The first bytes of a file; None if there is none that can be read."""
+def _first_bytes(path: Path) -> bytes | None:
+    """First bytes of a file; None if it does not exist or cannot be read."""
     try:
         with path.open("rb") as file:
-            return file.read(len(_OF_REPOSITORY))
+            return file.read(len(_REPOSITORY_MAGIC))
     except OSError:
         return None
 
@@ -403,22 +403,22 @@ def open_in_place(
     dry_run: bool = False,
 ) -> Store:
     """
-    Open a store to write chunks to it that readers of the old ones must not see; see `Store.in_place`.
+    Open a store to write chunks that readers of the old chunks must not see; see `Store.in_place`.
 
     Parameters
     ----------
     location, backend_storage, storage_options, no_lock, branch
         As in `open_store`.
     dry_run
-        Whether nothing is going to be written. Else the `Store.writer_lock` has to be held before the store is looked
-        at, since what a stopped replacement has left beside a folder is settled then, and may be all there is.
+        Whether nothing will be written. If false, hold `Store.writer_lock` before reading the store: it settles an
+        interrupted replacement, until which the store may be absent.
 
     Raises
     ------
     UnsuitableError
-        If it is on plain Zarr, and no folder of this machine that can be replaced.
+        If it is on plain Zarr, but not in a local folder that can be replaced.
     StorageError
-        If the folder may not be written to.
+        If the folder is not writable.
     """
     from vczstore.stores.folder_swap import ReplacedStore
     from vczstore.stores.leftovers import leftovers
@@ -432,31 +432,31 @@ def open_in_place(
     store = open_store(
         location, backend_storage=backend_storage, storage_options=storage_options, no_lock=no_lock, branch=branch
     )
-    # whether the folder of what is open already may be replaced is not known
+    # for open Zarr stores, path is None, so that they are refused
     return store if store.atomic else ReplacedStore.of(path, store)
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a path is that of a zip file."""
+    """Whether a path is a zip file."""
     import zipfile
 
     return path.is_file() and zipfile.is_zipfile(path)
 
 
 def is_session(location: object) -> bool:
-    """Whether a user hands in an Icechunk session, or the Zarr store of one."""
+    """Whether a location is an Icechunk session, or the Zarr store of one."""
     module = type(location).__module__.partition(".")[0]
     return module == "icechunk" and (isinstance(location, ZarrStore) or hasattr(location, "has_uncommitted_changes"))
 
 
 def refuse_read_only(operation: str, location: Location) -> None:
     """
-    Refuse to write to what can only be read.
+    Refuse to write to a read-only location.
 
     Raises
     ------
     OptionError
-        If it is an Icechunk session, a zip file, a Zarr store that was opened to be read, or at a web address.
+        If it is a web address. For sessions, zip files and read-only Zarr stores, an `UnsuitableError`.
     """
     import zarr.storage
 
@@ -481,7 +481,7 @@ def refuse_read_only(operation: str, location: Location) -> None:
 
 
 def _refuse_branch(branch: str | None, place: str) -> None:
-    """Raise an `UnsuitableError` for a branch of what has none."""
+    """Raise an `UnsuitableError` if a branch is given for a location without branches."""
     if branch is not None:
         raise UnsuitableError(f"--branch {branch}: {place}")
 
@@ -491,7 +491,7 @@ def _is_plain(what: str) -> str:
 
 
 def check_backend(backend_storage: str | None) -> None:
-    """Raise an `OptionError` for a backend that does not exist."""
+    """Raise an `OptionError` for an unknown backend."""
     if backend_storage is not None and backend_storage not in BACKENDS:
         raise OptionError(f"no backend {backend_storage!r}; choose one of {', '.join(BACKENDS)}")
 
@@ -504,7 +504,7 @@ def _check_options(url: str, address: Address, options: Mapping[str, Any]) -> No
 
 
 def is_repository(path: Path) -> bool:
-    """Whether a folder looks like an Icechunk repository; icechunk itself need not be imported for that."""
+    """Whether a folder looks like an Icechunk repository; does not import icechunk."""
     return (path / "snapshots").is_dir() and not (path / "zarr.json").exists()
 
 
@@ -515,7 +515,7 @@ def _detect(url: str, address: Address, options: Mapping[str, Any]) -> str:
 
     if address.key.endswith(".zip"):
         raise NotAStoreError(f"{url}: a zip file is read on this machine alone; download it, or unpack it there")
-    # a repository's objects are its own; a Zarr group has its document at the top
+    # only a Zarr group has one of these documents at the top
     top = get_many(_zarr_store(url, address, "obstore", options), ["zarr.json", ".zgroup"])
     if any(document is not None for document in top):
         return "obstore"
@@ -557,7 +557,7 @@ def _local_store(url: str, path: Path) -> ZarrStore:
 
 
 def _local_fsspec(path: Path) -> ZarrStore:
-    """A path as it is: fsspec decodes no URL, and takes ``::`` for a chain of them."""
+    """Open a path verbatim with fsspec, which would decode URLs and split them at ``::``."""
     import zarr.storage
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from fsspec.implementations.local import LocalFileSystem
