@@ -1,8 +1,8 @@
-"""Sets of stores: what a template with ``{part}`` stands for, and the record of what is about to become visible in all.
+"""Sets of stores: templates with ``{part}``, and the record of changes that are about to become visible in all parts.
 
-The record is a small file beside the stores, in the folder above the first ``{part}``. It is written when all is ready
-and deleted when all is done, so that whoever comes after a run that was killed in between knows what is missing where.
-It holds no sample IDs, and digests of them that are slow to compute.
+The record is a small file in the folder above the first ``{part}``. It is written when all parts are ready, and deleted
+when all are done, so that after an interrupted run the next one knows which parts are missing. It contains no sample
+IDs, only digests of them that are slow to compute.
 """
 
 import glob
@@ -23,14 +23,14 @@ from vczstore.stores.locations import OBJECT_STORES, Address, is_url, parse, rea
 from vczstore.stores.object_store import find, is_of_storage, object_store, reason, require
 
 PART = "{part}"
-"""What stands in a template for the name of a part."""
+"""Placeholder of a template for the name of a part."""
 
 RECORD = ".vczstore-set.json"
-"""What the name of a record ends in."""
+"""Suffix of the names of records."""
 
 
 def is_template(location: object) -> bool:
-    """Whether what a user calls a store by names a set of stores."""
+    """Whether a user's location names a set of stores."""
     return isinstance(location, str | os.PathLike) and PART in os.fspath(location)
 
 
@@ -42,34 +42,34 @@ class Template:
     Attributes
     ----------
     text
-        As it was given.
+        The path or URL, verbatim.
     options
-        The storage options that reach it.
+        Storage options with which it is opened.
     """
 
     text: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, part: str) -> str:
-        """The path or URL of one part."""
+        """Path or URL of one part."""
         return self.text.replace(PART, part)
 
     def find(self, suffixes: Sequence[str] = ()) -> list[str]:
         """
-        The names of the parts that are there, those with numbers in the order of these.
+        Names of the existing parts, in natural order.
 
         Parameters
         ----------
         suffixes
-            What the names of files end in that are parts, where parts may be files.
+            Suffixes of files that are parts, in addition to ``.zip``.
 
         Raises
         ------
         OptionError
-            If it is elsewhere, and there is no way to list the parts: more than its last name differs between them, or
-            it is in no object store.
+            If the parts cannot be listed: a remote template that is not in an object store, or whose parts differ in more
+            than the last name.
         NotAStoreError
-            If what fits is a link to what is not there, such as a part on a disk that is not mounted.
+            If a matching path is a dangling symlink, such as one to a disk that is not mounted.
         """
         folder, names = self._split
         if groups := self._groups():
@@ -77,7 +77,7 @@ class Template:
         elif folder.path is not None:
             self._refuse_dead_links(folder.path, names)
             found = glob.glob("*".join(map(glob.escape, names.split(PART))), root_dir=folder.path)
-            files = (".zip", *suffixes)  # other files lie beside stores: keys of withdrawn samples, for one
+            files = (".zip", *suffixes)  # other files may be beside stores, such as withdrawal keys
             found = [name for name in found if (folder.path / name).is_dir() or name.lower().endswith(files)]
         elif folder.kind not in OBJECT_STORES or "/" in names:
             raise OptionError(
@@ -93,7 +93,7 @@ class Template:
         return sorted({match["part"] for match in matches if match}, key=_natural)
 
     def _refuse_dead_links(self, folder: Path, names: str) -> None:
-        """Raise a `NotAStoreError` for a link that fits, or is above what fits, and whose target is not there."""
+        """Raise a `NotAStoreError` if a match, or a folder above one, is a dangling symlink."""
         levels = names.split("/")
         for i in range(len(levels)):
             above = "/".join(levels[: i + 1])
@@ -106,20 +106,20 @@ class Template:
                     )
 
     def _match(self, name: str, names: str | None = None) -> re.Match[str] | None:
-        """The name of a part in a path from the folder of the set."""
+        """Match a path relative to the set's folder; the group ``part`` is the name of the part."""
         first, *others = (re.escape(piece) for piece in (names or self._split[1]).split(PART))
         return re.fullmatch(f"{first}(?P<part>[^/]+){'(?P=part)'.join(others)}", name)
 
     def takes(self, text: str) -> bool:
-        """Whether what lies at places with ``{part}`` in their names would be found as parts of this set, too."""
+        """Whether locations given by another template would be found as parts of this set, too."""
         other, names = Template(text)._split
         return other.url == self._split[0].url and self._match(names.replace(PART, "part")) is not None
 
     def _groups(self) -> list[str]:
-        """The groups of the repository whose groups are the parts; none where each part has a place of its own."""
+        """The groups of a repository whose groups are the parts; empty if the parts are separate stores."""
         if "#" not in self.text:
             return []
-        from vczstore.stores.icechunk import IcechunkStore  # here, since they take long to import
+        from vczstore.stores.icechunk import IcechunkStore  # here, since importing icechunk is slow
         from vczstore.stores.resolve import group_of
 
         found = group_of(self.text)
@@ -131,30 +131,30 @@ class Template:
 
     @property
     def record(self) -> "RecordFile":
-        """Where the record of the set lies: the same place for all spellings of one set."""
+        """Location of the set's record, the same for all spellings of the template."""
         return RecordFile(self.text, self._split[0].url, f".{self.name}{RECORD}", self.options)
 
     @property
     def name(self) -> str:
         """
-        What tells the set from others in its folder, which may have parts in common with it.
+        Identifier of the set within its folder, where other sets may share parts with it.
 
-        Where another template would read the same, a digest of this one follows; its folder may be moved.
+        A digest is appended where another template could give the same name. It does not depend on the folder.
         """
         names = self._split[1]
-        said = names.replace(PART, "PART").replace("/", "_")
+        name = names.replace(PART, "PART").replace("/", "_")
         is_clear = "/" not in names and "PART" not in names
-        return said if is_clear else f"{said}-{hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"
+        return name if is_clear else f"{name}-{hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"
 
     @property
     def _split(self) -> tuple[Address, str]:
         """
-        The folder above the first ``{part}``, links resolved, and the names below it: the same for all spellings.
+        The folder above the first ``{part}``, symlinks resolved, and the names below it: the same for all spellings.
 
         Raises
         ------
         OptionError
-            If there is none.
+            If ``{part}`` is in the name of the bucket, or followed by ``..``.
         """
         if is_url(self.text) and PART in self.text.partition("://")[2].partition("/")[0]:
             raise OptionError(f"{self.text}: the parts of a set lie in one bucket; put {PART} behind its name")
@@ -171,7 +171,7 @@ class Template:
 
 
 def canonical(location: str) -> str:
-    """What names a place, the same for all spellings of it."""
+    """A path or URL that is the same for all spellings of a location."""
     address = parse(location)
     return address.url if address.path is None else str(real_path(address.path))
 
@@ -182,7 +182,7 @@ def _literal(text: str) -> str:
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """
-    The order of names: numbers in them by their values, before letters.
+    Sort key for natural order: numbers by value, before letters.
 
     >>> sorted(["chrX", "chr10", "chr2"], key=_natural)
     ['chr2', 'chr10', 'chrX']
@@ -194,18 +194,18 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 @dataclass(frozen=True)
 class PartRecord:
     """
-    What a record says of one part.
+    The record of one part.
 
     Attributes
     ----------
     base
-        Its state before.
+        `Vcz.state` of the part before the operation.
     snapshot
-        The snapshot that is going to be what readers see; None of a store without snapshots.
+        ID of the snapshot to be published; None for a store without snapshots.
     before, after
-        Digests of its sample IDs.
+        Digests of its sample IDs, before and after the operation.
     is_done
-        Whether it is done: of a store without snapshots, or before a purge, which deletes these.
+        Whether the part is done: set in stores without snapshots, and before a purge, which deletes snapshots.
     """
 
     base: str
@@ -218,24 +218,24 @@ class PartRecord:
 @dataclass(frozen=True)
 class Record:
     """
-    What is about to become visible in all parts of a set.
+    The changes that are about to become visible in all parts of a set.
 
     Attributes
     ----------
     id
-        A digest of what was asked for: who asks for the same completes it.
+        Digest of the request: the same request, made again, completes it.
     operation, summary
-        What is done, in words.
+        Description of the operation.
     parts
-        What is done to each part, in their order.
+        The record of each part, in order.
     tags
-        The tags that all parts get once it is visible in all.
+        Tags to create in all parts once all are published.
     branch
-        The branch on which it becomes visible, of stores that have any.
+        Branch on which they are published; empty for stores without branches.
     is_hidden
-        Whether a part that has the samples that it had is surely as it was.
+        Whether a part that still has its old sample IDs is certain to be unchanged.
     purge
-        What the purge that follows does with tags, once all parts are done; nothing follows if empty.
+        How the purge that follows treats tags; empty if no purge follows.
     """
 
     id: str
@@ -249,17 +249,17 @@ class Record:
 
     @property
     def is_staged(self) -> bool:
-        """Whether all that is missing waits in the stores, and has only to be published."""
+        """Whether all parts have staged snapshots, so that it can be completed by publishing them."""
         return all(part.snapshot is not None for part in self.parts.values())
 
     def with_done(self, *parts: str) -> "Record":
-        """The same once some parts are done."""
-        return replace(self, parts={**self.parts, **{one: replace(self.parts[one], is_done=True) for one in parts}})
+        """Return the record with some parts marked as done."""
+        return replace(self, parts={**self.parts, **{part: replace(self.parts[part], is_done=True) for part in parts}})
 
 
 @dataclass(frozen=True)
 class RecordFile:
-    """Where the record of a set lies: a file, or an object, beside its stores."""
+    """Location of a set's record: a file or object in the folder of the set."""
 
     label: str
     folder: str
@@ -268,25 +268,25 @@ class RecordFile:
 
     @property
     def place(self) -> str:
-        """Its path or URL."""
+        """Path or URL of the record."""
         return f"{self.folder.rstrip('/')}/{self.name}"
 
     def read(self) -> Record | None:
         """
-        The record; None where nothing is under way.
+        Read the record; None if no operation is pending.
 
         Raises
         ------
         DamagedStoreError
-            If it cannot be understood.
+            If it cannot be decoded.
         """
         content = self._get()
         if content is None:
             return None
         try:
-            said = json.loads(content)
-            parts = {str(name): PartRecord(**one) for name, one in said["parts"].items()}
-            return Record(**{**said, "parts": parts, "tags": tuple(said["tags"])})
+            document = json.loads(content)
+            parts = {str(name): PartRecord(**part) for name, part in document["parts"].items()}
+            return Record(**{**document, "parts": parts, "tags": tuple(document["tags"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedStoreError(
                 f"{self.label}: {self.place} is no record of this version, and says what was stopped halfway; complete "
@@ -295,7 +295,7 @@ class RecordFile:
 
     def write(self, record: Record) -> None:
         """
-        Write it whole; on this machine it is on disk before this returns.
+        Write the record atomically; a local file is flushed to disk.
 
         Raises
         ------
@@ -327,7 +327,7 @@ class RecordFile:
         sync_names(path.parent)
 
     def delete(self) -> None:
-        """All is done, or nothing was begun: what a killed process has half written goes, too."""
+        """Delete the record, and any half-written file of it."""
         path = self._path
         if path is not None:
             path.unlink(missing_ok=True)
@@ -359,14 +359,14 @@ class RecordFile:
 
 def require_parts(operation: str, template: Template, parts: Sequence[str]) -> None:
     """
-    Check that there are parts, each once, whose names are names.
+    Check that parts are given, have valid names, and are distinct.
 
     Raises
     ------
     NotAStoreError
-        If there are none.
+        If no parts are given.
     OptionError
-        If one is no name, or there twice.
+        If a name is invalid or given twice.
     """
     if not parts:
         raise NotAStoreError(f"{operation}: {template.text}: no part is there; correct the path, or make it")

@@ -1,4 +1,4 @@
-"""A VCZ at an ``http://`` or ``https://`` address: it can be read, and nothing else."""
+"""Read-only access to a VCZ at an ``http://`` or ``https://`` address."""
 
 import asyncio
 import json
@@ -18,10 +18,10 @@ from vczstore.vcz import arrays, encoded_chunks, zarr_objects
 
 class WebStore(ObjectStore[Any]):
     """
-    The objects below an address.
+    The objects below a web address.
 
-    HTTP lists nothing. What lies in a folder is what consolidated metadata name, and what the page links to that many
-    servers show for a folder; what the arrays are is read from their own metadata.
+    HTTP has no listing. The members of a folder are those named by consolidated metadata, and those linked by the index
+    page that many servers show for a folder; array metadata are read from the arrays' own documents.
     """
 
     def __init__(self, store: Any, url: str) -> None:
@@ -29,11 +29,11 @@ class WebStore(ObjectStore[Any]):
         self.url = url
 
     def with_read_only(self, read_only: bool = False) -> "WebStore":
-        """It is always read-only."""
+        """Return the store itself, which is always read-only."""
         return self
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        """Names in a folder."""
+        """The names in a folder."""
         prefix = prefix.strip("/")
         listed = [
             found for found in (await self._consolidated(prefix), await self._linked(prefix)) if found is not None
@@ -52,7 +52,7 @@ class WebStore(ObjectStore[Any]):
 
         try:
             return bytes(await (await obstore.get_async(self.store, key)).bytes_async())
-        except (FileNotFoundError, PermissionDeniedError):  # many servers forbid to look at a folder
+        except (FileNotFoundError, PermissionDeniedError):  # many servers deny access to folders
             return None
 
     async def _consolidated(self, prefix: str) -> set[str] | None:
@@ -76,7 +76,7 @@ class WebStore(ObjectStore[Any]):
         return {name for name in names if name and "/" not in name and "?" not in name}
 
     def entries(self) -> Iterator[tuple[str, object, object]]:
-        """The key, size and entity tag of every metadata document and chunk."""
+        """The key, size and ETag (or modification time) of every metadata document and chunk that exists."""
         members = dict(zarr.open_group(self, mode="r", use_consolidated=False).arrays())
         documents = (key for path in ("", *members) for key in _documents(path))
         chunks = (
@@ -100,14 +100,14 @@ class WebStore(ObjectStore[Any]):
 
 
 class _Links(HTMLParser):
-    """Where the links of a page lead."""
+    """Collects the targets of a page's links."""
 
     def __init__(self) -> None:
         super().__init__()
         self.targets: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take a link."""
+        """Collect the target of an ``a`` tag."""
         self.targets += [value for name, value in attrs if tag == "a" and name == "href" and value]
 
 

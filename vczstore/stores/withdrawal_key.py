@@ -1,8 +1,8 @@
 """
-The key of withdrawn sample IDs: without it, what a store keeps of these IDs cannot be compared with any ID.
+The key of withdrawn sample IDs. Without it, the digests of these IDs in a store cannot be compared with any ID.
 
-It comes from the environment, or lies beside the store, so that who has the store alone does not have it. What is
-open already, or fills a bucket, has no place beside it that is known here.
+It comes from the environment or from a file or object beside the store, so that a copy of the store does not include
+it. For open stores, and stores that fill a whole bucket, no location beside the store is known.
 """
 
 import os
@@ -26,15 +26,15 @@ from vczstore.stores.object_store import is_of_storage, object_store, put_condit
 VARIABLE = "VCZSTORE_WITHDRAWAL_KEY"
 SUFFIX = ".withdrawal-key"
 MIN_LENGTH = 32
-"""Characters of a key: as many as 16 random bytes have in hexadecimal."""
+"""Minimum length of a key in characters, that of 16 random bytes in hexadecimal."""
 _UNFINISHED = 3600
-"""Seconds after which a temporary file is one of a writer that was killed."""
+"""Age in seconds at which a temporary file is considered left by a killed writer."""
 _ATTEMPTS = 3
 
 
 def from_environment() -> str | None:
     """
-    Return the key that the environment gives.
+    Return the key from the environment; None if it is not set.
 
     Raises
     ------
@@ -54,29 +54,29 @@ _new_keys = dict[int | str, str]()
 
 def new_key(store: Store) -> str:
     """
-    Return a random key for an open store: the same each time, since steps of a job need it before it is written.
+    Return a random key for an open store, the same on each call: steps of a job need it before it is written.
 
-    The groups of a repository, of which several may be edited in one commit, have one key.
+    All groups of a repository have the same key, since several may be edited in one commit.
     """
-    of = store.place if store.group else id(store)
-    if of not in _new_keys:
-        _new_keys[of] = secrets.token_hex(32)
+    identity = store.place if store.group else id(store)
+    if identity not in _new_keys:
+        _new_keys[identity] = secrets.token_hex(32)
         if not store.group:
-            weakref.finalize(store, _new_keys.pop, of, None)
-    return _new_keys[of]
+            weakref.finalize(store, _new_keys.pop, identity, None)
+    return _new_keys[identity]
 
 
 @dataclass(frozen=True)
 class KeyPlace:
     """
-    Where the key of a store lies: a file, or an object, beside it.
+    Location of a store's key: a file or object beside the store.
 
     Attributes
     ----------
     path
-        The file; None in an object store.
+        Path of the file; None in an object store.
     address, options
-        The object, and what reaches it.
+        Address of the object, and its storage options.
     """
 
     path: Path | None
@@ -85,13 +85,13 @@ class KeyPlace:
 
     @classmethod
     def of(cls, store: Store) -> "KeyPlace | None":
-        """The place beside a store; None if there is none that is known."""
+        """Return the location for a store; None if none is known."""
         if (folder := store.folder) is not None:
             return cls(folder.with_name(folder.name + SUFFIX)) if folder.name else None
         if store.label.startswith("<"):
             return None
         address = parse(store.place)
-        if address.path is not None:  # there is no folder yet
+        if address.path is not None:  # the folder does not exist yet
             folder = Path(os.path.realpath(address.path))
             return cls(folder.with_name(folder.name + SUFFIX))
         if address.kind not in OBJECT_STORES or not address.key:
@@ -109,7 +109,7 @@ class KeyPlace:
         Raises
         ------
         StorageError
-            If it cannot be read, or what lies there is too short for a key.
+            If it cannot be read, or is too short.
         """
         try:
             if self.path is not None:
@@ -130,12 +130,12 @@ class KeyPlace:
 
     def create(self, key: str) -> None:
         """
-        Write a key where there is none: all of it, or nothing.
+        Write the key atomically if none exists.
 
         Raises
         ------
         ConflictError
-            If another writer has put another one there meanwhile.
+            If another writer has created a different key in the meantime.
         StorageError
             If it cannot be written.
         """
@@ -147,7 +147,7 @@ class KeyPlace:
             raise ConflictError(f"{self}: another writer has made a key meanwhile; run this again")
 
     def _create(self, text: str) -> bool:
-        """Write it; False if something is there."""
+        """Write the key; return False if one exists."""
         if self.path is None:
             folder, name = self._in_object_store()
             return put_conditionally(folder, name, text.encode(), "create") is not None
@@ -158,14 +158,14 @@ class KeyPlace:
         return True
 
     def _in_object_store(self) -> tuple[Any, str]:
-        """What obstore opens, and the object's name in it."""
+        """Store opened by obstore for the parent folder, and the key's name in it."""
         assert self.address is not None
         folder, _, name = self.address.key.rpartition("/")
         inside = Address(self.address.kind, self.address.root, folder, self.address.account)
         return object_store(inside, self.options), name
 
     def _failure(self, what: str, error: Exception) -> Exception:
-        if isinstance(error, VczstoreError):  # that obstore is not installed
+        if isinstance(error, VczstoreError):  # obstore is not installed
             return type(error)(f"{self}: the key of withdrawn samples cannot be {what}: {error}, or set {VARIABLE}")
         if not is_of_storage(error):
             return error
@@ -176,22 +176,22 @@ class KeyPlace:
 
 def delete_unfinished_keys(folder: Path | None) -> None:
     """
-    Delete the files beside a store in which writers that were killed had begun to write its key.
+    Delete the temporary files of killed writers of a store's key.
 
-    No lock is held for it, so files that a writer may be at work on stay, and so do those that another user owns.
+    This takes no lock, so recent files, which may be in use, are kept, and so are those owned by other users.
     """
     if folder is None:
         return
     name = re.compile(re.escape(folder.name + SUFFIX) + r"\.[0-9a-f]{16}")
     with suppress(OSError):
         for path in folder.parent.iterdir():
-            with suppress(OSError):  # as in a folder with the sticky bit
+            with suppress(OSError):  # such as in a folder with the sticky bit
                 if name.fullmatch(path.name) and path.stat().st_mtime < time.time() - _UNFINISHED:
                     path.unlink()
 
 
 def _create_file(path: Path, text: str) -> None:
-    """Make a file that only its owner may read, where there is none; it comes to be with all that is in it."""
+    """Create a file atomically with its content, readable only by its owner; `FileExistsError` if one exists."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(FileNotFoundError):  # another process has deleted the temporary file
             return _create_once(path, text)
@@ -206,14 +206,14 @@ def _create_once(path: Path, text: str) -> None:
             os.link(temporary, path)
         except (FileExistsError, FileNotFoundError):
             raise
-        except OSError:  # there are no links here
+        except OSError:  # hard links are not supported
             _claim(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _claim(temporary: Path, path: Path) -> None:
-    """Rename a file to a name that is free: an empty file takes the name, and is replaced at one moment."""
+    """Rename a file to an unused name: an empty file reserves the name, and is then replaced atomically."""
     _fill(path, "")
     try:
         temporary.replace(path)
@@ -223,7 +223,7 @@ def _claim(temporary: Path, path: Path) -> None:
 
 
 def _fill(path: Path, text: str) -> None:
-    """Make a file; if it cannot be filled, it goes."""
+    """Create a file readable only by its owner, and flush it to disk; delete it on failure."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -237,11 +237,11 @@ def _fill(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class CreateKey:
-    """The key of a store comes to lie beside it, before the store has anything that needs it."""
+    """Create a store's key, before the store contains anything that depends on it."""
 
     place: KeyPlace
     key: str = field(repr=False)
 
     def apply(self, store: ZarrStore) -> None:
-        """Write it."""
+        """Write the key if none exists."""
         self.place.create(self.key)

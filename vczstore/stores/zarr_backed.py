@@ -1,4 +1,4 @@
-"""What stores have in common that are reached through one Zarr store: plain Zarr, and sessions of Icechunk."""
+"""Base class of stores accessed through one Zarr store: plain Zarr, and Icechunk sessions."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,20 +21,20 @@ from vczstore.vcz.model import Vcz
 from vczstore.vcz.zarr_objects import reading, stored_bytes
 
 _KEPT = {"tag": "tags", "branch": "branches", "publish": "branches"}
-"""What operations need that plain Zarr lacks."""
+"""Features of operations that plain Zarr does not have."""
 
 
 @dataclass(frozen=True)
 class NoHistory:
     """
-    The history of a store on plain Zarr: there is none.
+    The history of a store on plain Zarr, which is empty.
 
     Attributes
     ----------
     label
-        How messages call the store.
+        Name of the store in messages.
     folder
-        The folder of this machine in which it lies; None elsewhere.
+        Local folder of the store; None elsewhere.
     """
 
     label: str
@@ -42,14 +42,14 @@ class NoHistory:
     is_kept = False
 
     def require(self, operation: str) -> NoReturn:
-        """Raise a `TagError`, and say what keeps one."""
+        """Raise a `TagError` with advice on how to get a store with history."""
         raise TagError(
             f"{operation}: {self.label} is plain Zarr, which has no {_KEPT.get(operation, 'history')}; "
             f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that has"
         )
 
     def tags(self) -> dict[str, str]:
-        """None."""
+        """Empty."""
         return {}
 
     def create_tag(self, name: str, snapshot: str | None = None) -> str:
@@ -61,11 +61,11 @@ class NoHistory:
         self.require("tag")
 
     def snapshots(self, start: str | None = None) -> Iterator[Snapshot]:
-        """None."""
+        """Empty."""
         return iter(())
 
     def content(self, snapshot: str) -> str:
-        """Itself."""
+        """The ID itself."""
         return snapshot
 
     def branches(self) -> Branches:
@@ -73,27 +73,27 @@ class NoHistory:
         self.require("branch")
 
     def changed_chunks(self, since: str, until: str) -> None:
-        """Not known."""
+        """None: unknown."""
 
     def reachable(self) -> list[str]:
-        """None."""
+        """Empty."""
         return []
 
     def unreachable(self, snapshots: Sequence[str], names: Mapping[str, set[str]]) -> dict[str, int]:
-        """None: what no array has is another matter."""
+        """Empty: chunks outside the arrays' shapes are not counted here."""
         return {}
 
     def refuse_pins(self, *, changing: bool = False, keep: Collection[str] = (), published: str | None = None) -> None:
-        """There are none."""
+        """No-op: there are no tags or branches."""
 
     def purge(
         self, *, tags: str, keep: Collection[str], base: str | None, before: Check
     ) -> tuple[str | None, dict[str, int], list[str]]:
-        """Delete half-written files: what was removed is overwritten already."""
+        """Delete half-written files. Removed data are already overwritten."""
         return None, delete_half_written(self.folder), []
 
     def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
-        """Half-written files."""
+        """Count half-written files."""
         return delete_half_written(self.folder, dry_run=True), []
 
     def rewriting(self, tag: str) -> AbstractContextManager[Store]:
@@ -105,7 +105,7 @@ class NoHistory:
         self.require("tag")
 
     def complete_renames(self) -> dict[str, str]:
-        """None."""
+        """Empty."""
         return {}
 
     def refuse_tag(self, name: str) -> None:
@@ -113,7 +113,7 @@ class NoHistory:
         self.require("tag")
 
     def stage(self, base: str, of: str) -> NoReturn:
-        """Raise a `TagError`: nothing can be staged."""
+        """Raise a `TagError`."""
         self.require("stage")
 
     def publish(self, snapshot: str, base: str, branch: str) -> None:
@@ -121,20 +121,20 @@ class NoHistory:
         self.require("publish")
 
     def shows(self, snapshot: str, branch: str) -> bool:
-        """There are no snapshots."""
+        """False: there are no snapshots."""
         return False
 
     def staged(self) -> list[str]:
-        """None: nothing is staged."""
+        """Empty."""
         return []
 
     def unstage(self, of: str) -> None:
-        """Nothing is staged."""
+        """No-op."""
 
 
 @dataclass(frozen=True)
 class ZarrBacked:
-    """A VCZ that is reached through one Zarr store; as it is on plain Zarr, unless a kind of place says otherwise."""
+    """A VCZ accessed through one Zarr store. Behaves like plain Zarr unless a subclass overrides it."""
 
     zarr_store: ZarrStore
     label: str
@@ -147,21 +147,21 @@ class ZarrBacked:
 
     @property
     def place(self) -> str:
-        """Its path or URL."""
+        """Path or URL of the store."""
         return self.label
 
     def beside(self) -> list[Self]:
-        """Itself: nothing else has its history."""
+        """The store alone: no other store shares its history."""
         return [self]
 
     @property
     def folder(self) -> Path | None:
-        """The folder of this machine in which everything is."""
+        """Local folder of the store, symlinks resolved; None elsewhere."""
         return folder_behind(self.zarr_store)
 
     @property
     def pickles(self) -> bool:
-        """Other processes reach all places but this process's own memory."""
+        """Whether other processes can open the store: not if it is in memory."""
         return not isinstance(self.zarr_store, MemoryStore)
 
     @property
@@ -171,20 +171,20 @@ class ZarrBacked:
 
     @property
     def history(self) -> History:
-        """None is kept."""
+        """An empty history."""
         return NoHistory(self.label, self.folder)
 
     @property
     def branch(self) -> None:
-        """None: there is one state alone."""
+        """None: there are no branches."""
 
     @property
     def why_consistent(self) -> str | None:
-        """None: an operation that is stopped may leave something."""
+        """None: an interrupted operation may leave something to repair."""
         return None
 
     def open(self, at: str | None = None) -> Vcz:
-        """Read the metadata; plain Zarr has no other moment than now."""
+        """Read the metadata of the current state, the only one on plain Zarr."""
         if at is not None:
             raise UnsuitableError(
                 f"info: {self.label} is plain Zarr, which has no tag or snapshot {at!r}; "
@@ -193,7 +193,7 @@ class ZarrBacked:
         return Vcz.read(reading(self.zarr_store), self.label)
 
     def stored_bytes(self) -> int | None:
-        """The size of all objects, where that takes no listing of a remote place."""
+        """Bytes of all objects; None if this would require listing a remote location."""
         return stored_bytes(self.zarr_store)
 
     def first_step(self, transaction: Transaction, check: Check | None = None) -> AbstractContextManager[Transaction]:
@@ -201,32 +201,32 @@ class ZarrBacked:
         return nullcontext(transaction)
 
     def renumbering(self, array: AnyArray, axis: int, columns: Sequence[tuple[int, int]]) -> NoReturn:
-        """Plain Zarr has no references to chunks: their keys are their numbers."""
+        """Raise an `UnsuitableError`: chunks on plain Zarr are stored under their numbers."""
         raise UnsuitableError(f"{self.label} is plain Zarr, whose chunks keep their numbers")
 
     def unlocked(self) -> Self:
-        """The same, to be written to without its lock."""
+        """The same store, written without taking its lock."""
         return replace(self, no_lock=True)
 
     def exclusive_lock(self, *, wait: bool = False, watch: bool = False) -> AbstractContextManager[HeldLock]:
-        """Hold the lock of the store; one in memory, or of a kind that names no place, has it within this process."""
+        """Hold the lock of the store; a store in memory, or of unknown location, has one within this process."""
         return hold(self, wait=wait, watch=watch)
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
-        """Hold the lock of the store: two writers would mix their chunks."""
+        """Hold the lock of the store, since two writers would mix their chunks."""
         return self.exclusive_lock(watch=True)
 
     def retry_lock(self) -> AbstractContextManager[HeldLock]:
-        """Nothing more: the lock is held already."""
+        """No additional lock: `writer_lock` is held already."""
         return unheld()
 
     def settle(self) -> None:
-        """What lies beside the store is of concern to who writes into its folder; see `PlainStore`."""
+        """No-op: only stores in local folders have leftovers beside them; see `PlainStore`."""
 
     def collect_garbage(
         self, *, before: Check, dry_run: bool, keep: Keep | None = None
     ) -> tuple[str | None, dict[str, int]]:
-        """Delete, or count, the chunks outside the arrays' shapes, which an append that was stopped leaves."""
+        """Delete, or count, the chunks outside the arrays' shapes, left by interrupted appends."""
         vcz, store = self.open(), self.zarr_store.with_read_only(False)
         vcz.require_whole("gc", edited=False)
         found = [clear_outside(array, store, dry_run=dry_run) for array in (*vcz.arrays.values(), *vcz.inner.values())]
@@ -234,11 +234,11 @@ class ZarrBacked:
         return None, counts | delete_half_written(self.folder, dry_run=dry_run)
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
-        """All: what is written before it becomes visible may be all that a stopped operation leaves."""
+        """Return all edits: preparations may be all that an interrupted operation leaves."""
         return edits
 
     def after_failure(self, if_stopped: str, visible: int) -> str:
-        """Plans that are done are visible, one that was stopped is half-done."""
+        """Earlier plans are visible; the interrupted one may be half-done."""
         before = (
             f"the {visible} steps before it are done; " if visible > 1 else "the step before it is done; " * visible
         )
