@@ -119,7 +119,7 @@ def foresee(store: Store, tags: str, *, changing: bool = False) -> Foreseen:
     changing
         Whether a commit comes before it, such as a removal.
     """
-    counts, names = store.history.foreseen(tags=tags, changing=changing)
+    counts, names = store.history.preview_purge(tags=tags, changing=changing)
     recreated: tuple[str, ...] = ()
     if tags == RECREATE and store.history.is_kept:
         present = {REMOVED, *store.open().sample_ids.tolist()}

@@ -22,7 +22,7 @@ from vczstore.execution.options import Options
 from vczstore.stores import parent_metadata
 from vczstore.stores.base import Location, Store
 from vczstore.stores.edits import Consolidate, Edit, Reconsolidate, SetNoFill, SetShape
-from vczstore.stores.leftovers import delete_half_written, foreseen, leftovers, settle, settling
+from vczstore.stores.leftovers import delete_half_written, leftovers, preview, settle, settling
 from vczstore.stores.locations import folder_of
 from vczstore.stores.resolve import place_of
 from vczstore.vcz import vcf_headers
@@ -176,7 +176,7 @@ def _compaction(path: Path | None, opts: Options, *, dry_run: bool) -> list[str]
     if path is None or not leftovers(path):
         return []
     with nullcontext() if dry_run else settling(path, no_lock=opts.no_lock):
-        outcome = foreseen(path) if dry_run else settle(path)
+        outcome = preview(path) if dry_run else settle(path)
     match outcome:
         case "completed":
             return ["a replacement of the store that was stopped is completed: the store as it was before is deleted"]

@@ -369,7 +369,7 @@ class _Look:
             folder, _, name = key.partition("/")
             folders.get(folder, set()).add(name)
         left = store.history.unreachable(snapshots, folders)
-        with_ids = [one for one in snapshots if any(self._is_in(vcz, one) for vcz in store.beside())]
+        with_ids = [one for one in snapshots if any(self._is_in(vcz, one) for vcz in store.sharing_history())]
         label = self.shown(store.label)
         if with_ids:
             self.reasons.append(

@@ -515,7 +515,7 @@ class Execution:
             yield from self._write(step.plan, number, step.run, transaction)
             return
         with step.plan.store.first_step(transaction, self.before_commit) as own:
-            yield from self._write(step.plan.from_store(own.found()) if number else step.plan, number, step.run, own)
+            yield from self._write(step.plan.from_store(own.view()) if number else step.plan, number, step.run, own)
 
     def _write(self, plan: Plan, step: int, run: Run, transaction: Transaction) -> Stages:
         """

@@ -159,7 +159,7 @@ class Transaction(Protocol):
             The store that tasks read and write. It can be pickled; pass the store that a task sends back to `collect`.
         """
 
-    def found(self) -> ZarrStore:
+    def view(self) -> ZarrStore:
         """The Zarr store with the writes of all finished steps, to be read while the next step writes."""
 
     def collect(self, store: ZarrStore) -> None:
@@ -331,7 +331,7 @@ class History(Protocol):
             If an object could not be deleted.
         """
 
-    def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
+    def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         """
         Return what a purge would delete: numbers by kind, and the names of tags and branches.
 
@@ -535,7 +535,7 @@ class Store(Lockable, Protocol):
             If there is no VCZ.
         """
 
-    def beside(self) -> Sequence["Store"]:
+    def sharing_history(self) -> Sequence["Store"]:
         """All VCZs that share this store's history, itself included: those in the groups of its repository."""
 
     def stored_bytes(self) -> int | None:

@@ -287,7 +287,7 @@ class Replacement:
         for edit in edits:
             edit.apply(target)
 
-    def found(self) -> ZarrStore:
+    def view(self) -> ZarrStore:
         """The old store."""
         return self.store.zarr_store
 

@@ -17,21 +17,21 @@ def innermost(store: ZarrStore) -> Any:
 
 def protocols(store: Any) -> tuple[str, ...]:
     """The fsspec protocols of a Zarr store's file system and of those it wraps; empty for other stores."""
-    found: list[str] = []
+    names: list[str] = []
     fs = getattr(store, "fs", None) if type(store).__name__ == "FsspecStore" else None
     while fs is not None:
-        found += [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+        names += [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
         fs = getattr(fs, "fs", None) or getattr(fs, "sync_fs", None)
-    return tuple(found)
+    return tuple(names)
 
 
 def folder_behind(store: ZarrStore) -> Path | None:
     """The local folder behind a Zarr store of any kind, symlinks resolved; None if there is none."""
-    found, inner = None, innermost(store)
+    folder, inner = None, innermost(store)
     if isinstance(inner, LocalStore):
-        found = inner.root
+        folder = inner.root
     elif isinstance(inner, ObjectStore) and type(inner.store).__name__ == "LocalStore":
-        found = inner.store.prefix
+        folder = inner.store.prefix
     elif "file" in protocols(inner):
-        found = inner.path
-    return None if found is None else Path(os.path.realpath(found))
+        folder = inner.path
+    return None if folder is None else Path(os.path.realpath(folder))

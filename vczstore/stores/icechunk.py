@@ -161,7 +161,7 @@ class IcechunkStore:
             return sorted(top.group_keys())
         return []
 
-    def beside(self) -> list[Self]:
+    def sharing_history(self) -> list[Self]:
         """The VCZs that share this history: for a group, those in all groups of the repository; else this one."""
         names = self.groups() if self.group else [""]
         return [replace(self, group=name, label=f"{self.place}#{name}" if name else self.label) for name in names]
@@ -512,7 +512,7 @@ class IcechunkTransaction:
         if fork.session.has_uncommitted_changes:
             self.session.merge(fork.session)
 
-    def found(self) -> ZarrStore:
+    def view(self) -> ZarrStore:
         """The Zarr store with the writes of all finished steps, to be read while the next step writes."""
         session = self.session.fork() if self.session.has_uncommitted_changes else self.session
         return within(session.store, self.store.group)
@@ -603,14 +603,14 @@ class IcechunkTransaction:
         except icechunk.IcechunkError as error:
             self.is_unknown = not self.store.branch.startswith(STAGED)  # no reader sees a staged commit
             try:
-                found = self._find_commit(base, mark)
+                snapshot = self._find_commit(base, mark)
             except icechunk.IcechunkError:
                 raise StorageError(f"{self.store.label}: {reason(error)}") from error
             self.is_unknown = False
-            if found is None:
+            if snapshot is None:
                 raise
             self.is_on_branch = True
-            return found
+            return snapshot
 
     def _find_commit(self, base: str, mark: str) -> str | None:
         """ID of this commit's snapshot on the branch; None if it is not there."""

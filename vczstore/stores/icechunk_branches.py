@@ -120,12 +120,12 @@ class IcechunkBranches:
 
     def _ahead(self, name: str) -> int:
         """Count the snapshots of a branch that main does not have."""
-        known = set[str]()
+        on_main = set[str]()
         for info in self.repository.ancestry(branch=BRANCH):
-            known |= {str(info.id), *same_as(info)}
+            on_main |= {str(info.id), *same_as(info)}
         n = 0
         for info in self.repository.ancestry(branch=name):
-            if str(info.id) in known:
+            if str(info.id) in on_main:
                 break
             n += 1
         return n

@@ -213,7 +213,7 @@ class IcechunkHistory:
                 raise StaleError(f"purge: {self.label}: {', '.join(new)} was made while it ran; {sweep.again}")
         return sweep.snapshot, sweep.counts, [*pins, *branches]
 
-    def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
+    def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         """
         Return what a purge would delete.
 

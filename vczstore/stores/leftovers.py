@@ -49,7 +49,7 @@ def leftovers(path: Path) -> list[Path]:
     if not path.parent.is_dir():
         return []
     begin = f".{path.name}{SUFFIX}."
-    return sorted(beside for beside in path.parent.iterdir() if beside.name.startswith(begin))
+    return sorted(sibling for sibling in path.parent.iterdir() if sibling.name.startswith(begin))
 
 
 @contextmanager
@@ -86,12 +86,12 @@ def settle(path: Path) -> Outcome | None:
     OSError
         If they cannot be deleted.
     """
-    found = leftovers(path)
-    if not found:
+    paths = leftovers(path)
+    if not paths:
         return None
-    outcome = _outcome(path, found)
+    outcome = _outcome(path, paths)
     record = _record(path)
-    for leftover in found:
+    for leftover in paths:
         if leftover != record:
             _delete(leftover)
     record.unlink(missing_ok=True)
@@ -123,19 +123,19 @@ def settle_late(path: Path) -> Outcome | None:
     return outcome
 
 
-def foreseen(path: Path) -> Outcome | None:
+def preview(path: Path) -> Outcome | None:
     """The outcome that `settle` would return, without doing anything."""
-    found = leftovers(path)
-    return _outcome(path, found, rename=False) if found else None
+    paths = leftovers(path)
+    return _outcome(path, paths, rename=False) if paths else None
 
 
-def _outcome(path: Path, found: Sequence[Path], *, rename: bool = True) -> Outcome:
+def _outcome(path: Path, paths: Sequence[Path], *, rename: bool = True) -> Outcome:
     try:
         record = json.loads(_record(path).read_bytes())
         new, inodes = path.with_name(record["folder"]), (record["store"], record["new"])
     except FileNotFoundError:
         if not path.exists():
-            raise StorageError(f"{path} does not exist, and nothing says what {found[0]} is; look into it") from None
+            raise StorageError(f"{path} does not exist, and nothing says what {paths[0]} is; look into it") from None
         return "undone"  # interrupted before the record was written
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
@@ -151,7 +151,7 @@ def _outcome(path: Path, found: Sequence[Path], *, rename: bool = True) -> Outco
     inode = path.stat().st_ino
     if inode not in inodes:
         raise StorageError(
-            f"{path} is not the store that was being replaced when a run was stopped, and {found[0]} may be that one; "
+            f"{path} is not the store that was being replaced when a run was stopped, and {paths[0]} may be that one; "
             f"if {path} is whole, delete {_record(path)} and all that begins like it, and run the same command again"
         )
     return "completed" if inode == inodes[1] else "undone"

@@ -124,8 +124,8 @@ def require_conditions(store: Lockable) -> None:
 
     probe = _Lease(store.label, objects, f"{LOCK}.{secrets.token_hex(8)}")
     try:
-        if not probe._write(released=True) and (found := probe._read()) is not None:
-            probe.version = found[1]  # the response was lost, and the client's retry met its first attempt
+        if not probe._write(released=True) and (state := probe._read()) is not None:
+            probe.version = state[1]  # the response was lost, and the client's retry met its first attempt
         probe._require_conditions()
     finally:
         with suppress(Exception):  # a leftover probe is not part of the repository
@@ -463,10 +463,10 @@ class _HeartbeatWatch:
     def look(self) -> None:
         """Sleep for `POLL` seconds; raise a `BusyError` if the holder is dead, or `wait` is false."""
         try:
-            found, lock = self.path.stat(), _parse(self.path.read_bytes())
+            status, lock = self.path.stat(), _parse(self.path.read_bytes())
         except FileNotFoundError:
             return
-        state = (found.st_ino, found.st_mtime_ns)
+        state = (status.st_ino, status.st_mtime_ns)
         if state != self.seen:
             self.seen, self.since = state, time.monotonic()
         who, since = _who(lock)
@@ -538,12 +538,12 @@ class _Lease:
         seen: Version | None = None
         since = 0.0
         while True:
-            found = self._read()
-            if found is None:
+            state = self._read()
+            if state is None:
                 if self._write():
                     break
                 continue
-            lease, version, modified = found
+            lease, version, modified = state
             if lease.get("id") == self.id:
                 # the response to our write was lost, and the client's retry met its first attempt
                 self.version = version
@@ -595,9 +595,9 @@ class _Lease:
         with self.renewal_lock:
             if self.lost or self._write(over=self.version):
                 return
-            found = self._read()
-            if found is not None and found[0].get("id") == self.id:
-                self.version = found[1]  # as in `acquire`
+            state = self._read()
+            if state is not None and state[0].get("id") == self.id:
+                self.version = state[1]  # as in `acquire`
             else:
                 self.lost = True
 
@@ -606,8 +606,8 @@ class _Lease:
         import obstore
 
         try:
-            found = obstore.get(self.objects, self.key)
-            return _parse(bytes(found.bytes())), _version(found.meta), found.meta["last_modified"]
+            result = obstore.get(self.objects, self.key)
+            return _parse(bytes(result.bytes())), _version(result.meta), result.meta["last_modified"]
         except FileNotFoundError:
             return None
         except Exception as error:  # obstore's own errors, whose classes differ by version
@@ -655,9 +655,9 @@ class _Lease:
 
 
 def _holder_of_lease(lease: _Lease) -> tuple[str, str] | None:
-    if (found := lease._read()) is None:
+    if (state := lease._read()) is None:
         return None
-    lock, _, modified = found
+    lock, _, modified = state
     age = (datetime.now(UTC) - modified).total_seconds()
     return None if lock.get("released") or age > _ttl(lock) else _who(lock)
 

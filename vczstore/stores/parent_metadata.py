@@ -61,7 +61,7 @@ class Parent:
         document = zarr_objects.read_json(self._store, self.key) or {}
         inner = document["consolidated_metadata"] if self.key == "zarr.json" else document
         stored: Mapping[str, Any] = inner["metadata"]
-        fresh = {key: found for key, found in self._documents(vcz, stored).items() if found is not None}
+        fresh = {key: doc for key, doc in self._documents(vcz, stored).items() if doc is not None}
         rest = {key: value for key, value in stored.items() if not self._is_within(key)}
         differs = {key for key in stored if self._is_within(key)} != fresh.keys() or any(
             stored[key].get(name) != fresh[key].get(name) for key in fresh for name in _names(key, fresh[key])
@@ -119,11 +119,11 @@ class Parent:
             names = [*(f"{g}/.zgroup" for g in groups), *(f"{a}/.zarray" for a in members)]
             names += [f"{path}/.zattrs" for path in (*groups, *members)]
             return {name: zarr_objects.read_json(read, name) for name in names}
-        found = {path: zarr_objects.read_json(read, f"{path}/zarr.json") for path in (*groups, *members)}
+        documents = {path: zarr_objects.read_json(read, f"{path}/zarr.json") for path in (*groups, *members)}
         for path in groups:  # consolidated metadata of inner groups are not repeated in the copy
-            own = found[path] or {}
-            found[path] = {**stored.get(path, own), "attributes": own.get("attributes", {})}
-        return found
+            own = documents[path] or {}
+            documents[path] = {**stored.get(path, own), "attributes": own.get("attributes", {})}
+        return documents
 
 
 def _names(key: str, document: Document) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class PlainTransaction:
         for edit in edits:
             edit.apply(self.store)
 
-    def found(self) -> ZarrStore:
+    def view(self) -> ZarrStore:
         """The store itself."""
         return self.store
 

@@ -88,11 +88,11 @@ def open_store(
     try:
         return _open_url(url, backend_storage, options, no_lock=no_lock, branch=branch)
     except NotAStoreError:
-        if backend_storage not in (None, "icechunk") or (found := group_of(url)) is None:
+        if backend_storage not in (None, "icechunk") or (split := group_of(url)) is None:
             raise
     from vczstore.stores.icechunk import IcechunkStore
 
-    place, group = found
+    place, group = split
     with plain_errors(url):
         return IcechunkStore.at_url(place, options, no_lock=no_lock, group=group).on(branch)
 
@@ -297,8 +297,8 @@ _REPOSITORY_MAGIC = "ICE\N{ICE CUBE}CHUNK".encode()
 
 def place_of(location: Location) -> Location:
     """The location of a store; for a group, that of its repository."""
-    found = group_of(os.fspath(location)) if isinstance(location, str | os.PathLike) else None
-    return location if found is None else found[0]
+    split = group_of(os.fspath(location)) if isinstance(location, str | os.PathLike) else None
+    return location if split is None else split[0]
 
 
 def refuse_nested(

@@ -66,19 +66,19 @@ class Template:
         Raises
         ------
         OptionError
-            If the parts cannot be listed: a remote template that is not in an object store, or whose parts differ in more
+            If the parts cannot be listed: a remote template not in an object store, or whose parts differ in more
             than the last name.
         NotAStoreError
             If a matching path is a dangling symlink, such as one to a disk that is not mounted.
         """
         folder, names = self._split
         if groups := self._groups():
-            found = [f"{names.rpartition('#')[0]}#{group}" for group in groups]
+            paths = [f"{names.rpartition('#')[0]}#{group}" for group in groups]
         elif folder.path is not None:
             self._refuse_dead_links(folder.path, names)
-            found = glob.glob("*".join(map(glob.escape, names.split(PART))), root_dir=folder.path)
+            paths = glob.glob("*".join(map(glob.escape, names.split(PART))), root_dir=folder.path)
             files = (".zip", *suffixes)  # other files may be beside stores, such as withdrawal keys
-            found = [name for name in found if (folder.path / name).is_dir() or name.lower().endswith(files)]
+            paths = [name for name in paths if (folder.path / name).is_dir() or name.lower().endswith(files)]
         elif folder.kind not in OBJECT_STORES or "/" in names:
             raise OptionError(
                 f"{self.text}: parts are found by the last name of a URL of an object store only; name them with "
@@ -88,8 +88,8 @@ class Template:
             pattern = "*".join(map(_literal, names.split(PART)))
             pattern = pattern if folder.account is None else quote(pattern, safe="*")
             places = find(f"{folder.url}/{pattern}", self.options, suffixes) or []
-            found = [parse(place).key.rpartition("/")[2] for place in places]
-        matches = (self._match(name) for name in found)
+            paths = [parse(place).key.rpartition("/")[2] for place in places]
+        matches = (self._match(name) for name in paths)
         return sorted({match["part"] for match in matches if match}, key=_natural)
 
     def _refuse_dead_links(self, folder: Path, names: str) -> None:
@@ -122,11 +122,11 @@ class Template:
         from vczstore.stores.icechunk import IcechunkStore  # here, since importing icechunk is slow
         from vczstore.stores.resolve import group_of
 
-        found = group_of(self.text)
-        if found is None or PART in found[0]:
+        split = group_of(self.text)
+        if split is None or PART in split[0]:
             return []
         with suppress(NotAStoreError):
-            return IcechunkStore.at_url(found[0], self.options).groups()
+            return IcechunkStore.at_url(split[0], self.options).groups()
         return []
 
     @property

@@ -36,7 +36,7 @@ class WebStore(ObjectStore[Any]):
         """The names in a folder."""
         prefix = prefix.strip("/")
         listed = [
-            found for found in (await self._consolidated(prefix), await self._linked(prefix)) if found is not None
+            names for names in (await self._consolidated(prefix), await self._linked(prefix)) if names is not None
         ]
         if not listed:
             raise StorageError(
@@ -71,8 +71,8 @@ class WebStore(ObjectStore[Any]):
         folder = "/".join(part for part in (self.url, prefix) if part) + "/"
         links = _Links()
         links.feed(page.decode(errors="replace"))
-        found = (unquote(urljoin(folder, link)) for link in links.targets)
-        names = {url.removeprefix(unquote(folder)).rstrip("/") for url in found if url.startswith(unquote(folder))}
+        urls = (unquote(urljoin(folder, link)) for link in links.targets)
+        names = {url.removeprefix(unquote(folder)).rstrip("/") for url in urls if url.startswith(unquote(folder))}
         return {name for name in names if name and "/" not in name and "?" not in name}
 
     def entries(self) -> Iterator[tuple[str, object, object]]:
@@ -86,17 +86,17 @@ class WebStore(ObjectStore[Any]):
             yield from zarr_objects.wait_for(self._heads(some))
 
     async def _heads(self, keys: tuple[str, ...]) -> list[tuple[str, object, object]]:
-        found = await asyncio.gather(*map(self._head, keys))
-        return [entry for entry in found if entry is not None]
+        entries = await asyncio.gather(*map(self._head, keys))
+        return [entry for entry in entries if entry is not None]
 
     async def _head(self, key: str) -> tuple[str, object, object] | None:
         import obstore
 
         try:
-            found = await obstore.head_async(self.store, key)
+            meta = await obstore.head_async(self.store, key)
         except FileNotFoundError:
             return None
-        return key, found["size"], found["e_tag"] or str(found["last_modified"])
+        return key, meta["size"], meta["e_tag"] or str(meta["last_modified"])
 
 
 class _Links(HTMLParser):

@@ -1,5 +1,5 @@
 """
-The key of withdrawn sample IDs. Without it, the digests of these IDs in a store cannot be compared with any ID.
+The key of withdrawn sample IDs. Without it, the hashes of these IDs in a store cannot be compared with any ID.
 
 It comes from the environment or from a file or object beside the store, so that a copy of the store does not include
 it. For open stores, and stores that fill a whole bucket, no location beside the store is known.
@@ -96,8 +96,8 @@ class KeyPlace:
             return cls(folder.with_name(folder.name + SUFFIX))
         if address.kind not in OBJECT_STORES or not address.key:
             return None
-        beside = Address(address.kind, address.root, address.key + SUFFIX, address.account)
-        return cls(None, beside, store.options)
+        sibling = Address(address.kind, address.root, address.key + SUFFIX, address.account)
+        return cls(None, sibling, store.options)
 
     def __str__(self) -> str:
         return str(self.path) if self.address is None else self.address.url

@@ -92,7 +92,7 @@ class NoHistory:
         """Delete half-written files. Removed data are already overwritten."""
         return None, delete_half_written(self.folder), []
 
-    def foreseen(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
+    def preview_purge(self, *, tags: str, changing: bool = False) -> tuple[dict[str, int], list[str]]:
         """Count half-written files."""
         return delete_half_written(self.folder, dry_run=True), []
 
@@ -150,7 +150,7 @@ class ZarrBacked:
         """Path or URL of the store."""
         return self.label
 
-    def beside(self) -> list[Self]:
+    def sharing_history(self) -> list[Self]:
         """The store alone: no other store shares its history."""
         return [self]
 
@@ -229,8 +229,8 @@ class ZarrBacked:
         """Delete, or count, the chunks outside the arrays' shapes, left by interrupted appends."""
         vcz, store = self.open(), self.zarr_store.with_read_only(False)
         vcz.require_whole("gc", edited=False)
-        found = [clear_outside(array, store, dry_run=dry_run) for array in (*vcz.arrays.values(), *vcz.inner.values())]
-        counts = {"chunks deleted": sum(n for n, _ in found), "bytes": sum(size for _, size in found)}
+        freed = [clear_outside(array, store, dry_run=dry_run) for array in (*vcz.arrays.values(), *vcz.inner.values())]
+        counts = {"chunks deleted": sum(n for n, _ in freed), "bytes": sum(size for _, size in freed)}
         return None, counts | delete_half_written(self.folder, dry_run=dry_run)
 
     def recovery_edits(self, *edits: Edit) -> tuple[Edit, ...]:
