@@ -219,10 +219,10 @@ def test_names_of_sets(folder: Path) -> None:
     complain(OptionError, ["same for all parts", "put {part}"], lambda: vczstore.append("set/{part}", "in/chr1.vcz"))
     complain(OptionError, ["--parts goes with a set"], lambda: vczstore.info("set/chr1", parts=["chr1"]))
     complain(OptionError, ["twice"], lambda: vczstore.info("set/{part}", parts=["chr1", "chr1"]))
-    complain(OptionError, ["no name of a part"], lambda: vczstore.info("set/{part}", parts=["../set/chr1"]))
+    complain(OptionError, ["not a part name"], lambda: vczstore.info("set/{part}", parts=["../set/chr1"]))
     complain(OptionError, ["plan of its own"], lambda: vczstore.plan("append", "set/{part}", "in/{part}.vcz"))
-    complain(NotAStoreError, ["sets/{part}: no part"], lambda: vczstore.info("sets/{part}"))
-    complain(NotAStoreError, ["gone/{part}.vcz: no part"], lambda: vczstore.create("new/{part}", "gone/{part}.vcz"))
+    complain(NotAStoreError, ["sets/{part}: there are no parts"], lambda: vczstore.info("sets/{part}"))
+    complain(NotAStoreError, ["gone/{part}.vcz: there are no"], lambda: vczstore.create("new/{part}", "gone/{part}.vcz"))
     out, was = "set/{part}.out", cohort.digest(folder)
     words = [f"{out} would be taken for parts of set/{{part}}; name another folder"]
     complain(UnsuitableError, words, lambda: vczstore.export("set/{part}", out))

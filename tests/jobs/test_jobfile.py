@@ -286,7 +286,7 @@ def test_globs_that_cannot_be_listed_are_refused(tmp_path: Path, url: str) -> No
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("s3://buck?t/a.vcz", "'buck?t' is no name of a bucket"),
+        ("s3://buck?t/a.vcz", "'buck?t' is not a bucket name"),
         ("https://host/a.vcz?v=2", "ends before '?'"),
         ("s3:/bucket/a.vcz", "two slashes"),
     ],

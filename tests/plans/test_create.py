@@ -639,7 +639,7 @@ def test_a_run_that_fails_leaves_no_store(tmp_path: Path, backend: str) -> None:
     assert not (out / "zarr.json").exists()
     chunk.write_bytes(whole)
     if backend == "zarr":
-        complain(OptionError, ["exists", "stopped create"], lambda: vczstore.create(out, source))
+        complain(OptionError, ["exists", "interrupted create"], lambda: vczstore.create(out, source))
         shutil.rmtree(out)
     vczstore.create(out, source, backend_storage=backend)
     holds(read(out), [SIMPLE])
@@ -661,7 +661,7 @@ def test_two_at_once(tmp_path: Path) -> None:
     cohort.write_vcz(tmp_path / "a.vcz", cohort.make_arrays(10, ["A"]))
     first, second = (new_store(str(tmp_path / "out"), "create", samples_chunks=1) for _ in range(2))
     transaction = first.transaction("")
-    with pytest.raises(VczstoreError, match=r"create: .*out(: another process makes a store here| exists)"):
+    with pytest.raises(VczstoreError, match=r"create: .*out(: a store is being created here| exists)"):
         second.transaction("")
     assert not claim(first.zarr_store.with_read_only(False), LOCK)
     transaction.commit("", {})

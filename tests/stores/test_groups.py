@@ -183,7 +183,7 @@ def test_a_copy_that_may_not_be_written_is_told_of_first() -> None:
         with as_nobody():
             done = CliRunner().invoke(main, ["remove", str(store), "S0001"])
         assert done.exit_code == 1
-        assert "keeps a copy of its metadata, which may not be written to" in done.output
+        assert "has a copy of its metadata that is not writable" in done.output
         assert len(done.output.splitlines()) == 1
         assert cohort.digest(parent) == before
         (parent / "zarr.json").chmod(0o666)

@@ -96,7 +96,7 @@ class ReplacedStore(ZarrBacked):
         if path is None:
             raise UnsuitableError(
                 f"{OPERATION}: {store.label} is plain Zarr, which has no transactions, and no folder on this machine: "
-                "while samples move, readers would take one for another; name a new store with --output"
+                "readers would confuse samples while these are moved; name a new store with --output"
             )
         replaced = cls.unsettled(path, store.label, store.backend, no_lock=store.no_lock)
         replaced._require_replaceable()

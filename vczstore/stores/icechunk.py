@@ -217,7 +217,7 @@ class IcechunkStore:
                 raise
             name = next(iter(others))
             raise NotAStoreError(
-                f"{error}; that is the branch {self.branch}, beside which there is {listing(others, 3)}: name one with "
+                f"{error}; that is the branch {self.branch}, there also is {listing(others, 3)}: name one with "
                 f"--branch; as a source in Python, hand in repository.readonly_session({name!r})"
             ) from error
 
@@ -571,7 +571,7 @@ class IcechunkTransaction:
         if (session.snapshot_id, session.branch) != (self.session.snapshot_id, self.session.branch):
             raise ValueError("is of another state of the store")
         if self.store.was_collected(saved.began):
-            raise ValueError("is of no use: garbage was collected since, and with it what had been written")
+            raise ValueError("is of no use: garbage was collected since, perhaps with its uncommitted chunks")
         self.session, self.began = session, saved.began
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> str:
@@ -625,7 +625,7 @@ class IcechunkTransaction:
         """Raise a `ConflictError` if uncommitted chunks may have been deleted by a garbage collection."""
         if self.store.was_collected(self.began) or (self.main is not None and self.store.was_swept(self.main)):
             raise ConflictError(
-                f"{self.store.label}: garbage was collected while this ran, and with it what had been written; "
+                f"{self.store.label}: garbage was collected while this ran, perhaps with its uncommitted chunks; "
                 "nothing was committed, run it again"
             )
 

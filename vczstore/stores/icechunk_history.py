@@ -106,7 +106,7 @@ class IcechunkHistory:
     def _taken(self, name: str) -> TagError:
         """The error for a tag name that exists, or once existed."""
         taken = (
-            f"was used and deleted before in {self.label}, and Icechunk never gives a name twice"
+            f"was used and deleted before in {self.label}, and Icechunk does not reuse names"
             if (name not in self.repository.list_tags())
             else f"exists already in {self.label}, on snapshot {self.repository.lookup_tag(name)}"
         )

@@ -135,12 +135,12 @@ def _outcome(path: Path, paths: Sequence[Path], *, rename: bool = True) -> Outco
         new, inodes = path.with_name(record["folder"]), (record["store"], record["new"])
     except FileNotFoundError:
         if not path.exists():
-            raise StorageError(f"{path} does not exist, and nothing says what {paths[0]} is; look into it") from None
+            raise StorageError(f"{path} does not exist, and {paths[0]} has no record; inspect it") from None
         return "undone"  # interrupted before the record was written
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{_record(path)} does not say what lies beside {path}; delete it, and what begins like it, if {path} is "
-            "whole"
+            f"{_record(path)} is not a valid record of the folders beside {path}; if {path} is complete, delete all "
+            f"beside it that begins with .{path.name}{SUFFIX}"
         ) from error
     if not path.exists():
         # interrupted between two renames
@@ -152,7 +152,7 @@ def _outcome(path: Path, paths: Sequence[Path], *, rename: bool = True) -> Outco
     if inode not in inodes:
         raise StorageError(
             f"{path} is not the store that was being replaced when a run was stopped, and {paths[0]} may be that one; "
-            f"if {path} is whole, delete {_record(path)} and all that begins like it, and run the same command again"
+            f"if {path} is complete, delete all beside it that begins with .{path.name}{SUFFIX}, and run this again"
         )
     return "completed" if inode == inodes[1] else "undone"
 

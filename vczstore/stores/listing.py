@@ -62,7 +62,7 @@ class Objects:
         """
         if not isinstance(location, str | os.PathLike):
             raise OptionError(
-                "verify-removal: every object of the store is listed, for which it takes a path or URL, not a "
+                "verify-removal: every object of the store has to be listed, which requires a path or URL, not a "
                 f"{type(location).__name__}"
             )
         url = os.fspath(location)

@@ -148,7 +148,7 @@ def parse(location: str | os.PathLike[str]) -> Address:
 
 def _parse_path(text: str) -> Address:
     if not text or "\0" in text:
-        raise OptionError(f"{text!r} is no path; name a path or a URL")
+        raise OptionError(f"{text!r} is not a path; name a path or a URL")
     if _COLLAPSED.match(text):
         raise OptionError(f"{text}: a URL has two slashes after the colon; give it as text, a path has only one")
     return Address("file", "", text)
@@ -190,7 +190,7 @@ def _decoded(text: str, path: str) -> bytes:
 def _account(text: str, host: str) -> str:
     azure = _AZURE_HOST.fullmatch(host)
     if azure is None:
-        raise OptionError(f"{text}: what follows @ is no ACCOUNT.dfs.core.windows.net")
+        raise OptionError(f"{text}: what follows @ is not ACCOUNT.dfs.core.windows.net")
     return azure[1].lower()
 
 
@@ -199,12 +199,10 @@ def _in_object_store(text: str, kind: str, root: str, key: str, account: str | N
     if not root:
         raise OptionError(f"{text}: names no {what}; put it after the //")
     if not _BUCKET.fullmatch(root):
-        raise OptionError(
-            f"{text}: {root!r} is no name of a {what}; a server is named by --storage-option endpoint=URL"
-        )
+        raise OptionError(f"{text}: {root!r} is not a {what} name; a server is named by --storage-option endpoint=URL")
     key = key.removesuffix("/")
     if key and any(part in ("", ".", "..") for part in key.split("/")):
-        raise OptionError(f"{text}: keys with //, /./ or /../ are out of reach; write the key as it is, without them")
+        raise OptionError(f"{text}: keys with //, /./ or /../ are not supported; write the key without them")
     if not _is_key(key):
         raise OptionError(f"{text!r}: a key has no control characters, and is UTF-8")
     return Address(kind, root, key, account)

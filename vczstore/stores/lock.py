@@ -159,7 +159,7 @@ def _objects(store: Lockable, inner: Any) -> Any:
     if objects is not None:
         return objects
     raise StorageError(
-        f"{store.label}: an open store of fsspec cannot be locked, since fsspec knows no conditional writes; give its "
+        f"{store.label}: an open store of fsspec cannot be locked, since fsspec has no conditional writes; give its "
         f"URL instead; {WITHOUT}"
     )
 
@@ -649,8 +649,8 @@ class _Lease:
         # the query string may contain a token
         text = re.sub(r"\?\S*", "", reason(error))
         return StorageError(
-            f"{self.url}: cannot be locked with {self.key} ({text}); nothing was done; allow that object to be "
-            f"read and written; {WITHOUT}"
+            f"{self.url}: cannot be locked with {self.key} ({text}); nothing was done; make that object readable "
+            f"and writable; {WITHOUT}"
         )
 
 

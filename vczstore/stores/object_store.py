@@ -91,8 +91,8 @@ class Remote:
         checked = _checked(address.url, cast("Kind", address.kind), options)
         if address.account is not None and checked.setdefault("account", address.account) != address.account:
             raise OptionError(
-                f"{address.url}: is of the account {address.account}, not {checked['account']} as the storage "
-                "option account has it; leave the option out"
+                f"{address.url}: is of the account {address.account}, not {checked['account']} as in the storage "
+                "option account; leave the option out"
             )
         return cls(address, checked)
 

@@ -171,8 +171,8 @@ def require_writable(vcz: Vcz) -> None:
         places = (parent.folder / parent.key, parent.folder)
         if not all(os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids) for place in places):
             raise StorageError(
-                f"{vcz.label}: the group {parent.folder} keeps a copy of its metadata, which may not be written to, "
-                f"and readers of the group would see the samples as they are now; let {parent.key} there be written"
+                f"{vcz.label}: the group {parent.folder} has a copy of its metadata that is not writable, "
+                f"and readers of the group would not see the change; make {parent.key} there writable"
             )
 
 

@@ -61,8 +61,8 @@ class NewPlainStore(PlainStore):
         """Raise an `UnsuitableError` unless the location is empty."""
         if names(self.zarr_store):
             raise UnsuitableError(
-                f"{self.operation}: {self.label} exists; choose another path, or delete it if it is what a stopped "
-                f"{self.operation} has left"
+                f"{self.operation}: {self.label} exists; choose another path, or delete it if it was left by an "
+                f"interrupted {self.operation}"
             )
 
     def writer_lock(self) -> AbstractContextManager[HeldLock]:
@@ -83,7 +83,7 @@ class NewPlainStore(PlainStore):
         self.require_free()
         store = self.zarr_store.with_read_only(False)
         if not claim(store, LOCK):
-            raise BusyError(f"{self.operation}: {self.label}: another process makes a store here; choose another path")
+            raise BusyError(f"{self.operation}: {self.label}: a store is being created here; choose another path")
         return NewPlainTransaction(store)
 
 

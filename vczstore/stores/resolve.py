@@ -151,8 +151,8 @@ def _refuse_group_in_group(operation: str, url: str, path: Path | None) -> None:
     has_parent = path is not None and path.parent.is_dir()
     if sharp and "/" in group and place.endswith(ICECHUNK_SUFFIX) and not has_parent:
         raise OptionError(
-            f"{operation}: {url} names a group in a group, and the groups of a repository have names without a slash; "
-            "choose such a name"
+            f"{operation}: {url} names a group in a group, and the groups of a repository cannot be nested; "
+            "choose a name without a slash"
         )
 
 
@@ -514,7 +514,7 @@ def _detect(url: str, address: Address, options: Mapping[str, Any]) -> str:
     from vczstore.vcz.zarr_objects import get_many
 
     if address.key.endswith(".zip"):
-        raise NotAStoreError(f"{url}: a zip file is read on this machine alone; download it, or unpack it there")
+        raise NotAStoreError(f"{url}: a zip file can only be read locally; download it, or unpack it there")
     # only a Zarr group has one of these documents at the top
     top = get_many(_zarr_store(url, address, "obstore", options), ["zarr.json", ".zgroup"])
     if any(document is not None for document in top):
@@ -551,7 +551,7 @@ def _local_store(url: str, path: Path) -> ZarrStore:
         return RegularLocalStore(path, read_only=True)
     if not is_zip(path):
         raise NotAStoreError(
-            f"{url}: there is no Zarr group here, but a file; a VCZ is a folder, or a zip file of what is in one"
+            f"{url}: there is no Zarr group here, but a file; a VCZ is a folder, or a zip file of its contents"
         )
     return zarr.storage.ZipStore(real_path(path), mode="r")
 

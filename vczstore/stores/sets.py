@@ -81,7 +81,7 @@ class Template:
             paths = [name for name in paths if (folder.path / name).is_dir() or name.lower().endswith(files)]
         elif folder.kind not in OBJECT_STORES or "/" in names:
             raise OptionError(
-                f"{self.text}: parts are found by the last name of a URL of an object store only; name them with "
+                f"{self.text}: parts are listed only in object stores, by the last name of the URL; name them with "
                 "--parts (parts: in a job)"
             )
         else:
@@ -289,8 +289,8 @@ class RecordFile:
             return Record(**{**document, "parts": parts, "tags": tuple(document["tags"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedStoreError(
-                f"{self.label}: {self.place} is no record of this version, and says what was stopped halfway; complete "
-                "it with the version that wrote it, or delete it if all parts have the same samples"
+                f"{self.label}: {self.place} is not a record of this version, and describes an interrupted operation; "
+                "complete it with the version that wrote it, or delete it if all parts have the same samples"
             ) from error
 
     def write(self, record: Record) -> None:
@@ -308,8 +308,8 @@ class RecordFile:
             if not is_of_storage(error):
                 raise
             raise StorageError(
-                f"{self.label}: {self.place}, which says what is about to become visible in all parts, cannot be "
-                f"written ({reason(error)}); allow it to be written"
+                f"{self.label}: {self.place}, the record of what is about to become visible in all parts, cannot be "
+                f"written ({reason(error)}); make it writable"
             ) from error
 
     def _put(self, content: bytes) -> None:
@@ -369,9 +369,9 @@ def require_parts(operation: str, template: Template, parts: Sequence[str]) -> N
         If a name is invalid or given twice.
     """
     if not parts:
-        raise NotAStoreError(f"{operation}: {template.text}: no part is there; correct the path, or make it")
+        raise NotAStoreError(f"{operation}: {template.text}: there are no parts; correct the path, or create them")
     for part in parts:
         if not part or "/" in part or part.startswith(".") or "{" in part:
-            raise OptionError(f"{operation}: {part!r} is no name of a part; it has no slash or brace, and no dot first")
+            raise OptionError(f"{operation}: {part!r} is not a part name; it has no slash or brace, and no leading dot")
     if len(set(parts)) < len(parts):
         raise OptionError(f"{operation}: a part of {template.text} is named twice; name each once")

@@ -44,7 +44,7 @@ def from_environment() -> str | None:
     text = os.environ.get(VARIABLE, "").strip()
     if text and len(text) < MIN_LENGTH:
         raise OptionError(
-            f"{VARIABLE} has {len(text)} characters; give {MIN_LENGTH} random ones or more, as of openssl rand -hex 32"
+            f"{VARIABLE} has {len(text)} characters; give {MIN_LENGTH} random ones or more, as by openssl rand -hex 32"
         )
     return text or None
 
@@ -170,7 +170,7 @@ class KeyPlace:
         if not is_of_storage(error):
             return error
         return StorageError(
-            f"{self}: the key of withdrawn samples cannot be {what} ({reason(error)}); mend that, or set {VARIABLE}"
+            f"{self}: the key of withdrawn samples cannot be {what} ({reason(error)}); fix that, or set {VARIABLE}"
         )
 
 

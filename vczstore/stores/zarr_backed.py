@@ -45,7 +45,7 @@ class NoHistory:
         """Raise a `TagError` with advice on how to get a store with history."""
         raise TagError(
             f"{operation}: {self.label} is plain Zarr, which has no {_KEPT.get(operation, 'history')}; "
-            f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that has"
+            f"vczstore copy-store-to-icechunk {self.label} NEW_STORE makes a store that does"
         )
 
     def tags(self) -> dict[str, str]:
