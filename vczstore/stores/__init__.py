@@ -1,1 +1,1 @@
-"""Where a VCZ lives, and how what is written to it becomes visible."""
+"""Stores: where a VCZ is located, and how writes to it become visible."""

@@ -82,8 +82,8 @@ class WebStore(ObjectStore[Any]):
         chunks = (
             encoded_chunks.chunk_key(array, c) for array in members.values() for c in np.ndindex(arrays.grid_of(array))
         )
-        for some in batched(chain(documents, chunks), zarr_objects.CONCURRENCY):
-            yield from zarr_objects.wait_for(self._heads(some))
+        for keys in batched(chain(documents, chunks), zarr_objects.CONCURRENCY):
+            yield from zarr_objects.wait_for(self._heads(keys))
 
     async def _heads(self, keys: tuple[str, ...]) -> list[tuple[str, object, object]]:
         entries = await asyncio.gather(*map(self._head, keys))
