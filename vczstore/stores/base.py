@@ -1,6 +1,6 @@
 """Protocols of a place that holds a VCZ, as operations see it. Each kind of place implements them.
 
-`vczstore.stores.resolve` turns a user's location into a `Store`; this module knows no backend.
+`vczstore.stores.resolve` turns a user's location into a `Store`; this module depends on no backend.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -262,7 +262,7 @@ class History(Protocol):
         mapping or None
             Per array path, the grid coordinates of its chunks that may differ, an int64 array of shape (chunks, axes);
             None for an array that was replaced or is in one snapshot only. Unchanged arrays are left out. None instead
-            of a mapping if unknown: `since` is no ancestor of `until`, or there are no snapshots.
+            of a mapping if unknown: `since` is not an ancestor of `until`, or there are no snapshots.
         """
 
     def reachable(self) -> list[str]:
@@ -352,7 +352,7 @@ class History(Protocol):
         """Temporary branch on which the state of a tag is rewritten; it is deleted on exit."""
 
     def rename_tag(self, name: str, snapshot: str) -> str:
-        """Replace a tag by one that names the rewritten `snapshot`; return the new name."""
+        """Replace a tag with one that names the rewritten `snapshot`; return the new name."""
 
     def complete_renames(self) -> dict[str, str]:
         """Delete tags already replaced by an interrupted `rename_tag`; return the new names by the old ones."""
@@ -660,7 +660,7 @@ class Store(Lockable, Protocol):
         """
         Delete the leftovers of an interrupted folder replacement. Requires the lock.
 
-        The old copy of the store still contains the data that are about to be removed.
+        A leftover old copy of the store would still contain the data that are about to be removed.
         """
 
     def collect_garbage(

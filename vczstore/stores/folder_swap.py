@@ -8,13 +8,13 @@ all readers, and the old one is deleted::
     .STORE.vczstore-compact.json        the record: which folder is which, by inode
     .STORE.vczstore-compact.1f2e3d4c    the new store while it is built; after the exchange, the old one
 
-Whenever a process is killed, the inode of STORE shows whether the exchange has taken place, so nothing is logged at
+No matter when a process is killed, the inode of STORE shows whether the exchange has taken place, so nothing is logged at
 that moment. Either way the sibling folder is no longer needed, and `settle` deletes it. Where a file system cannot
 exchange two names (such as NFS), the old folder is renamed, then the new one: for a moment there is no STORE, and if
 the process is killed just then, `settle` renames the new one.
 
 Unchanged chunks are hard links in the new store, which take no space and hardly any time. This is safe since zarr and
-obstore never modify a file in place: they write a new one and rename it. fsspec does, and is detected as below.
+obstore never modify a file in place: they write a new one and rename it. fsspec does; see below for its writes.
 
 A reader that has the store open looks up each chunk by name. If it reads on after the exchange, it gets chunks of the
 new store with shapes and sample IDs of the old one; it can detect this by the folder's new inode.
@@ -244,7 +244,7 @@ def _unescaped(field: bytes) -> bytes:
 @dataclass
 class Replacement:
     """
-    A transaction that builds a new store, and replaces the old one by it in the commit.
+    A transaction that builds a new store, and replaces the old one with it in the commit.
 
     Attributes
     ----------
@@ -296,7 +296,7 @@ class Replacement:
 
     def commit(self, message: str, metadata: Mapping[str, Any]) -> None:
         """
-        Replace the old store by the new one; the old one is left for `settle` to delete.
+        Replace the old store with the new one; the old one is left for `settle` to delete.
 
         Raises
         ------

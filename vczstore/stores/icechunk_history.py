@@ -414,7 +414,7 @@ class IcechunkHistory:
 
     def rename_tag(self, name: str, snapshot: str) -> str:
         """
-        Replace a tag by one of another name, since Icechunk never allows a name to be reused.
+        Replace a tag with one of another name, since Icechunk never allows a name to be reused.
 
         Parameters
         ----------
@@ -484,7 +484,7 @@ class IcechunkHistory:
         except icechunk.InvalidInputError as error:
             if error.kind != icechunk.ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF:
                 raise
-            return None  # `since` is no ancestor, or a snapshot in between was expired
+            return None  # `since` is not an ancestor, or a snapshot in between was expired
         if diff.moved_nodes:
             return None
         top = f"/{self.group}/" if self.group else "/"
