@@ -8,7 +8,7 @@ all readers, and the old one is deleted::
     .STORE.vczstore-compact.json        the record: which folder is which, by inode
     .STORE.vczstore-compact.1f2e3d4c    the new store while it is built; after the exchange, the old one
 
-No matter when a process is killed, the inode of STORE shows whether the exchange has taken place, so nothing is logged at
+Whenever a process is killed, the inode of STORE shows whether the exchange has taken place, so nothing is logged at
 that moment. Either way the sibling folder is no longer needed, and `settle` deletes it. Where a file system cannot
 exchange two names (such as NFS), the old folder is renamed, then the new one: for a moment there is no STORE, and if
 the process is killed just then, `settle` renames the new one.

@@ -8,7 +8,7 @@ inode::
     .STORE.vczstore-compact.json        the record
     .STORE.vczstore-compact.1f2e3d4c    the new store while it is built; after the exchange, the old one
 
-No matter when a process is killed, the inode of STORE shows whether the exchange has taken place. Either way the sibling
+Whenever a process is killed, the inode of STORE shows whether the exchange has taken place. Either way the sibling
 folder is no longer needed, and `settle` deletes it.
 """
 
