@@ -51,7 +51,7 @@ from vczstore.stores.leftovers import (
     aside,
     leftovers,
     settle,
-    settle_late,
+    settle_after_error,
     settling,
     write_record,
 )
@@ -182,7 +182,7 @@ class ReplacedStore(ZarrBacked):
                     check()
                 own.commit("", {})
             except BaseException:
-                settle_late(self.path)
+                settle_after_error(self.path)
                 raise
             settle(self.path)
 
@@ -197,12 +197,12 @@ def _leaving_nothing(label: str, path: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        outcome = settle_late(path)
+        outcome = settle_after_error(path)
         if outcome == "completed":
             raise KeyboardInterrupt(f"{OPERATION}: interrupted after {label} was compacted") from error
         raise
     except BaseException:
-        settle_late(path)
+        settle_after_error(path)
         raise
     try:
         settle(path)

@@ -274,9 +274,9 @@ class IcechunkHistory:
         """
         expires = keep is not None and bool(self._older(datetime.now(UTC) - keep.age))
         if dry_run or not (expires or self._is_being_swept()):
-            foreseen = self._garbage(keep)
-            if dry_run or not any(foreseen.values()):
-                return None, foreseen
+            counts = self._garbage(keep)
+            if dry_run or not any(counts.values()):
+                return None, counts
         options = "" if keep is None else f" --keep-days {keep.age.days}{'' if keep.all_tags else ' --keep-tags none'}"
         with self._sweeping("gc", before, options=options, keeps_past=keep is not None) as sweep:
             expired = {} if keep is None else self._expire(keep)

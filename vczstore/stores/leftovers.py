@@ -109,7 +109,7 @@ def settle_before(path: Path, *, no_lock: bool) -> None:
             settle(path)
 
 
-def settle_late(path: Path) -> Outcome | None:
+def settle_after_error(path: Path) -> Outcome | None:
     """
     Settle after an error, ignoring errors of its own, which would hide the first.
 

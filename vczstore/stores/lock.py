@@ -61,7 +61,7 @@ ABANDONED = 5
 POLL = 0.05
 """Seconds between checks of a file whose existence is the lock."""
 
-WITHOUT = "--no-lock (no_lock in Python) goes without it, if nothing else writes to the store"
+NO_LOCK_ADVICE = "--no-lock (no_lock in Python) goes without it, if nothing else writes to the store"
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def _objects(store: Lockable, inner: Any) -> Any:
         return objects
     raise StorageError(
         f"{store.label}: an open store of fsspec cannot be locked, since fsspec has no conditional writes; give its "
-        f"URL instead; {WITHOUT}"
+        f"URL instead; {NO_LOCK_ADVICE}"
     )
 
 
@@ -369,7 +369,7 @@ def hold_file(label: str, path: Path, wait: bool) -> Iterator[HeldLock]:
     except OSError as error:
         raise StorageError(
             f"{label}: cannot be locked with {path} ({error.strerror}); nothing was done; make it writable, or where "
-            f"storage cannot lock: {WITHOUT}"
+            f"storage cannot lock: {NO_LOCK_ADVICE}"
         ) from error
     try:
         yield held
@@ -627,7 +627,7 @@ class _Lease:
                 raise StorageError(
                     f"{self.url}: cannot be locked with {self.key}: its server ignores the conditions of writes "
                     f"({'If-None-Match' if mode == 'create' else 'If-Match'}), so that nothing can keep another "
-                    f"writer out; nothing was done; {WITHOUT}"
+                    f"writer out; nothing was done; {NO_LOCK_ADVICE}"
                 )
 
     def _write(self, *, over: Version | None = None, released: bool = False) -> bool:
@@ -650,7 +650,7 @@ class _Lease:
         text = re.sub(r"\?\S*", "", reason(error))
         return StorageError(
             f"{self.url}: cannot be locked with {self.key} ({text}); nothing was done; make that object readable "
-            f"and writable; {WITHOUT}"
+            f"and writable; {NO_LOCK_ADVICE}"
         )
 
 
