@@ -110,7 +110,7 @@ def test_spellings_of_one_place(url: str, expected: Address) -> None:
         ("s3://b/./c", "/./"),
         ("s3://b/a\nb", "control characters"),
         ("s3://b/a\udcff", "UTF-8"),
-        ("s3://bucket#2/a", "no name of a bucket"),
+        ("s3://bucket#2/a", "not a bucket name"),
         ("s3://localhost:9000/b/a", "endpoint=URL"),
         ("abfss://c@example.org/a", "ACCOUNT.dfs.core.windows.net"),
         ("file://host/a", "three slashes"),
@@ -118,8 +118,8 @@ def test_spellings_of_one_place(url: str, expected: Address) -> None:
         ("s3:/b/a", "two slashes"),
         ("https://host/a?versionId=1", "'?'"),
         ("https://me.blob.core.windows.net/c/a#b", "%23"),
-        ("", "no path"),
-        ("a\0b", "no path"),
+        ("", "not a path"),
+        ("a\0b", "not a path"),
     ],
 )
 def test_what_names_nothing_is_refused(place: str, words: str) -> None:
