@@ -152,7 +152,7 @@ def _outcome(path: Path, paths: Sequence[Path], *, rename: bool = True) -> Outco
     if inode not in inodes:
         raise StorageError(
             f"{path} is not the store that was being replaced when a run was stopped, and {paths[0]} may be that one; "
-            f"if {path} is complete, delete {_record(path)} and all that begins with .{path.name}{SUFFIX}; run this again"
+            f"if {path} is complete, delete {_record(path)} and all beginning with .{path.name}{SUFFIX}; run this again"
         )
     return "completed" if inode == inodes[1] else "undone"
 
