@@ -1,6 +1,6 @@
-"""Executors: a name and options in, something that runs a Cubed plan out. They know nothing of VCZ.
+"""Executors of Cubed plans, created by name and options. They know nothing of VCZ.
 
-An engine's library is imported only when the engine is asked for, and nothing happens at import.
+The library of an engine is imported lazily, when one is created; importing this package has no side effects.
 """
 
 from executors.errors import ExecutorOptionError, MissingEngineError, first_line

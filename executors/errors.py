@@ -1,4 +1,4 @@
-"""What executors raise, and how what their libraries raise is quoted."""
+"""Errors of executors, and the quoting of errors of their libraries."""
 
 
 class ExecutorOptionError(ValueError):
@@ -12,7 +12,7 @@ class MissingEngineError(ImportError):
     Attributes
     ----------
     extra
-        The name of the optional dependencies that have it, None if it is in none of them.
+        The extra of this project that installs it; None if there is none.
     """
 
     def __init__(self, message: str, *, extra: str | None = None) -> None:
@@ -21,5 +21,5 @@ class MissingEngineError(ImportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of an executor's library says, for the end of a message of one line."""
+    """Return the first line of the message of an exception; the name of its class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Makes executors by their names. An engine's library is imported only when the engine is asked for."""
+"""Create executors by name. The library of an engine is imported only when its executor is created."""
 
 import inspect
 from functools import cache
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
 LOCAL = ("single-threaded", "threads", "processes")
-"""Executors of this machine, which need nothing."""
+"""Executors on this machine, without further dependencies."""
 
 NAMES = (*LOCAL, "lithops", "modal")
-"""Executors of our own."""
+"""Executors of this package."""
 
 GROUP = "vczstore.executors"
-"""Entry points of this group are executors of other packages: classes of Cubed's `DagExecutor`."""
+"""Entry point group of executors of other packages: subclasses of Cubed's `DagExecutor`."""
 
 OTHERS = ("coiled", "dask", "ray", "spark")
-"""Executors of Cubed that are handed on as they are; only executor files name them."""
+"""Executors of Cubed that are passed through unchanged; only executor files can name them."""
 
 IN_PROCESS = frozenset({"single-threaded", "threads"})
-"""Executors whose tasks run in this process, and see what is in its memory."""
+"""Executors whose tasks run in this process, and share its memory."""
 
 FUNCTION_SECONDS = 1.0
-"""About what it takes until a function of a cloud does something: it is called, and Python imports what it needs."""
+"""Approximate start-up time of a cloud function: the invocation, and Python's imports."""
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of our executors, and of those that other packages have."""
+    """Return the names of the executors of this package, and of other packages."""
     return (*NAMES, *(name for name in sorted(_plugins()) if name not in NAMES))
 
 
@@ -39,22 +39,22 @@ def names() -> tuple[str, ...]:
 def _plugins() -> "dict[str, EntryPoint]":
     from importlib.metadata import entry_points
 
-    return {one.name: one for one in entry_points(group=GROUP)}
+    return {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
 
 
 def create(name: str, **options: Any) -> "DagExecutor":
     """
-    Make an executor.
+    Create an executor.
 
     Parameters
     ----------
     name
         One of `names` or `OTHERS`.
     options
-        ``max_workers``, how many tasks run at once (one for each core by default; not of ``single-threaded``), and
-        ``retries``, how often a task that failed is tried again (2 by default); for what there is besides see
-        `executors.lithops.LithopsExecutor` and `executors.modal.ModalExecutor`. Names may have hyphens. Options of
-        `OTHERS` are Cubed's.
+        ``max_workers``, the number of concurrent tasks (by default one per core; ignored by ``single-threaded``), and
+        ``retries``, the number of retries of a failed task (by default 2); for further options see
+        `executors.lithops.LithopsExecutor` and `executors.modal.ModalExecutor`. Names may have hyphens. `OTHERS` take
+        the options of Cubed.
 
     Raises
     ------
@@ -69,27 +69,27 @@ def create(name: str, **options: Any) -> "DagExecutor":
     engine = _engine(name)
     if name == "single-threaded":
         options.pop("max_workers", None)
-    known = set(inspect.signature(engine).parameters)
-    if unknown := sorted(set(options) - known):
+    allowed = set(inspect.signature(engine).parameters)
+    if unknown := sorted(set(options) - allowed):
         raise ExecutorOptionError(
-            f"the executor {name} has no option {_kebab(unknown)}; it has {_kebab(sorted(known))}"
+            f"the executor {name} has no option {_kebab(unknown)}; it has {_kebab(sorted(allowed))}"
         )
     return engine(**options)
 
 
 def start_seconds(name: str, **options: Any) -> float:
     """
-    How long an executor takes to begin a task: nothing to speak of where workers wait for tasks.
+    Return the start-up time of a task on an executor, in seconds; 0 for persistent workers. Nothing is started.
 
     Parameters
     ----------
     name, options
-        As in `create`; nothing is started.
+        As in `create`.
 
     Raises
     ------
     ExecutorOptionError
-        If Lithops' configuration cannot be read.
+        If the configuration of Lithops cannot be read.
     MissingEngineError
         If Lithops is not installed.
     """
@@ -98,8 +98,8 @@ def start_seconds(name: str, **options: Any) -> float:
             from executors.lithops import configure
 
             options = {key.replace("-", "_"): value for key, value in options.items()}
-            said = {key: options.get(key) for key in ("backend", "storage", "config", "config_file")}
-            return 0.0 if configure(**said)["lithops"]["backend"] == "localhost" else FUNCTION_SECONDS
+            settings = {key: options.get(key) for key in ("backend", "storage", "config", "config_file")}
+            return 0.0 if configure(**settings)["lithops"]["backend"] == "localhost" else FUNCTION_SECONDS
         case "modal":
             return FUNCTION_SECONDS
     return 0.0

@@ -1,9 +1,9 @@
-"""Lithops: tasks as functions of a cloud, or as processes of this machine that go through all that a cloud does.
+"""Run tasks with Lithops: as cloud functions, or as processes on this machine that take the same path.
 
-Our own rather than Cubed's, which begins all tasks again with each plan, leaves what it has put into storage to a
-process that outlives the driver, and lets other tasks go on when one has failed. One job of Lithops is one generation
-of a plan; tasks that failed are another. Lithops may run a task twice: what only one of the two says reaches the
-driver, so the other's writes are never committed, or are the same bytes.
+This replaces Cubed's executor, which starts all tasks again with each plan, leaves the cleaning of storage to a process
+that outlives the driver, and lets other tasks run on after one has failed. One job of Lithops is one generation of a
+plan; the retries of failed tasks are another. Lithops may run a task twice. The result of one of them reaches the
+driver, so the writes of the other are never committed, or are the same bytes.
 """
 
 import copy
@@ -35,19 +35,19 @@ from cubed.runtime.utils import (
 from executors.errors import ExecutorOptionError, MissingEngineError, first_line
 
 LOCAL_POLL, REMOTE_POLL = 0.05, 1.0
-"""Seconds between two looks at which tasks have ended: in a folder, and in an object store, which counts requests."""
+"""Seconds between two polls for finished tasks: in a folder, and in an object store, which charges for requests."""
 
 SILENCE = 60.0
-"""Seconds beyond the time that a task may take, after which those of which nothing was heard are given up."""
+"""Seconds in addition to the task timeout without any change in the tasks, after which they are given up."""
 
 
 class LostTaskError(RuntimeError):
-    """A task whose worker has ended, or never begun, without a word."""
+    """The worker of a task has ended, or failed to start, without a report."""
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Of which operation of its generation, and where."""
+    """An attempt of a task: the index of its operation in the generation, and its coordinates."""
 
     operation: int
     coords: Any
@@ -57,39 +57,40 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Failure:
-    """A task's own error, as distinct from Lithops'."""
+    """The error of a task, as a result."""
 
     error: Exception
 
 
 class LithopsExecutor(DagExecutor):
     """
-    Runs tasks with Lithops.
+    Run tasks with Lithops.
 
     Parameters
     ----------
     backend, storage
-        Of Lithops, such as ``aws_lambda`` and ``aws_s3``; what its configuration says by default, else ``localhost``.
+        Backends of Lithops, such as ``aws_lambda`` and ``aws_s3``; by default those of its configuration, else
+        ``localhost``.
     config
-        Lithops' configuration. Credentials belong into the environment.
+        The configuration of Lithops. Credentials belong in the environment.
     config_file
-        The same in a file; without either, Lithops looks in its usual places.
+        Path of a configuration file; without this and `config`, Lithops searches its default locations.
     runtime, runtime_memory
-        What runs a task, and its memory in MB; this Python on ``localhost``.
+        Runtime of the workers, and its memory in MB; by default this Python on ``localhost``.
     max_workers
-        How many tasks run at once.
+        Maximum number of concurrent tasks.
     retries
-        How often a task that failed is tried again.
+        Number of retries of a failed task.
     timeout
-        How many seconds a task may take; what the configuration says by default. A worker that was killed is
-        missed only then, where the whole machine went with it.
+        Seconds that a task may take; by default that of the configuration. It is also the delay until the loss of a
+        whole machine is noticed.
 
     Raises
     ------
     ExecutorOptionError
-        If Lithops does not take the options.
+        If Lithops refuses the options.
     MissingEngineError
-        If Lithops, or what its backend needs, is not installed.
+        If Lithops, or a dependency of its backend, is not installed.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class LithopsExecutor(DagExecutor):
         super().__init__()
         self.retries = retries
         self.timeout = timeout
-        self._said: dict[str, Any] = {
+        self._settings: dict[str, Any] = {
             "backend": backend,
             "storage": storage,
             "config": config,
@@ -124,28 +125,28 @@ class LithopsExecutor(DagExecutor):
 
     @property
     def remote(self) -> bool:
-        """Whether tasks run on other machines, which do not see this one's files."""
+        """Whether tasks run on other machines, which cannot access local files."""
         return bool(self._backend != "localhost")
 
     def _begin(self) -> Any:
-        config = configure(**self._said)
+        config = configure(**self._settings)
         self._backend = config["lithops"]["backend"]
         machine = {key: value for key, value in self._machine.items() if value is not None}
         with _plain_errors(self._backend):
             import lithops
 
-            # without a handler of its own, its warnings would reach the user beside our one error
+            # without a handler, its warnings would be printed in addition to the one error of ours
             logging.getLogger("lithops").addHandler(logging.NullHandler())
             if self._backend == "localhost":
-                # the first "python" on the path may be another one, and then no task would ever answer
+                # the first "python" on the path may be another one, with which tasks would never report
                 machine = {"runtime": sys.executable, **config.get("localhost", {}), **machine}
-                machine["version"] = 2  # whose processes `_lost` looks at
+                machine["version"] = 2  # `_lost` inspects the processes of this version
                 if "max_workers" in machine:
                     machine["worker_processes"] = machine.pop("max_workers")
                 config["lithops"]["mode"] = "localhost"
             config[self._backend] = {**config.get(self._backend, {}), **machine}
-            # a session of its own: Lithops hands its session on to processes that are started here, and then two
-            # executors have one name, and take each other's results for theirs
+            # use a new session: Lithops passes its session on to child processes, and then two executors share a name
+            # and mistake each other's results for their own
             os.environ["__LITHOPS_SESSION_ID"] = secrets.token_hex(6)
             os.environ.pop("__LITHOPS_TOTAL_EXECUTORS", None)
             return lithops.FunctionExecutor(config=config, log_level=None)
@@ -162,10 +163,10 @@ class LithopsExecutor(DagExecutor):
         Raises
         ------
         Exception
-            Of the first task that failed once more than `retries` times. No task is begun any more; those that run
+            The error of the first task that has exhausted its `retries`. No further tasks are started. Running ones
             are killed on this machine; in a cloud they run to their end, and their results are ignored.
         ExecutorOptionError
-            If tasks may use more memory than a worker has, or need files of this machine where workers are on others.
+            If tasks may use more memory than a worker has, or remote workers would need local files.
         """
         self._check_memory(dag)
         self._functions = self._functions or self._begin()
@@ -181,7 +182,7 @@ class LithopsExecutor(DagExecutor):
             raise
 
     def close(self) -> None:
-        """End what runs, and delete all that was put into storage and Lithops' folders."""
+        """End running tasks, and delete everything in storage and in the folders of Lithops."""
         functions, self._functions = self._functions, None
         if functions is None:
             return
@@ -192,8 +193,8 @@ class LithopsExecutor(DagExecutor):
             functions.__exit__(None, None, None)
         finally:
             storage = functions.internal_storage.storage
-            for ending in ("/", "-"):  # its functions, and its jobs
-                clean_bucket(storage, storage.bucket, f"{JOBS_PREFIX}/{functions.executor_id}{ending}", sleep=0)
+            for suffix in ("/", "-"):  # functions, and jobs
+                clean_bucket(storage, storage.bucket, f"{JOBS_PREFIX}/{functions.executor_id}{suffix}", sleep=0)
             folders = [Path(JOBS_DIR), Path(LOGS_DIR)]
             if storage.backend == "localhost":
                 folders.append(Path(JOBS_DIR).parent / storage.bucket / JOBS_PREFIX)
@@ -214,16 +215,16 @@ class LithopsExecutor(DagExecutor):
         names = [name for name, _ in generation]
         operations = [self._pickle((node["pipeline"].function, node["pipeline"].config)) for _, node in generation]
         for _, node in generation:
-            self._pickle(node["pipeline"].mappable)  # what tasks are sent beside is looked at, too
+            self._pickle(node["pipeline"].mappable)  # check the inputs of tasks for local stores, too
         now = time.time()
         todo = [
             _Attempt(i, coords, 0, now)
             for i, (_, node) in enumerate(generation)
             for coords in node["pipeline"].mappable
         ]
-        # by identity: what Lithops returns from a wait are the futures it was given
+        # keyed by identity: Lithops returns from a wait the same futures that it was given
         running: dict[Any, _Attempt] = {}
-        heard, last = time.monotonic(), (0, 0)
+        since, last = time.monotonic(), (0, 0)
         while todo or running:
             if todo:
                 running.update(zip(self._submit(operations, todo), todo, strict=True))
@@ -232,7 +233,7 @@ class LithopsExecutor(DagExecutor):
             done, _ = self._functions.wait(
                 list(running),
                 throw_except=False,
-                return_when=0,  # whichever have ended by now
+                return_when=0,  # do not block: return the tasks that have ended by now
                 download_results=True,
                 show_progressbar=False,
                 clean_jobs=False,
@@ -246,31 +247,31 @@ class LithopsExecutor(DagExecutor):
                     case _Failure():
                         todo.append(_Attempt(task.operation, task.coords, task.attempt + 1, time.time()))
                     case (result, stats):
-                        about = {"name": names[task.operation], "task_create_tstamp": task.created}
-                        handle_callbacks(callbacks, result, {**stats, **about})
+                        identity = {"name": names[task.operation], "task_create_tstamp": task.created}
+                        handle_callbacks(callbacks, result, {**stats, **identity})
             now, state = time.monotonic(), (len(running), sum(future.running for future in running))
             if state != last:
-                heard, last = now, state
-            elif running and now - heard > SILENCE + max(future.execution_timeout for future in running):
-                raise LostTaskError(f"no task has begun or ended for {now - heard:.0f} s; see the logs of the workers")
+                since, last = now, state
+            elif running and now - since > SILENCE + max(future.execution_timeout for future in running):
+                raise LostTaskError(f"no task has begun or ended for {now - since:.0f} s; see the logs of the workers")
             if not done:
                 time.sleep(LOCAL_POLL if self._functions.storage.backend == "localhost" else REMOTE_POLL)
 
     def _lost(self, running: Mapping[Any, _Attempt]) -> list[Any]:
         """
-        Tasks of this machine whose processes have ended silently, such as when they could not begin.
+        Return the tasks on this machine whose processes have ended without a report, for instance at their start.
 
-        Lithops itself waits for them for ever.
+        Lithops itself would wait for them forever.
         """
         if self.remote:
             return []
         storage, jobs = self._functions.internal_storage, self._functions.compute_handler.env.jobs
         ended = [future for future in running if jobs[future.job_key].done]
-        # what a task says it says before it ends
+        # a task reports before its process ends
         return [f for f in ended if storage.get_call_status(f.executor_id, f.job_id, f.call_id) is None]
 
     def _submit(self, operations: list[bytes], tasks: list[_Attempt]) -> list[Any]:
-        # Lithops goes by the names of the parameters, and takes no partial
+        # Lithops uses the parameter names, and does not accept a partial
         def work(operation: int, coords: Any) -> Any:
             return _run_task(operations[operation], coords)
 
@@ -279,7 +280,7 @@ class LithopsExecutor(DagExecutor):
                 work,
                 [(task.operation, task.coords) for task in tasks],
                 timeout=self.timeout,
-                include_modules=None,  # workers have what the driver has installed; nothing is sent along
+                include_modules=None,  # workers have the same packages as the driver, so none are sent
             )
         )
 
@@ -292,24 +293,24 @@ class LithopsExecutor(DagExecutor):
 def configure(
     backend: str | None, storage: str | None, config: Mapping[str, Any] | None, config_file: str | None
 ) -> dict[str, Any]:
-    """Lithops' configuration, with the options in it; ``["lithops"]["backend"]`` is always there."""
+    """Return the configuration of Lithops with the options merged in; ``["lithops"]["backend"]`` is always set."""
     if config is not None and config_file is not None:
         raise ExecutorOptionError("the executor lithops takes config or config-file, not both")
     with _plain_errors(backend):
         from lithops import config as lithops_config
 
-        said = copy.deepcopy(dict(config)) if config else lithops_config.load_config(config_file)
-        result: dict[str, Any] = {key: value or {} for key, value in said.items()}
-        ours = result.setdefault("lithops", {})
-        ours.update({key: value for key, value in (("backend", backend), ("storage", storage)) if value is not None})
-        ours["data_cleaner"] = False  # it would be a process that outlives this one
-        ours.setdefault("backend", "localhost")
+        loaded = copy.deepcopy(dict(config)) if config else lithops_config.load_config(config_file)
+        result: dict[str, Any] = {key: value or {} for key, value in loaded.items()}
+        general = result.setdefault("lithops", {})
+        general.update({key: value for key, value in (("backend", backend), ("storage", storage)) if value is not None})
+        general["data_cleaner"] = False  # the cleaner is a process that outlives this one
+        general.setdefault("backend", "localhost")
         return result
 
 
 @contextmanager
 def _plain_errors(backend: str | None) -> Iterator[None]:
-    """What Lithops says about options, in one line."""
+    """Convert errors of Lithops about options to one-line errors."""
     try:
         yield
     except ImportError as error:
@@ -326,17 +327,17 @@ _LOST = "a worker has ended silently: it could not start, or was killed; see loc
 
 
 class _NoLocalStores(cloudpickle.Pickler):
-    """Refuses folders of this machine: another one would find nothing there, and take all chunks for missing."""
+    """Refuse local stores: on another machine they would be empty, and all chunks would read as missing."""
 
     def persistent_id(self, obj: Any) -> None:
-        if type(obj).__name__.endswith("LocalStore"):  # zarr's, ours and obstore's
+        if type(obj).__name__.endswith("LocalStore"):  # of zarr, vczstore and obstore
             raise ExecutorOptionError(
                 f"{obj} is on this machine, where workers on others do not find it; put it into an object store"
             )
 
 
 def _run_task(operation: bytes, coords: Any) -> Any:
-    """In the worker: one task, whose error is a result. It travels as it is, and Lithops logs none of it."""
+    """Run a task in the worker. Its error is returned, so that it reaches the driver unchanged and is not logged."""
     function, config = cloudpickle.loads(operation)
     try:
         return execute_with_stats(function, coords, config=config)
@@ -349,8 +350,8 @@ def _run_task(operation: bytes, coords: Any) -> Any:
 
 
 def _result(future: Any) -> Any:
-    """What a task has returned; an error of Lithops is a failure like any other."""
-    hook = sys.excepthook  # Lithops puts one of its own in its place
+    """Return the result of a task; an error of Lithops is returned as a failure of the task."""
+    hook = sys.excepthook  # Lithops replaces it
     try:
         return future.result()
     except Exception as error:

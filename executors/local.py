@@ -1,10 +1,10 @@
 """Executors on this machine: one thread, several threads, several processes.
 
-They are our own because Cubed's go on with queued tasks after one has failed, cannot retry in processes, and leave
-worker processes behind when the driver is killed. What they keep is Cubed's contract: tasks of one generation of the
-plan may run at once, and every task that has ended is told to the callbacks.
+They replace those of Cubed, which run queued tasks after one has failed, cannot retry in processes, and leave worker
+processes behind when the driver is killed. They keep Cubed's contract: tasks of one generation of the plan may run
+concurrently, and the callbacks are called for every task that has ended.
 
-This module and `executors.lithops` are the only ones that touch Cubed's private interfaces of executors.
+This module and `executors.lithops` are the only ones that use Cubed's private interfaces of executors.
 """
 
 import ctypes
@@ -42,19 +42,19 @@ from cubed.runtime.utils import (
 
 type Task = Callable[[], tuple[Any, dict[str, Any]]]
 type Round = Sequence[tuple[str, Task]]
-"""Tasks that share what they read, each with the name of its operation."""
+"""Tasks that read the same data, each with the name of its operation."""
 
 QUEUED_PER_WORKER = 2
-"""Tasks handed to the pool before a worker is free: few, so that a failure leaves nothing queued."""
+"""Tasks in flight per worker, including queued ones: few, so that little is queued when one fails."""
 
 ROUNDS_PER_WORKER = 3
-"""With fewer rounds of tasks, one after the other in a worker, too many workers would have none at the end."""
+"""Minimum number of rounds per worker for running each round in one worker; with fewer, workers would be idle."""
 
 TASKS_TOGETHER = 16
-"""Most tasks that a worker is handed at once: what it has done is known when all of them end."""
+"""Maximum number of tasks that a worker is sent together; their results are returned together, too."""
 
 GRACE = 5.0
-"""Seconds that a process has to finish its task once the plan has failed or was interrupted."""
+"""Seconds for a process to finish its task after the plan has failed or was interrupted."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -62,7 +62,7 @@ class WorkerDiedError(RuntimeError):
 
 
 class LocalExecutor(DagExecutor):
-    """Runs tasks through a pool; what a subclass adds is the pool, and how a task gets to it."""
+    """Run tasks in a pool. Subclasses define the pool, and how tasks are sent to it."""
 
     def __init__(self, *, max_workers: int | None = None, retries: int = 2) -> None:
         super().__init__(max_workers=max_workers, retries=retries)
@@ -75,13 +75,13 @@ class LocalExecutor(DagExecutor):
         raise TypeError(f"{type(self).__name__} has no pool")
 
     def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
-        """What the pool is given, for each task of an operation."""
+        """Yield the callables to submit to the pool, one per task of an operation."""
         for coords in pipeline.mappable:
             yield _LocalTask(pipeline, coords)
 
     def in_groups(self, rounds: Iterator[Round]) -> Iterator[Round]:
-        """What the pool is given at once: single tasks."""
-        return ([task] for some in rounds for task in some)
+        """Split rounds into the groups of tasks that are submitted together: here, single tasks."""
+        return ([task] for tasks in rounds for task in tasks)
 
     def execute_dag(
         self,
@@ -95,8 +95,8 @@ class LocalExecutor(DagExecutor):
         Raises
         ------
         Exception
-            Of the first task that failed once more than `retries` times. Tasks that run are waited for, no other
-            is begun, so nothing is written after this returns.
+            The error of the first task that has exhausted its `retries`. Running tasks are waited for and no further
+            ones are started, so nothing is written after this returns.
         """
         pool = self._pool = self._pool or self.pool()
         try:
@@ -119,13 +119,13 @@ class LocalExecutor(DagExecutor):
             raise
 
     def close(self) -> None:
-        """End the workers, which wait for further plans until then."""
+        """End the workers, which stay alive between plans."""
         if self._pool is not None:
             self._pool.shutdown(wait=True)
             self._pool = None
 
     def stop(self, pool: Executor) -> None:
-        """End early: running tasks are waited for, others never begin."""
+        """Shut the pool down early: wait for running tasks, and cancel queued ones."""
         pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(
@@ -137,12 +137,12 @@ class LocalExecutor(DagExecutor):
         running: dict[Future[Any], tuple[Round, int, float]] = {}
 
         def submit(tasks: Round, attempt: int) -> None:
-            only = [task for _, task in tasks]
-            running[pool.submit(only[0] if len(only) == 1 else _Group(only))] = (tasks, attempt, time.time())
+            calls = [task for _, task in tasks]
+            running[pool.submit(calls[0] if len(calls) == 1 else _Group(calls))] = (tasks, attempt, time.time())
 
         while True:
-            room = self.max_workers * QUEUED_PER_WORKER - len(running)
-            for tasks in islice(todo, room):
+            n_free = self.max_workers * QUEUED_PER_WORKER - len(running)
+            for tasks in islice(todo, n_free):
                 submit(tasks, 0)
             if not running:
                 return
@@ -168,16 +168,16 @@ class LocalExecutor(DagExecutor):
 
 def _rounds[T](operations: Sequence[tuple[int, Iterator[T]]]) -> Iterator[list[T]]:
     """
-    One task of the operation that has most, and as large a part of the others, again and again: all end together.
+    Yield rounds of one task of the largest operation and a proportional number of the others, so that all end together.
 
-    Tasks of different arrays over the same rows run at about the same time so, and find in memory what they share; and
-    those that compute run beside those that copy. Of plans that are executed together, one goes after the other: they
-    share nothing.
+    Thus tasks of different arrays over the same rows run at about the same time and share cached data, and tasks that
+    compute run alongside tasks that copy. Plans that are executed together share nothing, so the rounds of one come
+    after those of the other.
 
     Parameters
     ----------
     operations
-        How many tasks each has, and these.
+        The number of tasks of each operation, and the tasks.
 
     Examples
     --------
@@ -187,15 +187,15 @@ def _rounds[T](operations: Sequence[tuple[int, Iterator[T]]]) -> Iterator[list[T
     most = max((n for n, _ in operations), default=0)
     for i in count():
         parts = ((tasks, -(-(i + 1) * n // most) + (-i * n // most)) for n, tasks in operations)
-        some = [task for tasks, n in parts for task in islice(tasks, n)]
-        if some:
-            yield some
+        selected = [task for tasks, n in parts for task in islice(tasks, n)]
+        if selected:
+            yield selected
         elif i >= most:
             return
 
 
 class _Group:
-    """Some tasks, one after the other, in one worker, up to the first that fails."""
+    """Run several tasks one after the other in one worker, up to the first that fails."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
@@ -204,7 +204,7 @@ class _Group:
         done: list[tuple[Any, dict[str, Any]]] = []
         for task in self.tasks:
             if done and _is_stopping is not None and _is_stopping.value:
-                break  # what is returned is not wanted any more
+                break  # the driver ignores the results
             try:
                 done.append(task())
             except Exception as error:
@@ -213,7 +213,7 @@ class _Group:
 
 
 class _LocalTask:
-    """One task, run where it is called."""
+    """A task that runs in this process."""
 
     def __init__(self, pipeline: CubedPipeline, coords: Any) -> None:
         self.pipeline, self.coords = pipeline, coords
@@ -223,7 +223,7 @@ class _LocalTask:
 
 
 class _NoPool(Executor):
-    """Runs what is submitted at once, in the caller's thread."""
+    """A pool that runs each task on submission, in the caller's thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -235,27 +235,27 @@ class _NoPool(Executor):
 
 
 class SingleThreadedExecutor(LocalExecutor):
-    """One task after the other, in this thread: the reference for the others."""
+    """Run one task after the other in this thread: the reference for the others."""
 
     def __init__(self, *, retries: int = 2) -> None:
         super().__init__(max_workers=1, retries=retries)
 
     @property
     def name(self) -> str:
-        """As in ``--executor``."""
+        """The name of the executor in ``--executor``."""
         return "single-threaded"
 
     def pool(self) -> Executor:
-        """No workers at all."""
+        """Return a pool without workers."""
         return _NoPool()
 
 
 class ThreadsExecutor(LocalExecutor):
-    """Several threads of this process."""
+    """Run tasks in several threads of this process."""
 
     @property
     def name(self) -> str:
-        """As in ``--executor``."""
+        """The name of the executor in ``--executor``."""
         return "threads"
 
     def pool(self) -> Executor:
@@ -265,21 +265,21 @@ class ThreadsExecutor(LocalExecutor):
 
 class ProcessesExecutor(LocalExecutor):
     """
-    Several processes, spawned. They end with their driver, by any cause.
+    Run tasks in several spawned processes, which end whenever the driver does.
 
-    What tasks of several arrays have in common is in the memory of one process, so these go to one.
+    Tasks of several arrays over the same rows run in one process, so that they share cached data.
     """
 
     @property
     def name(self) -> str:
-        """As in ``--executor``."""
+        """The name of the executor in ``--executor``."""
         return "processes"
 
     def pool(self) -> Executor:
-        """Start the processes. An interrupt is the driver's business, from their first moment on."""
+        """Start the processes, with SIGINT blocked from the beginning: the driver handles interrupts."""
         context = _WorkerContext()
         try:
-            # without a lock, which a worker that is killed would keep
+            # without a lock, which a killed worker would never release
             self._is_stopping = context.RawValue(ctypes.c_bool, False)
             pool = ProcessPoolExecutor(
                 self.max_workers,
@@ -292,37 +292,37 @@ class ProcessesExecutor(LocalExecutor):
                 f"the executor processes cannot start ({error.strerror or error}): it takes semaphores, which need a "
                 "/dev/shm that can be written to; mount one, or use the executor threads"
             ) from error
-        # started first, because it unblocks the signal in the thread that starts it
+        # start it first, since that unblocks the signal in the calling thread
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(self.max_workers):  # the pool starts one process for each
+            for _ in range(self.max_workers):  # the pool starts one process per submission
                 pool.submit(int)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pool
 
     def tasks(self, name: str, pipeline: CubedPipeline) -> Iterator[Task]:
-        """The operation is pickled once; a task unpickles its own, so that what it writes is its own too."""
+        """Pickle the operation once; each task unpickles a copy, so that its writes are separate."""
         operation = cloudpickle.dumps((pipeline.function, pipeline.config))
         for coords in pipeline.mappable:
             yield PickledTask(operation, coords)
 
     def in_groups(self, rounds: Iterator[Round]) -> Iterator[Round]:
-        """Tasks over the same rows together, if there are enough rows for all workers."""
+        """Group the tasks of each round, if there are enough rounds for all workers; else submit single tasks."""
         first = list(islice(rounds, self.max_workers * ROUNDS_PER_WORKER))
         if len(first) < self.max_workers * ROUNDS_PER_WORKER:
             return super().in_groups(iter(first))
-        return (group for some in chain(first, rounds) for group in batched(some, TASKS_TOGETHER))
+        return (group for tasks in chain(first, rounds) for group in batched(tasks, TASKS_TOGETHER))
 
     def close(self) -> None:
-        """End the workers. One that was killed while it waited for work has left the others waiting for ever."""
+        """End the workers with `stop`: if one was killed while waiting for work, the others would wait forever."""
         if self._pool is not None:
             self.stop(self._pool)
             self._pool = None
 
     def stop(self, pool: Executor) -> None:
-        """End early: running tasks have a few seconds to finish what they are writing."""
+        """Shut the pool down early: running tasks have `GRACE` seconds to finish their writes, then they are killed."""
         assert isinstance(pool, ProcessPoolExecutor)
         self._is_stopping.value = True
         processes = list((pool._processes or {}).values())
@@ -336,14 +336,14 @@ class ProcessesExecutor(LocalExecutor):
 
 
 _STARTING = threading.Lock()
-"""Held while a process is started: of two threads, each would take the other's stand-in for the script."""
+"""Held while a process is started, since that temporarily replaces the ``__main__`` module."""
 
 
 class _WorkerProcess(SpawnProcess):
     """
-    A process that does not import its driver's script again, which would run all of it without a ``__main__`` guard.
+    A process that does not import the driver's script, which would run again if it has no ``__main__`` guard.
 
-    Nothing in a worker needs it: what a script defines is pickled by value.
+    Workers do not need it: functions and classes of a script are pickled by value.
     """
 
     @staticmethod
@@ -358,13 +358,13 @@ class _WorkerProcess(SpawnProcess):
 
 
 class _WorkerContext(SpawnContext):
-    """Starts such processes."""
+    """A context that starts `_WorkerProcess`."""
 
     Process = _WorkerProcess
 
 
 class PickledTask:
-    """One task, run in another process."""
+    """A task that runs in another process."""
 
     def __init__(self, operation: bytes, coords: Any) -> None:
         self.operation, self.coords = operation, coords
@@ -375,11 +375,11 @@ class PickledTask:
 
 
 _is_stopping: Any = None
-"""In a worker: whether the driver wants no further tasks."""
+"""In a worker: a shared boolean, True once the driver needs no further tasks; None elsewhere."""
 
 
 def _begin_worker(driver: int, is_stopping: Any) -> None:
-    """In each worker: end when the driver has."""
+    """Initialise a worker: exit when the driver has ended."""
     global _is_stopping  # noqa: PLW0603
     _is_stopping = is_stopping
 

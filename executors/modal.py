@@ -1,7 +1,7 @@
-"""An executor on Modal: tasks run in containers in a cloud, in an image that has what the driver has.
+"""Run tasks with Modal: in containers in a cloud, with an image that has the packages of the driver.
 
-Cubed's own is an application made at import, with an image that has neither Icechunk nor this package, and it begins
-a whole plan again when one task has timed out. This one is made when it is asked for, and retries tasks.
+This replaces Cubed's executor, which creates its app at import, with an image that has neither Icechunk nor this
+package, and which restarts a whole plan when a task has timed out. This one is created on demand, and retries tasks.
 """
 
 import asyncio
@@ -28,68 +28,68 @@ if TYPE_CHECKING:
 PACKAGE = "vczstore"
 SOURCE = ("vczstore", "plans", "executors")
 EXTRAS = ("obstore", "fsspec", "xarray")
-"""Extras of this package that tasks use, and not the driver alone."""
+"""Extras of this package that tasks need, too."""
 
 CLOUDS = ("aws", "gcp", "oci", "auto")
 CONTAINERS = 100
-"""How many containers run at once by default: what Modal allows a new workspace."""
+"""Default maximum number of containers, which is the limit of Modal for a new workspace."""
 
 STARTING = 300
-"""Seconds that a container has to start; its tasks may take longer."""
+"""Timeout for the start of a container, in seconds."""
 
 LONGEST = 86400
-"""Seconds that Modal lets a task take at most."""
+"""Maximum timeout of a task on Modal, in seconds."""
 
 HERE_ONLY = (b"LocalStore", b"MemoryStore", b"LocalFileSystem", b"local_file_system_object", b"in_memory_object")
-"""What is in a pickled task that reads or writes a store which is only on this machine: of Zarr, obstore, fsspec and
-Icechunk. A container would find nothing there, take that for fill values, and write to a disk that is thrown away."""
+"""Substrings of pickled tasks that use a local store of Zarr, obstore, fsspec or Icechunk. In a container it would be
+empty and read as fill values, and writes to it would be lost."""
 
 
 class ModalError(RuntimeError):
-    """Modal cannot run the tasks, or has given up on one."""
+    """Modal cannot run the tasks, or a task has timed out."""
 
 
 class ModalExecutor(LocalExecutor):
     """
-    Containers of one Modal app, which is there from the first plan until `close`, or until a plan fails.
+    Run tasks in containers of one Modal app, which runs from the first plan until `close`, or until a plan fails.
 
     Parameters
     ----------
     max_workers
-        How many containers run at once. Each runs one task at a time.
+        Maximum number of containers. Each runs one task at a time.
     retries
-        How often a task that failed or timed out is tried again.
+        Number of retries of a task that has failed or timed out.
     timeout
         Seconds that one attempt may take.
     cpu
-        Cores of a container; Modal's default is an eighth of one.
+        Cores of a container; Modal's own default is an eighth of one.
     memory
-        Of a container, in MiB; what the plan allows a task by default, and never less.
+        Memory of a container in MiB; by default, and at least, what the plan allows a task.
     cloud
         One of `CLOUDS`.
     region
-        One or several of Modal's regions: the one of the store costs least.
+        One or several regions of Modal; the region of the store costs least.
     variables_from
-        Names of Modal secrets, whose variables tasks find in their environment. Never the values. It is not called
-        after them because job files refuse any key that is called a secret.
+        Names of Modal secrets, never values; tasks have their variables in the environment. The name of this option
+        avoids the word, since job files refuse any key that is called a secret.
     image_packages
-        Requirements to be installed beside those that the driver has.
+        Requirements to install in addition to the packages of the driver.
     environment_name
-        Modal's environment, where there are several.
+        Environment of Modal, if there are several.
     app_name
-        What the app is called in Modal's lists.
+        Name of the app in Modal's lists.
 
     Raises
     ------
     ExecutorOptionError
-        If an option is not right, or there is no token. Nothing was sent to Modal then.
+        If an option is invalid, or there is no token. Nothing was sent to Modal then.
     MissingEngineError
         If modal is not installed.
 
     Notes
     -----
-    A plan that fails or is interrupted stops the app, and with it its containers. Modal does not say when the last
-    of them has ended, so a task that was running may still write the chunks that it was about to write.
+    A plan that fails or is interrupted stops the app and its containers. Modal does not report when the last of them
+    has ended, so a task that was running may still write some chunks.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ModalExecutor(LocalExecutor):
         _check_number("max_workers", CONTAINERS if max_workers is None else max_workers, 1)
         _check_number("retries", retries, 0)
         _check_number("timeout", timeout, 1, LONGEST)
-        _check_number("cpu", cpu, 0.125, whole=False)
+        _check_number("cpu", cpu, 0.125, integer=False)
         if memory is not None:
             _check_number("memory", memory, 128)
         if cloud is not None and cloud not in CLOUDS:
@@ -129,7 +129,7 @@ class ModalExecutor(LocalExecutor):
 
     @property
     def name(self) -> str:
-        """As in ``--executor``."""
+        """The name of the executor in ``--executor``."""
         return "modal"
 
     def execute_dag(
@@ -145,9 +145,9 @@ class ModalExecutor(LocalExecutor):
         ------
         ModalError
             If a store is on this machine only, containers are too small for the plan, Modal refuses, or a task has
-            timed out once more than `retries` times.
+            timed out and exhausted its `retries`.
         Exception
-            Of the first task that failed once more than `retries` times.
+            The error of the first task that has exhausted its `retries`.
         """
         import modal
 
@@ -185,7 +185,7 @@ class ModalExecutor(LocalExecutor):
             raise ModalError(f"modal: {first_line(error)}") from error
 
     def pool(self) -> Executor:
-        """Make the image, and start the app."""
+        """Define the image, and start the app."""
         import modal
 
         image = (
@@ -210,19 +210,19 @@ class ModalExecutor(LocalExecutor):
         return _Containers(app.run(environment_name=self.environment_name), function.remote.aio)
 
     def tasks(self, name: str, pipeline: "CubedPipeline") -> Iterator[Callable[..., Any]]:
-        """The operation is pickled once."""
+        """Yield the tasks of an operation, which is pickled once."""
         operation = _pickle(pipeline)
         for coords in pipeline.mappable:
             yield PickledTask(operation, coords)
 
 
 def run_task(task: PickledTask) -> Any:
-    """What a container does."""
+    """Run a task in a container."""
     return task()
 
 
 class _Containers(Executor):
-    """An app that runs: what is submitted is run by its containers."""
+    """A pool that submits tasks to the containers of a running app."""
 
     def __init__(self, running: Any, remote: Callable[..., Any]) -> None:
         self._stack = ExitStack()
@@ -236,7 +236,7 @@ class _Containers(Executor):
         return asyncio.run_coroutine_threadsafe(self._remote(fn, *args, **kwargs), self._loop)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the app and its containers, busy ones too."""
+        """Stop the app and its containers, busy ones included."""
         try:
             asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
         finally:
@@ -258,39 +258,39 @@ async def _cancel_all() -> None:
 
 def pins() -> list[str]:
     """
-    What the driver has installed of this package's requirements, and of theirs, each at its version.
+    Return pinned requirements for all direct and indirect dependencies of this package that the driver has installed.
 
     Raises
     ------
     ExecutorOptionError
-        If this package is not installed, and its requirements are not known therefore.
+        If this package is not installed, so that its requirements are unknown.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     todo = [Requirement(f"{PACKAGE}[{','.join(EXTRAS)}]")]
     while todo:
-        wanted = todo.pop()
+        requirement = todo.pop()
         try:
-            installed = distribution(wanted.name)
+            installed = distribution(requirement.name)
         except PackageNotFoundError:
-            continue  # of another platform, or of an extra that the driver does not use
-        name = canonicalize_name(wanted.name)
-        found[name] = installed.version
-        for extra in {"", *wanted.extras} - {extra for known, extra in seen if known == name}:
+            continue  # for another platform, or for an extra that the driver does not use
+        name = canonicalize_name(requirement.name)
+        versions[name] = installed.version
+        for extra in {"", *requirement.extras} - {extra for package, extra in seen if package == name}:
             seen.add((name, extra))
             for line in installed.requires or ():
-                needed = Requirement(line)
-                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-                    todo.append(needed)
-    if found.pop(PACKAGE, None) is None:
+                dependency = Requirement(line)
+                if dependency.marker is None or dependency.marker.evaluate({"extra": extra}):
+                    todo.append(dependency)
+    if versions.pop(PACKAGE, None) is None:
         raise ExecutorOptionError(f"modal: {PACKAGE} is not installed here, so what it needs is not known; install it")
-    return [f"{name}=={version}" for name, version in sorted(found.items())]
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
 def _is_here_only(pipeline: "CubedPipeline") -> bool:
-    """Whether an operation, or what its tasks are sent beside, needs a store that is on this machine only."""
-    sent = _pickle(pipeline), bytes(cloudpickle.dumps(pipeline.mappable))
-    return any(mark in part for mark in HERE_ONLY for part in sent)
+    """Whether an operation, or an input of its tasks, uses a store that is on this machine only."""
+    pickles = _pickle(pipeline), bytes(cloudpickle.dumps(pipeline.mappable))
+    return any(mark in pickled for mark in HERE_ONLY for pickled in pickles)
 
 
 def _pickle(pipeline: "CubedPipeline") -> bytes:
@@ -300,10 +300,10 @@ def _pickle(pipeline: "CubedPipeline") -> bytes:
 # ---- options --------------------------------------------------------------------------------
 
 
-def _check_number(option: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True) -> None:
-    kind = int if whole else int | float
+def _check_number(option: str, value: Any, least: float, most: float = math.inf, *, integer: bool = True) -> None:
+    kind = int if integer else int | float
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
-        what = "a whole number" if whole else "a number"
+        what = "a whole number" if integer else "a number"
         limit = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         raise ExecutorOptionError(f"modal: {option} is {value!r}; give {what} {limit}")
 
@@ -318,7 +318,7 @@ def _texts(option: str, values: Any) -> list[str]:
 
 
 def _secret_names(names: Any) -> list[str]:
-    """What is wrong is not repeated: it may be the secret itself."""
+    """Check the names of secrets; an invalid one is not in the message, since it may be the secret itself."""
     if isinstance(names, Mapping) or any("=" in name for name in _texts("variables_from", names)):
         raise ExecutorOptionError(
             "modal: variables_from takes names of Modal secrets, never values; "

@@ -1,4 +1,4 @@
-"""The operations as functions. What each does, takes and raises is declared once, in its module in ``plans``."""
+"""The operations as functions. Their docstrings and signatures are generated from the declarations in ``plans``."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from vczstore.stores.base import Location
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
-"""The functions of operations, by their names."""
+"""The public functions by name."""
 
 
 class StoreOptions(TypedDict, total=False):
-    """How an operation finds its stores and runs; see `vczstore.execution.options.Options`."""
+    """How stores are opened and tasks are run; see `vczstore.execution.options.Options`."""
 
     parts: Sequence[str]
     backend_storage: str | None
@@ -58,7 +58,7 @@ class StoreOptions(TypedDict, total=False):
 
 
 class RunOptions(StoreOptions, total=False):
-    """The same, for an operation that can be tried without writing."""
+    """Options of operations that have a dry run."""
 
     dry_run: bool
 
@@ -150,24 +150,24 @@ class NormaliseOptions(_Harmonising, total=False):
 
 def plan(operation: str, *arguments: Any, **options: Any) -> "Plan":
     """
-    Compile an operation without running it. What its plan depends on is looked up in the data, in tasks.
+    Compile an operation without running it. Surveys of the data that its plan depends on do run, as tasks.
 
     Parameters
     ----------
     operation
-        Its name, such as ``append``.
+        Name of the operation, such as ``append``.
     arguments, options
-        As of the function of this name.
+        Arguments of the function of this name.
 
     Returns
     -------
     Plan
-        What `run` takes, on any executor.
+        The plan, which `run` executes on any executor.
 
     Raises
     ------
     VczstoreError
-        If anything does not fit.
+        If the operation is invalid.
 
     Examples
     --------
@@ -178,8 +178,8 @@ def plan(operation: str, *arguments: Any, **options: Any) -> "Plan":
 
     if "dry_run" in options:
         raise TypeError("plan() got an unexpected keyword argument 'dry_run'; a plan writes nothing until it is run")
-    made, opts, _ = bind(operation, "plan", arguments, options)
-    return engine.plan(made, opts)
+    bound, opts, _ = bind(operation, "plan", arguments, options)
+    return engine.plan(bound, opts)
 
 
 @overload
@@ -188,26 +188,26 @@ def run(what: "Plan", **options: Unpack[StoreOptions]) -> "Result": ...
 def run(what: str, *arguments: Any, **options: Any) -> Any: ...
 def run(what: "str | Plan", *arguments: Any, **options: Any) -> Any:
     """
-    Run an operation, or a plan that was compiled before, on any executor.
+    Run an operation, or a plan compiled by `plan`, on any executor.
 
     Parameters
     ----------
     what
-        The name of an operation, such as ``append``, or what `plan` has returned.
+        The name of an operation, such as ``append``, or a plan returned by `plan`.
     arguments, options
-        As of the function of this name; with a plan, those that say how it runs.
+        Arguments of the function of this name; for a plan, options such as ``executor`` alone.
 
     Returns
     -------
     Result
-        What was done; what was found, for an operation such as ``info``.
+        The result of an operation that edits a store, or the findings of one such as ``info``.
 
     Raises
     ------
     StaleError
         If the store has changed since the plan was compiled.
     BusyError
-        If another process writes to a store on plain Zarr.
+        If the store is on plain Zarr, and another process is writing to it.
 
     Examples
     --------
@@ -219,25 +219,25 @@ def run(what: "str | Plan", *arguments: Any, **options: Any) -> Any:
 
     if isinstance(what, str):
         return _run("run", what, *arguments, **options)
-    _refuse_unknown("run", options, [one.name for one in fields(Options) if one.init])
+    _refuse_unknown("run", options, [field.name for field in fields(Options) if field.init])
     return engine.run_compiled(what, Options(**options))
 
 
 def _run(caller: str, name: str, *arguments: Any, **options: Any) -> Any:
-    """Run an operation with what a function was called with."""
+    """Run an operation with the arguments of a function call."""
     from vczstore.execution import engine
     from vczstore.execution.naming import naming, title, when_begun
     from vczstore.execution.sets import entrance
 
-    made, opts, dry_run = bind(name, caller, arguments, options)
-    with naming(made.called) as standing, engine.shown(opts, title(made)) as opts:
-        standing.state = when_begun(made, dry_run=dry_run)
-        return entrance.run(made, opts, dry_run=dry_run)
+    operation, opts, dry_run = bind(name, caller, arguments, options)
+    with naming(operation.called) as standing, engine.progress_display(opts, title(operation)) as opts:
+        standing.state = when_begun(operation, dry_run=dry_run)
+        return entrance.run(operation, opts, dry_run=dry_run)
 
 
 def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Operation, Any, bool]:
     """
-    Make an operation of what a function was called with.
+    Make an operation from the arguments of a function call.
 
     Returns
     -------
@@ -248,24 +248,24 @@ def bind(name: str, caller: str, arguments: Sequence[Any], keywords: Mapping[str
     Raises
     ------
     TypeError
-        If an argument is missing or does not exist, as Python has it for parameters.
+        If an argument is missing, unknown or given twice, as for any Python function.
     """
     from vczstore.execution.options import Options
 
     operation = operations.find(name.replace("_", "-"))
     keywords = {AMERICAN.get(key, key): value for key, value in keywords.items()}
-    made = signature_of(operation).bind_partial(*arguments).arguments
-    own = [one.name for one in fields(operation) if declared(one).python]
-    shared = [one.name for one in fields(Options) if one.init]
+    positional = signature_of(operation).bind_partial(*arguments).arguments
+    own = [field.name for field in fields(operation) if declared(field).python]
+    shared = [field.name for field in fields(Options) if field.init]
     _refuse_unknown(caller, keywords, [*own, *shared, *["dry_run"] * bool(operation.dry_run)])
-    if twice := made.keys() & keywords.keys():
+    if twice := positional.keys() & keywords.keys():
         raise TypeError(f"{caller}() got multiple values for argument {min(twice)!r}")
-    values = {**made, **{key: value for key, value in keywords.items() if key in own}}
-    for one in operations.arguments(operation):
-        if one.name not in values and one.default is MISSING and declared(one).kind != "sources":
-            raise TypeError(f"{caller}() missing required argument {one.name!r}")
-        if declared(one).kind == "sources":
-            values.setdefault(one.name, ())
+    values = {**positional, **{key: value for key, value in keywords.items() if key in own}}
+    for field in operations.arguments(operation):
+        if field.name not in values and field.default is MISSING and declared(field).kind != "sources":
+            raise TypeError(f"{caller}() missing required argument {field.name!r}")
+        if declared(field).kind == "sources":
+            values.setdefault(field.name, ())
     opts = Options(**{key: value for key, value in keywords.items() if key in shared})
     return operation(**values), opts, bool(keywords.get("dry_run", False))
 
@@ -280,36 +280,36 @@ def _refuse_unknown(caller: str, keywords: Mapping[str, Any], known: Sequence[st
 
 def signature_of(operation: type[Operation]) -> Signature:
     """Return the signature of the function of an operation: its arguments, and its own options by name."""
-    made = [_parameter(one) for one in operations.arguments(operation)]
-    for one in sorted(operations.options(operation), key=lambda one: not declared(one).positional):
-        if declared(one).python:
-            kind = Parameter.POSITIONAL_OR_KEYWORD if declared(one).positional else Parameter.KEYWORD_ONLY
-            made.append(Parameter(one.name, kind, default=one.default, annotation=one.type))
+    parameters = [_parameter(field) for field in operations.arguments(operation)]
+    for field in sorted(operations.options(operation), key=lambda field: not declared(field).positional):
+        if declared(field).python:
+            kind = Parameter.POSITIONAL_OR_KEYWORD if declared(field).positional else Parameter.KEYWORD_ONLY
+            parameters.append(Parameter(field.name, kind, default=field.default, annotation=field.type))
     if operation.dry_run:
-        made.append(Parameter("dry_run", Parameter.KEYWORD_ONLY, default=False, annotation=bool))
-    return Signature([*made, Parameter("options", Parameter.VAR_KEYWORD)])
+        parameters.append(Parameter("dry_run", Parameter.KEYWORD_ONLY, default=False, annotation=bool))
+    return Signature([*parameters, Parameter("options", Parameter.VAR_KEYWORD)])
 
 
-def _parameter(one: "Field[Any]") -> Parameter:
-    if declared(one).kind == "sources":
-        return Parameter(one.name, Parameter.VAR_POSITIONAL)
-    default = Parameter.empty if one.default is MISSING else one.default
-    return Parameter(one.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=one.type)
+def _parameter(field: "Field[Any]") -> Parameter:
+    if declared(field).kind == "sources":
+        return Parameter(field.name, Parameter.VAR_POSITIONAL)
+    default = Parameter.empty if field.default is MISSING else field.default
+    return Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.type)
 
 
 # ---- each operation -------------------------------------------------------------------------
 
 
 def _operation[**P, R](declaration: Callable[P, R]) -> Callable[P, R]:
-    """Make the function of the operation that has its name; the declaration has the types alone."""
+    """Return the function of the operation with the name of the declaration, which has types only."""
     name = declaration.__name__
     operation = operations.find(name.replace("_", "-"))
     returned = str(declaration.__annotations__["return"])
 
     @wraps(declaration)
     def function(*arguments: P.args, **keywords: P.kwargs) -> R:
-        done: R = _run(name, operation.called, *arguments, **keywords)
-        return done
+        outcome: R = _run(name, operation.called, *arguments, **keywords)
+        return outcome
 
     function.__doc__ = docstring_of(operation, returned)
     function.__signature__ = signature_of(operation).replace(return_annotation=returned)  # type: ignore[attr-defined]
@@ -318,19 +318,19 @@ def _operation[**P, R](declaration: Callable[P, R]) -> Callable[P, R]:
 
 
 def docstring_of(operation: type[Operation], returned: str) -> str:
-    """Return the numpydoc docstring of the function of an operation, made from its declaration."""
+    """Return the numpydoc docstring of the function of an operation, generated from its declaration."""
     text, *sections = re.split(r"\n(?=\w+\n-{3,}\n)", cleandoc(operation.__doc__ or ""))
     rows = [
-        f"{'*' * (declared(one).kind == 'sources')}{one.name}\n    {declared(one).help}"
-        for one in [*operations.arguments(operation), *operations.options(operation)]
-        if declared(one).python
+        f"{'*' * (declared(field).kind == 'sources')}{field.name}\n    {declared(field).help}"
+        for field in [*operations.arguments(operation), *operations.options(operation)]
+        if declared(field).python
     ]
     if operation.dry_run:
         rows.append(f"dry_run\n    {operation.dry_run}")
     rows.append("options\n    See `vczstore.execution.options.Options`.")
-    made = {"Parameters": "\n".join(rows), "Returns": f"{returned}\n    What was done, or found."}
-    shown = {section.partition("\n")[0] for section in sections}
-    parts = [f"{title}\n{'-' * len(title)}\n{body}\n" for title, body in made.items() if title not in shown]
+    generated = {"Parameters": "\n".join(rows), "Returns": f"{returned}\n    The outcome of the operation."}
+    written = {section.partition("\n")[0] for section in sections}
+    parts = [f"{title}\n{'-' * len(title)}\n{body}\n" for title, body in generated.items() if title not in written]
     return "\n".join([text.rstrip() + "\n", *parts, *sections])
 
 
@@ -435,18 +435,18 @@ def restore(store: "Location", state: str, **options: Unpack[RunOptions]) -> "Re
 def log(store: "Location", **options: Unpack[StoreOptions]) -> "PastCommits": ...
 
 
-def _of_each(found: Any, name: str) -> Any:
-    """An attribute of what was found; of a set of stores, that of each part."""
-    parts = getattr(found, "parts", None)
-    return getattr(found, name) if parts is None else {part: getattr(one, name) for part, one in parts.items()}
+def _of_each(outcome: Any, name: str) -> Any:
+    """Return an attribute of an outcome; for a set of stores, a dict with that of each part."""
+    parts = getattr(outcome, "parts", None)
+    return getattr(outcome, name) if parts is None else {part: getattr(result, name) for part, result in parts.items()}
 
 
-# ---- tags, of which the one command does three things ---------------------------------------
+# ---- tags: three functions for one command --------------------------------------------------
 
 
 def tags(store: "Location", **options: Unpack[StoreOptions]) -> dict[str, str]:
     """
-    Return the snapshot of each tag of a store, by name; of a set of stores, this for each part.
+    Return the snapshot of each tag of a store, by name; for a set of stores, a dict of these by part.
 
     Parameters
     ----------
@@ -458,7 +458,7 @@ def tags(store: "Location", **options: Unpack[StoreOptions]) -> dict[str, str]:
     Raises
     ------
     TagError
-        If the store is on plain Zarr, which has none.
+        If the store is on plain Zarr, which has no tags.
 
     Examples
     --------
@@ -470,7 +470,7 @@ def tags(store: "Location", **options: Unpack[StoreOptions]) -> dict[str, str]:
 
 def tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> str:
     """
-    Name the store's present state; that of all stores of a set.
+    Tag the current state of a store, or of all stores of a set.
 
     Parameters
     ----------
@@ -484,7 +484,7 @@ def tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> str:
     Returns
     -------
     str
-        The snapshot; of a set of stores, a dict with that of each part.
+        The snapshot; for a set of stores, a dict of the snapshots by part.
 
     Raises
     ------
@@ -503,7 +503,7 @@ def tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> str:
 
 def delete_tag(store: "Location", name: str, **options: Unpack[StoreOptions]) -> None:
     """
-    Delete a tag. What it names stays; its name cannot be given again.
+    Delete a tag. The snapshot stays; the name cannot be used again.
 
     Parameters
     ----------
@@ -522,4 +522,4 @@ def delete_tag(store: "Location", name: str, **options: Unpack[StoreOptions]) ->
     _run("delete_tag", "tag", store, name, delete=True, **options)
 
 
-FUNCTIONS |= {one.__name__: one for one in (plan, run, tags, tag, delete_tag)}
+FUNCTIONS |= {function.__name__: function for function in (plan, run, tags, tag, delete_tag)}

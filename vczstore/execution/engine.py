@@ -1,6 +1,6 @@
-"""The one entrance to all operations: open, lock, compile, check, write, commit, and retry after a conflict.
+"""The entry point of all operations: open, lock, compile, check, write, commit, and retry after a conflict.
 
-The only place where plans and executors meet.
+This is the only module that knows both plans and executors.
 """
 
 import json
@@ -32,7 +32,7 @@ from vczstore.execution.naming import (
     LOOK,
     NOTHING_WRITTEN,
     UNKNOWN,
-    Left,
+    Aborted,
     Standing,
     is_named,
     naming,
@@ -69,27 +69,27 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     operation
         The operation with its arguments.
     options
-        How it finds its stores and runs.
+        How stores are opened and tasks are run.
     dry_run
         Check everything, write nothing.
 
     Returns
     -------
     Result
-        Of an `Edit`; what any other operation has found.
+        For an `Edit`; any other operation returns its own findings.
 
     Raises
     ------
     VczstoreError
-        If anything does not fit, or storage fails. Nothing has been committed then.
+        If the operation is invalid, or storage fails. Nothing has been committed then.
     Interrupted
-        On a keyboard interrupt; the message says what state the store is in.
+        On a keyboard interrupt; the message describes the state of the store.
     """
     with naming(operation.called) as standing:
         refuse_branch(operation, options)
         if operation.writes:
             refuse_read_only(operation.called, operation.store)
-        with shown(options, title(operation)) as opts:
+        with progress_display(options, title(operation)) as opts:
             if isinstance(operation, Edit):
                 with Conversions(opts.work_dir, opts.progress) as conversions:
                     return _edit(operation, opts.but(conversions=conversions), standing, dry_run=dry_run)
@@ -99,24 +99,24 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 
 
 @contextmanager
-def shown(options: Options, of: str = "") -> Iterator[Options]:
-    """The options with what is told of progress, and of which operation."""
+def progress_display(options: Options, of: str = "") -> Iterator[Options]:
+    """Attach a progress display for the operation `of` to the options, for the duration of the context."""
     with showing(options.progress, options.log_file, of) as progress:
         yield options.but(progress=progress, log_file=None)
 
 
 def plan(operation: Operation, options: Options) -> Plan:
     """
-    Compile an operation without running it; what it depends on is looked up in the data, in tasks.
+    Compile an operation without running it. Surveys of the data that the plan depends on do run, as tasks.
 
-    VCFs are converted, too; what comes of that is there until the process ends.
+    VCF sources are converted; the converted VCZs are kept until the process ends.
 
     Raises
     ------
     OptionError
-        If something follows it in the same commit, which one plan does not hold.
+        If the operation has a follow-up, in the same commit or after it, which a single plan cannot hold.
     VczstoreError
-        If anything does not fit.
+        If the operation is invalid.
     """
     if is_template(operation.store):
         raise OptionError(
@@ -132,45 +132,45 @@ def plan(operation: Operation, options: Options) -> Plan:
         raise OptionError(
             f"{operation.called}: {operation.beyond_plan} goes with running the operation, not with its plan"
         )
-    with shown(options) as opts, Workers(opts) as workers:
+    with progress_display(options) as opts, Workers(opts) as workers:
         compiling = open_operation(operation, opts, None, dry_run=False)
         return compile_plan(operation, compiling, workers, Run(""))
 
 
 def refuse_branch(operation: Operation, options: Options) -> None:
-    """Raise an `OptionError` for a branch where an operation works on a new store, or on all branches."""
+    """Raise an `OptionError` if a branch is given to an operation on a new store, or on all branches."""
     if options.branch is not None and "branch" not in operation.uses:
         raise OptionError(f"{operation.called}: takes no branch, found --branch {options.branch}; leave it out")
 
 
 def run_compiled(compiled: Plan, options: Options) -> Result:
     """
-    Run a plan that was compiled before.
+    Run a plan that was compiled by `plan`.
 
     Raises
     ------
     StaleError
         If the store has changed since the plan was compiled.
     BusyError
-        If another process writes to a store on plain Zarr.
+        If the store is on plain Zarr, and another process is writing to it.
     """
     if options.no_lock:
         compiled = replace(compiled, store=compiled.store.unlocked())
-    with shown(options) as opts, plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
+    with progress_display(options) as opts, plain_errors(compiled.store.label), compiled.store.writer_lock() as lock:
         return run_plan(compiled, opts, before_commit=lock.check)
 
 
 def _edit(operation: Edit, options: Options, standing: Standing, *, dry_run: bool) -> Result:
-    """Lock, run, and run again after a concurrent commit."""
+    """Lock the store, run the operation, and retry it after a concurrent commit."""
     with plain_errors(operation.store):
         operation.check(options)
         written = None if dry_run else operation.store_to_lock(options)
     if written is not None and any(map(is_vcf, getattr(operation, "sources", ()))):
-        # converted before others have to wait; what is found here is found again
+        # convert before taking the lock, so that others do not wait for it; the conversions are cached
         open_operation(operation, options, None, dry_run=True)
     if written is None:
         return _attempt(operation, options, None, None, standing, dry_run=dry_run)
-    # of several who have lost a race none goes on losing to the others
+    # after losing a race, hold the retry lock so that writers cannot starve one another
     lock = written.exclusive_lock() if operation.is_exclusive else written.writer_lock()
     again = nullcontext if operation.is_exclusive else written.retry_lock
     with plain_errors(operation.store), lock as held:
@@ -188,7 +188,7 @@ def _attempt(
     *,
     dry_run: bool,
 ) -> Result:
-    """Open, compile, run and commit."""
+    """Open the store and its sources, compile, run and commit."""
     compiling = open_operation(operation, options, written, dry_run=dry_run)
     surveys = Run("")
     with Workers(options) as workers:
@@ -206,30 +206,30 @@ def _attempt(
 
 
 def _journal(operation: Edit, options: Options, compiling: Compiling, plans: Sequence[Plan]) -> Journal:
-    """Where a run that is stopped leaves what it has written: for long ones that write to a store on Icechunk."""
+    """Return the journal with which an interrupted run resumes; a disabled one for short runs and without Icechunk."""
     store, (plan, *_) = operation.store, plans
     is_kept = "resume" in operation.uses and not options.no_resume and compiling.store.atomic and not plan.first
     if not (is_kept and isinstance(store, str | os.PathLike) and writes_much(plans)):
         return Journal(None, {})
     states = [(source.identity, source.stamp) for source in compiling.sources]
-    said = json.dumps([operation.called, operation.fingerprint, states], sort_keys=True, default=str)
+    identity = json.dumps([operation.called, operation.fingerprint, states], sort_keys=True, default=str)
     about = {
         "base": plan.base,
         "versions": [version(name) for name in ("vczstore", "cubed", "icechunk", "zarr")],
         "impl": options.impl,
         "allowed_mem": options.memory.allowed,
     }
-    return Journal.in_cache(os.fspath(store), options.branch, slow_digest(said), about)
+    return Journal.in_cache(os.fspath(store), options.branch, slow_digest(identity), about)
 
 
 def writes_much(plans: Sequence[Plan]) -> bool:
-    """Whether plans write so much that it is worth a journal."""
+    """Whether plans write enough chunks or bytes to be worth a journal."""
     n_chunks = sum(plan.encoded_chunks + plan.decoded_chunks for plan in plans)
     return n_chunks >= checkpoint.MIN_CHUNKS or sum(plan.bytes_written for plan in plans) >= checkpoint.MIN_BYTES
 
 
 def open_operation(operation: Edit, options: Options, written: Store | None, *, dry_run: bool) -> Compiling:
-    """Open what an operation is compiled against."""
+    """Open the store and the sources that an operation is compiled against."""
     if operation.writes:
         refuse_same_place(operation.called, operation.store, getattr(operation, "sources", ()))
     with plain_errors(operation.store), planning(operation.called):
@@ -237,7 +237,7 @@ def open_operation(operation: Edit, options: Options, written: Store | None, *, 
 
 
 def compile_all(operation: Edit, compiling: Compiling, workers: Workers, surveys: Run) -> list[Plan]:
-    """Compile an operation, and what follows it in the same commit; as `compile_plan`."""
+    """Compile an operation, and the one that follows it in the same commit, if any; see `compile_plan`."""
     plans = [compile_plan(operation, compiling, workers, surveys)]
     if operation.then is not None:
         with plain_errors(operation.store):
@@ -247,21 +247,21 @@ def compile_all(operation: Edit, compiling: Compiling, workers: Workers, surveys
 
 def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, surveys: Run) -> Plan:
     """
-    Compile an operation, and look up in the data what its plan depends on.
+    Compile an operation, and run the surveys of the data that its plan depends on.
 
     Parameters
     ----------
     operation, compiling
-        What is compiled, against what.
+        The operation, and the store and sources that it is compiled against.
     workers
-        What looks things up. Where nothing is looked up, nothing is started.
+        Run the surveys. The executor is not started if there are none.
     surveys
-        Where their tasks are counted.
+        Accumulates the time and the tasks of the surveys.
     """
     name, store, n = operation.called, compiling.store, 0
     if compiling.impl != "zarr":
         workers.check_store(name, store)
-    with plain_errors(store.label), telling(store.label, lambda: Left(name, NOTHING_WRITTEN)), surveys.timed():
+    with plain_errors(store.label), reporting(store.label, lambda: Aborted(name, NOTHING_WRITTEN)), surveys.timed():
         stages, answer = operation.compile(compiling), None
         while True:
             try:
@@ -273,7 +273,7 @@ def compile_plan(operation: Edit, compiling: Compiling, workers: Workers, survey
                 workers.check_store(name, store)
                 workers.check_location(name, store)
             n += 1
-            answer = _look_up(survey, f"survey {n}", workers, surveys)
+            answer = _scan(survey, f"survey {n}", workers, surveys)
 
 
 def run_plan(
@@ -285,9 +285,9 @@ def run_plan(
     Parameters
     ----------
     plan
-        What was compiled.
+        The compiled plan.
     options
-        What runs its tasks.
+        Select the executor and the implementation.
     dry_run, before_commit
         As in `run_plans`.
     """
@@ -296,9 +296,9 @@ def run_plan(
 
 
 def history_of(plans: Sequence[Plan]) -> tuple[str, dict[str, Any]]:
-    """What the history says of plans."""
-    message = "; ".join(f"{one.operation}: {one.summary}" for one in plans)
-    steps = [{"operation": one.operation, **one.counts, **one.remembered} for one in plans]
+    """Return the commit message and metadata that record plans in the history."""
+    message = "; ".join(f"{plan.operation}: {plan.summary}" for plan in plans)
+    steps = [{"operation": plan.operation, **plan.counts, **plan.remembered} for plan in plans]
     return message, steps[0] if len(steps) == 1 else {"operation": plans[0].operation, "steps": steps}
 
 
@@ -314,24 +314,24 @@ def run_plans(
     journal: Journal | None = None,
 ) -> list[Result]:
     """
-    Run plans for one store, each compiled against what the one before it leaves: all checks first, then all writes.
+    Run plans for one store, each compiled against the result of the previous one: all checks first, then all writes.
 
     Parameters
     ----------
     plans
-        What to do; at least one.
+        The plans; at least one.
     message, metadata
-        For the history.
+        Commit message and metadata for the history.
     options
-        What runs them.
+        Select the executor and the implementation.
     workers
-        That of these options, where there is one already.
+        Workers created from these options; new ones by default.
     dry_run
         Stop after the checks.
     before_commit
-        Called when everything is written, and on plain Zarr before each step becomes visible; it may still refuse.
+        Called when everything is written, and on plain Zarr before each step becomes visible; may raise to refuse.
     journal
-        What a run that was stopped has written, and where this one leaves the same.
+        Records progress, and restores that of an interrupted run.
 
     Returns
     -------
@@ -341,40 +341,40 @@ def run_plans(
     Raises
     ------
     VczstoreError
-        If a check finds something, the store has changed, or storage fails. Nothing is committed then; on plain
-        Zarr, readers see what the plans that were finished have done.
+        If a check fails, the store has changed, or storage fails. Nothing is committed then; on plain Zarr, readers
+        see the plans that had finished.
     Interrupted
         On a keyboard interrupt.
     """
     store = plans[0].store
-    with nullcontext(workers) if workers is not None else Workers(options) as found:
-        execution = Execution.of(plans, options, found, before_commit, journal)
-        with telling(store.label, execution.left):
-            found.run(execution.checks())
+    with nullcontext(workers) if workers is not None else Workers(options) as active:
+        execution = Execution.of(plans, options, active, before_commit, journal)
+        with reporting(store.label, execution.if_aborted):
+            active.run(execution.checks())
             snapshot = None if dry_run else execution.write(message, metadata)
-            found.close()  # here, so that of an interrupt meanwhile it is said that all is done
+            active.close()  # within the context, so that an interrupt here is reported as "done already"
             return execution.results(snapshot, committed=not dry_run)
 
 
 @dataclass
 class Execution:
     """
-    Plans that are checked and written.
+    The execution of plans: their checks, then their writes.
 
     Attributes
     ----------
     plans
         The plans, all for one store.
     workers
-        What runs their tasks.
+        Run the tasks.
     impl
-        Whether they have tasks at all, and whether xarray reads and joins arrays.
+        One of `vczstore.choices.IMPLS`; ``"zarr"`` writes in this process, without tasks.
     before_commit, journal
         As in `run_plans`.
     current, visible
-        The plan that is being checked or written, and how many of those before it readers see.
+        The plan being checked or written, and the number of earlier plans that readers already see.
     transaction
-        What they are written in, once that has begun.
+        The transaction of the writes; None before they begin.
     """
 
     plans: Sequence[Plan]
@@ -400,46 +400,46 @@ class Execution:
         before_commit: Check | None = None,
         journal: Journal | None = None,
     ) -> "Execution":
-        """Plans that run as some options say."""
+        """Prepare plans for execution with the implementation that the options select."""
         if options.impl != "zarr":
             workers.check_store(plans[0].operation, plans[0].store)
         else:
-            journal = None  # it keeps what tasks have written
+            journal = None  # it records tasks, of which there are none
         return cls(plans, workers, options.impl, before_commit, journal or Journal(None, {}))
 
     @property
     def has_tasks(self) -> bool:
-        """Whether tasks write, and not zarr-python in this process."""
+        """Whether tasks do the writing, rather than zarr-python in this process."""
         return self.impl != "zarr"
 
     def on(self, store: Store) -> "Execution":
-        """The same plans, which add to the same results, on another branch of their store."""
+        """Return the execution of the same plans on another branch of their store; it adds to the same results."""
         moved = replace(self, plans=[plan.on(store) for plan in self.plans])
         moved.runs = self.runs
         moved.steps = _steps(moved.plans, moved.runs)
         return moved
 
-    def left(self) -> Left:
-        """What state the operation that is under way leaves the store in if it ends here."""
+    def if_aborted(self) -> Aborted:
+        """Return the state in which the store is left if the current operation is aborted now."""
         is_done = self.visible == len(self.plans) or (self.transaction is not None and self.transaction.is_done)
         if is_done is None:
-            return Left(self.current.operation, UNKNOWN, LOOK)
-        return Left(self.current.operation, DONE) if is_done else _left(self.current, self.visible)
+            return Aborted(self.current.operation, UNKNOWN, LOOK)
+        return Aborted(self.current.operation, DONE) if is_done else _if_aborted(self.current, self.visible)
 
     def checks(self) -> Stages:
         """
-        Tasks that check, to be run by `Workers.run`; nothing is checked before that.
+        Yield the checking tasks, to be run by `Workers.run`; nothing is checked before that.
 
         Raises
         ------
         VczstoreError
-            When they are run: that of the first check that finds something.
+            While the stages run: the error of the first check with a violation.
         """
         if self.has_tasks:
             self.workers.check_location(self.current.operation, self.store)
         for plan, run in zip(self.plans, self.runs, strict=True):
             self.current = plan
-            if self.impl != "cubed":  # the others copy no chunk encoded
+            if self.impl != "cubed":  # the others re-encode every chunk
                 plan.require_lossless()
             if self.impl == "xarray":
                 plan.require_regular()
@@ -447,18 +447,18 @@ class Execution:
                 yield from self._check(plan, run)
 
     def _check(self, plan: Plan, run: Run) -> Stages:
-        """As `checks`, of one plan."""
-        found: list[tuple[int, Any]] = []
+        """Yield the checking tasks of one plan."""
+        violations: list[tuple[int, Any]] = []
         if not self.has_tasks:
-            found = [(i, first) for i, check in enumerate(plan.checks) for first in check.by_zarr()]
+            violations = [(i, violation) for i, check in enumerate(plan.checks) for violation in check.by_zarr()]
         elif (checks := plan.cubed_checks()) is not None:
-            yield Tasks("checking", checks, run, lambda report: found.extend(report.found))
-        if found:
-            i, first = min(found)
+            yield Tasks("checking", checks, run, lambda report: violations.extend(report.found))
+        if violations:
+            i, first = min(violations)
             raise plan.checks[i].error(first)
 
     def write(self, message: str, metadata: Mapping[str, Any]) -> str | None:
-        """Write all plans in one transaction, and commit it; returns the snapshot."""
+        """Write all plans in one transaction, commit it, and return the snapshot ID, if there are snapshots."""
         if self.is_empty:
             return self.plans[0].base if self.store.history.is_kept else None
         transaction = self.begin()
@@ -466,7 +466,7 @@ class Execution:
         return self.commit(transaction, message, metadata)
 
     def commit(self, transaction: Transaction, message: str, metadata: Mapping[str, Any]) -> str | None:
-        """Commit what was written, unless the lock is lost; returns the snapshot."""
+        """Commit the transaction unless the lock is lost; return the snapshot ID, if there are snapshots."""
         if self.before_commit is not None:
             self.before_commit()
         return commit(transaction, message, metadata)
@@ -478,16 +478,16 @@ class Execution:
 
     @property
     def n_chunks(self) -> int:
-        """How many chunks are written."""
+        """The number of chunks that are written."""
         return sum(plan.encoded_chunks + plan.decoded_chunks for plan in self.plans)
 
-    def told(self, stages: Stages) -> Stages:
-        """The same stages, which turn what goes wrong into one line."""
-        with telling(self.store.label, self.left):
+    def reported(self, stages: Stages) -> Stages:
+        """Yield the same stages, with their errors converted by `reporting`."""
+        with reporting(self.store.label, self.if_aborted):
             yield from stages
 
     def writes(self, transaction: Transaction) -> Stages:
-        """Tasks that write all plans in a transaction that has begun, to be run by `Workers.run`."""
+        """Yield the tasks that write all plans in a transaction that has begun, to be run by `Workers.run`."""
         self.transaction = transaction
         for number, step in enumerate(self.steps):
             self.current = step.plan
@@ -496,7 +496,7 @@ class Execution:
             self.visible += transaction.shows_steps and not step.is_first
 
     def begin(self) -> Transaction:
-        """Begin a transaction, with what a run that was stopped has written."""
+        """Begin a transaction, and restore into it the writes of an interrupted run."""
         self.current = self.plans[0]
         self.store.settle()
         transaction = self.store.transaction(self.current.base)
@@ -504,13 +504,13 @@ class Execution:
             self.workers.check_writes(self.current.operation, self.store)
         self.journal.resume(transaction)
         if any(step.is_first for step in self.steps[1 : self.journal.restored + 1]):
-            # what it was going to read is not what the run that was stopped has left
+            # the restored state is not what this first step has to read, so start over
             self.journal.delete()
             transaction, self.journal = self.store.transaction(self.current.base), Journal(None, {})
         return transaction
 
     def _write_step(self, step: "_Step", number: int, transaction: Transaction) -> Stages:
-        """Tasks that write a plan: in a transaction of its own where a store on plain Zarr is replaced first."""
+        """Yield the tasks of one step. A first step that replaces a store on plain Zarr has its own transaction."""
         if not step.is_first:
             yield from self._write(step.plan, number, step.run, transaction)
             return
@@ -519,7 +519,7 @@ class Execution:
 
     def _write(self, plan: Plan, step: int, run: Run, transaction: Transaction) -> Stages:
         """
-        Tasks that write all chunks of one plan, or what is missing of them; its edits are made in between.
+        Yield the tasks that write the pending chunks of one plan, and apply its preparations and edits around them.
 
         On plain Zarr the lock is checked before the edits, which make the chunks visible.
         """
@@ -530,11 +530,11 @@ class Execution:
         ids: Plan | None = None
         if journal.is_private:
             plan, ids = _without_ids(plan)
-        found: list[Any] = []
+        findings: list[Any] = []
         edits = ((), ()) if step == journal.restored else (plan.preparations, plan.edits)
         with transaction.step(*edits, self.before_commit) as store:
             if self.has_tasks:
-                yield from self._write_chunks(plan, store, step, run, transaction, found)
+                yield from self._write_chunks(plan, store, step, run, transaction, findings)
             else:
                 for write in plan.writes:
                     write.by_zarr(store)
@@ -546,48 +546,48 @@ class Execution:
                     write.by_zarr(store)
             run.totals["chunks"] += ids.encoded_chunks + ids.decoded_chunks
         if plan.conclude is not None and self.has_tasks:
-            with transaction.step((), plan.conclude(found)):
-                pass  # the edits are all there is to it
+            with transaction.step((), plan.conclude(findings)):
+                pass  # a step of edits alone
 
     def _write_chunks(
-        self, plan: Plan, store: "ZarrStore", step: int, run: Run, transaction: Transaction, found: list[Any]
+        self, plan: Plan, store: "ZarrStore", step: int, run: Run, transaction: Transaction, findings: list[Any]
     ) -> Stages:
         """
-        Tasks that write the chunks of one plan, or what is missing of them; what they have found goes to `found`.
+        Yield the tasks that write the pending chunks of one plan; append the findings that they report to `findings`.
 
         Raises
         ------
         StorageError
-            When they have run, if they have written more or fewer chunks than planned: nothing may be committed then.
+            If the tasks have written more or fewer chunks than planned: nothing may be committed then.
         """
         from plans.core.cubed_backend import tasks_of, without
 
         journal, planned = self.journal, plan.encoded_chunks + plan.decoded_chunks
 
         def on_report(report: "TaskReport") -> None:
-            found.extend(value for _, value in report.found)
+            findings.extend(value for _, value in report.found)
             if report.store is not None:
                 transaction.collect(report.store)
-            if plan.conclude is None:  # what tasks have found is not kept
+            if plan.conclude is None:  # the journal does not keep findings, so such tasks run again
                 journal.record(report.task, report.chunks)
 
         writes = plan.cubed_writes(store, through_xarray=self.impl == "xarray")
         journal.begin(step, tasks_of(writes))
         run.resumed_chunks = journal.chunks
         try:
-            if writes is not None and (left := without(writes, journal.done)) is not None:
-                yield Tasks("writing", left, run, on_report, n_done=writes.num_tasks - left.num_tasks)
+            if writes is not None and (pending := without(writes, journal.done)) is not None:
+                yield Tasks("writing", pending, run, on_report, n_done=writes.num_tasks - pending.num_tasks)
         finally:
             journal.save()
         if (written := run.totals["chunks"] + run.resumed_chunks) != planned:
             journal.delete()
             raise StorageError(
                 f"{plan.operation}: tasks report {written:,} chunks written, {planned:,} were planned; "
-                f"{_left(plan).words}"
+                f"{_if_aborted(plan).words}"
             )
 
     def results(self, snapshot: str | None, *, committed: bool) -> list[Result]:
-        """What was done, for each plan."""
+        """Return the result of each plan."""
         return [
             Result(
                 operation=plan.operation,
@@ -601,56 +601,56 @@ class Execution:
                 resumed_chunks=run.resumed_chunks,
                 **cast("dict[str, Any]", run.totals if self.has_tasks else {}),
             )
-            for plan, run in zip(self.plans, _summed(self.steps, self.runs), strict=True)
+            for plan, run in zip(self.plans, _with_first_steps(self.steps, self.runs), strict=True)
         ]
 
 
 def commit(transaction: Transaction, message: str, metadata: Mapping[str, Any]) -> str | None:
-    """Commit what was written, with what the history says of it."""
+    """Commit a transaction, with the version of vczstore added to the metadata; return the snapshot ID, if any."""
     return transaction.commit(message, {"vczstore": {**metadata, "version": version("vczstore")}})
 
 
 class _Step(NamedTuple):
-    """A plan to run; and whether another one of the same operation comes after it."""
+    """A plan to run, the index of the plan it belongs to, and whether it is in the `Plan.first` of that plan."""
 
     plan: Plan
     run: Run
-    of: int
+    plan_index: int
     is_first: bool
 
 
 def _steps(plans: Sequence[Plan], runs: Sequence[Run]) -> list[_Step]:
-    """Plans, and before each of them those that run first: these count by themselves."""
+    """Expand each plan into its steps. Those in `Plan.first` have a `Run` of their own."""
     result = []
     for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
         *first, last = plan.steps
-        result += [_Step(one, Run(run.which, run.part), i, True) for one in first] + [_Step(last, run, i, False)]
+        result += [_Step(plan, Run(run.which, run.part), i, True) for plan in first] + [_Step(last, run, i, False)]
     return result
 
 
-def _summed(steps: Sequence[_Step], runs: Sequence[Run]) -> list[Run]:
-    """What the runs of each plan add up to, those of the plans that run before it included."""
+def _with_first_steps(steps: Sequence[_Step], runs: Sequence[Run]) -> list[Run]:
+    """Add the runs of the steps in `Plan.first` to the run of the plan that they belong to."""
     for step in steps:
         if step.is_first:
-            runs[step.of].include(step.run)
+            runs[step.plan_index].include(step.run)
     return list(runs)
 
 
 def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]]:
     """
-    Look something up in a store, and write nothing.
+    Run a survey of a store; nothing is written.
 
     Parameters
     ----------
     survey, store
-        What to look up, and where.
+        The survey, and the store that it reads.
     options
-        What runs the tasks.
+        Select the executor.
 
     Returns
     -------
     list of list
-        What each scan has found, in any order.
+        The findings of each scan, in any order.
 
     Raises
     ------
@@ -659,19 +659,19 @@ def run_survey(survey: Survey, store: Store, options: Options) -> list[list[Any]
     """
     with Workers(options) as workers:
         workers.check_store(survey.operation, store)
-        with telling(store.label, lambda: Left(survey.operation, NOTHING_WRITTEN)):
+        with reporting(store.label, lambda: Aborted(survey.operation, NOTHING_WRITTEN)):
             workers.check_location(survey.operation, store)
-            return _look_up(survey, "checking", workers, Run(""))
+            return _scan(survey, "checking", workers, Run(""))
 
 
 def check_reachable(operation: str, store: Store, options: Options) -> None:
     """
-    Check that tasks find a store which they read beside the one that is written or surveyed.
+    Check that tasks can reach a store that they read in addition to the one that is written or surveyed.
 
     Raises
     ------
     OptionError
-        If they do not: absent chunks stand for the fill value, so that what they do not find would read as that.
+        If they cannot: an unreachable chunk would read as absent, that is, as the fill value.
     """
     if options.executor in executors.IN_PROCESS:
         return
@@ -680,20 +680,20 @@ def check_reachable(operation: str, store: Store, options: Options) -> None:
         workers.check_location(operation, store)
 
 
-def _look_up(survey: Survey, what: str, workers: Workers, run: Run) -> list[list[Any]]:
-    found: list[list[Any]] = [[] for _ in survey.scans]
+def _scan(survey: Survey, what: str, workers: Workers, run: Run) -> list[list[Any]]:
+    findings: list[list[Any]] = [[] for _ in survey.scans]
 
     def on_report(report: "TaskReport") -> None:
         for tag, value in report.found:
-            found[tag].append(value)
+            findings[tag].append(value)
 
     if (plan := survey.cubed_plan()) is not None:
         workers.execute(Tasks(what, plan, run, on_report))
-    return found
+    return findings
 
 
 def refuse_same_place(operation: str, location: Location, sources: Sequence[Location]) -> None:
-    """Raise an `IncompatibleError` if a store is among the sources that come into it."""
+    """Raise an `IncompatibleError` if a store is among its own sources."""
     for source in sources:
         if _same_place(location, source):
             raise IncompatibleError(f"{operation}: {source} is the store {location} itself; name another source")
@@ -710,7 +710,7 @@ def _same_place(a: Location, b: Location) -> bool:
 
 @contextmanager
 def planning(operation: str) -> Iterator[None]:
-    """Say of an interrupt within that nothing was written."""
+    """Add to an interrupt within the context that nothing was written."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -718,35 +718,35 @@ def planning(operation: str) -> Iterator[None]:
 
 
 @contextmanager
-def telling(label: str, left: Callable[[], Left]) -> Iterator[None]:
-    """Turn what goes wrong with a store, or a set, into one line, which says what is left of it."""
+def reporting(label: str, if_aborted: Callable[[], Aborted]) -> Iterator[None]:
+    """Convert errors of storage and executors, and interrupts, to one line with the operation and the store's state."""
     try:
         yield
     except StorageError as error:
         if is_named(error):
             raise
-        now = left()
-        raise with_words(error, f"; {now.words}", before=f"{now.operation}: ") from error
+        aborted = if_aborted()
+        raise with_words(error, f"; {aborted.words}", before=f"{aborted.operation}: ") from error
     except VczstoreError:
         raise
     except executors.ExecutorOptionError as error:
-        now = left()
-        raise OptionError(f"{now.operation}: {error}; {now.words}") from error
+        aborted = if_aborted()
+        raise OptionError(f"{aborted.operation}: {error}; {aborted.words}") from error
     except KeyboardInterrupt as error:
-        now = left()
-        raise Interrupted(f"{now.operation}: interrupted; {now.words}") from error
+        aborted = if_aborted()
+        raise Interrupted(f"{aborted.operation}: interrupted; {aborted.words}") from error
     except Exception as error:
-        now, is_storage = left(), is_of_storage(error)
-        if is_storage and not now.way_out:
-            now = now._replace(way_out="run it again when that is mended")
-        said = reason(error) if is_storage and not isinstance(error, OSError) else executors.first_line(error)
-        raise StorageError(f"{now.operation}: {label}: {said}; {now.words}") from error
+        aborted, is_storage = if_aborted(), is_of_storage(error)
+        if is_storage and not aborted.way_out:
+            aborted = aborted._replace(way_out="run it again when that is mended")
+        why = reason(error) if is_storage and not isinstance(error, OSError) else executors.first_line(error)
+        raise StorageError(f"{aborted.operation}: {label}: {why}; {aborted.words}") from error
 
 
 def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
-    """A plan without what it writes of sample IDs and of what else samples have without variants, and this alone.
+    """Split a plan in two: the writes of arrays with samples but no variants, such as `sample_id`, come second.
 
-    The latter is written after a private journal was last saved.
+    The second part is written after a private journal was last saved.
     """
 
     def part(*, ids: bool) -> Plan:
@@ -761,13 +761,13 @@ def _without_ids(plan: Plan) -> tuple[Plan, Plan]:
 
 
 def _has_samples_alone(vcz: Vcz, name: str) -> bool:
-    """Whether an array has samples and no variants."""
+    """Whether an array has a samples dimension and no variants dimension."""
     array = {**vcz.arrays, **vcz.inner}.get(name)
     names = () if array is None else dimensions(array)
     return name == SAMPLE_ID or (SAMPLES in names and VARIANTS not in names)
 
 
-def _left(plan: Plan, visible: int = 0) -> Left:
-    """What state the store is in when a plan did not end well, after so many plans that are visible."""
+def _if_aborted(plan: Plan, visible: int = 0) -> Aborted:
+    """Return the state in which an aborted plan leaves the store, after `visible` earlier plans that readers see."""
     state = plan.store.after_failure(plan.if_stopped, visible)
-    return Left(plan.operation, state, "" if state == UNCHANGED else plan.way_out)
+    return Aborted(plan.operation, state, "" if state == UNCHANGED else plan.way_out)

@@ -1,4 +1,4 @@
-"""Messages say of which operation they are, and interrupts also what state the store is in."""
+"""Prefix errors with the name of their operation, and add the state of the store to interrupts."""
 
 import os
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ IN_PART = "it may be done, or a part of it; run the same command again"
 _COMMANDS = ("run", "plan", "report")
 
 
-class Left(NamedTuple):
-    """Which operation was cut short, what state it leaves the store in, and the way out, if any is known."""
+class Aborted(NamedTuple):
+    """An aborted operation, the state in which it leaves the store, and the way out; empty if there is none."""
 
     operation: str
     state: str
@@ -26,13 +26,13 @@ class Left(NamedTuple):
 
     @property
     def words(self) -> str:
-        """For the end of a message."""
+        """State and way out, for the end of a message."""
         return f"{self.state}; {self.way_out}" if self.way_out else self.state
 
 
 @dataclass
 class Standing:
-    """What state an operation leaves the store in if it is interrupted now."""
+    """The state in which a running operation leaves the store if it is interrupted now; updated as it runs."""
 
     state: str = NOTHING_WRITTEN
 
@@ -40,12 +40,12 @@ class Standing:
 @contextmanager
 def naming(operation: str) -> Iterator[Standing]:
     """
-    Let errors and interrupts that do not begin with the name of an operation begin with this one.
+    Prefix errors and interrupts with the name of the operation, unless they begin with one already.
 
     Yields
     ------
     Standing
-        What an interrupt says that has no words of its own; it is to be kept up to date.
+        Reported by an interrupt that has no message of its own; the caller keeps it up to date.
     """
     standing = Standing()
     try:
@@ -61,19 +61,19 @@ def naming(operation: str) -> Iterator[Standing]:
 
 
 def title(operation: operations.Operation) -> str:
-    """An operation and its store, for a log; a store that is open has no name to tell."""
+    """Return the operation and its store, for a log; the class of a store that was passed as an object."""
     store = operation.store
     return f"{operation.called} {os.fspath(store) if isinstance(store, str | os.PathLike) else type(store).__name__}"
 
 
 def when_begun(operation: operations.Operation, *, dry_run: bool) -> str:
-    """What an interrupt says once an operation has begun, where nothing is known that is more precise."""
+    """Return the state to report for an interrupt after an operation has begun, if nothing more precise is known."""
     if dry_run:
         return NOTHING_WRITTEN
     return IN_PART if operation.writes or isinstance(operation, operations.Edit) else AS_IT_WAS
 
 
 def is_named(error: VczstoreError) -> bool:
-    """Whether an error says of which operation it is, or in which line of a job file."""
+    """Whether the message of an error begins with an operation, or with the line of a job file."""
     name, colon, _ = str(error).partition(":")
     return isinstance(error, JobFileError) or (colon != "" and name in {*_COMMANDS, *operations.names()})

@@ -1,4 +1,4 @@
-"""Compiling and checking all parts of a set before anything is written."""
+"""Compile and check all parts of a set before anything is written."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,8 +7,8 @@ from typing import Any
 from plans.core.model import Plan
 from vczstore.errors import ConflictError, SampleError, TagError
 from vczstore.execution.checkpoint import Journal
-from vczstore.execution.engine import Execution, telling
-from vczstore.execution.naming import Left
+from vczstore.execution.engine import Execution, reporting
+from vczstore.execution.naming import Aborted
 from vczstore.execution.results import Run
 from vczstore.execution.sets.members import Samples, StoreSet
 from vczstore.execution.workers import Stages, Workers
@@ -16,40 +16,40 @@ from vczstore.stores.base import Check, Store
 from vczstore.stores.sets import PartRecord, Record
 
 HELD = 4_000_000
-"""How many sample IDs the plans of all parts may hold at once; with more, each is compiled again when it is written."""
+"""Sample IDs that all plans together may hold in memory; with more, each part is compiled again when it is written."""
 
 SOURCES = "give each part a source with the same samples in the same order"
-"""The way out where sources do not have the same samples."""
+"""The way out if sources do not have the same samples."""
 
 CHUNKS_AT_ONCE = 500_000
-"""Of no more chunks than these the references are in memory at once, which takes some 100 bytes each."""
+"""Maximum number of chunk references in memory, of some 100 bytes each."""
 
 
 @dataclass(frozen=True)
 class Compiled:
     """
-    What is going to be done to one part.
+    The compiled plans of one part.
 
     Attributes
     ----------
     plans
-        What to do; nothing where it is done already.
+        The plans; empty if the part is done already.
     base
         The state of the part that they were compiled against.
     message, metadata
-        For the history.
+        Commit message and metadata for the history.
     before, after
-        Its samples.
+        The samples of the part before and after.
     sources
-        Those of what comes in.
+        The samples of each source.
     surveys
-        What it took to look things up.
+        Time and tasks of the surveys behind the plans.
     tags
-        What its new state is going to be called.
+        Tags for the new state.
     applied
-        The snapshot that an earlier run has left which was stopped before its tags; None where there is none.
+        The commit of an earlier run that was interrupted before tagging; None if there is none.
     journal
-        Where a run that is stopped leaves what it has written; None to keep none.
+        Journal from which an interrupted run resumes; None to keep none.
     """
 
     plans: Sequence[Plan]
@@ -66,23 +66,23 @@ class Compiled:
 
     @property
     def summary(self) -> str:
-        """What is done, in words."""
+        """The counts of all plans in words."""
         return "; ".join(plan.summary for plan in self.plans)
 
 
 @dataclass(frozen=True)
 class Work:
     """
-    One part that is worked on.
+    One part to compile and write.
 
     Attributes
     ----------
     store
-        The store, which is locked; None of one that is made.
+        The store, which is locked; None if the operation creates it.
     compile
-        Compiles what is done to it.
+        Compiles the plans of the part.
     check
-        Raises an error if its lock is lost.
+        Raises an error if the lock is lost; None if there is no lock.
     """
 
     store: Store | None
@@ -98,25 +98,25 @@ class Checking:
     Attributes
     ----------
     group, works
-        The set, and what is done to its parts.
+        The set, and the work on each of its parts.
     workers
-        What runs the tasks of all of them.
+        Run the tasks of all parts.
     pending
-        The record of a run of the same operation that was stopped, on stores without snapshots.
+        The record of an interrupted run of the same operation, on stores without snapshots; None if there is none.
     is_seen_early
-        Whether readers of plain Zarr may notice what is written before it is all there.
+        Whether readers of plain Zarr may see some writes before the operation is complete.
     purge
-        What a purge that follows does with tags; empty without one.
+        How the purge that follows treats tags; empty without a purge.
     dry_run
-        Whether nothing is going to be written.
+        Whether to write nothing.
     tags_wait
-        Whether tags are made by what follows, and here only checked.
-    again
-        The parts that are compiled again when they are written, since all plans at once would be too large.
+        Whether tags are only checked here, and made later by the caller.
+    recompiled
+        The parts that are compiled again when they are written, since all plans together take too much memory.
     compiled, executions
-        What was checked of each part; no plan where there is nothing to do.
+        The plans and the execution of each part. Parts with nothing to do, or in `recompiled`, have no execution.
     n_chunks
-        How many chunks are written in each part.
+        Number of chunks to write in each part.
     """
 
     group: StoreSet
@@ -127,13 +127,13 @@ class Checking:
     purge: str = ""
     dry_run: bool = False
     tags_wait: bool = False
-    again: set[str] = field(default_factory=set)
+    recompiled: set[str] = field(default_factory=set)
     compiled: dict[str, Compiled] = field(default_factory=dict)
     executions: dict[str, Execution] = field(default_factory=dict)
     n_chunks: dict[str, int] = field(default_factory=dict)
 
     def check(self, *, lookup: bool = True) -> None:
-        """Compile all parts, and check what their plans have to check in the data; nothing is written."""
+        """Compile all parts, and run the checks of their plans, unless `lookup` is False; nothing is written."""
         for name, work in self.works.items():
             if self._is_done(name):
                 continue
@@ -151,42 +151,42 @@ class Checking:
                 self.executions[name] = execution
                 continue
             if lookup:
-                self.run([execution.told(execution.checks())])
+                self.run([execution.reported(execution.checks())])
             self.compiled[name] = replace(compiled, plans=(), surveys=Run(""))
-            self.again.add(name)
+            self.recompiled.add(name)
         if lookup:
-            self.run([one.told(one.checks()) for one in self.executions.values()])
+            self.run([execution.reported(execution.checks()) for execution in self.executions.values()])
         self._agree()
         for name, compiled in self.compiled.items():
             self._check_tags(name, compiled)
 
     def run(self, stages: Sequence[Stages]) -> None:
-        """Run tasks of some parts in one queue; what goes wrong is told of the part that it is about, or of the set."""
-        with telling(self.group.label, lambda: Left(self.group.called, "nothing was committed")):
+        """Run the tasks of several parts in one queue. Errors that no part has reported are reported for the set."""
+        with reporting(self.group.label, lambda: Aborted(self.group.called, "nothing was committed")):
             self.workers.run(*stages)
 
     @property
     def tags(self) -> list[str]:
-        """The tags that all parts get as soon as all is visible."""
+        """The tags to create once all parts are visible; empty if they are made later."""
         return [] if self.tags_wait else self.all_tags
 
     @property
     def all_tags(self) -> list[str]:
-        """The tags that all parts get, now or later."""
-        return list(dict.fromkeys(tag for one in self.compiled.values() for tag in one.tags))
+        """The tags of all parts, whether created here or later."""
+        return list(dict.fromkeys(tag for compiled in self.compiled.values() for tag in compiled.tags))
 
     def _check_tags(self, name: str, compiled: Compiled) -> None:
-        """Make sure that all tags can be made in a part, or are there and name what they would name."""
+        """Check that each tag can be created in a part, or exists and names the right snapshot."""
         store = self.works[name].store
         if store is None:
             return
         for tag in self.all_tags:
-            there = store.history.tags().get(tag)
-            if there is None:
+            tagged = store.history.tags().get(tag)
+            if tagged is None:
                 store.history.refuse_tag(tag)
-            elif there != compiled.base or name in self.executions or name in self.again:
+            elif tagged != compiled.base or name in self.executions or name in self.recompiled:
                 raise TagError(
-                    f"tag: {tag!r} exists already in {store.label}, on snapshot {there}, and not in all parts; choose "
+                    f"tag: {tag!r} exists already in {store.label}, on snapshot {tagged}, and not in all parts; choose "
                     "another name"
                 )
 
@@ -194,7 +194,7 @@ class Checking:
         return self.pending is not None and self.pending.parts[name].is_done
 
     def _has_samples(self, name: str, work: Work) -> bool:
-        """Whether a run that was stopped has done a part, and could not note it."""
+        """Whether an interrupted run has written a part without recording that."""
         part = None if self.pending is None else self.pending.parts[name]
         if part is None or work.store is None or part.before == part.after:
             return False
@@ -211,23 +211,23 @@ class Checking:
         return execution
 
     def _agree(self) -> None:
-        """Check that all parts have the same samples, before and after, and all that comes into them."""
-        found = self.compiled
-        if self.pending is None and len(found) > 1:
-            self.group.agree({name: one.before for name, one in found.items()}, f"the parts of {self.group.label}")
-            numbers = {len(one.sources) for one in found.values()}
+        """Check that all parts have the same samples, before and after, and that their sources have."""
+        parts = self.compiled
+        if self.pending is None and len(parts) > 1:
+            self.group.agree({name: part.before for name, part in parts.items()}, f"the parts of {self.group.label}")
+            numbers = {len(part.sources) for part in parts.values()}
             for i in range(min(numbers)) if len(numbers) == 1 else ():
-                sources = {name: one.sources[i] for name, one in found.items()}
+                sources = {name: part.sources[i] for name, part in parts.items()}
                 self.group.agree(sources, f"the {_nth(i)} sources", SOURCES)
-        after = {name: one.after for name, one in found.items()}
+        after = {name: part.after for name, part in parts.items()}
         if self.pending is not None:
             others = self.pending.parts.items()
             after |= {name: Samples(-1, part.after) for name, part in others if name not in after}
-        if len({one.digest for one in after.values()}) > 1:
+        if len({samples.digest for samples in after.values()}) > 1:
             self.group.agree(after, "the parts would", SOURCES)
 
     def batches(self) -> Iterator[list[str]]:
-        """The parts that are written together: as many as fit into memory."""
+        """Yield the parts in batches that are written together: as many as fit into memory."""
         batch, chunks, samples = list[str](), 0, 0
         for name, compiled in self.compiled.items():
             chunks, samples = chunks + self.n_chunks.get(name, 0), samples + compiled.after.n
@@ -238,24 +238,24 @@ class Checking:
         yield batch
 
     def ready(self, name: str) -> tuple[Compiled, Execution | None]:
-        """A part that is checked; compiled again if its plan was too large to be kept."""
+        """Return the plans and the execution of a checked part, compiled again if they were too large to keep."""
         compiled = self.compiled[name]
-        if name not in self.again:
+        if name not in self.recompiled:
             return compiled, self.executions.get(name)
-        again = self.works[name].compile()
-        if (again.base, again.after) != (compiled.base, compiled.after):
+        fresh = self.works[name].compile()
+        if (fresh.base, fresh.after) != (compiled.base, compiled.after):
             raise ConflictError(f"{self.group.called}: {self.group.label}: {name} has changed since it was checked")
-        return again, self._execution(name, again)
+        return fresh, self._execution(name, fresh)
 
     def record(self, snapshots: Mapping[str, str | None]) -> Record:
-        """What is about to become visible, for whoever comes after a run that is killed."""
+        """Return the record of the pending changes, from which they are completed if this run is killed."""
         parts = {
-            name: PartRecord(one.base, snapshots.get(name), one.before.digest, one.after.digest)
-            for name, one in self.compiled.items()
+            name: PartRecord(part.base, snapshots.get(name), part.before.digest, part.after.digest)
+            for name, part in self.compiled.items()
         }
-        known = {} if self.pending is None else self.pending.parts
-        ordered = {name: parts.get(name) or replace(known[name], is_done=True) for name in self.works}
-        summary = next((one.summary for one in self.compiled.values() if one.summary), "")
+        done = {} if self.pending is None else self.pending.parts
+        ordered = {name: parts.get(name) or replace(done[name], is_done=True) for name in self.works}
+        summary = next((part.summary for part in self.compiled.values() if part.summary), "")
         branch = next((work.store.branch for work in self.works.values() if work.store is not None), None) or ""
         hidden = not self.is_seen_early
         return Record(self.group.id, self.group.called, summary, ordered, tuple(self.tags), branch, hidden, self.purge)

@@ -1,7 +1,7 @@
 """
-Completing what a record says: all parts become visible, then they get their tags, then history is purged.
+Complete the pending changes of a record: all parts become visible, then they are tagged, then history is purged.
 
-What was killed in between is completed in the same way, by `repair` or the same operation.
+If that is killed, `repair` or the same operation completes it in the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,23 +25,23 @@ from vczstore.vcz.model import listing
 
 def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> list[str]:
     """
-    Let all parts have what waits in them, then their tags; their locks have to be held. A purge is left to `purge_all`.
+    Publish the pending commits of all parts, then tag the parts; the locks must be held. `purge_all` does the purge.
 
     Returns
     -------
     list of str
-        The parts that did not have it.
+        The parts in which a commit was pending.
 
     Raises
     ------
     StaleError
-        If a part was changed by another writer, so that what waits in it cannot follow.
+        If a part was changed by another writer, so that its pending commit cannot be published.
     """
-    behind = []
+    published = []
     try:
         for name, part in record.parts.items():
             if not part.is_done:
-                behind += [name] * _publish(group, name, record, stores[name])
+                published += [name] * _publish(group, name, record, stores[name])
         for tag in record.tags:
             for name, part in record.parts.items():
                 _tag(tag, part, stores[name])
@@ -52,18 +52,18 @@ def complete(group: StoreSet, record: Record, stores: Mapping[str, Store]) -> li
     except KeyboardInterrupt as error:
         raise Interrupted(f"{group.called}: interrupted; {group.describe(record, stores)}") from error
     except VczstoreError as error:
-        kind = StaleError if isinstance(error, ConflictError) else type(error)  # which is not tried again by itself
+        kind = StaleError if isinstance(error, ConflictError) else type(error)  # a ConflictError would be retried
         raise kind(f"{group.called}: {error}; {group.describe(record, stores)}") from error
     except Exception as error:
         raise StorageError(
             f"{group.called}: {group.label}: {first_line(error)}; {group.describe(record, stores)}"
         ) from error
     group.unstage(stores)
-    return behind
+    return published
 
 
 def _publish(group: StoreSet, name: str, record: Record, store: Store) -> bool:
-    """Let readers of one part see what waits in it; False if they do, or see the same samples by other means."""
+    """Publish the pending commit of a part; return False if it is visible, or the part has the same samples already."""
     part = record.parts[name]
     assert part.snapshot is not None
     if store.history.shows(part.snapshot, record.branch):
@@ -82,22 +82,22 @@ def _publish(group: StoreSet, name: str, record: Record, store: Store) -> bool:
 
 
 def purge_all(
-    group: StoreSet, record: Record, stores: Mapping[str, Store], one: Callable[[str], Found]
+    group: StoreSet, record: Record, stores: Mapping[str, Store], purge_part: Callable[[str], Found]
 ) -> dict[str, Found]:
     """
-    Delete the history of all parts, if that follows; their locks have to be held. `one` does it to a part.
+    Purge all parts with `purge_part`, if the record asks for it; the locks must be held.
 
     Raises
     ------
     VczstoreError
-        If the history of some parts is left; it is tried in all.
+        If some parts could not be purged; all are tried.
     """
     done, failed = dict[str, Found](), dict[str, VczstoreError]()
     try:
         for name, store in stores.items() if record.purge else ():
             try:
                 with plain_errors(store.label):
-                    done[name] = one(name)
+                    done[name] = purge_part(name)
             except VczstoreError as error:
                 failed[name] = error
     except KeyboardInterrupt as error:
@@ -116,22 +116,22 @@ def purge_all(
 
 
 def _tag(tag: str, part: PartRecord, store: Store) -> None:
-    """Give a part its tag, unless it has it."""
+    """Tag a part, unless it has the tag."""
     if not _is_tagged(tag, part.snapshot, store):
         store.history.create_tag(tag, part.snapshot)
 
 
 def _is_tagged(tag: str, snapshot: str | None, store: Store) -> bool:
-    """Whether a part has a tag; a `TagError` if it names another snapshot."""
-    there = store.history.tags().get(tag)
-    if there not in (None, snapshot):
-        raise TagError(f"tag: {tag!r} exists already in {store.label}, on snapshot {there}")
-    return there is not None
+    """Whether a part has a tag; raise a `TagError` if the tag names another snapshot."""
+    tagged = store.history.tags().get(tag)
+    if tagged not in (None, snapshot):
+        raise TagError(f"tag: {tag!r} exists already in {store.label}, on snapshot {tagged}")
+    return tagged is not None
 
 
 def tag_all(group: StoreSet, tag: str) -> dict[str, str]:
     """
-    Name the present states of all parts: a tag is in all parts, or in none.
+    Tag the current states of all parts, or of none.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def tag_all(group: StoreSet, tag: str) -> dict[str, str]:
         samples = Samples.of(vcz)
         return PartRecord(vcz.state, vcz.state, samples.digest, samples.digest), samples
 
-    parts = _let_all(group, "tag", tag, part_of, "the parts", tags=(tag,))
+    parts = _apply_to_all(group, "tag", tag, part_of, "the parts", tags=(tag,))
     return {name: str(part.snapshot) for name, part in parts.items()}
 
 
@@ -160,12 +160,12 @@ def tag_states(
     group: StoreSet, stores: Mapping[str, Store], states: Mapping[str, tuple[str, Samples]], tags: Sequence[str]
 ) -> None:
     """
-    Tag the state in which a job has left each part, with the samples that it has; the locks of all have to be held.
+    Tag the states of all parts after a job; the locks must be held. `states` has the snapshot and samples of each part.
 
     Raises
     ------
     TagError
-        If a tag is there, and names another state. No part has got one then.
+        If a tag exists and names another snapshot. No part is tagged then.
     """
     for tag in tags:
         for name, (snapshot, _) in states.items():
@@ -181,17 +181,17 @@ def tag_states(
 
 def publish_all(group: StoreSet, name: str) -> Mapping[str, PartRecord]:
     """
-    Let the main branches of all parts go on to what another branch holds.
+    Fast-forward the main branches of all parts to the last snapshot of another branch.
 
     Returns
     -------
     mapping
-        What was done to each part.
+        The record of each part: its snapshots before and after.
 
     Raises
     ------
     StaleError
-        If the main branch of a part has changed since the other one began. No part is changed then.
+        If the main branch of a part has changed since the other one was created. No part is changed then.
     IncompatibleError
         If the parts do not have the same samples on the branch.
     """
@@ -202,18 +202,18 @@ def publish_all(group: StoreSet, name: str) -> Mapping[str, PartRecord]:
         samples = Samples.of(then)
         return PartRecord(now.state, tip, Samples.of(now).digest, samples.digest), samples
 
-    return _let_all(group, "publish", name, part_of, f"the branches {name}")
+    return _apply_to_all(group, "publish", name, part_of, f"the branches {name}")
 
 
-def _let_all(
+def _apply_to_all(
     group: StoreSet,
     operation: str,
     summary: str,
     part_of: Callable[[Store], tuple[PartRecord, Samples]],
-    what: str,
+    subject: str,
     tags: Sequence[str] = (),
 ) -> Mapping[str, PartRecord]:
-    """Record what is to be done to all parts, and do it; or complete what was recorded by a run that was stopped."""
+    """Write a record of changes to all parts, and complete it; or complete the record of an interrupted run."""
     stores = group.open()
     for store in stores.values():
         store.history.require(operation)
@@ -221,9 +221,9 @@ def _let_all(
         record = group.record.read()
         if record is None or record.id != group.id:
             group.refuse_pending(locked=True)
-            found = {name: part_of(store) for name, store in stores.items()}
-            group.agree({name: samples for name, (_, samples) in found.items()}, what)
-            parts = {name: part for name, (part, _) in found.items()}
+            changes = {name: part_of(store) for name, store in stores.items()}
+            group.agree({name: samples for name, (_, samples) in changes.items()}, subject)
+            parts = {name: part for name, (part, _) in changes.items()}
             branch = next(iter(stores.values())).branch or ""
             record = Record(group.id, operation, summary, parts, tags, branch)
             for lock in locks.values():  # a job has held them while it checked all parts

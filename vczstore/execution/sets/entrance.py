@@ -1,15 +1,15 @@
 """
-The one entrance to operations on a store, or on all stores of a set.
+The entry point of operations on a store, or on all stores of a set.
 
-1. All parts are compiled and checked: the parts have the same samples in the same order, before and after.
-2. All parts are written. On Icechunk each is committed on a branch of its own, which no reader looks at.
-3. What is about to become visible is recorded beside the stores.
-4. One part after the other becomes visible; then all get their tags, and the record goes.
+1. All parts are compiled and checked: the parts must have the same samples in the same order, before and after.
+2. All parts are written. On Icechunk, each is committed on a branch of its own, which no reader looks at.
+3. A record of the pending changes is written next to the stores.
+4. The parts become visible one after the other; then all are tagged, and the record is deleted.
 
-What fails before 3 changes nothing. What is killed after that is completed by `repair`, or by the same operation; until
-then any other is refused. On Icechunk all that is missing then waits in the stores, and is published without reading a
-source. On plain Zarr, which has no branches, 3 comes before 2, and each part is written and becomes visible in its
-turn: the same operation has to be run again, and does what is missing.
+A failure before step 3 changes nothing. An operation that is killed after that is completed by `repair`, or by running
+it again; until then all others are refused. On Icechunk, the pending commits are in the stores, and are published
+without reading a source. On plain Zarr, which has no branches, step 3 comes before step 2, and each part becomes
+visible when it is written: the same operation has to be run again, and writes the pending parts.
 """
 
 from collections.abc import Mapping
@@ -49,12 +49,13 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
     Returns
     -------
     Result or SetResult
-        Of an `Edit`; what any other operation has found.
+        For an `Edit`; any other operation returns its own findings.
 
     Raises
     ------
     VczstoreError
-        If anything does not fit, or storage fails. Unless the message says which parts are ahead, nothing has changed.
+        If the operation is invalid, or storage fails. Nothing has changed unless the message names the parts that are
+        ahead.
     """
     if not is_template(operation.store):
         if options.parts:
@@ -63,7 +64,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
             )
         return engine.run(operation, options, dry_run=dry_run)
     engine.refuse_branch(operation, options)
-    with engine.shown(options) as opts:
+    with engine.progress_display(options) as opts:
         group = StoreSet.of(operation, opts)
         for member in group.members.values():
             if member.writes:
@@ -73,7 +74,7 @@ def run(operation: Operation, options: Options, *, dry_run: bool = False) -> Any
 
 
 def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> Any:
-    """Do an operation on a set; within a job if that holds the locks."""
+    """Run an operation on a set; it is within a job if the set holds locks (`StoreSet.held`)."""
     if isinstance(operation, Edit):
         result = _edit(group, operation, dry_run=dry_run)
         return (
@@ -84,14 +85,14 @@ def perform(operation: Operation, group: StoreSet, *, dry_run: bool = False) -> 
     with plain_errors(operation.store):
         if not operation.completes and (operation.writes or operation.is_handed_out):
             group.refuse_pending()
-        found: Any = operation.perform_set(group, dry_run=dry_run)
+        outcome: Any = operation.perform_set(group, dry_run=dry_run)
         if operation.writes or (pending := group.pending()) is None:
-            return found
-        return replace(found, errors=[str(pending), *found.errors])
+            return outcome
+        return replace(outcome, errors=[str(pending), *outcome.errors])
 
 
 def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
-    """Lock, check and write all parts; again after a concurrent commit."""
+    """Lock, check and write all parts, and retry after a concurrent commit; or complete an interrupted run."""
     with Conversions(group.options.work_dir, group.options.progress) as conversions:
         group = replace(group, options=group.options.but(conversions=conversions))
         options = group.options
@@ -112,9 +113,9 @@ def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
                 if record.id != group.id:
                     group.refuse_pending(locked=True)
                 if record.is_staged:
-                    behind = complete(group, record, stores)
+                    published = complete(group, record, stores)
                     purged = purge_all(group, record, stores, partial(_purge, group, locks))
-                    return SetResult(group.called, group.label, True, {}, completed=tuple(behind), purged=purged)
+                    return SetResult(group.called, group.label, True, {}, completed=tuple(published), purged=purged)
             _check(group)
             attempt = partial(_attempt, group, operation, stores, locks, record, dry_run=False)
             result, n = retried(attempt, options.max_retries, nullcontext)
@@ -122,7 +123,7 @@ def _edit(group: StoreSet, operation: Edit, *, dry_run: bool) -> SetResult:
 
 
 def _check(group: StoreSet) -> None:
-    """Check what is known before anything is compiled."""
+    """Check arguments and options of all parts before anything is compiled."""
     for member in group.members.values():
         assert isinstance(member, Edit)
         member.check(group.options)
@@ -158,15 +159,15 @@ def _attempt(
         )
         checked.check()
         if dry_run:
-            done = {name: one.results(None, committed=False) for name, one in checked.executions.items()}
+            done = {name: execution.results(None, committed=False) for name, execution in checked.executions.items()}
         else:
             done = write(checked)
-        parts = {name: together(one).with_surveys(checked.compiled[name].surveys) for name, one in done.items()}
+        parts = {name: together(results).with_surveys(checked.compiled[name].surveys) for name, results in done.items()}
         return SetResult(group.called, group.label, not dry_run, parts)
 
 
 def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers, *, dry_run: bool) -> Compiled:
-    """Compile what an operation does to one part."""
+    """Compile an operation on one part."""
     operation = group.members[name]
     assert isinstance(operation, Edit)
     compiling = open_operation(operation, group.options, written, dry_run=dry_run)
@@ -188,7 +189,7 @@ def _compile(group: StoreSet, name: str, written: Store | None, workers: Workers
 def _afterwards(
     group: StoreSet, result: SetResult, stores: Mapping[str, Store], locks: Mapping[str, HeldLock]
 ) -> SetResult:
-    """The purge of all parts, if one follows their commits; on plain Zarr, too, where no record is left by then."""
+    """Purge all parts, if the operation asks for it; on plain Zarr as well, where the record is deleted by then."""
     purges = next(member.purges for member in group.members.values() if isinstance(member, Edit))
     if not purges:
         return result

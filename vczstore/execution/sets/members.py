@@ -1,4 +1,4 @@
-"""The stores of a set, what is done to each, and whether they have the same samples."""
+"""The stores of a set, the operation on each, and the check that they have the same samples."""
 
 import hashlib
 import json
@@ -33,14 +33,14 @@ from vczstore.vcz.model import Vcz, listing
 
 
 class Samples(NamedTuple):
-    """How many samples a VCZ has, removed ones included, and a digest of their IDs."""
+    """The number of samples of a VCZ, removed ones included, and a digest of their IDs."""
 
     n: int
     digest: str
 
     @classmethod
     def of(cls, vcz: Vcz | None) -> "Samples":
-        """Those of a VCZ; none where there is no store yet."""
+        """Return the samples of a VCZ; none for None, a store that does not exist yet."""
         ids = [] if vcz is None else vcz.sample_ids.tolist()
         digest = hashlib.blake2b(digest_size=16)
         for sample in ids:
@@ -50,44 +50,44 @@ class Samples(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _slow(digest: str) -> str:
-    """The digest of sample IDs in a record: slow to compute, so that IDs cannot be guessed by trial."""
+    """Return a digest that is slow to compute, so that sample IDs cannot be guessed from a record by trial."""
     return slow_digest(digest)
 
 
 PLACES = ("location", "sources", "folder")
-"""The kinds of arguments that say where something lies, which is elsewhere for each part."""
+"""The kinds of arguments that are locations, and so differ between parts."""
 LAGGING = "bring the parts that lag behind in step by an edit of these alone, with --parts"
-"""The way out where parts do not have the same samples."""
+"""The way out if parts do not have the same samples."""
 _OUTPUTS = ("out", "output")
-"""The names of arguments that say where something is made beside the store."""
+"""The names of arguments that are destinations other than the store."""
 
 
 def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
     """
-    An operation on each part of a set, by the name of the part.
+    Return the operation on each part of a set, by the name of the part.
 
     Raises
     ------
     OptionError
-        If something is named that would be the same for all parts.
+        If a location would be the same for all parts.
     UnsuitableError
-        If something is made that would be found as a part of the set.
+        If an output would match the template of the set.
     IncompatibleError
-        If there are sources for other parts than there are stores.
+        If the sources and the stores do not have the same parts.
     """
-    named = [one for one in fields(operation) if declared(one).kind in (*PLACES, "file")]
-    values = {one.name: getattr(operation, one.name) for one in named}
-    coming: list[str] = []
-    for one in named:
-        texts = _texts(values[one.name])
-        if declared(one).kind != "file":
+    located = [arg for arg in fields(operation) if declared(arg).kind in (*PLACES, "file")]
+    values = {arg.name: getattr(operation, arg.name) for arg in located}
+    sources: list[str] = []
+    for arg in located:
+        texts = _texts(values[arg.name])
+        if declared(arg).kind != "file":
             require_part(operation.called, texts, operation.store)
-        if one.name in _OUTPUTS:
+        if arg.name in _OUTPUTS:
             refuse_within(operation.called, texts, Template(str(operation.store)))
-        coming += texts if one.name in ("source", "sources") else []
-    parts = options.parts or _found(operation, options, coming)
-    whence = coming[0] if operation.makes_store and coming else str(operation.store)
-    require_parts(operation.called, Template(whence), parts)
+        sources += texts if arg.name in ("source", "sources") else []
+    parts = options.parts or _find_parts(operation, options, sources)
+    origin = sources[0] if operation.makes_store and sources else str(operation.store)
+    require_parts(operation.called, Template(origin), parts)
 
     def of(part: str) -> Operation:
         return replace(operation, **{name: in_part(value, part) for name, value in values.items()})
@@ -95,29 +95,29 @@ def members_of(operation: Operation, options: Options) -> dict[str, Operation]:
     return {part: of(part) for part in parts}
 
 
-def _found(operation: Operation, options: Options, coming: Sequence[str]) -> list[str]:
-    """The parts that there are, of a store that is edited or read; where one is made, those of what comes in."""
-    reach = options.for_store(operation.store, coming).storage_options or {}
-    stores = Template(str(operation.store), reach).find()
-    by_source = {text: Template(text, options.options_of(text, operation.store)).find(SUFFIXES) for text in coming}
-    whole = next(iter(by_source.values()), stores) if operation.makes_store else stores
-    for text, found in by_source.items():
-        if whole and set(found) != set(whole):
-            lacking, other = sorted(set(whole) - set(found)), sorted(set(found) - set(whole))
-            what = f"has nothing for {listing(lacking)}" if lacking else f"has {listing(other)}, which the set lacks"
+def _find_parts(operation: Operation, options: Options, sources: Sequence[str]) -> list[str]:
+    """List the parts of the existing store, or those of the first source if the operation creates the store."""
+    storage_options = options.for_store(operation.store, sources).storage_options or {}
+    stores = Template(str(operation.store), storage_options).find()
+    by_source = {text: Template(text, options.options_of(text, operation.store)).find(SUFFIXES) for text in sources}
+    expected = next(iter(by_source.values()), stores) if operation.makes_store else stores
+    for text, parts in by_source.items():
+        if expected and set(parts) != set(expected):
+            lacking, other = sorted(set(expected) - set(parts)), sorted(set(parts) - set(expected))
+            why = f"has nothing for {listing(lacking)}" if lacking else f"has {listing(other)}, which the set lacks"
             raise IncompatibleError(
-                f"{operation.called}: {text} {what}; the parts of {operation.store} belong together: complete it, or "
+                f"{operation.called}: {text} {why}; the parts of {operation.store} belong together: complete it, or "
                 "name the parts with --parts"
             )
-    return whole
+    return expected
 
 
 def _texts(value: Any) -> list[str]:
-    return [str(one) for one in (value if isinstance(value, tuple) else (value,)) if one is not None]
+    return [str(item) for item in (value if isinstance(value, tuple) else (value,)) if item is not None]
 
 
 def require_part(operation: str, texts: Sequence[str], store: str) -> None:
-    """Raise an `OptionError` for a place that would be the same for all parts."""
+    """Raise an `OptionError` for a location that would be the same for all parts."""
     for text in texts:
         if PART not in text:
             raise OptionError(
@@ -126,58 +126,58 @@ def require_part(operation: str, texts: Sequence[str], store: str) -> None:
 
 
 def refuse_within(operation: str, texts: Sequence[str], template: Template) -> None:
-    """Raise an `UnsuitableError` for a place where what is made would be found as parts of a set."""
+    """Raise an `UnsuitableError` for an output that would match the template of a set."""
     for text in filter(template.takes, texts):
         raise UnsuitableError(f"{operation}: {text} would be taken for parts of {template.text}; name another folder")
 
 
 def each_place(value: Any, change: Callable[[str], str]) -> Any:
-    """What an argument says once its places, one or several, have changed."""
+    """Apply a function to the location, or to each of several locations, of an argument; None stays None."""
     if isinstance(value, tuple):
-        return tuple(each_place(one, change) for one in value)
+        return tuple(each_place(item, change) for item in value)
     return value if value is None else change(str(value))
 
 
 def in_part(value: Any, part: str) -> Any:
-    """A place, or several, with the name of a part in them."""
+    """Return a location, or several, with the name of a part filled in."""
     return each_place(value, lambda place: place.replace(PART, part))
 
 
 @contextmanager
 def taking_for_parts(label: str, places: Collection[str], option: str) -> Iterator[None]:
-    """Say of what is no store that it was taken for a part of a set, and how it is left out."""
+    """Add to the error for a place that is not a store that it matches the template of a set, and how to exclude it."""
     try:
         yield
     except NotAStoreError as error:
         if not any(place in str(error) for place in places):
             raise
-        words = f"; what fits {label} is taken for a part: mend it, or name the parts with {option}"
-        raise with_words(error, words) from error
+        advice = f"; what fits {label} is taken for a part: mend it, or name the parts with {option}"
+        raise with_words(error, advice) from error
 
 
 @dataclass(frozen=True)
 class StoreSet:
     """
-    A set of stores, and what is done to it.
+    A set of stores, and the operation on it.
 
     Attributes
     ----------
     template
-        What it is called.
+        The template that names the stores.
     places
         The path or URL of each part, by its name.
     options
-        How they are found, and what runs the tasks.
+        How stores are opened and tasks are run.
     called
         The name of the operation, for messages.
     id
-        What tells this operation from others: a digest of what was asked for.
+        A digest that identifies the operation and its arguments.
     members
-        The operation on each part; none of a job.
+        The operation on each part; empty for a job.
     held
-        The locks of all parts, where a job holds them within which the operation is done.
+        The locks of all parts, if the operation runs within a job that holds them.
     is_named
-        Whether the parts were named, and are not those that are there.
+        Whether the parts were named by the user, rather than found.
     """
 
     template: Template
@@ -191,47 +191,47 @@ class StoreSet:
 
     @classmethod
     def of(cls, operation: Operation, options: Options) -> "StoreSet":
-        """The set that an operation names."""
-        reach = options.for_store(operation.store, _texts(getattr(operation, "sources", ()))).storage_options or {}
-        template = Template(str(operation.store), reach)
+        """Return the set on which an operation runs."""
+        sources = _texts(getattr(operation, "sources", ()))
+        template = Template(str(operation.store), options.for_store(operation.store, sources).storage_options or {})
         members = members_of(operation, options)
-        named = [one.name for one in fields(operation) if declared(one).kind in PLACES and one.name != "store"]
-        sources = {name: each_place(getattr(operation, name), canonical) for name in named}
-        asked = [operation.called, {**operation.fingerprint, **sources}, options.branch]
-        said = slow_digest(json.dumps(asked, sort_keys=True, default=str))
+        located = [arg.name for arg in fields(operation) if declared(arg).kind in PLACES and arg.name != "store"]
+        locations = {name: each_place(getattr(operation, name), canonical) for name in located}
+        identity = [operation.called, {**operation.fingerprint, **locations}, options.branch]
+        digest = slow_digest(json.dumps(identity, sort_keys=True, default=str))
         places = {name: str(member.store) for name, member in members.items()}
-        alike = options.but(parts=())
-        return cls(template, places, alike, operation.called, said, members, is_named=bool(options.parts))
+        of_part = options.but(parts=())
+        return cls(template, places, of_part, operation.called, digest, members, is_named=bool(options.parts))
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """The name of the set in messages."""
         return self.template.text
 
     @property
     def record(self) -> RecordFile:
-        """Where it is recorded what is about to become visible."""
+        """The file of the record of pending changes."""
         return self.template.record
 
     def open(self) -> dict[str, Store]:
-        """The stores, by the names of their parts."""
+        """Open all stores, by name of the part."""
         return {name: self.options.open(place) for name, place in self.places.items()}
 
     def perform(self, *, dry_run: bool) -> dict[str, Found]:
-        """Do on each part what the operation does on a store; within a job it is tried in all parts."""
+        """Run the operation on each part; within a job a failure in one part does not stop the others."""
         done, failed, repositories = dict[str, Found](), dict[str, VczstoreError](), set[str]()
-        for name, one in self.members.items():
-            if one.is_of_history and group_of(self.places[name]) is not None:
+        for name, member in self.members.items():
+            if member.is_of_history and group_of(self.places[name]) is not None:
                 store = self.options.but(branch=None).open(self.places[name])
                 if store.group and store.place in repositories:
                     continue
                 repositories.add(store.place)
             if not self.held:
-                done[name] = one.perform(self.options, dry_run=dry_run)
+                done[name] = member.perform(self.options, dry_run=dry_run)
                 continue
             try:
-                with plain_errors(one.store):
-                    done[name] = one.perform_within(self.options, self.held[name])
+                with plain_errors(member.store):
+                    done[name] = member.perform_within(self.options, self.held[name])
             except VczstoreError as error:
                 failed[name] = error
         if failed:
@@ -241,28 +241,28 @@ class StoreSet:
         return done
 
     def left_out(self, *, by_samples: bool) -> list[str]:
-        """Say which parts were not named; `by_samples` those that have other samples, and the way out."""
+        """Return notes on the parts that were not named; `by_samples`, only if they have other samples now."""
         if not self.is_named or self.held:
             return []
-        behind = list[str]()
-        with suppress(Exception):  # all is done in the parts that were named
-            ours = Samples.of(next(iter(self.open().values())).open())
+        lagging = list[str]()
+        with suppress(Exception):  # the operation has succeeded in the named parts
+            samples = Samples.of(next(iter(self.open().values())).open())
             others = [part for part in self.template.find() if part not in self.places]
             if not by_samples:
                 return [f"--parts leaves out {listing(others)}"] if others else []
             for part in others:
                 with suppress(Exception):
-                    if Samples.of(self.options.open(self.template.of(part)).open()) != ours:
-                        behind.append(part)
-        is_there = f"which {'is' if len(behind) == 1 else 'are'} there"
-        way_out = f"bring the set in step with the same command and --parts {','.join(behind)}"
-        return [f"not in {listing(behind)}, {is_there}: {way_out}"] if behind else []
+                    if Samples.of(self.options.open(self.template.of(part)).open()) != samples:
+                        lagging.append(part)
+        clause = f"which {'is' if len(lagging) == 1 else 'are'} there"
+        way_out = f"bring the set in step with the same command and --parts {','.join(lagging)}"
+        return [f"not in {listing(lagging)}, {clause}: {way_out}"] if lagging else []
 
     def describe(self, record: Record, stores: Mapping[str, Store]) -> str:
-        """What a record says of its parts, and the way out."""
+        """Describe in which parts the changes of a record are done, and the way out."""
         way_out = "run it again, or vczstore repair"
         if not record.is_staged:
-            # of stores that are being made none is locked
+            # stores that are being created have no locks, so the run may still be in progress
             unless = "" if all(part.base for part in record.parts.values()) else "unless it is running, "
             way_out = unless + (
                 "once what failed is mended where it is, run the same again to complete it, or else run vczstore "
@@ -272,19 +272,19 @@ class StoreSet:
 
     def pending(self, *, locked: bool = False) -> VczstoreError | None:
         """
-        What not all parts have yet; None, and no store is opened, if nothing is under way.
+        Return an error that describes changes which not all parts have yet; None if there is no record.
 
         Parameters
         ----------
         locked
-            Whether the locks are held by this process.
+            Whether this process holds the locks.
 
         Returns
         -------
         BusyError
-            If another process holds the locks of all parts, and so is at work on it.
+            If one other process holds the locks of all parts, and so is still making the changes.
         StaleError
-            If it was stopped.
+            If the changes were interrupted.
         """
         if (record := self.record.read()) is None:
             return None
@@ -300,7 +300,7 @@ class StoreSet:
         )
 
     def refuse_pending(self, *, locked: bool = False) -> None:
-        """Raise what is `pending`."""
+        """Raise the error that `pending` returns, if any."""
         if (error := self.pending(locked=locked)) is not None:
             raise with_words(error, before=f"{self.called}: ")
 
@@ -308,20 +308,20 @@ class StoreSet:
     def locked(
         self, stores: Mapping[str, Store], *, exclusive: bool = True, wait: bool = False
     ) -> Iterator[dict[str, HeldLock]]:
-        """Hold the locks of all parts; nothing of a run that was stopped before its record is left in them."""
+        """Hold the locks of all parts; delete commits staged by a run that was interrupted before it wrote a record."""
         with ExitStack() as stack:
             locks = dict[str, HeldLock]()
             for name, store in stores.items():
                 if self.held:
                     locks[name] = self.held[name]
                     continue
-                beside = [other for other in locks if store.group and stores[other].place == store.place]
-                if beside:  # they are groups of one repository, which has one lock
-                    locks[name] = locks[beside[0]]
+                siblings = [other for other in locks if store.group and stores[other].place == store.place]
+                if siblings:  # groups of one repository share its lock
+                    locks[name] = locks[siblings[0]]
                     continue
-                is_kept = exclusive or store.history.is_kept
-                held = store.exclusive_lock(wait=wait, watch=True) if is_kept else store.writer_lock()
-                locks[name] = stack.enter_context(held)
+                is_exclusive = exclusive or store.history.is_kept
+                lock = store.exclusive_lock(wait=wait, watch=True) if is_exclusive else store.writer_lock()
+                locks[name] = stack.enter_context(lock)
             if self.record.read() is None:
                 self.record.delete()
                 for store in stores.values():
@@ -330,7 +330,7 @@ class StoreSet:
             yield locks
 
     def _refuse_staged(self, stores: Mapping[str, Store]) -> None:
-        """Raise a `StaleError` if commits of a set with another name, which has parts of this one, wait in a part."""
+        """Raise a `StaleError` if a part has a pending commit of a set with another name, which shares the part."""
         for store in stores.values():
             for name in store.history.staged():
                 if name != self.template.name:
@@ -340,13 +340,13 @@ class StoreSet:
                     )
 
     def unstage(self, stores: Mapping[str, Store]) -> None:
-        """Delete the branches on which commits of this set wait, as far as possible: the next one deletes the rest."""
+        """Delete the branches with staged commits of this set, ignoring errors: the next operation deletes the rest."""
         for store in stores.values():
             with suppress(Exception):
                 store.history.unstage(self.template.name)
 
     def require_parts_of(self, record: Record) -> None:
-        """Raise a `StaleError` if a record is of other parts than these."""
+        """Raise a `StaleError` if a record has parts that are not in this set."""
         if missing := [name for name in record.parts if name not in self.places]:
             raise StaleError(
                 f"{self.called}: {self.label}: {record.operation} ({record.summary}) was stopped, which is of "
@@ -354,32 +354,32 @@ class StoreSet:
             )
 
     def agree(self, samples: Mapping[str, Samples], what: str, way_out: str = LAGGING) -> None:
-        """Raise an `IncompatibleError` if parts, or what comes into them, do not have the same samples in one order."""
-        if (found := differing(samples)) is not None:
-            raise IncompatibleError(f"{self.called}: {what} {found}; nothing was written; {way_out}")
+        """Raise an `IncompatibleError` if parts, or their sources, do not have the same samples in the same order."""
+        if (difference := differing(samples)) is not None:
+            raise IncompatibleError(f"{self.called}: {what} {difference}; nothing was written; {way_out}")
 
 
 def differing(samples: Mapping[str, Samples]) -> str | None:
-    """How the samples of parts differ, in words; None if all have the same in the same order."""
-    (first, ours), *others = samples.items()
-    for name, theirs in others:
-        if theirs != ours:
-            numbers = f"{first} has {ours.n:,}, {name} has {theirs.n:,}"
-            how = "as many, but others, or in another order" if theirs.n == ours.n else numbers
-            return f"do not have the same samples in the same order in {first} and {name}: {how}"
+    """Describe how the samples of parts differ; None if all have the same in the same order."""
+    (first, expected), *others = samples.items()
+    for name, actual in others:
+        if actual != expected:
+            numbers = f"{first} has {expected.n:,}, {name} has {actual.n:,}"
+            difference = "as many, but others, or in another order" if actual.n == expected.n else numbers
+            return f"do not have the same samples in the same order in {first} and {name}: {difference}"
     return None
 
 
 def _where(record: Record, stores: Mapping[str, Store]) -> str:
-    """In which parts it is done that a record says, and in which not."""
+    """List the parts in which the changes of a record are done, and those in which they are not."""
     ahead = [name for name, part in record.parts.items() if _is_ahead(record, part, stores.get(name))]
-    rest = [name for name in record.parts if name not in ahead]
+    pending = [name for name in record.parts if name not in ahead]
     last = "the history of some, which is to be purged" if record.purge else "the tags of some"
-    return f"{listing(ahead)}, and not in {listing(rest) or last}" if ahead else "no part"
+    return f"{listing(ahead)}, and not in {listing(pending) or last}" if ahead else "no part"
 
 
 def _is_ahead(record: Record, part: PartRecord, store: Store | None) -> bool:
-    """Whether a part has what a record says; one whose state stays the same has it once it has the tags."""
+    """Whether a part has the changes of a record; if its snapshot does not change, whether it has the tags."""
     if part.is_done or store is None or part.snapshot is None:
         return part.is_done
     if part.snapshot == part.base:

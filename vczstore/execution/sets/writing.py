@@ -1,9 +1,9 @@
 """
-Writing all parts of a set once they are checked.
+Write all parts of a set after they were checked.
 
-On Icechunk each part is committed on a branch of its own, which no reader looks at; what is about to become visible is
-recorded beside the stores, and then all is published. Groups of one repository are written in one commit. On plain
-Zarr, which has no branches, each part is written and becomes visible in its turn, under the same record.
+On Icechunk, each part is committed on a branch of its own, which no reader looks at; then a record of the pending
+commits is written next to the stores, and all are published. Groups of one repository are written in one commit. On
+plain Zarr, which has no branches, each part becomes visible when it is written, under the same record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 
 from vczstore.errors import ConflictError, Interrupted, StaleError, TagError, VczstoreError
-from vczstore.execution.engine import Execution, commit, telling
-from vczstore.execution.naming import Left
+from vczstore.execution.engine import Execution, commit, reporting
+from vczstore.execution.naming import Aborted
 from vczstore.execution.results import Result
 from vczstore.execution.sets.checking import Checking
 from vczstore.execution.sets.completion import complete
@@ -21,9 +21,9 @@ from vczstore.stores.sets import Record
 
 
 def write(checked: Checking) -> dict[str, list[Result]]:
-    """Write all parts, and let all become visible."""
-    if not checked.tags and not checked.executions and not checked.again:
-        if checked.pending is not None:  # the run that was stopped has done it all
+    """Write all parts and make them visible; return the results of the parts that were written."""
+    if not checked.tags and not checked.executions and not checked.recompiled:
+        if checked.pending is not None:  # the interrupted run had written all parts
             checked.group.record.delete()
         return {}
     stores = {name: work.store for name, work in checked.works.items() if work.store is not None}
@@ -34,7 +34,7 @@ def write(checked: Checking) -> dict[str, list[Result]]:
 
 
 def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Result]]:
-    """In groups of one Icechunk repository: one commit has all parts, and nothing has to be recorded."""
+    """Write the groups of one Icechunk repository in one commit, which needs no record."""
     from vczstore.stores.icechunk import IcechunkTransaction
 
     _require_unchanged(checked, stores)
@@ -46,22 +46,22 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
             _, execution = checked.ready(name)
             if execution is None or execution.is_empty:
                 continue
-            with telling(execution.store.label, execution.left):
+            with reporting(execution.store.label, execution.if_aborted):
                 begun = transaction or execution.begin()
             assert isinstance(begun, IcechunkTransaction)
             transaction = begun.of(execution.store)
-            stages.append(execution.told(execution.writes(transaction)))
+            stages.append(execution.reported(execution.writes(transaction)))
             written[name] = execution
         checked.run(stages)
     first = next(iter(checked.compiled.values()))
-    snapshot: str | None = next((one.applied for one in checked.compiled.values() if one.applied), first.base)
+    snapshot: str | None = next((part.applied for part in checked.compiled.values() if part.applied), first.base)
     if transaction is not None:
         _require_unchanged(checked, stores)
         done = [checked.compiled[name] for name in written]
         last = [*written.values()][-1]
-        with telling(last.store.label, last.left):
-            said = {**done[0].metadata, "parts": [*written]}
-            snapshot = commit(transaction, f"{done[0].message} (in {', '.join(written)})", said)
+        with reporting(last.store.label, last.if_aborted):
+            metadata = {**done[0].metadata, "parts": [*written]}
+            snapshot = commit(transaction, f"{done[0].message} (in {', '.join(written)})", metadata)
     history = next(iter(stores.values())).history
     try:
         for tag in checked.tags:
@@ -69,12 +69,12 @@ def _in_one_commit(checked: Checking, stores: Mapping[str, Store]) -> dict[str, 
                 history.create_tag(tag, snapshot)
     except VczstoreError as error:
         raise type(error)(f"{error}; {first.summary or 'all else'} is done in all parts") from error
-    return {name: _results(checked, name, one, snapshot) for name, one in written.items()}
+    return {name: _results(checked, name, execution, snapshot) for name, execution in written.items()}
 
 
 def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Result]]:
-    """On Icechunk: commit each part on a branch of its own, record it, and publish all."""
-    snapshots: dict[str, str | None] = {name: one.base for name, one in checked.compiled.items()}
+    """Commit each part on a branch of its own repository, write a record of the commits, and publish all."""
+    snapshots: dict[str, str | None] = {name: part.base for name, part in checked.compiled.items()}
     results = {}
     try:
         for batch in checked.batches():
@@ -88,7 +88,7 @@ def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Re
     try:
         checked.group.record.write(record)
     except BaseException as error:
-        if checked.group.record.read() != record:  # where that fails, what may be recorded has to stay
+        if checked.group.record.read() != record:  # if reading fails, the record may exist, so the branches must stay
             checked.group.unstage(stores)
             raise
         if not isinstance(error, Exception):
@@ -102,29 +102,29 @@ def _staged(checked: Checking, stores: Mapping[str, Store]) -> dict[str, list[Re
 def _write_together(
     checked: Checking, names: Sequence[str], stores: Mapping[str, Store]
 ) -> dict[str, tuple[Execution, str | None]]:
-    """Write some parts with one queue of tasks, each on a branch of its own; what was run, and the snapshots."""
+    """Write parts with one queue of tasks, each on a branch of its own; return their executions and snapshots."""
     ready = {name: checked.ready(name) for name in names}
     writing = dict[str, tuple[Execution, Transaction]]()
     written = dict[str, tuple[Execution, str | None]]()
-    for name, (compiled, found) in ready.items():
-        if found is None:
+    for name, (compiled, checked_execution) in ready.items():
+        if checked_execution is None:
             continue
-        execution = found.on(stores[name].history.stage(compiled.base, checked.group.template.name))
-        with telling(execution.store.label, execution.left):
+        execution = checked_execution.on(stores[name].history.stage(compiled.base, checked.group.template.name))
+        with reporting(execution.store.label, execution.if_aborted):
             if execution.is_empty:
                 written[name] = execution, compiled.base
             else:
                 writing[name] = execution, execution.begin()
-    checked.run([one.told(one.writes(transaction)) for one, transaction in writing.values()])
+    checked.run([execution.reported(execution.writes(transaction)) for execution, transaction in writing.values()])
     for name, (execution, transaction) in writing.items():
         compiled, _ = ready[name]
-        with telling(execution.store.label, execution.left):
+        with reporting(execution.store.label, execution.if_aborted):
             written[name] = execution, execution.commit(transaction, compiled.message, compiled.metadata)
     return {name: written[name] for name in names if name in written}
 
 
 def _require_unchanged(checked: Checking, stores: Mapping[str, Store]) -> None:
-    """Make sure that all commits are going to succeed, unless a writer comes that heeds no lock."""
+    """Check that all locks are held and no part has changed, so that only a writer without a lock can interfere."""
     for name, store in stores.items():
         if (check := checked.works[name].check) is not None:
             check()
@@ -136,7 +136,7 @@ def _require_unchanged(checked: Checking, stores: Mapping[str, Store]) -> None:
 
 
 def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
-    """On plain Zarr, and of new stores: each part becomes visible when it is written."""
+    """Write the parts one after the other, on plain Zarr and for new stores: each is visible once it is written."""
     if checked.tags:
         raise TagError(f"tag: {checked.group.label} is plain Zarr, which has no tags")
     record, results = checked.record({}), {}
@@ -147,15 +147,15 @@ def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
         try:
             compiled, execution = checked.ready(name)
             if execution is not None:
-                left = partial(_left, checked, record, name, execution)
-                with telling(execution.store.label, left):
+                if_aborted = partial(_if_aborted, checked, record, name, execution)
+                with reporting(execution.store.label, if_aborted):
                     snapshot = execution.write(compiled.message, compiled.metadata)
                 results[name] = _results(checked, name, execution, snapshot)
         except (VczstoreError, KeyboardInterrupt) as error:
             if _is_untouched(checked, record, name):
                 checked.group.record.delete()
                 raise
-            # what is done in some parts is not tried again by itself
+            # a ConflictError would be retried, which must not happen once some parts are done
             stale = isinstance(error, ConflictError)
             kind = Interrupted if isinstance(error, KeyboardInterrupt) else StaleError if stale else type(error)
             described = checked.group.describe(record, {})
@@ -167,13 +167,13 @@ def _one_by_one(checked: Checking) -> dict[str, list[Result]]:
 
 
 def _results(checked: Checking, name: str, execution: Execution, snapshot: str | None) -> list[Result]:
-    """What was done to a part; without what its plan holds, where that is too large to be kept."""
+    """Return the results of a part; with summarized plans if the full ones are too large to keep."""
     done = execution.results(snapshot, committed=True)
-    return [replace(one, plan=one.plan.summarized()) for one in done] if name in checked.again else done
+    return [replace(result, plan=result.plan.summarized()) for result in done] if name in checked.recompiled else done
 
 
 def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
-    """Whether no reader has noticed anything of what ends here, in its first part."""
+    """Whether readers have not seen any change by an operation that ends in its first part."""
     if checked.pending is not None or checked.is_seen_early or any(part.is_done for part in record.parts.values()):
         return False
     store, plans = checked.works[name].store, checked.executions[name].plans if name in checked.executions else ()
@@ -183,7 +183,9 @@ def _is_untouched(checked: Checking, record: Record, name: str) -> bool:
     return hidden and len(plans) == 1 and store.open().state == record.parts[name].base
 
 
-def _left(checked: Checking, record: Record, name: str, execution: Execution) -> Left:
-    """What is left of a part that ends here; the way out is that of the set, unless no reader has noticed anything."""
-    left = execution.left()
-    return left if _is_untouched(checked, record, name) else left._replace(way_out=checked.group.describe(record, {}))
+def _if_aborted(checked: Checking, record: Record, name: str, execution: Execution) -> Aborted:
+    """Return the state of an aborted part. The way out is that of the set, unless readers have seen no change."""
+    aborted = execution.if_aborted()
+    if _is_untouched(checked, record, name):
+        return aborted
+    return aborted._replace(way_out=checked.group.describe(record, {}))
