@@ -1,21 +1,20 @@
-"""What a run has written before its commit, kept in a file, so that one whose driver died is continued from there.
+"""Journals of uncommitted writes, from which a run resumes after its driver was killed.
 
-On Icechunk the chunks that tasks have written lie in the repository, but only the session that is going to be committed
-knows of them, and it dies with the driver. A journal keeps it, together with the names of the tasks whose chunks it
-knows. There is one for each branch of a store and user, in a job's ``work-dir``, or for what is done there in the
-user's cache folder. The file is:
+On Icechunk, the chunks that tasks have written are in the repository, but only the uncommitted session refers to them,
+and it dies with the driver. A journal keeps the session, and the tasks whose chunks it refers to. There is one for each
+user, store and branch: in the ``work-dir`` of a job, or, one per operation, in the user's cache folder. The file
+consists of:
 
-1. one line of JSON: what is done, against which snapshot, by which versions (all have to be the same for a run to go
-   on); the step that is being done; how many tasks it has, which have ended, and how many chunks each has written;
-2. the session, and the fork of it that tasks of the driver's process share, as Icechunk serialises them for workers;
+1. one line of JSON: the operation, base snapshot and package versions, which must all match for a run to resume; the
+   current step; its number of tasks, those that have ended, and the number of chunks that each of them has written;
+2. the session, and the fork of it that tasks in the driver's process share, as Icechunk serialises them for workers;
 3. a BLAKE2b digest of all that.
 
-It is written whole, beside its place, and renamed: there is the one before or the one after. How often follows from how
-long that takes (`REST`). Nothing in it is code, and no credentials are. But a session holds what is not worth an object
-of its own, chunks of up to 512 bytes: calls, and in a ``work-dir`` **sample IDs**. So only its user may read the file,
-and it is deleted with the commit. One in the cache folder is private: sample IDs, and all else that is
-of samples alone, are written after it was last saved.
-What it says is committed, so it counts only if no one else can have written it.
+The file is replaced atomically; the interval is a multiple of the time that writing it takes (`REST`). It holds no code
+and no credentials. But a session inlines chunks of up to 512 bytes: calls, and, in a ``work-dir``, **sample IDs**. So
+the file is readable by its user only, and deleted with the commit. A journal in the cache folder is private: sample
+IDs, and other arrays with samples but no variants, are written after it was last saved.
+The content of a journal is committed, so it is trusted only if no other user can have written it.
 """
 
 import hashlib
@@ -38,41 +37,41 @@ from vczstore.stores.locations import local_path, parse, real_path
 FORMAT = 3
 
 MIN_CHUNKS, MIN_BYTES = 1_000, 100_000_000
-"""A run that writes fewer chunks and fewer bytes, counted decoded, takes some seconds; it keeps no journal in the cache
-folder, since that takes a few hundredths of one."""
+"""A run that writes fewer chunks and fewer (decoded) bytes keeps no journal in the cache folder: it takes some seconds
+only, and a journal costs some hundredths of a second."""
 
 MAX_AGE = 14 * 86_400
-"""After so many seconds a journal in the cache folder is deleted."""
+"""Age in seconds after which a journal in the cache folder is deleted."""
 
 REST = 50
-"""After the file was written comes a rest of so many times what that took: some two percent of a job."""
+"""Minimum interval between two saves, as a multiple of the time that a save takes: at most 2% of a job."""
 
 _DIGEST = 32
-"""Bytes."""
+"""Length of the digest in bytes."""
 
 log = logging.getLogger("vczstore")
 
 
 class Journal:
     """
-    The journal of one run of a job.
+    The journal of one run.
 
     Parameters
     ----------
     file
-        Where it is; None to keep none.
+        Path of the file; None to keep no journal.
     about
-        What has to be the same for another run to go on, for JSON.
+        JSON-serialisable values that must match for another run to resume.
     private
-        Whether it may hold nothing that is of samples alone, such as their IDs.
+        Whether it must not hold arrays with samples but no variants, such as sample IDs.
 
     Attributes
     ----------
     restored
-        The step in which another run was stopped, and with which this one goes on; -1 if it starts from the beginning.
+        The step in which an interrupted run was stopped and this one resumes; -1 if this one starts from the beginning.
     done
-        How many chunks each task of the present step has written that has ended: by its coordinates, for each
-        operation by name.
+        Number of chunks written by each finished task of the current step: by name of the Cubed operation, then by
+        coordinates of the task.
     """
 
     def __init__(self, file: Path | None, about: Mapping[str, Any], *, private: bool = False) -> None:
@@ -86,24 +85,24 @@ class Journal:
 
     @classmethod
     def of(cls, url: str, branch: str | None, folder: str | None, about: Mapping[str, Any]) -> "Journal":
-        """The journal of a branch of a store on Icechunk; none is kept unless the folder is on this machine."""
+        """Return the journal of a branch in a folder; a disabled one if the folder is None or not on this machine."""
         path = None if folder is None else local_path(folder)
         return cls(None if path is None else path / _name(url, branch), about)
 
     @classmethod
     def in_cache(cls, url: str, branch: str | None, what: str, about: Mapping[str, Any]) -> "Journal":
-        """A private one in the user's cache folder, for one thing that is done to a branch of a store on Icechunk."""
+        """Return a private journal in the user's cache folder, for the operation `what` on a branch of a store."""
         folder = user_cache_path("vczstore") / "resume"
         _delete_stale(folder)
         return cls(folder / _name(url, branch, what), {**about, "what": what}, private=True)
 
     @property
     def is_private(self) -> bool:
-        """Whether one is kept that may hold no sample IDs."""
+        """Whether a journal is kept that must not hold sample IDs."""
         return self._private and self.file is not None
 
     def resume(self, transaction: Transaction) -> None:
-        """Put a transaction into the state in which another run of the job has left its own, if there was one."""
+        """Restore the writes of an interrupted run into a transaction, if the journal has any."""
         if self.file is None:
             return
         self._transaction = transaction.resumable
@@ -111,7 +110,7 @@ class Journal:
             self.file = None
             return
         try:
-            said, saved = self._read(self.file)
+            header, saved = self._read(self.file)
             self._transaction.restore(saved)
         except FileNotFoundError:
             return
@@ -120,28 +119,28 @@ class Journal:
             log.info("the run starts from the beginning: %s %s", self.file, why)
             self.delete()
             return
-        self.restored = self.step = int(said["step"])
-        self.tasks = dict(said["tasks"])
-        self.done = {name: {tuple(coords): n for coords, n in tasks} for name, tasks in said["done"].items()}
+        self.restored = self.step = int(header["step"])
+        self.tasks = dict(header["tasks"])
+        self.done = {name: {tuple(coords): n for coords, n in tasks} for name, tasks in header["done"].items()}
         log.info("the run goes on with step %d, where %d chunks are written: %s", self.step + 1, self.chunks, self.file)
 
     @property
     def chunks(self) -> int:
-        """How many chunks the tasks of the present step have written that have ended."""
+        """The number of chunks written by the finished tasks of the current step."""
         return sum(n for tasks in self.done.values() for n in tasks.values())
 
     def begin(self, step: int, tasks: Mapping[str, int]) -> None:
-        """A step begins, or goes on: its fork is made. Tasks that are cut otherwise than those before are all done."""
+        """Begin or resume a step, after its fork was made. If its tasks are not the recorded ones, all run."""
         if step != self.restored or tasks != self.tasks:
             self.step, self.done, self.tasks = step, {}, dict(tasks)
         self.save()
 
     def close(self) -> None:
-        """Save nothing of what follows."""
+        """Stop saving: later writes are not recorded."""
         self._transaction = None
 
     def record(self, task: tuple[str, tuple[int, ...]] | None, chunks: int) -> None:
-        """A task has ended, and what it has written was collected. One without a name will be done again."""
+        """Record that a task has ended and its writes were collected. A task without a name runs again on resume."""
         if self.file is None or task is None:
             return
         name, coords = task
@@ -150,12 +149,12 @@ class Journal:
             self.save()
 
     def save(self) -> None:
-        """Write the file. A job does not fail because it has no journal."""
+        """Write the file. If that fails, the journal is disabled, and the run goes on without it."""
         if self.file is None or self._transaction is None:
             return
         began = time.monotonic()
         saved = self._transaction.save()
-        said = {
+        header = {
             "about": self.about,
             "step": self.step,
             "tasks": self.tasks,
@@ -165,7 +164,7 @@ class Journal:
             "began": saved.began and saved.began.isoformat(),
         }
         try:
-            self._write(self.file, json.dumps(said).encode() + b"\n", saved.session, saved.fork)
+            self._write(self.file, json.dumps(header).encode() + b"\n", saved.session, saved.fork)
         except OSError as error:
             log.log(
                 logging.INFO if self._private else logging.WARNING,
@@ -179,16 +178,16 @@ class Journal:
         self._due = now + REST * (now - began)
 
     def delete(self) -> None:
-        """All is committed, or none of it can be."""
+        """Delete the file, once its content is committed or can no longer be."""
         if self.file is not None:
-            for path in (self.file, _beside(self.file)):
+            for path in (self.file, _temporary(self.file)):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
 
     @staticmethod
     def _write(file: Path, *parts: bytes) -> None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = _beside(file)
+        new = _temporary(file)
         new.unlink(missing_ok=True)
         digest = hashlib.blake2b(digest_size=_DIGEST)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as out:
@@ -210,32 +209,32 @@ class Journal:
             raise ValueError("is damaged")
         head, _, sessions = body.partition(b"\n")
         try:
-            said = json.loads(head)
-            about, n = said["about"], said["session"]
-            saved = Saved(sessions[:n], sessions[n:], said["forked"], datetime.fromisoformat(said["began"]))
+            header = json.loads(head)
+            about, n = header["about"], header["session"]
+            saved = Saved(sessions[:n], sessions[n:], header["forked"], datetime.fromisoformat(header["began"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError("is of another format") from error
         if about != self.about:
             raise ValueError("is of another job, of other versions, or of another state of the store")
-        return said, saved
+        return header, saved
 
 
 def _name(url: str, branch: str | None, what: str = "") -> str:
-    """The name of the file of a branch of a store, of what is done to it, and of a user; it shows none of these."""
+    """Return the file name of a journal: a hash of the user, the store, the branch and the operation."""
     address = parse(url)
     store = address.url if address.path is None else str(real_path(address.path))
-    whose = f"{os.geteuid()} {store}{f'#{branch}' if branch is not None else ''}{what and f' {what}'}"
-    name = hashlib.blake2b(whose.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    key = f"{os.geteuid()} {store}{f'#{branch}' if branch is not None else ''}{what and f' {what}'}"
+    name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return f"vczstore-{name}.journal"
 
 
 def _delete_stale(folder: Path) -> None:
-    """Delete what runs have left that were never run again."""
+    """Delete the journals of runs that were never resumed."""
     with suppress(OSError):
         for path in folder.glob("vczstore-*.journal*"):
             if time.time() - path.stat().st_mtime > MAX_AGE:
                 path.unlink(missing_ok=True)
 
 
-def _beside(file: Path) -> Path:
+def _temporary(file: Path) -> Path:
     return file.with_name(f"{file.name}.new")

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from vczstore.stores.base import Location
 
 PART_BYTES = 1_000_000
-"""How much of a compressed file is worth a part of its own: some seconds. A process takes one to start."""
+"""Compressed bytes per part of a file. Converting a part takes some seconds, starting a process about one."""
 
 PARTS_PER_WORKER = 4
-"""Parts of a file differ in what they take."""
+"""More than one, since the parts of a file take different times."""
 
 type Step = Callable[[], int | None]
 type Run = Callable[[Sequence[Step]], Iterator[int | None]]
@@ -38,21 +38,21 @@ type Run = Callable[[Sequence[Step]], Iterator[int | None]]
 
 class Conversions:
     """
-    What was converted of VCFs, until it is closed, or else until the process ends.
+    A cache of converted VCFs in a folder, which is deleted when this is closed or the process ends.
 
     Parameters
     ----------
     work_dir
-        Where the folder is made; where temporary files are if it is None or elsewhere.
+        Parent of the folder; the default for temporary files if this is None or not on this machine.
     progress
-        Told of what is done.
+        Called with the progress, if it is a function.
     """
 
     def __init__(self, work_dir: str | None, progress: "Progress | bool | None" = None) -> None:
         self._progress = progress if callable(progress) else None
         self._parent = None if work_dir is None else local_path(work_dir)
         self._folder: Path | None = None
-        self._made: dict[object, Path] = {}
+        self._cached: dict[object, Path] = {}
         self._process = os.getpid()
 
     def __enter__(self) -> Self:
@@ -62,16 +62,16 @@ class Conversions:
         self.close()
 
     def close(self) -> None:
-        """Delete the folder."""
+        """Delete the folder, except in a forked process."""
         if self._folder is not None and self._process == os.getpid():
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-            self._made = {}
+            self._cached = {}
             atexit.unregister(self.close)
 
     @property
     def folder(self) -> Path:
-        """The folder, which only this user can read."""
+        """The folder, created on first use, which only this user can read."""
         if self._folder is None:
             try:
                 if self._parent is not None:
@@ -87,7 +87,7 @@ class Conversions:
 
     def file(self, operation: str, source: "Location", storage_options: "Mapping[str, Any]") -> VcfFile:
         """
-        Read the header of a VCF.
+        Read the header of a VCF, downloading the file if it is not on this machine.
 
         Raises
         ------
@@ -101,14 +101,14 @@ class Conversions:
         return VcfFile.open(operation, label, path)
 
     def _downloaded(self, operation: str, url: str, storage_options: "Mapping[str, Any]") -> Path:
-        """A copy of a file that is elsewhere."""
+        """Return the path of the local copy of a remote file, which is downloaded once."""
         from vczstore.stores.object_store import download
 
-        if url not in self._made:
-            target = self.folder / f"download-{len(self._made)}"
+        if url not in self._cached:
+            target = self.folder / f"download-{len(self._cached)}"
             download(operation, url, storage_options, target)
-            self._made[url] = target
-        return self._made[url]
+            self._cached[url] = target
+        return self._cached[url]
 
     def converted(
         self,
@@ -120,18 +120,18 @@ class Conversions:
         budget: int,
     ) -> list[Vcz]:
         """
-        Convert files, unless that was done before.
+        Convert files that are not in the cache, and return their VCZs.
 
         Parameters
         ----------
         operation
-            For messages.
+            Name of the operation, for messages.
         files
-            The files.
+            The VCF files.
         layout
-            What their VCZs are like.
+            Layout of their VCZs.
         workers, budget
-            How many processes there may be, and how many bytes each may hold.
+            Maximum number of processes, and of bytes of a file that each may hold.
 
         Raises
         ------
@@ -139,55 +139,55 @@ class Conversions:
             If a file cannot be converted.
         """
         layouts = list(layout.of_each([len(file.samples) for file in files]))
-        keys = [(str(f.path.absolute()), f.size, f.changed, repr(one)) for f, one in zip(files, layouts, strict=True)]
+        keys = [(str(f.path.absolute()), f.size, f.changed, repr(own)) for f, own in zip(files, layouts, strict=True)]
         todo: dict[object, Conversion] = {}
         for key, file, own in zip(keys, files, layouts, strict=True):
-            if key not in self._made and key not in todo:
-                folder = self.folder / f"source-{len(self._made) + len(todo)}"
+            if key not in self._cached and key not in todo:
+                folder = self.folder / f"source-{len(self._cached) + len(todo)}"
                 n_parts = min(1 + file.size // PART_BYTES, PARTS_PER_WORKER * workers) if workers > 1 else 1
                 todo[key] = Conversion(operation, file, folder, own, budget, n_parts)
         if todo:
             _convert(list(todo.values()), workers, self._progress)
-        self._made |= {key: conversion.result for key, conversion in todo.items()}
+        self._cached |= {key: conversion.result for key, conversion in todo.items()}
         return [
-            Vcz.read(RegularLocalStore(self._made[key], read_only=True), file.label).converted_from(file)
+            Vcz.read(RegularLocalStore(self._cached[key], read_only=True), file.label).converted_from(file)
             for key, file in zip(keys, files, strict=True)
         ]
 
 
 def _convert(todo: Sequence[Conversion], workers: int, progress: "Progress | None") -> None:
-    """Convert files: small ones as a whole, one in each process, then large ones one after the other, in parts."""
-    large = [one for one in todo if one.n_parts > 1]
-    small = [one for one in todo if one.n_parts == 1]
+    """Convert files: small ones concurrently, one per process, then large ones one after the other, each in parts."""
+    large = [conversion for conversion in todo if conversion.n_parts > 1]
+    small = [conversion for conversion in todo if conversion.n_parts == 1]
     total = 100 * len(todo)
 
-    def tell(percent: float) -> None:
+    def report(percent: float) -> None:
         if progress is not None:
             progress("converting", min(total, round(percent)), total)
 
-    tell(0)
-    n = max(len(small), *(one.n_parts for one in large), 1)
-    is_little = sum(one.file.size for one in todo) < PART_BYTES
-    with _running(1 if is_little else min(workers, n), in_others=WARNED.is_set()) as run:
-        for i, _ in enumerate(run([partial(do, one, "whole") for one in small]), start=1):
-            tell(100 * i)
-        for i, one in enumerate(large, start=len(small)):
-            _convert_in_parts(one, run, lambda share, i=i: tell(100 * (i + share)))  # type: ignore[misc]
+    report(0)
+    n = max(len(small), *(conversion.n_parts for conversion in large), 1)
+    is_little = sum(conversion.file.size for conversion in todo) < PART_BYTES
+    with _pool(1 if is_little else min(workers, n), in_others=WARNED.is_set()) as run:
+        for i, _ in enumerate(run([partial(do, conversion, "whole") for conversion in small]), start=1):
+            report(100 * i)
+        for i, conversion in enumerate(large, start=len(small)):
+            _convert_in_parts(conversion, run, lambda share, i=i: report(100 * (i + share)))  # type: ignore[misc]
 
 
-def _convert_in_parts(conversion: Conversion, run: Run, tell: Callable[[float], None]) -> None:
-    """Convert one file, and say what share of that is done."""
+def _convert_in_parts(conversion: Conversion, run: Run, report: Callable[[float], None]) -> None:
+    """Convert one file in parts, and report the fraction that is done."""
     for before, divide, work in ((0.0, "begin", "explode"), (0.5, "lay_out", "encode")):
-        n = do(conversion, divide)  # here: what bio2zarr begins with leaves semaphores in a process that is killed
+        n = do(conversion, divide)  # in this process: a worker killed in these steps of bio2zarr leaks semaphores
         assert n is not None
         for i, _ in enumerate(run([partial(do, conversion, work, part) for part in range(n)]), start=1):
-            tell(before + 0.5 * i / n)
+            report(before + 0.5 * i / n)
     do(conversion, "end")
 
 
 @contextmanager
-def _running(n: int, *, in_others: bool) -> Iterator[Run]:
-    """What does steps, and gives their results as they end: this process alone, or others."""
+def _pool(n: int, *, in_others: bool) -> Iterator[Run]:
+    """Yield a function that runs steps, in this process or in `n` others, and yields their results as they end."""
     if n == 1 and not in_others:
         yield lambda steps: (step() for step in steps)
         return

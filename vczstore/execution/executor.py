@@ -1,4 +1,4 @@
-"""An executor by its name and options, with errors in words of vczstore."""
+"""Create executors by name and options, with their errors converted to those of vczstore."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cubed.runtime.types import DagExecutor
 
 WORTH_A_SECOND = 800_000_000
-"""Decoded bytes that are worth a second of beginning a task: to re-encode them takes ten, to copy them two."""
+"""Decoded bytes of a task per second of its start-up: re-encoding them takes ten seconds, copying them two."""
 
 
 def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
@@ -31,15 +31,16 @@ def create_executor(name: str, options: Mapping[str, Any]) -> "DagExecutor":
 
 def task_bytes(executor: str, options: Mapping[str, Any]) -> int:
     """
-    How many decoded bytes make a task worth beginning on an executor, as in `plans.core.memory.Memory`; nothing is
-    started.
+    Return the decoded bytes that make a task worth starting on an executor, as in `plans.core.memory.Memory`.
+
+    The executor is not started.
 
     Raises
     ------
     OptionError
         If the options of the executor cannot be read.
     MissingDependencyError
-        If its library is not installed, and is needed to read them.
+        If its library is needed to read them, and not installed.
     """
     with _plain_errors():
         return round(executors.start_seconds(executor, **options) * WORTH_A_SECOND)
@@ -47,7 +48,7 @@ def task_bytes(executor: str, options: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Errors of executors, in words of ours."""
+    """Convert errors of executors to those of vczstore."""
     try:
         yield
     except executors.ExecutorOptionError as error:

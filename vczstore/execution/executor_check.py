@@ -1,4 +1,4 @@
-"""Whether an executor works: a few tasks that do nothing, and what they say of the machine that they ran on."""
+"""Check that an executor works: run a few tasks that report the versions and the memory of their machine."""
 
 import os
 import platform
@@ -18,30 +18,30 @@ from vczstore.sizes import human_size
 
 PACKAGES = ("vczstore", "cubed", "icechunk", "zarr", "numpy", "cloudpickle")
 MATTERS = ("Python", "cubed", "icechunk", "zarr")
-"""Where worker and driver have to agree: plans and forks of a session travel between them as pickles."""
+"""Versions that have to match in worker and driver, which exchange plans and session forks as pickles."""
 N_TASKS = 4
 
 
 @dataclass(frozen=True)
 class Checked:
     """
-    What a check has found.
+    Findings of the check of an executor.
 
     Attributes
     ----------
     executor
         Its name.
     first_seconds
-        From the start until the first task had ended.
+        Seconds from the start until the first task had ended.
     task_seconds
-        How much later the last had, divided by the tasks that were between.
+        Mean seconds per task from the end of the first task to the end of the last.
     peak_mem, total_mem
-        The most memory that a worker's process has used, and what the worker may use as far as it can be known, in
-        bytes. The former is what to reserve for Python.
+        Peak memory of a worker's process, which is what to reserve for Python, and the memory limit of the worker if it
+        has one, else the memory of its machine; in bytes.
     driver, worker
-        The versions of Python and packages; a package that is not installed has None.
+        The versions of Python and packages; None for a package that is not installed.
     differ
-        What is not the same.
+        Names of Python and packages whose versions differ.
     """
 
     executor: str
@@ -55,15 +55,15 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs that matters. Of Python's version, the patch does not."""
+        """Whether all versions match that have to; the patch version of Python may differ."""
         return not any(_matters(name, self.driver[name], self.worker[name]) for name in self.differ)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """All findings, for JSON."""
         return {"ok": self.ok, **asdict(self), "differ": list(self.differ)}
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """The lines that the command prints."""
         total = "" if self.total_mem is None else f" of {human_size(self.total_mem)}"
         rows = [
             f"{self.executor}: {'ok' if self.ok else 'its versions do not fit'}",
@@ -83,7 +83,7 @@ def check(executor: str, **options: Any) -> Checked:
     Parameters
     ----------
     executor
-        Its name, or an executor file.
+        Name of the executor, or path of an executor file.
     options
         As in `vczstore.execution.options.Options`.
 
@@ -100,15 +100,15 @@ def check(executor: str, **options: Any) -> Checked:
 
     def on_report(report: task_report.TaskReport) -> None:
         ends.append(time.perf_counter())
-        workers.extend(seen for _, seen in report.found)
+        workers.extend(worker for _, worker in report.found)
 
-    reader = scan_tasks.ScanReader(_look, N_TASKS, 1)
+    reader = scan_tasks.ScanReader(_inspect, N_TASKS, 1)
     plan = cubed_backend.compile_plan([scan_tasks.scan(reader, opts.memory.spec())], "executor check")
     assert plan is not None
     started = time.perf_counter()
     try:
-        with Workers(opts) as found:
-            cubed_backend.execute([(plan, on_report)], found.executor)
+        with Workers(opts) as active:
+            cubed_backend.execute([(plan, on_report)], active.executor)
     except VczstoreError:
         raise
     except executors.ExecutorOptionError as error:
@@ -135,18 +135,18 @@ def check(executor: str, **options: Any) -> Checked:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and what travels between driver and worker."""
-    found: dict[str, str | None] = {"Python": platform.python_version()}
+    """Return the versions of Python and of `PACKAGES` in this process; None for a package that is not installed."""
+    installed: dict[str, str | None] = {"Python": platform.python_version()}
     for package in PACKAGES:
-        found[package] = None
+        installed[package] = None
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
-def _look(_: slice) -> dict[str, Any]:
-    """In a worker: look around."""
-    import icechunk  # noqa: F401  # as every task does, for its memory
+def _inspect(_: slice) -> dict[str, Any]:
+    """Return the versions and the memory of this worker."""
+    import icechunk  # noqa: F401  # every task imports it, so it counts towards peak_mem
 
     from plans.core.task_report import peak_mem
 
@@ -154,7 +154,7 @@ def _look(_: slice) -> dict[str, Any]:
 
 
 def _total_mem() -> int | None:
-    """What this process may use: the limit of its function or container, else the machine's memory."""
+    """Return the memory limit of this function or container, else the memory of the machine, in bytes."""
     if size := os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"):
         return int(size) * 2**20
     totals = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
@@ -164,7 +164,7 @@ def _total_mem() -> int | None:
     return min(totals)
 
 
-def _matters(name: str, one: str | None, other: str | None) -> bool:
-    if name == "Python" and one and other:
-        return one.split(".")[:2] != other.split(".")[:2]
+def _matters(name: str, driver: str | None, worker: str | None) -> bool:
+    if name == "Python" and driver and worker:
+        return driver.split(".")[:2] != worker.split(".")[:2]
     return name in MATTERS

@@ -1,8 +1,8 @@
-"""How an operation is declared: once, for the command line, job files, Python and the reference pages.
+"""Declarations of operations, shared by the command line, job files, Python and the reference pages.
 
 An operation is a frozen dataclass in a module of its own in ``plans/``, or in a package that names it as an entry
-point of the group ``vczstore.operations``. Its fields are its arguments and options, made by `argument` and `option`;
-what compiles it is imported when it runs, so that the command line can list operations without importing NumPy.
+point of the group ``vczstore.operations``. Its fields are its arguments and options, made by `argument` and `option`.
+Its compiler is imported when it runs, so that the command line can list operations without importing NumPy.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from vczstore.vcz.model import Vcz
 
 type Stages = Generator["Survey", list[list[Any]], "Plan"]
-"""A plan that is compiled in stages: it yields what to look up in the data, and is sent what was found."""
+"""The stages of compiling a plan: yields surveys, is sent the findings of each, and returns the plan."""
 
 ENTRY_POINTS = "vczstore.operations"
-"""Entry points of this group are operations of other packages."""
+"""Entry point group of the operations of other packages."""
 
 GROUPS = {
     "edit": "Edit a store",
@@ -44,11 +44,11 @@ GROUPS = {
     "jobs": "Jobs",
     "other": "Other commands",
 }
-"""The groups that commands are listed in, and their headings, in this order."""
+"""Groups of commands with their headings, in the order of the help."""
 
 
 IN_COMMIT, OWN_COMMIT, CHECKS, PUBLISHES, NAMES, EXPORTS, CLEANS = range(7)
-"""When a job does its steps: all in one commit, then those with a commit of their own, and so on, in this order."""
+"""Phases of a job, in order: the steps in its one commit, then those with a commit of their own, and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,33 +59,33 @@ class Operation:
     Raises
     ------
     OptionError
-        If an option has a value that it cannot have.
+        If an option has an invalid value.
     """
 
     called: ClassVar[str]
-    """Its name on the command line and in job files: that of its class in kebab-case."""
+    """Name on the command line and in job files: the class name in kebab-case."""
     group: ClassVar[str] = "other"
-    """The group of commands that it is listed in: one of `GROUPS`, or one of another package's own."""
+    """Group of commands in the help: a key of `GROUPS`, or a heading of another package."""
     uses: ClassVar[tuple[str, ...]] = ("store", "branch")
-    """The groups of `vczstore.execution.options.GROUPS` that it takes."""
+    """Groups of shared options that it takes, keys of `vczstore.execution.options.GROUPS`."""
     is_step: ClassVar[bool] = False
-    """Whether a job file can have it as a step."""
+    """Whether it can be a step of a job."""
     phase: ClassVar[int] = IN_COMMIT
-    """When a job does it: in its commit, or afterwards, in this order."""
+    """Phase of a job in which it runs."""
     step_examples: ClassVar[tuple[Any, ...]] = ()
-    """What stands behind its key in a job file, for the reference page."""
+    """Example values of its key in a job file, for the reference page."""
     dry_run: ClassVar[str] = ""
     """What ``--dry-run`` does; empty for an operation that has no such option."""
     ignored: ClassVar[tuple[str, ...]] = ()
-    """Options of version 0.1.0 that have no effect."""
+    """Options of version 0.1.0 that are accepted and ignored."""
     is_of_history: ClassVar[bool] = False
-    """Whether it is done once to a repository, for any number of its groups that are parts of a set."""
+    """Whether it acts on the history of a repository, once for all of its groups that are parts of a set."""
     is_handed_out: ClassVar[bool] = False
-    """Whether others get what it makes or lists, so that a set that is out of step is refused, as by what writes."""
+    """Whether its output is passed on to others, so that it refuses a set whose parts are out of step, as writes do."""
     makes_store: ClassVar[bool] = False
-    """Whether the store itself is made, so that the parts of a set are those of what comes in."""
+    """Whether it creates the store, so that the parts of a set are taken from its sources."""
     order: ClassVar[tuple[str, ...]] = ("store",)
-    """The arguments that come first, in this order."""
+    """The arguments that come first, in order."""
 
     store: Any = argument(
         "The store: a path, a URL, a Zarr store or an Icechunk repository.", kind="location", job=False
@@ -95,56 +95,56 @@ class Operation:
         cls.called = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if get_origin(one.type) is tuple or _is_tuple_or_none(one.type):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if get_origin(field.type) is tuple or _is_tuple_or_none(field.type):
                 value = (value,) if isinstance(value, str | os.PathLike) else value
                 value = None if value is None else tuple(value)
-            if declared(one).kind in ("location", "sources"):
-                value = tuple(map(_zarr_store, value)) if declared(one).kind == "sources" else _zarr_store(value)
-            object.__setattr__(self, one.name, value)  # still being made
-            _check(f"{self.called}: {one.name}", declared(one), value)
+            if declared(field).kind in ("location", "sources"):
+                value = tuple(map(_zarr_store, value)) if declared(field).kind == "sources" else _zarr_store(value)
+            object.__setattr__(self, field.name, value)  # frozen, but still being initialised
+            _check(f"{self.called}: {field.name}", declared(field), value)
 
     @property
     def writes(self) -> bool:
-        """Whether it writes to the store, so that a store that can only be read is refused."""
+        """Whether it writes to the store, so that a read-only store is refused."""
         return False
 
     @property
     def completes(self) -> bool:
-        """Whether on a set it looks after what was stopped halfway itself, since it may complete it."""
+        """Whether it may complete an interrupted operation on a set, so that such a set is not refused."""
         return False
 
     @property
     def to_confirm(self) -> "Operation | None":
-        """What deletes for good, and whose dry run a user on a terminal is shown and asked about; None if nothing."""
+        """The irreversible operation that a user on a terminal confirms after seeing its dry run; None if none."""
         return None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Its arguments and options but the store, for JSON; of files that it reads, a digest of what is in them."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "store"}
-        for one in fields(self):
-            if declared(one).kind == "file" and (path := values[one.name]) is not None and os.path.isfile(path):
+        """Its arguments and options except the store, for JSON; files that it reads are replaced by digests."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "store"}
+        for field in fields(self):
+            if declared(field).kind == "file" and (path := values[field.name]) is not None and os.path.isfile(path):
                 with open(path, "rb") as file:
-                    values[one.name] = hashlib.file_digest(file, "blake2b").hexdigest()
+                    values[field.name] = hashlib.file_digest(file, "blake2b").hexdigest()
         return values
 
     @property
     def changed_options(self) -> dict[str, Any]:
-        """Its options that are not at their defaults: what tells one step of a job from another, beside its batches."""
-        return {one.name: value for one in options(type(self)) if (value := getattr(self, one.name)) != one.default}
+        """Its options that are not at their defaults, which together with its sources identify a step of a job."""
+        return {f.name: value for f in options(type(self)) if (value := getattr(self, f.name)) != f.default}
 
     def perform(self, options: "Options", *, dry_run: bool) -> "Found":
-        """Do it, and return what was done or found."""
+        """Run it, and return its outcome."""
         raise NotImplementedError
 
     def perform_within(self, options: "Options", lock: "HeldLock") -> "Found":
-        """Do it within a job, which holds the lock."""
+        """Run it within a job, which holds the lock."""
         return self.perform(options, dry_run=False)
 
     def perform_set(self, group: Any, *, dry_run: bool) -> "Found":
-        """Do it on a `vczstore.execution.sets.members.StoreSet`: on all its stores, one after the other."""
+        """Run it on all stores of a `vczstore.execution.sets.members.StoreSet`, one after the other."""
         from vczstore.execution.results import FoundInParts
 
         parts = group.perform(dry_run=dry_run)
@@ -154,12 +154,12 @@ class Operation:
 
 def _zarr_store(location: Any) -> Any:
     """
-    Return the Zarr store of a group at its top, and one over a store of obstore; any other location as it is.
+    Return the Zarr store of a root group, or a Zarr store over an obstore store; any other location unchanged.
 
     Raises
     ------
     OptionError
-        If a group is inside of a store.
+        If a group is not the root group of its store.
     """
     package, kind = type(location).__module__.partition(".")[0], type(location).__name__
     if package == "obstore":
@@ -174,33 +174,33 @@ def _zarr_store(location: Any) -> Any:
 
 
 def _is_tuple_or_none(kind: Any) -> bool:
-    return any(get_origin(one) is tuple for one in get_args(kind))
+    return any(get_origin(member) is tuple for member in get_args(kind))
 
 
-def _check(what: str, known: Declared, value: Any) -> None:
+def _check(label: str, declaration: Declared, value: Any) -> None:
     """Raise an `OptionError` for a value that is none of the choices, or out of bounds."""
-    if known.choices and isinstance(value, str) and value not in known.choices:
-        raise OptionError(f"{what} is {value!r}; choose one of {', '.join(known.choices)}")
-    low, high = known.bounds or (None, None)
+    if declaration.choices and isinstance(value, str) and value not in declaration.choices:
+        raise OptionError(f"{label} is {value!r}; choose one of {', '.join(declaration.choices)}")
+    low, high = declaration.bounds or (None, None)
     if isinstance(value, int) and not isinstance(value, bool):
         if high is not None and not (low or 0) <= value <= high:
-            raise OptionError(f"{what} is {value:,}; give a number from {low or 0:,} to {high:,}")
+            raise OptionError(f"{label} is {value:,}; give a number from {low or 0:,} to {high:,}")
         if low is not None and value < low:
-            raise OptionError(f"{what} is {value:,}; give {low:,} or more")
+            raise OptionError(f"{label} is {value:,}; give {low:,} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(Operation):
-    """An operation that is compiled into a plan, which runs on any executor and is committed at once."""
+    """An operation that is compiled into a plan, which runs on any executor and is one commit."""
 
     uses: ClassVar[tuple[str, ...]] = (
         *("store", "branch", "lock", "impl", "work_dir", "workers", "progress", "retries"),
     )
     dry_run: ClassVar[str] = "Check everything and print what would be done; write nothing."
     is_seen_early: ClassVar[bool] = True
-    """Whether readers of plain Zarr may notice some of what is written before all of it is there."""
+    """Whether readers of plain Zarr may see some of its writes before it is complete."""
     changes_samples: ClassVar[bool] = True
-    """Whether parts of a set that it was not done to can be told by their samples."""
+    """Whether it changes sample IDs, by which parts of a set that it was not applied to can be identified."""
 
     @property
     def writes(self) -> bool:
@@ -209,37 +209,37 @@ class Edit(Operation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.then  # which checks its options, too
+        _ = self.then  # checks the options of the follow-up, too
 
     @property
     def then(self) -> "Edit | None":
-        """What follows in the same commit."""
+        """The operation that follows in the same commit; None if there is none."""
         return None
 
     @property
     def beyond_plan(self) -> str | None:
-        """The option that says what follows in the same commit, or after it, which a plan alone does not hold."""
+        """The option that asks for a follow-up, in the same commit or after it, which a single plan cannot hold."""
         return None if self.then is None else self.then.called
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether it keeps jobs, and others that take long or delete, from the store, and not just other writers."""
+        """Whether it takes the exclusive lock, which keeps out jobs and other long or deleting operations."""
         return False
 
     @property
     def purges(self) -> str:
-        """What a purge that follows the commit does with tags; empty where none follows."""
+        """How a purge that follows the commit treats tags, one of `vczstore.choices.TAGS`; empty without a purge."""
         return ""
 
     def check(self, options: "Options") -> None:
-        """Check what is known before anything is locked."""
+        """Check arguments and options before anything is locked."""
 
     def store_to_lock(self, options: "Options") -> "Store | None":
-        """Open the store whose writers are kept away while it runs; None if it writes to none that is there."""
+        """Open the store that has to be locked while it runs; None if it writes to no existing store."""
         return options.for_store(self.store, getattr(self, "sources", ())).open(self.store)
 
     def open(self, options: "Options", written: "Store | None", *, dry_run: bool) -> "Compiling":
-        """Open the store, unless it is open because it was locked, and what comes into it."""
+        """Open the store, unless it was opened as `written` for locking, and the sources."""
         from plans.core.model import Compiling
         from vczstore.execution.sources import open_sources
         from vczstore.vcf.conversion import Layout
@@ -251,49 +251,49 @@ class Edit(Operation):
         return Compiling(store, vcz, opened, options.memory, options.impl, dry_run)
 
     def compile(self, compiling: "Compiling") -> Stages:
-        """Compile it against what was opened; nothing is written."""
+        """Compile it against the opened store and sources; nothing is written."""
         raise NotImplementedError
 
     def again(self, vcz: "Vcz", ahead: "Sequence[Operation]") -> "Edit | None":
-        """What is left to do of a step that jobs have done before, of which others are `ahead`; None if nothing is."""
+        """Return the pending rest of a step that jobs have done before, after the steps `ahead`; None if it is done."""
         return None
 
     def purge_history(self, options: "Options", lock: "HeldLock") -> "Found":
-        """Purge the store, where `purges` says how."""
+        """Purge the history of the store, with tags treated as `purges` says."""
         raise NotImplementedError
 
     def afterwards(self, result: "Result", options: "Options", lock: "HeldLock") -> "Result":
-        """Do what follows the commit, under the same lock."""
+        """Run the follow-up after the commit, under the same lock."""
         return result
 
 
 def arguments(operation: type[Operation]) -> "list[Field[Any]]":
-    """The positional arguments of an operation, in their order."""
-    found = [one for one in fields(operation) if declared(one).is_argument]
-    return sorted(found, key=lambda one: [one.name != name for name in operation.order])
+    """Return the positional arguments of an operation, in order."""
+    args = [field for field in fields(operation) if declared(field).is_argument]
+    return sorted(args, key=lambda field: [field.name != name for name in operation.order])
 
 
 def options(operation: type[Operation]) -> "list[Field[Any]]":
-    """The options of an operation, its own before those that it shares."""
-    found = [one for one in fields(operation) if not declared(one).is_argument]
-    return sorted(found, key=lambda one: one.name not in operation.__annotations__)
+    """Return the options of an operation, its own before the inherited ones."""
+    own = [field for field in fields(operation) if not declared(field).is_argument]
+    return sorted(own, key=lambda field: field.name not in operation.__annotations__)
 
 
 @cache
-def _ours() -> list[str]:
+def _built_in() -> list[str]:
     import plans
 
-    return [one.name.replace("_", "-") for one in iter_modules(plans.__path__) if not one.ispkg]
+    return [module.name.replace("_", "-") for module in iter_modules(plans.__path__) if not module.ispkg]
 
 
 @cache
-def _theirs() -> dict[str, Callable[[], type[Operation]]]:
-    # importlib.metadata takes longer to import than a list of commands should take
+def _from_packages() -> dict[str, Callable[[], type[Operation]]]:
+    # importing importlib.metadata takes longer than listing the commands should
     if not any(_declares(Path(folder)) for folder in sys.path if os.path.isdir(folder)):
         return {}
     from importlib.metadata import entry_points
 
-    return {one.name: one.load for one in entry_points(group=ENTRY_POINTS)}
+    return {entry_point.name: entry_point.load for entry_point in entry_points(group=ENTRY_POINTS)}
 
 
 def _declares(folder: Path) -> bool:
@@ -304,25 +304,25 @@ def _declares(folder: Path) -> bool:
 
 
 def names() -> list[str]:
-    """The names of all operations: those in ``plans``, and those that other packages have, in alphabetical order."""
-    return sorted({*_ours(), *_theirs()})
+    """Return the names of all operations, those of other packages included, in alphabetical order."""
+    return sorted({*_built_in(), *_from_packages()})
 
 
 def _with_types(operation: type[Operation]) -> type[Operation]:
-    """An operation whose fields have types, which annotations are not that are evaluated later."""
+    """Resolve the types of an operation's fields, which are strings if annotations are postponed."""
     types = get_type_hints(operation)
-    for one in fields(operation):
-        one.type = types[one.name]
+    for field in fields(operation):
+        field.type = types[field.name]
     return operation
 
 
 def listed(name: str) -> tuple[str, str]:
     """
-    Return the group of an operation, and what it does, in a line.
+    Return the group of an operation, and the summary of its docstring.
 
-    Its module is read, but not imported, which takes a millisecond.
+    The source of a module in ``plans`` is read without importing it, which takes a millisecond.
     """
-    if name in _ours():
+    if name in _built_in():
         import plans
 
         source = Path(plans.__path__[0], f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
@@ -331,33 +331,33 @@ def listed(name: str) -> tuple[str, str]:
         if summary and group:
             return group[1], summary[1]
     try:
-        found = find(name)
-        return found.group, cleandoc(found.__doc__ or "").partition("\n")[0]
+        operation = find(name)
+        return operation.group, cleandoc(operation.__doc__ or "").partition("\n")[0]
     except OptionError as error:
         return Operation.group, f"({error})"
 
 
 def find(name: str) -> type[Operation]:
     """
-    Find the class of an operation by its name.
+    Return the class of an operation by its name.
 
     Raises
     ------
     OptionError
-        If there is none.
+        If there is no such operation, or its package cannot be loaded.
     """
     name = AMERICAN.get(name, name)
-    if name in _ours():
+    if name in _built_in():
         module = import_module(f"plans.{name.replace('-', '_')}")
-        (found,) = (
-            one
-            for one in vars(module).values()
-            if isinstance(one, type) and issubclass(one, Operation) and one.__module__ == module.__name__
+        (operation,) = (
+            member
+            for member in vars(module).values()
+            if isinstance(member, type) and issubclass(member, Operation) and member.__module__ == module.__name__
         )
-        return found
-    if name in (theirs := _theirs()):
+        return operation
+    if name in (loaders := _from_packages()):
         try:
-            return _with_types(theirs[name]())
+            return _with_types(loaders[name]())
         except Exception as error:  # a package may raise any exception when it is imported
             why = f"the package of this operation cannot be loaded ({first_line(error)})"
             raise OptionError(f"{name}: {why}") from error

@@ -1,4 +1,4 @@
-"""How an operation finds its stores and runs: options that are the same for all operations."""
+"""The options that all operations share: how stores are opened and tasks are run."""
 
 import copy
 import os
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from vczstore.stores.base import Location, Store
 
 MAX_RETRIES = 3
-"""How often an operation is retried after a concurrent commit, by default."""
+"""Default number of retries after a concurrent commit."""
 
 EXECUTOR_FILES = (".yaml", ".yml")
-"""What the names of executor files end in."""
+"""Suffixes of executor files."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "store": ("parts", "backend_storage", "storage_options"),
@@ -35,14 +35,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "retries": ("max_retries",),
     "resume": ("no_resume",),
 }
-"""The options that a command takes, by what it does."""
+"""Options by group; the `uses` of an operation names the groups that it takes."""
 
 
 @documented
 @dataclass(frozen=True)
 class Options:
     """
-    How an operation finds its stores and runs; the same for all operations, in Python and on the command line.
+    How stores are opened and tasks are run; the same for all operations, in Python and on the command line.
 
     Raises
     ------
@@ -72,12 +72,12 @@ class Options:
     )
     branch: str | None = option(
         None,
-        "The branch of an Icechunk repository that is read, and written to, instead of main; see vczstore branch.",
+        "The branch of an Icechunk repository to read and write, instead of main; see vczstore branch.",
         metavar="NAME",
     )
     source_storage_options: Mapping[str, Any] | None = option(
         None,
-        "The same for the sources alone, which then take none of `storage_options`.",
+        "The same for the sources alone, in place of `storage_options`.",
         flags=("--source-storage-option",),
         metavar="KEY=VALUE",
     )
@@ -95,7 +95,7 @@ class Options:
         None, "Memory that a task may use, such as 2GB.", metavar="SIZE", default_text="2GB"
     )
     reserved_mem: int | str | None = option(
-        None, "What of it Python itself takes, before a task has read a byte.", default_text="300MB", command=False
+        None, "The part of it that Python takes, before a task has read any data.", default_text="300MB", command=False
     )
     work_dir: str | None = option(
         None,
@@ -105,12 +105,12 @@ class Options:
     )
     progress: "Progress | bool | None" = option(
         None,
-        "Show on standard error what is under way, how fast, and for how long, or not.",
+        "Show progress, speed and remaining time on standard error, or not.",
         flags=("-P/-Q", "--progress/--no-progress"),
         default_text="on a terminal",
     )
     log_file: str | None = option(
-        None, "Add a line each minute to this file: the time, and what is under way.", metavar="FILE", kind="file"
+        None, "Append a line to this file each minute: the time, and the progress.", metavar="FILE", kind="file"
     )
     max_retries: int = option(
         MAX_RETRIES,
@@ -120,7 +120,7 @@ class Options:
     )
     no_resume: bool = option(
         False,
-        "Keep no checkpoint of what was written, with which the same command goes on after it was killed or failed.",
+        "Keep no checkpoint, from which the same command would resume after it was killed or failed.",
     )
     no_lock: bool = option(
         False,
@@ -128,9 +128,9 @@ class Options:
         "writes to the store at the same time, batches are lost or mixed without an error.",
     )
     executor_options: Mapping[str, Any] = field(default_factory=dict, init=False)
-    """What the executor file says; not given by itself."""
+    """Options from the executor file; cannot be passed."""
     conversions: "Conversions | None" = field(default=None, init=False, compare=False)
-    """Where VCFs are converted for an operation that runs."""
+    """The VCF conversions of the running operation; None if none is running."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts or ()))
@@ -148,12 +148,12 @@ class Options:
             from vczstore.configuration.executor_file import load_executor
 
             file = load_executor(name)
-            said: dict[str, Any] = {"executor": file.name, "executor_options": file.options}
+            values: dict[str, Any] = {"executor": file.name, "executor_options": file.options}
             for key in ("allowed_mem", "reserved_mem", "work_dir"):
                 if getattr(self, key) is None:
-                    said[key] = getattr(file, key)
-            for key, value in said.items():
-                object.__setattr__(self, key, value)  # still being made
+                    values[key] = getattr(file, key)
+            for key, value in values.items():
+                object.__setattr__(self, key, value)  # frozen, but still being initialised
         elif name not in executors.NAMES and name not in executors.names():
             raise OptionError(
                 f"no executor {name!r}; choose one of {', '.join(executors.names())}, or name an executor file "
@@ -161,15 +161,15 @@ class Options:
             )
 
     def but(self, **changes: Any) -> "Options":
-        """The same with other values; what an executor file says stays, which `dataclasses.replace` would lose."""
+        """Return a copy with other values; unlike `dataclasses.replace` it keeps the options of an executor file."""
         result = copy.copy(self)
         for name, value in changes.items():
-            object.__setattr__(result, name, value)  # still being made
+            object.__setattr__(result, name, value)  # frozen, but still being initialised
         return result
 
     @property
     def memory(self) -> "Memory":
-        """What a task may use, and how long it should be on this executor."""
+        """Memory limits of a task, the folder for intermediate data, and the task size that suits the executor."""
         from plans.core.memory import Memory
         from vczstore.execution.executor import task_bytes
         from vczstore.sizes import parse_size
@@ -197,14 +197,14 @@ class Options:
         )
 
     def for_store(self, location: "Location", sources: "Sequence[Location]") -> "Options":
-        """The options without those that are for the sources alone, since the store is on this machine."""
+        """Return the options for opening the store; if it is local, without storage options for remote sources."""
         from vczstore.stores.locations import scheme
 
-        mine = scheme(location) or self.source_storage_options or not any(map(scheme, sources))
-        return self if mine else self.but(storage_options=None)
+        keeps = scheme(location) or self.source_storage_options or not any(map(scheme, sources))
+        return self if keeps else self.but(storage_options=None)
 
     def options_of(self, source: "Location", location: "Location") -> Mapping[str, Any]:
-        """The storage options that reach a source."""
+        """Return the storage options for a source."""
         from vczstore.stores.locations import scheme
 
         if self.source_storage_options and scheme(source) not in (None, "http"):
@@ -212,25 +212,25 @@ class Options:
         return self.shared(source, location)
 
     def shared(self, other: "Location", location: "Location") -> Mapping[str, Any]:
-        """The store's options where they reach another place too. fsspec's are no others'."""
+        """Return the storage options that apply to `other`: a URL of the same kind, or any if the store is local."""
         from vczstore.stores.locations import scheme
 
-        mine, theirs = scheme(location), scheme(other)
-        reach = theirs not in (None, "http") and mine in (None, theirs) and self.backend_storage != "fsspec"
-        return (self.storage_options or {}) if reach else {}
+        kind, other_kind = scheme(location), scheme(other)
+        apply = other_kind not in (None, "http") and kind in (None, other_kind) and self.backend_storage != "fsspec"
+        return (self.storage_options or {}) if apply else {}
 
     def place_of_copy(
         self, operation: str, copy: "str | os.PathLike[str]", location: "Location", sources: "Sequence[Location]" = ()
     ) -> "Store":
         """
-        Find the place free where a copy on plain Zarr is going to be, of a store and of what else comes into it.
+        Return the new store on plain Zarr for a copy of the store at `location`, into which `sources` may be appended.
 
         Raises
         ------
         OptionError
-            If its name is that of an Icechunk repository.
+            If `copy` has the name of an Icechunk repository.
         UnsuitableError
-            If something is there, or it is in one of these.
+            If something exists at `copy`, or it is inside of a store, or contains one that is read.
         """
         from vczstore.stores.resolve import backend_of_new, new_store
 
@@ -240,20 +240,20 @@ class Options:
                 f"{operation}: {url} would be on plain Zarr, and its name ends in .icechunk; give another name, or "
                 "leave the output out, and copy the store with copy-store-to-icechunk"
             )
-        reach, reads = self.shared(url, location), (location, *sources)
-        return new_store(url, operation, storage_options=reach, samples_chunks=1, reads=reads)
+        shared, reads = self.shared(url, location), (location, *sources)
+        return new_store(url, operation, storage_options=shared, samples_chunks=1, reads=reads)
 
     def find(self, source: str, location: str) -> list[str] | None:
-        """The source that a path or URL names, or those that a glob in a URL finds; None if nothing lies there."""
+        """Return the source, or its matches if it is a URL with a glob; None if the glob's folder does not exist."""
         from vczstore.stores import object_store
         from vczstore.stores.locations import is_url
         from vczstore.vcf.files import SUFFIXES
 
-        reach = self.options_of(source, location)
-        return object_store.find(source, reach, SUFFIXES) if is_url(source) else [source]
+        storage_options = self.options_of(source, location)
+        return object_store.find(source, storage_options, SUFFIXES) if is_url(source) else [source]
 
 
 def check_choice(what: str, value: str | None, choices: Sequence[str]) -> None:
-    """Raise an `OptionError` for a value that is none of the choices; None is one."""
+    """Raise an `OptionError` for a value that is neither None nor one of the choices."""
     if value is not None and value not in choices:
         raise OptionError(f"no {what} {value!r}; choose one of {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""What is under way, as people see it: bars on a terminal, and a line a minute in a log file."""
+"""Progress displays: bars on a terminal, and a line per minute in a log file."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 type Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many tasks of it have ended, and how many there are."""
+"""Called with the current phase, the number of its tasks that have ended, and the total number of its tasks."""
 
 INTERVAL = 60.0
-"""So many seconds are between two lines of a log file."""
+"""Seconds between two lines of a log file."""
 
 
 class Display:
     """
-    The phase that is under way, and how far it has come.
+    The current phase and its progress.
 
     Attributes
     ----------
     of
-        The operation and its store.
+        The operation and its store, for the first and last line of a log; may be empty.
     what, done, total
-        As in `Progress`; no total before there are tasks.
+        The arguments of `Progress`; `total` is None before there are tasks.
     n_bytes
-        How much this phase has written, counted before encoding where chunks are encoded.
+        Bytes that this phase has written: encoded size of copied chunks, decoded size of re-encoded ones.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Display:
         self._first, self._began = done, time.monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """A phase begins, or another task of it has ended."""
+        """Record that a phase has begun, or that another task of it has ended."""
         if what != self.what:
             self._begin(what, done, total)
         self.done, self.total = done, total
@@ -53,20 +53,20 @@ class Display:
 
     @property
     def speed(self) -> str:
-        """Bytes written per second; empty where nothing was."""
+        """Bytes written per second; empty if nothing was written."""
         elapsed = time.monotonic() - self._began
         return f"{human_size(self.n_bytes / elapsed)}/s" if self.n_bytes and elapsed else ""
 
     @property
     def left(self) -> str:
-        """How long the phase takes from now on; empty if that is not known."""
+        """Estimated time left in this phase; empty if unknown."""
         done, elapsed = self.done - self._first, time.monotonic() - self._began
         if not done or self.total is None or self.done == self.total:
             return ""
         return f"{timedelta(seconds=round(elapsed / done * (self.total - self.done)))} left"
 
     def show(self) -> None:
-        """Draw the bar of this phase, if there are bars."""
+        """Draw the bar of the current phase, if there are bars."""
         if self.bars is None:
             return
         tasks = "" if self.total is None else f"{self.done:,}/{self.total:,} tasks"
@@ -77,16 +77,16 @@ class Display:
         self.bars.update(self._rows[self.what], completed=self.done, total=self.total, **shown)
 
     def end(self) -> None:
-        """Leave only bars of phases that had tasks."""
+        """Remove the bar of "preparing", which has no tasks."""
         if self.bars is not None and (row := self._rows.pop("preparing", None)) is not None:
             self.bars.remove_task(row)
 
     def named(self, text: str) -> str:
-        """A text, and what it is of."""
+        """Prefix a text with the operation and its store."""
         return f"{self.of}: {text}" if self.of else text
 
     def line(self) -> str:
-        """The same in words, for a log."""
+        """Describe the current phase in a line of a log."""
         tasks = "" if self.total is None else f"{self.done:,}/{self.total:,} tasks"
         written = f"{human_size(self.n_bytes)} written" if self.n_bytes else ""
         return ", ".join(part for part in (f"{self.what} {tasks}".strip(), written, self.speed, self.left) if part)
@@ -95,16 +95,16 @@ class Display:
 @contextmanager
 def showing(progress: Progress | bool | None, log_file: str | None = None, of: str = "") -> "Iterator[Progress | None]":
     """
-    Show what is under way.
+    Display progress for the duration of the context.
 
     Parameters
     ----------
     progress
-        Whether there are bars on standard error; or what is told instead.
+        Whether to draw bars on standard error; or a function to call instead.
     log_file
-        A file to which a line is added each minute.
+        A file to which a line is appended each minute.
     of
-        What the first and the last line of the file say that this is: an operation and its store.
+        The operation and its store, for the first and last line of the file.
 
     Raises
     ------
@@ -126,11 +126,11 @@ def showing(progress: Progress | bool | None, log_file: str | None = None, of: s
 
 
 def _both(progress: Progress, display: Display) -> Progress:
-    def tell(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         progress(what, done, total)
         display(what, done, total)
 
-    return tell
+    return report
 
 
 def _bars() -> "RichProgress":
@@ -151,14 +151,14 @@ def _bars() -> "RichProgress":
 
 @contextmanager
 def _logging(display: Display, log_file: str, of: str) -> Iterator[None]:
-    """Add a line each minute; and at the end whether it was done."""
+    """Append a line each minute, and the outcome at the end."""
     try:
         file = open(log_file, "a", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise UnsuitableError(f"--log-file {log_file}: {error.strerror}; name a file that can be written") from error
 
     def write(text: str) -> None:
-        with suppress(OSError):  # nothing that runs fails because a disk is full
+        with suppress(OSError):  # a full disk must not fail the operation
             file.write(f"{datetime.now().astimezone().isoformat(' ', 'seconds')} {text}\n")
             file.flush()
 
@@ -167,11 +167,11 @@ def _logging(display: Display, log_file: str, of: str) -> Iterator[None]:
             write(display.line())
 
     ended = Event()
-    watching = Thread(target=watch, daemon=True)
+    watcher = Thread(target=watch, daemon=True)
     with file:
         display.of = of
         write(display.named("begun"))
-        watching.start()
+        watcher.start()
         try:
             yield
         except BaseException:
@@ -181,5 +181,5 @@ def _logging(display: Display, log_file: str, of: str) -> Iterator[None]:
             outcome = "done"
         finally:
             ended.set()
-            watching.join()
+            watcher.join()
             write(display.named(outcome))

@@ -1,4 +1,4 @@
-"""What an operation has done: counts, time, memory, and when each task ran."""
+"""Results of operations: counts, time, memory, and the timeline of tasks."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
 
 
 class Found(Protocol):
-    """What an operation has done or found, for people and programs."""
+    """The outcome of an operation, for people and programs."""
 
     def as_dict(self) -> Any:
-        """Everything, for JSON."""
+        """The outcome as JSON-serialisable values."""
 
     def lines(self) -> Iterable[str]:
-        """What the command prints."""
+        """The lines that the command prints."""
 
 
 class Unnamed:
-    """What is printed without the name of the store."""
+    """Mixin for outcomes that are printed without the name of the store."""
 
 
 @dataclass(frozen=True)
 class FoundInParts:
     """
-    What an operation has done or found in each part of a set of stores.
+    The outcome of an operation on a set of stores.
 
     Attributes
     ----------
     operation, store
-        What was done, and what the set is called.
+        Names of the operation and of the set.
     parts
-        What was done or found, by the name of the part.
+        The outcomes, by name of the part.
     errors
-        What is wrong with the set as a whole.
+        Errors that concern the set as a whole.
     notes
-        What was done to the set as a whole.
+        Remarks that concern the set as a whole.
     is_same
-        Whether the same was found in all parts, so that it is printed once, with nothing else.
+        Whether the outcomes of all parts are the same, so that one is printed, and nothing else.
     """
 
     operation: str
@@ -56,40 +56,40 @@ class FoundInParts:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.errors and all(getattr(one, "ok", True) for one in self.parts.values())
+        """Whether there is no error in the set or in any part."""
+        return not self.errors and all(getattr(part, "ok", True) for part in self.parts.values())
 
     @property
     def unchanged(self) -> bool:
         """Whether there was nothing to do in any part."""
-        return all(getattr(one, "unchanged", False) for one in self.parts.values())
+        return all(getattr(part, "unchanged", False) for part in self.parts.values())
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing was done but to look."""
-        return all(getattr(one, "is_all", False) for one in self.parts.values())
+        """Whether its output is all it is for: nothing was changed in any part."""
+        return all(getattr(part, "is_all", False) for part in self.parts.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        parts = {name: one.as_dict() for name, one in self.parts.items()}
+        """Everything but `notes` and `is_same`, for JSON."""
+        parts = {name: part.as_dict() for name, part in self.parts.items()}
         return {"operation": self.operation, "store": self.store, "errors": [*self.errors], "parts": parts}
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
+        """The lines that the command prints."""
         if self.is_same:
             yield from next(iter(self.parts.values())).lines()
             return
         yield f"{self.operation} {self.store}: {in_words({'parts': len(self.parts)})}"
         yield from (f"  {note}" for note in self.notes)
         yield from (f"  error {error}" for error in self.errors)
-        for name, one in self.parts.items():
-            is_unnamed = isinstance(one, Unnamed)
+        for name, part in self.parts.items():
+            is_unnamed = isinstance(part, Unnamed)
             yield from [f"{name}:"] * is_unnamed
-            yield from (f"  {line}" if is_unnamed else line for line in one.lines())
+            yield from (f"  {line}" if is_unnamed else line for line in part.lines())
 
 
 class TaskTime(NamedTuple):
-    """When a task ran, in seconds since the epoch, and the most memory that its process had used by then, in bytes."""
+    """Start and end of a task, in seconds since the epoch, and the peak memory of its process so far, in bytes."""
 
     what: str
     start: float
@@ -100,37 +100,37 @@ class TaskTime(NamedTuple):
 @dataclass(frozen=True)
 class Result:
     """
-    What an operation has done.
+    The result of an operation that edits a store.
 
     Attributes
     ----------
     operation, store
-        What was done, and to which store.
+        Names of the operation and of the store.
     committed
         False after a dry run.
     snapshot
-        The new snapshot, None on plain Zarr and after a dry run.
+        ID of the new snapshot; None on plain Zarr and after a dry run.
     counts
-        What was done, in numbers.
+        Numbers of what was done, by descriptions such as "samples added".
     seconds
-        What running took, checks included.
+        Time for checks and writes.
     plan
-        What was run.
+        The plan that was run.
     tasks
-        How many tasks ran, checks included. This and what follows is None with ``impl="zarr"``, which has no
-        tasks.
+        Number of tasks that ran, checks included. This, `chunks`, the bytes and `peak_mem` are None with
+        ``impl="zarr"``, which has no tasks.
     chunks, encoded_bytes, decoded_bytes
         Chunks written or cleared, bytes copied without re-encoding, and bytes encoded (counted before encoding).
     peak_mem
-        The most memory that the process of a task has used, in bytes.
+        Highest peak memory of the process of a task, in bytes.
     timeline
-        When each task ran.
+        When each task ran; empty with ``impl="zarr"``.
     purged
-        What the purge that followed has done; None without one.
+        Outcome of the purge that followed; None without one.
     retries
-        How often it was retried after a concurrent commit.
+        Number of retries after concurrent commits.
     resumed_chunks
-        Chunks that an interrupted run has written, beside `chunks`.
+        Chunks that an interrupted run had written, not included in `chunks`.
     """
 
     operation: str
@@ -159,12 +159,12 @@ class Result:
         return {**values, "counts": dict(self.counts), **notes, **purged, **dry}
 
     def with_purge(self, purged: Found) -> "Result":
-        """The same with the purge that followed, and the snapshot that it has left."""
+        """Return a copy with the outcome of a purge, and the snapshot that it has made."""
         return replace(self, snapshot=getattr(purged, "snapshot", None), purged=purged)
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing was done, after a dry run, but to tell of it."""
+        """Whether its output is all it is for: that of a dry run."""
         return not self.committed
 
     @property
@@ -173,7 +173,7 @@ class Result:
         return self.committed and self.snapshot is not None and self.snapshot == self.plan.base
 
     def _would_do(self) -> dict[str, Any]:
-        """What a dry run tells of the plan."""
+        """Describe the plan of a dry run, for JSON."""
         plan = self.plan
         return {
             "chunks_encoded": plan.encoded_chunks,
@@ -187,15 +187,15 @@ class Result:
         }
 
     def lines(self) -> list[str]:
-        """What the command prints: what was done, or what a dry run has found."""
+        """The lines that the command prints: the outcome, or the plan of a dry run."""
         head, plan = f"{self.operation} {self.store}: {self.summary}", self.plan
         if self.committed:
             snapshot = f", snapshot {self.snapshot}" if self.snapshot else ""
-            again = f", retried {self.retries} times after concurrent commits" if self.retries else ""
+            retried = f", retried {self.retries} times after concurrent commits" if self.retries else ""
             notes = [f"  {what:<7} {text}" for what, text in self.notes.items()]
             purged = [] if self.purged is None else self.purged.lines()
-            before = f", {self.resumed_chunks:,} chunks by a run that was stopped" if self.resumed_chunks else ""
-            return [f"{head} in {self.seconds:.2f} s{snapshot}{again}{before}", *notes, *purged]
+            resumed = f", {self.resumed_chunks:,} chunks by a run that was stopped" if self.resumed_chunks else ""
+            return [f"{head} in {self.seconds:.2f} s{snapshot}{retried}{resumed}", *notes, *purged]
         encoded = f"{plan.decoded_chunks:,} encoded{_of_store(plan)}"
         return [
             f"{head} (dry run, nothing was written)",
@@ -207,14 +207,14 @@ class Result:
         ]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Table for notebooks."""
         done = {} if self.committed else {"dry run": "nothing was written"}
         snapshot = {"snapshot": self.snapshot} if self.snapshot else {}
         rows = {**self.counts, **done, "seconds": f"{self.seconds:.2f}", **snapshot, **self.notes}
         return table(f"{self.operation} {self.store}", rows)
 
     def with_surveys(self, surveys: "Run") -> "Result":
-        """The same with the tasks that looked up what the plan depends on; ``impl="zarr"`` counts no tasks."""
+        """Return a copy that includes the surveys behind the plan; only their time is added with ``impl="zarr"``."""
         if self.tasks is None:
             return replace(self, seconds=self.seconds + surveys.seconds)
         return replace(
@@ -227,36 +227,36 @@ class Result:
 
     @property
     def summary(self) -> str:
-        """What was done in words, such as "2 sources, 1 sample added"."""
+        """The counts in words, such as "2 sources, 1 sample added"."""
         return in_words(self.counts)
 
     @property
     def notes(self) -> dict[str, str]:
-        """What people are told of the store as it is now, beside the numbers."""
+        """The note on the state of the store after the operation, if the plan has one."""
         return {what: text for what, text in self.plan.notes.items() if what == AFTERWARDS}
 
 
 @dataclass(frozen=True)
 class SetResult:
     """
-    What an operation has done to a set of stores.
+    The result of an operation that edits a set of stores.
 
     Attributes
     ----------
     operation, store
-        What was done, and what the set is called.
+        Names of the operation and of the set.
     committed
         False after a dry run.
     parts
-        What was done to each part, by its name; parts that had it already are left out.
+        Results by name of the part, without the parts that an earlier run had already edited.
     completed
-        The parts that lacked what an earlier run of the same operation had done to the others.
+        The parts in which an interrupted run of the same operation was completed; None if there was no such run.
     retries
-        How often it was retried after a concurrent commit.
+        Number of retries after concurrent commits.
     purged
-        What the purge has done to each part, where an earlier run was stopped before it.
+        Outcomes of the purge, by name of the part, if an earlier run was interrupted before it.
     notes
-        What is left to do to the set.
+        Follow-up work that the set needs.
     """
 
     operation: str
@@ -270,67 +270,67 @@ class SetResult:
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing was done, after a dry run, but to tell of it."""
+        """Whether its output is all it is for: that of a dry run."""
         return not self.committed
 
     @property
     def unchanged(self) -> bool:
         """Whether there was nothing to commit in any part, and nothing to complete."""
-        return self.committed and not self.completed and all(one.unchanged for one in self.parts.values())
+        return self.committed and not self.completed and all(part.unchanged for part in self.parts.values())
 
     @property
     def seconds(self) -> float:
-        """What running took, checks included."""
-        return sum(one.seconds for one in self.parts.values())
+        """Time for checks and writes, summed over the parts."""
+        return sum(part.seconds for part in self.parts.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON-serialisable values."""
         return {
             "operation": self.operation,
             "store": self.store,
             "committed": self.committed,
             "completed": None if self.completed is None else list(self.completed),
             "retries": self.retries,
-            **({"purged": {name: one.as_dict() for name, one in self.purged.items()}} if self.purged else {}),
+            **({"purged": {name: purge.as_dict() for name, purge in self.purged.items()}} if self.purged else {}),
             **({"notes": [*self.notes]} if self.notes else {}),
-            "parts": {name: one.as_dict() for name, one in self.parts.items()},
+            "parts": {name: part.as_dict() for name, part in self.parts.items()},
         }
 
     def lines(self) -> Iterator[str]:
-        """What the command prints."""
-        yield from self._done()
+        """The lines that the command prints."""
+        yield from self._outcome()
         yield from (f"  note    {note}" for note in self.notes)
 
-    def _done(self) -> Iterator[str]:
+    def _outcome(self) -> Iterator[str]:
         if self.completed is not None:
             parts = ", ".join(self.completed) or "no part lacked it"
             yield f"{self.operation} {self.store}: completed what was stopped: {parts}"
-            for found in self.purged.values():
-                yield from found.lines()
+            for purge in self.purged.values():
+                yield from purge.lines()
             return
-        for one in self.parts.values():
-            yield from one.lines()
+        for part in self.parts.values():
+            yield from part.lines()
         dry = " (dry run, nothing was written)" * (not self.committed)
         yield f"{self.operation} {self.store}: {in_words({'parts': len(self.parts)})} in {self.seconds:.2f} s{dry}"
 
 
 def _of_store(plan: Plan) -> str:
-    """Which chunks hold what is in the store already: those that the counts and the notes tell of."""
+    """Describe how many of the chunks to encode hold existing data of the store; empty if none do."""
     if not plan.chunks_of_store:
         return ""
     re_encoded = plan.counts.get("chunks re-encoded", 0)
     parts = {"re-encoded": re_encoded, "rewritten": plan.chunks_of_store - re_encoded}
-    told = " and ".join(f"{n:,} {what}" for what, n in parts.items() if n)
-    return f", of which {told} hold what is in the store"
+    numbers = " and ".join(f"{n:,} {what}" for what, n in parts.items() if n)
+    return f", of which {numbers} hold what is in the store"
 
 
 def together(results: Sequence[Result]) -> Result:
-    """What several plans of one commit have done, as the first one's operation."""
+    """Combine the results of several plans of one commit, under the operation of the first."""
     first, *others = results
 
     def total(name: str) -> int | None:
-        found = [getattr(result, name) for result in results]
-        return None if None in found else sum(found)
+        values = [getattr(result, name) for result in results]
+        return None if None in values else sum(values)
 
     totals: dict[str, Any] = {name: total(name) for name in ("tasks", "chunks", "encoded_bytes", "decoded_bytes")}
     return replace(
@@ -346,12 +346,12 @@ def together(results: Sequence[Result]) -> Result:
 @dataclass
 class Run:
     """
-    What the tasks of one plan add up to.
+    Totals over the tasks of one plan.
 
     Attributes
     ----------
     which, part
-        Which of several plans it is, and of which part of a set, in the progress that is shown.
+        Number of the plan, if there are several, and name of the part of a set, for the progress display.
     """
 
     which: str
@@ -365,13 +365,13 @@ class Run:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the time that passes within."""
+        """Add the time that is spent within the context."""
         started = perf_counter()
         yield
         self.seconds += perf_counter() - started
 
     def include(self, other: "Run") -> None:
-        """Add what another run adds up to."""
+        """Add the totals of another run."""
         peak_mem = max(self.totals["peak_mem"], other.totals["peak_mem"])
         self.totals = {name: n + other.totals[name] for name, n in self.totals.items()} | {"peak_mem": peak_mem}
         self.timeline = [*other.timeline, *self.timeline]
@@ -379,7 +379,7 @@ class Run:
         self.resumed_chunks += other.resumed_chunks
 
     def add(self, what: str, report: "TaskReport") -> None:
-        """Count one task, of checking or writing."""
+        """Count one task of the phase `what`, such as "writing"."""
         self.totals["tasks"] += 1
         for name in ("chunks", "encoded_bytes", "decoded_bytes"):
             self.totals[name] += getattr(report, name)

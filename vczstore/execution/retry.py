@@ -10,37 +10,37 @@ from typing import Any
 from vczstore.errors import ConflictError
 
 PAUSE = 0.5
-"""Up to how many seconds pass before a retry, more each time: others may be retrying too."""
+"""Maximum of the random delay before the first retry, in seconds; it doubles with each further one."""
 
 
 def retried[T](
     attempt: Callable[[], T], max_retries: int, turn: Callable[[], AbstractContextManager[Any]]
 ) -> tuple[T, int]:
     """
-    Plan and run; where another writer has changed the store meanwhile, do it again from what the store is now.
+    Call `attempt`, and retry it from the current state of the store after a concurrent commit.
 
-    Nothing is rebased onto the other's commit: what was planned against another state may be wrong in this one.
+    Nothing is rebased onto the other commit: a plan may be wrong for a state that it was not compiled against.
 
     Parameters
     ----------
     attempt
         Opens the store, plans and runs.
     max_retries
-        How often it is done again.
+        Maximum number of retries.
     turn
-        What is held while it is done again, so that several who have lost do not go on losing to each other.
+        Returns the lock to hold during a retry, so that writers cannot starve one another.
 
     Returns
     -------
     result
-        Of the attempt that succeeded.
+        Result of the attempt that succeeded.
     int
-        How often it was done again.
+        Number of retries.
 
     Raises
     ------
     ConflictError
-        If the last attempt has lost, too.
+        If the last attempt has lost the race, too.
     """
     for n in count():
         try:

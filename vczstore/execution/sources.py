@@ -1,4 +1,4 @@
-"""Opening what comes into a store."""
+"""Open the sources of an operation, converting VCFs."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,28 +27,28 @@ def open_sources(
     layout: Callable[[], Layout] | None = None,
 ) -> list[Vcz]:
     """
-    Open what comes into a store.
+    Open the sources of an operation on a store.
 
-    Storage options reach the sources in object stores of the store's kind too; those of every kind if the store is on
-    this machine. Where sources have options of their own, they take these alone.
+    The storage options of the store also apply to sources in object stores of the same kind, or of any kind if the
+    store is on this machine. Storage options for sources, if there are any, replace them.
 
     Parameters
     ----------
     operation
-        For messages.
+        Name of the operation, for messages.
     options
-        How they are reached, and what runs the tasks that read them.
+        Storage options, and the executor whose tasks read the sources.
     location, sources
-        What the store and its sources are called. VCF and BCF files are converted first.
+        The store and its sources. VCF and BCF files are converted first.
     layout
-        What the VCZs of VCFs are like; None if only VCZs can be sources.
+        Layout of the VCZs to which VCFs are converted; None if only VCZs can be sources.
 
     Raises
     ------
     OptionError
-        If there are options of sources, and all sources are on this machine.
+        If there are storage options for sources, and all sources are on this machine.
     UnsuitableError
-        If the tasks do not read a source as the driver does.
+        If the tasks do not read the same from a source as the driver.
     VcfError
         If a VCF cannot be converted.
     """
@@ -72,32 +72,32 @@ def _converted(
     sources: Sequence[Location | VcfFile],
     layout: Callable[[], Layout] | None,
 ) -> list[Vcz | None]:
-    """The VCZs of those sources that are VCFs."""
+    """Convert the sources that are VCFs; return a VCZ for each of these, and None for each of the others."""
     if layout is None:
         return [None] * len(sources)
     files = [find_vcf(operation, options, location, source) for source in sources]
-    found = [file for file in files if file is not None]
-    if not found:
+    vcfs = [file for file in files if file is not None]
+    if not vcfs:
         return [None] * len(sources)
-    asked = layout()
-    _refuse_remote(operation, found[0].label, options)
-    for file in found:
-        if not file.samples and not asked.sites_only:
+    target = layout()
+    _refuse_remote(operation, vcfs[0].label, options)
+    for file in vcfs:
+        if not file.samples and not target.sites_only:
             raise SampleError(f"{operation}: {file.label} has no samples; leave it out")
-    made = iter(
+    converted = iter(
         _conversions(options).converted(
             operation,
-            found,
-            asked,
+            vcfs,
+            target,
             workers=_processes(options),
             budget=options.memory.free,
         )
     )
-    return [None if file is None else next(made) for file in files]
+    return [None if file is None else next(converted) for file in files]
 
 
 def find_vcf(operation: str, options: Options, location: Location, source: Location | VcfFile) -> VcfFile | None:
-    """Read the header of a source that is a VCF; None of any other. One in an object store is downloaded."""
+    """Read the header of a VCF source, downloading it from an object store; return None if it is not a VCF."""
     if isinstance(source, VcfFile):
         return source
     if not is_vcf(source):
@@ -107,18 +107,18 @@ def find_vcf(operation: str, options: Options, location: Location, source: Locat
 
 
 def _conversions(options: Options) -> Conversions:
-    """Those of an operation that runs; of a plan that is not run yet, what is there until the process ends."""
+    """Return the conversions of the running operation, else new ones that are kept until the process ends."""
     return options.conversions or Conversions(options.work_dir, options.progress)
 
 
 def _processes(options: Options) -> int:
-    """How many processes convert."""
+    """Return the number of processes that convert."""
     n = os.cpu_count() or 1
     return 1 if options.executor == "single-threaded" else min(n, options.max_workers or n)
 
 
 def _refuse_remote(operation: str, label: str, options: Options) -> None:
-    """Raise an `OptionError` if the tasks run where nothing is found of what is converted on this machine."""
+    """Raise an `OptionError` if the tasks run on other machines, which cannot read a VCZ converted on this one."""
     with Workers(options) as workers:
         if options.executor == "modal" or getattr(workers.executor, "remote", False):
             raise OptionError(
@@ -129,7 +129,7 @@ def _refuse_remote(operation: str, label: str, options: Options) -> None:
 
 
 def _refuse_unreachable(sources: Sequence[Vcz], options: Options) -> None:
-    """Raise an `OptionError` for sources that the tasks of an executor do not read as the driver does."""
+    """Raise an `UnsuitableError` for sources from which the tasks do not read the same as the driver."""
     doubtful = [source for source in sources if not is_same_everywhere(source.store)]
     if options.executor in executors.IN_PROCESS or not doubtful:
         return

@@ -1,4 +1,4 @@
-"""What runs tasks: Cubed on an executor, whose workers have to reach the store that the driver sees."""
+"""Run tasks with Cubed on an executor, and check that its workers reach the same store as the driver."""
 
 import secrets
 from collections.abc import Callable, Generator, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from plans.core.task_report import TaskReport
 
-_KNOWN = ("zarr.json", ".zgroup", ".zattrs", f"{SAMPLE_ID}/zarr.json", f"{SAMPLE_ID}/.zarray")
-"""What tells one store from another, and every store has some of."""
+_KEYS = ("zarr.json", ".zgroup", ".zattrs", f"{SAMPLE_ID}/zarr.json", f"{SAMPLE_ID}/.zarray")
+"""Keys that are read to compare stores; every store has some of them."""
 
 
 def _pickled(operation: str, label: str, zarr_store: "ZarrStore") -> bytes:
@@ -50,15 +50,15 @@ class Tasks(NamedTuple):
     Attributes
     ----------
     what
-        What they do, for the progress that is shown.
+        The phase, for the progress display.
     plan
-        Cubed's plan of them.
+        The Cubed plan of the tasks.
     run
-        Where they are counted.
+        Accumulates the counts of the tasks.
     on_report
-        Called in the driver with the report of each that has ended.
+        Called in the driver with the report of each task that has ended.
     n_done
-        How many beside them a run that was stopped has done.
+        The number of further tasks that an interrupted run has already done.
     """
 
     what: str
@@ -69,28 +69,28 @@ class Tasks(NamedTuple):
 
 
 type Stages = Generator[Tasks]
-"""Tasks in stages: each is prepared when those of the one before it have ended. An error of a task is raised within."""
+"""Stages of tasks: each is prepared when the previous one has ended. Errors of tasks are thrown into the generator."""
 
 
 class Workers:
     """
-    Cubed on an executor, which is created when there is a first task, and whose workers end with the context.
+    Cubed on an executor. The executor is created lazily; leaving the context ends its workers.
 
     Parameters
     ----------
     options
-        Which executor, with how many workers; and who is told of progress.
+        Select the executor, the number of workers and the progress display.
     """
 
     def __init__(self, options: Options) -> None:
-        given = {} if options.max_workers is None else {"max_workers": options.max_workers}
+        n_workers = {} if options.max_workers is None else {"max_workers": options.max_workers}
         self.name = options.executor
         self.progress = options.progress if callable(options.progress) else None
-        self.options = {**options.executor_options, **given}
+        self.options = {**options.executor_options, **n_workers}
 
     @cached_property
     def executor(self) -> "DagExecutor":
-        """The executor."""
+        """The executor, created on first use."""
         return create_executor(self.name, self.options)
 
     def __enter__(self) -> Self:
@@ -100,12 +100,12 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """End workers that wait for more."""
+        """End idle workers, if the executor keeps any."""
         if "executor" in self.__dict__ and hasattr(self.executor, "close"):
             self.executor.close()
 
     def check_store(self, operation: str, store: Store) -> None:
-        """Refuse a store in memory that other processes cannot reach; nothing is started for that."""
+        """Refuse a store in memory that other processes cannot reach, without creating the executor."""
         if self.name not in executors.IN_PROCESS and not store.pickles:
             raise OptionError(
                 f"{operation}: {store.label} is in this process's memory, which other processes cannot reach; "
@@ -113,10 +113,10 @@ class Workers:
             )
 
     def check_location(self, operation: str, store: Store) -> None:
-        """Refuse a store that the workers do not find: what they wrote would be silently lost."""
+        """Refuse a store that the workers cannot reach: their writes would be silently lost."""
         label = store.label
         if getattr(self.executor, "remote", False) and local_path(label) is not None:
-            # an object that was handed in has no URL to tell by
+            # a store that was passed as an object has no URL
             where = "is not named by a URL" if label.startswith("<") else "is on this machine"
             raise OptionError(
                 f"{operation}: {label} {where}, so that the workers of {self.executor.name} may not find it; "
@@ -126,27 +126,27 @@ class Workers:
             self.check_reads(operation, label, store.zarr_store)
 
     def check_reads(self, operation: str, label: str, zarr_store: "ZarrStore") -> None:
-        """Refuse a store, or a source, of which a first task does not read what the driver does."""
+        """Refuse a store or source if a task does not read the same from it as the driver does."""
         if self.name in executors.IN_PROCESS or is_same_everywhere(zarr_store):
             return
         from plans.core import reach
 
-        self._compare(operation, label, _pickled(operation, label, zarr_store), reach.read(zarr_store, _KNOWN), _KNOWN)
+        self._compare(operation, label, _pickled(operation, label, zarr_store), reach.read(zarr_store, _KEYS), _KEYS)
 
     def check_writes(self, operation: str, store: Store) -> None:
-        """Refuse a store of which tasks have a copy: what is written once it is pickled a first task has to see."""
+        """Refuse a store of which tasks get a copy: a task must see a value written after the store was pickled."""
         if self.name in executors.IN_PROCESS or store.zarr_store is None or is_same_everywhere(store.zarr_store):
             return
         key, value = f"{SAMPLE_ID}/{NONCE}{secrets.token_hex(8)}", secrets.token_bytes(16)
-        sent, there = _pickled(operation, store.label, store.zarr_store), store.zarr_store.with_read_only(False)
-        for name in names(there, SAMPLE_ID):  # the lock of the store is held, so no other run needs them
+        sent, writable = _pickled(operation, store.label, store.zarr_store), store.zarr_store.with_read_only(False)
+        for name in names(writable, SAMPLE_ID):  # stale ones of a killed run, since the lock is held
             if name.startswith(NONCE):
-                put(there, f"{SAMPLE_ID}/{name}", None)
+                put(writable, f"{SAMPLE_ID}/{name}", None)
         try:
-            put(there, key, value)
+            put(writable, key, value)
             self._compare(operation, store.label, sent, [value], (key,))
         finally:
-            put(there, key, None)
+            put(writable, key, None)
 
     def _compare(
         self, operation: str, label: str, sent: bytes, expected: list[bytes | None], keys: tuple[str, ...]
@@ -154,12 +154,12 @@ class Workers:
         from plans.core import cubed_backend as chunks
         from plans.core import reach
 
-        found: list[Any] = []
-        looking = reach.looking(sent, keys)
-        assert looking is not None
-        chunks.execute([(looking, lambda report: found.extend(value for _, value in report.found))], self.executor)
-        if found != [expected]:
-            why = f" ({found[0].splitlines()[0]})" if found and isinstance(found[0], str) else ""
+        values: list[Any] = []
+        probe = reach.looking(sent, keys)
+        assert probe is not None
+        chunks.execute([(probe, lambda report: values.extend(value for _, value in report.found))], self.executor)
+        if values != [expected]:
+            why = f" ({values[0].splitlines()[0]})" if values and isinstance(values[0], str) else ""
             raise UnsuitableError(
                 f"{operation}: {label}: the tasks of the executor {self.name} reach another store or a copy, not this "
                 f"one{why}; nothing was written; use the executor threads, or name it by a path or URL"
@@ -167,16 +167,15 @@ class Workers:
 
     def run(self, *all_stages: Stages) -> None:
         """
-        Run tasks in stages; of several, those that are at the same stage are in one queue.
+        Run stages of tasks. If there are several generators, their current stages share one queue.
 
-        The time of each `Run` that counts within its stages leaves out what is done for others meanwhile. What they run
-        together counts by their shares of the tasks.
+        Each `Run` is charged its share, by number of tasks, of the time for which a shared queue runs, and none of the
+        time that is spent preparing the stages of others.
 
         Raises
         ------
         Exception
-            Of the first that fails; an error of a task is raised in the stages that it belongs to. All others are
-            closed.
+            The first error. The error of a task is thrown into the generator that it belongs to; the others are closed.
         """
         with ExitStack() as closing:
             for stages in all_stages:
@@ -185,16 +184,16 @@ class Workers:
             while ready:
                 began = perf_counter()
                 try:
-                    self.execute(*(one.tasks for one in ready))
+                    self.execute(*(stage.tasks for stage in ready))
                 except BaseException as error:
                     if (failed := _failed(ready, error)) is not None:
                         failed.stages.throw(error)
                     raise
-                seconds, n = perf_counter() - began, sum(one.tasks.plan.num_tasks for one in ready)
-                ready = [after for one in ready if (after := one.next(seconds * one.tasks.plan.num_tasks / n))]
+                seconds, n = perf_counter() - began, sum(stage.tasks.plan.num_tasks for stage in ready)
+                ready = [after for stage in ready if (after := stage.next(seconds * stage.tasks.plan.num_tasks / n))]
 
     def execute(self, *todo: Tasks) -> None:
-        """Run tasks, all in one queue."""
+        """Run all tasks in one queue."""
         if not todo:
             return
         from plans.core import cubed_backend as chunks
@@ -223,21 +222,21 @@ class Workers:
 
 @dataclass
 class _Ready:
-    """The next tasks of some stages, and since when they wait."""
+    """A generator of stages, its next tasks, and the `perf_counter` at which they became ready."""
 
     stages: Stages
     tasks: Tasks
     since: float = field(default_factory=perf_counter)
 
     def next(self, seconds: float) -> "_Ready | None":
-        """What comes after, if anything; what passed since they were ready counts as so many seconds."""
+        """Return the following stage, if any; the time since this one was ready is charged as `seconds`."""
         self.tasks.run.seconds += seconds - (perf_counter() - self.since)
         tasks = next(self.stages, None)
         return None if tasks is None else _Ready(self.stages, tasks)
 
 
 def _failed(ready: Sequence[_Ready], error: BaseException) -> _Ready | None:
-    """Whose error it is; None if it is that of no task."""
+    """Return the stage whose task raised an error; None if it is not known."""
     from plans.core.cubed_backend import plan_of
 
     if len(ready) == 1:
