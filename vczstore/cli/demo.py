@@ -1,4 +1,4 @@
-"""A walk through what vczstore does, on a small cohort that is made on the spot."""
+"""A walk-through of vczstore on a small simulated cohort."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ REMOVED, TAG = "NA00002", "release-1"
 
 def run(directory: str, *, err: bool = False) -> dict[str, Any]:
     """
-    Make a cohort, and show each step with the command that a user would type for it.
+    Make a cohort, edit it, and print each step with the command that a user would type for it.
 
     Parameters
     ----------
     directory
-        Where the stores are made; a number is added if it exists.
+        Folder for the stores; a number is appended if it exists.
     err
         Whether to print on standard error.
 
     Returns
     -------
     dict
-        The folder, and the samples after each step.
+        The folder, and for each step the command and the samples before and after.
     """
     from vczstore import api
     from vczstore.stores.resolve import open_store
 
-    folder = _free(Path(directory))
+    folder = _unused(Path(directory))
     click.secho(f"A cohort of {len(FIRST)} samples, and two batches, in {folder}/", bold=True, err=err)
     cohort, store = folder / "cohort.vcz", folder / "cohort.icechunk"
     batches = [folder / f"batch-{i + 1}.vcz" for i in range(len(BATCHES))]
@@ -52,23 +52,23 @@ def run(directory: str, *, err: bool = False) -> dict[str, Any]:
         (["remove", str(store), REMOVED], lambda: api.remove(store, REMOVED)),
         (["tag", str(store), TAG], lambda: api.tag(store, TAG)),
     ]
-    shown: list[dict[str, Any]] = []
+    summary: list[dict[str, Any]] = []
     before: list[str] = []
     for command, call in steps:
         call()
         after = [s for s in open_store(store).open().sample_ids if s]
         _show(command, before, after, err)
-        shown.append({"command": shlex.join(["vczstore", *command]), "before": before, "after": after})
+        summary.append({"command": shlex.join(["vczstore", *command]), "before": before, "after": after})
         before = after
     click.echo(
         f"\nThe release does not change: {click.style(f'vczstore info {store} --at {TAG}', fg='cyan')}",
         err=err,
     )
     click.echo(f"Every step was one commit: {click.style(f'vczstore info {store}', fg='cyan')}", err=err)
-    return {"directory": str(folder), "steps": shown}
+    return {"directory": str(folder), "steps": summary}
 
 
-def _free(path: Path) -> Path:
+def _unused(path: Path) -> Path:
     candidate, n = path, 1
     while candidate.exists():
         n += 1
@@ -90,18 +90,18 @@ def make_vcz(
     path: Path, samples: Sequence[str], *, n_variants: int = N_VARIANTS, chunks: tuple[int, int] = (500, 2)
 ) -> None:
     """
-    Write a small VCZ of made-up genotypes, the same variants each time.
+    Write a small VCZ of simulated genotypes, with the same variants each time.
 
     Parameters
     ----------
     path
-        Where; Zarr format 3.
+        Path of the VCZ, which is in Zarr format 3.
     samples
-        The IDs. Genotypes depend on them, and on nothing else.
+        The sample IDs, which seed the genotypes.
     n_variants
-        How many variants.
+        Number of variants.
     chunks
-        Variants and samples in a chunk.
+        Chunk lengths along variants and samples.
     """
     sites = np.random.default_rng(0)
     frequency = sites.beta(0.5, 2, n_variants)

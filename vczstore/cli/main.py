@@ -1,6 +1,6 @@
-"""The command line: a command for each operation, made from its declaration, and those for jobs and executors.
+"""The command line: a command for each operation, generated from its declaration, and those for jobs and executors.
 
-Nothing but click and declarations are imported until a command runs, so that ``--help`` is quick.
+Only click and declarations are imported until a command runs, so that ``--help`` is quick.
 """
 
 import json
@@ -23,7 +23,7 @@ from vczstore.execution.naming import DONE, NOTHING_WRITTEN, naming, when_begun
 
 
 class Command(click.Command):
-    """A command whose help and options are made when they are needed, which a list of commands does not."""
+    """A command whose help and parameters are made lazily, since the list of commands does not need them."""
 
     def __init__(
         self, name: str, group: str, short_help: str, make: Callable[[], tuple[str, list[click.Parameter]]], **more: Any
@@ -32,7 +32,7 @@ class Command(click.Command):
         self.listed_in, self.make = group, make
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return its arguments and options."""
+        """Return its arguments and options, made on first use."""
         if not self.params:
             try:
                 self.help, self.params = self.make()
@@ -41,7 +41,7 @@ class Command(click.Command):
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the arguments; what is wrong with them is printed as JSON, too, where JSON is asked for."""
+        """Parse the arguments; with ``--json``, a usage error is printed as JSON, too."""
         as_json = "--json" in args
         try:
             return super().parse_args(ctx, args)
@@ -58,20 +58,20 @@ class Command(click.Command):
         """Write its options, each under its heading."""
         for title, options in self.sections(ctx).items():
             with formatter.section(title):
-                formatter.write_dl([record for one in options if (record := one.get_help_record(ctx))])
+                formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
 
     def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
         """Return its options that are not hidden, by the headings of the help."""
-        found: dict[str, list[click.Option]] = {}
-        for one in self.get_params(ctx):
-            if isinstance(one, click.Option) and not one.hidden:
-                title = "Output" if one is self.get_help_option(ctx) else getattr(one, "section", "Options")
-                found.setdefault(title, []).append(one)
-        return found
+        by_title: dict[str, list[click.Option]] = {}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and not param.hidden:
+                title = "Output" if param is self.get_help_option(ctx) else getattr(param, "section", "Options")
+                by_title.setdefault(title, []).append(param)
+        return by_title
 
 
 def _of_operation(name: str, *, of_set: bool = False) -> Command:
-    """The command of an operation; if asked for, on sets of stores alone."""
+    """Return the command of an operation; with `of_set`, one that refuses single stores."""
 
     def make() -> tuple[str, list[click.Parameter]]:
         from vczstore.cli.options import in_words_of_commands, parameters
@@ -84,7 +84,7 @@ def _of_operation(name: str, *, of_set: bool = False) -> Command:
 
 
 class _Commands(click.Group):
-    """Commands that are written here, and one for each operation, in groups."""
+    """The commands defined in this module, and one for each operation, in groups."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -114,7 +114,7 @@ class _Commands(click.Group):
 
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-"""Of all commands; click's own are 80 columns wide at most."""
+"""Context settings of all commands; by default, click limits the help to 80 columns."""
 
 
 @click.group(cls=_Commands, name="vczstore", context_settings=SETTINGS)
@@ -124,50 +124,50 @@ def main() -> None:
 
 
 def _run(name: str, values: dict[str, Any], *, of_set: bool = False) -> None:
-    """Run an operation with what the command line says, and print what it has done or found."""
+    """Run an operation with the parsed values of its command, and print its outcome."""
     from vczstore.cli.options import samples_of
     from vczstore.execution.progress import showing
     from vczstore.stores.sets import PART, is_template
 
-    operation = operations.find(name)
+    kind = operations.find(name)
     if of_set and not is_template(values["store"]):
         raise click.UsageError(f"A set is named with {PART}, as in 'cohort/{PART}.icechunk'; found {values['store']}.")
     with running(values.pop("verbose")):
         as_json, dry_run = values.pop("as_json"), values.pop("dry_run", False)
-        values = samples_of(operation, values)
-        own = {one.name: values.pop(one.name) for one in fields(operation) if one.name in values}
-        shows = "progress" in operation.uses and wants_progress(values.pop("progress"))
+        values = samples_of(kind, values)
+        own = {field.name: values.pop(field.name) for field in fields(kind) if field.name in values}
+        has_bars = "progress" in kind.uses and wants_progress(values.pop("progress"))
         of = f"{name} {own['store']}"
-        showing_it = partial(showing, shows, values.pop("log_file", None), of)
-        with naming(name) as standing, showing_it() as progress:  # before what takes long to import
-            made = operation(**{name: value for name, value in own.items() if value is not None})
+        progress_display = partial(showing, has_bars, values.pop("log_file", None), of)
+        with naming(name) as standing, progress_display() as progress:  # before the slow imports
+            operation = kind(**{name: value for name, value in own.items() if value is not None})
             from vczstore.execution.options import Options
             from vczstore.execution.sets import entrance
 
             opts = Options(progress=progress, **values)
-            first = made.to_confirm if not dry_run and sys.stdin.isatty() else None
-            is_foreseen = dry_run or first is not None
-            standing.state = when_begun(made, dry_run=is_foreseen)
-            found = entrance.run(first or made, opts, dry_run=is_foreseen)
-        if first is not None:
-            confirm(found)
-            with naming(name) as standing, showing_it() as progress:
-                standing.state = when_begun(made, dry_run=False)
-                found = entrance.run(made, opts.but(progress=progress))
+            to_confirm = operation.to_confirm if not dry_run and sys.stdin.isatty() else None
+            is_dry = dry_run or to_confirm is not None
+            standing.state = when_begun(operation, dry_run=is_dry)
+            outcome = entrance.run(to_confirm or operation, opts, dry_run=is_dry)
+        if to_confirm is not None:
+            confirm(outcome)
+            with naming(name) as standing, progress_display() as progress:
+                standing.state = when_begun(operation, dry_run=False)
+                outcome = entrance.run(operation, opts.but(progress=progress))
         with naming(name) as standing:
             standing.state = NOTHING_WRITTEN if dry_run else DONE
-            show(found, as_json=as_json, is_all=getattr(found, "is_all", False))
-        if not getattr(found, "ok", True):
+            show(outcome, as_json=as_json, is_all=getattr(outcome, "is_all", False))
+        if not getattr(outcome, "ok", True):
             sys.exit(1)
 
 
-# ---- commands that are no operations --------------------------------------------------------
+# ---- commands that are not operations -------------------------------------------------------
 
 
 def _command(
     parameters: Callable[[], list[click.Parameter]] = list, parent: click.Group = main, *, group: str = "jobs"
 ) -> Callable[[Callable[..., None]], None]:
-    """Make a command of a function, with the options that every command has."""
+    """Return a decorator that adds a function as a command, with the options that every command has."""
 
     def decorate(function: Callable[..., None]) -> None:
         text = cleandoc(function.__doc__ or "")
@@ -188,10 +188,10 @@ def _command(
 
 
 def _job() -> list[click.Parameter]:
-    """What a job file is read with: flags that are given are more of --set."""
+    """Return the parameters with which a job file is read; flags override keys of the file, as ``--set`` does."""
     from vczstore.cli.options import option_of, shared
 
-    executor, max_workers, allowed_mem = (option_of(one, default=None, show_default=False) for one in shared("workers"))
+    executor, max_workers, allowed_mem = (option_of(f, default=None, show_default=False) for f in shared("workers"))
     return [
         click.Argument(["file"], metavar="FILE", type=click.Path(allow_dash=True)),
         click.Option(
@@ -207,7 +207,7 @@ def _job() -> list[click.Parameter]:
 
 
 def _overrides(overrides: tuple[str, ...], **flags: Any) -> list[str]:
-    """The flags of a command as more of its --set; those that are not given say nothing."""
+    """Append the flags that were given to the values of ``--set``."""
     given = {name.replace("_", "-"): value for name, value in flags.items() if value is not None}
     return [*overrides, *(f"{name}={json.dumps(value)}" for name, value in given.items())]
 
@@ -229,7 +229,7 @@ def plan(file: str, svg: str | None, as_json: bool, **flags: Any) -> None:
     if isinstance(compiled, CompiledSet):
         if svg:
             raise OptionError("plan: --svg draws the plan of one store, and this job has one for each part of a set")
-        parts = {name: describe_job(one) for name, one in compiled.parts.items()}
+        parts = {name: describe_job(part) for name, part in compiled.parts.items()}
         show(DescribedSet(compiled.store, parts), as_json=as_json, is_all=True)
         return
     described = describe_job(compiled)
@@ -247,7 +247,7 @@ def _of_run() -> list[click.Parameter]:
         *_job(),
         click.Option(["--report"], type=folder, metavar="DIR", help="Write report.json and report.html here."),
         click.Option(["--if-busy"], type=click.Choice(["wait", "exit"]), default="exit", show_default=True, help=busy),
-        *(option_of(one) for group in ("progress", "lock") for one in shared(group)),
+        *(option_of(field) for group in ("progress", "lock") for field in shared(group)),
     ]
 
 
@@ -271,15 +271,15 @@ def run(
     from vczstore.execution.progress import Display, showing
 
     with naming("run") as standing:
-        with showing(wants_progress(progress), log_file, f"run {file}") as told:
+        with showing(wants_progress(progress), log_file, f"run {file}") as display:
             from vczstore.jobs.results import SetJobResult
             from vczstore.jobs.run import run_job
 
             overrides = [*_overrides(**flags), *["store.no-lock=true"] * no_lock]
-            result = run_job(file, overrides, wait=if_busy == "wait", report=report, progress=told)
-            if isinstance(told, Display):
-                told.of += f" on {result.store}"
-                told.of += "" if isinstance(result, SetJobResult) else f", job {result.id}"
+            result = run_job(file, overrides, wait=if_busy == "wait", report=report, progress=display)
+            if isinstance(display, Display):
+                display.of += f" on {result.store}"
+                display.of += "" if isinstance(result, SetJobResult) else f", job {result.id}"
         standing.state = DONE
         show(result, as_json=as_json)
 
@@ -328,9 +328,9 @@ def check(name: str, as_json: bool) -> None:
     """
     from vczstore.execution import executor_check
 
-    found = executor_check.check(name)
-    show(found, as_json=as_json)
-    if not found.ok:
+    checked = executor_check.check(name)
+    show(checked, as_json=as_json)
+    if not checked.ok:
         sys.exit(1)
 
 
@@ -344,6 +344,6 @@ def demo(directory: str, as_json: bool) -> None:
     """Make a small cohort, append two batches to it, remove a sample and tag a release."""
     from vczstore.cli import demo as module
 
-    shown = module.run(directory, err=as_json)
+    steps = module.run(directory, err=as_json)
     if as_json:
-        click.echo(json.dumps(shown))
+        click.echo(json.dumps(steps))

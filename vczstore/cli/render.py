@@ -1,4 +1,4 @@
-"""What commands print: results and errors."""
+"""Print results and errors of commands, and set up their process."""
 
 import gc
 import io
@@ -16,48 +16,48 @@ if TYPE_CHECKING:
     from vczstore.execution.results import Found
 
 INTERRUPTED = 128
-"""With the number of the signal, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+"""Added to the number of a signal for the exit status, as in shells: 130 for SIGINT, 143 for SIGTERM."""
 
 OWN_PROCESS = "own process"
-"""The ``obj`` of a command that is all that its process is for."""
+"""The ``obj`` of a command whose process ends with it."""
 
 COLOURS = {"error": "red", "not erased": "red", "erased": "green", "repaired": "green"}
-"""Words at the beginning of what follows the name of an operation, or of a line, that have a colour."""
+"""Colours of words at the beginning of an indented line, or after the name of an operation."""
 
 
 @contextmanager
 def running(verbose: int) -> Iterator[None]:
-    """Set up the process of a command, turn errors into one line and an exit status, and end in peace."""
-    # what imports allocate is not garbage: looking for some in it takes a tenth of a short command
+    """Set up the process of a command, and convert its errors to one line and an exit status."""
+    # collecting what imports allocate, which is no garbage, takes a tenth of the time of a short command
     gc.set_threshold(100_000)
     _log(verbose)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # paths may be no text, as on standard error
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on standard error: paths may not be encodable
     with _errors(verbose):
         yield
-        _end_in_peace()
+        _ignore_signals()
 
 
 def _log(verbose: int) -> None:
     import logging
 
-    # it would tell, in many lines, of zarr's reads that failed or that nothing awaits, beside the error that is told
+    # asyncio logs zarr's failed or unawaited reads in many lines, in addition to the error that is printed
     logging.getLogger("asyncio").disabled = not verbose
     if verbose:
         # icechunk reads this when it is imported
         level = "warn" if verbose == 1 else "info"
-        # without its warning about commits at once on a local file system, where a lock is held
+        # silence its warning about concurrent commits on local file systems: a lock prevents these
         os.environ.setdefault("ICECHUNK_LOG", f"{level},icechunk_arrow_object_store=error")
         logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, stream=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """Return a text in one line: names that a damaged store or a user has may hold what changes a terminal."""
+    """Escape the unprintable characters of a text: names in a damaged store may contain control sequences."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _end_in_peace() -> None:
-    """What is done is done: an interrupt that comes now could only say otherwise."""
+def _ignore_signals() -> None:
+    """Ignore signals once the command is done: an interrupt now would report a wrong status."""
     if click.get_current_context().obj == OWN_PROCESS:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -100,44 +100,44 @@ def _errors(verbose: int) -> Iterator[None]:
 
 
 def fail_as_json(context: click.Context, text: str, status: int, *, as_json: bool | None = None) -> None:
-    """Print what went wrong as one JSON object, if the command was to print one."""
+    """Print an error as a JSON object, if the command was asked for JSON."""
     if context.params.get("as_json") if as_json is None else as_json:
-        said = {"operation": context.command_path.partition(" ")[2], "error": printable(text), "exit_status": status}
+        failure = {"operation": context.command_path.partition(" ")[2], "error": printable(text), "exit_status": status}
         with writing_out():
-            click.echo(json.dumps({"status": "failed", **said}))
+            click.echo(json.dumps({"status": "failed", **failure}))
 
 
 @contextmanager
 def writing_out(*, is_all: bool = False) -> Iterator[None]:
     """
-    Write to standard output; one that is closed or full changes nothing of what was done, nor of the status.
+    Write to standard output. If it is closed or full, print a warning and keep the exit status.
 
-    Where output `is_all` that a command is for, a full one is an error; a reader that has closed it has seen enough.
+    If the output `is_all` that the command is for, a full one is an error, and a closed one is ignored.
     """
     try:
         yield
     except OSError as error:
         if is_all and not isinstance(error, BrokenPipeError):
             raise
-        with suppress(OSError, io.UnsupportedOperation):  # so that what is buffered does not fail once more
+        with suppress(OSError, io.UnsupportedOperation):  # so that flushing the buffer does not fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not is_all:
             with suppress(OSError):
                 click.echo(f"Warning: standard output: {error.strerror or error}; what was done is done", err=True)
 
 
-def show(found: "Found", *, as_json: bool, is_all: bool = False) -> None:
-    """Print what an operation has done or found, as JSON or as text whose names are bold."""
+def show(outcome: "Found", *, as_json: bool, is_all: bool = False) -> None:
+    """Print the outcome of an operation, as JSON or as styled text; `is_all` as in `writing_out`."""
     with writing_out(is_all=is_all):
         if as_json:
-            click.echo(json.dumps(found.as_dict()))
+            click.echo(json.dumps(outcome.as_dict()))
             return
-        for line in found.lines():
+        for line in outcome.lines():
             click.echo(_styled(line))
 
 
 def confirm(foreseen: "Found") -> None:
-    """Show on a terminal what is going to be deleted, and end the command unless the user agrees."""
+    """Print the outcome of a dry run, and end the command unless the user confirms the deletion."""
     for line in foreseen.lines():
         click.echo(line, err=True)
     if not click.confirm("Delete it for good?", err=True):
@@ -145,7 +145,7 @@ def confirm(foreseen: "Found") -> None:
 
 
 def _styled(line: str) -> str:
-    """A line with the operation in bold, and a verdict in its colour."""
+    """Style a line: the name of the operation in bold, and a verdict in its colour."""
     indent = line[: len(line) - len(line.lstrip())]
     head, colon, rest = ("", "", line.lstrip()) if indent else line.partition(": ")
     word = next((word for word in COLOURS if rest.startswith(word)), "")
@@ -154,6 +154,6 @@ def _styled(line: str) -> str:
     return f"{indent}{name}{coloured}"
 
 
-def wants_progress(asked: bool | None) -> bool:
-    """Whether progress is shown on standard error: if it is a terminal, or the user wants it."""
-    return sys.stderr.isatty() if asked is None else asked
+def wants_progress(progress: bool | None) -> bool:
+    """Whether to show progress on standard error: by default, if it is a terminal."""
+    return sys.stderr.isatty() if progress is None else progress

@@ -1,1 +1,1 @@
-"""YAML files that people write: read with their lines, and held against models."""
+"""YAML files that people write: parsed with line numbers, and validated by models."""

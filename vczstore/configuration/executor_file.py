@@ -15,19 +15,21 @@ ENGINES = (*executors.names(), *executors.OTHERS)
 
 
 class ExecutorFile(Model):
-    """An executor file: an engine and its machines, for many jobs. What a job says itself wins."""
+    """An executor file: an engine and its machines, for many jobs. Settings of a job take precedence."""
 
     name: Annotated[str, AfterValidator(one_of(ENGINES)), choice_schema(ENGINES)] = Field(
-        description="The executor. Those beyond the ones a job can name are Cubed's, with Cubed's options.",
+        description="The executor. Those that a job cannot name are Cubed's own, with Cubed's options.",
         examples=["processes"],
     )
     options: MappingOfAny = Field(
         default_factory=dict,
-        description="What this executor takes beyond what every executor takes.",
+        description="Options of this executor, in addition to those of every executor.",
         examples=[{"retries": 1}],
     )
-    allowed_mem: Size | None = Field(default=None, description="What a task may use.", examples=["2GB"])
-    reserved_mem: Size | None = Field(default=None, description="What of it is Python's own.", examples=["200MB"])
+    allowed_mem: Size | None = Field(default=None, description="Memory that a task may use.", examples=["2GB"])
+    reserved_mem: Size | None = Field(
+        default=None, description="The part of it that Python itself takes.", examples=["200MB"]
+    )
     work_dir: PlaceText | None = Field(
         default=None,
         description="As in a job file. A local path is relative to the executor file.",
@@ -37,23 +39,23 @@ class ExecutorFile(Model):
 
 def load_executor(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> ExecutorFile:
     """
-    Read an executor file.
+    Read an executor file, with its local paths resolved against its folder.
 
     Raises
     ------
     JobFileError
-        As `load` does.
+        If it cannot be read, or is invalid.
     """
     file = YamlFile.read(os.fspath(path), (), environ)
-    said = file.validate(ExecutorFile)
+    model = file.validate(ExecutorFile)
     options = {
         key: resolve(file.folder, value) if key == "config-file" and isinstance(value, str) else value
-        for key, value in said.options.items()
+        for key, value in model.options.items()
     }
-    work_dir = None if said.work_dir is None else resolve(file.folder, said.work_dir)
-    return said.model_copy(update={"options": options, "work_dir": work_dir})
+    work_dir = None if model.work_dir is None else resolve(file.folder, model.work_dir)
+    return model.model_copy(update={"options": options, "work_dir": work_dir})
 
 
 def resolve(folder: str, path: str) -> str:
-    """Return a path that is relative to the folder of the file in which it is written; a URL as it is."""
+    """Join a path in a file to the folder of that file; return an absolute path or a URL unchanged."""
     return path if is_url(path) else os.path.join(folder, path)

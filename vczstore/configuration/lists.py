@@ -1,4 +1,4 @@
-"""Lists of sample IDs in files, one a line: operations, commands and job files read them by the same rules."""
+"""Read lists of sample IDs, one per line, with the same rules for operations, commands and job files."""
 
 import os
 import re
@@ -7,29 +7,29 @@ from vczstore.configuration.yaml_file import STANDARD_INPUT, decode, one_line, r
 from vczstore.errors import JobFileError, OptionError
 
 MAX_BYTES = 2**28
-"""The largest list: some ten million samples, or a mistake."""
+"""Maximum size of a list, some ten million samples; a larger file is taken for a mistake."""
 
 
 def read_lines(operation: str, file: str | os.PathLike[str], of: str = "sample IDs") -> list[tuple[int, str]]:
     """
-    Read a list: its lines that are not blank, and the number of each.
+    Return the lines of a list that are not blank, each with its number.
 
-    A line is an ID with all that is in it, as for ``bcftools view -S``: there are no comments and no further columns.
-    Unlike there, spaces around it and a byte order mark are no part of it.
+    A whole line is an ID, as for ``bcftools view -S``: there are no comments and no further columns. But unlike there,
+    surrounding white space and a byte order mark are removed.
 
     Parameters
     ----------
     operation
-        Whose error it is if the file cannot be read.
+        Name of the operation, for messages.
     file
-        UTF-8, with lines that end in LF, CRLF or CR; the text ``-`` is standard input.
+        A UTF-8 file with lines that end in LF, CRLF or CR; ``-`` is standard input.
     of
-        What the lines are, for errors.
+        What the lines are, for messages.
 
     Raises
     ------
     OptionError
-        If it cannot be read, is no UTF-8, has a NUL character, or is too large.
+        If it cannot be read, is not UTF-8, has a NUL character, or is too large.
     """
     name = "standard input" if file == STANDARD_INPUT else one_line(os.fspath(file))
     try:

@@ -1,4 +1,4 @@
-"""What models of YAML files are made of: texts, sizes, places and choices, with what the JSON Schema says of them."""
+"""Types for models of YAML files: texts, sizes, locations and choices, with their JSON Schemas."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from vczstore.stores.locations import is_glob, is_url, literal, parse, split_glo
 
 
 def expected(what: str, hint: str = "") -> PydanticCustomError:
-    """The value is not what it should be; the message will add what was found."""
+    """Return the error for an unexpected value; the message is completed with the actual value."""
     return PydanticCustomError("expected", "{what}", {"what": what, "hint": hint})
 
 
 def wrong(message: str, *at: str | int) -> PydanticCustomError:
-    """Something else is wrong, at a place further inside."""
+    """Return an error with a message of its own; `at` is the path of the value below the validated one."""
     return PydanticCustomError("wrong", "{message}", {"message": message, "at": at})
 
 
@@ -47,7 +47,7 @@ def one_of(names: Sequence[str]) -> Callable[[Any], Any]:
 
 
 def short(key: str, what: str, *kinds: type) -> Callable[[Any], Any]:
-    """A value of one of these kinds stands for a mapping that has it under this key."""
+    """Return a validator for a short form: a value of one of these kinds stands for the mapping ``{key: value}``."""
 
     def widen(value: Any) -> Any:
         if isinstance(value, kinds):
@@ -64,7 +64,7 @@ def listed(value: Any) -> Any:
 
 
 def _workers(value: Any) -> Any:
-    # a variable is always text
+    # the value of a variable is always text
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value) else value
 
 
@@ -102,7 +102,7 @@ IS_VARIABLE = r"\$\{"
 
 
 def choice_schema(names: Sequence[str], *more: dict[str, Any]) -> WithJsonSchema:
-    """One of these names, or a variable that may turn out to be one."""
+    """Return a schema for one of the names, or a text with a variable, which may expand to one."""
     return WithJsonSchema({"anyOf": [{"enum": list(names)}, *more, {"type": "string", "pattern": IS_VARIABLE}]})
 
 
@@ -144,14 +144,14 @@ Size = Annotated[
 
 
 class Model(BaseModel):
-    """What all models share: frozen, keys in kebab-case, no others."""
+    """Base of all models: frozen, with keys in kebab-case, and unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"))
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: Any) -> Any:
-        """A key that does not exist says more than anything that is missing or wrong because of it."""
+        """Refuse unknown keys first: a misspelt key may be the cause of all other errors."""
         if isinstance(value, dict):
             keys = keys_of(cls)
             for key in value:

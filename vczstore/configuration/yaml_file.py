@@ -1,11 +1,11 @@
-"""Small YAML files that people write: read with their lines, bounded, without credentials, held against a model.
+"""Read small YAML files that people write: with line numbers, bounded, without credentials, validated by a model.
 
-Reading goes in one direction::
+The stages of reading are::
 
     bytes -> YAML events -> Node (value, line) -> --set -> credentials refused, ${VAR} expanded -> a pydantic model
 
-Nodes are made of PyYAML's events, not by its loader or ruamel.yaml's: those build what is to be refused (aliases, deep
-nests, duplicate keys, a megabyte of values) before it can be, and keep no line for a scalar.
+Nodes are made of PyYAML's events, not by its loader or that of ruamel.yaml: those build values that must be refused
+(aliases, deep nesting, duplicate keys, a megabyte of values) before they can be, and keep no line for a scalar.
 """
 
 import math
@@ -27,13 +27,13 @@ from vczstore.errors import JobFileError
 from vczstore.stores.credentials import NO_CREDENTIALS, is_credential, is_credential_name
 
 MAX_BYTES = 2**20
-"""The largest job file; what its variables expand to may be as much again."""
+"""Maximum size of a file, and of the text to which its variables expand, in bytes and characters."""
 MAX_DEPTH = 20
 MAX_VALUES = 100_000
 STANDARD_INPUT = "-"
 
 type KeyPath = tuple[str | int, ...]
-"""Where a value is: ``("steps", 1, "append")``."""
+"""The path of a value, such as ``("steps", 1, "append")``."""
 
 
 def either_or(names: Sequence[str]) -> str:
@@ -41,14 +41,14 @@ def either_or(names: Sequence[str]) -> str:
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
-    return [one.alias or name for name, one in model.model_fields.items()]
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 # ---- files ----------------------------------------------------------------------------------
 
 
 def one_line(text: str) -> str:
-    """A name for a message: as it is, unless it would break or garble the line."""
+    """Return a name for a message: unchanged if it is printable, else escaped."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -83,13 +83,13 @@ def decode(content: bytes, name: str) -> str:
 
 @dataclass(slots=True)
 class Node:
-    """A value, and where it is written."""
+    """A value, and the line on which it is written."""
 
     value: Any
-    """Text, a number, a boolean or None; or nodes, in a list or a dict."""
+    """Text, a number, a boolean or None; or a list or dict of nodes."""
     line: str
     text: str = ""
-    """A scalar as it is written."""
+    """The source text of a scalar."""
 
     def items(self) -> Iterable[tuple[Any, "Node"]]:
         match self.value:
@@ -108,14 +108,14 @@ class Node:
         return self.value
 
     def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, "Node"]]:
-        """Every node, outer before inner, in the order of the file."""
+        """Yield all nodes with their paths, outer before inner, in the order of the file."""
         yield path, self
         for key, node in self.items():
             yield from node.walk((*path, key))
 
     @property
-    def found(self) -> str:
-        """How a message calls the value. What a variable held is not shown: it is not in the file."""
+    def label(self) -> str:
+        """The value for a message. Variables are not expanded, so that their values are not shown."""
         match self.value:
             case dict() as entries:
                 return "a mapping" if entries else "an empty mapping"
@@ -135,16 +135,16 @@ _WORDS = {
 }
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-"""Characters that end in no path, name or ID that anybody wants."""
+"""Control characters and surrogates, which no path, name or ID should have."""
 _ALIASES = "YAML anchors and aliases (&name, *name) are not allowed; put text that begins with & or * in quotes"
 
 
 class _Refused(Exception):
-    """A line, and what is wrong with it."""
+    """A YAML construct that is not allowed; the arguments are its line and the problem."""
 
 
 def _parse(text: str, name: str, line: str | None = None) -> Node | None:
-    """The one document of a text, None if there is nothing in it. Nodes have their own lines, or the one given."""
+    """Parse the only document of a text; None if it is empty. `line` replaces the line numbers of all nodes."""
     try:
         root = _compose(text, line)
     except _Refused as error:
@@ -155,7 +155,7 @@ def _parse(text: str, name: str, line: str | None = None) -> Node | None:
     except yaml.MarkedYAMLError as error:
         at = 1 if error.problem_mark is None else error.problem_mark.line + 1
         problem = _ALIASES if error.context == "while scanning an alias" else f"is not YAML: {error.problem}"
-    except (ValueError, OverflowError):  # an escape or a directive beyond all numbers
+    except (ValueError, OverflowError):  # an escape or a directive with too large a number
         where = name if line is None else f"{name}:{line}"
         raise JobFileError(f"{where}: is not YAML: a number is out of range") from None
     else:
@@ -203,7 +203,7 @@ def _node(event: yaml.NodeEvent, at: str) -> Node:
 
 
 def _entries(nodes: Sequence[Node]) -> dict[str, Node]:
-    """A mapping, of its keys and values in turn; a value is where its key is."""
+    """Make a mapping of alternating keys and values; a value gets the line of its key."""
     entries: dict[str, Node] = {}
     for key, value in batched(nodes, 2):
         if isinstance(key.value, dict | list):
@@ -219,12 +219,12 @@ def _entries(nodes: Sequence[Node]) -> dict[str, Node]:
 
 
 def _typed(text: str, at: str) -> str | int | float | bool | None:
-    """A scalar without quotes, by the core schema of YAML 1.2, in which ``NO`` is text, as is a date."""
+    """Convert an unquoted scalar by the core schema of YAML 1.2, in which ``NO`` and dates are text."""
     if text in _WORDS:
         return _WORDS[text]
     if not _NUMBER.fullmatch(text):
         return text
-    # int() of many digits takes for ever, or fails
+    # int() takes quadratic time for many digits, or fails
     if len(text) > 18 or not math.isfinite(float(text)):
         raise _Refused(at, "a number has too many digits; put quotes around it if it is text")
     return float(text) if re.search("[.eE]", text) else int(text)
@@ -234,12 +234,12 @@ def _typed(text: str, at: str) -> str | int | float | bool | None:
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
 _SHORT_FORMS = {"store": "url", "executor": "name", "append": "source", "update": "source", "remove": "samples"}
-"""What a key's value stands for where it is no mapping, so that ``--set store.backend-storage=...`` finds its place."""
+"""The key for which the value of a short form stands, so that ``--set store.backend-storage=...`` can expand it."""
 _SET = "--set"
 
 
 def _key(key: str | int) -> str:
-    """A key in a message."""
+    """Return a key for a message: hidden if it looks like a credential, escaped if it is unusual."""
     text = str(key)
     if is_credential(text):
         return "(a credential)"
@@ -252,7 +252,7 @@ def _dotted(path: KeyPath) -> str:
 
 @dataclass
 class YamlFile:
-    """A file that was read: variables expanded, free of credentials, not yet held against a model."""
+    """A parsed file: variables expanded and credentials refused, but not yet validated by a model."""
 
     path: str
     name: str
@@ -266,7 +266,7 @@ class YamlFile:
         if root is None:
             raise JobFileError(f"{file.name}: is empty; examples/guide/reference-jobs.md shows what belongs in it")
         file.root = root
-        # in each state, so that no message of a later one can show them
+        # after each stage, so that no message of a later one can show them
         file.refuse_credentials()
         for override in overrides:
             file.set(override)
@@ -277,11 +277,11 @@ class YamlFile:
 
     @property
     def folder(self) -> str:
-        """What relative paths are relative to."""
+        """The folder of the file; empty for standard input."""
         return "" if self.path == STANDARD_INPUT else os.path.dirname(self.path)
 
     def find(self, loc: KeyPath) -> tuple[KeyPath, Node]:
-        """The node at a place in the model: the file may have a short form, without some of the keys."""
+        """Return the node at a path in the model, and its path in the file, where short forms lack some keys."""
         path: KeyPath = ()
         node = self.root
         for part in loc:
@@ -309,14 +309,14 @@ class YamlFile:
                 raise self.error(path, NO_CREDENTIALS, node.line)
 
     def expand(self, environ: Mapping[str, str]) -> None:
-        """Put in the variables, after parsing: all that they hold is text and no YAML."""
-        room = MAX_BYTES
+        """Expand the variables. This is done after parsing, so their values are text and never YAML."""
+        budget = MAX_BYTES
 
         def value_of(match: re.Match[str]) -> str:
-            nonlocal room
+            nonlocal budget
             value = self.variable(match, environ, path)
-            room -= len(value)
-            if room < 0:
+            budget -= len(value)
+            if budget < 0:
                 raise self.error(path, f"the variables hold more than {MAX_BYTES:,} characters", node.line)
             return value
 
@@ -338,17 +338,17 @@ class YamlFile:
             raise self.error(path, f"${{{name}}}: {NO_CREDENTIALS}")
         value = environ.get(name)
         if default is not None:
-            return value or default  # as in a shell, an empty one counts as unset
+            return value or default  # as in a shell, an empty variable counts as unset
         if value is None:
             raise self.error(path, f"the variable {name[:60]} is not set; set it, or write ${{{name[:60]}:-default}}")
         return value
 
     def set(self, override: str) -> None:
-        """Put in one ``KEY=VALUE`` of the command line."""
+        """Apply one ``KEY=VALUE`` of the command line."""
         key, equals, text = override.partition("=")
         parts = [AMERICAN.get(part, part) for part in key.split(".")]
         if not equals or not all(parts) or len(parts) > MAX_DEPTH:
-            # not shown: it might be all value
+            # the text is not shown, since it might be a value alone
             raise JobFileError(f"{self.name}:{_SET}: expected KEY=VALUE, as in allowed-mem=4GB or store.url=cohort.vcz")
         if _UNFIT.search(key):
             raise JobFileError(f"{self.name}:{_SET}: the key has a control character or half a character")
@@ -360,7 +360,7 @@ class YamlFile:
         node.value, node.text, node.line = new.value, new.text, new.line
 
     def below(self, path: KeyPath, node: Node, part: str) -> tuple[KeyPath, Node]:
-        """The node of a key or an item, a new one if there is no such key; a short form is first written out."""
+        """Return the path and node of a key or item below a node; expand short forms, and add missing keys."""
         is_item = isinstance(node.value, list) and re.fullmatch("[0-9]+", part)
         short = _SHORT_FORMS.get(str(path[-1])) if len(path) == 1 or path[:1] == ("steps",) else None
         if short and not is_item and isinstance(node.value, str | list):
@@ -378,15 +378,15 @@ class YamlFile:
     def validate[M: BaseModel](self, model: type[M]) -> M:
         if not isinstance(self.root.value, dict):
             keys = either_or(keys_of(model))
-            raise JobFileError(f"{self.name}:{self.root.line}: expected keys such as {keys}, found {self.root.found}")
+            raise JobFileError(f"{self.name}:{self.root.line}: expected keys such as {keys}, found {self.root.label}")
         try:
             return model.model_validate(self.root.plain())
         except ValidationError as error:
             self.explain(error.errors(include_url=False, include_input=False))
 
     def explain(self, errors: list[ErrorDetails]) -> NoReturn:
-        """One error for all: the first, unless something is missing or short because something else is wrong."""
-        error = min(errors, key=lambda one: {"missing": 1, "too_short": 2}.get(one["type"], 0))
+        """Raise the first error; missing and short values come last, since they may result from other errors."""
+        error = min(errors, key=lambda error: {"missing": 1, "too_short": 2}.get(error["type"], 0))
         context = error.get("ctx", {})
         path, node = self.find((*error["loc"], *context.get("at", ())))
         match error["type"]:
@@ -395,12 +395,12 @@ class YamlFile:
             case "wrong":
                 raise self.error(path, context["message"])
             case "expected":
-                message = f"expected {context['what']}, found {node.found}{context['hint']}"
+                message = f"expected {context['what']}, found {node.label}{context['hint']}"
             case kind:
                 expected = _EXPECTED.get(kind)
                 if expected is None:
                     raise self.error(path, error["msg"])
-                message = f"expected {expected.format(**context)}, found {node.found}"
+                message = f"expected {expected.format(**context)}, found {node.label}"
                 if kind == "string_type" and not isinstance(node.value, list | dict):
                     message += "; put quotes around it"
         raise self.error(path, message)
@@ -417,4 +417,4 @@ _EXPECTED = {
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
 }
-"""What pydantic's errors mean, in words that fit the rest."""
+"""Expected values by type of pydantic's error, for messages."""

@@ -1,1 +1,1 @@
-"""Pages that need nothing but themselves: a template, and what is shown in it. What they report is made elsewhere."""
+"""Self-contained HTML pages and tables, rendered from values that other packages compute."""

@@ -1,4 +1,4 @@
-"""What notebooks show of objects."""
+"""HTML representations of objects for notebooks."""
 
 from collections.abc import Mapping
 from html import escape
@@ -6,7 +6,7 @@ from html import escape
 
 def table(title: str, rows: Mapping[str, object]) -> str:
     """
-    Return a small HTML table: a title, and names with their values; these are escaped.
+    Return a small HTML table of names and values with a title; all texts are escaped.
 
     >>> table("append a&b", {"samples": 2})
     '<table><caption>append a&amp;b</caption><tr><th>samples</th><td>2</td></tr></table>'

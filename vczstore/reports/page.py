@@ -1,8 +1,8 @@
 """
 Reports as HTML and JSON, from templates.
 
-What a report is about comes from file names and other people's stores. So all that a template prints is escaped, and
-what cannot be seen is shown as an escape, whether the template says so or not; templates say how long a text may be.
+Their texts come from file names and untrusted stores. So everything that a template prints is HTML-escaped, and
+invisible characters are shown as escapes, without the template asking for it; templates set the maximum lengths.
 """
 
 import json
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 def make_folder(folder: Path) -> None:
     """
-    Make the folder of a report, so that one that cannot be made is told of before anything is done.
+    Create the folder of a report; called early, so that a failure is raised before anything is done.
 
     Raises
     ------
     StorageError
-        If it cannot be made.
+        If it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,9 +38,9 @@ def make_folder(folder: Path) -> None:
 
 def write(folder: Path, data: Any, template: str, **values: Any) -> None:
     """
-    Write ``report.json``, the data as they are, and ``report.html``, a template filled in.
+    Write the data to ``report.json``, and the rendered template to ``report.html``.
 
-    The page holds its styles and pictures, has no script, and asks no host for anything.
+    The page embeds its styles and pictures, has no scripts, and loads nothing from other hosts.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def write(folder: Path, data: Any, template: str, **values: Any) -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """One of ``templates/``, filled in."""
+    """Render one of ``templates/``."""
     return _environment().get_template(template).render(values)
 
 
@@ -96,7 +96,7 @@ def _environment() -> "Environment":
 
 def clean(text: object, limit: int = 200) -> str:
     r"""
-    Make a text fit to be shown: invisible characters as escapes, the middle left out if it is long.
+    Escape the invisible characters of a text, and elide its middle if it is longer than `limit`.
 
     >>> clean("a\u202eb\n"), clean("0123456789", 5)
     ('a\\u202eb\\n', '01…89')
@@ -109,7 +109,7 @@ def clean(text: object, limit: int = 200) -> str:
 
 def counted(n: int, noun: str) -> str:
     """
-    Write a number of things.
+    Format a number with its noun.
 
     >>> counted(1, "task"), counted(2000, "task")
     ('1 task', '2,000 tasks')
@@ -119,7 +119,7 @@ def counted(n: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """
-    Write seconds as people read them.
+    Format a duration in seconds.
 
     >>> duration(0.1234), duration(42.06), duration(200), duration(7500)
     ('0.123 s', '42.1 s', '3 min 20 s', '2 h 5 min')
@@ -135,19 +135,19 @@ def duration(seconds: float) -> str:
 
 
 def _width(text: str) -> int:
-    """In columns, as a terminal would count them: wide characters are two."""
+    """Return the width of a text in terminal columns, of which wide characters take two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _fit(text: object, columns: int) -> str:
-    shown = clean(text, columns)
-    while _width(shown) > columns:
-        shown = clean(shown.replace("…", ""), len(shown) - 1)
-    return shown
+    fitted = clean(text, columns)
+    while _width(fitted) > columns:
+        fitted = clean(fitted.replace("…", ""), len(fitted) - 1)
+    return fitted
 
 
 def _lines(text: str, columns: int) -> list[str]:
-    """Two lines at most."""
+    """Wrap a text into at most two lines."""
     return [_fit(line, columns) for line in wrap(clean(text, 160), columns, max_lines=2, placeholder=" …")]
 
 
@@ -164,10 +164,10 @@ def _when(iso: str) -> str:
 
 
 def _parts(parts: Mapping[str, float], unit: str) -> str:
-    """What a sum is of, the largest first."""
-    shown = duration if unit == "_seconds" else _dollars
+    """Format the parts of a sum whose names end in `unit`, the largest first."""
+    formatted = duration if unit == "_seconds" else _dollars
     named = sorted(
         ((n, name.removesuffix(unit)) for name, n in parts.items() if n and name.endswith(unit)), reverse=True
     )
-    listed = ", ".join(f"{name.replace('_', ' ')} {shown(n)}" for n, name in named)
+    listed = ", ".join(f"{name.replace('_', ' ')} {formatted(n)}" for n, name in named)
     return f" ({listed})" if listed else ""

@@ -200,8 +200,8 @@ class StoreSet:
         identity = [operation.called, {**operation.fingerprint, **locations}, options.branch]
         digest = slow_digest(json.dumps(identity, sort_keys=True, default=str))
         places = {name: str(member.store) for name, member in members.items()}
-        of_part = options.but(parts=())
-        return cls(template, places, of_part, operation.called, digest, members, is_named=bool(options.parts))
+        part_options = options.but(parts=())
+        return cls(template, places, part_options, operation.called, digest, members, is_named=bool(options.parts))
 
     @property
     def label(self) -> str:
