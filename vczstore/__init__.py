@@ -1,6 +1,6 @@
 """vczstore: append, update, remove, tag and copy samples of a VCF Zarr store, as Cubed plans in one atomic commit.
 
-The public names are imported when they are first used, so that ``vczstore --help`` does not wait for cubed.
+Public names are imported lazily, so that ``vczstore --help`` does not wait for cubed.
 """
 
 from importlib import import_module
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from vczstore.jobs.run import plan_job as plan_job
     from vczstore.jobs.run import run_job as run_job
 
-_ELSEWHERE = {
+_MODULES = {
     "Options": "vczstore.execution.options",
     "Result": "vczstore.execution.results",
     "VczstoreError": "vczstore.errors",
     "plan_job": "vczstore.jobs.run",
     "run_job": "vczstore.jobs.run",
 }
-"""The public names that are no operations, and where they are."""
+"""Modules of the public names that are not functions of `vczstore.api`."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("vczstore")
-    if name in _ELSEWHERE:
-        return getattr(import_module(_ELSEWHERE[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     if name.startswith("_") and name != "__all__":
         raise AttributeError(f"module 'vczstore' has no attribute {name!r}")
     if name != "__all__" and find_spec(f"vczstore.{name}") is not None:
-        raise AttributeError(f"module 'vczstore' has no attribute {name!r}")  # a module, which is imported
+        raise AttributeError(f"module 'vczstore' has no attribute {name!r}")  # so that it is imported as a module
     functions = import_module("vczstore.api").FUNCTIONS
     if name == "__all__":
-        return sorted([*functions, *_ELSEWHERE])
+        return sorted([*functions, *_MODULES])
     if (name := AMERICAN.get(name, name)) in functions:
         return functions[name]
     raise AttributeError(f"module 'vczstore' has no attribute {name!r}")

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """
-    Run the command, and end the process once threads have ended and all that is registered for its end is done.
+    Run the command, and exit the process after joining threads and running exit handlers, but without finalisation.
 
-    Python would clear all modules away then. A thread of Icechunk that has just answered still lets go of Python's
-    objects meanwhile, and one run in about a thousand ended with a segmentation fault, after any work.
+    Python would finalise all modules next, while a thread of Icechunk may still release Python objects. That made about
+    one run in a thousand end with a segmentation fault, after all work was done.
     """
     from vczstore.cli.main import main
     from vczstore.cli.render import OWN_PROCESS
@@ -23,7 +23,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         if end.code is not None and not isinstance(end.code, int):
             raise
-        # what Python does at its end before it clears modules away, and in that order
+        # what Python does before finalisation, in the same order
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
@@ -32,5 +32,5 @@ def run(arguments: Sequence[str] | None = None) -> None:
         os._exit(end.code or 0)
 
 
-if __name__ == "__main__":  # a process that is spawned imports this again
+if __name__ == "__main__":  # spawned processes import this module again
     run()

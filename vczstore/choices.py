@@ -1,7 +1,7 @@
-"""The names a user chooses from. Here, so that the command line knows them without importing what they name."""
+"""The values that options allow, in a module of their own so that the command line need not import their users."""
 
 AMERICAN = {"harmonize": "harmonise", "normalize": "normalise"}
-"""Names of commands, options and keys in American spelling, which are understood as well."""
+"""American spellings of commands, options and keys, which are accepted as well."""
 
 BACKENDS = ("zarr", "obstore", "fsspec", "icechunk")
 IMPLS = ("cubed", "zarr", "xarray")
@@ -13,26 +13,26 @@ MAX_DAYS = 36_500
 IF_NONE = ("error", "ok")
 TAGS = ("refuse", "delete", "recreate")
 INFO_FIELDS = ("AC", "AN", "AF", "NS", "AC_Het", "AC_Hom", "AC_Hemi", "MAF", "F_MISSING", "HWE", "ExcHet")
-"""The INFO fields that are computed from genotypes, as ``bcftools +fill-tags`` calls them."""
+"""The INFO fields that can be recomputed from genotypes, with their names in ``bcftools +fill-tags``."""
 DEFAULT_INFO_FIELDS = INFO_FIELDS[:4]
 
 MAX_CHUNK = 10**9
-"""The longest chunk along an axis that can be asked for."""
+"""Maximum chunk length along an axis."""
 
 MAX_GQ = 2**31 - 1
-"""The highest genotype quality that can be asked for, and that VCF can hold."""
+"""Maximum genotype quality, which is also the maximum integer of VCF."""
 
 DEFAULT_SAMPLES_CHUNK = 1_000
-"""How many samples a chunk of a new store has, if neither its sources nor an option say otherwise."""
+"""Chunk length along samples of a new store, unless its sources or an option determine it."""
 
 COMPRESSORS = ("zstd", "lz4", "lz4hc", "zlib", "blosclz")
-"""What compresses within Blosc."""
+"""Compressors within Blosc."""
 DEFAULT_LEVEL = 7
-"""How hard, if nothing else is said: as VCF converters do."""
+"""Default compression level, the same as that of VCF converters."""
 
 REGULAR, FLEXIBLE = "regular", "flexible"
 SAMPLE_GRIDS = (REGULAR, FLEXIBLE)
-"""How the samples axis is cut: into chunks of one width, or into columns that have each a width of their own."""
+"""Chunk grids of the samples axis: chunks of one width, or columns with individual widths."""
 
 OURS = "vczstore-"
-"""Begins the names of branches that are made and deleted within operations."""
+"""Prefix of the temporary branches that operations create and delete."""

@@ -1,4 +1,4 @@
-"""How arguments and options are declared: once, as fields of dataclasses, for everything that shows or reads them."""
+"""Declare arguments and options as dataclass fields, shared by the command line, job files, Python and the docs."""
 
 from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import cleandoc
@@ -8,44 +8,47 @@ from typing import Any
 @dataclass(frozen=True)
 class Declared:
     """
-    What is declared of an argument or option, beside its name, type and default.
+    The declaration of an argument or option, in addition to its name, type and default.
 
     Attributes
     ----------
     help
-        What it is, as one or more sentences.
+        Its description, in one or more sentences.
     metavar
-        What stands for its value in help texts.
+        The placeholder for its value in help texts.
     flags
         Its names on the command line; ``--`` and its name by default.
     choices
-        The values that it may have.
+        The allowed values.
     bounds
-        The smallest and largest number.
+        The smallest and largest allowed number; None for no limit.
     separator
-        What separates the names of a list in one value; without, the option is repeated.
+        Separator of the items of a list in one value; if empty, the option is repeated.
     default_text
-        What help texts say of a default that is not known beforehand.
+        The default in help texts, if it depends on the environment.
     within
-        The switch that it goes with: a key of that one's mapping in a job file.
+        The switch on which it depends: in a job file it is a key of the mapping of that switch.
     also_within
-        A switch in whose mapping a job file can have it, too.
+        A further switch in whose mapping a job file can have it.
     key
         Its key in a job file; its name by default.
     shorthand
-        What its values are called where a job file has something else: "a path, a list of paths".
+        Its allowed values in the message for a value of another type in a job file: "a path, a list of paths".
     kind
-        What a text stands for: ``location``, ``sources``, ``file``, ``folder``, ``samples`` or ``tag``.
+        The meaning of a text value: ``location``, ``sources``, ``file``, ``folder``, ``samples``,
+        ``samples-file``, ``executor`` or ``tag``.
     short
-        Whether a job file can give the value of this option alone, instead of a mapping; arguments can be given so.
+        Whether a job file can have its value instead of a mapping of options; always so for arguments.
     positional
-        Whether it can be given by position in Python, too; arguments can.
+        Whether it can be passed by position in Python; always so for arguments.
     job_help
-        What is said of it beside its help on the reference page of job files.
+        Addition to its help on the reference page of job files.
     examples
-        Values for the reference page of job files.
+        Example values for the reference page of job files.
     command, job, python
-        Where it can be given.
+        Whether the command line, job files and Python functions have it.
+    is_argument
+        Whether it is a positional argument.
     """
 
     help: str
@@ -70,31 +73,31 @@ class Declared:
     is_argument: bool = False
 
 
-def argument(text: str, *, default: Any = MISSING, **known: Any) -> Any:
+def argument(text: str, *, default: Any = MISSING, **declaration: Any) -> Any:
     """Declare a positional argument of an operation; see `Declared`."""
-    return _field(default, Declared(text, is_argument=True, **known))
+    return _field(default, Declared(text, is_argument=True, **declaration))
 
 
-def option(default: Any, text: str, **known: Any) -> Any:
+def option(default: Any, text: str, **declaration: Any) -> Any:
     """Declare an option, which is given by its name; see `Declared`."""
-    return _field(default, Declared(text, **known))
+    return _field(default, Declared(text, **declaration))
 
 
-def _field(default: Any, known: Declared) -> Any:
+def _field(default: Any, declaration: Declared) -> Any:
     if isinstance(default, dict):
-        return field(default_factory=dict, metadata={"declared": known})
-    return field(default=default, metadata={"declared": known})
+        return field(default_factory=dict, metadata={"declared": declaration})
+    return field(default=default, metadata={"declared": declaration})
 
 
-def declared(one: "Field[Any]") -> Declared:
-    """What is declared of a field."""
-    found: Declared = one.metadata["declared"]
-    return found
+def declared(f: "Field[Any]") -> Declared:
+    """Return the declaration of a field."""
+    declaration: Declared = f.metadata["declared"]
+    return declaration
 
 
 def documented[C: type](cls: C) -> C:
-    """Give a dataclass a docstring that has its declared fields, for ``help`` and the reference."""
-    rows = [f"{one.name}\n    {declared(one).help}" for one in fields(cls) if "declared" in one.metadata]
+    """Add the declared fields of a dataclass to its docstring, for ``help`` and the reference."""
+    rows = [f"{f.name}\n    {declared(f).help}" for f in fields(cls) if "declared" in f.metadata]
     head, raises, rest = cleandoc(cls.__doc__ or "").partition("\nRaises\n")
     cls.__doc__ = f"{head.rstrip()}\n\nAttributes\n----------\n" + "\n".join(rows) + f"\n{raises}{rest}"
     return cls

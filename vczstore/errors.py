@@ -1,41 +1,41 @@
-"""The errors a user can meet: one line each, naming operation, field, both values and the way out."""
+"""The errors that users may see: one line each, with the operation, the field, both values and the way out."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of another library says, for the end of a message of one line."""
+    """Return the first line of the message of an exception of another library, up to 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user has stopped an operation. The message says what state the store is in."""
+    """An operation was interrupted by the user. The message describes the state of the store."""
 
 
 def words_of(error: BaseException) -> str:
-    """What an error says; a plain interrupt says nothing by itself."""
+    """Return the message of an error; "interrupted" if it is empty, as that of a plain `KeyboardInterrupt`."""
     return str(error) or "interrupted"
 
 
 class VczstoreError(ValueError):
-    """Base of every error that vczstore raises on purpose. Nothing has been changed when it is raised."""
+    """Base of every error that vczstore raises on purpose. Unless the message says otherwise, nothing was changed."""
 
     exit_status = 1
-    """What the command line exits with."""
+    """Exit status of the command line."""
 
 
 class NotAStoreError(VczstoreError):
-    """There is no VCZ where one was expected."""
+    """There is no VCZ at a location where one was expected."""
 
 
 class DamagedStoreError(VczstoreError):
-    """A VCZ contradicts itself, for instance in its number of samples."""
+    """A VCZ is inconsistent, for instance in its number of samples."""
 
 
 class VcfError(VczstoreError):
-    """A VCF or BCF file cannot be converted to a VCZ: it is no such file, truncated, or broken."""
+    """A VCF or BCF file cannot be converted to a VCZ: it is in another format, truncated or broken."""
 
 
 class IncompatibleError(VczstoreError):
-    """A source does not fit the store: variants, fields, dtypes or dimensions differ."""
+    """A source is incompatible with the store: variants, fields, dtypes or dimensions differ."""
 
 
 class SampleError(VczstoreError):
@@ -45,9 +45,9 @@ class SampleError(VczstoreError):
     Parameters
     ----------
     message
-        What is wrong.
+        The problem.
     hint
-        What may be meant. It names samples of the store for who asked for others, and is left out of what jobs log.
+        A suggestion. It may have sample IDs of the store, so jobs do not log it.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -59,7 +59,7 @@ class SampleError(VczstoreError):
 
 
 def with_words(error: VczstoreError, words: str = "", *, before: str = "") -> VczstoreError:
-    """An error of the same class that says more; hints of samples stay hints."""
+    """Return an error of the same class with text added before and after its message; the hint is kept."""
     if isinstance(error, SampleError):
         return type(error)(f"{before}{error.message}{words}", error.hint)
     return type(error)(f"{before}{error}{words}")
@@ -67,16 +67,16 @@ def with_words(error: VczstoreError, words: str = "", *, before: str = "") -> Vc
 
 class OptionError(VczstoreError):
     """
-    An option does not exist, or does not fit the others: wrong usage, for any store.
+    An option does not exist, or is incompatible with the others: wrong usage, for any store.
 
-    As for click, the exit status is 2. What depends on what is there is an `UnsuitableError`.
+    As for click, the exit status is 2. An option that is wrong for this store only is an `UnsuitableError`.
     """
 
     exit_status = 2
 
 
 class UnsuitableError(OptionError):
-    """An option, or a place, that would be right elsewhere does not suit what is there."""
+    """An option or a location is valid, but unsuitable for the existing store or storage."""
 
     exit_status = 1
 
@@ -87,15 +87,15 @@ class MissingDependencyError(VczstoreError):
 
 def missing_extra(problem: object, extra: str) -> MissingDependencyError:
     """
-    Return the error for a package that is not installed, and that one of the project's extras has.
+    Return the error for a missing package that is in one of the project's extras.
 
-    The name ``vczstore`` on PyPI is that of another package, so the way out is a clone of this one.
+    The name ``vczstore`` on PyPI belongs to another package, so the message advises to install from a clone.
     """
     return MissingDependencyError(f"{problem}; install it from a clone of vczstore: pip install '.[{extra}]'")
 
 
 class MemoryLimitError(VczstoreError):
-    """A task would need more memory than it is allowed."""
+    """A task would need more memory than allowed."""
 
 
 class StaleError(VczstoreError):
@@ -105,19 +105,19 @@ class StaleError(VczstoreError):
 
 
 class ConflictError(StaleError):
-    """Another writer has committed since a plan was compiled. A plan against the present may still succeed."""
+    """Another writer has committed since a plan was compiled. A retry from the current state may succeed."""
 
 
 class TagError(VczstoreError):
-    """A tag exists already, does not exist, or cannot exist on this backend."""
+    """A tag exists already, does not exist, or is not supported by the backend."""
 
 
 class CheckError(VczstoreError):
-    """A store is not as a check of a job asks for."""
+    """A store does not satisfy a ``check``."""
 
 
 class StorageError(VczstoreError):
-    """Storage refused to read or write."""
+    """A read or write of storage failed."""
 
 
 class BusyError(VczstoreError):
@@ -127,6 +127,6 @@ class BusyError(VczstoreError):
 
 
 class JobFileError(VczstoreError):
-    """A job file, or a file that it names, does not say what it should."""
+    """A job file, or a file that it refers to, is invalid."""
 
     exit_status = 2

@@ -1,7 +1,7 @@
 """
-Sizes in bytes, as people write them.
+Parse and format sizes in bytes, as people write them.
 
-Not pydantic's ByteSize: it takes true for 1, digits of other scripts and bits, and refuses 4Gi.
+pydantic's ByteSize is not used: it accepts true as 1, digits of other scripts and bits, and refuses 4Gi.
 """
 
 import re
@@ -23,12 +23,12 @@ _UNITS = {
 
 def parse_size(size: int | str) -> int:
     """
-    Turn a size into bytes.
+    Parse a size, and return the number of bytes.
 
     Raises
     ------
     OptionError
-        If it is none.
+        If it is not a size.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def parse_size(size: int | str) -> int:
 
 def human_size(n: float) -> str:
     """
-    Write bytes as people read them.
+    Format a number of bytes, with decimal units.
 
     >>> human_size(512), human_size(78_400_000)
     ('512 B', '78.4 MB')
