@@ -265,8 +265,8 @@ def run(
     """Apply the steps of a job file that no earlier run has applied, in one commit.
 
     Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage, or no job file; 3 busy; 4 conflict with another
-    writer. Unless it is 0, nothing is committed on Icechunk, except that a tag, or a step after the commit such as a
-    check, may be what failed, which the message says; on plain Zarr the finished steps are done.
+    writer. If it is not 0, nothing was committed on Icechunk, unless the message says that only a tag, or a step after
+    the commit such as a check, has failed; on plain Zarr the finished steps remain.
     """
     from vczstore.execution.progress import Display, showing
 
