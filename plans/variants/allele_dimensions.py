@@ -1,4 +1,4 @@
-"""How long the dimensions become that go by alleles, once alleles have come in."""
+"""Lengths of the per-allele dimensions of a store after alleles have been added."""
 
 from collections.abc import Mapping
 
@@ -16,24 +16,24 @@ from vczstore.vcz.model import Vcz, dimensions
 
 def allele_lengths(operation: str, vcz: Vcz, findings: Findings, source: Vcz) -> dict[str, int]:
     """
-    How long the dimensions become that go by alleles.
+    Return the new lengths of per-allele dimensions, by the name of the dimension.
 
     Raises
     ------
     IncompatibleError
-        If the length of ``genotypes`` belongs to no ploidy.
+        If the length of ``genotypes`` matches no ploidy.
     """
     ours, theirs = _lengths(vcz), _lengths(source)
     alleles, most_new = max(ours.get("alleles", 1), findings.most_alleles), findings.most_alleles_where_new
     result = {"alleles": alleles, "alt_alleles": max(alleles - 1, ours.get("alt_alleles", 0))}
     if "genotypes" in ours and GENOTYPE in vcz.arrays:
-        # those to which alleles come need room, even if no other variant has as many
+        # room for all genotypes of the variants that are inserted or gain alleles
         ploidy = vcz.arrays[GENOTYPE].shape[-1]
         result["genotypes"] = max(ours["genotypes"], n_genotypes(most_new, ploidy) if most_new else 0)
     elif "genotypes" in {**ours, **theirs}:
         lengths = ours if "genotypes" in ours else theirs
         result["genotypes"] = _n_genotypes_for(operation, vcz, source, lengths, alleles)
-        if findings.rules.gvcf and lengths is theirs:  # which have room for <NON_REF>
+        if findings.rules.gvcf and lengths is theirs:  # which has room for <NON_REF>, too
             result["genotypes"] = n_genotypes(alleles, _ploidy(vcz, source))
     if most_new:
         result |= _info_lengths(vcz, most_new)
@@ -46,7 +46,7 @@ def allele_lengths(operation: str, vcz: Vcz, findings: Findings, source: Vcz) ->
 
 
 def _n_genotypes_for(operation: str, vcz: Vcz, source: Vcz, lengths: Mapping[str, int], alleles: int) -> int:
-    """How long the dimension becomes where the store's genotypes do not tell the ploidy."""
+    """Return the new length of ``genotypes`` where the store's genotypes do not determine the ploidy."""
     before, genotypes = lengths.get("alleles", 1), lengths["genotypes"]
     ploidies = range(1, MAX_PLOIDY + 1) if before > 1 else (_ploidy(vcz, source),)  # one allele, one genotype
     ploidy = next((p for p in ploidies if n_genotypes(before, p) >= genotypes), None)
@@ -59,7 +59,7 @@ def _n_genotypes_for(operation: str, vcz: Vcz, source: Vcz, lengths: Mapping[str
 
 
 def _info_lengths(vcz: Vcz, n_alleles: int) -> dict[str, int]:
-    """How long the dimensions of INFO fields become that the VCF header alone says go by alleles."""
+    """Return the new lengths of dimensions of INFO fields that are per allele by the VCF header, not by their name."""
     numbers, result = numbers_of(vcz, "INFO"), {}
     for name, number in numbers.items():
         array = vcz.arrays.get(f"variant_{name}")
@@ -71,12 +71,12 @@ def _info_lengths(vcz: Vcz, n_alleles: int) -> dict[str, int]:
 
 
 def _ploidy(*vczs: Vcz) -> int:
-    """The highest of any genotype."""
+    """The highest ploidy of the genotypes of any of the VCZs; 2 if none has genotypes."""
     return max((v.arrays[GENOTYPE].shape[-1] for v in vczs if GENOTYPE in v.arrays), default=DIPLOID)
 
 
 def _lengths(vcz: Vcz) -> dict[str, int]:
-    """The lengths of dimensions that go by alleles; of an append that was stopped, those that it had reached."""
+    """The lengths of per-allele dimensions in their longest arrays: an interrupted append may have widened only some."""
     result: dict[str, int] = {}
     for array in vcz.arrays.values():
         for name, n in zip(dimensions(array), array.shape, strict=True):
@@ -86,19 +86,19 @@ def _lengths(vcz: Vcz) -> dict[str, int]:
 
 
 def widened_array(array: AnyArray, lengths: Mapping[str, int]) -> AnyArray:
-    """An array as it will be when the dimensions that go by alleles have become longer."""
+    """Return the metadata of an array with its per-allele dimensions widened to `lengths`."""
     shape = tuple(max(n, lengths.get(str(name), n)) for name, n in zip(dimensions(array), array.shape, strict=True))
     return arrays.planned(array, shape=shape)
 
 
 def arrays_to_widen(operation: str, vcz: Vcz, lengths: Mapping[str, int]) -> dict[str, AnyArray]:
     """
-    The arrays whose dimensions become longer, as they will be.
+    Return the new metadata of the arrays that have to be widened, by name.
 
     Raises
     ------
     IncompatibleError
-        If two dimensions of one array do.
+        If two dimensions of one array have to be widened.
     """
     result = {}
     for name, array in vcz.arrays.items():

@@ -1,4 +1,4 @@
-"""Numbers for alleles, by which variants are compared."""
+"""Integer codes for allele strings, by which variants are compared."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from plans.core.compatibility import NOTHING
 
 
 class Numbers(dict[str, int]):
-    """A number for each different allele, upper and lower case being equal; -1 where there is none."""
+    """Codes by allele string, ignoring case and assigned on first use; -1 for missing (``.``) and fill alleles."""
 
     def __missing__(self, allele: str) -> int:
         upper = allele.upper()
@@ -16,22 +16,22 @@ class Numbers(dict[str, int]):
         return self[allele]
 
     def of(self, alleles: np.ndarray) -> np.ndarray:
-        """Of many."""
+        """Return the codes of an array of alleles, records by alleles; see `distinguish_repeats`."""
         numbers = np.fromiter(map(self.__getitem__, alleles.ravel().tolist()), "i8", alleles.size)
-        return told_apart(numbers.reshape(alleles.shape))
+        return distinguish_repeats(numbers.reshape(alleles.shape))
 
 
 REPEATED = 2**32
-"""Between the numbers of an allele that a record has several times."""
+"""Offset between the codes of the occurrences of an allele that a record repeats."""
 
 
-def told_apart(numbers: np.ndarray) -> np.ndarray:
+def distinguish_repeats(numbers: np.ndarray) -> np.ndarray:
     """
-    The numbers of alleles, in which one that a record repeats has another number each time.
+    Give each occurrence of an allele that a record repeats a code of its own.
 
-    VCF allows no repeated allele, yet there are files with some, and what belongs to each has to stay with it.
+    VCF allows no repeated alleles, but some files have them, and the values of each occurrence must stay with it.
 
-    >>> told_apart(np.array([[0, 1, 2], [0, 1, 1], [3, -1, -1]])).tolist()
+    >>> distinguish_repeats(np.array([[0, 1, 2], [0, 1, 1], [3, -1, -1]])).tolist()
     [[0, 1, 2], [0, 1, 4294967297], [3, -1, -1]]
     """
     in_order = np.sort(numbers, axis=1)
@@ -48,14 +48,19 @@ def told_apart(numbers: np.ndarray) -> np.ndarray:
 
 
 def padded(alleles: np.ndarray, width: int) -> np.ndarray:
-    """Alleles with room for more of them."""
+    """Return alleles padded with ``""`` to `width` columns."""
     return np.pad(alleles, ((0, 0), (0, width - alleles.shape[1])), constant_values="")
 
 
-def with_new(
+def with_new_alleles(
     alleles: np.ndarray, ours: np.ndarray, theirs: np.ndarray, ids: np.ndarray, at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The alleles of the store with those that a source adds, and the number there of each of the source's."""
+    """
+    Return the store's alleles and codes with the source's new ones, and the index in the store of each source allele.
+
+    `ours` and `ids` are the codes of `alleles` and `theirs`; `at` is the record of the source that matches each variant
+    of the store, or -1. `alleles` and `ours` may be changed in place. The index is -1 where there is no allele.
+    """
     mapped = np.full((len(at), ids.shape[1]), -1, dtype="i8")
     present = np.flatnonzero(at >= 0)
     if not len(present):
@@ -63,7 +68,7 @@ def with_new(
     wanted = ids[at[present]]
     same = wanted[:, :, np.newaxis] == ours[present][:, np.newaxis, :]
     mapped[present] = np.where(wanted < 0, -1, np.where(same.any(axis=2), same.argmax(axis=2), -2))
-    for row in present[(mapped[present] == -2).any(axis=1)]:  # few: alleles that were new
+    for row in present[(mapped[present] == -2).any(axis=1)]:  # few: -2 marks new alleles
         n = int((ours[row] >= 0).sum())
         for column in np.flatnonzero(mapped[row] == -2):
             if n == ours.shape[1]:

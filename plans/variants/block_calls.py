@@ -1,12 +1,12 @@
-"""Calls of reference blocks: which block tells the call of a sample at a variant of a store, if one does.
+"""Calls of reference blocks: which block of a gVCF, if any, gives the call of a sample at a variant of a store.
 
-Of the records of a gVCF that begin at or before a variant's position and reach it, and in which the sample has a call,
-the last one counts; of several that begin at one place, what is a variant comes last. If it is a block, the call is
-that of the block. If it is a variant that begins before, such as a deletion, nothing is known of the position but that
-it is no plain reference: the call is missing.
+Candidates are the records that begin at or before the position of the variant, reach it, and have a call for the
+sample. The last one counts; among records with the same start, variants come after blocks. If it is a block, the call
+is that of the block. If it is a variant that begins earlier, such as a deletion, the call is missing: all that is known
+of the position is that it is not plain reference.
 
-The records are looked at slab by slab, a slab being some neighbouring runs of the source, and only where one reaches a
-variant, so that a block that begins a million records before costs no more than another.
+Records are read slab by slab, a slab being some neighbouring runs of the source. Only slabs that reach a variant are
+read, so a block that begins a million records earlier costs no more than any other.
 """
 
 from collections.abc import Iterator
@@ -23,22 +23,22 @@ from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE
 
 _NOTHING, _BLOCK, _SPANNED, _AT = range(4)
-"""What covers a position: nothing, a block, a variant that begins before it, a variant that begins there."""
+"""What covers a position: nothing, a block, a variant that begins before it (or no good call), a variant there."""
 
 
 class Covering(NamedTuple):
     """
-    The blocks that tell the calls of some samples at some variants.
+    The blocks that give the calls of some samples at some variants.
 
     Attributes
     ----------
     rows : numpy.ndarray of int64, variants by samples
-        The record of the source; `UNMATCHED` where the call is missing because of a variant that spans the position, or
-        of a block of low quality; `ABSENT` where no block tells anything.
+        Row of the block in the source; `UNMATCHED` where the call is missing because a variant spans the position, or
+        the block has no call or a low GQ; `ABSENT` where no block covers the position.
     used : numpy.ndarray of int64
-        The records, in order.
+        The rows of these blocks, sorted.
     n_alleles, unseen : numpy.ndarray of int64
-        How many alleles each of these has, and which one stands for those that were not seen.
+        Number of alleles of each block in `used`, and the index of its unseen allele (``<NON_REF>`` or ``<*>``).
     """
 
     rows: np.ndarray
@@ -48,7 +48,7 @@ class Covering(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """What it takes to keep it."""
+        """Size in bytes."""
         return sum(array.nbytes for array in self)
 
 
@@ -56,18 +56,18 @@ def covering(
     index: Index, number: int, rows: slice, is_matched: np.ndarray, samples: slice | np.ndarray, n_samples: int
 ) -> Covering:
     """
-    Find the blocks that tell the calls at some variants; the latest are remembered.
+    Find the blocks that give the calls at some variants. Recent results are cached.
 
     Parameters
     ----------
     index, number
-        The variants of a store, and which of the sources is the gVCF.
+        The index of the store, and the number of the gVCF among its sources.
     rows
-        Which variants of the store.
+        Rows of the store.
     is_matched
-        Which of these the source has a record of.
+        Whether the source has a matching record, for each of these rows.
     samples, n_samples
-        Which samples of the source, and how many they are.
+        Samples of the source, and how many there are.
     """
     who = (samples.start, samples.stop) if isinstance(samples, slice) else samples.tobytes()
     key = (index.token, number, rows.start, rows.stop, who)
@@ -80,30 +80,30 @@ def _covering(
     assert source.blocks is not None
     found = np.full((rows.stop - rows.start, n_samples), ABSENT, dtype="i8")
     kinds, order = np.zeros(found.shape, dtype="i1"), np.full(found.shape, -1, dtype="i8")
-    of_rows = []
+    tables = []
     positions = arrays.read(index.store.position, (rows,)).astype("i8")
     for contig, a, b in _pieces(index.store, rows):
         here = positions[a:b]
         for first, last, low, high in _slabs_that_reach(source, contig, here, source.blocks.slab_rows(n_samples)):
             records = BlockRecords.read(source, source.blocks, slice(first, last), samples)
-            told = [np.broadcast_to(part, (high - low, n_samples)) for part in records.last_at(here[low:high])]
-            theirs, kind, place = told
-            these = slice(a + low, a + high)
-            new = (kind != _NOTHING) & (place >= order[these])  # a position may be in two slabs
-            for known, part in zip((found, kinds, order), told, strict=True):
-                known[these][new] = part[new]
+            last_records = [np.broadcast_to(part, (high - low, n_samples)) for part in records.last_at(here[low:high])]
+            theirs, kind, place = last_records
+            reached = slice(a + low, a + high)
+            new = (kind != _NOTHING) & (place >= order[reached])  # a position may be reached by two slabs
+            for target, part in zip((found, kinds, order), last_records, strict=True):
+                target[reached][new] = part[new]
             used = np.unique(theirs[new & (kind == _BLOCK)])
-            of_rows.append(np.stack([used, records.n_alleles[used - first], records.unseen[used - first]], axis=1))
+            tables.append(np.stack([used, records.n_alleles[used - first], records.unseen[used - first]], axis=1))
     found[kinds == _AT] = ABSENT
     found[kinds == _SPANNED] = UNMATCHED
-    # what a record says of a sample without a call stays, where no block says more
+    # where the source has a matching record and no block gives the call, keep the call of that record
     found[is_matched[:, np.newaxis] & (found == UNMATCHED)] = ABSENT
-    table = np.concatenate([np.empty((0, 3), dtype="i8"), *of_rows])
+    table = np.concatenate([np.empty((0, 3), dtype="i8"), *tables])
     return Covering(found, *table[np.argsort(table[:, 0])].T)
 
 
 def used_blocks(index: Index, number: int, unit: Unit, n_samples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The blocks that tell calls at the variants of a unit, slab by slab: their rows, and how many alleles each has."""
+    """Yield the blocks that give calls at the variants of a unit, slab by slab: their rows, and numbers of alleles."""
     source = index.sources[number]
     assert source.blocks is not None
     rows, is_matched = slice(unit.start, unit.stop), unit.sources[number].rows >= 0
@@ -120,7 +120,7 @@ _cache: UnitCache[Covering] = UnitCache()
 
 
 def _pieces(store: Sites, rows: slice) -> Iterator[tuple[int, int, int]]:
-    """The contigs of some variants, and which of them lie there."""
+    """Split a range of rows by contig: yield the contig, and start and stop relative to the range."""
     first = int(np.searchsorted(store.runs[:, 2], rows.start, "right"))
     last = int(np.searchsorted(store.runs[:, 1], rows.stop, "left"))
     for contig, start, stop, *_ in store.runs[first:last].tolist():
@@ -130,7 +130,7 @@ def _pieces(store: Sites, rows: slice) -> Iterator[tuple[int, int, int]]:
 def _slabs_that_reach(
     source: Sites, contig: int, positions: np.ndarray, slab_rows: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """The slabs of a source that reach some positions: the rows of each, and which positions these are."""
+    """Yield the slabs that reach some positions: first row and row after the last, start and stop in `positions`."""
     assert source.blocks is not None
     is_here = source.runs[:, 0] == contig
     runs, reach = source.runs[is_here], source.blocks.runs[is_here, 3]
@@ -138,30 +138,30 @@ def _slabs_that_reach(
     high = np.searchsorted(positions, reach, "right")
     reaching = np.flatnonzero(low < high)
     cuts = np.flatnonzero(np.diff(runs[reaching, 1] // slab_rows)) + 1
-    for some in np.split(reaching, cuts):
-        if len(some):
-            yield int(runs[some[0], 1]), int(runs[some[-1], 2]), int(low[some].min()), int(high[some].max())
+    for slab in np.split(reaching, cuts):
+        if len(slab):
+            yield int(runs[slab[0], 1]), int(runs[slab[-1], 2]), int(low[slab].min()), int(high[slab].max())
 
 
 @dataclass(frozen=True)
 class BlockRecords:
     """
-    Records of a gVCF, in order of where they begin, blocks before variants.
+    Records of a gVCF, sorted by start position, blocks before variants.
 
     Attributes
     ----------
-    rows
-        Their rows in the source.
-    begins
-        Where they begin.
-    ends, own_ends : records by samples, or by 1
-        The last position that they reach, and that those reach which are variants.
+    rows, begins
+        Rows in the source, and start positions.
+    ends : records by samples, or by 1
+        Last position that the record reaches in the sample.
+    own_ends
+        Last position that the alleles of the record span, if it is a variant.
     is_called, is_good : records by samples, or by 1
-        Where samples have a call, and one of the quality that is asked for.
+        Whether the sample has a call, and whether its GQ is at least `Blocks.min_gq`.
     n_alleles, unseen
-        How many alleles they have, and which one stands for those that were not seen; in the order of rows.
+        Number of alleles, and index of the unseen allele. These two are not sorted: they are in the source's order.
     is_variant
-        Which have another ALT.
+        Whether the record has an ALT other than the unseen allele.
     """
 
     rows: np.ndarray
@@ -176,15 +176,15 @@ class BlockRecords:
 
     @classmethod
     def read(cls, source: Sites, blocks: Blocks, rows: slice, samples: slice | np.ndarray) -> "BlockRecords":
-        """Read some rows of the source."""
-        found = source.gvcf_records(rows.start, rows.stop)
-        is_variant, begins = found.is_variant, found.begins
-        own = np.where(found.extents == NONE, found.refs, found.lengths)
-        reach = np.where(is_variant, own, found.lengths)[:, np.newaxis]
+        """Read and sort some rows of the source."""
+        records = source.gvcf_records(rows.start, rows.stop)
+        is_variant, begins = records.is_variant, records.begins
+        own = np.where(records.extents == NONE, records.refs, records.lengths)
+        reach = np.where(is_variant, own, records.lengths)[:, np.newaxis]
         by_sample = source.spans.lengths_by_sample(rows, samples)
         if by_sample is not None:
-            # the length of a record is that of its longest sample
-            otherwise = np.where(is_variant, own, np.maximum(found.refs, found.by_end))
+            # samples without LEN fall back to REF and END: variant_length is that of the longest sample
+            otherwise = np.where(is_variant, own, np.maximum(records.refs, records.by_end))
             reach = np.where(by_sample > 0, by_sample, otherwise[:, np.newaxis])
             reach = np.maximum(reach, np.where(is_variant, own, 1)[:, np.newaxis])
         is_called = blocks.is_called(rows, samples)
@@ -196,19 +196,19 @@ class BlockRecords:
             own_ends=(begins + own - 1)[order],
             is_called=is_called[order],
             is_good=blocks.is_good(rows, samples)[order],
-            n_alleles=found.n_alleles,
-            unseen=found.unseen,
+            n_alleles=records.n_alleles,
+            unseen=records.unseen,
             is_variant=is_variant[order],
         )
 
     def last_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
-        Find the last record that reaches each position, and in which each sample has a call.
+        Find, for each position and sample, the last record that reaches the position and has a call of the sample.
 
         Returns
         -------
         rows, kinds, places : numpy.ndarray, positions by samples
-            Which row of the source it is, what it is there, and a number that is greater for what comes later.
+            Row of the source (`ABSENT` if none), what covers the position, and a sort key of the record (-1 if none).
         """
         n_samples = max(self.ends.shape[1], self.is_called.shape[1], self.is_good.shape[1])
         ends, is_called, is_good = (
@@ -220,17 +220,17 @@ class BlockRecords:
         which, sample = (a.ravel() for a in np.indices(rows.shape))
         at = np.searchsorted(self.begins, positions, "right")[which] - 1
         while len(at):
-            # nothing before it reaches further than `highest`
-            left = (at >= 0) & (highest[at] >= positions[which])
-            which, sample, at = which[left], sample[left], at[left]
+            # `highest` is the furthest end of this record and all before it
+            pending = (at >= 0) & (highest[at] >= positions[which])
+            which, sample, at = which[pending], sample[pending], at[pending]
             reaches = ends[at, sample] >= positions[which]
-            is_it = reaches & is_called[at, sample]
-            # without a call in any record that reaches it, the call is missing, and not what absent ones are
-            kinds[which[reaches & ~is_it], sample[reaches & ~is_it]] = _SPANNED
-            i, j, k = which[is_it], sample[is_it], at[is_it]
+            is_found = reaches & is_called[at, sample]
+            # where all records that reach the position lack a call, the call is missing, not absent
+            kinds[which[reaches & ~is_found], sample[reaches & ~is_found]] = _SPANNED
+            i, j, k = which[is_found], sample[is_found], at[is_found]
             is_variant = self.is_variant[k] & (self.own_ends[k] >= positions[i])
             kind = np.where(is_variant, np.where(self.begins[k] == positions[i], _AT, _SPANNED), _BLOCK)
             kinds[i, j] = np.where((kind == _BLOCK) & ~is_good[k, j], _SPANNED, kind)
             rows[i, j], places[i, j] = self.rows[k], 2 * self.begins[k] + self.is_variant[k]
-            which, sample, at = which[~is_it], sample[~is_it], at[~is_it] - 1
+            which, sample, at = which[~is_found], sample[~is_found], at[~is_found] - 1
         return rows, kinds, places

@@ -1,4 +1,4 @@
-"""Fields that a source does not bring: missing values for its samples."""
+"""Fields of a store that a source does not have, or that are dropped from it: missing values for its samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from vczstore.vcz.model import samples_axis
 
 @dataclass(frozen=True)
 class Dropped(View):
-    """The samples of a source that does not bring a field of the store: missing values."""
+    """A field with missing values for all samples of a source."""
 
     name: str
 
     @classmethod
     def of(cls, name: str, target: AnyArray, n_samples: int) -> "Dropped":
-        """`target` is the array of the store as it will be."""
+        """Return the view for `n_samples` samples; `target` is the planned array of the store."""
         axis = samples_axis(target)
         like = arrays.planned(target, shape=tuple(n_samples if i == axis else n for i, n in enumerate(target.shape)))
         return cls(like, like, name)
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """The values of a region: missing, and no more of them."""
+        """Return a region: each value is one missing value and then fill, each genotype is missing alleles only."""
         lead = (samples_axis(self.like) or 0) + 1
         call = np.full(self.shape[lead:], missing_value(self.name, self.like), dtype=self.dtype)
         if masked_by(self.name) != "call_genotype":
@@ -36,6 +36,6 @@ class Dropped(View):
         return np.broadcast_to(call, (*others, *call.shape)).copy()
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[zarr_objects.Encoded]:
-        """Chunks of them."""
+        """Encode the chunks at some coordinates."""
         regions = [encoded_chunks.chunk_region(self.like, c) for c in coords]
         return [encoded_chunks.encode(self.like, c, r, self[r]) for c, r in zip(coords, regions, strict=True)]

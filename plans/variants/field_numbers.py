@@ -1,4 +1,4 @@
-"""What the values of a field go by: alleles, ALT alleles or genotypes (Number=R, A, G), or numbers of alleles."""
+"""How fields depend on alleles: a value per allele, ALT or genotype (Number=R, A, G), or allele indices as values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,30 +15,31 @@ from vczstore.vcz.model import SAMPLES, Vcz, dimensions
 
 GENOTYPE = "call_genotype"
 ALLELE_NUMBERS = (GENOTYPE, *LOCAL_ALLELES)
-"""Fields whose values are numbers of alleles."""
+"""Fields whose values are allele indices."""
 NUMBERS = {"alleles": "R", "alt_alleles": "A", "genotypes": "G"}
-"""The Number of a field, by what converters call its last dimension."""
+"""The Number of a field, by the name that converters give its last dimension."""
 _DIMENSIONS = {number: name for name, number in NUMBERS.items()}
 _RESERVED = {"AD": "R", "ADF": "R", "ADR": "R", "EC": "A", "GL": "G", "GP": "G", "PL": "G", "PP": "G", "CNL": "G"}
 """The Number of FORMAT fields in the VCF specification."""
 
 
 def field_of(name: str, array: AnyArray, number: str) -> Field:
-    """How the vectors of an array are put in order; `number` is what they go by."""
+    """Return the `Field` that re-orders the vectors of an array; `number` is its Number."""
     missing, fill = missing_value(name, array), fill_value(name, array)
     return Field(number, missing, fill)
 
 
 def kind_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
-    """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
+    """Return ``GT`` if values are allele indices, ``R``, ``A`` or ``G`` as the Number of the last axis, or ``""``."""
     return "GT" if name in ALLELE_NUMBERS else number_of(name, array, numbers)
 
 
 def number_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
     """
-    What the last axis of a value goes by, of a call or of INFO: ``R``, ``A`` or ``G`` as in VCF, or ``""``.
+    Return the Number of the last axis of a FORMAT or INFO field: ``R``, ``A`` or ``G``, or ``""`` for any other.
 
-    Its dimension says so; else the VCF header; else, of calls, the VCF specification (4.5, table 2).
+    It is taken from the name of the dimension, else from `numbers` (the VCF header), else, if the field is FORMAT, from
+    the VCF specification (4.5, table 2).
     """
     names = dimensions(array)
     last, field = str(names[-1]), name.removeprefix("call_").removeprefix("variant_")
@@ -47,13 +48,13 @@ def number_of(name: str, array: AnyArray, numbers: Mapping[str, str]) -> str:
     if last in NUMBERS:
         return NUMBERS[last]
     is_of_calls = SAMPLES in names
-    usual = _RESERVED.get(field, "") if is_of_calls else ""
-    return numbers.get(field, usual) if array.ndim > 1 + is_of_calls and last != "ploidy" else ""
+    reserved = _RESERVED.get(field, "") if is_of_calls else ""
+    return numbers.get(field, reserved) if array.ndim > 1 + is_of_calls and last != "ploidy" else ""
 
 
 def numbers_of(vcz: Vcz, of: str = "FORMAT") -> dict[str, str]:
     """
-    The Number of each field with one of ``R``, ``A``, ``G``, or with L before it, as the VCF header says.
+    Return the Number of each field of the VCF header that has R, A, G, LR, LA or LG.
 
     `of` is ``FORMAT`` or ``INFO``.
     """
@@ -62,7 +63,7 @@ def numbers_of(vcz: Vcz, of: str = "FORMAT") -> dict[str, str]:
 
 
 def with_numbers(store: Vcz, sources: Sequence[Vcz], rules: Rules) -> list[Vcz]:
-    """The sources with the last axes of fields whose Number a user tells called as they are in the store."""
+    """Return the sources with the last dimensions renamed as in the store, for fields whose Number the user gives."""
     result = []
     for source in sources:
         renamed = {}

@@ -13,7 +13,7 @@ import numpy as np
 
 from plans.core.compatibility import without_nothing
 from plans.core.views import View
-from plans.variants.allele_numbers import Numbers, with_new
+from plans.variants.allele_numbers import Numbers, with_new_alleles
 from plans.variants.match_index import Index, Matches, Report, Unit
 from plans.variants.reference_blocks import Unseen
 from plans.variants.union_of_sources import ALLELE, CONTIG, ID, POSITION, Piece, Union
@@ -115,7 +115,7 @@ class InsertedVariants:
             ids = numbers.of(theirs)
             at = np.full(n, -1, dtype="i8")
             at[record] = np.arange(len(rows))
-            alleles, ours, mapped = with_new(alleles, ours, theirs, ids, at)
+            alleles, ours, mapped = with_new_alleles(alleles, ours, theirs, ids, at)
             found[piece.source] = found[piece.source].joined(at, rows, mapped, ids, unseen)
         store, *sources = found
         n_alleles = (ours >= 0).sum(axis=1).astype("i4")

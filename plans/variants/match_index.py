@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from plans.variants.allele_numbers import Numbers, padded, with_new
+from plans.variants.allele_numbers import Numbers, padded, with_new_alleles
 from plans.variants.match import match
 from plans.variants.sites import Records, Sites
 from plans.variants.unit_cache import UnitCache
@@ -216,7 +216,7 @@ class Index:
                 allow_new_alleles=self.allow_new_alleles,
                 extents=extents if any((e != NONE).any() for e in extents) else None,
             )
-            alleles, ours, mapped = with_new(alleles, ours, records.alleles, ids, at)
+            alleles, ours, mapped = with_new_alleles(alleles, ours, records.alleles, ids, at)
             found.append(_matches(positions, records, ids, at, mapped, here))
             is_matched = np.zeros(len(records.rows), dtype=bool)
             is_matched[at[at >= 0]] = True

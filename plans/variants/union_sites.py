@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plans.core.compatibility import NOTHING
-from plans.variants.allele_numbers import REPEATED, told_apart
+from plans.variants.allele_numbers import REPEATED, distinguish_repeats
 from plans.variants.join_records import join
 from vczstore.vcz.extents import NONE, UNSEEN, is_symbolic
 
@@ -68,7 +68,7 @@ def _codes(alleles: np.ndarray) -> np.ndarray:
     numbers = {allele: i for i, allele in enumerate(dict.fromkeys(letters.values()))}
     codes = {allele: numbers[upper] for allele, upper in letters.items()}
     codes.update(dict.fromkeys(NOTHING, -1))
-    result = told_apart(np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape))
+    result = distinguish_repeats(np.fromiter(map(codes.__getitem__, flat), "i8", len(flat)).reshape(alleles.shape))
     return result if result.max(initial=0) < REPEATED else _compact(result)
 
 
