@@ -76,7 +76,7 @@ def _ploidy(*vczs: Vcz) -> int:
 
 
 def _lengths(vcz: Vcz) -> dict[str, int]:
-    """The lengths of per-allele dimensions in their longest arrays: an interrupted append may have widened only some."""
+    """Lengths of the per-allele dimensions, from their longest arrays: an interrupted append may have widened some."""
     result: dict[str, int] = {}
     for array in vcz.arrays.values():
         for name, n in zip(dimensions(array), array.shape, strict=True):

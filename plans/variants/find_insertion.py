@@ -1,6 +1,6 @@
-"""Find an insertion: which variants of sources a store lacks, and where they go, as far as the driver needs to know.
+"""Find an insertion: survey which variants of sources a store lacks, and where in the store they belong.
 
-It keeps one line for each range of the genome, and the rows of ``region_index``.
+The driver keeps one report for each range of the genome, and the rows of ``region_index``.
 """
 
 import math
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
 
 class RefMismatch(NamedTuple):
     """
-    Two variants at one position that cannot be of one reference genome.
+    Two variants at one position whose REFs cannot be of one reference genome.
 
     Attributes
     ----------
     contig, position
-        Where they are.
+        Contig number and position.
     refs
-        What each of them says of the reference.
+        The two REFs.
     holders
-        Who has it: 0 for the store, and then the sources.
+        The VCZ that has each: 0 for the store, 1 for the first source, and so on.
     """
 
     contig: int
@@ -67,8 +67,8 @@ def _mismatch(records: MergedRange) -> RefMismatch | None:
         return None
     starts = np.flatnonzero(np.r_[True, ~same])
     stops = np.append(starts[1:], len(records.contig))
-    is_some = (stops - starts > 1) & (np.minimum.reduceat(records.old, starts) < 0)
-    for start, stop in zip(starts[is_some].tolist(), stops[is_some].tolist(), strict=True):
+    is_candidate = (stops - starts > 1) & (np.minimum.reduceat(records.old, starts) < 0)
+    for start, stop in zip(starts[is_candidate].tolist(), stops[is_candidate].tolist(), strict=True):
         for i, j in combinations(range(start, stop), 2):
             a, b = records.alleles[i, 0], records.alleles[j, 0]
             if min(records.old[i], records.old[j]) < 0 and not are_compatible(a, b):
@@ -94,10 +94,10 @@ def are_compatible(a: str, b: str) -> bool:
 
 
 def _describe(mismatch: RefMismatch, vczs: Sequence[Vcz], contigs: Sequence[str]) -> str:
-    """What contradicts what, for people."""
-    (a, b), (one, other) = mismatch.refs, (vczs[i].label for i in mismatch.holders)
+    """Describe a mismatch in an error message."""
+    (a, b), (first, second) = mismatch.refs, (vczs[i].label for i in mismatch.holders)
     return (
-        f"at {contigs[mismatch.contig]}:{mismatch.position} the REF is {b[:40]} in {other}, and {a[:40]} in {one}: "
+        f"at {contigs[mismatch.contig]}:{mismatch.position} the REF is {b[:40]} in {second}, and {a[:40]} in {first}: "
         "they are not of one reference genome; check them with bcftools norm --check-ref, leave new variants out with "
         "--new-variants drop, or have both with --on-ref-mismatch keep"
     )
@@ -105,22 +105,22 @@ def _describe(mismatch: RefMismatch, vczs: Sequence[Vcz], contigs: Sequence[str]
 
 class RangeReport(NamedTuple):
     """
-    What the driver knows of a range.
+    Result of counting one range.
 
     Attributes
     ----------
     number
-        Of the range.
+        Number of the range.
     n_variants, n_inserted
-        How many variants there will be, and how many of these are inserted.
+        Number of variants after the insertion, and how many of these are inserted.
     first_inserted
-        Which of them is the first of these; None if there is none.
+        Index within the range of the first inserted variant; None if there is none.
     most_alleles
-        How many alleles one of these has at most.
+        Largest number of alleles of an inserted variant.
     mismatch
         The first two variants of which one is inserted, and whose REFs contradict each other; None if none do.
     runs : list of tuple of int
-        Neighbouring variants of one contig: its number, how many they are, the first and the last position.
+        Neighbouring variants of one contig: contig number, number of variants, first and last position.
     """
 
     number: int
@@ -140,20 +140,20 @@ class CountInserted:
 
     def look(self, ranges: slice) -> RangeReport:
         """Merge one range."""
-        found = self.inserted.merge(ranges.start)
-        is_new = found.old < 0
-        starts = np.flatnonzero(np.diff(found.contig, prepend=-1))
-        stops = np.append(starts[1:], len(found.contig))[: len(starts)].astype("i8")  # of reference blocks alone, none
+        merged = self.inserted.merge(ranges.start)
+        is_new = merged.old < 0
+        starts = np.flatnonzero(np.diff(merged.contig, prepend=-1))
+        stops = np.append(starts[1:], len(merged.contig))[: len(starts)].astype("i8")  # none if all are blocks
         runs = [
-            (int(found.contig[a]), int(b - a), int(found.position[a]), int(found.position[b - 1]))
+            (int(merged.contig[a]), int(b - a), int(merged.position[a]), int(merged.position[b - 1]))
             for a, b in zip(starts, stops, strict=True)
         ]
         first = int(np.argmax(is_new)) if is_new.any() else None
-        most = int(found.n_alleles[is_new].max(initial=0))
-        return RangeReport(ranges.start, len(found.old), int(is_new.sum()), first, most, _mismatch(found), runs)
+        most = int(merged.n_alleles[is_new].max(initial=0))
+        return RangeReport(ranges.start, len(merged.old), int(is_new.sum()), first, most, _mismatch(merged), runs)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for each range."""
+        """Scan with one task for each range."""
         from plans.core import scan_tasks
 
         union = self.inserted.union
@@ -164,7 +164,7 @@ class CountInserted:
 
 @dataclass(frozen=True)
 class FindRegions:
-    """Makes the rows of ``region_index`` for chunks of variants, from the first that changes on."""
+    """Computes the rows of ``region_index`` for chunks of variants, from the first chunk that changes."""
 
     inserted: InsertedVariants
     start: int
@@ -182,7 +182,7 @@ class FindRegions:
         return region_index(contig, position, length, start=start, chunk=self.chunk)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for each chunk."""
+        """Scan with one task for each chunk."""
         from plans.core import scan_tasks
 
         n_chunks = math.ceil((self.inserted.n_variants - self.start) / self.chunk)
@@ -192,25 +192,25 @@ class FindRegions:
 @dataclass(frozen=True)
 class Insertion:
     """
-    What the driver knows of the variants that are inserted into a store.
+    The insertion of variants into a store, as far as the driver needs it.
 
     Attributes
     ----------
     records
-        The variants.
+        The merged variants of the store and the sources.
     contigs
-        The store's contigs, and those that only sources have.
+        Names of the store's contigs, and then of those on which only sources have variants.
     reports
-        Of each range.
+        One for each range.
     sources
-        The sources, as they are.
+        The sources, before harmonising.
     chunk
-        How many variants a chunk has by which ``region_index`` counts.
+        Number of variants in a chunk, which ``region_index`` is based on.
     n_records
-        How many records of the sources they are.
+        Number of records of the sources that match no variant of the store.
     regions
-        Rows of ``region_index`` from the first chunk on that changes; see `plans.variants.region_index.region_index`.
-        None if the store has none.
+        Rows of ``region_index`` from the first chunk that changes; see `plans.variants.region_index.region_index`. None
+        if the store has no ``region_index``.
     """
 
     records: InsertedVariants
@@ -223,43 +223,43 @@ class Insertion:
 
     @cached_property
     def n_inserted(self) -> int:
-        """How many variants come in."""
+        """Number of inserted variants."""
         return sum(report.n_inserted for report in self.reports)
 
     @cached_property
     def most_alleles(self) -> int:
-        """How many alleles one of them has at most."""
+        """Largest number of alleles of an inserted variant."""
         return max((report.most_alleles for report in self.reports), default=0)
 
     @cached_property
     def first(self) -> int:
-        """The row of the first of them, from which on all rows change; the number of variants if none comes in."""
+        """Row of the first inserted variant, from which on all rows change; the number of variants if there is none."""
         starts = self.records.stops
-        found = (int(starts[r.number]) + r.first_inserted for r in self.reports if r.first_inserted is not None)
-        return min(found, default=self.records.n_variants)
+        rows = (int(starts[r.number]) + r.first_inserted for r in self.reports if r.first_inserted is not None)
+        return min(rows, default=self.records.n_variants)
 
     @property
     def runs(self) -> np.ndarray:
-        """The runs of the store as it will be, as `plans.variants.sites.Sites` has them."""
-        found = []
+        """The runs of the store after the insertion, in the form of `plans.variants.sites.Sites.runs`."""
+        runs = []
         for report in self.reports:
             start = int(self.records.stops[report.number])
             for contig, n, first, last in report.runs:
-                found.append((contig, start, start + n, first, last))
+                runs.append((contig, start, start + n, first, last))
                 start += n
-        return np.array(found, dtype="i8").reshape(-1, 5)
+        return np.array(runs, dtype="i8").reshape(-1, 5)
 
     @property
     def first_changed_chunk(self) -> int:
-        """The first row of the chunk by which ``region_index`` counts in which anything changes."""
+        """First row of the first chunk of ``region_index`` that changes."""
         return self.first // self.chunk * self.chunk
 
 
 def _ranked(runs: Runs, n_contigs: int) -> np.ndarray:
     """
-    The order of contigs in which no variant of a store moves: numbers of contigs, by rank.
+    Return the contig numbers in the order of the store's variants, so that none of these moves.
 
-    It is that of the table, unless the store's variants are in another one.
+    It is the order of the contig table, unless the store's variants are in another one.
     """
     seen = list(dict.fromkeys(runs.contig.tolist()))
     if seen == sorted(seen):
@@ -270,13 +270,13 @@ def _ranked(runs: Runs, n_contigs: int) -> np.ndarray:
 def _sites(
     vczs: Sequence[Vcz], contigs: Sequence[str], by_rank: np.ndarray, are_gvcfs: Sequence[bool]
 ) -> list[SourceSites]:
-    """The variants of a store and its sources, their contigs by rank."""
+    """Return the site arrays of a store and its sources, with contigs numbered by rank."""
     ranks: Mapping[str, int] = {contigs[number]: rank for rank, number in enumerate(by_rank.tolist())}
     names = (*SITE_FIELDS, *SITE_VALUES, ID_MASK, LEN)
     return [
         SourceSites(
             {name: vcz.arrays[name] for name in names if name in vcz.arrays},
-            # on contigs that are not in the table there are no variants
+            # contigs without a rank have no variants
             np.array([ranks.get(contig, 0) for contig in vcz.table("contig_id").tolist()], dtype="i8"),
             is_gvcf,
         )
@@ -297,22 +297,22 @@ def find_insertion(
     on_ref_mismatch: str,
 ) -> Generator[Survey, list[list[Any]], tuple[Insertion, InsertedIndex]]:
     """
-    Find the variants that sources have and a store lacks, and where they go.
+    Find the variants that sources have and a store lacks, and where in the store they belong.
 
     Parameters
     ----------
     operation
-        For messages.
+        Name of the operation, for messages.
     vcz, sources
         The store and its sources.
     runs
-        Theirs.
+        The runs of the store, and of each source.
     index
-        Of the store as it is.
+        The index of the store before the insertion.
     memory
-        What a task may use.
+        Memory limits of a task.
     n_records
-        How many records of the sources match nothing in it.
+        Number of records of the sources that match no variant of the store.
     any_alt
         As in `plans.variants.join_records.join`.
     on_ref_mismatch
@@ -321,12 +321,12 @@ def find_insertion(
     Yields
     ------
     Survey
-        What has to be looked up in the data. What was found is to be sent back: a list for each of its scans.
+        Scans of the data. The caller sends back their results: a list for each scan.
 
     Raises
     ------
     IncompatibleError
-        If two of them cannot be of one reference genome.
+        If the REFs of two variants cannot be of one reference genome.
     """
     contigs = contig_table(vcz, sources, runs[1:], index.sources)
     by_rank = _ranked(runs[0], len(contigs))
@@ -338,8 +338,8 @@ def find_insertion(
     union = Union.of(sites, segments, 0, memory, operation=operation, n_ranges=max(MIN_TASKS, n_units))
     union = replace(union, any_alt=any_alt)
     records = InsertedVariants(uuid4().hex, union, by_rank, np.zeros(union.n_ranges + 1, dtype="i8"))
-    (found,) = yield Survey(operation, (CountInserted(records),), memory)
-    reports = sorted(RangeReport(*item) for item in found)
+    (items,) = yield Survey(operation, (CountInserted(records),), memory)
+    reports = sorted(RangeReport(*item) for item in items)
     mismatch = next((report.mismatch for report in reports if report.mismatch is not None), None)
     if mismatch is not None and on_ref_mismatch == "refuse":
         raise IncompatibleError(f"{operation}: {_describe(RefMismatch(*mismatch), [vcz, *sources], contigs)}")
@@ -355,10 +355,10 @@ def find_insertion(
         insertion = replace(insertion, regions=np.concatenate(rows))
     numbers = {name: i for i, name in enumerate(contigs)}
     theirs = []
-    for source, mine, one in zip(sources, runs[1:], index.sources, strict=True):
+    for source, mine, site in zip(sources, runs[1:], index.sources, strict=True):
         names = source.table("contig_id").tolist()
-        known = np.array([numbers.get(name, -1 - i) for i, name in enumerate(names)], dtype="i8")
-        theirs.append(Sites.of(source, mine, known, one.blocks))
+        contig_numbers = np.array([numbers.get(name, -1 - i) for i, name in enumerate(names)], dtype="i8")
+        theirs.append(Sites.of(source, mine, contig_numbers, site.blocks))
     like = arrays.planned(index.store.position, shape=(records.n_variants,))
     position = cast("AnyArray", InsertedPositions(index.store.position, like, records))
     ours = replace(index.store, runs=insertion.runs, position=position)
@@ -375,7 +375,7 @@ def find_insertion(
 
 
 def contig_table(vcz: Vcz, sources: Sequence[Vcz], runs: Sequence[Runs], sites: Sequence[Sites]) -> list[str]:
-    """The contigs of a store, and then those on which only sources have variants."""
+    """Return the names of the store's contigs, and then of those on which only sources have variants."""
     names = dict.fromkeys(vcz.table("contig_id").tolist())
     for source, mine, site in zip(sources, runs, sites, strict=True):
         theirs = source.table("contig_id").tolist()

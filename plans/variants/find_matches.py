@@ -1,4 +1,4 @@
-"""Matches of variants, looked up in tasks: which rows of sources are which of a store."""
+"""The survey of matches: tasks match the rows of sources with those of a store, and report to the driver."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,29 +14,27 @@ if TYPE_CHECKING:
 
 class UnitReport(NamedTuple):
     """
-    What the driver knows of a unit and one source.
+    Summary of the matches of one source in one unit.
 
     Attributes
     ----------
-    number
-        Of the unit.
-    source
-        Which source.
+    number, source
+        Number of the unit, and of the source.
     matched, unmatched, first_unmatched, block
         As in `plans.variants.match_index.Report`.
     reordered, new_alleles
-        Variants whose alleles have other numbers, and alleles that come in.
+        Number of variants whose allele indices change, and of alleles that are added (by all sources, in the report of
+        the first one).
     shift
-        How many rows further down all of the unit's variants are in the source; None if they are not all there, one
-        after the other.
+        Row in the source minus row in the store; None unless the source has all variants in consecutive rows.
     same_alleles
-        Whether every allele has the same number, and the store has no others.
+        Whether all variants have the same alleles in both, in the same order.
     fewer
-        Whether a variant that matches has fewer alleles in the source than in the store.
+        Whether a matched variant has fewer alleles in the source than in the store.
     span
-        How many rows of the source have to be read.
+        Number of rows of the source from the first to the last match.
     most_alleles, most_where_new
-        How many alleles a variant will have at most, after all sources; and one to which alleles come, 0 if none is.
+        Largest number of alleles of any variant after all sources, and of one that gains alleles (0 if none does).
     """
 
     number: int
@@ -57,14 +55,14 @@ class UnitReport(NamedTuple):
 
 @dataclass(frozen=True)
 class FindMatches:
-    """Looks every unit up once, and tells the driver in numbers what it needs to know to plan."""
+    """Matches every unit once, and reports to the driver the numbers that it needs to plan."""
 
     operation: str
     index: Index
     mem: int
 
     def look(self, rows: slice) -> list[UnitReport]:
-        """The reports of some rows: whole units."""
+        """Return the reports of some rows, which are whole units."""
         return [self._report(unit, s) for unit, _ in self.index.units(rows) for s in range(len(self.index.sources))]
 
     def _report(self, unit: Unit, s: int) -> UnitReport:
@@ -92,12 +90,12 @@ class FindMatches:
 
     @property
     def rows_per_task(self) -> int:
-        """Whole units, and not too few tasks."""
+        """Number of rows per task: at most 100 whole units, and few enough for 16 tasks if there are 16 units."""
         n_units = -(-self.index.n_variants // self.index.unit)
         return self.index.unit * max(1, min(n_units // 16, 100))
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Look in tasks."""
+        """Scan with tasks of whole units."""
         from plans.core import scan_tasks
 
         if not self.index.n_variants:

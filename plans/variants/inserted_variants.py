@@ -1,8 +1,8 @@
-"""Inserted variants: a store with the variants that sources have and it lacks, looked up range by range.
+"""Inserted variants: the variants of a store merged with those that only its sources have, range by range.
 
 The union of a store and its sources is that of `plans.variants.union_of_sources`, with the store as the first source,
-so records are joined as ``create`` joins them. No record of the store moves relative to another one, and none is joined
-with another one of the store. What is inserted where is never listed: tasks merge the range that they write.
+so records are joined as ``create`` joins them. Records of the store keep their order, and are not joined with each
+other. There is no list of inserted variants: each task merges the ranges that it writes.
 """
 
 from collections.abc import Iterator
@@ -24,22 +24,22 @@ from vczstore.vcz.extents import END, LENGTH, SVLEN
 @dataclass(frozen=True)
 class MergedRange:
     """
-    The variants of one range, those of the store and those that are inserted.
+    The variants of one range: those of the store, and inserted ones.
 
     Attributes
     ----------
     start
-        The number of the first of them in the store as it will be.
+        Row of the first variant after the insertion.
     contig, position : numpy.ndarray of int64
-        Where they are; contigs as the store will number them.
+        Contig, numbered as after the insertion, and position.
     old : numpy.ndarray of int64
-        The row in the store as it is; -1 of those that are inserted.
+        Row in the store before the insertion; -1 if the variant is inserted.
     alleles : numpy.ndarray of object, variants by alleles
-        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none.
+        Alleles after the insertion: the store's, and then new ones, source by source. ``""`` is padding.
     n_before, n_alleles : numpy.ndarray of int32
-        How many alleles each has in the store, and will have; the same of those that are inserted.
+        Number of alleles before and after the insertion; equal if the variant is inserted.
     sources
-        What each source has.
+        The matches of each source.
     """
 
     start: int
@@ -53,25 +53,25 @@ class MergedRange:
 
     @property
     def nbytes(self) -> int:
-        """What it takes to keep them, about."""
+        """Approximate size in bytes."""
         return 32 * len(self.old) + 64 * self.alleles.size + sum(m.nbytes for m in self.sources)
 
 
 @dataclass(frozen=True, eq=False)
 class InsertedVariants:
     """
-    The variants of a store and its sources together. It is sent to workers.
+    The merged variants of a store and its sources. It is sent to workers.
 
     Attributes
     ----------
     token
-        Names them in the memory of a process.
+        Cache key within a process.
     union
-        Of the store, which comes first, and the sources; it orders contigs by rank.
+        The union of the store, which comes first, and the sources; its contigs are ordered by rank.
     by_rank
-        For each rank of a contig, its number in the store's table as it will be.
+        For each rank, the contig's number in the store after the insertion.
     stops
-        How many variants are before each range; and how many there are.
+        Number of variants before each range, and in total.
     """
 
     token: str
@@ -81,11 +81,11 @@ class InsertedVariants:
 
     @property
     def n_variants(self) -> int:
-        """How many there will be."""
+        """Number of variants after the insertion."""
         return int(self.stops[-1])
 
     def parts(self, rows: slice) -> Iterator[tuple[MergedRange, slice]]:
-        """The ranges of some rows of the store as it will be, and which of their variants lie in it."""
+        """Yield the ranges that overlap some rows after the insertion, and which variants of each are in these rows."""
         first = int(np.searchsorted(self.stops, rows.start, side="right")) - 1
         for i in range(first, int(np.searchsorted(self.stops, rows.stop))):
             start, stop = int(self.stops[i]), int(self.stops[i + 1])
@@ -93,19 +93,19 @@ class InsertedVariants:
                 yield self.look_up(i), slice(max(rows.start, start) - start, min(rows.stop, stop) - start)
 
     def look_up(self, i: int) -> MergedRange:
-        """The variants of one range; the latest are remembered."""
+        """Return the variants of one range. Recent ranges are cached."""
         return _cache.get((self.token, i), lambda: self.merge(i))
 
     def merge(self, i: int) -> MergedRange:
-        """Merge a range, and tell for each record which row of the store and of each source it is."""
+        """Merge a range, and match each of its variants with rows of the store and of the sources."""
         pieces, values, merged = self.union.merge(i)
         first, n = merged.first, len(merged.first)
         n_store = sum(len(piece.variants) for piece in pieces if piece.source == 0)
-        own = values[ALLELE][first]  # those of the store stay as they are written
+        own = values[ALLELE][first]  # the store's missing alleles stay verbatim
         alleles = np.where((first < n_store)[:, np.newaxis], own, without_nothing(own)).astype(object)
         numbers = Numbers()
         ours = numbers.of(alleles)
-        found = [_Found.none(n, sites.is_gvcf) for sites in self.union.sites]
+        matches = [_PartialMatches.none(n, sites.is_gvcf) for sites in self.union.sites]
         stop = 0
         for piece in pieces:
             rows = piece.variants
@@ -116,8 +116,8 @@ class InsertedVariants:
             at = np.full(n, -1, dtype="i8")
             at[record] = np.arange(len(rows))
             alleles, ours, mapped = with_new_alleles(alleles, ours, theirs, ids, at)
-            found[piece.source] = found[piece.source].joined(at, rows, mapped, ids, unseen)
-        store, *sources = found
+            matches[piece.source] = matches[piece.source].joined(at, rows, mapped, ids, unseen)
+        store, *sources = matches
         n_alleles = (ours >= 0).sum(axis=1).astype("i4")
         return MergedRange(
             int(self.stops[i]),
@@ -132,9 +132,10 @@ class InsertedVariants:
 
     def _alleles(self, piece: Piece, alleles: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """
-        The alleles of some records of a source, as it has them, and which one stands for those that were not seen.
+        Return the alleles of a piece at their indices in the source, and the index of the unseen allele of each record.
 
-        `alleles` are the same without it, the others having moved up.
+        The unseen allele (``<NON_REF>`` or ``<*>``) is replaced by ``""``; its index is -1 if the record has none. The
+        indices are None if the source is not a gVCF. `alleles` are the merged ones, which lack the unseen allele.
         """
         sites = self.union.sites[piece.source]
         if not sites.is_gvcf:
@@ -147,31 +148,31 @@ class InsertedVariants:
         return np.where(unseen.is_unseen, "", own), place
 
     def site_values(self, name: str, part: MergedRange, rows: np.ndarray) -> np.ndarray:
-        """What a field of a site, such as ``variant_length``, has for some variants of a range."""
+        """Return the values of a site field, such as ``variant_length``, for some variants of a range."""
         number = int(np.searchsorted(self.stops, part.start, side="right")) - 1
-        found = self.union.records(number, (name,), part.alleles.shape[1])
-        return np.asarray(found[name][rows])
+        records = self.union.records(number, (name,), part.alleles.shape[1])
+        return np.asarray(records[name][rows])
 
     @property
     def reading_mem(self) -> int:
-        """What it takes to look up a range: to merge it, and what each source has for its variants."""
+        """Memory for looking up a range, in bytes: for merging it, the cache, and the matches of each source."""
         longest = int(np.diff(self.stops).max(initial=0))
         return self.union.merge_mem + KEPT_BYTES + 24 * longest * len(self.union.sites)
 
 
-class _Found(Matches):
-    """What one side has for the variants of a range, put together piece by piece; -1 in the place of a row if none."""
+class _PartialMatches(Matches):
+    """The matches of the store or a source in a range, assembled piece by piece; the row is -1 if there is no match."""
 
     @classmethod
     def none(cls, n: int, is_gvcf: bool) -> Self:
-        """Nothing, for so many variants."""
+        """No matches, for `n` variants."""
         none = np.full(n, -1, dtype="i4")
         return cls(none.astype("i8"), none[:, np.newaxis], np.zeros(n, dtype="i4"), none if is_gvcf else None)
 
     def joined(
         self, at: np.ndarray, rows: np.ndarray, mapped: np.ndarray, ids: np.ndarray, unseen: np.ndarray | None
     ) -> Self:
-        """With some records: `at` is which of them each variant is, -1 if none."""
+        """Add some records: `at` is the index of the record that matches each variant, -1 if none does."""
         is_there, which = at >= 0, at[at >= 0]
         width = max(self.alleles.shape[1], mapped.shape[1])
         own, alleles = (_wide(a, width) for a in (self.alleles, mapped))
@@ -186,7 +187,7 @@ class _Found(Matches):
 
 
 SITE_VALUES = (LENGTH, END, SVLEN, ID)
-"""Fields of a site that are merged from all sources that have it."""
+"""Site fields whose values are merged from all sources that have the record."""
 
 
 def _wide(numbers: np.ndarray, width: int) -> np.ndarray:
@@ -204,9 +205,9 @@ class InsertedIndex(Index):
     Attributes
     ----------
     records
-        The variants.
+        The merged variants.
     chosen
-        Which of the sources are told of.
+        Numbers of the sources whose matches units have.
     """
 
     records: InsertedVariants
@@ -214,11 +215,11 @@ class InsertedIndex(Index):
 
     @property
     def reading_mem(self) -> int:
-        """What it takes to look up the ranges of a unit."""
+        """Memory for looking up the ranges of a unit, in bytes."""
         return self.records.reading_mem
 
     def of_source(self, number: int) -> Self:
-        """Of one of the sources; the others say what the variants are."""
+        """Restrict the matches to one of the sources; the variants are still those of all."""
         return replace(
             self, token=f"{self.token}.{number}", sources=(self.sources[number],), chosen=(self.chosen[number],)
         )
@@ -254,12 +255,12 @@ class InsertedIndex(Index):
 
 @dataclass(frozen=True)
 class InsertedPositions(View):
-    """Where the variants of a store are, with those that are inserted."""
+    """The positions of the variants of a store after the insertion."""
 
     records: InsertedVariants
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Look some rows up."""
+        """Return the positions of some rows."""
         rows = region[0]
         assert isinstance(rows, slice)
         parts = [part.position[here] for part, here in self.records.parts(rows)]

@@ -242,13 +242,13 @@ class Sites:
             first = int(left[0]) if first is None and len(left) else first
         return n, first
 
-    def strangers(self, known: Collection[int]) -> tuple[int, int | None]:
-        """How many variants lie on contigs that a store does not have, and the first of them."""
-        strange = ~np.isin(self.runs[:, 0], list(known))
+    def on_other_contigs(self, contigs: Collection[int]) -> tuple[int, int | None]:
+        """Count the variants on contigs other than those of a store, and return the row of the first one."""
+        is_other = ~np.isin(self.runs[:, 0], list(contigs))
         if self.blocks is None:
-            runs = self.runs[strange]
+            runs = self.runs[is_other]
             return int((runs[:, 2] - runs[:, 1]).sum()), min(runs[:, 1].tolist(), default=None)
-        runs = self.blocks.runs[strange & (self.blocks.runs[:, 1] > 0)]
+        runs = self.blocks.runs[is_other & (self.blocks.runs[:, 1] > 0)]
         return int(runs[:, 1].sum()), min(runs[:, 2].tolist(), default=None)
 
     def first_block(self, start: int, stop: int) -> int | None:
