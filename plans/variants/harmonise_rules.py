@@ -1,4 +1,4 @@
-"""How a user has sources harmonised."""
+"""Rules for harmonising sources, as the user gives them."""
 
 import re
 from collections.abc import Sequence
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 from vczstore.errors import OptionError
 
 HAPLOID_CONTIGS = ("X", "chrX", "Y", "chrY", "M", "MT", "chrM")
-"""Where a variant that a source lacks gets genotypes of one allele, unless said otherwise."""
+"""The default contigs on which variants that a source lacks get haploid genotypes."""
 
 
 @dataclass(frozen=True)
 class Rules:
     """
-    How sources are re-expressed.
+    How sources are harmonised with a store.
 
     Attributes
     ----------
     allow_new_alleles
-        Whether alleles that the store has not seen come in.
+        Whether alleles that the store lacks are added to it.
     absent
-        The genotypes of a variant that a source lacks: one of `vczstore.choices.ABSENT`.
+        Genotypes of variants that a source lacks: one of `vczstore.choices.ABSENT`.
     new_variants
         What to do about variants that the store lacks: one of `vczstore.choices.NEW_VARIANTS`.
     haploid_contigs
-        Where those genotypes have one allele.
+        Names of the contigs on which genotypes of variants that a source lacks are haploid.
     numbers
-        What FORMAT fields go by whose header does not say so: ``AD=R``, with one of ``R``, ``A`` and ``G``.
+        Number of FORMAT fields whose header does not give it, such as ``AD=R``; one of ``R``, ``A`` and ``G``.
     gvcf
-        Whether the sources are gVCFs, whose reference blocks tell calls.
+        Whether the sources are gVCFs, whose reference blocks give calls.
     min_gq
-        Calls of blocks with a lower GQ are missing; None if all count.
+        Calls of reference blocks with a lower GQ are missing; None if there is no limit.
     on_ref_mismatch
         What to do about new variants whose REF contradicts another: one of `vczstore.choices.REF_MISMATCHES`.
     keep_blocks
-        Whether the store keeps the blocks, for variants that come later.
+        Whether the store keeps the reference blocks, for variants that are added later.
     is_copied
-        Whether variants are inserted into a copy of the store, which is made even if none are new.
+        Whether variants are inserted into a copy of the store, which is made even if there are no new variants.
     """
 
     allow_new_alleles: bool = False
@@ -51,18 +51,18 @@ class Rules:
     is_copied: bool = False
 
     def haploid(self, contigs: Sequence[str]) -> list[int]:
-        """Return the numbers of those contigs where genotypes of absent variants have one allele."""
+        """Return the numbers of the haploid contigs among `contigs`."""
         return [i for i, name in enumerate(contigs) if name in self.haploid_contigs]
 
     @property
     def by_field(self) -> dict[str, str]:
         """
-        The same numbers, by the names of fields.
+        The Number of each field in `numbers`, by the name of the field.
 
         Raises
         ------
         OptionError
-            If one is not of that form.
+            If one of `numbers` is malformed.
         """
         for text in self.numbers:
             if not re.fullmatch(r"[^=]+=[RAG]", text):

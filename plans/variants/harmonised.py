@@ -1,8 +1,8 @@
-"""Harmonise: what a source has, expressed over the variants and alleles of a store.
+"""Harmonise: the arrays of a source, expressed over the variants and alleles of a store.
 
-Nothing is stored in between. `Harmonised` is an array of a source as the store would have it, and an append reads it
-as any other: rows are found through the `Index`, and values that go by allele are put in order. Chunks in which
-nothing changes are copied as they are.
+No intermediate copy is stored. `Harmonised` is a view of an array of a source that is read like any other array: its
+rows are looked up in the `Index`, and per-allele values are re-ordered. Chunks in which nothing changes are copied
+verbatim.
 """
 
 import math
@@ -38,21 +38,21 @@ def absent_calls(
     name: str, array: AnyArray, like: AnyArray, is_reference: np.ndarray, is_haploid: np.ndarray
 ) -> np.ndarray:
     """
-    The calls of some variants that samples have no record of.
+    Return calls for variants that samples have no record of.
 
     Parameters
     ----------
     name, array
-        What array they are for, and whose missing values.
+        Name of the array, and the source's array, whose missing and fill values are used.
     like
-        The array as the store will have it, variants by samples by what a call has.
+        The planned array of the store: variants by samples by the axes of a call.
     is_reference, is_haploid
-        Of which variants genotypes are the reference, and of which they have one allele.
+        For each variant, whether genotypes are reference (and not missing), and whether they are haploid.
 
     Returns
     -------
     numpy.ndarray
-        The variants by 1 by what a call has.
+        Variants by 1 by the axes of a call.
     """
     missing, fill = missing_value(name, array), fill_value(name, array)
     dtype = np.promote_types(array.dtype, like.dtype) if name in ALLELE_NUMBERS else array.dtype
@@ -60,7 +60,7 @@ def absent_calls(
     if not len(values):
         return values
     if dimensions(like)[-1] == "ploidy" and masked_by(name) == GENOTYPE:
-        values[is_reference] = 0  # which is False, too
+        values[is_reference] = 0  # in a mask, False
         values[is_haploid, :, 1:] = fill
     elif values.ndim > 2:
         values.reshape(len(values), 1, -1)[:, :, 1:] = fill
@@ -69,45 +69,45 @@ def absent_calls(
 
 class _Calls:
     """
-    The calls of some samples of a source: some of its rows are read once, of each array, others when they are wanted.
+    Calls of some samples of a source: a range of rows is read once from each array, other rows are read on demand.
 
     Parameters
     ----------
     samples
-        Which samples.
-    together
-        The rows that are read once.
+        Samples of the source.
+    cached_rows
+        Rows that are read once from each array.
     is_read_again
-        Whether they are wanted more than once, so that callers get copies, which they may change.
+        Whether these are used more than once, so that callers get copies, which they may change.
     """
 
-    def __init__(self, samples: slice | np.ndarray, together: slice, *, is_read_again: bool) -> None:
-        self._samples, self._together, self._is_read_again = samples, together, is_read_again
-        self._read: dict[int, np.ndarray] = {}
+    def __init__(self, samples: slice | np.ndarray, cached_rows: slice, *, is_read_again: bool) -> None:
+        self._samples, self._cached_rows, self._is_read_again = samples, cached_rows, is_read_again
+        self._cache: dict[int, np.ndarray] = {}
 
     def has(self, rows: np.ndarray) -> np.ndarray:
-        """Which rows are among those that are read once."""
-        return np.asarray((rows >= self._together.start) & (rows < self._together.stop))
+        """Whether each of some rows is among the cached rows."""
+        return np.asarray((rows >= self._cached_rows.start) & (rows < self._cached_rows.stop))
 
     def of_rows(self, rows: np.ndarray, array: AnyArray) -> np.ndarray:
-        """All samples at some rows."""
+        """Return some rows of all samples."""
         slab, first = self._slab(rows, array)
         is_all = len(rows) == len(slab) and (np.diff(rows) == 1).all()
         return slab if is_all and not self._is_read_again else slab[rows - first]
 
     def of_samples(self, rows: np.ndarray, samples: np.ndarray, array: AnyArray) -> np.ndarray:
-        """One sample at each of some rows: rows by 1 by what a call has."""
+        """Return one sample at each of some rows: rows by 1 by the axes of a call."""
         slab, first = self._slab(rows, array)
         return np.asarray(slab[rows - first, samples][:, np.newaxis])
 
     def _slab(self, rows: np.ndarray, array: AnyArray) -> tuple[np.ndarray, int]:
-        """Rows of an array of which these are some, and the first of them."""
+        """Return a slab of an array that contains some rows, and the first row of the slab."""
         if not self.has(rows).all():
             first = int(rows.min())
             return read_calls(array, slice(first, int(rows.max()) + 1), self._samples), first
-        if id(array) not in self._read:
-            self._read[id(array)] = read_calls(array, self._together, self._samples)
-        return self._read[id(array)], self._together.start
+        if id(array) not in self._cache:
+            self._cache[id(array)] = read_calls(array, self._cached_rows, self._samples)
+        return self._cache[id(array)], self._cached_rows.start
 
 
 @dataclass(frozen=True)
@@ -118,27 +118,27 @@ class Harmonised(View):
     Attributes
     ----------
     source
-        The array as it is.
+        The source's array.
     like
-        Its metadata as the store has them, with the source's samples.
+        The array's metadata in the store, with the source's samples.
     name
-        Of the array.
+        Name of the array.
     number
-        Of the source, among those of the findings.
+        Number of the source, among those of the findings.
     findings
-        What goes where, without the reports, which are the driver's.
+        The findings for tasks, without the reports, which only the driver needs.
     copied
-        Runs of units whose chunks are those of the source: the first, the one after the last, and how much further
-        down in the source they are, in chunks. It goes to every task, and a store can have a million units.
+        Runs of units whose chunks are copied from the source: the first, the one after the last, and the offset of
+        their chunks in the source. It is sent to every task, and a store can have a million units.
     span
-        How many rows of the source a unit takes at most.
+        Largest number of rows of the source that a unit spans.
     genotype
-        The source's genotypes, which tell the ploidy of each call; None if it has none.
+        The source's genotypes, for the ploidy of each call; None unless the field is per genotype and there are any.
     data
-        What a mask is made of, where values are put in order: the mask alone does not say what is missing and what is
-        fill, nor of how many alleles a vector is.
+        The values that a mask is derived from where vectors are re-ordered: the mask alone does not distinguish missing
+        from fill, nor give the number of alleles of a vector. None if the array is not such a mask.
     kept
-        What the blocks that the source keeps tell of variants that it lacks; None if nothing.
+        Calls from the source's kept blocks, for variants that it lacks; None if there are none of this field.
     """
 
     name: str
@@ -160,42 +160,42 @@ class Harmonised(View):
         findings: Findings,
         data: "Harmonised | None" = None,
     ) -> "Harmonised":
-        """`target` is the array of the store as it will be."""
+        """Return the view of an array of a source; `target` is the planned array of the store."""
         array = source.samples_arrays[name]
         axis = samples_axis(array)
         shape = tuple(array.shape[i] if i == axis else n for i, n in enumerate(target.shape))
         like = like_source(target, array, shape)
         by_genotype = kind_of(name, array, findings.numbers) == "G"
         genotype = source.samples_arrays.get(GENOTYPE) if by_genotype and data is None else None
-        genotype = None if isinstance(genotype, Dropped) else genotype  # which the source does not have
+        genotype = None if isinstance(genotype, Dropped) else genotype  # the source has none
         reports = findings.by_source.get(number, [])
         sent, at = findings.of_source(number)
         blocks = KeptBlocks.of(source, f"{findings.index.token}.{number}", findings.contigs, None)
-        # those of a gVCF are not stored yet, and what they tell is found in the gVCF itself
+        # the blocks of a gVCF are read from the gVCF itself
         kept = None if findings.rules.gvcf else KeptCalls.of(blocks, name, like)
         view = cls(array, like, name, at, sent, (), max((r.span for r in reports), default=0), genotype, data, kept)
         return replace(view, copied=view._copied(reports))
 
     @property
     def kind(self) -> str:
-        """What goes by allele: ``GT`` the values, ``R``, ``A`` or ``G`` the last axis, ``""`` nothing."""
+        """How the values depend on alleles; see `kind_of`."""
         return kind_of(self.name, self.like, self.findings.numbers) if self.data is None else self.data.kind
 
     @property
     def dtype(self) -> np.dtype:
-        """As the source's; where values number alleles, or are those of kept blocks, one that has room for more."""
+        """The source's dtype; promoted to hold the store's where values are allele indices, or from kept blocks."""
         is_wider = self.kind == "GT" or self.kept is not None
         return np.promote_types(self.source.dtype, self.like.dtype) if is_wider else self.source.dtype
 
     @property
     def has_blocks(self) -> bool:
-        """Whether the source is a gVCF, whose reference blocks tell calls."""
+        """Whether the source is a gVCF, whose reference blocks give calls."""
         return self.findings.index.sources[self.number].blocks is not None
 
     def _copied(self, reports: Sequence[UnitReport]) -> tuple[tuple[int, int, int], ...]:
         mine, theirs = arrays.widths(self.like), arrays.widths(self.source)
         rows = self.findings.index.unit
-        # which columns of samples are the same is told where they are put
+        # chunks along samples, axis 1, are compared where they are written
         if not mine[0] == theirs[0] == rows or mine[2:] != theirs[2:] or self.like.shape[2:] != self.source.shape[2:]:
             return ()
         if isinstance(cast("AnyArray | View", self.source), View) or not metadata.same_encoding(self.source, self.like):
@@ -216,24 +216,24 @@ class Harmonised(View):
         return tuple(runs)
 
     def n_copied(self, columns: Columns) -> int:
-        """How many chunks of some columns are copied as they are."""
+        """Return the number of chunks of some columns that are copied verbatim."""
         n_units = sum(stop - start for start, stop, _ in self.copied)
         return n_units * columns.n_chunks // max(1, columns.grid[0])
 
     def _copy_of(self, unit: int) -> int | None:
-        """Which chunk of the source a unit's chunk is, if it is one."""
+        """Return the row of chunks of the source that a unit is copied from; None if it is re-encoded."""
         at = bisect_right(self.copied, unit, key=lambda run: run[0]) - 1
         if at < 0 or unit >= self.copied[at][1]:
             return None
         return unit + self.copied[at][2]
 
     def get_encoded(self, coords: Sequence[Sequence[int]]) -> list[zarr_objects.Encoded]:
-        """Chunks as the store will have them: those of the source, or re-created."""
+        """Return chunks encoded for the store: copied from the source, or re-encoded."""
         copies = [self._copy_of(c[0]) for c in coords]
         theirs = [(unit, *c[1:]) for unit, c in zip(copies, coords, strict=True) if unit is not None]
-        found = encoded_chunks.get_encoded(self.source, theirs)
-        encoded_chunks.check_frames(self.source, theirs, found)
-        rest = iter(found)
+        copied = encoded_chunks.get_encoded(self.source, theirs)
+        encoded_chunks.check_frames(self.source, theirs, copied)
+        rest = iter(copied)
         return [self._encode(c) if unit is None else next(rest) for unit, c in zip(copies, coords, strict=True)]
 
     def _encode(self, coords: Sequence[int]) -> zarr_objects.Encoded:
@@ -241,21 +241,21 @@ class Harmonised(View):
         return encoded_chunks.encode(self.like, coords, region, arrays.read(cast("AnyArray", self), region))
 
     def extra_mem(self, block: tuple[int, ...]) -> int:
-        """What it takes to make a block beside the block and the chunks it is made of."""
+        """Memory for reading a block, in bytes, in addition to the block and the source's chunks."""
         size = arrays.element_bytes(cast("AnyArray", self))
         n_samples = min(self.shape[1], max(arrays.outer_chunks(self.source)[1], block[1]))
         read = n_samples * (read_bytes(self.source, self.span) + read_bytes(self.genotype, self.span))
-        # one unit after the other: its values, some times over, and how many they are
+        # of one unit at a time: several copies of its values, and the lengths of its vectors
         unit = min(self.shape[0], self.findings.index.unit)
-        made = math.prod(self.source.shape[2:]) * (5 * unit + min(self.shape[0], block[0])) * size
-        counted = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
+        values = math.prod(self.source.shape[2:]) * (5 * unit + min(self.shape[0], block[0])) * size
+        lengths = VECTOR_BYTES * unit if self.kind in ("R", "A", "G") else 0
         data = 0 if self.data is None else self.data.extra_mem(block)
-        looking = self.findings.index.reading_mem
-        looking += 0 if self.kept is None else self.kept.reading_mem(unit, n_samples)
-        return data + looking + read + n_samples * (made + counted) + self._covering_mem(n_samples)
+        lookup = self.findings.index.reading_mem
+        lookup += 0 if self.kept is None else self.kept.reading_mem(unit, n_samples)
+        return data + lookup + read + n_samples * (values + lengths) + self._covering_mem(n_samples)
 
     def _covering_mem(self, n_samples: int) -> int:
-        """What it takes to find the blocks of some samples, and to read them: run by run of the source."""
+        """Memory for finding and reading the reference blocks of some samples, in bytes."""
         source = self.findings.index.sources[self.number]
         if source.blocks is None:
             return 0
@@ -267,7 +267,7 @@ class Harmonised(View):
         return read + VECTOR_BYTES * n_samples * (self.findings.index.unit + span) + 4 * decoding + 2 * KEPT_BYTES
 
     def __getitem__(self, region: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """Read a region: find the rows, and put in order what goes by allele."""
+        """Read a region: gather the rows, and re-order per-allele values."""
         if self.data is not None:
             return mask_of(self.name, self.data.name, self.data.source, self.data[region])
         rows, samples, *rest = region
@@ -281,11 +281,11 @@ class Harmonised(View):
             yield unit.sources[self.number].cut(here), unit.n_alleles[here], unit.start + here.start
 
     def _unit(self, mine: Matches, n_alleles: np.ndarray, start: int, samples: slice | np.ndarray) -> np.ndarray:
-        """All of some variants: `mine` are their matches, `n_alleles` their alleles, from row `start` on."""
+        """Return the values of variants from row `start` on, which have the matches `mine` and `n_alleles` alleles."""
         present = np.flatnonzero(mine.rows >= 0)
         n_samples = len(samples) if isinstance(samples, np.ndarray) else len(range(*samples.indices(self.shape[1])))
         covered = self._covering(mine, start, samples, n_samples) if self.has_blocks else None
-        calls = _Calls(samples, self._together(mine.rows[present], covered), is_read_again=covered is not None)
+        calls = _Calls(samples, self._rows_to_cache(mine.rows[present], covered), is_read_again=covered is not None)
         if len(present):
             slab = self._in_order(partial(calls.of_rows, mine.rows[present]), mine, n_alleles, present)
         if len(present) == len(mine.rows):
@@ -308,52 +308,52 @@ class Harmonised(View):
         assert blocks is not None
         return blocks.slab_rows(n_samples)
 
-    def _together(self, present: np.ndarray, covered: Covering | None) -> slice:
-        """The rows of the source that are read at once: those that are present, and near ones of blocks."""
+    def _rows_to_cache(self, present: np.ndarray, covered: Covering | None) -> slice:
+        """Return the rows of the source to read together: those of matched variants, and blocks nearby."""
         if not len(present):
             return slice(0, 0)
         low, high = int(present.min()), int(present.max()) + 1
         if covered is not None and len(covered.used):
-            # no more than `extra_mem` has counted
+            # within what `extra_mem` accounts for
             room = self._slab_rows(covered.rows.shape[1])
             near = covered.used[(covered.used >= low - room // 2) & (covered.used < high + room // 2)]
             low, high = min([low, *near[:1].tolist()]), max([high, *(near[-1:] + 1).tolist()])
         return slice(low, high)
 
     def _with_kept(self, values: np.ndarray, start: int, absent: np.ndarray, samples: slice | np.ndarray) -> np.ndarray:
-        """The same values, those of blocks that the source keeps where it lacks a variant; see `_unit`."""
+        """Fill in the calls of kept blocks at variants that the source lacks; see `_unit`."""
         if self.kept is None or not len(absent):
             return values
         rows, store = start + absent, self.findings.index.store
-        told, missing = values[absent], self._absent(rows, np.ones(len(rows), dtype=bool))
+        calls, missing = values[absent], self._absent(rows, np.ones(len(rows), dtype=bool))
         first, positions = int(absent[0]), arrays.read(store.position, (slice(int(rows[0]), int(rows[-1]) + 1),))
         where = store.contigs_of(rows), positions[absent - first].astype("i8")
-        self.kept.put(told, missing, rows, *where, np.arange(self.shape[1])[samples])
-        values[absent] = told
+        self.kept.put(calls, missing, rows, *where, np.arange(self.shape[1])[samples])
+        values[absent] = calls
         return values
 
     def _with_blocks(
-        self, values: np.ndarray, found: Covering, n_alleles: np.ndarray, start: int, calls: "_Calls"
+        self, values: np.ndarray, covered: Covering, n_alleles: np.ndarray, start: int, calls: "_Calls"
     ) -> np.ndarray:
-        """The same values, those of blocks where a sample's call is that of one; see `_unit`."""
-        variants, samples = np.nonzero(found.rows == UNMATCHED)
+        """Fill in the calls of reference blocks, and missing calls where there is no good one; see `_unit`."""
+        variants, samples = np.nonzero(covered.rows == UNMATCHED)
         values[variants, samples] = self._absent(start + variants, np.ones(len(variants), dtype=bool))[:, 0]
-        variants, samples = np.nonzero(found.rows >= 0)
-        chosen = found.rows[variants, samples]
+        variants, samples = np.nonzero(covered.rows >= 0)
+        chosen = covered.rows[variants, samples]
         slabs = chosen // self._slab_rows(values.shape[1])
         slabs[calls.has(chosen)] = -1
         for slab in np.unique(slabs).tolist():
             here = np.flatnonzero(slabs == slab)
-            which = np.searchsorted(found.used, chosen[here])
-            told = found.n_alleles[which], n_alleles[variants[here]], found.unseen[which]
+            which = np.searchsorted(covered.used, chosen[here])
+            alleles = covered.n_alleles[which], n_alleles[variants[here]], covered.unseen[which]
             rows_of = partial(calls.of_samples, chosen[here], samples[here])
-            values[variants[here], samples[here]] = self._of_blocks(rows_of, *told)[:, 0]
+            values[variants[here], samples[here]] = self._of_blocks(rows_of, *alleles)[:, 0]
         return values
 
     def _of_blocks(
         self, rows_of: Callable[[AnyArray], np.ndarray], n_theirs: np.ndarray, n_ours: np.ndarray, unseen: np.ndarray
     ) -> np.ndarray:
-        """Values of blocks, calls by 1: REF is the store's, and its other alleles were not seen."""
+        """Return the calls of blocks, calls by 1: their REF is the store's, the store's other alleles are unseen."""
         slab = rows_of(self.source)
         maps = np.full((len(slab), int(n_theirs.max(initial=1))), -1, dtype="i8")
         maps[:, 0] = 0
@@ -364,10 +364,10 @@ class Harmonised(View):
 
     def _absent(self, rows: np.ndarray, is_unmatched: np.ndarray) -> np.ndarray:
         """
-        The values of variants that the source lacks: rows by 1 by what a call has.
+        Return the calls of variants that the source lacks: rows by 1 by the axes of a call.
 
-        Where it has a record there that matches none of the store's, its samples may well carry an allele of them:
-        their genotypes are missing, also where absent ones are not.
+        Where the source has an unmatched record at the position, its samples may carry an allele of the store's
+        variant, so genotypes are missing even if those of absent variants are reference.
         """
         contigs = self.findings.index.store.contigs_of(rows)
         haploid = self.findings.rules.haploid(self.findings.contigs)
@@ -377,15 +377,15 @@ class Harmonised(View):
     def _in_order(
         self, rows_of: Callable[[AnyArray], np.ndarray], mine: Matches, n_alleles: np.ndarray, present: np.ndarray
     ) -> np.ndarray:
-        """Put in order what goes by allele, where an allele has another number or the store has others."""
+        """Return the calls of matched variants, re-ordered where alleles have other indices or the store has more."""
         slab = rows_of(self.source)
         maps, n_theirs, n_ours = mine.alleles[present], mine.n_alleles[present], n_alleles[present]
-        other = mine.changed[present]
+        is_changed = mine.changed[present]
         unseen = np.full(len(present), -1) if mine.unseen is None else mine.unseen[present]
         if self.kind == "GT":
             slab = self._lengthened(slab).astype(self.dtype, copy=False)
-            rows = np.flatnonzero(other)
-            # an allele that the source does not have is an error, and stays visible; so do missing and fill
+            rows = np.flatnonzero(is_changed)
+            # invalid allele indices stay, so that the error remains visible; so do missing and fill
             shifts = np.where(maps >= 0, maps - np.arange(maps.shape[1]), 0)[rows].astype(slab.dtype)
             values = slab[rows]
             for allele in np.flatnonzero(shifts.any(axis=0)):
@@ -394,7 +394,7 @@ class Harmonised(View):
                 is_unseen = (values == unseen[rows].reshape(-1, *[1] * (slab.ndim - 1))) & (values > 0)
                 slab[rows] = np.where(is_unseen, missing_value(self.name, self.source), slab[rows])
             return slab
-        return self._by_allele(rows_of, slab, (maps, n_theirs, n_ours, unseen), other | (n_theirs != n_ours))
+        return self._by_allele(rows_of, slab, (maps, n_theirs, n_ours, unseen), is_changed | (n_theirs != n_ours))
 
     def _by_allele(
         self,
@@ -404,19 +404,19 @@ class Harmonised(View):
         is_changed: np.ndarray,
     ) -> np.ndarray:
         """
-        Put vectors in the order of the store's alleles.
+        Re-order vectors by the store's alleles.
 
         Parameters
         ----------
         rows_of
-            Reads the same rows of an array.
+            Function that reads the rows of `slab` from another array.
         slab
             The values.
         alleles
-            For each row: what number each of its alleles has in the store, how many it has, how many the store has, and
-            which of them stands for what was not seen.
+            For each row: the store's index of each allele of the source, the number of alleles in the source and in
+            the store, and the source's index of the unseen allele (-1 if there is none).
         is_changed
-            Which rows are not as they are.
+            Whether each row has to be re-ordered.
         """
         result, changed = self._lengthened(slab), np.flatnonzero(is_changed)
         if not self.kind or not len(changed):
@@ -438,7 +438,7 @@ class Harmonised(View):
         return field_of(self.name, self.source, self.kind)
 
     def _lengthened(self, slab: np.ndarray) -> np.ndarray:
-        """With the last axes as long as the store's; what is cut off is fill."""
+        """Cut or pad the last axes, beyond samples, to the store's lengths; padding is fill."""
         trailing = self.like.shape[2:]
         if slab.shape[2:] == trailing:
             return slab

@@ -1,4 +1,4 @@
-"""Which fields of a source can be harmonised, and the arrays of those that come in."""
+"""Which fields of a source can be harmonised, and their harmonised arrays."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ def check_fields(operation: str, vcz: Vcz, source: Vcz, findings: Findings, leng
     Raises
     ------
     IncompatibleError
-        Naming the first that cannot.
+        If a field cannot; it names the first one.
     """
     for name in source.samples_arrays:
         if name in vcz.samples_arrays:
@@ -56,39 +56,39 @@ def _check_field(
     is_by_local = not is_numbers and is_local(name, ours, number)
     if is_by_local and needs_local and not has_local_alleles(source.samples_arrays):
         raise IncompatibleError(
-            f"{operation}: {name} of {source.label} goes by local alleles, and no call_LAA comes in that says which "
-            f"they are; {_way_out(name)}"
+            f"{operation}: {name} of {source.label} is indexed by local alleles, and without call_LAA it is unknown "
+            f"which they are; {_way_out(name)}"
         )
     if findings.same_alleles:
         return
     number = number_of(name, ours, findings.numbers)
     if number in ("R", "A", "G") and names[-1] not in lengths and findings.moves_alleles:
-        said = name.removeprefix("call_")
+        field = name.removeprefix("call_")
         raise IncompatibleError(
-            f"{operation}: {name} of {vcz.label} has the dimension {names[-1]}, as of a VCF header with Number=. for "
-            f"{said}, and alleles get other numbers; say what it goes by with --number {said}={number} (or A, R, G), "
-            f"or {_way_out(name)}"
+            f"{operation}: {name} of {vcz.label} has the dimension {names[-1]}, as for Number=. of {field} in a VCF "
+            f"header, and alleles are re-numbered; give its Number with --number {field}={number} (or A, R, G), or "
+            f"{_way_out(name)}"
         )
     if number == "G" and name.endswith(MASKS):
         raise IncompatibleError(
-            f"{operation}: {name} of {source.label} goes by genotypes, and does not tell of how many alleles they "
-            f"are, so it cannot be harmonised where alleles differ from the store's; {_way_out(name)}"
+            f"{operation}: {name} of {source.label} has a value per genotype, and does not give their ploidy, so it "
+            f"cannot be harmonised where alleles differ from the store's; {_way_out(name)}"
         )
 
 
 def _describe(source: Vcz, misfit: Misfit) -> str:
-    """What does not fit, for people."""
+    """Describe a misfit in an error message."""
     name, where = misfit.name, f"variant {misfit.row} of {source.label}, {site(source, misfit.row)},"
     if name in ALLELE_NUMBERS:
         return f"{name} has allele {misfit.found} at {where} which has {misfit.n_alleles}, REF included"
     values = f"{misfit.found} values at {where}"
     if misfit.expected < 0:
-        return f"{name} has {values} and nothing tells of how many alleles the genotype is: there is no call_genotype"
+        return f"{name} has {values} and the ploidy of the genotype is unknown: there is no call_genotype"
     return f"{name} has {values} whose {misfit.n_alleles} alleles take {misfit.expected}"
 
 
 def _is_derived(name: str, source: Vcz, numbers: Mapping[str, str], *, is_gvcf: bool) -> bool:
-    """Whether an array is a mask that follows from values that go by allele and say what is missing."""
+    """Whether an array is a mask that can be derived from per-allele values with sentinels for missing and fill."""
     mask, values = source.samples_arrays[name], source.samples_arrays.get(masked_by(name))
     if masked_by(name) == name or values is None or mask.dtype.kind != "b" or values.shape != mask.shape:
         return False
@@ -99,7 +99,7 @@ def _is_derived(name: str, source: Vcz, numbers: Mapping[str, str], *, is_gvcf: 
 def harmonised_array(
     name: str, number: int, source: Vcz, targets: Mapping[str, AnyArray], findings: Findings
 ) -> "AnyArray | View":
-    """An array of a source over the variants and alleles of a store; `targets` are the store's as they will be."""
+    """Return an array of a source over the variants and alleles of a store, whose planned arrays are `targets`."""
     if VARIANTS not in dimensions(source.samples_arrays[name]):
         return source.samples_arrays[name]
     data = None
@@ -121,14 +121,14 @@ def without_unfit_fields(
     lengths: Mapping[str, int],
     may_drop: Sequence[str],
 ) -> Vcz:
-    """A source without those of the fields that may be dropped which cannot be harmonised, nor their masks."""
-    # what others depend on goes first
+    """Return a source without the fields in `may_drop` that cannot be harmonised, and without their masks."""
+    # local alleles first, since other fields depend on them
     for name in sorted(may_drop, key=lambda name: name not in LOCAL_ALLELES):
         if name not in source.samples_arrays:
             continue
         try:
             _check_field(operation, vcz, source, name, findings, lengths)
         except IncompatibleError:
-            gone = {name, *(f"{name}_{what}" for what in ("mask", "fill", "phased"))}
-            source = replace(source, arrays={n: a for n, a in source.arrays.items() if n not in gone})
+            dropped = {name, *(f"{name}_{suffix}" for suffix in ("mask", "fill", "phased"))}
+            source = replace(source, arrays={n: a for n, a in source.arrays.items() if n not in dropped})
     return source

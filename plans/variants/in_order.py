@@ -1,10 +1,10 @@
-"""In order: vectors of one value per allele or genotype, as they are with other alleles. NumPy arrays in and out.
+"""In order: re-order vectors of one value per allele or genotype for other alleles. NumPy arrays in and out.
 
-How many values a vector has is what the VCF specification says of its Number (4.5, section 1.6.2): one per allele (R),
-per ALT (A), or per genotype of the call's ploidy (G). The ploidy is that of the call's own genotype: converters pad
-vectors, floats even with *missing*, so how a vector is padded says nothing. Only where no allele is called does the
-length decide: a genotype of any ploidy may be written as ``.``. A vector with more values than that is an error, as it
-is for ``bcftools merge``.
+The length of a vector follows from its Number (VCF 4.5, section 1.6.2): one value per allele (R), per ALT (A), or per
+genotype of the call's ploidy (G). The ploidy is that of the call's own genotype: converters pad vectors, floats even
+with *missing*, so padding does not reveal it. Only where no allele is called is the ploidy inferred from the length,
+since a genotype of any ploidy may be written as ``.``. A vector with more values is an error, as it is for ``bcftools
+merge``.
 """
 
 import math
@@ -19,12 +19,12 @@ from plans.variants.vectors import n_genotypes
 from vczstore.vcz.missing import INT_FILL, same
 
 DIPLOID = 2
-"""What VCF takes calls for that do not say how many alleles they have."""
+"""The ploidy that VCF assumes for calls without a genotype."""
 
 
 def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
     """
-    All genotypes in the order of a field with Number=G (VCF 4.5, section 1.6.2).
+    Return all genotypes, in the order of a field with Number=G (VCF 4.5, section 1.6.2).
 
     >>> genotypes(3, 2)
     [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)]
@@ -34,7 +34,7 @@ def genotypes(n_alleles: int, ploidy: int) -> list[tuple[int, ...]]:
 
 def genotype_number(alleles: Sequence[int]) -> int:
     """
-    Where a genotype is in that order.
+    Return the index of a genotype in that order.
 
     >>> [genotype_number(g) for g in genotypes(3, 2)]
     [0, 1, 2, 3, 4, 5]
@@ -44,18 +44,18 @@ def genotype_number(alleles: Sequence[int]) -> int:
 
 class Vectors(NamedTuple):
     """
-    What is known of the vectors of some calls that have the same alleles; all arrays are of rows by samples.
+    The lengths of vectors of some variants with the same number of alleles; all arrays are rows by samples.
 
     Attributes
     ----------
     expected
-        How many values there should be.
+        Expected number of values.
     found
-        How many there are, up to the last that is neither missing nor fill.
+        Actual number of values, up to the last that is neither missing nor fill.
     ploidy
-        The ploidy of those with Number=G, else 0; -1 where nothing tells it.
+        Ploidy for Number=G, else 0; -1 if it is unknown.
     is_none
-        Which have no value, and are a single missing one.
+        Whether the vector has no value, and is stored as a single missing one.
     """
 
     expected: np.ndarray
@@ -65,21 +65,21 @@ class Vectors(NamedTuple):
 
     @property
     def is_wrong(self) -> np.ndarray:
-        """Which have more values than alleles account for, or a ploidy that nothing tells."""
+        """Whether the vector has more values than its alleles account for, or an unknown ploidy."""
         return ~self.is_none & ((self.found > self.expected) | (self.ploidy < 0))
 
 
 @dataclass(frozen=True)
 class Field:
     """
-    A field that goes by alleles.
+    A field with one value per allele, ALT or genotype.
 
     Attributes
     ----------
     number
         ``R``, ``A`` or ``G``.
     missing, fill
-        What stands for a missing value, and for what lies beyond the end of a vector.
+        Sentinels for a missing value, and for the padding of a vector.
     """
 
     number: str
@@ -87,7 +87,7 @@ class Field:
     fill: Any
 
     def look(self, values: np.ndarray, n: int, genotype: np.ndarray | None) -> Vectors:
-        """Look at vectors of variants with `n` alleles; `genotype` are those of the same calls."""
+        """Measure the vectors of variants with `n` alleles; `genotype` is of the same calls, None if there is none."""
         is_end = same(values, self.fill)
         is_value = ~is_end & ~same(values, self.missing)
         places = np.arange(1, values.shape[-1] + 1)
@@ -95,9 +95,9 @@ class Field:
         length = (~is_end * places).max(axis=-1, initial=0)
         ploidy = np.zeros(found.shape, dtype="i8")
         if self.number == "G":
-            # unsigned vectors are padded with 0, which is a value, too: how long they are cannot be told
-            told = np.zeros_like(length) if values.dtype.kind == "u" else length
-            ploidy = self._ploidy(n, genotype, found, told, may_be_padded=values.dtype.kind == "f")
+            # unsigned integers have no sentinels, so the length of a vector is unknown
+            known_length = np.zeros_like(length) if values.dtype.kind == "u" else length
+            ploidy = self._ploidy(n, genotype, found, known_length, may_be_padded=values.dtype.kind == "f")
             sizes = np.array([n_genotypes(n, p) for p in range(int(ploidy.max(initial=0)) + 1)])
             expected = sizes[np.maximum(ploidy, 0)]
         else:
@@ -108,7 +108,7 @@ class Field:
     def _ploidy(
         self, n: int, genotype: np.ndarray | None, found: np.ndarray, length: np.ndarray, *, may_be_padded: bool
     ) -> np.ndarray:
-        """The ploidy of each call; -1 where nothing tells it."""
+        """Return the ploidy of each call; -1 where it is unknown."""
         own, is_called, usual = np.full(found.shape, -1, dtype="i8"), np.zeros(found.shape, dtype=bool), DIPLOID
         if genotype is not None:
             own, is_called, usual = (
@@ -125,7 +125,7 @@ class Field:
         for p in range(1, most + 1):
             by_length[(length == sizes[p]) & (found <= sizes[p])] = p
         if may_be_padded:
-            # of fewer alleles, and padded, a vector may look the same
+            # a vector of lower ploidy that is padded with missing may have the same length
             by_length[(by_length > 1) & (found <= np.array(sizes)[by_length - 1])] = -1
         return np.where(~is_called & (by_length > 0), by_length, own)
 
@@ -140,22 +140,22 @@ class Field:
         unseen: int = -1,
     ) -> np.ndarray:
         """
-        Put vectors in the order of other alleles; those that these have more get missing values.
+        Re-order vectors for other alleles; the values of added alleles are missing.
 
         Parameters
         ----------
         values
             Rows by samples by values.
         n, m
-            How many alleles there are, and will be.
+            Number of alleles before and after.
         numbers
-            What number each allele will have; -1 of one that there will not be.
+            New index of each allele; -1 if it is dropped.
         width
-            How many values there is room for.
+            Length of the last axis of the result.
         genotype
             The genotypes of the same calls; None if there are none.
         unseen
-            The allele whose values are those of alleles that these have more; -1 if none is.
+            Index of the unseen allele, whose values are copied to added alleles; -1 if there is none.
         """
         vectors = self.look(values, n, genotype)
         result = np.full((*values.shape[:-1], width), self.fill, dtype=values.dtype)
@@ -177,7 +177,7 @@ class Field:
         return n_genotypes(n, ploidy) if self.number == "G" else n - (self.number == "A")
 
     def _places(self, n: int, m: int, ploidy: int, numbers: Sequence[int], unseen: int) -> list[tuple[int, int]]:
-        """Where values go: pairs of the place where one is, and the one where it will be."""
+        """Return pairs of the old and the new index of a value."""
         first = int(self.number == "A")
         if self.number == "G":
             old = [(i, [numbers[a] for a in g]) for i, g in enumerate(genotypes(n, ploidy))]
@@ -186,12 +186,12 @@ class Field:
             pairs = [(i - first, numbers[i] - first) for i in range(first, n) if numbers[i] >= 0]
         if unseen < 0:
             return pairs
-        # which allele each of the new ones has its values from
-        of = {number: i for i, number in enumerate(numbers[:n]) if number >= 0}
-        known = {place for _, place in pairs}
+        # old indices of alleles by their new ones; added alleles are not in it
+        old_of = {number: i for i, number in enumerate(numbers[:n]) if number >= 0}
+        filled = {place for _, place in pairs}
         if self.number == "G":
             new = enumerate(genotypes(m, ploidy))
             return pairs + [
-                (genotype_number([of.get(a, unseen) for a in g]), place) for place, g in new if place not in known
+                (genotype_number([old_of.get(a, unseen) for a in g]), place) for place, g in new if place not in filled
             ]
-        return pairs + [(unseen - first, place) for place in range(m - first) if place not in known]
+        return pairs + [(unseen - first, place) for place in range(m - first) if place not in filled]

@@ -1,9 +1,9 @@
-"""INFO fields from genotypes: what is counted of a block of calls, and what each field makes of it. NumPy only.
+"""INFO fields from genotypes: the counts of a block of calls, and the fields computed from them. NumPy only.
 
-Fields mean what ``bcftools +fill-tags`` means by them, for ploidies up to two value by value. In genotypes of more
-alleles, which it counts as if they were two, every allele counts; its tests of Hardy-Weinberg equilibrium, which it
-refuses to do there, are done on the diploid genotypes. A genotype that lacks an allele counts for F_MISSING whether it
-is phased or not; version 1.16 overlooks a phased one that is missing.
+Fields are defined as by ``bcftools +fill-tags``, with equal values up to ploidy two. In genotypes of a higher ploidy,
+which it counts as if they were diploid, every allele counts; its tests of Hardy-Weinberg equilibrium, which it refuses
+there, use the diploid genotypes. A genotype that lacks an allele counts for F_MISSING whether it is phased or not;
+version 1.16 overlooks a phased one that is missing.
 """
 
 import math
@@ -14,16 +14,16 @@ from enum import IntEnum
 import numpy as np
 
 SLAB = 2**17
-"""So many alleles are looked at together, or those of one variant: that stays in a processor's cache."""
+"""Number of alleles that are counted together, or those of one variant if it has more: they fit a processor's cache."""
 SLAB_BYTES_PER_ALLELE = 32
-"""What counting takes beside the genotypes, for each allele of a slab."""
+"""Memory for counting, for each allele of a slab, in addition to the genotypes."""
 
 TIE = 1e-9
-"""Probabilities that differ by less, in proportion, are equal: they are computed in different ways."""
+"""Probabilities with a smaller relative difference are equal: it may be a rounding error."""
 
 
 class Kind(IntEnum):
-    """Genotypes by what is told apart of them. Half-missing ones with one allele are hemizygous, as haploid ones."""
+    """Classes of genotypes. Half-missing ones with one distinct allele are hemizygous, like haploid ones."""
 
     HEMI = 0
     HOM = 1
@@ -35,20 +35,20 @@ class Kind(IntEnum):
 @dataclass(frozen=True)
 class Counts:
     """
-    What is counted of some variants.
+    The genotype counts of some variants.
 
     Attributes
     ----------
     alleles
         variants x kinds of genotype (`Kind`) x alleles: how often an allele is called in such genotypes.
     called
-        How many samples have at least one allele called.
+        Number of samples with at least one called allele.
     incomplete
-        How many samples lack an allele, or have none.
+        Number of samples with a missing allele, or none called.
     n_alleles
-        How many alleles each variant has, the reference included.
+        Number of alleles of each variant, including REF.
     n_samples
-        How many samples there are, removed ones not counted.
+        Number of samples, excluding removed ones.
     """
 
     alleles: np.ndarray
@@ -59,13 +59,13 @@ class Counts:
 
     @classmethod
     def zeros(cls, n_alleles: np.ndarray, width: int, n_samples: int) -> "Counts":
-        """Counts to add to, for at most `width` alleles a variant."""
+        """Return zero counts, for at most `width` alleles per variant."""
         n = len(n_alleles)
         alleles = np.zeros((n, len(Kind), width), dtype="i8")
         return cls(alleles, np.zeros(n, dtype="i8"), np.zeros(n, dtype="i8"), n_alleles, n_samples)
 
     def add(self, genotypes: np.ndarray) -> None:
-        """Count genotypes, variants x samples x ploidy; alleles that a variant does not have are the caller's care."""
+        """Count genotypes, variants x samples x ploidy. The caller has to check that allele indices are valid."""
         n_variants, n_samples, ploidy = genotypes.shape
         step = max(1, SLAB // max(1, n_samples * ploidy))
         for first in range(0, n_variants, step):
@@ -93,20 +93,20 @@ class Counts:
         self.incomplete[rows] += np.count_nonzero(is_partial | (n_called == 0), axis=1)
 
     def packed(self) -> np.ndarray:
-        """All that differs between variants as one array, variants x numbers."""
+        """Return the counts of each variant as one array, variants x numbers."""
         n = len(self.n_alleles)
         numbers = (self.alleles.reshape(n, -1), self.called, self.incomplete, self.n_alleles)
         return np.column_stack(numbers)
 
     @classmethod
     def unpacked(cls, packed: np.ndarray, n_samples: int) -> "Counts":
-        """The counts that were packed."""
+        """Return the counts of a `packed` array."""
         alleles, rest = packed[:, :-3], packed[:, -3:]
         called, incomplete, n_alleles = rest.T
         return cls(alleles.reshape(len(packed), len(Kind), -1), called, incomplete, n_alleles, n_samples)
 
     def part(self, rows: slice) -> "Counts":
-        """The counts of some of the variants; what is added to them is added here."""
+        """Return a view of the counts of some variants: adding to it adds to these counts."""
         return replace(
             self,
             alleles=self.alleles[rows],
@@ -117,16 +117,16 @@ class Counts:
 
     @property
     def of_allele(self) -> np.ndarray:
-        """How often each allele is called."""
+        """Number of times that each allele is called: variants x alleles."""
         return self.alleles.sum(axis=1)
 
     def of(self, *kinds: Kind) -> np.ndarray:
-        """How often each alternative allele is called in genotypes of some kinds."""
+        """Return how often each ALT is called in genotypes of some kinds: variants x ALTs."""
         return self.alleles[:, list(kinds), 1:].sum(axis=1)
 
 
 def packed_width(width: int) -> int:
-    """How many numbers `Counts.packed` has for a variant of at most so many alleles."""
+    """Return the number of columns of `Counts.packed` for at most `width` alleles per variant."""
     return len(Kind) * width + 3
 
 
@@ -151,11 +151,11 @@ class InfoField:
     kind
         ``i`` for integers, ``f`` for floats.
     per_allele
-        Whether there is a value for each alternative allele, or one.
+        Whether there is a value for each ALT, and not just one.
     description
-        For its array.
+        Description of the array.
     compute
-        Its values.
+        Function that computes the values.
     """
 
     kind: str
@@ -176,21 +176,21 @@ def _total(counts: Counts) -> np.ndarray:
 def _second_most_common(counts: Counts) -> Values:
     ordered = np.sort(counts.of_allele, axis=1)
     second = ordered[:, -2:-1] if ordered.shape[1] > 1 else np.zeros_like(ordered)
-    found = _share(second, _total(counts))
-    return Values(found.values, found.missing | (counts.n_alleles < 2)[:, np.newaxis])
+    share = _share(second, _total(counts))
+    return Values(share.values, share.missing | (counts.n_alleles < 2)[:, np.newaxis])
 
 
 def _tested(which: int) -> Callable[[Counts], Values]:
     def compute(counts: Counts) -> Values:
-        """As if all alleles but one were the reference; the homozygous ones of other alternatives are left out."""
+        """Test each ALT, counting all other alleles as REF, without genotypes that are homozygous for another ALT."""
         hom, het = counts.alleles[:, Kind.HOM], counts.alleles[:, Kind.HET]
         alt = hom[:, 1:] + het[:, 1:]
         ref = hom[:, :1] + het.sum(axis=1, keepdims=True) - het[:, 1:]
         triples, where = np.unique(
             np.stack([ref, alt, het[:, 1:]], axis=-1).reshape(-1, 3), axis=0, return_inverse=True
         )
-        found = np.array([exact_test(*triple)[which] for triple in triples.tolist()], dtype="f8")
-        return Values(found[where.ravel()].reshape(alt.shape))
+        p_values = np.array([exact_test(*triple)[which] for triple in triples.tolist()], dtype="f8")
+        return Values(p_values[where.ravel()].reshape(alt.shape))
 
     return compute
 
@@ -223,7 +223,7 @@ FIELDS: Mapping[str, InfoField] = {
     "HWE": InfoField("f", True, "HWE test (PMID:15789306); 1=good, 0=bad", _tested(0)),
     "ExcHet": InfoField("f", True, "Test excess heterozygosity; 1=good, 0=bad", _tested(1)),
 }
-"""By name, in the order in which they are offered."""
+"""INFO fields by name, in the order in which they are listed for users."""
 
 
 def exact_test(ref: int, alt: int, het: int) -> tuple[float, float]:
@@ -233,19 +233,19 @@ def exact_test(ref: int, alt: int, het: int) -> tuple[float, float]:
     Parameters
     ----------
     ref, alt
-        How often either allele is there.
+        Number of occurrences of either allele.
     het
-        How many genotypes have both.
+        Number of heterozygous genotypes.
 
     Returns
     -------
     equilibrium, excess : float
-        How probable it is, given the alleles, to see so many heterozygous genotypes or any number that is no more
-        probable; and to see so many or more.
+        The probability, given the number of alleles, of a number of heterozygous genotypes that is no more probable
+        than `het`; and of `het` or more of them.
 
     Examples
     --------
-    Of four genotypes two are heterozygous, which is what is most probable.
+    Of four genotypes two are heterozygous, the most probable number.
 
     >>> [round(p, 6) for p in exact_test(4, 4, 2)]
     [1.0, 0.914286]
@@ -255,7 +255,7 @@ def exact_test(ref: int, alt: int, het: int) -> tuple[float, float]:
     rare, n = min(ref, alt), (ref + alt) // 2
     middle = rare * (ref + alt - rare) // (ref + alt)
     middle += (rare - middle) % 2
-    # beyond so many steps from the middle, which is near the most probable number, nothing is left of a probability
+    # further from the middle, which is near the most probable number, probabilities are negligible
     steps = 1000 + 20 * math.isqrt(n)
     up = np.arange(middle, min(rare, middle + 2 * steps), 2, dtype="f8")
     down = np.arange(middle, max(1, middle - 2 * steps), -2, dtype="f8")

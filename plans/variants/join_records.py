@@ -1,9 +1,9 @@
-"""Joining: which records become one although their ALTs differ. Python's values in, numbers out.
+"""Joining: which records become one although their ALTs differ. Python values in, numbers out.
 
-``bcftools merge -m none`` joins records of different files that share an ALT, and those of REF alone with others. Of
-several that have to do with each other it takes those with the ALT that most of them have; the rest makes the next
-record. So it is here, with two differences, both so that every record of a source is found again in the store by
-`plans.variants.match.match`:
+``bcftools merge -m none`` joins records of different files that share an ALT, and records without ALTs with others. Of
+several records that overlap it first joins those with the most common ALT; the rest make the next record. The same is
+done here, with two differences, which ensure that `plans.variants.match.match` finds every record of a source in the
+store again:
 
 - records with the same ALTs stay together, even if they could be joined with others;
 - a record that would match another one of the store, or several, is not joined.
@@ -25,32 +25,32 @@ def join(
     any_alt: bool = False,
 ) -> list[int]:
     """
-    Join records at one position that have one REF.
+    Join records with the same position and REF.
 
     Parameters
     ----------
     alts
-        Of each record, each once, in upper case; symbolic ones with something that tells other lengths apart.
+        The ALTs of each record, without repeats, in upper case; symbolic ones include their length.
     sources
-        Which of them have the record.
+        Numbers of the sources that have each record.
     extents
-        How long each record is; see `vczstore.vcz.extents`. None if no ALT is symbolic.
+        Extent of each record; see `vczstore.vcz.extents`. None if no ALT is symbolic.
     any_alt
-        Whether records are joined that share no ALT, as ``bcftools merge -m both`` does; not symbolic ones.
+        Whether to join records that share no ALT, as ``bcftools merge -m both`` does, except symbolic ones.
 
     Returns
     -------
     list of int
-        For each record the first of those that it becomes one with, itself or one before it.
+        For each record the first one of those that it is joined with: itself, or an earlier one.
 
     Examples
     --------
-    One source has A>C and A>T, another A>C,T; the second of them stays what it is.
+    One source has A>C and A>T, another A>C,T, which is joined with A>C.
 
     >>> join([["C"], ["T"], ["C", "T"]], [[0], [0], [1]])
     [0, 1, 0]
 
-    A>C of the second source could be either of the first, so it is none.
+    A>C of the second source could be joined with either record of the first, so it is joined with none.
 
     >>> join([["C", "T"], ["C", "G"], ["C"]], [[0], [0], [1]])
     [0, 1, 2]
@@ -59,10 +59,10 @@ def join(
     extents = [NONE] * len(alts) if extents is None else extents
     while True:
         joined = _join(alts, sources, extents, alone, any_alt=any_alt)
-        lost = _lost(alts, sources, extents, joined)
-        if lost <= alone:
+        mismatched = _mismatched(alts, sources, extents, joined)
+        if mismatched <= alone:
             return joined
-        alone |= lost
+        alone |= mismatched
 
 
 def _join(
@@ -88,7 +88,7 @@ def _join(
 def _choose(
     alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int], left: Sequence[int]
 ) -> list[int]:
-    """The records that become the next: at most one of each source, and symbolic ones of one length."""
+    """Choose the records of the next group: at most one of each source, and symbolic ones of one length only."""
     seen = {i: {alt for alt in alts[i] if alt not in UNSEEN} for i in left}
     counts: dict[str, int] = {}
     candidates: list[int] = []
@@ -98,15 +98,15 @@ def _choose(
             for alt in alts[i]:
                 if alt in seen[i]:
                     counts[alt] = counts.get(alt, 0) + len(sources[i])
-    most = max(counts, key=counts.__getitem__, default=None)  # of several the first
+    most = max(counts, key=counts.__getitem__, default=None)  # the first if several are as common
     chosen: list[int] = []
     taken: set[int] = set()
-    long: set[int] = set()
-    for i in sorted(candidates, key=lambda i: not seen[i]):  # REF alone goes with what is there
+    lengths: set[int] = set()
+    for i in sorted(candidates, key=lambda i: not seen[i]):  # records without ALTs last
         mine = {extents[i]} - {NONE}
-        if (most in seen[i] or not seen[i]) and taken.isdisjoint(sources[i]) and (not mine or long in (set(), mine)):
+        if (most in seen[i] or not seen[i]) and taken.isdisjoint(sources[i]) and (not mine or lengths in (set(), mine)):
             chosen.append(i)
-            long |= mine
+            lengths |= mine
             taken.update(sources[i])
     return chosen
 
@@ -114,7 +114,7 @@ def _choose(
 def _with_others(
     chosen: Sequence[int], sources: Sequence[Sequence[int]], extents: Sequence[int], left: Sequence[int]
 ) -> list[int]:
-    """The records that become the next with those that share no ALT with them, none of which is symbolic."""
+    """Add records to a group that share no ALT with it, unless either has symbolic ALTs."""
     result = list(chosen)
     taken = {source for i in chosen for source in sources[i]}
     if any(extents[i] != NONE for i in chosen):
@@ -126,33 +126,33 @@ def _with_others(
     return result
 
 
-def _lost(
+def _mismatched(
     alts: Sequence[Sequence[str]], sources: Sequence[Sequence[int]], extents: Sequence[int], joined: Sequence[int]
 ) -> set[int]:
-    """The records that have been joined, and that a source would not find where they are."""
-    together: dict[int, list[int]] = {}
+    """Return the records that must not be joined, since a source would match a record with another group, or none."""
+    groups: dict[int, list[int]] = {}
     for i, j in enumerate(joined):
-        together.setdefault(j, []).append(i)
-    if len(together) == 1:
-        return set()  # there is nothing else
+        groups.setdefault(j, []).append(i)
+    if len(groups) == 1:
+        return set()  # there is no other group
     numbers = {alt: n for n, alt in enumerate(dict.fromkeys(alt for texts in alts for alt in texts), 1)}
-    store = _table([sorted({numbers[a] for i in members for a in alts[i]}) for members in together.values()])
-    long = np.array([max(extents[i] for i in members) for members in together.values()], dtype="i8")
-    lost: set[int] = set()
-    for source in {s for some in sources for s in some}:
-        mine = [i for i, some in enumerate(sources) if source in some]
+    store = _table([sorted({numbers[a] for i in members for a in alts[i]}) for members in groups.values()])
+    lengths = np.array([max(extents[i] for i in members) for members in groups.values()], dtype="i8")
+    mismatched: set[int] = set()
+    for source in {s for holders in sources for s in holders}:
+        mine = [i for i, holders in enumerate(sources) if source in holders]
         theirs = _table([[numbers[a] for a in alts[i]] for i in mine])
-        own = (long, np.array([extents[i] for i in mine], dtype="i8"))
-        found = match(np.zeros(len(store), "i8"), store, np.zeros(len(mine), "i8"), theirs, extents=own)
-        at = {mine[n]: members for n, members in zip(found.tolist(), together.values(), strict=True) if n >= 0}
+        both_lengths = (lengths, np.array([extents[i] for i in mine], dtype="i8"))
+        matched = match(np.zeros(len(store), "i8"), store, np.zeros(len(mine), "i8"), theirs, extents=both_lengths)
+        at = {mine[n]: members for n, members in zip(matched.tolist(), groups.values(), strict=True) if n >= 0}
         for i in mine:
-            if at.get(i) != together[joined[i]]:
-                lost.update([i] if len(together[joined[i]]) > 1 else at.get(i, []))
-    return lost
+            if at.get(i) != groups[joined[i]]:
+                mismatched.update([i] if len(groups[joined[i]]) > 1 else at.get(i, []))
+    return mismatched
 
 
 def _table(alts: Sequence[Sequence[int]]) -> np.ndarray:
-    """As `match` takes alleles: REF is 0."""
+    """Return a table of alleles for `match`: REF is 0, padding is -1."""
     result = np.full((len(alts), 1 + max(map(len, alts), default=0)), -1, dtype="i8")
     result[:, 0] = 0
     for row, numbers in zip(result, alts, strict=True):

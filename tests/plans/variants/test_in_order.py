@@ -168,7 +168,7 @@ def test_a_length_that_tells_no_ploidy(tmp_path: Path) -> None:
             shutil.rmtree(folder)
     complain(
         IncompatibleError,
-        ("^append: call_GP has 3 values at variant 0 .*new.vcz, X:100 A/G,C, and nothing tells", "--drop-field GP"),
+        ("^append: call_GP has 3 values at variant 0 .*new.vcz, X:100 A/G,C, and the ploidy", "--drop-field GP"),
         lambda: vczstore.append(store, source, harmonise=True),
     )
 
