@@ -1,4 +1,4 @@
-"""Calls that kept blocks tell, as an array of calls has them; see `plans.variants.kept_blocks`."""
+"""Calls of one array that are derived from kept blocks; see `plans.variants.kept_blocks`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from vczstore.vcz import arrays
 from vczstore.vcz.missing import INT_FILL, INT_MISSING, fill_value, mask_of, masked_by, missing_value
 
 LOOKED_UP = 2**17
-"""So many calls are looked up in blocks at a time."""
+"""Number of calls that are looked up in blocks at a time."""
 
 
 @dataclass(frozen=True)
 class KeptCalls:
     """
-    What the blocks of a VCZ tell of one array of calls.
+    Calls of one array that are derived from the kept blocks of a VCZ.
 
     Attributes
     ----------
     blocks
-        The blocks.
+        The kept blocks.
     name
-        Of the array.
+        Name of the array.
     like
-        The array as it will be; it has the samples of the VCZ.
+        The planned array, with the samples of the VCZ.
     field
-        The field of blocks that tells its values.
+        The field of blocks that has its values.
     """
 
     blocks: KeptBlocks
@@ -38,7 +38,7 @@ class KeptCalls:
 
     @classmethod
     def of(cls, blocks: KeptBlocks | None, name: str, like: AnyArray) -> "KeptCalls | None":
-        """None if there are no blocks, or they tell nothing of the array."""
+        """Return the calls of an array; None if there are no blocks, or they have no such field."""
         field = field_of(name)
         return None if blocks is None or field is None else cls(blocks, name, like, field)
 
@@ -52,28 +52,28 @@ class KeptCalls:
         samples: np.ndarray,
     ) -> None:
         """
-        Put the calls of blocks where samples have one, and missing ones where something else spans a variant.
+        Fill in the calls of blocks, and missing calls where other records span a variant.
 
         Parameters
         ----------
-        values : variants by samples by what a call has
-            What they have so far.
-        missing : variants by 1 by what a call has
+        values : variants by samples by axes of a call
+            Calls so far; they are changed in place.
+        missing : variants by 1 by axes of a call
             Missing calls.
         rows, contigs, positions
-            Which variants of the store they are, and where.
+            Rows of the variants in the store, and their contigs and positions.
         samples
-            Which samples of the VCZ.
+            Indices of the samples in the VCZ.
         """
-        for at, who in self._looked_up(rows, samples):
-            known = self.blocks.look(contigs[at], positions[at], samples[who])
-            variants, calls = np.nonzero(known.kinds == SPANNED)
+        for at, who in self._batches(rows, samples):
+            coverage = self.blocks.look(contigs[at], positions[at], samples[who])
+            variants, calls = np.nonzero(coverage.kinds == SPANNED)
             values[at[variants], who[calls]] = missing[at[variants], 0]
-            variants, calls, chosen = known.of_blocks(self.field)
+            variants, calls, chosen = coverage.of_blocks(self.field)
             values[at[variants], who[calls]] = self._values(chosen)
 
-    def _looked_up(self, rows: np.ndarray, samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Which of some variants and samples are looked up together: by chunks, so that all fields ask for the same."""
+    def _batches(self, rows: np.ndarray, samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield variants and samples to look up together: by chunks, so that all fields share cached results."""
         chunks, columns = rows // arrays.outer_chunks(self.like)[0], arrays.cuts(self.like)[1].of(samples)
         for column in np.unique(columns).tolist():
             who = np.flatnonzero(columns == column)
@@ -84,7 +84,7 @@ class KeptCalls:
                     yield at[start : start + step], who
 
     def _values(self, chosen: np.ndarray) -> np.ndarray:
-        """The values of calls, each of which a block has."""
+        """Return the values of calls, given the field of the block of each call."""
         trailing = self.like.shape[2:]
         values = np.full((len(chosen), int(np.prod(trailing))), INT_FILL, dtype="i8")
         of_call = decode_genotypes(chosen, values.shape[1]) if self.field == GENOTYPE else chosen[:, np.newaxis]
@@ -94,7 +94,7 @@ class KeptCalls:
         return self._as_stored(values).reshape(len(chosen), *trailing)
 
     def _as_stored(self, values: np.ndarray) -> np.ndarray:
-        """Values of blocks as the array has them: values, or which of them are missing."""
+        """Convert values of blocks to the dtype of the array, or to a mask if the array is one."""
         base = masked_by(self.name)
         if base != self.name:
             return mask_of(self.name, base, self.blocks.blocks, values)
@@ -107,10 +107,10 @@ class KeptCalls:
         return result
 
     def reading_mem(self, n_variants: int, n_samples: int) -> int:
-        """What it takes to look some calls up."""
+        """Memory for looking up some calls, in bytes."""
         return self.blocks.reading_mem(min(n_variants, _n_at_once(n_samples)), n_samples)
 
 
 def _n_at_once(n_samples: int) -> int:
-    """Of how many variants the calls of so many samples are looked up at a time."""
+    """Return the number of variants whose calls of `n_samples` samples are looked up at a time."""
     return max(1, LOOKED_UP // max(1, n_samples))

@@ -1,19 +1,19 @@
-"""Matching: which variant of a source is which of the store's, and which of its alleles is which.
+"""Matching: which variant of a source is which variant of a store.
 
-A variant is its contig (by name), position, REF, and the set of its ALTs; letters count regardless of case. Where an
-ALT is symbolic, its length belongs to it; see `vczstore.vcz.extents`. Of a store and a source that have the same
-contig, position and REF, in this order:
+A variant is identified by its contig (by name), position, REF, and set of ALTs, all regardless of case. The length of a
+symbolic ALT is part of it; see `vczstore.vcz.extents`. Variants of a store and a source with the same contig, position
+and REF are matched in this order:
 
-1. variants with the same ALTs are the same; of several, the first of one is the first of the other, and so on;
-2. a variant of the source whose ALTs are among those of one variant of the store is that one;
-3. if new alleles are allowed: one that shares an ALT with one variant of the store, or of which either has no ALT,
-   is that one, and its other ALTs come in; and then one for which there is no other choice. A record that repeats an
-   ALT brings none: it is a variant of the store only where the store repeats it, too.
+1. variants with the same ALTs match; if there are several, the first one matches the first one, and so on;
+2. a variant of the source matches the only variant of the store that has all its ALTs;
+3. if new alleles are allowed: a variant matches the only one of the store with which it shares an ALT, or where either
+   has no ALT, and its other ALTs are added to it; and then the only one that is left. A record that repeats an ALT adds
+   none: it matches only where the store repeats it, too.
 
-A variant of the source that could be several of the store's is none of them: nothing is guessed. Another REF is
-another variant.
+A variant of the source that could match several variants of the store matches none: there is no guessing. A variant
+with another REF is another variant.
 
-Both sides are sorted, so what belongs to a range of the store's variants lies together in the source; see
+Both sides are sorted, so the matches of a range of the store's variants are neighbours in the source; see
 `plans.variants.sortedness`.
 """
 
@@ -40,20 +40,20 @@ def match(
     positions, source_positions : numpy.ndarray of int64
         Sorted.
     alleles, source_alleles : numpy.ndarray of int64, variants by alleles
-        A number for each different allele, the same on both sides, REF first; negative where there is none.
+        Codes of the alleles, the same on both sides, REF first; negative where there is none.
     allow_new_alleles
-        Whether the third rule holds.
+        Whether the third rule applies.
     extents
-        How long the variants of the store and of the source are; see `vczstore.vcz.extents`. None if none is symbolic.
+        Extents of the variants of the store and of the source; see `vczstore.vcz.extents`. None if none is symbolic.
 
     Returns
     -------
     numpy.ndarray of int64
-        For each variant of the store, that of the source, or -1.
+        For each variant of the store, the index of the matching variant of the source, or -1.
 
     Examples
     --------
-    A C,T is the C,T of the store; C alone belongs to the next.
+    The source's A>T,C matches the store's A>C,T, and its A>C the store's A>C.
 
     >>> store = np.array([[0, 1, 2], [0, 1, -1]])
     >>> source = np.array([[0, 1, -1], [0, 2, 1]])
@@ -84,7 +84,7 @@ def match(
 
     levels = [shared == m]
     if allow_new_alleles:
-        # an allele that a record repeats is no new one: the store would have two of it from then on
+        # a repeated allele is not added, since the store would have it twice from then on
         repeats = ((source_alleles >= REPEATED).any(axis=1))[theirs]
         levels += [~repeats & ((shared > 0) | (n == 0) | (m == 0)), ~repeats]
     for level in levels:
@@ -100,7 +100,7 @@ def match(
 
 
 def _rank(of: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """For each pair, the rank of `of` among those paired with the same `among`."""
+    """Return, for each pair, the rank of `of` among those paired with the same `among`."""
     order = np.lexsort((of, among))
     starts = np.r_[True, np.diff(among[order]) != 0] if len(order) else np.empty(0, dtype=bool)
     here = np.arange(len(order))

@@ -1,4 +1,4 @@
-"""The index of matches: which rows sources have for a unit of a store's variants, and what number each allele gets."""
+"""The index of matches: for each unit of a store's variants, the rows of sources, and the new indices of alleles."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,25 +14,25 @@ from vczstore.vcz import arrays
 from vczstore.vcz.extents import NONE, UNSEEN
 
 ABSENT, UNMATCHED = -1, -2
-"""In the place of a row: the source has nothing at the position, or something else."""
+"""Instead of a row: the source has no record at the position, or one that matches no variant of the store."""
 
 
 @dataclass(frozen=True)
 class Matches:
     """
-    What one source has for some variants of a store.
+    The matches of one source with some variants of a store.
 
     Attributes
     ----------
     rows : numpy.ndarray of int64
-        The row of the source; `ABSENT`, or `UNMATCHED` where a record of the source has the position, but is no variant
+        Row of the source; `ABSENT`, or `UNMATCHED` where the source has a record at the position, but it is no variant
         of the store.
     alleles : numpy.ndarray of int32, variants by alleles of the source
-        For each allele of the source the number of it in the store; -1 where there is none.
+        The store's index of each allele of the source; -1 if it has none.
     n_alleles : numpy.ndarray of int32
-        How many alleles the variant has in the source.
+        Number of alleles in the source.
     unseen : numpy.ndarray of int32
-        Of a gVCF, which allele of the source stands for those that were not seen; -1 if none does. None of others.
+        The source's index of the unseen allele (``<NON_REF>`` or ``<*>``), -1 if there is none. None if it is no gVCF.
     """
 
     rows: np.ndarray
@@ -42,38 +42,38 @@ class Matches:
 
     @property
     def nbytes(self) -> int:
-        """What it takes to keep them."""
+        """Size in bytes."""
         return self.rows.nbytes + self.alleles.nbytes + self.n_alleles.nbytes
 
     def cut(self, rows: slice) -> "Matches":
-        """Of some of the variants."""
+        """Return the matches of some of the variants."""
         unseen = None if self.unseen is None else self.unseen[rows]
         return Matches(self.rows[rows], self.alleles[rows], self.n_alleles[rows], unseen)
 
     @property
     def changed(self) -> np.ndarray:
-        """For which variants an allele of the source has another number in the store, or none."""
+        """Whether each variant has an allele in the source that has another index in the store, or is unseen."""
         return self.reordered if self.unseen is None else self.reordered | (self.unseen >= 0)
 
     @property
     def reordered(self) -> np.ndarray:
-        """For which variants an allele of the source has another number in the store."""
+        """Whether each variant has an allele in the source that has another index in the store."""
         here = np.arange(self.alleles.shape[1])
         return np.asarray(((self.alleles != here) & (self.alleles >= 0)).any(axis=1))
 
 
 class Report(NamedTuple):
     """
-    What does not come in, of one source and some variants of a store.
+    Counts of matches of one source with some variants of a store.
 
     Attributes
     ----------
     matched, unmatched
-        Variants that match, and variants of the source that belong here and match nothing.
+        Number of variants that match, and of variants of the source in this range that match nothing.
     first_unmatched
-        The first of these; None if there are none.
+        Row of the first one that matches nothing; None if there is none.
     block
-        The first reference block of a source that is not said to have any.
+        Row of the first reference block, if the source is not used as a gVCF; None if there is none.
     """
 
     matched: int
@@ -85,21 +85,20 @@ class Report(NamedTuple):
 @dataclass(frozen=True)
 class Unit:
     """
-    A range of the store's variants, and what all sources have for them.
+    A range of the store's variants, and the matches of all sources.
 
     Attributes
     ----------
     start, stop
         The rows of the store.
     alleles : numpy.ndarray of object, variants by alleles
-        As they will be: those of the store, and then new ones, source by source. ``""`` where there is none. None if
-        none come in, and all are the store's.
+        Alleles of the store, and then new ones, source by source; ``""`` is padding. None if there are no new alleles.
     n_before, n_alleles : numpy.ndarray of int32
-        How many alleles each variant has, and will have.
+        Number of alleles of each variant without and with new ones.
     sources
-        What each source has.
+        The matches of each source.
     reports
-        For each source.
+        The report of each source.
     """
 
     start: int
@@ -112,7 +111,7 @@ class Unit:
 
     @property
     def nbytes(self) -> int:
-        """What it takes to keep it, about."""
+        """Approximate size in bytes."""
         alleles = 0 if self.alleles is None else 64 * self.alleles.size
         return alleles + self.n_before.nbytes + self.n_alleles.nbytes + sum(m.nbytes for m in self.sources)
 
@@ -120,20 +119,20 @@ class Unit:
 @dataclass(frozen=True, eq=False)
 class Index:
     """
-    The matches of sources with a store, looked up unit by unit.
+    The matches of sources with a store, computed unit by unit.
 
     Attributes
     ----------
     token
-        Names this index in the memory of a process.
+        Cache key within a process.
     store, sources
-        Their variants.
+        The variants of each.
     n_variants, unit
-        The store's variants, and how many make a unit.
+        Number of variants of the store, and of a unit.
     allow_new_alleles
-        Whether alleles may come in.
+        Whether alleles may be added.
     is_surveyed
-        Whether all units have been looked up, so that reports are no longer needed.
+        Whether all units have been surveyed, so that reports are no longer needed.
     """
 
     token: str
@@ -146,21 +145,21 @@ class Index:
 
     @property
     def reading_mem(self) -> int:
-        """What it takes to look a unit up beside what is counted for its variants."""
+        """Memory for looking up a unit, in bytes, in addition to what callers count per variant."""
         return 0
 
     def of_source(self, number: int) -> Self:
-        """Of one of the sources: if no alleles come in, what it has does not depend on the others."""
+        """Restrict the index to one source, whose matches do not depend on the others if no alleles are added."""
         return replace(self, token=f"{self.token}.{number}", sources=(self.sources[number],))
 
     def units(self, rows: slice) -> Iterator[tuple[Unit, slice]]:
-        """The units of a range of rows, and which of their variants lie in it."""
+        """Yield the units that overlap a range of rows, and which variants of each are in it."""
         for number in range(rows.start // self.unit, -(-rows.stop // self.unit)):
             unit = self.look_up(number)
             yield unit, slice(max(rows.start, unit.start) - unit.start, min(rows.stop, unit.stop) - unit.start)
 
     def look_up(self, number: int) -> Unit:
-        """One unit; the latest are remembered."""
+        """Return one unit. Recent units are cached."""
         rows = slice(number * self.unit, min(self.n_variants, (number + 1) * self.unit))
         return _cache.get((self.token, number), lambda: self._match(rows.start, rows.stop))
 
@@ -193,7 +192,7 @@ class Index:
         )
 
     def _match_run(self, k: int) -> Unit:
-        """One run; variants of its neighbours at the same position take part, and are left out again."""
+        """Match one run. Variants of neighbouring runs at the same positions take part, and are then cut off."""
         contig, start, stop, first, last = (int(x) for x in self.store.runs[k])
         a, b = self.store.rows_between(contig, first, last)
         positions = arrays.read(self.store.position, (slice(a, b),)).astype("i8")
@@ -203,7 +202,7 @@ class Index:
         n_before = (ours >= 0).sum(axis=1)
         our_extents = self.store.extents.look(alleles, slice(a, b))
         here = slice(start - a, stop - a)
-        found, reports = [], []
+        matches, reports = [], []
         for source in self.sources:
             records = source.records_at(contig, positions)
             ids = numbers.of(records.alleles)
@@ -217,10 +216,10 @@ class Index:
                 extents=extents if any((e != NONE).any() for e in extents) else None,
             )
             alleles, ours, mapped = with_new_alleles(alleles, ours, records.alleles, ids, at)
-            found.append(_matches(positions, records, ids, at, mapped, here))
+            matches.append(_matches(positions, records, ids, at, mapped, here))
             is_matched = np.zeros(len(records.rows), dtype=bool)
             is_matched[at[at >= 0]] = True
-            n_matched = int((found[-1].rows >= 0).sum())
+            n_matched = int((matches[-1].rows >= 0).sum())
             report = Report(n_matched)
             if not self.is_surveyed:
                 report = self._report(source, k, records, is_matched, report)
@@ -233,16 +232,16 @@ class Index:
             alleles[here],
             n_before[here],
             (ours >= 0).sum(axis=1)[here],
-            tuple(found),
+            tuple(matches),
             tuple(reports),
         )
 
     def _report(self, source: Sites, k: int, records: Records, is_matched: np.ndarray, report: Report) -> Report:
         """
-        Count what matches nothing.
+        Count the variants of a source that match nothing.
 
-        A variant of the source belongs to the last run that begins at or before it, to the first of a contig if none
-        does.
+        A variant of the source belongs to the last run that begins at or before it, or else to the first run of the
+        contig.
         """
         contig, _, _, first, _ = (int(x) for x in self.store.runs[k])
         runs, theirs = self.store.of_contig(contig), source.of_contig(contig)
@@ -261,7 +260,7 @@ class Index:
         n_unmatched = before + int(inside.sum()) + beyond
         if not n_unmatched:
             return report
-        # the alleles of these were not read by the matching
+        # matching has not read the alleles of these rows
         blocks = source.first_block(begin, begin + before), source.first_block(end - beyond, end)
         block = next((row for row in blocks if row is not None), None)
         if before:
@@ -273,7 +272,7 @@ class Index:
 def _matches(
     positions: np.ndarray, records: Records, ids: np.ndarray, at: np.ndarray, mapped: np.ndarray, here: slice
 ) -> Matches:
-    """What a source has for some variants, `at` being what `match` has found."""
+    """Return the matches of a source with some variants, given the result `at` of `match`."""
     rows = np.where(_has_unmatched(positions, records.positions, at), UNMATCHED, ABSENT)
     n_alleles, is_there = np.zeros(len(at), dtype="i8"), at >= 0
     rows[is_there] = records.rows[at[is_there]]
@@ -286,7 +285,7 @@ def _matches(
 
 
 def _has_unmatched(positions: np.ndarray, source_positions: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """At which positions of the store's variants a source has a record that is none of them."""
+    """Whether a source has, at the position of each variant of the store, a record that matches none of these."""
     is_unmatched = np.ones(len(source_positions), dtype=bool)
     is_unmatched[at[at >= 0]] = False
     return np.isin(positions, source_positions[is_unmatched])
@@ -308,5 +307,5 @@ def _added(reports: Sequence[Report]) -> Report:
 
 
 def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if known else None
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present) if present else None

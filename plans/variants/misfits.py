@@ -1,8 +1,8 @@
-"""Misfits: values of a source that do not fit the alleles of its own variants, looked up before anything is written.
+"""Misfits: values of a source that do not fit the alleles of its own variants, found before anything is written.
 
-Where alleles get other numbers, a vector with more values than there are alleles would lose some, and the number of an
-allele that the variant does not have would become that of one which the store has. Only variants to which this can
-happen are read.
+Where alleles are re-numbered, a vector with more values than its alleles account for would lose some, and the index of
+an allele that the variant does not have would become that of another allele of the store. Only variants to which this
+can happen are read.
 """
 
 import math
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
 VECTOR_BYTES = 64
-"""What it takes to look at one vector, beside its values."""
+"""Memory for checking one vector, in addition to its values."""
 
 
 class Misfit(NamedTuple):
@@ -34,12 +34,12 @@ class Misfit(NamedTuple):
     Attributes
     ----------
     source, name, row
-        Which source, array and variant.
+        Number of the source, name of the array, and row of the variant.
     n_alleles
-        How many alleles the variant has.
+        Number of alleles of the variant.
     found, expected
-        How many values there are and should be, the latter -1 where nothing tells the ploidy; of a field whose values
-        are alleles, the number of the allele, and how many alleles there are.
+        Actual and expected number of values, the latter -1 if the ploidy is unknown. In a field of allele indices, the
+        index, and the number of alleles.
     """
 
     source: int
@@ -53,20 +53,21 @@ class Misfit(NamedTuple):
 @dataclass(frozen=True)
 class Source:
     """
-    What is looked at of one source.
+    The fields of one source that are checked.
 
     Attributes
     ----------
     vectors
-        Arrays that hold one value per allele or genotype, with what they go by.
+        Arrays of one value per allele, ALT or genotype, with their `Field`, by name.
     numbers
-        Arrays whose values are numbers of alleles.
+        Arrays of allele indices, by name.
     genotype
-        The genotypes, if there are any.
+        The genotypes; None if there are none.
     is_chosen
-        Which samples come in; None if all do.
+        Whether each sample is taken from the source; None if all are.
     units
-        Which units have a variant with other alleles, and which one that has fewer in the source.
+        Numbers of the units whose vectors are checked, as alleles differ from the store's, and of those whose allele
+        indices are, as a variant has fewer alleles than in the store.
     """
 
     vectors: Mapping[str, tuple[AnyArray, Field]]
@@ -84,15 +85,15 @@ class Source:
         chosen: np.ndarray | None,
         reports: Sequence[UnitReport],
     ) -> "Source":
-        """`chosen` are the positions of the samples that come in."""
-        arrays_of = [*(a for a, _ in vectors.values()), *numbers.values()]
-        is_chosen = None if chosen is None or not arrays_of else np.isin(np.arange(arrays_of[0].shape[1]), chosen)
+        """Return the fields to check; `chosen` are the indices of the samples that are taken, None for all."""
+        checked = [*(a for a, _ in vectors.values()), *numbers.values()]
+        is_chosen = None if chosen is None or not checked else np.isin(np.arange(checked[0].shape[1]), chosen)
         other = frozenset(r.number for r in reports if vectors and not r.same_alleles)
         fewer = frozenset(r.number for r in reports if numbers and r.fewer)
         return cls(vectors, numbers, genotype, is_chosen, (other, fewer))
 
     def look(self, mine: Matches, n_ours: np.ndarray, number: int) -> Iterator[tuple[str, int, int, int, int]]:
-        """Look at the variants of one unit: the first misfit of each array, without the source."""
+        """Check the variants of one unit: yield the first misfit of each array, without the source."""
         present = mine.rows >= 0
         fewer = present & (mine.n_alleles < n_ours)
         other = fewer | (present & mine.changed)
@@ -104,7 +105,7 @@ class Source:
                 yield from self._look_at(name, array, None, mine.rows[fewer], mine.n_alleles[fewer])
 
     def look_at_blocks(self, rows: np.ndarray, n_alleles: np.ndarray) -> Iterator[tuple[str, int, int, int, int]]:
-        """Look at reference blocks whose calls come in, as `look`."""
+        """Check reference blocks whose calls are used; yields as `look`."""
         for name, (array, field) in self.vectors.items():
             yield from self._look_at(name, array, field, rows, n_alleles)
         for name, array in self.numbers.items():
@@ -112,14 +113,14 @@ class Source:
 
     @property
     def n_samples(self) -> int:
-        """How many samples the source has."""
-        arrays_of = [*(a for a, _ in self.vectors.values()), *self.numbers.values()]
-        return int(arrays_of[0].shape[1]) if arrays_of else 0
+        """Number of samples of the source; 0 if no field is checked."""
+        checked = [*(a for a, _ in self.vectors.values()), *self.numbers.values()]
+        return int(checked[0].shape[1]) if checked else 0
 
     def _look_at(
         self, name: str, array: AnyArray, field: Field | None, rows: np.ndarray, n_alleles: np.ndarray
     ) -> Iterator[tuple[str, int, int, int, int]]:
-        """One array, a chunk column of samples after the other."""
+        """Check one array, one chunk column of samples after the other, up to the first misfit."""
         width = arrays.outer_chunks(array)[1]
         for start in range(0, array.shape[1], width):
             samples = slice(start, min(array.shape[1], start + width))
@@ -143,17 +144,17 @@ class Source:
         return np.asarray(slab[rows - low])
 
     def mem(self, span: int) -> int:
-        """What it takes to look at one unit."""
-        found = [0]
+        """Memory for checking one unit of `span` rows, in bytes."""
+        needed = [0]
         for array in (*(array for array, _ in self.vectors.values()), *self.numbers.values()):
             rows, width = min(span, array.shape[0]), min(array.shape[1], arrays.outer_chunks(array)[1])
             values = VECTOR_BYTES * rows + read_bytes(array, rows) + read_bytes(self.genotype, rows)
-            found.append(width * values + arrays.decode_mem(array, 2))
-        return max(found)
+            needed.append(width * values + arrays.decode_mem(array, 2))
+        return max(needed)
 
 
 def read_bytes(array: AnyArray | None, span: int) -> int:
-    """What it takes to read so many rows of one sample, and the chunks that they are in."""
+    """Return the memory for reading `span` rows of one sample, and the chunks that they are in, in bytes."""
     if array is None:
         return 0
     values = math.prod(array.shape[2:]) * arrays.element_bytes(array)
@@ -163,7 +164,7 @@ def read_bytes(array: AnyArray | None, span: int) -> int:
 def _judge(
     values: np.ndarray, genotype: np.ndarray | None, field: Field | None, n: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is found, what should be, and which calls are wrong."""
+    """Return the actual and the expected value of each call, as in `Misfit`, and whether it is wrong."""
     if field is None:
         highest = values.reshape(*values.shape[:2], -1).max(axis=2, initial=-2)
         return highest, np.full(highest.shape, n), highest >= n
@@ -173,7 +174,7 @@ def _judge(
 
 @dataclass(frozen=True)
 class FindMisfits:
-    """Looks at the units of a store in which values of sources go to other places."""
+    """Checks the values of sources in those units of a store in which alleles differ."""
 
     index: Index
     sources: tuple[Source, ...]
@@ -183,24 +184,24 @@ class FindMisfits:
 
     @property
     def is_due(self) -> bool:
-        """Whether there is anything to look at."""
-        return any(some for source in self.sources for some in source.units)
+        """Whether there is anything to check."""
+        return any(units for source in self.sources for units in source.units)
 
     def look(self, rows: slice) -> list[Misfit]:
-        """The first misfit of each array, in some rows: whole units."""
-        found: dict[tuple[int, str], Misfit] = {}
+        """Return the first misfit of each array in some rows, which are whole units."""
+        misfits: dict[tuple[int, str], Misfit] = {}
         for number in range(rows.start // self.index.unit, -(-rows.stop // self.index.unit)):
-            due = [s for s, source in enumerate(self.sources) if any(number in some for some in source.units)]
+            due = [s for s, source in enumerate(self.sources) if any(number in units for units in source.units)]
             if not due:
                 continue
             unit = self.index.look_up(number)
             for s in due:
                 for item in self._misfits(s, unit):
-                    found.setdefault((s, item[0]), Misfit(s, *item))
-        return list(found.values())
+                    misfits.setdefault((s, item[0]), Misfit(s, *item))
+        return list(misfits.values())
 
     def _misfits(self, s: int, unit: Unit) -> Iterator[tuple[str, int, int, int, int]]:
-        """Those of one source in a unit."""
+        """Yield the misfits of one source in a unit."""
         source = self.sources[s]
         yield from source.look(unit.sources[s], unit.n_alleles, unit.start // self.index.unit)
         if self.index.sources[s].blocks is not None:
@@ -208,7 +209,7 @@ class FindMisfits:
                 yield from source.look_at_blocks(rows, n_alleles)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Look in tasks."""
+        """Scan with tasks of whole units."""
         from plans.core import scan_tasks
 
         if not self.index.n_variants:
