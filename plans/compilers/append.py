@@ -33,7 +33,7 @@ from plans.variants.field_numbers import with_numbers
 from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
 from plans.variants.harmonised_fields import harmonised_array, without_unfit_fields
-from plans.variants.stale import samples_change
+from plans.variants.stale import mark_stale
 from plans.variants.surveys import match_sources
 from vczstore.errors import IncompatibleError, SampleError, VczstoreError
 from vczstore.stores.base import Store
@@ -131,7 +131,7 @@ def compile_append(
     # 3. what makes it visible
     resized, edits = arrays_of.edits(change.vcz.zarr_format)
     ids = np.concatenate([vcz.sample_ids, *(s.sample_ids for s in sources)])
-    planned, marks = samples_change(change.vcz.planned(resized, ids))
+    planned, marks = mark_stale(change.vcz.planned(resized, ids))
     made = () if old else tuple(WriteDocuments.of(array) for array in change.created.values())
     summary = Summary.of(findings, arrays_of.after, dropped, arrays_of.added)
     kept = kept_summary(brought, fields, dropped)

@@ -19,7 +19,7 @@ from plans.core.withdrawn import Withdrawn
 from plans.variants.kept_blocks import BLOCKS, RUNS
 from plans.variants.region_index import REGION_INDEX, IndexRows, other_regions
 from plans.variants.regions import FindRows, Overlap, Region
-from plans.variants.stale import samples_change
+from plans.variants.stale import mark_stale
 from vczstore.errors import SampleError, UnsuitableError
 from vczstore.execution.engine import run_survey
 from vczstore.execution.options import Options
@@ -227,7 +227,7 @@ def compile_export(store: Store, vcz: Vcz, choice: Chosen, memory: Memory, kept:
             part = Part.make(array, choice.positions, np.arange(n))
             writes.append(PutSamples.of(OPERATION, array, after[name], [part], memory))
     is_all = n == int((vcz.sample_ids != REMOVED).sum())
-    marked, marks = (vcz, ()) if is_all else samples_change(vcz)
+    marked, marks = (vcz, ()) if is_all else mark_stale(vcz)
     edits: list[Edit] = [SetShape.of(array, grid=True) for array in after.values()]
     edits += index
     edits += [SetAttribute(name, value, vcz.zarr_format) for name, value in header.items()]

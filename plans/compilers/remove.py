@@ -15,7 +15,7 @@ from plans.core.memory import Memory
 from plans.core.model import AFTERWARDS, Plan, were
 from plans.core.rewrite_columns import ColumnReader, Reencoded
 from plans.core.withdrawn import Withdrawn, withdrawing
-from plans.variants.stale import samples_change
+from plans.variants.stale import mark_stale
 from vczstore.errors import IncompatibleError, SampleError
 from vczstore.stores.base import Store
 from vczstore.stores.edits import Consolidate, SetHeader, SetItems, SetNoFill, SetShape
@@ -90,7 +90,7 @@ def compile_remove(store: Store, vcz: Vcz, samples: Sequence[str], memory: Memor
     ids = ids if unfilled is None else unfilled.array
     shown = () if unfilled is None else (unfilled, Consolidate((SAMPLE_ID,), vcz.zarr_format))
     header = vcf_headers.without(vcz.attributes, {*vcz.sample_ids[positions].tolist()}, {*blanked.tolist()})
-    after, marks = samples_change(vcz.planned({SAMPLE_ID: ids}, blanked))
+    after, marks = mark_stale(vcz.planned({SAMPLE_ID: ids}, blanked))
     after = replace(after, attributes={**after.attributes, **header})
     return Plan(
         operation=operation,

@@ -34,7 +34,7 @@ from plans.schema.widen import ALLELE
 from plans.variants.field_numbers import with_numbers
 from plans.variants.findings import Findings, Summary
 from plans.variants.harmonise_rules import Rules
-from plans.variants.stale import samples_change
+from plans.variants.stale import mark_stale
 from vczstore.errors import SampleError, VczstoreError
 from vczstore.stores.base import Store
 from vczstore.vcz.model import REMOVED, SAMPLE_ID, Vcz, listing, positions_of, unknown_samples
@@ -121,7 +121,7 @@ def compile_update(
     targets = {name: array for name, array in change.vcz.samples_arrays.items() if name != SAMPLE_ID}
     parts = _parts(brought, places, targets, findings)
     writes = tuple(PutSamples.of(OPERATION, a, a, parts[name], memory) for name, a in targets.items())
-    after, marks = samples_change(change.vcz)
+    after, marks = mark_stale(change.vcz)
     found = Summary.of(findings, targets, dropped, change.created)
     n_updated = sum(len(to) for to in places)
     return Plan(
@@ -189,7 +189,7 @@ def _inserting(
         for name, target in targets.items()
     ]
     resized, edits = of_store.edits(change.vcz.zarr_format)
-    after, marks = samples_change(change.vcz.planned(resized, vcz.sample_ids))
+    after, marks = mark_stale(change.vcz.planned(resized, vcz.sample_ids))
     summary = Summary.of(findings, targets, dropped, of_store.added)
     n_updated = sum(len(to) for to in places)
     plan = Plan(

@@ -280,7 +280,7 @@ class KeptBlocks:
     def _read(
         self, within: slice, samples: np.ndarray, rows: slice, is_mine: np.ndarray, positions: np.ndarray
     ) -> "_KeptRecords":
-        """Read those records of `is_mine` (samples by rows) that reach a position; `samples` are indices in `within`."""
+        """Read the records of `is_mine` (samples by rows) that reach a position; `samples` are indices in `within`."""
 
         def plane(number: int) -> np.ndarray:
             values = arrays.read(self.blocks, (within, rows, slice(number, number + 1)))[..., 0]

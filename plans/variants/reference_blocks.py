@@ -1,8 +1,8 @@
-"""Reference blocks: records of a gVCF that say of a range of positions that nothing but the reference was seen there.
+"""Reference blocks: records of a gVCF that state, for a range of positions, that only the reference was seen there.
 
-Their only ALT is ``<NON_REF>`` or ``<*>``, which stands for any allele that was not seen (VCF 4.5, section 5.5). How
-far one reaches is told by INFO's END, by ``variant_length``, or sample by sample by FORMAT's LEN. Blocks are no
-variants, and that ALT is no allele: neither comes to a store.
+Their only ALT is the unseen allele, ``<NON_REF>`` or ``<*>``, which stands for any allele that was not seen (VCF 4.5,
+section 5.5). The end of a block is given by INFO's END, by ``variant_length``, or for each sample by FORMAT's LEN.
+Blocks are not variants, and the unseen allele is not an allele: neither is added to a store.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 CONTIG, ALLELE = "variant_contig", "variant_allele"
 GENOTYPE, QUALITY = "call_genotype", "call_GQ"
 SLAB_CALLS = 2**14
-"""About how many calls of records are looked at at once."""
+"""About how many calls of records are read together."""
 LEN = "call_LEN"
-"""How far a block reaches in one sample, counted from its position (VCF 4.5, section 1.6.2)."""
+"""Length of a block in one sample, from its position on (VCF 4.5, section 1.6.2)."""
 
 
 # ---- one record -----------------------------------------------------------------------------
@@ -38,14 +38,14 @@ LEN = "call_LEN"
 
 class Unseen(NamedTuple):
     """
-    Where the alleles of some records stand for what was not seen.
+    The unseen alleles of some records.
 
     Attributes
     ----------
     is_unseen : numpy.ndarray of bool, records by alleles
-        Which alleles do.
+        Whether the allele is ``<NON_REF>`` or ``<*>``.
     is_alone : numpy.ndarray of bool
-        In which records there is no other ALT.
+        Whether that is the only ALT of the record.
     """
 
     is_unseen: np.ndarray
@@ -53,7 +53,7 @@ class Unseen(NamedTuple):
 
     @classmethod
     def of(cls, alleles: np.ndarray, texts: Collection[str] | None = None) -> "Unseen | None":
-        """Look at the alleles of some records, REF first; None if all were seen. `texts` are all ALTs, if known."""
+        """Find the unseen alleles of some records, None if there are none; `texts` are all ALTs, if they are known."""
         alts = alleles[:, 1:]
         texts = set(alts.ravel().tolist() if texts is None else texts)
         unseen = [text for text in texts if text.upper() in UNSEEN]
@@ -70,7 +70,7 @@ class Unseen(NamedTuple):
 
 def without_unseen(alleles: np.ndarray, is_unseen: np.ndarray) -> np.ndarray:
     """
-    Alleles without those that stand for what was not seen; the others move up.
+    Remove unseen alleles; the others move up.
 
     >>> alleles = np.array([["A", "<*>", "C"], ["A", "C", "<*>"], ["A", "T", ""]], dtype=object)
     >>> without_unseen(alleles, Unseen.of(alleles).is_unseen).tolist()
@@ -84,12 +84,12 @@ def without_unseen(alleles: np.ndarray, is_unseen: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Spans:
     """
-    How far the records of a VCZ reach.
+    The spans of the records of a VCZ on the reference.
 
     Attributes
     ----------
     fields
-        The arrays that tell it, by name, of those that there are.
+        The arrays that determine them, by name, as far as the VCZ has them.
     """
 
     fields: Mapping[str, AnyArray]
@@ -100,27 +100,27 @@ class Spans:
         return cls({name: members[name] for name in (POSITION, LENGTH, END, LEN) if name in members})
 
     def positions(self, rows: slice) -> np.ndarray:
-        """Where some records begin."""
+        """Read the start positions of some records."""
         return arrays.read(self.fields[POSITION], (rows,)).astype("i8")
 
     def lengths(self, rows: slice, by_end: np.ndarray) -> np.ndarray:
-        """What records take up of the reference in all samples, 0 or less if nothing says it."""
+        """Read the lengths of records on the reference, by ``variant_length`` and END; 0 or less if unknown."""
         return np.asarray(np.maximum(Extents(self.fields).lengths(rows), by_end)) if LENGTH in self.fields else by_end
 
     def lengths_by_end(self, rows: slice, begins: np.ndarray) -> np.ndarray:
-        """The same as far as INFO's END says it; `begins` are the positions."""
+        """Read the lengths by INFO's END alone; `begins` are the start positions."""
         if END not in self.fields:
             return np.zeros(rows.stop - rows.start, dtype="i8")
         return np.asarray(Extents(self.fields).ends(rows) - begins + 1)
 
     def lengths_by_sample(self, rows: slice, samples: slice | np.ndarray = slice(None)) -> np.ndarray | None:
-        """What LEN says, records by samples; below 1 where it says nothing. None if there is no such field."""
+        """Read LEN, records by samples; below 1 where it has no value. None if there is no such field."""
         if LEN not in self.fields:
             return None
         return read_calls(self.fields[LEN], rows, samples).astype("i8")
 
     def is_longer(self, refs: np.ndarray, rows: slice) -> np.ndarray:
-        """Which records reach beyond their REF, in any sample; `refs` are its lengths."""
+        """Whether each record reaches beyond its REF, in any sample; `refs` are the lengths of REF."""
         longer = self.lengths(rows, self.lengths_by_end(rows, self.positions(rows))) > refs
         by_sample = self.lengths_by_sample(rows)
         return longer if by_sample is None else longer | (by_sample.max(axis=1, initial=0) > refs)
@@ -128,7 +128,7 @@ class Spans:
     def first_backwards(
         self, is_alone: np.ndarray, rows: slice, begins: np.ndarray, by_end: np.ndarray, by_sample: np.ndarray | None
     ) -> int | None:
-        """The first record without another ALT that ends before it begins, by its lengths."""
+        """Return the row of the first block that ends before it begins, None if there is none."""
         backwards = np.zeros(len(is_alone), dtype=bool)
         if END in self.fields:
             backwards |= (begins + by_end - 1 > INT_MISSING) & (by_end < 1)
@@ -138,38 +138,38 @@ class Spans:
 
 
 def read_calls(array: AnyArray, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
-    """The values of some records and samples."""
+    """Read the values of some records and samples."""
     read: Any = arrays.read if isinstance(samples, slice) else arrays.read_at
     return np.asarray(read(array, (rows, samples, *(slice(None),) * (array.ndim - 2))))
 
 
 def first_block(alleles: np.ndarray, unseen: Unseen | None, spans: Spans, rows: slice) -> int | None:
-    """The first of some records that is a reference block beyond doubt: it reaches beyond its REF."""
+    """Return the row of the first record that is certainly a block, as it reaches beyond its REF; None if none is."""
     if unseen is None or not unseen.is_alone.any():
         return None
     return first_where(unseen.is_alone & spans.is_longer(ref_lengths(alleles), rows), rows.start)
 
 
 def ref_lengths(alleles: np.ndarray) -> np.ndarray:
-    """How long the REF of each record is."""
+    """Return the length of the REF of each record."""
     return np.fromiter(map(len, alleles[:, 0].tolist()), "i8", len(alleles))
 
 
 def n_alleles(alleles: np.ndarray) -> np.ndarray:
-    """How many alleles each record has, those that stand for others included."""
+    """Return the number of alleles of each record, including the unseen allele."""
     return np.asarray((~np.logical_or.reduce([alleles == text for text in NOTHING])).sum(axis=1))
 
 
 def first_where(chosen: np.ndarray, start: int) -> int | None:
-    """The first row that is chosen, counted from `start`; None if there is none."""
+    """Return the first row that is chosen, counted from `start`; None if there is none."""
     return start + int(np.argmax(chosen)) if chosen.any() else None
 
 
 def refusal(operation: str, source: Vcz, row: int) -> IncompatibleError:
-    """What to tell a user whose source has a reference block, and who has not said so."""
+    """Return the error for a source that has a reference block, without the option ``--gvcf``."""
     return IncompatibleError(
         f"{operation}: variant {row} of {source.label}, {site(source, row)}, is a reference block, as gVCFs have them, "
-        "and not a variant; say --gvcf, so that it tells the genotypes of the variants that lie in it"
+        "and not a variant; use --gvcf, so that it gives the genotypes of the variants in it"
     )
 
 
@@ -178,17 +178,17 @@ def refusal(operation: str, source: Vcz, row: int) -> IncompatibleError:
 
 class SeenBlocks(NamedTuple):
     """
-    What a task has seen of some rows of a gVCF.
+    The reference blocks in some rows of a gVCF, as counted by a task.
 
     Attributes
     ----------
     runs : numpy.ndarray of int64
-        A row for each run: its first row, how many records are variants, the first of them or -1, and the last position
-        that one of its records reaches.
+        For each run: its first row, the number of its variants, the row of the first of these (the largest int64 if
+        there is none), and the last position that one of its records reaches.
     has_unseen
-        Whether an ALT stands for what was not seen.
+        Whether there is an unseen allele.
     backwards
-        The first block that ends before it begins.
+        Row of the first block that ends before it begins; None if there is none.
     """
 
     runs: np.ndarray
@@ -199,14 +199,14 @@ class SeenBlocks(NamedTuple):
 @dataclass(frozen=True)
 class FindBlocks:
     """
-    The reference blocks of a gVCF, counted in tasks run by run; see `plans.variants.sortedness.FindRuns`.
+    Counts the reference blocks of a gVCF in tasks, run by run; see `plans.variants.sortedness.FindRuns`.
 
     Attributes
     ----------
     operation
-        For messages.
+        Name of the operation, for messages.
     vcz
-        Where to look.
+        The gVCF.
     step
         As in `FindRuns`.
     """
@@ -216,7 +216,7 @@ class FindBlocks:
     step: int
 
     def look(self, rows: slice) -> SeenBlocks:
-        """Look at some rows."""
+        """Count the blocks in some rows."""
         spans = Spans.of(self.vcz.arrays)
         contig = arrays.read(self.vcz.arrays[CONTIG], (rows,)).astype("i8")
         with pipeline.naming(f"{ALLELE} in {self.vcz.label}"):
@@ -246,7 +246,7 @@ class FindBlocks:
         return SeenBlocks(table, unseen is not None, backwards)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Look in tasks, over whole chunks."""
+        """Scan with tasks of whole chunks."""
         from plans.core import scan_tasks
 
         if not self.vcz.n_variants:
@@ -259,17 +259,17 @@ class FindBlocks:
 
     def joined(self, found: Sequence[Any]) -> np.ndarray:
         """
-        What was seen of all runs, in order.
+        Combine the results of all tasks.
 
         Returns
         -------
         numpy.ndarray of int64
-            As `SeenBlocks.runs`.
+            As `SeenBlocks.runs`, sorted by row.
 
         Raises
         ------
         IncompatibleError
-            If nothing makes the source a gVCF, or a block ends before it begins.
+            If the source has no unseen allele, and so is not a gVCF, or a block ends before it begins.
         """
         seen = [SeenBlocks(*item) for item in found]
         if self.vcz.n_variants and not any(s.has_unseen for s in seen):
@@ -289,7 +289,7 @@ class FindBlocks:
         return np.asarray(table[np.argsort(table[:, 0], kind="stable")])
 
     def _end(self, row: int) -> str:
-        """Where a block ends, for people."""
+        """Describe where a block ends by END, for a message; empty if there is no END."""
         if END not in self.vcz.arrays:
             return ""
         return f", at {int(Extents.of(self.vcz.arrays).ends(slice(row, row + 1))[0])}"
@@ -301,20 +301,20 @@ class FindBlocks:
 @dataclass(frozen=True)
 class Blocks:
     """
-    What is known of the reference blocks of a gVCF.
+    The reference blocks of a gVCF.
 
     Attributes
     ----------
     runs
-        As `SeenBlocks.runs`, for each run of its records.
+        As `SeenBlocks.runs`, for all runs of its records.
     genotype, quality
-        The genotypes, and GQ; None if it has none.
+        The arrays of genotypes and of GQ; None if it has none.
     min_gq
-        Calls of blocks with a lower GQ are missing; None if all count.
+        Calls of blocks with a lower GQ are missing; None if there is no limit.
     step
-        How many records a run has at most.
+        Largest number of records of a run.
     token
-        Names the gVCF in the memory of a process.
+        Cache key of the gVCF within a process.
     """
 
     runs: np.ndarray
@@ -327,12 +327,12 @@ class Blocks:
     @classmethod
     def of(cls, operation: str, source: Vcz, runs: np.ndarray, min_gq: int | None) -> "Blocks":
         """
-        Of a source whose blocks have been found.
+        Return the blocks of a source, given `SeenBlocks.runs` of all of it.
 
         Raises
         ------
         IncompatibleError
-            If a lowest GQ is asked for, and the source has none.
+            If there is a limit of GQ, and the source has no GQ.
         """
         quality = source.samples_arrays.get(QUALITY)
         if min_gq is not None and quality is None:
@@ -344,23 +344,23 @@ class Blocks:
         return cls(runs, genotype, quality, min_gq, unit_rows(source), uuid4().hex)
 
     def slab_rows(self, n_samples: int) -> int:
-        """How many records are read together, of so many samples: whole runs."""
+        """Return the number of records of `n_samples` samples that are read together: a multiple of `step`."""
         return self.step * max(1, SLAB_CALLS // (self.step * max(1, n_samples)))
 
     @property
     def n_variants(self) -> int:
-        """How many records are variants."""
+        """Number of records that are variants."""
         return int(self.runs[:, 1].sum())
 
     def is_called(self, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
-        """Where samples have a call, records by samples; by 1 if all have."""
+        """Whether samples have a call, records by samples; records by 1, all True, if there are no genotypes."""
         if self.genotype is None:
             return np.ones((rows.stop - rows.start, 1), dtype=bool)
         calls = np.moveaxis(read_calls(self.genotype, rows, samples), -1, 0)
         return np.asarray(np.logical_or.reduce([alleles >= 0 for alleles in calls]))  # faster than along a short axis
 
     def is_good(self, rows: slice, samples: slice | np.ndarray) -> np.ndarray:
-        """Where calls have the GQ that is asked for, as `is_called`."""
+        """Whether GQ is at least `min_gq`, records by samples; records by 1, all True, if there is no limit."""
         if self.min_gq is None or self.quality is None:
             return np.ones((rows.stop - rows.start, 1), dtype=bool)
         values = read_calls(self.quality, rows, samples)

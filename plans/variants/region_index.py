@@ -1,5 +1,5 @@
 """
-The ``region_index`` of a VCZ: which part of which contig each chunk of variants has.
+The ``region_index`` of a VCZ: the contigs and the ranges of positions that each chunk of variants covers.
 
 It has a row for each contig in each chunk of variants, as bio2zarr writes it.
 """
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 REGION_INDEX = "region_index"
 FIELDS = ("variant_contig", "variant_position", "variant_length")
-"""What it is made of, and what says which variants overlap a region."""
+"""The arrays that it is computed from, and that determine which variants overlap a region."""
 
 _ROWS_PER_TASK = 2**19
 
 
 def region_index(contig: np.ndarray, position: np.ndarray, length: np.ndarray, *, start: int, chunk: int) -> np.ndarray:
     """
-    The rows of ``region_index`` for some variants: one for each contig in each chunk of variants.
+    Return the rows of ``region_index`` for some variants: one for each contig in each chunk of variants.
 
     Parameters
     ----------
     contig, position, length
-        Of the variants, in order.
+        Values of consecutive variants.
     start
-        The number of the first of them, which begins a chunk.
+        Row of the first variant, which begins a chunk.
     chunk
-        How many variants a chunk has.
+        Number of variants in a chunk.
 
     Returns
     -------
     numpy.ndarray of int64
-        Of six columns: the chunk, the contig, the first and the last position, the greatest end (the last base that
-        a variant takes up), the number of variants.
+        Six columns: the chunk, the contig, the first and the last position, the largest end (the last base of a
+        variant), the number of variants.
 
     Examples
     --------
@@ -66,10 +66,10 @@ def region_index(contig: np.ndarray, position: np.ndarray, length: np.ndarray, *
 
 
 def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
-    """A ``region_index`` with other rows: of its columns, as wide as needed, but for an end beyond any genome."""
+    """Return the edit that replaces the rows of ``region_index``, widened up to int32; larger ends are clipped."""
     values = values[:, : array.shape[1]]
     dtype = np.promote_types(array.dtype, np.min_scalar_type(-int(values.max(initial=1)) - 1))
-    dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda one: one.itemsize)
+    dtype = min(dtype, np.promote_types(array.dtype, "i4"), key=lambda candidate: candidate.itemsize)
     values = np.minimum(values, np.iinfo(dtype).max).astype(dtype)
     if dtype == array.dtype:
         return WriteArray(arrays.planned(array, shape=values.shape), values)
@@ -79,7 +79,7 @@ def other_regions(array: AnyArray, values: np.ndarray) -> WriteArray:
 
 @dataclass(frozen=True)
 class IndexRows:
-    """Makes the rows of ``region_index`` for some of the variants, in chunks of so many of these."""
+    """Computes the rows of ``region_index`` for some of the variants, in chunks of `chunk` of these."""
 
     contig: AnyArray
     position: AnyArray
@@ -89,44 +89,44 @@ class IndexRows:
 
     @classmethod
     def of(cls, vcz: Vcz, rows: Rows, chunk: int) -> "IndexRows":
-        """Of the variants that are kept."""
+        """Return the scan of a VCZ, for the variants in `rows`."""
         contig, position, length = (vcz.arrays[name] for name in FIELDS)
         return cls(contig, position, length, rows, chunk)
 
     def look(self, kept: slice) -> np.ndarray:
-        """The rows of some chunks, counted among what is kept."""
+        """Return the rows of ``region_index`` for some of the variants in `rows`, which are whole chunks."""
         positions = self.rows.positions(kept)
         contig, position, length = (read_rows(a, 0, positions) for a in (self.contig, self.position, self.length))
         return region_index(contig, position, length.astype("i8"), start=kept.start, chunk=self.chunk)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for some chunks, whose rows are mostly read once; it is sent the runs of these alone."""
+        """Scan with tasks of some chunks, so that rows are mostly read once; a task is sent only its own runs."""
         from plans.core import scan_tasks
 
         stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))
         per_task = math.ceil(max(stored, _ROWS_PER_TASK) / self.chunk) * self.chunk
         mem = sum(arrays.decode_mem(a, 2) for a in (self.contig, self.position, self.length)) + 100 * per_task
-        found = []
+        readers = []
         for start in range(0, self.rows.n, per_task):
             kept = slice(start, min(self.rows.n, start + per_task))
             part = _Part(replace(self, rows=self.rows.within(kept)), kept)
-            found.append(scan_tasks.ScanReader(part.look, 1, 1, tag, mem))
-        return found
+            readers.append(scan_tasks.ScanReader(part.look, 1, 1, tag, mem))
+        return readers
 
     @staticmethod
     def joined(found: "list[np.ndarray]") -> np.ndarray:
-        """The rows that tasks have found, in order."""
+        """Concatenate the rows of all tasks, in order of chunks."""
         rows = np.concatenate([np.empty((0, 6), dtype="i8"), *found])
         return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one task looks at."""
+    """The part of the variants that one task scans."""
 
     index: IndexRows
     kept: slice
 
     def look(self, _: slice) -> np.ndarray:
-        """Its rows of ``region_index``."""
+        """Return the rows of ``region_index`` for this part."""
         return self.index.look(self.kept)

@@ -1,4 +1,4 @@
-"""Regions: which variants overlap them, as bcftools has it with ``-r`` and ``-R``."""
+"""Regions: which variants overlap them, as selected by ``-r`` and ``-R`` of bcftools."""
 
 import gzip
 import io
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
 MAX_BYTES = 2**24
-"""The largest file of regions, uncompressed: a million regions, which all are in memory."""
+"""Largest size of a file of regions, uncompressed, in bytes: a million regions, which are all held in memory."""
 
 _NO_END = np.iinfo("i8").max
 _ROWS_PER_TASK = 2**20
 
 
 class Region(NamedTuple):
-    """A region; positions count from 1, and the last one belongs to it."""
+    """A region; positions are 1-based, and the end is included."""
 
     contig: str
     start: int = 1
@@ -40,7 +40,7 @@ class Region(NamedTuple):
 
 def parse_region(operation: str, text: str, contigs: Sequence[str]) -> Region:
     """
-    Parse a region as bcftools writes it; what is the name of a contig is one, with any colons in it.
+    Parse a region in the syntax of bcftools. The name of a contig, which may have colons, is a whole contig.
 
     >>> parse_region("export", "chr1:5-", ["chr1"])
     Region(contig='chr1', start=5, end=9223372036854775807)
@@ -49,34 +49,34 @@ def parse_region(operation: str, text: str, contigs: Sequence[str]) -> Region:
     """
     if text in contigs:
         return Region(text)
-    found = re.fullmatch("(.+):([0-9]+)(-([0-9]*))?", text, re.DOTALL)
-    if found is None:
+    match = re.fullmatch("(.+):([0-9]+)(-([0-9]*))?", text, re.DOTALL)
+    if match is None:
         return Region(text)
-    start = max(1, _position(found[2]))
-    end = _position(found[4]) if found[4] else _NO_END
-    region = Region(found[1], start, start if found[3] is None else end)
+    start = max(1, _position(match[2]))
+    end = _position(match[4]) if match[4] else _NO_END
+    region = Region(match[1], start, start if match[3] is None else end)
     if region.end < start:
         raise OptionError(f"{operation}: the region {text} ends before it begins; name its start first")
     return region
 
 
 def _position(text: str) -> int:
-    """A position; one beyond any genome is the last that there is."""
+    """Parse a position; one that exceeds int64 is clipped."""
     digits = text.lstrip("0")
     return int(digits or 0) if len(digits) < len(str(_NO_END)) else _NO_END
 
 
 def read_regions_file(operation: str, path: Path) -> list[Region]:
     """
-    Read a file of regions: contig, start and end in columns, separated by tabs; without an end a position.
+    Read a file of regions: contig, start and end in tab-separated columns; without an end, a single position.
 
-    Positions count from 1, and the end belongs to the region; but in a file that is called .bed they count from 0, and
-    the end does not, and it may have lines for a genome browser. What ends in .gz is compressed.
+    Positions are 1-based, and ends are included. In a file whose name ends in .bed they are 0-based, ends are excluded,
+    and lines for genome browsers are skipped. A file whose name ends in .gz is decompressed.
 
     Raises
     ------
     OptionError
-        If it cannot be read, or has anything else, or no region.
+        If the file cannot be read, has an invalid line, or has no region.
     """
     is_bed = path.name.lower().removesuffix(".gz").endswith(".bed")
     result = []
@@ -99,7 +99,7 @@ def read_regions_file(operation: str, path: Path) -> list[Region]:
 
 
 def _lines(operation: str, path: Path) -> Iterator[str]:
-    """The lines of a file of regions; line feeds alone end them."""
+    """Yield the lines of a file of regions, which are separated by line feeds only."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -112,12 +112,12 @@ def _lines(operation: str, path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise OptionError(f"{operation}: {path} is no UTF-8 text; give a region in a line") from error
     except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OptionError(f"{operation}: {path} cannot be read ({why}); name a file of regions") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{operation}: {path} cannot be read ({reason}); name a file of regions") from error
 
 
 def require_contigs(operation: str, vcz: Vcz, regions: Sequence[Region], named_by: str) -> None:
-    """Raise an `OptionError` for a region that is on no contig of a VCZ."""
+    """Raise an `OptionError` if a region is on a contig that a VCZ does not have."""
     contigs = {*vcz.table("contig_id").tolist()}
     for region in regions:
         if region.contig not in contigs:
@@ -130,7 +130,7 @@ def require_contigs(operation: str, vcz: Vcz, regions: Sequence[Region], named_b
 @dataclass(frozen=True)
 class Overlap:
     """
-    Regions by contig, merged where they overlap, with positions that count from 0, and ends that do not belong.
+    Regions by contig, merged where they overlap, with 0-based starts and excluded ends.
 
     Examples
     --------
@@ -148,13 +148,13 @@ class Overlap:
 
     @classmethod
     def of(cls, regions: Sequence[Region], contigs: Sequence[str]) -> "Overlap":
-        """Of regions whose contigs are there."""
+        """Merge regions, whose contigs must be in `contigs`."""
         numbers = {name: i for i, name in reversed([*enumerate(contigs)])}
-        found: dict[int, list[tuple[int, int]]] = {}
+        by_contig: dict[int, list[tuple[int, int]]] = {}
         for region in regions:
-            found.setdefault(numbers[region.contig], []).append((max(0, region.start - 1), region.end))
+            by_contig.setdefault(numbers[region.contig], []).append((max(0, region.start - 1), region.end))
         starts, ends = {}, {}
-        for contig, pairs in found.items():
+        for contig, pairs in by_contig.items():
             start, end = np.array(sorted(pairs), dtype="i8").T
             reach = np.maximum.accumulate(end)
             begins = np.flatnonzero(np.append(True, start[1:] > reach[:-1]))
@@ -162,14 +162,14 @@ class Overlap:
         return cls(starts, ends)
 
     def has(self, contig: np.ndarray, position: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """Whether variants overlap any of the regions."""
+        """Whether each variant overlaps any of the regions."""
         result = np.zeros(len(contig), dtype=bool)
         start = position.astype("i8") - 1
         stop = start + np.maximum(length.astype("i8"), 1)
         for number in np.unique(contig).tolist():
             if number in self.starts:
                 mine = contig == number
-                first = np.searchsorted(self.ends[number], start[mine], side="right")  # that ends behind the start
+                first = np.searchsorted(self.ends[number], start[mine], side="right")  # the first to end after it
                 begins = np.append(self.starts[number], _NO_END)
                 result[mine] = begins[first] < stop[mine]
         return result
@@ -178,18 +178,18 @@ class Overlap:
 @dataclass(frozen=True)
 class FindRows:
     """
-    Finds the rows of variants that overlap regions, in chunks of variants that may have some.
+    Finds the rows of variants that overlap regions, in the chunks that may have such variants.
 
     Attributes
     ----------
     contig, position, length
-        Of the variants.
+        Arrays of the variants.
     overlap
         The regions.
     chunks
-        The numbers of the chunks that are looked at, in order.
+        Numbers of the chunks to scan, sorted.
     width
-        How many variants a chunk has.
+        Number of variants in a chunk.
     """
 
     contig: AnyArray
@@ -202,12 +202,12 @@ class FindRows:
     @classmethod
     def of(cls, operation: str, vcz: Vcz, overlap: Overlap) -> "FindRows":
         """
-        In the chunks that ``region_index`` names, or in all if there is none.
+        Return the scan of the chunks that ``region_index`` selects, or of all chunks if there is none.
 
         Raises
         ------
         UnsuitableError
-            If nothing says how long variants are.
+            If the VCZ lacks one of `FIELDS`, such as ``variant_length``.
         """
         if (missing := next((name for name in FIELDS if name not in vcz.arrays), None)) is not None:
             raise UnsuitableError(
@@ -224,21 +224,21 @@ class FindRows:
         return cls(contig, position, length, overlap, chunks, width)
 
     def look(self, numbers: slice) -> np.ndarray | None:
-        """The runs of rows in some of the chunks; None if there are none."""
+        """Return the runs of overlapping rows in some of the chunks, as starts and stops; None if there are none."""
         ids = np.asarray(self.chunks[numbers])
         bounds = [0, *(np.flatnonzero(np.diff(ids) != 1) + 1).tolist(), len(ids)]
-        found = []
+        parts = []
         for first, last in pairwise(bounds):
             start = int(ids[first]) * self.width
             stop = min(self.position.shape[0], (int(ids[last - 1]) + 1) * self.width)
             values = (arrays.read(a, (slice(start, stop),)) for a in (self.contig, self.position, self.length))
             edges = np.diff(self.overlap.has(*values).astype("i1"), prepend=0, append=0)
-            found.append(start + np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1))
-        runs = np.concatenate(found)
+            parts.append(start + np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1))
+        runs = np.concatenate(parts)
         return runs if len(runs) else None
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for some chunks, so that what is stored together is mostly read once."""
+        """Scan with tasks of some chunks each, so that stored chunks are mostly read once."""
         from plans.core import scan_tasks
 
         stored = max(arrays.outer_chunks(a)[0] for a in (self.contig, self.position, self.length))

@@ -1,4 +1,4 @@
-"""The variants of a VCZ, found by contig and position."""
+"""Sites: the variants of a VCZ, looked up by contig and position."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class Records(NamedTuple):
     Attributes
     ----------
     rows, positions, extents : numpy.ndarray of int64
-        Their rows in the source, where they begin, and how long they are; see `vczstore.vcz.extents`.
+        Rows in the source, positions, and extents; see `vczstore.vcz.extents`.
     alleles : numpy.ndarray of object, variants by alleles
-        As Python's strings, ``""`` in the place of those that stand for what was not seen.
+        Alleles as Python strings; the unseen allele (``<NON_REF>`` or ``<*>``) of a gVCF is replaced by ``""``.
     unseen : numpy.ndarray of int64
-        Of a gVCF, which allele does; -1 if none. None of another source.
+        Index of the unseen allele, -1 if there is none. None if the source is not a gVCF.
     """
 
     rows: np.ndarray
@@ -38,7 +38,7 @@ class Records(NamedTuple):
     unseen: np.ndarray | None
 
     def first_block(self, spans: Spans) -> int | None:
-        """The first that is a reference block; None if none is. They are neighbours in the source."""
+        """Return the row of the first reference block, None if there is none. All rows must be consecutive."""
         start = int(self.rows[0]) if len(self.rows) else 0
         return first_block(self.alleles, Unseen.of(self.alleles), spans, slice(start, start + len(self.rows)))
 
@@ -51,21 +51,21 @@ class Records(NamedTuple):
 
 class GvcfRecords(NamedTuple):
     """
-    Some records of a gVCF, one after the other, without the alleles of its blocks.
+    Consecutive records of a gVCF, without the alleles of its blocks.
 
     Attributes
     ----------
     rows, begins : numpy.ndarray of int64
-        Their rows in the source, and where they begin.
+        Rows in the source, and start positions.
     refs, lengths, by_end, extents : numpy.ndarray of int64
-        How long their REF is, what they take up of the reference, the same as far as INFO's END says it, and how long
-        their symbolic alleles are; see `Spans` and `vczstore.vcz.extents`.
+        Length of REF, length on the reference, the same by INFO's END alone, and extent of symbolic alleles; see
+        `Spans` and `vczstore.vcz.extents`.
     n_alleles, unseen : numpy.ndarray of int64
-        How many alleles they have, and which one stands for those that were not seen; -1 if none does.
+        Number of alleles, and index of the unseen allele; -1 if there is none.
     is_variant : numpy.ndarray of bool
-        Which have another ALT.
-    alleles : numpy.ndarray of object, variants among them by alleles
-        As `Records` has them.
+        Whether the record is a variant, and not a block.
+    alleles : numpy.ndarray of object, variants by alleles
+        Alleles of those records that are variants, as in `Records`.
     """
 
     rows: np.ndarray
@@ -81,11 +81,11 @@ class GvcfRecords(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """What it takes to keep them, about."""
+        """Approximate size in bytes."""
         return sum(column.nbytes for column in self) + 64 * self.alleles.size
 
     def cut(self, start: int, stop: int) -> "GvcfRecords":
-        """Those of some rows of the source."""
+        """Return the records between two rows of the source."""
         low, high = (min(max(0, row - int(self.rows[0])), len(self.rows)) for row in (start, stop))
         if (low, high) == (0, len(self.rows)):
             return self
@@ -93,7 +93,7 @@ class GvcfRecords(NamedTuple):
         return GvcfRecords._make([*(column[low:high] for column in self[:-1]), self.alleles[first:last]])
 
     def variants(self, positions: np.ndarray | None = None) -> Records:
-        """Those that are no blocks, at some positions or at all."""
+        """Return the records that are variants, all or those at some positions."""
         begins, alleles, at = self.begins[self.is_variant], self.alleles, np.flatnonzero(self.is_variant)
         if positions is not None:
             chosen = np.isin(begins, positions)
@@ -104,20 +104,20 @@ class GvcfRecords(NamedTuple):
 @dataclass(frozen=True)
 class Sites:
     """
-    The variants of a VCZ, found by contig and position.
+    The variants of a VCZ, looked up by contig and position.
 
     Attributes
     ----------
     contig, position, allele
         The arrays.
     runs
-        Where they are, runs by what `Runs` has, contigs as the store numbers them; those that it has not are negative.
+        Runs by the fields of `Runs`; contigs are numbered as in the store, and negative if the store lacks them.
     extents
-        How long they are.
+        Extents of symbolic alleles.
     spans
-        How far they reach, which tells reference blocks from variants.
+        Spans of the records, which distinguish reference blocks from variants.
     blocks
-        What is known of the reference blocks of a gVCF; None if it is none.
+        Reference blocks of the gVCF; None if the VCZ is not used as a gVCF.
     """
 
     contig: AnyArray
@@ -130,29 +130,29 @@ class Sites:
 
     @classmethod
     def of(cls, vcz: Vcz, runs: Runs, numbers: np.ndarray, blocks: Blocks | None = None) -> "Sites":
-        """`numbers` are those of the store, for each contig of the VCZ."""
+        """Return the sites of a VCZ; `numbers` are the store's numbers of its contigs."""
         table = np.stack(runs._replace(contig=numbers[runs.contig]), axis=1)
         contig, position, allele = (vcz.arrays[f"variant_{name}"] for name in ("contig", "position", "allele"))
         return cls(contig, position, allele, table, Extents.of(vcz.arrays), Spans.of(vcz.arrays), blocks)
 
     def contigs_of(self, rows: np.ndarray) -> np.ndarray:
-        """The contigs of some rows."""
+        """Return the contig of each of some rows."""
         return np.asarray(self.runs[np.searchsorted(self.runs[:, 2], rows, "right"), 0])
 
     def of_contig(self, contig: int) -> np.ndarray:
-        """The runs of one contig."""
+        """Return the runs of one contig."""
         return np.asarray(self.runs[self.runs[:, 0] == contig])
 
     def rows_between(self, contig: int, first: int, last: int) -> tuple[int, int]:
-        """The rows of a contig whose positions are from `first` to `last`, both included."""
+        """Return start and stop of the rows of a contig with positions from `first` to `last`, both included."""
         return self.row_of(contig, first, "left"), self.row_of(contig, last, "right")
 
     def row_of(self, contig: int, position: int, side: Literal["left", "right"]) -> int:
-        """As `numpy.searchsorted` among the positions of a contig: the row of the store or source."""
+        """Return the row of a position on a contig, as `numpy.searchsorted` among its positions."""
         runs = self.of_contig(contig)
         if not len(runs):
             return 0
-        # the first run that has something at or beyond
+        # the first run that has a position at or beyond `position`
         k = int(np.searchsorted(runs[:, 4], position, side))
         if k == len(runs):
             return int(runs[-1, 2])
@@ -166,15 +166,15 @@ class Sites:
         return start + int(np.searchsorted(values, position, side))
 
     def alleles(self, start: int, stop: int) -> np.ndarray:
-        """The alleles of some rows, as Python's strings."""
+        """Read the alleles of some rows, as Python strings."""
         with pipeline.naming(f"{self.allele.path} in {zarr_objects.place(self.allele.store)}"):
             return arrays.read_strings(self.allele, (slice(start, stop), slice(None)))
 
     def records_at(self, contig: int, positions: np.ndarray) -> Records:
         """
-        The variants of a contig that may match some of a store; `positions` are theirs.
+        Read the variants of a contig that may match variants of a store at some positions, which are sorted.
 
-        Those of a gVCF are read run by run: at these positions only, since most of its records are blocks.
+        Those of a gVCF are read run by run, and only those at these positions, since most of its records are blocks.
         """
         c, d = self.rows_between(contig, int(positions[0]), int(positions[-1]))
         if self.blocks is None:
@@ -191,7 +191,7 @@ class Sites:
         return Records(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def gvcf_records(self, start: int, stop: int) -> GvcfRecords:
-        """Some rows of a gVCF, at least one; they are read run by run, and the latest runs are remembered."""
+        """Return some rows of a gVCF, at least one. They are read run by run, and recent runs are cached."""
         assert self.blocks is not None
         token = self.blocks.token
         low = int(np.searchsorted(self.runs[:, 2], start, "right"))
@@ -220,20 +220,22 @@ class Sites:
             alleles=np.where(is_unseen, "", alleles)[is_variant],
         )
 
-    def _runs_with_variants(self, start: int, stop: int, known: np.ndarray | None = None) -> Iterator[tuple[int, int]]:
-        """The parts of some rows of a gVCF, run by run, that have variants; without runs whose variants are `known`."""
+    def _runs_with_variants(
+        self, start: int, stop: int, matched: np.ndarray | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a gVCF with variants, cut to a range of rows, except those whose variants all matched."""
         assert self.blocks is not None
         low = int(np.searchsorted(self.runs[:, 2], start, "right"))
         high = int(np.searchsorted(self.runs[:, 1], stop, "left"))
         begins, ends, n = self.runs[low:high, 1], self.runs[low:high, 2], self.blocks.runs[low:high, 1]
-        if known is not None:
+        if matched is not None:
             is_whole = (begins >= start) & (ends <= stop)
-            n = np.where(is_whole, n - np.searchsorted(known, ends) + np.searchsorted(known, begins), n)
+            n = np.where(is_whole, n - np.searchsorted(matched, ends) + np.searchsorted(matched, begins), n)
         for i in np.flatnonzero(n > 0).tolist():
             yield max(int(begins[i]), start), min(int(ends[i]), stop)
 
     def unmatched(self, start: int, stop: int, matched: np.ndarray) -> tuple[int, int | None]:
-        """How many variants of a gVCF among some rows are not matched, and the first of them."""
+        """Count the variants of a gVCF in a range of rows that are not matched, and return the row of the first one."""
         matched = np.sort(matched)
         n, first = 0, None
         for a, b in self._runs_with_variants(start, stop, matched):
@@ -252,7 +254,7 @@ class Sites:
         return int(runs[:, 1].sum()), min(runs[:, 2].tolist(), default=None)
 
     def first_block(self, start: int, stop: int) -> int | None:
-        """The first of some rows that is a reference block; None if none is."""
+        """Return the first row in a range that is a reference block; None if there is none."""
         step = arrays.outer_chunks(self.allele)[0]
         edges = sorted({start, *range((start // step + 1) * step, stop, step), max(start, stop)})
         for a, b in pairwise(edges):

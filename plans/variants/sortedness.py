@@ -1,6 +1,6 @@
-"""Order: where on the genome the variants of a VCZ are, looked up in tasks, and whether they are sorted.
+"""Order: where on the genome the variants of a VCZ are, and whether they are sorted.
 
-The driver holds one line for each run of variants; everything else is looked up where it is needed, by tasks.
+Tasks scan for runs of variants. The driver holds one row for each run; tasks read everything else where they need it.
 """
 
 import math
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from plans.core.scan_tasks import ScanReader
 
 RUN_ROWS = 2**18
-"""About how many variants a task looks at, at most, to find where they are."""
+"""Approximate limit of the number of variants that a task scans for runs."""
 LONG_ROWS = 2**16
-"""A chunk of more rows is looked at in parts: index arrays may have many of the calls' chunks in one of theirs."""
+"""Chunks of more rows are processed in parts: one chunk of a site array may span many chunks of the calls."""
 SCAN_BYTES = 64
-"""What it takes to look at one variant's place, decoded, with all that is computed from it."""
+"""Memory for the contig and position of one variant, decoded, and for all that is computed from them."""
 
 
 class Runs(NamedTuple):
     """
-    Neighbouring variants of one contig each, one run after the other; all are arrays of int64.
+    Runs of neighbouring variants of one contig, in order; all fields are arrays of int64.
 
     Attributes
     ----------
     contig
-        Its number in the VCZ.
+        Number of the contig in the VCZ.
     start, stop
         The first row, and the one after the last.
     first, last
@@ -54,7 +54,7 @@ _NONE = Runs(*[np.empty(0, dtype="i8")] * 5)
 
 
 class Seen(NamedTuple):
-    """What a task has seen of some rows: runs, and the first row that is nowhere, and that comes too late."""
+    """Result of scanning some rows: the runs, the first row that is on no contig, and the first unsorted row."""
 
     runs: Runs
     outside: int | None
@@ -64,16 +64,16 @@ class Seen(NamedTuple):
 @dataclass(frozen=True)
 class FindRuns:
     """
-    The runs of a VCZ, looked up in tasks.
+    Finds the runs of a VCZ in tasks.
 
     Attributes
     ----------
     operation
-        For messages.
+        Name of the operation, for messages.
     vcz
-        Where to look.
+        The VCZ.
     step
-        A run ends where its contig ends, and after rows whose number is a multiple of this.
+        A run begins where the contig changes, and at rows that are multiples of this.
     """
 
     operation: str
@@ -81,7 +81,7 @@ class FindRuns:
     step: int
 
     def look(self, rows: slice) -> Seen:
-        """Look at some rows."""
+        """Find the runs in some rows."""
         contig, position = (
             arrays.read(self.vcz.arrays[f"variant_{name}"], (rows,)).astype("i8") for name in ("contig", "position")
         )
@@ -96,7 +96,7 @@ class FindRuns:
         return Seen(runs, None, int(rows.start + np.argmax(back)) if back.any() else None)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """Look in tasks, over whole chunks."""
+        """Scan with tasks of whole chunks."""
         from plans.core import scan_tasks
 
         if not self.vcz.n_variants:
@@ -117,14 +117,14 @@ class FindRuns:
 
     def joined(self, found: Sequence[Any]) -> Runs:
         """
-        All runs, in order.
+        Combine the results of all tasks: return all runs, in order.
 
         Raises
         ------
         DamagedStoreError
-            If a variant is nowhere on its contigs.
+            If a variant has an invalid contig or position.
         IncompatibleError
-            If variants are not sorted: a position after a greater one, or a contig in two pieces.
+            If variants are not sorted: a position after a larger one, or a contig in two pieces.
         """
         seen = [Seen(*item) for item in found]
         if outside := [s.outside for s in seen if s.outside is not None]:
@@ -157,17 +157,17 @@ class FindRuns:
 
 
 def unit_rows(vcz: Vcz) -> int:
-    """How many variants are looked at together: a chunk of ``variant_position``, or a part of a very long one."""
+    """Return the number of variants in a unit: a chunk of ``variant_position``, or a part of a very long one."""
     return task_rows(arrays.outer_chunks(vcz.arrays["variant_position"])[0], vcz.chunk_lengths[VARIANTS])
 
 
 def task_rows(chunk: int, shortest: int) -> int:
-    """As many rows as a chunk of an array has; of a very long one some of the store's shortest, which divide it."""
+    """Return the length of a chunk; if it is very long, some of the shortest chunks, provided that these divide it."""
     return chunk if chunk <= LONG_ROWS or chunk % shortest else shortest * max(1, LONG_ROWS // shortest)
 
 
 def site(vcz: Vcz, row: int) -> str:
-    """A variant for people, such as ``chr1:1000 A/C,T``."""
+    """Describe a variant in a message, such as ``chr1:1000 A/C,T``."""
     contig, position, alleles = (
         arrays.read_normalised(vcz.arrays[f"variant_{name}"], (slice(row, row + 1),)).ravel()
         for name in ("contig", "position", "allele")

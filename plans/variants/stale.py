@@ -1,9 +1,8 @@
-"""Which INFO fields tell of the samples as they are, and which of the samples as they were.
+"""Stale INFO fields: those that no longer agree with the samples of a store.
 
-Some INFO fields are computed from genotypes, and an operation that changes samples leaves those of a store behind. It
-says so in an attribute of the store's root group: before its first write, so that a field may be called stale that is
-not, where an operation was stopped, but never the other way round. `plans.compilers.recompute` makes fields current
-again.
+Some INFO fields are computed from genotypes, and an operation that changes samples makes them stale. It records this in
+an attribute of the store's root group before its first write. So after an interrupted operation a current field may be
+marked as stale, but never the other way round. `plans.compilers.recompute` makes fields current again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,18 +17,18 @@ STALE, CURRENT = "stale", "current"
 
 
 def array_name(field: str) -> str:
-    """What the array of an INFO field is called."""
+    """Return the name of the array of an INFO field."""
     return f"variant_{field}"
 
 
 def states(vcz: Vcz) -> dict[str, str]:
     """
-    The fields of a store that are known to be stale or current. Of others it is unknown which samples they count.
+    Return the recorded state of the fields of a store, stale or current. Other fields may count any samples.
 
     Raises
     ------
     DamagedStoreError
-        If the attribute is none of ours.
+        If the attribute is malformed.
     """
     value = vcz.attributes.get(INFO_STATES, {})
     if not isinstance(value, Mapping) or any(state not in (STALE, CURRENT) for state in value.values()):
@@ -41,12 +40,12 @@ def states(vcz: Vcz) -> dict[str, str]:
 
 
 def stale(vcz: Vcz) -> list[str]:
-    """The fields of a store that tell of samples as they were."""
+    """Return the stale fields of a store."""
     return [field for field, state in states(vcz).items() if state == STALE]
 
 
 def mark(vcz: Vcz, fields: Iterable[str], state: str) -> tuple[Vcz, tuple[SetAttribute, ...]]:
-    """Note the state of fields: the store as it will be, and what writes it; nothing where it is written already."""
+    """Record the state of fields: return the planned store and the edits, none if nothing changes."""
     old = states(vcz)
     new = dict(sorted({**old, **dict.fromkeys(fields, state)}.items()))
     if new == old:
@@ -55,6 +54,6 @@ def mark(vcz: Vcz, fields: Iterable[str], state: str) -> tuple[Vcz, tuple[SetAtt
     return replace(vcz, attributes=attributes), (SetAttribute(INFO_STATES, new, vcz.zarr_format),)
 
 
-def samples_change(vcz: Vcz) -> tuple[Vcz, tuple[SetAttribute, ...]]:
-    """Note that all such fields of a store are going to be stale; as `mark`."""
+def mark_stale(vcz: Vcz) -> tuple[Vcz, tuple[SetAttribute, ...]]:
+    """Mark all fields of a store that are computed from genotypes as stale; return as `mark`."""
     return mark(vcz, (field for field in FIELDS if array_name(field) in vcz.arrays), STALE)

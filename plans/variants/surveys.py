@@ -37,30 +37,30 @@ def match_sources(
     interrupted_at: int | None = None,
 ) -> Generator[Survey, list[list[Any]], Findings]:
     """
-    Find out what of sources is what of a store, in two surveys.
+    Match the variants of sources with those of a store, in two or more surveys.
 
     Parameters
     ----------
     operation, vcz, sources, rules, memory
         As in `plans.compilers.append`.
     interrupted_at
-        As in `Vcz.require_whole`, of the store.
+        As in `Vcz.require_whole`, for the store.
 
     Raises
     ------
     VczstoreError
-        If a VCZ is damaged, variants are not sorted, or some of a source's match nothing and are not to be dropped.
+        If a VCZ is damaged, variants are not sorted, or variants of a source match nothing and the rules refuse them.
     """
     vcz.require_whole(operation, interrupted_at=interrupted_at)
     for source in sources:
         source.require_whole(operation)
     scans = run_scans(operation, vcz, sources)
-    finding = [FindBlocks(operation, source, unit_rows(source)) for source in sources if rules.gvcf]
-    seen = yield Survey(operation, (*scans, *finding), memory)
+    block_scans = [FindBlocks(operation, source, unit_rows(source)) for source in sources if rules.gvcf]
+    seen = yield Survey(operation, (*scans, *block_scans), memory)
     runs = [scan.joined(items) for scan, items in zip(scans, seen, strict=False)]
     blocks = [
         Blocks.of(operation, f.vcz, f.joined(items), rules.min_gq)
-        for f, items in zip(finding, seen[len(scans) :], strict=True)
+        for f, items in zip(block_scans, seen[len(scans) :], strict=True)
     ]
     scan = match_scan(operation, vcz, sources, rules, runs, blocks or [None] * len(sources))
     (reports,) = yield Survey(operation, (scan,), memory)
@@ -81,19 +81,19 @@ def match_sources(
         (reports,) = yield Survey(operation, (scan,), memory)
         findings = _findings(operation, vcz, sources, rules, index, reports)
         findings = replace(findings, insertion=insertion, contigs=insertion.contigs)
-    values = _misfit_scan(vcz, sources, findings, scan)
-    if not values.is_due:
+    misfit_scan = _misfit_scan(vcz, sources, findings, scan)
+    if not misfit_scan.is_due:
         return findings
-    (misfits,) = yield Survey(operation, (values,), memory)
-    found: dict[tuple[str, str], Misfit] = {}
+    (misfits,) = yield Survey(operation, (misfit_scan,), memory)
+    first_misfits: dict[tuple[str, str], Misfit] = {}
     for misfit in sorted(Misfit(*item) for items in misfits for item in items):
-        found.setdefault((sources[misfit.source].label, misfit.name), misfit)
-    return replace(findings, misfits=found)
+        first_misfits.setdefault((sources[misfit.source].label, misfit.name), misfit)
+    return replace(findings, misfits=first_misfits)
 
 
 def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: FindMatches) -> FindMisfits:
-    """What has to be looked up last: whether values fit the alleles."""
-    looked_at = []
+    """Return the last scan: for values that do not fit the alleles."""
+    checked = []
     for i, source in enumerate(sources):
         calls = {
             name: array
@@ -104,15 +104,15 @@ def _misfit_scan(vcz: Vcz, sources: Sequence[Vcz], findings: Findings, scan: Fin
         vectors = {n: (calls[n], field_of(n, calls[n], kind)) for n, kind in kinds.items() if kind in ("R", "A", "G")}
         numbers = {name: calls[name] for name, kind in kinds.items() if kind == "GT"}
         reports = findings.by_source.get(i, [])
-        looked_at.append(MisfitSource.of(vectors, numbers, calls.get(GENOTYPE), source.chosen, reports))
-    known = [(s.blocks, source) for s, source in zip(findings.index.sources, sources, strict=True)]
-    slabs = [blocks.slab_rows(source.arrays[SAMPLE_ID].shape[0]) for blocks, source in known if blocks is not None]
+        checked.append(MisfitSource.of(vectors, numbers, calls.get(GENOTYPE), source.chosen, reports))
+    gvcfs = [(s.blocks, source) for s, source in zip(findings.index.sources, sources, strict=True)]
+    slabs = [blocks.slab_rows(source.arrays[SAMPLE_ID].shape[0]) for blocks, source in gvcfs if blocks is not None]
     span = max([*slabs, *(r.span for r in findings.reports.values())], default=0)
-    return FindMisfits(findings.index, tuple(looked_at), scan.rows_per_task, span, scan.mem)
+    return FindMisfits(findings.index, tuple(checked), scan.rows_per_task, span, scan.mem)
 
 
 def run_scans(operation: str, store: Vcz, sources: Sequence[Vcz]) -> list[FindRuns]:
-    """What has to be looked up first: where the variants of each are."""
+    """Return the first scans: for the runs of the store, and of each source."""
     for vcz in (store, *sources):
         for name in ("variant_contig", "variant_position", "variant_allele", "contig_id"):
             if not vcz.has_table(name):
@@ -129,7 +129,7 @@ def match_scan(
     runs: Sequence[Runs],
     blocks: Sequence[Blocks | None],
 ) -> FindMatches:
-    """What has to be looked up then: what matches."""
+    """Return the second scan: for matches, given the runs of the store and of each source."""
     ours = {name: i for i, name in enumerate(store.table("contig_id").tolist())}
     sites = []
     for vcz, mine, theirs in zip((store, *sources), runs, (None, *blocks), strict=True):
@@ -138,7 +138,7 @@ def match_scan(
         sites.append(Sites.of(vcz, mine, numbers, theirs))
     token = uuid4().hex
     unit = unit_rows(store)
-    # what is inserted is joined with what is there as `create` joins it
+    # an insertion joins variants with those of the store as `create` does, and so adds alleles itself
     is_joined_later = rules.new_variants == "insert"
     allows = rules.allow_new_alleles and not is_joined_later
     index = Index(token, sites[0], tuple(sites[1:]), store.n_variants, unit, allows)
@@ -146,18 +146,18 @@ def match_scan(
 
 
 def _match_mem(index: Index) -> int:
-    """What it takes to match a unit: reading the store and one source after the other, and what is found in each."""
+    """Return the memory for matching a unit, in bytes: reading the store and one source at a time, and all matches."""
     read = [(s.position, s.contig, s.allele, *s.extents.fields.values()) for s in (index.store, *index.sources)]
-    reading = [4 * sum(arrays.decode_mem(a, 2) for a in some) for some in read]
+    reading = [4 * sum(arrays.decode_mem(a, 2) for a in site_arrays) for site_arrays in read]
     rows = min(index.unit, index.n_variants)
-    found = sum(3 * rows * (16 + 8 * s.allele.shape[1]) for s in index.sources)
-    found += KEPT_BYTES if any(s.blocks is not None for s in index.sources) else 0
-    return reading[0] + max(reading[1:], default=0) + found
+    matches = sum(3 * rows * (16 + 8 * s.allele.shape[1]) for s in index.sources)
+    matches += KEPT_BYTES if any(s.blocks is not None for s in index.sources) else 0
+    return reading[0] + max(reading[1:], default=0) + matches
 
 
-def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, found: Any) -> Findings:
-    """Put together what was found."""
-    reports = {(r.number, r.source): r for items in found for r in (UnitReport(*item) for item in items)}
+def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, index: Index, seen: Any) -> Findings:
+    """Combine the reports of all tasks, and check the sources by them."""
+    reports = {(r.number, r.source): r for items in seen for r in (UnitReport(*item) for item in items)}
     findings = Findings(
         rules,
         replace(index, is_surveyed=True),
@@ -167,13 +167,13 @@ def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, in
     )
     for i, source in enumerate(sources):
         n, first = findings.first_unmatched(i)
-        blocks = [r.block for r in findings.by_source.get(i, []) if r.block is not None]
-        if blocks:
-            raise refusal(operation, source, min(blocks))
-        known = index.sources[i].blocks
-        n_variants = source.n_variants if known is None else known.n_variants
-        if known is None:
-            _check_some(operation, vcz, source, rules, n)
+        block_rows = [r.block for r in findings.by_source.get(i, []) if r.block is not None]
+        if block_rows:
+            raise refusal(operation, source, min(block_rows))
+        blocks = index.sources[i].blocks
+        n_variants = source.n_variants if blocks is None else blocks.n_variants
+        if blocks is None:
+            _check_has_calls(operation, vcz, source, rules, n)
         if first is not None and rules.new_variants == "refuse":
             alleles = "" if rules.allow_new_alleles else "let new alleles in with --allow-new-alleles, "
             alleles += "" if operation == "normalise" else "insert them with --new-variants insert, "
@@ -185,8 +185,8 @@ def _findings(operation: str, vcz: Vcz, sources: Sequence[Vcz], rules: Rules, in
     return findings
 
 
-def _check_some(operation: str, store: Vcz, source: Vcz, rules: Rules, n_unmatched: int) -> None:
-    """Refuse a source of which nothing would come in but samples without calls."""
+def _check_has_calls(operation: str, store: Vcz, source: Vcz, rules: Rules, n_unmatched: int) -> None:
+    """Raise an `IncompatibleError` if a source would add only samples without calls."""
     if 0 < source.n_variants <= n_unmatched and rules.new_variants == "drop":
         contigs = [listing(vcz.table("contig_id").tolist(), limit=5) for vcz in (source, store)]
         raise IncompatibleError(

@@ -33,13 +33,13 @@ EXTENT = "extent"
 ID, ID_MASK, FILTER = "variant_id", "variant_id_mask", "variant_filter"
 
 SEGMENT_ROWS = 100
-"""After so many variants the driver looks up again where on the genome a source is."""
+"""Smallest number of variants of a segment, whose place on the genome the driver keeps."""
 
 SEGMENTS = 1_000_000
-"""About as many such places the driver keeps at most, of all sources together."""
+"""Approximate limit of the number of segments of all sources together."""
 
 CONTIG_SHIFT = 40
-"""A place on the genome is one integer: the contig's number above so many bits for the position."""
+"""A place on the genome is one integer: the contig's number above CONTIG_SHIFT bits for the position."""
 
 
 def source_sites(sources: Sequence[Vcz], *, is_gvcf: bool = False, info: Sequence[str] = ()) -> list["SourceSites"]:
@@ -58,13 +58,13 @@ class Piece(NamedTuple):
     Attributes
     ----------
     source
-        The number of the source.
+        Number of the source.
     rows
-        Its records.
+        Rows of the records in the source.
     kept
-        Which of these are variants, and not reference blocks.
+        Selects the variants among these, without reference blocks.
     block
-        The first that is a reference block, although the source is not said to be a gVCF.
+        Row of the first reference block, if the source is not used as a gVCF; None if there is none.
     """
 
     source: int
@@ -74,23 +74,23 @@ class Piece(NamedTuple):
 
     @property
     def variants(self) -> np.ndarray:
-        """The rows of those that are variants."""
+        """Rows of the variants in the source."""
         return np.arange(self.rows.start, self.rows.stop)[self.kept]
 
 
 @dataclass(frozen=True)
 class SourceSites:
     """
-    What a source says of its variants. It is sent to workers.
+    The site arrays of a source. They are sent to workers.
 
     Attributes
     ----------
     arrays
-        By name.
+        Arrays by name.
     contigs
         For each contig of the source, its number in the union's table.
     is_gvcf
-        Whether there are reference blocks among its records, which are no variants.
+        Whether its records include reference blocks, which are not variants.
     """
 
     arrays: Mapping[str, AnyArray]
@@ -99,42 +99,42 @@ class SourceSites:
 
     @property
     def n_variants(self) -> int:
-        """How many variants there are."""
+        """Number of records."""
         return int(self.arrays[POSITION].shape[0])
 
     def read(self, name: str, rows: slice) -> np.ndarray:
-        """Some rows of an array; strings in one form, for any dtype that they are stored as."""
+        """Read some rows of an array; strings have one dtype, however they are stored."""
         return arrays.read_normalised(self.arrays[name], (rows,))
 
     def places(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Where variants are on the genome: their contigs by the numbers in the union's table, and their positions."""
+        """Read the contigs of some records, numbered as in the union's table, and their positions."""
         contig, position = (self.read(name, rows).astype("i8") for name in (CONTIG, POSITION))
         return self.contigs[contig], position
 
     @property
     def row_bytes(self) -> int:
-        """About what it takes to merge one variant: each allele as a string, in a list and as two numbers."""
+        """Approximate memory for merging one variant, in bytes: each allele as a string, in a list, as two numbers."""
         width = self.arrays[ALLELE].shape[1]
         by_sample = 32 * self.arrays[LEN].shape[1] if LEN in self.arrays else 0
         return 300 + 160 * int(width) + (128 if ID in self.arrays else 0) + by_sample
 
     def decode_mem(self, n_rows: int) -> int:
-        """What decoding some rows takes, of the largest array, beside themselves."""
-        found = []
+        """Return the memory for decoding some rows of the largest array, in bytes, in addition to the rows."""
+        needed = []
         for array in self.arrays.values():
             chunk, *others = arrays.outer_chunks(array)
             whole = math.prod(arrays.grid(array.shape[1:], others))
             n_chunks = min(whole * (math.ceil(n_rows / chunk) + 1), pipeline.READS_AT_ONCE)
-            found.append(arrays.decode_mem(array, n_chunks))
-        return max(found)
+            needed.append(arrays.decode_mem(array, n_chunks))
+        return max(needed)
 
     @property
     def extents(self) -> Extents:
-        """How long variants are."""
+        """Extents of symbolic alleles."""
         return Extents.of(self.arrays)
 
     def lengths(self, rows: slice) -> np.ndarray:
-        """What variants take up of the reference."""
+        """Read the lengths of some records on the reference."""
         if LENGTH in self.arrays:
             return self.extents.lengths(rows)
         refs = np.strings.str_len(self.read(ALLELE, rows)[:, 0].astype("T")).astype("i8")
@@ -147,18 +147,18 @@ class SourceSites:
         Parameters
         ----------
         source
-            The number of this source.
+            Number of this source.
         rows
-            Where to look.
+            Rows of the records.
 
         Returns
         -------
         piece : Piece
-            Which of them are.
+            The records, and which of them are variants.
         alleles : numpy.ndarray of str
-            Theirs, without those that stand for what was not seen.
+            Alleles of the variants, without the unseen allele of a gVCF.
         extents : numpy.ndarray of int64
-            How long they are.
+            Extents of the variants; see `vczstore.vcz.extents`.
         """
         alleles = self._alleles(rows)
         texts = set(alleles[:, 1:].ravel().tolist())
@@ -174,7 +174,7 @@ class SourceSites:
         return piece._replace(kept=kept), seen.astype("T"), extents[kept]
 
     def _alleles(self, rows: slice) -> np.ndarray:
-        """As Python's strings those of a gVCF, few of which are of variants; else as NumPy's."""
+        """Read alleles: of a gVCF, where few are of variants, as Python strings; else as NumPy strings."""
         if not self.is_gvcf:
             return self.read(ALLELE, rows).astype("T")
         with pipeline.naming(f"{ALLELE} in {zarr_objects.place(self.arrays[ALLELE].store)}"):
@@ -182,13 +182,13 @@ class SourceSites:
 
     def segments(self, runs: Runs) -> np.ndarray:
         """
-        The runs of the source on the union's genome.
+        Convert the runs of the source to segments of the union's genome.
 
         Returns
         -------
         numpy.ndarray of int64
-            Of four columns: the first and the last place of a segment, its first row and the one after its last; in
-            the order of places.
+            Four columns: the first and the last place of a segment, its first row and the one after its last; sorted by
+            place.
         """
         contig = self.contigs[runs.contig] << CONTIG_SHIFT
         segments = np.stack([contig + runs.first, contig + runs.last, runs.start, runs.stop], axis=1)
@@ -197,28 +197,28 @@ class SourceSites:
 
 def cut_genome(segments: Sequence[np.ndarray], row_bytes: Sequence[int], room: int) -> np.ndarray:
     """
-    Cut the genome where segments begin, so that what is between two cuts takes no more than so many bytes.
+    Cut the genome where segments begin, into ranges that need limited memory.
 
     Parameters
     ----------
     segments
-        Of each source; see `SourceSites.segments`.
+        The segments of each source; see `SourceSites.segments`.
     row_bytes
-        What a variant of each source takes.
+        Memory for a variant of each source.
     room
-        In bytes. What is between two neighbouring beginnings of segments may take more: there is nowhere to cut it.
+        Memory for a range, in bytes. It is exceeded if a range cannot be cut, since no segment begins within.
 
     Returns
     -------
     numpy.ndarray of int64
-        The places where ranges begin, and one after them all. A position is in one range only.
+        The places where ranges begin, and one after the last range. Each position is in one range only.
     """
     rows = np.concatenate(segments)
     size = np.concatenate([(s[:, 3] - s[:, 2]) * b for s, b in zip(segments, row_bytes, strict=True)])
     begins = np.append(np.unique(rows[:, 0]), np.iinfo("i8").max)
 
     def before(places: np.ndarray) -> np.ndarray:
-        """The bytes of the segments for which a place is before the beginning of each range."""
+        """Return, for each beginning, the bytes of the segments whose place is before it."""
         order = np.argsort(places)
         total = np.concatenate([[0], np.cumsum(size[order])])
         return total[np.searchsorted(places[order], begins)]
@@ -233,12 +233,12 @@ def cut_genome(segments: Sequence[np.ndarray], row_bytes: Sequence[int], room: i
 
 def rows_between(segments: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """
-    Which rows of a source may lie between two edges: of the segments that reach into there.
+    Return the rows of a source that may lie in each range: those of the segments that overlap it.
 
     Returns
     -------
     numpy.ndarray of int64
-        Of three columns: the number of the range, the first row and the one after the last; in order of ranges.
+        Three columns: the number of the range, the first row and the one after the last; sorted by range.
     """
     first, last, start, stop = segments.T
     begin = np.searchsorted(last, edges[:-1])
@@ -259,11 +259,11 @@ class Union:
     Attributes
     ----------
     sites
-        The sources.
+        The site arrays of each source.
     edges
-        The places where ranges begin, and one after them all.
+        The places where ranges begin, and one after the last range.
     pieces
-        For each source, which rows may lie in which range; see `rows_between`.
+        For each source, the rows that may lie in each range; see `rows_between`.
     any_alt
         Whether records are joined that share no ALT; see `plans.variants.join_records.join`.
     """
@@ -278,7 +278,7 @@ class Union:
         cls,
         sites: Sequence[SourceSites],
         segments: Sequence[np.ndarray],
-        beside: int,
+        write_mem: int,
         memory: Memory,
         *,
         operation: str = OPERATION,
@@ -290,26 +290,26 @@ class Union:
         Parameters
         ----------
         sites, segments
-            The sources, and what is known of their order; see `SourceSites.segments`.
-        beside
-            What a task needs at least to write what it has merged, in bytes.
+            The site arrays and the segments of each source; see `SourceSites.segments`.
+        write_mem
+            Memory that a task needs at least for writing merged records, in bytes.
         memory
-            What a task may use.
+            Memory limits of a task.
         operation
-            For the message.
+            Name of the operation, for the message.
         n_ranges
-            There are about so many at least, if a range is no less than a chunk of each source then.
+            Approximate minimum number of ranges, if these are not smaller than chunks of each source then.
 
         Raises
         ------
         MemoryLimitError
-            If there is a range that does not fit, and nowhere to cut it.
+            If there is a range that does not fit, and cannot be cut.
         """
         free = memory.allowed - memory.reserved - SLACK
-        limit = min(free // 2, free - beside)
+        limit = min(free // 2, free - write_mem)
         row_bytes = [s.row_bytes for s in sites]
         total = sum(s.n_variants * b for s, b in zip(sites, row_bytes, strict=True))
-        # some chunks of each source, or else they are read again and again: two ranges share one of each at their edge
+        # two ranges share a chunk of each source at their edge, so small ranges would read chunks many times
         lengths = [min(s.n_variants, arrays.outer_chunks(s.arrays[ALLELE])[0]) for s in sites]
         chunks = sum(n * b for n, b in zip(lengths, row_bytes, strict=True))
         room = min(max(2 * chunks, min(TASK_BYTES, total // n_ranges)), limit)
@@ -319,20 +319,20 @@ class Union:
             if union.merge_mem <= limit:
                 return union
             if room < min(row_bytes):
-                if union.merge_mem + beside > free:
-                    needed = memory.reserved + SLACK + union.merge_mem + beside
+                if union.merge_mem + write_mem > free:
+                    needed = memory.reserved + SLACK + union.merge_mem + write_mem
                     raise MemoryLimitError(memory_message(operation, needed, memory.allowed))
                 return union
             room //= 2
 
     @property
     def n_ranges(self) -> int:
-        """How many ranges there are."""
+        """Number of ranges."""
         return max(0, len(self.edges) - 1)
 
     @property
     def merge_mem(self) -> int:
-        """What merging a range takes at most, reading it included."""
+        """Largest memory for reading and merging a range, in bytes."""
         loads, decoding = np.zeros(self.n_ranges), 0
         for sites, pieces in zip(self.sites, self.pieces, strict=True):
             number, start, stop = pieces.T
@@ -341,7 +341,7 @@ class Union:
         return int(loads.max(initial=0)) + decoding
 
     def rows(self, i: int) -> Iterator[tuple[int, slice, np.ndarray, np.ndarray]]:
-        """The rows in a range, exactly: the number of a source, which of its rows, and where these are."""
+        """Yield the exact rows in a range: the number of the source, its rows, and their contigs and positions."""
         for source, (sites, pieces) in enumerate(zip(self.sites, self.pieces, strict=True)):
             first, last = np.searchsorted(pieces[:, 0], (i, i + 1))
             for _, start, stop in pieces[first:last].tolist():
@@ -356,79 +356,78 @@ class Union:
         Returns
         -------
         pieces : list of Piece
-            Of which source, and which records.
+            The records of each source.
         values : dict of numpy.ndarray
-            What `SITE_FIELDS` have in these records, contigs by their numbers in the union's table; and their extents.
+            `SITE_FIELDS` of those that are variants, with contigs numbered as in the union's table, and their extents.
         merged : Merged
-            Which of the records are the same.
+            Which of these are one record of the union.
         """
         pieces = []
         width = max(s.arrays[ALLELE].shape[1] for s in self.sites)
         values: dict[str, list[np.ndarray]] = {name: [] for name in (*SITE_FIELDS, EXTENT)}
-        for source, where, contig, position in self.rows(i):
+        for source, rows, contig, position in self.rows(i):
             sites = self.sites[source]
-            piece, found, extents = sites.variants(source, where)
-            alleles = np.full((len(found), width), "", dtype="T")
-            alleles[:, : found.shape[1]] = found
+            piece, theirs, extents = sites.variants(source, rows)
+            alleles = np.full((len(theirs), width), "", dtype="T")
+            alleles[:, : theirs.shape[1]] = theirs
             pieces.append(piece)
             values[CONTIG].append(contig[piece.kept])
             values[POSITION].append(position[piece.kept])
             values[ALLELE].append(alleles)
             values[EXTENT].append(extents)
-        joined = {name: np.concatenate(found) for name, found in values.items()}
-        source_of = np.repeat([p.source for p in pieces], [len(found) for found in values[ALLELE]])
+        joined = {name: np.concatenate(parts) for name, parts in values.items()}
+        source_of = np.repeat([p.source for p in pieces], [len(part) for part in values[ALLELE]])
         contig, position, alleles, extents = (joined[name] for name in (*SITE_FIELDS, EXTENT))
         merged = merge_sites(contig, position, alleles, source_of, extents, any_alt=self.any_alt)
         return pieces, joined, merged
 
     def records(self, i: int, names: Sequence[str], n_alleles: int) -> dict[str, np.ndarray]:
-        """The records of the union in a range: what each of these arrays has of them, of so many alleles."""
+        """Return the values of some arrays for the records of a range, with `n_alleles` columns of alleles."""
         pieces, values, merged = self.merge(i)
-        found = {name: values[name][merged.first] for name in SITE_FIELDS}
-        found[ALLELE] = without_nothing(found[ALLELE])[:, :n_alleles]  # what is cut off are places of <NON_REF>
-        found[ALLELE] = np.pad(found[ALLELE], ((0, 0), (0, n_alleles - found[ALLELE].shape[1])), constant_values="")
+        fields = {name: values[name][merged.first] for name in SITE_FIELDS}
+        fields[ALLELE] = without_nothing(fields[ALLELE])[:, :n_alleles]  # cuts off empty columns of <NON_REF>
+        fields[ALLELE] = np.pad(fields[ALLELE], ((0, 0), (0, n_alleles - fields[ALLELE].shape[1])), constant_values="")
         for row, alleles in merged.joined.items():
-            found[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
-        found |= self._lengths(pieces, values, merged, names)
+            fields[ALLELE][row] = [*alleles, *[""] * (n_alleles - len(alleles))]
+        fields |= self._lengths(pieces, values, merged, names)
         if ID in names:
-            ids = [self._ids(self.sites[p.source], p.rows)[p.kept] for p in pieces]
-            said = np.concatenate(ids)
-            found[ID] = np.full(len(merged.first), STR_MISSING, dtype="T")
-            found[ID_MASK] = np.ones(len(merged.first), dtype=bool)
-            which, at = merged.first_where(said != STR_MISSING)
-            found[ID][which], found[ID_MASK][which] = said[at], False
-            others = np.flatnonzero((said != STR_MISSING) & (said != found[ID][merged.record]))
-            for record, text in zip(merged.record[others].tolist(), said[others].tolist(), strict=True):
-                found[ID][record] = _both_ids(found[ID][record], text)
-        info = set(names) - {*found, ID, ID_MASK}
-        return found | {name: self._info(name, pieces, merged) for name in sorted(info)}
+            ids = np.concatenate([self._ids(self.sites[p.source], p.rows)[p.kept] for p in pieces])
+            fields[ID] = np.full(len(merged.first), STR_MISSING, dtype="T")
+            fields[ID_MASK] = np.ones(len(merged.first), dtype=bool)
+            which, at = merged.first_where(ids != STR_MISSING)
+            fields[ID][which], fields[ID_MASK][which] = ids[at], False
+            others = np.flatnonzero((ids != STR_MISSING) & (ids != fields[ID][merged.record]))
+            for record, text in zip(merged.record[others].tolist(), ids[others].tolist(), strict=True):
+                fields[ID][record] = _both_ids(fields[ID][record], text)
+        info = set(names) - {*fields, ID, ID_MASK}
+        return fields | {name: self._info(name, pieces, merged) for name in sorted(info)}
 
     def _info(self, name: str, pieces: Sequence[Piece], merged: Merged) -> np.ndarray:
-        """An INFO field of one value: that of the first source that has the record and a value of it."""
+        """Return an INFO field of one value: that of the first source that has the record and a value for it."""
         like = max((s.arrays[name] for s in self.sites if name in s.arrays), key=lambda array: array.dtype.itemsize)
         dtype = np.dtypes.StringDType() if like.dtype.kind in TEXT else like.dtype
-        said, is_said = list[np.ndarray](), list[np.ndarray]()
+        theirs, is_present = list[np.ndarray](), list[np.ndarray]()
         for piece in pieces:
             n, array = len(piece.variants), self.sites[piece.source].arrays.get(name)
             if array is None:
-                said.append(np.zeros(n, dtype=dtype))
-                is_said.append(np.zeros(n, dtype=bool))
+                theirs.append(np.zeros(n, dtype=dtype))
+                is_present.append(np.zeros(n, dtype=bool))
                 continue
             values = self.sites[piece.source].read(name, piece.rows)[piece.kept]
-            is_said.append(~same(values, missing_value(name, array)))
-            said.append(values.astype(dtype))
-        which, at = merged.first_where(np.concatenate([np.zeros(0, dtype=bool), *is_said]))
-        found = np.full(len(merged.first), missing_value(name, like), dtype=dtype)
-        found[which] = np.concatenate([np.zeros(0, dtype=dtype), *said])[at]
-        return found
+            is_present.append(~same(values, missing_value(name, array)))
+            theirs.append(values.astype(dtype))
+        which, at = merged.first_where(np.concatenate([np.zeros(0, dtype=bool), *is_present]))
+        result = np.full(len(merged.first), missing_value(name, like), dtype=dtype)
+        result[which] = np.concatenate([np.zeros(0, dtype=dtype), *theirs])[at]
+        return result
 
     def _lengths(
         self, pieces: Sequence[Piece], values: Mapping[str, np.ndarray], merged: Merged, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """How long records are: where ALTs are symbolic as long as these are, without others joined with them."""
+        """Return the lengths of records, and END and SVLEN if named: of symbolic ALTs only, where there are any."""
         is_symbolic = values[EXTENT] != NONE
         length = np.concatenate([self.sites[p.source].lengths(p.rows)[p.kept] for p in pieces])
-        if any(sites.is_gvcf for sites in self.sites):  # where what was not seen may make a record longer
+        if any(sites.is_gvcf for sites in self.sites):  # where the unseen allele may make a record longer
             counts = [len(p.variants) for p in pieces]
             is_plain = np.repeat([self.sites[p.source].is_gvcf for p in pieces], counts) & ~is_symbolic
             length = np.where(is_plain, np.strings.str_len(values[ALLELE][:, 0]), length)
@@ -439,23 +438,23 @@ class Union:
         longest = np.zeros(n, dtype="i8")
         np.maximum.at(longest, merged.record, np.where(of_symbolic[merged.record] & ~is_symbolic, 0, length))
         is_joined = of_symbolic | np.isin(np.arange(n), list(merged.joined))
-        found = {LENGTH: np.where(is_joined, longest, length[merged.first])}
+        fields = {LENGTH: np.where(is_joined, longest, length[merged.first])}
         for name, missing in ((END, INT_MISSING), (SVLEN, 0)):
             if name in names:
                 extents = [(self.sites[p.source].extents, p) for p in pieces]
-                said = np.concatenate([(e.ends if name == END else e.sizes)(p.rows)[p.kept] for e, p in extents])
-                found[name] = np.full(n, INT_MISSING, dtype="i8")
-                which, at = merged.first_where(is_symbolic & (said != missing))
-                found[name][which] = said[at]
-                if name == END:  # of records without an ALT too, in accord with the length
+                theirs = np.concatenate([(e.ends if name == END else e.sizes)(p.rows)[p.kept] for e, p in extents])
+                fields[name] = np.full(n, INT_MISSING, dtype="i8")
+                which, at = merged.first_where(is_symbolic & (theirs != missing))
+                fields[name][which] = theirs[at]
+                if name == END:  # of records without symbolic ALTs too, consistent with the length
                     last = np.full(n, INT_MISSING, dtype="i8")
-                    np.maximum.at(last, merged.record, said)
-                    found[END][~of_symbolic] = np.where(is_joined, last, said[merged.first])[~of_symbolic]
-        return found
+                    np.maximum.at(last, merged.record, theirs)
+                    fields[END][~of_symbolic] = np.where(is_joined, last, theirs[merged.first])[~of_symbolic]
+        return fields
 
     @staticmethod
     def _ids(sites: SourceSites, rows: slice) -> np.ndarray:
-        """The identifiers of some variants, missing where there is none."""
+        """Read the IDs of some variants, `STR_MISSING` where there is none."""
         if ID not in sites.arrays:
             return np.full(rows.stop - rows.start, STR_MISSING, dtype="T")
         ids = sites.read(ID, rows).astype("T")
@@ -467,7 +466,7 @@ class Union:
 
 def _both_ids(first: str, second: str) -> str:
     """
-    All identifiers of a record that two sources have, each once (VCF 4.5, section 1.6.1: they are unique).
+    Join the IDs of a record of two sources, without repeats (VCF 4.5, section 1.6.1: they are unique).
 
     >>> _both_ids("rs1;rs2", "rs3;rs2")
     'rs1;rs2;rs3'
@@ -477,18 +476,18 @@ def _both_ids(first: str, second: str) -> str:
 
 class Counted(NamedTuple):
     """
-    What a task has counted in a range.
+    Counts of one range.
 
     Attributes
     ----------
     number
-        Of the range.
+        Number of the range.
     records
-        How many records the union has there.
+        Number of records of the union.
     most_alleles
-        How many alleles one that has been joined has at most; of sources that are gVCFs, any.
+        Largest number of alleles of a joined record; of any record, if sources are gVCFs.
     blocks
-        The first reference block of each source that is not said to be a gVCF: the number of the source, and the row.
+        Sources that are not used as gVCFs but have reference blocks: number of the source, and row of its first one.
     """
 
     number: int
@@ -499,7 +498,7 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class CountRecords:
-    """Count the records of the union in each range, and the alleles of the one that has most."""
+    """Counts the records of the union in each range, and the alleles of the record that has most."""
 
     union: Union
 
@@ -514,7 +513,7 @@ class CountRecords:
         return Counted(ranges.start, len(merged.first), most, blocks)
 
     def by_cubed(self, memory: Memory, tag: int) -> "list[ScanReader]":
-        """A task for each range."""
+        """Scan with one task for each range."""
         from plans.core import scan_tasks
 
         if not self.union.n_ranges:

@@ -1,9 +1,8 @@
-"""Sites: which records of several VCZs are the same, and in which order they come. NumPy arrays in, NumPy arrays out.
+"""Union of sites: which records of several VCZs are the same, and their order. NumPy arrays in, NumPy arrays out.
 
-Two records are the same if their contig (by name), position, REF and ALTs are. ALTs may be in any order,
-letters count regardless of case, and alleles that are missing (``"."``) or fill (``""``) are no alleles. Alleles are
-compared as they are written: nothing is trimmed, as ``bcftools norm`` does. Those that are not the same may be joined;
-see `plans.variants.join_records`.
+Two records are the same if their contig (by name), position, REF and ALTs are. ALTs may be in any order, case is
+ignored, and alleles that are missing (``"."``) or fill (``""``) do not count. Alleles are compared verbatim: they are
+not trimmed, as ``bcftools norm`` does. Records that are not the same may be joined; see `plans.variants.join_records`.
 """
 
 from collections import Counter
@@ -20,13 +19,13 @@ from vczstore.vcz.extents import NONE, UNSEEN, is_symbolic
 
 def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.ndarray]]:
     """
-    The names of several tables, each once, in the order of their first appearance.
+    Merge tables of names, in the order of their first appearance.
 
     Returns
     -------
     union : list of str
     numbers : list of numpy.ndarray of int64
-        For each table, the number that each of its names has in the union.
+        For each table, the index of each of its names in the union.
 
     Examples
     --------
@@ -39,30 +38,30 @@ def union_table(tables: Sequence[Sequence[str]]) -> tuple[list[str], list[np.nda
 
 
 def _sites(contig: np.ndarray, position: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """The same number for the same contig, position and REF."""
+    """Number the records: the same number for the same contig, position and REF."""
     return _pairs(_pairs(contig, position), codes[:, 0] + 1) if len(contig) else np.empty(0, dtype="i8")
 
 
 def _group(sites: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """The same number for the same site and set of ALTs; counted from 0, in the order of first appearance."""
+    """Number the records from 0, in order of first appearance: the same number for the same site and set of ALTs."""
     if not len(sites):
         return sites
     groups = sites.copy()
     alts = np.sort(codes[:, 1:], axis=1)
-    alts[:, 1:][alts[:, 1:] == alts[:, :-1]] = -1  # a set has each once
+    alts[:, 1:][alts[:, 1:] == alts[:, :-1]] = -1  # without repeats
     alts = -np.sort(-alts, axis=1)
     for column in alts.T:
         rows = np.flatnonzero(column >= 0)
         if not len(rows):
             break
-        # above all others: records with fewer ALTs keep the numbers that they have
+        # new numbers are above all others, so that records with fewer ALTs keep theirs
         groups[rows] = groups.max() + 1 + _pairs(groups[rows], column[rows])
     _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[groups]
 
 
 def _codes(alleles: np.ndarray) -> np.ndarray:
-    """A number for each string, -1 where there is no allele. To sort strings would take four times as long."""
+    """Return the code of each allele, -1 where there is none. Sorting the strings would take four times as long."""
     flat = alleles.ravel().tolist()
     letters = {allele: allele.upper() for allele in dict.fromkeys(flat)}
     numbers = {allele: i for i, allele in enumerate(dict.fromkeys(letters.values()))}
@@ -73,20 +72,20 @@ def _codes(alleles: np.ndarray) -> np.ndarray:
 
 
 def _compact(codes: np.ndarray) -> np.ndarray:
-    """The same numbers counted from 0, but for negative ones."""
-    known, numbers = np.unique(codes, return_inverse=True)
-    return np.maximum(numbers.reshape(codes.shape) - int((known < 0).sum()), -1)
+    """Renumber codes from 0; negative ones become -1."""
+    values, numbers = np.unique(codes, return_inverse=True)
+    return np.maximum(numbers.reshape(codes.shape) - int((values < 0).sum()), -1)
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The same number for the same pair, counted from 0 in the order of the pairs; `b` is not negative."""
+    """Number pairs from 0, in their sort order: the same number for the same pair. `b` must not be negative."""
     a = np.unique(a, return_inverse=True)[1]
     return np.unique(a * (int(b.max()) + 1) + b, return_inverse=True)[1]
 
 
 def count_repeats(groups: np.ndarray, source: np.ndarray) -> np.ndarray:
     """
-    How many records of the same source and group are before each record.
+    Count, for each record, the records of the same source and group before it.
 
     Examples
     --------
@@ -105,16 +104,16 @@ def count_repeats(groups: np.ndarray, source: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Merged:
     """
-    The records of several sources as records of their union, which are in order.
+    The records of several sources, mapped to the sorted records of their union.
 
     Attributes
     ----------
     record
-        For each record of a source, the number of the one of the union.
+        For each record of a source, the number of its record in the union.
     first
-        For each record of the union, where it appears first.
+        For each record of the union, the index of its first record in a source.
     joined
-        The alleles of those that have been joined, by the number in the union; others have those of the first.
+        Alleles of joined records, by the number in the union; other records have the alleles of the first.
     """
 
     record: np.ndarray
@@ -123,11 +122,11 @@ class Merged:
 
     @property
     def most_alleles(self) -> int:
-        """How many alleles one that has been joined has at most."""
+        """Largest number of alleles of a joined record; 0 if there is none."""
         return max(map(len, self.joined.values()), default=0)
 
     def first_where(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The records of the union that have one chosen in a source, and where the first of these is."""
+        """Return the records of the union of which a source's record is chosen, and the index of the first such one."""
         rows = np.flatnonzero(chosen)
         records, at = np.unique(self.record[rows], return_index=True)
         return records, rows[at]
@@ -145,20 +144,20 @@ def merge_sites(
     """
     Merge the records of several sources.
 
-    Records of different sources become one where they are the same, or are joined. A record that a source has several
-    times stays as often as it is in the source that has it most often. The union is in order of contig, position and
-    first appearance.
+    Records of different sources become one if they are the same, or are joined. A record that sources repeat is
+    repeated as often as in the source that has it most often. The union is sorted by contig, position and first
+    appearance.
 
     Parameters
     ----------
     contig, position
-        Of each record, of one source after the other; contigs are numbers in one table.
+        Contig, numbered as in one table, and position of each record, source by source.
     alleles
-        REF and ALTs of each record, of two dimensions.
+        Records by alleles, REF first.
     source
-        The number of the source of each record.
+        Number of the source of each record.
     extents
-        How long each record is; see `vczstore.vcz.extents`. None if no ALT is symbolic.
+        Extent of each record; see `vczstore.vcz.extents`. None if no ALT is symbolic.
     any_alt
         As in `plans.variants.join_records.join`.
     """
@@ -177,21 +176,21 @@ def merge_sites(
     by_record = np.argsort(record, kind="stable")
     ends = np.searchsorted(record[by_record], np.arange(len(first)), side="right")
     becomes, texts = np.arange(len(first)), {}
-    for rows in _meetings(sites, codes, alleles, first, any_alt=any_alt):
+    for rows in _candidates(sites, codes, alleles, first, any_alt=any_alt):
         alts = [[a for a in alleles[first[i], 1:].tolist() if a not in NOTHING] for i in rows]
         members = [by_record[ends[i - 1] if i else 0 : ends[i]] for i in rows.tolist()]
-        long = extents[first[rows]].tolist()
+        lengths = extents[first[rows]].tolist()
         ref = str(alleles[first[rows[0]], 0])
-        upper = [_labels(ref, some, n) for some, n in zip(alts, long, strict=True)]
-        joined = join(upper, [source[m].tolist() for m in members], long, any_alt=any_alt)
+        labels = [_labels(ref, record_alts, n) for record_alts, n in zip(alts, lengths, strict=True)]
+        joined = join(labels, [source[m].tolist() for m in members], lengths, any_alt=any_alt)
         becomes[rows] = rows[joined]
         for i, n in Counter(joined).items():
             if n > 1:
-                known: dict[str, str] = {}
+                by_label: dict[str, str] = {}
                 for j in range(len(rows)):
-                    for label, allele in zip(upper[j], alts[j], strict=True) if joined[j] == i else ():
-                        known.setdefault(label, allele)
-                texts[int(rows[i])] = [str(alleles[first[rows[i]], 0]), *known.values()]
+                    for label, allele in zip(labels[j], alts[j], strict=True) if joined[j] == i else ():
+                        by_label.setdefault(label, allele)
+                texts[int(rows[i])] = [str(alleles[first[rows[i]], 0]), *by_label.values()]
 
     kept = np.flatnonzero(becomes == np.arange(len(first)))
     order = kept[np.lexsort((first[kept], position[first[kept]], contig[first[kept]]))]
@@ -202,7 +201,7 @@ def merge_sites(
 
 def _labels(ref: str, alts: Sequence[str], extent: int) -> list[str]:
     """
-    Texts that are equal for the same ALTs: of symbolic ones with their length, of those that are repeated numbered.
+    Return labels that are equal for the same ALTs: in upper case, with the length if symbolic, numbered if repeated.
 
     >>> _labels("A", ["C", "<DEL>", "c"], 500)
     ['C', '<DEL> 500', 'C #2']
@@ -216,10 +215,10 @@ def _labels(ref: str, alts: Sequence[str], extent: int) -> list[str]:
     return result
 
 
-def _meetings(
+def _candidates(
     sites: np.ndarray, codes: np.ndarray, alleles: np.ndarray, first: np.ndarray, *, any_alt: bool
 ) -> list[np.ndarray]:
-    """The records that meet at one position and REF, and may be joined: two share an ALT, or one is of REF alone."""
+    """Return the groups of records at one position and REF that may be joined: two share an ALT, or one has none."""
     rows = np.flatnonzero(np.bincount(sites[first])[sites[first]] > 1)
     rows = rows[np.argsort(sites[first[rows]], kind="stable")]
     site, alts = sites[first[rows]], alleles[first[rows], 1:]

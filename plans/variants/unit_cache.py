@@ -1,4 +1,4 @@
-"""A cache of what was matched last, within a bound in bytes."""
+"""A cache of recent results, bounded in bytes."""
 
 import threading
 from collections import OrderedDict
@@ -7,34 +7,34 @@ from concurrent.futures import Future
 from typing import Protocol
 
 KEPT_BYTES = 8 * 2**20
-"""How much a process remembers of the latest matches: every array of a plan, and every column of it, asks for them."""
+"""Size of each cache of a process in bytes: every array of a plan, and every column of it, needs the same results."""
 
 
 class Sized(Protocol):
-    """Something of which it is known what it takes to keep it."""
+    """An object that reports its size."""
 
     @property
     def nbytes(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
 
 
 class UnitCache[T: Sized]:
-    """The latest units of a process, as many as `KEPT_BYTES` hold. What several threads want at once is made once."""
+    """The most recent units, up to `KEPT_BYTES`. A unit that threads request concurrently is computed once."""
 
     def __init__(self) -> None:
         self._units: OrderedDict[Hashable, T] = OrderedDict()
         self._nbytes = 0
-        self._made: dict[Hashable, Future[T]] = {}
+        self._in_flight: dict[Hashable, Future[T]] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """A unit that is there, or is made now."""
+        """Return a cached unit, or make it."""
         with self._lock:
             if key in self._units:
                 self._units.move_to_end(key)
                 return self._units[key]
-            is_ours = key not in self._made
-            future = self._made.setdefault(key, Future())
+            is_ours = key not in self._in_flight
+            future = self._in_flight.setdefault(key, Future())
         if not is_ours:
             return future.result()
         try:
@@ -46,7 +46,7 @@ class UnitCache[T: Sized]:
             raise
         finally:
             with self._lock:
-                del self._made[key]
+                del self._in_flight[key]
         return unit
 
     def _keep(self, key: Hashable, unit: T) -> None:

@@ -1,8 +1,7 @@
-"""Vectors: values that go by the alleles of a variant, of a call or of INFO. NumPy only.
+"""Vectors: values per allele, ALT or genotype, of a call or of INFO. NumPy only.
 
-How long one has to be depends on its Number (VCF 4.5, section 1.4.2) and, where that is G, on the ploidy of the call.
-The ploidy is that of the genotype. What a vector is padded with says nothing of it: converters pad with missing values
-as well as with fill.
+The length of a vector depends on its Number (VCF 4.5, section 1.4.2) and, if that is G, on the ploidy of the call's
+genotype. The padding of a vector does not reveal the ploidy: converters pad with missing values as well as with fill.
 """
 
 import math
@@ -13,12 +12,12 @@ import numpy as np
 from vczstore.vcz.missing import same
 
 MAX_PLOIDY = 64
-"""No genotype has more alleles."""
+"""The largest ploidy that is considered."""
 
 
 def n_genotypes(n_alleles: int, ploidy: int) -> int:
     """
-    How many genotypes of a ploidy there are (VCF 4.5, section 1.6.2, ``GL``).
+    Return the number of genotypes of a ploidy (VCF 4.5, section 1.6.2, ``GL``).
 
     >>> n_genotypes(3, 2), n_genotypes(3, 1)
     (6, 3)
@@ -28,16 +27,16 @@ def n_genotypes(n_alleles: int, ploidy: int) -> int:
 
 def lengths(number: str, n_alleles: np.ndarray, ploidy: np.ndarray) -> np.ndarray:
     """
-    How many values vectors have.
+    Return the expected lengths of vectors, in the shape of `ploidy`.
 
     Parameters
     ----------
     number
         ``R``, ``A`` or ``G``.
     n_alleles
-        How many alleles each variant has, the reference included.
+        Number of alleles of each variant, including REF.
     ploidy
-        Of each call, variants by calls, below 1 where nothing tells it: no values; looked at for ``G`` alone.
+        Ploidy of each call, variants by calls. Its values matter only for ``G``; below 1 (unknown), the length is 0.
 
     Examples
     --------
@@ -48,24 +47,24 @@ def lengths(number: str, n_alleles: np.ndarray, ploidy: np.ndarray) -> np.ndarra
     if number != "G":
         return np.asarray(np.maximum(n_alleles - (number == "A"), 0))
     pairs, which = np.unique(np.stack([n_alleles.ravel(), ploidy.ravel()], axis=1), axis=0, return_inverse=True)
-    found = np.array([n_genotypes(n, p) if n > 0 and p > 0 else 0 for n, p in pairs.tolist()], dtype="i8")
-    return np.asarray(found[which.ravel()].reshape(ploidy.shape))
+    counts = np.array([n_genotypes(n, p) if n > 0 and p > 0 else 0 for n, p in pairs.tolist()], dtype="i8")
+    return np.asarray(counts[which.ravel()].reshape(ploidy.shape))
 
 
-def lacking(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
+def lacking(values: np.ndarray, expected: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
     """
-    Where vectors end before their length: what has to be missing there, and is fill.
+    Return where vectors end too early: fill within their length, which should be missing.
 
-    A vector that is missing as a whole, ``.`` in VCF, lacks nothing; neither does one that is fill as a whole.
+    A vector that is missing as a whole, ``.`` in VCF, lacks nothing; neither does one that is only fill.
 
     Parameters
     ----------
     values
         Vectors along the last axis.
-    wanted
-        How long each has to be.
+    expected
+        Length that each should have.
     missing, fill
-        What stands for either.
+        The sentinels.
 
     Examples
     --------
@@ -75,26 +74,26 @@ def lacking(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> 
     is_fill = same(values, fill)
     n_values = (~is_fill).sum(axis=-1)
     is_dot = (n_values == 0) | ((n_values == 1) & same(values[..., 0], missing))
-    is_within = np.arange(values.shape[-1]) < wanted[..., np.newaxis]
+    is_within = np.arange(values.shape[-1]) < expected[..., np.newaxis]
     return np.asarray(is_fill & is_within & ~is_dot[..., np.newaxis])
 
 
-def beyond(values: np.ndarray, wanted: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
+def beyond(values: np.ndarray, expected: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
     """
-    Where vectors that have all their values are padded with missing ones; as `lacking`.
+    Return where vectors are padded with missing values beyond their length; parameters as in `lacking`.
 
     >>> beyond(np.array([[5, 6, -1, -1], [5, 6, 7, -1]]), np.array([2, 2]), -1, -2).astype(int).tolist()
     [[0, 0, 1, 1], [0, 0, 0, 0]]
     """
-    is_beyond = np.arange(values.shape[-1]) >= wanted[..., np.newaxis]
+    is_beyond = np.arange(values.shape[-1]) >= expected[..., np.newaxis]
     is_missing = same(values, missing)
-    is_padding = (~is_beyond | is_missing | same(values, fill)).all(axis=-1) & (wanted > 0)
+    is_padding = (~is_beyond | is_missing | same(values, fill)).all(axis=-1) & (expected > 0)
     return np.asarray(is_beyond & is_missing & is_padding[..., np.newaxis])
 
 
 def trimmed(values: np.ndarray, missing: Any, fill: Any) -> np.ndarray:
     """
-    Vectors that end with their last value, without the values that pad them.
+    Replace everything after the last value of each vector by fill.
 
     >>> trimmed(np.array([[9, -1, 5, -1], [-1, -2, -2, -2]]), -1, -2).tolist()
     [[9, -1, 5, -2], [-2, -2, -2, -2]]
