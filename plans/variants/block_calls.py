@@ -78,8 +78,8 @@ def _covering(
     index: Index, source: Sites, rows: slice, is_matched: np.ndarray, samples: slice | np.ndarray, n_samples: int
 ) -> Covering:
     assert source.blocks is not None
-    found = np.full((rows.stop - rows.start, n_samples), ABSENT, dtype="i8")
-    kinds, order = np.zeros(found.shape, dtype="i1"), np.full(found.shape, -1, dtype="i8")
+    block_rows = np.full((rows.stop - rows.start, n_samples), ABSENT, dtype="i8")
+    kinds, order = np.zeros(block_rows.shape, dtype="i1"), np.full(block_rows.shape, -1, dtype="i8")
     tables = []
     positions = arrays.read(index.store.position, (rows,)).astype("i8")
     for contig, a, b in _pieces(index.store, rows):
@@ -90,16 +90,16 @@ def _covering(
             theirs, kind, place = last_records
             reached = slice(a + low, a + high)
             new = (kind != _NOTHING) & (place >= order[reached])  # a position may be reached by two slabs
-            for target, part in zip((found, kinds, order), last_records, strict=True):
+            for target, part in zip((block_rows, kinds, order), last_records, strict=True):
                 target[reached][new] = part[new]
             used = np.unique(theirs[new & (kind == _BLOCK)])
             tables.append(np.stack([used, records.n_alleles[used - first], records.unseen[used - first]], axis=1))
-    found[kinds == _AT] = ABSENT
-    found[kinds == _SPANNED] = UNMATCHED
+    block_rows[kinds == _AT] = ABSENT
+    block_rows[kinds == _SPANNED] = UNMATCHED
     # where the source has a matching record and no block gives the call, keep the call of that record
-    found[is_matched[:, np.newaxis] & (found == UNMATCHED)] = ABSENT
+    block_rows[is_matched[:, np.newaxis] & (block_rows == UNMATCHED)] = ABSENT
     table = np.concatenate([np.empty((0, 3), dtype="i8"), *tables])
-    return Covering(found, *table[np.argsort(table[:, 0])].T)
+    return Covering(block_rows, *table[np.argsort(table[:, 0])].T)
 
 
 def used_blocks(index: Index, number: int, unit: Unit, n_samples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -110,10 +110,10 @@ def used_blocks(index: Index, number: int, unit: Unit, n_samples: int) -> Iterat
     width = max(1, SLAB_CALLS // max(1, unit.stop - unit.start))
     for start in range(0, n_samples, width):
         samples = slice(start, min(n_samples, start + width))
-        found = covering(index, number, rows, is_matched, samples, samples.stop - samples.start)
-        slabs = found.used // source.blocks.slab_rows(n_samples)
+        covered = covering(index, number, rows, is_matched, samples, samples.stop - samples.start)
+        slabs = covered.used // source.blocks.slab_rows(n_samples)
         for slab in np.unique(slabs).tolist():
-            yield found.used[slabs == slab], found.n_alleles[slabs == slab]
+            yield covered.used[slabs == slab], covered.n_alleles[slabs == slab]
 
 
 _cache: UnitCache[Covering] = UnitCache()
