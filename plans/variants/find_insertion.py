@@ -171,7 +171,7 @@ class FindRegions:
     chunk: int
 
     def look(self, chunks: slice) -> np.ndarray:
-        """The rows of one chunk."""
+        """Return the rows of one chunk."""
         start = self.start + chunks.start * self.chunk
         rows = slice(start, min(self.inserted.n_variants, start + self.chunk))
         parts = [(part, np.arange(here.start, here.stop)) for part, here in self.inserted.parts(rows)]

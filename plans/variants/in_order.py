@@ -1,4 +1,4 @@
-"""In order: re-order vectors of one value per allele or genotype for other alleles. NumPy arrays in and out.
+"""Re-ordering vectors of one value per allele or genotype, for other alleles. NumPy arrays in and out.
 
 The length of a vector follows from its Number (VCF 4.5, section 1.6.2): one value per allele (R), per ALT (A), or per
 genotype of the call's ploidy (G). The ploidy is that of the call's own genotype: converters pad vectors, floats even

@@ -1,8 +1,8 @@
 """Union of sites: which records of several VCZs are the same, and their order. NumPy arrays in, NumPy arrays out.
 
 Two records are the same if their contig (by name), position, REF and ALTs are. ALTs may be in any order, case is
-ignored, and alleles that are missing (``"."``) or fill (``""``) do not count. Alleles are compared verbatim: they are
-not trimmed, as ``bcftools norm`` does. Records that are not the same may be joined; see `plans.variants.join_records`.
+ignored, and alleles that are missing (``"."``) or fill (``""``) do not count. Alleles are compared verbatim, without
+the trimming of ``bcftools norm``. Records that differ may be joined; see `plans.variants.join_records`.
 """
 
 from collections import Counter
